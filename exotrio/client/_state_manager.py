@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import anyio
 
 from exotrio._http.event_loop import event_loop
 from exotrio._wire.graphs import GraphInfo, GraphsReply
-from exotrio._wire.operations import DeletedGraph
+from exotrio._wire.operations import DeletedGraph, PauseReply
 from exotrio._wire.overview import Checkup, CommandReply, Overview, OverviewQuery, RuntimeList, TasksReply
 from exotrio._wire.v0 import NodesReply, RegisteredNode
 from exotrio.client import _graphs
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import checked_query
 from exotrio.client._states import StateCalls
+from exotrio.errors import InvalidResponse
 
 TASKS_POLL = 0.25
 """Seconds between two requests for a task tree that is to come."""
+_PAUSED = {"node": "the node", "graph": "the schedule of graph"}
+_INSTEAD = {"node": "drain the runtimes that have it", "graph": "store the graph without its triggers"}
 
 
 class StateManager(StateCalls):
@@ -138,6 +142,62 @@ class StateManager(StateCalls):
             self._calls.native("worker", worker_id, "drain"),
             f"the runtime {worker_id} cannot be drained from here",
             "send its process SIGTERM",
+        )
+
+    async def pause_node(self, name: str) -> datetime:
+        """Pause a node: nothing more of it is claimed, natively or through v0, until ``resume_node``.
+
+        Needs our server. What runs goes on, and can be reported; states that follow, retries and what is
+        handed back wait. A node that is registered again stays paused. Pausing it again changes nothing.
+
+        Returns:
+            Since when it is paused.
+
+        Cancellation:
+            It may have been paused all the same.
+        """
+        return await self._pause("node", name)
+
+    async def resume_node(self, name: str) -> None:
+        """Let states of a node be claimed again. Needs our server. Resuming it again changes nothing.
+
+        Cancellation:
+            It may have been resumed all the same.
+        """
+        await self._change("node", name, "resume")
+
+    async def pause_schedule(self, graph_name: str) -> datetime:
+        """Pause the schedule of a graph: its cron triggers start nothing until ``resume_schedule``.
+
+        Needs our server. Runs go on, and can be started by all other ways. A graph that is stored again stays
+        paused. Times that pass meanwhile are not made up. Pausing it again changes nothing.
+
+        Returns:
+            Since when it is paused.
+
+        Cancellation:
+            It may have been paused all the same.
+        """
+        return await self._pause("graph", graph_name)
+
+    async def resume_schedule(self, graph_name: str) -> None:
+        """Start runs of a graph by its schedule again, from its next time on. Needs our server.
+
+        Cancellation:
+            It may have been resumed all the same.
+        """
+        await self._change("graph", graph_name, "resume")
+
+    async def _pause(self, what: str, name: str) -> datetime:
+        paused_at = (await self._change(what, name, "pause")).paused_at
+        if paused_at is None:
+            raise InvalidResponse(f"the {what} {name!r} is not paused after it was")
+        return paused_at
+
+    async def _change(self, what: str, name: str, do: str) -> PauseReply:
+        path = self._calls.native(what, name, do)
+        return await self._calls.fetch_native(
+            PauseReply, "POST", path, f"{_PAUSED[what]} {name!r} cannot be {do}d", _INSTEAD[what]
         )
 
     async def tasks(self, worker_id: str, *, timeout: float = 60.0) -> str:

@@ -72,6 +72,17 @@ def test_work_that_no_runtime_offers_is_stuck() -> None:
     one(of_nodes(node("A", waiting=1, offered_by=[])), "1 state of A will be due later", attention=False)
 
 
+def test_a_node_that_was_paused_is_not_forgotten_and_matters_where_something_waits() -> None:
+    paused = {"paused_at": "2026-01-01T00:00:00.000Z", "offered_by": []}
+    waits = node("A", waiting=2, **paused)
+    one(
+        of_nodes(waits),
+        "node A is paused since 2026-01-01T00:00:00.000Z, and 2 states wait",
+        "nodes resume A",
+    )
+    one(of_nodes(node("A", **paused)), "node A is paused", attention=False)
+
+
 @pytest.mark.parametrize(
     ("runtimes", "why"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -198,6 +199,7 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
         "identifier": "work",
         "node_name": "Work",
         "counts": {"SUCCESS": 1, "ERRORED": 1},
+        "paused_at": None,
     }
     (failure,) = run["failed"]
     assert failure["identifier"] == "work"
@@ -324,6 +326,52 @@ def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -
 
 
 # -- nodes
+
+
+def test_a_node_is_paused_and_what_waits_for_it_says_so(cli: Cli, place: Place) -> None:
+    if not place.native:
+        told(cli("nodes", "pause", "Work"), 3, "speaks only v0", "drain the runtimes that have it")
+        told(cli("graph", "pause", "fan"), 3, "speaks only v0", "store the graph without its triggers")
+        return
+    told(cli("nodes", "pause", "Wrok"), 6, "there is no node 'Wrok'; did you mean 'Work'?")
+    told(cli("nodes", "resume", "Wrok"), 6, "did you mean 'Work'?")
+    end = cli("nodes", "pause", "Split")
+    assert "node Split is paused since 20" in end.out
+    assert "nodes resume Split\n" in end.out
+    since = cli.json("nodes", "pause", "Split")["paused_at"]
+    try:
+        run_id = cli("trigger", "fan").out.strip()
+        assert f"waits: node Split (split) is paused since {since}" in cli("runs", "show", run_id).out
+        (state,) = cli.json("states", "ls", "--run", run_id)["states"]
+        assert f"waits: node Split is paused since {since}" in cli("states", "show", state["id"]).out
+        row = next(line for line in cli("nodes", "ls").out.splitlines() if line.startswith("Split"))
+        assert row.endswith(since)
+        assert re.search("^Split .* paused$", cli("top", "--once").out, re.MULTILINE)
+        # Other tests have runs that wait, too.
+        assert re.search(
+            rf"node Split is paused since {since}, and \d+ states? waits? for", cli("doctor").out
+        )
+    finally:
+        assert cli("nodes", "resume", "Split").out == "node Split is not paused any more\n"
+    assert cli("runs", "watch", run_id).code == 0
+    assert "paused" not in cli("nodes", "ls").out
+
+
+@only_native
+def test_a_schedule_is_paused_and_its_graph_says_so(cli: Cli) -> None:
+    trigger = {"type": "CRON", "value": {"expression": "0 3 1 1 *"}}
+    shown = cli.json("graph", "show", "fan")
+    cli.write("timed.json", json.dumps({**shown, "name": "timed", "triggers": [trigger]}))
+    assert cli("graph", "apply", "timed.json").code == 0
+    told(cli("graph", "pause", "tmied"), 6, "there is no graph 'tmied'; did you mean 'timed'?")
+    end = cli("graph", "pause", "timed")
+    assert "the schedule of graph timed is paused since 20" in end.out
+    since = cli.json("graph", "pause", "timed")["paused_at"]
+    assert f"schedule: paused since {since}" in cli("graph", "show", "timed").out
+    assert "0 3 1 1 * (paused)" in cli("graph", "ls").out
+    assert f"the schedule of graph timed is paused since {since}" in cli("doctor").out
+    assert cli.json("graph", "resume", "timed")["paused_at"] is None
+    assert "paused" not in cli("graph", "show", "timed").out
 
 
 def test_nodes_are_listed_with_their_fields_and_secrets_by_name(cli: Cli) -> None:

@@ -286,7 +286,13 @@ async def test_a_worker_that_shows_no_tasks_or_is_not_known_is_told_apart() -> N
 
 async def test_a_v0_server_knows_no_workers() -> None:
     manager = Server().client
-    for call in (manager.workers, lambda: manager.drain("w"), lambda: manager.tasks("w")):
+    for call in (
+        manager.workers,
+        lambda: manager.drain("w"),
+        lambda: manager.tasks("w"),
+        lambda: manager.pause_node("a"),
+        lambda: manager.resume_schedule("g"),
+    ):
         with pytest.raises(RequestRefused, match="speaks only v0") as refusal:
             await call()
         assert refusal.value.status is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import click
 
@@ -19,11 +20,14 @@ from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.file import read_complete
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_graph, no_graph
+from exotrio.cli.program import command_line
 from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.cli.values import merged
 from exotrio.client import DeletedGraph, GraphInfo, StateManager
 from exotrio.errors import NotFound
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
+
+T = TypeVar("T")
 
 NEXT_RUNS = 3
 """Next occurrences that are printed for each cron trigger."""
@@ -31,7 +35,7 @@ NEXT_RUNS = 3
 
 @click.group(name="graph", cls=Commands)
 def command() -> None:
-    """Declare, show, check and delete graphs.
+    """Declare, show, check and delete graphs; pause and resume their schedules.
 
     A FILE is a JSON file with the graph as in Exosphere's documentation, or Python with a Graph.
     """
@@ -164,6 +168,45 @@ def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> 
     return SUCCESS
 
 
+@command.command(name="pause")
+@click.argument("graph")
+@connection
+def pause(graph: str, connection: Connection) -> int:
+    """Pause the schedule of GRAPH: its cron triggers start nothing. Runs can be started by other ways.
+
+    It stays paused when the graph is applied again. Times that pass meanwhile are not made up.
+
+    JSON: namespace, graph, paused_at.
+    """
+    paused_at = connection.ask(lambda manager: _change(manager, graph, manager.pause_schedule(graph)))
+    body = {"namespace": connection.namespace, "graph": graph, "paused_at": iso_time(paused_at)}
+    hint = f"resume it with: {command_line(['graph', 'resume', graph, *connection.arguments])}"
+    connection.print(body, [f"the schedule of graph {graph} is paused since {iso_time(paused_at)}; {hint}"])
+    return SUCCESS
+
+
+@command.command(name="resume")
+@click.argument("graph")
+@connection
+def resume(graph: str, connection: Connection) -> int:
+    """Resume the schedule of GRAPH: its cron triggers start runs again, from their next time on.
+
+    JSON: namespace, graph, paused_at (null).
+    """
+    connection.ask(lambda manager: _change(manager, graph, manager.resume_schedule(graph)))
+    body = {"namespace": connection.namespace, "graph": graph, "paused_at": None}
+    connection.print(body, [f"the schedule of graph {graph} is not paused any more"])
+    return SUCCESS
+
+
+async def _change(manager: StateManager, graph: str, change: Awaitable[T]) -> T:
+    """Pause or resume a schedule; if there is no such graph, the error suggests one."""
+    try:
+        return await change
+    except NotFound as error:
+        raise await no_graph(manager, graph, error) from error
+
+
 @command.command(name="check")
 @click.argument("targets", metavar="FILE_OR_MODULE...", nargs=-1, required=True)
 @click.option(
@@ -193,7 +236,7 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
 
 def _row(graph: GraphInfo) -> tuple[str, ...]:
     counts = (len(graph.nodes), len(graph.validation_errors))
-    cron = ", ".join(map(_cron, graph.schedules))
+    cron = ", ".join(map(_cron, graph.schedules)) + " (paused)" * (graph.paused_at is not None)
     return (graph.name, graph.validation_status.value, *map(str, counts), cron, iso_time(graph.updated_at))
 
 
@@ -235,8 +278,9 @@ def _headline(name: str, namespace: str, graph: GraphReply) -> str:
 
 
 def _cron_lines(graph: GraphReply) -> list[str]:
-    """Return a line for each cron trigger, with its next times."""
-    return [f"cron: {_cron(each)}  {_next_line(graph, each)}" for each in graph.schedules]
+    """Return a line for each cron trigger, with its next times, and one if these are paused."""
+    paused = [f"schedule: paused since {iso_time(graph.paused_at)}"] if graph.paused_at else []
+    return paused + [f"cron: {_cron(each)}  {_next_line(graph, each)}" for each in graph.schedules]
 
 
 def _cron(schedule: str) -> str:

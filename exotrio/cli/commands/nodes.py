@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
 
 import click
 
@@ -12,12 +12,17 @@ from exotrio._util.words import plural
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
+from exotrio.cli.lookup import no_node
+from exotrio.cli.program import command_line
 from exotrio.client import RegisteredNode, StateManager
+from exotrio.errors import NotFound
+
+T = TypeVar("T")
 
 
 @click.group(name="nodes", cls=Commands)
 def command() -> None:
-    """Show which nodes are registered in a namespace."""
+    """Show which nodes are registered in a namespace; pause and resume them."""
 
 
 @command.command(name="ls")
@@ -26,17 +31,57 @@ def ls(connection: Connection) -> int:
     """List the registered nodes: inputs, outputs, secrets by name, and the runtime that has them.
 
     JSON: namespace, nodes (name, runtime_name, inputs_schema, outputs_schema, secrets, created_at,
-    updated_at).
+    updated_at, paused_at).
     """
     nodes = connection.ask(StateManager.nodes)
+    paused = any(node.paused_at for node in nodes)
     connection.print_list(
-        ("node", "runtime", "inputs", "outputs", "secrets", "registered"),
-        [_row(node) for node in nodes],
+        ("node", "runtime", "inputs", "outputs", "secrets", "registered", *["paused since"] * paused),
+        [(*_row(node), *[iso_time(node.paused_at) if node.paused_at else ""] * paused) for node in nodes],
         f"{plural(len(nodes), 'node')} in namespace {connection.namespace}",
         hint="runtimes register them: python -m exotrio worker FILE",
         nodes=[node.model_dump(mode="json", exclude={"id", "namespace"}) for node in nodes],
     )
     return SUCCESS
+
+
+@command.command(name="pause")
+@click.argument("node")
+@connection
+def pause(node: str, connection: Connection) -> int:
+    """Pause NODE: nothing more of it is claimed. What runs goes on; new states and retries wait.
+
+    It stays paused when a runtime registers it again. Pausing it again changes nothing.
+
+    JSON: namespace, node, paused_at.
+    """
+    paused_at = connection.ask(lambda manager: _change(manager, node, manager.pause_node(node)))
+    body = {"namespace": connection.namespace, "node": node, "paused_at": iso_time(paused_at)}
+    hint = f"resume it with: {command_line(['nodes', 'resume', node, *connection.arguments])}"
+    connection.print(body, [f"node {node} is paused since {iso_time(paused_at)}; {hint}"])
+    return SUCCESS
+
+
+@command.command(name="resume")
+@click.argument("node")
+@connection
+def resume(node: str, connection: Connection) -> int:
+    """Resume NODE: what waits for it is claimed again.
+
+    JSON: namespace, node, paused_at (null).
+    """
+    connection.ask(lambda manager: _change(manager, node, manager.resume_node(node)))
+    body = {"namespace": connection.namespace, "node": node, "paused_at": None}
+    connection.print(body, [f"node {node} is not paused any more"])
+    return SUCCESS
+
+
+async def _change(manager: StateManager, node: str, change: Awaitable[T]) -> T:
+    """Pause or resume a node; if there is none, the error suggests one."""
+    try:
+        return await change
+    except NotFound as error:
+        raise await no_node(manager, node, error) from error
 
 
 def _row(node: RegisteredNode) -> tuple[str, ...]:

@@ -71,7 +71,8 @@ def show(run_id: str, connection: Connection) -> int:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, counts, nodes (counts by
-    status), failed (the newest failed states: id, identifier, status, error).
+    status; paused_at if states wait for a paused node), failed (the newest failed states: id, identifier,
+    status, error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
@@ -151,6 +152,10 @@ def _as_lines(run: Run) -> Iterator[str]:
     by_key = f" with the key {run.key!r}" if run.key else ""
     yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([run.status.value, *times])}"
     yield from table(("place", "node", *used), rows)
+    for node in run.nodes:
+        if node.paused_at:
+            since = iso_time(node.paused_at)
+            yield f"waits: node {node.node_name} ({node.identifier}) is paused since {since}"
 
 
 def _failures(run: Run, failed: list[StateSummary]) -> list[str]:

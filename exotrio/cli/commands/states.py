@@ -196,6 +196,8 @@ def _values(what: str, values: Mapping[str, Any]) -> list[str]:
 
 def _history(state: StateHistory) -> list[str]:
     lines = _values("pruned with", state.data or {})
+    if state.paused_at:
+        lines.append(f"waits: node {state.node_name} is paused since {iso_time(state.paused_at)}")
     if state.holder:
         ttl = "" if state.holder.ttl is None else f", lease for {state.holder.ttl:.0f} s"
         lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{ttl}")

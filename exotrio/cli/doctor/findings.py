@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from exotrio._util.cron import parts_of
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
+from exotrio._util.times import iso_time
 from exotrio._util.words import listed, plural
 from exotrio.cli.doctor.server import Clock
 from exotrio.client import (
@@ -103,6 +104,9 @@ def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
                 what = f"graph {one_line(graph.name)} names no time zone with {one_line(str(zone))!r}"
                 fix = "correct it and `graph apply` it"
                 findings.append(Finding(f"{what}: its trigger comes due in UTC", fix))
+        if graph.paused_at is not None and graph.triggers:
+            what = f"the schedule of graph {one_line(graph.name)} is paused since {iso_time(graph.paused_at)}"
+            findings.append(info(what, f"`graph resume {one_line(graph.name)}` starts runs by it again"))
     return findings
 
 
@@ -147,6 +151,11 @@ def of_overview(overview: Overview, lease_ttl: float) -> list[Finding]:
 
 def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
     name = one_line(node.name)
+    if node.paused_at is not None:
+        what = f"node {name} is paused since {iso_time(node.paused_at)}"
+        wait = "waits" if node.waiting == 1 else "wait"
+        waits = f", and {plural(node.waiting, 'state')} {wait} for it" if node.waiting else ""
+        return Finding(what + waits, f"`nodes resume {name}` lets it run again", attention=bool(waits))
     oldest = format_duration(node.oldest_due)
     due = f"{plural(node.eligible, 'state')} of {name} are due, the first for {oldest}"
     if node.eligible and not node.offered_by:

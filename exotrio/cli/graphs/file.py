@@ -29,7 +29,7 @@ from exotrio.manager.rules.problems import Problem
 
 _SHOWN = frozenset(
     {"name", "graph_name", "namespace", "$schema", "created_at", "updated_at", "validation_status"}
-    | {"validation_errors", "scheduled", "next_runs"}
+    | {"validation_errors", "scheduled", "next_runs", "paused_at"}
 )
 """Further fields of a graph as the state manager and ``graph show`` print it; they are ignored."""
 

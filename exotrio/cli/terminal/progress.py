@@ -121,6 +121,8 @@ def _details(node: NodeCounts, text: str, *, claimed: bool = False) -> str:
     """Return the counts that are not zero, and what the node reports: ``2 failed, 1 retried, text``."""
     counts = [(RUNNING, "claimed")] * claimed + [(ERRORED, "failed"), (RETRIED, "retried")]
     parts = [f"{number} {word}" for statuses, word in counts if (number := count(node, statuses))]
+    if node.paused_at is not None:
+        parts.append("node paused")
     return ", ".join([*parts, text] if text else parts)
 
 

@@ -21,6 +21,7 @@ MINUTES, MIN_MINUTES = 30, 10
 """Width of the small chart, which is left out if it would be narrower."""
 BAR = 16
 NOBODY = "nobody"
+PAUSED = "paused"
 GAP = 2
 MIN_NAME = 12
 """Width of a name below which other columns are left out first."""
@@ -215,15 +216,21 @@ def node_lines(overview: Overview, width: int) -> list[Text]:
     return table_lines(columns, rows, width) + _none_if(not rows, "no node is registered")
 
 
+def _is_stuck(node: NodeLoad) -> bool:
+    return bool(node.waiting) and (not node.offered_by or node.paused_at is not None)
+
+
 def _urgency(node: NodeLoad) -> tuple[bool, bool, bool, str]:
     # Not by counts: rows that keep moving cannot be read.
-    stuck = bool(node.waiting) and not node.offered_by
+    stuck = _is_stuck(node)
     return not stuck, not (node.waiting or node.running), not node.ended, node.name
 
 
 def _node(node: NodeLoad) -> tuple[Text, ...]:
-    stuck = bool(node.waiting) and not node.offered_by
+    stuck = _is_stuck(node)
     offers = Text(str(len(node.offered_by)) if node.offered_by else NOBODY, style="bold red" if stuck else "")
+    if node.paused_at is not None:
+        offers = Text(PAUSED, style="bold red" if stuck else "yellow")
     return (
         Text(one_line(node.name), style="bold red" if stuck else ""),
         _count(node.waiting),

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import check_key
-from exotrio.manager.engine import retries, runs, workers
+from exotrio.manager.engine import pausing, retries, runs, workers
 from exotrio.manager.queries.workers import find_worker
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.web.guard import field
@@ -118,6 +118,34 @@ async def delete_graph(request: PageRequest, form: Form) -> Done:
     return (f"Graph {name} was deleted with {plural(deleted, 'run')}.", request.link("graphs"))
 
 
+async def pause_node(request: PageRequest, form: Form) -> Done:
+    """Pause a node."""
+    node = request.params["node"]
+    await request.service.store.write(pausing.pause_node, request.namespace, node)
+    return ("The node is paused: nothing more of it is claimed.", request.link("nodes", node))
+
+
+async def resume_node(request: PageRequest, form: Form) -> Done:
+    """Resume a node."""
+    node = request.params["node"]
+    await request.service.store.write(pausing.resume_node, request.namespace, node)
+    return ("The node is claimed again.", request.link("nodes", node))
+
+
+async def pause_schedule(request: PageRequest, form: Form) -> Done:
+    """Pause the schedule of a graph."""
+    graph = request.params["graph"]
+    await request.service.store.write(pausing.pause_schedule, request.namespace, graph)
+    return ("The schedule is paused: it starts no runs.", request.link("graphs", graph))
+
+
+async def resume_schedule(request: PageRequest, form: Form) -> Done:
+    """Resume the schedule of a graph."""
+    graph = request.params["graph"]
+    await request.service.store.write(pausing.resume_schedule, request.namespace, graph)
+    return ("The schedule starts runs again, from its next time on.", request.link("graphs", graph))
+
+
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
     await _ask(request, field(form, "worker"), "drain")
@@ -182,6 +210,10 @@ ACTIONS: dict[str, Action] = {
     "/ns/{namespace}/states/{state_id}/retry": retry_state,
     "/ns/{namespace}/graphs/{graph}/trigger": trigger,
     "/ns/{namespace}/graphs/{graph}/delete": delete_graph,
+    "/ns/{namespace}/graphs/{graph}/pause": pause_schedule,
+    "/ns/{namespace}/graphs/{graph}/resume": resume_schedule,
+    "/ns/{namespace}/nodes/{node}/pause": pause_node,
+    "/ns/{namespace}/nodes/{node}/resume": resume_node,
     "/ns/{namespace}/runtimes/drain": drain,
     "/ns/{namespace}/runtimes/tasks": ask_tasks,
 }

@@ -377,6 +377,8 @@ async def test_a_form_from_elsewhere_changes_nothing(origin: str | None) -> None
             "/ns/shop/graphs/orders/trigger",
             "/ns/shop/runs/change",
             "/ns/shop/runtimes/drain",
+            "/ns/shop/nodes/Node_work/pause",
+            "/ns/shop/graphs/orders/pause",
             "/sign-out",
             "/sign-in",
         ):

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, ok, place, refused
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, node_name, ok, place, refused
 from tests.support.web import SCRIPT, Browser, failed_run, open_site, text_of
 
 
@@ -111,6 +111,53 @@ async def test_a_run_is_started_once_for_each_key_that_a_form_has() -> None:
         for text, count in (("ORDER <17", 1), ("order 18", 0), ("", 2)):
             found = await site.browser.page(f"/ns/shop/runs?text={quote(text)}")
             assert len(runs_in(found)) == count, text
+
+
+async def test_a_node_is_paused_and_whatever_waits_for_it_says_so_until_it_is_resumed() -> None:
+    async with open_site() as site:
+        flow = await Flow.start(site.api, place("work"))
+        node = node_name("work")
+        (state,) = await flow.states("work")
+        waiting = {
+            f"/ns/shop/runs/{flow.run_id}": (f"{node}</a> is paused since 20", "paused since 20"),
+            f"/ns/shop/states/{state['id']}": (f"waits: node {node} is paused since 20",),
+            f"/ns/shop/nodes/{node}": ("nothing of it is claimed", f"/ns/shop/nodes/{node}/resume"),
+            "/ns/shop/nodes": ("paused</span>",),
+            "/ns/shop": (f'paused: <a href="/ns/shop/nodes/{node}">', "(1 waits)"),
+        }
+        html = await site.browser.do(f"/ns/shop/nodes/{node}/pause")
+        assert "The node is paused: nothing more of it is claimed." in html
+        for path, parts in waiting.items():
+            page = await site.browser.page(path)
+            for part in parts:
+                assert part in page, (path, part)
+        await flow.none_ready("work")
+        html = await site.browser.do(f"/ns/shop/nodes/{node}/resume")
+        assert "The node is claimed again." in html
+        for path, parts in waiting.items():
+            page = await site.browser.page(path)
+            assert not [part for part in parts if part in page], path
+        await flow.one("work")
+        assert (await site.browser.post("/ns/shop/nodes/none/pause")).status_code == 404
+
+
+async def test_the_schedule_of_a_graph_is_paused_and_resumed() -> None:
+    async with open_site() as site:
+        cron = [{"type": "CRON", "value": {"expression": "0 3 * * *"}}]
+        await Flow.deploy(site.api, place("work"), triggers=cron)
+        page = "/ns/shop/graphs/graph"
+        assert f"{page}/pause" in await site.browser.page(page)
+        assert "The schedule is paused: it starts no runs." in (
+            html := await site.browser.do(f"{page}/pause")
+        )
+        assert f"{page}/resume" in html
+        assert "next:" not in html
+        assert "paused</span>" in await site.browser.page("/ns/shop/graphs")
+        html = await site.browser.do(f"{page}/resume")
+        assert "from its next time on." in html
+        assert "next:" in html
+        await Flow.deploy(site.api, place("work"), graph="unscheduled")
+        assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")
 
 
 async def test_an_empty_text_can_be_given_and_what_is_left_empty_stays() -> None:

@@ -21,10 +21,12 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     nodes = nodes_of(view, request.namespace)
     data: dict[str, Data] = {"page": {"title": "Overview"}}
     if "now" in wanted:
-        present = current(view, nodes, backlog(view, namespace=request.namespace))
+        backlogs = backlog(view, namespace=request.namespace)
+        present = current(view, nodes, backlogs)
         oldest = present["oldest"]
         is_offered = oldest is None or oldest.node in request.offers(view)
-        data["now"] = {"current": present, "oldest_offered": is_offered}
+        paused = [each for each in backlogs if each.paused_at is not None]
+        data["now"] = {"current": present, "oldest_offered": is_offered, "paused": paused}
     if "hour" in wanted:
         hour = last_hour(view, nodes)
         ended, failed = hour["ended"], hour["failed"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
-from exotrio._util.times import moment_ms
+from exotrio._util.times import moment_ms, timestamp
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, STATUSES
 from exotrio.manager.queries.graphs import graph_names
@@ -18,14 +18,14 @@ from exotrio.manager.queries.run_detail import (
     spans_of,
     store_of,
 )
-from exotrio.manager.queries.runs import RUN_STATUSES, counts_of, run_row, search
+from exotrio.manager.queries.runs import RUN_STATUSES, counts_of, paused_places, run_row, search
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
-from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, link
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 
@@ -110,8 +110,16 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "store": store_of(view, run, template),
         },
     }
+    paused = paused_places(view, run, counts)
     if "summary" in wanted:
-        data["summary"] = {}
+        # By node: it may have several places.
+        waits = {
+            template.places[index].node_name: (template.places[index].namespace, paused[index])
+            for index in paused
+        }
+        data["summary"] = {
+            "paused": [(name, since, link(owner, "nodes", name)) for name, (owner, since) in waits.items()]
+        }
     node, status = request.query.get("node", ""), request.query.get("status", "")
     if "graph" in wanted:
         not_offered = _not_offered(view, request, template)
@@ -122,6 +130,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             return request.link("runs", run_id, node=chosen) + "#states"
 
         def note(place: Place) -> str | None:
+            if place.index in paused:
+                return f"paused since {timestamp(paused[place.index], 'seconds')}"
             waits = CREATED in counts.get(place.index, {})
             return "no runtime offers this" if waits and place.index in not_offered else None
 
@@ -216,6 +226,7 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
         "graph": (
             state,
             _not_offered(view, request, view.template(run["template"])) if run["pending"] else None,
+            paused_places(view, run, state[0]),
         ),
         "timeline": view.now_ms // 10_000 if slow else (state, moment),
         "states": (state, moment),
