@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from exotrio import Graph, GraphNodeModel
+import pytest
+
+from exotrio import Graph, GraphNodeModel, RequestRefused
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
 from exotrio.testing import Executed, run_node
-from tests.support.processes import ROOT, ended, environment
+from tests.support.helpers import declare
+from tests.support.processes import ROOT, ended, environment, server
 
 PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
 
@@ -53,6 +56,24 @@ def test_the_test_that_the_page_on_tests_shows_passes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     end = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
     assert end.returncode == 0, end.stdout
+
+
+async def test_an_order_that_is_billed_twice_has_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(tmp_path) as running:
+        running.ask("PUT", "/v0/namespace/shop/nodes/", {"runtime_name": "r", "nodes": [declare("A")]})
+        inputs = {"order": "", "amount": ""}
+        node = {"node_name": "A", "namespace": "shop", "identifier": "a", "inputs": inputs}
+        running.ask("PUT", "/v0/namespace/shop/graph/bill", {"secrets": {}, "nodes": [node]})
+        for name, value in running.env.items():
+            monkeypatch.setenv(name, value)
+        (code,) = [code for code in PYTHON if "async def bill(" in code]
+        names: dict[str, Any] = {}
+        exec(compile(f"from exotrio import StateManager\n{code}", "README.md", "exec"), names)
+        assert await names["bill"]("17", "9.50") == await names["bill"]("17", "9.50")
+        with pytest.raises(RequestRefused, match="'order-17' belongs to the run"):
+            await names["bill"]("17", "9.51")
 
 
 EXECUTE = """
