@@ -84,6 +84,10 @@ def test_each_table_is_moved_or_belongs_to_processes() -> None:
 
 async def test_every_row_arrives_as_it_was(database: Database, file: Path) -> None:
     await fill(file)
+    async with open_manager(file) as manager:
+        for what in (f"node/{node_name('x')}", "graph/failing"):
+            ok(await manager.api.native("POST", f"{what}/pause"))
+        ok(await manager.api.v0("POST", "graph/failing/trigger", json={"key": "order-17"}))
     done = await sqlite_to_postgres(file, database.url)
     moved = file.with_name("state.db.moved")
     assert (done.renamed, is_there(file), done.was_moved_before) == (moved, False, False)
@@ -95,6 +99,8 @@ async def test_every_row_arrives_as_it_was(database: Database, file: Path) -> No
             continue
         assert in_postgres(database, table) == expected, table
         assert done.rows[table] == len(expected)
+    assert database.execute("SELECT name FROM nodes WHERE paused_at > 0") == [(node_name("x"),)]
+    assert database.execute("SELECT key FROM runs WHERE key_digest > ''") == [("order-17",)]
     stamp = "SELECT value FROM meta WHERE key = 'stamp'"
     with closing(sqlite3.connect(moved)) as connection:
         assert database.execute(stamp) == connection.execute(stamp).fetchall()
