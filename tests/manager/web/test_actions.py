@@ -151,11 +151,11 @@ async def test_the_schedule_of_a_graph_is_paused_and_resumed() -> None:
             html := await site.browser.do(f"{page}/pause")
         )
         assert f"{page}/resume" in html
-        assert "next:" not in html
+        assert "next, in UTC" not in html
         assert "paused</span>" in await site.browser.page("/ns/shop/graphs")
         html = await site.browser.do(f"{page}/resume")
         assert "from its next time on." in html
-        assert "next:" in html
+        assert "next, in UTC" in html
         await Flow.deploy(site.api, place("work"), graph="unscheduled")
         assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")
 
