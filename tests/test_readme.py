@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import create_model
 
-from exotrio import Graph, GraphNodeModel, RequestRefused
+from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, RequestRefused, RetryPolicyModel
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
+from exotrio.manager.rules.template import Template
 from exotrio.testing import Executed, run_node
 from tests.support.helpers import declare
 from tests.support.processes import ROOT, ended, environment, server
@@ -74,6 +76,30 @@ async def test_an_order_that_is_billed_twice_has_one_run(
         assert await names["bill"]("17", "9.50") == await names["bill"]("17", "9.50")
         with pytest.raises(RequestRefused, match="'order-17' belongs to the run"):
             await names["bill"]("17", "9.51")
+
+
+def test_the_graph_is_valid_and_its_errors_are_those_that_are_quoted() -> None:
+    names: dict[str, Any] = {"Graph": Graph, "RetryPolicyModel": RetryPolicyModel}
+    for node, inputs, outputs in (
+        ("Plan", ["root"], ["root"]),
+        ("Scan", ["root"], ["path"]),
+        ("Digest", ["path", "title"], ["line"]),
+        ("Report", ["lines"], []),
+    ):
+        models = {
+            part: create_model(part, **dict.fromkeys(fields, (str, ...)))
+            for part, fields in (("Inputs", inputs), ("Outputs", outputs))
+        }
+        names[node] = type(node, (BaseNode,), models)
+    (code,) = [code for code in PYTHON if "graph.add(Report" in code]
+    exec(compile(code, "README.md", "exec", dont_inherit=True), names)
+    template = Template(GraphBody.of(names["graph"]))
+    edges = {place.identifier: place.next for place in template.places}
+    assert edges == {"plan": (1,), "scan": (2,), "digest": (3,), "notify": (), "report": ()}
+    quoted = "Scan has no input 'rot'; did you mean 'root'?"
+    assert quoted in (ROOT / "README.md").read_text("utf-8")
+    with pytest.raises(GraphInvalid, match=re.escape(quoted)):
+        names["graph"].add(names["Scan"], identifier="again", rot=names["plan"].root)
 
 
 EXECUTE = """
