@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,6 +18,10 @@ from exotrio.graph import check_name
 
 if TYPE_CHECKING:
     from exotrio._wire.v0 import NodeDeclaration
+
+
+_LIST = re.compile(r"\b([Ll]ist|Sequence)\[")
+"""In an annotation: as text, since ``Outputs`` of a class is a name only within it."""
 
 
 def node_problems(nodes: Sequence[Any]) -> list[str]:
@@ -52,6 +57,15 @@ def declare(node: type[BaseNode]) -> NodeDeclaration:
         outputs_schema=_schema(node.Outputs),
         secrets=list(node.Secrets.model_fields),
     )
+
+
+def returns_list(node: type[BaseNode]) -> bool:
+    """Whether ``execute`` is declared to return a list: the node fans out."""
+    try:
+        returned = inspect.unwrap(node.execute).__annotations__.get("return")
+    except NameError:  # from Python 3.14 on, names that only type checkers have are looked up here
+        return False
+    return _LIST.search(returned if isinstance(returned, str) else str(returned)) is not None
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:

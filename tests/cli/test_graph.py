@@ -164,6 +164,62 @@ def test_a_mistyped_field_is_a_warning(cli: Cli) -> None:
     assert "validation_status" not in end.out
 
 
+BUILT = """{future}
+from pydantic import BaseModel
+from exotrio import BaseNode, Graph, Runtime
+
+class Plan(BaseNode):
+    class Outputs(BaseModel):
+        root: str
+    async def execute(self) -> Outputs: ...
+
+class Scan(BaseNode):
+    class Inputs(BaseModel):
+        root: str
+    class Outputs(BaseModel):
+        path: str
+    async def execute(self) -> list[Outputs]: ...
+
+class Report(BaseNode):
+    class Inputs(BaseModel):
+        paths: list[str]
+    async def execute(self): ...
+
+graph = Graph("built", namespace="n")
+plan = graph.add(Plan)
+scan = graph.add(Scan, {root})
+digest = graph.add(Scan, identifier="digest", root=scan.path)
+graph.add(Report, unites={unites}, paths=digest.every.path)
+runtime = Runtime("n", "r", [Plan, Scan, Report])
+"""
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations"])
+def test_a_node_that_unites_one_that_returns_a_list_is_a_warning(cli: Cli, future: str) -> None:
+    def check(unites: str) -> Any:
+        text = BUILT.format(future=future, root="root=plan.root", unites=unites)
+        end = cli("graph", "check", cli.write("built.py", text), "-o", "json")
+        assert end.code == 0, end
+        return json.loads(end.out)["problems"]
+
+    assert check("plan") == []
+    (found,) = check("scan")
+    assert (found["severity"], found["node"]) == ("warning", "report")
+    assert found["message"].startswith(
+        "node 'report': it unites 'scan', which returns a list, so it runs once for each of these outputs"
+    )
+
+
+@pytest.mark.parametrize("wrong", ["rot=plan.root", "root=plan.rot"])
+def test_a_mistake_in_a_graph_that_is_built_is_told_with_its_line(cli: Cli, wrong: str) -> None:
+    text = BUILT.format(future="", root=wrong, unites="plan")
+    end = cli("graph", "check", cli.write("built.py", text))
+    assert end.code == 3, end
+    assert end.out.startswith("built.py:24: ")
+    assert "'rot'; did you mean 'root'?" in end.out
+    assert "built.py, line 24\n" in cli("run", "built.py").err
+
+
 def test_nodes_of_namespaces_that_no_file_is_about_are_not_checked_and_that_is_told(cli: Cli) -> None:
     graph = fan(nodes=[node("a", "Split", "b", inputs={"count": "1"}), {**node("b", "X"), "namespace": "m"}])
     graph["nodes"][1]["inputs"] = {"any": "${{ a.outputs.n }}"}

@@ -6,11 +6,11 @@ these Runtimes is in are not known: they are assumed to be whatever the graph ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from exotrio._nodes.checks import declare
+from exotrio._nodes.checks import declare, returns_list
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.words import meant
 from exotrio._wire.graphs import GraphBody
@@ -58,8 +58,20 @@ def nodes_of(runtimes: Iterable[Runtime]) -> dict[tuple[str, str], Registered]:
     return found
 
 
-def check_draft(draft: Draft, nodes: Nodes, secrets: Iterable[str] = ()) -> Checked:
-    """Check a graph by every rule; ``secrets`` are names of those that will be given beside the file."""
+def check_draft(
+    draft: Draft,
+    nodes: Nodes,
+    secrets: Iterable[str] = (),
+    fan_outs: Collection[tuple[str, str]] = (),
+) -> Checked:
+    """Check a graph by every rule.
+
+    Args:
+        draft: The graph.
+        nodes: The nodes that are known, by namespace and name.
+        secrets: Names of those that will be given beside the file.
+        fan_outs: Namespace and name of nodes that return a list.
+    """
     problems = list(draft.problems)
     unknown: frozenset[str] = frozenset()
     if draft.body is not None:
@@ -69,6 +81,8 @@ def check_draft(draft: Draft, nodes: Nodes, secrets: Iterable[str] = ()) -> Chec
         unknown = frozenset(node.namespace for node in body.nodes) - known
         broken = dict.fromkeys(_broken_rules(body, nodes, unknown))
         problems += [draft.locator.locate(problem, body.nodes) for problem in broken]
+        doubtful = [draft.locator.locate(problem, body.nodes) for problem in _doubtful(body, fan_outs)]
+        problems += [replace(problem, severity="warning") for problem in doubtful]
     # Those without a line keep their order, at the end.
     problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
     return Checked(draft, problems, unknown)
@@ -91,6 +105,19 @@ def _broken_rules(body: GraphBody, nodes: Nodes, unknown: frozenset[str]) -> Ite
             hint = meant(name, [each for namespace, each in nodes if namespace == wanted])
             problem = replace(problem, text=problem.text + hint)
         yield problem
+
+
+def _doubtful(body: GraphBody, fan_outs: Collection[tuple[str, str]]) -> Iterator[Problem]:
+    """Yield what the rules allow, but is seldom meant."""
+    by_identifier = {node.identifier: node for node in body.nodes}
+    for node in body.nodes:
+        target = by_identifier.get(node.unites.identifier) if node.unites else None
+        if target is not None and (target.namespace, target.node_name) in fan_outs:
+            yield Problem(
+                f"it unites {target.identifier!r}, which returns a list, so it runs once for each of these "
+                f"outputs: to have it run once for all, unite a node before {target.identifier!r}",
+                node.identifier,
+            )
 
 
 def _unreadable_placeholders(body: GraphBody) -> Iterator[Problem]:
@@ -185,7 +212,13 @@ def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
         if not graphs:
             report.without_graphs.append(target)
     nodes = nodes_of(runtimes)
-    report.checked.extend(check_draft(draft, nodes, secrets) for draft in drafts)
+    fan_outs = {
+        (runtime.namespace, node.__name__)
+        for runtime in runtimes
+        for node in runtime.nodes
+        if returns_list(node)
+    }
+    report.checked.extend(check_draft(draft, nodes, secrets, fan_outs) for draft in drafts)
     return report
 
 
