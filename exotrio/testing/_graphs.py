@@ -143,7 +143,7 @@ def namespace_of(graph: Graph) -> str:
             f"graph {graph.name!r} has nodes in several namespaces: {', '.join(sorted(namespaces))}",
             fix="a runtime has one; test it at a state manager with a runtime for each",
         )
-    (namespace,) = namespaces
+    (namespace,) = namespaces or {"test"}  # the state manager says what is wrong with a graph without nodes
     return namespace
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, StoreConfigModel, UnitesModel
@@ -142,6 +142,13 @@ async def test_a_built_graph_runs_with_its_lists_and_defaults(autojump_clock: Mo
     graph.add(WriteReport, unites=plan, sizes=digest.every.size)
     run = await run_graph(graph, [Plan, Scan, Digest, WriteReport], store={"root": "/etc"})
     assert (run.errors, run.outputs("write_report")) == ([], [{"total": str(3 * len("/etc: /etc/a"))}])
+
+
+async def test_a_graph_to_which_nothing_was_added_is_invalid() -> None:
+    with pytest.raises(GraphInvalid, match="has 0"):
+        await run_graph(Graph("g", namespace="ns"), [Plan])
+    with pytest.raises(ValidationError, match="at least one node"):
+        Graph("g", nodes=[])
 
 
 class Rate(StrEnum):
