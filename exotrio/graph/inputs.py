@@ -125,9 +125,10 @@ class InputReader:
         if isinstance(value, str) and "${{" in value:
             self._check_text(name, value, found)
             return value
-        if info is not None:
-            return field_text(info, value)
-        return plain_text(value)
+        text = plain_text(value) if info is None else field_text(info, value)
+        if "${{" in text:
+            raise ValueError("a reference cannot stand within a value, where its text would not be escaped")
+        return text
 
     def _check_text(self, name: str, text: str, found: Inputs) -> None:
         for piece in parse_placeholders(text):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from exotrio._util.words import listed, meant
@@ -35,7 +34,6 @@ class _Reference:
         return str(self)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class OutputReference(_Reference):
     """An output of a node. In an f-string, and as ``str``, it is ``${{ identifier.outputs.field }}``.
 
@@ -45,9 +43,12 @@ class OutputReference(_Reference):
         many: Whether it is the list of the outputs of all its states.
     """
 
-    placed: Placed
-    field: str
-    many: bool = False
+    __slots__ = ("field", "many", "placed")
+
+    def __init__(self, placed: Placed, field: str, many: bool) -> None:
+        self.placed: Placed = placed
+        self.field: str = field
+        self.many: bool = many
 
     def __str__(self) -> str:
         return f"${{{{ {self.placed.identifier}.outputs.{self.field} }}}}"
@@ -56,11 +57,13 @@ class OutputReference(_Reference):
         return f"<{'every' if self.many else 'the'} {self.field} of {self.placed.identifier!r}>"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class StoreReference(_Reference):
     """A key of the run's store. In an f-string, and as ``str``, it is ``${{ store.key }}``."""
 
-    key: str
+    __slots__ = ("key",)
+
+    def __init__(self, key: str) -> None:
+        self.key: str = key
 
     def __str__(self) -> str:
         return f"${{{{ store.{self.key} }}}}"

@@ -324,6 +324,12 @@ OTHER = audit()[1]
             "Unusable.Inputs.raw: bytes cannot be restored",
         ),
         (lambda g, p, s, d: g.add("B", after=d, a=object()), "input 'a': object has no form as text"),
+        (lambda g, p, s, d: g.add("B", after=d, a=[d.line]), "input 'a': list has no form as text"),
+        (lambda g, p, s, d: g.add("B", after=d, a=[f"{d.line}"]), "cannot stand within a value"),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[d.size]),
+            "'sizes': 0: Input should be a valid integer",
+        ),
         (
             lambda g, p, s, d: Graph("g").add(Plan, root="/"),
             "it has no namespace: give namespace= to Graph(...)",
