@@ -130,6 +130,7 @@ class Executor:
             log.warning("releasing state %s: %s", claim.state_id, why)
             attempt.error = None
             return
+        execution.graph_timeout = claim.timeout
         task.begin(attempt)
         try:
             with execution.scope:
@@ -215,7 +216,10 @@ class Executor:
         return Errored(text)
 
     def _timed_out(self, claim: Claim, execution: Execution, then: str = "") -> Errored:
-        text = f"timed out after {execution.timeout:g} s (timeout of {claim.node_name})"
+        whose = f"timeout of {claim.node_name}"
+        if execution.timeout == execution.graph_timeout:
+            whose = f"timeout_minutes of {claim.identifier} in its graph"
+        text = f"timed out after {execution.timeout:g} s ({whose})"
         if then:
             text = bounded(f"{text}; it then raised\n{then}")
         log.error("state %s: %s %s", claim.state_id, claim.node_name, text)

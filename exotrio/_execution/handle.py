@@ -27,7 +27,8 @@ class Execution:
         view: What the node sees of why it should stop.
         began: Node code was entered: a release from then on counts as cancelled.
         elsewhere: Node code runs in another thread, where no Ctrl-C can arrive.
-        timeout: Seconds that the node may take.
+        graph_timeout: Seconds that the graph gives the node, or None.
+        timeout: Seconds that the node may take: of its class or the graph, whichever is less.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class Execution:
         self.scope = anyio.CancelScope()
         self.began = False
         self.elsewhere = False
+        self.graph_timeout: float | None = None
         self.timeout = math.inf
         self._in_thread = False
 
@@ -45,12 +47,13 @@ class Execution:
             self.view.reason = Stopping.DRAINING
 
     def begin(self, timeout: float | None) -> None:
-        """Node code is entered: its time begins. Without a limit if ``timeout`` is None."""
+        """Node code is entered: its time begins. ``timeout`` is that of its class, if it has one."""
         self.began = True
-        if timeout is not None and not self.cancelled:
-            self.timeout = timeout
+        limits = [limit for limit in (timeout, self.graph_timeout) if limit is not None]
+        if limits and not self.cancelled:
+            self.timeout = min(limits)
             self.view.now = trio.lowlevel.current_clock().current_time
-            self.view.deadline = self.scope.deadline = trio.current_time() + timeout
+            self.view.deadline = self.scope.deadline = trio.current_time() + self.timeout
 
     def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
         """Cancel the node. One in a thread is only told: it has until ``give_up`` to return.

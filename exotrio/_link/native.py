@@ -345,6 +345,7 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
         deliveries=state.lease.deliveries,
         announce=state.lease.announce,
         alone=state.lease.alone,
+        timeout=None if state.timeout_ms is None else from_ms(state.timeout_ms),
         # A repeated claim is sent later than the call the caller counts from; ttl is what was left then.
         lease=None if ttl_ms is None else from_ms(ttl_ms) + asked_after,
     )

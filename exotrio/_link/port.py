@@ -31,6 +31,8 @@ class Claim:
         announce: A heartbeat has to say that it runs before it begins.
         alone: It is to run while nothing else runs in this process.
         lease: Seconds the lease lasts from when the claim was sent, None without a lease.
+        timeout: Most seconds for one execution by the graph. None if it has no limit, and on v0, which does
+            not say.
     """
 
     state_id: str
@@ -46,6 +48,7 @@ class Claim:
     announce: bool = False
     alone: bool = False
     lease: float | None = None
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,8 @@ class NativeState(Body):
     run_id: str
     inputs: dict[str, Any]
     created_at: str
+    timeout_ms: Annotated[int, Field(gt=0)] | None = None
+    """Most milliseconds for one execution, by the graph."""
     lease: Lease
 
 

@@ -15,8 +15,10 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
     ValidationError,
     WrapValidator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -180,6 +182,9 @@ class GraphNodeModel(Declaration):
             ``${{ store.key }}``. Defaults to none.
         next_nodes: Identifiers of the places that follow, or None.
         unites: Set for a place that waits for everything below ``unites.identifier``.
+        timeout_minutes: Most minutes for one execution here, beside the ``timeout`` of the node's class: the
+            smaller one counts. A state manager that speaks only v0 ignores it, and so does a runtime that
+            claims through v0. Defaults to None: no limit of the graph.
     """
 
     node_name: Name
@@ -191,6 +196,15 @@ class GraphNodeModel(Declaration):
         Annotated[list[Name], Field(fail_fast=True, max_length=MAX_NODES), AfterValidator(_no_repeats)] | None
     ) = None
     unites: Annotated[UnitesModel, NamedTarget] | None = None
+    timeout_minutes: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS // 60_000)
+
+    @model_serializer(mode="wrap")
+    def _without_no_timeout(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As before there was one: what is stored, and shown to clients of v0, does not change.
+        fields: dict[str, Any] = serialize(self)
+        if fields.get("timeout_minutes", 0) is None:
+            del fields["timeout_minutes"]
+        return fields
 
 
 class RetryStrategyEnum(StrEnum):

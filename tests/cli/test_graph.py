@@ -312,7 +312,9 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
 ) -> None:
     cli.at(running)
     trigger = {"value": {"type": "CRON", "expression": "0 9 * * *", "timezone": "Asia/Kolkata"}}
-    cli.write("zone.json", fan(name="zone", triggers=[trigger]))
+    declared = fan(name="zone", triggers=[trigger])
+    declared["nodes"][0]["timeout_minutes"] = 5
+    cli.write("zone.json", declared)
     shown = cli("graph", "apply", "zone.json")
     assert re.search(
         r"\ncron: 0 9 \* \* \* Asia/Kolkata  next \S+T03:30:00Z \(\S+T09:00:00\+05:30\), ", shown.out
@@ -322,6 +324,7 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     assert "\nzone   " in (listed := cli("graph", "ls")).out
     assert "0 9 * * * Asia/Kolkata" in listed.out
 
+    assert "\n  split (Split) within 5 min -> work\n" in cli("graph", "show", "zone").out
     told(cli("graph", "cancel-triggers", "zon"), 6, "there is no graph 'zon'; did you mean 'zone'?")
     assert cli("graph", "cancel-triggers", "zone").out == "1 trigger of graph zone cancelled\n"
     assert cli.json("graph", "cancel-triggers", "zone")["cancelled_count"] == 0

@@ -21,7 +21,7 @@ from tests.contract.native import (
     report,
     results,
 )
-from tests.support.helpers import NO_RETRY, UNKNOWN_ID, ok, place, refused
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 
@@ -276,3 +276,21 @@ async def test_releasing_a_claim_id_ends_its_long_poll_empty(api: Api) -> None:
         await flow.trigger()
     assert claimed == []
     await claim_one(api)
+
+
+async def test_a_claim_says_for_how_long_the_graph_lets_a_node_run(api: Api) -> None:
+    nodes = [{**place("a", "b"), "timeout_minutes": 90}, place("b")]
+    await api.register_for(nodes)
+    shown = ok(await api.put_graph("g", api.body(nodes)), 201)
+    assert [each.get("timeout_minutes", "not shown") for each in shown["nodes"]] == [90, "not shown"]
+    for _ in range(2):
+        ok(await api.trigger("g"))
+    (state,) = await claim(api, limit=1)
+    assert state["timeout_ms"] == 90 * 60_000
+    (through_v0,) = ok(await api.claim([node_name("a")]))["states"]
+    assert "timeout_ms" not in through_v0
+    assert await report(api, executed_item(state)) == ["ok"]
+    assert "timeout_ms" not in await claim_one(api, limits={node_name("b"): 1})
+    for minutes in (0, -1, 1.5, "x", 10**9):
+        body = api.body([{**place("a"), "timeout_minutes": minutes}])
+        refused(await api.put_graph("g", body), 422)

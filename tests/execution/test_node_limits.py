@@ -12,9 +12,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping
+from exotrio import (
+    BaseNode,
+    ConfigurationError,
+    Graph,
+    GraphNodeModel,
+    PruneSignal,
+    ReQueueAfterSignal,
+    RetryPolicyModel,
+    Stopping,
+)
 from exotrio.monitoring import Health
-from exotrio.testing import Errored, Executed, Pruned, run_node
+from exotrio.testing import Errored, Executed, Pruned, run_graph, run_node
 from tests.support.doubles import NativeServer, V0Server, reply, running, runtime, until_and_stop
 from tests.support.helpers import eventually
 
@@ -60,6 +69,25 @@ async def test_a_node_that_takes_longer_than_its_timeout_is_cancelled_and_errore
 ) -> None:
     outcome = await run_node(node(sleeps, timeout=30))
     assert outcome == Errored("timed out after 30 s (timeout of Digest)")
+
+
+@pytest.mark.parametrize(
+    ("of_class", "minutes", "said"),
+    [
+        (None, 1, "60 s (timeout_minutes of slow in its graph)"),
+        (90, 1, "60 s (timeout_minutes of slow in its graph)"),
+        (30, 1, "30 s (timeout of Slow)"),
+        (90, None, "90 s (timeout of Slow)"),
+    ],
+)
+async def test_of_the_limits_of_class_and_graph_the_smaller_one_counts_and_is_named(
+    autojump_clock: MockClock, of_class: float | None, minutes: int | None, said: str
+) -> None:
+    slow = GraphNodeModel(node_name="Slow", namespace="n", identifier="slow", timeout_minutes=minutes)
+    graph = Graph("g", [slow], retry_policy=RetryPolicyModel(max_retries=0))
+    run = await run_graph(graph, [node(sleeps, "Slow", timeout=of_class)])
+    (failed,) = run.errors
+    assert failed == f"timed out after {said}"
 
 
 async def test_a_node_within_its_timeout_knows_nothing_of_it(autojump_clock: MockClock) -> None:

@@ -321,6 +321,8 @@ def _next_after_now(schedule: str) -> int | None:
 def _node(node: GraphNodeModel, namespace: str) -> list[str]:
     kind = node.node_name if node.namespace == namespace else f"{node.node_name} of {node.namespace}"
     head = f"  {node.identifier} ({kind})"
+    if node.timeout_minutes is not None:
+        head += f" within {node.timeout_minutes} min"
     if node.unites:
         head += f" unites {node.unites.identifier} ({node.unites.strategy.value})"
     if node.next_nodes:

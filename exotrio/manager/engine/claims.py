@@ -302,6 +302,7 @@ def _taken(tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequenc
 def _told(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> Taken:
     until = state["lease_until"]
     place = tx.template(run.template).places[state["place"]]
+    limits = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
     return Taken(
         v0={
             "state_id": tx.state_id(state["seq"]),
@@ -313,6 +314,7 @@ def _told(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> Taken
         native={
             "graph_name": run.graph_name,
             "run_id": run.run_id,
+            **limits,
             "lease": {
                 "token": state["token"],
                 "ttl_ms": None if until is None else max(0, until - claimer.now),

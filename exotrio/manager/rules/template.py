@@ -39,6 +39,7 @@ class Place:
         names: Identifiers that placeholders of its inputs name.
         keys: Store keys that they name.
         target: Whether some place unites this one.
+        timeout_ms: Most milliseconds for one execution, or None.
     """
 
     index: int
@@ -52,6 +53,7 @@ class Place:
     names: frozenset[str]
     keys: frozenset[str]
     target: bool
+    timeout_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ class Template:
                     ref.key for ref in _pieces(pieces[node.identifier]) if isinstance(ref, StoreRef)
                 ),
                 target=node.identifier in targets,
+                timeout_ms=None if node.timeout_minutes is None else node.timeout_minutes * 60_000,
             )
             for index, node in enumerate(body.nodes)
         )

@@ -296,7 +296,7 @@ async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned() -> None:
     async with open_site() as site:
         ok(await site.api.register([declare("Node_a")]))
         body = site.api.body(
-            [place("a", "b"), place("b")],
+            [place("a", "b"), {**place("b"), "timeout_minutes": 90}],
             secrets={"token": "hidden-value"},
             triggers=[
                 {"type": "CRON", "value": {"expression": "*/5 * * * *"}},
@@ -308,6 +308,7 @@ async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned() -> None:
         assert "invalid: it cannot be triggered" in html
         assert html.count("is not registered in namespace") >= 2
         assert "<code>token</code>" in html
+        assert re.search(r"<code>b</code> <span class=.quiet.>1 h 30 min</span>", html)
         assert "hidden-value" not in html
         assert html.count("<li>20") == 10, "the next five times of each of its schedules"
         assert len(re.findall(r"03:30:00 \(\S+T09:00:00\+05:30\)", html)) == 5

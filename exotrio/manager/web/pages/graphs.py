@@ -62,6 +62,9 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "secrets": secret_names(view, graph),
             "crons": _crons(next_firings(view, graph), template, view.now_ms),
             "paused_at": graph["paused_at"],
+            "timeouts": [
+                (place.identifier, place.timeout_ms) for place in template.places if place.timeout_ms
+            ],
             "fields": _fields(view, template),
             "root": template.root.identifier,
             "request_id": str(uuid.uuid4()),
