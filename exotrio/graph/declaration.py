@@ -200,11 +200,9 @@ class GraphNodeModel(Declaration):
 
     @model_serializer(mode="wrap")
     def _without_no_timeout(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As before there was one: what is stored, and shown to clients of v0, does not change.
+        # As the stock SDK has it. And what is stored, or shown to clients of v0, stays as it was.
         fields: dict[str, Any] = serialize(self)
-        if fields.get("timeout_minutes", 0) is None:
-            del fields["timeout_minutes"]
-        return fields
+        return {name: value for name, value in fields.items() if (name, value) != ("timeout_minutes", None)}
 
 
 class RetryStrategyEnum(StrEnum):
@@ -342,3 +340,9 @@ class CronTrigger(Declaration):
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
     timezone: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_zone)] = "UTC"
+
+    @model_serializer(mode="wrap")
+    def _without_utc(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As the stock SDK has it.
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("timezone", "UTC")}
