@@ -9,14 +9,20 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationI
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment
-from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest, RunSummary, TriggerRequest
+from exotrio._wire.v0 import (
+    AnyStatus,
+    ErroredRequest,
+    ExecutedRequest,
+    PruneRequest,
+    RunSummary,
+    TriggerRequest,
+)
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_TASK_TREE,
     MAX_WAIT_MS,
     HeartbeatResult,
     ItemResult,
-    StateStatus,
 )
 from exotrio.graph import PartByPart
 
@@ -291,7 +297,7 @@ class NodeCounts(Body):
 
     identifier: str
     node_name: str
-    counts: dict[StateStatus, int]
+    counts: dict[AnyStatus, int]
     paused_at: Moment | None = None
 
 

@@ -184,13 +184,17 @@ class RunList(Body):
     runs: list[RunSummary]
 
 
+AnyStatus = Annotated[StateStatus | str, Field(union_mode="left_to_right")]
+"""A status in an answer: of another, newer server also one that is not known here."""
+
+
 class StateNode(Body):
     """A state in the graph of its run."""
 
     id: str
     node_name: str
     identifier: str
-    status: StateStatus
+    status: AnyStatus
     error: str | None
 
 

@@ -29,7 +29,7 @@ MAX_KEY = 256
 
 
 class StateStatus(StrEnum):
-    """Status of a state. The eight of v0; no others exist."""
+    """Status of a state. The eight of v0; our server has no others."""
 
     CREATED = "CREATED"
     QUEUED = "QUEUED"
@@ -46,6 +46,9 @@ SUCCESS = (StateStatus.SUCCESS, StateStatus.PRUNED)
 ERRORED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
 RETRIED = (StateStatus.RETRY_CREATED,)
 """With the three above: the statuses that v0 counts together for a run."""
+FAILED: tuple[str, ...] = (*ERRORED, "TIMEDOUT", "CANCELLED")
+"""Those that count as errored in an answer: the last two were proposed for the stock server. Whatever else a
+newer one may have counts as pending, lest a run seem to have ended."""
 
 
 class RunStatus(StrEnum):

@@ -16,13 +16,11 @@ from exotrio._wire.operations import RunPage, RunsQuery
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio._wire.v0 import RunGraph, RunList
 from exotrio._wire.vocabulary import (
-    ERRORED,
+    FAILED,
     MAX_WAIT_MS,
-    PENDING,
     RETRIED,
     SUCCESS,
     RunStatus,
-    StateStatus,
     from_ms,
     run_status,
     to_ms,
@@ -140,7 +138,9 @@ class RunCalls(StockCalls):
     async def status(self, run_id: str) -> Run:
         """Return the status of a run, and how many of its states have which status.
 
-        At a server that speaks only v0 it is derived from the run's states; ``created_at`` is None then.
+        At a server that speaks only v0 it is derived from the run's states; ``created_at`` is None then. A
+        newer one may have states with a status that exotrio does not know: it is shown as it is, and counts
+        as errored if it is TIMEDOUT or CANCELLED, else as pending.
         """
         return await self._status(run_id)
 
@@ -291,16 +291,17 @@ def _summarize(run_id: str, graph: RunGraph) -> Run:
     Nodes of the graph come in the order of their first states.
     """
     places: dict[str, NodeCounts] = {}
-    totals: Counter[StateStatus] = Counter()
+    totals: Counter[str] = Counter()
     for state in graph.nodes:
         place = places.setdefault(
             state.identifier, NodeCounts(identifier=state.identifier, node_name=state.node_name, counts={})
         )
         place.counts[state.status] = place.counts.get(state.status, 0) + 1
         totals[state.status] += 1
-    success, pending, errored, retried = (
-        sum(totals[status] for status in statuses) for statuses in (SUCCESS, PENDING, ERRORED, RETRIED)
+    success, errored, retried = (
+        sum(totals[status] for status in statuses) for statuses in (SUCCESS, FAILED, RETRIED)
     )
+    pending = totals.total() - success - errored - retried  # with those of statuses that are not known
     return Run(
         run_id=run_id,
         graph_name=graph.graph_name,

@@ -18,7 +18,7 @@ from exotrio._wire.operations import (
     StateSummary,
 )
 from exotrio._wire.v0 import ManualRetryRequest, StateDetail, StateRetry
-from exotrio._wire.vocabulary import ERRORED, StateStatus, is_state_id
+from exotrio._wire.vocabulary import FAILED, StateStatus, is_state_id
 from exotrio.client._calls import checked_query
 from exotrio.client._runs import RunCalls
 from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
@@ -133,7 +133,7 @@ class StateCalls(RunCalls):
         )
 
     async def _retry_each(self, run_id: str, request_id: str) -> RunRetry:
-        failed = [state for state in (await self.run(run_id)).nodes if state.status in ERRORED]
+        failed = [state for state in (await self.run(run_id)).nodes if state.status in FAILED]
         if not failed:
             raise RequestRefused(f"the run {run_id} has no failed states", status=409)
         reply = RunRetry(retried=[], refused=[])

@@ -177,7 +177,7 @@ async def result(manager: StateManager, graph: Graph, run_id: str, status: RunSt
         tuple(
             TestedState(
                 identifier=state.identifier,
-                status=state.status,
+                status=StateStatus(state.status),
                 inputs=state.inputs,
                 outputs=state.outputs,
                 error=state.error,

@@ -137,6 +137,25 @@ def test_a_graph_that_is_being_validated_is_triggered_when_it_is_valid(world: Wo
     assert len(world.stock.runs) == 2
 
 
+@pytest.mark.parametrize(
+    ("status", "counted"), [("TIMEDOUT", "FAILED"), ("CANCELLED", "FAILED"), ("RESTING", "PENDING")]
+)
+def test_statuses_of_a_newer_server_are_shown_as_they_are(world: World, status: str, counted: str) -> None:
+    cli, state = world.cli, world.failed()
+    state.status = status
+    run = cli.json("runs", "show", state.run_id)
+    assert (run["status"], run["total_count"], run["nodes"][0]["counts"]) == (counted, 1, {status: 1})
+    assert run["errored_count"] == (counted == "FAILED")
+    assert cli("runs", "show", state.run_id).out.splitlines()[1].split()[-1] == status
+    assert f" {status} " in cli("states", "ls", "--run", state.run_id).out
+    assert cli("states", "show", state.id, "--run", state.run_id).out.startswith(
+        f"state {state.id}: {status}\n"
+    )
+    if counted == "FAILED":
+        assert cli("runs", "watch", state.run_id).code == 1
+        assert cli("runs", "retry", state.run_id).code == 0
+
+
 def test_runs_and_states_are_looked_at_and_failed_ones_retried(world: World) -> None:
     cli, state = world.cli, world.failed()
     assert "FAILED" in cli("runs", "ls").out

@@ -142,7 +142,8 @@ def retry(run_id: str, connection: Connection) -> int:
 
 
 def _as_lines(run: Run) -> Iterator[str]:
-    used = [status for status in StateStatus if any(node.counts.get(status) for node in run.nodes)]
+    found = {status for node in run.nodes for status, count in node.counts.items() if count}
+    used = [*(status for status in StateStatus if status in found), *sorted(found - {*StateStatus})]
     rows = [
         (node.identifier, node.node_name, *(str(node.counts.get(status, 0)) for status in used))
         for node in run.nodes

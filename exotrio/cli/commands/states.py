@@ -156,13 +156,13 @@ def _row(state: StateSummary) -> tuple[str, ...]:
     retries = "" if state.retry_count is None else str(state.retry_count)
     created = iso_time(state.created_at) if state.created_at else ""
     error = error_message(state.error) if state.error else ""
-    return (state.id, state.identifier, state.node_name, state.status.value, retries, created, error)
+    return (state.id, state.identifier, state.node_name, str(state.status), retries, created, error)
 
 
 def _as_lines(state: StateDetail) -> list[str]:
     """Return the lines for a state: run and node, values, error, attempts and events."""
     lines = [
-        f"state {state.id}: {state.status.value}",
+        f"state {state.id}: {state.status}",
         f"place: {state.identifier} ({state.node_name})",
         f"run: {state.run_id} of graph {state.graph_name}",
     ]

@@ -7,7 +7,7 @@ from typing import Any
 from exotrio._util.error_message import message_line
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
-from exotrio._wire.vocabulary import ERRORED
+from exotrio._wire.vocabulary import FAILED
 from exotrio.cli.terminal.output import error_message, pairs, print_as
 from exotrio.client import Run, StateManager, StateStatus
 
@@ -26,7 +26,7 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
     template = GraphReply.model_validate(await client.get_graph(run.graph_name))
     last = {node.identifier for node in template.nodes if not node.next_nodes}
     ends = [node for node in graph.nodes if node.status is StateStatus.SUCCESS and node.identifier in last]
-    failed = [node for node in graph.nodes if node.status in ERRORED]
+    failed = [node for node in graph.nodes if node.status in FAILED]
     outputs = []
     for node in ends[:MAX_SHOWN]:
         state = await client.state(run.graph_name, run.run_id, node.id)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from exotrio._util.terminal_text import harmless, one_line
-from exotrio._wire.vocabulary import ERRORED, RETRIED, SUCCESS
+from exotrio._wire.vocabulary import FAILED, RETRIED, SUCCESS
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import NodeCounts, Run, StateStatus
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exotrio.cli")
 
-WAITING = (StateStatus.CREATED,)
 RUNNING = (StateStatus.QUEUED, StateStatus.EXECUTED)
 
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -32,7 +31,7 @@ LINE_INTERVAL = 2.0
 """Seconds between two plain lines about the same run."""
 
 
-def count(node: NodeCounts, statuses: tuple[StateStatus, ...]) -> int:
+def count(node: NodeCounts, statuses: tuple[str, ...]) -> int:
     """Return how many states of a place have one of the statuses."""
     return sum(node.counts.get(status, 0) for status in statuses)
 
@@ -112,14 +111,19 @@ class Progress:
 
 def _summary(node: NodeCounts, reported: Mapping[str, str]) -> str:
     done = count(node, SUCCESS)
-    total = done + count(node, ERRORED + WAITING + RUNNING)
+    total = _total(node)
     details = _details(node, reported.get(node.identifier, ""))
     return f"{one_line(node.identifier)} {done}/{total}" + (f" ({details})" if details else "")
 
 
+def _total(node: NodeCounts) -> int:
+    """Return how many states there are, one for each that is or was retried."""
+    return sum(node.counts.values()) - count(node, RETRIED)
+
+
 def _details(node: NodeCounts, text: str, *, claimed: bool = False) -> str:
     """Return the counts that are not zero, and what the node reports: ``2 failed, 1 retried, text``."""
-    counts = [(RUNNING, "claimed")] * claimed + [(ERRORED, "failed"), (RETRIED, "retried")]
+    counts = [(RUNNING, "claimed")] * claimed + [(FAILED, "failed"), (RETRIED, "retried")]
     parts = [f"{number} {word}" for statuses, word in counts if (number := count(node, statuses))]
     if node.paused_at is not None:
         parts.append("node paused")
@@ -167,12 +171,12 @@ class Bars(Progress):
             bar, text = self._bars[node.identifier], reported.get(node.identifier, "")
             if len(text) > MAX_PROGRESS_TEXT:  # a bar has one line, and a terminal may be narrow
                 text = f"{text[: MAX_PROGRESS_TEXT - 3]}..."
-            ended, waiting = count(node, SUCCESS + ERRORED), count(node, WAITING + RUNNING)
+            total, ended = _total(node), count(node, SUCCESS + FAILED)
             self._progress.start_task(bar)
             self._progress.update(
-                bar, completed=ended, total=ended + waiting, details=_details(node, text, claimed=True)
+                bar, completed=ended, total=total, details=_details(node, text, claimed=True)
             )
-            if not waiting:
+            if ended == total:
                 self._progress.stop_task(bar)
 
     def refresh(self) -> None:
