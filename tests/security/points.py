@@ -406,7 +406,7 @@ POINTS = (
     Point(
         "Of an object of bad entries no more problems are made than a refusal tells.",
         ["security/test_limits::test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tells"],
-        Change("graph.py", "or len(values) <= PART:", "or True:"),
+        Change("graph/declaration.py", "or len(values) <= PART:", "or True:"),
     ),
     Point(
         "A claim names no more nodes than a runtime can register.",
@@ -501,7 +501,7 @@ POINTS = (
             "manager/test_access::test_a_slash_in_a_name_leads_nowhere",
             "manager/test_access::test_names_are_data",
         ],
-        Change("graph.py", "    if len(name) > MAX_NAME:\n", "    if False:\n"),
+        Change("graph/declaration.py", "    if len(name) > MAX_NAME:\n", "    if False:\n"),
     ),
     Point(
         "A request body has a largest size, with a length or without.",
