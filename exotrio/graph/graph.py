@@ -100,6 +100,7 @@ class Graph(Declaration):
         after: AddedNode | Sequence[AddedNode] = (),
         unites: AddedNode | None = None,
         strategy: _Strategy | None = None,
+        timeout_minutes: int | None = None,
         inputs: Mapping[str, object] | None = None,
         **fields: object,
     ) -> AddedNode:
@@ -120,6 +121,7 @@ class Graph(Declaration):
                 everything below that state has ended. Outputs below are lists, ``node.every.output``.
             strategy: ``"ALL_SUCCESS"``, the default: it runs if nothing below failed; or ``"ALL_DONE"``:
                 whatever became of it. Only with ``unites``.
+            timeout_minutes: Most minutes for one execution here, as of ``GraphNodeModel``.
             inputs: Further inputs, for names that are arguments here or no words of Python.
             fields: Inputs by name. A value is a reference (``plan.root``, ``graph.store("root")``); a value
                 of the field's type, or its text; or text with references in it, by an f-string. An
@@ -137,6 +139,7 @@ class Graph(Declaration):
                 after=[after] if isinstance(after, AddedNode) else list(after),
                 unites=unites,
                 strategy=strategy,
+                timeout_minutes=timeout_minutes,
                 given={**(inputs or {}), **fields},
             )
         except GraphInvalid as error:
@@ -186,6 +189,7 @@ class Graph(Declaration):
         after: list[AddedNode],
         unites: AddedNode | None,
         strategy: _Strategy | None,
+        timeout_minutes: int | None,
         given: Mapping[str, object],
     ) -> AddedNode:
         if not isinstance(node, type | str):
@@ -207,6 +211,7 @@ class Graph(Declaration):
                 identifier=name,
                 inputs=read.texts,
                 unites=_unites(unites, strategy),
+                timeout_minutes=timeout_minutes,
             )
         except ValidationError as error:
             problems += readable_errors(error)

@@ -20,7 +20,7 @@ from exotrio.graph.order import Order, Placed
 from exotrio.graph.placeholders import OutputRef, parse_placeholders
 from exotrio.graph.references import AddedNode, EveryOutput, OutputReference, StoreReference, output_problem
 
-OPTIONS = ("identifier", "namespace", "after", "unites", "strategy", "inputs")
+OPTIONS = ("identifier", "namespace", "after", "unites", "strategy", "timeout_minutes", "inputs")
 """Names of the arguments of ``Graph.add`` that are not inputs."""
 
 

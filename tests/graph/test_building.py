@@ -102,7 +102,7 @@ def audit(root: object = "/usr") -> Nodes:
 def test_what_is_built_is_what_could_be_declared_by_hand() -> None:
     graph, plan, _, digest = audit()
     sizes, lines = digest.every.size, digest.every["line"]
-    graph.add(WriteReport, unites=plan, strategy="ALL_DONE", sizes=sizes, lines=f"{lines}")
+    graph.add(WriteReport, unites=plan, strategy="ALL_DONE", timeout_minutes=5, sizes=sizes, lines=f"{lines}")
     place = {"namespace": "examples"}
     assert graph.nodes == [
         GraphNodeModel(
@@ -132,6 +132,7 @@ def test_what_is_built_is_what_could_be_declared_by_hand() -> None:
             identifier="write_report",
             inputs={"sizes": "${{ digest.outputs.size }}", "lines": "${{ digest.outputs.line }}"},
             unites=UnitesModel(identifier="plan", strategy="ALL_DONE"),
+            timeout_minutes=5,
         ),
     ]
     assert graph.store_config == StoreConfigModel(default_values={"root": "/usr"})
