@@ -119,7 +119,7 @@ async def test_a_node_is_paused_and_whatever_waits_for_it_says_so_until_it_is_re
         node = node_name("work")
         (state,) = await flow.states("work")
         waiting = {
-            f"/ns/shop/runs/{flow.run_id}": (f"{node}</a> is paused since 20", "paused since 20"),
+            f"/ns/shop/runs/{flow.run_id}": (f"{node}</a> is paused since 20", "its node is paused"),
             f"/ns/shop/states/{state['id']}": (f"waits: node {node} is paused since 20",),
             f"/ns/shop/nodes/{node}": ("nothing of it is claimed", f"/ns/shop/nodes/{node}/resume"),
             "/ns/shop/nodes": ("paused</span>",),

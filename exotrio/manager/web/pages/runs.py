@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
-from exotrio._util.times import moment_ms, timestamp
+from exotrio._util.times import moment_ms
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, STATUSES
 from exotrio.manager.queries.graphs import graph_names
@@ -131,7 +131,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
         def note(place: Place) -> str | None:
             if place.index in paused:
-                return f"paused since {timestamp(paused[place.index], 'seconds')}"
+                return "its node is paused"
             waits = CREATED in counts.get(place.index, {})
             return "no runtime offers this" if waits and place.index in not_offered else None
 
