@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
+import trio
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -48,6 +49,22 @@ async def test_no_claim_takes_states_of_a_paused_node_and_every_one_does_when_it
     assert await claim(api, {B: 10}, run_id=first["run_id"]) == []
     await resume(api)
     assert [state["run_id"] for state in await claim(api, {B: 10})] == [first["run_id"]]
+
+
+async def test_who_waits_for_a_paused_node_gets_its_states_when_it_is_resumed(api: Api) -> None:
+    flow = await Flow.start(api, place("b"))
+    await pause(api)
+    taken: list[dict[str, Any]] = []
+
+    async def wait() -> None:
+        while not taken:
+            taken.extend(await claim(api, {B: 1}, wait_ms=15_000, claim_id=str(uuid.uuid4())))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await api.health()
+        await resume(api)
+    assert [state["run_id"] for state in taken] == [flow.run_id]
 
 
 async def test_what_runs_goes_on_and_what_comes_of_it_waits(api: Api) -> None:

@@ -297,3 +297,19 @@ async def test_many_states_take_no_more_statements_than_one(
                 await manager.service.store.read(recount)
     assert ran[1], "nothing was watched"
     assert len({len(statements) for statements in ran.values()}) == 1, ran
+
+
+@pytest.mark.parametrize("engine", ["memory", "postgres"])
+async def test_whether_a_node_is_paused_costs_a_claim_no_statement_of_its_own(
+    engine: str, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        async with open_manager(new_database(engine, tmp_path, stack)) as manager:
+            flow = await Flow.start(manager.api, place("a"))
+            await flow.one("a")  # what is kept of nodes is read
+            await flow.trigger()
+            with noted(manager.service.store) as statements:
+                (state,) = ok(await manager.api.claim([node_name("a")], 10))["states"]
+            assert [sql for sql in statements if "nodes" in sql and " states " not in sql] == []
+            assert len([sql for sql in statements if "paused_at" in sql]) == 1
+            ok(await manager.api.executed(state["state_id"], OUTPUT))
