@@ -72,6 +72,15 @@ def test_the_id_of_the_run_is_printed_and_nothing_else(cli: Cli) -> None:
     assert reply == {"run_id": reply["run_id"], "graph": "fan", "status": "CREATED", "created": True}
 
 
+@only_native
+def test_a_run_that_ended_is_followed_by_its_key_and_its_result_has_that(cli: Cli) -> None:
+    for _ in range(2):
+        end = cli("trigger", "fan", "--key", "order-17", "--follow")
+        assert (end.code, ", key order-17)" in end.out) == (0, True), end
+    end = cli("runs", "watch", "order-17", "-o", "json")
+    assert json.loads(end.out)["key"] == "order-17"
+
+
 def test_following_shows_progress_then_the_result_and_tells_failure_by_the_exit_code(cli: Cli) -> None:
     good = cli("trigger", "fan", "--follow", "-i", "count=1")
     assert good.code == 0, good

@@ -35,6 +35,7 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
     body = {
         "run_id": run.run_id,
         "graph": run.graph_name,
+        "key": run.key,
         "status": run.status.value,
         "seconds": round(elapsed, 3),
         "nodes": {node.identifier: node.counts for node in run.nodes},
@@ -52,7 +53,8 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
 
 def _as_lines(run: Run, body: dict[str, Any], elapsed: float) -> list[str]:
     states = plural(run.total_count, "state")
-    lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
+    by_key = f", key {run.key}" if run.key else ""
+    lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id}{by_key})"]
     for end in body["outputs"]:
         lines += [f"{end['identifier']}:", *pairs(end["outputs"], "  ", ": ")]
     if body["outputs_left"]:
