@@ -18,7 +18,7 @@ The rooms, from the ground up; each imports only from those above it (``tests/te
     _execution    runs one node: on Trio, on asyncio or in a thread; makes its outcome
     _runtime      claims, buffers, runs, reports, renews leases, stops
     monitoring    health and metrics of a runtime
-    testing       run_node and run_graph, for tests of users
+    testing       run_node, run_graph and explore, for tests of users
     _httpd        an HTTP/1.1 server for one ASGI app
     manager       the state manager: rules, store, engine, queries, security, API, dashboard
     cli           the command line, one module for each command

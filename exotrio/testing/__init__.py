@@ -9,25 +9,50 @@
     async def test_everybody_is_greeted(autojump_clock):
         run = await run_graph(graph, [List, Greet], inputs={"names": "Ada,Alan"})
         assert run.outputs("greet") == [{"text": "Hello, Ada"}, {"text": "Hello, Alan"}]
+
+    async def test_a_crash_charges_nobody_twice(autojump_clock):
+        await explore(graph, [Charge], setup=fresh_bank, check=charged_once)
+
+==============  ==================================================================================
+``_nodes``      ``run_node``
+``_graphs``     ``run_graph``, and the result of a run
+``_explore``    ``explore``: from the points of a run to what is said of those that broke the check
+``_points``     faults, and where they strike
+``_case``       one run with a fault: the state manager, the runtimes, and what happens to them
+``_visits``     executions of nodes: where they are
+``_tasks``      tasks that can be held, so that a process can be killed within one Trio loop
+``_wire``       connections that can be lost
+==============  ==================================================================================
 """
 
 from __future__ import annotations
 
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire.vocabulary import RunStatus, StateStatus
+from exotrio.testing._explore import CheckFailed, Exploration, Failure, explore
 from exotrio.testing._graphs import GraphRun, TestedState, run_graph
 from exotrio.testing._nodes import run_node
+from exotrio.testing._points import CrashRun, Fault, Moment, Place, Point
 
 __all__ = [
+    "CheckFailed",
+    "CrashRun",
     "Errored",
     "Executed",
+    "Exploration",
+    "Failure",
+    "Fault",
     "GraphRun",
+    "Moment",
     "Outcome",
+    "Place",
+    "Point",
     "Pruned",
     "Requeued",
     "RunStatus",
     "StateStatus",
     "TestedState",
+    "explore",
     "run_graph",
     "run_node",
 ]

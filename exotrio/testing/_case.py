@@ -1,0 +1,264 @@
+"""One run of a graph with at most one fault in it: the state manager, the runtimes, what strikes them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import httpx
+import trio
+
+from exotrio._link.port import Claim
+from exotrio._nodes.base import BaseNode
+from exotrio._runtime.runtime import Runtime
+from exotrio._util.exceptions import without_cancelled
+from exotrio._wire.vocabulary import to_ms
+from exotrio.client._state_manager import StateManager
+from exotrio.graph import Graph
+from exotrio.manager import create_app, open_service
+from exotrio.manager.engine.leases import Terms
+from exotrio.testing._graphs import GraphRun, result, virtual_clock, wait
+from exotrio.testing._points import Fault, Place, Point
+from exotrio.testing._tasks import Hold, TaskTracker
+from exotrio.testing._visits import Visit, observed
+from exotrio.testing._wire import Wire
+
+KEY = "rehearsal"
+TERMS = Terms(lease_ttl_ms=3_000)
+"""Short: each second that a run waits for the end of a lease costs a heartbeat."""
+MOMENT = 0.001
+"""Seconds. All that needs no time has happened when they are over: Trio's virtual clock goes on only then."""
+MAX_CLEAN_UP = 60.0
+"""Seconds that node code which was killed may take to be cancelled after the case."""
+MAX_SUSPENDED = 60.0
+"""Seconds after which a runtime goes on although no other has ended its state: perhaps that waits for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is the same in all cases of an exploration."""
+
+    graph: Graph
+    namespace: str
+    nodes: Sequence[type[BaseNode]]
+    inputs: Mapping[str, str]
+    store: Mapping[str, str]
+    timeout: float
+
+
+class Process:
+    """A runtime with all its tasks, as one process of its own.
+
+    Attributes:
+        killed: It does not go on.
+        resumed: It is not suspended.
+        ended: None of its tasks is left.
+    """
+
+    def __init__(
+        self, name: str, case: Case, server: httpx.AsyncBaseTransport, nursery: trio.Nursery
+    ) -> None:
+        self.wire = Wire(server, nursery)
+        self.runtime = Runtime(case.scenario.namespace, name, case.nodes, key=KEY, transport=self.wire)
+        self.hold = Hold()
+        self.killed = False
+        self.resumed = trio.Event()
+        self.resumed.set()
+        self.ended = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the runtime until it is stopped."""
+        try:
+            with self._scope:
+                await self.runtime.run(task_status=task_status)
+        finally:
+            self.ended.set()
+
+    def suspend(self) -> None:
+        """Stop where it is, and lose its connections."""
+        self.hold.begin()
+        self.wire.disconnect()
+
+    def discard(self) -> None:
+        """End what is left of it."""
+        self.wire.cut = True
+        self.hold.lift()
+        self._scope.cancel()
+
+
+class Case:
+    """One run.
+
+    Args:
+        point: The fault in it; None for none.
+
+    Attributes:
+        records: It has no fault, and is to find the places where one can strike.
+        places: All that the run came by, in order, if it records them.
+        reads_stopping: Identifiers of nodes that asked whether they should stop.
+        begun: How often each node was begun.
+    """
+
+    def __init__(self, scenario: Scenario, point: Point | None) -> None:
+        self.scenario = scenario
+        self.nodes: list[type[BaseNode]] = [observed(node, self) for node in scenario.nodes]
+        self.records = point is None
+        self.places: list[Place] = []
+        self.reads_stopping: set[str] = set()
+        self.begun: Counter[str] = Counter()
+        self._point = point
+        self._visits: Counter[str] = Counter()
+        self._visit: Visit | None = None
+        self._ended_elsewhere = trio.Event()
+        self._tracker = TaskTracker()
+        self._processes: list[Process] = []
+        self._server: httpx.AsyncBaseTransport
+        self._nursery: trio.Nursery
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[GraphRun]:
+        """Run the graph. What was killed still stands where it was while the body runs.
+
+        Raises:
+            trio.TooSlowError: the run did not end in time.
+
+        Cancellation:
+            Ends all that runs, as at the end of the body.
+        """
+        scenario, begin = self.scenario, trio.current_time()
+        service = open_service(
+            ":memory:",
+            clock=virtual_clock(),
+            monotonic=lambda: to_ms(trio.current_time() - begin),
+            terms=TERMS,
+            schedules=False,
+        )
+        trio.lowlevel.add_instrument(self._tracker)
+        try:
+            async with service as opened, trio.open_nursery() as self._nursery:
+                # Not as of ``embedded``: leases of runtimes in its own process do not end.
+                app = create_app(opened, key=KEY)
+                self._server = httpx.ASGITransport(app, raise_app_exceptions=False)
+                try:
+                    async with StateManager(
+                        scenario.namespace, "http://rehearsal", KEY, transport=self._server
+                    ) as manager:
+                        yield await self._run(manager, scenario)
+                finally:
+                    await self._discard()
+        except BaseExceptionGroup as group:
+            if error := without_cancelled(group):
+                raise error from None
+            raise
+        finally:
+            trio.lowlevel.remove_instrument(self._tracker)
+
+    async def _run(self, manager: StateManager, scenario: Scenario) -> GraphRun:
+        graph = scenario.graph
+        await self._nursery.start(self._start)
+        await manager.upsert_graph(graph)
+        triggered = await manager.trigger(
+            graph.name, inputs=dict(scenario.inputs), store=dict(scenario.store)
+        )
+        status = await wait(manager, graph, triggered["run_id"], scenario.timeout)
+        for process in self._processes:
+            await process.resumed.wait()
+            if not process.killed:
+                process.runtime.stop()
+                await process.ended.wait()
+        return await result(manager, graph, triggered["run_id"], status)
+
+    async def _start(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run another runtime until it ends."""
+        name = f"runtime {len(self._processes) + 1}"
+        process = Process(name, self, self._server, self._nursery)
+        self._processes.append(process)
+        async with trio.open_nursery() as nursery:
+            with self._tracker.starting(process, process.hold):
+                nursery.start_soon(partial(process.run, task_status=task_status))
+
+    async def _discard(self) -> None:
+        """End what was killed, and all else that runs. Shielded, for up to ``MAX_CLEAN_UP``."""
+        left = [process for process in self._processes if not process.ended.is_set()]
+        with _without_logs(), trio.move_on_after(MAX_CLEAN_UP, shield=True):
+            for process in left:
+                process.discard()
+            for process in left:
+                await process.ended.wait()
+
+    @property
+    def struck(self) -> bool:
+        """Whether the run came by the place where the fault strikes."""
+        return self._visit is not None
+
+    # -- for visits
+
+    def begin(self, claim: Claim) -> Visit:
+        """Return the execution of a node that begins in the task that runs."""
+        self._visits[claim.identifier] += 1
+        return Visit(self, self._tracker.current, claim, self._visits[claim.identifier])
+
+    def reach(self, visit: Visit, place: Place) -> None:
+        """Note that an execution is at a place, and let what is planned strike there."""
+        if self._point is None:
+            self.places.append(place)
+        elif self._visit is None and place == self._point.place:
+            self._visit = visit
+            self._strike(self._point.fault, visit, visit.process)
+
+    def finish(self, visit: Visit) -> None:
+        """Note that the code of an execution is over."""
+        struck = self._visit
+        if struck is not None and visit is not struck and visit.state_id == struck.state_id:
+            self._ended_elsewhere.set()
+
+    # -- faults
+
+    def _strike(self, fault: Fault, visit: Visit, process: Process) -> None:
+        if fault is Fault.ANSWER_LOST:
+            process.wire.loses_answer_about = visit.state_id
+            return
+        self._nursery.start_soon(self._start)
+        if fault is Fault.KILLED:
+            process.killed = True
+            process.suspend()
+        elif fault is Fault.SUSPENDED:
+            process.suspend()
+            process.resumed = trio.Event()
+            self._nursery.start_soon(self._resume, process)
+        elif fault is Fault.STOPPED:
+            # It stays where it is until it is cancelled: the runtime takes some steps to do that.
+            visit.hold.begin()
+            self._nursery.start_soon(self._lift, visit.hold)
+            process.runtime.stop(0)
+        elif fault is Fault.DRAINED:
+            process.runtime.stop()
+
+    async def _lift(self, hold: Hold) -> None:
+        try:
+            await trio.sleep(MOMENT)
+        finally:
+            hold.lift()  # what is held does not end, even if all is cancelled
+
+    async def _resume(self, process: Process) -> None:
+        with trio.move_on_after(MAX_SUSPENDED):
+            await self._ended_elsewhere.wait()
+            await trio.sleep(MOMENT)  # what came of it is recorded meanwhile
+        process.hold.lift()
+        process.resumed.set()
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Log nothing: a process that was killed does not, but what ends its tasks here would."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,349 @@
+"""``explore``: a graph is run again and again, each time with a fault at another place."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+
+import trio
+from trio.testing import MockClock
+
+from exotrio._nodes.base import BaseNode, needs_asyncio
+from exotrio._nodes.checks import node_problems
+from exotrio._util.words import listed, plural, shortened
+from exotrio.errors import ConfigurationError
+from exotrio.graph import Graph
+from exotrio.testing._graphs import namespace_of
+from exotrio.testing._points import FAULTS, CrashRun, Fault, Place, Point
+
+if TYPE_CHECKING:
+    from exotrio.testing._case import Case, Scenario
+
+T = TypeVar("T")
+
+MAX_SHOWN = 10
+"""Failures that a message names."""
+MAX_LINE = 200
+"""Characters of what one of them raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A case that broke the check.
+
+    Attributes:
+        point: The fault; None for the run without any.
+        error: What ``check`` raised; ``trio.TooSlowError`` if the run did not end.
+        more_often: Nodes that were begun more often than without the fault, as words: ``charge ran twice``.
+    """
+
+    point: Point | None
+    error: BaseException
+    more_often: str = ""
+
+    def __str__(self) -> str:
+        what = ": ".join(filter(None, (type(self.error).__name__, _first_line(self.error))))
+        if self.point is None:
+            return f"without any fault: {what}"
+        begun = f" ({self.more_often})" if self.more_often else ""
+        return f"{self.point.number}: {self.point}{begun}: {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """What was tried, and what came of it.
+
+    Attributes:
+        points: All points, in order.
+        failures: Those that broke the check.
+        tried: Those at which a fault struck: fewer than ``points`` with ``max_points`` or ``max_failures``.
+        missed: Those that a run with the fault did not come by: the nodes do not do the same each time.
+    """
+
+    points: tuple[Point, ...]
+    failures: tuple[Failure, ...] = ()
+    tried: tuple[Point, ...] = ()
+    missed: tuple[Point, ...] = ()
+
+    def __str__(self) -> str:
+        missed = f"; {plural(len(self.missed), 'run')} did not come by its point" if self.missed else ""
+        return f"tried {len(self.tried)} of {plural(len(self.points), 'point')}{missed}"
+
+
+class CheckFailed(AssertionError):
+    """A property does not hold under some fault; the message names each.
+
+    Attributes:
+        exploration: What was tried, and the failures.
+    """
+
+    def __init__(self, what: str, exploration: Exploration) -> None:
+        super().__init__(what)
+        self.exploration = exploration
+
+
+async def explore(
+    graph: Graph,
+    nodes: Sequence[type[BaseNode]],
+    *,
+    check: Callable[[CrashRun[T]], object],
+    setup: Callable[[], T] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    store: Mapping[str, str] | None = None,
+    faults: Collection[Fault] = tuple(Fault),
+    only: int | None = None,
+    max_points: int = 500,
+    max_failures: int = MAX_SHOWN,
+    seed: int = 0,
+    timeout: float = 600.0,
+) -> Exploration:
+    """Run a graph once to find the points where something can go wrong; then once for each, with that fault.
+
+    After each run ``check`` looks whether the property still holds that you promise: the card was charged
+    once, no lock is left. Every run has a state manager in memory and a real runtime, under virtual time, and
+    a second runtime that takes over after the fault::
+
+        class Bank:
+            charges = 0
+
+        def fresh() -> Bank:
+            shop.bank = Bank()
+            return shop.bank
+
+        def charged_once(run: CrashRun[Bank]) -> None:
+            assert run.status is RunStatus.SUCCESS
+            assert run.world.charges == 1
+
+        async def test_a_crash_charges_nobody_twice(autojump_clock):
+            await explore(shop.graph, [shop.Charge], setup=fresh, check=charged_once)
+
+    The points are: before an execution begins, each of its awaits (each time its task, or a task that it
+    started, yields to Trio), and its end before it is reported. What strikes there:
+
+    ===========  =================  =====================================================================
+    ``Fault``    where              what happens
+    ===========  =================  =====================================================================
+    KILLED       begin, await, end  As ``kill -9``: no ``finally``, no ``except``, no report. The lease
+                                    expires, and the other runtime runs the state.
+    STOPPED      begin, await, end  SIGTERM, and the grace is over: the node is cancelled, with its
+                                    ``finally`` and ``except``, and its state released to the other runtime.
+                                    What has ended is still reported.
+    DRAINED      await              SIGTERM with a grace. Only for nodes that read ``self.stopping``.
+    SUSPENDED    await              The lease is lost while the node runs: its runtime stands still until the
+                                    other one has run the state. Then it goes on, for some steps, until it
+                                    learns that its lease is lost and cancels the node.
+    ANSWER_LOST  end                The report is recorded, and its answer lost: it is sent again.
+    ===========  =================  =====================================================================
+
+    What differs from a real SIGKILL: the code that was killed, with all tasks that it started, stands still.
+    It is cancelled after ``check`` and before the next ``setup``; then its ``finally`` runs. The memory of the
+    process is still there: globals of modules, and a ``trio.Lock`` that it holds. System tasks go on.
+
+    What has no await has no point. Where the real thing would wait (for the disk, for the bank), a fake should
+    too: ``await trio.lowlevel.checkpoint()``, before and after its effect.
+
+    A node with a plain ``def execute`` runs on the Trio loop here. All random numbers of ``random`` and the
+    order in which Trio runs its tasks depend on ``seed`` alone, so that each point keeps its number.
+
+    Args:
+        graph: The graph. All its nodes are in one namespace.
+        nodes: The node classes it names.
+        check: Called after each run with its result, while what was killed still stands; plain or async. It
+            raises anything if the property is broken.
+        setup: Called before each run: it makes all fresh that nodes have effects in. What it returns is
+            ``world`` of the result. Defaults to none: nodes have effects in nothing but the run.
+        inputs: As of ``run_graph``.
+        store: As of ``run_graph``.
+        faults: Which ones to try. Defaults to all.
+        only: The number of the only point to try; what ``check`` raises is raised as it is. Defaults to all.
+        max_points: Most points to try; if there are more, as many of them are drawn. Defaults to 500.
+        max_failures: End after so many. Defaults to 10.
+        seed: Of everything that depends on chance. Defaults to 0.
+        timeout: Seconds that each run may take, on Trio's clock. Defaults to 600.
+
+    Returns:
+        What was tried: ``print`` it, or assert that ``tried`` is as long as ``points``.
+
+    Raises:
+        CheckFailed: the check fails under some faults, each of which is named; or without any; or in a second
+            run without any, since ``setup`` left something of the first.
+        ConfigurationError: Trio's clock is not virtual, the nodes do not do the same each time, a node class
+            cannot be used, or there is no point ``only``.
+        trio.TooSlowError: the run without a fault did not end in time.
+        GraphInvalid, RequestRefused: as of ``run_graph``.
+
+    Cancellation:
+        Ends the run, as ``run_graph`` does. What was killed is cancelled, too.
+    """
+    _check_usable(nodes)
+    # Here, since it imports the state manager, which run_node does not need.
+    from exotrio.testing._case import Scenario
+
+    scenario = Scenario(
+        graph=graph,
+        namespace=namespace_of(graph),
+        nodes=nodes,
+        inputs=inputs or {},
+        store=store or {},
+        timeout=timeout,
+    )
+
+    runs = _Runs(scenario=scenario, check=check, setup=setup, seed=seed)
+    usual, error = await runs.make(None)
+    points = tuple(_points(usual, faults))
+    if error is not None:
+        _fail("the check fails even without a fault", Exploration(points, (Failure(None, error),)))
+    if only is not None:
+        if not 1 <= only <= len(points):
+            raise ConfigurationError(f"there is no point {only}: they are numbered from 1 to {len(points)}")
+        chosen: Sequence[Point] = [points[only - 1]]
+    else:
+        again, error = await runs.make(None)
+        if error is not None:
+            what = "the check holds without a fault, but not the second time: setup must make all fresh"
+            _fail(what, Exploration(points, (Failure(None, error),)))
+        _check_same(usual.places, again.places)
+        few = len(points) <= max_points
+        chosen = points if few else sorted(random.Random(seed).sample(points, max_points), key=_number)
+
+    tried: list[Point] = []
+    missed: list[Point] = []
+    failures: list[Failure] = []
+    for point in chosen:
+        case, error = await runs.make(point)
+        (tried if case.struck else missed).append(point)
+        if error is not None:
+            failures.append(Failure(point, error, _more_often(usual.begun, case.begun)))
+            if only is not None:
+                error.add_note(f"explore: point {failures[0]}")
+                raise error
+            if len(failures) >= max_failures:
+                break
+    found = Exploration(points, tuple(failures), tuple(tried), tuple(missed))
+    if failures:
+        _fail(
+            f"{plural(len(failures), 'fault')} broke the check; {found}; replay one with only=NUMBER", found
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runs(Generic[T]):
+    """Makes the runs of an exploration, and checks each."""
+
+    scenario: Scenario
+    check: Callable[[CrashRun[T]], object]
+    setup: Callable[[], T] | None
+    seed: int
+
+    async def make(self, point: Point | None) -> tuple[Case, BaseException | None]:
+        """Make a run with a fault, or without; return what the check raised, if anything."""
+        from exotrio.testing._case import Case  # as above
+
+        case = Case(self.scenario, point)
+        with _reproducible(self.seed):
+            # Without a setup, T is the type of None.
+            world = cast("T", None) if self.setup is None else self.setup()
+            try:
+                async with case.run() as run:
+                    result = CrashRun(run.status, run.states, run.identifiers, world, point, dict(case.begun))
+                    return case, await self._error(result)
+            except trio.TooSlowError as error:
+                if point is None:
+                    raise
+                return case, error
+
+    async def _error(self, run: CrashRun[T]) -> BaseException | None:
+        try:
+            checking = self.check(run)
+            if inspect.isawaitable(checking):
+                await checking
+        except (trio.Cancelled, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # pytest.fail() raises no Exception
+            return error
+        return None
+
+
+def _check_usable(nodes: Sequence[type[BaseNode]]) -> None:
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, MockClock) or clock.autojump_threshold == math.inf:
+        raise ConfigurationError(
+            "explore waits for leases to expire, for hours of real time",
+            fix="run it under virtual time: with autojump_clock of pytest-trio",
+        )
+    if problems := node_problems(nodes):
+        raise ConfigurationError("the classes cannot be used as nodes", problems)
+    if asyncio := [node.__name__ for node in nodes if needs_asyncio(node)]:
+        raise ConfigurationError(f"explore cannot run nodes on an asyncio loop: {listed(asyncio)}")
+
+
+def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
+    """Yield the points of a run without a fault, numbered from 1."""
+    found = (
+        (fault, place)
+        for place in case.places
+        for fault in FAULTS[place.moment]
+        if fault in faults and (fault is not Fault.DRAINED or place.node in case.reads_stopping)
+    )
+    for number, (fault, place) in enumerate(found, 1):
+        yield Point(number=number, fault=fault, place=place)
+
+
+def _number(point: Point) -> int:
+    return point.number
+
+
+def _check_same(first: Sequence[Place], second: Sequence[Place]) -> None:
+    """Raise ConfigurationError if two runs without a fault came by different places."""
+    for one, other in zip_longest(first, second):
+        if one != other:
+            was, then = (f"{each.node} {each}" if each else "the end" for each in (one, other))
+            raise ConfigurationError(
+                f"the nodes do not do the same each time: first came {was}, the second time {then}",
+                fix="have setup make everything fresh, and nothing depend on the time, or on os.urandom",
+            )
+
+
+def _more_often(usual: Mapping[str, int], now: Mapping[str, int]) -> str:
+    """Return which nodes ran more often than usual: ``charge ran twice``."""
+    more = {node: times for node, times in now.items() if times > usual.get(node, 0)}
+    words = {1: "once", 2: "twice"}
+    return ", ".join(f"{node} ran {words.get(times, f'{times} times')}" for node, times in more.items())
+
+
+def _fail(what: str, found: Exploration) -> NoReturn:
+    """Raise CheckFailed, with the first failure as its cause."""
+    shown = [f"\n  {failure}" for failure in found.failures[:MAX_SHOWN]]
+    raise CheckFailed("".join([f"{what}:", *shown]), found) from found.failures[0].error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return shortened(lines[0].strip(), MAX_LINE) if lines else ""
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """Let chance, and the order in which Trio runs its tasks, depend on ``seed`` alone.
+
+    As pytest-trio does it for Hypothesis: there is no public way to the order of tasks.
+    """
+    scheduler: Any = sys.modules["trio._core._run"]
+    before = random.getstate(), scheduler._r.getstate(), scheduler._ALLOW_DETERMINISTIC_SCHEDULING
+    random.seed(seed)
+    scheduler._r.seed(seed)
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        scheduler._r.setstate(before[1])
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before[2]

@@ -1,0 +1,108 @@
+"""Where a fault can strike while a graph runs, what strikes there, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from exotrio.testing._graphs import GraphRun
+
+T = TypeVar("T")
+
+
+class Fault(StrEnum):
+    """What happens at a point."""
+
+    KILLED = "killed"
+    """The runtime ends at once, as by ``kill -9``. Its leases expire, then another one runs its states."""
+    STOPPED = "stopped"
+    """SIGTERM, and the grace is over: the node is cancelled, and its state released to another runtime."""
+    DRAINED = "drained"
+    """SIGTERM: the node may end within the grace. Only for nodes that read ``self.stopping``."""
+    SUSPENDED = "suspended"
+    """The runtime stands still until its lease is lost and another runtime has run the state. Then it goes
+    on, until it learns that its lease is lost."""
+    ANSWER_LOST = "answer lost"
+    """The state manager recorded what the node reports, and the runtime does not learn that."""
+
+
+class Moment(StrEnum):
+    """Where an execution is."""
+
+    BEGIN = "before it began"
+    AWAIT = "at its await"
+    END = "after it ended, before its report"
+
+
+FAULTS = {
+    Moment.BEGIN: (Fault.KILLED, Fault.STOPPED),
+    Moment.AWAIT: (Fault.KILLED, Fault.STOPPED, Fault.DRAINED, Fault.SUSPENDED),
+    Moment.END: (Fault.KILLED, Fault.STOPPED, Fault.ANSWER_LOST),
+}
+_SENTENCES = {
+    Fault.KILLED: "was killed",
+    Fault.STOPPED: "was stopped",
+    Fault.DRAINED: "was asked to stop",
+    Fault.SUSPENDED: "lost its lease",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Somewhere in an execution of a node.
+
+    Attributes:
+        node: Identifier of the graph's node.
+        execution: Which of the node's executions, from 1.
+        moment: Where in the execution.
+        nth: Which of its awaits, from 1; 0 for other moments.
+        line: Where in the node's code that is; empty for other moments.
+    """
+
+    node: str
+    execution: int
+    moment: Moment
+    nth: int = 0
+    line: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return self.moment.value if not self.nth else f"{self.moment.value} {self.nth} ({self.line})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A fault at a place: one case of an exploration.
+
+    Attributes:
+        number: By which ``explore(..., only=number)`` replays it, from 1.
+        fault: What happens.
+        place: Where.
+    """
+
+    number: int
+    fault: Fault
+    place: Place
+
+    def __str__(self) -> str:
+        place = self.place
+        who = place.node if place.execution == 1 else f"execution {place.execution} of {place.node}"
+        if self.fault is Fault.ANSWER_LOST:
+            return f"the answer to the report of {who} was lost"
+        return f"{who} {_SENTENCES[self.fault]} {place}"
+
+
+@dataclass(frozen=True, slots=True)
+class CrashRun(GraphRun, Generic[T]):
+    """The result of a run with a fault in it.
+
+    Attributes:
+        world: What ``setup`` returned for this run; None without a ``setup``.
+        point: The fault; None if this run had none.
+        begun: How often each node was begun, by identifier; one that never was is not in it.
+    """
+
+    world: T
+    point: Point | None
+    begun: Mapping[str, int]

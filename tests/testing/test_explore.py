@@ -1,0 +1,369 @@
+"""``exotrio.testing.explore``: what each fault does, what is said of it, and what it refuses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from exotrio import BaseNode, ConfigurationError, Graph, GraphNodeModel
+from exotrio.testing import CheckFailed, CrashRun, Exploration, Fault, Moment, RunStatus, explore
+from exotrio.testing._case import MOMENT
+
+
+@dataclass
+class World:
+    """What outlives a runtime."""
+
+    log: list[str] = field(default_factory=list)
+    begun: trio.Event = field(default_factory=trio.Event)
+
+    def say(self, what: str) -> None:
+        self.log.append(what)
+
+
+world = World()
+
+
+def fresh() -> World:
+    global world
+    world = World()
+    return world
+
+
+class Work(BaseNode):
+    """Waits once, and says whatever happens to it."""
+
+    async def execute(self) -> None:
+        world.say("begin")
+        world.begun.set()
+        try:
+            await trio.sleep(0.1)
+            world.say("on")
+        except BaseException as error:
+            world.say(type(error).__name__)
+            raise
+        finally:
+            world.say("finally")
+        world.say("end")
+
+
+def graph(node: type[BaseNode] = Work) -> Graph:
+    return Graph("g", [GraphNodeModel(node_name=node.__name__, namespace="ns", identifier="work")])
+
+
+WHOLE = ["begin", "on", "finally", "end"]
+
+
+@dataclass
+class Logs:
+    """A check that never fails, and keeps what it saw."""
+
+    by_point: dict[str, list[str]] = field(default_factory=dict)
+    runs: list[CrashRun[World]] = field(default_factory=list)
+
+    def __call__(self, run: CrashRun[World]) -> None:
+        self.by_point[str(run.point).partition(" (")[0]] = list(run.world.log)
+        self.runs.append(run)
+
+
+async def seen(node: type[BaseNode] = Work, *faults: Fault) -> Logs:
+    logs = Logs()
+    await explore(graph(node), [node], setup=fresh, check=logs, faults=faults or tuple(Fault))
+    return logs
+
+
+async def test_each_fault_at_each_moment_does_what_the_table_says(autojump_clock: MockClock) -> None:
+    logs = await seen()
+    assert logs.by_point == {
+        "None": WHOLE,
+        "work was killed before it began": WHOLE,
+        "work was stopped before it began": WHOLE,
+        "work was killed at its await 1": ["begin", *WHOLE],
+        "work was stopped at its await 1": ["begin", "Cancelled", "finally", *WHOLE],
+        # When it goes on its sleep is over. It learns that its lease is lost when it has ended.
+        "work lost its lease at its await 1": ["begin", *WHOLE, "on", "finally", "end"],
+        "work was killed after it ended, before its report": WHOLE * 2,
+        "work was stopped after it ended, before its report": WHOLE,
+        "the answer to the report of work was lost": WHOLE,
+    }
+    assert all(run.status is RunStatus.SUCCESS for run in logs.runs)
+    assert [run.begun["work"] for run in logs.runs if run.point is None] == [1, 1]
+    assert sum(run.begun["work"] for run in logs.runs) == 2 + 2 * 1 + 3 * 2 + 2 + 1 + 1
+
+
+async def test_what_was_killed_goes_on_and_is_cancelled_after_the_check_and_before_the_next_setup(
+    autojump_clock: MockClock,
+) -> None:
+    logs: list[list[str]] = []
+
+    def setup() -> World:
+        assert world.log.count("begin") == world.log.count("finally")
+        logs.append(fresh().log)
+        return world
+
+    def check(run: CrashRun[World]) -> None:
+        run.world.say("checked")
+
+    await explore(graph(), [Work], setup=setup, check=check, faults=[Fault.KILLED])
+    assert logs[3] == ["begin", *WHOLE, "checked", "on", "finally", "end"]
+    assert logs[4] == [*WHOLE, *WHOLE, "checked"]
+
+
+class Several(BaseNode):
+    """Its own task waits for two that it started, one of which is shielded."""
+
+    async def execute(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.child, "one", 0.1, False)
+            nursery.start_soon(self.child, "two", 0.2, True)
+        world.say("end")
+
+    async def child(self, name: str, pause: float, shield: bool) -> None:
+        try:
+            with trio.CancelScope(shield=shield):
+                await trio.sleep(pause)
+                await trio.sleep(pause)
+            world.say(name)
+        finally:
+            world.say(f"{name} is over")
+
+
+async def test_tasks_that_a_node_started_have_points_and_are_killed_with_it(
+    autojump_clock: MockClock,
+) -> None:
+    logs = await seen(Several, Fault.KILLED, Fault.STOPPED)
+    points = [run.point for run in logs.runs if run.point and run.point.fault is Fault.KILLED]
+    # The end of the nursery, and two for each child.
+    assert sum(point.place.moment is Moment.AWAIT for point in points) == 5
+    assert all("test_explore.py" in str(point) for point in points if point.place.moment is Moment.AWAIT)
+    whole = ["one", "one is over", "two", "two is over", "end"]
+    killed = [log for point, log in logs.by_point.items() if "killed" in point]
+    assert killed == [whole] * 5 + [["one", "one is over", *whole], [*whole, *whole]]
+    stopped = logs.by_point["work was stopped at its await 1"]
+    assert stopped == ["one is over", "two", "two is over", *whole]
+
+
+class Polite(BaseNode):
+    async def execute(self) -> None:
+        await trio.sleep(0.1)
+        world.say(self.stopping.value or "goes on")
+
+
+async def test_a_drain_is_tried_at_nodes_that_ask_whether_they_should_stop(autojump_clock: MockClock) -> None:
+    drained = (await seen(Polite, Fault.DRAINED)).by_point
+    assert drained == {
+        "None": ["goes on"],
+        "work was asked to stop at its await 1": ["draining"],
+    }
+    assert list((await seen(Work, Fault.DRAINED)).by_point) == ["None"]
+
+
+class Plain(BaseNode):
+    def execute(self) -> None:
+        world.say("plain")
+
+
+async def test_a_plain_node_runs_on_the_loop_and_is_killed_before_and_after_it(
+    autojump_clock: MockClock,
+) -> None:
+    killed = (await seen(Plain, Fault.KILLED)).by_point
+    assert list(killed.values()) == [["plain"], ["plain"], ["plain", "plain"]]
+
+
+# -- what is said
+
+
+def ran_once(run: CrashRun[World]) -> None:
+    assert run.world.log.count("on") == 1
+
+
+async def test_every_failure_is_named_with_its_node_its_point_and_its_number(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        await explore(graph(), [Work], setup=fresh, check=ran_once)
+    head, lease, end = str(caught.value).splitlines()
+    assert head == "2 faults broke the check; tried 8 of 8 points; replay one with only=NUMBER:"
+    assert lease.startswith("  5: work lost its lease at its await 1 (test_explore.py:")
+    assert ", in execute) (work ran twice): AssertionError: assert 2 == 1" in lease
+    assert end.startswith("  6: work was killed after it ended, before its report (work ran twice): Assert")
+    assert caught.value.__cause__ is caught.value.exploration.failures[0].error
+
+
+async def test_one_point_is_replayed_by_its_number_and_raises_what_the_check_raises(
+    autojump_clock: MockClock,
+) -> None:
+    logs = Logs()
+
+    async def check(run: CrashRun[World]) -> None:
+        logs(run)
+        await trio.lowlevel.checkpoint()
+        if run.point is not None:
+            pytest.fail("it broke")  # which raises no Exception
+
+    with pytest.raises(pytest.fail.Exception, match="it broke") as caught:
+        await explore(graph(), [Work], setup=fresh, check=check, only=6)
+    assert [str(run.point) for run in logs.runs] == [
+        "None",
+        "work was killed after it ended, before its report",
+    ]
+    (note,) = caught.value.__notes__
+    assert note.startswith("explore: point 6: work was killed after it ended")
+    with pytest.raises(ConfigurationError, match="no point 9: they are numbered from 1 to 8"):
+        await explore(graph(), [Work], setup=fresh, check=Logs(), only=9)
+
+
+class Forever(BaseNode):
+    """Waits for a lock that nobody releases when it is killed."""
+
+    async def execute(self) -> None:
+        while "locked" in world.log:  # noqa: ASYNC110  (as one does that asks a database)
+            await trio.sleep(10)
+        world.say("locked")
+        await trio.sleep(0.1)
+        world.log.remove("locked")
+
+
+async def test_a_run_that_does_not_end_is_a_failure_that_says_what_waits(autojump_clock: MockClock) -> None:
+    with pytest.raises(CheckFailed, match=r"did not end in 60 s: work is QUEUED$"):
+        await explore(graph(Forever), [Forever], setup=fresh, check=Logs(), faults=[Fault.KILLED], timeout=60)
+
+
+class Roll(BaseNode):
+    class Outputs(BaseModel):
+        n: str
+
+    async def execute(self) -> list[Outputs]:
+        return [self.Outputs(n=str(n)) for n in range(random.randrange(2, 4))]
+
+
+class Toss(BaseNode):
+    class Inputs(BaseModel):
+        n: str
+
+    async def execute(self) -> None:
+        for _ in range(random.randrange(4)):
+            await trio.sleep(random.random())
+
+
+FAN_OUT = Graph(
+    "tosses",
+    [
+        GraphNodeModel(node_name="Roll", namespace="ns", identifier="roll", next_nodes=["toss"]),
+        GraphNodeModel(
+            node_name="Toss", namespace="ns", identifier="toss", inputs={"n": "${{ roll.outputs.n }}"}
+        ),
+    ],
+)
+
+
+async def toss(check: Callable[[CrashRun[None]], object] = bool, **options: int) -> Exploration:
+    faults = [Fault.STOPPED]
+    return await explore(FAN_OUT, [Roll, Toss], check=check, faults=faults, **options)  # type: ignore[arg-type]
+
+
+async def test_the_same_seed_gives_the_same_points_and_as_many_of_them_as_asked_for(
+    autojump_clock: MockClock,
+) -> None:
+    random.seed(5)
+    before = random.getstate()
+    first, second = await toss(seed=3, max_points=2), await toss(seed=3, max_points=2)
+    assert random.getstate() == before
+    assert first == second
+    assert len(first.points) > 8
+    assert max(point.place.execution for point in first.points) > 1
+    assert str(first) == f"tried 2 of {len(first.points)} points"
+    numbers = [point.number for point in first.tried]
+    assert numbers == sorted(numbers)
+
+
+async def test_it_ends_after_as_many_failures_as_asked_for(autojump_clock: MockClock) -> None:
+    def check(run: CrashRun[None]) -> None:
+        assert run.point is None
+
+    with pytest.raises(CheckFailed) as caught:
+        await toss(check, max_failures=2)
+    assert len(caught.value.exploration.failures) == len(caught.value.exploration.tried) == 2
+
+
+# -- what it refuses
+
+
+async def test_it_refuses_a_real_clock_and_nodes_that_need_another_loop() -> None:
+    with pytest.raises(ConfigurationError, match="autojump_clock"):
+        await explore(graph(), [Work], check=ran_once)
+
+
+class Foreign(BaseNode):
+    event_loop = "asyncio"
+
+    async def execute(self) -> None:
+        raise AssertionError("not run")
+
+
+async def test_it_refuses_what_cannot_be_run(autojump_clock: MockClock) -> None:
+    with pytest.raises(ConfigurationError, match="asyncio loop: Foreign"):
+        await explore(graph(Foreign), [Foreign], check=ran_once)
+    with pytest.raises(ConfigurationError, match="dict"):
+        await explore(graph(), [dict], check=ran_once)  # type: ignore[list-item]
+
+
+async def test_a_check_that_fails_without_a_fault_says_so(autojump_clock: MockClock) -> None:
+    def check(run: CrashRun[World]) -> None:
+        raise ValueError("always")
+
+    with pytest.raises(
+        CheckFailed, match="fails even without a fault:\n  without any fault: ValueError: always"
+    ):
+        await explore(graph(), [Work], setup=fresh, check=check)
+
+
+async def test_what_setup_leaves_of_the_run_before_is_noticed(autojump_clock: MockClock) -> None:
+    fresh()
+    with pytest.raises(CheckFailed, match="not the second time: setup must make all fresh"):
+        await explore(graph(), [Work], setup=lambda: world, check=ran_once)
+    fresh()
+    with pytest.raises(
+        ConfigurationError, match=r"first came work at its await 1 .*, the second time work after"
+    ):
+        await explore(graph(Once), [Once], check=lambda run: None)
+
+
+class Once(BaseNode):
+    """Does its work only if it is not done."""
+
+    async def execute(self) -> None:
+        if not world.log:
+            await trio.sleep(0.1)
+        world.say("done")
+
+
+@pytest.mark.parametrize(
+    ("fault", "number"), [(Fault.KILLED, 2), (Fault.STOPPED, 2), (Fault.SUSPENDED, 1)], ids=str
+)
+async def test_an_exploration_can_be_cancelled_while_its_node_is_held(
+    fault: Fault, number: int, autojump_clock: MockClock
+) -> None:
+    async def cancel_when_struck() -> None:
+        await world.begun.wait()
+        await trio.sleep(MOMENT / 2)
+        scope.cancel()
+
+    def setup() -> World:
+        made.append(fresh())
+        if len(made) == 2:  # after a run without a fault
+            nursery.start_soon(cancel_when_struck)
+        return made[-1]
+
+    made: list[World] = []
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            await explore(graph(), [Work], setup=setup, check=Logs(), faults=[fault], only=number)
+    assert scope.cancelled_caught
+    assert made[-1].log == ["begin", "Cancelled", "finally"]
