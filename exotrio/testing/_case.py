@@ -231,13 +231,11 @@ class Case:
             process.suspend()
             process.resumed = trio.Event()
             self._nursery.start_soon(self._resume, process)
-        elif fault is Fault.STOPPED:
-            # It stays where it is until it is cancelled: the runtime takes some steps to do that.
+        else:
+            # It stays where it is until it is told, and cancelled: the runtime takes some steps to do that.
             visit.hold.begin()
             self._nursery.start_soon(self._lift, visit.hold)
-            process.runtime.stop(0)
-        elif fault is Fault.DRAINED:
-            process.runtime.stop()
+            process.runtime.stop(0 if fault is Fault.STOPPED else None)
 
     async def _lift(self, hold: Hold) -> None:
         try:

@@ -143,11 +143,12 @@ async def explore(
     ===========  =================  =====================================================================
 
     What differs from a real SIGKILL: the code that was killed, with all tasks that it started, stands still.
-    It is cancelled after ``check`` and before the next ``setup``; then its ``finally`` runs. The memory of the
-    process is still there: globals of modules, and a ``trio.Lock`` that it holds. System tasks go on.
+    After ``check``, and before the next ``setup``, it goes on to its next await and is cancelled there. The
+    memory of the process is still there: globals of modules, or a ``trio.Lock`` that it holds. System tasks
+    and threads go on.
 
-    What has no await has no point. Where the real thing would wait (for the disk, for the bank), a fake should
-    too: ``await trio.lowlevel.checkpoint()``, before and after its effect.
+    What has no await has no point. Where the real thing would wait, for the disk or for the bank, a fake has
+    to as well: ``await trio.lowlevel.checkpoint()`` before its effect.
 
     A node with a plain ``def execute`` runs on the Trio loop here. All random numbers of ``random`` and the
     order in which Trio runs its tasks depend on ``seed`` alone, so that each point keeps its number.
