@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from exotrio import StateManager
 from exotrio._runtime.outbox_store import read_totals
 from exotrio._wire.native import Run
 from tests.support.gated import APP, ITEMS, NAMESPACE, RESULT, WORKERS, Log, graph, until
-from tests.support.processes import EXOTRIO, KEY, Process, Processes, Server
+from tests.support.processes import EXOTRIO, KEY, Process, Processes, Server, server
 from tests.support.scrapes import get, values_in
 from tests.support.terminals import Terminal
 
@@ -27,12 +28,31 @@ BOTH = 2 * WORKERS
 OPTIONS = ("worker", "app.py", "--processes", "2")
 
 
-class Place:
-    """A folder with the gated app, and the processes started there."""
+@dataclass(frozen=True)
+class Busy:
+    """Two processes whose workers all run a state.
 
-    def __init__(self, folder: Path, processes: Processes) -> None:
+    Attributes:
+        running: Its item, for each of these states.
+    """
+
+    parent: Process
+    pids: tuple[int, int]
+    run_id: str
+    running: list[str]
+
+
+class Place:
+    """A folder with the gated app, and the processes started there.
+
+    Attributes:
+        running: A state manager that the tests of this file share; none finds a run of another one there.
+    """
+
+    def __init__(self, folder: Path, processes: Processes, running: Server) -> None:
         self.folder = folder
         self.log = Log(folder)
+        self.running = running
         self._processes = processes
         self.app()
 
@@ -40,6 +60,7 @@ class Place:
         (self.folder / "app.py").write_text(more + APP, "utf-8")
 
     def server(self, *arguments: str) -> Server:
+        """Start a state manager for this test alone: with other options, or to be killed."""
         return self._processes.server(self.folder, "--db", "server.db", *arguments)
 
     @contextmanager
@@ -55,15 +76,33 @@ class Place:
                 if runs(pid) and "--child" in Path(f"/proc/{pid}/cmdline").read_text():
                     os.kill(pid, signal.SIGKILL)
 
+    @contextmanager
+    def busy(self, *options: str, server: Server | None = None, **env: str) -> Iterator[Busy]:
+        """Start a worker of two processes and a run, and wait until all their workers run a state of it."""
+        server = server or self.running
+        with self.start(server, *OPTIONS, *options, **env) as parent:
+            pids = pid_of(parent, 1), pid_of(parent, 2)
+            run_id = trigger(server)
+            yield Busy(parent, pids, run_id, self.log.until("begin", BOTH))
+
     def open(self) -> None:
         """Let the nodes end."""
         (self.folder / "open-w").touch()
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("running")) as running:
+        yield running
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path, running: Server) -> Iterator[Place]:
     with Processes() as processes:
-        yield Place(tmp_path, processes)
+        yield Place(tmp_path, processes, running)
+    for run in running.ask("GET", f"/v0/namespace/{NAMESPACE}/runs/1/100")["runs"]:
+        if run["status"] == "PENDING":
+            running.ask("POST", f"/exotrio/v1/namespace/{NAMESPACE}/run/{run['run_id']}/cancel")
 
 
 def trigger(server: Server) -> str:
@@ -110,11 +149,11 @@ def kill(*pids: int) -> None:
         until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
 
 
-def complete(place: Place, server: Server, run_id: str) -> None:
-    """Let other processes do the rest of a run: each state has to have run once, none twice."""
+def complete(place: Place, run_id: str) -> None:
+    """Let another process do the rest of a run: each state has to have run once, none twice."""
     place.open()
-    with place.start(server) as rest:
-        run = finished(server, run_id)
+    with place.start(place.running, "worker", "app.py") as rest:
+        run = finished(place.running, run_id)
         rest.signal(signal.SIGTERM)
         end = rest.wait()
     assert end.code == 0, end
@@ -125,74 +164,57 @@ def complete(place: Place, server: Server, run_id: str) -> None:
 # -- the stop
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_parent_drains_all_and_nothing_is_lost(place: Place, number: signal.Signals) -> None:
-    server = place.server()
-    with place.start(server) as parent:
-        pids = [pid_of(parent, 1), pid_of(parent, 2)]
-        run_id = trigger(server)
-        running = place.log.until("begin", BOTH)
-        parent.signal(number)
+def test_a_signal_to_the_parent_drains_all_and_nothing_is_lost(place: Place) -> None:
+    with place.busy() as busy:
+        busy.parent.signal(signal.SIGTERM)
         for child in (1, 2):
-            parent.line(rf"\[{child}\] .*asked to stop by {number.name}: {WORKERS} running")
+            busy.parent.line(rf"\[{child}\] .*asked to stop by SIGTERM: {WORKERS} running")
         place.open()
-        end = parent.wait()
+        end = busy.parent.wait()
     assert end.code == 0, end
-    assert sorted(place.log.items("end")) == sorted(running)
-    assert sorted(place.log.items("begin")) == sorted(running), "a state was begun after the signal"
+    assert sorted(place.log.items("end")) == sorted(busy.running)
+    assert sorted(place.log.items("begin")) == sorted(busy.running), "a state was begun after the signal"
     assert "cancelled 0, unknown 0, abandoned 0" in end.err
-    assert not any(map(runs, pids))
-    complete(place, server, run_id)
+    assert not any(map(runs, busy.pids))
+    complete(place, busy.run_id)
 
 
 def test_a_second_signal_cancels_the_nodes_of_all(place: Place) -> None:
-    server = place.server()
-    with place.start(server) as parent:
-        pid_of(parent, 2)
-        run_id = trigger(server)
-        running = place.log.until("begin", BOTH)
-        for nth in (1, 2):
-            parent.signal(signal.SIGTERM)
-            parent.line("all processes are ordered to", number=nth)
-        end = parent.wait()
+    with place.busy() as busy:
+        for order in ("drain", "cancel"):
+            busy.parent.signal(signal.SIGINT)
+            busy.parent.line(f"all processes are ordered to {order}: SIGINT")
+        end = busy.parent.wait()
     assert end.code == 0, end
-    assert sorted(place.log.items("cancelled")) == sorted(running)
-    complete(place, server, run_id)
+    assert sorted(place.log.items("cancelled")) == sorted(busy.running)
+    complete(place, busy.run_id)
 
 
 def test_the_grace_of_the_command_is_one_for_all(place: Place) -> None:
-    server = place.server()
-    with place.start(server, *OPTIONS, "--grace", "0.2") as parent:
-        pid_of(parent, 2)
-        trigger(server)
-        running = place.log.until("begin", BOTH)
-        parent.signal(signal.SIGTERM)
-        end = parent.wait()
+    with place.busy("--grace", "0.2") as busy:
+        busy.parent.signal(signal.SIGTERM)
+        end = busy.parent.wait()
     assert end.code == 0, end
     assert end.err.count("the grace is over; ") == 2, end
-    assert sorted(place.log.items("cancelled")) == sorted(running)
+    assert sorted(place.log.items("cancelled")) == sorted(busy.running)
 
 
 def test_a_third_signal_ends_all_at_once(place: Place) -> None:
-    server = place.server()
-    with place.start(server, STUBBORN="1") as parent:
-        pids = [pid_of(parent, 1), pid_of(parent, 2)]
-        trigger(server)
-        place.log.until("begin", BOTH)
+    with place.busy(STUBBORN="1") as busy:
         for nth in (1, 2):
-            parent.signal(signal.SIGTERM)
-            parent.line("all processes are ordered to", number=nth)
-        parent.signal(signal.SIGTERM)
-        end = parent.wait()
+            busy.parent.signal(signal.SIGTERM)
+            busy.parent.line("all processes are ordered to", number=nth)
+        busy.parent.signal(signal.SIGTERM)
+        end = busy.parent.wait()
     assert end.code == 128 + signal.SIGTERM, end
-    for pid in pids:
+    for pid in busy.pids:
         until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
     assert place.log.items("end") == []
 
 
-@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("times", [1, 3])
 def test_ctrl_c_in_a_terminal_counts_once_for_each_process(place: Place, times: int) -> None:
-    server = place.server()
+    server = place.running
     env = {**server.env, "STUBBORN": "1" if times == 3 else ""}
     with Terminal([*EXOTRIO, *OPTIONS], cwd=place.folder, env=env) as terminal:
         terminal.until("process 2 (pid")
@@ -209,26 +231,22 @@ def test_ctrl_c_in_a_terminal_counts_once_for_each_process(place: Place, times: 
             place.open()
         assert terminal.wait() == (130 if times == 3 else 0), terminal.screen
     assert sorted(place.log.items("end")) == (sorted(running) if times == 1 else [])
-    assert sorted(place.log.items("cancelled")) == (sorted(running) if times == 2 else [])
+    assert place.log.items("cancelled") == []
     assert terminal.screen.count("third signal") == (times == 3), terminal.screen
 
 
 def test_a_signal_that_every_process_of_a_service_gets_counts_once(place: Place) -> None:
     """As systemd sends it, by default."""
-    server = place.server()
-    with place.start(server) as parent:
-        pids = [pid_of(parent, 1), pid_of(parent, 2)]
-        trigger(server)
-        running = place.log.until("begin", BOTH)
-        for pid in (*pids, parent.pid):
+    with place.busy() as busy:
+        for pid in (*busy.pids, busy.parent.pid):
             os.kill(pid, signal.SIGTERM)
-        parent.line("all processes are ordered to drain: SIGTERM")
+        busy.parent.line("all processes are ordered to drain: SIGTERM")
         for child in (1, 2):
-            parent.line(rf"\[{child}\] .*asked to stop by SIGTERM")
+            busy.parent.line(rf"\[{child}\] .*asked to stop by SIGTERM")
         place.open()
-        end = parent.wait()
+        end = busy.parent.wait()
     assert end.code == 0, end
-    assert sorted(place.log.items("end")) == sorted(running)
+    assert sorted(place.log.items("end")) == sorted(busy.running)
 
 
 def test_a_signal_while_the_code_is_loaded_ends_all(place: Place) -> None:
@@ -246,33 +264,18 @@ def test_a_signal_while_the_code_is_loaded_ends_all(place: Place) -> None:
 
 def test_a_process_that_is_killed_is_replaced_and_its_states_run_elsewhere(place: Place) -> None:
     server = place.server("--lease-ttl", "1")
-    with place.start(server) as parent:
-        first = pid_of(parent, 2)
-        run_id = trigger(server)
-        place.log.until("begin", BOTH)
+    with place.busy(server=server) as busy:
+        first = busy.pids[1]
         os.kill(first, signal.SIGKILL)
-        assert parent.line(r"ERROR .*process 2 \(pid (\d+)\) was killed by SIGKILL")[1] == str(first)
-        assert pid_of(parent, 2, nth=2) != first
+        assert busy.parent.line(r"ERROR .*process 2 \(pid (\d+)\) was killed by SIGKILL")[1] == str(first)
+        assert pid_of(busy.parent, 2, nth=2) != first
         place.open()
-        assert finished(server, run_id).status == "SUCCESS"
-        parent.signal(signal.SIGTERM)
-        end = parent.wait()
+        assert finished(server, busy.run_id).status == "SUCCESS"
+        busy.parent.signal(signal.SIGTERM)
+        end = busy.parent.wait()
     assert end.code == 0, f"who was replaced does not count; {end}"
     assert sorted(set(place.log.items("end")), key=int) == RESULT.split(), "none is lost"
     assert len(place.log.items("begin")) == ITEMS + WORKERS, "only its states ran again"
-
-
-def test_a_process_that_was_drained_by_itself_is_not_replaced(place: Place) -> None:
-    server = place.server()
-    with place.start(server) as parent:
-        os.kill(pid_of(parent, 2), signal.SIGTERM)
-        parent.line(r"process 2 \(pid \d+\) drained, as it was asked to; it is not replaced")
-        run_id = trigger(server)
-        place.open()
-        assert finished(server, run_id).status == "SUCCESS"
-        os.kill(pid_of(parent, 1), signal.SIGTERM)
-        end = parent.wait()
-    assert end.code == 0, end
 
 
 def test_code_that_cannot_be_loaded_is_told_once(place: Place) -> None:
@@ -284,80 +287,64 @@ def test_code_that_cannot_be_loaded_is_told_once(place: Place) -> None:
 
 
 def test_a_refused_key_ends_all(place: Place) -> None:
-    server = place.server()
+    server = place.running
     with place.start(server, EXOSPHERE_API_KEY="another-key-for-tests") as parent:
         end = parent.wait()
     assert end.code == 5, end
 
 
 def test_a_process_that_cannot_be_replaced_ends_all_and_they_drain(place: Place) -> None:
-    server = place.server()
-    with place.start(server) as parent:
-        pid = pid_of(parent, 2)
-        trigger(server)
-        place.log.until("begin", BOTH)
+    with place.busy() as busy:
         place.app("import nothing_like_it\n")
-        os.kill(pid, signal.SIGKILL)
-        parent.line(r"\[1\] .*asked to stop by exit code 3 of process 2")
+        os.kill(busy.pids[1], signal.SIGKILL)
+        busy.parent.line(r"\[1\] .*asked to stop by exit code 3 of process 2")
         place.open()
-        end = parent.wait()
+        end = busy.parent.wait()
     assert end.code == 3, end
     assert len(place.log.items("end")) == WORKERS
 
 
 def test_a_process_that_dies_while_it_stops_leaves_something_behind(place: Place) -> None:
-    server = place.server()
-    with place.start(server) as parent:
-        pid = pid_of(parent, 2)
-        trigger(server)
-        place.log.until("begin", BOTH)
-        parent.signal(signal.SIGTERM)
-        parent.line(r"\[2\] .*asked to stop by SIGTERM")
-        os.kill(pid, signal.SIGKILL)
-        parent.line("was killed by SIGKILL; .* while it stopped")
+    with place.busy() as busy:
+        busy.parent.signal(signal.SIGTERM)
+        busy.parent.line(r"\[2\] .*asked to stop by SIGTERM")
+        os.kill(busy.pids[1], signal.SIGKILL)
+        busy.parent.line("was killed by SIGKILL; .* while it stopped")
         place.open()
-        end = parent.wait()
+        end = busy.parent.wait()
     assert end.code == 75, end
 
 
 def test_what_one_process_abandons_is_the_exit_code_of_all(place: Place) -> None:
     server = place.server()
-    with place.start(server) as parent:
-        pid_of(parent, 2)
-        trigger(server)
-        place.log.until("begin", BOTH)
+    with place.busy(server=server) as busy:
         server.process.kill()
-        parent.signal(signal.SIGTERM)
-        parent.line(r"\[2\] .*asked to stop by SIGTERM")
-        parent.signal(signal.SIGTERM)
-        end = parent.wait()
+        busy.parent.signal(signal.SIGTERM)
+        busy.parent.line(r"\[2\] .*asked to stop by SIGTERM")
+        busy.parent.signal(signal.SIGTERM)
+        end = busy.parent.wait()
     assert end.code == 75, end
 
 
-@pytest.mark.parametrize("state", ["idle", "busy", "loading"])
-def test_no_process_outlives_a_parent_that_is_killed(place: Place, state: str) -> None:
-    server = place.server()
-    if state == "loading":
-        place.app("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
-    with place.start(server) as parent:
-        if state == "loading":
-            file = place.folder / "pid"
-            pids = [int(until(lambda: file.exists() and file.read_text(), "the code is loaded"))]
-        else:
-            pids = [pid_of(parent, 1), pid_of(parent, 2)]
-        if state == "busy":
-            run_id = trigger(server)
-            running = place.log.until("begin", BOTH)
-        parent.kill()
-        if state == "busy":
-            for child in (1, 2):
-                parent.line(rf"\[{child}\] .*asked to stop by the end of the parent process")
-            place.open()
-        for pid in pids:
+def test_no_process_outlives_a_parent_that_is_killed(place: Place) -> None:
+    with place.busy() as busy:
+        busy.parent.kill()
+        for child in (1, 2):
+            busy.parent.line(rf"\[{child}\] .*asked to stop by the end of the parent process")
+        place.open()
+        for pid in busy.pids:
             until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
-    if state == "busy":
-        assert sorted(place.log.items("end")) == sorted(running), "they drained"
-        complete(place, server, run_id)
+    assert sorted(place.log.items("end")) == sorted(busy.running), "they drained"
+    complete(place, busy.run_id)
+
+
+def test_a_process_that_loads_its_code_does_not_outlive_its_parent_either(place: Place) -> None:
+    place.app("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
+    file = place.folder / "pid"
+    with place.start(place.running) as parent:
+        pid = int(until(lambda: file.exists() and file.read_text(), "the code is loaded"))
+        parent.kill()
+        until(lambda: is_gone(pid), f"process {pid} ends")
 
 
 # -- health and metrics
@@ -373,16 +360,26 @@ def metrics(url: str) -> dict[str, float]:
     return values_in(text)
 
 
-WITH_HEALTH = (*OPTIONS, "--health-port", "0", "--health-tasks")
+HEALTH = ("--health-port", "0", "--health-tasks")
 COMPLETED = 'exotrio_states_total{node="Work",outcome="completed"}'
 WORKED = 'exotrio_state_duration_seconds_count{node="Work"}'
 
 
-def test_metrics_are_those_of_all_and_never_go_backwards(place: Place) -> None:
-    server = place.server("--lease-ttl", "1")
-    with place.start(server, *WITH_HEALTH) as parent:
+def test_health_metrics_and_log_are_those_of_all_through_a_kill_a_hang_and_a_stop(place: Place) -> None:
+    server = place.running
+    with place.start(server, *OPTIONS, *HEALTH, "--log-format", "json") as parent:
         url, pid = health_of(parent), pid_of(parent, 2)
         pid_of(parent, 1)
+        ids = {
+            re.sub(r".*works as ([^\"]+).*", r"\1", parent.line("works as", number=n).string) for n in (1, 2)
+        }
+        assert len(ids) == 2
+        assert get(f"{url}/livez") == (200, "ok\n")
+        assert get(f"{url}/readyz") == (200, "ok\n")
+        tree = get(f"{url}/tasks")[1]
+        assert all(f"process {number} (pid " in tree for number in (1, 2))
+        assert tree.count("Poller.claim (") == 2
+
         run_id = trigger(server)
         place.log.until("begin", BOTH)
         busy = metrics(url)
@@ -395,49 +392,16 @@ def test_metrics_are_those_of_all_and_never_go_backwards(place: Place) -> None:
         until(lambda: metrics(url)[COMPLETED] == ITEMS, "all are counted")
         done = metrics(url)
         assert done[WORKED] == ITEMS
+
         os.kill(pid, signal.SIGKILL)
-        pid_of(parent, 2, nth=2)
+        pid = pid_of(parent, 2, nth=2)
         after = metrics(url)
         assert after["exotrio_process_restarts_total"] == 1
         assert after["exotrio_workers"] == BOTH
-        fallen = [
-            name
-            for name in done
-            if name.endswith(("_total", "_count", "_sum", "_created")) or "_bucket{" in name
-            if after[name] < done[name]
-        ]
-        assert not fallen
-        parent.signal(signal.SIGTERM)
-        end = parent.wait()
-    assert end.code == 0, end
+        counters = [name for name in done if re.search(r"_(total|count|sum|created|bucket)($|{)", name)]
+        assert counters
+        assert [name for name in counters if after[name] < done[name]] == [], "none goes backwards"
 
-
-def test_what_a_process_counted_in_its_drain_stays(place: Place) -> None:
-    server = place.server()
-    with place.start(server, *WITH_HEALTH) as parent:
-        url, pid = health_of(parent), pid_of(parent, 2)
-        pid_of(parent, 1)
-        trigger(server)
-        place.log.until("begin", BOTH)
-        os.kill(pid, signal.SIGTERM)
-        parent.line(r"\[2\] .*asked to stop by SIGTERM")
-        place.open()
-        parent.line(r"process 2 \(pid \d+\) drained")
-        place.log.until("end", ITEMS)
-        until(lambda: metrics(url)[COMPLETED] == ITEMS, "those of both are counted")
-        assert metrics(url)["exotrio_workers"] == WORKERS
-
-
-def test_all_are_ready_if_one_is_and_hung_if_one_is(place: Place) -> None:
-    server = place.server()
-    with place.start(server, *WITH_HEALTH) as parent:
-        url, pid = health_of(parent), pid_of(parent, 2)
-        pid_of(parent, 1)
-        assert get(f"{url}/livez") == (200, "ok\n")
-        assert get(f"{url}/readyz") == (200, "ok\n")
-        tree = get(f"{url}/tasks")[1]
-        assert all(f"process {number} (pid " in tree for number in (1, 2))
-        assert tree.count("Poller.claim (") == 2
         os.kill(pid, signal.SIGSTOP)
         try:
             assert get(f"{url}/livez") == (503, f"process 2 (pid {pid}) does not answer\n")
@@ -448,6 +412,24 @@ def test_all_are_ready_if_one_is_and_hung_if_one_is(place: Place) -> None:
         finally:
             os.kill(pid, signal.SIGCONT)
         end = parent.wait()
+    assert end.code == 0, end
+    lines = [json.loads(line) for line in end.err.splitlines()]
+    assert {line.get("process") for line in lines if line["message"].endswith(": running")} == {1, 2}
+    assert all("process" not in line for line in lines if line["logger"] == "exotrio.cli")
+
+
+def test_a_process_that_was_drained_by_itself_is_not_replaced_and_what_it_counted_stays(place: Place) -> None:
+    with place.busy(*HEALTH) as busy:
+        url = health_of(busy.parent)
+        os.kill(busy.pids[1], signal.SIGTERM)
+        busy.parent.line(r"\[2\] .*asked to stop by SIGTERM")
+        place.open()
+        busy.parent.line(r"process 2 \(pid \d+\) drained, as it was asked to; it is not replaced")
+        assert finished(place.running, busy.run_id).status == "SUCCESS"
+        until(lambda: metrics(url)[COMPLETED] == ITEMS, "those of both are counted")
+        assert metrics(url)["exotrio_workers"] == WORKERS
+        os.kill(busy.pids[0], signal.SIGTERM)
+        end = busy.parent.wait()
     assert end.code == 0, end
 
 
@@ -468,8 +450,8 @@ runtime = Runtime("hung", "h", [Hang], poll_interval=0.05)
 
 def test_a_process_whose_loop_is_blocked_is_hung_and_so_are_all(place: Place) -> None:
     (place.folder / "app.py").write_text(HUNG, "utf-8")
-    server = place.server()
-    with place.start(server, *WITH_HEALTH) as parent:
+    server = place.running
+    with place.start(server, *OPTIONS, *HEALTH) as parent:
         url = health_of(parent)
         pid_of(parent, 2)
         node = {"node_name": "Hang", "namespace": "hung", "identifier": "it", "inputs": {}, "next_nodes": []}
@@ -487,7 +469,7 @@ def test_a_process_whose_loop_is_blocked_is_hung_and_so_are_all(place: Place) ->
 
 def test_they_live_but_are_not_ready_while_there_is_no_state_manager(place: Place) -> None:
     nowhere = Server(None, "http://127.0.0.1:9")  # type: ignore[arg-type]
-    with place.start(nowhere, *WITH_HEALTH) as parent:
+    with place.start(nowhere, *OPTIONS, *HEALTH) as parent:
         url = health_of(parent)
         parent.line("registering at")
         assert get(f"{url}/livez") == (200, "ok\n")
@@ -518,22 +500,23 @@ exotrio.Runtime = functools.partial(exotrio.Runtime, outbox="out.db")
 """
 
 
-def test_each_has_an_outbox_and_that_of_an_absent_one_is_delivered(place: Place) -> None:
+def test_each_has_an_outbox_and_that_of_an_absent_one_is_named_then_delivered(
+    place: Place,
+) -> None:
     place.app(OUTBOX)
     server = place.server()
     port = server.uri.rpartition(":")[2]
-    with place.start(server, *OPTIONS, "-v") as parent:
-        pids = [pid_of(parent, 1), pid_of(parent, 2)]
-        trigger(server)
-        place.log.until("begin", BOTH)
+    with place.busy("-v", server=server) as busy:
         server.process.kill()
         place.open()
         for child in (1, 2):
-            parent.line(rf"\[{child}\] .*Work as work.* is in the outbox", number=WORKERS)
-        kill(parent.pid, *pids)
+            busy.parent.line(rf"\[{child}\] .*Work as work.* is in the outbox", number=WORKERS)
+        kill(busy.parent.pid, *busy.pids)
     second = place.folder / "out.2.db"
     assert {file.name for file in place.folder.glob("out*.db")} == {"out.db", second.name}
     held = read_totals(second).outcomes
+    with place.start(server, "worker", "app.py") as alone:
+        alone.line(r"ERROR .*out\.2\.db holds outcomes of --processes,.*: worker --processes 1")
     place._processes.start("server", "--port", port, "--key", KEY, "--db", "server.db", cwd=place.folder)
     with place.start(server, "worker", "app.py", "--processes", "1") as parent:
         parent.line(rf"\[2\] .*: {held} outcomes of an earlier process are sent from {second}")
@@ -547,21 +530,6 @@ def test_each_has_an_outbox_and_that_of_an_absent_one_is_delivered(place: Place)
     assert len(began) == len(set(began)), "none ran twice"
 
 
-def test_one_process_alone_names_the_outboxes_that_it_does_not_send(place: Place) -> None:
-    place.app(OUTBOX)
-    server = place.server()
-    with place.start(server, *OPTIONS, "-v") as parent:
-        pids = [pid_of(parent, 1), pid_of(parent, 2)]
-        trigger(server)
-        place.log.until("begin", BOTH)
-        server.process.kill()
-        place.open()
-        parent.line(r"\[2\] .*Work as work.* is in the outbox")
-        kill(parent.pid, *pids)
-    with place.start(server, "worker", "app.py") as worker:
-        worker.line(r"ERROR .*out\.2\.db holds outcomes of --processes,.*: worker --processes 1")
-
-
 def test_a_state_manager_within_the_process_is_refused(place: Place) -> None:
     place.app(
         "import exotrio, functools, httpx\n"
@@ -571,17 +539,3 @@ def test_a_state_manager_within_the_process_is_refused(place: Place) -> None:
         end = parent.wait()
     assert end.code == 2, end
     assert "several processes cannot share the state manager that is in this one" in end.err
-
-
-def test_each_has_an_id_and_a_number_in_the_log(place: Place) -> None:
-    server = place.server()
-    with place.start(server, *OPTIONS, "--log-format", "json") as parent:
-        ids = {
-            re.sub(r".*works as ([^\"]+).*", r"\1", parent.line("works as", number=n).string) for n in (1, 2)
-        }
-        parent.signal(signal.SIGTERM)
-        end = parent.wait()
-    assert len(ids) == 2
-    lines = [json.loads(line) for line in end.err.splitlines()]
-    assert {line.get("process") for line in lines if line["message"].endswith(": running")} == {1, 2}
-    assert all("process" not in line for line in lines if line["logger"] == "exotrio.cli")
