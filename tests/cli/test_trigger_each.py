@@ -6,8 +6,8 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from exotrio._wire.vocabulary import MAX_BATCH
 from tests.support.balancer import Balancer
 from tests.support.commands import Cli, told
 from tests.support.helpers import declare
-from tests.support.processes import Server, exotrio, server
+from tests.support.processes import PATIENCE, Ended, Process, Server, exotrio, server
 
 GRAPH = {
     "secrets": {},
@@ -284,19 +284,50 @@ class Holding(Balancer):
                 await target.send_all(data)
 
 
-async def test_ctrl_c_says_how_many_were_started_and_how_to_go_on(tmp_path: Path, place: Place) -> None:
-    before, count = place.total, 5 * MAX_BATCH if place.native else 50
-    (tmp_path / "runs.jsonl").write_text(lines(*[{}] * count))
-    command = ("trigger", "g", "--each", "runs.jsonl", "--namespace", "n")
-    holding = Holding(int(place.running.uri.rpartition(":")[2]), passes=2)
+COMMAND = ("trigger", "g", "--each", "runs.jsonl", "--namespace", "n")
+
+
+@asynccontextmanager
+async def interrupted(folder: Path, place: Place, *, count: int, passes: int) -> AsyncIterator[Interrupted]:
+    """Start so many runs, the requests for which are held once so many of them have passed."""
+    (folder / "runs.jsonl").write_text(lines(*[{}] * count))
+    holding = Holding(int(place.running.uri.rpartition(":")[2]), passes=passes)
     async with trio.open_nursery() as nursery:
         await nursery.start(holding.serve)
         env = {**place.running.env, "EXOSPHERE_STATE_MANAGER_URI": holding.uri}
-        with exotrio(*command, cwd=tmp_path, env=env) as process:
+        with exotrio(*COMMAND, cwd=folder, env=env) as process:
             await holding.held.wait()
-            process.signal(signal.SIGINT)
-            end = await trio.to_thread.run_sync(process.wait)
-        nursery.cancel_scope.cancel()
+            yield Interrupted(process, nursery.cancel_scope)
+            nursery.cancel_scope.cancel()
+
+
+@dataclass
+class Interrupted:
+    """A command whose requests are held; ``connections`` cancelled cuts them."""
+
+    process: Process
+    connections: trio.CancelScope
+
+    async def ended(self) -> Ended:
+        with trio.CancelScope(shield=True), trio.fail_after(PATIENCE):
+            return await trio.to_thread.run_sync(self.process.wait)
+
+
+async def given_again(end: Ended, folder: Path, place: Place) -> Ended:
+    """Give the command once more, as the end of the first one says."""
+    again = re.search(r"to go on, give the same command with (--batch \S+): no run is started twice", end.err)
+    assert again, end
+    with exotrio(*COMMAND, *again[1].split(), cwd=folder, env=place.running.env) as process:
+        end = await trio.to_thread.run_sync(process.wait)
+    assert end.code == 0, end
+    return end
+
+
+async def test_ctrl_c_says_how_many_were_started_and_how_to_go_on(tmp_path: Path, place: Place) -> None:
+    before, count = place.total, 5 * MAX_BATCH if place.native else 50
+    async with interrupted(tmp_path, place, count=count, passes=2) as command:
+        command.process.signal(signal.SIGINT)
+        end = await command.ended()
     assert (end.code, end.out) == (130, ""), end
     found = re.match(
         r"interrupted: ([\d,]+) of ([\d,]+) runs were started, and more may have been\n", end.err
@@ -307,32 +338,16 @@ async def test_ctrl_c_says_how_many_were_started_and_how_to_go_on(tmp_path: Path
     if not place.native:
         assert "it speaks only v0: see `runs ls` for what was started" in end.err
         return
-    again = re.search(r"to go on, give the same command with (--batch \S+): no run is started twice", end.err)
-    assert again, end
-    with exotrio(*command, *again[1].split(), cwd=tmp_path, env=place.running.env) as process:
-        end = await trio.to_thread.run_sync(process.wait)
-    assert end.code == 0, end
+    end = await given_again(end, tmp_path, place)
     assert len(set(end.out.split())) == place.total - before == count
 
 
 @only_native
 async def test_a_lost_connection_says_it_too(tmp_path: Path, place: Place) -> None:
-    before = place.total
-    (tmp_path / "runs.jsonl").write_text(lines(*[{}] * 3 * MAX_BATCH))
-    command = ("trigger", "g", "--each", "runs.jsonl", "--namespace", "n")
-    holding = Holding(int(place.running.uri.rpartition(":")[2]), passes=1)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(holding.serve)
-        env = {**place.running.env, "EXOSPHERE_STATE_MANAGER_URI": holding.uri}
-        with exotrio(*command, cwd=tmp_path, env=env) as process:
-            await holding.held.wait()
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                end = await trio.to_thread.run_sync(process.wait)
+    before, count = place.total, 3 * MAX_BATCH
+    async with interrupted(tmp_path, place, count=count, passes=1) as command:
+        command.connections.cancel()
+        end = await command.ended()
     assert (end.code, end.out) == (4, ""), end
-    again = re.search(r"to go on, give the same command with (--batch \S+): no run is started twice", end.err)
-    assert again, end
-    with exotrio(*command, *again[1].split(), cwd=tmp_path, env=place.running.env) as process:
-        end = await trio.to_thread.run_sync(process.wait)
-    assert end.code == 0, end
-    assert place.total - before == 3 * MAX_BATCH
+    await given_again(end, tmp_path, place)
+    assert place.total - before == count
