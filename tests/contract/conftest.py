@@ -35,6 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "before_the_store: answered before anything is read or written; not run on PostgreSQL again",
     )
+    config.addinivalue_line(
+        "markers",
+        "engine_rules: what the engine decides, whatever carries the request; not run over TCP on SQLite, for"
+        " embedded has that engine, and two-managers a connection",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +93,11 @@ TARGETS = ["embedded", *SERVERS, *(["foreign"] if FOREIGN_URL else [])]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
-        left_out = ON_POSTGRES if metafunc.definition.get_closest_marker("before_the_store") else ()
+        marked = metafunc.definition.get_closest_marker
+        left_out = {
+            *(ON_POSTGRES if marked("before_the_store") else ()),
+            *(("tcp",) if marked("engine_rules") else ()),
+        }
         metafunc.parametrize("target", [kind for kind in TARGETS if kind not in left_out], indirect=True)
 
 

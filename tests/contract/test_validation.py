@@ -11,6 +11,8 @@ from tests.contract.api import Api
 from tests.contract.putting import put
 from tests.support.helpers import ok, place, refused
 
+pytestmark = pytest.mark.engine_rules
+
 Place = dict[str, Any]
 
 
