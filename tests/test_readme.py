@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from pydantic import create_model
+from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, RequestRefused, RetryPolicyModel
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
 from exotrio.manager.rules.template import Template
-from exotrio.testing import Executed, run_node
+from exotrio.testing import CheckFailed, Executed, run_node
 from tests.support.helpers import declare
 from tests.support.processes import ROOT, ended, environment, server
 
@@ -37,7 +38,7 @@ def test_the_first_node_greets(tmp_path: Path) -> None:
 
 
 def test_the_test_of_the_whole_graph_passes(tmp_path: Path) -> None:
-    (test,) = [code for code in PYTHON if "async def test_" in code]
+    (test,) = [code for code in PYTHON if "await run_graph(" in code]
     (tmp_path / "hello.py").write_text(block("Greet"), "utf-8")
     (tmp_path / "test_hello.py").write_text(test, "utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", "utf-8")
@@ -48,6 +49,25 @@ def test_the_test_of_the_whole_graph_passes(tmp_path: Path) -> None:
     end = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
     assert end.returncode == 0, end.stdout
     assert "1 passed" in end.stdout
+
+
+async def test_the_rehearsed_crash_finds_what_is_printed_and_then_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    (wrong,) = [code for code in PYTHON if "await explore(" in code]
+    charge = "        charges.append("
+    right = wrong.replace(charge, f'        if "order 1" not in charges:\n    {charge}')
+
+    async def run(code: str) -> None:
+        names: dict[str, Any] = {"__name__": "test_shop"}
+        exec(compile(code, "test_shop.py", "exec", dont_inherit=True), names)
+        await names["test_a_crash_charges_nobody_twice"](autojump_clock)
+
+    with pytest.raises(CheckFailed) as caught:
+        await run(wrong)
+    printed = (ROOT / "README.md").read_text("utf-8").partition("\nCheckFailed: ")[2].partition("\n```")[0]
+    assert str(caught.value) == printed
+    await run(right)
 
 
 def test_the_test_that_the_page_on_tests_shows_passes(tmp_path: Path) -> None:

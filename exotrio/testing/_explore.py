@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
@@ -41,19 +41,20 @@ class Failure:
     Attributes:
         point: The fault; None for the run without any.
         error: What ``check`` raised; ``trio.TooSlowError`` if the run did not end.
+        what: Its first line, as it was then.
         more_often: Nodes that were begun more often than without the fault, as words: ``charge ran twice``.
     """
 
     point: Point | None
     error: BaseException
+    what: str
     more_often: str = ""
 
     def __str__(self) -> str:
-        what = ": ".join(filter(None, (type(self.error).__name__, _first_line(self.error))))
         if self.point is None:
-            return f"without any fault: {what}"
+            return f"without any fault: {self.what}"
         begun = f" ({self.more_often})" if self.more_often else ""
-        return f"{self.point.number}: {self.point}{begun}: {what}"
+        return f"{self.point.number}: {self.point}{begun}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,19 +198,19 @@ async def explore(
     )
 
     runs = _Runs(scenario=scenario, check=check, setup=setup, seed=seed)
-    usual, error = await runs.make(None)
+    usual, failure = await runs.make(None)
     points = tuple(_points(usual, faults))
-    if error is not None:
-        _fail("the check fails even without a fault", Exploration(points, (Failure(None, error),)))
+    if failure is not None:
+        _fail("the check fails even without a fault", Exploration(points, (failure,)))
     if only is not None:
         if not 1 <= only <= len(points):
             raise ConfigurationError(f"there is no point {only}: they are numbered from 1 to {len(points)}")
         chosen: Sequence[Point] = [points[only - 1]]
     else:
-        again, error = await runs.make(None)
-        if error is not None:
+        again, failure = await runs.make(None)
+        if failure is not None:
             what = "the check holds without a fault, but not the second time: setup must make all fresh"
-            _fail(what, Exploration(points, (Failure(None, error),)))
+            _fail(what, Exploration(points, (failure,)))
         _check_same(usual.places, again.places)
         few = len(points) <= max_points
         chosen = points if few else sorted(random.Random(seed).sample(points, max_points), key=_number)
@@ -218,13 +219,13 @@ async def explore(
     missed: list[Point] = []
     failures: list[Failure] = []
     for point in chosen:
-        case, error = await runs.make(point)
+        case, failure = await runs.make(point)
         (tried if case.struck else missed).append(point)
-        if error is not None:
-            failures.append(Failure(point, error, _more_often(usual.begun, case.begun)))
+        if failure is not None:
+            failures.append(replace(failure, more_often=_more_often(usual.begun, case.begun)))
             if only is not None:
-                error.add_note(f"explore: point {failures[0]}")
-                raise error
+                failure.error.add_note(f"explore: point {failures[0]}")
+                raise failure.error
             if len(failures) >= max_failures:
                 break
     found = Exploration(points, tuple(failures), tuple(tried), tuple(missed))
@@ -244,8 +245,8 @@ class _Runs(Generic[T]):
     setup: Callable[[], T] | None
     seed: int
 
-    async def make(self, point: Point | None) -> tuple[Case, BaseException | None]:
-        """Make a run with a fault, or without; return what the check raised, if anything."""
+    async def make(self, point: Point | None) -> tuple[Case, Failure | None]:
+        """Make a run with a fault, or without; return how the check failed, if it did."""
         from exotrio.testing._case import Case  # as above
 
         case = Case(self.scenario, point)
@@ -255,13 +256,13 @@ class _Runs(Generic[T]):
             try:
                 async with case.run() as run:
                     result = CrashRun(run.status, run.states, run.identifiers, world, point, dict(case.begun))
-                    return case, await self._error(result)
+                    return case, await self._checked(result)
             except trio.TooSlowError as error:
                 if point is None:
                     raise
-                return case, error
+                return case, Failure(point, error, _first_line(error))
 
-    async def _error(self, run: CrashRun[T]) -> BaseException | None:
+    async def _checked(self, run: CrashRun[T]) -> Failure | None:
         try:
             checking = self.check(run)
             if inspect.isawaitable(checking):
@@ -269,7 +270,7 @@ class _Runs(Generic[T]):
         except (trio.Cancelled, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # pytest.fail() raises no Exception
-            return error
+            return Failure(run.point, error, _first_line(error))
         return None
 
 
@@ -327,8 +328,8 @@ def _fail(what: str, found: Exploration) -> NoReturn:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return shortened(lines[0].strip(), MAX_LINE) if lines else ""
+    lines = [type(error).__name__, *filter(None, map(str.strip, str(error).splitlines()))]
+    return shortened(": ".join(lines[:2]), MAX_LINE)
 
 
 @contextmanager
