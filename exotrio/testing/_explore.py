@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 import trio
 from trio.testing import MockClock
 
-from exotrio._nodes.base import BaseNode, needs_asyncio
+from exotrio._nodes.base import BaseNode, place_of
 from exotrio._nodes.checks import node_problems
 from exotrio._util.words import listed, plural, shortened
 from exotrio.errors import ConfigurationError
@@ -151,7 +151,7 @@ async def explore(
     What has no await has no point. Where the real thing would wait, for the disk or for the bank, a fake has
     to as well: ``await trio.lowlevel.checkpoint()`` before its effect.
 
-    A node with a plain ``def execute`` runs on the Trio loop here. All random numbers of ``random`` and the
+    Nodes that run in threads or processes run on the Trio loop here. All random numbers of ``random`` and the
     order in which Trio runs its tasks depend on ``seed`` alone, so that each point keeps its number.
 
     Args:
@@ -283,7 +283,7 @@ def _check_usable(nodes: Sequence[type[BaseNode]]) -> None:
         )
     if problems := node_problems(nodes):
         raise ConfigurationError("the classes cannot be used as nodes", problems)
-    if asyncio := [node.__name__ for node in nodes if needs_asyncio(node)]:
+    if asyncio := [node.__name__ for node in nodes if place_of(node) == "asyncio"]:
         raise ConfigurationError(f"explore cannot run nodes on an asyncio loop: {listed(asyncio)}")
 
 

@@ -86,7 +86,7 @@ class Visit:
 def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
     """Return a class that does what ``node`` does, on the Trio loop, and says where it is.
 
-    A plain ``def execute`` runs there as well: virtual time does not wait for threads.
+    Nodes of threads and processes run there as well: virtual time does not wait for those.
     """
 
     async def execute(self: BaseNode) -> Any:
@@ -123,7 +123,7 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
         "__module__": node.__module__,
         "__qualname__": node.__qualname__,
         "__doc__": node.__doc__,
-        "event_loop": "trio",
+        "runs_in": "trio",
         "execute": execute,
         "stopping": property(stopping),
     }

@@ -301,7 +301,7 @@ async def test_it_refuses_a_real_clock_and_nodes_that_need_another_loop() -> Non
 
 
 class Foreign(BaseNode):
-    event_loop = "asyncio"
+    runs_in = "asyncio"
 
     async def execute(self) -> None:
         raise AssertionError("not run")
