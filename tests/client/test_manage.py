@@ -145,6 +145,14 @@ async def test_what_runs_are_narrowed_to_is_asked_of_our_server() -> None:
     assert asked == {"graph": "g", "status": "FAILED", "since": "2026-01-02T00:00:00Z", "limit": "3"}
 
 
+async def test_runs_that_an_older_exotrio_lists_whatever_the_key_are_not_taken_for_those_with_it() -> None:
+    counts = dict.fromkeys(("success_count", "pending_count", "errored_count", "retried_count"), 0)
+    any_run = {"run_id": "r", "graph_name": "g", **counts, "total_count": 0, "status": "FAILED"}
+    reply = {"runs": [{**any_run, "created_at": MOMENT}], "next": None}
+    server = Server(native=True).on("GET runs", answer(200, reply))
+    assert (await server.client.find_runs(key="k")).runs == []
+
+
 @pytest.mark.parametrize(
     "call",
     [
