@@ -111,6 +111,8 @@ def _check_reply(response: Response, target: Target | None) -> None:
     assert response.status < 300, "the API redirects nobody"
     if target and target.path in PLAIN:
         assert response.media_type == b"text/plain"
+    elif target and target.path == "/docs":
+        assert response.media_type == b"text/html"
     elif target and target.path.endswith("/backup"):
         assert response.body.startswith(b"SQLite format 3\0")
     elif target and target.path.endswith("/export"):

@@ -9,10 +9,12 @@
 ``inspection``  native routes for people: overview, checkup, export, runtimes (drain, tasks)
 ``operations``  probes, ``/metrics``, and the reply that is a copy of the database
 ``metrics``     what Prometheus scrapes
+``openapi``     ``/openapi.json`` and ``/docs``, which ``document`` makes of ``descriptions``
 ==============  ===================================================================================
 
 Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. A
 claim's write is awaited even if the client goes away, and what it took is released if the reply cannot be
 written. A long poll ends when the client goes away or the server stops. v0 keeps the shapes and status codes
-of the stock server; what is new has a route below ``/exotrio/v1``. From outside import ``app`` only.
+of the stock server; what is new has a route below ``/exotrio/v1``. Each has a line in
+``descriptions``. From outside import ``app`` only.
 """

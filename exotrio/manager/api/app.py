@@ -13,6 +13,7 @@ from exotrio.manager.api.inspection import inspection_routes
 from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import native_routes
+from exotrio.manager.api.openapi import OPEN, description_routes
 from exotrio.manager.api.operations import METRICS, PROBES, operation_routes
 from exotrio.manager.api.v0 import v0_routes
 from exotrio.manager.security.access import Access, SelfAuthenticatedApp
@@ -38,7 +39,8 @@ def create_app(
 
     Args:
         service: From ``open_service``.
-        key: The API key every request must carry, except probes (``/health``, ``/livez``, ``/readyz``).
+        key: The API key every request must carry, except probes (``/health``, ``/livez``, ``/readyz``) and
+            the description of the API (``/docs``, ``/openapi.json``).
         allowed_hosts: Host header values (without port) to accept. Defaults to any.
         max_body: Most bytes of a request body. Defaults to 16 MiB.
         native: Serve the native API beside v0. Defaults to True.
@@ -50,13 +52,14 @@ def create_app(
     routes = v0_routes(service) + operation_routes(service.store, metrics)
     if native:
         routes += native_routes(service) + inspection_routes(service)
+    routes += description_routes(service, routes)
     # Starlette tries one route after the other: as the last one, that was 17 us of an empty claim's 122.
     routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
     app.router.redirect_slashes = False
     app.state.max_body = max_body
-    open_paths = PROBES | {METRICS} if open_metrics else PROBES
+    open_paths = PROBES | OPEN | {METRICS} if open_metrics else PROBES | OPEN
     guarded = Access(
         app,
         store=service.store,

@@ -1,0 +1,113 @@
+"""``/openapi.json`` and ``/docs``: what they say is what the routes do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from exotrio.manager import create_app
+from exotrio.manager.api.descriptions import DESCRIPTIONS
+from exotrio.manager.api.document import operations_of
+from exotrio.manager.api.inspection import inspection_routes
+from exotrio.manager.api.metrics import ManagerMetrics
+from exotrio.manager.api.native import native_routes
+from exotrio.manager.api.openapi import description_routes
+from exotrio.manager.api.operations import operation_routes
+from exotrio.manager.api.v0 import v0_routes
+from tests.support.helpers import ok, open_client
+from tests.support.manager import KEY, open_manager
+
+REFS = "#/components/schemas/"
+
+
+@asynccontextmanager
+async def described(**options: Any) -> AsyncIterator[tuple[dict[str, Any], httpx.AsyncClient]]:
+    """Give the document, as anybody gets it, and a client with the key."""
+    async with open_manager() as manager:
+        transport = httpx.ASGITransport(create_app(manager.service, key=KEY, **options))
+        async with (
+            open_client(transport=transport) as anybody,
+            open_client(transport=transport, key=KEY) as client,
+        ):
+            yield ok(await anybody.get("/openapi.json")), client
+
+
+def refs(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from refs(each)
+
+
+async def test_each_route_is_described_and_nothing_else() -> None:
+    async with open_manager() as manager:
+        service = manager.service
+        routes = [
+            *v0_routes(service),
+            *operation_routes(service.store, ManagerMetrics(service.store)),
+            *native_routes(service),
+            *inspection_routes(service),
+            *description_routes(service, ()),
+        ]
+        assert sorted(operations_of(routes)) == sorted(DESCRIPTIONS)
+
+
+async def test_a_route_reads_the_body_that_is_described() -> None:
+    async with described() as (document, client):
+        bodies = 0
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                if "requestBody" not in operation:
+                    continue
+                bodies += 1
+                url = re.sub(r"\{\w+\}", "x", path)
+                schema = operation["requestBody"]["content"]["application/json"]["schema"]
+                answer = await client.request(method, url, content=b"{}")
+                wanted = document["components"]["schemas"].get(schema.get("$ref", "").removeprefix(REFS))
+                if wanted is None:  # a list, or one in an object
+                    assert answer.status_code == 422, url
+                    continue
+                required = {("body", name) for name in wanted.get("required", ())}
+                details = answer.json()["detail"] if answer.status_code == 422 else []
+                missing = {tuple(each["loc"]) for each in details if each["type"] == "missing"}
+                assert missing == required, url
+        assert bodies == sum(each.body is not None for each in DESCRIPTIONS.values()) > 10
+
+
+async def test_every_reference_of_the_document_leads_to_something() -> None:
+    async with described() as (document, _):
+        found = set(refs(document))
+        assert len(found) > 50
+        assert {each.removeprefix(REFS) for each in found} <= document["components"]["schemas"].keys()
+        assert document["openapi"].startswith("3.1")
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_only_what_is_served_is_described_and_the_page_has_all_of_it(native: bool) -> None:
+    async with described(native=native) as (document, client):
+        assert any(path.startswith("/exotrio/") for path in document["paths"]) == native
+        assert "/v0/namespace/{namespace}/graph/{graph}" in document["paths"]
+        answer = await client.get("/docs")
+        page = answer.text
+        for path in document["paths"]:
+            assert path in page
+        assert not re.search(r"<script|<link|<img|src=|@import|https?://", page), "it loads nothing"
+        assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_what_needs_no_key_says_so() -> None:
+    async with described() as (document, client):
+        client.headers.pop("x-api-key")
+        for path, methods in document["paths"].items():
+            if "get" in methods and path != "/metrics":
+                answer = await client.get(re.sub(r"\{\w+\}", "1", path))
+                assert (answer.status_code == 401) == (methods["get"].get("security") != []), path
