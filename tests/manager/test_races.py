@@ -208,6 +208,8 @@ async def test_a_run_begins_while_its_graph_is_deleted(swapped: bool) -> None:
             pair, swapped, lambda manager: manager.remote.trigger("graph"), deleting("graph")
         )
         assert (triggered.status_code, deleted.status_code) == ((404, 200) if swapped else (200, 409))
+        kept = ok(await pair.second.remote.runs())["total"]
+        assert kept == (0 if swapped else 2), "a deletion that is refused deletes nothing"
         assert len(await claim(pair.second.remote)) == (not swapped)
         await sound(pair)
 
