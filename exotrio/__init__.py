@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from exotrio._fields.models import to_text as to_text
     from exotrio._nodes.base import BaseNode as BaseNode
     from exotrio._nodes.base import Stopping as Stopping
+    from exotrio._nodes.outcome import NoRetry as NoRetry
     from exotrio._nodes.outcome import PruneSignal as PruneSignal
     from exotrio._nodes.outcome import ReQueueAfterSignal as ReQueueAfterSignal
     from exotrio._runtime.lifecycle import Phase as Phase
@@ -64,7 +65,7 @@ else:
     _HOMES = {
         "_fields.models": "from_text to_text",
         "_nodes.base": "BaseNode Stopping",
-        "_nodes.outcome": "PruneSignal ReQueueAfterSignal",
+        "_nodes.outcome": "NoRetry PruneSignal ReQueueAfterSignal",
         "_runtime.lifecycle": "Phase Summary",
         "_runtime.runtime": "Runtime",
         "_version": "VERSION __version__",

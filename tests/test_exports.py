@@ -20,7 +20,7 @@ import exotrio.monitoring
 NAMES = """
 BaseNode ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew ExotrioError
 FieldsInvalid Graph GraphInvalid GraphNodeModel InvalidResponse KeyRefused LifecycleError ManagerError
-ManagerUnavailable NotFound Phase PortBusy
+ManagerUnavailable NoRetry NotFound Phase PortBusy
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
 from_text to_text

@@ -17,7 +17,7 @@ from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
 from exotrio.manager.rules.template import Template
-from exotrio.testing import CheckFailed, Executed, run_node
+from exotrio.testing import CheckFailed, Errored, Executed, run_node
 from tests.support.helpers import declare
 from tests.support.processes import ROOT, ended, environment, server
 
@@ -149,3 +149,18 @@ def test_the_schedule_of_a_graph_is_in_its_time_zone() -> None:
     (schedule,) = GraphBody.of(names["graph"]).schedules
     due = next_occurrence_ms(schedule, moment_ms("2026-07-03T12:00:00Z"))
     assert due == moment_ms("2026-07-06T09:00:00+02:00"), "on Monday"
+
+
+async def test_the_node_that_pays_says_what_is_not_to_be_retried() -> None:
+    async def charge(card: str) -> None:
+        raise {"locked": PermissionError, "offline": ConnectionError}[card]()
+
+    names: dict[str, Any] = {"charge": charge}
+    imports = "from pydantic import BaseModel\nfrom exotrio import BaseNode, NoRetry\n"
+    exec(compile(imports + block("Pay"), "README.md", "exec", dont_inherit=True), names)
+    retried = {}
+    for card in ("stolen", "locked", "offline"):
+        outcome = await run_node(names["Pay"], {"card": card})
+        assert isinstance(outcome, Errored)
+        retried[card] = outcome.retry
+    assert retried == {"stolen": False, "locked": False, "offline": True}

@@ -3,17 +3,17 @@ needed in another process imports nothing of the runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from exotrio._execution.error_text import bounded
+from exotrio._execution.results import misfit
 from exotrio._fields.models import fields_of
 from exotrio._nodes.base import BaseNode, StopView
 from exotrio._nodes.outcome import Errored
 from exotrio._nodes.progress import ProgressView
-from exotrio._util.redaction import Redactor
 from exotrio._util.words import readable_errors
 from exotrio.errors import FieldsInvalid
 
@@ -47,17 +47,15 @@ class NodeCall:
                 if fields is None
                 else fields.decode(self.inputs)
             )
-        except FieldsInvalid as error:
-            return _misfit(
-                f"the inputs do not fit {node.__name__}.Inputs:", error.problems, progress.redactor
-            )
+        except (FieldsInvalid, ValidationError) as error:
+            head = f"the inputs do not fit {node.__name__}.Inputs:"
+            problems = error.problems if isinstance(error, FieldsInvalid) else readable_errors(error)
+            return misfit(head, problems, "the inputs stay the same", progress.redactor)
         try:
             instance.secrets = node.Secrets.model_validate(dict(self.secrets))
         except ValidationError as error:
             head = f"the graph's secrets do not fit {node.__name__}.Secrets:"
-            return _misfit(head, readable_errors(error), progress.redactor)
+            text = "\n  ".join([head, *readable_errors(error)])
+            # Retried: each attempt reads the secrets anew, and they can be corrected meanwhile.
+            return Errored(bounded(progress.redactor.redact(text)))
         return instance
-
-
-def _misfit(head: str, problems: Iterable[str], redactor: Redactor) -> Errored:
-    return Errored(bounded(redactor.redact("\n  ".join([head, *problems]))))

@@ -27,22 +27,28 @@ _CONTEXT = BaseException.__dict__["__context__"].__get__
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-def error_text(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
-    """Return the traceback of ``error`` with its causes: the node's own frames, redacted, at most 64 KiB."""
+def error_text(error: BaseException, redactor: Redactor = NO_SECRETS, note: str = "") -> str:
+    """Return the traceback of ``error`` with its causes: the node's own frames, redacted, at most 64 KiB.
+
+    ``note`` is shown below its message, as notes of exceptions are.
+    """
     try:
         found, depth = unfold(error)
         if _is_endless(error):
-            return bounded(f"{error_line(error, redactor)} (it has no traceback that ends)")
+            return bounded(f"{error_line(error, redactor)} (it has no traceback that ends)\n{note}".rstrip())
         if depth > MAX_DEPTH:
             error = BaseExceptionGroup("what is in groups too deep to be shown", found)
         report = traceback.TracebackException.from_exception(error, compact=True, max_group_depth=MAX_DEPTH)
         _strip(report)
+        if note:
+            notes = report.__notes__ if isinstance(report.__notes__, list) else []
+            report.__notes__ = [*notes, note]  # in the report only, not in an object of the node
         # Each piece is a frame or a message: one that is too long keeps its beginning. Redacted before,
         # since half a secret would not be found.
         text = "".join(_shortened(redactor.redact(piece)) for piece in report.format())
     except BaseException as failure:
         # Exceptions are user code too: one that cannot be formatted is still the error of its state.
-        text = f"{error_line(error, redactor)} (its traceback cannot be shown: {_name_of(failure)})"
+        text = f"{error_line(error, redactor)} (its traceback cannot be shown: {_name_of(failure)})\n{note}"
     return bounded(redactor.redact(text.rstrip("\n")))
 
 

@@ -17,7 +17,7 @@ from exotrio._execution.error_text import bounded, error_line, error_text
 from exotrio._execution.handle import Execution, hide
 from exotrio._execution.node_task import Attempt, NodeTask
 from exotrio._execution.places import InAsyncio, InThreads, OnTrio, Place
-from exotrio._execution.results import hint_at_asyncio, signalled
+from exotrio._execution.results import hint_at_asyncio, misfit, signalled, why_no_retry
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER
 from exotrio._nodes.base import BaseNode, RunsIn, place_of
 from exotrio._nodes.outcome import Errored, Outcome, Signal
@@ -121,10 +121,9 @@ class Executor:
         node = self._nodes.get(claim.node_name)
         if node is None:
             known = ", ".join(sorted(self._nodes))
+            what = f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}"
             attempt.error = None
-            attempt.outcome = Errored(
-                f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}"
-            )
+            attempt.outcome = misfit(what, (), "its class has to be given to a runtime")
             return
         if why := self._why_not(node):
             log.warning("releasing state %s: %s", claim.state_id, why)
@@ -191,6 +190,7 @@ class Executor:
         raise AssertionError("unreachable")
 
     def _failed(self, error: BaseException, claim: Claim, execution: Execution) -> Outcome | None:
+        node = self._nodes[claim.node_name]
         redactor = execution.progress.redactor
         signal = single_leaf(error)
         # By its type: an exception can say that it is of another class, or raise when it is asked.
@@ -203,19 +203,23 @@ class Executor:
                 )
             return None
         if execution.timed_out:
-            return self._timed_out(claim, execution, error_text(error, redactor))
+            why = why_no_retry(node, error)
+            return self._timed_out(claim, execution, error_text(error, redactor, why), retry=not why)
         if is_signal:
             try:
                 return signalled(cast("Signal", signal))
             except BaseException as broken:  # a signal can be subclassed, and its data replaced
                 error = broken
-        hint_at_asyncio(self._nodes[claim.node_name], signal)
-        text = error_text(error, redactor)
+        hint_at_asyncio(node, signal)
+        why = why_no_retry(node, error)
+        text = error_text(error, redactor, why)
         log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, error_line(error, redactor))
         log.info("%s", text)
-        return Errored(text)
+        return Errored(text, retry=not why)
 
-    def _timed_out(self, claim: Claim, execution: Execution, then: str = "") -> Errored:
+    def _timed_out(
+        self, claim: Claim, execution: Execution, then: str = "", *, retry: bool = True
+    ) -> Errored:
         whose = f"timeout of {claim.node_name}"
         if execution.timeout == execution.graph_timeout:
             whose = f"timeout_minutes of {claim.identifier} in its graph"
@@ -223,7 +227,7 @@ class Executor:
         if then:
             text = bounded(f"{text}; it then raised\n{then}")
         log.error("state %s: %s %s", claim.state_id, claim.node_name, text)
-        return Errored(text)
+        return Errored(text, retry=retry)
 
     def _passing(self, error: BaseException, execution: Execution) -> BaseException | None:
         """Return the part of ``error`` that is meant for the runtime or the application, if any."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel
 
+from exotrio._execution.error_text import bounded
 from exotrio._fields.models import fields_of
 from exotrio._nodes.base import BaseNode, place_of
 from exotrio._nodes.outcome import (
     Errored,
     Executed,
+    NoRetry,
     Outcome,
     Pruned,
     PruneSignal,
@@ -19,11 +21,15 @@ from exotrio._nodes.outcome import (
     Signal,
 )
 from exotrio._util.backoff import MAX_DELAY_MS
+from exotrio._util.exceptions import leaves
 from exotrio._util.json import NotJson, decode, encode
+from exotrio._util.redaction import NO_SECRETS, Redactor
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import FieldsInvalid
 
 _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
+_NAME = type.__dict__["__name__"].__get__
+_BASES = type.__dict__["__mro__"].__get__
 
 
 def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
@@ -33,6 +39,48 @@ def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
     # Only a str: another object could do anything when its text is asked for.
     if error.args and type(error.args[0]) is str and error.args[0].startswith(_WITHOUT_ASYNCIO):
         error.add_note(f'{node.__name__} needs asyncio, but runs on Trio: give its class runs_in = "asyncio"')
+
+
+def why_no_retry(node: type[BaseNode], error: BaseException) -> str:
+    """Return why no attempt is to be made after ``error``, for its text; empty if the policy applies.
+
+    Of a group, one error in it is enough: the others may only be what its cancellation brought about.
+    """
+    exceptions = node.no_retry if type(node.no_retry) is tuple else ()  # a node may have replaced it
+    for part in (error, *leaves(error)):
+        # By the true bases, as ``except`` does: what a class says of itself may be code of the node.
+        bases = _BASES(type(part))
+        if any(base is NoRetry for base in bases):
+            return _not_retried(f"{node.__name__} raised {_NAME(type(part))}")
+        for listed in exceptions:
+            if any(base is listed for base in bases):
+                return _not_retried(f"{node.__name__}.no_retry has {_NAME(listed)}")
+        if _is_typo(node, part):
+            return _not_retried("the code of the node has to be corrected")
+    return ""
+
+
+def _is_typo(node: type[BaseNode], error: BaseException) -> bool:
+    """Whether ``error`` says that a name is wrong, and that no other attempt could find it right.
+
+    Not an UnboundLocalError, or an AttributeError of any other object: these may come from what a service
+    answered. Nor an ImportError: another runtime may have the module.
+    """
+    if type(error) is AttributeError:
+        kind = type(error.obj)
+        return any(kind is own for own in (node, node.Inputs, node.Outputs, node.Secrets))
+    return type(error) is NameError
+
+
+def _not_retried(why: str) -> str:
+    # Not "was not retried": v0 cannot be told, and applies the policy.
+    return f"not to be retried: {why}"
+
+
+def misfit(head: str, problems: Iterable[str], why: str, redactor: Redactor = NO_SECRETS) -> Errored:
+    """Return the error for values that do not fit, which is not retried."""
+    text = "\n  ".join([head, *problems])
+    return Errored(bounded(redactor.redact(f"{text}\n{_not_retried(why)}")), retry=False)
 
 
 def signalled(signal: Signal) -> Outcome:
@@ -65,9 +113,11 @@ def returned(node: type[BaseNode], value: object) -> Outcome:
             kind = type(item).__qualname__
             if isinstance(item, BaseModel):
                 kind = f"{kind} of another class"
-            return Errored(
+            return misfit(
                 f"{where} {node.__name__}.execute returned is a {kind}, not {node.__name__}.Outputs: "
-                "return one Outputs, a list of them, or None"
+                "return one Outputs, a list of them, or None",
+                (),
+                "the code of the node has to be corrected",
             )
         outputs.append(item)
     fields = fields_of(node.Outputs)
@@ -77,4 +127,4 @@ def returned(node: type[BaseNode], value: object) -> Outcome:
         return Executed([fields.encode(item) for item in outputs])
     except FieldsInvalid as error:
         head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
-        return Errored("\n  ".join([head, *error.problems]))
+        return misfit(head, error.problems, "the code of the node has to be corrected")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_response, log_text
 from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, settlements_of
-from exotrio._link.outcomes import name_and_fields
+from exotrio._link.outcomes import name_and_fields, no_retry_field
 from exotrio._link.port import (
     Claim,
     Exchanged,
@@ -328,6 +328,7 @@ class _OutcomesReply(ItemsReply):
 def _encoded(claim: Claim, outcome: Outcome) -> bytes:
     """Return the item of a batch for an outcome; raise NotJson if it has values that JSON lacks."""
     name, fields = name_and_fields(outcome)
+    fields |= no_retry_field(outcome)
     return encode({"state_id": claim.state_id, "token": claim.token, "outcome": name, **fields})
 
 

@@ -27,7 +27,7 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
     match outcome:
         case Executed(outputs):
             return "executed", outputs
-        case Errored(error):
+        case Errored(error=error):
             return "errored", sendable(error)
         case Pruned(data):
             return "pruned", data
@@ -35,9 +35,18 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
             return "requeued", delay
 
 
-def outcome_of(name: str, value: Any) -> Outcome:
+def no_retry_field(outcome: Outcome) -> dict[str, bool]:
+    """Return the field by which the native API and the outbox say that an error is not to be retried.
+
+    Empty for everything else. Older state managers, and older readers of the outbox, ignore it.
+    """
+    return {"retry": False} if isinstance(outcome, Errored) and not outcome.retry else {}
+
+
+def outcome_of(name: str, value: Any, *, retry: bool = True) -> Outcome:
     """Return the outcome that ``name_and_value`` took apart; raise KeyError if there is no such kind."""
-    return _KINDS[name](value)
+    kind = _KINDS[name]
+    return Errored(value, retry) if kind is Errored else kind(value)
 
 
 def name_and_fields(outcome: Outcome) -> tuple[str, dict[str, Any]]:

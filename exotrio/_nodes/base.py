@@ -122,7 +122,8 @@ class BaseNode(ABC):
     ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio; a plain ``def execute(self)``
     runs in a thread. ``runs_in`` says otherwise. Each returns one ``Outputs``, a list of them (a fan-out:
     the next nodes run once for each), or None; or raises ``PruneSignal`` or ``ReQueueAfterSignal``. Any
-    other exception is the error of the state.
+    other exception is the error of the state, which is retried as the graph's policy says, unless it is a
+    ``NoRetry``.
 
     Attributes:
         runs_in: Class attribute: where ``execute`` runs. None, the default: ``"trio"`` for an ``async def``,
@@ -138,6 +139,8 @@ class BaseNode(ABC):
         concurrency: Class attribute: most states of this class that one runtime holds at once, running
             or waiting for a worker. A plain ``def`` that timed out does not count, even while its thread
             goes on. None, the default: only the runtime's own limit.
+        no_retry: Class attribute: exceptions after which the state is not retried, as after ``NoRetry``; with
+            their subclasses, alone or in a group: ``no_retry = (ValueError,)``. Defaults to none.
         inputs: The state's ``Inputs``.
         secrets: The node's ``Secrets``.
     """
@@ -166,6 +169,7 @@ class BaseNode(ABC):
     runs_in: ClassVar[RunsIn | None] = None
     timeout: ClassVar[float | None] = None
     concurrency: ClassVar[int | None] = None
+    no_retry: ClassVar[tuple[type[BaseException], ...]] = ()
 
     _stop_view: StopView = _NEVER
     _progress_view: ProgressView | None = None

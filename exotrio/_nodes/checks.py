@@ -93,6 +93,7 @@ def _class_problems(node: type[BaseNode]) -> list[str]:
         )
     problems += _place_problems(node)
     problems += _limit_problems(node)
+    problems += _no_retry_problems(node)
     for part in ("Inputs", "Outputs", "Secrets"):
         problems += _model_problems(f"{node.__name__}.{part}", getattr(node, part, None))
     return problems
@@ -140,6 +141,25 @@ def _limit_problems(node: type[BaseNode]) -> list[str]:
                 "it must be a whole number, at least 1, or None"
             )
     return problems
+
+
+def _no_retry_problems(node: type[BaseNode]) -> list[str]:
+    listed: Any = node.no_retry
+    if not isinstance(listed, tuple):
+        example = f"({listed.__name__},)" if _is_exception(listed) else "(ValueError,)"
+        return [
+            f"{node.__name__}.no_retry is {_short(listed)}: "
+            f"it must be a tuple of exception classes, such as {example}"
+        ]
+    return [
+        f"{node.__name__}.no_retry[{at}] is {_short(one)}: it must be an exception class"
+        for at, one in enumerate(listed)
+        if not _is_exception(one)
+    ]
+
+
+def _is_exception(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
 
 
 def _execute_problems(node: type[BaseNode]) -> list[str]:

@@ -1,4 +1,5 @@
-"""How an execution ends: signals that a node raises to end in another way than with outputs, and outcomes.
+"""How an execution ends: signals that a node raises to end in another way than with outputs, the error that
+is not retried, and outcomes.
 
 Data only. ``_execution`` makes outcomes, signals included, and the reporter sends them.
 """
@@ -46,6 +47,19 @@ class ReQueueAfterSignal(Signal):
         super().__init__(f"re-enqueue signal with delay {delay}; {_FOR_THE_RUNTIME}")
 
 
+class NoRetry(Exception):
+    """The state failed for good: the graph's retry policy is not applied to it.
+
+    ``raise NoRetry("the card was declined")``; a subclass counts as well, and so does one among others in an
+    exception group. The state can still be retried by hand. For errors of libraries there is
+    ``BaseNode.no_retry``. Only our state manager can be told: one that speaks only v0 applies the policy.
+    """
+
+
+# It is shown in tracebacks.
+NoRetry.__module__ = "exotrio"
+
+
 @dataclass(frozen=True, slots=True)
 class Executed:
     """The node returned: no output, one, or several (a fan-out)."""
@@ -55,9 +69,15 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class Errored:
-    """The node failed; ``error`` is the text to report, already redacted and bounded."""
+    """The node failed.
+
+    Attributes:
+        error: The text to report, already redacted and bounded.
+        retry: False if the retry policy is not to be applied. v0 cannot say so.
+    """
 
     error: str
+    retry: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,10 @@ class ExecutedItem(HeldState, ExecutedRequest):
 
 
 class ErroredItem(HeldState, ErroredRequest):
+    """``retry``: false if the graph's retry policy is not to be applied."""
+
     outcome: Literal["errored"] = "errored"
+    retry: bool = True
 
 
 class PrunedItem(HeldState, PruneRequest):

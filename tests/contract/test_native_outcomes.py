@@ -23,7 +23,7 @@ from tests.contract.native import (
     item_for,
     report,
 )
-from tests.support.helpers import NO_RETRY, UNKNOWN_ID, eventually, node_name, ok, place, refused
+from tests.support.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, eventually, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 
@@ -47,6 +47,33 @@ async def test_every_kind_of_outcome_in_one_batch(api: Api) -> None:
     for state, status in zip(states, expected, strict=True):
         detail = ok(await api.state("graph", state["run_id"], state["state_id"]))
         assert detail["status"] == status
+
+
+async def test_an_error_that_is_not_to_be_retried_ends_its_state_and_can_be_retried_by_hand(api: Api) -> None:
+    flow = await Flow.start(api, place("a"), retry_policy=FAST_RETRY)
+    await flow.trigger()
+    for state, more in zip(await claim(api), ({"retry": False}, {"unknown": 1}), strict=True):
+        item = item_for(state, outcome="errored", error="declined", **more)
+        assert await report(api, item) == ["ok"]
+        assert await report(api, item) == ["duplicate"]
+    # The other one is retried; a field that this version does not know changes nothing.
+    (other,) = await claim(api)
+    assert other["lease"]["attempt"] == 2
+    failed = next(s for s in ok(await api.states(status="ERRORED"))["states"])
+    assert failed["error"] == "declined"
+    assert ok(await api.native_run(failed["run_id"]))["status"] == "FAILED"
+    ok(await api.manual_retry(failed["id"]))
+    (again,) = await claim(api)
+    assert await report(api, item_for(again, outcome="errored", error="x")) == ["ok"]
+    assert [state["lease"]["attempt"] for state in await claim(api)] == [2]
+
+
+async def test_v0_cannot_keep_an_error_from_being_retried(api: Api) -> None:
+    flow = await Flow.start(api, place("a"))
+    body = {"error": "declined", "retry": False}
+    assert (
+        ok(await api.v0("POST", f"state/{await flow.one('a')}/errored", json=body))["retry_created"] is True
+    )
 
 
 async def test_an_empty_batch_is_accepted(api: Api) -> None:

@@ -177,6 +177,7 @@ async def await_what_trio_does_not_know(self: BaseNode) -> None:
 
 async def change_the_limits_of_the_class(self: BaseNode) -> None:
     type(self).concurrency = "many"  # type: ignore[assignment]
+    type(self).no_retry = ValueError  # type: ignore[assignment]
     type(self).timeout = "short"  # type: ignore[assignment]
     raise ValueError("and then this")
 

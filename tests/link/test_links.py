@@ -408,6 +408,7 @@ async def test_v0_over_a_socket_a_cancelled_claim_is_settled() -> None:
         (Executed([]), "executed", {"outputs": []}),
         (Executed([{"a": "b"}, {"a": "c"}]), "executed", {"outputs": [{"a": "b"}, {"a": "c"}]}),
         (Errored("why"), "errored", {"error": "why"}),
+        (Errored("why", retry=False), "errored", {"error": "why"}),
         (Errored("file \udcff"), "errored", {"error": "file \\udcff"}),
         (Pruned({"n": 1}), "prune", {"data": {"n": 1}}),
         (Requeued(1.5), "re-enqueue-after", {"enqueue_after": 1500}),
@@ -772,13 +773,15 @@ def leased(number: int) -> Claim:
 
 async def test_native_reports_travel_as_one_batch_in_the_form_of_the_wire() -> None:
     link, double = native_link(settled)
-    outcomes: list[Outcome] = [DONE, Errored("why"), Pruned({"n": 1}), Requeued(1.5)]
+    final = Errored("why", retry=False)
+    outcomes: list[Outcome] = [DONE, Errored("why"), final, Pruned({"n": 1}), Requeued(1.5)]
     settlements = await link.report([(leased(i), outcome) for i, outcome in enumerate(outcomes)])
-    assert [s.fate for s in settlements] == [Fate.SETTLED] * 4
+    assert [s.fate for s in settlements] == [Fate.SETTLED] * 5
     [request] = double.requests
     items = [outcome_item.validate_python(item) for item in json.loads(request.content)]
-    assert [item.outcome for item in items] == ["executed", "errored", "pruned", "requeued"]
-    assert [item.token for item in items] == ["t0", "t1", "t2", "t3"]
+    assert [item.outcome for item in items] == ["executed", "errored", "errored", "pruned", "requeued"]
+    assert [item.token for item in items] == ["t0", "t1", "t2", "t3", "t4"]
+    assert [item.get("retry") for item in json.loads(request.content)] == [None, None, False, None, None]
 
 
 @pytest.mark.parametrize(

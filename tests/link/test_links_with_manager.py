@@ -39,7 +39,7 @@ def place(identifier: str, text: str, *following: str) -> GraphNodeModel:
 
 
 @asynccontextmanager
-async def world(kind: LinkKind) -> AsyncIterator[tuple[AutoLink, StateManager]]:
+async def world(kind: LinkKind, max_retries: int = 0) -> AsyncIterator[tuple[AutoLink, StateManager]]:
     """A state manager with a registered node and a graph of two places, a link and a client."""
     async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:
         endpoint = Endpoint(EMBEDDED_URI, None, transport)
@@ -49,7 +49,7 @@ async def world(kind: LinkKind) -> AsyncIterator[tuple[AutoLink, StateManager]]:
             "g",
             [place("first", "hello", "second"), place("second", "${{ first.outputs.text }}")],
             secrets={"token": "abc"},
-            retry_policy={"max_retries": 0},
+            retry_policy={"max_retries": max_retries},
         )
         await manager.upsert_graph(graph)
         yield link, manager
@@ -94,6 +94,20 @@ async def test_each_outcome_arrives(kind: LinkKind, outcome: Outcome, status: St
         assert settlement.fate is Fate.SETTLED
         states = {state.id: state.status for state in (await manager.run(run_id)).nodes}
         assert states[claim.state_id] is status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("retry", [True, False])
+async def test_an_error_that_is_not_to_be_retried_is_retried_over_v0_only(
+    kind: LinkKind, retry: bool
+) -> None:
+    async with world(kind, max_retries=1) as (link, manager):
+        run_id = (await manager.trigger("g"))["run_id"]
+        [claim] = await link.claim({"Digest": 4}, 4)
+        await link.report([(claim, Errored("why", retry=retry))])
+        run = await manager.status(run_id)
+        retried = retry or kind == "v0"
+        assert (run.errored_count, run.retried_count) == ((0, 1) if retried else (1, 0))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -483,6 +483,17 @@ async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: An
     again.close({}, ())
 
 
+async def test_an_error_that_is_not_to_be_retried_stays_so(outbox: Path) -> None:
+    store = OutboxStore(outbox, "http://manager", "ns")
+    claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
+    outcomes = [Errored("once more"), Errored("never", retry=False)]
+    store.write([(claim, outcome) for outcome in outcomes], {}, ())
+    store.close({}, ())
+    again = OutboxStore(outbox, "http://manager", "ns")
+    assert [entry.outcome for entry in again.left] == outcomes
+    again.close({}, ())
+
+
 @pytest.mark.parametrize("name", ["", "missing/outbox.db"])
 async def test_a_place_where_no_file_can_be_is_refused(tmp_path: Path, name: str) -> None:
     assert "cannot be" in str(await refused(runtime(V0Server(), Says, outbox=tmp_path / name)))

@@ -48,7 +48,8 @@ def surface(package: Any) -> dict[str, Any]:
         elif hasattr(value, "model_fields"):
             offered[name] = fields(value)
         else:
-            offered[name] = parameters(value)
+            own = value.__init__ is not Exception.__init__  # which has no signature
+            offered[name] = parameters(value) if own else []
             for method, function in inspect.getmembers(value, inspect.isfunction):
                 if not method.startswith("_"):
                     offered[f"{name}.{method}"] = parameters(function)

@@ -130,7 +130,7 @@ def _record_one(
         case ExecutedItem():
             return _executed(changes, run, state, shared, item.outputs)
         case ErroredItem():
-            return _errored(changes, run, state, item.error)
+            return _errored(changes, run, state, item)
         case PrunedItem():
             _finish(changes, run, state, PRUNED, data=to_json(item.data).decode())
             return Recorded(result=ItemResult.OK, enqueue_after=state.enqueue_after)
@@ -157,7 +157,7 @@ def _is_copied(view: View, state: State, item: OutcomeItem) -> bool:
     """Whether this outcome creates states with the same inputs."""
     if isinstance(item, ExecutedItem):
         return len(item.outputs) > 1
-    return isinstance(item, ErroredItem) and _is_retried(state.scope(view), state)
+    return isinstance(item, ErroredItem) and _is_retried(state.scope(view), state, item)
 
 
 def _is_open(state: State, token: str | None) -> bool:
@@ -317,10 +317,10 @@ class Follow:
         return None
 
 
-def _errored(changes: Changes, run: RunScope, state: State, error: str) -> Recorded:
+def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -> Recorded:
     tx = changes.tx
     status = ERRORED
-    if _is_retried(run, state):
+    if _is_retried(run, state, item):
         status = RETRY_CREATED
         retry = state.retry_count + 1
         delay_ms = retry_delay_ms(run.template.body.retry_policy, retry)
@@ -328,13 +328,13 @@ def _errored(changes: Changes, run: RunScope, state: State, error: str) -> Recor
         copy.retry_count = retry
         copy.manual_fanout_id = state.manual_fanout_id
         changes.insert(run, copy)
-    _finish(changes, run, state, status, error=error)
+    _finish(changes, run, state, status, error=item.error)
     return Recorded(result=ItemResult.OK, retry_created=status == RETRY_CREATED)
 
 
-def _is_retried(run: RunScope, state: State) -> bool:
-    """Whether a state that fails is tried once more."""
-    return state.retry_count < run.template.body.retry_policy.max_retries
+def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
+    """Whether a state that fails with this error is tried once more."""
+    return item.retry and state.retry_count < run.template.body.retry_policy.max_retries
 
 
 def retry_delay_ms(policy: RetryPolicyModel, retry: int, *, uniform: Uniform = random.uniform) -> int:
