@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_response, log_text
 from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, settlements_of
-from exotrio._link.outcomes import name_and_fields, no_retry_field
+from exotrio._link.outcomes import added_fields, name_and_fields, trace_field
 from exotrio._link.port import (
     Claim,
     Exchanged,
@@ -41,7 +41,6 @@ from exotrio._wire.native import (
     HeartbeatReply,
     HeartbeatRequest,
     HeartbeatState,
-    HeldState,
     ItemsReply,
     NativeClaimRequest,
     NativeState,
@@ -194,16 +193,16 @@ class NativeLink:
 
     async def _release_unusable(self, states: Sequence[object]) -> None:
         """Release states of an answer that this client cannot use; log each."""
-        held: list[HeldState] = []
+        held: list[dict[str, str]] = []
         for state in states:
             lease = state.get("lease") if isinstance(state, dict) else None
             token = lease.get("token") if isinstance(lease, dict) else None
             state_id = state.get("state_id") if isinstance(state, dict) else None
             log.error("releasing state %r: it came in a form this client cannot use", state_id)
             if isinstance(state_id, str) and isinstance(token, str):
-                held.append(HeldState(state_id=state_id, token=token))
+                held.append({"state_id": state_id, "token": token})
         if held:
-            request = ReleaseRequest(states=held, delay_ms=UNUSABLE_DELAY_MS)
+            request = {"states": held, "delay_ms": UNUSABLE_DELAY_MS}
             try:
                 await self._http.ask("POST", self._path("release"), body=request)
             except ManagerError as error:
@@ -290,7 +289,7 @@ class NativeLink:
 
     async def _release(self, claims: Sequence[Claim]) -> list[Settlement]:
         encoded = [
-            BatchItem(index, claim.state_id, encode({"state_id": claim.state_id, "token": claim.token}))
+            BatchItem(index, claim.state_id, encode(_held(claim) | trace_field(claim)))
             for index, claim in enumerate(claims)
         ]
         settlements = await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
@@ -328,8 +327,12 @@ class _OutcomesReply(ItemsReply):
 def _encoded(claim: Claim, outcome: Outcome) -> bytes:
     """Return the item of a batch for an outcome; raise NotJson if it has values that JSON lacks."""
     name, fields = name_and_fields(outcome)
-    fields |= no_retry_field(outcome)
-    return encode({"state_id": claim.state_id, "token": claim.token, "outcome": name, **fields})
+    fields |= added_fields(claim, outcome)
+    return encode({**_held(claim), "outcome": name, **fields})
+
+
+def _held(claim: Claim) -> dict[str, Any]:
+    return {"state_id": claim.state_id, "token": claim.token}
 
 
 def _claim(state: NativeState, asked_after: float) -> Claim:
@@ -349,6 +352,7 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
         timeout=None if state.timeout_ms is None else from_ms(state.timeout_ms),
         # A repeated claim is sent later than the call the caller counts from; ttl is what was left then.
         lease=None if ttl_ms is None else from_ms(ttl_ms) + asked_after,
+        trace=state.trace,
     )
 
 

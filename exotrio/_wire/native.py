@@ -42,6 +42,8 @@ def _uuid(text: str) -> str:
 
 
 Uuid = Annotated[str, AfterValidator(_uuid)]
+TraceContext = Annotated[str, Field(pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+"""A ``traceparent`` of W3C's Trace Context."""
 
 
 class Discovery(Body):
@@ -119,6 +121,13 @@ class Lease(Body):
 
 
 class NativeState(Body):
+    """A claimed state.
+
+    Fields:
+        trace: W3C trace contexts, if the run is traced: the parent of its execution, and after spaces
+            those of executions to link to.
+    """
+
     state_id: str
     node_name: str
     identifier: str
@@ -129,6 +138,7 @@ class NativeState(Body):
     timeout_ms: Annotated[int, Field(gt=0)] | None = None
     """Most milliseconds for one execution, by the graph."""
     lease: Lease
+    trace: str | None = None
 
 
 class HeldState(Body):
@@ -138,22 +148,28 @@ class HeldState(Body):
     token: str
 
 
-class ExecutedItem(HeldState, ExecutedRequest):
+class EndedState(HeldState):
+    """A held state whose execution ended. ``trace``: of that execution, if it was traced."""
+
+    trace: TraceContext | None = None
+
+
+class ExecutedItem(EndedState, ExecutedRequest):
     outcome: Literal["executed"] = "executed"
 
 
-class ErroredItem(HeldState, ErroredRequest):
+class ErroredItem(EndedState, ErroredRequest):
     """``retry``: false if the graph's retry policy is not to be applied."""
 
     outcome: Literal["errored"] = "errored"
     retry: bool = True
 
 
-class PrunedItem(HeldState, PruneRequest):
+class PrunedItem(EndedState, PruneRequest):
     outcome: Literal["pruned"] = "pruned"
 
 
-class RequeuedItem(HeldState):
+class RequeuedItem(EndedState):
     outcome: Literal["requeued"] = "requeued"
     delay_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)]
 
@@ -181,7 +197,7 @@ class ItemsReply(Body):
 class ReleaseRequest(Body):
     """Hand states back: either ``states``, or all that is held under ``claim_id``, which voids it."""
 
-    states: Annotated[list[HeldState], Field(max_length=MAX_BATCH)] | None = None
+    states: Annotated[list[EndedState], Field(max_length=MAX_BATCH)] | None = None
     claim_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     delay_ms: DelayMs = 0
 
@@ -267,11 +283,14 @@ class NativeTriggerRequest(TriggerRequest):
 
     A state manager that does not know keys refuses a request without a run id, so none ignores a key.
 
+    ``trace`` is the context of the trigger, if it is traced.
+
     Also one entry of ``POST .../graph/{graph}/runs``, whose body is ``{"runs": [...]}`` with at most
     ``MAX_BATCH`` of them: all start, or none.
     """
 
     run_id: Annotated[Uuid | None, AfterValidator(_id_or_key), Field(validate_default=True)] = None
+    trace: TraceContext | None = None
 
 
 class TriggerManyReply(Body):

@@ -18,11 +18,11 @@ import trio
 
 from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.native import (
+    EndedState,
     ErroredItem,
     ExecutedItem,
     HeartbeatRequest,
     HeartbeatState,
-    HeldState,
     OutcomeItem,
     PrunedItem,
     RequeuedItem,
@@ -183,7 +183,7 @@ class Crowd:
         await self.write(random, workers.heartbeat, NAMESPACE, beat, self.now, TERMS)
 
     async def release(self, random: Random) -> None:
-        states = [HeldState(state_id=state_id, token=token) for state_id, token in self.tokens(random)]
+        states = [EndedState(state_id=state_id, token=token) for state_id, token in self.tokens(random)]
         await self.write(random, releases.release, NAMESPACE, states, random.choice((0, 1)))
 
     async def release_claim(self, random: Random) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio.graph import RetryPolicyModel, RetryStrategyEnum
-from exotrio.manager.engine.outcomes import retry_delay_ms
+from exotrio.manager.rules.retry_delay import retry_delay_ms
 
 STRATEGIES = list(RetryStrategyEnum)
 factors = st.integers(1, 10_000_000)

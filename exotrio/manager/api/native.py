@@ -229,6 +229,7 @@ class _Native:
             start_delay_ms=body.start_delay,
             run_id=body.run_id,
             key=body.key,
+            trace=body.trace,
         )
         shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
         return reply(shown)
@@ -241,6 +242,7 @@ class _Native:
                 start_delay_ms=entry.start_delay,
                 run_id=entry.run_id,
                 key=entry.key,
+                trace=entry.trace,
             )
             for entry in parse_entries(await read_body(request), "runs", NativeTriggerRequest)
         ]

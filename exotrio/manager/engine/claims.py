@@ -289,7 +289,9 @@ def claim_once_ready(
     return claimed if claimed.states or claimed.spent else None
 
 
-_HANDED_OUT = "seq, run, place, inputs, created_at, token, lease_until, retry_count, deliveries, suspect"
+_HANDED_OUT = (
+    "seq, run, place, inputs, created_at, token, lease_until, retry_count, deliveries, suspect, trace"
+)
 
 
 def _taken(tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]) -> list[Taken]:
@@ -312,6 +314,7 @@ def _told(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> Taken
             "created_at": timestamp(state["created_at"]),
         },
         native={
+            **({} if state["trace"] is None else {"trace": state["trace"]}),
             "graph_name": run.graph_name,
             "run_id": run.run_id,
             **limits,

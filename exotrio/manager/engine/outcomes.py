@@ -7,18 +7,15 @@ stored: stock runtimes report errors as they are.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.backoff import MAX_DELAY_MS, Uniform
 from exotrio._util.redaction import Redactor
 from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult
-from exotrio.graph import RetryPolicyModel
 from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
@@ -32,13 +29,13 @@ from exotrio.manager.engine.states import (
     NewState,
     RunScope,
     State,
-    child_path,
-    extend_groups,
-    output_path,
     read_texts,
     states_to_change,
 )
 from exotrio.manager.engine.unites import decide
+from exotrio.manager.rules.lineage import child_path, extend_groups, output_path
+from exotrio.manager.rules.retry_delay import retry_delay_ms
+from exotrio.manager.rules.traces import linked
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import Transaction, View
 
@@ -126,6 +123,7 @@ def _record_one(
             enqueue_after=state.enqueue_after,
         )
     run = state.scope(changes.tx)
+    state.execution = item.trace
     match item:
         case ExecutedItem():
             return _executed(changes, run, state, shared, item.outputs)
@@ -223,6 +221,7 @@ def _executed(
                     groups=state.groups,
                     path=path,
                     enqueue_after=tx.now_ms,
+                    trace=state.parent_trace,
                 ),
                 seq=seq,
             )
@@ -251,8 +250,10 @@ def _finish(
         path=path or state.path,
         updated_at=now,
         finished_at=now,
+        **({"trace": state.execution} if state.execution else {}),
     )
     changes.transition(run, state.place, state.groups, state.status, status)
+    changes.ended(state)
     changes.tally(state.node_id, state.claimed_at, status)
     # The same state may stand in the batch once more.
     state.status, state.data, state.error = status, data, error
@@ -275,6 +276,7 @@ class Follow:
         self._changes = changes
         self._run = run
         self._groups = state.groups
+        self._trace = state.parent_trace
         self._place = run.template.places[state.place]
         self._sources = Sources(changes.tx, run, state.parent, shared)
         self._left = MAX_FOLLOWING * changes.tx.max_inputs
@@ -310,6 +312,7 @@ class Follow:
                     groups=groups,
                     path=child_path(path, index),
                     enqueue_after=tx.now_ms,
+                    trace=self._trace,
                 )
             )
         for child in children:
@@ -337,30 +340,6 @@ def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
     return item.retry and state.retry_count < run.template.body.retry_policy.max_retries
 
 
-def retry_delay_ms(policy: RetryPolicyModel, retry: int, *, uniform: Uniform = random.uniform) -> int:
-    """Return the delay before retry number ``retry`` (1, 2, ...) in milliseconds. Pure.
-
-    The cap ``max_delay`` applies after jitter; jittered delays are truncated to whole
-    milliseconds. Without a cap the delay still ends at ten years, far below 64 bits.
-    """
-    shape, _, jitter = policy.strategy.value.partition("_")
-    if shape == "EXPONENTIAL":
-        # Integers throughout: exponent ** retry leaves the range of floats long before it matters.
-        factor = policy.exponent ** min(retry - 1, 64)
-    elif shape == "LINEAR":
-        factor = retry
-    else:
-        factor = 1
-    base = min(policy.backoff_factor * factor, MAX_DELAY_MS)
-    if jitter == "FULL_JITTER":
-        delay = int(uniform(0.0, base))
-    elif jitter == "EQUAL_JITTER":
-        delay = int(base / 2 + uniform(0.0, base / 2))
-    else:
-        delay = base
-    return delay if policy.max_delay is None else min(delay, policy.max_delay)
-
-
 def copy_of(state: State, *, enqueue_after: int) -> NewState:
     """Return a new attempt at a state, whose inputs were read: same inputs, same chain, same place in the
     fan-outs."""
@@ -375,6 +354,7 @@ def copy_of(state: State, *, enqueue_after: int) -> NewState:
         path=state.path,
         enqueue_after=enqueue_after,
         retry_of=state.seq,
+        trace=linked(state.trace, [state.execution]),
     )
 
 
@@ -390,6 +370,7 @@ def _requeued(changes: Changes, state: State, delay_ms: int) -> Recorded:
         suspect=0,
         lease_until=None,
         updated_at=tx.now_ms,
+        **({"trace": linked(state.trace, [state.execution])} if state.execution else {}),
     )
     tx.announce(state.run, state.node_id)
     state.status, state.enqueue_after, state.requeued = CREATED, enqueue_after, 1

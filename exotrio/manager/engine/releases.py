@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exotrio._wire.native import HeldState, ItemReply
+from exotrio._wire.native import EndedState, ItemReply
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events
+from exotrio.manager.rules.traces import linked
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction
 
@@ -14,7 +15,7 @@ CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request comes much sooner."""
 
 _TO_RELEASE = (
-    "SELECT seq, run, node_id, status, token, worker, claimed_at FROM states"
+    "SELECT seq, run, node_id, status, token, worker, claimed_at, trace FROM states"
     " JOIN nodes ON nodes.id = node_id WHERE"
 )
 
@@ -35,7 +36,7 @@ def used_at(tx: Transaction, claim_id: str) -> int | None:
 
 
 def release(
-    tx: Transaction, namespace: str, states: Sequence[HeldState], delay_ms: int = 0
+    tx: Transaction, namespace: str, states: Sequence[EndedState], delay_ms: int = 0
 ) -> list[ItemReply]:
     """Make held states claimable again, as if they had not been claimed."""
     seqs = {held.state_id: tx.seq(held.state_id) for held in states}
@@ -47,6 +48,7 @@ def release(
         )
     }
     released: dict[int, Row] = {}
+    traces: list[tuple[int, str | None]] = []
     replies = []
     for held in states:
         seq = seqs[held.state_id]
@@ -59,11 +61,14 @@ def release(
             result = ItemResult.DUPLICATE
         elif state["status"] == QUEUED:
             released[state["seq"]] = state
+            if held.trace is not None:
+                traces.append((state["seq"], linked(state["trace"], [held.trace])))
             result = ItemResult.OK
         else:
             result = ItemResult.STALE
         replies.append(ItemReply(state_id=held.state_id, result=result))
     _release(tx, list(released.values()), delay_ms)
+    tx.update("states", ("seq",), ("trace",), sorted(traces))
     return replies
 
 

@@ -45,7 +45,7 @@ class NewRun:
 
     ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. Asking again
     with the same ``run_id``, or the same ``key`` for the same graph, finds the same run. It has one of these,
-    or neither.
+    or neither. ``trace`` is the trace context of its trigger.
     """
 
     inputs: Mapping[str, str]
@@ -53,6 +53,7 @@ class NewRun:
     start_delay_ms: int = 0
     run_id: str | None = None
     key: str | None = None
+    trace: str | None = None
 
     def digest(self) -> str:
         """Return a digest of inputs and store, by which runs with one key are compared."""
@@ -77,9 +78,12 @@ def trigger(
     start_delay_ms: int = 0,
     run_id: str | None = None,
     key: str | None = None,
+    trace: str | None = None,
 ) -> Started:
     """Start one run, described as by ``NewRun``."""
-    run = NewRun(inputs=inputs, store=store, start_delay_ms=start_delay_ms, run_id=run_id, key=key)
+    run = NewRun(
+        inputs=inputs, store=store, start_delay_ms=start_delay_ms, run_id=run_id, key=key, trace=trace
+    )
     try:
         (started,) = trigger_many(tx, namespace, graph_name, [run])
     except EntriesRefused as refusal:
@@ -135,6 +139,7 @@ def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequenc
                 groups="",
                 path=b"",
                 enqueue_after=tx.now_ms + run.start_delay_ms,
+                trace=run.trace,
             ),
         )
         stored += [(scope.id, key, to_json(value).decode()) for key, value in run.store.items()]

@@ -18,7 +18,9 @@ from typing import Literal
 
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.lineage import split_groups
 from exotrio.manager.rules.template import Template
+from exotrio.manager.rules.traces import parent_in
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.tallies import bucket_of
@@ -76,6 +78,7 @@ class NewState:
     retry_count: int = 0
     manual_fanout_id: str | None = None
     retry_of: int | None = None
+    trace: str | None = None
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class State:
     """A state as it was read, to be changed: whoever changes it in the database changes it here, too.
 
     ``inputs`` and ``outputs`` may be large. They are there only once ``read_texts`` was asked for them.
+    ``execution`` is the trace context of the execution that ends now.
     """
 
     seq: int
@@ -102,11 +106,18 @@ class State:
     token: str | None
     requeued: int
     claimed_at: int | None
+    trace: str | None
     template: int
     graph: int
     cancelled_at: int | None
     inputs: str = ""
     outputs: str = ""
+    execution: str | None = None
+
+    @property
+    def parent_trace(self) -> str | None:
+        """The trace context under which what follows it is executed."""
+        return self.execution or parent_in(self.trace)
 
     def scope(self, view: View) -> RunScope:
         """Return its run."""
@@ -115,8 +126,8 @@ class State:
 
 _STATE = (
     "SELECT states.seq, run, place, node_id, status, error, data, parent, united, groups, path,"
-    " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, runs.template, runs.graph,"
-    " runs.cancelled_at FROM states CROSS JOIN runs ON runs.id = states.run"
+    " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace, runs.template,"
+    " runs.graph, runs.cancelled_at FROM states CROSS JOIN runs ON runs.id = states.run"
     # Not the other way round: from all nodes of a namespace to all of their states.
     " CROSS JOIN nodes ON nodes.id = states.node_id"
 )
@@ -160,30 +171,6 @@ def read_texts(view: View, column: Literal["inputs", "outputs"], states: Collect
             setattr(by_seq[seq], column, text)
 
 
-def split_groups(groups: str) -> Iterator[tuple[int, int]]:
-    """Yield (state, place) of each united target in a chain."""
-    for entry in groups.split():
-        seq, _, place = entry.partition(":")
-        yield int(seq), int(place)
-
-
-def extend_groups(groups: str, seq: int, place: int) -> str:
-    """Return the groups of what hangs below the state ``seq`` of a united target."""
-    return f"{groups} {seq}:{place}" if groups else f"{seq}:{place}"
-
-
-def output_path(path: bytes, index: int) -> bytes:
-    """Return the path of output ``index`` of a state: a length and that many bytes, so that paths
-    sort in fan-out order."""
-    digits = index.to_bytes((index.bit_length() + 7) // 8, "big")
-    return path + bytes((len(digits),)) + digits
-
-
-def child_path(path: bytes, place: int) -> bytes:
-    """Return the path of the child at ``place`` of a state with this path."""
-    return path + place.to_bytes(2, "big")
-
-
 def size_of(text: str) -> int:
     """Return how many bytes a text takes."""
     return len(text) if text.isascii() else len(text.encode())
@@ -207,7 +194,7 @@ def add_events(tx: Transaction, kind: str, states: Iterable[Row]) -> None:
 _COLUMNS = (
     "seq", "run", "place", "node_id", "status", "inputs", "outputs", "error", "parent", "united", "groups",
     "path", "enqueue_after", "retry_count", "manual_fanout_id", "created_at", "updated_at", "finished_at",
-    "retry_of", "size",
+    "retry_of", "size", "trace",
 )  # fmt: skip
 """Of a new state."""
 
@@ -240,6 +227,7 @@ class Changes:
             lambda: [0] * len(_UNITE_COUNTERS)
         )
         self._touched: dict[int, tuple[RunScope, int]] = {}
+        self._executions: defaultdict[int, list[str]] = defaultdict(list)
 
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
         """Add a state and return its number."""
@@ -270,7 +258,7 @@ class Changes:
                 seq, run.id, state.place, state.node_id, state.status, state.inputs, state.outputs,
                 state.error, state.parent, state.united, state.groups, state.path, state.enqueue_after,
                 state.retry_count, state.manual_fanout_id, now, now,
-                None if state.status == CREATED else now, state.retry_of, size,
+                None if state.status == CREATED else now, state.retry_of, size, state.trace,
             )
         )  # fmt: skip
         if state.status == CREATED:
@@ -298,6 +286,15 @@ class Changes:
     def update(self, state: State, **values: object) -> None:
         """Give columns of a state new values, provided that it still has its status and its token."""
         self._updates[tuple(values)].append((state.seq, state.status, state.token, *values.values()))
+
+    def ended(self, state: State) -> None:
+        """Keep the execution that ended a state for the united nodes whose groups it may complete."""
+        for target_state, _ in split_groups(state.groups) if state.execution else ():
+            self._executions[target_state].append(str(state.execution))
+
+    def executions_in(self, target_state: int) -> list[str]:
+        """Return the executions that ended in a group, oldest first."""
+        return self._executions[target_state]
 
     def add_event(self, seq: int, kind: str) -> None:
         """Add something exceptional to a state's history."""

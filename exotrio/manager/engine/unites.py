@@ -30,10 +30,10 @@ from exotrio.manager.engine.states import (
     Changes,
     NewState,
     RunScope,
-    child_path,
-    extend_groups,
 )
+from exotrio.manager.rules.lineage import child_path, extend_groups
 from exotrio.manager.rules.template import Unite
+from exotrio.manager.rules.traces import linked, parent_in
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
@@ -50,7 +50,8 @@ def decide(changes: Changes) -> None:
     waiting = changes.apply()
     while waiting:
         now, later = _complete(changes.tx, waiting)
-        for (run, _, _), state in zip(now, united_states(changes.tx, now), strict=True):
+        for (run, target_state, _), state in zip(now, united_states(changes.tx, now), strict=True):
+            state.trace = linked(state.trace, changes.executions_in(target_state))
             changes.insert(run, state)
         waiting = {target_state: (run, unite.target) for run, target_state, unite in later}
         waiting.update(changes.apply())
@@ -112,7 +113,7 @@ def united_states(tx: Transaction, groups: Sequence[Group]) -> list[NewState]:
     targets = {
         row["seq"]: row
         for row in tx.execute(
-            f"SELECT seq, groups, path, status FROM states WHERE {tx.any_of('seq')}",
+            f"SELECT seq, groups, path, status, trace FROM states WHERE {tx.any_of('seq')}",
             (tx.items(sorted({target_state for _, target_state, _ in groups})),),
         )
     }
@@ -154,4 +155,5 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
         groups=extend_groups(target["groups"], target_state, unite.target),
         path=child_path(target["path"], unite.place),
         enqueue_after=tx.now_ms,
+        trace=parent_in(target["trace"]),
     )

@@ -5,6 +5,9 @@
 ``edges``         who comes before and after whom, and what of that is forbidden
 ``registered``    whether a graph can run with the nodes that are registered
 ``problems``      what is wrong, as values: ``Problem(text, node, field)``
+``lineage``       where a state stands: the united targets above it, its path through the fan-outs
+``retry_delay``   when a failed state is tried again
+``traces``        which executions the next one of a state is told of, as text
 ``errors``        ``Refused``: how a use case refuses a request
 ================  =================================================================================
 """

@@ -143,7 +143,8 @@ CREATE TABLE states (
     retry_of INTEGER,                    -- the attempt that it replaces
     begun INTEGER NOT NULL DEFAULT 0,    -- its holder said that it runs, or never says so
     suspect INTEGER NOT NULL DEFAULT 0,  -- a runtime was lost that held it
-    size INTEGER NOT NULL DEFAULT 0      -- of the inputs, in bytes
+    size INTEGER NOT NULL DEFAULT 0,     -- of the inputs, in bytes
+    trace TEXT                           -- W3C trace contexts (rules.traces), if somebody traces
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
@@ -288,13 +289,14 @@ CREATE TABLE duties (
 """
 
 MIGRATIONS: dict[int, str] = {
-    # Business keys of runs; pausing of nodes and schedules. Managers of version 1 know neither.
+    # Business keys of runs; pausing of nodes and schedules; traces. Managers of version 1 know none of these.
     1: """
 ALTER TABLE nodes ADD COLUMN paused_at INTEGER;
 ALTER TABLE graphs ADD COLUMN paused_at INTEGER;
 ALTER TABLE runs ADD COLUMN key TEXT;
 ALTER TABLE runs ADD COLUMN key_digest TEXT;
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
+ALTER TABLE states ADD COLUMN trace TEXT;
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
