@@ -9,6 +9,7 @@
     results         from what a node returned, or a signal that it raised, to the outcome
     error_text      the text of its error: own frames, bounded, without secrets
     call            NodeCall: the class of a node and the texts it gets, and the instance made of them
+    spans           the span of an execution, if the program traces
     places          where nodes run: on the Trio loop, in a thread, in an asyncio loop
     threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number
                     of stuck nodes, which go on though nothing waits for them any more, and its limit

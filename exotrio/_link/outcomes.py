@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import sendable
@@ -35,12 +36,21 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
             return "requeued", delay
 
 
-def no_retry_field(outcome: Outcome) -> dict[str, bool]:
-    """Return the field by which the native API and the outbox say that an error is not to be retried.
+def added_fields(claim: Claim, outcome: Outcome) -> dict[str, Any]:
+    """Return the fields that only the native API and the outbox have: what is not the default.
 
-    Empty for everything else. Older state managers, and older readers of the outbox, ignore it.
+    That an error is not to be retried, and the trace context of the execution. Older state managers, and
+    older readers of the outbox, ignore them.
     """
-    return {"retry": False} if isinstance(outcome, Errored) and not outcome.retry else {}
+    added: dict[str, Any] = trace_field(claim)
+    if isinstance(outcome, Errored) and not outcome.retry:
+        added["retry"] = False
+    return added
+
+
+def trace_field(claim: Claim) -> dict[str, str]:
+    """Return the field with the trace context of an execution that ended; empty if it was not traced."""
+    return {} if claim.execution is None else {"trace": claim.execution}
 
 
 def outcome_of(name: str, value: Any, *, retry: bool = True) -> Outcome:

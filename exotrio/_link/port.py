@@ -33,6 +33,8 @@ class Claim:
         lease: Seconds the lease lasts from when the claim was sent, None without a lease.
         timeout: Most seconds for one execution by the graph. None if it has no limit, and on v0, which does
             not say.
+        trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
+        execution: The trace context of its execution, once that began and if it is traced.
     """
 
     state_id: str
@@ -49,6 +51,8 @@ class Claim:
     alone: bool = False
     lease: float | None = None
     timeout: float | None = None
+    trace: str | None = None
+    execution: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,7 +163,12 @@ class Engine:
                 # Between the workers and the reporter: what is to be delivered is safe on disk by then.
                 spawn(partial(keep, finished, outbox=outbox, deliver=reporter.add), "keep")
             worker = Worker(
-                finished=finished_in, release=reporter.release, executor=executor, ledger=ledger, stop=stop
+                namespace=o.namespace,
+                finished=finished_in,
+                release=reporter.release,
+                executor=executor,
+                ledger=ledger,
+                stop=stop,
             )
             for _ in range(o.workers):
                 spawn(partial(work, claimed.clone(), worker=worker), "work")

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from exotrio._link.outcomes import name_and_value, no_retry_field, outcome_of
+from exotrio._link.outcomes import added_fields, name_and_value, outcome_of
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Outcome
 from exotrio._util.json import NotJson, decode, encode
@@ -280,7 +280,7 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
     # Without inputs: they are not needed to report, and may be large.
     fields = {field: getattr(claim, field) for field in _CLAIM}
     try:
-        body = encode({"claim": fields, "outcome": name, "value": value, **no_retry_field(outcome)})
+        body = encode({"claim": fields, "outcome": name, "value": value, **added_fields(claim, outcome)})
         decode(body)  # reading has limits that writing has not: of depth, and of the digits of a number
     except NotJson:
         return None
@@ -290,4 +290,4 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
     outcome = outcome_of(entry["outcome"], entry["value"], retry=entry.get("retry", True))
-    return Claim(inputs={}, **entry["claim"]), outcome
+    return Claim(inputs={}, execution=entry.get("trace"), **entry["claim"]), outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
@@ -12,10 +12,12 @@ import trio
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution, StateContext, state_context
 from exotrio._execution.node_task import Attempt, NodeTask
+from exotrio._execution.spans import begin_execution, end_execution
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Outcome
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.stop import Stop
+from exotrio._util.tracing import Span
 
 log = logging.getLogger("exotrio.worker")
 
@@ -36,13 +38,14 @@ async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, worker: Worker)
 
 
 class HeldAttempt(Attempt):
-    """An attempt, and the held claim that it is of."""
+    """An attempt, and the held claim that it is of. ``span``: if the program traces."""
 
-    __slots__ = ("context", "held")
+    __slots__ = ("context", "held", "span")
 
-    def __init__(self, held: HeldClaim) -> None:
+    def __init__(self, held: HeldClaim, span: Span | None) -> None:
         super().__init__(held.claim, Execution())
         self.held = held
+        self.span = span
         self.context = StateContext(held.claim)
 
 
@@ -55,6 +58,7 @@ class Worker:
         release: Takes each that is to be released.
     """
 
+    namespace: str
     finished: trio.MemorySendChannel[HeldClaim]
     release: Callable[[HeldClaim], None]
     executor: Executor
@@ -113,16 +117,23 @@ class Worker:
         if self.stop.requested:
             self.release(held)
             return
-        attempt = HeldAttempt(held)
+        span = begin_execution(held.claim, self.namespace)
+        if span is not None:
+            held.claim = replace(held.claim, execution=span.context)
+            span.enter()
+        attempt = HeldAttempt(held, span)
         state_context.set(attempt.context)
         ledger.run(held, attempt.execution)
         log.debug("%s begins", held)
         await self.executor.attempt(attempt, task, confirm=partial(self._until_held, held))
+        if span is not None:
+            span.leave()  # without it only if a node ended the task, and its context variables with it
         await self._finish(attempt)
 
     async def _finish(self, attempt: HeldAttempt) -> None:
         held = attempt.held
         state_context.set(attempt.context)  # in another task than its node's, perhaps
+        outcome = None
         try:
             outcome = self.executor.outcome_of(attempt)
         except trio.Cancelled:
@@ -131,6 +142,9 @@ class Worker:
             # A defect, or a Ctrl-C for the application: this state must not be lost with it.
             self.release(held)
             raise
+        finally:
+            if attempt.span is not None:
+                end_execution(attempt.span, outcome, attempt.execution)
         if outcome is None:
             self.release(held)
         else:

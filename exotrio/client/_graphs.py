@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ import anyio
 from pydantic import ValidationError
 
 from exotrio._http.response import Answer, invalid_response, problems_in
+from exotrio._util.tracing import Span, producing
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import CancelledTriggers, GraphBody
 from exotrio._wire.operations import DeletedGraph
@@ -48,6 +49,31 @@ async def trigger(
     if run_id is not None and key is not None:
         raise ConfigurationError(ID_OR_KEY)
 
+    with trigger_span(calls, graph_name) as span:
+        if span is None:
+            return await _trigger(calls, graph_name, request, run_id, key)
+        reply = await _trigger(calls, graph_name, {**request, "trace": span.context}, run_id, key)
+        span.add({"messaging.message.id": reply["run_id"], "exotrio.run_id": reply["run_id"]})
+        return reply
+
+
+def trigger_span(calls: Calls, graph_name: str) -> AbstractContextManager[Span | None]:
+    """Have a span for a trigger in the body, with the attributes that OpenTelemetry has for messages and our
+    own; None if the program does not trace."""
+    attributes = {
+        "messaging.system": "exotrio",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "trigger",
+        "messaging.destination.name": graph_name,
+        "exotrio.namespace": calls.namespace,
+        "exotrio.graph": graph_name,
+    }
+    return producing(f"trigger {graph_name}", lambda: attributes)
+
+
+async def _trigger(
+    calls: Calls, graph_name: str, request: dict[str, Any], run_id: str | None, key: str | None
+) -> dict[str, Any]:
     async def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = await calls.http.ask("POST", path, body=body)
         answer.parse(TriggerReply)
@@ -59,7 +85,8 @@ async def trigger(
         return await calls.repeat(lambda: ask(calls.native("graph", graph_name, "trigger"), body))
 
     async def once() -> dict[str, Any]:
-        return await calls.repeat(lambda: ask(calls.v0("graph", graph_name, "trigger"), request), sent=False)
+        body = {name: value for name, value in request.items() if name != "trace"}
+        return await calls.repeat(lambda: ask(calls.v0("graph", graph_name, "trigger"), body), sent=False)
 
     async def v0() -> dict[str, Any]:
         try:

@@ -73,7 +73,11 @@ async def trigger_many(
 ) -> list[str]:
     """Start runs, and return their ids in the order of the list."""
     starting = _Starting(calls, graph_name, on_progress, on_existing)
-    await starting.each(_parts(runs), MAX_REQUESTS, starting.start)
+    with _graphs.trigger_span(calls, graph_name) as span:
+        more = {} if span is None else {"trace": span.context}
+        await starting.each(_parts(runs, more), MAX_REQUESTS, starting.start)
+        if span is not None:
+            span.add({"messaging.batch.message_count": len(starting.ids)})
     if starting.failure is not None:
         raise starting.explained(starting.failure)
     return [starting.ids[index] for index in sorted(starting.ids)]
@@ -217,14 +221,14 @@ class _Starting:
         return error
 
 
-async def _parts(runs: NewRuns) -> AsyncGenerator[list[_Entry]]:
-    """Yield the runs in parts, each for one request."""
+async def _parts(runs: NewRuns, more: Mapping[str, str]) -> AsyncGenerator[list[_Entry]]:
+    """Yield the runs in parts, each for one request; ``more`` is added to each in it."""
     part: list[_Entry] = []
     size = 0
     index = 0
     async with aclosing(_each(runs)) as given:
         async for run in given:
-            entry = _entry(index, run)
+            entry = _entry(index, run, more)
             index += 1
             if part and size + len(entry.content) > MAX_BYTES:
                 yield part
@@ -249,7 +253,7 @@ async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
             yield item
 
 
-def _entry(index: int, run: object) -> _Entry:
+def _entry(index: int, run: object, more: Mapping[str, str]) -> _Entry:
     if isinstance(run, Mapping):
         run = NewRun(inputs=run)
     elif not isinstance(run, NewRun):
@@ -261,7 +265,7 @@ def _entry(index: int, run: object) -> _Entry:
     run_id = str(run.run_id or uuid4()) if run.key is None else None
     by = {"run_id": run_id} if run.key is None else {"key": run.key}
     try:
-        return _Entry(index, run_id, run.key, request, encode({**request, **by}))
+        return _Entry(index, run_id, run.key, request, encode({**request, **by, **more}))
     except NotJson as error:
         raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
 

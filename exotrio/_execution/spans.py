@@ -1,0 +1,63 @@
+"""The span of an execution: what it is called, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import re
+
+from exotrio._execution.handle import Execution
+from exotrio._link.outcomes import name_and_value
+from exotrio._link.port import Claim
+from exotrio._nodes.outcome import Errored, Outcome
+from exotrio._util import tracing
+from exotrio._util.error_message import message_line
+from exotrio._util.tracing import Span, Value
+
+_KIND = re.compile(r"[\w.]+(?=:|$)")
+"""The type of an exception, at the beginning of the line that names it."""
+
+
+def begin_execution(claim: Claim, namespace: str) -> Span | None:
+    """Begin the span of an execution; None if the program does not trace.
+
+    Its parent is what the state manager names. v0 names nothing: each execution is the root of a trace then.
+    """
+    return tracing.begin(
+        f"execute {claim.node_name}", "consumer", lambda: _attributes(claim, namespace), claim.trace
+    )
+
+
+def end_execution(span: Span, outcome: Outcome | None, execution: Execution) -> None:
+    """End the span of an execution by its outcome; None: its state is released."""
+    attributes: dict[str, Value] = {
+        "exotrio.outcome": "released" if outcome is None else name_and_value(outcome)[0]
+    }
+    if why := execution.view.why:
+        attributes["exotrio.stopping"] = why.value
+    error = None
+    if isinstance(outcome, Errored):
+        attributes["exotrio.retry"] = outcome.retry
+        line = message_line(outcome.error)
+        kind = _KIND.match(line)
+        # What the conventions have for an error that has no type.
+        error = (kind[0] if kind else "_OTHER", line, outcome.error)
+    span.add(attributes)
+    span.end(error)
+
+
+def _attributes(claim: Claim, namespace: str) -> dict[str, Value]:
+    told = {
+        "exotrio.graph": claim.graph_name,
+        "exotrio.run_id": claim.run_id,
+        "exotrio.attempt": claim.attempt,
+    }
+    return {
+        # As OpenTelemetry has them for messages.
+        "messaging.system": "exotrio",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "execute",
+        "messaging.destination.name": claim.node_name,
+        "messaging.message.id": claim.state_id,
+        "exotrio.namespace": namespace,
+        "exotrio.identifier": claim.identifier,
+        **{name: value for name, value in told.items() if value is not None},
+    }
