@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -25,52 +25,13 @@ from exotrio.errors import NotFound
 from exotrio.manager import embedded
 from exotrio.testing import run_graph
 from tests.support.doubles import Call, NativeServer, V0Server, reply, runtime, until_and_stop
-
-
-class Spans:
-    """The spans that ended, by their names."""
-
-    def __init__(self, exporter: InMemorySpanExporter) -> None:
-        self._exporter = exporter
-
-    def of(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self._exporter.get_finished_spans() if span.name == name]
-
-    def one(self, name: str) -> ReadableSpan:
-        (span,) = self.of(name)
-        return span
-
-    @property
-    def traces(self) -> set[int]:
-        return {span.context.trace_id for span in self._exporter.get_finished_spans() if span.context}
+from tests.support.spans import Spans, id_of, linked_by, parent_of, recording, traced_by
 
 
 @pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> TracerProvider:
-    made = TracerProvider(shutdown_on_exit=False)
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", made)  # else it can be set once in a process
-    return made
-
-
-@pytest.fixture
-def spans(provider: TracerProvider) -> Iterator[Spans]:
-    exporter = InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    yield Spans(exporter)
-    provider.shutdown()
-
-
-def parent_of(span: ReadableSpan) -> int | None:
-    return None if span.parent is None else span.parent.span_id
-
-
-def id_of(span: ReadableSpan) -> int:
-    assert span.context is not None
-    return span.context.span_id
-
-
-def linked_by(span: ReadableSpan) -> list[int]:
-    return [link.context.span_id for link in span.links]
+def spans() -> Iterator[Spans]:
+    with recording() as found:
+        yield found
 
 
 def inner(name: str) -> None:
@@ -305,11 +266,13 @@ class Broken(SimpleSpanProcessor):
 
 
 async def test_a_broken_provider_costs_its_spans_and_nothing_else(
-    provider: TracerProvider, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(Broken(InMemorySpanExporter()))
     declared = Graph("g", [GraphNodeModel(node_name="Prunes", namespace="ns", identifier="prunes")])
-    assert (await run_graph(declared, [Prunes])).status == "SUCCESS"
+    with traced_by(provider):
+        assert (await run_graph(declared, [Prunes])).status == "SUCCESS"
     assert "a processor that fails" in caplog.text
 
 

@@ -17,11 +17,13 @@ from tests.chaos.point_nodes import (
     EXPECTED_STATES,
     EXPECTED_WORK,
     FAILS,
+    GRAPH,
     REQUEUES,
 )
 from tests.chaos.point_world import World
 from tests.chaos.points import Case, Fault
 from tests.support.manager import recount
+from tests.support.spans import id_of, parent_of
 
 F = Fault
 ANSWER_LOST = {F.RESET, F.SILENCE, F.HTTP_500, F.HTTP_502}
@@ -34,6 +36,7 @@ async def check(world: World) -> None:
     await world.server.store.read(_check_states, world, problems)
     _check_executions(world, problems)
     _check_summaries(world, problems)
+    _check_traces(world, problems)
     if world.expired and not leases_may_end(world.case):
         problems.append(f"{world.expired} leases ended, though nothing kept anybody from handing back")
     if world.case.strike is not None and world.case.strike not in world.struck:
@@ -97,6 +100,28 @@ def _check_summaries(world: World, problems: list[str]) -> None:
             problems.append(f"{hand.name} claimed {hand.claimed} states, and its summary says: {summary}")
         if summary.exit_code and not something_may_stay_behind(world.case):
             problems.append(f"{hand.name} left something behind: {summary}")
+
+
+def _check_traces(world: World, problems: list[str]) -> None:
+    if world.spans is None or world.case.api == "v0":
+        # v0 has no field for it.
+        traced = [trace for trace in world.traced if trace is not None]
+        if traced:
+            problems.append(f"nobody traces, and outcomes came with {traced}")
+        return
+    trigger = world.spans.one(f"trigger {GRAPH.name}").get_span_context()
+    ended = {id_of(span): span for span in world.spans.all}
+    if len(set(world.traced)) < len(world.traced):
+        problems.append("two accepted outcomes came with the same trace context")
+    for context in world.traced:
+        _, trace_id, span_id, _ = (context or "-0-0-").split("-")
+        if int(trace_id, 16) != trigger.trace_id:
+            problems.append(f"an execution that was accepted is not in the trace of its trigger: {context}")
+        at: int | None = int(span_id, 16)
+        while at is not None and at != trigger.span_id and at in ended:
+            at = parent_of(ended[at])
+        if at != trigger.span_id:
+            problems.append(f"nothing leads from an accepted execution to its trigger: {context}")
 
 
 def leases_may_end(case: Case) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import logging
 import random
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any
 from unittest import mock
@@ -26,6 +27,7 @@ from tests.chaos.point_nodes import GRAPH, NAMESPACE, NODES, TOKEN, Key
 from tests.chaos.point_server import ASKER, KEY, TERMS, Exchange, Server, open_server
 from tests.chaos.point_worker import Hand
 from tests.chaos.points import Case, Fault, Strike
+from tests.support.spans import Spans, recording
 
 LATENESS = {"native": 10.0, "v0": 20.0}
 """Seconds of a delay: longer than leases and claim timeouts, shorter than the patience of a request."""
@@ -64,6 +66,8 @@ class World:
         ended: How many outcomes that end it were accepted of each state.
         acknowledged: Outcomes a worker was told to be taken: state, kind, content.
         expired: Leases that ended.
+        spans: What is traced, in every second case; the others show that nothing needs it.
+        traced: The trace contexts of accepted outcomes.
         problems: What is wrong, in words.
     """
 
@@ -84,6 +88,8 @@ class World:
         self.ended: Counter[str] = Counter()
         self.acknowledged: list[tuple[str, str, Mapping[str, Any]]] = []
         self.expired = 0
+        self.spans: Spans | None = None
+        self.traced: list[str | None] = []
         self.hands: list[Hand] = []
         self.problems: list[str] = []
         self.over = trio.Event()
@@ -98,7 +104,8 @@ class World:
         # In process leases do not end, so it beats as often as it likes; these do end.
         beats = mock.patch.object(heartbeat, "INTERVAL_IN_PROCESS", TERMS.lease_ttl_ms / 3000)
         reproducible = _reproducible(f"{self.seed} {self.case}")
-        with beats, reproducible, _listening(self.problems), trio.fail_after(LONGEST):
+        traces = recording() if zlib.crc32(f"{self.seed} {self.case}".encode()) % 2 else nullcontext()
+        with beats, reproducible, _listening(self.problems), traces as self.spans, trio.fail_after(LONGEST):
             async with trio.open_nursery() as self.nursery:
                 native = self.case.api == "native"
                 async with open_server(self.nursery, self, native=native) as self.server:
@@ -229,6 +236,7 @@ class World:
         if isinstance(item, RequeuedItem):
             self.accepted["requeued" if item.delay_ms > 1 else "released", key] += 1
             return
+        self.traced.append(item.trace)
         self.accepted["errored" if isinstance(item, ErroredItem) else "ended", key] += 1
         self.ended[item.state_id] += 1
 
