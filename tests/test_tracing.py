@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -19,12 +20,21 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode, Graph, GraphNodeModel, NoRetry, PruneSignal, ReQueueAfterSignal, UnitesModel
+from exotrio import (
+    BaseNode,
+    Graph,
+    GraphNodeModel,
+    NoRetry,
+    PruneSignal,
+    ReQueueAfterSignal,
+    Runtime,
+    UnitesModel,
+)
 from exotrio.client import StateManager
 from exotrio.errors import NotFound
 from exotrio.manager import embedded
 from exotrio.testing import run_graph
-from tests.support.doubles import Call, NativeServer, V0Server, reply, runtime, until_and_stop
+from tests.support.doubles import Call, NativeServer, V0Server, reply, running, runtime, until_and_stop
 from tests.support.spans import Spans, id_of, linked_by, parent_of, recording, traced_by
 
 
@@ -159,6 +169,11 @@ class Asyncio(BaseNode):
         inner("inside asyncio")
 
 
+class Nests(BaseNode):
+    async def execute(self) -> None:
+        inner("inside")
+
+
 class Thread(BaseNode):
     def execute(self) -> None:
         inner("inside thread")
@@ -260,20 +275,76 @@ async def test_a_trigger_that_fails_has_an_error_and_one_of_many_runs_is_one_spa
     assert not any("trace" in call.body for call in server.calls if call.route == "trigger")
 
 
-class Broken(SimpleSpanProcessor):
-    def on_start(self, *args: Any, **options: Any) -> None:
-        raise RuntimeError("a processor that fails")
+async def test_runs_of_a_list_are_in_the_trace_of_the_list(spans: Spans, autojump_clock: MockClock) -> None:
+    async with (
+        embedded(":memory:") as transport,
+        StateManager("ns", transport=transport) as manager,
+        running(Runtime("ns", "rt", [Prunes], transport=transport), registered=True),
+    ):
+        await manager.upsert_graph(
+            Graph("g", [GraphNodeModel(node_name="Prunes", namespace="ns", identifier="prunes")])
+        )
+        for run_id in await manager.trigger_many("g", [{}, {}]):
+            await manager.wait(run_id)
+    list_id = id_of(spans.one("trigger g"))
+    assert [parent_of(span) for span in spans.of("execute Prunes")] == [list_id] * 2
+
+
+class Until(BaseNode):
+    gate = trio.Event()
+
+    async def execute(self) -> None:
+        await self.gate.wait()
+
+
+async def test_an_execution_that_goes_on_under_another_claim_stays_in_its_trace(
+    spans: Spans, autojump_clock: MockClock
+) -> None:
+    Until.gate = trio.Event()
+    server = NativeServer()
+    (state_id,) = server.add("Until")
+    async with running(runtime(server, Until)):
+        await server.until(lambda: server.states[state_id].deliveries == 1)
+        await trio.testing.wait_all_tasks_blocked()
+        server.states[state_id].status = "CREATED"
+        server.add("Nobody")  # wakes a claim that waits
+        await server.until(lambda: server.states[state_id].deliveries == 2)
+        await trio.testing.wait_all_tasks_blocked()
+        Until.gate.set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    (item,) = server.routes("outcomes")[-1].body
+    assert (item["token"], item["trace"].split("-")[2]) == (
+        f"{state_id}-2",
+        f"{id_of(spans.one('execute Until')):016x}",
+    )
+
+
+class FailsLater(SimpleSpanProcessor):
+    """Fails at each execution but the first."""
+
+    executions = 0
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.executions += span.name.startswith("execute")
+        if span.name.startswith("execute") and self.executions > 1:
+            raise RuntimeError("a processor that fails")
 
 
 async def test_a_broken_provider_costs_its_spans_and_nothing_else(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
+    exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(Broken(InMemorySpanExporter()))
-    declared = Graph("g", [GraphNodeModel(node_name="Prunes", namespace="ns", identifier="prunes")])
+    provider.add_span_processor(FailsLater(exporter))
+    server = V0Server()
+    server.add("Nests", 2)
     with traced_by(provider):
-        assert (await run_graph(declared, [Prunes])).status == "SUCCESS"
+        rt = runtime(server, Nests, workers=1)
+        await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 2)
     assert "a processor that fails" in caplog.text
+    first, second = [span for span in exporter.get_finished_spans() if span.name == "inside"]
+    assert parent_of(first) is not None
+    assert parent_of(second) is None, "not below the execution before it"
 
 
 def test_without_a_provider_opentelemetry_is_not_even_imported() -> None:

@@ -483,14 +483,15 @@ async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: An
     again.close({}, ())
 
 
-async def test_an_error_that_is_not_to_be_retried_stays_so(outbox: Path) -> None:
+async def test_that_an_error_is_not_to_be_retried_and_its_trace_are_kept(outbox: Path) -> None:
     store = OutboxStore(outbox, "http://manager", "ns")
-    claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
+    claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={}, execution="00-a-b-01")
     outcomes = [Errored("once more"), Errored("never", retry=False)]
     store.write([(claim, outcome) for outcome in outcomes], {}, ())
     store.close({}, ())
     again = OutboxStore(outbox, "http://manager", "ns")
     assert [entry.outcome for entry in again.left] == outcomes
+    assert [entry.claim for entry in again.left] == [claim] * 2
     again.close({}, ())
 
 
