@@ -164,3 +164,13 @@ async def test_the_node_that_pays_says_what_is_not_to_be_retried() -> None:
         assert isinstance(outcome, Errored)
         retried[card] = outcome.retry
     assert retried == {"stolen": False, "locked": False, "offline": True}
+
+
+def test_the_provider_of_tracers_gets_one_trace_of_a_run(tmp_path: Path) -> None:
+    (traces,) = [code for code in PYTHON if "set_tracer_provider" in code]
+    (tmp_path / "hello.py").write_text(traces + block("Greet"), "utf-8")
+    end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path)
+    assert end.code == 0, end
+    for name in ("trigger greeting", "execute Greet"):
+        assert f'"name": "{name}"' in end.err  # where the file was loaded, what it prints is no result
+    assert len(set(re.findall(r'"trace_id": "(\w+)"', end.err))) == 1
