@@ -275,10 +275,24 @@ def test_a_graph_that_cannot_be_triggered_is_named_with_its_problems() -> None:
     one(of_graphs([listed("PENDING")]), "graph g is still being validated", attention=False)
 
 
-def test_a_graph_from_before_time_zones_were_checked_is_named_with_one_that_does_not_exist() -> None:
-    values = ({"expression": "@daily", "timezone": zone} for zone in (None, "UTC", "Asia/Kolkata", "Mars"))
-    graph = listed("VALID").model_dump() | {"triggers": [{"type": "CRON", "value": each} for each in values]}
-    one(of_graphs([GraphInfo.model_validate(graph)]), "graph g names no time zone with 'Mars'")
+def triggered(zone: str | None, **fields: object) -> list[GraphInfo]:
+    trigger = {"type": "CRON", "value": {"expression": "0 9 * * *", "timezone": zone}}
+    return [GraphInfo.model_validate({**listed("VALID").model_dump(), "triggers": [trigger], **fields})]
+
+
+def test_triggers_in_time_zones_are_said_with_what_is_wrong_with_them() -> None:
+    due = {"CRON_TZ=Asia/Kolkata 0 9 * * *": "2026-01-01T03:30:00.000Z"}
+    assert of_graphs(triggered(None) + triggered("UTC") + triggered("Asia/Kolkata", scheduled={})) == []
+    said = "graph g is triggered in Asia/Kolkata, next at 2026-01-01T09:00:00+05:30 (2026-01-01T03:30:00Z)"
+    one(of_graphs(triggered("Asia/Kolkata", scheduled=due)), said, attention=False)
+    one(
+        of_graphs(triggered("Asia/Kolkata")),
+        "has a trigger in Asia/Kolkata, and this state manager may ignore",
+    )
+    one(
+        of_graphs(triggered("Mars", scheduled={})),
+        "graph g names no time zone with 'Mars': its trigger is in UTC",
+    )
 
 
 # -- claims through v0

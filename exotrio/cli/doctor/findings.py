@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from exotrio._util.cron import parts_of
+from exotrio._util.cron import local_time, parts_of
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._util.times import iso_time
+from exotrio._util.times import iso_time, moment_ms
 from exotrio._util.words import listed, plural
 from exotrio.cli.doctor.server import Clock
 from exotrio.client import (
@@ -88,7 +88,7 @@ def bytes_text(count: int) -> str:
 
 
 def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
-    """Return which graphs cannot be triggered."""
+    """Return which graphs cannot be triggered, or not at the times that they name."""
     findings = []
     for graph in graphs:
         if graph.validation_status is ValidationStatus.PENDING:
@@ -98,16 +98,27 @@ def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
             what = f"graph {one_line(graph.name)} is INVALID"
             fix = "fix it and `graph apply` it; if nodes are missing, start the runtime that has them first"
             findings.append(Finding(f"{what}: {errors}" if errors else what, fix))
-        for trigger in graph.triggers:
-            zone = trigger.value.timezone
-            if zone not in (None, parts_of(trigger.schedule)[1]):
-                what = f"graph {one_line(graph.name)} names no time zone with {one_line(str(zone))!r}"
-                fix = "correct it and `graph apply` it"
-                findings.append(Finding(f"{what}: its trigger comes due in UTC", fix))
+        findings += _of_zones(graph)
         if graph.paused_at is not None and graph.triggers:
             what = f"the schedule of graph {one_line(graph.name)} is paused since {iso_time(graph.paused_at)}"
             findings.append(info(what, f"`graph resume {one_line(graph.name)}` starts runs by it again"))
     return findings
+
+
+def _of_zones(graph: GraphInfo) -> Iterator[Finding]:
+    """Yield findings about triggers in time zones."""
+    name = one_line(graph.name)
+    for trigger in graph.triggers:
+        given, zone = trigger.value.timezone, parts_of(trigger.schedule)[1]
+        if given not in (None, zone):
+            what = f"graph {name} names no time zone with {one_line(str(given))!r}: its trigger is in UTC"
+            yield Finding(what, "correct it and `graph apply` it")
+        elif zone != "UTC" and graph.scheduled is None:
+            what = f"graph {name} has a trigger in {zone}, and this state manager may ignore time zones"
+            yield Finding(what, "write its times in UTC, or use exotrio's server (python -m exotrio server)")
+        elif zone != "UTC" and (due := (graph.scheduled or {}).get(trigger.schedule)) is not None:
+            there = local_time(moment_ms(due), zone)
+            yield info(f"graph {name} is triggered in {zone}, next at {there} ({iso_time(due, 'seconds')})")
 
 
 def of_clock(clock: Clock) -> list[Finding]:
