@@ -78,8 +78,14 @@ async def seen(node: type[BaseNode] = Work, *faults: Fault) -> Logs:
     return logs
 
 
-async def test_each_fault_at_each_moment_does_what_the_table_says(autojump_clock: MockClock) -> None:
+async def test_each_fault_at_each_moment_does_what_the_table_says(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     logs = await seen()
+    # Of three kills and a suspension: nothing is claimed by a process that is dead, and it logs nothing.
+    assert caplog.text.count("1 lease ended without an outcome") == 4
+    assert caplog.text.count("the answer was lost") == 1
+    assert "abandon" not in caplog.text
     assert logs.by_point == {
         "None": WHOLE,
         "work was killed before it began": WHOLE,
