@@ -21,7 +21,7 @@
 ``_case``       one run with a fault: the state manager, the runtimes, and what happens to them
 ``_visits``     executions of nodes: where they are
 ``_tasks``      tasks that can be held, so that a process can be killed within one Trio loop
-``_wire``       connections that can be lost
+``_wire``       connections that can be cut
 ==============  ==================================================================================
 """
 

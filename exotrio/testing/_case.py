@@ -28,7 +28,7 @@ from exotrio.testing._visits import Visit, observed
 from exotrio.testing._wire import Wire
 
 KEY = "rehearsal"
-TERMS = Terms(lease_ttl_ms=3_000)
+TERMS = Terms(lease_ttl_ms=6_000)
 """Short: each second that a run waits for the end of a lease costs a heartbeat."""
 MOMENT = 0.001
 """Seconds. All that needs no time has happened when they are over: Trio's virtual clock goes on only then."""
@@ -78,11 +78,6 @@ class Process:
                 await self.runtime.run(task_status=task_status)
         finally:
             self.ended.set()
-
-    def suspend(self) -> None:
-        """Stop where it is, and lose its connections."""
-        self.hold.begin()
-        self.wire.disconnect()
 
     def discard(self) -> None:
         """End what is left of it."""
@@ -226,9 +221,9 @@ class Case:
         self._nursery.start_soon(self._start)
         if fault is Fault.KILLED:
             process.killed = True
-            process.suspend()
+            process.hold.begin()
         elif fault is Fault.SUSPENDED:
-            process.suspend()
+            process.hold.begin()
             process.resumed = trio.Event()
             self._nursery.start_soon(self._resume, process)
         else:

@@ -16,7 +16,6 @@ import trio
 from exotrio._execution.handle import state_context
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, Stopping
-from exotrio._util.exceptions import leaves
 from exotrio.testing._points import Moment, Place
 from exotrio.testing._tasks import Coroutine, Hold, TrackedTask
 
@@ -101,16 +100,15 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
                 value = node.execute(self)
                 if inspect.isawaitable(value):
                     value = await value
-        except BaseException as error:
-            if not any(issubclass(type(leaf), trio.Cancelled) for leaf in leaves(error)):
-                await end(visit)
+        except BaseException:
+            await end(visit)
             raise
         await end(visit)
         return value
 
     async def end(visit: Visit) -> None:
         visit.reach(Moment.END)
-        # Where it is held, if that is to happen before its report. Not cancelled: it has an outcome.
+        # Where it is held, if that is to happen before its report. Not cancelled: it has ended.
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def stopping(self: BaseNode) -> Stopping:
