@@ -279,7 +279,7 @@ async def triggering_again(manager: Manager, count: int) -> Act:
         retrying_a_run,
     ],
 )
-@pytest.mark.parametrize(("engine", "counts"), [("memory", (1, 16, 64)), ("postgres", (1, 16))])
+@pytest.mark.parametrize(("engine", "counts"), [("memory", (1, 64)), ("postgres", (1, 16))])
 async def test_many_states_take_no_more_statements_than_one(
     engine: str,
     counts: tuple[int, ...],

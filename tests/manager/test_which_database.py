@@ -118,7 +118,7 @@ def _make(db: Path) -> str:
 def test_processes_that_make_a_key_at_once_have_the_same_one(tmp_path: Path) -> None:
     places = [tmp_path / f"{number}" / "state.db" for number in range(20)]
     # Not forked: tests before this one may have left threads, and Python 3.12 warns of that.
-    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         for place in places:
             assert len(set(pool.map(_make, [place] * 8))) == 1
             assert [file.name for file in place.parent.iterdir()] == ["state.db.api-key"]
