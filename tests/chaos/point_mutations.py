@@ -113,8 +113,8 @@ MUTATIONS = (
     Mutation(
         "a cancelled node reported as an error",
         "_execution/executor.py",
-        "return result.outcome\n",
-        'return result.outcome or (Errored("cancelled") if execution.cancelled else None)\n',
+        "return attempt.outcome\n",
+        'return attempt.outcome or (Errored("cancelled") if execution.cancelled else None)\n',
         "in execute",
     ),
 )
