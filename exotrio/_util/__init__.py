@@ -7,5 +7,6 @@
 - Data: ``json`` (a value without a JSON form is an error), ``new_file`` (a file appears complete or not at
   all), ``settings`` (the only reader of the environment and ``.env``, besides the command line).
 - ``exceptions`` (what is inside exception groups), ``crossing`` (from a thread to the Trio loop of another),
-  ``events`` (what observers and metrics are called with; public in ``exotrio.monitoring``).
+  ``events`` (what observers and metrics are called with; public in ``exotrio.monitoring``), ``tracing``
+  (spans of OpenTelemetry, if the program traces).
 """
