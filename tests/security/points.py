@@ -337,7 +337,7 @@ POINTS = (
         "The password of a database is in no argument, no log and no error.",
         [
             "cli/test_database_option::test_a_password_in_the_arguments_is_refused_and_not_printed",
-            "manager/test_postgres_start::test_the_url_is_in_no_log_and_not_in_the_arguments",
+            "manager/test_postgres_start::test_two_that_start_at_once_on_an_empty_database_serve_and_show_the_password_nowhere",
             "manager/test_postgres_start::test_what_does_not_get_right_by_waiting_ends_it_at_once",
             "util/test_database_url::test_a_url_is_shown_without_its_passwords",
         ],
