@@ -11,6 +11,9 @@
     call            NodeCall: the class of a node and the texts it gets, and the instance made of them
     spans           the span of an execution, if the program traces
     places          where nodes run: on the Trio loop, in a thread, in an asyncio loop
+    processes       the fourth place: a pool of worker processes
+    process_worker  the other end: a worker process, which runs one node after the other
+    messages        what the two tell each other
     threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number
                     of stuck nodes, which go on though nothing waits for them any more, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``
@@ -28,5 +31,6 @@ Rules that hold:
    if it left them as they were: what it leaves open ends with it.
 3. The handle decides why a node ended: the first reason to cancel it stays, and against its timeout the
    clock decides. A node that returns a value although it was cancelled has an outcome.
-4. Threads and the asyncio loop are daemons, and nothing waits for them without a deadline.
+4. Threads and the asyncio loop are daemons, and nothing waits for them without a deadline. A worker process
+   is killed where a thread would be stuck, and never outlives the runtime.
 """

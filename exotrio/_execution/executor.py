@@ -8,21 +8,22 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import trio
 
 from exotrio._execution.call import NodeCall
-from exotrio._execution.error_text import bounded, error_line, error_text
+from exotrio._execution.error_text import bounded, error_text
 from exotrio._execution.handle import Execution, hide
 from exotrio._execution.node_task import Attempt, NodeTask
 from exotrio._execution.places import InAsyncio, InThreads, OnTrio, Place
-from exotrio._execution.results import hint_at_asyncio, misfit, signalled, why_no_retry
+from exotrio._execution.processes import InProcesses
+from exotrio._execution.results import failure_of, misfit
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER
 from exotrio._nodes.base import BaseNode, RunsIn, place_of
-from exotrio._nodes.outcome import Errored, Outcome, Signal
+from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._util.backoff import Backoff
-from exotrio._util.exceptions import leaves, single_leaf
+from exotrio._util.exceptions import leaves
 from exotrio._util.redaction import Redactor
 from exotrio.errors import ManagerError, ManagerUnavailable
 
@@ -37,7 +38,7 @@ SECRETS_PAUSES = Backoff(0.5, 10.0)
 
 
 class Executor:
-    """Runs claims: on the Trio loop, in threads, and in an asyncio loop in a thread.
+    """Runs claims, each node in its place.
 
     Args:
         workers: Tasks that run nodes: how many nodes may be stuck grows with them.
@@ -63,6 +64,7 @@ class Executor:
             "trio": OnTrio(),
             "thread": InThreads(max_stuck, changed),
             "asyncio": InAsyncio(max_stuck, changed),
+            "process": InProcesses(),
         }
 
     def accepts(self, node: type[BaseNode]) -> bool:
@@ -190,32 +192,26 @@ class Executor:
         raise AssertionError("unreachable")
 
     def _failed(self, error: BaseException, claim: Claim, execution: Execution) -> Outcome | None:
-        node = self._nodes[claim.node_name]
         redactor = execution.progress.redactor
-        signal = single_leaf(error)
-        # By its type: an exception can say that it is of another class, or raise when it is asked.
-        is_signal = issubclass(type(signal), Signal)
+        failure = failure_of(self._nodes[claim.node_name], error, redactor)
         if execution.cancelled:
-            if not is_signal:
-                text = error_line(error, redactor)
+            if failure.line:
                 log.warning(
-                    "state %s: %s raised while it was cancelled: %s", claim.state_id, claim.node_name, text
+                    "state %s: %s raised while it was cancelled: %s",
+                    claim.state_id,
+                    claim.node_name,
+                    failure.line,
                 )
             return None
         if execution.timed_out:
-            why = why_no_retry(node, error)
-            return self._timed_out(claim, execution, error_text(error, redactor, why), retry=not why)
-        if is_signal:
-            try:
-                return signalled(cast("Signal", signal))
-            except BaseException as broken:  # a signal can be subclassed, and its data replaced
-                error = broken
-        hint_at_asyncio(node, signal)
-        why = why_no_retry(node, error)
-        text = error_text(error, redactor, why)
-        log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, error_line(error, redactor))
-        log.info("%s", text)
-        return Errored(text, retry=not why)
+            errored = failure.outcome
+            if not isinstance(errored, Errored):  # a signal came too late
+                errored = Errored(error_text(error, redactor))
+            return self._timed_out(claim, execution, errored.error, retry=errored.retry)
+        if failure.line and isinstance(failure.outcome, Errored):
+            log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, failure.line)
+            log.info("%s", failure.outcome.error)
+        return failure.outcome
 
     def _timed_out(
         self, claim: Claim, execution: Execution, then: str = "", *, retry: bool = True

@@ -26,9 +26,10 @@ class Execution:
     Attributes:
         view: What the node sees of why it should stop.
         began: Node code was entered: a release from then on counts as cancelled.
-        elsewhere: Node code runs in another thread, where no Ctrl-C can arrive.
+        elsewhere: Node code runs in another thread or process, where no Ctrl-C can arrive.
         graph_timeout: Seconds that the graph gives the node, or None.
         timeout: Seconds that the node may take: of its class or the graph, whichever is less.
+        on_drain: Called when the node is told to drain, by whoever has to pass that on.
     """
 
     def __init__(self) -> None:
@@ -39,12 +40,15 @@ class Execution:
         self.elsewhere = False
         self.graph_timeout: float | None = None
         self.timeout = math.inf
+        self.on_drain: Callable[[], None] | None = None
         self._in_thread = False
 
     def drain(self) -> None:
         """Tell the node that the runtime stops."""
         if not self.view.reason:
             self.view.reason = Stopping.DRAINING
+            if self.on_drain is not None:
+                self.on_drain()
 
     def begin(self, timeout: float | None) -> None:
         """Node code is entered: its time begins. ``timeout`` is that of its class, if it has one."""

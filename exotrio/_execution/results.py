@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 from pydantic import BaseModel
 
-from exotrio._execution.error_text import bounded
+from exotrio._execution.error_text import bounded, error_line, error_text
 from exotrio._fields.models import fields_of
 from exotrio._nodes.base import BaseNode, place_of
 from exotrio._nodes.outcome import (
@@ -21,7 +24,7 @@ from exotrio._nodes.outcome import (
     Signal,
 )
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._util.exceptions import leaves
+from exotrio._util.exceptions import leaves, single_leaf
 from exotrio._util.json import NotJson, decode, encode
 from exotrio._util.redaction import NO_SECRETS, Redactor
 from exotrio._wire.vocabulary import from_ms
@@ -32,9 +35,43 @@ _NAME = type.__dict__["__name__"].__get__
 _BASES = type.__dict__["__mro__"].__get__
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What became of a node that raised. ``line`` says what, for the log; it is empty for a signal."""
+
+    outcome: Outcome
+    line: str
+
+
+class FailedElsewhere(Exception):
+    """A node failed in another process, where its traceback is."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.line)
+        self.failure = failure
+
+
+def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -> Failure:
+    """Return what becomes of ``node``, which raised ``error``: a signal has an outcome of its own."""
+    if type(error) is FailedElsewhere:
+        return error.failure
+    signal = single_leaf(error)
+    # By its type: an exception can say that it is of another class, or raise when it is asked.
+    if issubclass(type(signal), Signal):
+        try:
+            return Failure(signalled(cast("Signal", signal)), "")
+        except BaseException as broken:  # a signal can be subclassed, and its data replaced
+            error = broken
+    hint_at_asyncio(node, signal)
+    why = why_no_retry(node, error)
+    return Failure(Errored(error_text(error, redactor, why), retry=not why), error_line(error, redactor))
+
+
 def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
     """Add a note to an error that a node for asyncio raises on Trio: what its class has to say."""
-    if place_of(node) != "trio" or type(error) not in (RuntimeError, TypeError):
+    # A plain def runs in no loop, wherever that is.
+    on_trio = inspect.iscoroutinefunction(node.execute) and place_of(node) != "asyncio"
+    if not on_trio or type(error) not in (RuntimeError, TypeError):
         return
     # Only a str: another object could do anything when its text is asked for.
     if error.args and type(error.args[0]) is str and error.args[0].startswith(_WITHOUT_ASYNCIO):

@@ -62,7 +62,7 @@ class StopView:
 _NEVER = StopView()
 
 
-RunsIn = Literal["trio", "thread", "asyncio"]
+RunsIn = Literal["trio", "thread", "asyncio", "process"]
 """Where ``execute`` runs."""
 
 Model = TypeVar("Model", bound=BaseModel, covariant=True)
@@ -133,9 +133,14 @@ class BaseNode(ABC):
               asyncio loop for all such nodes, in a thread of its own. A node is cancelled as asyncio does
               it, by one CancelledError, and has 5 seconds for its clean-up; after that it is stuck: it goes
               on, and nothing waits for it. ``__init__`` runs on the Trio loop.
+            - ``"process"``: for code that computes, or hangs, or crashes. It runs, ``__init__`` too, in one
+              of the runtime's worker processes: a plain ``def`` in its main thread, an ``async def`` in a
+              Trio loop of its own. It can always be ended: when it times out or is cancelled, its process
+              is killed, with what it started; no ``finally`` runs then. A process that dies is an error
+              of its state alone. The class must be importable: at the top level of a module or file.
         timeout: Class attribute: most seconds for one ``execute``. Then it is cancelled, and the state
-            becomes an error that says so, unless it still returns a value. A plain ``def`` is
-            stuck then: it goes on in its thread, and nothing waits for it. None, the default: no limit.
+            becomes an error that says so, unless it still returns a value. A plain ``def`` in a thread is
+            stuck then: it goes on, and nothing waits for it. None, the default: no limit.
         concurrency: Class attribute: most states of this class that one runtime holds at once, running
             or waiting for a worker. A plain ``def`` that timed out does not count, even while its thread
             goes on. None, the default: only the runtime's own limit.

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from exotrio._fields.codecs import name_of
 from exotrio._fields.models import field_problems, fields_of
 from exotrio._nodes.base import BaseNode, RunsIn
+from exotrio._nodes.importing import NotImportable, target_of
 from exotrio._util.words import shortened
 from exotrio.graph import check_name
 
@@ -119,6 +120,13 @@ def _place_problems(node: type[BaseNode]) -> list[str]:
             f'{node.__name__}.runs_in is "thread", but its execute is an async def: '
             "write def execute(self), or leave runs_in out to have it run on Trio"
         )
+    elif place == "process":
+        try:
+            target_of(node)
+        except NotImportable as error:
+            problems.append(
+                f'{node.__name__}.runs_in is "process", but no other process can import it: {error}'
+            )
     return problems
 
 

@@ -368,7 +368,7 @@ class Runtime:
         supplied = ambient()
         if supplied == Ambient(None):
             raise LifecycleError(
-                "the runtime was started while the command line loads its file",
+                "the runtime was started while its file is loaded",
                 fix="put the start under: if __name__ == '__main__':",
             )
         endpoint = None if supplied is None else supplied.endpoint

@@ -1,8 +1,9 @@
-"""How counts, lists, mistyped names and what pydantic found wrong read in a sentence. Pure."""
+"""How counts, lists, signals, mistyped names and what pydantic found wrong read in a sentence. Pure."""
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,14 @@ def percent(part: int, whole: int) -> str:
     if 99.9 < share < 100:
         return "> 99.9 %"
     return f"{share:.1f} %" if part and part != whole else f"{share:.0f} %"
+
+
+def signal_name(code: int) -> str:
+    """Return the name of the signal that killed a process, from its exit code below zero."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def readable_errors(error: ValidationError) -> list[str]:

@@ -146,11 +146,3 @@ class ChildProcess:
         """End it at once. Also from a signal handler."""
         with suppress(ProcessLookupError):
             self._process.kill()
-
-
-def signal_name(code: int) -> str:
-    """Return the name of the signal that killed a process, from its exit code below zero."""
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

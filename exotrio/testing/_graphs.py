@@ -97,8 +97,8 @@ async def run_graph(
 
     The state manager's clock is Trio's: under ``trio.testing.MockClock`` (``autojump_clock`` of
     pytest-trio) delays of retries and of ``ReQueueAfterSignal`` take no time. It cannot be used with
-    nodes that run in threads (a plain ``def execute``, or ``runs_in = "asyncio"``): Trio's mock clock
-    does not wait for them.
+    nodes that run elsewhere (a plain ``def execute``, or ``runs_in`` ``"asyncio"`` or ``"process"``): Trio's
+    mock clock does not wait for them.
 
     Args:
         graph: The graph. All its nodes are in one namespace.

@@ -178,7 +178,7 @@ async def test_a_runtime_built_while_the_command_line_loads_its_file_runs_on_the
         monkeypatch.delenv(variable, raising=False)
     with ambient_endpoint(None):
         built = Runtime("ns", "rt", [Plain])
-        with pytest.raises(LifecycleError, match="loads its file"):
+        with pytest.raises(LifecycleError, match="while its file is loaded"):
             await built.run()
     with pytest.raises(ConfigurationError, match="no state manager is named"):
         await built.run()

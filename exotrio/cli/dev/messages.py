@@ -8,8 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from exotrio._util.settings import KEY_VARIABLE
-from exotrio._util.words import listed
-from exotrio.cli.child_process import signal_name
+from exotrio._util.words import listed, signal_name
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line

@@ -11,7 +11,8 @@ import trio
 
 from exotrio._util.backoff import Backoff
 from exotrio._util.crossing import call_in_loop
-from exotrio.cli.child_process import Order, signal_name
+from exotrio._util.words import signal_name
+from exotrio.cli.child_process import Order
 from exotrio.cli.exit_codes import (
     ABANDONED,
     BUSY,

@@ -55,6 +55,8 @@ class JsonFormatter(logging.Formatter):
         entry |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
         if record.exc_info and record.exc_info[0] is not None:
             entry["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # it was raised in another process
+            entry["exception"] = record.exc_text
         if record.stack_info:
             entry["stack"] = self.formatStack(record.stack_info)
         line = encode({name: _plain(value, redactor) for name, value in entry.items()}).decode()

@@ -1,0 +1,280 @@
+"""A worker process: it runs one node after another for the runtime that started it, the other end of
+``processes``.
+
+The main thread runs the nodes. Another thread reads what the runtime sends. At the end of that stream the
+runtime is gone, and this process ends at once, whatever runs. Code that holds the interpreter's lock keeps
+that thread from running; so on Linux the kernel is asked, too, to end this process with its parent
+(``prctl``).
+
+The runtime alone says when this process ends: SIGINT, SIGTERM and SIGHUP, which terminals and service
+managers send to every process, do nothing here. They get a handler instead of being ignored, since a program
+that a node starts would inherit that.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import faulthandler
+import inspect
+import logging
+import os
+import pickle
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from exotrio._execution.call import NodeCall
+from exotrio._execution.error_text import error_line, error_text
+from exotrio._execution.messages import (
+    CONNECTION_LOST,
+    SIGNALS,
+    Began,
+    Drain,
+    Ended,
+    Job,
+    Logged,
+    Progressed,
+    Setup,
+    packed,
+    unpacked,
+)
+from exotrio._execution.results import Failure, failure_of, returned
+from exotrio._http.endpoint import ambient_endpoint
+from exotrio._nodes.base import BaseNode, Stopping, StopView
+from exotrio._nodes.importing import MAIN, NotImportable, Target, load
+from exotrio._nodes.outcome import Errored, Outcome
+from exotrio._nodes.progress import ProgressView
+from exotrio._util.exceptions import single_leaf
+from exotrio._util.redaction import Redactor
+from exotrio.errors import LifecycleError
+
+PROGRESS_INTERVAL = 0.2
+"""Seconds between two progresses that are sent, however often a node reports one."""
+PR_SET_PDEATHSIG = 1
+
+_job: contextvars.ContextVar[int | None] = contextvars.ContextVar("exotrio_job", default=None)
+
+
+class WorkerEnd:
+    """The end of a worker process."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream: socket.socket | None = stream
+        self._sending = threading.Lock()
+        self._jobs: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
+        self._running: _Running | None = None
+        self._forwarder = _Forwarder(self)
+
+    def serve(self) -> None:
+        """Run nodes until the runtime hangs up."""
+        assert self._stream is not None
+        self._stream.set_inheritable(False)
+        for number in SIGNALS:
+            signal.signal(number, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.register_at_fork(after_in_child=self._leave_to_parent)
+        _end_with_parent()
+        faulthandler.enable()  # a crash shows on standard error where it happened
+        if sys.stdout is not None:
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        # A daemon, since it waits for ever.
+        listening = threading.Thread(target=self._listen, args=(self._stream,), daemon=True)
+        listening.start()
+        while (running := self._jobs.get()) is not None:
+            # In a copy of this thread's context: what a node sets there ends with it.
+            result = contextvars.copy_context().run(self._run, running)
+            self._running = None
+            self._report(running, result)
+
+    def send(self, message: object) -> None:
+        """Send a message. From any thread; it waits while the runtime does not read."""
+        data = packed(message)
+        with self._sending:
+            if self._stream is not None:
+                # If the runtime is gone, the listening thread ends this process.
+                with suppress(OSError):
+                    self._stream.sendall(data)
+
+    # -- in the listening thread
+
+    def _listen(self, stream: socket.socket) -> None:
+        buffer = bytearray()
+        while True:
+            running = self._running
+            if not select.select([stream], [], [], None if running is None else PROGRESS_INTERVAL)[0]:
+                if running is not None:
+                    running.progress.send_last()
+                continue
+            try:
+                data = stream.recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            buffer += data
+            while (message := unpacked(buffer)) is not None:
+                self._handle(message)
+        if self._running is not None:
+            os._exit(CONNECTION_LOST)
+        self._jobs.put(None)
+
+    def _handle(self, message: object) -> None:
+        match message:
+            case Setup():
+                sys.argv[:] = message.argv
+                for name, level in message.levels.items():
+                    logging.getLogger(name or None).setLevel(level)
+                logging.getLogger().addHandler(self._forwarder)
+                logging.captureWarnings(True)
+            case Job():
+                self._running = _Running(message, self)
+                self._jobs.put(self._running)
+            case Drain():
+                if self._running is not None:
+                    self._running.view.reason = Stopping.DRAINING
+
+    # -- in the main thread
+
+    def _run(self, running: _Running) -> Outcome | Failure:
+        job, redactor = running.job, running.progress.redactor
+        _job.set(job.number)
+        node = _load(job.target, redactor)
+        if isinstance(node, Failure):
+            return node
+        self.send(Began())
+        try:
+            call = NodeCall(node=node, inputs=job.inputs, secrets=job.secrets, shown=job.shown)
+            instance = call.instance(running.view, running.progress)
+            if isinstance(instance, Errored):
+                return instance
+            value = instance.execute()
+            if inspect.isawaitable(value):
+                value = trio.run(_await, value)
+            return returned(node, value)
+        except BaseException as error:
+            failure = failure_of(node, error, redactor)
+            if job.target.module != "__main__" or not isinstance(failure.outcome, Errored):
+                return failure
+            text = failure.outcome.error.replace(f"{MAIN}.", "")  # as its program would write it
+            return Failure(Errored(text), failure.line.replace(f"{MAIN}.", ""))
+
+    def _report(self, running: _Running, result: Outcome | Failure) -> None:
+        try:
+            self.send(Ended(result))
+        except Exception as error:
+            name = running.job.target.name
+            text = f"what {name} ended with cannot leave its process: {type(error).__name__}: {error}"
+            text = running.progress.redactor.redact(text)
+            self.send(Ended(Failure(Errored(text), text)))
+
+    def _leave_to_parent(self) -> None:
+        """Be no worker process in a child that a node forked."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
+        self._sending = threading.Lock()  # a thread that is not in the child may have held it
+        logging.getLogger().removeHandler(self._forwarder)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _load(target: Target, redactor: Redactor) -> type[BaseNode] | Failure:
+    try:
+        # As for the command line: a Runtime that the file builds needs no state manager, nor does it start.
+        with ambient_endpoint(None):
+            return load(target)
+    except NotImportable as error:
+        return Failure(Errored(str(error)), str(error))
+    except BaseException as error:
+        line = error_line(error, redactor)
+        if isinstance(single_leaf(error), LifecycleError):
+            line = (
+                f"{target.file} starts its Runtime while it is loaded, which each process has to: "
+                "put the start under: if __name__ == '__main__':"
+            )
+        return Failure(Errored(f"{line}\n\n{error_text(error, redactor)}"), line)
+
+
+class _Running:
+    """A job, and what its node sees of the runtime."""
+
+    def __init__(self, job: Job, end: WorkerEnd) -> None:
+        self.job = job
+        self.view = StopView()
+        self.view.reason = Stopping.DRAINING if job.draining else Stopping.NO
+        self.progress = _SentProgress(job.number, end)
+        self.progress.redactor = Redactor(job.secrets.values())
+
+
+class _SentProgress(ProgressView):
+    """Sends the progress of a job, now and then; the listening thread sends what is left."""
+
+    __slots__ = ("_end", "_job", "_next", "_sent")
+
+    def __init__(self, job: int, end: WorkerEnd) -> None:
+        super().__init__()
+        self._job = job
+        self._end = end
+        self._next = 0.0
+        self._sent: object = None
+
+    def say(self, fraction: object, text: object) -> None:
+        super().say(fraction, text)
+        if time.monotonic() >= self._next:
+            self.send_last()
+
+    def send_last(self) -> None:
+        """Send what was not sent yet."""
+        last = self.last
+        if last is not None and last is not self._sent:
+            self._sent = last
+            self._next = time.monotonic() + PROGRESS_INTERVAL
+            self._end.send(Progressed(self._job, last))
+
+
+class _Forwarder(logging.Handler):
+    """Sends log records to the runtime, whose handlers know where they go."""
+
+    def __init__(self, end: WorkerEnd) -> None:
+        super().__init__()
+        self._end = end
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._end.send(Logged(_job.get(), _portable(record)))
+        except Exception:
+            self.handleError(record)
+
+
+def _portable(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the attributes of a record, formatted where an object would have to cross."""
+    attributes = record.__dict__ | {"msg": record.getMessage(), "args": None, "exc_info": None}
+    if record.exc_info and not record.exc_text:
+        attributes["exc_text"] = logging.Formatter().formatException(record.exc_info)
+    for name, value in attributes.items():
+        if not isinstance(value, str | int | float | None):
+            try:
+                pickle.dumps(value)
+            except Exception:
+                attributes[name] = repr(value)
+    return attributes
+
+
+async def _await(value: Any) -> object:
+    return await value
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the runtime's thread that started it ends. On Linux only."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

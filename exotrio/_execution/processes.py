@@ -1,0 +1,274 @@
+"""Worker processes, for nodes with ``runs_in = "process"``: the fourth place.
+
+Why not ``anyio.to_process``: it does not tell how a process ended; a Ctrl-C at the terminal reaches its
+processes; nothing crosses while a function runs, neither ``stopping`` nor progress nor log lines; output
+is lost; an exception comes without its traceback, and only if it can be pickled; a file that was loaded by
+its path is not found; and one that computes in C outlives a program that is killed.
+
+A process is started when a node needs one and none is idle, so there are as many as nodes ran at once:
+``workers`` at most. Idle ones are kept until the stop. A node that is to end early is killed, with its
+process and with what it started in the same process group: no code of it runs any more, neither ``except``
+nor ``finally``. So it is never stuck.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+
+import trio
+
+from exotrio._execution.call import NodeCall
+from exotrio._execution.handle import Execution
+from exotrio._execution.messages import (
+    CONNECTION_LOST,
+    SIGNALS,
+    Began,
+    Drain,
+    Ended,
+    Job,
+    Logged,
+    Progressed,
+    Setup,
+    packed,
+    unpacked,
+)
+from exotrio._execution.places import Place
+from exotrio._execution.results import FailedElsewhere, Failure
+from exotrio._nodes.base import BaseNode
+from exotrio._nodes.importing import target_of
+from exotrio._nodes.outcome import Errored, Outcome
+from exotrio._util import deadlines
+from exotrio._util.crossing import call_in_loop
+from exotrio._util.words import signal_name
+
+log = logging.getLogger("exotrio.worker")
+
+BEGIN = """import json, socket, sys
+stream = socket.socket(fileno=int(sys.argv[1]))
+sys.path[:] = json.loads(stream.makefile("rb", 0).readline())
+from exotrio._execution.process_worker import WorkerEnd
+WorkerEnd(stream).serve()"""
+"""The code of a worker process. Only with the import path of the runtime is it sure that it finds exotrio."""
+MAX_START = 60.0
+"""Seconds in which a process has to start and to load the code of its node."""
+MAX_KILL = 1.0
+"""Seconds that are waited for the end of a process that was killed."""
+
+
+class InProcesses(Place):
+    """Each in a process of its own, which runs one node after the other."""
+
+    def __init__(self) -> None:
+        self._idle: list[WorkerProcess] = []
+        self._all: set[WorkerProcess] = set()
+
+    async def run(self, call: NodeCall, execution: Execution) -> Outcome:
+        execution.elsewhere = True
+        try:
+            process = self._take()
+        except OSError as error:
+            raise _failed(call.node, f"no process can be started: {error.strerror}") from error
+        try:
+            result = await process.run(call, execution)
+        except BaseException:
+            await self._end(process)
+            raise
+        self._idle.append(process)
+        if isinstance(result, Failure):
+            raise FailedElsewhere(result)
+        return result
+
+    async def aclose(self) -> None:
+        for process in self._all:
+            process.hang_up()
+        with trio.move_on_after(deadlines.WORKER_PROCESSES, shield=True):
+            for process in list(self._all):
+                await process.ended.wait()
+        with trio.move_on_after(deadlines.CLOSE - deadlines.WORKER_PROCESSES, shield=True):
+            async with trio.open_nursery() as nursery:
+                for process in list(self._all):
+                    nursery.start_soon(self._end, process)
+
+    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+        raise AssertionError("its instance is made in the other process")
+
+    def _take(self) -> WorkerProcess:
+        while self._idle:
+            process = self._idle.pop()
+            if not process.ended.is_set():
+                return process
+            self._all.discard(process)
+            process.close()
+        process = WorkerProcess()
+        self._all.add(process)
+        return process
+
+    async def _end(self, process: WorkerProcess) -> None:
+        self._all.discard(process)
+        await process.end()
+
+
+class WorkerProcess:
+    """One process. It is started with this object, which takes milliseconds.
+
+    Attributes:
+        ended: It has ended.
+
+    Raises:
+        OSError: no process can be started.
+    """
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self._jobs = 0
+        self._received = bytearray()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            number = theirs.fileno()
+            options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            # The new process inherits the mask; a signal that comes before it can handle it would end it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
+                # In this thread: by ``prctl`` the process ends with the thread that starts it, and the
+                # threads in which Trio would do this end when they are idle.
+                self._process = subprocess.Popen(
+                    [sys.executable, *options, "-c", BEGIN, str(number)],
+                    pass_fds=(number,),
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # what a node prints is no result of the runtime's program
+                    process_group=0,  # a Ctrl-C at the terminal goes to the foreground group
+                )
+            except OSError:
+                ours.close()
+                raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._socket = ours
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        token = trio.lowlevel.current_trio_token()
+        trio.lowlevel.start_thread_soon(
+            self._process.wait, lambda code: call_in_loop(token, self.ended.set), "exotrio process"
+        )
+
+    async def run(self, call: NodeCall, execution: Execution) -> Outcome | Failure:
+        """Run a node and return what became of it.
+
+        Raises:
+            FailedElsewhere: the process ended, or cannot be understood. ``end`` it.
+
+        Cancellation:
+            Not safe: then ``end`` it.
+        """
+        begin = b"" if self._jobs else json.dumps(sys.path).encode() + b"\n" + packed(_setup())
+        self._jobs += 1
+        job = Job(
+            number=self._jobs,
+            target=target_of(call.node),
+            inputs=dict(call.inputs),
+            secrets=dict(call.secrets),
+            shown=call.shown,
+            draining=execution.draining,
+        )
+        try:
+            with trio.move_on_after(MAX_START) as starting:
+                await self._stream.send_all(begin + packed(job))
+                execution.on_drain = self._drain
+                if execution.draining and not job.draining:
+                    self._drain()
+                while not isinstance(message := await self._receive(), Ended):
+                    if isinstance(message, Began):
+                        starting.deadline = math.inf
+                        execution.begin(call.node.timeout)
+                    self._handle(message, execution)
+                return message.result
+        except (EOFError, trio.BrokenResourceError):
+            raise _failed(call.node, await self._end_of()) from None
+        except Exception as error:
+            # Unpickling may raise anything.
+            why = f"its process sent what cannot be read: {type(error).__name__}: {error}"
+            raise _failed(call.node, why) from error
+        finally:
+            execution.on_drain = None
+        raise _failed(call.node, f"its process did not load its code within {MAX_START:g} s")
+
+    def hang_up(self) -> None:
+        """Let it end, if it runs no node."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    async def end(self) -> None:
+        """Kill it, and wait for its end, shielded, for up to 1 s. Close the connection."""
+        if not self.ended.is_set():
+            # The group too: what a node started is not to go on without it.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with trio.move_on_after(MAX_KILL, shield=True):
+                await self.ended.wait()
+            if not self.ended.is_set():
+                log.error("process %d was killed, but does not end: the kernel holds it", self._process.pid)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, once it has ended."""
+        self._stream.socket.close()
+
+    def _drain(self) -> None:
+        with suppress(OSError):  # it has ended; or does not read, and cannot be told
+            self._socket.send(packed(Drain()))
+
+    def _handle(self, message: object, execution: Execution) -> None:
+        match message:
+            case Logged(job, record):
+                if job == self._jobs:
+                    _log(record)
+                else:  # of a thread that a node left, perhaps an earlier one
+                    contextvars.Context().run(_log, record)
+            case Progressed(job, progress) if job == self._jobs:
+                execution.progress.say(progress.fraction, progress.text)
+
+    async def _receive(self) -> object:
+        while (message := unpacked(self._received)) is None:
+            data = await self._stream.receive_some()
+            if not data:
+                raise EOFError
+            self._received += data
+        return message
+
+    async def _end_of(self) -> str:
+        """Return how it ended, after the end of its stream."""
+        with trio.move_on_after(MAX_KILL):
+            await self.ended.wait()
+        code = self._process.returncode
+        if code in (None, CONNECTION_LOST):
+            return "its process closed the connection to the runtime"
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        hint = ", perhaps by the kernel for want of memory" if code == -signal.SIGKILL else ""
+        return f"its process was killed by {signal_name(code)}{hint}"
+
+
+def _setup() -> Setup:
+    loggers = logging.Logger.manager.loggerDict.items()
+    levels = {name: each.level for name, each in loggers if isinstance(each, logging.Logger) and each.level}
+    return Setup(sys.argv, {"": logging.getLogger().level, **levels})
+
+
+def _log(attributes: dict[str, object]) -> None:
+    record = logging.makeLogRecord(attributes)
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+def _failed(node: type[BaseNode], why: str) -> FailedElsewhere:
+    text = f"{node.__name__}: {why}"
+    return FailedElsewhere(Failure(Errored(text), text))

@@ -1,0 +1,274 @@
+"""Nodes with ``runs_in = "process"``: the same outcomes as elsewhere, and an end at any moment."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from exotrio import BaseNode, ConfigurationError, Stopping
+from exotrio._execution import processes
+from exotrio._execution.executor import Executor
+from exotrio._execution.handle import Execution, StateContext, state_context
+from exotrio._link.port import Claim
+from exotrio.cli.terminal.json_logs import JsonFormatter
+from exotrio.testing import Errored, Executed, Outcome, run_node
+from tests.support import process_nodes as nodes
+from tests.support.doubles import NativeServer, V0Server, running, runtime
+from tests.support.helpers import eventually
+
+SECRET = "sesame-4711"
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process still runs: one that ended, and whose parent did not ask for it yet, does not."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    return False
+
+
+class Bench:
+    """Runs single states, as a runtime does."""
+
+    def __init__(self, *classes: type[BaseNode]) -> None:
+        self.executor = Executor(nodes={each.__name__: each for each in classes}, fetch_secrets=self.secrets)
+
+    async def secrets(self, claim: Claim) -> Mapping[str, str]:
+        return {"key": SECRET}
+
+    async def run(self, name: str, execution: Execution | None = None, **inputs: str) -> Outcome | None:
+        claim = Claim(state_id="s", node_name=name, identifier=name.lower(), inputs=inputs, run_id="r")
+        state_context.set(StateContext(claim))
+        with trio.fail_after(30):
+            return await self.executor.run(claim, execution or Execution())
+
+
+@asynccontextmanager
+async def bench(*classes: type[BaseNode]) -> AsyncIterator[Bench]:
+    made = Bench(*classes)
+    try:
+        yield made
+    finally:
+        await made.executor.aclose()
+
+
+async def pids(execution: Execution) -> list[int]:
+    """Return the processes that the progress of a ``Hangs`` names."""
+
+    async def told() -> list[int]:
+        assert execution.progress.last is not None
+        return [int(pid) for pid in execution.progress.last.text.split()]
+
+    return await eventually(told)
+
+
+SAME: dict[type[BaseNode], dict[str, str]] = {
+    nodes.Typed: {"count": "3"},
+    nodes.OnLoop: {},
+    nodes.Decorated: {},
+    nodes.Secretive: {},
+    nodes.Exits: {},
+    nodes.WrongType: {},
+    nodes.Prunes: {},
+    nodes.Requeues: {},
+    nodes.WithoutAsyncio: {},
+}
+
+
+async def test_a_node_ends_in_a_process_as_it_does_anywhere_else() -> None:
+    here = [type(each.__name__, (each,), {"runs_in": None}) for each in SAME]
+    cases = [*SAME.items(), (nodes.Typed, {"count": "many"}), (nodes.Typed, {})]
+    async with bench(*SAME) as there, bench(*here) as twins:
+        for each, inputs in cases:
+            outcome = await there.run(each.__name__, **inputs)
+            assert outcome == await twins.run(each.__name__, **inputs), each
+            assert SECRET not in str(outcome)
+        error = await there.run("Secretive")
+        assert isinstance(error, Errored)
+        assert "nodes.Locked: refused: ***" in error.error
+        assert "process_worker" not in error.error
+
+
+DEATHS = {
+    "crash": "its process was killed by SIGSEGV",
+    "exit": "its process ended with exit code 3",
+    "kill": "its process was killed by SIGKILL, perhaps by the kernel for want of memory",
+    "close": "its process closed the connection to the runtime",
+    "lock": "what Dies ended with cannot leave its process: TypeError: cannot pickle '_thread.lock' object",
+}
+
+
+async def test_a_process_that_dies_is_an_error_of_its_state_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench(nodes.Dies) as there:
+        for how, why in DEATHS.items():
+            outcome = await there.run("Dies", how=how)
+            assert isinstance(outcome, Errored)
+            assert why in outcome.error
+            assert f"Dies failed: {outcome.error}" in caplog.text
+            assert isinstance(await there.run("Dies", how="not"), Executed)
+
+
+async def test_a_process_is_used_again_and_ends_with_the_runtime() -> None:
+    async with bench(nodes.Dies) as there:
+        first, second = [await there.run("Dies", how="not") for _ in range(2)]
+        assert first == second
+        assert isinstance(first, Executed)
+        (pid,) = [int(each["text"]) for each in first.outputs]
+        assert is_running(pid)
+    assert not is_running(pid)
+
+
+async def test_what_holds_the_interpreter_in_c_is_timed_out_with_all_that_it_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As long as the node may take: the start of the process does not count.
+    monkeypatch.setattr(processes, "BEGIN", f"import time; time.sleep(1)\n{processes.BEGIN}")
+    execution = Execution()
+    async with bench(nodes.HangsBriefly) as there:
+        outcome = await there.run("HangsBriefly", execution)
+        assert outcome == Errored("timed out after 1 s (timeout of HangsBriefly)")
+        for pid in await pids(execution):
+            assert not is_running(pid)
+
+
+@pytest.mark.parametrize("told", ["lost", "cancelled"])
+async def test_a_lost_lease_and_a_cancelled_run_end_the_process(told: str) -> None:
+    server = NativeServer()
+    (state_id,) = server.add("Hangs")
+    rt = runtime(server, nodes.Hangs)
+    async with running(rt):
+        running_pids = await pids(await _execution(rt))
+        getattr(server, told).add(state_id)
+        with trio.fail_after(20):
+            await eventually(lambda: _gone(*running_pids), within=15)
+    assert rt.summary.completed == rt.summary.errored == 0
+
+
+async def test_a_stop_hands_back_what_hangs_in_a_process() -> None:
+    server = V0Server()
+    server.add("Hangs")
+    rt = runtime(server, nodes.Hangs)
+    async with running(rt, grace=0):
+        running_pids = await pids(await _execution(rt))
+    assert server.statuses() == {"CREATED": 1}
+    assert (rt.summary.cancelled, rt.summary.exit_code) == (1, 0)
+    await _gone(*running_pids)
+
+
+async def test_a_node_in_a_process_learns_that_the_runtime_drains() -> None:
+    server = V0Server()
+    server.add("Drains")
+    rt = runtime(server, nodes.Drains)
+    async with running(rt):
+        execution = await _execution(rt)
+        with trio.fail_after(30):
+            await eventually(lambda: _progress(execution, "waiting"), within=20)
+    assert [state.result for state in server.states.values()] == [[{"text": Stopping.DRAINING.value}]]
+
+
+async def test_progress_crosses_seldom_but_the_last_one_always() -> None:
+    execution = Execution()
+    said: list[object] = []
+    say = execution.progress.say
+
+    class Counting(type(execution.progress)):  # type: ignore[misc]
+        __slots__ = ()
+
+        def say(self, fraction: object, text: object) -> None:
+            said.append(text)
+            say(fraction, text)
+            super().say(fraction, text)
+
+    execution.progress = Counting()
+    async with bench(nodes.Reports) as there, trio.open_nursery() as nursery:
+        nursery.start_soon(there.run, "Reports", execution)
+        await eventually(lambda: _progress(execution, "step 10000"), within=20)
+        execution.drain()
+    assert len(said) < 200
+
+
+async def test_what_a_node_logs_and_prints_goes_where_that_of_the_runtime_goes(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        async with bench(nodes.Logs) as there:
+            assert await there.run("Logs") == Executed([])
+            assert await there.run("Logs") == Executed([])
+    finally:
+        root.removeHandler(handler)
+    assert SECRET not in stream.getvalue()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    ours = [line for line in lines if line["logger"] == nodes.log.name]
+    told = [line for line in ours if line["message"] == "no number, but ***"]
+    assert len(told) == 2
+    assert "not wanted" not in stream.getvalue()
+    assert all((line["run"], line["state"], line["node"]) == ("r", "s", "Logs") for line in told)
+    assert "ValueError: invalid literal" in told[0]["exception"]
+    assert any(line["logger"] == "py.warnings" and "a warning" in line["message"] for line in lines)
+    # Not that of the state: it has no context of it in a runtime either.
+    assert not any("state" in line for line in ours if line["message"] == "of a thread")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "printed\nwritten to the descriptor\n" in err
+
+
+async def test_a_forked_child_of_a_node_is_no_worker_process() -> None:
+    async with bench(nodes.Forks) as there:
+        assert await there.run("Forks") == Executed([{"text": "-15"}])
+
+
+async def test_a_process_that_cannot_be_started_is_an_error_of_the_state(monkeypatch: Any) -> None:
+    monkeypatch.setattr("sys.executable", "/no/such/python")
+    outcome = await run_node(nodes.OnLoop)
+    assert outcome == Errored("OnLoop: no process can be started: No such file or directory")
+
+
+def test_what_no_other_process_finds_is_refused() -> None:
+    class Local(BaseNode):
+        runs_in = "process"
+
+        def execute(self) -> None: ...
+
+    other = type("Typed", (nodes.Typed,), {"__module__": nodes.__name__})
+    typed = type("Cell", (nodes.Typed,), {"__module__": "a_notebook"})
+    with pytest.raises(ConfigurationError) as caught:
+        runtime(V0Server(), Local, other, typed)
+    local, renamed, cell = caught.value.problems
+    assert local.startswith(
+        'Local.runs_in is "process", but no other process can import it: it is defined in a func'
+    )
+    assert "has another object, or none, named Typed" in renamed
+    assert (
+        "a_notebook, which is not a file (a notebook, an interactive session): write it into a file" in cell
+    )
+
+
+async def _execution(rt: Any) -> Execution:
+    async def found() -> Execution:
+        executions: list[Execution] = [held.execution for held in rt._ledger.snapshot() if held.execution]
+        assert executions, "nothing runs"
+        return executions[0]
+
+    return await eventually(found, within=20)
+
+
+async def _gone(*running_pids: int) -> None:
+    for pid in running_pids:
+        assert not is_running(pid)
+
+
+async def _progress(execution: Execution, text: str) -> None:
+    assert execution.progress.last is not None
+    assert execution.progress.last.text == text

@@ -1,0 +1,218 @@
+"""Nodes that run in processes of their own, where a class that a test defines within itself is not found."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import logging
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import sniffio
+import trio
+import trio.lowlevel
+from pydantic import BaseModel
+
+from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal
+
+log = logging.getLogger("tests.process_nodes")
+
+
+class Text(BaseModel):
+    text: str
+
+
+class InProcess(BaseNode):
+    runs_in = "process"
+
+    class Outputs(Text):
+        pass
+
+
+# -- which end as they would anywhere else
+
+
+class Typed(InProcess):
+    class Inputs(BaseModel):
+        count: int
+
+    class Outputs(BaseModel):
+        squares: list[int]
+
+    def execute(self) -> Any:
+        return [self.Outputs(squares=[n * n]) for n in range(self.inputs.count)]
+
+
+class OnLoop(InProcess):
+    async def execute(self) -> Any:
+        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        return self.Outputs(text=f"{sniffio.current_async_library()} {self.stopping}")
+
+
+def decorated(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(function)
+    def inner(self: Any) -> Any:
+        return function(self)
+
+    return inner
+
+
+class Decorated(InProcess):
+    @decorated
+    async def execute(self) -> Any:
+        await trio.lowlevel.checkpoint()
+
+
+class Secretive(InProcess):
+    class Secrets(BaseModel):
+        key: str
+
+    async def execute(self) -> Any:
+        async with trio.open_nursery():
+            try:
+                int(self.secrets.key)
+            except ValueError as error:
+                raise Locked(f"refused: {self.secrets.key}") from error
+
+
+class Locked(Exception):
+    """An exception that cannot be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+class Exits(InProcess):
+    def execute(self) -> Any:
+        raise SystemExit(3)
+
+
+class WrongType(InProcess):
+    def execute(self) -> Any:
+        return Text(text="of another class")
+
+
+class Prunes(InProcess):
+    async def execute(self) -> Any:
+        async with trio.open_nursery():
+            raise PruneSignal({"why": ["nothing", "to do"]})
+
+
+class Requeues(InProcess):
+    def execute(self) -> Any:
+        raise ReQueueAfterSignal(timedelta(minutes=3))
+
+
+class WithoutAsyncio(InProcess):
+    async def execute(self) -> Any:
+        await asyncio.sleep(1)
+
+
+# -- which end as only a process can
+
+
+class Dies(InProcess):
+    class Inputs(BaseModel):
+        how: str
+
+    def execute(self) -> Any:
+        match self.inputs.how:
+            case "crash":
+                ctypes.string_at(0)
+            case "exit":
+                os._exit(3)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "close":
+                os.closerange(3, 64)
+                time.sleep(600)
+            case "lock":
+                return Holder(lock=threading.Lock())
+        return self.Outputs(text=str(os.getpid()))
+
+
+class Holder(Dies.Outputs):
+    """Outputs that cannot leave their process."""
+
+    model_config = {"extra": "allow"}
+    text: str = ""
+
+
+class Hangs(InProcess):
+    """Holds the interpreter's lock for ever, in C. Its progress: its process, and one that it started."""
+
+    def execute(self) -> Any:
+        child = subprocess.Popen(["sleep", "600"])
+        self.progress(0.5, f"{os.getpid()} {child.pid}")
+        re.match("(a+)+$", "a" * 60 + "b")
+
+
+class HangsBriefly(Hangs):
+    timeout = 1
+
+
+# -- which see something of the runtime
+
+
+class Drains(InProcess):
+    def execute(self) -> Any:
+        self.progress(None, "waiting")
+        while not self.stopping:
+            time.sleep(0.002)
+        return self.Outputs(text=self.stopping)
+
+
+class Reports(InProcess):
+    """Reports ten thousand progresses; the last one counts."""
+
+    async def execute(self) -> Any:
+        for n in range(10_001):
+            self.progress(n / 10_000, f"step {n}")
+        while not self.stopping:  # noqa: ASYNC110 - there is no event of it
+            await trio.sleep(0.002)
+
+
+class Logs(InProcess):
+    class Secrets(BaseModel):
+        key: str
+
+    def execute(self) -> Any:
+        print("printed")
+        os.write(1, b"written to the descriptor\n")
+        log.debug("not wanted")
+        try:
+            int("x")
+        except ValueError:
+            log.warning(
+                "no number, but %s", self.secrets.key, exc_info=True, extra={"lock": threading.Lock()}
+            )
+        warnings.warn("a warning", stacklevel=1)
+        threading.Thread(target=log.warning, args=("of a thread",)).start()
+
+
+class Forks(InProcess):
+    """Forks a child that logs, and is ended by a signal, as programs are."""
+
+    def execute(self) -> Any:
+        ready, written = os.pipe()
+        child = os.fork()
+        if child == 0:
+            log.warning("of the child")
+            os.write(written, b"x")
+            signal.pause()
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        return self.Outputs(text=str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
