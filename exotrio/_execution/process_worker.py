@@ -49,7 +49,7 @@ from exotrio._execution.messages import (
 from exotrio._execution.results import Failure, failure_of, returned
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._nodes.base import BaseNode, Stopping, StopView
-from exotrio._nodes.importing import MAIN, NotImportable, Target, load
+from exotrio._nodes.importing import GUARD, MAIN, NotImportable, Target, be_worker_process, load
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._nodes.progress import ProgressView
 from exotrio._util.exceptions import single_leaf
@@ -81,6 +81,7 @@ class WorkerEnd:
             signal.signal(number, lambda number, frame: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.register_at_fork(after_in_child=self._leave_to_parent)
+        be_worker_process()
         _end_with_parent()
         faulthandler.enable()  # a crash shows on standard error where it happened
         if sys.stdout is not None:
@@ -196,10 +197,7 @@ def _load(target: Target, redactor: Redactor) -> type[BaseNode] | Failure:
     except BaseException as error:
         line = error_line(error, redactor)
         if isinstance(single_leaf(error), LifecycleError):
-            line = (
-                f"{target.file} starts its Runtime while it is loaded, which each process has to: "
-                "put the start under: if __name__ == '__main__':"
-            )
+            line = f"{target.file} starts its Runtime while it is loaded, which each process has to: {GUARD}"
         return Failure(Errored(f"{line}\n\n{error_text(error, redactor)}"), line)
 
 

@@ -44,7 +44,7 @@ from exotrio._execution.messages import (
 from exotrio._execution.places import Place
 from exotrio._execution.results import FailedElsewhere, Failure
 from exotrio._nodes.base import BaseNode
-from exotrio._nodes.importing import target_of
+from exotrio._nodes.importing import GUARD, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._util import deadlines
 from exotrio._util.crossing import call_in_loop
@@ -73,6 +73,8 @@ class InProcesses(Place):
 
     async def run(self, call: NodeCall, execution: Execution) -> Outcome:
         execution.elsewhere = True
+        if is_worker_process():
+            raise _failed(call.node, f"this is a worker process, which starts no others: {GUARD}")
         try:
             process = self._take()
         except OSError as error:

@@ -16,6 +16,25 @@ MAIN = "__mp_main__"
 ``multiprocessing`` gives it the same name."""
 
 
+GUARD = "put the start under: if __name__ == '__main__':"
+_is_worker_process = False
+
+
+def be_worker_process() -> None:
+    """Say that this process runs single nodes for a runtime in another one, until its end.
+
+    A file of nodes that is not guarded starts its runtime when it is loaded: in a worker process that would
+    claim states, and start worker processes, which load the file, and so on.
+    """
+    global _is_worker_process
+    _is_worker_process = True
+
+
+def is_worker_process() -> bool:
+    """Whether no runtime and no other worker process may be started here."""
+    return _is_worker_process
+
+
 class NotImportable(Exception):
     """Another process cannot find a class; the message says why, and how to change that."""
 

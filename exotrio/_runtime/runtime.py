@@ -15,6 +15,7 @@ from exotrio._execution.handle import phase_context
 from exotrio._http.endpoint import Ambient, Endpoint, ambient
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
+from exotrio._nodes.importing import GUARD, is_worker_process
 from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
 from exotrio._runtime.ledger import Ledger, Stage
@@ -366,10 +367,10 @@ class Runtime:
                 fix="build another Runtime: one runs once",
             )
         supplied = ambient()
-        if supplied == Ambient(None):
+        if supplied == Ambient(None) or is_worker_process():
             raise LifecycleError(
                 "the runtime was started while its file is loaded",
-                fix="put the start under: if __name__ == '__main__':",
+                fix=GUARD,
             )
         endpoint = None if supplied is None else supplied.endpoint
         endpoint = endpoint or self._options.endpoint

@@ -168,8 +168,10 @@ class HangsBriefly(Hangs):
 
 
 class Drains(InProcess):
+    """Its progress is its process."""
+
     def execute(self) -> Any:
-        self.progress(None, "waiting")
+        self.progress(None, f"{os.getpid()}")
         while not self.stopping:
             time.sleep(0.002)
         return self.Outputs(text=self.stopping)
