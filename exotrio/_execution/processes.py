@@ -95,7 +95,7 @@ class InProcesses(Place):
         with trio.move_on_after(deadlines.WORKER_PROCESSES, shield=True):
             for process in list(self._all):
                 await process.ended.wait()
-        with trio.move_on_after(deadlines.CLOSE - deadlines.WORKER_PROCESSES, shield=True):
+        with trio.move_on_after(deadlines.WORKER_PROCESSES, shield=True):
             async with trio.open_nursery() as nursery:
                 for process in list(self._all):
                     nursery.start_soon(self._end, process)

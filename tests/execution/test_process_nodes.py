@@ -20,6 +20,7 @@ from exotrio._execution import processes
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution, StateContext, state_context
 from exotrio._link.port import Claim
+from exotrio._util import deadlines
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, Outcome, run_node
 from tests.support import process_nodes as nodes
@@ -117,14 +118,25 @@ async def test_a_process_that_dies_is_an_error_of_its_state_alone(caplog: pytest
             assert isinstance(await there.run("Dies", how="not"), Executed)
 
 
-async def test_a_process_is_used_again_and_ends_with_the_runtime() -> None:
-    async with bench(nodes.Dies) as there:
-        first, second = [await there.run("Dies", how="not") for _ in range(2)]
+async def test_a_process_is_used_again_and_ends_in_order_with_the_runtime(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(deadlines, "WORKER_PROCESSES", 20.0)
+    async with bench(nodes.Leaves) as there:
+        first, second = [await there.run("Leaves") for _ in range(2)]
         assert first == second
         assert isinstance(first, Executed)
         (pid,) = [int(each["text"]) for each in first.outputs]
         assert is_running(pid)
     assert not is_running(pid)
+    assert capfd.readouterr().err == "in order\nin order\n"
+
+
+async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_stop() -> None:
+    async with bench(nodes.Stays) as there:
+        outcome = await there.run("Stays")
+    assert isinstance(outcome, Executed)
+    assert not is_running(int(outcome.outputs[0]["text"]))
 
 
 async def test_what_holds_the_interpreter_in_c_is_timed_out_with_all_that_it_started(
@@ -198,8 +210,9 @@ async def test_progress_crosses_seldom_but_the_last_one_always() -> None:
 
 
 async def test_what_a_node_logs_and_prints_goes_where_that_of_the_runtime_goes(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())

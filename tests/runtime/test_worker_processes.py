@@ -58,8 +58,8 @@ def code(*, body: str = "pass", imports: str = "", end: str = GUARDED) -> str:
     return NODES.format(body=body, imports=imports, pid="os.getppid()") + end
 
 
-def program(folder: Path, *command: str) -> str:
-    """Return what a program prints."""
+def program(folder: Path, *command: str) -> tuple[str, str]:
+    """Return what a program prints, and its standard error."""
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
@@ -70,7 +70,7 @@ def program(folder: Path, *command: str) -> str:
         check=False,
     )
     assert ended.returncode == 0, ended
-    return ended.stdout
+    return ended.stdout, ended.stderr
 
 
 def test_a_program_finds_its_own_nodes_in_other_processes(tmp_path: Path) -> None:
@@ -81,13 +81,13 @@ def test_a_program_finds_its_own_nodes_in_other_processes(tmp_path: Path) -> Non
     (package / "alone.py").write_text(code(imports="import beside"))
     (package / "tool.py").write_text(code(imports="from . import beside"))
     done = "[{'text': 'from another process: True'}]\n"
-    assert program(tmp_path, "package/alone.py") == done
-    assert program(tmp_path, "-m", "package.tool") == done
+    assert program(tmp_path, "package/alone.py")[0] == done
+    assert program(tmp_path, "-m", "package.tool")[0] == done
 
 
 def test_the_error_of_a_program_s_own_node_names_its_file_and_exception(tmp_path: Path) -> None:
     (tmp_path / "alone.py").write_text(code(body='raise Broken("by itself")'))
-    frame, line, *_, last = program(tmp_path, "alone.py").splitlines()[1:]
+    frame, line, *_, last = program(tmp_path, "alone.py")[0].splitlines()[1:]
     assert f'File "{tmp_path / "alone.py"}"' in frame
     assert line.strip() == 'raise Broken("by itself")'
     assert last == "Broken: by itself"
@@ -95,7 +95,7 @@ def test_the_error_of_a_program_s_own_node_names_its_file_and_exception(tmp_path
 
 def test_a_program_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
     (tmp_path / "alone.py").write_text(code(end="print(trio.run(run_graph, graph, [Greet]).errors)\n"))
-    out = program(tmp_path, "alone.py")
+    out, _ = program(tmp_path, "alone.py")
     assert "alone.py starts its Runtime while it is loaded" in out
     assert "put the start under: if __name__ == " in out
 
@@ -104,8 +104,23 @@ def test_a_program_that_runs_a_node_while_it_is_loaded_does_not_start_process_af
     tmp_path: Path,
 ) -> None:
     (tmp_path / "alone.py").write_text(code(end="print(trio.run(run_node, Greet))\n"))
-    out = program(tmp_path, "alone.py")
+    out, err = program(tmp_path, "alone.py")
     assert out == "Executed(outputs=[{'text': 'from another process: True'}])\n"
+    assert "this is a worker process, which starts no others: put the start under: if __name__" in err
+
+
+def test_a_runtime_that_starts_in_a_thread_while_its_file_is_loaded_runs_once(tmp_path: Path) -> None:
+    end = """
+def main():
+    print(trio.run(run_graph, graph, [Greet]).outputs("greet"))
+
+threading.Thread(target=main, name="main of the file").start()
+"""
+    body = '[each.join() for each in threading.enumerate() if each.name == "main of the file"]'
+    (tmp_path / "alone.py").write_text(code(body=body, imports="import threading", end=end))
+    out, err = program(tmp_path, "alone.py")
+    assert out == "[{'text': 'from another process: True'}]\n"
+    assert "LifecycleError: the runtime was started while its file is loaded" in err
 
 
 def test_an_interactive_session_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import functools
 import logging
@@ -122,6 +123,20 @@ class WithoutAsyncio(InProcess):
 
 
 # -- which end as only a process can
+
+
+class Leaves(InProcess):
+    def execute(self) -> Any:
+        atexit.register(print, "in order")
+        return self.Outputs(text=str(os.getpid()))
+
+
+class Stays(InProcess):
+    """Leaves a thread that Python waits for at its exit."""
+
+    def execute(self) -> Any:
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        return self.Outputs(text=str(os.getpid()))
 
 
 class Dies(InProcess):
