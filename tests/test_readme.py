@@ -122,6 +122,19 @@ def test_the_graph_is_valid_and_its_errors_are_those_that_are_quoted() -> None:
         names["graph"].add(names["Scan"], identifier="again", rot=names["plan"].root)
 
 
+def test_the_node_in_a_process_is_stopped_in_time(tmp_path: Path) -> None:
+    solver = "import re\ndef solve(model):\n    re.match('(a+)+$', 'a' * 60 + 'b')\n"
+    imports = "import trio\nfrom pydantic import BaseModel\nfrom exotrio import BaseNode\n"
+    imports += "from exotrio.testing import run_node\nimport solver\n"
+    start = "if __name__ == '__main__':\n    print(trio.run(run_node, Solve, {'model': 'x'}).error)\n"
+    (tmp_path / "solver.py").write_text(solver, "utf-8")
+    (tmp_path / "solve.py").write_text(imports + block("Solve").replace("= 60", "= 1") + start, "utf-8")
+    end = subprocess.run(
+        [sys.executable, "solve.py"], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert end.stdout == "timed out after 1 s (timeout of Solve)\n", end.stderr
+
+
 EXECUTE = """
     async def execute(self):
         assert self.inputs.due == date(2024, 1, 31)
