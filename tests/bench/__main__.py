@@ -47,6 +47,7 @@ CASES: dict[str, Case] = {
     "import": programs.imports,
     "worker": programs.worker,
     "processes": computing.processes,
+    "places": computing.elsewhere,
     "stock": stock.stock,
 }
 ONCE = {"history"}
