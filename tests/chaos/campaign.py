@@ -46,7 +46,7 @@ from tests.chaos.plan import (
 from tests.chaos.proxy import KINDS, Proxy
 from tests.support import postgres
 from tests.support.postgres_proxy import PostgresProxy
-from tests.support.processes import KEY
+from tests.support.processes import KEY, is_running
 
 T = TypeVar("T")
 
@@ -100,8 +100,19 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     figures.faults = chaos.injected + proxy.injected
     figures.exits = crew.exits
     figures.problems += crew.problems
+    figures.problems += await _left_processes(folder)
     figures.seconds = time.monotonic() - began
     return figures
+
+
+async def _left_processes(folder: Path) -> list[str]:
+    """Return which worker processes of nodes outlive the runtimes, all of which have ended."""
+    pids = [int(path.name.removeprefix("process-")) for path in (folder / "marks").glob("process-*")]
+    if not pids:
+        return ["no node ran in a process of its own"]
+    with trio.move_on_after(5):
+        await until(lambda: not any(map(is_running, pids)))
+    return [f"a worker process outlives its runtime: {pid}" for pid in pids if is_running(pid)]
 
 
 def _server_options(plan: Plan) -> tuple[str, ...]:

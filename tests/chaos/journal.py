@@ -42,14 +42,20 @@ class Execution:
 
 
 class Journal:
-    """Writes the journal, from any number of processes and threads."""
+    """Writes the journal, from any number of processes and threads.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: Its file.
+        pid: The process of the runtime. Defaults to this one.
+    """
+
+    def __init__(self, path: Path, pid: int | None = None) -> None:
+        self._pid = os.getpid() if pid is None else pid
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def begin(self, key: str) -> str:
         """Enter the beginning of an execution and return its id."""
-        execution = f"{os.getpid()}-{uuid4().hex[:12]}"
+        execution = f"{self._pid}-{uuid4().hex[:12]}"
         self._write("begin", execution, key)
         return execution
 
@@ -60,7 +66,7 @@ class Journal:
 
     def _write(self, what: str, execution: str, key: str) -> None:
         # One write, so that lines of several processes do not mix.
-        os.write(self._file, f"{what} {execution} {key} {os.getpid()} {time.monotonic():.6f}\n".encode())
+        os.write(self._file, f"{what} {execution} {key} {self._pid} {time.monotonic():.6f}\n".encode())
         os.fsync(self._file)
 
 

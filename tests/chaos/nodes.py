@@ -15,6 +15,7 @@ import trio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal, Runtime
+from exotrio._nodes.importing import is_worker_process
 from tests.chaos.graph import BLOCKING, FAILING, FAN_OUT, LONG, NAMESPACE, PRUNING, REQUEUEING
 from tests.chaos.journal import Journal, key_of
 
@@ -41,7 +42,9 @@ class Plan:
 
 
 plan = Plan()
-journal = Journal(plan.folder / "journal")
+journal = Journal(plan.folder / "journal", os.getppid() if is_worker_process() else None)
+if is_worker_process():
+    plan.first_time(f"process/{os.getpid()}")  # for the search for those that outlive their runtime
 
 
 @contextmanager
@@ -96,6 +99,10 @@ class Seed(BaseNode):
 
 
 class Fan(BaseNode):
+    """In a process of its own."""
+
+    runs_in = "process"
+
     class Inputs(OfRun):
         pass
 

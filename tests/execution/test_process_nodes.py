@@ -8,8 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -26,15 +25,9 @@ from exotrio.testing import Errored, Executed, Outcome, run_node
 from tests.support import process_nodes as nodes
 from tests.support.doubles import NativeServer, V0Server, running, runtime
 from tests.support.helpers import eventually
+from tests.support.processes import is_running
 
 SECRET = "sesame-4711"
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process still runs: one that ended, and whose parent did not ask for it yet, does not."""
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    return False
 
 
 class Bench:

@@ -15,7 +15,7 @@ from exotrio._execution.messages import CONNECTION_LOST, Job, Setup, packed
 from exotrio._execution.processes import BEGIN
 from exotrio._nodes.importing import target_of
 from tests.support import process_nodes
-from tests.support.processes import EXOTRIO, PATIENCE, Processes, environment
+from tests.support.processes import EXOTRIO, PATIENCE, Processes, environment, is_running
 from tests.support.terminals import Terminal
 
 NODES = """
@@ -152,14 +152,9 @@ def test_a_ctrl_c_at_the_terminal_reaches_the_runtime_only(tmp_path: Path) -> No
 def _gone(pid: int) -> None:
     """Wait until a process that is no child of ours has ended."""
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX":
-                return
-        except (FileNotFoundError, ProcessLookupError):
-            return
+    while is_running(pid):
+        assert time.monotonic() < deadline, "it goes on"
         time.sleep(0.01)
-    raise AssertionError("it goes on")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the end of its stream is all there is")

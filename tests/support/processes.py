@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
@@ -152,6 +152,13 @@ class Process:
             with self._more:
                 self._lines[name].append(line)
                 self._more.notify_all()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process still runs: one that ended, and whose parent has not asked for it yet, does not."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    return False
 
 
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
