@@ -15,7 +15,7 @@ The rooms, from the ground up; each imports only from those above it (``tests/te
     _http         the HTTP client: requests, responses, and which kind of server answers
     client        StateManager and the types that it returns
     _link         the port that a runtime works through, with an adapter for each API
-    _execution    runs one node: on Trio, on asyncio or in a thread; makes its outcome
+    _execution    runs one node: on Trio, on asyncio, in a thread or a process; makes its outcome
     _runtime      claims, buffers, runs, reports, renews leases, stops
     monitoring    health and metrics of a runtime
     testing       run_node, run_graph and explore, for tests of users

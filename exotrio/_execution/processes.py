@@ -58,7 +58,7 @@ sys.path[:] = json.loads(stream.makefile("rb", 0).readline())
 from exotrio._execution.process_worker import WorkerEnd
 WorkerEnd(stream).serve()"""
 """The code of a worker process. Only with the import path of the runtime is it sure that it finds exotrio."""
-MAX_START = 60.0
+MAX_START = 120.0
 """Seconds in which a process has to start and to load the code of its node."""
 MAX_KILL = 1.0
 """Seconds that are waited for the end of a process that was killed."""

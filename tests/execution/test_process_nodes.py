@@ -238,6 +238,15 @@ async def test_a_forked_child_of_a_node_is_no_worker_process() -> None:
         assert await there.run("Forks") == Executed([{"text": "-15"}])
 
 
+async def test_a_process_that_does_not_come_to_its_node_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "MAX_START", 0.2)
+    monkeypatch.setattr(processes, "BEGIN", "import time; time.sleep(600)")
+    outcome = await run_node(nodes.OnLoop)
+    assert outcome == Errored("OnLoop: its process did not load its code within 0.2 s")
+
+
 async def test_a_process_that_cannot_be_started_is_an_error_of_the_state(monkeypatch: Any) -> None:
     monkeypatch.setattr("sys.executable", "/no/such/python")
     outcome = await run_node(nodes.OnLoop)
