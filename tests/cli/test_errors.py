@@ -15,6 +15,7 @@ import pytest
 from exotrio.cli import main
 from exotrio.manager.store.sqlite.database import VERSION
 from tests.support.commands import Cli, told
+from tests.support.helpers import free_port
 from tests.support.processes import KEY, Server, disk_of, ended, server
 
 PYTHON = shlex.join([sys.executable])
@@ -197,102 +198,103 @@ def test_an_error_is_told_in_a_process_of_its_own_as_well(folder: Path) -> None:
 def test_without_a_command_the_help_is_shown(cli: Cli) -> None:
     end = cli()
     assert end.code == 2
-    assert "Commands:" in end.err
+    for command in ("run", "worker", "server"):
+        assert f"\n  {command} " in end.err
 
 
-def test_every_problem_of_nodes_and_runtime_is_named(folder: Path) -> None:
-    end = ended("run", "bad_nodes.py", cwd=folder)
+def test_every_problem_of_nodes_and_runtime_is_named(cli: Cli) -> None:
     told(
-        end,
+        cli("run", "bad_nodes.py"),
         2,
         "namespace is blank",
         "Other does not inherit from exotrio.BaseNode",
         "Count.Secrets.number: must be of type str",
         "2 node classes are named Greet",
         "workers is 0",
-        f"in {folder}/bad_nodes.py, line ",
+        f"in {cli.folder}/bad_nodes.py, line ",
     )
 
 
-def test_every_problem_of_a_graph_is_named(folder: Path) -> None:
-    end = ended("run", "bad_graph.py", cwd=folder)
+def test_every_problem_of_a_graph_is_named(cli: Cli) -> None:
+    end = cli("run", "bad_graph.py")
     told(end, 3, "graph 'bad' is invalid", "'Greed' is not registered", "input 'name': it is missing")
 
 
-def test_a_node_that_only_an_earlier_runtime_had_is_named_instead_of_waited_for(folder: Path) -> None:
-    assert ended("run", "foreign_node.py:both", "--db", "stale.db", cwd=folder).code == 0
-    end = ended("run", "foreign_node.py:one", "--db", "stale.db", cwd=folder)
+def test_a_node_that_only_an_earlier_runtime_had_is_named_instead_of_waited_for(cli: Cli) -> None:
+    assert cli("run", "foreign_node.py:both", "--db", "stale.db").code == 0
+    end = cli("run", "foreign_node.py:one", "--db", "stale.db")
     told(end, 3, "node 'b' runs 'Bye'", "add them to its nodes=[...]")
 
 
-@pytest.mark.parametrize("command", ["run", "server --port 0 --db"])
-def test_a_database_belongs_to_one_process(folder: Path, running: Server, command: str) -> None:
-    arguments = ["run", "ok.py", "--db"] if command == "run" else command.split()
-    end = ended(*arguments, "busy.db", cwd=folder)
+@pytest.mark.parametrize("command", ["run ok.py --db", "server --port 0 --db"])
+def test_a_database_belongs_to_one_process(cli: Cli, running: Server, command: str) -> None:
+    end = cli(*command.split(), "busy.db")
     told(end, 7, f"is in use by process {running.process.pid}", "--db FILE")
 
 
-def test_a_port_belongs_to_one_process(folder: Path, running: Server) -> None:
+def test_a_port_belongs_to_one_process(cli: Cli, running: Server) -> None:
     port = running.uri.rsplit(":", 1)[1]
-    told(ended("server", "--port", port, "--db", "p.db", cwd=folder), 7, f"port {port} is in use")
+    told(cli("server", "--port", port, "--db", "p.db"), 7, f"port {port} is in use")
 
 
 @pytest.mark.parametrize("command", ["run", "worker"])
-def test_a_refused_key_is_told(folder: Path, running: Server, command: str) -> None:
-    env = {**running.env, "EXOSPHERE_API_KEY": "another"}
-    end = ended(command, "ok.py", cwd=folder, env=env)
+def test_a_refused_key_is_told(cli: Cli, running: Server, command: str) -> None:
+    cli.at(running).set(EXOSPHERE_API_KEY="another")
+    end = cli(command, "ok.py")
     assert end.code == 5, end
-    assert "Traceback" not in end.err, end
     assert f"error: the state manager at {running.uri} answered 401" in end.err
     assert "EXOSPHERE_API_KEY" in end.err
     if command == "run":
         told(end, 5)
 
 
-def test_an_unknown_run_at_a_state_manager_elsewhere_is_told(folder: Path, running: Server) -> None:
-    end = ended("run", "ok.py", "--resume", "nope", cwd=folder, env=running.env)
-    told(end, 6, "no run 'nope' in namespace 'n'", running.uri)
+def test_an_unknown_run_at_a_state_manager_elsewhere_is_told(cli: Cli, running: Server) -> None:
+    told(
+        cli.at(running)("run", "ok.py", "--resume", "nope"), 6, "no run 'nope' in namespace 'n'", running.uri
+    )
 
 
-def test_run_says_that_there_is_no_state_manager(folder: Path) -> None:
-    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1", "EXOSPHERE_API_KEY": KEY}
-    end = ended("run", "ok.py", cwd=folder, env=env)
-    told(end, 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server")
+def test_run_says_that_there_is_no_state_manager(cli: Cli) -> None:
+    told(
+        cli.at_nobody()("run", "ok.py"), 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server"
+    )
 
 
-def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(folder: Path) -> None:
-    assert ended("run", "ok.py", "-i", "name=x", "--db", "kept.db", cwd=folder).code == 0
-    end = ended("runs", "cancel", "nope", "-n", "n", "--db", "kept.db", cwd=folder)
+def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(cli: Cli) -> None:
+    assert cli("run", "ok.py", "-i", "name=x", "--db", "kept.db").code == 0
+    end = cli("runs", "cancel", "nope", "-n", "n", "--db", "kept.db")
     told(end, 6, "there is no run 'nope'", "asked: POST /exotrio/v1/namespace/n/run/nope/cancel")
 
 
 @pytest.mark.parametrize("command", ["runs ls -n n", "trigger greeting -n n", "backup b.db"])
 def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_environment(
-    tmp_path: Path, command: str
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text(f"EXOSPHERE_API_KEY={KEY}\n", "utf-8")
-    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1"}
-    end = ended(*command.split(), cwd=tmp_path, env=env)
+    uri = f"http://127.0.0.1:{free_port()}"  # each command's own: a process warns once of an address
+    cli.set(EXOSPHERE_STATE_MANAGER_URI=uri)
+    end = cli(*command.split())
     assert end.code == 4, end
     warning = end.err.splitlines()[0]
     assert "WARNING" in warning
     assert "EXOSPHERE_API_KEY in .env" in warning
-    assert "is sent to http://127.0.0.1:1" in warning
+    assert f"is sent to {uri}" in warning
 
 
-def test_an_address_without_a_scheme_is_told_with_its_variable(folder: Path) -> None:
-    env = {"EXOSPHERE_STATE_MANAGER_URI": "127.0.0.1:8000", "EXOSPHERE_API_KEY": KEY}
+def test_an_address_without_a_scheme_is_told_with_its_variable(cli: Cli) -> None:
+    cli.set(EXOSPHERE_STATE_MANAGER_URI="127.0.0.1:8000", EXOSPHERE_API_KEY=KEY)
     for command in ("run", "worker"):
-        told(ended(command, "ok.py", cwd=folder, env=env), 2, "http://", "EXOSPHERE_STATE_MANAGER_URI")
+        told(cli(command, "ok.py"), 2, "http://", "EXOSPHERE_STATE_MANAGER_URI")
     listed = ("runs", "ls", "-n", "n")
-    told(ended(*listed, cwd=folder, env=env), 2, "(variable EXOSPHERE_STATE_MANAGER_URI)")
-    told(ended(*listed, "--uri", "ftp://x", cwd=folder, env=env), 2, "not ftp:// (--uri)")
+    told(cli(*listed), 2, "(variable EXOSPHERE_STATE_MANAGER_URI)")
+    told(cli(*listed, "--uri", "ftp://x"), 2, "not ftp:// (--uri)")
 
 
-def test_an_unreadable_dot_env_is_told(tmp_path: Path) -> None:
-    (tmp_path / "ok.py").write_text(FILES["ok.py"], "utf-8")
+def test_an_unreadable_dot_env_is_told(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_bytes(b"EXOSPHERE_API_KEY=\xff\n")
-    told(ended("run", "ok.py", cwd=tmp_path), 2, ".env cannot be read")
+    told(cli("run", str(cli.folder / "ok.py")), 2, ".env cannot be read")
 
 
 def test_the_server_turns_away_a_name_that_is_not_its_own(running: Server) -> None:
@@ -313,13 +315,13 @@ def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path, size
     told(end, 2, f"full-{size}.db cannot be used", "free space")
 
 
-def test_a_backup_is_written_and_never_over_a_file_that_is_there(folder: Path, running: Server) -> None:
-    end = ended("backup", "copy.db", cwd=folder, env=running.env)
+def test_a_backup_is_written_and_never_over_a_file_that_is_there(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    end = cli("backup", "copy.db")
     assert end.code == 0, end
-    assert end.out == f"copy.db: {(folder / 'copy.db').stat().st_size:,} bytes\n"
-    again = ended("backup", "copy.db", cwd=folder, env=running.env)
-    told(again, 2, "copy.db already exists", "--overwrite")
-    live = ended("backup", "busy.db", "--overwrite", cwd=folder, env=running.env)
+    assert end.out == f"copy.db: {(cli.folder / 'copy.db').stat().st_size:,} bytes\n"
+    told(cli("backup", "copy.db"), 2, "copy.db already exists", "--overwrite")
+    live = cli("backup", "busy.db", "--overwrite")
     told(live, 2, "busy.db is the database of a state manager")
 
 
