@@ -19,6 +19,7 @@ import trio
 from exotrio import Runtime, StateManager
 from exotrio._wire.native import Run
 from exotrio.manager import serve
+from tests.support.commands import Cli
 from tests.support.gated import APP, BATCH, ITEMS, NAMESPACE, NODES, RESULT, WORKERS, Log, graph, until
 from tests.support.helpers import eventually
 from tests.support.processes import KEY, Ended, Process, Processes, Server, as_printed, ended, printed_command
@@ -143,7 +144,9 @@ def test_a_third_ctrl_c_ends_the_process_though_a_node_ignores_its_cancellation(
     assert f"items: {RESULT}\n" in continued.out
 
 
-def test_a_killed_run_is_continued_at_once(place: Place) -> None:
+def test_a_killed_run_is_continued_at_once_and_once_finished_its_result_is_printed_again(
+    place: Place,
+) -> None:
     with place.start("run", "app.py") as process:
         run_id = process.line(r"run (\S+) of graph")[1]
         place.log.until("begin", WORKERS)
@@ -155,6 +158,10 @@ def test_a_killed_run_is_continued_at_once(place: Place) -> None:
     # Only what was running ran again.
     assert len(place.log.items("end")) == ITEMS
     assert len(place.log.items("begin")) == ITEMS + WORKERS
+    again = place.ended("run", "app.py", "--resume", run_id)
+    assert again.code == 0, again
+    assert again.out.startswith("SUCCESS: 50 states in ")
+    assert f"items: {RESULT}\n" in again.out
 
 
 def test_a_run_leaves_earlier_ones_alone_and_says_how_to_continue_or_end_them(place: Place) -> None:
@@ -210,9 +217,14 @@ def test_a_run_begins_no_other_by_a_schedule(place: Place) -> None:
     ],
 )
 def test_a_database_that_cannot_be_worked_on_is_told(
-    place: Place, arguments: tuple[str, ...], code: int, text: str
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    text: str,
 ) -> None:
-    end = place.ended("runs", "cancel", "x", "-n", NAMESPACE, *arguments)
+    end = Cli(place.folder, monkeypatch, capsys)("runs", "cancel", "x", "-n", NAMESPACE, *arguments)
     assert end.code == code, end
     assert text in end.err
     assert not (place.folder / "no.db").exists()
@@ -227,16 +239,6 @@ def test_an_interrupted_run_in_memory_does_not_claim_to_be_kept(place: Place) ->
     assert interrupted.code == 130, interrupted
     assert "it is gone" in interrupted.err
     assert "--resume" not in interrupted.err
-
-
-def test_resuming_a_finished_run_prints_its_result_again(place: Place) -> None:
-    place.open()
-    first = place.ended("run", "app.py", "-o", "json")
-    run_id = first.err.split()[1]
-    again = place.ended("run", "app.py", "--resume", run_id)
-    assert (first.code, again.code) == (0, 0), again
-    assert again.out.startswith("SUCCESS: 50 states in ")
-    assert f"items: {RESULT}\n" in again.out
 
 
 # -- a state manager elsewhere

@@ -13,7 +13,7 @@ import trio
 
 from exotrio import Graph, GraphNodeModel, StateManager
 from exotrio._wire.vocabulary import RunStatus, native_path
-from tests.support.processes import KEY, PATIENCE, Process, Processes, Server, ended
+from tests.support.processes import KEY, PATIENCE, Process, Processes, Server
 
 TTL = "1"
 
@@ -187,11 +187,8 @@ async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queu
     worker = place.worker("a")
     run_id = await place.trigger("Waits")
     await place.until(lambda: place.log == ["begin Waits a"])
-    ask = ("runs", "cancel", run_id, "--namespace", place.namespace)
     for _ in range(2):
-        end = ended(*ask, cwd=place.folder, env=place.server.env)
-        assert end.code == 0, end
-        assert f"run {run_id} of graph waits: FAILED" in end.out
+        assert (await place.manager.cancel(run_id)).status is RunStatus.FAILED
     await place.until(lambda: place.log[1:] == ["run cancelled Waits a"])
     body = place.run(run_id)
     assert (body["pending_count"], body["errored_count"]) == (0, 1)
@@ -199,28 +196,6 @@ async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queu
     end = worker.wait()
     assert end.code == 0, end
     assert "run cancelled 1" in end.err
-
-
-async def test_the_command_line_shows_runs(place: Place) -> None:
-    place.worker("a")
-    place.open("a")
-    run_id = await place.trigger("Waits")
-    await place.finished(run_id)
-    options = {"cwd": place.folder, "env": place.server.env}
-    end = ended("runs", "ls", "--namespace", place.namespace, **options)  # type: ignore[arg-type]
-    assert end.code == 0, end
-    assert [line.split()[:4] for line in end.out.splitlines()[:2]] == [
-        ["run", "graph", "status", "done"],
-        [run_id, "waits", "SUCCESS", "1"],
-    ]
-    end = ended("runs", "show", run_id, "-n", place.namespace, **options)  # type: ignore[arg-type]
-    assert end.code == 0, end
-    assert "it     Waits  1" in end.out
-    end = ended("runs", "show", "nobody", "-n", place.namespace, **options)  # type: ignore[arg-type]
-    assert end.code == 6, end
-    end = ended("runs", "cancel", run_id, "-n", place.namespace, **options)  # type: ignore[arg-type]
-    assert end.code == 3, end
-    assert "has already ended" in end.err
 
 
 async def test_nodes_outlive_a_state_manager_that_is_away_for_longer_than_their_leases(
