@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
-
-import pytest
 
 import exotrio
 
@@ -112,30 +111,36 @@ def imports(module: str, *, late: bool) -> set[str]:
 INSIDE = [module for module in MODULES if module not in {"exotrio", "exotrio.__main__", "exotrio._version"}]
 
 
-@pytest.mark.parametrize("module", INSIDE)
-def test_a_room_imports_only_from_the_rooms_below_it(module: str) -> None:
-    room = room_of(module)
-    allowed = {room, *GROUND, *ROOMS[room]}
-    ours = {name for name in imports(module, late=True) if name.split(".")[0] == "exotrio"}
-    above = {
-        name
-        for name in ours
-        if not any(room_of(name) == each or room_of(name).startswith(f"{each}.") for each in allowed)
-    }
-    assert not above, f"{room} may import from {sorted(allowed)}"
+def test_a_room_imports_only_from_the_rooms_below_it() -> None:
+    problems = []
+    for module in INSIDE:
+        room = room_of(module)
+        allowed = {room, *GROUND, *ROOMS[room]}
+        ours = {name for name in imports(module, late=True) if name.split(".")[0] == "exotrio"}
+        above = {
+            name
+            for name in ours
+            if not any(room_of(name) == each or room_of(name).startswith(f"{each}.") for each in allowed)
+        }
+        if above:
+            problems.append(f"{module} imports {sorted(above)}; {room} may import from {sorted(allowed)}")
+    assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("module", INSIDE)
-def test_an_import_within_a_function_has_its_reason_in_a_comment(module: str) -> None:
-    lines = text_of(module).splitlines()
-    nodes = list(ast.walk(tree_of(module)))
-    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    for node in (each for function in functions for each in ast.walk(function)):
-        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "exotrio":
-            first = node.lineno - 1
-            while lines[first - 1].strip().startswith(("#", "from ", "import ")):
-                first -= 1
-            assert any("#" in line for line in lines[first : node.lineno]), f"{module}, line {node.lineno}"
+def test_an_import_within_a_function_has_its_reason_in_a_comment() -> None:
+    problems = []
+    for module in INSIDE:
+        lines = text_of(module).splitlines()
+        nodes = list(ast.walk(tree_of(module)))
+        functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        for node in (each for function in functions for each in ast.walk(function)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "exotrio":
+                first = node.lineno - 1
+                while lines[first - 1].strip().startswith(("#", "from ", "import ")):
+                    first -= 1
+                if not any("#" in line for line in lines[first : node.lineno]):
+                    problems.append(f"{module}, line {node.lineno}")
+    assert not problems, "\n".join(problems)
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -147,21 +152,29 @@ def test_no_module_imports_itself_through_others() -> None:
     assert not edges, f"an import circle among {sorted(edges)}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_each_driver_has_its_place(module: str) -> None:
-    libraries = {name.split(".")[0] for name in imports(module, late=True)}
-    for library in libraries & DRIVERS.keys():
-        places = [f"exotrio.{place}" for place in DRIVERS[library]]
-        assert any(module == place or module.startswith(f"{place}.") for place in places), library
+def is_in(module: str, places: Iterable[str]) -> bool:
+    return any(module == f"exotrio.{place}" or module.startswith(f"exotrio.{place}.") for place in places)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_sql_has_its_place(module: str) -> None:
-    if any(module == f"exotrio.{room}" or module.startswith(f"exotrio.{room}.") for room in SQL_ROOMS):
-        return
-    for node in ast.walk(tree_of(module)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            assert not SQL.match(node.value), f"{module} has SQL in line {node.lineno}"
+def test_each_driver_has_its_place() -> None:
+    problems = [
+        f"{module} imports {library}"
+        for module in MODULES
+        for library in {name.split(".")[0] for name in imports(module, late=True)} & DRIVERS.keys()
+        if not is_in(module, DRIVERS[library])
+    ]
+    assert not problems, "\n".join(problems)
+
+
+def test_sql_has_its_place() -> None:
+    problems = [
+        f"{module} has SQL in line {node.lineno}"
+        for module in MODULES
+        if not is_in(module, SQL_ROOMS)
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and SQL.match(node.value)
+    ]
+    assert not problems, "\n".join(problems)
 
 
 def test_only_settings_reads_the_environment() -> None:

@@ -9,28 +9,33 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trio
 
 from exotrio.manager import embedded
 from tests.support.processes import PATIENCE
 
-FORK = """
-        child = os.fork()
-        if child == 0:
-            time.sleep(600)
-            os._exit(0)
-        Path("child").write_text(str(child))
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""For a child each."""
+FORK = f"""
+        for _ in range({len(SIGNALS)}):
+            child = os.fork()
+            if child == 0:
+                time.sleep(600)
+                os._exit(0)
+            with open("children", "a") as file:
+                print(child, file=file)
 """
-MULTIPROCESSING = """
-        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
-        process.start()
-        Path("child").write_text(str(process.pid))
-        multiprocessing.process._children.discard(process)  # or Python waits for it at its exit
+MULTIPROCESSING = f"""
+        for _ in range({len(SIGNALS)}):
+            process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+            process.start()
+            with open("children", "a") as file:
+                print(process.pid, file=file)
+            multiprocessing.process._children.discard(process)  # or Python waits for it at its exit
 """
 FILE = """
 import multiprocessing, os, time, warnings
@@ -47,54 +52,39 @@ runtime = Runtime(namespace="ns", name="rt", nodes=[Forks])
 """
 
 
-@dataclass
-class Child:
-    """A child that outlived its parent.
-
-    Attributes:
-        pid: Its process.
-        alive: Readable to its end once it has ended.
-        db: The database that its parent had.
-    """
-
-    pid: int
-    alive: int
-    db: Path
+async def opened(db: Path) -> None:
+    async with embedded(db=db):
+        pass
 
 
-@pytest.fixture(params=["def", "async def", "multiprocessing"])
-def child(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Child]:
-    body = MULTIPROCESSING if request.param == "multiprocessing" else FORK
-    kind = "async def" if request.param == "async def" else "def"
-    (tmp_path / "forks.py").write_text(FILE.format(kind=kind, body=body))
-    ours, theirs = os.pipe()
+@pytest.mark.parametrize("kind", ["def", "async def", "multiprocessing"])
+def test_children_that_live_on_do_not_keep_the_database_and_any_signal_ends_one(
+    tmp_path: Path, kind: str
+) -> None:
+    body = MULTIPROCESSING if kind == "multiprocessing" else FORK
+    (tmp_path / "forks.py").write_text(FILE.format(kind=kind.replace("multiprocessing", "def"), body=body))
+    alive, theirs = os.pipe()
     command = [sys.executable, "-m", "exotrio", "run", "forks.py", "--db", "state.db"]
     with open(tmp_path / "out", "wb") as out:
         ended = subprocess.run(
             command, cwd=tmp_path, pass_fds=(theirs,), stdout=out, stderr=out, timeout=PATIENCE, check=False
         )
     os.close(theirs)
-    pid = int((tmp_path / "child").read_text())
+    pids = [int(pid) for pid in (tmp_path / "children").read_text().split()]
     try:
         assert ended.returncode == 0, (tmp_path / "out").read_text()
-        yield Child(pid, ours, tmp_path / "state.db")
+        for pid in pids:
+            os.kill(pid, 0)
+        trio.run(opened, tmp_path / "state.db")
+        for pid, number in zip(pids, SIGNALS, strict=True):
+            os.kill(pid, number)
+        readable, _, _ = select.select([alive], [], [], PATIENCE)
+        assert readable, "some process has the other end still"
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        os.close(ours)
-
-
-async def test_a_child_that_lives_on_does_not_keep_the_database(child: Child) -> None:
-    os.kill(child.pid, 0)
-    async with embedded(db=child.db):
-        pass
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_a_child(child: Child, number: signal.Signals) -> None:
-    os.kill(child.pid, number)
-    ended, _, _ = select.select([child.alive], [], [], PATIENCE)
-    assert ended, "no process has the other end any more"
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        os.close(alive)
 
 
 LISTEN_AND_FORK = """

@@ -14,6 +14,8 @@ STATES = 20
 KILLER = "7"
 DIED = 70
 LIMIT = 5
+"""Of ``run``, which has no option for it."""
+FEWER = 2
 """Of ``--poison-limit``."""
 
 APP = f"""
@@ -79,24 +81,24 @@ def run_to_its_end(folder: Path, env: Mapping[str, str] | None = None) -> tuple[
     return end, died
 
 
-def check(end: Ended, died: int) -> None:
+def check(end: Ended, died: int, limit: int) -> None:
     """Check that the killer, and nothing else, is an error."""
     assert end.code == 1, end
     result = json.loads(end.out)
     assert result["nodes"]["work"] == {"SUCCESS": STATES - 1, "ERRORED": 1}
-    assert f"poison: {LIMIT} runtimes in a row" in result["errors"][0]["error"]
-    assert LIMIT <= died <= LIMIT + 1, "its first end may come before anybody knew that it ran"
+    assert f"poison: {limit} runtimes in a row" in result["errors"][0]["error"]
+    assert limit <= died <= limit + 1, "its first end may come before anybody knew that it ran"
 
 
 def test_a_node_that_ends_the_process_of_its_run_is_all_that_the_run_loses(killing: Folder) -> None:
-    check(*run_to_its_end(killing(f"os._exit({DIED})")))
+    check(*run_to_its_end(killing(f"os._exit({DIED})")), limit=LIMIT)
 
 
 def test_a_node_that_ends_one_worker_after_the_other_is_all_that_the_server_loses(killing: Folder) -> None:
     folder = killing(f"os._exit({DIED})")
     with Processes() as processes:
-        server = processes.server(folder, "--lease-ttl", "1", "--poison-limit", str(LIMIT))
-        check(*run_to_its_end(folder, server.env))
+        server = processes.server(folder, "--lease-ttl", "1", "--poison-limit", str(FEWER))
+        check(*run_to_its_end(folder, server.env), limit=FEWER)
 
 
 def test_a_keyboard_interrupt_that_a_node_raises_is_its_error_and_ends_nothing(killing: Folder) -> None:
