@@ -195,10 +195,14 @@ class _Judge:
             self._problem(f"{self.found.stale_accepted} outcomes of former holders were accepted")
 
     def _is_stale(self, execution: Execution, state: State) -> bool:
-        """Whether the outcome is not of the last one to claim the state."""
-        if state.worker is not None:
-            return f":{execution.pid}:" not in state.worker
+        """Whether the outcome is not of the last one to claim the state, nor found by that one in its outbox.
+
+        Whoever claims a state of which its outbox has the outcome delivers that, and does not run the state.
+        """
         others = self.evidence.reading.by_key[state.key]
+        if state.worker is not None:
+            holders = {each.pid for each in others if f":{each.pid}:" in state.worker}
+            return execution.pid not in holders and (bool(holders) or not self.evidence.plan.outbox)
         end = execution.ended or float("inf")
         return any(other is not execution and execution.began < other.began < end for other in others)
 
