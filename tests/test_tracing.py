@@ -35,6 +35,7 @@ from exotrio.errors import NotFound
 from exotrio.manager import embedded
 from exotrio.testing import run_graph
 from tests.support.doubles import Call, NativeServer, V0Server, reply, running, runtime, until_and_stop
+from tests.support.process_nodes import Traced
 from tests.support.spans import Spans, id_of, linked_by, parent_of, recording, traced_by
 
 
@@ -177,6 +178,14 @@ class Nests(BaseNode):
 class Thread(BaseNode):
     def execute(self) -> None:
         inner("inside thread")
+
+
+async def test_spans_of_a_node_nest_in_its_process(spans: Spans) -> None:
+    run = await run_graph(
+        Graph("g", [GraphNodeModel(node_name="Traced", namespace="ns", identifier="t")]), [Traced]
+    )
+    context = spans.one("execute Traced").get_span_context()
+    assert run.outputs("t") == [{"text": f"{context.trace_id:032x} {context.span_id:016x}"}]
 
 
 async def test_spans_of_a_node_nest_in_threads_and_on_asyncio(spans: Spans) -> None:

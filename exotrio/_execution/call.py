@@ -27,12 +27,14 @@ class NodeCall:
         inputs: Field to text.
         secrets: Name to value.
         shown: Names the call in the log.
+        trace: The trace context of the execution, if it is traced.
     """
 
     node: type[BaseNode]
     inputs: Mapping[str, object]
     secrets: Mapping[str, str]
     shown: str
+    trace: str | None = None
 
     def instance(self, view: StopView, progress: ProgressView) -> BaseNode | Errored:
         """Return the instance to execute; an error if these texts do not fit its models."""

@@ -140,7 +140,13 @@ class Executor:
                     await confirm()
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    call = NodeCall(node=node, inputs=claim.inputs, secrets=secrets, shown=_shown(claim))
+                    call = NodeCall(
+                        node=node,
+                        inputs=claim.inputs,
+                        secrets=secrets,
+                        shown=_shown(claim),
+                        trace=claim.execution,
+                    )
                     attempt.outcome = await self._places[place_of(node)].run(call, execution)
             # If the scope caught a Cancelled, the runtime ended the node.
             attempt.error = None

@@ -64,6 +64,7 @@ class Job:
     inputs: Mapping[str, object]
     secrets: Mapping[str, str]
     shown: str
+    trace: str | None
     draining: bool
 
 

@@ -52,6 +52,7 @@ from exotrio._nodes.base import BaseNode, Stopping, StopView
 from exotrio._nodes.importing import GUARD, MAIN, NotImportable, Target, be_worker_process, load
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._nodes.progress import ProgressView
+from exotrio._util import tracing
 from exotrio._util.exceptions import single_leaf
 from exotrio._util.redaction import Redactor
 from exotrio.errors import LifecycleError
@@ -156,9 +157,10 @@ class WorkerEnd:
             instance = call.instance(running.view, running.progress)
             if isinstance(instance, Errored):
                 return instance
-            value = instance.execute()
-            if inspect.isawaitable(value):
-                value = trio.run(_await, value)
+            with tracing.following(job.trace):
+                value = instance.execute()
+                if inspect.isawaitable(value):
+                    value = trio.run(_await, value)
             return returned(node, value)
         except BaseException as error:
             failure = failure_of(node, error, redactor)

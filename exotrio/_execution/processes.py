@@ -178,6 +178,7 @@ class WorkerProcess:
             inputs=dict(call.inputs),
             secrets=dict(call.secrets),
             shown=call.shown,
+            trace=call.trace,
             draining=execution.draining,
         )
         try:

@@ -117,6 +117,22 @@ def producing(name: str, attributes: Callable[[], Mapping[str, Value]]) -> Itera
 
 
 @contextmanager
+def following(trace_context: str | None) -> Iterator[None]:
+    """Have a span of another process, if there is one, be the current one in the body."""
+    found = None if trace_context is None else _parsed(trace_context)
+    if found is None:
+        yield
+        return
+    from opentelemetry import context, trace
+
+    token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(found)))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+@contextmanager
 def _failures_logged() -> Iterator[None]:
     try:
         yield
