@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import exotrio
@@ -79,11 +80,13 @@ def text_of(module: str) -> str:
     return path.read_text("utf-8")
 
 
+@cache
 def tree_of(module: str) -> ast.Module:
     return ast.parse(text_of(module), module)
 
 
-def imports(module: str, *, late: bool) -> set[str]:
+@cache
+def imports(module: str, *, late: bool) -> frozenset[str]:
     """Return what a module imports, dotted and absolute, with what only type checkers see.
 
     Args:
@@ -105,7 +108,7 @@ def imports(module: str, *, late: bool) -> set[str]:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner in MODULES else node.module)
         waiting.extend(ast.iter_child_nodes(node))
-    return found
+    return frozenset(found)
 
 
 INSIDE = [module for module in MODULES if module not in {"exotrio", "exotrio.__main__", "exotrio._version"}]

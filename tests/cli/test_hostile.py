@@ -215,9 +215,7 @@ runtime = Runtime(namespace="n", name="r" + {ALLOWED!r}, nodes=[Say], poll_inter
 """
 
 
-@pytest.mark.parametrize(
-    "options", [(), ("-v",), ("-vv",), ("--log-format", "json", "-vv"), ("-o", "json")], ids=" ".join
-)
+@pytest.mark.parametrize("options", [("-vv",), ("--log-format", "json", "-vv"), ("-o", "json")], ids=" ".join)
 def test_what_nodes_and_graphs_say_is_shown_and_not_obeyed(options: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP, "utf-8")
     end = ended("run", "app.py", *options, cwd=tmp_path)
