@@ -5,27 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import Cli, told, with_graph, with_worker
+from tests.support.commands import Cli, told
 from tests.support.processes import Server, disk_of, ended
 from tests.support.stock import KEY, Stock, on_a_port
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with with_worker(tmp_path_factory.mktemp("native")) as running:
-        yield running
-
-
-@pytest.fixture
-def cli(
-    running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
-    return with_graph(Cli(tmp_path, monkeypatch, capsys), running)
 
 
 @pytest.fixture

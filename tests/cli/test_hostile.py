@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from exotrio._util.json import decode
 from exotrio._util.terminal_text import harmless, harmless_json, one_line
 from exotrio.cli.terminal.logs import TextFormatter
 from exotrio.cli.top.screen import Screen, screen_lines
-from tests.support.commands import Cli, with_graph, with_worker
+from tests.support.commands import Cli, with_graph
 from tests.support.overviews import node, overview, run, runtime
 from tests.support.processes import EXOTRIO, Server, ended, exotrio
 
@@ -58,12 +57,6 @@ def assert_harmless(text: str) -> None:
     """Check that nothing in an output is obeyed, and that nothing passes for a line of ours."""
     assert not OBEYED.search(text), ascii(text)
     assert not re.search("^FORGED", text, re.MULTILINE), text
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with with_worker(tmp_path_factory.mktemp("hostile")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from exotrio._wire.overview import Overview
 from exotrio.cli.top.live import Rate
 from exotrio.cli.top.screen import Column, Screen, screen_lines, table_lines
 from tests.support import stock
-from tests.support.commands import Cli, told, with_graph, with_worker
+from tests.support.commands import Cli, told
 from tests.support.overviews import node, overview, run, runtime
 from tests.support.processes import EXOTRIO, KEY, Processes, Server, server
 from tests.support.terminals import Terminal
@@ -136,19 +135,6 @@ def test_the_rate_is_of_the_last_seconds_also_when_the_hour_moves_on() -> None:
 
 
 # -- how it is called
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with with_worker(tmp_path_factory.mktemp("native")) as running:
-        yield running
-
-
-@pytest.fixture
-def cli(
-    running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
-    return with_graph(Cli(tmp_path, monkeypatch, capsys), running)
 
 
 def test_where_output_is_no_terminal_it_is_printed_once(cli: Cli) -> None:
