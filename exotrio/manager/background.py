@@ -135,9 +135,9 @@ class Scheduler:
             self._changed = trio.Event()
             try:
                 if not is_corrected:
-                    if corrected := await self._store.write(correct_schedules):
+                    corrected, is_corrected = await self._store.write(correct_schedules)
+                    if corrected:
                         logger.info("%s now in the time zone of the graph", plural(corrected, "schedule"))
-                    is_corrected = True
                 for line in await self._store.write(fire_schedules):
                     logger.info("%s", line)
                 due_in = await self._store.read(due_in_ms)

@@ -18,14 +18,16 @@ from exotrio._util.times import timestamp
 from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
+from exotrio.manager.engine import managers
 from exotrio.manager.engine import runs as runs_engine
+from exotrio.manager.engine.schedules import correct_schedules
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
 from tests.support import postgres
 from tests.support.cron import N, put, runs
 from tests.support.helpers import declare, eventually, node_name, ok, place, refused
-from tests.support.manager import ENGINES, next_line, open_manager, running
+from tests.support.manager import ENGINES, Manager, next_line, open_manager, running
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 
@@ -359,7 +361,8 @@ async def test_zones_that_an_older_version_ignored_count_after_its_update(
     tmp_path: Path, engine: str, zone: str
 ) -> None:
     def as_the_older_version_left_it(tx: Transaction) -> None:
-        tx.execute("UPDATE schedules SET expression = '45 5 * * *', next_at = 1 WHERE graph > 0")
+        tx.execute("DELETE FROM zoned_schedules")
+        tx.execute("INSERT INTO schedules SELECT id, '45 5 * * *', 1 FROM graphs")
         tx.execute("UPDATE templates SET body = replace(body, 'Asia/Kolkata', ?)", (zone,))
 
     with postgres.database() if engine == "PostgreSQL" else nullcontext() as database:
@@ -380,6 +383,61 @@ async def test_zones_that_an_older_version_ignored_count_after_its_update(
                     assert shown == {"CRON_TZ=Asia/Kolkata 45 5 * * *": timestamp(START_MS + 15 * 60_000)}
 
             await eventually(corrected)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_older_state_manager_beside_this_one_meets_no_zone_and_what_it_stores_is_corrected(
+    engine: str,
+) -> None:
+    def stored_by_the_older_one(tx: Transaction) -> None:
+        managers.enter(tx, "older", 1)
+        tx.execute("UPDATE managers SET schema_version = 1 WHERE id = 'older'")
+        tx.execute("INSERT INTO schedules SELECT id, '45 5 * * *', 1 FROM graphs")
+        tx.execute("UPDATE templates SET body = replace(body, 'timezone', 'no') WHERE id > 1")
+
+    async def scheduled(manager: Manager) -> list[list[str]]:
+        return [list(ok(await manager.api.get_graph(name))["scheduled"]) for name in ("first", "second")]
+
+    with postgres.database() if engine == "PostgreSQL" else nullcontext() as database:
+        async with open_manager(database.url if database else ":memory:", schedules=False) as opened:
+            await opened.api.register([declare("Node_a")])
+            value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
+            body = opened.api.body([place("a")], triggers=[{"type": "CRON", "value": value}])
+            for name in ("first", "second"):
+                ok(await opened.api.put_graph(name, body), 201)
+            store = opened.service.store
+            assert await store.read(lambda view: view.row("SELECT expression FROM schedules")) is None
+            await store.write(stored_by_the_older_one)
+            assert await store.write(correct_schedules) == (2, False)
+            assert await scheduled(opened) == [["CRON_TZ=Asia/Kolkata 45 5 * * *"], ["45 5 * * *"]]
+            await store.write(managers.leave, "older")
+            assert await store.write(correct_schedules) == (0, True)
+
+
+async def test_a_schedule_in_a_zone_that_this_machine_does_not_know_holds_up_no_other_and_is_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    unknown = "CRON_TZ=Mars/Olympus * * * * *"
+
+    def stored_elsewhere(tx: Transaction) -> None:
+        tx.execute("INSERT INTO zoned_schedules SELECT id, ?, 1 FROM graphs", (unknown,))
+
+    def clock() -> int:
+        return START_MS + round(trio.current_time() * 1000)
+
+    async with open_manager(clock=clock, schedules=False) as opened:
+        triggers = [{"type": "CRON", "value": {"expression": "* * * * *"}}]
+        await Flow.deploy(opened.api, place("a"), triggers=triggers)
+        await opened.service.store.write(stored_elsewhere)
+        await trio.sleep(61)
+        assert await opened.service.store.write(correct_schedules) == (0, True)
+        lines = await opened.service.store.write(runs_engine.fire_schedules)
+        assert [("started run" in line, "Mars/Olympus" in line) for line in lines] == [
+            (False, True),
+            (True, False),
+        ]
+        assert unknown in ok(await opened.api.get_graph("graph"))["scheduled"]
+        assert await opened.service.store.write(runs_engine.fire_schedules) == [], "both look later"
 
 
 @pytest.fixture

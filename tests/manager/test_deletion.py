@@ -15,10 +15,12 @@ from tests.support import postgres
 from tests.support.helpers import eventually, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager
 
-OF_GRAPHS = ("graphs", "templates", "secrets", "schedules")
+OF_GRAPHS = ("graphs", "templates", "secrets", "schedules", "zoned_schedules")
 OF_RUNS = ("runs", "states", "counts", "unite_counters", "unite_members", "events", "store", "discarded")
 PLACES = (place("a", "b"), place("b", "u"), place("u", unites="a", inputs={"p": "${{b.outputs.v}}"}))
-DAILY = [{"type": "CRON", "value": {"expression": "@daily"}}]
+DAILY = [
+    {"type": "CRON", "value": {"expression": "@daily", "timezone": zone}} for zone in ("UTC", "Asia/Kolkata")
+]
 
 
 def rows(view: View) -> dict[str, int]:

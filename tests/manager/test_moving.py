@@ -78,6 +78,7 @@ def test_each_table_is_moved_or_belongs_to_processes() -> None:
     moved = (
         *("claims", "counts", "discarded", "events", "graphs", "meta", "nodes", "runs", "schedules"),
         *("secrets", "states", "store", "tallies", "templates", "unite_counters", "unite_members"),
+        "zoned_schedules",
     )
     assert tuple(MOVED) == moved
 

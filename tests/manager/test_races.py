@@ -15,6 +15,7 @@ import pytest
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import drop_templates
 from exotrio.manager.engine.runs import fire_schedules
+from exotrio.manager.engine.schedules import correct_schedules
 from tests.contract.fan import OK
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, executed_item, report
@@ -192,6 +193,29 @@ async def test_triggers_are_cancelled_while_one_comes_due(swapped: bool) -> None
         assert len(lines) == (not swapped) == ok(await pair.second.remote.runs())["total"]
         clock.advance(3_600_000)
         assert await fire(pair.first) == []
+        await sound(pair)
+
+
+async def test_schedules_are_corrected_while_those_of_two_graphs_come_due() -> None:
+    async def fire(manager: Manager) -> list[str]:
+        lines: list[str] = await manager.service.store.write(fire_schedules)
+        return lines
+
+    clock = SettableClock()
+    async with open_pair(clock=clock) as pair:
+        # The one that is stored later comes due first, so that they are locked in the other order.
+        for name, minute in (("first", 1), ("second", 0)):
+            value = {"expression": f"{minute} * * * *", "timezone": "Europe/Berlin"}
+            await Flow.deploy(
+                pair.second.remote, place("a"), graph=name, triggers=[{"type": "CRON", "value": value}]
+            )
+        clock.advance(3_600_000)
+        before = len(pair.database.server.log)
+        lines, corrected = await pair.race(
+            fire, lambda manager: manager.service.store.write(correct_schedules)
+        )
+        assert (len(lines), corrected) == (2, (0, False))
+        assert "deadlock detected" not in pair.database.server.log[before:]
         await sound(pair)
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from exotrio._util.words import listed
-from exotrio.manager.engine.graphs import find_graph, lock_graph
+from exotrio.manager.engine.graphs import delete_schedules_of, find_graph, lock_graph
 from exotrio.manager.engine.retention import MAX_BATCH, RUNS, discard_runs
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import Transaction, View
@@ -66,7 +66,7 @@ def delete_graph(tx: Transaction, namespace: str, name: str, is_first: bool) -> 
         return Deleted(deleted, graph=False)
     with tx.secure_delete():
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
-    tx.execute("DELETE FROM schedules WHERE graph = ?", (graph,))
+    delete_schedules_of(tx, graph)
     tx.execute("DELETE FROM templates WHERE graph = ?", (graph,))
     tx.execute("DELETE FROM graphs WHERE id = ?", (graph,))
     return Deleted(deleted, graph=True)

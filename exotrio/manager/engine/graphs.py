@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.schedules import SCHEDULES, TABLES, by_table
 
 
 def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
@@ -121,13 +122,33 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
 
 def _replace_schedules(tx: Transaction, graph: int, wanted: Mapping[str, int | None]) -> None:
     """Replace the schedules of a graph. One that it had before keeps its next occurrence."""
-    known = {row[0] for row in tx.execute("SELECT expression FROM schedules WHERE graph = ?", (graph,))}
-    tx.execute(
-        f"DELETE FROM schedules WHERE graph = ? AND {tx.any_of('expression')}",
-        (graph, tx.items(sorted(known - wanted.keys()))),
-    )
-    rows = [(graph, each, due) for each in sorted(wanted.keys() - known) if (due := wanted[each]) is not None]
-    tx.insert("schedules", ("graph", "expression", "next_at"), rows)
+    known = schedules_of(tx, graph)
+    delete_schedules(tx, [(graph, each) for each in known - wanted.keys()])
+    new = [(graph, each, due) for each in wanted.keys() - known if (due := wanted[each]) is not None]
+    insert_schedules(tx, new)
+
+
+def schedules_of(view: View, graph: int) -> set[str]:
+    """Return the schedules of a graph that come due."""
+    rows = view.execute(f"SELECT expression FROM {SCHEDULES} WHERE graph = ?", (graph,))
+    return {row["expression"] for row in rows}
+
+
+def insert_schedules(tx: Transaction, rows: Iterable[tuple[int, str, int]]) -> None:
+    """Insert schedules: the graph, the text, and when it comes due, in Unix ms."""
+    for table, its in by_table(rows).items():
+        tx.insert(table, ("graph", "expression", "next_at"), its)
+
+
+def delete_schedules(tx: Transaction, rows: Iterable[tuple[int, str]]) -> None:
+    """Delete schedules: the graph and the text."""
+    for table, its in by_table(rows).items():
+        tx.executemany(f"DELETE FROM {table} WHERE graph = ? AND expression = ?", its)
+
+
+def delete_schedules_of(tx: Transaction, graph: int) -> int:
+    """Delete the schedules of a graph; return how many there were."""
+    return sum(tx.execute(f"DELETE FROM {table} WHERE graph = ?", (graph,)).rowcount for table in TABLES)
 
 
 GRAPHS = (
@@ -189,7 +210,7 @@ def shown_graph(view: View, row: Row) -> dict[str, Any]:
 def next_firings(view: View, graph: Row) -> dict[str, int]:
     """Return when each schedule of a graph comes due next, in Unix milliseconds."""
     rows = view.execute(
-        "SELECT expression, next_at FROM schedules WHERE graph = ? ORDER BY expression", (graph["id"],)
+        f"SELECT expression, next_at FROM {SCHEDULES} WHERE graph = ? ORDER BY expression", (graph["id"],)
     )
     return {row["expression"]: row["next_at"] for row in rows}
 

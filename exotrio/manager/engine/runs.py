@@ -12,9 +12,10 @@ from pydantic_core import from_json, to_json
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.manager.engine.graphs import pin_graph
+from exotrio.manager.engine.graphs import delete_schedules, pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build
-from exotrio.manager.engine.managers import SCHEDULES, take_duty
+from exotrio.manager.engine.managers import SCHEDULES as DUTY
+from exotrio.manager.engine.managers import take_duty
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -30,6 +31,7 @@ from exotrio.manager.engine.unites import decide
 from exotrio.manager.rules.errors import EntriesRefused, Refused, not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Conflict, Transaction, View
+from exotrio.manager.store.schedules import SCHEDULES, by_table
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
 MAX_NAMED = 100
@@ -37,6 +39,8 @@ MAX_NAMED = 100
 MAX_TOGETHER = 16
 """The root states of runs that are started together may take as many times the limit of the inputs of one: a
 graph can give each of them the same large value, all in one transaction."""
+UNREADABLE_FOR_MS = 60_000
+"""After which a schedule that cannot be read is due again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -249,19 +253,27 @@ def fire_schedules(tx: Transaction) -> list[str]:
 
     The transaction that triggers a graph sets the following occurrence, so each fires exactly once, whatever
     crashes. After a time in which nothing ran, one missed occurrence fires, and the next is in the future.
-    Those of a graph that is paused pass. Nothing is triggered while another state manager does that.
+    Those of a graph that is paused pass. One that cannot be read is left to state managers that can, or to a
+    later time. Nothing is triggered while another state manager does that.
     """
-    if take_duty(tx, SCHEDULES) is None:
+    if take_duty(tx, DUTY) is None:
         return []
     lines = []
     later: list[tuple[int, str, int]] = []
     never: list[tuple[int, str]] = []
     for row in tx.execute(
-        "SELECT graph, expression, namespace, name, paused_at FROM schedules JOIN graphs ON graphs.id = graph"
-        " WHERE next_at <= ? ORDER BY next_at, graph, expression",
+        f"SELECT graph, expression, namespace, name, paused_at FROM {SCHEDULES}"
+        " JOIN graphs ON graphs.id = graph WHERE next_at <= ? ORDER BY next_at, graph, expression",
         (tx.now_ms,),
     ).fetchall():
         what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
+        try:
+            following = next_occurrence_ms(row["expression"], tx.now_ms)
+        except ValueError as problem:
+            # Time zones come with the machine or a package, so not all know the same ones.
+            lines.append(f"{what} cannot be read here and started no run: {problem}; upgrade tzdata")
+            later.append((row["graph"], row["expression"], tx.now_ms + UNREADABLE_FOR_MS))
+            continue
         try:
             if row["paused_at"] is None:
                 with tx.attempt():
@@ -270,20 +282,20 @@ def fire_schedules(tx: Transaction) -> list[str]:
         except Refused as refusal:
             # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.
             lines.append(f"{what} could not start a run: {refusal.detail}")
-        following = next_occurrence_ms(row["expression"], tx.now_ms)
         if following is None:
             never.append((row["graph"], row["expression"]))
         else:
             later.append((row["graph"], row["expression"], following))
     # If an upsert has taken one of them away meanwhile, all is undone and done again.
-    tx.update("schedules", ("graph", "expression"), ("next_at",), sorted(later))
-    tx.executemany("DELETE FROM schedules WHERE graph = ? AND expression = ?", sorted(never))
+    for table, rows in by_table(later).items():
+        tx.update(table, ("graph", "expression"), ("next_at",), rows)
+    delete_schedules(tx, never)
     return lines
 
 
 def due_in_ms(view: View) -> int | None:
     """Return the milliseconds until the next schedule comes due, None if there is none."""
-    due = view.execute("SELECT min(next_at) FROM schedules").fetchone()[0]
+    due = view.execute(f"SELECT min(next_at) FROM {SCHEDULES}").fetchone()[0]
     return None if due is None else max(0, due - view.now_ms)
 
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from exotrio._util.cron import next_occurrence_ms, parts_of
-from exotrio.manager.engine.graphs import lock_graph
+from typing import NamedTuple
+
+from exotrio._util.cron import next_occurrence_ms, parts_of, schedule_of
+from exotrio.manager.engine.graphs import (
+    delete_schedules,
+    delete_schedules_of,
+    insert_schedules,
+    lock_graph,
+    schedules_of,
+)
+from exotrio.manager.engine.managers import SCHEDULES as DUTY
+from exotrio.manager.engine.managers import take_duty
+from exotrio.manager.store import schema
 from exotrio.manager.store.port import Transaction
 
 
@@ -12,29 +23,41 @@ def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
 
     A run that one of them is starting at this moment is there afterwards, or is not started.
     """
-    graph = lock_graph(tx, namespace, name)
-    return tx.execute("DELETE FROM schedules WHERE graph = ?", (graph["id"],)).rowcount
+    return delete_schedules_of(tx, lock_graph(tx, namespace, name)["id"])
 
 
-def correct_schedules(tx: Transaction) -> int:
-    """Give schedules the zone that their graph names, where an older version ignored it; return how many."""
+class Corrected(NamedTuple):
+    """How many schedules were not of their graph, and whether none will be any more."""
+
+    corrected: int
+    is_final: bool
+
+
+def correct_schedules(tx: Transaction) -> Corrected:
+    """Give schedules the zone that their graph names, where version 1 of the tables ignored it.
+
+    State managers of that version store graphs as long as they are there, during an update: then for one
+    expression there may be a schedule in UTC and one with the zone that the graph had before.
+    """
+    # As a duty, since it locks many graphs, and what comes due locks them in another order.
+    if take_duty(tx, DUTY) is None:
+        return Corrected(0, is_final=False)
+    # First: what they stored before they ended is then seen.
+    is_final = tx.row("SELECT 1 FROM managers WHERE schema_version < ?", (schema.VERSION,)) is None
     corrected = 0
     for graph in tx.execute(
-        "SELECT graphs.id, template FROM graphs JOIN templates ON templates.id = template"
-        f" WHERE body LIKE '%\"timezone\"%' ORDER BY graphs.id{tx.for_update('graphs')}"
+        "SELECT graphs.id, template FROM graphs JOIN templates ON templates.id = template WHERE"
+        " body LIKE '%\"timezone\"%' OR EXISTS (SELECT 1 FROM zoned_schedules WHERE graph = graphs.id)"
+        f" ORDER BY graphs.id{tx.for_update('graphs')}"
     ).fetchall():
-        rows = tx.execute("SELECT expression FROM schedules WHERE graph = ?", (graph["id"],))
-        known = {row["expression"] for row in rows}
-        wanted = tx.template(graph["template"]).body.schedules
-        expressions = {each: parts_of(each)[0] for each in wanted if each not in known}
-        # What is there in UTC only: what was cancelled stays so.
-        ignored = {each: old for each, old in expressions.items() if old in known and old not in wanted}
-        tx.executemany(
-            "DELETE FROM schedules WHERE graph = ? AND expression = ?",
-            sorted((graph["id"], old) for old in set(ignored.values())),
-        )
-        new = [(graph["id"], each, next_occurrence_ms(each, tx.now_ms)) for each in sorted(ignored)]
-        corrected += tx.insert(
-            "schedules", ("graph", "expression", "next_at"), [row for row in new if row[2] is not None]
-        )
-    return corrected
+        # Without those in zones that only other state managers know.
+        known = {each for each in schedules_of(tx, graph["id"]) if schedule_of(*parts_of(each)) == each}
+        wanted = set(tx.template(graph["template"]).body.schedules)
+        ignored = {parts_of(each)[0] for each in known - wanted}
+        # Of an expression that is there. What was cancelled stays so.
+        missing = [each for each in wanted - known if parts_of(each)[0] in ignored]
+        delete_schedules(tx, [(graph["id"], each) for each in known - wanted])
+        due = [(graph["id"], each, next_occurrence_ms(each, tx.now_ms)) for each in missing]
+        insert_schedules(tx, [(number, each, at) for number, each, at in due if at is not None])
+        corrected += len(known - wanted)
+    return Corrected(corrected, is_final)

@@ -26,6 +26,7 @@ from pydantic_core import from_json, to_json
 from exotrio._util.cron import next_occurrence_ms
 from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.port import View
+from exotrio.manager.store.schedules import TABLES
 
 Clock = Callable[[], int]
 """Returns Unix milliseconds."""
@@ -143,14 +144,14 @@ def _store_steps(connection: Connection | View, now: int, steps: list[tuple[int,
 
 
 def _reschedule(connection: Connection | View, now: int) -> None:
-    schedules = connection.execute("SELECT graph, expression FROM schedules").fetchall()
-    for graph, expression in schedules:
-        following = next_occurrence_ms(expression, now)
-        if following is not None:
-            connection.execute(
-                "UPDATE schedules SET next_at = ? WHERE graph = ? AND expression = ?",
-                (following, graph, expression),
-            )
+    for table in TABLES:
+        for graph, expression in connection.execute(f"SELECT graph, expression FROM {table}").fetchall():
+            following = next_occurrence_ms(expression, now)
+            if following is not None:
+                connection.execute(
+                    f"UPDATE {table} SET next_at = ? WHERE graph = ? AND expression = ?",
+                    (following, graph, expression),
+                )
 
 
 def set_ahead_ms(view: View, within_ms: int) -> int:

@@ -71,7 +71,8 @@ CREATE TABLE secrets (
     PRIMARY KEY (graph, name)
 ) WITHOUT ROWID;
 
--- When a graph is to be triggered next, for each distinct cron expression of its current template.
+-- When a graph is to be triggered next, for each distinct cron expression of its current template. Those with
+-- a time zone have a table of their own (store.schedules), after this one.
 CREATE TABLE schedules (
     graph INTEGER NOT NULL,
     expression TEXT NOT NULL,
@@ -79,6 +80,13 @@ CREATE TABLE schedules (
     PRIMARY KEY (graph, expression)
 ) WITHOUT ROWID;
 CREATE INDEX schedules_by_time ON schedules (next_at);
+CREATE TABLE zoned_schedules (
+    graph INTEGER NOT NULL,
+    expression TEXT NOT NULL,            -- with its zone before it (_util.cron)
+    next_at INTEGER NOT NULL,
+    PRIMARY KEY (graph, expression)
+) WITHOUT ROWID;
+CREATE INDEX zoned_schedules_by_time ON zoned_schedules (next_at);
 
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: rows of a discarded run have it
@@ -289,7 +297,8 @@ CREATE TABLE duties (
 """
 
 MIGRATIONS: dict[int, str] = {
-    # Business keys of runs; pausing of nodes and schedules; traces. Managers of version 1 know none of these.
+    # Business keys of runs; pausing of nodes and schedules; traces; schedules with a time zone. Managers of
+    # version 1 know none of these.
     1: """
 ALTER TABLE nodes ADD COLUMN paused_at INTEGER;
 ALTER TABLE graphs ADD COLUMN paused_at INTEGER;
@@ -297,6 +306,13 @@ ALTER TABLE runs ADD COLUMN key TEXT;
 ALTER TABLE runs ADD COLUMN key_digest TEXT;
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
 ALTER TABLE states ADD COLUMN trace TEXT;
+CREATE TABLE zoned_schedules (
+    graph INTEGER NOT NULL,
+    expression TEXT NOT NULL,
+    next_at INTEGER NOT NULL,
+    PRIMARY KEY (graph, expression)
+) WITHOUT ROWID;
+CREATE INDEX zoned_schedules_by_time ON zoned_schedules (next_at);
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
