@@ -30,14 +30,17 @@ from exotrio._wire.native import (
 from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import (
     claims,
+    deletion,
     graphs,
     leases,
     managers,
     outcomes,
+    pausing,
     releases,
     retention,
     retries,
     runs,
+    schedules,
     workers,
 )
 from exotrio.manager.rules.errors import Refused
@@ -74,7 +77,8 @@ def graph_request(version: int) -> GraphRequest:
             "retry_policy": {"max_retries": 1, "strategy": "FIXED", "backoff_factor": 1},
             "store_config": {"required_keys": [], "default_values": {"version": str(version)}},
             "triggers": [
-                {"type": "CRON", "value": {"expression": f"{each} * * * *"}} for each in range(version)
+                {"type": "CRON", "value": {"expression": f"{each} * * * *", "timezone": zone}}
+                for each, zone in zip(range(version), ("UTC", "Asia/Kolkata", "UTC"), strict=False)
             ],
         }
     )
@@ -110,6 +114,10 @@ class Crowd:
             self.upsert: 1,
             self.register: 0.5,
             self.fire: 1,
+            self.cancel_schedules: 0.5,
+            self.correct_schedules: 0.5,
+            self.pause: 1,
+            self.delete: 0.3,
             self.encrypt: 0.5,
         }
 
@@ -151,7 +159,7 @@ class Crowd:
         self.held += [(each.v0["state_id"], each.native["lease"]["token"]) for each in taken.states]
 
     def item(self, random: Random, state_id: str, token: str) -> OutcomeItem:
-        held = {"state_id": state_id, "token": token}
+        held = {"state_id": state_id, "token": token, "trace": self.trace(random)}
         match random.choices(("executed", "errored", "pruned", "requeued"), (10, 6, 1, 1))[0]:
             case "executed":
                 # Without v the states that follow c cannot be built.
@@ -163,6 +171,9 @@ class Crowd:
                 return PrunedItem(**held, data={})
             case _:
                 return RequeuedItem(**held, delay_ms=1)
+
+    def trace(self, random: Random) -> str | None:
+        return random.choice((None, f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"))
 
     async def report(self, random: Random) -> None:
         items = [self.item(random, *held) for held in self.tokens(random)]
@@ -183,7 +194,10 @@ class Crowd:
         await self.write(random, workers.heartbeat, NAMESPACE, beat, self.now, TERMS)
 
     async def release(self, random: Random) -> None:
-        states = [EndedState(state_id=state_id, token=token) for state_id, token in self.tokens(random)]
+        states = [
+            EndedState(state_id=state_id, token=token, trace=self.trace(random))
+            for state_id, token in self.tokens(random)
+        ]
         await self.write(random, releases.release, NAMESPACE, states, random.choice((0, 1)))
 
     async def release_claim(self, random: Random) -> None:
@@ -241,6 +255,26 @@ class Crowd:
 
     async def fire(self, random: Random) -> None:
         await self.write(random, runs.fire_schedules)
+
+    async def cancel_schedules(self, random: Random) -> None:
+        await self.write(random, schedules.cancel_schedules, NAMESPACE, GRAPH)
+
+    async def correct_schedules(self, random: Random) -> None:
+        await self.write(random, schedules.correct_schedules)
+
+    async def pause(self, random: Random) -> None:
+        node = random.choice(NODES)
+        for what, name in ((("node", node)), ("schedule", GRAPH)):
+            await self.write(random, getattr(pausing, f"pause_{what}"), NAMESPACE, name)
+            await self.write(random, getattr(pausing, f"resume_{what}"), NAMESPACE, name)
+
+    async def delete(self, random: Random) -> None:
+        store = random.choice(self.stores)
+        for run in await store.read(deletion.pending_runs, NAMESPACE, GRAPH, True):
+            with suppress(Refused):
+                await self.write(random, runs.cancel, NAMESPACE, run)
+        await self.write(random, deletion.delete_graph, NAMESPACE, GRAPH, is_first=True)
+        await self.upsert(random)
 
 
 @pytest.fixture
