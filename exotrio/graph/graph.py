@@ -136,7 +136,7 @@ class Graph(Declaration):
                 node,
                 identifier=identifier,
                 namespace=self.namespace if namespace is None else namespace,
-                after=[after] if isinstance(after, AddedNode) else list(after),
+                after=list(after) if isinstance(after, Iterable) else [after],
                 unites=unites,
                 strategy=strategy,
                 timeout_minutes=timeout_minutes,
@@ -235,7 +235,8 @@ class Graph(Declaration):
             yield f"there is another {name.strip()!r}: give this one a name of its own by identifier="
         for each in nodes:
             if not isinstance(each, AddedNode):
-                yield f"after= and unites= take what add() returned, not a {type(each).__name__}"
+                given = f"class {each.__name__}" if isinstance(each, type) else type(each).__name__
+                yield f"after= and unites= take what add() returned, not a {given}"
             elif self._placed.get(placed_of(each).identifier) is not placed_of(each):
                 yield f"{placed_of(each).identifier!r} is a node of another graph"
 

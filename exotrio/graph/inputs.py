@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
 
@@ -17,8 +18,15 @@ from exotrio._util.words import listed, meant
 from exotrio.errors import GraphInvalid
 from exotrio.graph.declaration import StoreConfigModel
 from exotrio.graph.order import Order, Placed
-from exotrio.graph.placeholders import OutputRef, parse_placeholders
-from exotrio.graph.references import AddedNode, EveryOutput, OutputReference, StoreReference, output_problem
+from exotrio.graph.placeholders import OutputRef, PlaceholderError, StoreRef, parse_placeholders
+from exotrio.graph.references import (
+    AddedNode,
+    EveryOutput,
+    OutputReference,
+    StoreReference,
+    output_problem,
+    repr_in,
+)
 
 OPTIONS = ("identifier", "namespace", "after", "unites", "strategy", "timeout_minutes", "inputs")
 """Names of the arguments of ``Graph.add`` that are not inputs."""
@@ -118,10 +126,15 @@ class InputReader:
             if self._placed.get(value.placed.identifier) is not value.placed:
                 raise ValueError(f"{value.placed.identifier!r} is a node of another graph")
             found.refer(name, value.placed, value.many, _type_problem(info, value))
-            return str(value)
+            return _placeholder(value, OutputRef(value.placed.identifier, value.field))
         if isinstance(value, StoreReference):
             self._check_store(info, value.key)
-            return str(value)
+            return _placeholder(value, StoreRef(value.key))
+        if isinstance(value, str) and (shown := repr_in(value)):
+            raise ValueError(
+                f"{shown} is how Python shows a reference or a node, not a reference: "
+                "write {node.output} without '!r', and each of a list by itself"
+            )
         if isinstance(value, str) and "${{" in value:
             self._check_text(name, value, found)
             return value
@@ -153,6 +166,15 @@ class InputReader:
                 field_text(info, defaults[key])
             except ValueError as error:
                 raise ValueError(f"the default of store key {key!r} does not fit: {error}") from None
+
+
+def _placeholder(reference: OutputReference | StoreReference, expected: OutputRef | StoreRef) -> str:
+    """Return the placeholder of a reference; raise ValueError if its names make another one of it."""
+    text = str(reference)
+    with suppress(PlaceholderError):
+        if parse_placeholders(text) == (expected,):
+            return text
+    raise ValueError(f"{text} is not a reference: names in one have no '.', no '}}}}' and no '${{{{'")
 
 
 def _type_problem(info: FieldInfo | None, reference: OutputReference) -> str | None:

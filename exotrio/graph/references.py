@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from exotrio._util.words import listed, meant
 from exotrio.errors import GraphInvalid
 from exotrio.graph.order import Placed
+
+_WHEN = "its value is known only when the graph runs: let a node decide by it"
+_REPR = re.compile(r"<(?:(?:the|every) [^<>]+ of|[^<>]+ as|store key) '[^'<>]*'>")
+"""What ``repr`` makes of references and of nodes."""
 
 
 class NoSuchOutput(GraphInvalid, AttributeError):
@@ -22,15 +27,27 @@ class NoSuchOutput(GraphInvalid, AttributeError):
 
 
 class _Reference:
-    """A reference, which becomes the text of a placeholder."""
+    """A reference, which becomes the text of a placeholder.
+
+    It stands for a value that is known only when the graph runs. So it is neither true nor false, and cannot
+    be compared: the result would be a constant in the graph.
+    """
 
     __slots__ = ()
 
+    def __bool__(self) -> NoReturn:
+        raise GraphInvalid(f"{self} is neither true nor false yet", fix=_WHEN)
+
+    def __eq__(self, other: object) -> bool:
+        if other is self:
+            return True
+        raise GraphInvalid(f"{self} cannot be compared yet", fix=_WHEN)
+
+    __hash__ = object.__hash__
+
     def __format__(self, spec: str) -> str:
         if spec:
-            raise GraphInvalid(
-                f"{self} cannot be formatted with {spec!r}", fix="its value is known only when the graph runs"
-            )
+            raise GraphInvalid(f"{self} cannot be formatted with {spec!r}", fix=_WHEN)
         return str(self)
 
 
@@ -67,6 +84,9 @@ class StoreReference(_Reference):
 
     def __str__(self) -> str:
         return f"${{{{ store.{self.key} }}}}"
+
+    def __repr__(self) -> str:
+        return f"<store key {self.key!r}>"
 
 
 class _Outputs:
@@ -142,3 +162,9 @@ def output_problem(placed: Placed, name: object) -> str | None:
         return None
     hint = meant(str(name), known or ()) or f": its outputs are {listed(known or ())}"
     return f"{placed.model.node_name} has no output {name!r}{hint}"
+
+
+def repr_in(text: str) -> str | None:
+    """Return what in a text is the ``repr`` of a reference or a node, as ``!r`` makes it; None if nothing."""
+    found = _REPR.search(text)
+    return None if found is None else found[0]

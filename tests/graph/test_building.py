@@ -338,6 +338,18 @@ OTHER = audit()[1]
         (lambda g, p, s, d: Graph("g", g.nodes).add("B", namespace="n"), "nodes were given as a list"),
         (lambda g, p, s, d: g.store("root", "/etc"), "store key 'root' of graph 'audit' was declared before"),
         (lambda g, p, s, d: g.store("a.b"), "cannot contain '.'"),
+        (
+            lambda g, p, s, d: g.add("B", a=f"{d.line!r}", after=d),
+            "<the line of 'digest'> is how Python shows a reference",
+        ),
+        (lambda g, p, s, d: g.add("B", a=f"{[s.path]}"), "<the path of 'scan'> is how Python shows"),
+        (lambda g, p, s, d: g.add("B", a=str(s), after=s), "<Scan as 'scan'> is how Python shows"),
+        (lambda g, p, s, d: g.add("B", a="%r" % g.store("root"), after=s), "<store key 'root'> is how"),  # noqa: UP031
+        (lambda g, p, s, d: g.add("B", a=not d.size), "${{ digest.outputs.size }} is neither true nor false"),
+        (lambda g, p, s, d: g.add("B", a=d.size == 5, after=d), "outputs.size }} cannot be compared yet"),
+        (lambda g, p, s, d: g.add("B", a=g.store("}}"), after=d), "names in one have no '.', no '}}'"),
+        (lambda g, p, s, d: g.add("B", after=Digest), "what add() returned, not a class Digest"),
+        (lambda g, p, s, d: g.add("B", after=d.line), "what add() returned, not a OutputReference"),
     ],
 )
 def test_a_mistake_is_refused_where_it_is_written_and_changes_nothing(
@@ -362,6 +374,16 @@ def test_what_another_united_node_returns_is_not_among_what_is_united(united: in
     other = graph.add(WriteReport, identifier="other", unites=plan, sizes=digest.every.size)
     with pytest.raises(GraphInvalid, match="'other' is neither before nor among what it unites"):
         graph.add(WriteReport, unites=nodes[united], after=digest, sizes=other.every.total)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "output"), [("a.b", "x"), ("a }} b", "x"), ("a", "x.y"), ("a", "${{")]
+)
+def test_names_that_would_make_another_text_of_a_reference_are_refused(identifier: str, output: str) -> None:
+    graph = Graph("g", namespace="n")
+    first = graph.add("A", identifier=identifier)
+    with pytest.raises(GraphInvalid, match="is not a reference: names in one have no"):
+        graph.add("B", after=first, a=first[output])
 
 
 def test_every_problem_of_a_node_is_named() -> None:
