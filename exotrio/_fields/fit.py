@@ -27,14 +27,22 @@ _WIDER: dict[Any, tuple[Any, ...]] = {
 _SEQUENCES = (list, tuple, set, frozenset)
 
 
-def fits(given: Any, wanted: Any) -> bool:
-    """Return whether texts of the type ``given`` may stand for one that is declared as ``wanted``."""
+def fits(given: Any, wanted: Any, *, in_json: bool = False) -> bool:
+    """Return whether texts of the type ``given`` may stand for one that is declared as ``wanted``.
+
+    Args:
+        given: A type.
+        wanted: Another.
+        in_json: They are of elements in JSON, where a number is not a text. Defaults to False.
+    """
     given, wanted = resolved(given), resolved(wanted)
-    if given == wanted or str in (given, wanted):
+    if given == wanted or given is str:
         return True
     if (inner := optional(wanted)) is not None:
         rest = optional(given)
-        return given is type(None) or fits(given if rest is None else rest, inner)
+        return given is type(None) or fits(given if rest is None else rest, inner, in_json=in_json)
+    if wanted is str:
+        return not in_json or _is_json_string(given)
     if optional(given) is not None:
         return False
     if choices := choices_of(given):
@@ -42,6 +50,12 @@ def fits(given: Any, wanted: Any) -> bool:
     if given in SCALARS or wanted in SCALARS or choices_of(wanted):
         return wanted in _WIDER.get(given, ())
     return _fits_inside(given, wanted)
+
+
+def _is_json_string(given: Any) -> bool:
+    if choices := choices_of(given):
+        return all(isinstance(plain_of(choice), str) for choice in choices)
+    return given in SCALARS and given not in (bool, int, float)
 
 
 def _accepts(wanted: Any, text: str) -> bool:
@@ -60,11 +74,14 @@ def _fits_inside(given: Any, wanted: Any) -> bool:
             return False
         ours, theirs = (tuple(each for each in args if each is not ...) for _, args in (outer, inner))
         if len(ours) == len(theirs):
-            return all(map(fits, ours, theirs))
+            return all(fits(one, other, in_json=True) for one, other in zip(ours, theirs, strict=True))
         # Of a tuple of several and a list, each element of one has to fit that of the other.
-        return 1 in (len(ours), len(theirs)) and all(fits(one, other) for one in ours for other in theirs)
+        return 1 in (len(ours), len(theirs)) and all(
+            fits(one, other, in_json=True) for one in ours for other in theirs
+        )
     if outer[0] is inner[0] is dict:
-        return all(map(fits, outer[1], inner[1]))
+        (key, value), (other_key, other_value) = outer[1], inner[1]
+        return fits(key, other_key) and fits(value, other_value, in_json=True)  # keys are texts in JSON
     if _is_model(given) and _is_model(wanted) and not issubclass(given, wanted):
         return {name for name, info in wanted.model_fields.items() if info.is_required()} <= {
             *given.model_fields

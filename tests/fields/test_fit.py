@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter
 
+from exotrio._fields.codecs import codec_of
 from exotrio._fields.fit import fits
 
 
@@ -59,6 +60,10 @@ FIT: list[tuple[Any, Any]] = [
     (dict[str, int], Line),
     (Longer, Line),
     (LongerLine, Line),
+    (list[date], list[str]),
+    (list[Rate], list[str | None]),
+    (list[str], list[int]),
+    (dict[int, UUID], dict[str, str]),
 ]
 DO_NOT: list[tuple[Any, Any]] = [
     (float, int),
@@ -79,6 +84,10 @@ DO_NOT: list[tuple[Any, Any]] = [
     (Line, list[int]),
     (Line, Longer),
     (Line, int),
+    (list[int], list[str]),
+    (list[Count], set[str]),
+    (list[list[str]], list[str]),
+    (dict[str, float], dict[str, str | None]),
 ]
 
 
@@ -87,3 +96,23 @@ DO_NOT: list[tuple[Any, Any]] = [
 )
 def test_a_type_fits_if_it_has_no_value_that_the_other_lacks(given: Any, wanted: Any, expected: bool) -> None:
     assert fits(given, wanted) is expected
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "wanted"),
+    [
+        (list[date], [date(2024, 1, 31)], list[str]),
+        (dict[int, UUID], {1: UUID(int=2)}, dict[str, str]),
+        (list[int], [1], list[str]),
+        (dict[str, float], {"a": 1.5}, dict[str, str]),
+        (list[Count], [Count.ONE], set[str]),
+    ],
+)
+def test_what_is_said_of_texts_in_json_is_what_happens_to_one(given: Any, value: Any, wanted: Any) -> None:
+    text = codec_of(given).to_text(TypeAdapter(given).dump_python(value, mode="json"))
+    try:
+        codec_of(wanted).from_text(text)
+    except ValueError:
+        assert not fits(given, wanted)
+    else:
+        assert fits(given, wanted)
