@@ -67,6 +67,10 @@ class RegisteredNode(Body):
     paused_at: Moment | None = None
 
 
+class NamespacesReply(Body):
+    namespaces: list[str]
+
+
 class NodesReply(Body):
     nodes: list[RegisteredNode]
 

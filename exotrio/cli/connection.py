@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 import click
 import trio
 
-from exotrio._http.endpoint import resolve_endpoint
-from exotrio._util.database_url import is_database_url
+from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._util.database_url import is_database_url, shown_database
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
 from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
+from exotrio.cli.folder import DATABASE, KEY, Way, find_namespace, is_shared, open_way
+from exotrio.cli.program import command_line
 from exotrio.cli.terminal.logs import show_warnings
 from exotrio.cli.terminal.output import print_as, print_message, table
 from exotrio.client import StateManager
@@ -26,55 +28,69 @@ from exotrio.errors import ConfigurationError, KeyRefused
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-LOCAL_KEY = Path(".exotrio/state.db.api-key")
-"""Where a local state manager keeps its key, seen from the folder it was started in."""
-
 namespace_option = click.option(
     "-n",
     "--namespace",
     metavar="NAME",
     help=f"Namespace of the graphs and runs.  [default: {NAMESPACE_VARIABLE}]",
 )
-_uri_option = click.option("--uri", metavar="URI", help=f"The state manager.  [default: {URI_VARIABLE}]")
+_uri_option = click.option(
+    "--uri",
+    metavar="URI",
+    help=f"The state manager.  [default: {URI_VARIABLE}; without it, that of the database]",
+)
 _key_option = click.option(
     "--key-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"File that holds the API key.  [default: the key {KEY_VARIABLE}]",
 )
 _db_option = options.database(
-    "Instead of a running state manager, the database of a stopped one: a SQLite file; or a PostgreSQL, whose"
-    " state managers may be running."
+    "Instead of a URI, the database: a PostgreSQL; or a SQLite file, also one that `server`, `dev` or"
+    f" `run --serve` has open.  {options.WHERE_BY_DEFAULT}"
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Connection:
     """Which state manager and which namespace a command is for, and how it prints its result."""
 
     namespace: str
+    """Empty until ``open``, if the command was given none and works on a database."""
     uri: str = ""
+    """Empty for the state manager of a database."""
     key: str = field(default="", repr=False)
     arguments: tuple[str, ...] = ()
     """The options that named it, to repeat them in a printed command."""
     db: str | None = None
-    """The database to run a state manager on during the command, instead of the one at ``uri``."""
+    """The database, where there is no ``uri``; None: the one of this folder."""
     form: str = "table"
     """What ``--output`` says: ``table`` or ``json``."""
+    is_alone: bool = False
+    """Whether only this process has the database open, from ``open`` on: nothing changes beside the command,
+    and no runtime executes anything."""
+
+    @property
+    def where(self) -> str:
+        """The state manager or its database, as it may be shown."""
+        return Endpoint(self.uri, None).shown if self.uri else shown_database(self.db or DATABASE)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[StateManager]:
         """Give a client for as long as the block lasts."""
-        if self.db is None:
-            async with StateManager(self.namespace, self.uri, self.key) as manager:
-                yield manager
-            return
-        from exotrio.manager import embedded  # here, since a command that is given a URI needs no manager
+        async with AsyncExitStack() as stack:
+            if self.uri:
+                way = Way(uri=self.uri, key=self.key)
+            else:
+                way = await open_way(stack, self.db)
+                self.is_alone = way.transport is not None and not is_shared(self.db)
+                self.namespace = self.namespace or await find_namespace(way, self.where)
+            yield await stack.enter_async_context(way.client(self.namespace))
 
-        async with (
-            embedded(self.db, schedules=False) as transport,
-            StateManager(self.namespace, transport=transport) as manager,
-        ):
-            yield manager
+    def how_to_execute(self, run_id: str) -> str:
+        """Return what to do so that a run goes on whose database only this process has open."""
+        db = [] if self.db is None else ["--db", self.db]
+        command = command_line(["run", "FILE", *db, "--resume", run_id])
+        return f"no runtime works on {self.where}; continue the run with: {command}"
 
     def ask(self, function: Callable[[StateManager], Awaitable[T]]) -> T:
         """Run a function with a client, in a new event loop, and return its result."""
@@ -122,14 +138,9 @@ def connection(function: F) -> F:
     return options.output(namespace_option(server_connection(function)))
 
 
-def connection_or_db(function: F) -> F:
-    """As ``connection``, with ``--db`` for the database of a stopped state manager."""
-    return options.output(namespace_option(server_options(_db_option(_connected(function)))))
-
-
 def server_connection(function: F) -> F:
     """As ``connection``, for calls that concern all namespaces and print no table."""
-    return server_options(_connected(function))
+    return server_options(_db_option(_connected(function)))
 
 
 def server_options(function: F) -> F:
@@ -159,15 +170,22 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
     show_warnings()  # such as the one of a key that is sent unencrypted
     settings = read_settings()
     namespace = namespace or settings.namespace or ""
-    problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
+    repeated = ["--namespace", namespace] if namespace != (settings.namespace or "") else []
     if db is not None:
         if uri or key_file:
             raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
         if not is_database_url(db) and not Path(db).is_file():
-            problems.append(f"there is no database {db}")
-        if problems:
-            raise ConfigurationError("the database cannot be used", problems)
-        return Connection(namespace=namespace, db=db)
+            raise ConfigurationError("the database cannot be used", [f"there is no database {db}"])
+        return Connection(namespace=namespace, db=db, arguments=(*repeated, "--db", db))
+    if not (uri or key_file or settings.state_manager_uri):
+        if settings.database_url or DATABASE.is_file():
+            return Connection(namespace=namespace, arguments=tuple(repeated))
+        raise ConfigurationError(
+            f"no state manager is given, and there is no database {DATABASE} in this folder",
+            fix="run a graph here first (python -m exotrio run FILE); or name a database with --db, or a"
+            f" state manager with --uri and --key-file, or in {URI_VARIABLE} and {KEY_VARIABLE}",
+        )
+    problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
     found = uri or settings.state_manager_uri
     key = read_key(key_file) if key_file is not None else settings.api_key
     if not found:
@@ -187,7 +205,6 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
             problems,
             where="variables are read from the environment and from .env in the working directory",
         )
-    repeated = [] if namespace == settings.namespace else ["--namespace", namespace]
     repeated += ["--uri", uri] if uri else []
     repeated += ["--key-file", str(key_file)] if key_file else []
     return Connection(namespace=namespace, uri=found, key=key, arguments=tuple(repeated))
@@ -195,8 +212,8 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
 
 def how_to_give_a_key() -> str:
     """Return what to do if no key is given, for messages."""
-    local = f"; for the state manager of this folder: --key-file {LOCAL_KEY}"
-    return f"give --key-file FILE, or set {KEY_VARIABLE}{local if LOCAL_KEY.is_file() else ''}"
+    local = f"; for the state manager of this folder: --key-file {KEY}"
+    return f"give --key-file FILE, or set {KEY_VARIABLE}{local if KEY.is_file() else ''}"
 
 
 def read_key(path: Path) -> str:
@@ -207,7 +224,7 @@ def read_key(path: Path) -> str:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(
             f"the key file {path} cannot be read: {reason}",
-            fix=f"a local server keeps its key beside its database: {LOCAL_KEY}",
+            fix=f"a local server keeps its key beside its database: {KEY}",
         ) from error
     if not key:
         raise ConfigurationError(f"the key file {path} is empty", fix="write the API key into it")

@@ -11,7 +11,7 @@ from exotrio._http.event_loop import event_loop
 from exotrio._wire.graphs import GraphInfo, GraphsReply
 from exotrio._wire.operations import DeletedGraph, PauseReply
 from exotrio._wire.overview import Checkup, CommandReply, Overview, OverviewQuery, RuntimeList, TasksReply
-from exotrio._wire.v0 import NodesReply, RegisteredNode
+from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
 from exotrio.client import _graphs
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import checked_query
@@ -53,6 +53,10 @@ class StateManager(StateCalls):
       something of their own there.
     - A call whose documentation has no section on cancellation only reads: cancelling it changes nothing.
     """
+
+    async def namespaces(self) -> list[str]:
+        """Return the namespaces in which nodes are registered, sorted; not only that of this client."""
+        return sorted((await self._calls.fetch(NamespacesReply, "GET", "/v0/namespaces")).namespaces)
 
     async def nodes(self) -> list[RegisteredNode]:
         """Return the node classes registered in the namespace."""

@@ -40,6 +40,7 @@ from exotrio.manager.security.access import Access, local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
 from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.sqlite.database import announce_url
 
 if TYPE_CHECKING:
     import httpx
@@ -154,6 +155,7 @@ async def embedded_and_served(
         (url,) = urls(listeners)
         inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
         async with in_background(partial(serve_http, app, listeners, stopping=trio.Event())):
+            _announce(service, url)
             yield Served(transport=inside, url=url, key=key, _service=service, _dashboard=dashboard)
 
 
@@ -273,6 +275,7 @@ async def serve(
                     in_background(partial(serve_http, scraped, ports, stopping=stopping))
                 )
                 logger.info("metrics are served on %s", " ".join(urls(ports)))
+            _announce(service, bound[0])
             # Others on its database call it by its id.
             who = f" as state manager {service.manager}" if service.store.is_shared else ""
             logger.info(
@@ -282,6 +285,14 @@ async def serve(
             # From here on the kernel queues connections, so callers may connect at once.
             task_status.started(bound)
             await serve_http(app, listeners, limits=limits, grace=grace, limiter=limiter, stopping=stopping)
+
+
+def _announce(service: Service, url: str) -> None:
+    """Let commands in the same folder find this state manager, which has their database open."""
+    if service.store.path is not None:
+        # An address that stands for all of this machine's is none to connect to everywhere.
+        reached = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+        announce_url(service.store.path, reached)
 
 
 async def _listen(ports: Sequence[int]) -> list[trio.SocketListener]:

@@ -12,7 +12,7 @@ from exotrio._util.times import iso_time
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ERRORED
 from exotrio.cli import options
-from exotrio.cli.connection import Connection, connection, connection_or_db
+from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_run, list_runs, list_states, whole_run
@@ -110,7 +110,7 @@ def watch(run_id: str, connection: Connection) -> int:
 
 @command.command(name="cancel")
 @click.argument("run_id", metavar="RUN")
-@connection_or_db
+@connection
 def cancel(run_id: str, connection: Connection) -> int:
     """Cancel a run: waiting and running states end as errored; nothing follows.
 

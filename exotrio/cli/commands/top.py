@@ -7,11 +7,11 @@ import sys
 
 import click
 
-from exotrio._http.endpoint import Endpoint
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.terminal.output import print_json, print_text
+from exotrio.client import Overview, StateManager
 
 WIDTH = 120
 """Columns where the output is not a terminal."""
@@ -26,7 +26,8 @@ def command(interval: float, once: bool, connection: Connection) -> int:
     """Show running, waiting and failed states of a namespace, throughput, nodes, runtimes and runs.
 
     It updates until q or Ctrl-C is pressed, also while the state manager is not reachable. If standard
-    output is not a terminal it prints the current state once, and exits.
+    output is not a terminal, or if no state manager works on the database, it prints the current state
+    once, and exits.
 
     \b
     DUE      waiting states that may run now; OLDEST: how long the first of them has been due
@@ -37,13 +38,20 @@ def command(interval: float, once: bool, connection: Connection) -> int:
     JSON: namespace, at, running, waiting, errored, oldest, throughput (by minute), nodes, runtimes,
     runs.
     """
-    where = Endpoint(connection.uri, None).shown
-    if not once and connection.form != "json" and sys.stdout.isatty():
+    is_live = not once and connection.form != "json" and sys.stdout.isatty()
+
+    async def look(manager: StateManager) -> Overview | None:
+        # What nobody else works on does not change while it is shown, and to keep it open would stop a `run`.
+        if not is_live or connection.is_alone:
+            return await manager.overview(runs=RUNS_ONCE)
         from exotrio.cli.top.live import show_live  # here, since only a terminal needs it
 
-        connection.ask(lambda manager: show_live(manager, where, interval))
+        await show_live(manager, connection.where, interval)
+        return None
+
+    overview = connection.ask(look)
+    if overview is None:
         return SUCCESS
-    overview = connection.ask(lambda manager: manager.overview(runs=RUNS_ONCE))
     if connection.form == "json":
         print_json(overview.model_dump(mode="json"))
         return SUCCESS
@@ -52,6 +60,6 @@ def command(interval: float, once: bool, connection: Connection) -> int:
 
     width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
     plain = not sys.stdout.encoding.lower().startswith("utf")
-    lines = screen_lines(Screen(overview, where), width, None, plain=plain)
+    lines = screen_lines(Screen(overview, connection.where), width, None, plain=plain)
     print_text("\n".join(line.plain for line in lines))
     return SUCCESS

@@ -104,6 +104,8 @@ def command(
         else:
             shown = {"run_id": run_id, "graph": graph, "status": reply["status"], "created": created}
             print_json(shown)
+        if connection.is_alone and not following:
+            print_message(connection.how_to_execute(run_id))
         return run_id
 
     if following:

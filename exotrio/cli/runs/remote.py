@@ -18,7 +18,7 @@ from exotrio.cli.runs.interruption import Interruption
 from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.progress import progress_for
 from exotrio.client import Run, RunStatus, StateManager, ValidationStatus
-from exotrio.errors import GraphInvalid
+from exotrio.errors import ExotrioError, GraphInvalid
 from exotrio.graph import GraphNodeModel, StoreConfigModel
 
 Start = Callable[[StateManager], Awaitable[str]]
@@ -50,6 +50,8 @@ class _Follower:
             async with self._connection.open() as manager:
                 with self.interruption.begin() as following:
                     run_id = await self._start(manager)
+                    if self._connection.is_alone:
+                        await self._require_end(manager, run_id)
                     with self._progress:
                         run = await manager.wait(
                             run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self._progress.show
@@ -59,6 +61,11 @@ class _Follower:
             self._progress.print_message(self._how_to_continue(run_id))
             return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
+
+    async def _require_end(self, manager: StateManager, run_id: str) -> None:
+        if (await manager.status(run_id)).status is RunStatus.PENDING:
+            what = f"run {run_id} has not ended, and nothing executes it"
+            raise ExotrioError(what, fix=self._connection.how_to_execute(run_id))
 
     def _how_to_continue(self, run_id: str | None) -> str:
         if run_id is None:

@@ -12,13 +12,13 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from exotrio._util.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
 from exotrio.manager.store.schema import MIGRATIONS, SCHEMA, VERSION
-from exotrio.manager.store.sqlite.own_files import check_beside, make_folder, open_own
+from exotrio.manager.store.sqlite.own_files import check_beside, make_folder, open_own, real_path
 
 MEMORY = ":memory:"
 APPLICATION_ID = 0x65786F31  # "exo1"
@@ -41,7 +41,7 @@ class Ownership:
                 f"the database {path} cannot be opened: {os.strerror(errno.EISDIR)}",
                 fix="choose another place with --db FILE",
             )
-        lock = path.with_name(path.name + ".lock")
+        lock = _lock_of(path)
         try:
             make_folder(path.parent)
             self._fd = open_own(lock, os.O_RDWR | os.O_CREAT)
@@ -54,7 +54,7 @@ class Ownership:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.read(self._fd, 64).decode("ascii", "replace").strip()
+            owner = os.read(self._fd, 64).decode("ascii", "replace").partition("\n")[0]
             os.close(self._fd)
             raise DatabaseBusy(
                 f"the database {path} is in use" + (f" by process {owner}" if owner else ""),
@@ -78,6 +78,37 @@ class Ownership:
         if self._fd in _locked:  # it is not in a child that was forked meanwhile
             _locked.remove(self._fd)
             os.close(self._fd)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def announce_url(path: Path, url: str) -> None:
+    """Tell other processes of this user where the owner of a database file, which is this process, serves it.
+
+    It is the second line of the lock file. If it cannot be written, they do not learn it.
+    """
+    with suppress(OSError):
+        fd = open_own(_lock_of(path), os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(fd, f"{url}\n".encode())
+        finally:
+            os.close(fd)
+
+
+def url_of_owner(path: Path) -> str | None:
+    """Return where the process that has a database file open serves it; None if it does not."""
+    try:
+        # Checked as any file of a database: a key is sent to the address that is in it.
+        fd = open_own(_lock_of(real_path(path)), os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        lines = os.read(fd, 1_024).decode("ascii", "replace").splitlines()
+    finally:
+        os.close(fd)
+    return lines[1] if len(lines) > 1 else None
 
 
 _locked: set[int] = set()

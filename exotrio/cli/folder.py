@@ -1,0 +1,108 @@
+"""The database of this folder, for commands that are given no state manager: opened, or asked through the
+process that has it open."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exotrio._http.endpoint import EMBEDDED_URI
+from exotrio._util.database_url import is_database_url
+from exotrio._util.settings import NAMESPACE_VARIABLE, read_settings
+from exotrio.cli.terminal.output import print_message
+from exotrio.client import StateManager
+from exotrio.errors import ConfigurationError, DatabaseBusy
+
+if TYPE_CHECKING:
+    import httpx
+
+DATABASE = Path(".exotrio/state.db")
+"""Where `run`, `dev` and `server` keep everything, seen from the folder they are started in."""
+KEY = Path(".exotrio/state.db.api-key")
+"""Where a local state manager keeps its key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How to reach a state manager: over the network, or in this process, if there is a transport."""
+
+    uri: str
+    key: str = field(default="", repr=False)
+    transport: httpx.AsyncBaseTransport | None = None
+
+    def client(self, namespace: str) -> StateManager:
+        """Return a client, to be closed."""
+        return StateManager(namespace, self.uri, self.key or None, transport=self.transport)
+
+
+async def open_way(stack: AsyncExitStack, db: str | None) -> Way:
+    """Return the way to a state manager on a database: one in this process, until the stack is closed; or the
+    one that has the file open and serves it.
+
+    Args:
+        stack: What closes it.
+        db: The database. None: the one that commands use by default.
+
+    Raises:
+        DatabaseBusy: another process has the file open, and serves it on no port.
+    """
+    # Here, since a command that is given a URI needs no manager.
+    from exotrio.manager import embedded
+    from exotrio.manager.store.sqlite.database import url_of_owner
+
+    try:
+        # Without schedules: what they start would not be executed here.
+        transport = await stack.enter_async_context(embedded(db, schedules=False))
+    except DatabaseBusy as busy:
+        file = Path(db or DATABASE)
+        url = url_of_owner(file)
+        if url is None:
+            fix = "wait until that process ends; one that is started with `run --serve` or `dev` answers"
+            raise DatabaseBusy(busy.what, where=busy.where, fix=fix) from busy
+        return Way(uri=url, key=_key_beside(file))
+    return Way(uri=EMBEDDED_URI, transport=transport)
+
+
+def _key_beside(file: Path) -> str:
+    """Return the key that a state manager on a file asks for, chosen as it chooses it."""
+    settings = read_settings()
+    given = settings.state_manager_secret or settings.api_key
+    if given is not None:
+        return given
+    try:
+        return file.with_name(f"{file.name}.api-key").read_text("utf-8").strip()
+    except OSError:
+        return "unknown"  # it is refused then, which says what to do
+
+
+async def find_namespace(way: Way, shown: str) -> str:
+    """Return the only namespace of a database, or else that of its newest run, and say which others it has.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    async with way.client("default") as client:
+        names = await client.namespaces()
+    if not names:
+        fix = "run a graph first (python -m exotrio run FILE), or name another database with --db"
+        raise ConfigurationError(f"nothing was ever run in the database {shown}", fix=fix)
+    if len(names) == 1:
+        return names[0]
+    newest: dict[str, float] = {}
+    for name in names:
+        async with way.client(name) as client:
+            runs = (await client.runs(1, 1)).runs
+        newest[name] = max((run.created_at.timestamp() for run in runs if run.created_at), default=0.0)
+    chosen = max(names, key=lambda name: newest[name])
+    others = ", ".join(name for name in names if name != chosen)
+    print_message(
+        f"namespace {chosen}, that of the newest run; -n or {NAMESPACE_VARIABLE} names another: {others}"
+    )
+    return chosen
+
+
+def is_shared(db: str | None) -> bool:
+    """Return whether runtimes elsewhere may work on a database that this process has opened."""
+    return is_database_url(db) if db is not None else read_settings().database_url is not None

@@ -1,0 +1,126 @@
+"""Commands that are given no state manager: they use the database of the folder, also while it is served."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from exotrio.manager.store.sqlite.database import Ownership
+from tests.support.commands import NODES, Cli, told
+from tests.support.postgres import database
+from tests.support.processes import exotrio
+
+OTHER = (
+    NODES.replace('namespace="n"', 'namespace="other"')
+    .replace('"namespace": "n"', '"namespace": "other"')
+    .replace('"fan"', '"fan2"')
+)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Commands in a folder in which a graph ran, and nothing is configured."""
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    cli.write("nodes.py", NODES)
+    assert cli("run", "nodes.py").code == 0
+    return cli
+
+
+def only_run(cli: Cli, *options: str) -> str:
+    (run,) = cli.json("runs", "ls", *options)["runs"]
+    return str(run["run_id"])
+
+
+def test_what_ran_is_shown_and_changed_without_any_settings(cli: Cli) -> None:
+    run_id = only_run(cli)
+    split, _ = cli.json("states", "ls", "--place", "split", "--run", run_id)["states"]
+    for command in (
+        ["runs", "show", run_id],
+        ["runs", "watch", run_id],
+        ["states", "show", split["id"]],
+        ["graph", "ls"],
+        ["graph", "show", "fan"],
+        ["runtimes", "ls"],
+        ["top"],
+    ):
+        assert cli(*command).code == 0, command
+    assert {node["name"] for node in cli.json("nodes", "ls")["nodes"]} == {"Split", "Work", "Lock"}
+    assert cli("export", run_id[:8]).code == cli("backup", "copy.db").code == 0
+    assert only_run(cli, "--db", "copy.db") == run_id
+    assert cli("graph", "apply", "nodes.py").code == cli("nodes", "pause", "Work").code == 0
+    assert cli.json("nodes", "ls")["nodes"][-1]["paused_at"]
+    told(cli("runtimes", "drain", "r"), 6, "there is no runtime 'r'")
+
+
+def test_a_run_that_nothing_executes_is_not_waited_for(cli: Cli) -> None:
+    end = cli("trigger", "fan")
+    run_id = end.out.strip()
+    assert f"no runtime works on .exotrio/state.db; continue the run with: {sys.executable}" in end.err
+    assert end.err.endswith(f"-m exotrio run FILE --resume {run_id}\n")
+    told(cli("runs", "watch", run_id), 1, "nothing executes it", f"run FILE --resume {run_id}")
+    end = cli("trigger", "fan", "--follow")
+    assert (end.code, "nothing executes it" in end.err) == (1, True), end
+    assert cli("run", "nodes.py", "--resume", run_id).code == cli("runs", "watch", run_id).code == 0
+
+
+def test_of_several_namespaces_that_of_the_newest_run_is_meant_which_is_said(cli: Cli) -> None:
+    assert cli("runs", "ls").err == ""
+    cli.write("other.py", OTHER)
+    assert cli("run", "other.py").code == 0
+    end = cli("runs", "ls")
+    assert "1 run in namespace other\n" in end.out
+    assert end.err == "namespace other, that of the newest run; -n or EXOSPHERE_NAMESPACE names another: n\n"
+    assert "1 run in namespace n\n" in cli("runs", "ls", "-n", "n").out
+    assert cli("run", "nodes.py").code == 0
+    assert "2 runs in namespace n\n" in cli("runs", "ls").out
+
+
+@pytest.mark.parametrize("env", [{}, {"STATE_MANAGER_SECRET": "a-key-of-enough-length"}], ids=len)
+def test_a_database_that_is_served_is_asked_through_the_process_that_has_it(
+    cli: Cli, env: dict[str, str]
+) -> None:
+    cli.set(**env)
+    before = only_run(cli)
+    with exotrio("server", "--port", "0", cwd=cli.folder, env=env) as process:
+        process.line("serving")
+        assert only_run(cli) == only_run(cli, "--db", ".exotrio/state.db") == before
+        end = cli("trigger", "fan")
+        assert (end.code, end.err) == (0, "")  # it may have runtimes
+        assert cli("runs", "cancel", end.out.strip()).code == 0
+    assert cli.json("runs", "show", end.out.strip())["cancelled_at"]
+
+
+def test_a_database_that_is_in_use_and_not_served_is_named_with_what_to_do(cli: Cli) -> None:
+    ownership = Ownership(cli.folder / ".exotrio/state.db")
+    told(cli("runs", "ls"), 7, f"in use by process {os.getpid()}\n", "wait until", "run --serve")
+    ownership.release()
+    assert cli("runs", "ls").code == 0
+
+
+def test_an_empty_folder_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    told(
+        cli("runs", "ls"), 2, "no state manager is given", "no database .exotrio/state.db", "run FILE", "--db"
+    )
+    assert list(tmp_path.iterdir()) == []
+    told(cli("runs", "ls", "--db", "gone.db"), 2, "there is no database gone.db")
+    (tmp_path / ".exotrio").mkdir(mode=0o700)
+    (tmp_path / ".exotrio/state.db").touch(0o600)
+    told(cli("runs", "ls"), 2, "nothing was ever run in the database .exotrio/state.db")
+
+
+def test_the_postgresql_that_the_environment_names_is_used_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    cli.write("nodes.py", NODES)
+    with database() as postgres:
+        cli.set(EXOTRIO_DATABASE_URL=postgres.url)
+        assert cli("run", "nodes.py").code == 0
+        assert cli("runs", "watch", only_run(cli)).code == 0
+        assert cli("trigger", "fan").err == ""  # runtimes elsewhere may work on it
