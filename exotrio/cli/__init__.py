@@ -34,6 +34,7 @@ _COMMANDS = {
     "run": "Run a graph from start to end on this machine.",
     "dev": "Run a file with its state manager and a dashboard, and reload it.",
     "worker": "Run the nodes of one Runtime against a state manager.",
+    "ui": "Open the dashboard of a database in a browser.",
     "server": "Run a state manager on a port.",
     "graph": "Declare, show and check graphs.",
     "trigger": "Start a run of a graph, or many.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from exotrio._http.endpoint import EMBEDDED_URI
 from exotrio._util.database_url import is_database_url
-from exotrio._util.settings import NAMESPACE_VARIABLE, read_settings
+from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, SERVER_KEY_VARIABLE, read_settings
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import StateManager
 from exotrio.errors import ConfigurationError, DatabaseBusy
@@ -50,19 +50,33 @@ async def open_way(stack: AsyncExitStack, db: str | None) -> Way:
     """
     # Here, since a command that is given a URI needs no manager.
     from exotrio.manager import embedded
-    from exotrio.manager.store.sqlite.database import url_of_owner
 
     try:
         # Without schedules: what they start would not be executed here.
         transport = await stack.enter_async_context(embedded(db, schedules=False))
     except DatabaseBusy as busy:
         file = Path(db or DATABASE)
-        url = url_of_owner(file)
-        if url is None:
-            fix = "wait until that process ends; one that is started with `run --serve` or `dev` answers"
-            raise DatabaseBusy(busy.what, where=busy.where, fix=fix) from busy
-        return Way(uri=url, key=_key_beside(file))
+        return Way(uri=url_in_use(file, busy), key=_key_beside(file))
     return Way(uri=EMBEDDED_URI, transport=transport)
+
+
+def url_in_use(file: Path, busy: DatabaseBusy) -> str:
+    """Return where the process serves a database that has it open; DatabaseBusy if it does not."""
+    from exotrio.manager.store.sqlite.database import url_of_owner  # here, as above
+
+    url = url_of_owner(file)
+    if url is None:
+        fix = "wait until that process ends; one that is started with `run --serve` or `dev` answers"
+        raise DatabaseBusy(busy.what, where=busy.where, fix=fix) from busy
+    return url
+
+
+def key_source(file: Path) -> str:
+    """Return where the key is that a state manager on a file asks for, unless it was given another."""
+    settings = read_settings()
+    if settings.state_manager_secret or settings.api_key:
+        return f"the key of {SERVER_KEY_VARIABLE if settings.state_manager_secret else KEY_VARIABLE}"
+    return f"the key in {_key_file(file)}"
 
 
 def _key_beside(file: Path) -> str:
@@ -72,9 +86,13 @@ def _key_beside(file: Path) -> str:
     if given is not None:
         return given
     try:
-        return file.with_name(f"{file.name}.api-key").read_text("utf-8").strip()
+        return _key_file(file).read_text("utf-8").strip()
     except OSError:
         return "unknown"  # it is refused then, which says what to do
+
+
+def _key_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.api-key")
 
 
 async def find_namespace(way: Way, shown: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from exotrio.manager.store.sqlite.database import Ownership
 from tests.support.commands import NODES, Cli, told
 from tests.support.postgres import database
-from tests.support.processes import exotrio
+from tests.support.processes import exotrio, link_in
 
 OTHER = (
     NODES.replace('namespace="n"', 'namespace="other"')
@@ -124,3 +126,25 @@ def test_the_postgresql_that_the_environment_names_is_used_too(
         assert cli("run", "nodes.py").code == 0
         assert cli("runs", "watch", only_run(cli)).code == 0
         assert cli("trigger", "fan").err == ""  # runtimes elsewhere may work on it
+
+
+def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(cli: Cli) -> None:
+    cli.write("browser.py", "import sys; print('opened', sys.argv[1])")
+    cli.set(BROWSER=f"{sys.executable} {cli.folder / 'browser.py'} %s")
+    run_id = only_run(cli)
+    with exotrio("ui", cwd=cli.folder, env={"BROWSER": os.environ["BROWSER"]}) as process:
+        page = process.line(r"^opened file://(\S+)")[1]
+        link = link_in(page)
+        url = link.partition("/sign-in")[0]
+        with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
+            assert "Sign in" in browser.get(f"/ns/n/runs/{run_id}").text
+            assert browser.get(link).status_code == 200
+            assert "Timeline" in browser.get(f"/ns/n/runs/{run_id}").text
+        assert only_run(cli) == run_id  # commands ask it meanwhile
+        end = cli("ui", "--no-open")
+        assert (end.code, end.out) == (0, ""), end
+        assert end.err == f"dashboard: {url}\nsign in with the key in .exotrio/state.db.api-key\n"
+        process.signal(signal.SIGINT)
+        end = process.wait()
+    assert (end.code, "link=" in end.err, Path(page).exists()) == (0, False, False), end
+    told(cli("ui", "--db", "gone.db"), 2, "there is no database gone.db", "run FILE")

@@ -207,6 +207,9 @@ class LocalRun:
                 if run is not None:
                     # Before the drain, in which nodes of other runs may still finish (through v0).
                     await print_result(client, run, self.output, self.progress.elapsed)
+                    if self._embedded and self.private and self.db != ":memory:" and self.output == "table":
+                        db = ["--db", self.db] if self.db else []
+                        self.progress.print_message(f"look at it again with: {command_line(['ui', *db])}")
         if run is None:
             self.progress.print_message(self._how_to_continue())
             return INTERRUPTED

@@ -1,0 +1,91 @@
+"""``python -m exotrio ui``: the dashboard of a database, in a browser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import trio
+
+from exotrio.cli import options
+from exotrio.cli.exit_codes import SUCCESS, bare_errors
+from exotrio.cli.terminal.logs import configure_logs
+from exotrio.cli.terminal.output import print_message
+
+
+@click.command(name="ui")
+@options.database("The database: a SQLite file, or postgresql://USER@HOST/NAME.  " + options.WHERE_BY_DEFAULT)
+@click.option(
+    "--port",
+    type=options.Port(),
+    default=0,
+    metavar="PORT",
+    help="Port of 127.0.0.1 to serve it on.  [default: any free one]",
+)
+@click.option("--no-open", is_flag=True, help="Open no browser: print the link that signs one in.")
+def command(db: str | None, port: int, no_open: bool) -> int:
+    """Open the dashboard of a database in a browser, signed in, and serve it until Ctrl-C.
+
+    It shows what ran, and can change it. What is started or retried there is executed once a runtime works
+    on the database: with `dev FILE`, or `run FILE --resume RUN`. Schedules start nothing meanwhile.
+
+    While another command has the file open, such as `server` or `dev`, that one serves the dashboard, and
+    its page to sign in is opened.
+    """
+    configure_logs(verbose=0, quiet=True)
+    # Here, since --help needs neither the loop nor the state manager.
+    from exotrio._runtime.entry import run_blocking
+    from exotrio.cli.runs.interruption import Interruption
+
+    place = _existing(db)
+    interruption = Interruption()
+
+    async def main() -> int:
+        with bare_errors(), interruption.begin():
+            await _show(place, port, opens=not no_open)
+        return SUCCESS
+
+    return run_blocking(main, interruption.stop)
+
+
+def _existing(db: str | None) -> str | Path:
+    # Here, as above.
+    from exotrio._util.database_url import is_database_url
+    from exotrio._util.settings import read_settings
+    from exotrio.errors import ConfigurationError
+    from exotrio.manager.database import choose_database
+
+    place = choose_database(db, read_settings())
+    if not is_database_url(place) and not Path(place).is_file():
+        fix = "run a graph here first (python -m exotrio run FILE), or name a database with --db"
+        raise ConfigurationError(f"there is no database {place}", fix=fix)
+    return place
+
+
+async def _show(place: str | Path, port: int, *, opens: bool) -> None:
+    # Here, as above.
+    from exotrio.cli.folder import key_source, url_in_use
+    from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
+    from exotrio.errors import DatabaseBusy
+    from exotrio.manager.serving import embedded_and_served
+
+    try:
+        async with embedded_and_served(place, ports=(port,), schedules=False) as served:
+            with sign_in_page(place) as page:
+                write_redirect(page, await served.sign_in_link())
+                # A log has readers who must not sign in.
+                shown = (
+                    await served.sign_in_link()
+                    if sys.stderr.isatty()
+                    else f"{page} (it leads to {served.url})"
+                )
+                print_message(f"dashboard, to be opened once within 10 minutes: {shown}\nCtrl-C ends it")
+                if opens and not await open_in_browser(page.as_uri()):
+                    print_message("no browser could be opened: open the link yourself")
+                await trio.sleep_forever()
+    except DatabaseBusy as busy:
+        url = url_in_use(Path(place), busy)
+        print_message(f"dashboard: {url}\nsign in with {key_source(Path(place))}")
+        if opens and not await open_in_browser(url):
+            print_message("no browser could be opened: open the address yourself")
