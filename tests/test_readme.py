@@ -42,9 +42,6 @@ def test_the_test_of_the_whole_graph_passes(tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text(block("Greet"), "utf-8")
     (tmp_path / "test_hello.py").write_text(test, "utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", "utf-8")
-    (tmp_path / ".env").write_text(
-        "EXOSPHERE_STATE_MANAGER_URI=http://127.0.0.1:1\nEXOSPHERE_API_KEY=any\n", "utf-8"
-    )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     end = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
     assert end.returncode == 0, end.stdout

@@ -129,7 +129,7 @@ def resolve_endpoint(
     else:
         problem = _uri_problem(state_manager_uri)
         if problem:
-            problems.append(f"{problem} ({uri_source}); it looks like http://127.0.0.1:8000")
+            problems.append(_like_a_uri(problem, uri_source))
     if not key:
         problems.append(
             f"no API key is given: pass key=..., or set {KEY_VARIABLE} in the environment or in .env"
@@ -158,6 +158,16 @@ def _warn_of_sources(uri: str, uri_source: str, key_source: str) -> None:
     )
 
 
+def argument_problems(
+    state_manager_uri: str | None, key: str | None, transport: httpx.AsyncBaseTransport | None
+) -> list[str]:
+    """Return what is wrong with these arguments of ``resolve_endpoint``, whatever it finds for others."""
+    uri_problem = _uri_problem(state_manager_uri) if state_manager_uri and transport is None else None
+    problems = [_like_a_uri(uri_problem, "argument state_manager_uri")] if uri_problem else []
+    key_problem = _key_problem(key, "argument key") if key else None
+    return [*problems, key_problem] if key_problem else problems
+
+
 def version_problems(state_manager_version: str) -> list[str]:
     """Return what is wrong with ``state_manager_version``, which is kept for stock's signature."""
     if state_manager_version == "v0":
@@ -180,6 +190,10 @@ def _uri_problem(uri: str) -> str | None:
     if parts.query or parts.fragment:
         return "the state manager URI must not have a '?' or '#' part"
     return None
+
+
+def _like_a_uri(problem: str, source: str) -> str:
+    return f"{problem} ({source}); it looks like http://127.0.0.1:8000"
 
 
 def _key_problem(key: str, source: str) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from uuid import uuid4
 
-from exotrio._http.endpoint import Endpoint, resolve_endpoint, version_problems
+from exotrio._http.endpoint import argument_problems, version_problems
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.checks import declare, node_problems
@@ -32,11 +32,9 @@ class Options:
     has started.
 
     Attributes:
-        endpoint_may_come: A command may supply the state manager later: neither URI nor key is needed.
+        state_manager_uri, key, transport: As given; ``resolve_endpoint`` finds the rest when it is needed.
         nodes: Registered name to node class.
         declarations: The nodes as they are registered.
-        endpoint: The state manager; None if a command has to supply it later.
-        endpoint_problems: Why there is none.
         worker_id: Names this runtime to a state manager with leases.
 
     Raises:
@@ -46,33 +44,22 @@ class Options:
     namespace: str
     name: str
     classes: InitVar[Sequence[type[BaseNode]]]
-    state_manager_uri: InitVar[str | None]
-    key: InitVar[str | None]
+    state_manager_uri: str | None = field(repr=False)
+    key: str | None = field(repr=False)
     batch_size: int
     workers: int
     state_manager_version: str
     poll_interval: float
     shutdown_grace: float
-    transport: InitVar[httpx.AsyncBaseTransport | None]
+    transport: httpx.AsyncBaseTransport | None
     link: LinkKind
     outbox_file: InitVar[str | os.PathLike[str] | None]
-    endpoint_may_come: InitVar[bool]
     nodes: Mapping[str, type[BaseNode]] = field(init=False)
     declarations: tuple[NodeDeclaration, ...] = field(init=False)
-    endpoint: Endpoint | None = field(init=False, default=None)
-    endpoint_problems: Sequence[str] = field(init=False, default=())
     outbox: Path | None = field(init=False)
     worker_id: str = field(init=False)
 
-    def __post_init__(
-        self,
-        classes: Any,
-        state_manager_uri: Any,
-        key: Any,
-        transport: httpx.AsyncBaseTransport | None,
-        outbox_file: Any,
-        endpoint_may_come: bool,
-    ) -> None:
+    def __post_init__(self, classes: Any, outbox_file: Any) -> None:
         problems = [*_name_problems("namespace", self.namespace), *_name_problems("name", self.name)]
         if isinstance(classes, Iterable) and not isinstance(classes, str | bytes | type):
             classes = tuple(classes)
@@ -90,13 +77,14 @@ class Options:
             isinstance(outbox_file, str | os.PathLike) and os.fspath(outbox_file)
         ):
             problems.append(f"outbox must be the path of a file, not {_kind(outbox_file)}")
-        for title, value in (("state_manager_uri", state_manager_uri), ("key", key)):
-            if not isinstance(value, str | None):
-                problems.append(f"{title} must be text, not {_kind(value)}")
-        if isinstance(state_manager_uri, str | None) and isinstance(key, str | None):
-            self.endpoint, self.endpoint_problems = resolve_endpoint(state_manager_uri, key, transport)
-            if not endpoint_may_come or transport is not None:
-                problems += self.endpoint_problems
+        given: tuple[tuple[str, Any], ...] = (
+            ("state_manager_uri", self.state_manager_uri),
+            ("key", self.key),
+        )
+        not_text = [
+            f"{title} must be text, not {_kind(value)}" for title, value in given if not _is_text(value)
+        ]
+        problems += not_text or argument_problems(self.state_manager_uri, self.key, self.transport)
         if problems:
             raise ConfigurationError("the runtime cannot be built", problems)
         self.nodes = {node.__name__: node for node in classes}
@@ -104,6 +92,10 @@ class Options:
         # Absolute, or a program that changes its directory would start with another file.
         self.outbox = None if outbox_file is None else Path(os.path.abspath(outbox_file))
         self.worker_id = f"{self.name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | None)
 
 
 def outbox_of(path: Path, process: int) -> Path:

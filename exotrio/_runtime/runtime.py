@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from exotrio._execution.handle import phase_context
-from exotrio._http.endpoint import Ambient, Endpoint, ambient
+from exotrio._http.endpoint import Ambient, Endpoint, ambient, resolve_endpoint
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process
@@ -38,16 +38,18 @@ log = logging.getLogger("exotrio.runtime")
 class Runtime:
     """Runs the nodes of one namespace: claims their states, executes them, reports the outcomes.
 
-    The constructor checks everything and names every problem at once; it connects to nothing. One Runtime
-    runs once: with ``start()`` from plain code, or with ``run()`` inside Trio.
+    The constructor checks what it is given and names every problem at once; it connects to nothing. A state
+    manager that it is not given is looked for at the start. One Runtime runs once: with ``start()`` from
+    plain code, or with ``run()`` inside Trio.
 
     Args:
         namespace: Namespace of the nodes.
         name: Name of this runtime, as the state manager shows it.
         nodes: Node classes; a class is registered under its name.
-        state_manager_uri: Base URI. Defaults to ``EXOSPHERE_STATE_MANAGER_URI`` (environment, .env). Under
-            ``python -m exotrio run`` and ``dev`` the state manager of that command is used instead.
-        key: API key. Defaults to ``EXOSPHERE_API_KEY`` (environment, .env).
+        state_manager_uri: Base URI. Defaults to ``EXOSPHERE_STATE_MANAGER_URI`` (environment, .env), read at
+            the start. Under ``python -m exotrio run`` and ``dev`` the state manager of that command is used
+            instead.
+        key: API key. Defaults to ``EXOSPHERE_API_KEY`` (environment, .env), read at the start.
         batch_size: Most states claimed ahead of the workers, 1 or more. Defaults to 16.
         workers: Most states that run at once, 1 or more. Defaults to 4.
         state_manager_version: API version of the stock state manager. Defaults to ``"v0"``, the only one.
@@ -99,7 +101,6 @@ class Runtime:
             transport=transport,
             link=link,
             outbox_file=outbox,
-            endpoint_may_come=ambient() is not None,
         )
         self._phase = Phase.NEW
         self._stop = Stop()
@@ -239,7 +240,8 @@ class Runtime:
                 line is loading the file.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
             DatabaseBusy: another runtime uses the outbox.
-            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
+            ConfigurationError: no state manager is named, or no key; or the outbox cannot be used, or
+                belongs to another state manager.
         """
         self._check_startable()
         return run_blocking(self.run, lambda grace, why: self.stop(grace, why=why))
@@ -257,7 +259,8 @@ class Runtime:
             LifecycleError: it was started before, or the command line is loading the file.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
             DatabaseBusy: another runtime uses the outbox.
-            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
+            ConfigurationError: no state manager is named, or no key; or the outbox cannot be used, or
+                belongs to another state manager.
 
         Cancellation:
             Skips the drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
@@ -330,7 +333,7 @@ class Runtime:
             o.shutdown_grace = shutdown_grace
         if process is None:
             return
-        if o.endpoint is not None and o.endpoint.transport is not None:
+        if o.transport is not None:
             raise ConfigurationError(
                 "several processes cannot share the state manager that is in this one",
                 where="argument transport of Runtime",
@@ -372,10 +375,12 @@ class Runtime:
                 "the runtime was started while its file is loaded",
                 fix=GUARD,
             )
-        endpoint = None if supplied is None else supplied.endpoint
-        endpoint = endpoint or self._options.endpoint
+        if supplied is not None and supplied.endpoint is not None:
+            return supplied.endpoint
+        o = self._options
+        endpoint, problems = resolve_endpoint(o.state_manager_uri, o.key, o.transport)
         if endpoint is None:
-            raise ConfigurationError("the runtime has no state manager", self._options.endpoint_problems)
+            raise ConfigurationError("the runtime has no state manager", problems)
         return endpoint
 
     def _enter(self, phase: Phase) -> None:

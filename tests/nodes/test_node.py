@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,8 @@ def test_every_problem_of_a_runtime_is_named_at_once(monkeypatch: pytest.MonkeyP
             " ",
             "a/b",
             [int, Plain()],  # type: ignore[list-item]
+            "ftp://127.0.0.1",
+            "a key\n",
             batch_size=0,
             workers=True,
             poll_interval=0,
@@ -152,8 +155,8 @@ def test_every_problem_of_a_runtime_is_named_at_once(monkeypatch: pytest.MonkeyP
         "shutdown_grace is nan",
         "'v7'",
         "'carrier pigeon'",
-        "no state manager is named",
-        "no API key",
+        "must start with http:// or https://, not ftp:// (argument state_manager_uri)",
+        "the API key (argument key) cannot stand in a header",
     ):
         assert part in text
     assert len(caught.value.problems) == 12
@@ -168,6 +171,23 @@ def test_nodes_must_be_a_list_with_something_in_it(nodes: Any) -> None:
 def test_the_stock_spelling_of_the_version_is_accepted() -> None:
     Runtime("ns", "rt", [Plain], "http://127.0.0.1:1", "key", 1, 1, "v0", 2)
     Runtime("ns", "rt", [Plain], "http://127.0.0.1:1", "key", state_manage_version="v0")
+
+
+def test_a_state_manager_that_is_not_given_is_looked_for_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    built = Runtime("ns", "rt", [Plain])
+    keyed = Runtime("ns", "rt", [Plain], key="k")
+    with pytest.raises(ConfigurationError) as caught:
+        built.start()
+    assert ["no state manager is named" in caught.value.problems[0], "no API key" in caught.value.problems[1]]
+    (tmp_path / ".env").write_text("EXOSPHERE_STATE_MANAGER_URI=ftp://x\nEXOSPHERE_API_KEY=k\n")
+    for runtime in (built, keyed):
+        with pytest.raises(ConfigurationError, match="not ftp:// \\(variable EXOSPHERE_STATE_MANAGER_URI"):
+            runtime.start()
 
 
 async def test_a_runtime_built_while_the_command_line_loads_its_file_runs_on_the_manager_supplied_then(
