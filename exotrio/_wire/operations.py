@@ -53,6 +53,7 @@ class StatesQuery(PageQuery):
     node: str | None = None
     identifier: str | None = None
     status: list[StateStatus] = Field(default_factory=list)
+    outputs: bool = False
 
 
 class StateSummary(StateNode):
@@ -64,6 +65,7 @@ class StateSummary(StateNode):
         created_at: None if a v0 server was asked.
         finished_at: When it ended; None while it has not, or if a v0 server was asked.
         worker: Id of the process that claimed it last, through the native API.
+        outputs: What it returned, if that was asked for; None if it was not, or a v0 server was asked.
     """
 
     graph_name: str
@@ -72,6 +74,7 @@ class StateSummary(StateNode):
     created_at: Moment | None = None
     finished_at: Moment | None = None
     worker: str | None = None
+    outputs: dict[str, Any] | None = None
 
 
 class StatePage(Body):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 from exotrio._util.error_message import message_line
+from exotrio._util.words import listed, meant
+from exotrio._wire.native import Run
 from exotrio._wire.operations import (
+    MAX_PAGE,
     RefusedState,
     RetriedState,
     RetryRunRequest,
@@ -35,6 +39,7 @@ class StateCalls(RunCalls):
         node: str | None = None,
         identifier: str | None = None,
         status: StateStatus | Sequence[StateStatus] = (),
+        outputs: bool = False,
         limit: int = 100,
         before: str | None = None,
     ) -> StatePage:
@@ -46,6 +51,7 @@ class StateCalls(RunCalls):
             node: Only of this registered node.
             identifier: Only of this place of the graph; needs ``run`` or ``graph``.
             status: Only with this status, or with one of these.
+            outputs: With the outputs of each. Defaults to False. Through v0 they are left out.
             limit: Most states of the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
         """
@@ -56,12 +62,53 @@ class StateCalls(RunCalls):
             node=node,
             identifier=identifier,
             status=[status] if isinstance(status, str) else list(status),
+            outputs=outputs,
             limit=limit,
             before=before,
         )
         return await self._calls.prefer_native(
             lambda: self._filled_page(query), lambda: self._states_of_run(query)
         )
+
+    async def outputs(self, run: Run | str, identifier: str) -> list[dict[str, Any]]:
+        """Return the outputs of one node of a run's graph: those of each state that succeeded, oldest first.
+
+        There may be more while the run goes on; ``wait`` waits for its end. Through v0 there is a request for
+        each state.
+
+        Args:
+            run: The run, as ``wait`` returns it, or its id.
+            identifier: Of the node in the graph.
+
+        Raises:
+            NotFound: there is no such run, or its graph has no such node.
+        """
+        run_id = run if isinstance(run, str) else run.run_id
+        found: list[dict[str, Any]] = []
+        before, more = None, True
+        while more:
+            page = await self.states(
+                run=run_id, identifier=identifier, status=StateStatus.SUCCESS, outputs=True,
+                limit=MAX_PAGE, before=before,
+            )  # fmt: skip
+            for each in page.states:
+                outputs = each.outputs
+                if outputs is None:
+                    outputs = (await self.state(each.graph_name, run_id, each.id)).outputs
+                found.append(outputs)
+            before, more = page.next, page.next is not None
+        if not found:
+            await self._require_place(run_id, identifier)
+        return found[::-1]
+
+    async def _require_place(self, run_id: str, identifier: str) -> None:
+        run = await self.status(run_id)
+        known = [node.identifier for node in run.nodes]
+        if not await self._calls.is_native():  # then these are only the nodes that have states
+            known = [node["identifier"] for node in (await self.get_graph(run.graph_name))["nodes"]]
+        if identifier not in known:
+            hint = meant(identifier, known) or f"; it has: {listed(known)}"
+            raise NotFound(f"run {run_id} has no node with the identifier {identifier!r}{hint}")
 
     async def state(self, graph: str, run_id: str, state_id: str) -> StateDetail:
         """Return one state in full: inputs, outputs, error, parents."""

@@ -38,7 +38,9 @@ def only_run(cli: Cli, *options: str) -> str:
 
 def test_what_ran_is_shown_and_changed_without_any_settings(cli: Cli) -> None:
     run_id = only_run(cli)
-    split, _ = cli.json("states", "ls", "--place", "split", "--run", run_id)["states"]
+    split, other = cli.json("states", "ls", "--place", "split", "--run", run_id, "--outputs")["states"]
+    assert sorted([split["outputs"]["n"], other["outputs"]["n"]]) == ["0", "1"]
+    assert "  text = <1>\n" in cli("states", "ls", "--outputs").out
     for command in (
         ["runs", "show", run_id],
         ["runs", "watch", run_id],

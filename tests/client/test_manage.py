@@ -121,6 +121,62 @@ async def test_what_states_are_narrowed_to_is_asked_of_our_server() -> None:
     assert not server.double.requests[-1].url.query
 
 
+async def test_outputs_of_a_node_come_in_pages_from_our_server_and_state_by_state_through_v0() -> None:
+    def state(number: int, **more: Any) -> dict[str, Any]:
+        return {**node(f"s{number}", "SUCCESS"), "graph_name": "g", "run_id": "r", **more}
+
+    def page(following: str | None, *numbers: int) -> httpx.Response:
+        states = [state(number, outputs={"n": str(number)}) for number in numbers]
+        return answer(200, {"states": states, "next": following})
+
+    server = Server(native=True).on("GET states", page("s3", 4, 3), page("s1", 2, 1), page(None, 0))
+    assert await server.client.outputs("r", "d") == [{"n": str(number)} for number in range(5)]
+    asked = dict(server.double.requests[1].url.params)
+    assert asked == {"limit": "1000", "run": "r", "identifier": "d", "status": "SUCCESS", "outputs": "True"}
+
+    server = Server().on(
+        "GET graph", run_graph(node("s1", "SUCCESS"), node("s2", "ERRORED"), node("s3", "SUCCESS"))
+    )
+    for number in (1, 3):
+        detail = {"inputs": {}, "outputs": {"n": str(number)}, "parents": {}}
+        moments = {"created_at": MOMENT, "updated_at": MOMENT}
+        server.on(f"GET s{number}", answer(200, state(number, **detail, **moments)))
+    run = await server.client.wait("r")
+    assert await server.client.outputs(run, "d") == [{"n": "1"}, {"n": "3"}]
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_an_unknown_node_has_no_outputs_but_an_error_and_one_that_did_not_run_has_none(
+    native: bool,
+) -> None:
+    place = {"node_name": "D", "namespace": "ns", "inputs": {}}
+    nodes = [{**place, "identifier": each} for each in ("d", "report")]
+    server = Server(native=native).on("GET g", answer(200, {**GRAPH, "nodes": nodes}))
+    server.on("GET graph", run_graph(node("s1", "ERRORED"))).on(
+        "GET states", answer(200, {"states": [], "next": None})
+    )
+    counts: list[dict[str, Any]] = [
+        {"identifier": each, "node_name": "D", "counts": {}} for each in ("d", "report")
+    ]
+    totals = dict.fromkeys(
+        ("success_count", "pending_count", "errored_count", "retried_count", "total_count"), 0
+    )
+    run = {
+        "run_id": "r",
+        "graph_name": "g",
+        "status": "FAILED",
+        "created_at": MOMENT,
+        "nodes": counts,
+        **totals,
+    }
+    server.on("GET r", answer(200, run))
+    assert await server.client.outputs("r", "report") == []
+    with pytest.raises(
+        NotFound, match="run r has no node with the identifier 'reprot'; did you mean 'report'"
+    ):
+        await server.client.outputs("r", "reprot")
+
+
 async def test_a_page_of_states_is_filled_from_several_short_ones() -> None:
     def page(following: str | None, *ids: str) -> httpx.Response:
         states = [{**node(each, "ERRORED"), "graph_name": "g", "run_id": "r"} for each in ids]

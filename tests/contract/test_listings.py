@@ -186,3 +186,16 @@ async def test_pages_of_runs_neither_overlap_nor_leave_out(api: Api, limit: int)
 )
 async def test_a_query_for_runs_that_makes_no_sense_is_422(api: Api, query: dict[str, Any]) -> None:
     assert refused(await api.find_runs(**query), 422)
+
+
+async def test_states_come_with_their_outputs_in_pages_of_bounded_size(api: Api) -> None:
+    await fanned(api)
+    assert "outputs" not in ok(await api.states())["states"][0]
+    shown = ok(await api.states(outputs="true"))["states"]
+    assert [state["outputs"] for state in shown if state["identifier"] == "a"] == [{"v": "1"}, {"v": "0"}]
+    assert [state["outputs"] for state in shown if state["identifier"] == "b"] == [{}, {}]
+    large = await Flow.start(api, place("c", "d"), place("d"))
+    await large.run("c", *({"v": str(n) * 2_500_000, "w": "w"} for n in range(3)))
+    found = await pages(api.states, "states", run=large.run_id, identifier="c", outputs="true")
+    assert [state["outputs"]["v"][0] for page in found for state in page] == ["2", "1", "0"]
+    assert max(map(len, found)) == 1

@@ -44,6 +44,7 @@ def command() -> None:
     type=click.Choice([status.value for status in StateStatus], case_sensitive=False),
     help=f"Only states with this status, one of {', '.join(StateStatus)}; repeatable.",
 )
+@click.option("--outputs", is_flag=True, help="Show what they returned, too.")
 @options.limit(50, "Most states to list.")
 @connection
 def ls(
@@ -52,6 +53,7 @@ def ls(
     node: str | None,
     place: str | None,
     statuses: tuple[str, ...],
+    outputs: bool,
     limit: int,
     connection: Connection,
 ) -> int:
@@ -60,7 +62,8 @@ def ls(
     A state manager that speaks only v0 needs --run.
 
     JSON: namespace, states (id, identifier, node_name, graph_name, run_id, status, error, retry_count,
-    created_at, finished_at, worker), more (whether there are).
+    created_at, finished_at, worker; with --outputs outputs, null where only v0 is spoken), more (whether
+    there are).
     """
     if place is not None and run_id is None and graph is None:
         raise click.UsageError("--place needs --run or --graph: identifiers are those of one graph")
@@ -69,7 +72,15 @@ def ls(
         run = None if run_id is None else (await lookup.find_run(manager, run_id)).run_id
         wanted = [StateStatus(status) for status in statuses]
         try:
-            call = partial(manager.states, run=run, graph=graph, node=node, identifier=place, status=wanted)
+            call = partial(
+                manager.states,
+                run=run,
+                graph=graph,
+                node=node,
+                identifier=place,
+                status=wanted,
+                outputs=outputs,
+            )
             found = await lookup.list_states(call, limit)
         except NotFound as error:
             raise await _not_found(manager, graph, node, error) from error
@@ -82,11 +93,13 @@ def ls(
         return found
 
     states, more = connection.ask(ask)
+    shown = [state.model_dump(mode="json", exclude=set() if outputs else {"outputs"}) for state in states]
+    more_heads = ["outputs"] * outputs
     connection.print_list(
-        ("state", "place", "node", "status", "retries", "created", "error"),
-        [_row(state) for state in states],
+        ("state", "place", "node", "status", "retries", "created", "error", *more_heads),
+        [(*_row(state), *[_outputs(state)] * outputs) for state in states],
         plural(len(states), "state") + ("; more with --limit" if more else ""),
-        states=[state.model_dump(mode="json") for state in states],
+        states=shown,
         more=more,
     )
     return SUCCESS
@@ -157,6 +170,10 @@ def _row(state: StateSummary) -> tuple[str, ...]:
     created = iso_time(state.created_at) if state.created_at else ""
     error = error_message(state.error) if state.error else ""
     return (state.id, state.identifier, state.node_name, str(state.status), retries, created, error)
+
+
+def _outputs(state: StateSummary) -> str:
+    return ", ".join(pairs(state.outputs or {}, ""))
 
 
 def _as_lines(state: StateDetail) -> list[str]:

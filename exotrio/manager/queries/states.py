@@ -6,6 +6,8 @@ shifts nothing, and the thousandth page costs what the first does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from pydantic_core import from_json
@@ -25,6 +27,8 @@ from exotrio.manager.store.port import View
 
 WINDOW = 100_000
 """States that one request looks through for those that match. It takes some ten milliseconds."""
+MAX_OUTPUTS = 4 * 1024 * 1024
+"""Characters of outputs in one page, or those of one state."""
 MAX_PLACES = 65_536
 """More than a template has, so that it and a place make one number."""
 
@@ -33,7 +37,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
     """Return one page of the states whose node is of a namespace.
 
     The page may be short, or empty, and yet have a next one: where hardly any state matches, looking
-    through all of them would take a request seconds.
+    through all of them would take a request seconds; and outputs may be large.
     """
     where = Where()
     where.add("nodes.namespace = ?", namespace)
@@ -59,15 +63,19 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
             where.add("states.status IN ('ERRORED', 'NEXT_CREATED_ERROR')")
     before, floor = _range(view, query, bounded=run is None)
     where.add("states.seq < ? AND states.seq >= ?", before, floor)
+    size = "length(outputs)" if query.outputs else "0"
     rows = view.execute(
         f"SELECT seq, place, states.status, substr(error, 1, {MAX_ERROR_BYTES}) AS error, retry_count,"
         " states.created_at,"
-        " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name"
+        f" states.finished_at, worker, {size} AS size,"
+        " nodes.name, runs.run_id, runs.template, graphs.name AS graph_name"
         " FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
         f" JOIN graphs ON graphs.id = runs.graph WHERE {where} ORDER BY seq DESC LIMIT ?",
         (*where.parameters, query.limit + 1),
     ).fetchall()
-    page = rows[: query.limit]
+    sizes = accumulate(row["size"] for row in rows[: query.limit])
+    page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
+    outputs = _outputs(view, page) if query.outputs else {}
     following = page[-1]["seq"] if len(rows) > len(page) else floor
     return {
         "states": [
@@ -83,11 +91,18 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
                 "created_at": timestamp(row["created_at"]),
                 "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
                 "worker": row["worker"],
+                **({"outputs": outputs[row["seq"]]} if query.outputs else {}),
             }
             for row in page
         ],
         "next": view.state_id(following) if following else None,
     }
+
+
+def _outputs(view: View, states: Sequence[Row]) -> dict[int, Any]:
+    seqs = view.items([state["seq"] for state in states])
+    rows = view.execute(f"SELECT seq, outputs FROM states WHERE {view.any_of('seq')}", (seqs,))
+    return {row["seq"]: from_json(row["outputs"]) for row in rows.fetchall()}
 
 
 def _range(view: View, query: StatesQuery, *, bounded: bool) -> tuple[int, int]:
