@@ -16,9 +16,10 @@ from exotrio.manager.store.postgres.translation import translate
 from tests.support.postgres import Database
 
 # Tables that stay small (nodes, graphs, managers) or have a maximum of rows (from workers on), the numbers a
-# request brings along, what an inner SELECT found (waiting), and the first of what is to be cleared away.
+# request brings along, what an inner SELECT found (waiting, scheduled), and the first of what is to be
+# cleared away.
 MAY_BE_SCANNED = re.compile(
-    r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|CONSTANT ROW"
+    r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|CONSTANT ROW"
     r"|workers|v0_runtimes|sessions|sign_in_links|wrong_keys)"
 )
 

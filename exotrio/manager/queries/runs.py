@@ -183,12 +183,14 @@ _STATUS = {
 
 def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
     """Return one page of a namespace's runs."""
-    where = Where()
+    where, runs = Where(), RUNS
     where.add("runs.namespace = ?", namespace)
     if query.graph is not None:
         where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
     if query.key is not None:
         where.add("key = ? AND key IS NOT NULL", query.key)
+        # SQLite would look through all runs of the namespace, in the order of the page.
+        runs = RUNS.replace(" FROM runs ", " FROM runs INDEXED BY runs_by_key ")
     if query.status is not None:
         where.add(_STATUS[query.status])
     if query.since is not None:
@@ -199,7 +201,7 @@ def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
             raise Refused(422, f"before is {query.before!r}, which no page of runs gave as its next")
         where.add("(runs.created_at, runs.id) < (?, ?)", *cursor)
     rows = view.execute(
-        f"{RUNS} WHERE {where} ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
+        f"{runs} WHERE {where} ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
         (*where.parameters, query.limit + 1),
     ).fetchall()
     page = rows[: query.limit]

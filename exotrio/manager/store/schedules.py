@@ -15,7 +15,7 @@ from exotrio._util.cron import PREFIX
 TABLES = ("schedules", "zoned_schedules")
 SCHEDULES = (
     "(SELECT graph, expression, next_at FROM schedules"
-    " UNION ALL SELECT graph, expression, next_at FROM zoned_schedules) AS schedules"
+    " UNION ALL SELECT graph, expression, next_at FROM zoned_schedules) AS scheduled"
 )
 """All of them, in place of a table's name."""
 
