@@ -12,7 +12,7 @@ import trio
 
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NODES
-from exotrio.manager.engine import leases, managers, retention
+from exotrio.manager.engine import leases, managers, retention, runs, schedules
 from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
@@ -110,6 +110,26 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
     while await store.write(retention.clear):
         pass
     await store.write(retention.drop_templates)
+    await everything_of_a_graph(manager)
+
+
+async def everything_of_a_graph(manager: Manager) -> None:
+    """Find a run by its key, pause what can be paused, and delete the graph."""
+    api, store = manager.api, manager.service.store
+    triggers = [{"type": "CRON", "value": {"expression": "@daily", "timezone": "Europe/Berlin"}}]
+    keyed = await Flow.deploy(api, place("k"), graph="keyed", triggers=triggers)
+    for _ in range(2):
+        ok(await api.trigger_many(keyed.graph, {"key": "order-17"}))
+    for found in ({}, {"graph": keyed.graph}, {"status": "PENDING"}):
+        assert len(ok(await api.find_runs(key="order-17", **found))["runs"]) == 1
+    for what in (f"node/{node_name('k')}", "graph/keyed"):
+        for do in ("pause", "resume"):
+            ok(await api.native("POST", f"{what}/{do}"))
+    for step in (schedules.correct_schedules, runs.fire_schedules):
+        await store.write(step)
+    await store.read(runs.due_in_ms)
+    ok(await api.cancel_triggers(keyed.graph))
+    ok(await api.delete_graph(keyed.graph, cancel_runs="true"))
 
 
 async def test_no_statement_of_any_use_case_or_query_scans_a_table_that_grows() -> None:
@@ -124,6 +144,9 @@ async def test_no_statement_of_any_use_case_or_query_scans_a_table_that_grows() 
     assert any("FROM states WHERE parent" in sql for sql in plans)
     assert any("FROM unite_members" in sql for sql in plans)
     assert refuses_scans(plans) == {}
+    by_key = [plan for sql, plan in plans.items() if "key = 'order-17'" in sql]
+    assert by_key
+    assert all("runs_by_key" in plan[0] for plan in by_key), "not those of the namespace, by time"
 
 
 async def test_no_statement_scans_a_table_that_grows_on_postgresql() -> None:
