@@ -196,6 +196,27 @@ async def test_triggers_are_cancelled_while_one_comes_due(swapped: bool) -> None
         await sound(pair)
 
 
+async def test_a_schedule_is_paused_while_it_comes_due_behind_another() -> None:
+    async def fire(manager: Manager) -> list[str]:
+        lines: list[str] = await manager.service.store.write(fire_schedules)
+        return lines
+
+    async def pause(manager: Manager) -> int:
+        ok(await manager.remote.native("POST", "graph/second/pause"))
+        total: int = ok(await manager.remote.runs())["total"]
+        return total
+
+    clock = SettableClock()
+    async with open_pair(clock=clock) as pair:
+        triggers = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
+        for name in ("first", "second"):
+            await Flow.deploy(pair.second.remote, place("a"), graph=name, triggers=triggers)
+        clock.advance(3_600_000)
+        _, total = await pair.race(fire, pause)
+        assert ok(await pair.second.remote.runs())["total"] == total, "it started a run once it was paused"
+        await sound(pair)
+
+
 async def test_schedules_are_corrected_while_those_of_two_graphs_come_due() -> None:
     async def fire(manager: Manager) -> list[str]:
         lines: list[str] = await manager.service.store.write(fire_schedules)

@@ -262,8 +262,10 @@ def fire_schedules(tx: Transaction) -> list[str]:
     later: list[tuple[int, str, int]] = []
     never: list[tuple[int, str]] = []
     for row in tx.execute(
+        # With their graphs locked: one that is paused or stored from now on waits until these have begun.
         f"SELECT graph, expression, namespace, name, paused_at FROM {SCHEDULES}"
-        " JOIN graphs ON graphs.id = graph WHERE next_at <= ? ORDER BY next_at, graph, expression",
+        " JOIN graphs ON graphs.id = graph WHERE next_at <= ?"
+        f" ORDER BY next_at, graph, expression{tx.for_share('graphs')}",
         (tx.now_ms,),
     ).fetchall():
         what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
