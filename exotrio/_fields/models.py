@@ -1,8 +1,9 @@
-"""The typed fields of a node's models: which types are allowed, and how models become texts and back.
+"""The fields of a node's models: which types are allowed, and how models become texts and back.
 
 The state manager keeps strings, and the stock one requires that each field is declared as a plain string.
 So a typed field is declared as one, and its values are encoded as texts by ``codecs``. A model whose fields
-are all ``str`` needs none of this: ``fields_of`` returns None for it.
+are all ``str`` needs none of this: ``fields_of`` returns None for it. A field with an alias travels by that,
+since the model's JSON schema names it so.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import lru_cache
 from typing import Annotated, Any, ForwardRef, Literal, TypeVar, get_args, get_origin
 from uuid import UUID
 
-from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from exotrio._fields.codecs import (
@@ -42,12 +43,17 @@ _ALLOWED = (
 
 
 class Fields:
-    """The fields of a model without ``field_problems``, of which some are typed."""
+    """The fields of a model without ``field_problems``."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self._model = model
         self._codecs = {
             name: codec_of(info.annotation) for name, info in model.model_fields.items() if _is_typed(info)
+        }
+        by_alias = model.model_config.get("serialize_by_alias")
+        self._registered = {
+            (by_alias and info.serialization_alias) or name: _registered(name, info)
+            for name, info in model.model_fields.items()
         }
         self._names = {name: name_of(model.model_fields[name].annotation) for name in self._codecs}
 
@@ -84,7 +90,9 @@ class Fields:
             # By the model, so that its own serializers run. round_trip leaves out computed fields.
             plain = value.model_dump(mode="json", round_trip=True, warnings="error")
             return {
-                name: self._codecs[name].to_text(each) if name in self._codecs else each
+                self._registered.get(name, name): (
+                    self._codecs[name].to_text(each) if name in self._codecs else each
+                )
                 for name, each in plain.items()
             }
         except Exception as error:  # a serializer may be the user's
@@ -146,10 +154,14 @@ def from_text(model: type[M], texts: Mapping[str, str]) -> M:
 def names_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of ``model`` by the names under which they are registered and travel."""
     model.model_rebuild(raise_errors=False)  # with names that did not exist yet when it was defined
-    return {
-        alias if isinstance(alias := info.validation_alias, str) else name: info
-        for name, info in model.model_fields.items()
-    }
+    return {_registered(name, info): info for name, info in model.model_fields.items()}
+
+
+def _registered(name: str, info: FieldInfo) -> str:
+    """Return the name of a field in the model's JSON schema, by which its value is also read."""
+    alias = info.validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return next((each for each in choices if isinstance(each, str)), name)
 
 
 def field_text(info: FieldInfo, value: object) -> str:
@@ -180,8 +192,11 @@ def _checked(model: type[BaseModel]) -> Fields:
 
 @lru_cache(maxsize=4096)
 def fields_of(model: type[BaseModel]) -> Fields | None:
-    """Return the typed fields of ``model``; None if all its fields are ``str``."""
-    return Fields(model) if any(map(_is_typed, model.model_fields.values())) else None
+    """Return the fields of ``model``; None if all are ``str`` under their own names."""
+    plain = all(
+        not _is_typed(info) and _registered(name, info) == name for name, info in model.model_fields.items()
+    )
+    return None if plain else Fields(model)
 
 
 def field_problems(model: type[BaseModel]) -> list[str]:

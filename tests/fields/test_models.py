@@ -11,7 +11,17 @@ from uuid import UUID
 
 import pytest
 import trio
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, SecretStr, create_model
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    SecretStr,
+    create_model,
+)
+from trio.testing import MockClock
 
 from exotrio import (
     BaseNode,
@@ -28,7 +38,7 @@ from exotrio import (
 from exotrio._fields.models import fields_of
 from exotrio._nodes.checks import declare
 from exotrio.manager import embedded
-from exotrio.testing import Errored, Executed, run_node
+from exotrio.testing import Errored, Executed, run_graph, run_node
 from tests.support.doubles import V0Server, runtime
 
 Kilo = NewType("Kilo", int)
@@ -338,6 +348,40 @@ def test_a_field_that_cannot_make_the_round_trip_is_refused(annotation: Any, pro
         node = type("Refused", (BaseNode,), {part: model, "execute": Echo.execute})
         with pytest.raises(ConfigurationError, match=problem):
             Runtime("ns", "rt", [node], transport=V0Server())
+
+
+class Named(BaseModel):
+    text: str = Field(alias="says")
+    count: int = 3
+
+
+class NamedOnlyWhenRead(BaseModel):
+    text: str = Field(validation_alias="says", serialization_alias="said")
+
+
+class NamedInOneOfTwoWays(NamedOnlyWhenRead):
+    model_config = ConfigDict(serialize_by_alias=True)
+    text: str = Field(validation_alias=AliasChoices("says", "tells"), serialization_alias="said")
+
+
+@pytest.mark.parametrize("model", [Named, NamedOnlyWhenRead, NamedInOneOfTwoWays])
+async def test_a_text_travels_by_the_name_that_the_schema_of_its_model_has(
+    autojump_clock: MockClock, model: type[BaseModel]
+) -> None:
+    class Says(BaseNode):
+        Inputs = Outputs = model
+
+        async def execute(self) -> Any:
+            return self.inputs
+
+    graph = Graph("chat", namespace="test")
+    first = graph.add(Says, says="hello")
+    graph.add(Says, identifier="second", says=first.says)
+    run = await run_graph(graph, [Says])
+    assert [outputs["says"] for outputs in run.outputs("second")] == ["hello"]
+    assert from_text(model, to_text(model.model_validate({"says": "bye"}))).model_dump() == (
+        model.model_validate({"says": "bye"}).model_dump()
+    )
 
 
 async def test_an_alias_that_works_both_ways_is_fine_within_a_model() -> None:
