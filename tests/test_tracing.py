@@ -356,6 +356,33 @@ async def test_a_broken_provider_costs_its_spans_and_nothing_else(
     assert parent_of(second) is None, "not below the execution before it"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_PYTHON_TRACER_PROVIDER", "missing"), ("OTEL_SDK_DISABLED", "true")]
+)
+async def test_with_a_provider_that_is_missing_or_switched_off_nothing_is_traced(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    provider = None if value == "missing" else TracerProvider(shutdown_on_exit=False)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    server = NativeServer()
+    server.add("Prunes")
+    rt = runtime(server, Prunes)
+    await until_and_stop(rt, server, lambda: server.statuses()["PRUNED"] == 1)
+    (item,) = server.routes("outcomes")[-1].body
+    assert "trace" not in item
+
+
+async def test_a_span_that_fails_ends_all_the_same(
+    spans: Spans, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr("opentelemetry.sdk.trace.Span.add_event", None)
+    server = V0Server()
+    server.add("Refuses")
+    await until_and_stop(runtime(server, Refuses), server, lambda: server.statuses()["ERRORED"] == 1)
+    assert spans.one("execute Refuses").end_time is not None
+
+
 def test_without_a_provider_opentelemetry_is_not_even_imported() -> None:
     code = """
 import sys, trio

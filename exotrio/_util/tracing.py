@@ -61,14 +61,15 @@ class Span:
         """End it, with an error (its type, its message, its text) or without."""
         from opentelemetry.trace import Status, StatusCode
 
-        with _failures_logged():
-            if error is not None:
+        if error is not None:
+            with _failures_logged():
                 kind, message, text = error
                 self._span.set_attribute("error.type", kind)
                 # Not record_exception, which knows nothing of secrets.
                 event = {"exception.type": kind, "exception.message": message, "exception.stacktrace": text}
                 self._span.add_event("exception", event)
                 self._span.set_status(Status(StatusCode.ERROR, message))
+        with _failures_logged():
             self._span.end()
 
 
@@ -89,11 +90,9 @@ def begin(
     """
     if "opentelemetry.trace" not in sys.modules:
         return None
-    provider = _provider()
-    if provider is None:
-        return None
     with _failures_logged():
-        return _begun(provider, name, kind, attributes(), trace)
+        provider = _provider()
+        return None if provider is None else _begun(provider, name, kind, attributes(), trace)
     return None
 
 
@@ -150,7 +149,7 @@ def _provider() -> TracerProvider | None:
 
 def _begun(
     provider: TracerProvider, name: str, kind: str, attributes: Mapping[str, Value], given: str | None
-) -> Span:
+) -> Span | None:
     from opentelemetry import trace
     from opentelemetry.context import Context, get_current
 
@@ -166,6 +165,8 @@ def _begun(
         links=[trace.Link(context) for context in contexts[1:]],
     )
     made = span.get_span_context()
+    if not made.is_valid:  # of a provider that is switched off, as by OTEL_SDK_DISABLED
+        return None
     return Span(span, f"00-{made.trace_id:032x}-{made.span_id:016x}-{made.trace_flags:02x}")
 
 
