@@ -27,6 +27,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -167,7 +168,7 @@ class WorkerEnd:
             if job.target.module != "__main__" or not isinstance(failure.outcome, Errored):
                 return failure
             text = failure.outcome.error.replace(f"{MAIN}.", "")  # as its program would write it
-            return Failure(Errored(text), failure.line.replace(f"{MAIN}.", ""))
+            return Failure(replace(failure.outcome, error=text), failure.line.replace(f"{MAIN}.", ""))
 
     def _report(self, running: _Running, result: Outcome | Failure) -> None:
         try:

@@ -85,12 +85,16 @@ def test_a_program_finds_its_own_nodes_in_other_processes(tmp_path: Path) -> Non
     assert program(tmp_path, "-m", "package.tool")[0] == done
 
 
-def test_the_error_of_a_program_s_own_node_names_its_file_and_exception(tmp_path: Path) -> None:
-    (tmp_path / "alone.py").write_text(code(body='raise Broken("by itself")'))
-    frame, line, *_, last = program(tmp_path, "alone.py")[0].splitlines()[1:]
+def test_the_error_of_a_program_s_own_node_names_its_file_and_exception_and_may_say_no_to_a_retry(
+    tmp_path: Path,
+) -> None:
+    body = 'Greet.no_retry = (Broken,); raise Broken("by itself")'
+    (tmp_path / "alone.py").write_text(code(body=body, end=f"{GUARDED}    print(outcome.retry)\n"))
+    frame, line, *_, last, why, retry = program(tmp_path, "alone.py")[0].splitlines()[1:]
     assert f'File "{tmp_path / "alone.py"}"' in frame
-    assert line.strip() == 'raise Broken("by itself")'
+    assert line.strip() == body
     assert last == "Broken: by itself"
+    assert (why, retry) == ("not to be retried: Greet.no_retry has Broken", "False")
 
 
 def test_a_program_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
