@@ -24,7 +24,7 @@ from exotrio.manager.engine.leases import Terms
 from exotrio.testing._graphs import GraphRun, result, virtual_clock, wait
 from exotrio.testing._points import Fault, Place, Point
 from exotrio.testing._tasks import Hold, TaskTracker
-from exotrio.testing._visits import Visit, observed
+from exotrio.testing._visits import Endless, Visit, observed
 from exotrio.testing._wire import Wire
 
 KEY = "rehearsal"
@@ -97,6 +97,7 @@ class Case:
         places: All that the run came by, in order, if it records them.
         reads_stopping: Identifiers of nodes that asked whether they should stop.
         begun: How often each node was begun.
+        endless: What a node did that does not end when it is cancelled; None if there was none.
     """
 
     def __init__(self, scenario: Scenario, point: Point | None) -> None:
@@ -106,6 +107,7 @@ class Case:
         self.places: list[Place] = []
         self.reads_stopping: set[str] = set()
         self.begun: Counter[str] = Counter()
+        self.endless: str | None = None
         self._point = point
         self._visits: Counter[str] = Counter()
         self._visit: Visit | None = None
@@ -205,6 +207,15 @@ class Case:
         elif self._visit is None and place == self._point.place:
             self._visit = visit
             self._strike(self._point.fault, visit, visit.process)
+
+    def note_endless(self, visit: Visit, what: str) -> None:
+        """Kill the process of an execution that does not end when it is cancelled, as an operator has to."""
+        process: Process = visit.process
+        if process.killed:
+            raise Endless(what)  # the case is over, and this task is all that is left of it
+        self.endless = what
+        process.killed = True
+        process.hold.begin()
 
     def finish(self, visit: Visit) -> None:
         """Note that the code of an execution is over."""

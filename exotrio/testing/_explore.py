@@ -40,7 +40,8 @@ class Failure:
 
     Attributes:
         point: The fault; None for the run without any.
-        error: What ``check`` raised; ``trio.TooSlowError`` if the run did not end.
+        error: What ``check`` raised; ``trio.TooSlowError`` if the run did not end, or a node that was
+            cancelled.
         what: Its first line, as it was then.
         more_often: Nodes that were begun more often than without the fault, as words: ``charge ran twice``.
     """
@@ -253,14 +254,20 @@ class _Runs(Generic[T]):
         with _reproducible(self.seed):
             # Without a setup, T is the type of None.
             world = cast("T", None) if self.setup is None else self.setup()
+            slow = failure = None
             try:
                 async with case.run() as run:
                     result = CrashRun(run.status, run.states, run.identifiers, world, point, dict(case.begun))
-                    return case, await self._checked(result)
+                    failure = await self._checked(result)
             except trio.TooSlowError as error:
+                slow = error
+            if case.endless is not None:
+                slow = trio.TooSlowError(case.endless)
+            if slow is not None and failure is None:
                 if point is None:
-                    raise
-                return case, Failure(point, error, _first_line(error))
+                    raise slow
+                failure = Failure(point, slow, _first_line(slow))
+            return case, failure
 
     async def _checked(self, run: CrashRun[T]) -> Failure | None:
         try:

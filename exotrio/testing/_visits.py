@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import types
 from collections import Counter
@@ -24,6 +25,13 @@ _OTHERS = tuple(
     for path in (trio.__file__, anyio.__file__, os.path.dirname(__file__))
 )
 """Folders of code that is not the user's."""
+MAX_CANCELLED_AWAITS = 1_000
+"""Of one execution. Each raises Cancelled at once: code that goes on after so many does not end, and virtual
+time stands still with it."""
+
+
+class Endless(BaseException):
+    """Ends a task of a node that goes on however often it is cancelled, even once its process was killed."""
 
 
 class Observer(Protocol):
@@ -35,6 +43,7 @@ class Observer(Protocol):
 
     def begin(self, claim: Claim) -> Visit: ...
     def reach(self, visit: Visit, place: Place) -> None: ...
+    def note_endless(self, visit: Visit, what: str) -> None: ...
     def finish(self, visit: Visit) -> None: ...
 
 
@@ -56,6 +65,7 @@ class Visit:
         self._node = claim.identifier
         self._execution = execution
         self._awaits = 0
+        self._cancelled_awaits = 0
         self._in_node = False
         task.visit = self
 
@@ -74,6 +84,12 @@ class Visit:
         """A task of the execution yields to Trio."""
         if self._in_node:
             self._awaits += 1
+            self._cancelled_awaits += trio.current_effective_deadline() == -math.inf
+            if self._cancelled_awaits > MAX_CANCELLED_AWAITS:
+                self._cancelled_awaits = 0
+                self._observer.note_endless(
+                    self, f"{self._node} goes on however often it is cancelled: {_line(coroutine)}"
+                )
             self.reach(Moment.AWAIT, self._awaits, _line(coroutine) if self._observer.records else "")
 
     def reach(self, moment: Moment, nth: int = 0, line: str = "") -> None:

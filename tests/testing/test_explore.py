@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -239,6 +240,24 @@ class Forever(BaseNode):
 async def test_a_run_that_does_not_end_is_a_failure_that_says_what_waits(autojump_clock: MockClock) -> None:
     with pytest.raises(CheckFailed, match=r"did not end in 60 s: work is QUEUED$"):
         await explore(graph(Forever), [Forever], setup=fresh, check=Logs(), faults=[Fault.KILLED], timeout=60)
+
+
+class Stubborn(BaseNode):
+    """Does not let itself be cancelled."""
+
+    async def execute(self) -> None:
+        while "done" not in world.log:
+            with suppress(BaseException):
+                await trio.sleep(0.1)
+                world.say("done")
+
+
+async def test_a_node_that_goes_on_however_often_it_is_cancelled_is_named(autojump_clock: MockClock) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        await explore(graph(Stubborn), [Stubborn], setup=fresh, check=Logs())
+    (failure,) = caught.value.exploration.failures
+    assert "work was stopped at its await 1" in str(failure)
+    assert "work goes on however often it is cancelled: test_explore.py:" in str(failure)
 
 
 class Roll(BaseNode):
