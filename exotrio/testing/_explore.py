@@ -169,7 +169,8 @@ async def explore(
         max_points: Most points to try; if there are more, as many of them are drawn. Defaults to 500.
         max_failures: End after so many. Defaults to 10.
         seed: Of everything that depends on chance. Defaults to 0.
-        timeout: Seconds that each run may take, on Trio's clock. Defaults to 600.
+        timeout: Seconds that the run without a fault may take, on Trio's clock; each other run may take twice
+            as long as that one did, and these seconds more. Defaults to 600.
 
     Returns:
         What was tried: ``print`` it, or assert that ``tried`` is as long as ``points``.
@@ -199,7 +200,11 @@ async def explore(
     )
 
     runs = _Runs(scenario=scenario, check=check, setup=setup, seed=seed)
+    begin = trio.current_time()
     usual, failure = await runs.make(None)
+    # With a fault some of it is done twice.
+    longer = replace(scenario, timeout=timeout + 2 * (trio.current_time() - begin))
+    runs = replace(runs, scenario=longer)
     points = tuple(_points(usual, faults))
     if failure is not None:
         _fail("the check fails even without a fault", Exploration(points, (failure,)))

@@ -238,8 +238,18 @@ class Forever(BaseNode):
 
 
 async def test_a_run_that_does_not_end_is_a_failure_that_says_what_waits(autojump_clock: MockClock) -> None:
-    with pytest.raises(CheckFailed, match=r"did not end in 60 s: work is QUEUED$"):
+    with pytest.raises(CheckFailed, match=r"did not end in 60\.\d+ s: work is QUEUED$"):
         await explore(graph(Forever), [Forever], setup=fresh, check=Logs(), faults=[Fault.KILLED], timeout=60)
+
+
+class Long(BaseNode):
+    async def execute(self) -> None:
+        await trio.sleep(40)
+
+
+async def test_a_run_that_takes_twice_as_long_with_a_fault_has_the_time(autojump_clock: MockClock) -> None:
+    found = await explore(graph(Long), [Long], setup=fresh, check=Logs(), faults=[Fault.KILLED], timeout=60)
+    assert len(found.tried) == 3
 
 
 class Stubborn(BaseNode):
