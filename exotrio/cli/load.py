@@ -70,18 +70,23 @@ class Loaded:
         where += "; that is a Graph, which is chosen with --graph" if is_graph else ""
         return self._named(name, found, found, "Runtime", where)
 
-    def graph(self, name: str | None) -> Graph:
-        """Return the module's Graph with this name (its own, or its variable's), or the only one."""
+    def graph(self, name: str | None, *, option: str = "--graph") -> Graph:
+        """Return the module's Graph with this name (its own, or its variable's), or the only one.
+
+        ``option`` is what names one in the arguments, for messages.
+        """
         variables = self._variables(Graph)
         by_own_name = {graph.name: graph for graph in variables.values()}
         if name is None:
             return self._only(
                 by_own_name,
                 "Graph",
-                name_one="name one with --graph NAME",
+                name_one=f"name one with {option} NAME",
                 write_one="write: graph = Graph('my-graph', namespace=...), then graph.add(...)",
             )
-        return self._named(name, {**variables, **by_own_name}, by_own_name, "Graph", "asked for with --graph")
+        return self._named(
+            name, {**variables, **by_own_name}, by_own_name, "Graph", f"asked for with {option}"
+        )
 
     def all_of(self, kind: type[T]) -> list[T]:
         """Return every object of a type at the module's top level."""

@@ -365,6 +365,27 @@ def test_a_python_graph_is_applied(cli: Cli, running: Server) -> None:
     told(cli("graph", "apply", "nodes.py", "--name", "fam"), 3, "no Graph 'fam'; did you mean 'fan'?")
 
 
+def test_all_graphs_of_a_python_file_are_applied_unless_one_is_named(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    cli.write("two.py", NODES + "first = Graph('one', nodes=graph.nodes, store_config=graph.store_config)\n")
+    assert [each["name"] for each in cli.json("graph", "apply", "two.py")["graphs"]] == ["fan", "one"]
+    assert cli.json("graph", "apply", "two.py", "--name", "one")["name"] == "one"
+    assert cli.json("graph", "apply", "two.py:first")["name"] == "one"
+    cli.set(token="t")
+    told(cli("graph", "apply", "two.py", "--secret", "token"), 2, "two.py has fan, one: name one with --name")
+    assert cli("graph", "apply", "two.py", "--name", "one", "--secret", "token").code == 0
+    told(cli("graph", "apply", "two.py", "--name", "oen"), 3, "did you mean 'one'?", "asked for with --name")
+    cli.write("none.py", "")
+    told(cli("graph", "apply", "none.py"), 3, "none.py has no Graph at its top level")
+    cli.write("bad.py", NODES + "bad = Graph('bad', nodes=[place('Nobody', 'x')])\n")
+    end = cli("graph", "apply", "bad.py")
+    assert (end.code, "applied before that: fan\n" in end.err, "graph 'bad' is invalid" in end.err) == (
+        3,
+        True,
+        True,
+    )
+
+
 def test_a_graph_that_was_shown_can_be_applied_again_with_its_secrets(
     cli: Cli, running: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,7 +479,10 @@ def test_a_refused_key_is_told_with_the_option_that_gives_another(cli: Cli, runn
 
 
 def test_settings_that_are_missing_are_all_named(cli: Cli, running: Server) -> None:
-    told(cli("graph", "ls"), 2, "-n NAMESPACE", "EXOSPHERE_NAMESPACE", "--uri", "--key-file")
+    told(cli("graph", "ls"), 2, "no state manager is given", "--uri", "--key-file", "--db")
+    told(
+        cli("graph", "ls", "--uri", running.uri), 2, "-n NAMESPACE", "EXOSPHERE_NAMESPACE", "give --key-file"
+    )
     env = {**running.env, "EXOSPHERE_NAMESPACE": "n"}
     cli.write(".env", "".join(f"{name}={value}\n" for name, value in env.items()))
     assert cli("graph", "ls").code == 0

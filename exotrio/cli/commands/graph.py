@@ -43,7 +43,9 @@ def command() -> None:
 
 @command.command(name="apply")
 @click.argument("target", metavar="FILE_OR_MODULE")
-@click.option("--name", metavar="NAME", help="Name of the graph, or which one of several in a Python file.")
+@click.option(
+    "--name", metavar="NAME", help="Name of the graph, or the only one to apply of those in a Python file."
+)
 @options.secrets
 @options.secrets_file
 @options.seconds("--timeout", 60, "How long to wait for the validation.")
@@ -56,25 +58,32 @@ def apply(
     timeout: float,
     connection: Connection,
 ) -> int:
-    """Create or replace a graph, and wait until it is validated.
+    """Create or replace a graph, or all graphs of a Python file, and wait until they are validated.
 
     FILE_OR_MODULE is a JSON file (- for standard input) or Python with a Graph. Secrets given here
     override those in the file; the graph keeps no others. Runs that have begun keep the graph they
     began with.
 
-    JSON: as `graph show`.
+    JSON: as `graph show`; of several graphs as `graph ls`.
     """
     given = merged(secrets, secrets_file, "--secret", "--secrets-file")
-    draft = read_complete(target, name, given)
-    name = draft.name or ""
+    drafts = read_complete(target, name, given)
+    applied: list[tuple[str, GraphReply]] = []
 
-    async def declare(manager: StateManager) -> GraphReply:
-        await draft.declare(manager, timeout)
-        return await find_graph(manager, name)
+    async def declare(manager: StateManager) -> None:
+        for draft in drafts:
+            await draft.declare(manager, timeout)
+            applied.append((draft.name or "", await find_graph(manager, draft.name or "")))
 
-    graph = connection.ask(declare)
-    named = (name, connection.namespace, graph)
-    connection.print(_as_json(*named), [_headline(*named), *_cron_lines(graph)])
+    try:
+        connection.ask(declare)
+    finally:
+        if 0 < len(applied) < len(drafts):
+            print_message(f"applied before that: {', '.join(name for name, _ in applied)}")
+    named = [(name, connection.namespace, graph) for name, graph in applied]
+    graphs = [_as_json(*each) for each in named]
+    body = graphs[0] if len(graphs) == 1 else {"namespace": connection.namespace, "graphs": graphs}
+    connection.print(body, (line for each in named for line in (_headline(*each), *_cron_lines(each[2]))))
     return SUCCESS
 
 

@@ -163,23 +163,33 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def read_complete(target: str, name: str | None, secrets: Mapping[str, str]) -> Draft:
-    """Read the graph in a JSON file, or in a Python file or module, and refuse one that cannot be declared.
+def read_complete(target: str, name: str | None, secrets: Mapping[str, str]) -> list[Draft]:
+    """Read the graph in a JSON file, or those in a Python file or module, and refuse what cannot be declared.
 
-    ``name`` replaces the file's, or says which of several in Python; ``secrets`` override the file's.
+    ``name`` replaces the file's, or says which of several in Python; ``secrets`` override the file's, of one
+    graph.
     """
     if is_json(target):
-        draft = read_draft(target)
-    else:
-        loaded = load(target)
-        draft = draft_of(loaded, loaded.graph(name or loaded.attribute))
+        return [_complete(read_draft(target), name, secrets)]
+    loaded = load(target)
+    name = name or loaded.attribute
+    graphs = loaded.all_of(Graph) if name is None else []
+    if len(graphs) < 2:
+        graphs = [loaded.graph(name, option="--name")]
+    elif secrets:
+        names = ", ".join(graph.name for graph in graphs)
+        raise click.UsageError(f"secrets are for one graph, and {target} has {names}: name one with --name")
+    return [_complete(draft_of(loaded, graph), None, secrets) for graph in graphs]
+
+
+def _complete(draft: Draft, name: str | None, secrets: Mapping[str, str]) -> Draft:
     errors = [str(problem) for problem in draft.problems if problem.severity == "error"]
     for problem in draft.problems:
         if problem.severity == "warning":
             print_message(str(problem))
     if errors or draft.body is None:
         raise GraphInvalid(f"{draft.file} declares no valid graph", errors)
-    name = (name if is_json(target) else None) or draft.name
+    name = name or draft.name
     if not name:
         raise click.UsageError(
             f'{draft.file} does not name its graph: give --name NAME, or write "name": "..." into it'
