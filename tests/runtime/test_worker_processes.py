@@ -185,6 +185,7 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
         inputs={},
         secrets={},
         shown="it",
+        trace=None,
         draining=False,
     )
     with ours:
