@@ -1,13 +1,14 @@
 """Finds what a command is for: by name, by id or by the beginning of an id, and in lists.
 
-Errors suggest what was meant. A command that changes nothing accepts the first characters of the id of a
-run or runtime, 6 or more, or the key of a run. Ids of states all begin alike, so these are given whole. The
-last part of a runtime's id is 12 digits, unique for each; it can stand for the id. All but keys and runtimes
-works through v0, too.
+Errors suggest what was meant. The first characters of the id of a run or runtime, 6 or more, stand for it if
+no other begins with them, or the key of a run. Ids of states all begin alike: our server numbers them in one
+row, so the last digits stand for one. The last part of a runtime's id is 12 digits, unique for each; it can
+stand for the id. All but keys, runtimes and digits works through v0, too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -29,6 +30,9 @@ PAGE = 1_000
 MAX_SEARCHED = 20_000
 """Runs of a v0 server that are searched: it gives nothing but all of them, page by page."""
 STOPPED = "stopped"
+_NUMBER = 16
+"""Digits of a state's id that number it; those before say of which database it is."""
+_LAST_DIGITS = re.compile(rf"[0-9a-fA-F]{{1,{_NUMBER}}}")
 
 
 def is_v0_only(refusal: RequestRefused) -> bool:
@@ -119,14 +123,6 @@ async def _runs_with_key(manager: StateManager, given: str) -> list[RunSummary]:
         return []
 
 
-async def whole_run(manager: StateManager, given: str, change: Callable[[str], Awaitable[T]]) -> T:
-    """Change a run by its whole id; if there is none, the error suggests one."""
-    try:
-        return await change(given)
-    except NotFound as error:
-        raise _no_run(given, await _runs_like(manager, given), error) from error
-
-
 async def _runs_like(manager: StateManager, given: str) -> list[str]:
     """Return the ids of recent runs with this prefix, or the one that is a typing error away."""
     if len(given) < MIN_PREFIX:
@@ -140,8 +136,7 @@ async def _runs_like(manager: StateManager, given: str) -> list[str]:
 def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
     what = f"there is no run {given!r}"
     if len(found) == 1:
-        hint = "to change a run, give its whole id" if found[0].startswith(given.lower()) else ""
-        return NotFound(f"{what}; did you mean {found[0]}?", where=error.where, fix=hint)
+        return NotFound(f"{what}; did you mean {found[0]}?", where=error.where)
     if found:
         return NotFound(f"{len(found)} runs begin with {given!r}", fix=f"they are: {listed(found)}")
     hint = "see `runs ls` for what there is"
@@ -150,6 +145,22 @@ def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
     elif len(given) < MIN_PREFIX:
         hint = f"give the whole id, or at least its first {MIN_PREFIX} characters; {hint}"
     return NotFound(what, where=error.where, fix=hint)
+
+
+async def whole_state_id(manager: StateManager, given: str) -> str:
+    """Return the id of a state of which the last digits are given, without the zeros before them.
+
+    What cannot be completed is returned as it is.
+    """
+    if not _LAST_DIGITS.fullmatch(given):
+        return given
+    try:
+        newest = (await manager.states(limit=1)).states
+    except RequestRefused as refusal:
+        if not is_v0_only(refusal):
+            raise
+        return given
+    return newest[0].id[:-_NUMBER] + given.lower().zfill(_NUMBER) if newest else given
 
 
 async def whole_state(given: str, call: Awaitable[T]) -> T:
@@ -236,17 +247,8 @@ async def _search(
 
 
 def find_workers(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
-    """Return the runtime with this id or last part, or all live ones of the Runtime with this name."""
-    found = _named(workers, given)
-    if found:
-        return found
-    similar = _with_prefix(workers, given)
-    if len(similar) == 1:
-        raise NotFound(
-            f"there is no runtime {given!r}; did you mean {similar[0].worker_id}?",
-            fix="to drain it, give its whole id, or the part after the last colon",
-        )
-    raise _no_runtime(workers, given)
+    """Return all live runtimes of the Runtime with this name, or the one that ``find_worker`` finds."""
+    return _named(workers, given) or [find_worker(workers, given)]
 
 
 def find_worker(workers: Sequence[RuntimeInfo], given: str) -> RuntimeInfo:

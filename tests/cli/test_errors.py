@@ -263,7 +263,7 @@ def test_run_says_that_there_is_no_state_manager(cli: Cli) -> None:
 def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(cli: Cli) -> None:
     assert cli("run", "ok.py", "-i", "name=x", "--db", "kept.db").code == 0
     end = cli("runs", "cancel", "nope", "-n", "n", "--db", "kept.db")
-    told(end, 6, "there is no run 'nope'", "asked: POST /exotrio/v1/namespace/n/run/nope/cancel")
+    told(end, 6, "there is no run 'nope'", "asked: GET /exotrio/v1/namespace/n/run/nope?wait_ms=0")
 
 
 @pytest.mark.parametrize("command", ["runs ls -n n", "trigger greeting -n n", "backup b.db"])

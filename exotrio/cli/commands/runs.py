@@ -15,10 +15,10 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import find_run, list_runs, list_states, whole_run
+from exotrio.cli.lookup import find_run, list_runs, list_states
 from exotrio.cli.runs.remote import follow
 from exotrio.cli.terminal.output import error_message, table
-from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus, StateSummary
+from exotrio.client import Run, RunRetry, RunStatus, RunSummary, StateManager, StateStatus, StateSummary
 
 MAX_FAILED = 20
 """Failed states that `runs show` lists."""
@@ -28,8 +28,8 @@ MAX_FAILED = 20
 def command() -> None:
     """List and show runs; watch, cancel or retry one.
 
-    RUN is the id of a run. To show or watch one, its key, or the first 6 characters of its id, are
-    enough, if they are unique.
+    RUN is the id of a run. Its key, or the first 6 characters of its id, are enough, if they are
+    unique.
     """
 
 
@@ -119,7 +119,11 @@ def cancel(run_id: str, connection: Connection) -> int:
 
     JSON: as of `runs show`, without failed.
     """
-    run = connection.ask(lambda manager: whole_run(manager, run_id, manager.cancel))
+
+    async def ask(manager: StateManager) -> Run:
+        return await manager.cancel((await find_run(manager, run_id)).run_id)
+
+    run = connection.ask(ask)
     connection.print(run.model_dump(mode="json"), _as_lines(run))
     return SUCCESS
 
@@ -134,10 +138,15 @@ def retry(run_id: str, connection: Connection) -> int:
 
     JSON: run_id, retried (state_id, new_state_id, status) and refused (state_id, reason).
     """
-    reply = connection.ask(lambda manager: whole_run(manager, run_id, manager.retry_run))
-    lines = [f"{plural(len(reply.retried), 'state')} of run {run_id} will run again"]
+
+    async def ask(manager: StateManager) -> tuple[str, RunRetry]:
+        found = await find_run(manager, run_id)
+        return found.run_id, await manager.retry_run(found.run_id)
+
+    whole_id, reply = connection.ask(ask)
+    lines = [f"{plural(len(reply.retried), 'state')} of run {whole_id} will run again"]
     lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
-    connection.print({"run_id": run_id, **reply.model_dump(mode="json")}, lines)
+    connection.print({"run_id": whole_id, **reply.model_dump(mode="json")}, lines)
     return FAILED if reply.refused else SUCCESS
 
 

@@ -50,8 +50,8 @@ _FATES = {
 def command() -> None:
     """List runtimes, drain them, and show where their tasks wait.
 
-    RUNTIME is the id of one as `runtimes ls` shows it, the part of it after the last colon, or the name
-    of a Runtime. Only exotrio's own state manager knows its runtimes.
+    RUNTIME is the id of one as `runtimes ls` shows it, the part of it after the last colon, the first 6
+    characters of either, or the name of a Runtime. Only exotrio's own state manager knows its runtimes.
     """
 
 
@@ -137,8 +137,7 @@ def tasks(runtime: str, timeout: float, connection: Connection) -> int:
     """Print the tree of a runtime's tasks, and where each waits: lines of code, no values.
 
     The runtime sends it with its next heartbeat, usually within 20 s, if it was started with
-    `worker --health-tasks` or by `dev`. The first 6 characters of its id, or of the part after the last
-    colon, are enough.
+    `worker --health-tasks` or by `dev`.
 
     JSON: worker_id, runtime, tasks (the tree as text).
     """

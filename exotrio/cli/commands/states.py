@@ -15,7 +15,7 @@ from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.terminal.output import error_message, pairs
-from exotrio.client import StateDetail, StateHistory, StateManager, StateStatus, StateSummary
+from exotrio.client import StateDetail, StateHistory, StateManager, StateRetry, StateStatus, StateSummary
 from exotrio.errors import NotFound, RequestRefused
 
 
@@ -23,7 +23,8 @@ from exotrio.errors import NotFound, RequestRefused
 def command() -> None:
     """List and show states, which are the executions of nodes in runs; retry one.
 
-    STATE is the whole id of a state, as `states ls` and `runs show` print it.
+    STATE is the id of a state, as `states ls` and `runs show` print it. Its last digits, without the
+    zeros before them, are enough at exotrio's own state manager.
     """
 
 
@@ -132,17 +133,21 @@ def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
 
     JSON: state_id, new_state_id, status.
     """
-    new = connection.ask(
-        lambda manager: lookup.whole_state(state_id, manager.manual_retry(state_id, fanout_id))
-    )
-    body = {"state_id": state_id, "new_state_id": new.id, "status": new.status.value}
+
+    async def ask(manager: StateManager) -> tuple[str, StateRetry]:
+        whole_id = await lookup.whole_state_id(manager, state_id)
+        return whole_id, await lookup.whole_state(state_id, manager.manual_retry(whole_id, fanout_id))
+
+    whole_id, new = connection.ask(ask)
+    body = {"state_id": whole_id, "new_state_id": new.id, "status": new.status.value}
     connection.print(body, [new.id])
     return SUCCESS
 
 
 async def _find(manager: StateManager, state_id: str, run_id: str | None) -> StateDetail:
     try:
-        return await lookup.whole_state(state_id, manager.history(state_id))
+        whole_id = await lookup.whole_state_id(manager, state_id)
+        return await lookup.whole_state(state_id, manager.history(whole_id))
     except RequestRefused as refusal:
         if not lookup.is_v0_only(refusal):
             raise

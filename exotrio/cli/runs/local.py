@@ -20,7 +20,7 @@ from exotrio._util.database_url import shown_database
 from exotrio._util.settings import read_settings
 from exotrio._util.terminal_text import harmless
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
-from exotrio.cli.lookup import list_runs
+from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.remote import check_of_values
 from exotrio.cli.runs.result import print_result
@@ -130,11 +130,11 @@ class LocalRun:
                     "EXOSPHERE_STATE_MANAGER_URI; give --db FILE too, or use the dashboard of that one"
                 )
             self._opening = None
-            self.runtime.work_on(self._own_id)
             client = await stack.enter_async_context(StateManager(self.runtime.namespace))
             # Before the runtime, which waits for a state manager that is not reachable.
             with self._asking:
                 await self._ask_first(client, asked)
+            self.runtime.work_on(self._own_id)
             return await self._follow(client)
 
     @asynccontextmanager
@@ -164,13 +164,14 @@ class LocalRun:
         """Fail early if the state manager is not reachable, refuses the key, or does not know the run."""
         if self._run_id is not None:
             try:
-                run = await client.status(self._run_id)
+                run = await find_run(client, self._run_id)
             except NotFound as error:
                 raise NotFound(
-                    f"there is no run {self._run_id!r} in namespace {self.runtime.namespace!r}",
+                    f"{error.what} in namespace {self.runtime.namespace!r}",
                     where=f"looked up in {asked}, asked for with --resume",
-                    fix="give the id that was printed when the run began, and the same --db",
+                    fix=f"{error.fix or 'name the run'}; with the --db that it began with",
                 ) from error
+            self._run_id = self._own_id = run.run_id
             self._require_nodes_of(run)
             return
         if not self._embedded:
