@@ -18,7 +18,7 @@ from exotrio._util.settings import Settings, read_settings
 from exotrio.manager.background import Retention, Scheduler, in_background, join, stay, sweep
 from exotrio.manager.database import must_share_keys, place_of_keys
 from exotrio.manager.engine.claims import Claimer
-from exotrio.manager.engine.deletion import delete_graph, pending_runs
+from exotrio.manager.engine.deletion import MAX_PENDING, delete_graph, pending_runs
 from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
 from exotrio.manager.engine.managers import enter_alone, leave
 from exotrio.manager.engine.runs import cancel
@@ -96,15 +96,22 @@ class Service:
         is_gone = False
         try:
             while not is_gone:
-                while pending := await self.store.read(pending_runs, namespace, name, cancel_runs):
+                is_more = True
+                while is_more:
+                    pending = await self.store.read(pending_runs, namespace, name, cancel_runs)
                     for run_id in pending:
                         with suppress(Refused):  # it has ended meanwhile
                             await self.store.write(cancel, namespace, run_id)
                             cancelled += 1
+                    # Not until there are none: others may begin as fast.
+                    is_more = len(pending) == MAX_PENDING
                 more = True
                 while more:
-                    step = await self.store.write(delete_graph, namespace, name, is_first=not deleted)
+                    step = await self.store.write(
+                        delete_graph, namespace, name, is_first=not deleted, may_cancel=cancel_runs
+                    )
                     deleted += step.runs
+                    cancelled += step.cancelled
                     is_gone = step.graph
                     more = step.runs > 0 and not is_gone
         finally:

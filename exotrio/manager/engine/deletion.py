@@ -3,7 +3,9 @@
 It takes as many transactions as its runs need, so that nobody waits for long: first those that have not
 ended are cancelled, then ``delete_graph`` is repeated until the graph is gone, which is in the last one. Each
 has the graph to itself: a run that is triggered or retried meanwhile is found by the next one, or finds no
-graph. If it ends in between, the graph is still there, with fewer runs, and the same request goes on.
+graph. What is found then is cancelled in the same transaction, or a graph that is triggered all the time
+would never be gone. If it ends in between, the graph is still there, with fewer runs, and the same request
+goes on.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ from dataclasses import dataclass
 from exotrio._util.words import listed
 from exotrio.manager.engine.graphs import delete_schedules_of, find_graph, lock_graph
 from exotrio.manager.engine.retention import MAX_BATCH, RUNS, discard_runs
+from exotrio.manager.engine.runs import cancel
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 MAX_PENDING = 1_000
-"""Runs that are cancelled before it is looked for more."""
+"""Runs that are cancelled in transactions of their own before it is looked for more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What one transaction deleted: so many runs, and the graph, too, or not yet."""
+    """What one transaction deleted: runs, some of which it cancelled, and the graph, too, or not yet."""
 
     runs: int
+    cancelled: int
     graph: bool
 
 
@@ -43,30 +47,41 @@ def pending_runs(view: View, namespace: str, name: str, may_be_cancelled: bool) 
     return found
 
 
-def delete_graph(tx: Transaction, namespace: str, name: str, is_first: bool) -> Deleted:
+def delete_graph(
+    tx: Transaction, namespace: str, name: str, *, is_first: bool, may_cancel: bool = False
+) -> Deleted:
     """Delete some of the runs of a graph, and the graph if these were the last ones.
 
-    It deletes nothing if it ``is_first`` and a run has not ended: then the whole deletion may be refused.
+    Runs that have not ended are cancelled if they ``may_cancel``. Otherwise they stay, with the graph, and
+    nothing is deleted if it ``is_first``: then the whole deletion may be refused.
     """
     end = time.monotonic() + MAX_BATCH
     graph = lock_graph(tx, namespace, name)["id"]
     # At first only, since among a million runs this takes long.
-    if is_first and _lock_runs(tx, graph, "pending > 0"):
-        return Deleted(0, graph=False)
-    deleted = 0
-    while ended := _lock_runs(tx, graph, "pending = 0"):
-        discard_runs(tx, ended)
-        deleted += len(ended)
-        if len(ended) == RUNS and time.monotonic() >= end:
-            return Deleted(deleted, graph=False)
-    if _lock_runs(tx, graph, "pending > 0"):  # begun or retried meanwhile
-        return Deleted(deleted, graph=False)
+    if is_first and not may_cancel and _lock_runs(tx, graph, "pending > 0"):
+        return Deleted(0, 0, graph=False)
+    deleted = cancelled = 0
+    while True:
+        while ended := _lock_runs(tx, graph, "pending = 0"):
+            discard_runs(tx, ended)
+            deleted += len(ended)
+            # Not once it has cancelled some: those are few, and others would begin meanwhile.
+            if len(ended) == RUNS and not cancelled and time.monotonic() >= end:
+                return Deleted(deleted, cancelled, graph=False)
+        begun = _lock_runs(tx, graph, "pending > 0")  # or retried
+        if not begun:
+            break
+        if not may_cancel:
+            return Deleted(deleted, cancelled, graph=False)
+        for run_id in begun.values():
+            cancel(tx, namespace, run_id)
+        cancelled += len(begun)
     with tx.secure_delete():
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
     delete_schedules_of(tx, graph)
     tx.execute("DELETE FROM templates WHERE graph = ?", (graph,))
     tx.execute("DELETE FROM graphs WHERE id = ?", (graph,))
-    return Deleted(deleted, graph=True)
+    return Deleted(deleted, cancelled, graph=True)
 
 
 def _lock_runs(tx: Transaction, graph: int, condition: str) -> dict[int, str]:
