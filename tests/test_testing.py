@@ -174,6 +174,8 @@ async def test_what_cannot_be_run_is_refused_with_the_reasons(autojump_clock: Mo
         await run_graph(graph("other"), NODES)
     with pytest.raises(ConfigurationError, match="dict"):
         await run_graph(graph(), [dict], store={"word": "Hello"})  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="no input 'nmaes'; did you mean 'names'"):
+        await run_graph(graph(), NODES, inputs={"nmaes": "Ada"}, store={"word": "Hello"})
 
 
 async def test_a_run_that_takes_too_long_is_given_up_with_what_still_waits(autojump_clock: MockClock) -> None:

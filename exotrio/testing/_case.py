@@ -21,7 +21,7 @@ from exotrio.client._state_manager import StateManager
 from exotrio.graph import Graph
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
-from exotrio.testing._graphs import GraphRun, result, virtual_clock, wait
+from exotrio.testing._graphs import GraphRun, result, start, virtual_clock, wait
 from exotrio.testing._points import Fault, Place, Point
 from exotrio.testing._tasks import Hold, TaskTracker
 from exotrio.testing._visits import Endless, Visit, observed
@@ -158,17 +158,14 @@ class Case:
     async def _run(self, manager: StateManager, scenario: Scenario) -> GraphRun:
         graph = scenario.graph
         await self._nursery.start(self._start)
-        await manager.upsert_graph(graph)
-        triggered = await manager.trigger(
-            graph.name, inputs=dict(scenario.inputs), store=dict(scenario.store)
-        )
-        status = await wait(manager, graph, triggered["run_id"], scenario.timeout)
+        run_id = await start(manager, graph, scenario.inputs, scenario.store)
+        status = await wait(manager, graph, run_id, scenario.timeout)
         for process in self._processes:
             await process.resumed.wait()
             if not process.killed:
                 process.runtime.stop()
                 await process.ended.wait()
-        return await result(manager, graph, triggered["run_id"], status)
+        return await result(manager, graph, run_id, status)
 
     async def _start(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> None:
         """Run another runtime until it ends."""

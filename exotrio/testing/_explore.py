@@ -160,8 +160,8 @@ async def explore(
         nodes: The node classes it names.
         check: Called after each run with its result, while what was killed still stands; plain or async. It
             raises anything if the property is broken.
-        setup: Called before each run: it makes all fresh that nodes have effects in. What it returns is
-            ``world`` of the result. Defaults to none: nodes have effects in nothing but the run.
+        setup: Called before each run: it makes all fresh that nodes have effects in. A plain def. What it
+            returns is ``world`` of the result. Defaults to none: nodes have effects in nothing but the run.
         inputs: As of ``run_graph``.
         store: As of ``run_graph``.
         faults: Which ones to try. Defaults to all.
@@ -259,6 +259,11 @@ class _Runs(Generic[T]):
         with _reproducible(self.seed):
             # Without a setup, T is the type of None.
             world = cast("T", None) if self.setup is None else self.setup()
+            if inspect.iscoroutine(world):
+                world.close()
+                raise ConfigurationError(
+                    "setup is an async def, which explore does not await", fix="write a plain def"
+                )
             slow = failure = None
             try:
                 async with case.run() as run:

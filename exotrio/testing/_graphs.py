@@ -111,7 +111,8 @@ async def run_graph(
         The result. A node that raises makes a FAILED run, not an exception here.
 
     Raises:
-        ConfigurationError: node classes that are not usable, or nodes of several namespaces.
+        ConfigurationError: node classes that are not usable, nodes of several namespaces, or an input that
+            the first node does not have.
         GraphInvalid: the graph is not valid; ``problems`` names each reason.
         RequestRefused: inputs or store do not fit the graph.
         trio.TooSlowError: the run did not end in time; the message says which states still wait.
@@ -129,10 +130,9 @@ async def run_graph(
         StateManager(namespace, transport=transport) as manager,
     ):
         async with _running(Runtime(namespace, "test", nodes, transport=transport)):
-            await manager.upsert_graph(graph)
-            triggered = await manager.trigger(graph.name, inputs=dict(inputs or {}), store=dict(store or {}))
-            status = await wait(manager, graph, triggered["run_id"], timeout)
-        return await result(manager, graph, triggered["run_id"], status)
+            run_id = await start(manager, graph, inputs or {}, store or {})
+            status = await wait(manager, graph, run_id, timeout)
+        return await result(manager, graph, run_id, status)
 
 
 def namespace_of(graph: Graph) -> str:
@@ -145,6 +145,22 @@ def namespace_of(graph: Graph) -> str:
         )
     (namespace,) = namespaces or {"test"}  # the state manager says what is wrong with a graph without nodes
     return namespace
+
+
+async def start(
+    manager: StateManager, graph: Graph, inputs: Mapping[str, str], store: Mapping[str, str]
+) -> str:
+    """Declare a graph, start a run of it, and return its id."""
+    await manager.upsert_graph(graph)
+    followers = {identifier for node in graph.nodes for identifier in node.next_nodes or ()}
+    (first,) = (node for node in graph.nodes if node.identifier not in followers)
+    for name in inputs:
+        # As of v0, a state manager ignores it: the test would be one of the input in the graph.
+        if name not in first.inputs:
+            hint = meant(name, first.inputs) or f": it has {listed(first.inputs)}"
+            raise ConfigurationError(f"the first node, {first.identifier!r}, has no input {name!r}{hint}")
+    triggered = await manager.trigger(graph.name, inputs=dict(inputs), store=dict(store))
+    return str(triggered["run_id"])
 
 
 def virtual_clock() -> Callable[[], int]:

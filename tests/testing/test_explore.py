@@ -357,6 +357,13 @@ async def test_it_refuses_what_cannot_be_run(autojump_clock: MockClock) -> None:
         await explore(graph(Foreign), [Foreign], check=ran_once)
     with pytest.raises(ConfigurationError, match="dict"):
         await explore(graph(), [dict], check=ran_once)  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="no input 'speed': it has none"):
+        await explore(graph(), [Work], check=ran_once, inputs={"speed": "high"})
+
+    async def fresh_later() -> None: ...
+
+    with pytest.raises(ConfigurationError, match="setup is an async def"):
+        await explore(graph(), [Work], check=ran_once, setup=fresh_later)
 
 
 async def test_a_check_that_fails_without_a_fault_says_so(autojump_clock: MockClock) -> None:
