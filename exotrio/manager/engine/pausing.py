@@ -2,7 +2,8 @@
 
 Both are columns of what is paused, so they are the same at every state manager, and stay when a node is
 registered again or a graph is stored again. What runs goes on. The claim reads the column in the statement
-that looks for states (``claims``), so that no claim that begins after the pause takes one.
+that looks for states (``claims``), so that no claim that begins after the pause takes one. State managers of
+version 1 of the tables, which may be there during an update, do not know these columns: they pause nothing.
 """
 
 from __future__ import annotations
