@@ -116,6 +116,7 @@ async def look(site: Site, shown: list[Shown]) -> None:
             if page["next"]:
                 ok(await api.states(**narrowed, status=statuses, before=page["next"]))
     for answer in (
+        await api.states(graph="united", outputs="true"),
         await api.nodes(),
         *(await api.graphs(), await api.get_graph("united"), await api.namespaces()),
         *(await api.runs(1, 5), await api.runs(2, 5)),
