@@ -161,10 +161,11 @@ class Executor:
             BaseException: what is meant for the runtime or the application, not for the node.
         """
         claim, execution = attempt.claim, attempt.execution
-        if attempt.error is not None:
-            if passing := self._passing(attempt.error, execution):
+        error, attempt.error = attempt.error, None  # its traceback refers to the attempt: a cycle
+        if error is not None:
+            if passing := self._passing(error, execution):
                 raise passing
-            return self._failed(attempt.error, claim, execution)
+            return self._failed(error, claim, execution)
         if attempt.outcome is None and execution.timed_out:
             return self._timed_out(claim, execution)
         return attempt.outcome

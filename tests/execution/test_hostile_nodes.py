@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import trio
 
 from exotrio import BaseNode, PruneSignal, Runtime
+from exotrio.testing import Errored, run_node
 from tests.support.doubles import V0Server, runtime
 
 
@@ -302,6 +305,29 @@ async def test_a_node_that_goes_on_after_it_gave_its_task_away_is_the_last_of_th
             given[0].send(None)
         rt.stop()
     assert rt.summary.errored == 1
+
+
+class Holds:
+    """What a node holds: a file, a connection."""
+
+
+class Drops(BaseNode):
+    held: weakref.ref[Holds]
+
+    async def execute(self) -> None:
+        held = Holds()
+        Drops.held = weakref.ref(held)
+        raise ValueError
+
+
+async def test_what_a_failed_node_held_is_freed_with_its_state() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        assert isinstance(await run_node(Drops), Errored)
+        assert Drops.held() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_leaf_of_a_group_of_any_depth_is_named(autojump_clock: Any) -> None:
