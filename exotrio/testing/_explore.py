@@ -152,8 +152,11 @@ async def explore(
     What has no await has no point. Where the real thing would wait, for the disk or for the bank, a fake has
     to as well: ``await trio.lowlevel.checkpoint()`` before its effect.
 
-    Nodes that run in threads or processes run on the Trio loop here. All random numbers of ``random`` and the
-    order in which Trio runs its tasks depend on ``seed`` alone, so that each point keeps its number.
+    Nodes that run in threads or processes run on the Trio loop here. Threads that a node starts itself (by
+    ``trio.to_thread``, ``trio.Path``) have to be short: virtual time passes meanwhile, minutes in a second.
+
+    All random numbers of ``random`` and the order in which Trio runs its tasks depend on ``seed`` alone, so
+    that each point keeps its number.
 
     Args:
         graph: The graph. All its nodes are in one namespace.
