@@ -20,6 +20,7 @@ from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
 from exotrio._runtime.ledger import Ledger, Stage
 from exotrio._runtime.lifecycle import Phase, Summary, advance
+from exotrio._runtime.loop_watch import loop_watched
 from exotrio._runtime.options import Options, outbox_of, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
@@ -354,7 +355,8 @@ class Runtime:
                 self._tasks.enter()
                 if self._ledger.events:
                     around.start_soon(self._lag.measure)
-                await self._stop.guard(partial(engine.run, started), "the runtime")
+                with loop_watched(self._options.nodes):
+                    await self._stop.guard(partial(engine.run, started), "the runtime")
                 self._tasks.leave()
                 around.cancel_scope.cancel()
         outside.cancel()

@@ -108,7 +108,7 @@ def _lines_of(root: trio.lowlevel.Task, depth: int) -> Iterator[str]:
 
 def _frames(frames: Iterable[tuple[FrameType, int]], indent: str) -> Iterator[str]:
     lines = [
-        f"{indent}{frame.f_code.co_qualname} ({_short(frame.f_code.co_filename)}:{line})"
+        f"{indent}{frame.f_code.co_qualname} ({short_file(frame.f_code.co_filename)}:{line})"
         for frame, line in frames
         if frame.f_code.co_filename != _TRAPS
     ]
@@ -117,7 +117,7 @@ def _frames(frames: Iterable[tuple[FrameType, int]], indent: str) -> Iterator[st
     yield from lines[-MAX_FRAMES:]
 
 
-def _short(file: str) -> str:
+def short_file(file: str) -> str:
     """Return a path below the folder that it is imported from: what comes before says nothing of the code."""
     folders = [os.path.join(folder, "") for folder in sys.path if folder]
     return file[max((len(folder) for folder in folders if file.startswith(folder)), default=0) :]

@@ -71,7 +71,8 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
             )
         elif swept.late_ms:
             logger.warning(
-                "this process did not run for %.1f s; leases are extended by as much", swept.late_ms / 1000
+                "this process, or its event loop, did not run for %.1f s; leases are extended by as much",
+                swept.late_ms / 1000,
             )
         level = logging.WARNING
         if ended:
