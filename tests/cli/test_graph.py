@@ -138,7 +138,11 @@ def test_a_json_file_that_is_no_graph_is_told_where(cli: Cli, text: str, said: s
         ([node("a"), node("a")], "g.json:4: node 'a': its identifier is used 2 times"),
         ([node("a", "Lock", "b")], "g.json:3: node 'a': next node 'b' is not an identifier of this graph"),
         ([node("a"), node("b")], "g.json: a graph has one root"),
-        ([node("a", "Lock", "b"), node("b", "Lock", "b")], "g.json:4: node 'b': lies on a path to itself"),
+        ([node("a", "Lock", "b"), node("b", "Lock", "b")], "g.json:4: node 'b': is on a cycle: b -> b"),
+        (
+            [node("a", "Lock", "b", "c"), node("b", "Lock", "c"), node("c", "Lock", "a")],
+            "node 'b': is on a cycle: b -> c -> a -> b",
+        ),
         ([node("a", unites={"identifier": "x"})], "g.json:3: node 'a': unites 'x', which this graph lacks"),
         ([node("a", inputs={"x": "${{ y"}), node("b")], "g.json:3: node 'a', input 'x': '${{' is not closed"),
         ([node("a", inputs={"x": 5})], "g.json:3: node 'a', input 'x': must be a string, not int"),

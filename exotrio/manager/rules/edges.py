@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
@@ -35,8 +35,9 @@ class Shape:
             for child in node.next_nodes or ():
                 self.predecessors[child].append(node.identifier)
         refuse("a united node has a wrong target", self._wrong_targets())
-        refuse("the graph is not connected", self._unconnected())
+        # First, since a graph that is one cycle has no root.
         refuse("the graph has a cycle", self._cycles())
+        refuse("the graph is not connected", self._unconnected())
         self.order, waiting = _topological(self.nodes, self._dependencies)
         if waiting:
             text = f"united nodes wait for each other, so none is ever reached: {listed(sorted(waiting))}"
@@ -113,8 +114,25 @@ class Shape:
     def _cycles(self) -> Iterator[Problem]:
         _, waiting = _topological(self.nodes, lambda name: self.predecessors[name])
         for name in self.nodes:
-            if name in waiting and name in self.below(name):
-                yield Problem("lies on a path to itself", name)
+            if name in waiting and (way := self._way_back(name)):
+                yield Problem(f"is on a cycle: {listed(way, separator=' -> ')}", name)
+
+    def _way_back(self, identifier: str) -> list[str]:
+        """Return a shortest way along edges from ``identifier`` to itself, with both ends, if there is one."""
+        came_from: dict[str, str] = {}
+        waiting = deque([identifier])
+        while waiting:
+            name = waiting.popleft()
+            for child in self.nodes[name].next_nodes or ():
+                if child == identifier:
+                    way = [child, name]
+                    while way[-1] != identifier:
+                        way.append(came_from[way[-1]])
+                    return way[::-1]
+                if child not in came_from:
+                    came_from[child] = name
+                    waiting.append(child)
+        return []
 
     def _derive_ancestors(self) -> None:
         for name in self.order:
