@@ -15,19 +15,23 @@ from exotrio.errors import ConfigurationError, ExotrioError
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
-def require_place(path: Path, *, overwrite: bool) -> None:
-    """Raise ConfigurationError if something is there, unless it is a file and is to be overwritten."""
+OVERWRITE = "overwrite=True"
+
+
+def require_place(path: Path, *, overwrite: bool, option: str = OVERWRITE) -> None:
+    """Raise ConfigurationError if something is there, unless it is a file and is to be overwritten.
+
+    ``option`` is how the user says that it is, for the message.
+    """
     if os.path.lexists(path) and not overwrite:
-        raise _exists(path)
+        raise _exists(path, option)
     if os.path.lexists(path) and not path.is_file():
         # A folder, or a device such as /dev/null, which root would replace for everybody.
         raise ConfigurationError(f"{path} is not a regular file", fix="choose another name")
 
 
-def _exists(path: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"{path} already exists", fix="choose another name, or overwrite it: overwrite=True, --overwrite"
-    )
+def _exists(path: Path, option: str = OVERWRITE) -> ConfigurationError:
+    return ConfigurationError(f"{path} already exists", fix=f"choose another name, or replace it: {option}")
 
 
 class NewFile:

@@ -320,7 +320,7 @@ def test_a_backup_is_written_and_never_over_a_file_that_is_there(cli: Cli, runni
     end = cli("backup", "copy.db")
     assert end.code == 0, end
     assert end.out == f"copy.db: {(cli.folder / 'copy.db').stat().st_size:,} bytes\n"
-    told(cli("backup", "copy.db"), 2, "copy.db already exists", "--overwrite")
+    told(cli("backup", "copy.db"), 2, "copy.db already exists", "replace it: --overwrite\n")
     live = cli("backup", "busy.db", "--overwrite")
     told(live, 2, "busy.db is the database of a state manager")
 

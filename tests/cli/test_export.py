@@ -35,7 +35,7 @@ def test_a_run_is_written_to_a_file_that_only_its_owner_reads(cli: Cli, run: str
 
 def test_without_a_name_the_file_is_named_by_the_run(cli: Cli, run: str) -> None:
     assert cli("export", run[:6]).out.startswith(f"run-{run[:8]}.html: ")
-    told(cli("export", run), 2, f"run-{run[:8]}.html already exists", "--overwrite")
+    told(cli("export", run), 2, f"run-{run[:8]}.html already exists", "replace it: --overwrite\n")
 
 
 def test_a_file_that_exists_is_left_alone_unless_it_may_be_overwritten(cli: Cli, run: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from exotrio._util.new_file import require_place
 from exotrio.cli.connection import Connection, server_connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.terminal.output import print_text
@@ -24,6 +25,7 @@ def command(file: Path, overwrite: bool, connection: Connection) -> int:
 
     A database on PostgreSQL is backed up with pg_dump; this command then prints how.
     """
+    require_place(file, overwrite=overwrite, option="--overwrite")
     size = connection.ask(lambda manager: manager.backup(file, overwrite=overwrite))
     print_text(f"{file}: {size:,} bytes")
     return SUCCESS

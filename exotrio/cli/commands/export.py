@@ -40,7 +40,7 @@ def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, con
     RUN is the id of a run, or its first 6 characters or more. The run need not be finished.
     """
     if file is not None and file != STANDARD_OUTPUT:
-        require_place(Path(file), overwrite=overwrite)
+        require_place(Path(file), overwrite=overwrite, option="--overwrite")
 
     async def fetch(manager: StateManager) -> tuple[str, bytes]:
         run = await find_run(manager, run_id)
@@ -51,7 +51,7 @@ def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, con
         print_bytes(page)
         return SUCCESS
     path = Path(f"run-{whole_id[:8]}.html" if file is None else file)
-    require_place(path, overwrite=overwrite)
+    require_place(path, overwrite=overwrite, option="--overwrite")
     write_new(path, page, "the page", overwrite=overwrite)
     print_text(f"{path}: {len(page):,} bytes")
     return SUCCESS
