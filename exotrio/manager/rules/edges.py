@@ -118,7 +118,7 @@ class Shape:
                 yield Problem(f"is on a cycle: {listed(way, separator=' -> ')}", name)
 
     def _way_back(self, identifier: str) -> list[str]:
-        """Return a shortest way along edges from ``identifier`` to itself, with both ends, if there is one."""
+        """Return a shortest way along edges from ``identifier`` to itself, with both ends."""
         came_from: dict[str, str] = {}
         waiting = deque([identifier])
         while waiting:
