@@ -1,80 +1,448 @@
-"""The code in the README does what the text beside it says."""
+"""README, guide, production and proof: their code runs as printed, and they leave nothing out."""
 
 from __future__ import annotations
 
+import inspect
 import re
-import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import click
 import pytest
 from pydantic import create_model
 from trio.testing import MockClock
 
+import exotrio
 from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, RequestRefused, RetryPolicyModel
 from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.settings import VARIABLES
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
+from exotrio.cli import cli
 from exotrio.manager.rules.template import Template
-from exotrio.testing import CheckFailed, Errored, Executed, run_node
+from exotrio.testing import CheckFailed, Errored, Executed, Requeued, run_node
+from tests.support.facts import named_tests
 from tests.support.helpers import declare
-from tests.support.processes import ROOT, ended, environment, server
+from tests.support.pages import (
+    BLOCKS,
+    GUIDE,
+    PAGES,
+    PRODUCTION,
+    PROOF,
+    README,
+    Block,
+    assert_prints,
+    block,
+    save,
+    shell,
+    text,
+    without_code,
+)
+from tests.support.processes import ROOT, Processes, ended, server
 
-PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+# Each block of code of the pages stands here: those that a test below runs, by its name there ...
+AUDIT = block(README, "run examples/audit.py")
+AUDIT_PRINTS = block(README, "duplicates: 47 files")
+GREET = block(README, "class Greet(")
+GREET_TEST = block(README, "await run_graph(")
+TESTS = block(README, "-m pytest")
+INSTALL = block(GUIDE, "pip install --quiet . pytest-trio")
+WORDS = block(GUIDE, "class Split(")
+WORDS_RUN = block(GUIDE, 'run words.py -i text="one three"')
+WORDS_PRINTS = block(GUIDE, "length: 5\n")
+STATES = block(GUIDE, "states ls --place measure")
+MISTAKE = block(GUIDE, "did you mean 'word'?")
+WORDS_TEST = block(GUIDE, "test_each_word_is_measured")
+PYTEST_INI = block(GUIDE, "[pytest]")
+PYTEST = block(GUIDE, "-m pytest -q test_words.py")
+PASSED = block(GUIDE, "1 passed")
+PRICE = block(GUIDE, "class Price(")
+SOLVE = block(GUIDE, "class Solve(")
+CONVERT = block(GUIDE, "class Convert(")
+LOGIN = block(GUIDE, "class Login(")
+POLICY = block(GUIDE, "RetryPolicyModel.exponential(")
+PAY = block(GUIDE, "class Pay(")
+WAIT = block(GUIDE, "class Wait(")
+GRAPH = block(GUIDE, "graph.add(Report")
+CRON = block(GUIDE, "CronTrigger(")
+JSON = block(GUIDE, '"retry_policy"')
+CHECK = block(GUIDE, "graph check words.json")
+VALID = block(GUIDE, "words.json: the graph is valid")
+CLIENT = block(GUIDE, 'async with StateManager("tutorial") as manager')
+BILL = block(GUIDE, "async def bill(")
+MEASURE_TEST = block(GUIDE, "await run_node(")
+EXPLORE = block(GUIDE, "await explore(")
+EXPLORE_PRINTS = block(GUIDE, "CheckFailed: ")
+WORKER = block(GUIDE, "exotrio worker words.py")
+SEVERAL = block(GUIDE, "trigger words -n tutorial")
+EMBEDDED = block(GUIDE, 'embedded(":memory:") as transport,')
+TRACES = block(GUIDE, "set_tracer_provider")
+TEST_IN_FIVE_MINUTES = block(PROOF, "class Greet(")
+
+# ... and those that other tests run, or check against the files that they are about.
+OTHERS = {
+    "cli/test_dev": {
+        "test_new_code_takes_over_at_the_same_address": [
+            block(GUIDE, "\n.venv/bin/python -m exotrio dev"),
+            block(GUIDE, "\npython -m exotrio dev"),
+        ],
+    },
+    "execution/test_asyncio_nodes": {
+        "test_an_asyncio_node_that_does_not_say_so_gets_a_note": [block(GUIDE, "+    runs_in")],
+    },
+    "manager/test_moving": {
+        "test_the_command_says_what_was_moved_and_what_else_has_to_be": [
+            block(PRODUCTION, "migrate sqlite-to-postgres")
+        ],
+    },
+    "manager/test_postgres_start": {
+        "test_a_signal_ends_the_waiting": [block(GUIDE, "interrupted; everything is kept")],
+        "test_backup_says_how_pg_dump_does_it_and_that_command_works": [block(PRODUCTION, "\npg_dump")],
+        "test_two_that_start_at_once_on_an_empty_database_serve_and_show_the_password_nowhere": [
+            block(PRODUCTION, "--port 8002")
+        ],
+    },
+    "sdk/test_stock_sdk": {
+        "test_changing_the_import_is_the_migration": [block(GUIDE, "+from exotrio import")],
+    },
+    "test_deploy": {
+        "test_secrets_are_named_and_never_written_down": [block(PRODUCTION, "from-literal=database-url")],
+        "test_the_compose_file_fits_the_images": [block(PRODUCTION, "deploy/compose.yaml")],
+        "test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy": [
+            block(PRODUCTION, "for n in 1 2 3")
+        ],
+    },
+}
 
 
-def block(name: str) -> str:
-    """Return the only piece of code that defines this class."""
-    (found,) = [code for code in PYTHON if f"class {name}(" in code]
-    return found
+def test_each_block_of_each_page_is_run_by_a_test() -> None:
+    shown = [value for value in globals().values() if isinstance(value, Block)]
+    for module, tests in OTHERS.items():
+        assert tests.keys() <= named_tests(ROOT / "tests" / f"{module}.py")
+        shown += [block for blocks in tests.values() for block in blocks]
+    assert not [each for each in BLOCKS if each not in shown]
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)]+)\)", without_code(page)):
+            if link.startswith("https://"):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), f"{page}: {link}"
+            if anchor:
+                headings = re.findall(
+                    r"^#+ (.+)$", without_code(str(target.resolve().relative_to(ROOT))), re.M
+                )
+                assert anchor in [_anchor(heading) for heading in headings], f"{page}: {link}"
+
+
+def _anchor(heading: str) -> str:
+    """Return what GitHub makes of a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_readme_is_read_in_two_minutes() -> None:
+    assert len(text(README).splitlines()) <= 150
+
+
+# -- all of it is in the pages
+
+
+def _commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from _commands(found, *path, name)
+    else:
+        yield path, command
+
+
+def test_each_command_and_its_options_are_in_the_guide() -> None:
+    reference = text(GUIDE).partition("### Commands")[2].partition("### Runtime")[0]
+    rows = [(re.findall(r"[\w-]+", row.split("|")[1]), row) for row in reference.splitlines() if "| `" in row]
+    for path, command in _commands(cli):
+        (row,) = [row for words, row in rows if words[0] == path[0] and path[-1] in words]
+        for parameter in command.params:
+            longest = max(parameter.opts, key=len)
+            shown = isinstance(parameter, click.Option) and not parameter.hidden
+            if shown and longest not in SHARED_OPTIONS:
+                assert re.search(rf"{longest}[` ]", row), f"{' '.join(path)} {longest}"
+
+
+SHARED_OPTIONS = {
+    "--help",
+    "--verbose",
+    "--log-format",
+    "--output",
+    "--namespace",
+    "--uri",
+    "--key-file",
+    "--db",
+}
+
+
+def test_each_command_that_is_printed_exists_with_its_options() -> None:
+    lines = [line for each in BLOCKS if not each.language for line in each.code.splitlines()]
+    spans = [
+        span for page in PAGES for span in re.findall(r"`(python -m exotrio [^`]+)`", without_code(page))
+    ]
+    found = [match for line in [*lines, *spans] for match in re.findall(r"-m exotrio (.*?)(?: &|$)", line)]
+    assert len(found) > 20
+    known = dict(_commands(cli))
+    for printed in found:
+        words = printed.split()
+        if words[0] == "COMMAND":
+            continue
+        (command, *_) = [command for path, command in known.items() if path == tuple(words[: len(path)])] or [
+            None
+        ]
+        assert command is not None, f"python -m exotrio {printed}"
+        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, printed
+
+
+def test_all_that_nodes_runtimes_and_programs_have_is_in_the_guide() -> None:
+    guide = text(GUIDE)
+    names = [name for name in vars(BaseNode) if not name.startswith("_") and name != "execute"]
+    runtime = inspect.signature(exotrio.Runtime).parameters
+    calls = [name for name in dir(exotrio.StateManager) if not name.startswith("_") and name != "aclose"]
+    for name in (*names, *runtime, *calls, *VARIABLES, "PruneSignal", "NoRetry"):
+        assert re.search(rf"`(?:self\.|\w+=)?{name}\b|^    {name} = ", guide, re.M), name
+
+
+# -- README
+
+
+def test_the_set_up_installs_what_the_first_steps_need() -> None:
+    main_job = "python3 -m venv .venv && .venv/bin/pip install --quiet . && .venv/bin/python -m exotrio run"
+    assert AUDIT.code == f"{main_job} examples/audit.py\n"
+    assert INSTALL.code == "python3 -m venv .venv && .venv/bin/pip install --quiet . pytest-trio\n"
+    tests = (
+        "python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[test]' && .venv/bin/python -m pytest\n"
+    )
+    assert TESTS.code == tests
+    assert "grep -E '^python3 -m venv .*pytest' README.md" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_the_audit_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "tree" / name).write_text(name)
+    end = ended("run", ROOT / "examples" / "audit.py", "--store", f"root={tmp_path / 'tree'}", cwd=tmp_path)
+    assert end.code == 0, end
+    shown = [line for line in AUDIT_PRINTS.code.splitlines(True) if line != "plan 0/1\n"]
+    assert_prints(end.err + end.out, "".join(shown))
 
 
 def test_the_first_node_greets(tmp_path: Path) -> None:
-    (tmp_path / "hello.py").write_text(block("Greet"), "utf-8")
+    (tmp_path / "hello.py").write_text(GREET.code, "utf-8")
     end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path)
     assert end.code == 0, end
     assert end.out.splitlines()[-1].strip() == "text: Hello, Ada!"
 
 
-def test_the_test_of_the_whole_graph_passes(tmp_path: Path) -> None:
-    (test,) = [code for code in PYTHON if "await run_graph(" in code]
-    (tmp_path / "hello.py").write_text(block("Greet"), "utf-8")
-    (tmp_path / "test_hello.py").write_text(test, "utf-8")
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", "utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    end = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
-    assert end.returncode == 0, end.stdout
-    assert "1 passed" in end.stdout
+# -- guide: the tutorial, and what builds on its files
 
 
-async def test_the_rehearsed_crash_finds_what_is_printed_and_then_nothing(
-    autojump_clock: MockClock,
+def test_the_tutorial_works_as_printed(tmp_path: Path) -> None:
+    for each in (WORDS, WORDS_TEST, PYTEST_INI, JSON):
+        save(each, tmp_path)
+    code, printed = shell(WORDS_RUN, tmp_path)
+    assert code == 0, printed
+    progress, result = WORDS_PRINTS.code.split("split", 1)[0], WORDS_PRINTS.code.partition("\nSUCCESS")[2]
+    assert_prints(printed, progress)
+    assert_prints(printed, f"SUCCESS{result}")
+
+    code, printed = shell(STATES, tmp_path)
+    assert code == 0, printed
+    assert "2 states" in printed
+    assert "length" in printed
+
+    code, printed = shell(PYTEST, tmp_path)
+    assert code == 0, printed
+    assert PASSED.code.strip() in printed
+
+    code, printed = shell(CHECK, tmp_path)
+    assert (code, printed) == (0, VALID.code)
+
+    (tmp_path / "words.py").write_text(WORDS.code.replace("split.word)", "split.wrod)"), "utf-8")
+    code, printed = shell(WORDS_RUN, tmp_path)
+    assert (code, printed) == (3, MISTAKE.code.replace("/home/you/exotrio", str(tmp_path)))
+
+
+def test_the_words_are_run_on_several_machines(tmp_path: Path) -> None:
+    for each in (WORDS, CLIENT):
+        save(each, tmp_path)
+    with Processes() as processes:
+        running = processes.server(tmp_path)
+        assert WORKER.code == "python -m exotrio worker words.py\n"
+        processes.start("worker", "words.py", cwd=tmp_path, env=running.env).line("is registered")
+        code, printed = shell(SEVERAL, tmp_path, **running.env)
+    assert code == 0, printed
+    assert_prints(printed, "SUCCESS: 4 states in 0.0 s (run 7c175303-1669-4ae8-950f-c6bcbefa3eec)")
+    assert printed.splitlines()[-2:] == ["SUCCESS", "[{'length': '3'}, {'length': '5'}]"]
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of ``words.py``, which can be imported."""
+    module = ModuleType("words")
+    monkeypatch.setitem(sys.modules, "words", module)
+    return execute(WORDS, vars(module))
+
+
+def execute(
+    block: Block, names: dict[str, Any] | None = None, *, before: str = "", code: str = ""
+) -> dict[str, Any]:
+    """Execute a block, or what a test made of its code, with these names; return all that there are then."""
+    names = {} if names is None else names
+    names.setdefault("__name__", "page")
+    exec(compile(before + (code or block.code), block.page, "exec", dont_inherit=True), names)
+    return names
+
+
+async def test_a_node_is_tested_alone(words: dict[str, Any]) -> None:
+    await execute(MEASURE_TEST)["test_a_word_is_measured"]()
+
+
+async def test_the_embedded_state_manager_runs_the_graph(
+    words: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (wrong,) = [code for code in PYTHON if "await explore(" in code]
-    charge = "        charges.append("
-    right = wrong.replace(charge, f'        if "order 1" not in charges:\n    {charge}')
-
-    async def run(code: str) -> None:
-        names: dict[str, Any] = {"__name__": "test_shop"}
-        exec(compile(code, "test_shop.py", "exec", dont_inherit=True), names)
-        await names["test_a_crash_charges_nobody_twice"](autojump_clock)
-
-    with pytest.raises(CheckFailed) as caught:
-        await run(wrong)
-    printed = (ROOT / "README.md").read_text("utf-8").partition("\nCheckFailed: ")[2].partition("\n```")[0]
-    assert str(caught.value) == printed
-    await run(right)
+    imports = "import trio\nfrom exotrio import StateManager\nfrom exotrio.manager import embedded\n"
+    await execute(EMBEDDED, words, before=imports)["main"]()
+    assert capsys.readouterr().out == "SUCCESS\n"
 
 
-def test_the_test_that_the_page_on_tests_shows_passes(tmp_path: Path) -> None:
-    page = (ROOT / "tests" / "README.md").read_text("utf-8")
-    (test,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    (tmp_path / "test_greet.py").write_text(test, "utf-8")
-    (tmp_path / "pytest.ini").write_text(f"[pytest]\ntrio_mode = true\npythonpath = {ROOT}\n", "utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    end = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
-    assert end.returncode == 0, end.stdout
+# -- guide: nodes
+
+
+FROM = """
+import os
+from datetime import date, timedelta
+from decimal import Decimal
+from pydantic import BaseModel
+from exotrio import BaseNode, Graph, NoRetry, ReQueueAfterSignal, RetryPolicyModel
+"""
+PRICED = """
+    async def execute(self):
+        assert self.inputs.due == date(2024, 1, 31)
+        return self.Outputs(total=self.inputs.count * sum(self.inputs.rates))
+"""
+
+
+async def test_the_typed_node_takes_and_gives_text() -> None:
+    price = execute(PRICE, before=FROM, code=PRICE.code + PRICED)["Price"]
+    inputs = {"count": "3", "due": "2024-01-31", "rates": '["1.10","2.00"]'}
+    assert await run_node(price, inputs) == Executed([{"total": "9.30"}])
+
+
+def test_the_node_in_a_process_is_stopped_in_time(tmp_path: Path) -> None:
+    solver = "import re\ndef solve(model):\n    re.match('(a+)+$', 'a' * 60 + 'b')\n"
+    imports = "import trio\nfrom exotrio.testing import run_node\nimport solver\n"
+    start = "if __name__ == '__main__':\n    print(trio.run(run_node, Solve, {'model': 'x'}).error)\n"
+    (tmp_path / "solver.py").write_text(solver, "utf-8")
+    code = FROM + imports + SOLVE.code.replace("= 60", "= 1") + start
+    (tmp_path / "solve.py").write_text(code, "utf-8")
+    assert shell("python solve.py", tmp_path) == (0, "timed out after 1 s (timeout of Solve)\n")
+
+
+async def test_the_node_in_steps_converts_all_pages_or_says_how_many() -> None:
+    converted: list[int] = []
+    convert = execute(CONVERT, {"convert": converted.append}, before=FROM)["Convert"]
+    assert await run_node(convert, {"pages": "3"}) == Executed([{"done": "3"}])
+    assert converted == [0, 1, 2]
+    convert.timeout = 1e-9
+    outcome = await run_node(convert, {"pages": "3"})
+    assert isinstance(outcome, Errored)
+    assert "timed out" in outcome.error
+
+
+async def test_the_node_with_a_secret_gets_it_and_its_graph_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def whoami(token: str) -> str:
+        return {"t": "Ada"}[token]
+
+    monkeypatch.setenv("SHOP_TOKEN", "t")
+    names = execute(LOGIN, {"whoami": whoami}, before=FROM)
+    assert await run_node(names["Login"], secrets={"token": "t"}) == Executed([{"user": "Ada"}])
+    assert names["graph"].secrets == {"token": "t"}
+
+
+async def test_the_policy_waits_as_long_as_the_guide_says() -> None:
+    policy = execute(POLICY, before=FROM)["graph"].retry_policy
+    assert (policy.backoff_factor, policy.exponent, policy.max_retries, policy.max_delay) == (
+        500,
+        2,
+        5,
+        60_000,
+    )
+    default = RetryPolicyModel()
+    assert (default.max_retries, default.backoff_factor, default.exponent) == (3, 2000, 2)
+
+
+async def test_the_node_that_pays_says_what_is_not_to_be_retried() -> None:
+    async def charge(card: str) -> None:
+        raise {"locked": PermissionError, "offline": ConnectionError}[card]()
+
+    pay = execute(PAY, {"charge": charge}, before=FROM)["Pay"]
+    retried = {}
+    for card in ("stolen", "locked", "offline"):
+        outcome = await run_node(pay, {"card": card})
+        assert isinstance(outcome, Errored)
+        retried[card] = outcome.retry
+    assert retried == {"stolen": False, "locked": False, "offline": True}
+
+
+async def test_the_node_that_polls_is_run_again_until_the_job_is_done() -> None:
+    answers = iter((False, True))
+
+    async def is_done(job: str) -> bool:
+        return next(answers)
+
+    wait = execute(WAIT, {"is_done": is_done}, before=FROM)["Wait"]
+    assert await run_node(wait, {"job": "7"}) == Requeued(timedelta(minutes=5).total_seconds())
+    assert isinstance(await run_node(wait, {"job": "7"}), Executed)
+
+
+# -- guide: graphs and runs
+
+
+def test_the_graph_is_valid_and_its_errors_are_those_that_are_quoted() -> None:
+    names: dict[str, Any] = {}
+    for node, inputs, outputs in (
+        ("Plan", ["root"], ["root"]),
+        ("Scan", ["root"], ["path"]),
+        ("Digest", ["path", "title"], ["line"]),
+        ("Report", ["lines"], []),
+    ):
+        models = {
+            part: create_model(part, **dict.fromkeys(fields, (str, ...)))
+            for part, fields in (("Inputs", inputs), ("Outputs", outputs))
+        }
+        names[node] = type(node, (BaseNode,), models)
+    execute(GRAPH, names, before=FROM)
+    template = Template(GraphBody.of(names["graph"]))
+    edges = {place.identifier: place.next for place in template.places}
+    assert edges == {"plan": (1,), "scan": (2,), "digest": (3,), "notify": (), "report": ()}
+    quoted = "Scan has no input 'rot'; did you mean 'root'?"
+    assert quoted in text(GUIDE)
+    with pytest.raises(GraphInvalid, match=re.escape(quoted)):
+        names["graph"].add(names["Scan"], identifier="again", rot=names["plan"].root)
+
+
+def test_the_schedule_of_a_graph_is_in_its_time_zone() -> None:
+    names = {"graph": Graph("g", [GraphNodeModel(node_name="N", namespace="n", identifier="n")])}
+    execute(CRON, names)
+    (schedule,) = GraphBody.of(names["graph"]).schedules
+    due = next_occurrence_ms(schedule, moment_ms("2026-07-03T12:00:00Z"))
+    assert due == moment_ms("2026-07-06T09:00:00+02:00"), "on Monday"
 
 
 async def test_an_order_that_is_billed_twice_has_one_run(
@@ -87,100 +455,46 @@ async def test_an_order_that_is_billed_twice_has_one_run(
         running.ask("PUT", "/v0/namespace/shop/graph/bill", {"secrets": {}, "nodes": [node]})
         for name, value in running.env.items():
             monkeypatch.setenv(name, value)
-        (code,) = [code for code in PYTHON if "async def bill(" in code]
-        names: dict[str, Any] = {}
-        exec(compile(f"from exotrio import StateManager\n{code}", "README.md", "exec"), names)
-        assert await names["bill"]("17", "9.50") == await names["bill"]("17", "9.50")
+        bill = execute(BILL, before="from exotrio import StateManager\n")["bill"]
+        assert await bill("17", "9.50") == await bill("17", "9.50")
         with pytest.raises(RequestRefused, match="'order-17' belongs to the run"):
-            await names["bill"]("17", "9.51")
+            await bill("17", "9.51")
 
 
-def test_the_graph_is_valid_and_its_errors_are_those_that_are_quoted() -> None:
-    names: dict[str, Any] = {"Graph": Graph, "RetryPolicyModel": RetryPolicyModel}
-    for node, inputs, outputs in (
-        ("Plan", ["root"], ["root"]),
-        ("Scan", ["root"], ["path"]),
-        ("Digest", ["path", "title"], ["line"]),
-        ("Report", ["lines"], []),
-    ):
-        models = {
-            part: create_model(part, **dict.fromkeys(fields, (str, ...)))
-            for part, fields in (("Inputs", inputs), ("Outputs", outputs))
-        }
-        names[node] = type(node, (BaseNode,), models)
-    (code,) = [code for code in PYTHON if "graph.add(Report" in code]
-    exec(compile(code, "README.md", "exec", dont_inherit=True), names)
-    template = Template(GraphBody.of(names["graph"]))
-    edges = {place.identifier: place.next for place in template.places}
-    assert edges == {"plan": (1,), "scan": (2,), "digest": (3,), "notify": (), "report": ()}
-    quoted = "Scan has no input 'rot'; did you mean 'root'?"
-    assert quoted in (ROOT / "README.md").read_text("utf-8")
-    with pytest.raises(GraphInvalid, match=re.escape(quoted)):
-        names["graph"].add(names["Scan"], identifier="again", rot=names["plan"].root)
+# -- guide: tests and traces
 
 
-def test_the_node_in_a_process_is_stopped_in_time(tmp_path: Path) -> None:
-    solver = "import re\ndef solve(model):\n    re.match('(a+)+$', 'a' * 60 + 'b')\n"
-    imports = "import trio\nfrom pydantic import BaseModel\nfrom exotrio import BaseNode\n"
-    imports += "from exotrio.testing import run_node\nimport solver\n"
-    start = "if __name__ == '__main__':\n    print(trio.run(run_node, Solve, {'model': 'x'}).error)\n"
-    (tmp_path / "solver.py").write_text(solver, "utf-8")
-    (tmp_path / "solve.py").write_text(imports + block("Solve").replace("= 60", "= 1") + start, "utf-8")
-    end = subprocess.run(
-        [sys.executable, "solve.py"], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
-    )
-    assert end.stdout == "timed out after 1 s (timeout of Solve)\n", end.stderr
+async def test_the_rehearsed_crash_finds_what_is_printed_and_then_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    charge = "        charges.append("
+    right = EXPLORE.code.replace(charge, f'        if "order 1" not in charges:\n    {charge}')
 
+    async def run(code: str) -> None:
+        names: dict[str, Any] = {"__name__": "test_shop"}
+        exec(compile(code, "test_shop.py", "exec", dont_inherit=True), names)
+        await names["test_a_crash_charges_nobody_twice"](autojump_clock)
 
-EXECUTE = """
-    async def execute(self):
-        assert self.inputs.due == date(2024, 1, 31)
-        return self.Outputs(total=self.inputs.count * sum(self.inputs.rates))
-"""
-
-
-async def test_the_typed_node_takes_and_gives_text() -> None:
-    names: dict[str, Any] = {}
-    imports = (
-        "from datetime import date\nfrom decimal import Decimal\n"
-        "from pydantic import BaseModel\nfrom exotrio import BaseNode\n"
-    )
-    code = compile(imports + block("Price") + EXECUTE, "README.md", "exec", dont_inherit=True)
-    exec(code, names)
-    inputs = {"count": "3", "due": "2024-01-31", "rates": '["1.10","2.00"]'}
-    assert await run_node(names["Price"], inputs) == Executed([{"total": "9.30"}])
-
-
-def test_the_schedule_of_a_graph_is_in_its_time_zone() -> None:
-    names: dict[str, Any] = {
-        "graph": Graph("g", [GraphNodeModel(node_name="N", namespace="n", identifier="n")])
-    }
-    exec(compile(next(code for code in PYTHON if "CronTrigger(" in code), "README.md", "exec"), names)
-    (schedule,) = GraphBody.of(names["graph"]).schedules
-    due = next_occurrence_ms(schedule, moment_ms("2026-07-03T12:00:00Z"))
-    assert due == moment_ms("2026-07-06T09:00:00+02:00"), "on Monday"
-
-
-async def test_the_node_that_pays_says_what_is_not_to_be_retried() -> None:
-    async def charge(card: str) -> None:
-        raise {"locked": PermissionError, "offline": ConnectionError}[card]()
-
-    names: dict[str, Any] = {"charge": charge}
-    imports = "from pydantic import BaseModel\nfrom exotrio import BaseNode, NoRetry\n"
-    exec(compile(imports + block("Pay"), "README.md", "exec", dont_inherit=True), names)
-    retried = {}
-    for card in ("stolen", "locked", "offline"):
-        outcome = await run_node(names["Pay"], {"card": card})
-        assert isinstance(outcome, Errored)
-        retried[card] = outcome.retry
-    assert retried == {"stolen": False, "locked": False, "offline": True}
+    with pytest.raises(CheckFailed) as caught:
+        await run(EXPLORE.code)
+    assert f"CheckFailed: {caught.value}\n" == EXPLORE_PRINTS.code
+    await run(right)
 
 
 def test_the_provider_of_tracers_gets_one_trace_of_a_run(tmp_path: Path) -> None:
-    (traces,) = [code for code in PYTHON if "set_tracer_provider" in code]
-    (tmp_path / "hello.py").write_text(traces + block("Greet"), "utf-8")
+    (tmp_path / "hello.py").write_text(TRACES.code + GREET.code, "utf-8")
     end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path)
     assert end.code == 0, end
     for name in ("trigger greeting", "execute Greet"):
         assert f'"name": "{name}"' in end.err  # where the file was loaded, what it prints is no result
     assert len(set(re.findall(r'"trace_id": "(\w+)"', end.err))) == 1
+
+
+def test_the_tests_that_the_pages_show_pass(tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text(GREET.code, "utf-8")
+    (tmp_path / "test_hello.py").write_text(GREET_TEST.code, "utf-8")
+    (tmp_path / "test_greet.py").write_text(TEST_IN_FIVE_MINUTES.code, "utf-8")
+    (tmp_path / "pytest.ini").write_text(f"{PYTEST_INI.code}pythonpath = {ROOT}\n", "utf-8")
+    code, printed = shell("python -m pytest -q -p no:cacheprovider", tmp_path)
+    assert code == 0, printed
+    assert "2 passed" in printed

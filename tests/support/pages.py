@@ -1,0 +1,118 @@
+"""The pages of documentation: their sections, their blocks of code, and shells that run these as printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.processes import PATIENCE, ROOT, environment
+
+README, GUIDE, PRODUCTION, PROOF = PAGES = (
+    "README.md",
+    "examples/README.md",
+    "examples/deploy/README.md",
+    "tests/README.md",
+)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+_HEADING = re.compile(r"^#+ (.+)$", re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code.
+
+    Attributes:
+        page: The page that it is on.
+        section: The last heading before it.
+        language: As the page names it; empty for commands and what they print.
+        before: The last line of text before it.
+    """
+
+    page: str
+    section: str
+    language: str
+    code: str
+    before: str
+
+    @property
+    def file(self) -> str:
+        """Name of the file that the line before tells the reader to save it as; empty if it does not."""
+        found = re.search(r"(?i:\bthis as|\bsave it as) `([\w.]+)`", self.before)
+        return found[1] if found else ""
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def without_code(page: str) -> str:
+    """Return a page without its blocks of code."""
+    return _FENCE.sub("", text(page))
+
+
+def _blocks(page: str) -> Iterator[Block]:
+    whole = text(page)
+    section = ""
+    end = 0
+    for found in _FENCE.finditer(whole):
+        between = whole[end : found.start()]
+        section = [section, *_HEADING.findall(between)][-1]
+        before = ["", *between.strip().splitlines()][-1]
+        yield Block(page, section, found[1], found[2], before)
+        end = found.end()
+
+
+BLOCKS = tuple(block for page in PAGES for block in _blocks(page))
+
+
+def block(page: str, fragment: str) -> Block:
+    """Return the only block of a page that contains this; its first line begins with a newline here."""
+    found = [each for each in BLOCKS if each.page == page and fragment in f"\n{each.code}"]
+    assert len(found) == 1, f"{page}: {len(found)} blocks contain {fragment!r}"
+    return found[0]
+
+
+def save(block: Block, folder: Path) -> None:
+    """Save a block as the page says."""
+    assert block.file, f"the line before does not name a file: {block.before}"
+    (folder / block.file).write_text(block.code, "utf-8")
+
+
+def shell(block: Block | str, folder: Path, **env: str) -> tuple[int, str]:
+    """Run commands as they are printed, and return the last exit code and all output.
+
+    ``.venv`` in the folder, and ``python``, are the environment that the tests run in.
+    """
+    command = block if isinstance(block, str) else block.code
+    home = folder / ".venv"
+    if not home.exists():
+        home.symlink_to(sys.prefix)
+    path = environment(folder)["PATH"]
+    done = subprocess.run(
+        ["bash", "-ec", command],
+        cwd=folder,
+        env=environment(folder, {"PATH": f"{home}/bin:{path}", **env}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+    )
+    return done.returncode, done.stdout
+
+
+def masked(text: str) -> list[str]:
+    """Return the lines of what was printed, without ids and numbers, which differ each time."""
+    text = re.sub(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "RUN", text)
+    text = re.sub(r"/\S*/(?=\w+\b)", "/", text)
+    return [line.strip() for line in re.sub(r"\d[\d,.]*", "N", text).splitlines() if line.strip()]
+
+
+def assert_prints(printed: str, expected: str) -> None:
+    """Check that each line was printed, in its order; other lines may stand between them."""
+    lines = iter(masked(printed))
+    for line in masked(expected):
+        assert line in lines, f"{line!r} is not printed, or in another order:\n{printed}"
