@@ -25,6 +25,7 @@ from exotrio.cli.load import load
 from exotrio.manager.store.postgres.server import MIN_VERSION
 from exotrio.manager.store.postgres.start import PATIENCE as START_PATIENCE
 from exotrio.manager.store.sqlite.store import CLOSING_GRACE
+from tests.support.pages import PAGES
 from tests.support.processes import EXAMPLES, KEY, Processes, ended
 
 DEPLOY = EXAMPLES / "deploy"
@@ -141,7 +142,9 @@ def test_an_image_is_built_in_stages_runs_as_a_numbered_user_and_gets_its_signal
     kept = (DEPLOY / f"{name}.Dockerfile.dockerignore").read_text("utf-8").splitlines()
     assert "*" in kept
     sources = [text.split()[:-1] for word, text in instructions(name) if word == "COPY"]
-    for source in [each for one in sources for each in one if not each.startswith(("--from", "/venv"))]:
+    copied = [each for one in sources for each in one if not each.startswith(("--from", "/venv"))]
+    assert set(PAGES) < set(copied), "the package has links to them, for the dashboard"
+    for source in copied:
         assert (EXAMPLES.parent / source).exists(), f"{source} is copied, and does not exist"
         assert f"!{source}" in kept, f"{source} is copied, and left out of what docker gets"
 

@@ -5,6 +5,9 @@ RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
 WORKDIR /src
 COPY pyproject.toml README.md ./
+COPY examples/README.md examples/README.md
+COPY examples/deploy/README.md examples/deploy/README.md
+COPY tests/README.md tests/README.md
 COPY exotrio exotrio
 RUN pip install --no-cache-dir '.[postgres]'
 

@@ -511,6 +511,8 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "empty-nodes": "/ns/nobody/nodes",
         "empty-runtimes": "/ns/nobody/runtimes",
         "not-found": f"/ns/{NAMESPACE}/runs/absent",
+        "guide": "/guide",
+        "guide-proof": "/guide/proof",
     }
 
 

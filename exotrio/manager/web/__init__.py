@@ -6,6 +6,7 @@ From outside only ``Dashboard`` is used, an ASGI app that authenticates its requ
 - ``sessions``, ``guard``: who is signed in; which requests are let in, and the headers of every response.
 - ``page``: what a page is: a template, fragments that can be rendered alone, and the files it refers to.
 - ``pages/``: the pages, a module each. ``actions``: what their forms do.
+- ``guide``: the documentation of this version, from ``docs``.
 - ``live``: tells the script which fragments changed; the script then requests these.
 - ``export/``: a run as one HTML file, for people without access to the dashboard.
 - ``svg/``: the pictures. ``format``: statuses, times and values as text. Both are pure.

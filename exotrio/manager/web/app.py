@@ -33,6 +33,8 @@ from exotrio.manager.web.guard import (
     local_path,
     read_form,
 )
+from exotrio.manager.web.guide import PAGES as GUIDE_PAGES
+from exotrio.manager.web.guide import guide_page
 from exotrio.manager.web.page import Data, Page, PageRequest, link, render, render_fragments, serve_asset
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.sessions import Sessions
@@ -45,7 +47,7 @@ SignedInEndpoint = Callable[[Request, str], Awaitable[Response]]
 SESSION = "exotrio.session"
 """Key in an ASGI scope: the session of a request, or None; or the error that kept it from being looked up."""
 FRAGMENTS_HEADER = "x-fragments"
-FIRST_PARTS = frozenset({"", "ns", "live", "static", "sign-in", "sign-out"})
+FIRST_PARTS = frozenset({"", "ns", "live", "static", "guide", "sign-in", "sign-out"})
 
 
 class Dashboard:
@@ -64,6 +66,8 @@ class Dashboard:
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/static/{version}/{name}", serve_asset),
+            Route("/guide", self._signed_in(self._guide)),
+            Route("/guide/{name}", self._signed_in(self._guide)),
         ]
         for page in PAGES:
             routes.append(Route(page.path, self._signed_in(self._show(page))))
@@ -203,6 +207,11 @@ class Dashboard:
     async def _start(self, request: Request, session: str) -> Response:
         namespace = await self._service.store.look(first_namespace)
         return _redirect(link(namespace if namespace is not None else "default"))
+
+    async def _guide(self, request: Request, session: str) -> Response:
+        name = request.path_params.get("name", "guide")
+        content = await self._service.compute(lambda: guide_page(name))
+        return _html(render("guide.html", name=name, pages=GUIDE_PAGES, content=content))
 
     def _page_request(self, request: Request) -> PageRequest:
         params = dict(request.path_params)

@@ -1,0 +1,86 @@
+"""The guide: the documentation of this version, as HTML.
+
+``docs`` has links to the pages in the repository; a wheel has the pages themselves there.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from markupsafe import Markup
+
+from exotrio.manager.rules.errors import not_found
+
+DOCS = Path(__file__).parent / "docs"
+PAGES = {
+    "readme": ("README", "README.md"),
+    "guide": ("Guide", "examples/README.md"),
+    "production": ("Production", "examples/deploy/README.md"),
+    "proof": ("Proof", "tests/README.md"),
+}
+"""Name of a page to its title, and to its path in the repository, where its links lead from."""
+_NAMES = {path: name for name, (_, path) in PAGES.items()}
+
+
+@cache
+def guide_page(name: str) -> Markup:
+    """Return a page as HTML. It takes a tenth of a second, once.
+
+    Raises:
+        Refused: there is no such page.
+    """
+    # Here, since most state managers are never asked for it.
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+    if name not in PAGES:
+        raise not_found(f"there is no page {name!r}")
+
+    def every(tokens: list[Token]) -> Iterator[Token]:
+        for token in tokens:
+            yield token
+            yield from every(token.children or [])
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse((DOCS / f"{name}.md").read_text("utf-8"))
+    for heading, inline in pairwise(tokens):
+        if heading.type == "heading_open":
+            heading.attrSet("id", anchor(inline.content))
+    is_linked = [True]
+    for token in every(tokens):
+        if token.type == "image":
+            # The dashboard is what it shows.
+            token.type, token.content, token.children = "text", "", None
+        elif token.type == "link_open":
+            target = _target(PAGES[name][1], str(token.attrGet("href")))
+            is_linked.append(target is not None)
+            if target is None:
+                token.tag = "span"
+                token.attrs.clear()
+            else:
+                token.attrSet("href", target)
+        elif token.type == "link_close" and not is_linked.pop():
+            token.tag = "span"
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))
+
+
+def anchor(heading: str) -> str:
+    """Return the name that links give to a heading, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def _target(page: str, link: str) -> str | None:
+    """Return where a link of a page leads here; None if to a file that is only in the repository."""
+    parts = urlsplit(link)
+    if parts.scheme or not parts.path:
+        return link
+    name = _NAMES.get(posixpath.normpath(posixpath.join(posixpath.dirname(page), parts.path)))
+    if name is None:
+        return None
+    return f"/guide/{name}#{parts.fragment}" if parts.fragment else f"/guide/{name}"

@@ -1,0 +1,37 @@
+"""The guide of the dashboard: the pages of this version, whose links lead to each other."""
+
+from __future__ import annotations
+
+import re
+
+from tests.support.pages import GUIDE, PRODUCTION, PROOF, README, text, without_code
+from tests.support.web import open_site
+
+NAMES = {"readme": README, "guide": GUIDE, "production": PRODUCTION, "proof": PROOF}
+
+
+async def test_each_page_is_whole_and_its_links_lead_to_places_that_there_are() -> None:
+    async with open_site() as site:
+        overview = await site.browser.page("/ns/default")
+        assert '<a href="/guide">Guide</a>' in overview
+        pages = {f"/guide/{name}": await site.browser.page(f"/guide/{name}") for name in NAMES}
+        assert await site.browser.page("/guide") == pages["/guide/guide"]
+        await site.browser.page("/guide/other", status=404)
+    for name, page in NAMES.items():
+        served = pages[f"/guide/{name}"]
+        for heading in re.findall(r"^#+ ([\w ]+)$", without_code(page), re.M):
+            assert re.search(rf'<h\d id="[\w-]+">{heading}</h\d>', served), heading
+        assert served.count("<pre>") == len(re.findall("^```", text(page), re.M)) / 2
+        assert served.count("<table>") == len(re.findall(r"^\|(?:-+\|)+$", text(page), re.M))
+        for path, anchor in re.findall(r'href="(?!https:|/static/)([^"#]*)#?([^"]*)"', served):
+            if path in ("/", "/docs", "/guide"):
+                continue
+            target = pages[path] if path else served
+            assert not anchor or f'id="{anchor}"' in target, f"{name}: {path}#{anchor}"
+        assert "src=" not in served, "it would be in the repository only"
+
+
+async def test_strangers_sign_in_first() -> None:
+    async with open_site() as site:
+        answer = await site.stranger.get("/guide/proof")
+        assert answer.headers["location"] == "/sign-in?to=%2Fguide%2Fproof"
