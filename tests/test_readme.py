@@ -50,7 +50,7 @@ AUDIT_PRINTS = block(README, "duplicates: 47 files")
 GREET = block(README, "class Greet(")
 GREET_TEST = block(README, "await run_graph(")
 TESTS = block(README, "-m pytest")
-INSTALL = block(GUIDE, "pip install --quiet . pytest-trio")
+INSTALL = block(GUIDE, "pytest-trio")
 WORDS = block(GUIDE, "class Split(")
 WORDS_RUN = block(GUIDE, 'run words.py -i text="one three"')
 WORDS_PRINTS = block(GUIDE, "length: 5\n")
@@ -224,7 +224,11 @@ def test_all_that_nodes_runtimes_and_programs_have_is_in_the_guide() -> None:
 def test_the_set_up_installs_what_the_first_steps_need() -> None:
     main_job = "python3 -m venv .venv && .venv/bin/pip install --quiet . && .venv/bin/python -m exotrio run"
     assert AUDIT.code == f"{main_job} examples/audit.py\n"
-    assert INSTALL.code == "python3 -m venv .venv && .venv/bin/pip install --quiet . pytest-trio\n"
+    beside = INSTALL.code.replace('"$OLDPWD" pytest-trio', ".")
+    assert beside.splitlines() == [
+        "mkdir ../words && cd ../words",
+        main_job.partition(" && .venv/bin/python")[0],
+    ]
     tests = (
         "python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[test]' && .venv/bin/python -m pytest\n"
     )
@@ -275,7 +279,7 @@ def test_the_tutorial_works_as_printed(tmp_path: Path) -> None:
 
     (tmp_path / "words.py").write_text(WORDS.code.replace("split.word)", "split.wrod)"), "utf-8")
     code, printed = shell(WORDS_RUN, tmp_path)
-    assert (code, printed) == (3, MISTAKE.code.replace("/home/you/exotrio", str(tmp_path)))
+    assert (code, printed) == (3, MISTAKE.code.replace("/home/you/words", str(tmp_path)))
 
 
 def test_the_words_are_run_on_several_machines(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ async def test_each_page_is_whole_and_its_links_lead_to_places_that_there_are() 
         pages = {f"/guide/{name}": await site.browser.page(f"/guide/{name}") for name in NAMES}
         assert await site.browser.page("/guide") == pages["/guide/guide"]
         await site.browser.page("/guide/other", status=404)
+    assert 'href="/guide/guide#tutorial"' in pages["/guide/readme"]
     for name, page in NAMES.items():
         served = pages[f"/guide/{name}"]
         for heading in re.findall(r"^#+ ([\w ]+)$", without_code(page), re.M):
