@@ -17,14 +17,14 @@ from pydantic import create_model
 from trio.testing import MockClock
 
 import exotrio
-from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, RequestRefused, RetryPolicyModel
+from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, RequestRefused, RetryPolicyModel, Stopping
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.settings import VARIABLES
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli import cli
 from exotrio.manager.rules.template import Template
-from exotrio.testing import CheckFailed, Errored, Executed, Requeued, run_node
+from exotrio.testing import CheckFailed, Errored, Executed, Requeued, run_graph, run_node
 from tests.support.facts import named_tests
 from tests.support.helpers import declare
 from tests.support.pages import (
@@ -37,12 +37,13 @@ from tests.support.pages import (
     Block,
     assert_prints,
     block,
+    in_shell,
     save,
     shell,
     text,
     without_code,
 )
-from tests.support.processes import ROOT, Processes, ended, server
+from tests.support.processes import ROOT, Process, Processes, ended, server
 
 # Each block of code of the pages stands here: those that a test below runs, by its name there ...
 AUDIT = block(README, "run examples/audit.py")
@@ -68,15 +69,17 @@ POLICY = block(GUIDE, "RetryPolicyModel.exponential(")
 PAY = block(GUIDE, "class Pay(")
 WAIT = block(GUIDE, "class Wait(")
 GRAPH = block(GUIDE, "graph.add(Report")
+TOTAL = block(GUIDE, "class Total(")
 CRON = block(GUIDE, "CronTrigger(")
 JSON = block(GUIDE, '"retry_policy"')
 CHECK = block(GUIDE, "graph check words.json")
-VALID = block(GUIDE, "words.json: the graph is valid")
+VALID = block(GUIDE, "words.json: graph words is valid")
 CLIENT = block(GUIDE, 'async with StateManager("tutorial") as manager')
 BILL = block(GUIDE, "async def bill(")
 MEASURE_TEST = block(GUIDE, "await run_node(")
 EXPLORE = block(GUIDE, "await explore(")
 EXPLORE_PRINTS = block(GUIDE, "CheckFailed: ")
+SERVER = block(GUIDE, "exotrio server\n")
 WORKER = block(GUIDE, "exotrio worker words.py")
 SEVERAL = block(GUIDE, "trigger words -n tutorial")
 EMBEDDED = block(GUIDE, 'embedded(":memory:") as transport,')
@@ -285,11 +288,14 @@ def test_the_tutorial_works_as_printed(tmp_path: Path) -> None:
 def test_the_words_are_run_on_several_machines(tmp_path: Path) -> None:
     for each in (WORDS, CLIENT):
         save(each, tmp_path)
+    assert SERVER.code == "python -m exotrio server\n"
     with Processes() as processes:
-        running = processes.server(tmp_path)
-        assert WORKER.code == "python -m exotrio worker words.py\n"
-        processes.start("worker", "words.py", cwd=tmp_path, env=running.env).line("is registered")
-        code, printed = shell(SEVERAL, tmp_path, **running.env)
+        listening = processes.start("server", "--port", "0", cwd=tmp_path)
+        uri = listening.line(r"serving .* on (http://[^\s\"]+)")[1]
+        variables, worker = WORKER.code.replace("http://127.0.0.1:8000", uri).splitlines()
+        command = ["bash", "-ec", f"{variables}\nexec {worker}"]
+        processes.enter_context(Process(command, cwd=tmp_path, env=in_shell(tmp_path))).line("is registered")
+        code, printed = shell(f"{variables}\n{SEVERAL.code}", tmp_path)
     assert code == 0, printed
     assert_prints(printed, "SUCCESS: 4 states in 0.0 s (run 7c175303-1669-4ae8-950f-c6bcbefa3eec)")
     assert printed.splitlines()[-2:] == ["SUCCESS", "[{'length': '3'}, {'length': '5'}]"]
@@ -358,15 +364,13 @@ def test_the_node_in_a_process_is_stopped_in_time(tmp_path: Path) -> None:
     assert shell("python solve.py", tmp_path) == (0, "timed out after 1 s (timeout of Solve)\n")
 
 
-async def test_the_node_in_steps_converts_all_pages_or_says_how_many() -> None:
+async def test_the_node_in_steps_is_run_again_if_it_has_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[int] = []
     convert = execute(CONVERT, {"convert": converted.append}, before=FROM)["Convert"]
     assert await run_node(convert, {"pages": "3"}) == Executed([{"done": "3"}])
     assert converted == [0, 1, 2]
-    convert.timeout = 1e-9
-    outcome = await run_node(convert, {"pages": "3"})
-    assert isinstance(outcome, Errored)
-    assert "timed out" in outcome.error
+    monkeypatch.setattr(convert, "stopping", Stopping.DRAINING)
+    assert await run_node(convert, {"pages": "3"}) == Requeued(1.0)
 
 
 async def test_the_node_with_a_secret_gets_it_and_its_graph_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,6 +443,12 @@ def test_the_graph_is_valid_and_its_errors_are_those_that_are_quoted() -> None:
     assert quoted in text(GUIDE)
     with pytest.raises(GraphInvalid, match=re.escape(quoted)):
         names["graph"].add(names["Scan"], identifier="again", rot=names["plan"].root)
+
+
+async def test_what_was_fanned_out_is_joined(words: dict[str, Any], autojump_clock: MockClock) -> None:
+    names = execute(TOTAL, words, before="from exotrio import Graph\n")
+    run = await run_graph(names["graph"], [names[name] for name in ("Take", "Split", "Measure", "Total")])
+    assert run.outputs("total") == [{"total": "9"}]
 
 
 def test_the_schedule_of_a_graph_is_in_its_time_zone() -> None:

@@ -82,20 +82,21 @@ def save(block: Block, folder: Path) -> None:
     (folder / block.file).write_text(block.code, "utf-8")
 
 
-def shell(block: Block | str, folder: Path, **env: str) -> tuple[int, str]:
-    """Run commands as they are printed, and return the last exit code and all output.
-
-    ``.venv`` in the folder, and ``python``, are the environment that the tests run in.
-    """
-    command = block if isinstance(block, str) else block.code
+def in_shell(folder: Path) -> dict[str, str]:
+    """Return the environment of a shell; ``.venv`` and ``python`` in it are those of the tests."""
     home = folder / ".venv"
     if not home.exists():
         home.symlink_to(sys.prefix)
-    path = environment(folder)["PATH"]
+    kept = environment(folder)
+    return {**kept, "PATH": f"{home}/bin:{kept['PATH']}"}
+
+
+def shell(block: Block | str, folder: Path) -> tuple[int, str]:
+    """Run commands as they are printed, and return the last exit code and all output."""
     done = subprocess.run(
-        ["bash", "-ec", command],
+        ["bash", "-ec", block if isinstance(block, str) else block.code],
         cwd=folder,
-        env=environment(folder, {"PATH": f"{home}/bin:{path}", **env}),
+        env=in_shell(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
