@@ -133,7 +133,8 @@ def test_a_third_ctrl_c_ends_the_process_though_a_node_ignores_its_cancellation(
         process.signal(signal.SIGINT)
         interrupted = process.wait()
     assert interrupted.code == 128 + signal.SIGINT, interrupted
-    assert "third signal" in interrupted.err
+    assert "third signal: exiting without waiting; nodes are cut off, and run again." in interrupted.err
+    assert "kept" not in interrupted.err
     assert f"--resume {run_id}\n" in interrupted.err
     place.open()
     continued = place.continued(interrupted.err)

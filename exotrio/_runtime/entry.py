@@ -41,7 +41,7 @@ def run_blocking(
     main: Callable[[], Awaitable[T]],
     stop: Callable[[float | None, str], None],
     *,
-    exiting: Callable[[], None] = lambda: None,
+    exiting: Callable[[], str | None] = lambda: None,
 ) -> T:
     """Run ``main`` in a Trio loop of its own, and turn signals into requests to stop.
 
@@ -51,7 +51,8 @@ def run_blocking(
             the signal's name; see ``StopRequests`` for what counts as one. It runs in a signal handler,
             so it must not block. The third ends the process with status 128+n. In any thread but the
             main one there are no signals to handle.
-        exiting: Called at the third, in the handler too.
+        exiting: Called at the third, in the handler too; it may return what becomes of the work, to be
+            printed in place of ``states may stay claimed``.
 
     Raises:
         LifecycleError: a Trio or asyncio loop runs in this thread.
@@ -115,7 +116,9 @@ class StopRequests:
 
 
 @contextmanager
-def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[[], None]) -> Iterator[None]:
+def _owned_signals(
+    stop: Callable[[float | None, str], None], exiting: Callable[[], str | None]
+) -> Iterator[None]:
     requests = StopRequests()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -124,8 +127,7 @@ def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[
         if requests.count <= 2:
             stop(None if requests.count == 1 else 0.0, signal.Signals(number).name)
         else:
-            exiting()
-            _exit_now(number)
+            _exit_now(number, exiting() or "states may stay claimed")
 
     try:
         for each in stop_signals():
@@ -152,9 +154,10 @@ def _restore_in_child() -> None:
 os.register_at_fork(after_in_child=_restore_in_child)
 
 
-def _exit_now(number: int) -> NoReturn:
-    # No logging call: the interrupted code may hold the lock of a handler.
-    os.write(2, b"exotrio: third signal: exiting without waiting; states may stay claimed\n")
+def _exit_now(number: int, fate: str) -> NoReturn:
+    # No logging call: the interrupted code may hold the lock of a handler. Unbuffered, for the same reason.
+    with suppress(OSError):
+        os.write(2, f"\nexotrio: third signal: exiting without waiting; {fate}\n".encode(errors="replace"))
     flusher = threading.Thread(target=_flush_logging, daemon=True)
     flusher.start()
     flusher.join(0.5)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,11 +85,11 @@ class LocalRun:
         self.runtime.stop(grace, why=why)
         call_in_loop(self._token, self._stopping, grace is None)
 
-    def exiting(self) -> None:
-        """Called from the signal handler just before the process exits."""
+    def exiting(self) -> str:
+        """Called from the signal handler just before the process exits; return what becomes of the run."""
         self.progress.restore_terminal()
-        with suppress(OSError):  # unbuffered: a buffered write may be interrupted
-            os.write(2, f"\n{harmless(self._how_to_continue())}\n".encode())
+        kept = "nodes are cut off, and run again" if self._embedded else "states may stay claimed"
+        return harmless(self._how_to_continue(kept))
 
     def _stopping(self, first: bool) -> None:
         if self._opening is not None:
@@ -233,13 +232,13 @@ class LocalRun:
         self.progress.print_message(f"run {run_id} of graph {self.graph.name!r}")
         return run_id
 
-    def _how_to_continue(self) -> str:
+    def _how_to_continue(self, kept: str = "interrupted; everything is kept") -> str:
         if self._run_id is None:
             return "interrupted before the run began: nothing was started"
         if self.db == ":memory:":
             return "interrupted; the run was kept in memory only, so it is gone"
         command = self._command_to_resume(self._run_id, self.target)
-        return f"interrupted; everything is kept. Continue with:\n  {command}"
+        return f"{kept}. Continue with:\n  {command}"
 
     def _require_nodes(self, graph: Graph) -> None:
         """Refuse nodes that this Runtime lacks: an embedded state manager has no other runtime.
