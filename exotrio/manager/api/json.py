@@ -257,8 +257,8 @@ async def on_error(request: Request, error: Exception) -> Response:
             if isinstance(error, UnknownCommit):
                 # Not 503, which says that nothing happened.
                 return reply({"detail": error.what}, 504)
-            again = "" if isinstance(error, SecretUnreadable) else "; try again later"
-            return reply({"detail": f"{error.what}{again}"}, 503)
+            what_to_do = "" if isinstance(error, SecretUnreadable) else f"; {error.fix or 'try again later'}"
+            return reply({"detail": f"{error.what}{what_to_do}"}, 503)
     # Starlette raises the error again after this reply; the server logs it.
     return reply({"success": False, "detail": "an unexpected error occurred; it is in the server's log"}, 500)
 

@@ -60,7 +60,8 @@ class Committer:
     """Commits use cases: the part that memory and file share.
 
     ``now`` is the clock, in seconds, of the deadlines of writes that wait. ``check`` is called before each
-    commit and raises if what is written would be lost. ``written`` counts the rows written since the start.
+    commit and raises if what is written would be lost. ``name`` is that of the file, for errors. ``written``
+    counts the rows written since the start.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class Committer:
         clock: Clock,
         now: Callable[[], float],
         check: Callable[[], None] = lambda: None,
+        name: str = "",
     ) -> None:
         self.connection = connection
         self.catalog = catalog
         self.clock = clock
         self.now = now
         self._check = check
+        self._database = f"the database {name}".rstrip()
         self._damage: Exception | None = None
         self._trouble: Exception | None = None
         self._written_at = -math.inf
@@ -227,7 +230,7 @@ class Committer:
             if isinstance(result.error, sqlite3.Error):
                 if _is_damage(result.error):
                     self._damage = result.error
-                result = outcome.Error(_not_written(DatabaseError, result.error))
+                result = outcome.Error(self._not_written(DatabaseError, result.error))
             self.connection.execute("ROLLBACK TO use_case")
             self.connection.execute("RELEASE use_case")
         write.result = result
@@ -241,10 +244,10 @@ class Committer:
             self.connection.execute("ROLLBACK")
         self.catalog.clear()
         self._trouble = error
-        self._log(f"{plural(len(writes), 'write')} could not be committed", str(error))
+        self._log(f"{plural(len(writes), 'write')} could not be committed to {self._database}", str(error))
         for write in writes:
             # One error each: tasks that raise the same object would overwrite its traceback.
-            write.result = outcome.Error(_not_written(NotCommitted, error))
+            write.result = outcome.Error(self._not_written(NotCommitted, error))
             # It has its result: a second one would reschedule a task that no longer waits.
             self._waiting.remove(write)
             if write.repeat:
@@ -267,13 +270,12 @@ class Committer:
         if not known:
             self._logged, self._logged_at = why, now
 
+    def _not_written(self, kind: type[DatabaseError], error: Exception) -> DatabaseError:
+        failure = kind(f"{self._database} could not be written: {error}", fix=_FIX)
+        failure.__cause__ = error
+        return failure
+
 
 def _is_damage(error: Exception) -> bool:
     """Whether an error says that the file is damaged. Only another file helps."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _not_written(kind: type[DatabaseError], error: Exception) -> DatabaseError:
-    failure = kind(f"the database could not be written: {error}", fix=_FIX)
-    failure.__cause__ = error
-    return failure

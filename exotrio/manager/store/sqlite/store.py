@@ -303,7 +303,9 @@ async def open_store(
         remove_leftovers(path)
         connection = open_writer(path)
         check = same_files(path)
-        committer = Committer(connection, catalog=catalog, clock=clock, now=time.monotonic, check=check)
+        committer = Committer(
+            connection, catalog=catalog, clock=clock, now=time.monotonic, check=check, name=path.name
+        )
         store = FileStore(committer, path)
         try:
             yield store
