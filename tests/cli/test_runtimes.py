@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import urllib.request
@@ -61,11 +62,13 @@ def cli(
 
 
 def heard(cli: Cli, count: int = 1) -> list[dict[str, Any]]:
-    """Return the live runtimes once there are so many, and all have sent a heartbeat."""
+    """Return the live runtimes once there are so many, and all have sent a heartbeat and a claim."""
 
     def look() -> list[dict[str, Any]]:
         found = [each for each in cli.json("runtimes", "ls")["runtimes"] if each["live"]]
-        return found if len(found) == count and all(each["workers"] for each in found) else []
+        return (
+            found if len(found) == count and all(each["workers"] and each["nodes"] for each in found) else []
+        )
 
     return until(look, f"{count} runtimes")
 
@@ -155,7 +158,11 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli
     told(cli("runtimes", "tasks", "r"), 6, "2 runtimes match 'r'", "name one of them")
 
     unique = other["worker_id"].rpartition(":")[2]
-    told(cli("runtimes", "drain", other["worker_id"][:6]), 6, "2 runtimes match", "name one of them")
+    shared = os.path.commonprefix([each["worker_id"] for each in both])  # noqa: RUF071 (they are no paths)
+    if (
+        len(shared) >= 6
+    ):  # not where the name of the machine is short, and the numbers of the processes differ
+        told(cli("runtimes", "drain", shared), 6, "2 runtimes match", "name one of them")
     end = cli("runtimes", "drain", unique[:8], "--wait")
     assert end.code == 0, end
     assert end.out == f"stopped: {other['worker_id']}\n"
