@@ -47,7 +47,6 @@ from tests.support.processes import ROOT, Process, Processes, ended, server
 
 # Each block of code of the pages stands here: those that a test below runs, by its name there ...
 AUDIT = block(README, "run examples/audit.py")
-AUDIT_PRINTS = block(README, "duplicates: 47 files")
 GREET = block(README, "class Greet(")
 GREET_TEST = block(README, "await run_graph(")
 TESTS = block(README, "-m pytest")
@@ -107,6 +106,11 @@ OTHERS = {
         "test_backup_says_how_pg_dump_does_it_and_that_command_works": [block(PRODUCTION, "\npg_dump")],
         "test_two_that_start_at_once_on_an_empty_database_serve_and_show_the_password_nowhere": [
             block(PRODUCTION, "--port 8002")
+        ],
+    },
+    "test_examples": {
+        "test_the_audit_prints_its_report_as_text_and_progress_apart": [
+            block(README, "duplicates: 47 files")
         ],
     },
     "sdk/test_stock_sdk": {
@@ -239,21 +243,20 @@ def test_the_set_up_installs_what_the_first_steps_need() -> None:
     assert "grep -E '^python3 -m venv .*pytest' README.md" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-def test_the_audit_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    (tmp_path / "tree").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / "tree" / name).write_text(name)
-    end = ended("run", ROOT / "examples" / "audit.py", "--store", f"root={tmp_path / 'tree'}", cwd=tmp_path)
-    assert end.code == 0, end
-    shown = [line for line in AUDIT_PRINTS.code.splitlines(True) if line != "plan 0/1\n"]
-    assert_prints(end.err + end.out, "".join(shown))
-
-
 def test_the_first_node_greets(tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text(GREET.code, "utf-8")
     end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path)
     assert end.code == 0, end
     assert end.out.splitlines()[-1].strip() == "text: Hello, Ada!"
+
+
+async def test_the_test_of_the_first_node_passes(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    hello = ModuleType("hello")
+    monkeypatch.setitem(sys.modules, "hello", hello)
+    execute(GREET, vars(hello))
+    await execute(GREET_TEST)["test_everybody_is_greeted"](autojump_clock)
 
 
 # -- guide: the tutorial, and what builds on its files
@@ -504,11 +507,5 @@ def test_the_provider_of_tracers_gets_one_trace_of_a_run(tmp_path: Path) -> None
     assert len(set(re.findall(r'"trace_id": "(\w+)"', end.err))) == 1
 
 
-def test_the_tests_that_the_pages_show_pass(tmp_path: Path) -> None:
-    (tmp_path / "hello.py").write_text(GREET.code, "utf-8")
-    (tmp_path / "test_hello.py").write_text(GREET_TEST.code, "utf-8")
-    (tmp_path / "test_greet.py").write_text(TEST_IN_FIVE_MINUTES.code, "utf-8")
-    (tmp_path / "pytest.ini").write_text(f"{PYTEST_INI.code}pythonpath = {ROOT}\n", "utf-8")
-    code, printed = shell("python -m pytest -q -p no:cacheprovider", tmp_path)
-    assert code == 0, printed
-    assert "2 passed" in printed
+async def test_the_test_that_the_page_on_tests_shows_passes(autojump_clock: MockClock) -> None:
+    await execute(TEST_IN_FIVE_MINUTES)["test_a_claimed_state_is_executed_and_reported"](autojump_clock)
