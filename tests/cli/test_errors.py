@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +17,7 @@ from exotrio.cli import main
 from exotrio.manager.store.sqlite.database import VERSION
 from tests.support.commands import Cli, told
 from tests.support.helpers import free_port
-from tests.support.processes import KEY, Server, disk_of, ended, server
+from tests.support.processes import KEY, ROOT, Server, disk_of, ended, environment, server
 
 PYTHON = shlex.join([sys.executable])
 HEAD = """
@@ -331,3 +332,18 @@ def test_a_command_in_a_process_that_goes_on_leaves_its_log_as_it_was() -> None:
     with pytest.raises(SystemExit):
         main(["runs", "ls", "-n", "n", "--uri", "ftp://x"])
     assert (log.level, list(log.handlers)) == before
+
+
+def test_a_python_without_what_exotrio_needs_is_named(tmp_path: Path) -> None:
+    # -S: without site-packages, as a Python in which nothing is installed.
+    end = subprocess.run(
+        [sys.executable, "-S", "-m", "exotrio", "runs", "ls"],
+        cwd=tmp_path,
+        env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (end.returncode, end.stdout) == (1, "")
+    first, second = end.stderr.splitlines()
+    assert first == f"error: {sys.executable} has no click, which exotrio needs"
+    assert second.endswith(f" {sys.executable} -m pip install .")
