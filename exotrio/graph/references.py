@@ -43,7 +43,8 @@ class _Reference:
             return True
         raise GraphInvalid(f"{self} cannot be compared yet", fix=_WHEN)
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def __format__(self, spec: str) -> str:
         if spec:
