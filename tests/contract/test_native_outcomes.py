@@ -57,7 +57,7 @@ async def test_an_error_that_is_not_to_be_retried_ends_its_state_and_can_be_retr
         assert await report(api, item) == ["ok"]
         assert await report(api, item) == ["duplicate"]
     # The other one is retried; a field that this version does not know changes nothing.
-    (other,) = await claim(api)
+    (other,) = await claim(api, wait_ms=15_000)
     assert other["lease"]["attempt"] == 2
     failed = next(s for s in ok(await api.states(status="ERRORED"))["states"])
     assert failed["error"] == "declined"
@@ -65,7 +65,7 @@ async def test_an_error_that_is_not_to_be_retried_ends_its_state_and_can_be_retr
     ok(await api.manual_retry(failed["id"]))
     (again,) = await claim(api)
     assert await report(api, item_for(again, outcome="errored", error="x")) == ["ok"]
-    assert [state["lease"]["attempt"] for state in await claim(api)] == [2]
+    assert [state["lease"]["attempt"] for state in await claim(api, wait_ms=15_000)] == [2]
 
 
 async def test_v0_cannot_keep_an_error_from_being_retried(api: Api) -> None:
