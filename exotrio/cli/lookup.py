@@ -43,12 +43,17 @@ def is_v0_only(refusal: RequestRefused) -> bool:
 # Graphs and nodes.
 
 
-async def find_graph(manager: StateManager, name: str) -> GraphReply:
-    """Return a graph; if there is none, the error says which there are."""
+async def of_graph(manager: StateManager, name: str, call: Awaitable[T]) -> T:
+    """Await a call that is about a graph; if there is none, the error says which there are."""
     try:
-        graph = await manager.get_graph(name)
+        return await call
     except NotFound as error:
         raise await no_graph(manager, name, error) from error
+
+
+async def find_graph(manager: StateManager, name: str) -> GraphReply:
+    """Return a graph; if there is none, the error says which there are."""
+    graph = await of_graph(manager, name, manager.get_graph(name))
     try:
         found = GraphReply.model_validate(graph)
     except ValidationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import urllib.request
@@ -16,7 +15,9 @@ from trio.testing import MockClock
 
 from exotrio._wire.overview import RuntimeInfo
 from exotrio.cli.commands.runtimes import Fate, wait_until_gone
+from exotrio.cli.lookup import find_workers
 from exotrio.client._state_manager import StateManager
+from exotrio.errors import NotFound
 from tests.support import gated
 from tests.support.client_double import Server as Double
 from tests.support.client_double import worker
@@ -158,11 +159,6 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli
     told(cli("runtimes", "tasks", "r"), 6, "2 runtimes match 'r'", "name one of them")
 
     unique = other["worker_id"].rpartition(":")[2]
-    shared = os.path.commonprefix([each["worker_id"] for each in both])  # noqa: RUF071 (they are no paths)
-    if (
-        len(shared) >= 6
-    ):  # not where the name of the machine is short, and the numbers of the processes differ
-        told(cli("runtimes", "drain", shared), 6, "2 runtimes match", "name one of them")
     end = cli("runtimes", "drain", unique[:8], "--wait")
     assert end.code == 0, end
     assert end.out == f"stopped: {other['worker_id']}\n"
@@ -207,6 +203,13 @@ def test_what_is_mistyped_is_told_and_nothing_is_drained(cli: Cli) -> None:
     told(cli("runtimes", "drain", "r", "--all"), 2)
     told(cli("runtimes", "drian", "r"), 2, "Did you mean 'drain'?")
     assert cli.json("runtimes", "ls")["runtimes"][0]["asked_to_drain"] is False
+
+
+def test_a_prefix_of_two_ids_drains_neither() -> None:
+    two = [RuntimeInfo.model_validate(worker(worker_id=f"runner@host:{pid}:{pid}a1b2c3")) for pid in (17, 18)]
+    with pytest.raises(NotFound, match="2 runtimes match 'runner@'"):
+        find_workers(two, "runner@")
+    assert find_workers(two, "runner@host:17") == two[:1]
 
 
 def listed(*workers: dict[str, Any]) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -19,15 +18,12 @@ from exotrio.cli.exit_codes import INVALID, SUCCESS
 from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.file import read_complete
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import find_graph, no_graph
+from exotrio.cli.lookup import find_graph, of_graph
 from exotrio.cli.program import command_line
 from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.cli.values import merged
-from exotrio.client import DeletedGraph, GraphInfo, StateManager
-from exotrio.errors import NotFound
+from exotrio.client import GraphInfo, StateManager
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
-
-T = TypeVar("T")
 
 NEXT_RUNS = 3
 """Next occurrences that are printed for each cron trigger."""
@@ -131,14 +127,7 @@ def cancel_triggers(graph: str, connection: Connection) -> int:
 
     JSON: namespace, graph_name and cancelled_count.
     """
-
-    async def cancel(manager: StateManager) -> int:
-        try:
-            return await manager.cancel_triggers(graph)
-        except NotFound as error:
-            raise await no_graph(manager, graph, error) from error
-
-    count = connection.ask(cancel)
+    count = connection.ask(lambda manager: of_graph(manager, graph, manager.cancel_triggers(graph)))
     body = {"namespace": connection.namespace, "graph_name": graph, "cancelled_count": count}
     what = f"{plural(count, 'trigger')} of graph {graph} cancelled"
     connection.print(body, [what if count else f"graph {graph} has no trigger that is to come due"])
@@ -163,14 +152,9 @@ def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> 
         if not sys.stdin.isatty():
             raise click.UsageError(f"{what} would be deleted with all its runs: give --yes to do that")
         click.confirm(f"Delete {what} with all its runs and their history?", abort=True, err=True)
-
-    async def ask(manager: StateManager) -> DeletedGraph:
-        try:
-            return await manager.delete_graph(graph, cancel_runs=cancel_runs)
-        except NotFound as error:
-            raise await no_graph(manager, graph, error) from error
-
-    gone = connection.ask(ask)
+    gone = connection.ask(
+        lambda manager: of_graph(manager, graph, manager.delete_graph(graph, cancel_runs=cancel_runs))
+    )
     of_them = f", {gone.cancelled_runs:,} of them cancelled" if gone.cancelled_runs else ""
     line = f"{what} deleted with {plural(gone.deleted_runs, 'run')}{of_them}"
     connection.print(gone.model_dump(mode="json"), [line])
@@ -187,7 +171,7 @@ def pause(graph: str, connection: Connection) -> int:
 
     JSON: namespace, graph, paused_at.
     """
-    paused_at = connection.ask(lambda manager: _change(manager, graph, manager.pause_schedule(graph)))
+    paused_at = connection.ask(lambda manager: of_graph(manager, graph, manager.pause_schedule(graph)))
     body = {"namespace": connection.namespace, "graph": graph, "paused_at": iso_time(paused_at)}
     hint = f"resume it with: {command_line(['graph', 'resume', graph, *connection.arguments])}"
     connection.print(body, [f"the schedule of graph {graph} is paused since {iso_time(paused_at)}; {hint}"])
@@ -202,18 +186,10 @@ def resume(graph: str, connection: Connection) -> int:
 
     JSON: namespace, graph, paused_at (null).
     """
-    connection.ask(lambda manager: _change(manager, graph, manager.resume_schedule(graph)))
+    connection.ask(lambda manager: of_graph(manager, graph, manager.resume_schedule(graph)))
     body = {"namespace": connection.namespace, "graph": graph, "paused_at": None}
     connection.print(body, [f"the schedule of graph {graph} is not paused any more"])
     return SUCCESS
-
-
-async def _change(manager: StateManager, graph: str, change: Awaitable[T]) -> T:
-    """Pause or resume a schedule; if there is no such graph, the error suggests one."""
-    try:
-        return await change
-    except NotFound as error:
-        raise await no_graph(manager, graph, error) from error
 
 
 @command.command(name="check")
