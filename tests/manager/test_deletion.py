@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
+import trio
 
 from exotrio.manager import service
 from exotrio.manager.engine import deletion, runs
-from exotrio.manager.engine.deletion import delete_graph
+from exotrio.manager.engine.deletion import Deleted, delete_graph
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, item_for
@@ -101,3 +103,19 @@ async def test_a_deletion_that_ended_in_the_middle_goes_on_when_it_is_asked_for_
         for identifier in ("a", "b", "u"):
             await flow.run(identifier)
         assert ok(await manager.api.delete_graph("graph"))["deleted_runs"] == 4
+
+
+async def test_a_deletion_that_has_locked_runs_waits_for_no_other_one() -> None:
+    """Whoever holds that one may wait for one of these."""
+    with postgres.database() as database:
+        async with open_manager(database.url) as manager:
+            flow = await with_runs(manager, 1)
+            await flow.trigger()
+            write = manager.service.store.write
+            with psycopg.connect(database.url) as other:
+                other.execute("SELECT 1 FROM runs WHERE run_id = %s FOR UPDATE", (flow.run_id,))
+                with trio.fail_after(20):
+                    step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
+            assert step == Deleted(runs=2, cancelled=0, graph=False)
+            step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
+            assert step == Deleted(runs=1, cancelled=1, graph=True)

@@ -57,18 +57,19 @@ def delete_graph(
     """
     end = time.monotonic() + MAX_BATCH
     graph = lock_graph(tx, namespace, name)["id"]
+    locked: set[int] = set()
     # At first only, since among a million runs this takes long.
-    if is_first and not may_cancel and _lock_runs(tx, graph, "pending > 0"):
+    if is_first and not may_cancel and _lock_runs(tx, graph, "pending > 0", locked):
         return Deleted(0, 0, graph=False)
     deleted = cancelled = 0
     while True:
-        while ended := _lock_runs(tx, graph, "pending = 0"):
+        while ended := _lock_runs(tx, graph, "pending = 0", locked):
             discard_runs(tx, ended)
             deleted += len(ended)
             # Not once it has cancelled some: those are few, and others would begin meanwhile.
             if len(ended) == RUNS and not cancelled and time.monotonic() >= end:
                 return Deleted(deleted, cancelled, graph=False)
-        begun = _lock_runs(tx, graph, "pending > 0")  # or retried
+        begun = _lock_runs(tx, graph, "pending > 0", locked)  # or retried
         if not begun:
             break
         if not may_cancel:
@@ -76,6 +77,8 @@ def delete_graph(
         for run_id in begun.values():
             cancel(tx, namespace, run_id)
         cancelled += len(begun)
+    if _some_runs(tx, graph, "pending >= 0", 1):  # which others hold
+        return Deleted(deleted, cancelled, graph=False)
     with tx.secure_delete():
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
     delete_schedules_of(tx, graph)
@@ -84,13 +87,19 @@ def delete_graph(
     return Deleted(deleted, cancelled, graph=True)
 
 
-def _lock_runs(tx: Transaction, graph: int, condition: str) -> dict[int, str]:
-    """Lock some runs of a graph for which a condition holds, and return their public ids."""
+def _lock_runs(tx: Transaction, graph: int, condition: str, locked: set[int]) -> dict[int, str]:
+    """Lock some runs of a graph for which a condition holds, and return their public ids.
+
+    Only the first time, while none is ``locked``, it waits for those that others hold: later they might wait
+    for one of these. Then it leaves them out.
+    """
     ids = [row["id"] for row in _some_runs(tx, graph, condition, RUNS)]
-    tx.lock_runs(ids)
-    # Again, since a run may have changed before it was locked.
+    lock = tx.skip_locked("runs") if locked else tx.for_update("runs")
+    locked.update(ids)
+    # The condition again, since a run may have changed before it was locked.
     rows = tx.execute(
-        f"SELECT id, run_id FROM runs WHERE {tx.any_of('id')} AND {condition} ORDER BY id", (tx.items(ids),)
+        f"SELECT id, run_id FROM runs WHERE {tx.any_of('id')} AND {condition} ORDER BY id{lock}",
+        (tx.items(ids),),
     )
     return {row["id"]: row["run_id"] for row in rows}
 
