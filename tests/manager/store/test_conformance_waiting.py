@@ -229,7 +229,9 @@ async def test_what_is_cancelled_while_it_waits_does_not_happen(store: Store) ->
         await store.write(put_item)
         other = Waiter(nursery, store)
         await until(other.ended.is_set)
-    assert (waiter.found, other.found) == (None, "item")
+    assert waiter.found is None
+    # The look that was under way when it was cancelled may have taken the item; then it is put back.
+    assert other.found in ("item", "item put back")
 
 
 @in_threads
