@@ -513,6 +513,7 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "not-found": f"/ns/{NAMESPACE}/runs/absent",
         "guide": "/guide",
         "guide-proof": "/guide/proof",
+        "api": "/docs",
     }
 
 

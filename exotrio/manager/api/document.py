@@ -16,7 +16,8 @@ from exotrio.manager.api.descriptions import DESCRIPTIONS, Description
 
 _REFS = "#/components/schemas/"
 STYLE = (
-    "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
+    "overflow-wrap:anywhere;background:Canvas;color:CanvasText}"
     "details{border-top:1px solid #8886;padding:.3rem 0}summary{cursor:pointer}"
     "td,th{text-align:left;vertical-align:top;padding:.1rem 1rem .1rem 0}code{font-size:.9em}"
 )
@@ -116,8 +117,9 @@ def page_of(document: Mapping[str, Any]) -> str:
 
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield '<!doctype html><html lang="en"><meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield '<meta name="color-scheme" content="light dark">'
-    yield f"<title>{document['info']['title']}</title><style>{STYLE}</style>"
+    yield f"<title>{document['info']['title']}</title><style>{STYLE}</style><main>"
     yield f"<h1>{document['info']['title']}</h1>"
     yield f"<p>Each request needs the key in the header <code>{KEY_HEADER}</code>, unless it says otherwise."
     yield ' A program reads <a href="/openapi.json">/openapi.json</a>.</p>'

@@ -67,7 +67,9 @@ def guide_page(name: str) -> Markup:
                 token.attrSet("href", target)
         elif token.type == "link_close" and not is_linked.pop():
             token.tag = "span"
-    return Markup(markdown.renderer.render(tokens, markdown.options, {}))
+    content = markdown.renderer.render(tokens, markdown.options, {})
+    # Readers of the screen would announce it as the heading of a column.
+    return Markup(content.replace("<th></th>", "<td></td>"))
 
 
 def anchor(heading: str) -> str:
