@@ -146,6 +146,7 @@ class NativeLink:
                     phase=heartbeat.phase,
                     busy=heartbeat.busy,
                     buffered=heartbeat.buffered,
+                    reporting=heartbeat.reporting,
                     states=states,
                     workers=heartbeat.workers,
                     shows_tasks=heartbeat.shows_tasks,

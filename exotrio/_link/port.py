@@ -124,6 +124,7 @@ class Heartbeat:
     busy: int
     buffered: int
     states: tuple[HeartbeatItem, ...]
+    reporting: int = 0
     shows_tasks: bool = False
     tasks: str | None = None
     workers: int = 0

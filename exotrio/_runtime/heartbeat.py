@@ -25,6 +25,7 @@ import math
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -252,15 +253,18 @@ class HeartbeatSender:
         """Send one heartbeat and return how long to pause."""
         interval = self._interval
         # With its claim as it is now: a state that is claimed again gets another one, in the other loop.
-        claimed = [(each, each.claim) for each in self.ledger.leased()]
+        # The stage is read once, too, so that the three counts add up to what is held.
+        claimed = [(each, each.claim, each.stage) for each in self.ledger.leased()]
         held = [
-            (each, claim, each.stage is Stage.RUNNING) for each, claim in claimed if claim.token is not None
+            (each, claim, stage is Stage.RUNNING) for each, claim, stage in claimed if claim.token is not None
         ]
+        stages = Counter(stage for _, claim, stage in claimed if claim.token is not None)
         heartbeat = Heartbeat(
             runtime=self.options.name,
             phase=self.phase().value,
-            busy=sum(runs for _, _, runs in held),
-            buffered=sum(each.stage is Stage.BUFFERED for each, _, _ in held),
+            busy=stages[Stage.RUNNING],
+            buffered=stages[Stage.BUFFERED],
+            reporting=stages[Stage.DONE],
             states=tuple(
                 HeartbeatItem(claim=claim, running=runs, progress=each.progress if runs else None)
                 for each, claim, runs in held

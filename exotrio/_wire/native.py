@@ -230,6 +230,7 @@ class HeartbeatRequest(Body):
         phase: Phase of the runtime.
         busy: Workers that run a node.
         buffered: States that wait for a worker.
+        reporting: States whose node has ended and whose outcome is under way.
         states: All states it holds.
         workers: Number of its workers; 0 if it does not say.
         shows_tasks: Whether it answers the command ``tasks``.
@@ -243,6 +244,7 @@ class HeartbeatRequest(Body):
     phase: Annotated[str, Field(max_length=32)] = ""
     busy: Annotated[int, Field(ge=0)] = 0
     buffered: Annotated[int, Field(ge=0)] = 0
+    reporting: Annotated[int, Field(ge=0)] = 0
     states: Annotated[list[HeartbeatState], Field(max_length=MAX_BATCH)] = Field(default_factory=list)
     workers: Annotated[int, Field(ge=0)] = 0
     shows_tasks: bool = False

@@ -31,8 +31,9 @@ class RuntimeInfo(Body):
         live: Whether it sent something within the last minute, and did not announce its end.
         asked_to_drain: Whether it was asked to drain and has not begun.
         workers: How many states it runs at once; 0 if it does not say.
-        busy, buffered: States that ran, and that waited in it, at its last heartbeat.
-        holds: States that it holds, by the database.
+        busy, buffered, reporting: States that it held at its last heartbeat: that ran, that waited for a
+            worker, and that had ended and whose outcome was under way.
+        holds: States that it holds now, by the database.
         heard_ago: Seconds since it sent something.
         polled_ago: Seconds since its last claim; None before the first.
         nodes: Names of the nodes that it claims states of.
@@ -47,6 +48,7 @@ class RuntimeInfo(Body):
     workers: int
     busy: int
     buffered: int
+    reporting: int = 0
     holds: int
     heard_ago: Seconds = Field(alias="heard_ms")
     polled_ago: Seconds | None = Field(alias="polled_ms")

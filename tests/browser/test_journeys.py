@@ -228,7 +228,8 @@ def test_a_runtime_is_drained_and_its_work_is_finished(
     expect(page.locator("main .chip")).to_have_text("draining")
     let(office.folder, "open")
     assert office.worker.wait().code == 0
-    expect(page.locator("main").get_by_text("0 held")).to_be_visible()
+    expect(page.locator("td[data-label=Held]")).to_have_text("0")
+    expect(page.get_by_text("No runtime holds a state now")).to_be_visible()
     page.goto(office.path("runs", run_id))
     expect(page.locator("#box-work .count")).to_have_text("3")
     expect(page.get_by_role("link", name=re.compile("^work: 3 success"))).to_be_visible()

@@ -85,9 +85,10 @@ def test_runtimes_are_listed_with_what_they_do(cli: Cli, place: Place) -> None:
     end = cli("runtimes", "ls")
     assert end.code == 0, end
     heads, line, count = end.out.splitlines()
-    assert " ".join(heads.split()) == "runtime worker phase busy free buffered held heard nodes"
+    assert " ".join(heads.split()) == "runtime worker phase busy free buffered reporting held heard nodes"
     assert re.fullmatch(
-        rf"r +r@{re.escape(host)}:{process}:{unique} +running +0 +4 +0 +0 +\d+ s ago +Lock, Split, Work", line
+        rf"r +r@{re.escape(host)}:{process}:{unique} +running +0 +4 +0 +0 +0 +\d+ s ago +Lock, Split, Work",
+        line,
     )
     assert count == "1 runtime in namespace n"
 

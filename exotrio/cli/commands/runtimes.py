@@ -60,11 +60,12 @@ def command() -> None:
 def ls(connection: Connection) -> int:
     """List the runtimes of a namespace: their phase, workers and claims, and their last heartbeat.
 
-    Busy, free and buffered are as of a runtime's last heartbeat; held is counted in the database.
+    Busy, free, buffered and reporting are as of a runtime's last heartbeat; held is counted in the
+    database now, so it may differ from their sum.
     Stopped ones are listed for a minute, silent ones for ten.
 
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
-    holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
+    reporting, holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
     """
     found = connection.ask(StateManager.workers)
     body = found.model_dump(mode="json")
@@ -73,7 +74,7 @@ def ls(connection: Connection) -> int:
         for each in found.v0
     ]
     connection.print_list(
-        ("runtime", "worker", "phase", "busy", "free", "buffered", "held", "heard", "nodes"),
+        ("runtime", "worker", "phase", "busy", "free", "buffered", "reporting", "held", "heard", "nodes"),
         [_row(worker) for worker in found.workers],
         *v0,
         f"{plural(len(found.workers), 'runtime')} in namespace {connection.namespace}",
@@ -179,6 +180,7 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
         str(worker.busy),
         free,
         str(worker.buffered),
+        str(worker.reporting),
         str(worker.holds),
         f"{format_coarse(worker.heard_ago)} ago",
         ", ".join(worker.nodes),

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
+from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.overview import RuntimeInfo, RuntimeList, V0Runtime
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
 from exotrio.manager.queries.load import held_by_worker
@@ -56,6 +56,11 @@ class Worker:
         if self.beat is None:
             return HeartbeatRequest(worker_id=self.worker_id)
         return HeartbeatRequest.model_validate_json(self.beat)
+
+    @cached_property
+    def reported(self) -> dict[str, HeartbeatState]:
+        """The states of its last heartbeat, by id."""
+        return {state.state_id: state for state in self.last.states}
 
 
 def workers_of(view: View, namespace: str, now: int) -> list[Worker]:
@@ -164,6 +169,7 @@ def _facts(worker: Worker) -> dict[str, Any]:
         "workers": worker.last.workers,
         "busy": worker.last.busy,
         "buffered": worker.last.buffered,
+        "reporting": worker.last.reporting,
         "polled_ms": worker.polled_ms,
         "nodes": worker.nodes,
         "shows_tasks": worker.last.shows_tasks,

@@ -343,6 +343,12 @@ async def test_nodes_show_how_long_they_take_and_how_often_they_fail() -> None:
         assert (await site.browser.page("/ns/shop/nodes/Node_work")).count("100 %") == 1
 
 
+def numbers_of(html: str) -> list[str]:
+    """Return what a runtime holds and what of it is busy, buffered and reporting."""
+    cells = re.findall(r'data-label="(?:Held|Busy|Buffered|Reporting)" class="num">(.*?)</td>', html)
+    return [re.sub(r"<[^>]*>", "", cell) for cell in cells]
+
+
 async def test_a_runtime_shows_what_it_runs() -> None:
     async with open_site() as site:
         flow = await Flow.start(site.api, place("work"))
@@ -352,6 +358,8 @@ async def test_a_runtime_shows_what_it_runs() -> None:
             "runtime": SCRIPT,
             "phase": "running",
             "busy": 1,
+            "buffered": 2,
+            "reporting": 3,
             "workers": 4,
             "states": [
                 {
@@ -365,19 +373,20 @@ async def test_a_runtime_shows_what_it_runs() -> None:
         ok(await site.api.native("POST", "heartbeat", json=beat))
         html = await site.browser.page("/ns/shop/runtimes")
         assert f'href="/ns/shop/states/{state["state_id"]}"' in html
-        assert "<strong>1</strong> held" in html
-        assert '<strong>1<span class="quiet">/4</span></strong> busy' in html
+        assert numbers_of(html) == ["6", "1 of 4", "2", "3"], "held is the sum, all from one heartbeat"
         assert "40 %" in html
         assert "12 of 30" in html
-        assert 'class="grow">running ' in html
-        assert "last poll" in html
+        assert 'class="name">running ' in html
+        assert "Last poll" in html
+        assert state["state_id"] in await site.browser.page("/ns/shop/runtimes?worker=w-1")
+        assert state["state_id"] not in await site.browser.page("/ns/shop/runtimes?worker=w-2")
         for path in (f"/ns/shop/runs/{flow.run_id}", f"/ns/shop/states/{state['state_id']}"):
             shown = text_of(await site.browser.page(path))
             assert '<span class="num">40 %</span> 12 of 30' in shown
         item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
         await report(site.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
         idle = await site.browser.page("/ns/shop/runtimes")
-        assert "It holds no states now" in idle, "whatever its last heartbeat said"
+        assert "No runtime holds a state now" in idle, "whatever its last heartbeat said"
         assert "different inputs" not in idle
         for worker_id, fields in (("new", f"(a, {SCRIPT}=) -> ()"), ("old", "(a) -> ()")):
             ok(await site.api.heartbeat(worker_id, runtime="r", nodes={"Mixed": fields}))

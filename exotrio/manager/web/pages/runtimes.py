@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from exotrio.manager.queries.load import states_held
 from exotrio.manager.queries.state_detail import find_held
@@ -11,8 +12,8 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
-STATES_SHOWN = 100
-"""States of one runtime, longest held first."""
+STATES_SHOWN = 200
+"""States of all runtimes, or of the one in the address, longest held first."""
 
 
 def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
@@ -20,41 +21,56 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     if "list" in wanted:
         held = states_held(view, request.namespace)
         workers = {worker.worker_id: worker for worker in request.workers(view)}
+        one = request.query.get("worker", "")
+        chosen = [row for worker, rows in held.items() if worker == one or not one for row in rows]
+        chosen.sort(key=lambda row: (row["claimed_at"], row["seq"]))
         data["list"] = {
             "workers": [
-                {
-                    **shown,
-                    "held": len(held[shown["id"]]),
-                    "states": _states(view, held[shown["id"]][:STATES_SHOWN], workers[shown["id"]]),
-                }
+                {**_numbers(shown, len(held[shown["id"]])), "holds": len(held[shown["id"]])}
                 for shown in shown_workers(workers.values())
             ],
+            "states": [_state(view, row, workers.get(row["worker"])) for row in chosen[:STATES_SHOWN]],
+            "held": len(chosen),
+            "of_worker": one,
             "anonymous": v0_runtimes(view, request.namespace, request.monotonic),
             "disagreements": disagreements(workers.values()),
-            "shown": STATES_SHOWN,
         }
     return data
 
 
-def _states(view: View, held: list[Row], worker: Worker) -> list[Data]:
-    reported = {state.state_id: state for state in worker.last.states}
-    states = []
-    for each in held:
-        row = find_held(view, each["seq"])
-        state_id = view.state_id(each["seq"])
-        beat = reported.get(state_id)
-        states.append(
-            {
-                "id": state_id,
-                "identifier": view.template(row["template"]).places[row["place"]].identifier,
-                "graph": row["name"],
-                "run_id": row["run_id"],
-                "age": view.now_ms - each["claimed_at"],
-                "progress": None if beat is None else beat.progress,
-                "stage": "just claimed" if beat is None else "running" if beat.running else "buffered",
-            }
-        )
-    return states
+def _numbers(worker: dict[str, Any], held_now: int) -> dict[str, Any]:
+    """Return a runtime with what it held at its last heartbeat, the sum of its numbers.
+
+    Of one that is not live only the database knows what it holds, and of one that only claimed so far.
+    """
+    is_known = worker["live"] and worker["phase"] != "starting"
+    parts = ("busy", "buffered", "reporting")
+    held = sum(worker[part] for part in parts) if is_known else held_now
+    has_tasks = worker["shows_tasks"] or worker["tasks"] is not None
+    return {**worker, "is_known": is_known, "held": held, "has_tasks": has_tasks}
+
+
+def _state(view: View, held: Row, worker: Worker | None) -> Data:
+    row, state_id = find_held(view, held["seq"]), view.state_id(held["seq"])
+    beat = None if worker is None else worker.reported.get(state_id)
+    if beat is None:
+        stage = "just claimed"
+    elif beat.running:
+        stage = "running"
+    else:
+        # A heartbeat says of each state only whether it runs.
+        stage = "buffered or reporting" if worker is not None and worker.last.reporting else "buffered"
+    return {
+        "id": state_id,
+        "identifier": view.template(row["template"]).places[row["place"]].identifier,
+        "graph": row["name"],
+        "run_id": row["run_id"],
+        "worker": held["worker"],
+        "runtime": worker.runtime if worker is not None else "",
+        "age": view.now_ms - held["claimed_at"],
+        "progress": None if beat is None else beat.progress,
+        "stage": stage,
+    }
 
 
 PAGE = Page(
