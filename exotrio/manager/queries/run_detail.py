@@ -1,4 +1,4 @@
-"""What the pages of one run and its report show: its store, its states, its timeline, its events, its errors.
+"""What the pages of one run and its report show: its store, its timeline, its events, its errors.
 
 Of a small run a report shows all states; of a large one, by node, those that failed, then those that have not
 ended, then the slowest.
@@ -14,19 +14,17 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.manager.engine.states import ENDED, ERRORED
 from exotrio.manager.queries.load import FAILED
-from exotrio.manager.queries.runs import Found
-from exotrio.manager.queries.state_detail import summarize, times
-from exotrio.manager.queries.where import Where, end_of
+from exotrio.manager.queries.runs import run_size
+from exotrio.manager.queries.state_detail import times
+from exotrio.manager.queries.where import end_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
-PAGE_SIZE = 25
 MAX_SEARCHED = 100_000
-"""States of a run that one page of a filtered list searches."""
+"""States of a run that are searched for those that are shown."""
 MAX_SPANS = 10_000
 """States that a timeline is drawn from; of a larger run it takes every second one, or every third..."""
 MAX_BARS = 500
@@ -49,56 +47,6 @@ def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
     rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
     given = {row["key"]: from_json(row["value"]) for row in rows}
     return sorted({**template.body.store_config.default_values, **given}.items())
-
-
-def list_states(
-    view: View,
-    run: Row,
-    template: Template,
-    *,
-    place: int | None,
-    statuses: Sequence[str],
-    after: str,
-) -> Found:
-    """Return a page of a run's states in the order in which they were created.
-
-    Any status matches if no ``statuses`` are given. The page begins behind the state with the id ``after``.
-    """
-    seq = view.seq(after) or 0
-    where = Where()
-    if place is not None:
-        where.add("place = ?", place)
-    if statuses:
-        where.add(f"status IN ({', '.join('?' * len(statuses))})", *statuses)
-    # The inner query bounds the search; the outer one ends it as soon as the page is full.
-    rows = view.execute(
-        "SELECT * FROM (SELECT seq, place, status, retry_count, enqueue_after, created_at, claimed_at,"
-        f" finished_at, worker, substr(error, 1, {MAX_ERROR_BYTES}) AS error,"
-        " substr(inputs, 1, 160) AS inputs, substr(outputs, 1, 160) AS outputs"
-        " FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?) AS searched"
-        f" WHERE {where} LIMIT ?",
-        (run["id"], seq, MAX_SEARCHED, *where.parameters, PAGE_SIZE + 1),
-    ).fetchall()
-    page = rows[:PAGE_SIZE]
-    states = [
-        {
-            **summarize(view, row),
-            "identifier": template.places[row["place"]].identifier,
-            "error": message_line(row["error"]),
-            "inputs": row["inputs"],
-            "outputs": row["outputs"],
-        }
-        for row in page
-    ]
-    if len(rows) > PAGE_SIZE:
-        return Found(states, view.state_id(page[-1]["seq"]), None)
-    beyond = view.row(
-        "SELECT seq FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT 1 OFFSET ?",
-        (run["id"], seq, MAX_SEARCHED - 1),
-    )
-    if beyond is None:
-        return Found(states, None, None)
-    return Found(states, view.state_id(beyond["seq"]), MAX_SEARCHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +83,7 @@ class Spans:
 
 def spans_of(view: View, run: Row) -> Spans:
     """Return the spans of a run's states, in the order in which they were created."""
-    total = run["pending"] + run["success"] + run["errored"] + run["retried"]
+    total = run_size(run)
     each = -(-total // MAX_SPANS) or 1
     begin = run["created_at"]
     spans = []
@@ -213,12 +161,12 @@ def events_of(
 # -- for the report
 
 
-def failures_of(view: View, run: Row, characters: int) -> Iterable[Row]:
-    """Return the failed states of a run (seq, place, error), with the end of each error."""
+def failures_of(view: View, run: Row, limit: int, characters: int) -> Iterable[Row]:
+    """Return failed states of a run (seq, place, finished_at, error), with the end of each error."""
     return view.execute(
-        f"SELECT seq, place, {end_of('error', characters)} AS error FROM states WHERE run = ? AND {FAILED}"
-        " ORDER BY seq LIMIT ?",
-        (run["id"], MAX_FAILURES),
+        f"SELECT seq, place, finished_at, {end_of('error', characters)} AS error FROM states"
+        f" WHERE run = ? AND {FAILED} ORDER BY seq LIMIT ?",
+        (run["id"], limit),
     )
 
 

@@ -47,6 +47,11 @@ def shown_status(run: Row) -> str:
     return "running" if status is RunStatus.PENDING else status.value.lower()
 
 
+def run_size(run: Row) -> int:
+    """Return how many states a run has."""
+    return int(run["pending"] + run["success"] + run["errored"] + run["retried"])
+
+
 def run_row(run: Row, now_ms: int) -> dict[str, Any]:
     """Return a run, selected by ``RUNS``, as lists show it."""
     over = run["finished_at"]
@@ -163,7 +168,7 @@ class _Reader:
             " LIMIT 1",
             (run["id"], max(self._left, 1), as_json, as_json, plain),
         )
-        self._left -= run["pending"] + run["success"] + run["errored"] + run["retried"]
+        self._left -= run_size(run)
         return row is not None
 
 
@@ -251,7 +256,7 @@ def _v0_summary(run: Row) -> dict[str, Any]:
         "pending_count": run["pending"],
         "errored_count": run["errored"],
         "retried_count": run["retried"],
-        "total_count": run["success"] + run["pending"] + run["errored"] + run["retried"],
+        "total_count": run_size(run),
         "status": status_of(run).value,
         "created_at": timestamp(run["created_at"]),
     }

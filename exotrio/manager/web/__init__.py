@@ -8,6 +8,7 @@ From outside only ``Dashboard`` is used, an ASGI app that authenticates its requ
 - ``pages/``: the pages, a module each. ``actions``: what their forms do.
 - ``guide``: the documentation of this version, from ``docs``.
 - ``live``: tells the script which fragments changed; the script then requests these.
+- ``faults``: what failed in a run, grouped.
 - ``export/``: a run as one HTML file, for people without access to the dashboard.
 - ``svg/``: the pictures. ``format``: statuses, times and values as text. Both are pure.
 - ``static/``, ``templates/``: the files.

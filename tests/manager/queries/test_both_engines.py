@@ -136,6 +136,7 @@ async def look(site: Site, shown: list[Shown]) -> None:
             exported = await api.native("GET", f"run/{run_id}/export", params={"values": values})
             assert exported.status_code == 200
         pages += [f"/states/{state_id}", f"/runs/{run_id}", f"/runs/{run_id}?status=failed"]
+        pages += [f"/runs/{run_id}?sort={order}" for order in ("newest", "oldest", "slowest", "node")]
     for page in pages:
         await site.browser.page(f"/ns/{site.api.namespace}{page}")
     assert (await site.browser.get("/")).status_code == 303

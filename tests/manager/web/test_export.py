@@ -13,8 +13,8 @@ import pytest
 
 from exotrio.manager.queries import run_detail as chosen
 from exotrio.manager.web.export import states
-from exotrio.manager.web.export.states import MAX_MESSAGES, signature
 from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, MAX_VALUES, ReportTexts
+from exotrio.manager.web.faults import MAX_MESSAGES, signature
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, ok, place, refused
@@ -187,7 +187,7 @@ async def test_a_large_run_shows_what_failed_first_and_says_what_is_left_out(
     assert "<strong>68 are left out.</strong>" in html
     assert "9 of 40" in html
     faults = html[html.index(">What failed<") : html.index(">Timeline<")]
-    assert faults.count("<a href=") == 5
+    assert faults.count("<a href=") == 6, "five of them, and the first of all"
 
 
 async def test_of_what_went_well_a_large_run_shows_the_slowest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +297,7 @@ def test_messages_do_not_tell_errors_apart_and_frames_do() -> None:
 def test_an_error_of_line_ends_alone_is_compared_in_linear_time() -> None:
     # In a process of its own: a search that takes hours cannot be interrupted.
     program = (
-        "from exotrio.manager.web.export.states import signature\n"
+        "from exotrio.manager.web.faults import signature\n"
         "signature('\\n' * 2_000_000); signature(' |\\n' * 500_000)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

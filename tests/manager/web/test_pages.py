@@ -164,8 +164,9 @@ async def test_a_failure_is_three_clicks_away_from_the_start() -> None:
         run = await site.browser.page(f"/ns/shop/runs/{flow.run_id}?status=errored")
         assert f'href="/ns/shop/states/{state}"' in run
         assert "ValueError: no items" in overview
-        assert "ValueError: no items" in run
-        assert "a note at its end" not in run
+        listed = run[run.index('class="list states"') :]
+        assert "ValueError: no items" in listed
+        assert "a note at its end" not in listed
         shown = await site.browser.page(f"/ns/shop/states/{state}")
         assert error in shown
 
@@ -254,6 +255,82 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
         assert len(seen) == len(set(seen)) == 120
         for query in ("node=absent", "status=absent", "node=fan&status=errored"):
             assert "No states match" in await site.browser.page(f"{path}?{query}")
+
+
+async def test_states_are_listed_failed_first_or_as_sorted_and_every_page_once() -> None:
+    clock = SettableClock()
+    async with open_site(clock=clock) as site:
+        flow = await Flow.start(
+            site.api,
+            place("fan", "leaf"),
+            place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
+            retry_policy=NO_RETRY,
+        )
+        await flow.run("fan", *({"v": str(index), "w": ""} for index in range(40)))
+        leaves = [state["state_id"] for state in await flow.take("leaf", 40)]
+        clock.advance(1_000)
+        for leaf in leaves[:28]:
+            ok(await site.api.errored(leaf, "it broke"))
+        clock.advance(60_000)
+        ok(await site.api.executed(leaves[28]))
+
+        async def pages(query: str) -> list[str]:
+            seen: list[str] = []
+            following: str | None = f"/ns/shop/runs/{flow.run_id}?{query}"
+            while following:
+                html = await site.browser.fragments(following.partition("#")[0], "states")
+                seen += re.findall(r'scope="row"><a href="/ns/shop/states/([^"]+)"', html)
+                found = re.search(r'href="([^"]+)" rel="next"', html)
+                following = text_of(found[1]) if found else None
+            return seen
+
+        oldest = await pages("sort=oldest")
+        assert oldest == sorted(oldest)
+        assert len(oldest) == 80
+        assert await pages("") == leaves[:28] + [each for each in oldest if each not in leaves[:28]]
+        assert await pages("node=leaf&status=errored") == leaves[:28]
+        assert await pages("sort=newest") == oldest[::-1]
+        assert await pages("sort=newest&status=errored") == leaves[:28][::-1]
+        slowest = await pages("sort=slowest")
+        assert sorted(slowest) == oldest
+        assert slowest[:40] == leaves[28:] + leaves[:28], "also those that still run"
+        fans = [each for each in oldest if each in set(await pages("node=fan"))]
+        assert await pages("sort=node") == fans + [each for each in oldest if each not in fans]
+        assert await pages("sort=nonsense&after=nonsense") == await pages("")
+        assert "sort=slowest" in await site.browser.page(
+            f"/ns/shop/runs/{flow.run_id}?sort=slowest&node=leaf"
+        )
+        ok(await site.api.native("POST", f"run/{flow.run_id}/cancel"))
+        first = (await pages(""))[:28]
+        assert first == leaves[:28], "what was cancelled has not failed"
+
+
+async def test_a_run_begins_with_what_failed_first_and_how_often() -> None:
+    clock = SettableClock()
+    async with open_site(clock=clock) as site:
+        flow = await Flow.start(
+            site.api,
+            place("fan", "leaf"),
+            place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
+            retry_policy=NO_RETRY,
+        )
+        path = f"/ns/shop/runs/{flow.run_id}"
+        assert "What failed" not in await site.browser.page(path)
+        await flow.run("fan", *({"v": str(index), "w": ""} for index in range(4)))
+        leaves = [state["state_id"] for state in await flow.take("leaf", 4)]
+        for leaf, error in zip(leaves[::-1], ("no 3", "gone", "gone", "gone"), strict=True):
+            ok(await site.api.errored(leaf, error))
+            clock.advance(90_000)
+        html = await site.browser.page(path)
+        assert html.index("What failed") < html.index(">Graph<")
+        html = text_of(await site.browser.fragments(path, "faults"))
+        first = re.search(r'href="/ns/shop/states/(\w+)" title="\w+" id="first-failed"', html)
+        assert first is not None
+        assert first[1] == leaves[3]
+        found = re.findall(r"(\d+).</strong> <strong>leaf</strong> <code>([^<]+)</code>", html)
+        assert found == [("3", "gone"), ("1", "no 3")]
+        assert f'href="{path}?node=leaf&status=errored#states"' in html
+        assert re.findall(r">(\d+ min) ago<", html) == ["6 min", "1 min", "4 min", "1 min", "6 min"]
 
 
 async def test_the_picture_of_a_run_has_one_box_for_each_place_whatever_the_fan_out() -> None:

@@ -23,8 +23,9 @@ from exotrio.manager.queries.run_detail import (
 from exotrio.manager.queries.runs import counts_of, run_row
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import View
-from exotrio.manager.web.export.states import faults_of, pick_states
+from exotrio.manager.web.export.states import pick_states
 from exotrio.manager.web.export.texts import ReportTexts
+from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CANCELLED, CLASSES, classed
 from exotrio.manager.web.page import render, style
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
@@ -47,8 +48,12 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     counts = [classed(by_place.get(place.index, {}), cancelled=cancelled) for place in template.places]
     secrets, unknown = open_secrets(view, (run["graph"],), cipher)[run["graph"]]
     texts = ReportTexts(secrets)
-    faults = faults_of(view, run, template.places, texts)
     picked = pick_states(view, run, template.places, totals, texts, values=values)
+
+    def href(state_id: str) -> str | None:
+        return f"#s{state_id}" if state_id in picked["ids"] else None
+
+    faults = faults_of(view, run, template.places, texts, href)
     spans = spans_of(view, run)
     boxes = boxes_of(
         template, counts=counts, href=lambda place: f"#n{place.index}" if totals[place.index] else None
@@ -83,6 +88,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
             "many": len(spans.spans) > MAX_BARS,
         },
         faults=faults,
+        linked=False,
         picked=picked,
         values=values,
         store=texts.pairs(store) if values else [],

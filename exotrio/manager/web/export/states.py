@@ -1,25 +1,16 @@
-"""The states in a report, with as many of their values as fit; what failed, grouped by how it was raised."""
+"""The states in a report, with as many of their values as fit."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from exotrio._util.error_message import message_line
-from exotrio.manager.queries.run_detail import (
-    MAX_FAILURES,
-    MAX_SEARCHED,
-    choose_states,
-    end_of_error,
-    failures_of,
-    read_states,
-)
+from exotrio.manager.queries.run_detail import MAX_SEARCHED, choose_states, read_states
 from exotrio.manager.queries.state_detail import summarize
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, ReportTexts
+from exotrio.manager.web.faults import end_of, message_of
 from exotrio.manager.web.format import short
 from exotrio.manager.web.page import Data
 
@@ -28,17 +19,6 @@ MAX_ERROR = 4_000
 MAX_BRIEF = 160
 MAX_TEXT = 8_000_000
 """Characters of values and errors in a report."""
-MAX_FAULTS = 30
-MAX_MESSAGES = 5
-MAX_NAMED = 5
-MAX_COMPARED = 8_000
-"""Characters of the end of an error that are compared."""
-MAX_TRACE = 20_000
-MAX_LINE = 300
-
-# Of blanks only: line ends in it would be tried again from each line, which is quadratic.
-_FRAME = re.compile(r'^[ \t|+-]*(File ".*", line \d+, in .*)$', re.MULTILINE)
-_NAME = re.compile(r"^[ \t|+-]*([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 
 
 def pick_states(
@@ -102,89 +82,3 @@ def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
         "pruned": came == "data",
         "outputs": texts.values(row[came], row[f"{came}_size"]) if values else [],
     }
-
-
-# -- what failed
-
-
-@dataclass(slots=True)
-class Fault:
-    """States of one node that failed in the same way.
-
-    Attributes:
-        first: Number of the first of them; ``message`` and ``trace`` are of that one.
-        states: Some of them: id, and the id in short.
-    """
-
-    identifier: str
-    first: int
-    message: str
-    count: int = 0
-    others: list[str] = field(default_factory=list)
-    states: list[tuple[str, str]] = field(default_factory=list)
-    trace: str = ""
-
-
-def faults_of(view: View, run: Row, places: Sequence[Place], texts: ReportTexts) -> Data:
-    """Return the ways in which states of a run failed, the most frequent first.
-
-    ``compared`` counts the failed states that were compared; with ``is_part`` there may be more.
-    """
-    found: dict[tuple[int, int], Fault] = {}
-    compared, last = 0, ((0, 0), "")
-    for row in failures_of(view, run, MAX_COMPARED):
-        compared += 1
-        error = row["error"] or ""
-        # A hash, since each state may have failed in a way of its own, and most ways are not shown.
-        way = (row["place"], hash(signature(error)))
-        fault = found.get(way)
-        if fault is None:
-            message = message_of(error, MAX_COMPARED, texts)
-            fault = found[way] = Fault(places[row["place"]].identifier, row["seq"], message)
-        elif len(fault.others) < MAX_MESSAGES and (way, error) != last:
-            other = message_of(error, MAX_COMPARED, texts)
-            if other != fault.message and other not in fault.others:
-                fault.others.append(other)
-        last = way, error
-        fault.count += 1
-        if len(fault.states) < MAX_NAMED:
-            state_id = view.state_id(row["seq"])
-            fault.states.append((state_id, short(state_id)))
-    faults = sorted(found.values(), key=lambda fault: -fault.count)
-    shown = faults[:MAX_FAULTS]
-    for fault in shown:
-        fault.trace = end_of(*end_of_error(view, fault.first, 2 * MAX_TRACE), MAX_TRACE, texts)
-    return {
-        "shown": shown,
-        "compared": compared,
-        "is_part": compared == MAX_FAILURES,
-        "left_out": len(faults) - len(shown),
-    }
-
-
-def signature(error: str) -> str:
-    """Return what an error has in common with those that were raised in the same way.
-
-    That is the frames of its traceback and the name of the exception; of an error without a traceback it
-    is its message, with the numbers left out.
-    """
-    frames = list(_FRAME.finditer(error))
-    if not frames:
-        return re.sub(r"\d+", "0", message_line(error))
-    # Below a frame comes its line of code, perhaps with a row of ^^^ under it, indented deeper than a name.
-    rest = [line for line in error[frames[-1].end() :].splitlines() if not line.startswith("    ")]
-    name = next((found[1] for line in rest if (found := _NAME.match(line))), "")
-    return "\n".join([*(frame[1] for frame in frames), name])
-
-
-def message_of(error: str, window: int, texts: ReportTexts) -> str:
-    """Return the line that says what was raised, from the last ``window`` characters of an error."""
-    # Masked first: the line may begin where the window does, and that may be within a secret.
-    masked = texts.masked(error, cut_before=len(error) == window)
-    return texts.begin(message_line(masked, MAX_COMPARED), MAX_LINE)
-
-
-def end_of(error: str, size: int, longest: int, texts: ReportTexts) -> str:
-    """Return the end of an error of ``size`` characters (up to a NUL), from its last ``2 * longest``."""
-    before = max(size - len(error), 1) if len(error) == 2 * longest else 0
-    return texts.end(error, longest, before=before)

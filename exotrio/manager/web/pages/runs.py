@@ -8,22 +8,32 @@ from datetime import UTC, datetime
 
 from exotrio._util.times import moment_ms
 from exotrio.manager.engine.runs import find_run
-from exotrio.manager.engine.states import CREATED, STATUSES
+from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, STATUSES
 from exotrio.manager.queries.graphs import graph_names
 from exotrio.manager.queries.run_detail import (
     MAX_BARS,
+    MAX_SEARCHED,
     MAX_SPANS,
     events_of,
-    list_states,
     spans_of,
     store_of,
 )
-from exotrio.manager.queries.runs import RUN_STATUSES, counts_of, paused_places, run_row, search
+from exotrio.manager.queries.run_states import ORDERS, SORTED, list_states
+from exotrio.manager.queries.runs import (
+    RUN_STATUSES,
+    counts_of,
+    paused_places,
+    run_row,
+    run_size,
+    search,
+)
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
+from exotrio.manager.web.export.texts import ReportTexts
+from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, link
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
@@ -31,6 +41,10 @@ from exotrio.manager.web.svg.timeline import draw_timeline
 
 SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
 MAX_TEXT = 200
+MAX_COMPARED = 2_000
+"""Failed states that a page compares: more would take too long for what is refreshed by itself."""
+MAX_FAULTS = 8
+MAX_TRACE = 4_000
 
 
 def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
@@ -121,6 +135,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "paused": [(name, since, link(owner, "nodes", name)) for name, (owner, since) in waits.items()]
         }
     node, status = request.query.get("node", ""), request.query.get("status", "")
+    if "faults" in wanted:
+        data["faults"] = _faults(view, request, run, template)
     if "graph" in wanted:
         not_offered = _not_offered(view, request, template)
 
@@ -151,6 +167,25 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     return data
 
 
+def _faults(view: View, request: PageRequest, run: Row, template: Template) -> Data:
+    """Return what failed. Errors are stored without secrets of the graph: there is nothing left to mask."""
+
+    def href(state_id: str) -> str:
+        return request.link("states", state_id)
+
+    found = faults_of(
+        view,
+        run,
+        template.places,
+        ReportTexts(()),
+        href,
+        compare=MAX_COMPARED,
+        limit=MAX_FAULTS,
+        longest=MAX_TRACE,
+    )
+    return {"faults": found, "linked": True}
+
+
 def _not_offered(view: View, request: PageRequest, template: Template) -> frozenset[int]:
     """Return the places whose node no live runtime offers. For nodes of other namespaces this is unknown."""
     offers = request.offers(view)
@@ -174,6 +209,8 @@ def _states(
     # A status is named by itself, by the word that pages show for it, or by the class of several.
     statuses = [name for name in STATUSES if status in (name, SHOWN_STATUS[name], STATUS_CLASS[name])]
     after = request.query.get("after", "")
+    order = request.query.get("sort", "")
+    order = order if order in ORDERS else ""
     of_place = [counts.get(place, {})] if place is not None else [] if node else list(counts.values())
     totals = dict.fromkeys(CLASSES, 0)
     for each in of_place:
@@ -181,12 +218,14 @@ def _states(
             totals[name] += count
     unknown = (node and place is None) or (status and not statuses)
     listed = (
-        None if unknown else list_states(view, run, template, place=place, statuses=statuses, after=after)
+        None
+        if unknown
+        else list_states(view, run, template, place=place, statuses=statuses, order=order, after=after)
     )
     cancelled = run["cancelled_at"] is not None
 
     def here(**query: str) -> str:
-        return request.link("runs", run["run_id"], **query) + "#states"
+        return request.link("runs", run["run_id"], **{"sort": order, **query}) + "#states"
 
     return {
         "states": listed.rows if listed else [],
@@ -210,6 +249,12 @@ def _states(
         ],
         "all": here(node=node),
         "any_node": here(status=status),
+        "orders": [
+            (name or "failed first", name == order, here(node=node, status=status, sort=name))
+            for name in ORDERS
+            if not (node and name == "node")
+        ],
+        "sorted": MAX_SEARCHED if order in SORTED and run_size(run) > MAX_SEARCHED else None,
     }
 
 
@@ -218,11 +263,15 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
     # Ages and durations change as time passes, until the run is over.
     moment = view.now_ms // 2_000 if run["pending"] else None
     state = (counts_of(view, run["id"]), run["cancelled_at"])
-    size = run["pending"] + run["success"] + run["errored"] + run["retried"]
+    failed = [
+        [each.get(status) for status in (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)]
+        for each in state[0].values()
+    ]
     # In a run that large even a sample takes a while to draw.
-    slow = run["pending"] and size > MAX_SPANS
+    slow = run["pending"] and run_size(run) > MAX_SPANS
     return {
         "summary": (state, moment),
+        "faults": (failed, run["cancelled_at"], view.now_ms // 30_000 if run["pending"] else None),
         "graph": (
             state,
             _not_offered(view, request, view.template(run["template"])) if run["pending"] else None,
@@ -239,6 +288,7 @@ PAGE = Page(
     folder="run",
     fragments={
         "summary": Fragment(),
+        "faults": Fragment(pace=2.0),
         "graph": Fragment(),
         "timeline": Fragment(pace=1.0),
         "states": Fragment(pace=0.5),
