@@ -500,6 +500,7 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "node": "/nodes/ChargeCard",
         "node-unknown": "/nodes/Translate",
         "runtimes": "/runtimes",
+        "search": "/search?q=order",
     }
     links = {name: f"/ns/{NAMESPACE}{path}" for name, path in paths.items()}
     empty = {

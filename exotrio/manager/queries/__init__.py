@@ -4,6 +4,7 @@
 ``runs``         runs in lists, searched, with their counts, with their states
 ``run_detail``   what the pages of one run and its report show
 ``run_states``   the states of one run in pages, those that failed first
+``search``       what one text stands for
 ``states``       states in lists, and one as v0 shows it
 ``state_detail`` one state with all that happened to it, for the native API and for pages
 ``graphs``       registered nodes, graphs and namespaces, in lists and as pages show them

@@ -233,6 +233,8 @@ class Dashboard:
                 return page.load(view, page_request, wanted), names, view.now_ms, flashes
 
             data, namespaces, now, are_flashes = await self._service.store.look(load)
+            if to := data["page"].get("leads_to"):
+                return _redirect(to)
             common: Data = {
                 "link": page_request.link,
                 "namespace": page_request.namespace,

@@ -28,6 +28,8 @@ from exotrio.manager.web.svg.bars import bar
 Data = dict[str, Any]
 """Variables of a template."""
 HERE = Path(__file__).parent
+MAX_TEXT = 200
+"""Characters of a text that is searched for."""
 TYPES = {
     "style.css": "text/css; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
@@ -86,7 +88,8 @@ class Page:
 
     Attributes:
         folder: Of its templates: ``page.html``, and one for each fragment.
-        load: Returns the variables of ``page`` and of the fragments asked for. Raises Refused.
+        load: Returns the variables of ``page`` and of the fragments asked for; with ``leads_to`` in those of
+            ``page`` the browser is sent there instead. Raises Refused.
         own_versions: For a page that knows better than ``Fragment`` when its fragments change: returns for
             each fragment a value that changes when it does. Must be cheap.
     """

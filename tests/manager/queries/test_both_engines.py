@@ -137,6 +137,8 @@ async def look(site: Site, shown: list[Shown]) -> None:
             assert exported.status_code == 200
         pages += [f"/states/{state_id}", f"/runs/{run_id}", f"/runs/{run_id}?status=failed"]
         pages += [f"/runs/{run_id}?sort={order}" for order in ("newest", "oldest", "slowest", "node")]
+        for text in (run_id[:7], run_id, state_id, state_id[-6:], graph[:3], "it broke", "key-\N{SNOWMAN}"):
+            await site.browser.get(f"/ns/{site.api.namespace}/search?{urlencode({'q': text})}")
     for page in pages:
         await site.browser.page(f"/ns/{site.api.namespace}{page}")
     assert (await site.browser.get("/")).status_code == 303

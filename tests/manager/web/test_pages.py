@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from urllib.parse import urlencode
+from uuid import UUID
 
 import pytest
 
@@ -211,6 +213,42 @@ async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form() -> None
         html = await site.browser.page("/ns/shop/runs?graph=orders&text=%22%3E")
         assert "<option selected>orders</option>" in html
         assert 'name="text" value="&#34;&gt;"' in html
+
+
+async def test_a_text_leads_to_the_only_thing_it_stands_for_or_lists_them() -> None:
+    async with open_site() as site:
+        flow, state = await failed_run(site.api)
+        near = str(UUID(int=UUID(flow.run_id).int ^ 1))
+        ok(await site.api.native_trigger("orders", near, inputs={"note": "x"}))
+        given = {"inputs": {"note": "x"}, "key": "order-17/ä"}
+        keyed = ok(await site.api.native("POST", "graph/orders/trigger", json=given))["run_id"]
+        ok(await site.api.elsewhere("other").register([declare("N_of_others")]))
+
+        async def leads_to(text: str) -> str | None:
+            response = await site.browser.get(f"/ns/shop/search?{urlencode({'q': text})}")
+            return response.headers.get("location")
+
+        assert await leads_to(flow.run_id) == f"/ns/shop/runs/{flow.run_id}"
+        assert await leads_to(f" {flow.run_id.upper()} ") == f"/ns/shop/runs/{flow.run_id}"
+        for text in (state, state[-4:], state[-12:].upper()):
+            assert await leads_to(text) == f"/ns/shop/states/{state}", text
+        for text in ("order-17/ä", "order-1", "ORDER-17"):
+            assert await leads_to(text) == f"/ns/shop/runs/{keyed}", text
+        assert await leads_to("it broke") == f"/ns/shop/runs/{flow.run_id}"
+        assert await leads_to("node_first") == "/ns/shop/nodes/Node_first"
+        assert await leads_to("NODE_") is None
+        html = await site.browser.page("/ns/shop/search?q=NODE_")
+        assert html.count('href="/ns/shop/nodes/Node_') == 2
+        html = await site.browser.page(f"/ns/shop/search?q={flow.run_id[:8]}")
+        assert re.findall(r'href="/ns/shop/runs/([^"]+)"', html) == [near, flow.run_id]
+        html = await site.browser.page("/ns/shop/search?q=order")
+        assert 'href="/ns/shop/graphs/orders"' in html
+        assert f'href="/ns/shop/runs/{keyed}"' in html
+        assert 'value="order"' in html
+        for text in ("N_of_others", flow.run_id[:5], state[:12], "f" * 16, "%", "a\0b", f"{SCRIPT}?"):
+            html = await site.browser.page(f"/ns/shop/search?{urlencode({'q': text})}")
+            assert "Nothing in this namespace" in html, text
+        assert "Type an id" in await site.browser.page("/ns/shop/search")
 
 
 async def test_runs_come_in_pages_that_lead_on() -> None:

@@ -35,12 +35,11 @@ from exotrio.manager.store.port import View
 from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
-from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, link
+from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest, link
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 
 SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
-MAX_TEXT = 200
 MAX_COMPARED = 2_000
 """Failed states that a page compares: more would take too long for what is refreshed by itself."""
 MAX_FAULTS = 8

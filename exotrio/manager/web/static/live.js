@@ -200,6 +200,11 @@
   addEventListener("pagehide", disconnect);
   addEventListener("pageshow", (event) => event.persisted && connect());
   document.addEventListener("keydown", (event) => {
+    if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input, select, textarea")) {
+      event.preventDefault(); // or the slash is typed into the field
+      document.getElementById("search").select();
+      return;
+    }
     if (event.key !== "Escape") return;
     for (const each of document.querySelectorAll("details.menu[open], details.confirm[open]")) {
       if (each.contains(document.activeElement)) each.querySelector("summary").focus();

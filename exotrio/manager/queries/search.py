@@ -1,0 +1,101 @@
+"""What one text stands for: a run, a state, a graph or a node, or a text in the states of runs.
+
+As for commands, the first characters of a run's id stand for it, and the last digits of a state's, without
+the zeros before them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from exotrio.manager.engine.runs import RUNS
+from exotrio.manager.queries.graphs import graph_names
+from exotrio.manager.queries.load import nodes_of
+from exotrio.manager.queries.runs import Found, run_row, search
+from exotrio.manager.queries.state_detail import find_state, summarize
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import View
+
+MIN_PREFIX = 6
+MAX_HITS = 20
+"""Of each kind."""
+_DIGITS = re.compile(r"[0-9a-f]{4,16}")
+_LAST = "\U0010ffff"
+"""Sorts behind everything that begins alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hits:
+    """What a text stands for in a namespace.
+
+    Attributes:
+        runs: Those whose id or key begins with it, newest first, as ``run_row`` returns them.
+        states: Those with this id: ``summarize``, with identifier, graph and run_id.
+        graphs, nodes: Names that contain it.
+        texts: Further runs in which it occurs: one page of a search; not searched if the text is an id.
+    """
+
+    runs: list[dict[str, Any]]
+    states: list[dict[str, Any]]
+    graphs: list[str]
+    nodes: list[str]
+    texts: Found = field(default_factory=lambda: Found([], None, None))
+
+
+def find(view: View, namespace: str, text: str) -> Hits:
+    """Return what a text stands for. It costs no more than one page of a search through runs."""
+    runs = _runs(view, namespace, text)
+    states = _states(view, namespace, text.lower())
+    ids = [each["id"] for each in (*runs, *states)]
+    if text.lower() in ids:
+        return Hits(runs=runs, states=states, graphs=[], nodes=[])
+    names = [name for name in graph_names(view, namespace) if text.lower() in name.lower()]
+    nodes = [name for name in nodes_of(view, namespace).values() if text.lower() in name.lower()]
+    texts = search(view, namespace, text=text)
+    further = [run for run in texts.rows if run["id"] not in ids]
+    return Hits(
+        runs=runs,
+        states=states,
+        graphs=names[:MAX_HITS],
+        nodes=nodes[:MAX_HITS],
+        texts=Found(further, texts.next, texts.searched),
+    )
+
+
+def _runs(view: View, namespace: str, text: str) -> list[dict[str, Any]]:
+    # One after the other, each by its index.
+    wanted = [("runs.key >= ? AND runs.key < ? AND runs.key IS NOT NULL", text)]
+    if len(text) >= MIN_PREFIX:
+        wanted.append(("runs.run_id >= ? AND runs.run_id < ?", text.lower()))
+    found = {
+        row["id"]: row
+        for condition, prefix in wanted
+        for row in view.execute(
+            f"{RUNS} WHERE {condition} AND runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC"
+            " LIMIT ?",
+            (prefix, prefix + _LAST, namespace, MAX_HITS),
+        )
+    }
+    newest = sorted(found.values(), key=lambda row: (row["created_at"], row["id"]), reverse=True)
+    return [run_row(row, view.now_ms) for row in newest[:MAX_HITS]]
+
+
+def _states(view: View, namespace: str, text: str) -> list[dict[str, Any]]:
+    state_id = view.state_id(int(text, 16) % 2**63) if _DIGITS.fullmatch(text) else text
+    if view.seq(state_id) is None:
+        return []
+    try:
+        state = find_state(view, namespace, state_id)
+    except Refused:
+        return []
+    place = view.template(state["template"]).places[state["place"]]
+    return [
+        {
+            **summarize(view, state),
+            "identifier": place.identifier,
+            "graph": state["graph_name"],
+            "run_id": state["run_id"],
+        }
+    ]

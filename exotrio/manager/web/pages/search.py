@@ -1,0 +1,33 @@
+"""What one text stands for. A text that stands for one thing leads straight to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from exotrio.manager.queries.search import MIN_PREFIX, Hits, find
+from exotrio.manager.store.port import View
+from exotrio.manager.web.page import MAX_TEXT, Data, Page, PageRequest
+
+
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    # PostgreSQL's texts have no NUL, so nothing is found with one.
+    text = request.query.get("q", "").replace("\0", "").strip()[:MAX_TEXT]
+    page: Data = {"title": "Search", "q": text, "hits": None, "min_prefix": MIN_PREFIX}
+    if text:
+        hits = find(view, request.namespace, text)
+        page |= {"hits": hits, "leads_to": _only(hits, request)}
+    return {"page": page}
+
+
+def _only(hits: Hits, request: PageRequest) -> str | None:
+    """Return the link to the only hit, if there is one."""
+    links = [
+        *(request.link("runs", run["id"]) for run in (*hits.runs, *hits.texts.rows)),
+        *(request.link("states", state["id"]) for state in hits.states),
+        *(request.link("graphs", name) for name in hits.graphs),
+        *(request.link("nodes", name) for name in hits.nodes),
+    ]
+    return links[0] if len(links) == 1 and hits.texts.next is None else None
+
+
+PAGE = Page(path="/ns/{namespace}/search", folder="search", fragments={}, load=load)
