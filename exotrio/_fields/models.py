@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum, Flag
 from functools import lru_cache
-from typing import Annotated, Any, ForwardRef, Literal, TypeVar, get_args, get_origin
+from typing import Any, ForwardRef, Literal, TypeVar, get_args, get_origin
 from uuid import UUID
 
 from pydantic import AliasChoices, BaseModel, RootModel, TypeAdapter, ValidationError
@@ -30,6 +30,7 @@ from exotrio._fields.codecs import (
     resolved,
     text_of,
 )
+from exotrio._fields.declared import VALUES, kind_of, values_schema
 from exotrio._util.words import readable_errors
 from exotrio.errors import ConfigurationError, FieldsInvalid
 
@@ -102,12 +103,13 @@ class Fields:
             ) from None
 
     def schema(self) -> dict[str, Any]:
-        """Return the model's JSON schema with plain strings in place of the typed fields."""
+        """Return the model's JSON schema with plain strings, as ``declared`` reads them, for typed fields."""
         schema = self._model.model_json_schema()
         schema.pop("$defs", None)  # only the typed fields refer to them
         for name in self._codecs:
             given = schema["properties"][name]
             plain = {"title": given.get("title", name), "type": "string"}
+            plain[VALUES] = values_schema(self._model.model_fields[name])
             if "description" in given:
                 plain["description"] = given["description"]
             schema["properties"][name] = plain
@@ -172,8 +174,7 @@ def field_text(info: FieldInfo, value: object) -> str:
     Raises:
         ValueError: it is not a value of the field; the message does not contain it.
     """
-    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
-    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    adapter: TypeAdapter[Any] = TypeAdapter(kind_of(info))
     codec = codec_of(info.annotation)
     try:
         return codec.to_text(adapter.dump_python(adapter.validate_python(value), mode="json"))

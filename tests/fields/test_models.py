@@ -87,6 +87,7 @@ def test_typed_fields_are_declared_as_plain_strings() -> None:
         "title": "Count",
         "description": "How many.",
         "type": "string",
+        "contentSchema": {"type": "integer", "exclusiveMinimum": 0},
     }
     assert all(field["type"] == "string" for field in schema["properties"].values())
     assert schema["required"] == ["plain", "count"]

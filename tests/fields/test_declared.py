@@ -1,0 +1,168 @@
+"""What an input takes, by the JSON schema that it is registered with."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, Field, create_model
+
+from exotrio import FieldsInvalid, from_text
+from exotrio._fields.declared import declared
+from exotrio._nodes.base import BaseNode
+from exotrio._nodes.checks import declare
+
+
+class Size(Enum):
+    SMALL = "s"
+    LARGE = 10
+
+
+class Item(BaseModel):
+    name: str
+
+
+TEXTS = (
+    *(
+        "",
+        "5",
+        " 5",
+        "0",
+        "-1",
+        "1.5",
+        "1e3",
+        "NaN",
+        "99999999999999999999999",
+        "true",
+        "yes",
+        "null",
+        '"null"',
+    ),
+    *(
+        "2026-01-31",
+        "2026-02-31",
+        "2026-01-31T14:30:00Z",
+        "14:30",
+        "14:30:00",
+        "PT1H",
+        "1:00:00",
+        "s",
+        "10",
+        "S",
+    ),
+    *(
+        "[]",
+        "[1, 2]",
+        '["1"]',
+        '["a"]',
+        "[null]",
+        "{}",
+        '{"a": 1}',
+        '{"name": "x"}',
+        "[",
+        "plain",
+        "two\nlines",
+    ),
+    "c0ffee00-0000-4000-8000-000000000000",
+)
+EXACT: dict[Any, str] = {
+    str: "",
+    int: "a whole number",
+    Annotated[int, Field(ge=1, lt=9)]: "a whole number, at least 1, below 9",
+    float: "a number",
+    Annotated[float, Field(multiple_of=0.5)]: "a number, a multiple of 0.5",
+    bool: "true or false",
+    date: "a date such as 2026-01-31",
+    datetime: "a date and time such as 2026-01-31T14:30:00Z",
+    time: "a time such as 14:30:00",
+    timedelta: "a duration such as PT1H30M",
+    UUID: "a UUID",
+    Size: "one of s, 10",
+    Literal["s", 5, True]: "one of s, 5, true",
+    Literal["s"]: "one of s",
+    list[int]: "a JSON array",
+    list[str]: "a JSON array",
+    Annotated[list[int], Field(min_length=1)]: "a JSON array, length at least 1",
+    int | None: "a whole number, or null",
+    Size | None: "one of s, 10, or null",
+    str | None: "",
+}
+"""A type to how it is described. These are checked as strictly as by the node."""
+LOOSE: dict[Any, tuple[str, str]] = {
+    Decimal: ("a number", "[]"),
+    list[Item]: ("a JSON array", "{}"),
+    set[int]: ("a JSON array", "{}"),
+    dict[str, int]: ("a JSON object", "[]"),
+    Item: ("a JSON object", "[]"),
+    Item | None: ("a JSON object, or null", "[]"),
+    tuple[int, str]: ("a JSON array, length at least 2, length at most 2", "{}"),
+}
+"""A type to its description, and to a text that is refused. Of others, some are left to the node."""
+
+
+def schema_of(annotation: Any) -> Any:
+    class Node(BaseNode):
+        Inputs = create_model("Inputs", given=(annotation, ...))  # type: ignore[assignment]
+
+        async def execute(self) -> None: ...
+
+    return declare(Node).inputs_schema["properties"]["given"]
+
+
+def is_taken(annotation: Any, text: str) -> bool:
+    try:
+        from_text(create_model("Inputs", given=(annotation, ...)), {"given": text})
+    except FieldsInvalid:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("annotation", EXACT, ids=str)
+def test_a_text_fits_what_is_registered_if_the_node_takes_it(annotation: Any) -> None:
+    found = declared(schema_of(annotation))
+    assert found.description == EXACT[annotation]
+    for text in TEXTS:
+        problem = found.problem(text)
+        assert (problem is None) == is_taken(annotation, text), (text, problem)
+        assert problem is None or problem.startswith(f"must be {found.description}")
+
+
+@pytest.mark.parametrize("annotation", LOOSE, ids=str)
+def test_no_text_is_refused_that_the_node_takes(annotation: Any) -> None:
+    description, refused = LOOSE[annotation]
+    found = declared(schema_of(annotation))
+    assert found.description == description
+    assert found.problem(refused) is not None
+    for text in TEXTS:
+        assert found.problem(text) is None or not is_taken(annotation, text), text
+
+
+def test_the_choices_and_the_limits_are_known() -> None:
+    assert declared(schema_of(Size | None)).choices == ("s", "10")
+    assert declared(schema_of(bool)).choices == ("true", "false")
+    assert declared(schema_of(Annotated[int, Field(le=5)])).limits == {"maximum": 5}
+    plain = declared({"type": "string", "maxLength": 3, "pattern": "^[A-Z]+$"})
+    assert plain.description == "a text, length at most 3, like ^[A-Z]+$"
+    assert [plain.problem(text) is None for text in ("AB", "ABCD", "ab")] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        *(None, [], "integer", {}, {"type": 5}, {"type": ["string"]}, {"enum": 5}, {"$ref": "#/$defs/none"}),
+        {"$defs": {"A": {"$ref": "#/$defs/A"}}, "$ref": "#/$defs/A"},
+        {"type": "string", "minLength": "x"},
+        {"type": "string", "pattern": "("},
+        {"type": "string", "contentSchema": "integer"},
+        {"anyOf": []},
+        {"type": "array", "items": 3},
+    ],
+)
+def test_of_a_schema_that_is_not_understood_any_text_is_a_value(schema: object) -> None:
+    found = declared(schema)
+    assert (found.type, found.description) == ("string", "")
+    assert found.problem("anything") is None
