@@ -19,7 +19,7 @@ MODULES = sorted(
 # A room, and the rooms it may import from. Everybody may import ``errors``, ``_util`` and ``_version``.
 GROUND = ("errors", "_util", "_version")
 RULED = ("manager.rules", "manager.store", "manager.engine", "manager.queries", "manager.security")
-SERVING = ("graph", "_wire", "_httpd", *RULED, "manager.database", "manager.service")
+SERVING = ("_fields", "graph", "_wire", "_httpd", *RULED, "manager.database", "manager.service")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "_util": (),
@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "manager.rules": ("graph", "_wire"),
     "manager.store": ("graph", "_wire", "manager.rules"),
     "manager.engine": ("graph", "_wire", "manager.rules", "manager.store"),
-    "manager.queries": ("graph", "_wire", "manager.rules", "manager.store", "manager.engine"),
+    "manager.queries": ("_fields", "graph", "_wire", "manager.rules", "manager.store", "manager.engine"),
     "manager.security": ("graph", "_wire", "_httpd", "manager.rules", "manager.store", "manager.engine"),
     "manager.database": ("_httpd", "manager.store"),
     "manager.background": ("_wire", *RULED),

@@ -94,13 +94,16 @@ class Declared:
         return None
 
 
+ANY_TEXT = Declared()
+
+
 def declared(schema: object) -> Declared:
     """Return what an input with this JSON schema takes: any text if that is not understood."""
     try:
-        found = _declared(schema.get(VALUES, schema), {}) if isinstance(schema, Mapping) else Declared()
+        found = _declared(schema.get(VALUES, schema), {}) if isinstance(schema, Mapping) else ANY_TEXT
         TypeAdapter(found.annotation)
     except Exception:  # registration checks no schema, so anything may stand there
-        return Declared()
+        return ANY_TEXT
     return found
 
 

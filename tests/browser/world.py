@@ -177,8 +177,9 @@ PARTS = {
 # -- what is registered
 
 
-def text(about: str) -> dict[str, str]:
-    return {"type": "string", "description": about}
+def text(about: str, **values: Any) -> dict[str, Any]:
+    """Return how an input is registered; ``values`` is the JSON schema of its values, if it is typed."""
+    return {"type": "string", "description": about, **({"contentSchema": values} if values else {})}
 
 
 NODES = [
@@ -193,14 +194,19 @@ NODES = [
     declare(
         "FetchOrders",
         {
-            "since": text("Orders placed at or after this time, ISO 8601"),
+            "since": text("Orders placed at or after this time", type="string", format="date-time"),
             "region": text("Two letters, such as DE; all if empty"),
         },
         ["order"],
         ["erp_password"],
     ),
     declare("ValidateOrder", ["order"], ["order", "amount", "street", "postcode", "city", "country"]),
-    declare("ChargeCard", ["order", "amount", "currency"], ["receipt", "order"], ["gateway_token"]),
+    declare(
+        "ChargeCard",
+        {"order": text(""), "amount": text(""), "currency": text("Of the card", enum=["EUR", "CHF", "GBP"])},
+        ["receipt", "order"],
+        ["gateway_token"],
+    ),
     declare("ShipParcel", ["order", "street", "postcode", "city"], ["v"]),
     declare("SendMail", ["order", "receipt"], ["v"], ["smtp_password"]),
     declare("CloseBatch", ["receipts"], ["v"]),
@@ -495,6 +501,7 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "graph-audit": "/graphs/audit",
         "graph-orders": "/graphs/orders",
         "graph-backup": "/graphs/backup",
+        "graph-from": f"/graphs/orders?from={runs['orders now']}",
         "graph-invalid": "/graphs/statements",
         "nodes": "/nodes",
         "node": "/nodes/ChargeCard",

@@ -109,7 +109,7 @@ class Dev:
 def start_run(browser: httpx.Client, **inputs: str) -> str:
     """Press the button of the graph's page; return the id of the run whose page follows."""
     fields = {f"input.{name}": value for name, value in inputs.items()}
-    answer = browser.post("/ns/n/graphs/greeting/trigger", data=fields)
+    answer = browser.post("/ns/n/graphs/greeting", data=fields)
     assert answer.status_code == 303
     return str(answer.headers["location"]).rpartition("/")[2]
 

@@ -236,15 +236,17 @@ def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str
 def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> Started:
     """Start a run of the same graph with the inputs and the store of another, without its key."""
     run = find_run(tx, namespace, run_id)
-    first = tx.row("SELECT inputs FROM states WHERE run = ? ORDER BY seq LIMIT 1", (run["id"],))
-    store = tx.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
-    return trigger(
-        tx,
-        namespace,
-        run["graph_name"],
-        inputs={} if first is None else from_json(first["inputs"]),
-        store={row["key"]: from_json(row["value"]) for row in store},
-        run_id=new_run_id,
+    inputs, store = started_with(tx, run)
+    return trigger(tx, namespace, run["graph_name"], inputs=inputs, store=store, run_id=new_run_id)
+
+
+def started_with(view: View, run: Row) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the inputs of the first state of a run, and its store."""
+    first = view.row("SELECT inputs FROM states WHERE run = ? ORDER BY seq LIMIT 1", (run["id"],))
+    store = view.execute("SELECT key, value FROM store WHERE run = ? ORDER BY key", (run["id"],))
+    return (
+        {} if first is None else from_json(first["inputs"]),
+        {row["key"]: from_json(row["value"]) for row in store},
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from exotrio._fields.declared import ANY_TEXT, Declared, declared
 from exotrio._util.error_message import message_line
 from exotrio._util.times import timestamp
 from exotrio.manager.engine.graphs import GRAPHS, paused, shown_graph
@@ -149,18 +150,17 @@ class Field:
     """One field of a node's inputs or outputs, as far as its schema describes it."""
 
     name: str
-    type: str
-    description: str
+    values: Declared = ANY_TEXT
+    description: str = ""
 
 
 def fields_of(schema: str) -> list[Field]:
     """Return the fields that a JSON schema declares."""
     properties = from_json(schema).get("properties")
-    found = []
-    for name, given in (properties if isinstance(properties, dict) else {}).items():
-        declared: dict[str, Any] = given if isinstance(given, dict) else {}
-        found.append(Field(name, str(declared.get("type", "any")), str(declared.get("description", ""))))
-    return found
+    return [
+        Field(name, declared(given), str(given.get("description", "")) if isinstance(given, dict) else "")
+        for name, given in (properties if isinstance(properties, dict) else {}).items()
+    ]
 
 
 def last_failures(view: View, node_id: int, limit: int) -> list[dict[str, Any]]:

@@ -5,7 +5,8 @@ From outside only ``Dashboard`` is used, an ASGI app that authenticates its requ
 - ``app``: the routes, signing in and out, and errors.
 - ``sessions``, ``guard``: who is signed in; which requests are let in, and the headers of every response.
 - ``page``: what a page is: a template, fragments that can be rendered alone, and the files it refers to.
-- ``pages/``: the pages, a module each. ``actions``: what their forms do.
+- ``pages/``: the pages, a module each. ``actions``: what their forms do. ``start_form``: the fields of that
+  which starts a run.
 - ``guide``: the documentation of this version, from ``docs``.
 - ``live``: tells the script which fragments changed; the script then requests these.
 - ``faults``: what failed in a run, grouped.

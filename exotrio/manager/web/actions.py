@@ -6,22 +6,15 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
-from exotrio._wire.vocabulary import check_key
 from exotrio.manager.engine import pausing, retries, runs, workers
 from exotrio.manager.queries.workers import find_worker
 from exotrio.manager.rules.errors import Refused, not_found
-from exotrio.manager.web.guard import field
-from exotrio.manager.web.page import PageRequest
-
-Form = dict[str, list[str]]
+from exotrio.manager.web.guard import Form, field
+from exotrio.manager.web.page import FormRejected, PageRequest
+from exotrio.manager.web.start_form import sent_form
 
 MAX_AT_ONCE = 100
 """Runs that one form may retry or cancel."""
-MAX_DELAY = 30 * 86_400.0
-"""Seconds by which a form may delay the start of a run."""
-INPUT, STORE = "input.", "store."
-"""Prefixes of the names of a form's fields; the rest is the name of the input or the key."""
-
 
 Done = tuple[str, str]
 """What was done: the message for the next page, and the address of that page."""
@@ -48,14 +41,14 @@ async def cancel_run(request: PageRequest, form: Form) -> Done:
 async def change_runs(request: PageRequest, form: Form) -> Done:
     """Retry or cancel the ticked runs, as far as possible."""
     wanted = field(form, "do")
-    if wanted not in ("retry", "cancel"):
-        raise Refused(400, "choose what to do with the ticked runs: retry or cancel")
     back = request.link("runs", **{name: field(form, name) for name in ("graph", "status", "since", "text")})
     chosen = list(dict.fromkeys(form.get("run", [])))
+    if wanted not in ("retry", "cancel"):
+        return ("Nothing changed: choose what to do with the ticked runs, retry or cancel.", back)
     if not chosen:
         return ("No run was ticked, so nothing changed.", back)
     if len(chosen) > MAX_AT_ONCE:
-        raise Refused(400, f"at most {MAX_AT_ONCE} runs can be changed at once, and {len(chosen)} are ticked")
+        return (f"Nothing changed: at most {MAX_AT_ONCE} runs at once, and {len(chosen)} are ticked.", back)
     done, refused = 0, []
     for run_id in chosen:
         try:
@@ -91,18 +84,23 @@ async def trigger_again(request: PageRequest, form: Form) -> Done:
 
 async def trigger(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of the form."""
-    inputs, store, delay_ms = _filled_in(form)
-    key = _key(form)
-    started = await request.service.store.write(
-        runs.trigger,
-        request.namespace,
-        request.params["graph"],
-        inputs=inputs,
-        store=store,
-        start_delay_ms=delay_ms,
-        run_id=_request_id(form) if key is None else None,
-        key=key,
-    )
+    store = request.service.store
+    filled = await store.look(sent_form, request, form)
+    key = field(form, "key").strip() or None
+    try:
+        started = await store.write(
+            runs.trigger,
+            request.namespace,
+            request.params["graph"],
+            inputs=filled.given(filled.inputs),
+            store=filled.given(filled.store),
+            start_delay_ms=round(float(field(form, "delay") or 0) * 1000),
+            run_id=_request_id(form) if key is None else None,
+            key=key,
+        )
+    except Refused as refusal:
+        # Of all that is refused here only a key that another run has is about a field.
+        raise FormRejected(form, {"key" if key and refusal.status == 409 else "": refusal.detail}) from None
     to = request.link("runs", started.run_id)
     if key is None or started.created:
         return ("The run was started.", to)
@@ -167,33 +165,6 @@ async def _ask(request: PageRequest, worker_id: str, command: str) -> None:
         raise not_found(f"no runtime {worker_id!r} is known in namespace {request.namespace!r}")
 
 
-def _filled_in(form: Form) -> tuple[dict[str, str], dict[str, str], int]:
-    """Return the inputs, the store and the delay in milliseconds that a form was filled in with.
-
-    An empty field keeps the value of the graph, unless its box for an empty text is ticked.
-    """
-    given = {name: values[0] for name, values in form.items() if values[0] or f"empty.{name}" in form}
-    inputs = {name.removeprefix(INPUT): text for name, text in given.items() if name.startswith(INPUT)}
-    store = {name.removeprefix(STORE): text for name, text in given.items() if name.startswith(STORE)}
-    text = field(form, "delay").strip() or "0"
-    try:
-        delay = float(text)
-    except ValueError:
-        delay = -1.0
-    if not 0 <= delay <= MAX_DELAY:
-        raise Refused(400, f"the delay is {text!r}: give a number of seconds from 0 to {MAX_DELAY:,.0f}")
-    return inputs, store, round(delay * 1000)
-
-
-def _key(form: Form) -> str | None:
-    """Return the key of the form for a run, if it was filled in."""
-    text = field(form, "key").strip()
-    try:
-        return check_key(text) if text else None
-    except ValueError as error:
-        raise Refused(400, f"the key {error}") from None
-
-
 def _request_id(form: Form) -> str:
     """Return the id that the form was rendered with, so that a form sent twice acts once."""
     try:
@@ -208,7 +179,7 @@ ACTIONS: dict[str, Action] = {
     "/ns/{namespace}/runs/{run_id}/cancel": cancel_run,
     "/ns/{namespace}/runs/{run_id}/again": trigger_again,
     "/ns/{namespace}/states/{state_id}/retry": retry_state,
-    "/ns/{namespace}/graphs/{graph}/trigger": trigger,
+    "/ns/{namespace}/graphs/{graph}": trigger,
     "/ns/{namespace}/graphs/{graph}/delete": delete_graph,
     "/ns/{namespace}/graphs/{graph}/pause": pause_schedule,
     "/ns/{namespace}/graphs/{graph}/resume": resume_schedule,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -35,7 +36,16 @@ from exotrio.manager.web.guard import (
 )
 from exotrio.manager.web.guide import PAGES as GUIDE_PAGES
 from exotrio.manager.web.guide import guide_page
-from exotrio.manager.web.page import Data, Page, PageRequest, link, render, render_fragments, serve_asset
+from exotrio.manager.web.page import (
+    Data,
+    FormRejected,
+    Page,
+    PageRequest,
+    link,
+    render,
+    render_fragments,
+    serve_asset,
+)
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.sessions import Sessions
 
@@ -74,7 +84,10 @@ class Dashboard:
             routes.append(Route(f"/live{page.path}", self._signed_in(self._listen(page))))
         routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._signed_in(self._export)))
         for path, action in actions.ACTIONS.items():
-            routes.append(Route(path, self._signed_in(self._act(action), changes=True), methods=["POST"]))
+            shown_by = next((page for page in PAGES if page.path == path), None)
+            page_path = path if shown_by else path.rpartition("/")[0]
+            endpoint = self._signed_in(self._act(action, page_path, shown_by), page_path=page_path)
+            routes.append(Route(path, endpoint, methods=["POST"]))
         self._app = Starlette(
             routes=routes,
             exception_handlers={
@@ -185,21 +198,25 @@ class Dashboard:
         response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
         return response
 
-    def _signed_in(self, endpoint: SignedInEndpoint, *, changes: bool = False) -> Endpoint:
-        """Return an endpoint that sends strangers to the sign-in; ``changes`` come from our own pages."""
+    def _signed_in(self, endpoint: SignedInEndpoint, *, page_path: str | None = None) -> Endpoint:
+        """Return an endpoint that sends strangers to the sign-in.
+
+        What changes something comes from one of our own pages, and strangers come back to ``page_path``.
+        """
 
         async def checked(request: Request) -> Response:
-            if changes:
+            if page_path is not None:
                 check_origin(request)
-            session = self._session(request)
-            return self._to_sign_in(request) if session is None else await endpoint(request, session)
+            if (session := self._session(request)) is not None:
+                return await endpoint(request, session)
+            to = _path_and_query(request) if page_path is None else _filled_in(page_path, request)
+            return self._to_sign_in(request, to)
 
         return checked
 
-    def _to_sign_in(self, request: Request) -> Response:
+    def _to_sign_in(self, request: Request, path: str) -> Response:
         if _is_automatic(request):
             return PlainTextResponse("signed out", 401, headers=HEADERS)
-        path = _path_and_query(request)
         return _redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
 
     # -- pages
@@ -222,42 +239,47 @@ class Dashboard:
 
     def _show(self, page: Page) -> SignedInEndpoint:
         async def show(request: Request, session: str) -> Response:
-            page_request = self._page_request(request)
-            fragment_names = request.headers.get(FRAGMENTS_HEADER)
-            wanted = page.fragments if fragment_names is None else fragment_names.split()
-
-            def load(view: View) -> tuple[dict[str, Data], list[str], int, bool]:
-                is_whole = fragment_names is None
-                names = all_namespaces(view) if is_whole else []
-                flashes = is_whole and has_flashes(view, session)
-                return page.load(view, page_request, wanted), names, view.now_ms, flashes
-
-            data, namespaces, now, are_flashes = await self._service.store.look(load)
-            if to := data["page"].get("leads_to"):
-                return _redirect(to)
-            common: Data = {
-                "link": page_request.link,
-                "namespace": page_request.namespace,
-                "now": now,
-                **data["page"],
-            }
-            fragments = render_fragments(page, data, common)
-            if fragment_names is not None:
-                return _html("".join(fragments.values()))
-            flashes = await self._sessions.take_flashes(session) if are_flashes else []
-            return _html(
-                render(
-                    f"{page.folder}/page.html",
-                    **common,
-                    fragments=fragments,
-                    namespaces=namespaces,
-                    flashes=flashes,
-                    folder=page.folder,
-                    live=f"/live{_path_and_query(request)}",
-                )
-            )
+            return await self._render(page, self._page_request(request), request, session)
 
         return show
+
+    async def _render(
+        self, page: Page, page_request: PageRequest, request: Request, session: str, status: int = 200
+    ) -> Response:
+        fragment_names = request.headers.get(FRAGMENTS_HEADER)
+        wanted = page.fragments if fragment_names is None else fragment_names.split()
+
+        def load(view: View) -> tuple[dict[str, Data], list[str], int, bool]:
+            is_whole = fragment_names is None
+            names = all_namespaces(view) if is_whole else []
+            flashes = is_whole and has_flashes(view, session)
+            return page.load(view, page_request, wanted), names, view.now_ms, flashes
+
+        data, namespaces, now, are_flashes = await self._service.store.look(load)
+        if to := data["page"].get("leads_to"):
+            return _redirect(to)
+        common: Data = {
+            "link": page_request.link,
+            "namespace": page_request.namespace,
+            "now": now,
+            **data["page"],
+        }
+        fragments = render_fragments(page, data, common)
+        if fragment_names is not None:
+            return _html("".join(fragments.values()))
+        flashes = await self._sessions.take_flashes(session) if are_flashes else []
+        return _html(
+            render(
+                f"{page.folder}/page.html",
+                **common,
+                fragments=fragments,
+                namespaces=namespaces,
+                flashes=flashes,
+                folder=page.folder,
+                live=f"/live{_path_and_query(request)}",
+            ),
+            status,
+        )
 
     def _listen(self, page: Page) -> SignedInEndpoint:
         async def listen(request: Request, session: str) -> Response:
@@ -279,9 +301,21 @@ class Dashboard:
 
     # -- actions
 
-    def _act(self, action: actions.Action) -> SignedInEndpoint:
+    def _act(self, action: actions.Action, page_path: str, shown_by: Page | None) -> SignedInEndpoint:
+        """Return an endpoint for a form; what is refused leads back to ``page_path``."""
+
         async def act(request: Request, session: str) -> Response:
-            flash, to = await action(self._page_request(request), await read_form(request))
+            page_request, form = self._page_request(request), await read_form(request)
+            try:
+                flash, to = await action(page_request, form)
+            except FormRejected as rejected:
+                assert shown_by is not None, "a form that may be rejected is sent to its own page"
+                page_request = replace(page_request, rejected=rejected)
+                return await self._render(shown_by, page_request, request, session, status=422)
+            except Refused as refusal:
+                if refusal.status == 404:
+                    raise
+                flash, to = f"Nothing changed: {_ended(refusal.detail)}", _filled_in(page_path, request)
             await self._sessions.add_flash(session, flash)
             return _redirect(to)
 
@@ -291,8 +325,7 @@ class Dashboard:
 
     async def _on_refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        text = error.detail[:1].upper() + error.detail[1:]
-        return self._problem(request, error.status, text if text.endswith(".") else f"{text}.")
+        return self._problem(request, error.status, _ended(error.detail[:1].upper() + error.detail[1:]))
 
     async def _on_http_exception(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -317,13 +350,22 @@ class Dashboard:
     def _problem(self, request: Request, status: int, text: str) -> Response:
         if status == 404 and not isinstance(request.scope[SESSION], str):
             # Strangers do not learn what exists.
-            return self._to_sign_in(request)
+            return self._to_sign_in(request, _path_and_query(request))
         return _html(render("problem.html", status=status, text=text), status)
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
 
 
 def _is_automatic(request: Request) -> bool:
     """Whether the script sent the request, and not a person."""
     return FRAGMENTS_HEADER in request.headers or request.url.path.startswith("/live/")
+
+
+def _filled_in(path: str, request: Request) -> str:
+    """Return the path of a page for the parameters of a request."""
+    return path.format(**{name: quote(value, safe="") for name, value in request.path_params.items()})
 
 
 def _path_and_query(request: Request) -> str:

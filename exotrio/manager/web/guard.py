@@ -29,6 +29,9 @@ HEADERS = {
     "cache-control": "no-store",
 }
 
+Form = dict[str, list[str]]
+"""The fields of a form, each of which may occur several times."""
+
 MAX_FORM = 1024 * 1024
 MAX_SIGN_IN_FORM = 16 * 1024
 """Bytes of the form that strangers may send."""
@@ -81,8 +84,8 @@ def local_path(path: str) -> str:
     return path
 
 
-async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> dict[str, list[str]]:
-    """Return the fields of a form, each of which may occur several times.
+async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> Form:
+    """Return the fields of a form.
 
     Raises:
         Refused: it is longer than ``max_bytes``, too slow, or not a form.
@@ -110,13 +113,13 @@ async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> dict[str,
         )
     except ValueError:
         raise Refused(400, "the form cannot be read") from None
-    form: dict[str, list[str]] = {}
+    form: Form = {}
     for name, value in pairs:
         # Browsers send the line ends of a text area as CR LF.
         form.setdefault(name, []).append(value.replace("\r\n", "\n"))
     return form
 
 
-def field(form: dict[str, list[str]], name: str) -> str:
+def field(form: Form, name: str) -> str:
     """Return the first value of a field, or an empty string."""
     return form.get(name, [""])[0]

@@ -23,6 +23,7 @@ from exotrio.manager.rules.errors import not_found
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View
 from exotrio.manager.web import format
+from exotrio.manager.web.guard import Form
 from exotrio.manager.web.svg.bars import bar
 
 Data = dict[str, Any]
@@ -38,14 +39,30 @@ TYPES = {
 """Files that pages refer to, under names that change with their content, so that browsers may keep them."""
 
 
+class FormRejected(Exception):
+    """A form that was sent is not accepted: the page at the same address is shown again with it.
+
+    Attributes:
+        form: What was sent.
+        problems: The name of a field to what is wrong with it; an empty name stands for the whole.
+    """
+
+    def __init__(self, form: Form, problems: Mapping[str, str]) -> None:
+        super().__init__(problems)
+        self.form = form
+        self.problems = problems
+
+
 @dataclass(frozen=True, kw_only=True)
 class PageRequest:
-    """A request for a page. Of several values with one name ``query`` has the last."""
+    """A request for a page. Of several values with one name ``query`` has the last; ``rejected`` is the form
+    that it is shown again for."""
 
     service: Service
     namespace: str
     params: Mapping[str, str]
     query: Mapping[str, str]
+    rejected: FormRejected | None = None
 
     @property
     def monotonic(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import trio
@@ -374,7 +375,7 @@ async def test_a_form_from_elsewhere_changes_nothing(origin: str | None) -> None
             f"/ns/shop/runs/{flow.run_id}/retry",
             f"/ns/shop/runs/{flow.run_id}/again",
             f"/ns/shop/states/{state}/retry",
-            "/ns/shop/graphs/orders/trigger",
+            "/ns/shop/graphs/orders",
             "/ns/shop/runs/change",
             "/ns/shop/runtimes/drain",
             "/ns/shop/nodes/Node_work/pause",
@@ -391,8 +392,10 @@ async def test_a_form_from_elsewhere_changes_nothing(origin: str | None) -> None
 async def test_a_form_of_somebody_who_is_signed_out_changes_nothing() -> None:
     async with open_site() as site:
         _, state = await failed_run(site.api)
-        answer = await site.stranger.post(f"/ns/shop/states/{state}/retry")
-        assert answer.headers["location"].startswith("/sign-in")
+        for path, page in ((f"states/{state}/retry", f"states/{state}"), ("graphs/orders", "graphs/orders")):
+            answer = await site.stranger.post(f"/ns/shop/{path}")
+            # To the page, since the address of a form alone shows nothing.
+            assert answer.headers["location"] == f"/sign-in?to={quote(f'/ns/shop/{page}', safe='')}"
 
 
 @pytest.mark.parametrize("path", ["/", "/sign-in", "/ns/shop", "/live/ns/shop", "/static/x/style.css"])

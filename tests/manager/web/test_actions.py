@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from html import unescape
 from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
 
+from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, node_name, ok, place, refused
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, declare, node_name, ok, place, refused
 from tests.support.web import SCRIPT, Browser, failed_run, open_site, text_of
 
 
@@ -32,9 +35,9 @@ async def test_all_failed_states_of_a_run_are_retried() -> None:
         flow, state = await failed_run(site.api)
         assert "1 failed state will run again." in await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
         assert await flow.status(state) == "RETRY_CREATED"
-        again = await site.browser.post(f"/ns/shop/runs/{flow.run_id}/retry")
-        assert again.status_code == 409
-        assert "has no failed states" in again.text
+        html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
+        assert f"Nothing changed: the run {flow.run_id} has no failed states." in html
+        assert f'action="/ns/shop/runs/{flow.run_id}/again"' in html, "it leads back to the run"
 
 
 async def test_a_graph_is_deleted_with_its_runs() -> None:
@@ -42,7 +45,8 @@ async def test_a_graph_is_deleted_with_its_runs() -> None:
         flow = await Flow.start(site.api, place("a"))
         path = f"/ns/shop/graphs/{flow.graph}/delete"
         assert f'action="{path}"' in await site.browser.page(f"/ns/shop/graphs/{flow.graph}")
-        assert "has runs that have not ended" in (await site.browser.post(path)).text
+        assert "has runs that have not ended" in (html := await site.browser.do(path))
+        assert f'action="{path}"' in html, "it leads back to the graph"
         html = await site.browser.do(path, {"cancel_runs": "on"})
         assert f"Graph {flow.graph} was deleted with 1 run." in html
         refused(await site.api.get_graph(flow.graph), 404)
@@ -69,7 +73,11 @@ async def test_ticked_runs_are_changed_as_far_as_each_can_be() -> None:
         said = await site.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
         assert "1 run retried." in said
         assert "No run was ticked" in await site.browser.do("/ns/shop/runs/change", {"do": "retry"})
-        assert (await site.browser.post("/ns/shop/runs/change", {"do": "delete"})).status_code == 400
+        assert "choose what to do" in await site.browser.do("/ns/shop/runs/change", {"do": "delete"})
+        many = await site.browser.do(
+            "/ns/shop/runs/change", {"do": "retry", "run": [str(n) for n in range(101)]}
+        )
+        assert "Nothing changed: at most 100 runs at once, and 101 are ticked." in many
 
 
 async def test_a_run_is_started_from_the_form_of_its_graph() -> None:
@@ -84,10 +92,10 @@ async def test_a_run_is_started_from_the_form_of_its_graph() -> None:
         for name in ("input.a", "input.b", "store.must", "store.key", "request_id"):
             assert f'name="{name}"' in form
         given = {"request_id": str(uuid4()), "input.a": SCRIPT, "store.must": "1", "store.key": "x\r\ny"}
-        html = await site.browser.do("/ns/shop/graphs/graph/trigger", given)
+        html = await site.browser.do("/ns/shop/graphs/graph", given)
         assert "The run was started." in html
         assert SCRIPT not in html
-        await site.browser.do("/ns/shop/graphs/graph/trigger", given)
+        await site.browser.do("/ns/shop/graphs/graph", given)
         assert len(runs_in(await site.browser.page("/ns/shop/runs"))) == 1, "sent twice, it starts once"
         (state,) = await flow.take("root")
         assert state["inputs"] == {"a": SCRIPT, "b": "x\ny"}
@@ -100,13 +108,17 @@ async def test_a_run_is_started_once_for_each_key_that_a_form_has() -> None:
         for said in ("The run was started.", "The run with the key order <17> existed already."):
             # From the form loaded anew, so with another id.
             given["request_id"] = str(uuid4())
-            html = text_of(await site.browser.do("/ns/shop/graphs/graph/trigger", given))
+            html = text_of(await site.browser.do("/ns/shop/graphs/graph", given))
             assert said in html
             assert 'key <code class="wrap">order <17></code>' in html, "the page of the run has it, too"
-        changed = await site.browser.post("/ns/shop/graphs/graph/trigger", {**given, "input.a": "y"})
-        assert (changed.status_code, "with other inputs or another store" in changed.text) == (409, True)
-        unfit = await site.browser.post("/ns/shop/graphs/graph/trigger", {"key": "a\tb"})
-        assert (unfit.status_code, "control character" in unfit.text) == (400, True)
+        for fields, problem in (
+            ({**given, "input.a": "y"}, "with other inputs or another store"),
+            ({"key": "a\tb"}, "Key contains a control character."),
+        ):
+            answer = await site.browser.post("/ns/shop/graphs/graph", fields)
+            assert answer.status_code == 422
+            assert problem in answer.text
+            assert 'aria-describedby="key-about key-problem" aria-invalid="true" autofocus' in answer.text
         await flow.trigger()
         for text, count in (("ORDER <17", 1), ("order 18", 0), ("", 2)):
             found = await site.browser.page(f"/ns/shop/runs?text={quote(text)}")
@@ -164,22 +176,135 @@ async def test_an_empty_text_can_be_given_and_what_is_left_empty_stays() -> None
     async with open_site() as site:
         flow = await Flow.deploy(site.api, place("root", inputs={"a": "kept", "b": "replaced"}))
         fields = {"input.a": "", "input.b": "", "empty.input.b": "on"}
-        await site.browser.do("/ns/shop/graphs/graph/trigger", fields)
+        await site.browser.do("/ns/shop/graphs/graph", fields)
         (state,) = await flow.take("root")
         assert state["inputs"] == {"a": "kept", "b": ""}
 
 
-async def test_what_the_form_lacks_is_said() -> None:
+def sent_by(html: str) -> dict[str, str]:
+    """Return the fields that a browser sends of the form that starts a run, without those that are empty."""
+    form = re.search(r'<form method="post" action="[^"]+" class="fields">(.*?)</form>', html, re.DOTALL)[1]  # type: ignore[index]
+    fields = dict(re.findall(r'<input[^>]* name="([^"]+)"[^>]* value="([^"]*)"', form))
+    fields |= dict(re.findall(r'<textarea[^>]* name="([^"]+)"[^>]*>\n(.*?)</textarea>', form, re.DOTALL))
+    for name, options in re.findall(r'<select[^>]* name="([^"]+)"[^>]*>(.*?)</select>', form, re.DOTALL):
+        fields |= dict.fromkeys([name], *re.findall("<option selected>(.*?)</option>", options))
+    fields |= dict.fromkeys(re.findall(r'type="checkbox" name="([^"]+)" checked', form), "on")
+    return {name: unescape(text) for name, text in fields.items() if text and name != "request_id"}
+
+
+TYPED = {
+    "count": {"type": "integer", "minimum": 1},
+    "size": {"enum": ["small", "large"], "type": "string"},
+    "dry": {"type": "boolean"},
+    "day": {"type": "string", "format": "date"},
+    "tags": {"type": "array", "items": {"type": "string"}},
+    "limit": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+}
+FITTING = {"count": "3", "size": "small", "dry": "true", "day": "2026-01-31", "tags": "[]", "limit": "null"}
+
+
+async def deploy_typed(api: Api, inputs: Mapping[str, str] = FITTING) -> Flow:
+    """Return a graph whose root has an input of each type, of which the store has the count."""
+    declared = {
+        name: {"type": "string", "description": f"About {name}", "contentSchema": TYPED[name]}
+        for name in TYPED
+    }
+    ok(await api.register([declare(node_name("root"), {**declared, "note": {"type": "string"}})]))
+    given = {**inputs, "count": "${{ store.count }}", "note": "no note"}
+    store = {"required_keys": ["must"], "default_values": {"count": "1"}}
+    return await Flow.put(api, "graph", api.body([place("root", inputs=given)], store_config=store))
+
+
+async def test_a_field_is_made_by_what_its_node_takes() -> None:
     async with open_site() as site:
-        await Flow.deploy(site.api, place("root"), store_config={"required_keys": ["must"]})
-        answer = await site.browser.post("/ns/shop/graphs/graph/trigger")
-        assert answer.status_code == 400
-        assert "The store lacks required keys: must." in answer.text
-        for delay in ("soon", "-1", "nan", "1e99"):
-            answer = await site.browser.post("/ns/shop/graphs/graph/trigger", {"delay": delay})
-            assert answer.status_code == 400
-            assert "The delay is" in answer.text
-        assert (await site.browser.post("/ns/shop/graphs/absent/trigger")).status_code == 404
+        await deploy_typed(site.api, {**FITTING, "tags": "none"})
+        html = text_of(await site.browser.page("/ns/shop/graphs/graph"))
+
+        def element(name: str) -> str:
+            return re.search(rf'<\w+ id="[\w-]+" name="{re.escape(name)}"[^>]*>', html)[0]  # type: ignore[index]
+
+        assert 'type="number"' in (count := element("store.count"))
+        assert 'placeholder="1"' in count
+        assert 'min="1" step="1"' in count
+        assert "About count; a whole number, at least 1" in html
+        assert element("input.dry").startswith("<select")
+        assert '<option value="">small (the graph\'s value)</option>' in html
+        assert "<option>large</option>" in html
+        assert 'type="date"' in element("input.day")
+        assert element("input.tags").startswith("<textarea")
+        assert 'aria-required="true"' in element("input.tags"), "the graph has what does not fit"
+        assert 'aria-required="true"' in element("store.must")
+        assert 'type="text"' in element("input.limit"), "it may be null"
+        assert 'type="text"' in element("input.note")
+        assert 'placeholder="no note"' in element("input.note")
+        boxes = re.findall(r'name="empty.([^"]+)"', html)
+        assert boxes == ["input.note", "store.must"], "an empty text is a value of these alone"
+
+
+async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent() -> None:
+    async with open_site() as site:
+        flow = await deploy_typed(site.api)
+        sent = {
+            "request_id": str(uuid4()),
+            "store.count": "0",
+            "store.other": "more",
+            "input.size": "medium",
+            "input.day": "31.1.",
+            "input.tags": "[1]",
+            "input.note": "<two>\r\nlines",
+            "input.limit": "7",
+            "key": "k",
+            "delay": "-1",
+        }
+        answer = await site.browser.post("/ns/shop/graphs/graph", sent)
+        assert answer.status_code == 422
+        html = text_of(answer.text)
+        problems = {
+            "input-2": ("size", "must be one of small, large"),
+            "input-4": ("day", "must be a date such as 2026-01-31"),
+            "input-5": ("tags", "must be a JSON array: element 0: it must be text"),
+            "store-1": ("must", "is required"),
+            "store-2": ("count", "must be a whole number, at least 1"),
+            "delay": ("Delay in seconds", "must be a number of seconds from 0 to 2,592,000"),
+        }
+        links = re.findall(r'<li class="wrap"><a href="#([\w-]+)">([^<]+)</a> ([^<]+)</li>', html)
+        assert {id: (label, problem) for id, label, problem in links} == problems
+        for id, (label, problem) in problems.items():
+            assert f'id="{id}-problem">{label} {problem}.</p>' in html
+            assert re.search(rf'id="{id}" [^>]*{id}-problem"[^>]* aria-invalid="true"', html), id
+        assert html.count(" autofocus") == 1
+        assert re.search('id="input-2" [^>]* autofocus>', html), "the first of them"
+        for kept in (
+            "<option selected>medium</option>",
+            'value="31.1."',
+            ">\n[1]</textarea>",
+            'value="more"',
+        ):
+            assert kept in html
+        assert ">\n<two>\nlines</textarea>" in html
+        assert 'value="7"' in html
+        assert 'type="text" value="k"' in html
+        assert 'type="number" value="-1"' in html
+        assert runs_in(await site.browser.page("/ns/shop/runs")) == []
+        sent |= {"store.count": "2", "input.size": "", "input.day": "", "input.tags": '["a"]', "delay": ""}
+        await site.browser.do("/ns/shop/graphs/graph", {**sent, "store.must": "", "empty.store.must": "on"})
+        (state,) = await flow.take("root")
+        given = {"count": "2", "note": "<two>\nlines", "tags": '["a"]', "limit": "7"}
+        assert state["inputs"] == {**FITTING, **given}
+        for delay in ("soon", "nan", "1e99"):
+            answer = await site.browser.post("/ns/shop/graphs/graph", {"store.must": "x", "delay": delay})
+            assert answer.status_code == 422
+            assert f'value="{delay}"' in answer.text
+        assert (await site.browser.post("/ns/shop/graphs/absent")).status_code == 404
+
+
+async def test_what_is_wrong_with_no_field_is_said_above_the_form() -> None:
+    async with open_site() as site:
+        await Flow.deploy(site.api, place("root", inputs={"a": "x"}))
+        ok(await site.api.put_graph("graph", site.api.body([{**place("root"), "node_name": "Absent"}])), 201)
+        answer = await site.browser.post("/ns/shop/graphs/graph")
+        assert answer.status_code == 422
+        assert "No run was started: the graph 'graph' is INVALID" in text_of(answer.text)
 
 
 async def test_a_run_is_started_again_with_the_same_inputs_and_store() -> None:
@@ -195,6 +320,59 @@ async def test_a_run_is_started_again_with_the_same_inputs_and_store() -> None:
         assert "A new run with the same inputs and store was started." in html
         (second,) = await flow.take("root")
         assert second["inputs"] == first["inputs"] == {"a": SCRIPT, "b": "given"}
+
+
+async def test_the_form_is_filled_in_with_what_another_run_was_started_with() -> None:
+    async with open_site() as site:
+        await deploy_typed(site.api)
+        flow = Flow(site.api, "graph")
+        given = {"note": SCRIPT, "size": "large", "day": "2026-01-31", "dry": "false", "gone": "x"}
+        store = {"must": "", "count": "5", "extra": "two\nlines"}
+        await flow.trigger(inputs=given, store=store)
+        assert f"/ns/shop/graphs/graph?from={flow.run_id}#h-trigger" in await site.browser.page(
+            f"/ns/shop/runs/{flow.run_id}"
+        )
+        (first,) = await flow.take("root")
+        html = await site.browser.page(f"/ns/shop/graphs/graph?from={flow.run_id}")
+        assert "started with" in html
+        filled = sent_by(html)
+        assert filled == {
+            "from": flow.run_id,
+            "input.note": SCRIPT,
+            "input.size": "large",
+            "input.dry": "false",
+            "empty.store.must": "on",
+            "store.count": "5",
+            "store.extra": "two\nlines",
+        }, "what the graph would have so by itself is left to it: a change of a store key has its effect"
+        await site.browser.do("/ns/shop/graphs/graph", filled)
+        (second,) = await flow.take("root")
+        assert second["inputs"] == first["inputs"]
+        answer = await site.browser.post("/ns/shop/graphs/graph", {**filled, "store.count": "-5"})
+        assert (answer.status_code, sent_by(answer.text)) == (422, {**filled, "store.count": "-5"})
+        await Flow.deploy(site.api, place("other"), graph="other")
+        assert "is not one of graph" in await site.browser.page(
+            f"/ns/shop/graphs/other?from={flow.run_id}", 404
+        )
+
+
+async def test_no_secret_is_filled_in_and_nothing_too_long_to_be_sent() -> None:
+    async with open_site() as site:
+        flow = await Flow.deploy(
+            site.api,
+            place("root", inputs={"a": "", "b": "", "c": "", "d": ""}),
+            secrets={"token": "s3cret-token", "pin": "1234"},
+        )
+        given = {"a": "Bearer s3cret-token", "b": "1234", "c": "x" * 299_999, "d": "fits not"}
+        await flow.trigger(inputs=given)
+        html = await site.browser.page(f"/ns/shop/graphs/graph?from={flow.run_id}")
+        main = html.partition("<main")[2]
+        assert "s3cret" not in main
+        assert 'value="1234"' not in main
+        assert main.count("has a secret of the graph in that run, which is not shown.</p>") == 2
+        assert "fits not" not in main
+        assert "has 8 characters in that run, too many for this form" in main
+        assert len(sent_by(html)["input.c"]) == 299_999
 
 
 async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat() -> None:
@@ -237,9 +415,9 @@ async def test_the_task_tree_of_a_runtime_is_asked_for_and_shown() -> None:
     async with open_site() as site:
         beat = {"worker_id": "w", "runtime": "R", "phase": "running"}
         ok(await site.api.native("POST", "heartbeat", json=beat))
-        refused = await site.browser.post("/ns/shop/runtimes/tasks", {"worker": "w"})
-        assert refused.status_code == 409
-        assert "--health-tasks" in refused.text
+        html = await site.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
+        assert "Nothing changed: the runtime" in html
+        assert "--health-tasks" in html
         beat["shows_tasks"] = True  # type: ignore[assignment]
         ok(await site.api.native("POST", "heartbeat", json=beat))
         assert "Requested" in await site.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})

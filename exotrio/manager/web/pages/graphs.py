@@ -11,12 +11,13 @@ from pydantic_core import from_json
 
 from exotrio._util.cron import next_occurrence_ms, parts_of
 from exotrio.manager.engine.graphs import find_graph, next_firings
-from exotrio.manager.queries.graphs import input_fields, secret_names, show_graphs
+from exotrio.manager.queries.graphs import secret_names, show_graphs
 from exotrio.manager.queries.runs import search
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.start_form import start_form
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 
 FIRINGS = 5
@@ -65,7 +66,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "timeouts": [
                 (place.identifier, place.timeout_ms) for place in template.places if place.timeout_ms
             ],
-            "fields": _fields(view, template),
+            "form": start_form(view, request, graph, template),
             "root": template.root.identifier,
             "request_id": str(uuid.uuid4()),
             "updated_at": graph["updated_at"],
@@ -91,16 +92,6 @@ def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dic
         is_cancelled = not times and next_occurrence_ms(schedule, now_ms) is not None
         found.append({"expression": expression, "zone": zone, "firings": times, "cancelled": is_cancelled})
     return found
-
-
-def _fields(view: View, template: Template) -> list[dict[str, str | None]]:
-    """Return the inputs of the root: name, value in the graph, and description by the node."""
-    root = template.root
-    declared = input_fields(view, root.namespace, root.node_name)
-    return [
-        {"name": name, "default": text, "about": declared[name].description if name in declared else None}
-        for name, text in root.raw_inputs.items()
-    ]
 
 
 PAGE = Page(

@@ -1,0 +1,295 @@
+"""The form that starts a run: a field for each input of the root and each key of the store, by what the nodes
+take; what it is filled in with, and what is wrong with that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field as Constraints
+
+from exotrio._fields.declared import ANY_TEXT, Declared
+from exotrio._util.redaction import Redactor
+from exotrio._wire.vocabulary import check_key
+from exotrio.graph.placeholders import Piece, StoreRef
+from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.engine.runs import find_run, started_with
+from exotrio.manager.queries.graphs import Field, input_fields
+from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.store.cipher import open_secrets
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.port import View
+from exotrio.manager.web.guard import Form, field
+from exotrio.manager.web.page import FormRejected, PageRequest
+
+INPUT, STORE = "input.", "store."
+"""Prefixes of the names of fields; the rest is the name of the input or the key."""
+EMPTY = "empty."
+"""Prefix of the name of the box beside a field that says that an empty text is meant."""
+MAX_DELAY = 30 * 86_400
+"""Seconds by which the start of a run may be delayed."""
+MAX_FILLED = 300_000
+"""Characters that are taken from another run: what is sent has to be shorter than ``guard.MAX_FORM``."""
+LONG = 100
+"""Characters from which on a text gets several lines."""
+
+_NUMBER = re.compile(r"-?(\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?")
+"""What browsers show in a field for numbers; of anything else it would be emptied."""
+_DELAY = Declared(
+    type="number",
+    description=f"a number of seconds from 0 to {MAX_DELAY:,}",
+    limits={"minimum": 0, "maximum": MAX_DELAY},
+    annotation=Annotated[float, Constraints(ge=0, le=MAX_DELAY)],
+)
+_ABOUT_KEY = (
+    "Optional, such as an order number, and not a secret. With the same key again, the same run: no second"
+    " one is started."
+)
+
+
+@dataclass(kw_only=True)
+class FormField:
+    """One field.
+
+    Attributes:
+        id: Of its element.
+        name: In the form that is sent.
+        label: The name of the input, or the key.
+        values: What it takes.
+        about: What it is for.
+        default: The text that is used if it is left empty; None if there is none that it takes.
+        text: What it is filled in with.
+        is_empty: Whether an empty text is meant.
+        problem: What is wrong with it, as in "must be a whole number".
+    """
+
+    id: str
+    name: str
+    label: str
+    values: Declared = ANY_TEXT
+    about: str = ""
+    default: str | None = ""
+    text: str = ""
+    is_empty: bool = False
+    problem: str | None = None
+
+    def find_problem(self) -> str | None:
+        """Return what is wrong with what it is filled in with."""
+        if self.name == "key":
+            return _problem_of_key(self.text.strip())
+        if self.text or self.is_empty:
+            return self.values.problem(self.text)
+        return "is required" if self.default is None else None
+
+    @property
+    def has_box(self) -> bool:
+        """Whether it makes a difference to mean an empty text, and whether that is allowed."""
+        return self.is_empty or (self.default != "" and self.values.problem("") is None)
+
+    @property
+    def options(self) -> list[str]:
+        """The texts to choose from."""
+        choices = [*self.values.choices, *(["null"] if self.values.is_optional else ()), self.text]
+        return [text for text in dict.fromkeys(choices) if text]
+
+    @property
+    def control(self) -> str:
+        """``select``, ``textarea``, or the type of an ``input`` that shows its text as it is."""
+        kind = self.values.type
+        if self.values.choices:
+            return "select"
+        if kind in ("array", "object"):
+            return "textarea"
+        if not self.values.is_optional:
+            if kind in ("integer", "number") and (not self.text or _NUMBER.fullmatch(self.text)):
+                return "number"
+            if kind in ("date", "time") and (not self.text or self.values.problem(self.text) is None):
+                return kind
+        is_long = any("\n" in text or len(text) > LONG for text in (self.text, self.default or ""))
+        return "textarea" if is_long or self.values.limits.get("maxLength", 0) > LONG else "text"
+
+
+def _problem_of_key(key: str) -> str | None:
+    try:
+        if key:
+            check_key(key)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+class StartForm:
+    """The form of a graph, empty at first.
+
+    Attributes:
+        inputs: The fields of the inputs of the root.
+        store: Those of the keys of the store.
+        run: The others.
+        taken_from: The id of the run that it was filled in with.
+        problem: What is wrong, if it is no field.
+        is_sent: Whether it was sent, and not accepted.
+    """
+
+    def __init__(self, view: View, template: Template) -> None:
+        self._template = template
+        root, config = template.root, template.body.store_config
+        inputs = _Inputs(view)
+        self.inputs: list[FormField] = []
+        for name, text in root.raw_inputs.items():
+            built = any(isinstance(piece, StoreRef) for piece in root.inputs[name])
+            self._add(self.inputs, INPUT, inputs.of(root, name), text, built)
+        self.store: list[FormField] = []
+        for key in config.required_keys:
+            self._add(self.store, STORE, inputs.from_key(template, key), None)
+        for key in config.default_values.keys() - {*config.required_keys}:
+            self._add(self.store, STORE, inputs.from_key(template, key), config.default_values[key])
+        self.run = [
+            FormField(id="key", name="key", label="Key", about=_ABOUT_KEY),
+            FormField(id="delay", name="delay", label="Delay in seconds", values=_DELAY, default="0"),
+        ]
+        self.taken_from = self.problem = ""
+        self.is_sent = False
+
+    @staticmethod
+    def _add(
+        fields: list[FormField], prefix: str, declared: Field, text: str | None, built: bool = False
+    ) -> None:
+        fields.append(
+            FormField(
+                id=f"{prefix[:-1]}-{len(fields) + 1}",
+                name=prefix + declared.name,
+                label=declared.name,
+                values=declared.values,
+                about=declared.description,
+                default=text if text is None or built or declared.values.problem(text) is None else None,
+            )
+        )
+
+    @property
+    def fields(self) -> list[FormField]:
+        return [*self.inputs, *self.store, *self.run]
+
+    @property
+    def wrong(self) -> list[FormField]:
+        """The fields with a problem."""
+        return [each for each in self.fields if each.problem]
+
+    @staticmethod
+    def given(fields: Iterable[FormField]) -> dict[str, str]:
+        """Return the texts of fields by their labels, without those that are left to the graph."""
+        return {each.label: each.text for each in fields if each.text or each.is_empty}
+
+    def fill(self, form: Form) -> None:
+        """Fill it in as it was sent."""
+        self._add_keys(name.removeprefix(STORE) for name in form if name.startswith(STORE))
+        for each in self.fields:
+            each.text, each.is_empty = field(form, each.name), EMPTY + each.name in form
+        self.taken_from = field(form, "from")
+        self.is_sent = True
+
+    def fill_from(
+        self, run_id: str, inputs: Mapping[str, str], store: Mapping[str, str], secrets: Collection[str]
+    ) -> None:
+        """Fill it in with what another run was started with, as far as the graph would not have it so.
+
+        What contains a secret of the graph, or is too long, is left out, which is a problem of its field.
+        """
+        self.taken_from = run_id
+        self._add_keys(store)
+        known = {**self._template.body.store_config.default_values, **store}
+        root = self._template.root
+        by_graph = {INPUT + name: _built(root.inputs[name], known) for name in root.inputs}
+        by_graph |= {each.name: each.default for each in self.store}
+        given = {INPUT + name: text for name, text in inputs.items()}
+        given |= {STORE + key: text for key, text in store.items()}
+        redactor, left = Redactor(secrets), MAX_FILLED
+        for each in (*self.inputs, *self.store):
+            text = given.get(each.name)
+            if text is None or text == by_graph[each.name]:
+                continue
+            if text in secrets or redactor.redact(text) != text:
+                each.problem = "has a secret of the graph in that run, which is not shown"
+            elif len(text) > left:
+                each.problem = f"has {len(text):,} characters in that run, too many for this form"
+            else:
+                left -= len(text)
+                each.text, each.is_empty = text, not text
+
+    def _add_keys(self, keys: Iterable[str]) -> None:
+        """Add fields for keys that the graph does not name: a run may have any."""
+        known = {each.label for each in self.store}
+        for key in keys:
+            if key not in known:
+                self._add(self.store, STORE, Field(key), "")
+
+
+class _Inputs:
+    """What the registered nodes say of their inputs. Each node is read once."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._nodes: dict[tuple[str, str], Mapping[str, Field]] = {}
+
+    def of(self, place: Place, name: str) -> Field:
+        """Return an input of a place."""
+        node = (place.namespace, place.node_name)
+        if node not in self._nodes:
+            self._nodes[node] = input_fields(self._view, *node)
+        return self._nodes[node].get(name) or Field(name)
+
+    def from_key(self, template: Template, key: str) -> Field:
+        """Return the inputs that are a key of the store as it is, if they all take the same."""
+        alone = (StoreRef(key),)
+        found = [
+            self.of(place, name)
+            for place in template.places
+            for name, pieces in place.inputs.items()
+            if pieces == alone
+        ]
+        if not found or any(each.values != found[0].values for each in found):
+            return Field(key)
+        return replace(found[0], name=key)
+
+
+def _built(pieces: Iterable[Piece], store: Mapping[str, str]) -> str | None:
+    """Return the text that a graph builds of a store; None if a key is missing."""
+    texts = [store.get(piece.key) if isinstance(piece, StoreRef) else piece for piece in pieces]
+    return "".join(map(str, texts)) if None not in texts else None
+
+
+def start_form(view: View, request: PageRequest, graph: Row, template: Template) -> StartForm:
+    """Return the form of a graph: as it was sent, if it was not accepted, or filled in with another run.
+
+    Raises:
+        Refused: there is no such run of this graph.
+    """
+    form = StartForm(view, template)
+    if request.rejected is not None:
+        form.fill(request.rejected.form)
+        form.problem = request.rejected.problems.get("", "")
+        for each in form.fields:
+            each.problem = request.rejected.problems.get(each.name)
+    elif run_id := request.query.get("from"):
+        run = find_run(view, request.namespace, run_id)
+        if run["graph"] != graph["id"]:
+            raise not_found(f"the run {run_id!r} is not one of graph {graph['name']!r}")
+        secrets, _ = open_secrets(view, [graph["id"]], request.service.cipher)[graph["id"]]
+        form.fill_from(run_id, *started_with(view, run), secrets)
+    return form
+
+
+def sent_form(view: View, request: PageRequest, sent: Form) -> StartForm:
+    """Return the form of a graph as it was sent.
+
+    Raises:
+        FormRejected: a field is not filled in as it has to be.
+    """
+    graph = find_graph(view, request.namespace, request.params["graph"])
+    form = StartForm(view, view.template(graph["template"]))
+    form.fill(sent)
+    if problems := {each.name: problem for each in form.fields if (problem := each.find_problem())}:
+        raise FormRejected(sent, problems)
+    return form
