@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 import anyio
 from pydantic import BaseModel, Field
@@ -54,20 +55,20 @@ class Begin(BaseNode):
 
 class Split(BaseNode):
     class Inputs(BaseModel):
-        count: str
+        count: int = Field(ge=0, description="How many items")
 
     class Outputs(BaseModel):
         item: str
 
     async def execute(self) -> list[Outputs]:
-        return [self.Outputs(item=str(item)) for item in range(int(self.inputs.count))]
+        return [self.Outputs(item=str(item)) for item in range(self.inputs.count)]
 
 
 class Work(BaseNode):
     class Inputs(BaseModel):
         item: str
         bad: str
-        waits: str
+        waits: Literal["yes", "no"]
 
     class Outputs(BaseModel):
         text: str

@@ -187,21 +187,53 @@ def test_failed_states_of_ticked_runs_are_retried_at_once(visitors: Visitors, of
 # -- doing
 
 
-def test_a_run_is_started_from_the_form_and_started_again(visitors: Visitors, office: Office) -> None:
+def test_a_run_is_started_from_the_form_and_started_again_with_other_values(
+    visitors: Visitors, office: Office
+) -> None:
     page = visitors.signed_in(office.url, office.path("graphs", GRAPH))
     expect(page.get_by_text("What the run is for")).to_be_visible()
-    page.get_by_label("note").fill("two lines\nof text")
-    page.get_by_label("count", exact=True).fill("2")
+    page.get_by_label("note").fill("in")
+    page.get_by_label("note").evaluate(
+        """(field) => {
+            const clipboardData = new DataTransfer();
+            clipboardData.setData("text", " two lines\\nof text");
+            const options = { clipboardData, bubbles: true, cancelable: true };
+            field.dispatchEvent(new ClipboardEvent("paste", options));
+        }"""
+    )
+    count = page.get_by_label("count", exact=True)
+    expect(count).to_have_attribute("type", "number")
+    count.fill("-2")
+    page.get_by_label("waits").select_option("no")
+    page.get_by_role("button", name="Start a run").evaluate("(each) => each.form.noValidate = true")
     page.get_by_role("button", name="Start a run").click()
+    expect(page.get_by_role("alert").get_by_role("link", name="count")).to_be_visible()
+    expect(count).to_be_focused()
+    expect(count).to_have_value("-2")
+    expect(count).to_have_accessible_description(
+        "How many items; a whole number, at least 0 count must be a whole number, at least 0."
+    )
+    expect(page.get_by_label("note")).to_have_value("intwo lines\nof text")
+    expect(page.get_by_label("waits")).to_have_value("no")
+    expect(page.locator(".live")).to_have_text("Live")
+    count.fill("2")
+    count.press("Enter")
     expect(page.locator(".summary .chip")).to_have_text("success")
     first = page.url
-    page.locator("table.states").get_by_role("link").first.click()
-    expect(page.locator("section", has_text="Inputs").first).to_contain_text("two lines\nof text")
-    page.go_back()
     page.get_by_role("button", name="Trigger again").click()
     expect(page).not_to_have_url(first)
     expect(page.locator(".summary .chip")).to_have_text("success")
     expect(page.locator("#box-split .count")).to_have_text("2")
+    page.get_by_role("link", name="Edit and start").click()
+    expect(page.get_by_role("link", name=page.url.partition("from=")[2].partition("#")[0])).to_be_visible()
+    expect(page.get_by_label("note")).to_have_value("intwo lines\nof text")
+    expect(count).to_have_value("2")
+    count.fill("1")
+    page.get_by_role("button", name="Start a run").click()
+    expect(page.locator(".summary .chip")).to_have_text("success")
+    expect(page.locator("#box-split .count")).to_have_text("1")
+    page.locator("table.states").get_by_role("link").first.click()
+    expect(page.locator("section", has_text="Inputs").first).to_contain_text("two lines\nof text")
 
 
 def test_a_run_is_cancelled(visitors: Visitors, office: Office) -> None:

@@ -184,6 +184,20 @@
     }
   }
 
+  // A field of one line would lose the line breaks of what is pasted.
+  document.addEventListener("paste", (event) => {
+    const field = event.target;
+    const text = event.clipboardData.getData("text").trim();
+    if (!text.includes("\n") || !field.matches(".fields input[type=text]:not(#key)")) return;
+    event.preventDefault();
+    const area = document.createElement("textarea");
+    for (const { name, value } of field.attributes) if (!["type", "value"].includes(name)) area.setAttribute(name, value);
+    area.value = field.value;
+    area.setRangeText(text, field.selectionStart, field.selectionEnd, "end");
+    field.replaceWith(area);
+    area.focus();
+  });
+
   button.hidden = false;
   button.addEventListener("click", () => {
     paused = !paused;
