@@ -145,12 +145,14 @@ class Model:
     Attributes:
         states: Every state there is, in no special order.
         asked: Identifier to the inputs its registered schema asks for. Others are built too, if they can be.
+        paused: Identifiers of nodes of which nothing is claimed.
     """
 
     def __init__(self, plan: Plan, now_ms: int = 0) -> None:
         self.plan = plan
         self.now_ms = now_ms
         self.asked = {place.identifier: set(place.inputs) for place in plan.places}
+        self.paused: set[str] = set()
         self.states: list[State] = []
         self.fired: set[tuple[State, str]] = set()
         root = plan.root
@@ -159,8 +161,8 @@ class Model:
     # -- what a runtime does
 
     def claim(self) -> list[State]:
-        """Queue every state that is due."""
-        due = [s for s in self.states if s.status == "CREATED" and s.due_ms <= self.now_ms]
+        """Queue every state that is due, and whose node is not paused."""
+        due = [state for state in self.waiting() if state.due_ms <= self.now_ms]
         for state in due:
             state.status = "QUEUED"
         return due
@@ -243,7 +245,9 @@ class Model:
     # -- what can be seen of a run
 
     def waiting(self) -> list[State]:
-        return [state for state in self.states if state.status == "CREATED"]
+        """Return what waits for its time, and for nothing else."""
+        created = [state for state in self.states if state.status == "CREATED"]
+        return [state for state in created if state.identifier not in self.paused]
 
     def run_status(self) -> str:
         statuses = {state.status for state in self.states}

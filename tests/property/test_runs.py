@@ -31,8 +31,11 @@ MOVES = [
     "retry",
     "retry run",
     "forget",
+    "pause",
+    "pause",
+    "trigger again",
 ]
-WHEN_IDLE = ["retry", "stop", "retry run", "forget"]
+WHEN_IDLE = ["retry", "stop", "retry run", "forget", "pause", "trigger again"]
 EXAMPLES = 4 * settings().max_examples
 
 
@@ -66,6 +69,12 @@ class Driver:
             await twin.retried_run()
         elif move == "forget":
             await twin.forget_inputs(self.pick_place(model.plan))
+        elif move == "pause":
+            await twin.pause_or_resume(self.pick_place(model.plan))
+        elif move == "trigger again":
+            values = self.data.draw(st.sampled_from([{}, {"inputs": {"p": "x"}}, {"store": {"k": "v"}}]))
+            through = self.data.draw(st.sampled_from(["v0", "native", "a list"]), label="through")
+            await twin.trigger_again(through, **values)
         else:
             await self.report(move, self.pick(queued))
         return True
@@ -93,8 +102,10 @@ class Driver:
             await twin.executed(state, [self.output(each) for each in good])
 
     async def finish(self) -> None:
-        """Let everything that is left succeed."""
+        """Let everything that is left succeed, what is paused too."""
         twin, model = self.twin, self.twin.model
+        for identifier in sorted(model.paused):
+            await twin.pause_or_resume(identifier)
         while model.waiting() or twin.queued():
             await twin.claim()
             for state in twin.queued():

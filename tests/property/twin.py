@@ -12,6 +12,9 @@ from tests.property.plans import declaration, wire_places
 from tests.support.helpers import SettableClock, node_name, ok
 
 GRAPH = "graph"
+TRIGGER = f"graph/{GRAPH}/trigger"
+KEY = "order 1"
+"""Of the run: however often it is triggered, it is this one."""
 
 
 class Twin:
@@ -31,7 +34,9 @@ class Twin:
         policy = {"max_retries": plan.max_retries, "strategy": "FIXED", "backoff_factor": plan.backoff_ms}
         reply = ok(await api.put_graph(GRAPH, api.body(wire_places(plan), retry_policy=policy)), 201)
         assert reply["validation_status"] == "VALID", reply["validation_errors"]
-        twin = cls(api, clock, plan, ok(await api.trigger(GRAPH))["run_id"])
+        reply = ok(await api.v0("POST", TRIGGER, json={"key": KEY}))
+        assert reply["created"] is True
+        twin = cls(api, clock, plan, reply["run_id"])
         await twin.compare()
         return twin
 
@@ -98,6 +103,29 @@ class Twin:
     async def forget_inputs(self, identifier: str) -> None:
         self.model.forget_inputs(identifier)
         ok(await self.api.register([declaration(identifier, set())]))
+
+    async def pause_or_resume(self, identifier: str) -> None:
+        """Pause a node that is not paused, or resume one that is."""
+        self.model.paused ^= {identifier}
+        do = "pause" if identifier in self.model.paused else "resume"
+        ok(await self.api.native("POST", f"node/{node_name(identifier)}/{do}"))
+
+    async def trigger_again(self, through: str, **values: dict[str, str]) -> None:
+        """Trigger the run again by its key, which finds it, or is refused if it had other values."""
+        if through == "a list":
+            response = await self.api.trigger_many(GRAPH, {"key": KEY, **values}, {"key": KEY, **values})
+        else:
+            send = self.api.v0 if through == "v0" else self.api.native
+            response = await send("POST", TRIGGER, json={"key": KEY, **values})
+        if values:
+            assert response.status_code == (422 if through == "a list" else 409), response.text
+        elif through == "a list":
+            reply = ok(response)
+            assert (reply["run_ids"], reply["created"]) == ([self.run_id] * 2, [False] * 2)
+        else:
+            reply = ok(response)
+            assert (reply["run_id"], reply["created"]) == (self.run_id, False)
+        await self.compare()
 
     def advance(self, ms: int) -> None:
         self.clock.advance(ms)
