@@ -28,6 +28,7 @@ from tests.chaos.plan import (
     GATEWAY,
     HUP,
     MAX_WINDOW,
+    PAUSE,
     SERVER_KILL,
     SESSION_END,
     SUSPENDED,
@@ -56,6 +57,7 @@ def main() -> int:
     add("--hups", default=4, help="SIGHUP of a worker, replaced at once")
     add("--gateways", default=4, help=f"up to {MAX_WINDOW:g} s in which all is answered 404 in JSON")
     add("--clocks", default=4, help="the state manager's wall clock set back or ahead, by an hour or 40 days")
+    add("--pauses", default=4, help="a node paused for up to 2 s")
     add("--managers", default=0, help="state managers on one PostgreSQL; 0: one on a file")
     add("--suspended", default=0, help="SIGSTOP of a state manager for longer than the lease (several only)")
     add("--database-crashes", default=0, help="PostgreSQL ended at once, and restarted")
@@ -93,6 +95,7 @@ def main() -> int:
             CUT: o.cuts,
             GATEWAY: o.gateways,
             CLOCK: o.clocks,
+            PAUSE: 0 if o.v0_only else o.pauses,
             SUSPENDED: o.suspended,
             DATABASE_CRASH: o.database_crashes,
             SESSION_END: o.sessions,

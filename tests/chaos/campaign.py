@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -25,6 +25,7 @@ from tests.chaos.cluster import Child, Cluster, until
 from tests.chaos.crew import Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
 from tests.chaos.journal import Execution, Reading
+from tests.chaos.pausing import Pausing
 from tests.chaos.plan import (
     CLOCK,
     CLOCKS,
@@ -33,6 +34,7 @@ from tests.chaos.plan import (
     GATEWAY,
     MAX_WINDOW,
     ON_POSTGRES,
+    PAUSE,
     SERVER_KILL,
     SESSION_END,
     STRIKES,
@@ -99,7 +101,8 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
         figures = assess(evidence)
     figures.faults = chaos.injected + proxy.injected
     figures.exits = crew.exits
-    figures.problems += crew.problems
+    figures.problems += crew.problems + chaos.pausing.problems
+    figures.waited = chaos.pausing.watched
     figures.problems += await _left_processes(folder)
     figures.seconds = time.monotonic() - began
     return figures
@@ -150,7 +153,11 @@ class _Chaos:
     injected: Counter[str] = field(default_factory=Counter)
     strikes: list[Strike] = field(default_factory=list)
     rng_of_asking: random.Random = field(default_factory=random.Random)
+    pausing: Pausing = field(init=False)
     _asked: int = 0
+
+    def __post_init__(self) -> None:
+        self.pausing = Pausing(self._ask, self.rng_of_asking, self.database)
 
     async def run(self, canary: str) -> Shown:
         """Do all of it; return what the HTTP API shows in the end."""
@@ -179,8 +186,28 @@ class _Chaos:
         numbers = itertools.count()
         for triggered in range(self.plan.runs):
             await until(partial(self._is_due, triggered))
-            # Every try has a number of its own: one whose answer is lost may have started a run after all.
-            await self._ask(lambda manager: manager.trigger("chaos", {"run": str(next(numbers))}))
+            if self.plan.v0_only:
+                # Every try has a number of its own: if its answer is lost, it may have started a run.
+                await self._ask(lambda manager: manager.trigger("chaos", {"run": str(next(numbers))}))
+            else:
+                await self._trigger_twice(triggered)
+
+    async def _trigger_twice(self, number: int) -> None:
+        """Trigger a run by its key, twice at the same time, with the workers' faults: it is one run."""
+        replies: list[dict[str, Any]] = []
+
+        async def trigger() -> None:
+            values, key = {"run": str(number)}, f"run {number}"
+            replies.append(
+                await self._ask(lambda manager: manager.trigger("chaos", values, key=key), self.cluster.uri)
+            )
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(trigger)
+        ids, created = {reply["run_id"] for reply in replies}, [reply["created"] for reply in replies]
+        if len(ids) != 1 or created.count(True) > 1:
+            self.crew.problems.append(f"two runs were started by the key of run {number}: {replies}")
 
     def _is_due(self, number: int) -> bool:
         return number < self._asked + AHEAD
@@ -207,12 +234,12 @@ class _Chaos:
                 return [run for run in runs if status in (None, run.status)]
         raise AssertionError
 
-    async def _ask(self, call: Callable[[StateManager], Awaitable[T]]) -> T:
-        """Ask the state manager itself, however often it is killed meanwhile."""
+    async def _ask(self, call: Callable[[StateManager], Awaitable[T]], at: str | None = None) -> T:
+        """Ask the state manager itself, or at another URI, however often it is killed meanwhile."""
         with trio.fail_after(60):
             while True:
                 try:
-                    uri = f"http://127.0.0.1:{self.rng_of_asking.choice(self.cluster.ports)}"
+                    uri = at or f"http://127.0.0.1:{self.rng_of_asking.choice(self.cluster.ports)}"
                     async with StateManager(NAMESPACE, uri, KEY) as manager:
                         return await call(manager)
                 except ManagerError:
@@ -222,7 +249,7 @@ class _Chaos:
 
     async def _disturb(self, beside: trio.Nursery) -> None:
         """Injure connections, and the clock."""
-        others = (CUT, GATEWAY, CLOCK, *ON_POSTGRES, *KINDS)
+        others = (CUT, GATEWAY, CLOCK, PAUSE, *ON_POSTGRES, *KINDS)
         kinds = [kind for kind in others for _ in range(self.plan.faults.get(kind, 0))]
         self.rng.shuffle(kinds)
         clocks = self._clocks(kinds.count(CLOCK))
@@ -233,6 +260,9 @@ class _Chaos:
                 self.proxy.cut()
             elif kind == GATEWAY:
                 beside.start_soon(self._turn_away, self.rng.uniform(0.1, 1.0) * MAX_WINDOW)
+            elif kind == PAUSE:
+                self.injected[kind] += 1
+                beside.start_soon(self.pausing.one)
             elif kind == CLOCK:
                 self.injected[kind] += 1
                 self.cluster.clock.set(next(clocks))

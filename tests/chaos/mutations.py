@@ -68,6 +68,18 @@ MUTATIONS = {
     "lease expiry": Mutation(
         "manager/engine/leases.py", "    if not seqs:\n", "    if seqs or True:\n", ("every fault",)
     ),
+    "pausing": Mutation(
+        "manager/engine/claims.py",
+        " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL",
+        " AND (SELECT paused_at FROM nodes WHERE id = -coalesce(?, 0)) IS NULL",
+        ("every fault", "every fault, three on PostgreSQL"),
+    ),
+    "keys of runs": Mutation(
+        "manager/engine/runs.py",
+        "(run_id, *of_each, run.key, None if run.key is None else run.digest())",
+        "(run_id, *of_each, None, None)",
+        ("SIGTERM only",),
+    ),
     "repeating reports": Mutation(
         "_runtime/reporter.py",
         "                    self._repeat_later(held, settlement)\n",

@@ -14,7 +14,7 @@ SUSPENDED = "server suspended"
 STRIKES = (WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP, SUSPENDED)
 """Faults that hit processes; the others hit connections and the clock."""
 STOPS = {TERM: signal.SIGTERM, HUP: signal.SIGHUP}
-CUT, GATEWAY, CLOCK = "cut", "json 404 window", "clock set"
+CUT, GATEWAY, CLOCK, PAUSE = "cut", "json 404 window", "clock set", "node paused"
 DATABASE_CRASH, SESSION_END, COMMIT_CUT = "database crash", "session ended", "cut at commit"
 ON_POSTGRES = (DATABASE_CRASH, SESSION_END, COMMIT_CUT)
 """Faults of PostgreSQL, and of the connections to it."""
@@ -112,6 +112,7 @@ class Figures:
         stale_accepted: Stored outcomes of somebody who was not the last to claim the state.
         leases_lost: Leases that ended without an outcome.
         recovery: Seconds from a worker's death to the next execution of what it ran.
+        waited: States that waited while their node was paused.
         exits: Exit codes of workers asked to stop.
         problems: Broken invariants, one line each.
     """
@@ -128,6 +129,7 @@ class Figures:
     stale_accepted: int = 0
     leases_lost: int = 0
     recovery: list[float] = field(default_factory=list)
+    waited: int = 0
     exits: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -145,6 +147,7 @@ class Figures:
             "stale accepted": f"{self.stale_accepted}",
             "leases that ended": f"{self.leases_lost}",
             "recovery": _percentiles(self.recovery),
+            "waited while paused": f"{self.waited}",
             "exits when stopped": exits or "none",
             "took": f"{self.seconds:.0f} s",
             "broken invariants": f"{len(self.problems)}",

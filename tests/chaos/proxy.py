@@ -23,7 +23,7 @@ CUT_NEXT = "cut under the next"
 """As stock does it where what follows an outcome fails: the next request is executed, and not answered."""
 KINDS = ("drop", "delay", "replay", "html 502", "json 503", "502 after commit", CUT_NEXT)
 """Faults of one request. ``cut`` is one of all connections."""
-ROUTES = ("claim", "claim", "report", "report", "report", "release", "heartbeat", "any")
+ROUTES = ("claim", "claim", "report", "report", "report", "release", "heartbeat", "trigger", "any")
 PATIENCE = 2.0
 """Seconds a fault waits for a request of its route; then it takes any."""
 MAX_DELAY = 1.2
@@ -35,7 +35,7 @@ CHUNK = 4_096
 """Bytes between two pauses on a slow connection."""
 LARGE = 500_000
 STATE_ID = re.compile(rb"[0-9a-f]{24}")
-ROUTE = re.compile(r"/(claim|outcomes|release|heartbeat)$|/states/(enqueue)$|/state/[0-9a-f]+/([a-z-]+)$")
+ROUTE = re.compile(r"/(claim|enqueue|outcomes|release|heartbeat|trigger)$|/state/[0-9a-f]+/([a-z-]+)$")
 NAMES = {
     "enqueue": "claim",
     "outcomes": "report",

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -90,6 +91,12 @@ class Database:
     def running(self, statement: str) -> list[int]:
         """Return the process ids of those in which this statement runs."""
         return self._sessions("state = 'active' AND query = %s", statement)
+
+    def transactions(self) -> set[tuple[int, datetime]]:
+        """Return those that are open: the process id of the session, and when each began."""
+        where = "datname = %s AND backend_type = 'client backend' AND xact_start IS NOT NULL"
+        found = f"SELECT pid, xact_start FROM pg_stat_activity WHERE {where}"
+        return {(pid, began) for pid, began in self.server.execute(found, (self.name,))}
 
     def terminate(self, *pids: int) -> int:
         """End these sessions, or all of this database, and return how many there were."""

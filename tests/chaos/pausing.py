@@ -1,0 +1,94 @@
+"""A node is paused and resumed while work flows: meanwhile nothing of it is claimed, whatever happens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import psycopg
+import trio
+
+from exotrio import StateManager
+from exotrio.client import StateStatus
+from tests.support.postgres import Database
+
+NODES = ("Fan", "Step", "Note")
+"""Those that may be paused: each has many states, and the first one runs in processes of its own."""
+MAX_PAUSED = 2.0
+"""Seconds; the state manager may be away for longer meanwhile."""
+WAITING_OR_HELD = (StateStatus.CREATED, StateStatus.QUEUED)
+
+Ask = Callable[[Callable[[StateManager], Awaitable[Any]]], Awaitable[Any]]
+"""Ask the state manager something, until it answers."""
+
+
+@dataclass(slots=True)
+class Pausing:
+    """Pauses nodes, one at a time each.
+
+    Attributes:
+        paused: Nodes that are.
+        watched: States that waited while their node was paused.
+        problems: What was claimed nevertheless, one line each.
+    """
+
+    ask: Ask
+    rng: random.Random
+    database: Database | None
+    paused: set[str] = field(default_factory=set)
+    watched: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    async def one(self) -> None:
+        """Pause a node for a while, and watch its states."""
+        if not (nodes := sorted(set(NODES) - self.paused)):
+            return
+        node = self.rng.choice(nodes)
+        self.paused.add(node)
+        await self.ask(partial(StateManager.pause_node, name=node))
+        await self._claims_have_ended()
+        end = trio.current_time() + self.rng.uniform(0.5, 1.0) * MAX_PAUSED
+        before = now = await self._states(node)
+        while trio.current_time() < end:
+            await trio.sleep(0.2)
+            now = await self._states(node)
+            waited = {state for state, status in before.items() if status is StateStatus.CREATED}
+            # What was held ends, or is released; what is new waits.
+            claimed = {state for state, status in now.items() if status is StateStatus.QUEUED}
+            claimed = {state for state in claimed if before.get(state) is not StateStatus.QUEUED}
+            claimed |= {state for state in waited if now.get(state) is not StateStatus.CREATED}
+            if claimed:
+                self.problems.append(f"{len(claimed)} states of {node} were claimed while it was paused")
+                break
+        self.watched += sum(status is StateStatus.CREATED for status in now.values())
+        await self.ask(partial(StateManager.resume_node, name=node))
+        self.paused.discard(node)
+
+    async def _states(self, node: str) -> dict[str, StateStatus]:
+        """Return the status of each state of a node that waits or is held."""
+        found: dict[str, StateStatus] = {}
+        before = None
+        while True:
+            page = await self.ask(
+                partial(StateManager.states, node=node, status=WAITING_OR_HELD, limit=1_000, before=before)
+            )
+            found |= {state.id: StateStatus(state.status) for state in page.states}
+            if (before := page.next) is None:
+                return found
+
+    async def _claims_have_ended(self) -> None:
+        """Wait for those that began before the pause, which on PostgreSQL may still be on their way."""
+        if self.database is None:
+            return
+        open_before: set[tuple[int, datetime]] | None = None
+        while open_before is None or open_before:
+            try:
+                now = await trio.to_thread.run_sync(self.database.transactions)
+                open_before = now if open_before is None else open_before & now
+            except psycopg.OperationalError:
+                pass  # it has crashed, and with it all of them; it is restarted
+            await trio.sleep(0.05)
