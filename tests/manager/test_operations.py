@@ -75,6 +75,9 @@ async def operated(
             yield Operated(service, Api(client, "tests"), other)
 
 
+CRON = [{"type": "CRON", "value": {"expression": "0 0 * * *"}}]
+
+
 def state(name: str, status: str) -> str:
     return f'exotrio_manager_states{{namespace="tests",node="{node_name(name)}",status="{status}"}}'
 
@@ -347,7 +350,7 @@ async def test_metrics_tell_what_waits_what_is_held_and_what_ended(autojump_cloc
 
 async def test_alarms_and_pictures_can_rely_on_these_names_and_labels() -> None:
     async with operated() as manager:
-        flow = await Flow.start(manager.api, place("a"))
+        flow = await Flow.start(manager.api, place("a"), triggers=CRON)
         await flow.run("a")
         text = (await manager.outside.get("/metrics")).text
         text += (await manager.outside.get("/metrics")).text  # now with the request before
@@ -356,6 +359,7 @@ async def test_alarms_and_pictures_can_rely_on_these_names_and_labels() -> None:
         "exotrio_manager_eligible_states": {"namespace", "node"},
         "exotrio_manager_oldest_eligible_seconds": {"namespace", "node"},
         "exotrio_manager_node_paused": {"namespace", "node"},
+        "exotrio_manager_schedule_paused": {"namespace", "graph"},
         "exotrio_manager_states_ended_total": {"namespace", "node", "status"},
         "exotrio_manager_http_request_duration_seconds": {"route", "method", "code"},
         "exotrio_manager_commit_group_size": set(),
@@ -374,6 +378,19 @@ async def test_what_waits_for_a_paused_node_is_no_cause_for_alarm_but_for_one_ab
         assert values[f'exotrio_manager_states{{{node},status="CREATED"}}'] == 1
         assert values[f"exotrio_manager_eligible_states{{{node}}}"] == 0
         assert values[f"exotrio_manager_oldest_eligible_seconds{{{node}}}"] == 0
+
+
+async def test_a_schedule_that_is_paused_can_be_alarmed_about() -> None:
+    async with operated() as manager:
+        for graph, triggers in (("paused", CRON), ("other", CRON), ("without", [])):
+            await Flow.deploy(manager.api, place("a"), graph=graph, triggers=triggers)
+        for graph in ("paused", "without"):
+            ok(await manager.api.native("POST", f"graph/{graph}/pause"))
+        values = {
+            name: value for name, value in (await manager.values()).items() if "schedule_paused" in name
+        }
+        name = 'exotrio_manager_schedule_paused{{graph="{}",namespace="tests"}}'.format
+        assert values == {name("other"): 0, name("paused"): 1}
 
 
 async def test_a_cancelled_run_ends_its_states_for_the_metrics_too(autojump_clock: MockClock) -> None:

@@ -17,8 +17,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
-from exotrio.manager.queries.load import Backlog, backlog
-from exotrio.manager.store.port import Store
+from exotrio.manager.queries.load import Backlog, backlog, schedules_paused
+from exotrio.manager.store.port import Store, View
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -47,6 +47,7 @@ class ManagerMetrics:
         self._looking = trio.Lock()
         self._looked_at: float | None = None
         self._backlog: list[Backlog] = []
+        self._schedules: dict[tuple[str, str], bool] = {}
         self.registry: Any = CollectorRegistry()
         self.registry.register(self)
         # Any: the types would need prometheus_client to be imported above.
@@ -136,13 +137,20 @@ class ManagerMetrics:
             "1 if nothing of the node is claimed since it is paused; its states do not count as eligible.",
             labels=["namespace", "node"],
         )
+        schedules = GaugeMetricFamily(
+            "exotrio_manager_schedule_paused",
+            "1 if the graph's schedule starts no runs since it is paused; of graphs that have one.",
+            labels=["namespace", "graph"],
+        )
+        for graph, is_paused in self._schedules.items():
+            schedules.add_metric(graph, is_paused)
         for each in self._backlog:
             states.add_metric([each.namespace, each.node, "CREATED"], each.waiting)
             states.add_metric([each.namespace, each.node, "QUEUED"], each.held)
             eligible.add_metric([each.namespace, each.node], each.eligible)
             oldest.add_metric([each.namespace, each.node], each.oldest)
             paused.add_metric([each.namespace, each.node], each.paused_at is not None)
-        yield from (states, eligible, oldest, paused)
+        yield from (states, eligible, oldest, paused, schedules)
         yield GaugeMetricFamily(
             "exotrio_manager_connections", "Connections that are open.", self._connections()
         )
@@ -154,10 +162,10 @@ class ManagerMetrics:
             if self._looked_at is not None and now - self._looked_at < CACHED:
                 return
             # No numbers are better than old ones, which an alarm would trust.
-            self._backlog, self._looked_at = [], None
+            self._backlog, self._schedules, self._looked_at = [], {}, None
             with trio.move_on_after(MAX_LOOK):
                 try:
-                    self._backlog = await self._store.read(backlog)
+                    self._backlog, self._schedules = await self._store.read(_look)
                 except DatabaseError:
                     return  # logged by whoever needed an answer; the other numbers still help
                 self._looked_at = now
@@ -167,3 +175,7 @@ class ManagerMetrics:
             self._groups.observe(writes)
         for (namespace, node, status), count in ended.items():
             self._ended.labels(namespace, node, status).inc(count)
+
+
+def _look(view: View) -> tuple[list[Backlog], dict[tuple[str, str], bool]]:
+    return backlog(view), schedules_paused(view)
