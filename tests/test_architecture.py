@@ -182,7 +182,9 @@ def test_sql_has_its_place() -> None:
 
 def test_only_settings_reads_the_environment() -> None:
     for module in INSIDE:
-        if module == "exotrio._util.settings" or room_of(module) == "cli":
+        # The second one restores what a node changed.
+        its = ("exotrio._util.settings", "exotrio._execution.process_settings")
+        if module in its or room_of(module) == "cli":
             continue
         for node in ast.walk(tree_of(module)):
             named = isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "environb"}

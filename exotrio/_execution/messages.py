@@ -99,6 +99,7 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of the present job."""
+    """The end of the present job. ``reusable``: the process is as it was before."""
 
     result: Outcome | Failure
+    reusable: bool

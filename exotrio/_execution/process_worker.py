@@ -47,6 +47,7 @@ from exotrio._execution.messages import (
     packed,
     unpacked,
 )
+from exotrio._execution.process_settings import ProcessSettings
 from exotrio._execution.results import Failure, failure_of, returned
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._nodes.base import BaseNode, Stopping, StopView
@@ -57,6 +58,8 @@ from exotrio._util import tracing
 from exotrio._util.exceptions import single_leaf
 from exotrio._util.redaction import Redactor
 from exotrio.errors import LifecycleError
+
+log = logging.getLogger("exotrio.worker")
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between two progresses that are sent, however often a node reports one."""
@@ -73,6 +76,9 @@ class WorkerEnd:
         self._sending = threading.Lock()
         self._jobs: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._running: _Running | None = None
+        self._loaded: set[Target] = set()
+        self._settings: ProcessSettings | None = None
+        self._reusable = True
         self._forwarder = _Forwarder(self)
 
     def serve(self) -> None:
@@ -152,6 +158,10 @@ class WorkerEnd:
         node = _load(job.target, redactor)
         if isinstance(node, Failure):
             return node
+        if job.target not in self._loaded:
+            # What the code sets while it is loaded is to stay.
+            self._loaded.add(job.target)
+            self._settings = ProcessSettings()
         self.send(Began())
         try:
             call = NodeCall(node=node, inputs=job.inputs, secrets=job.secrets, shown=job.shown)
@@ -169,15 +179,27 @@ class WorkerEnd:
                 return failure
             text = failure.outcome.error.replace(f"{MAIN}.", "")  # as its program would write it
             return Failure(replace(failure.outcome, error=text), failure.line.replace(f"{MAIN}.", ""))
+        finally:
+            self._restore(node.__name__)
+
+    def _restore(self, node: str) -> None:
+        """Let the next node find the settings of the process as this one did."""
+        assert self._settings is not None
+        restored, lost = self._settings.restore()
+        if restored:
+            log.debug("%s left others than it found, which are restored: %s", node, ", ".join(restored))
+        if lost:
+            self._reusable = False
+            log.warning("%s left others than it found, so its process is replaced: %s", node, ", ".join(lost))
 
     def _report(self, running: _Running, result: Outcome | Failure) -> None:
         try:
-            self.send(Ended(result))
+            self.send(Ended(result, self._reusable))
         except Exception as error:
             name = running.job.target.name
             text = f"what {name} ended with cannot leave its process: {type(error).__name__}: {error}"
             text = running.progress.redactor.redact(text)
-            self.send(Ended(Failure(Errored(text), text)))
+            self.send(Ended(Failure(Errored(text), text), self._reusable))
 
     def _leave_to_parent(self) -> None:
         """Be no worker process in a child that a node forked."""

@@ -9,6 +9,8 @@ A process is started when a node needs one and none is idle, so there are as man
 ``workers`` at most. Idle ones are kept until the stop. A node that is to end early is killed, with its
 process and with what it started in the same process group: no code of it runs any more, neither ``except``
 nor ``finally``. So it is never stuck.
+
+After a node the settings of its process are restored (``process_settings``), or the process is replaced.
 """
 
 from __future__ import annotations
@@ -84,7 +86,13 @@ class InProcesses(Place):
         except BaseException:
             await self._end(process)
             raise
-        self._idle.append(process)
+        if process.reusable:
+            self._idle.append(process)
+        else:
+            process.hang_up()
+            with trio.move_on_after(MAX_KILL, shield=True):  # what came of the node must not get lost
+                await process.ended.wait()
+            await self._end(process)
         if isinstance(result, Failure):
             raise FailedElsewhere(result)
         return result
@@ -124,6 +132,7 @@ class WorkerProcess:
 
     Attributes:
         ended: It has ended.
+        reusable: It may run another node.
 
     Raises:
         OSError: no process can be started.
@@ -131,6 +140,7 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         self.ended = trio.Event()
+        self.reusable = True
         self._jobs = 0
         self._received = bytearray()
         ours, theirs = socket.socketpair()
@@ -192,6 +202,7 @@ class WorkerProcess:
                         starting.deadline = math.inf
                         execution.begin(call.node.timeout)
                     self._handle(message, execution)
+                self.reusable = message.reusable
                 return message.result
         except (EOFError, trio.BrokenResourceError):
             raise _failed(call.node, await self._end_of()) from None

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +124,35 @@ async def test_a_process_is_used_again_and_ends_in_order_with_the_runtime(
         assert is_running(pid)
     assert not is_running(pid)
     assert capfd.readouterr().err == "in order\nin order\n"
+
+
+async def test_a_node_finds_the_settings_of_its_process_as_the_one_before_did(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    caplog.set_level("DEBUG", "exotrio.worker")
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    async with bench(nodes.Changes) as runtime:
+        answers = []
+        for remove in ("", str(here), ""):
+            outcome = await runtime.run("Changes", folder=str(there), remove=remove)
+            assert isinstance(outcome, Executed)
+            answers += outcome.outputs
+            here.mkdir(exist_ok=True)
+            monkeypatch.chdir(here)
+    first, second, third = answers
+    assert first == second
+    changed = "blocked signals, working directory, umask, environment, resource limits"
+    restored = f"which are restored: timers, handlers of signals, {changed}"
+    assert f"Changes left others than it found, {restored}" in caplog.text
+    # What cannot be restored ends with its process.
+    assert "Changes left others than it found, so its process is replaced: working directory" in caplog.text
+    assert third["found"] == first["found"]
+    assert third["pid"] != first["pid"]
+    assert not is_running(int(first["pid"]))
 
 
 async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_stop() -> None:

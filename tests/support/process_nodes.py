@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -139,6 +140,42 @@ class Leaves(InProcess):
     def execute(self) -> Any:
         atexit.register(print, "in order")
         return self.Outputs(text=str(os.getpid()))
+
+
+class Changes(InProcess):
+    """Changes what belongs to the whole process, and says what it found, and which process it is."""
+
+    class Inputs(BaseModel):
+        folder: str
+        remove: str
+
+    class Outputs(BaseModel):
+        found: str
+        pid: int
+
+    def execute(self) -> Any:
+        umask = os.umask(0o123)
+        found = (
+            os.getcwd(),
+            umask,
+            os.environ.get("LEFT"),
+            "HOME" in os.environ,
+            [signal.getsignal(each) is signal.SIG_DFL for each in (signal.SIGTERM, signal.SIGALRM)],
+            signal.getitimer(signal.ITIMER_REAL),
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]),
+            resource.getrlimit(resource.RLIMIT_CPU),
+            os.getpriority(os.PRIO_PROCESS, 0),
+        )
+        os.chdir(self.inputs.folder)
+        os.environ["LEFT"] = "behind"
+        del os.environ["HOME"]
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(1))
+        signal.setitimer(signal.ITIMER_REAL, 600)
+        resource.setrlimit(resource.RLIMIT_CPU, (4321, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        if self.inputs.remove:
+            os.rmdir(self.inputs.remove)
+        return self.Outputs(found=repr(found), pid=os.getpid())
 
 
 class Stays(InProcess):
