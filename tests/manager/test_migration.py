@@ -208,4 +208,8 @@ def postgres_tables(url: str) -> tuple[Any, ...]:
                 "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema()"
                 " ORDER BY indexname"
             ).fetchall(),
+            connection.execute(
+                "SELECT relname, reloptions FROM pg_class WHERE relkind = 'r'"
+                " AND relnamespace = current_schema()::regnamespace ORDER BY relname"
+            ).fetchall(),
         )

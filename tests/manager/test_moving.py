@@ -77,8 +77,8 @@ def test_each_table_is_moved_or_belongs_to_processes() -> None:
     # A new table has to be decided upon; and so does a new time on the clock of leases.
     moved = (
         *("claims", "counts", "discarded", "events", "graphs", "meta", "nodes", "runs", "schedules"),
-        *("secrets", "states", "store", "tallies", "templates", "unite_counters", "unite_members"),
-        "zoned_schedules",
+        *("secrets", "states", "store", "tallies", "templates", "trends", "unite_counters"),
+        *("unite_members", "zoned_schedules"),
     )
     assert tuple(MOVED) == moved
 

@@ -93,6 +93,42 @@ async def test_what_was_counted_last_is_written_at_the_end(tmp_path: Path) -> No
         assert connection.execute("SELECT sum(count) FROM tallies").fetchone()[0] == 3
 
 
+async def test_states_and_runs_of_each_graph_are_counted_in_slots_that_are_deleted_when_they_are_old() -> (
+    None
+):
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        store = manager.service.store
+
+        def rows(view: View) -> set[tuple[str, bool, str, int, int]]:
+            return {
+                (row["name"], row["node_id"] == tallies.RUN, row["status"], row["width"], row["count"])
+                for row in view.execute("SELECT trends.*, name FROM trends JOIN graphs ON graphs.id = graph")
+            }
+
+        for graph in ("a", "b"):
+            flow = await Flow.start(manager.api, place("work"), graph=graph, retry_policy=NO_RETRY)
+            (state,) = await flow.take("work")
+            await (manager.api.executed if graph == "a" else manager.api.errored)(state["state_id"])
+        await flow.trigger()
+        ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
+        await tallied(manager.service, clock)
+        runs = {("a", True, "SUCCESS"), ("b", True, "ERRORED"), ("b", True, "CANCELLED")}
+        states = {("a", False, "SUCCESS"), ("b", False, "ERRORED")}
+        assert await store.read(rows) == {
+            (*counted, width, 1) for counted in runs | states for width in tallies.WIDTHS
+        }, "a state that was cancelled was not executed"
+        clock.advance(4 * 3_600_000)
+        flow = await Flow.start(manager.api, place("work"), graph="c")
+        await flow.run("work")
+        await tallied(manager.service, clock)
+        left = await store.read(rows)
+        assert {row[0] for row in left if row[3] == 1} == {"c"}
+        assert {row[0] for row in left if row[3] == 15} == {"a", "b", "c"}
+        ok(await manager.api.delete_graph("a"))
+        assert {row[0] for row in await store.read(rows)} == {"b", "c"}
+
+
 async def test_counts_are_kept_for_a_day() -> None:
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:

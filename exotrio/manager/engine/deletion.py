@@ -82,6 +82,8 @@ def delete_graph(
     with tx.secure_delete():
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
     delete_schedules_of(tx, graph)
+    # SQLite gives its number to another graph.
+    tx.execute("DELETE FROM trends WHERE graph = ?", (graph,))
     tx.execute("DELETE FROM templates WHERE graph = ?", (graph,))
     tx.execute("DELETE FROM graphs WHERE id = ?", (graph,))
     return Deleted(deleted, cancelled, graph=True)

@@ -184,7 +184,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     # Again: an outcome, or a heartbeat, may have come before the lock.
     states = tx.execute(
         "SELECT seq, run, place, node_id, status, groups, worker, claimed_at, begun, deliveries,"
-        " runs.template FROM states JOIN runs ON runs.id = run"
+        " runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
         f" WHERE {tx.any_of('seq')} AND status = 'QUEUED' AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs), *chain.from_iterable(parameters for _, _, parameters in causes)),
@@ -220,7 +220,7 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> None:
         rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms, tx.now_ms))
         run = RunScope(state["run"], tx.template(state["template"]))
         changes.transition(run, state["place"], state["groups"], state["status"], ERRORED)
-        changes.tally(state["node_id"], state["claimed_at"], ERRORED)
+        changes.tally(state["graph"], state["node_id"], state["claimed_at"], ERRORED)
     columns = ("status", "error", "deliveries", "updated_at", "finished_at")
     tx.update("states", ("seq", "status"), columns, rows)
     add_events(tx, "poison", states)

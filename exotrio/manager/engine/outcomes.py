@@ -254,7 +254,7 @@ def _finish(
     )
     changes.transition(run, state.place, state.groups, state.status, status)
     changes.ended(state)
-    changes.tally(state.node_id, state.claimed_at, status)
+    changes.tally(state.graph, state.node_id, state.claimed_at, status)
     # The same state may stand in the batch once more.
     state.status, state.data, state.error = status, data, error
 

@@ -333,8 +333,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
         (tx.now_ms, run["id"]),
     )
     add_events(tx, "cancelled", states)
-    changes.apply()
+    # First, so that the run is counted as one that was cancelled when it ends by these changes.
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
+    changes.apply()
 
 
 def find_run(view: View, namespace: str, run_id: str) -> Row:

@@ -23,7 +23,7 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.rules.traces import parent_in
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.tallies import bucket_of
+from exotrio.manager.store.tallies import RUN, bucket_of
 
 CREATED = StateStatus.CREATED.value
 QUEUED = StateStatus.QUEUED.value
@@ -300,10 +300,10 @@ class Changes:
         """Add something exceptional to a state's history."""
         self._events.append((seq, self.tx.now_ms, kind))
 
-    def tally(self, node_id: int, claimed_at: int | None, status: str) -> None:
-        """Count a status that the state's own node caused, with the time that it took."""
-        ran_ms = self.tx.now_ms - (claimed_at or self.tx.now_ms)
-        self.tx.tally[node_id, status, bucket_of(ran_ms)] += 1
+    def tally(self, graph: int, node_id: int, began_at: int | None, status: str) -> None:
+        """Count a status that the state's own node caused, or how a run ended, with the time that it took."""
+        took_ms = self.tx.now_ms - (began_at or self.tx.now_ms)
+        self.tx.tally[graph, node_id, status, bucket_of(took_ms)] += 1
 
     def transition_uncounted(self, run_id: int, place: int, old: str | None, new: str) -> None:
         """Count a transition for its place and its run, but not for groups."""
@@ -368,12 +368,15 @@ class Changes:
             return
         ended = tx.execute(
             f"UPDATE runs SET finished_at = CASE WHEN pending = 0 THEN ? END WHERE {tx.any_of('id')}"
-            " AND (pending = 0 OR finished_at IS NOT NULL) RETURNING id, run_id, pending",
+            " AND (pending = 0 OR finished_at IS NOT NULL) RETURNING id, run_id, pending, graph,"
+            " created_at, CASE WHEN cancelled_at IS NOT NULL THEN 'CANCELLED' WHEN errored > 0 THEN 'ERRORED'"
+            " ELSE 'SUCCESS' END",
             (tx.now_ms, tx.items(may_end)),
         ).fetchall()
-        for run, run_id, pending in ended:
+        for run, run_id, pending, graph, created_at, status in ended:
             if pending == 0 and changed[run][0] < 0:
                 tx.ready.add(run_id)
+                self.tally(graph, RUN, created_at, status)
 
 
 def find_state(view: View, namespace: str, state_id: str) -> Row | None:

@@ -9,6 +9,7 @@
 ``state_detail`` one state with all that happened to it, for the native API and for pages
 ``graphs``       registered nodes, graphs and namespaces, in lists and as pages show them
 ``load``         how much waits, runs and failed of each node, who holds what, how long it took
+``trends``       how much ended and failed, and how long it took, over an hour, a day or a week
 ``workers``      the runtimes that were heard of
 ``overview``     a namespace at a glance, put together of the former
 ``checkup``      the state manager itself: leases, claims, database

@@ -9,7 +9,7 @@
 ``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set
 ``schedules``   in which table a schedule is
-``tallies``     counts of states that ended, by node, minute, status and duration
+``tallies``     counts of states and runs that ended, by node, graph, time, status and duration
 ``cipher``      secrets, encrypted
 ``shared_keys`` the keys for secrets that the state managers on one database have
 ``opening``     opening a database by its name, whatever its engine

@@ -108,7 +108,7 @@ class Transaction(View):
         ready: Topics to announce, beside those of ``fresh``.
         fresh: New claimable states that nobody has taken, by number: run and node. They are announced.
         ended: How many states got a status in which they stay, by (namespace, node, status).
-        tally: How many states ended, by (node_id, status, bucket of time).
+        tally: How many states and runs ended, by (graph, node_id, status, bucket of time).
         undo: Set by a use case whose result must not get lost. It is run, as a use case of its own, if the
             caller is gone when the commit is done.
         waited: Whether the use case ran before, found nothing, and has waited since.
@@ -133,7 +133,7 @@ class Transaction(View):
         self.ready: set[Topic] = set()
         self.fresh: dict[int, tuple[int, int]] = {}
         self.ended: Counter[tuple[str, str, str]] = Counter()
-        self.tally: Counter[tuple[int, str, int]] = Counter()
+        self.tally: Counter[tuple[int, int, str, int]] = Counter()
         self.undo: Callable[[Transaction], object] | None = None
         self.waited = False
         self.waits_for: dict[Topic, float] = {}

@@ -227,6 +227,19 @@ CREATE TABLE tallies (
     PRIMARY KEY (node_id, minute, status, bucket)
 ) WITHOUT ROWID;
 
+-- The same for charts: of which graph, and in slots of several widths; node_id 0 counts whole runs.
+CREATE TABLE trends (
+    node_id INTEGER NOT NULL,
+    width INTEGER NOT NULL,              -- in minutes
+    slot INTEGER NOT NULL,               -- of Unix time, in widths
+    graph INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (node_id, width, slot, graph, status, bucket)
+) WITHOUT ROWID;
+CREATE INDEX trends_by_graph ON trends (graph, width, slot);
+
 -- Native claims of the last minutes, on the clock of leases. One that took states, or was voided, takes no
 -- more.
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
@@ -297,8 +310,8 @@ CREATE TABLE duties (
 """
 
 MIGRATIONS: dict[int, str] = {
-    # Business keys of runs; pausing of nodes and schedules; traces; schedules with a time zone. Managers of
-    # version 1 know none of these.
+    # Business keys of runs; pausing of nodes and schedules; traces; schedules with a time zone; trends.
+    # Managers of version 1 know none of these.
     1: """
 ALTER TABLE nodes ADD COLUMN paused_at INTEGER;
 ALTER TABLE graphs ADD COLUMN paused_at INTEGER;
@@ -313,6 +326,17 @@ CREATE TABLE zoned_schedules (
     PRIMARY KEY (graph, expression)
 ) WITHOUT ROWID;
 CREATE INDEX zoned_schedules_by_time ON zoned_schedules (next_at);
+CREATE TABLE trends (
+    node_id INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    graph INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (node_id, width, slot, graph, status, bucket)
+) WITHOUT ROWID;
+CREATE INDEX trends_by_graph ON trends (graph, width, slot);
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""

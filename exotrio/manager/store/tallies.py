@@ -1,7 +1,9 @@
-"""How many states of each node ended how, and how long they ran: by minute, kept for a day.
+"""How many states and runs ended how, and how long they took.
 
 A chart cannot read a million states, so each is counted when it ends. Use cases count in memory; the store
-writes the counts with one of its commits, at most once a second.
+writes the counts with one of its commits, at most once a second: into ``tallies`` by node and minute, kept
+for a day, and into ``trends`` by node and graph in slots of several widths, kept as long as a chart of slots
+so wide is looked at (``WIDTHS``).
 
 Durations are counted in buckets at most a fifth wide, so a quantile is right to about a tenth.
 """
@@ -17,8 +19,13 @@ from exotrio.manager.store.port import Transaction, View
 MINUTE_MS = 60_000
 KEPT_MINUTES = 25 * 60
 
-Key = tuple[int, str, int]
-"""Node id, status and bucket of a state that ended."""
+WIDTHS = {1: 2 * 60, 15: 25 * 60, 120: 8 * 24 * 60}
+"""Of the slots of ``trends``, in minutes, with the minutes for which they are kept."""
+
+Key = tuple[int, int, str, int]
+"""Graph, node id, status and bucket of a state that ended, or, with ``RUN`` for the node, of a run."""
+RUN = 0
+"""Instead of a node id, which is never 0."""
 
 
 def bucket_of(ms: int) -> int:
@@ -55,14 +62,37 @@ def write(connection: Connection | Transaction, counted: Counter[Key], now_ms: i
     if not counted:
         return
     minute = now_ms // MINUTE_MS
+    by_node: Counter[tuple[int, str, int]] = Counter()
+    for (_, node_id, status, bucket), count in counted.items():
+        if node_id != RUN:
+            by_node[node_id, status, bucket] += count
+    # Sorted, as all rows that several state managers change.
     connection.executemany(
         "INSERT INTO tallies VALUES (?, ?, ?, ?, ?) ON CONFLICT (node_id, minute, status, bucket)"
         " DO UPDATE SET count = tallies.count + excluded.count",
-        [(node_id, minute, status, bucket, n) for (node_id, status, bucket), n in sorted(counted.items())],
+        [(node_id, minute, status, bucket, n) for (node_id, status, bucket), n in sorted(by_node.items())],
     )
     connection.executemany(
         "DELETE FROM tallies WHERE node_id = ? AND minute < ?",
-        [(node_id, minute - KEPT_MINUTES) for node_id in sorted({node_id for node_id, _, _ in counted})],
+        [(node_id, minute - KEPT_MINUTES) for node_id in sorted({node_id for node_id, _, _ in by_node})],
+    )
+    connection.executemany(
+        "INSERT INTO trends VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (node_id, width, slot, graph, status, bucket)"
+        " DO UPDATE SET count = trends.count + excluded.count",
+        sorted(
+            (node_id, width, minute // width, graph, status, bucket, count)
+            for (graph, node_id, status, bucket), count in counted.items()
+            for width in WIDTHS
+        ),
+    )
+    connection.executemany(
+        "DELETE FROM trends WHERE node_id = ? AND width = ? AND slot < ?",
+        [
+            (node_id, width, (minute - kept) // width)
+            for node_id in sorted({node_id for _, node_id, _, _ in counted})
+            for width, kept in WIDTHS.items()
+        ],
     )
 
 
@@ -98,3 +128,49 @@ def of_node(view: View, node_id: int, minutes: int) -> tuple[Counter[str], Count
         statuses[row["status"]] += row["count"]
         buckets[row["bucket"]] += row["count"]
     return statuses, buckets
+
+
+Slots = dict[int, tuple[Counter[str], Counter[int]]]
+"""For each slot, the earliest first: how many ended by status, and by bucket."""
+
+
+def in_slots(
+    view: View,
+    width: int,
+    slots: int,
+    *,
+    nodes: Iterable[int] | None = None,
+    graphs: Iterable[int] | None = None,
+    runs: bool = False,
+) -> Slots:
+    """Return what ended in each of the last slots, the present one included.
+
+    It reads at most as many rows as there are slots, statuses and buckets of what is asked for.
+
+    Args:
+        width: One of ``WIDTHS``, in minutes.
+        nodes: Only states of these nodes.
+        graphs: Only states or runs of these graphs.
+        runs: Count runs instead of states.
+    """
+    first = view.now_ms // MINUTE_MS // width - slots + 1
+    conditions, parameters = ["width = ?", "slot >= ?", "slot < ?"], [width, first, first + slots]
+    if runs:
+        conditions.append(f"node_id = {RUN}")
+    elif nodes is None:
+        conditions.append(f"node_id <> {RUN}")
+    # Not by graph where it is about runs: that index would bring all states of these graphs, too.
+    for column, numbers in (("node_id", nodes), ("(graph + 0)" if runs else "graph", graphs)):
+        if numbers is not None:
+            conditions.append(view.any_of(column))
+            parameters.append(view.items(list(numbers)))
+    found: Slots = {slot: (Counter(), Counter()) for slot in range(first, first + slots)}
+    for row in view.execute(
+        "SELECT slot, status, bucket, CAST(sum(count) AS BIGINT) AS count FROM trends"
+        f" WHERE {' AND '.join(conditions)} GROUP BY slot, status, bucket",
+        tuple(parameters),
+    ):
+        statuses, buckets = found[row["slot"]]
+        statuses[row["status"]] += row["count"]
+        buckets[row["bucket"]] += row["count"]
+    return found

@@ -78,6 +78,11 @@ def minute(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M")
 
 
+def day(ms: int) -> str:
+    """Return a day, in UTC: ``Wed 16 Sep``."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%a %d %b")
+
+
 def value(data: object) -> str:
     """Return a value of a state as text, shortened if it is very long."""
     return shorten(text_of(data), MAX_VALUE)

@@ -125,6 +125,7 @@ async def look(site: Site, shown: list[Shown]) -> None:
     ):
         ok(answer)
     pages = ["", "/runs", "/graphs", "/graphs/united", "/nodes", f"/nodes/{node_name('b')}", "/runtimes"]
+    pages += ["?range=7d", "/graphs/united?range=24h"]
     searches = ({"q": "A_B"}, {"q": "TRACEBACK\n"}, {"q": "100 %"}, {"q": '"'}, {"status": "failed"})
     pages += [f"/runs?{urlencode(each)}" for each in (*searches, {"graph": "only", "since": "1h"})]
     for graph, run_id, state_id in shown:

@@ -185,11 +185,19 @@ async def test_the_overview_counts_what_waits_runs_and_failed() -> None:
         now = text_of(await site.browser.fragments("/ns/shop", "now"))
         assert re.findall(r'class="figure">(\d+)', now) == ["1", "1", "1"]
         assert "the oldest is due for 1 min" in now
-        hour = await site.browser.fragments("/ns/shop", "hour")
-        assert "<strong>2</strong> states ended" in hour
-        assert "(50.0 %)" in hour
+        for path, states in (("", 2), ("/graphs/orders", 2), ("/graphs/slow", 0), ("/nodes/Node_second", 1)):
+            trend = await site.browser.fragments(f"/ns/shop{path}", "trend")
+            assert f"<strong>{states}</strong> states ended" in trend, path
+        assert "<strong>1</strong> run ended, " in await site.browser.fragments("/ns/shop", "trend")
+        assert "(50.0 %)" in await site.browser.fragments("/ns/shop", "trend")
         clock.advance(3_700_000)
-        assert "no states ended" in await site.browser.fragments("/ns/shop", "hour")
+        assert "no states ended" in await site.browser.fragments("/ns/shop", "trend")
+        clock.advance(2 * 86_400_000)
+        for path in ("", "/graphs/orders"):
+            assert "no states ended" in await site.browser.fragments(f"/ns/shop{path}?range=24h", "trend")
+            week = await site.browser.page(f"/ns/shop{path}?range=7d")
+            assert "<strong>2</strong> states ended" in week
+            assert 'range=7d" aria-current="true"' in week
 
 
 async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form() -> None:
@@ -451,11 +459,11 @@ async def test_nodes_show_how_long_they_take_and_how_often_they_fail() -> None:
         clock.advance(4_000)
         ok(await site.api.errored(claimed["state_id"]))
         await tallied(site.service, clock)
-        html = await site.browser.page("/ns/shop/nodes/Node_work")
+        html = await site.browser.fragments("/ns/shop/nodes/Node_work", "now")
         assert html.count("100 %") == 2
         assert html.count("3.8 s") + html.count("4.1 s") + html.count("3.6 s") == 6
         clock.advance(2 * 3_600_000)
-        assert (await site.browser.page("/ns/shop/nodes/Node_work")).count("100 %") == 1
+        assert (await site.browser.fragments("/ns/shop/nodes/Node_work", "now")).count("100 %") == 1
 
 
 def numbers_of(html: str) -> list[str]:

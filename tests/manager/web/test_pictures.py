@@ -15,11 +15,12 @@ from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
 from exotrio.manager.store import tallies
 from exotrio.manager.web.format import ago, shorten
 from exotrio.manager.web.page import style
-from exotrio.manager.web.svg.bars import bar, draw_throughput, split
+from exotrio.manager.web.svg.bars import bar, split
 from exotrio.manager.web.svg.elements import element
 from exotrio.manager.web.svg.graph import Box, draw_graph
 from exotrio.manager.web.svg.graph_layout import lay_out
 from exotrio.manager.web.svg.timeline import draw_timeline, nice_step
+from exotrio.manager.web.svg.trends import draw_counts, draw_times
 
 HOSTILE = "</text><script>alert(1)</script>\"'&"
 
@@ -237,16 +238,39 @@ def test_ticks_come_at_round_times(at_least: float, step: int) -> None:
 
 
 def test_the_chart_of_an_hour_shows_failures_however_few_they_are() -> None:
-    drawn = draw_throughput([0] * 57 + [9_999, 10, 4], [0] * 57 + [1, 5, 0], last_minute_ms=1_700_000_000_000)
+    minutes = {"first_ms": 1_700_000_040_000, "width_ms": 60_000}
+    drawn = draw_counts([0] * 57 + [9_999, 10, 4], [0] * 57 + [1, 5, 0], **minutes)
     assert drawn.count("s-success") == 3
     down = [float(high) for high in re.findall(r's-errored"[^>]* height="([\d.]+)"', drawn)]
     assert len(down) == 2
     assert min(down) >= 3
     assert "at most 5 failed a minute" in drawn
     assert "9,999 ended, 1 of them failed" in drawn
-    quiet = draw_throughput([0] * 60, [0] * 60, last_minute_ms=0)
+    quiet = draw_counts([0] * 60, [0] * 60, **minutes)
     assert "no states ended" in quiet
     assert "failed a minute" not in quiet
+
+
+@pytest.mark.parametrize(
+    ("minutes", "count", "first", "named"),
+    [
+        (1, 60, "22:15", "22:20 UTC"),
+        (15, 96, "00:00", "23:30 UTC"),
+        (120, 84, "Wed 15 Nov", "10:00 to 12:00 UTC"),
+    ],
+)
+def test_the_chart_of_any_span_is_labelled_at_round_times(
+    minutes: int, count: int, first: str, named: str
+) -> None:
+    width_ms = minutes * 60_000
+    first_ms = 1_700_000_040_000 // width_ms * width_ms
+    known = [None] * 6 + [100.0] + [None] * (count - 7)
+    drawn = draw_times(known, [each and each * 50 for each in known], first_ms=first_ms, width_ms=width_ms)
+    labels = re.findall(r'class="tick" x="([\d.]+)%"[^>]*>([^<]+)<', drawn)
+    assert labels[0][1] == first
+    assert 4 <= len(labels) <= 8
+    assert all(float(x) < 92 for x, _ in labels), "none begins where it would leave the picture"
+    assert f"{named}: median 100 ms, slowest 5.0 s" in drawn
 
 
 # -- colours

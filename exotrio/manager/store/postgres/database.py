@@ -26,7 +26,7 @@ _SETTINGS = {
     "counts": "fillfactor = 80",
     "unite_counters": "fillfactor = 80",
     # Rows that come and go are cleared away before they are a fifth of the table.
-    **dict.fromkeys(("claims", "tallies", "schedules", "meta", "unite_members"), ""),
+    **dict.fromkeys(("claims", "tallies", "trends", "schedules", "meta", "unite_members"), ""),
 }
 _AUTOVACUUM = (
     "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,"
@@ -116,6 +116,7 @@ def _prepare_schema(connection: Connection, where: str) -> str:
         connection.control(f"SET LOCAL lock_timeout = '{MAX_STALL}'")
         for step in range(version, VERSION):
             connection.control(translate_schema(MIGRATIONS[step]))
+        _set_up(connection, relations(connection) - others)
         _put(connection, VERSION, OLDEST)
     return stamp
 
@@ -156,12 +157,19 @@ def relations(connection: Connection) -> set[str]:
 def create_tables(connection: Connection) -> str:
     """Make the tables, and return the beginning of the ids of their states."""
     connection.control(translate_schema(SCHEMA))
-    for table, setting in _SETTINGS.items():
-        connection.control(f"ALTER TABLE {table} SET ({', '.join(filter(None, (setting, _AUTOVACUUM)))})")
+    _set_up(connection, relations(connection))
     stamp = secrets.token_hex(4)
     connection.execute("INSERT INTO meta VALUES ('stamp', ?)", (stamp,))
     _put(connection, VERSION, OLDEST)
     return stamp
+
+
+def _set_up(connection: Connection, tables: set[str]) -> None:
+    """Give tables that were made their settings."""
+    for table, setting in _SETTINGS.items():
+        if table in tables:
+            settings = ", ".join(filter(None, (setting, _AUTOVACUUM)))
+            connection.control(f"ALTER TABLE {table} SET ({settings})")
 
 
 def _put(connection: Connection, version: int, oldest: int) -> None:

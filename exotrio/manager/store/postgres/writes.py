@@ -62,7 +62,7 @@ class Write:
     """Rows that it changed."""
     ready: set[Topic] = field(default_factory=set)
     ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    tally: Counter[tuple[int, str, int]] = field(default_factory=Counter)
+    tally: Counter[tuple[int, int, str, int]] = field(default_factory=Counter)
     undo: Callable[[Transaction], object] | None = None
     waits_for: dict[Topic, float] = field(default_factory=dict)
 

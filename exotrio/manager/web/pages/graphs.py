@@ -13,10 +13,12 @@ from exotrio._util.cron import next_occurrence_ms, parts_of
 from exotrio.manager.engine.graphs import find_graph, next_firings
 from exotrio.manager.queries.graphs import secret_names, show_graphs
 from exotrio.manager.queries.runs import search
+from exotrio.manager.queries.trends import of_graph, of_runs
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 from exotrio.manager.web.start_form import start_form
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 
@@ -54,6 +56,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     data: dict[str, Data] = {
         "page": {
             "title": f"Graph {name}",
+            **span_of(request),
             "graph": name,
             "valid": graph["validation_status"] == "VALID",
             "problems": problems,
@@ -72,6 +75,11 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "updated_at": graph["updated_at"],
         }
     }
+    if "trend" in wanted:
+        span = span_of(request)["span"]
+        data["trend"] = show_trend(
+            of_graph(view, span, graph["id"]), runs=of_runs(view, span, (graph["id"],))
+        )
     if "runs" in wanted:
         found = search(view, request.namespace, graph=name)
         data["runs"] = {"runs": found.rows[:RUNS_SHOWN], "searched": found.searched, "of_graph": name}
@@ -97,6 +105,6 @@ def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dic
 PAGE = Page(
     path="/ns/{namespace}/graphs/{graph}",
     folder="graph",
-    fragments={"runs": Fragment(pace=1.0)},
+    fragments={"trend": TREND, "runs": Fragment(pace=1.0)},
     load=load,
 )

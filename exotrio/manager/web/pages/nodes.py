@@ -9,8 +9,10 @@ from pydantic_core import from_json
 
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
 from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
+from exotrio.manager.queries.trends import of_nodes
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 
 FAILURES_SHOWN = 10
 
@@ -48,6 +50,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     data: dict[str, Data] = {
         "page": {
             "title": f"Node {name}",
+            **span_of(request),
             "node": name,
             "runtime_name": node["runtime_name"],
             "schemas": [
@@ -69,6 +72,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
                 ("last day", performance(view, node["id"], DAY)),
             ],
         }
+    if "trend" in wanted:
+        data["trend"] = show_trend(of_nodes(view, span_of(request)["span"], (node["id"],)))
     if "failures" in wanted:
         data["failures"] = {"failures": last_failures(view, node["id"], FAILURES_SHOWN)}
     return data
@@ -77,6 +82,6 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 PAGE = Page(
     path="/ns/{namespace}/nodes/{node}",
     folder="node",
-    fragments={"now": Fragment(pace=2.0), "failures": Fragment(pace=2.0)},
+    fragments={"now": Fragment(pace=2.0), "trend": TREND, "failures": Fragment(pace=2.0)},
     load=load,
 )

@@ -1,4 +1,4 @@
-"""The overview of a namespace: now, and in the last hour."""
+"""The overview of a namespace: now, and over the last hour, day or week."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Collection
 
 from exotrio.manager.queries.graphs import last_failures
 from exotrio.manager.queries.load import HOUR, backlog, failures, held_by_worker, nodes_of
-from exotrio.manager.queries.overview import current, last_hour
+from exotrio.manager.queries.overview import current
 from exotrio.manager.queries.runs import newest_runs, run_row
+from exotrio.manager.queries.trends import graphs_of, of_nodes, of_runs
 from exotrio.manager.queries.workers import live_v0_runtimes, shown_workers
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
-from exotrio.manager.web.svg.bars import draw_throughput
+from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 
 RUNS_SHOWN = 12
 
 
 def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
     nodes = nodes_of(view, request.namespace)
-    data: dict[str, Data] = {"page": {"title": "Overview"}}
+    data: dict[str, Data] = {"page": {"title": "Overview", **span_of(request)}}
     if "now" in wanted:
         backlogs = backlog(view, namespace=request.namespace)
         present = current(view, nodes, backlogs)
@@ -27,15 +28,10 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         is_offered = oldest is None or oldest.node in request.offers(view)
         paused = [each for each in backlogs if each.paused_at is not None]
         data["now"] = {"current": present, "oldest_offered": is_offered, "paused": paused}
-    if "hour" in wanted:
-        hour = last_hour(view, nodes)
-        ended, failed = hour["ended"], hour["failed"]
-        last_minute = hour["first_minute"] + len(ended) - 1
-        data["hour"] = {
-            "ended": sum(ended),
-            "failed": sum(failed),
-            "chart": draw_throughput(ended, failed, last_minute_ms=last_minute * tallies.MINUTE_MS),
-        }
+    if "trend" in wanted:
+        span = span_of(request)["span"]
+        runs = of_runs(view, span, graphs_of(view, request.namespace))
+        data["trend"] = show_trend(of_nodes(view, span, nodes), runs=runs)
     if "failing" in wanted:
         data["failing"] = {"nodes": _failing(view, nodes)}
     if "runtimes" in wanted:
@@ -46,8 +42,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         }
     if "runs" in wanted:
         rows = newest_runs(view, request.namespace, RUNS_SHOWN)
-        runs = [run_row(row, view.now_ms) for row in rows]
-        data["runs"] = {"runs": runs, "of_graph": None, "searched": None}
+        newest = [run_row(row, view.now_ms) for row in rows]
+        data["runs"] = {"runs": newest, "of_graph": None, "searched": None}
     return data
 
 
@@ -67,7 +63,7 @@ PAGE = Page(
     folder="overview",
     fragments={
         "now": Fragment(pace=0.5),
-        "hour": Fragment(ages=60, pace=2.0),
+        "trend": TREND,
         "failing": Fragment(ages=60, pace=2.0),
         "runtimes": Fragment(pace=1.0),
         "runs": Fragment(pace=0.5),

@@ -1,0 +1,74 @@
+"""How much ended, how much of it failed, and how long it took, over the last hour, day or week."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from exotrio.manager.queries.load import failures
+from exotrio.manager.store import tallies
+from exotrio.manager.store.port import View
+
+SPANS = {"1h": (1, 60), "24h": (15, 96), "7d": (120, 84)}
+"""Name to the width of a slot, in minutes, and how many slots there are."""
+DEFAULT_SPAN = "1h"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trend:
+    """What ended in each slot of a span, the present slot last. Times are in ms.
+
+    Attributes:
+        first_ms: When the first slot began, in Unix time; each lasts ``width_ms``.
+        ended, failed: How many.
+        medians, slowest: How long they took; None where none ended.
+        median, longest: The same of all of them.
+    """
+
+    first_ms: int
+    width_ms: int
+    ended: list[int]
+    failed: list[int]
+    medians: list[float | None]
+    slowest: list[float | None]
+    median: float | None
+    longest: float | None
+
+
+def of_nodes(view: View, span: str, nodes: Iterable[int]) -> Trend:
+    """Return the trend of the states of these nodes."""
+    return _trend(tallies.in_slots(view, *SPANS[span], nodes=nodes), *SPANS[span])
+
+
+def of_graph(view: View, span: str, graph: int) -> Trend:
+    """Return the trend of the states of a graph."""
+    return _trend(tallies.in_slots(view, *SPANS[span], graphs=(graph,)), *SPANS[span])
+
+
+def of_runs(view: View, span: str, graphs: Iterable[int]) -> Trend:
+    """Return the trend of the runs of these graphs. One that is retried ends again, and counts again."""
+    return _trend(tallies.in_slots(view, *SPANS[span], graphs=graphs, runs=True), *SPANS[span])
+
+
+def graphs_of(view: View, namespace: str) -> list[int]:
+    """Return the numbers of the graphs of a namespace."""
+    return [row["id"] for row in view.execute("SELECT id FROM graphs WHERE namespace = ?", (namespace,))]
+
+
+def _trend(found: tallies.Slots, width: int, slots: int) -> Trend:
+    each = [found[slot] for slot in sorted(found)]
+    assert len(each) == slots
+    together: Counter[int] = Counter()
+    for _, buckets in each:
+        together.update(buckets)
+    return Trend(
+        first_ms=min(found) * width * tallies.MINUTE_MS,
+        width_ms=width * tallies.MINUTE_MS,
+        ended=[statuses.total() for statuses, _ in each],
+        failed=[failures(statuses) for statuses, _ in each],
+        medians=[tallies.quantile(buckets, 0.5) for _, buckets in each],
+        slowest=[tallies.quantile(buckets, 1.0) for _, buckets in each],
+        median=tallies.quantile(together, 0.5),
+        longest=tallies.quantile(together, 1.0),
+    )

@@ -1,0 +1,136 @@
+"""Charts over time: how much ended and failed in each slot, and how long it took. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import log
+
+from markupsafe import Markup
+
+from exotrio._util.durations import format_duration
+from exotrio.manager.web.format import day, minute
+from exotrio.manager.web.svg.elements import element, join, share
+
+HEAD, UP, DOWN, FOOT = 14, 92, 22, 16
+"""Heights in pixels, from the top: the scale, bars of ended states, bars of failed ones, the times."""
+COUNTS_HEIGHT = HEAD + UP + DOWN + FOOT
+TIMES_HEIGHT = HEAD + UP + FOOT
+MINUTE_MS, DAY_MS = 60_000, 86_400_000
+LABEL_ROOM = 0.92
+"""Part of the width behind which no label begins: it would leave the picture."""
+
+
+def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, width_ms: int) -> Markup:
+    """Return two bars for each slot: upwards the states that ended, and downwards, with a scale of its own,
+    how many of them failed. So one failure among thousands is as tall as a failure alone.
+
+    The first slot began at ``first_ms`` of Unix time, and each lasts ``width_ms``.
+    """
+    highest, worst = max([1, *ended]), max([0, *failed])
+    axis, slot = HEAD + UP, _slot_name(width_ms)
+    scale = f"at most {highest:,} {slot}" if any(ended) else "no states ended"
+    parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
+    if worst:
+        text = f"at most {worst:,} failed {slot}"
+        parts.append(element("text", text, class_="tick bad", x="100%", y=10, text_anchor="end"))
+    for index, (total, bad) in enumerate(zip(ended, failed, strict=True)):
+        if not total:
+            continue
+        at = first_ms + index * width_ms
+        up = max(2.0, UP * total / highest)
+        drawn = [
+            element("title", f"{_when(at, width_ms)} UTC: {total:,} ended, {bad:,} of them failed"),
+            # The title shows wherever the pointer is within the slot.
+            _bar("whole", index, len(ended), HEAD, UP + DOWN),
+            _bar("s-success", index, len(ended), axis - up, up),
+        ]
+        if bad:
+            down = max(3.0, (DOWN - 2) * bad / worst)
+            drawn.append(_bar("s-errored", index, len(ended), axis + 1.0, down))
+        parts.append(element("g", *drawn))
+    parts += _labels(len(ended), first_ms, width_ms, COUNTS_HEIGHT)
+    return _chart("States that ended and those of them that failed, over time", parts, COUNTS_HEIGHT)
+
+
+def draw_times(
+    medians: Sequence[float | None], slowest: Sequence[float | None], *, first_ms: int, width_ms: int
+) -> Markup:
+    """Return a mark for the median of each slot, and a bar from it to the slowest. The scale is logarithmic.
+
+    Durations are in ms; slots as for ``draw_counts``.
+    """
+    axis = HEAD + UP
+    known = [max(1.0, ms) for ms in (*medians, *slowest) if ms is not None]
+    low, high = min(known, default=1.0) / 2, max(known, default=1.0)
+
+    def height(ms: float) -> float:
+        return max(2.0, UP * log(max(1.0, ms) / low) / log(max(high / low, 2.0)))
+
+    scale = f"up to {format_duration(high / 1000)}" if known else "nothing ended"
+    parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
+    for index, (median, longest) in enumerate(zip(medians, slowest, strict=True)):
+        if median is None or longest is None:
+            continue
+        at = first_ms + index * width_ms
+        texts = format_duration(median / 1000), format_duration(longest / 1000)
+        middle, top = axis - height(median), axis - height(longest)
+        parts.append(
+            element(
+                "g",
+                element("title", f"{_when(at, width_ms)} UTC: median {texts[0]}, slowest {texts[1]}"),
+                _bar("whole", index, len(medians), HEAD, UP),
+                _bar("slowest", index, len(medians), top, max(1.0, middle - top)),
+                _bar("median", index, len(medians), middle - 1.5, 3),
+            )
+        )
+    parts += _labels(len(medians), first_ms, width_ms, TIMES_HEIGHT)
+    return _chart("Median and slowest over time, on a logarithmic scale", parts, TIMES_HEIGHT)
+
+
+def _chart(title: str, parts: list[Markup], height: int) -> Markup:
+    return element(
+        "svg",
+        element("title", title),
+        join(parts),
+        class_="chart",
+        width="100%",
+        height=height,
+        role="img",
+    )
+
+
+def _labels(count: int, first_ms: int, width_ms: int, height: int) -> Iterator[Markup]:
+    """Yield the times below a chart, at round ones: 8 or so whatever its span is."""
+    span = count * width_ms
+    step = next(step for step in (15, 240, 1_440) if span <= 8 * step * MINUTE_MS) * MINUTE_MS
+    for index in range(count):
+        at = first_ms + index * width_ms
+        if at % step == 0 and index / count < LABEL_ROOM:
+            text = minute(at) if step < DAY_MS else day(at)
+            yield element("text", text, class_="tick", x=share(index / count), y=height - 3)
+
+
+def _slot_name(width_ms: int) -> str:
+    minutes = width_ms // MINUTE_MS
+    return "a minute" if minutes == 1 else f"in {format_duration(minutes * 60)}"
+
+
+def _when(at: int, width_ms: int) -> str:
+    if width_ms < 60 * MINUTE_MS:
+        return minute(at)
+    return f"{day(at)}, {minute(at)} to {minute(at + width_ms)}"
+
+
+def _line(kind: str, y: int) -> Markup:
+    return element("line", class_=kind, x1="0", x2="100%", y1=y + 0.5, y2=y + 0.5)
+
+
+def _bar(kind: str, index: int, count: int, y: float, height: float) -> Markup:
+    return element(
+        "rect",
+        class_=kind,
+        x=share((index + 0.12) / count),
+        width=share(0.76 / count),
+        y=float(y),
+        height=float(height),
+    )
