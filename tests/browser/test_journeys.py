@@ -242,7 +242,10 @@ def test_a_run_is_cancelled(visitors: Visitors, office: Office) -> None:
     expect(page.get_by_role("link", name=re.compile("^work: .*running"))).to_be_visible()
     page.get_by_text("Cancel…").click()
     page.get_by_role("button", name="Cancel this run").click()
-    expect(page.get_by_role("status").filter(has_text="The run was cancelled.")).to_be_visible()
+    message = page.get_by_role("status").filter(has_text="The run was cancelled.")
+    expect(message).to_be_visible()
+    page.get_by_role("button", name="Close this message").click()
+    expect(message).to_have_count(0)
     expect(page.locator(".summary .chip")).to_have_text("cancelled")
     expect(page.get_by_role("button", name="Cancel this run")).to_have_count(0)
 

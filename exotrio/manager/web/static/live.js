@@ -6,6 +6,11 @@
   const POLL_MS = 2000; // without events
   const RETRY_MS = 30000; // until events are tried again after they were refused
 
+  for (const close of document.querySelectorAll(".flash > button")) {
+    close.hidden = false;
+    close.onclick = () => close.parentElement.remove();
+  }
+
   const address = document.body.dataset.live;
   const line = document.getElementById("live");
   const aside = document.getElementById("aside");
