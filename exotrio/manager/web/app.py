@@ -42,6 +42,7 @@ from exotrio.manager.web.page import (
     Page,
     PageRequest,
     link,
+    navigation_at,
     render,
     render_fragments,
     serve_asset,
@@ -325,12 +326,13 @@ class Dashboard:
 
     async def _on_refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        return self._problem(request, error.status, _ended(error.detail[:1].upper() + error.detail[1:]))
+        text = _ended(error.detail[:1].upper() + error.detail[1:])
+        return await self._problem_page(request, error.status, text)
 
     async def _on_http_exception(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         text = "There is no such page." if error.status_code == 404 else error.detail
-        return self._problem(request, error.status_code, text)
+        return await self._problem_page(request, error.status_code, text)
 
     async def _on_database_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, DatabaseError)
@@ -351,7 +353,18 @@ class Dashboard:
         if status == 404 and not isinstance(request.scope[SESSION], str):
             # Strangers do not learn what exists.
             return self._to_sign_in(request, _path_and_query(request))
-        return _html(render("problem.html", status=status, text=text), status)
+        return _html(render("problem.html", layout="bare.html", status=status, text=text), status)
+
+    async def _problem_page(self, request: Request, status: int, text: str) -> Response:
+        """Return a problem with the way to the other pages of its namespace, for those who are signed in."""
+        if _is_automatic(request) or not isinstance(request.scope[SESSION], str):
+            return self._problem(request, status, text)
+        try:
+            navigation = await self._service.store.look(navigation_at, request.scope["path"])
+        except (DatabaseError, Refused):
+            return self._problem(request, status, text)
+        page = render("problem.html", layout="layout.html", status=status, text=text, **navigation)
+        return _html(page, status)
 
 
 def _ended(text: str) -> str:

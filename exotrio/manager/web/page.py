@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from starlette.responses import Response
 from exotrio._util.cron import local_time
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.words import percent
+from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.workers import Worker, offered, workers_of
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.service import Service
@@ -133,6 +134,20 @@ def link(namespace: str, *parts: str, **query: object) -> str:
     path = "/" + "/".join(quote(part, safe="") for part in ("ns", namespace, *parts))
     given = {name: value for name, value in query.items() if value not in (None, "")}
     return path + (f"?{urlencode(given)}" if given else "")
+
+
+def navigation_at(view: View, path: str) -> Data:
+    """Return what the layout of a page without data shows: the namespace of ``path``, or the first."""
+    _, first, *rest = path.split("/")
+    namespace = rest[0] if first == "ns" and rest and rest[0] else first_namespace(view) or "default"
+    return {
+        "namespace": namespace,
+        "namespaces": all_namespaces(view),
+        "link": partial(link, namespace),
+        "flashes": (),
+        "folder": "",
+        "live": "",
+    }
 
 
 @cache

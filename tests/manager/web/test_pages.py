@@ -105,6 +105,7 @@ async def test_what_is_not_there_is_a_page_that_says_so(path: str) -> None:
         await failed_run(site.api)
         html = await site.browser.page(f"/ns/shop{path}", 404)
         assert "Not found" in html
+        assert '<a href="/ns/shop/runs">Runs</a>' in html, "and leads to the other pages"
         live = await site.browser.get(f"/ns/shop{path}", headers={"x-fragments": "list"})
         assert live.status_code == 404
 
