@@ -26,11 +26,11 @@ Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrateg
 from_text to_text
 """
 CLIENT = """
-Checkup DatabaseState DeletedGraph Disagreement GraphInfo HeldClaims HorizonHolder LostLeases ManagerState
-NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState RegisteredNode
-ReplicationSlot RetriedState Run RunGraph RunList RunPage RunRetry RunStatus RunSummary RuntimeInfo
-RuntimeList StateAttempt StateDetail StateEdge StateEvent StateHistory StateHolder StateManager StateNode
-StatePage StateRetry StateStatus StateSummary TableState Throughput V0Runtime ValidationStatus
+Checkup DatabaseState DeletedGraph Disagreement GraphInfo HeldClaims HorizonHolder LogLine LostLeases
+ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
+RegisteredNode ReplicationSlot RetriedState Run RunGraph RunList RunPage RunRetry RunStatus RunSummary
+RuntimeInfo RuntimeList StateAttempt StateDetail StateEdge StateEvent StateHistory StateHolder StateManager
+StateNode StatePage StateRetry StateStatus StateSummary TableState Throughput V0Runtime ValidationStatus
 """
 MONITORING = """
 Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateEnded Vitals

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment
@@ -19,6 +28,7 @@ from exotrio._wire.v0 import (
 )
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
+    MAX_LOG_LINES,
     MAX_TASK_TREE,
     MAX_WAIT_MS,
     HeartbeatResult,
@@ -154,22 +164,53 @@ class EndedState(HeldState):
     trace: TraceContext | None = None
 
 
-class ExecutedItem(EndedState, ExecutedRequest):
+class LogLine(Body):
+    """A line that an execution logged or printed.
+
+    Fields:
+        at: When, by the clock of the runtime.
+        level: Of a log record, such as ``INFO``; ``stdout`` or ``stderr`` if it was printed; None if it says
+            what was left out here.
+        logger: Name of the logger of a log record.
+        text: It may have several lines, as a traceback has.
+    """
+
+    at: Moment
+    level: str | None = None
+    logger: str | None = None
+    text: str
+
+
+def _logs(lines: object, parse: ValidatorFunctionWrapHandler) -> object:
+    # No outcome is refused for its log lines.
+    try:
+        return parse(lines[:MAX_LOG_LINES] if isinstance(lines, list) else lines)
+    except (ValidationError, OverflowError):
+        return []
+
+
+class ReportedState(EndedState):
+    """A held state with an outcome. ``logs``: what its execution logged and printed, oldest first."""
+
+    logs: Annotated[list[LogLine], WrapValidator(_logs)] = Field(default_factory=list)
+
+
+class ExecutedItem(ReportedState, ExecutedRequest):
     outcome: Literal["executed"] = "executed"
 
 
-class ErroredItem(EndedState, ErroredRequest):
+class ErroredItem(ReportedState, ErroredRequest):
     """``retry``: false if the graph's retry policy is not to be applied."""
 
     outcome: Literal["errored"] = "errored"
     retry: bool = True
 
 
-class PrunedItem(EndedState, PruneRequest):
+class PrunedItem(ReportedState, PruneRequest):
     outcome: Literal["pruned"] = "pruned"
 
 
-class RequeuedItem(EndedState):
+class RequeuedItem(ReportedState):
     outcome: Literal["requeued"] = "requeued"
     delay_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field
 
 from exotrio._wire.body import Body, Moment, Seconds
-from exotrio._wire.native import Uuid
+from exotrio._wire.native import LogLine, Uuid
 from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
@@ -175,6 +175,7 @@ class StateHistory(StateDetail):
         paused_at: Since when its node is paused, if it waits for that.
         events: Further events, oldest first.
         attempts: It, and the states that it replaced or that replaced it, oldest first.
+        logs: What its last execution logged and printed, oldest first, if a runtime captured it.
     """
 
     data: dict[str, Any] | None
@@ -189,6 +190,7 @@ class StateHistory(StateDetail):
     paused_at: Moment | None = None
     events: list[StateEvent]
     attempts: list[StateAttempt]
+    logs: list[LogLine] = Field(default_factory=list)
 
 
 # -- retrying a run

@@ -24,6 +24,10 @@ MAX_BATCH = 1_000
 
 MAX_TASK_TREE = 64 * 1024
 """Characters of a task tree, at most."""
+MAX_LOG_LINES = 256
+"""Lines that are kept of what one execution logged and printed, at most; a runtime sends less."""
+MAX_LOG_BYTES = 32 * 1024
+"""Bytes of their texts, at most."""
 MAX_KEY = 256
 """Characters of the key of a run, at most."""
 

@@ -15,7 +15,7 @@ left.
 """
 
 from exotrio._wire.graphs import GraphInfo
-from exotrio._wire.native import NodeCounts, Run
+from exotrio._wire.native import LogLine, NodeCounts, Run
 from exotrio._wire.operations import (
     DeletedGraph,
     RefusedState,
@@ -71,6 +71,7 @@ __all__ = [
     "GraphInfo",
     "HeldClaims",
     "HorizonHolder",
+    "LogLine",
     "LostLeases",
     "ManagerState",
     "NewRun",

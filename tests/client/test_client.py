@@ -336,7 +336,8 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
     detail |= {"parents": {}, "created_at": MOMENT, "updated_at": MOMENT, "data": None, "retry_count": 0}
     detail |= {"deliveries": 0, "requeued": False, "claimed_at": MOMENT, "finished_at": None, "events": []}
     detail |= {"worker": None, "attempts": [], "holder": holder, "enqueue_after": "2026-01-31T12:00:00"}
-    detail |= {"paused_at": MOMENT}
+    logs = [{"at": MOMENT, "level": "stdout", "logger": None, "text": "begun"}]
+    detail |= {"paused_at": MOMENT, "logs": logs}
     server = Server(native=True).on("GET s", answer(200, detail))
     state = await server.client.history("s")
     assert state.created_at == datetime(2026, 1, 31, 12, microsecond=123_000, tzinfo=UTC)

@@ -11,6 +11,7 @@ A = node_name("a")
 B = node_name("b")
 HOUR_MS = 3_600_000
 OK = {"v": "x", "w": "w"}
+PRINTED = {"at": "2026-01-31T12:00:00.123Z", "level": "stdout", "text": "begun"}
 
 
 def executed_item(state: dict[str, Any], *outputs: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,16 @@ from exotrio.manager.engine import deletion, runs
 from exotrio.manager.engine.deletion import Deleted, delete_graph
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
-from tests.contract.native import A, claim, item_for
+from tests.contract.native import PRINTED, A, claim, executed_item, item_for, report
 from tests.support import postgres
 from tests.support.helpers import eventually, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager
 
 OF_GRAPHS = ("graphs", "templates", "secrets", "schedules", "zoned_schedules")
-OF_RUNS = ("runs", "states", "counts", "unite_counters", "unite_members", "events", "store", "discarded")
+OF_RUNS = (
+    *("runs", "states", "counts", "unite_counters", "unite_members", "events", "logs", "store"),
+    "discarded",
+)
 PLACES = (place("a", "b"), place("b", "u"), place("u", unites="a", inputs={"p": "${{b.outputs.v}}"}))
 DAILY = [
     {"type": "CRON", "value": {"expression": "@daily", "timezone": zone}} for zone in ("UTC", "Asia/Kolkata")
@@ -49,7 +52,9 @@ async def with_runs(manager: Manager, count: int) -> Flow:
             await flow.trigger(store={"key": "value"})
             (held,) = await claim(manager.api, {A: 1})
             ok(await manager.api.release(states=[item_for(held)]))
-            for identifier in ("a", "b", "u"):
+            (held,) = await claim(manager.api, {A: 1})
+            assert await report(manager.api, executed_item(held) | {"logs": [PRINTED]}) == ["ok"]
+            for identifier in ("b", "u"):
                 await flow.run(identifier)
     return flow
 

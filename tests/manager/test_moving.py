@@ -18,6 +18,7 @@ from exotrio.manager.store.postgres.moving import OF_PROCESSES, ON_LEASE_CLOCK
 from exotrio.manager.store.postgres.translation import tables
 from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
+from tests.contract.native import PRINTED, B, claim, executed_item, report
 from tests.support import postgres
 from tests.support.commands import Cli, told
 from tests.support.helpers import NO_RETRY, node_name, ok, place
@@ -76,7 +77,7 @@ def in_postgres(database: Database, table: str) -> list[tuple[Any, ...]]:
 def test_each_table_is_moved_or_belongs_to_processes() -> None:
     # A new table has to be decided upon; and so does a new time on the clock of leases.
     moved = (
-        *("claims", "counts", "discarded", "events", "graphs", "meta", "nodes", "runs", "schedules"),
+        *("claims", "counts", "discarded", "events", "graphs", "logs", "meta", "nodes", "runs", "schedules"),
         *("secrets", "states", "store", "tallies", "templates", "trends", "unite_counters"),
         *("unite_members", "zoned_schedules"),
     )
@@ -88,6 +89,8 @@ async def test_every_row_arrives_as_it_was(database: Database, file: Path) -> No
     async with open_manager(file) as manager:
         for what in (f"node/{node_name('x')}", "graph/failing"):
             ok(await manager.api.native("POST", f"{what}/pause"))
+        (state,) = await claim(manager.api, {B: 1})
+        assert await report(manager.api, executed_item(state) | {"logs": [PRINTED]}) == ["ok"]
         ok(await manager.api.v0("POST", "graph/failing/trigger", json={"key": "order-17"}))
     done = await sqlite_to_postgres(file, database.url)
     moved = file.with_name("state.db.moved")
@@ -102,6 +105,7 @@ async def test_every_row_arrives_as_it_was(database: Database, file: Path) -> No
         assert done.rows[table] == len(expected)
     assert database.execute("SELECT name FROM nodes WHERE paused_at > 0") == [(node_name("x"),)]
     assert database.execute("SELECT key FROM runs WHERE key_digest > ''") == [("order-17",)]
+    assert database.execute("SELECT count(*) FROM logs WHERE lines LIKE '%begun%'") == [(1,)]
     stamp = "SELECT value FROM meta WHERE key = 'stamp'"
     with closing(sqlite3.connect(moved)) as connection:
         assert database.execute(stamp) == connection.execute(stamp).fetchall()

@@ -16,14 +16,17 @@ from exotrio.manager.engine.retention import clear, discard
 from exotrio.manager.store.port import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import B, claim, item_for
+from tests.contract.native import PRINTED, B, claim, executed_item, item_for, report
 from tests.support.helpers import NO_RETRY, SettableClock, eventually, ok, open_client, place, refused
 from tests.support.manager import Manager, open_manager, recount
 
 MINUTE = 60.0
 MINUTE_MS = 60_000
 START_MS = 1_767_225_600_000
-OF_RUNS = ("runs", "states", "counts", "unite_counters", "unite_members", "events", "store", "discarded")
+OF_RUNS = (
+    *("runs", "states", "counts", "unite_counters", "unite_members", "events", "logs", "store"),
+    "discarded",
+)
 PLACES = (
     place("t", "b"),
     place("b", "u"),
@@ -41,14 +44,15 @@ def rows(view: View) -> Counter[str]:
 
 
 async def finish(api: Api, width: int = 3, depth: int = 1) -> Flow:
-    """Run a graph with two fan-outs, a united node, an event and a store to its end."""
+    """Run a graph with two fan-outs, a united node, an event, logs and a store to its end."""
     flow = await Flow.deploy(api, *PLACES)
     await flow.trigger(store={"key": "value"})
     await flow.run("t", *({"v": str(index)} for index in range(width)))
     (held,) = await claim(api, {B: 1})
     ok(await api.release(states=[item_for(held)]))
-    for state in await flow.take("b", width):
-        ok(await api.executed(state["state_id"], *({"v": str(index)} for index in range(depth))))
+    outputs = [{"v": str(index)} for index in range(depth)]
+    for state in await claim(api, {B: width}):
+        assert await report(api, executed_item(state, *outputs) | {"logs": [PRINTED]}) == ["ok"]
     for state in await flow.take("u", width):
         ok(await api.executed(state["state_id"]))
     assert (await flow.run_summary())["status"] == "SUCCESS"
@@ -172,6 +176,7 @@ async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockCl
 
 async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 10)
+    monkeypatch.setattr(retention, "LOGS", 2)
     monkeypatch.setattr(retention, "MAX_BATCH", 0.0)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
@@ -184,6 +189,7 @@ async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.Mo
         steps = 0
         while await store.write(clear):
             now = await store.read(rows)
+            assert left["logs"] - now["logs"] <= 2
             assert all(
                 left[table] - now[table] <= 10
                 for table in ("states", "unite_members", "unite_counters", "events")

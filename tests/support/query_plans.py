@@ -62,7 +62,7 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
 
 # -- PostgreSQL
 
-GROWING = re.compile("states|runs|counts|events|tallies|store|unite_counters|unite_members|claims")
+GROWING = re.compile("states|runs|counts|events|tallies|store|unite_counters|unite_members|claims|logs")
 PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
 """Indexes that most rows of their table are not in."""
 HISTORY = """

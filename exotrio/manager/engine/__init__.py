@@ -9,6 +9,7 @@
 ``releases``   hand them back
 ``exchange``   record outcomes and take states, together
 ``outcomes``   what an outcome does to a state, which states follow, and the delay before a retry
+``logs``       what executions logged and printed, as it is stored
 ``unites``     when a united node runs
 ``inputs``     the inputs of a new state, built from placeholders
 ``retries``    retries by hand
@@ -29,11 +30,12 @@ thousand. When outcomes are recorded (``outcomes.record_batch``), these run for 
 savepoint around the use case (``manager.store``) and templates that are not cached (``store.port``):
 
 1. ``states.states_to_change``: the states with their runs. Token and status decide if an outcome counts.
-2. Only if something needs it: secrets of graphs whose states failed (they are masked in errors), inputs of
+2. Only if something needs it: secrets of graphs whose states failed or logged (they are masked), inputs of
    states that are copied, and ``inputs.read_shared``: ancestors and store values that placeholders name.
 3. ``Changes.apply``: new states, states that ended, members of groups, counters of places, groups and runs.
 4. ``unites.decide``: the counters of groups that changed. If united nodes run now, what they read, and step 3
    again for them; then the groups around those.
+5. ``logs.keep``: log lines, if there are any.
 
 Leases: a native claim holds for a term (60 s) from its last heartbeat. Deadlines are on the clock of leases:
 for SQLite the monotonic clock of this process, where a restart (``leases.restart``) gives every claim a fresh

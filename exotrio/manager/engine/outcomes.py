@@ -1,8 +1,8 @@
 """Outcomes of states: what each does to the state, and which states follow.
 
 Outcomes come through v0 one by one (``record_v0``) and natively in batches (``record_batch``). An outcome for
-a state that ended otherwise changes nothing. Secrets of the graph are masked in errors before those are
-stored: stock runtimes report errors as they are.
+a state that ended otherwise changes nothing. Secrets of the graph are masked in errors and log lines before
+those are stored: stock runtimes report errors as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_json
 from exotrio._util.redaction import Redactor
 from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult
+from exotrio.manager.engine import logs
 from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
@@ -42,9 +43,6 @@ from exotrio.manager.store.port import Transaction, View
 MAX_FOLLOWING = 16
 """The inputs of all states that follow one outcome may take as many times the limit of one state: a fan-out
 can give each of its siblings the same large value, all in one transaction."""
-NUL = "\N{SYMBOL FOR NULL}"
-"""Stands for that character in errors. PostgreSQL stores none, so an error that comes again would be another
-one; SQLite measures texts up to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +96,20 @@ def _record(
     shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for state in executed))
     changes = Changes(tx)
     recorded = []
+    logged: dict[int, str] = {}
     for state, (item, token) in zip(found, items, strict=True):
         if state is None:
             detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
             recorded.append(Recorded(result=ItemResult.UNKNOWN, detail=detail))
             continue
         if isinstance(item, ErroredItem):
-            error = redactors[state.graph].redact(item.error).replace("\0", NUL)
+            error = redactors[state.graph].redact(item.error).replace("\0", logs.NUL)
             item = item.model_copy(update={"error": error})
         recorded.append(_record_one(changes, shared, state, token, item))
+        if item.logs and recorded[-1].result is ItemResult.OK:
+            logged[state.seq] = logs.storable(item.logs, redactors[state.graph])
     decide(changes)
+    logs.keep(tx, logged)
     return recorded
 
 
@@ -142,11 +144,11 @@ def _redactors(
     items: Sequence[tuple[OutcomeItem, str | None]],
     states: Sequence[State | None],
 ) -> dict[int, Redactor]:
-    """Return what masks those secrets that can be decrypted, for each graph of which something failed."""
+    """Return what masks those secrets that can be decrypted, for each graph with an error or log lines."""
     graphs = {
         state.graph
         for (item, _), state in zip(items, states, strict=True)
-        if state is not None and isinstance(item, ErroredItem)
+        if state is not None and (isinstance(item, ErroredItem) or item.logs)
     }
     return {graph: Redactor(values) for graph, (values, _) in open_secrets(view, graphs, cipher).items()}
 

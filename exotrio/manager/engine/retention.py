@@ -2,10 +2,10 @@
 
 A run goes in two steps. Its own row goes first, in one transaction with a note in ``discarded``:
 from then on nobody finds the run or a state of it. What belonged to it (states, counts,
-unite_counters, unite_members, events, store) is then deleted in transactions that are limited in time, many
-small runs or a part of a large one in each: a large run deleted at once would hold up every claim. A process
-that is killed meanwhile leaves the note, and the next one goes on. Numbers are not used again, so a new run
-never meets what an old one left.
+unite_counters, unite_members, events, logs, store) is then deleted in transactions that are limited in
+time, many small runs or a part of a large one in each: a large run deleted at once would hold up every
+claim. A process that is killed meanwhile leaves the note, and the next one goes on. Numbers are not used
+again, so a new run never meets what an old one left.
 
 The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small
 as its content.
@@ -26,6 +26,8 @@ RUNS = 100
 """Maximum of runs of one step."""
 PART = 10
 """States deleted by one statement: each may hold megabytes."""
+LOGS = 100
+"""Maximum of logs that one step deletes: each takes up to 32 KiB."""
 MAX_BATCH = 0.01
 """Seconds after which a transaction begins no further step or part of one."""
 
@@ -107,9 +109,13 @@ def _clear_hanging(tx: Transaction, states: Sequence[int]) -> bool:
         f"DELETE FROM events WHERE id IN (SELECT id FROM events WHERE {tx.any_of('state')} LIMIT ?)",
         (items, BATCH),
     ).rowcount
+    logs = tx.execute(
+        f"DELETE FROM logs WHERE state IN (SELECT state FROM logs WHERE {tx.any_of('state')} LIMIT ?)",
+        (items, LOGS),
+    ).rowcount
     # At most one for each place of the graph.
     tx.execute(f"DELETE FROM unite_counters WHERE {tx.any_of('target_state')}", (items,))
-    return members < BATCH and events < BATCH
+    return members < BATCH and events < BATCH and logs < LOGS
 
 
 def drop_templates(tx: Transaction) -> int:

@@ -123,7 +123,15 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[st
             )
         ],
         "attempts": attempts_of(view, state),
+        "logs": logs_of(view, state["seq"]),
     }
+
+
+def logs_of(view: View, seq: int) -> list[dict[str, Any]]:
+    """Return what the last execution of a state logged and printed, as ``LogLine`` has it."""
+    row = view.row("SELECT lines FROM logs WHERE state = ?", (seq,))
+    lines = [] if row is None else from_json(row["lines"])
+    return [{"level": None, "logger": None, **line} for line in lines]
 
 
 def paused_since(view: View, state: Row) -> int | None:

@@ -217,6 +217,9 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_state ON events (state, id);
 
+-- What the last execution of a state logged and printed, as JSON (engine.logs), if anything.
+CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
+
 -- How many states of a node ended in a minute, by status and bucket of duration (store.tallies).
 CREATE TABLE tallies (
     node_id INTEGER NOT NULL,
@@ -310,8 +313,8 @@ CREATE TABLE duties (
 """
 
 MIGRATIONS: dict[int, str] = {
-    # Business keys of runs; pausing of nodes and schedules; traces; schedules with a time zone; trends.
-    # Managers of version 1 know none of these.
+    # Business keys of runs; pausing of nodes and schedules; traces; schedules with a time zone; trends; log
+    # lines. Managers of version 1 know none of these.
     1: """
 ALTER TABLE nodes ADD COLUMN paused_at INTEGER;
 ALTER TABLE graphs ADD COLUMN paused_at INTEGER;
@@ -337,6 +340,7 @@ CREATE TABLE trends (
     PRIMARY KEY (node_id, width, slot, graph, status, bucket)
 ) WITHOUT ROWID;
 CREATE INDEX trends_by_graph ON trends (graph, width, slot);
+CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
