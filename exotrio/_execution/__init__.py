@@ -8,6 +8,8 @@
                     state a log line belongs to
     results         from what a node returned, or a signal that it raised, to the outcome
     error_text      the text of its error: own frames, bounded, without secrets
+    output          the lines that one execution logs and prints: the first and the last
+    capture         hears them, in this process, and passes all of it on
     call            NodeCall: the class of a node and the texts it gets, and the instance made of them
     spans           the span of an execution, if the program traces
     places          where nodes run: on the Trio loop, in a thread, in an asyncio loop
@@ -19,8 +21,9 @@
                     of stuck nodes, which go on though nothing waits for them any more, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``
 
-``_runtime`` uses ``executor``, ``node_task`` and ``handle``; ``testing`` runs single nodes with ``executor``
-and ``handle``; the formatters of the command line read the context variables of ``handle``.
+``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``output`` and ``capture``; ``testing`` runs single
+nodes with ``executor`` and ``handle``; the formatters of the command line read the context variables of
+``handle``.
 
 Rules that hold:
 

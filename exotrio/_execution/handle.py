@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import anyio
 import trio
 
+from exotrio._execution.output import Output
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping, StopView
 from exotrio._nodes.progress import ProgressView
@@ -30,11 +31,13 @@ class Execution:
         graph_timeout: Seconds that the graph gives the node, or None.
         timeout: Seconds that the node may take: of its class or the graph, whichever is less.
         on_drain: Called when the node is told to drain, by whoever has to pass that on.
+        output: What it logs and prints, if that is captured.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, captures: bool = False) -> None:
         self.view = StopView()
         self.progress = ProgressView()
+        self.output = Output(self.progress) if captures else None
         self.scope = anyio.CancelScope()
         self.began = False
         self.elsewhere = False

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import pickle
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from exotrio._execution.output import Line
 from exotrio._execution.results import Failure
 from exotrio._nodes.importing import Target
 from exotrio._nodes.outcome import Outcome
@@ -57,7 +58,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A node to be run. ``draining``: the runtime stops already."""
+    """A node to be run. ``draining``: the runtime stops already. ``captures``: its output is wanted."""
 
     number: int
     target: Target
@@ -66,6 +67,7 @@ class Job:
     shown: str
     trace: str | None
     draining: bool
+    captures: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,14 @@ class Progressed:
 
     job: int
     progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """All lines that are kept of what a job logged and printed so far."""
+
+    job: int
+    lines: Sequence[Line]
 
 
 @dataclass(frozen=True, slots=True)

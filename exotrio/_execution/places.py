@@ -38,6 +38,8 @@ class Place(ABC):
         instance = call.instance(execution.view, execution.progress)
         if isinstance(instance, Errored):
             return instance
+        if execution.output is not None:
+            execution.output.is_open = True
         return returned(call.node, await self._execute(instance, call, execution))
 
     async def aclose(self) -> None:

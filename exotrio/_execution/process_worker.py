@@ -26,18 +26,20 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
 import trio
 
 from exotrio._execution.call import NodeCall
+from exotrio._execution.capture import captured
 from exotrio._execution.error_text import error_line, error_text
 from exotrio._execution.messages import (
     CONNECTION_LOST,
     SIGNALS,
     Began,
+    Captured,
     Drain,
     Ended,
     Job,
@@ -47,6 +49,7 @@ from exotrio._execution.messages import (
     packed,
     unpacked,
 )
+from exotrio._execution.output import Output, output_context
 from exotrio._execution.process_settings import ProcessSettings
 from exotrio._execution.results import Failure, failure_of, returned
 from exotrio._http.endpoint import ambient_endpoint
@@ -99,8 +102,10 @@ class WorkerEnd:
         listening.start()
         while (running := self._jobs.get()) is not None:
             # In a copy of this thread's context: what a node sets there ends with it.
-            result = contextvars.copy_context().run(self._run, running)
+            with captured() if running.output is not None else nullcontext():
+                result = contextvars.copy_context().run(self._run, running)
             self._running = None
+            running.end_output()
             self._report(running, result)
 
     def send(self, message: object) -> None:
@@ -121,6 +126,7 @@ class WorkerEnd:
             if not select.select([stream], [], [], None if running is None else PROGRESS_INTERVAL)[0]:
                 if running is not None:
                     running.progress.send_last()
+                    running.send_output()
                 continue
             try:
                 data = stream.recv(65536)
@@ -155,6 +161,7 @@ class WorkerEnd:
     def _run(self, running: _Running) -> Outcome | Failure:
         job, redactor = running.job, running.progress.redactor
         _job.set(job.number)
+        output_context.set(running.output)
         node = _load(job.target, redactor)
         if isinstance(node, Failure):
             return node
@@ -168,6 +175,8 @@ class WorkerEnd:
             instance = call.instance(running.view, running.progress)
             if isinstance(instance, Errored):
                 return instance
+            if running.output is not None:
+                running.output.is_open = True
             with tracing.following(job.trace):
                 value = instance.execute()
                 if inspect.isawaitable(value):
@@ -235,6 +244,22 @@ class _Running:
         self.view.reason = Stopping.DRAINING if job.draining else Stopping.NO
         self.progress = _SentProgress(job.number, end)
         self.progress.redactor = Redactor(job.secrets.values())
+        self.output = Output(self.progress) if job.captures else None
+        self._end = end
+        self._sending = threading.Lock()
+
+    def send_output(self) -> None:
+        """Send what it logged and printed, if there is more of it by now."""
+        if self.output is not None:
+            with self._sending:  # an older state of it is not to follow a newer one
+                if (lines := self.output.news()) is not None:
+                    self._end.send(Captured(self.job.number, lines))
+
+    def end_output(self) -> None:
+        """Take no more of it, and send what is left."""
+        if self.output is not None:
+            self.output.end_lines()
+            self.send_output()
 
 
 class _SentProgress(ProgressView):

@@ -34,6 +34,7 @@ from exotrio._execution.messages import (
     CONNECTION_LOST,
     SIGNALS,
     Began,
+    Captured,
     Drain,
     Ended,
     Job,
@@ -190,6 +191,7 @@ class WorkerProcess:
             shown=call.shown,
             trace=call.trace,
             draining=execution.draining,
+            captures=execution.output is not None,
         )
         try:
             with trio.move_on_after(MAX_START) as starting:
@@ -248,6 +250,8 @@ class WorkerProcess:
                     contextvars.Context().run(_log, record)
             case Progressed(job, progress) if job == self._jobs:
                 execution.progress.say(progress.fraction, progress.text)
+            case Captured(job, lines) if job == self._jobs and execution.output is not None:
+                execution.output.take(lines)
 
     async def _receive(self) -> object:
         while (message := unpacked(self._received)) is None:

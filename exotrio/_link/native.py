@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -286,6 +287,13 @@ class NativeLink:
             except NotJson as error:
                 settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
         settlements |= await deliver(self._http, self._path("outcomes"), encoded, b"[%s]")
+        # The lines of one that is refused may be what makes it too large, for a proxy in between too.
+        again = [
+            BatchItem(index, claim.state_id, _encoded(replace(claim, logs=()), outcome))
+            for index, (claim, outcome) in enumerate(items)
+            if claim.logs and settlements[index].fate is Fate.REFUSED
+        ]
+        settlements |= await deliver(self._http, self._path("outcomes"), again, b"[%s]")
         return [settlements[index] for index in range(len(items))]
 
     async def _release(self, claims: Sequence[Claim]) -> list[Settlement]:

@@ -39,10 +39,12 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
 def added_fields(claim: Claim, outcome: Outcome) -> dict[str, Any]:
     """Return the fields that only the native API and the outbox have: what is not the default.
 
-    That an error is not to be retried, and the trace context of the execution. Older state managers, and
-    older readers of the outbox, ignore them.
+    That an error is not to be retried, the trace context of the execution, and what it logged and printed.
+    Older state managers, and older readers of the outbox, ignore them.
     """
     added: dict[str, Any] = trace_field(claim)
+    if claim.logs:
+        added["logs"] = claim.logs
     if isinstance(outcome, Errored) and not outcome.retry:
         added["retry"] = False
     return added

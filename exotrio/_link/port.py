@@ -35,6 +35,7 @@ class Claim:
             not say.
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
         execution: The trace context of its execution, once that began and if it is traced.
+        logs: What its execution logged and printed, once that ended, as ``_wire.native.LogLine`` has it.
     """
 
     state_id: str
@@ -53,6 +54,7 @@ class Claim:
     timeout: float | None = None
     trace: str | None = None
     execution: str | None = None
+    logs: Sequence[Mapping[str, str | None]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,6 +164,7 @@ class Engine:
                 spawn(partial(keep, finished, outbox=outbox, deliver=reporter.add), "keep")
             worker = Worker(
                 namespace=o.namespace,
+                captures=o.capture_logs,
                 finished=finished_in,
                 release=reporter.release,
                 executor=executor,

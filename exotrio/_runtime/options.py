@@ -53,6 +53,7 @@ class Options:
     shutdown_grace: float
     transport: httpx.AsyncBaseTransport | None
     link: LinkKind
+    capture_logs: bool
     outbox_file: InitVar[str | os.PathLike[str] | None]
     nodes: Mapping[str, type[BaseNode]] = field(init=False)
     declarations: tuple[NodeDeclaration, ...] = field(init=False)
@@ -73,6 +74,8 @@ class Options:
         problems += version_problems(self.state_manager_version)
         if self.link not in get_args(LinkKind):
             problems.append(f"link is {self.link!r}: use 'auto', 'v0' or 'native'")
+        if not isinstance(self.capture_logs, bool):
+            problems.append(f"capture_logs must be True or False, not {_kind(self.capture_logs)}")
         if outbox_file is not None and not (
             isinstance(outbox_file, str | os.PathLike) and os.fspath(outbox_file)
         ):

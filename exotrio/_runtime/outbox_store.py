@@ -2,8 +2,8 @@
 
 A SQLite database in WAL mode with ``synchronous = FULL``. One process owns it, by a lock of SQLite
 that ends with the process; and it belongs to one state manager and namespace, so that no outcome ever
-goes to another. It is readable by its owner only, and holds ids, lease tokens, outputs and redacted
-error texts; no inputs, no API key, no secrets but those in outputs.
+goes to another. It is readable by its owner only, and holds ids, lease tokens, outputs, redacted error
+texts and log lines; no inputs, no API key, no secrets but those in outputs.
 """
 
 from __future__ import annotations
@@ -290,4 +290,5 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
     outcome = outcome_of(entry["outcome"], entry["value"], retry=entry.get("retry", True))
-    return Claim(inputs={}, execution=entry.get("trace"), **entry["claim"]), outcome
+    added = {"execution": entry.get("trace"), "logs": entry.get("logs", ())}
+    return Claim(inputs={}, **added, **entry["claim"]), outcome

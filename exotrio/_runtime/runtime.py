@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
+from exotrio._execution.capture import captured
 from exotrio._execution.handle import phase_context
 from exotrio._http.endpoint import Ambient, Endpoint, ambient, resolve_endpoint
 from exotrio._link.port import LinkKind
@@ -64,6 +66,8 @@ class Runtime:
         outbox: A file to which outcomes are written before they are sent, so that ``kill -9`` does not
             lose them; what is left in it is sent at the next start. One file per runtime. Defaults to
             none: outcomes are in memory until they are delivered.
+        capture_logs: Show what nodes log and print with their states, too: up to 16 KiB of each, secrets
+            masked, once it ended. Never sent to a state manager that speaks only v0. Defaults to True.
         state_manage_version: The stock SDK's spelling of ``state_manager_version``.
 
     Raises:
@@ -86,6 +90,7 @@ class Runtime:
         transport: httpx.AsyncBaseTransport | None = None,
         link: LinkKind = "auto",
         outbox: str | os.PathLike[str] | None = None,
+        capture_logs: bool = True,
         state_manage_version: str | None = None,
     ) -> None:
         self._options = Options(
@@ -102,6 +107,7 @@ class Runtime:
             transport=transport,
             link=link,
             outbox_file=outbox,
+            capture_logs=capture_logs,
         )
         self._phase = Phase.NEW
         self._stop = Stop()
@@ -355,7 +361,8 @@ class Runtime:
                 self._tasks.enter()
                 if self._ledger.events:
                     around.start_soon(self._lag.measure)
-                with loop_watched(self._options.nodes):
+                heard = captured() if self._options.capture_logs else nullcontext()
+                with loop_watched(self._options.nodes), heard:
                     await self._stop.guard(partial(engine.run, started), "the runtime")
                 self._tasks.leave()
                 around.cancel_scope.cancel()

@@ -12,6 +12,7 @@ import trio
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution, StateContext, state_context
 from exotrio._execution.node_task import Attempt, NodeTask
+from exotrio._execution.output import output_context
 from exotrio._execution.spans import begin_execution, end_execution
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Outcome
@@ -42,8 +43,8 @@ class HeldAttempt(Attempt):
 
     __slots__ = ("context", "held", "span")
 
-    def __init__(self, held: HeldClaim, span: Span | None) -> None:
-        super().__init__(held.claim, Execution())
+    def __init__(self, held: HeldClaim, span: Span | None, *, captures: bool) -> None:
+        super().__init__(held.claim, Execution(captures=captures))
         self.held = held
         self.span = span
         self.context = StateContext(held.claim)
@@ -56,9 +57,11 @@ class Worker:
     Attributes:
         finished: Takes each state whose outcome is known.
         release: Takes each that is to be released.
+        captures: Send what nodes log and print with their outcomes, where the state manager takes it.
     """
 
     namespace: str
+    captures: bool
     finished: trio.MemorySendChannel[HeldClaim]
     release: Callable[[HeldClaim], None]
     executor: Executor
@@ -121,8 +124,10 @@ class Worker:
         if span is not None:
             held.claim = replace(held.claim, execution=span.context)
             span.enter()
-        attempt = HeldAttempt(held, span)
+        # v0 would not be sent it.
+        attempt = HeldAttempt(held, span, captures=self.captures and held.claim.token is not None)
         state_context.set(attempt.context)
+        output_context.set(attempt.execution.output)
         ledger.run(held, attempt.execution)
         log.debug("%s begins", held)
         await self.executor.attempt(attempt, task, confirm=partial(self._until_held, held))
@@ -145,9 +150,13 @@ class Worker:
         finally:
             if attempt.span is not None:
                 end_execution(attempt.span, outcome, attempt.execution)
+        output = attempt.execution.output
+        logs = () if output is None else output.close()
         if outcome is None:
             self.release(held)
         else:
+            if logs:
+                held.claim = replace(held.claim, logs=logs)
             await self._pass_on(held, outcome)
         state_context.set(None)
 

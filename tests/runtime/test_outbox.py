@@ -483,9 +483,12 @@ async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: An
     again.close({}, ())
 
 
-async def test_that_an_error_is_not_to_be_retried_and_its_trace_are_kept(outbox: Path) -> None:
+async def test_that_an_error_is_not_to_be_retried_its_trace_and_its_lines_are_kept(outbox: Path) -> None:
     store = OutboxStore(outbox, "http://manager", "ns")
-    claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={}, execution="00-a-b-01")
+    lines = [{"at": "2026-01-31T12:00:00.000Z", "level": "stdout", "logger": None, "text": "begun"}]
+    claim = Claim(
+        state_id="0" * 24, node_name="N", identifier="i", inputs={}, execution="00-a-b-01", logs=lines
+    )
     outcomes = [Errored("once more"), Errored("never", retry=False)]
     store.write([(claim, outcome) for outcome in outcomes], {}, ())
     store.close({}, ())

@@ -187,6 +187,7 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
         shown="it",
         trace=None,
         draining=False,
+        captures=False,
     )
     with ours:
         ours.sendall(json.dumps(sys.path).encode() + b"\n" + packed(Setup([], {})) + packed(job))

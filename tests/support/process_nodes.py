@@ -52,6 +52,25 @@ class Traced(InProcess):
         return self.Outputs(text=f"{context.trace_id:032x} {context.span_id:016x}")
 
 
+class Talks(InProcess):
+    """Prints and logs; hangs behind that if it is told to."""
+
+    timeout = 2.0
+
+    class Inputs(BaseModel):
+        hangs: bool
+
+    class Secrets(BaseModel):
+        key: str
+
+    def execute(self) -> Any:
+        print("begun with", self.secrets.key)
+        log.warning("it is %s", "late")
+        print("no end", end="")
+        time.sleep(60 * self.inputs.hangs)
+        return self.Outputs(text="")
+
+
 # -- which end as they would anywhere else
 
 

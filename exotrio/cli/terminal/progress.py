@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from exotrio._execution.capture import hear_streams
 from exotrio._util.terminal_text import harmless, one_line
 from exotrio._wire.vocabulary import FAILED, RETRIED, SUCCESS
 from exotrio.cli.terminal.output import print_message
@@ -151,6 +152,7 @@ class Bars(Progress):
 
     def __enter__(self) -> Self:
         self._progress.start()
+        hear_streams()  # it writes what is printed beside its bars, where nobody could tell them apart
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:

@@ -1,0 +1,355 @@
+"""What nodes log and print is sent with their outcomes, wherever they run, and goes where it went before."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+from typing import Any
+
+import anyio.to_thread
+import httpx
+import pytest
+import trio
+from pydantic import BaseModel
+
+from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
+from exotrio._execution.capture import hear_streams
+from tests.support import process_nodes
+from tests.support.doubles import Call, NativeServer, V0Server, reply, running, runtime
+
+SECRET = "sesame-4711"
+log = logging.getLogger("shop.prices")
+
+
+class Talks(BaseNode):
+    class Secrets(BaseModel):
+        key: str
+
+    async def execute(self) -> Any:
+        print("begun with", self.secrets.key)
+        log.warning("it is %s", "late")
+        print("no end", end="", file=sys.stderr)
+
+
+class TalksInThread(Talks):
+    def execute(self) -> Any:
+        print("begun with", self.secrets.key)
+        log.warning("it is %s", "late")
+        print("no end", end="", file=sys.stderr)
+
+
+class TalksInTasks(Talks):
+    async def execute(self) -> Any:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Talks.execute, self)
+
+
+class TalksInOtherThread(Talks):
+    async def execute(self) -> Any:
+        await anyio.to_thread.run_sync(TalksInThread.execute, self)
+
+
+class TalksInAsyncio(Talks):
+    runs_in = "asyncio"
+
+
+class TalksAndFails(Talks):
+    async def execute(self) -> Any:
+        await super().execute()
+        raise ValueError(SECRET)
+
+
+class TalksAndIsTooLate(TalksInThread):
+    timeout = 0.2
+
+    def execute(self) -> Any:
+        super().execute()
+        while not self.stopping:
+            pass
+
+
+class ToStandardError(logging.Handler):
+    """Writes to whatever is standard error at that moment, as the command line does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def handled_by(handler: logging.Handler) -> Iterator[None]:
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+
+
+async def items_of(
+    server: NativeServer, *nodes: type[BaseNode], count: int = 1, inputs: Any = (), **options: Any
+) -> list[Any]:
+    """Run each of these nodes, and return what the server was sent of each state, oldest first."""
+    server.secrets = {"key": SECRET}
+    for node in nodes:
+        server.add(node.__name__, count, **dict(inputs))
+    async with running(runtime(server, *nodes, **options)):
+        with trio.fail_after(20):
+            await server.until(lambda: not server.statuses().keys() & {"CREATED", "QUEUED"})
+    return [item for call in server.routes("outcomes") for item in call.body]
+
+
+def lines_of(item: Any) -> list[tuple[Any, ...]]:
+    return [(line["level"], line["logger"], line["text"]) for line in item.get("logs", ())]
+
+
+def texts_of(item: Any) -> list[str]:
+    return [line["text"] for line in item.get("logs", ())]
+
+
+SAID = [
+    ("stdout", None, "begun with ***"),
+    ("WARNING", "shop.prices", "it is late"),
+    ("stderr", None, "no end"),
+]
+
+
+PLACES = (Talks, TalksInThread, TalksInTasks, TalksInOtherThread, TalksInAsyncio)
+
+
+@pytest.mark.parametrize("node", [*PLACES, TalksAndFails, TalksAndIsTooLate])
+async def test_what_a_node_logs_and_prints_is_sent_with_its_outcome(
+    node: type[BaseNode], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (item,) = await items_of(NativeServer(), node)
+    assert lines_of(item) == SAID
+    assert capsys.readouterr() == (f"begun with {SECRET}\n", "no end"), "it went to the terminal once"
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_what_a_node_says_in_a_process_of_its_own_is_sent_even_if_that_is_killed(hangs: bool) -> None:
+    (item,) = await items_of(NativeServer(), process_nodes.Talks, inputs={"hangs": str(hangs)})
+    assert item["outcome"] == ("errored" if hangs else "executed")
+    said = [("stdout", None, "begun with ***"), ("WARNING", "tests.process_nodes", "it is late")]
+    # What has no end yet is known when the node ends, unless it is killed.
+    assert lines_of(item) == said + [("stdout", None, "no end")] * (not hangs)
+
+
+async def test_states_that_run_at_once_have_each_their_own_lines() -> None:
+    class Says(BaseNode):
+        class Inputs(BaseModel):
+            word: str
+
+        async def execute(self) -> Any:
+            for number in range(3):
+                print(self.inputs.word, end=" ")
+                await trio.lowlevel.checkpoint()
+                print(number)
+
+    server = NativeServer()
+    for word in "abc":
+        server.add("Says", word=word)
+    items = await items_of(server, Says, count=0)
+    said = {server.states[item["state_id"]].inputs["word"]: texts_of(item) for item in items}
+    assert said == {word: [f"{word} {number}" for number in range(3)] for word in "abc"}
+
+
+@pytest.mark.parametrize("signal", [PruneSignal(), ReQueueAfterSignal(timedelta(hours=1))])
+async def test_a_node_that_ends_by_a_signal_keeps_its_lines(signal: Exception) -> None:
+    class Signals(BaseNode):
+        async def execute(self) -> Any:
+            print("so")
+            raise signal
+
+    (item,) = await items_of(NativeServer(), Signals)
+    assert texts_of(item) == ["so"]
+
+
+async def test_a_node_that_says_nothing_sends_nothing() -> None:
+    class Quiet(BaseNode):
+        async def execute(self) -> Any:
+            return None
+
+    (item,) = await items_of(NativeServer(), Quiet)
+    assert "logs" not in item
+
+
+async def test_what_the_runtime_itself_logs_of_a_state_is_none_of_its_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Fails(BaseNode):
+        async def execute(self) -> Any:
+            logging.getLogger("exotrio.worker").warning("of the runtime")
+            raise ValueError("it failed")
+
+    with handled_by(ToStandardError()):
+        (item,) = await items_of(NativeServer(), Fails)
+    assert "of the runtime" in capsys.readouterr().err
+    assert "logs" not in item
+
+
+async def test_a_record_that_a_handler_writes_to_a_standard_stream_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with handled_by(ToStandardError()):
+        (item,) = await items_of(NativeServer(), Talks)
+    assert lines_of(item) == SAID
+    assert capsys.readouterr().err.count("it is late") == 1
+
+
+async def test_levels_and_filters_of_loggers_count_and_loggers_that_do_not_propagate_do_too() -> None:
+    class Logs(BaseNode):
+        async def execute(self) -> Any:
+            log.info("below the level of the root")
+            filtered.warning("no")
+            alone.info("yes")
+
+    filtered, alone = logging.getLogger("shop.filtered"), logging.getLogger("shop.alone")
+    filtered.addFilter(lambda record: False)
+    alone.setLevel(logging.INFO)
+    alone.propagate = False
+    (item,) = await items_of(NativeServer(), Logs)
+    assert lines_of(item) == [("INFO", "shop.alone", "yes")]
+
+
+async def test_a_record_has_its_traceback_without_secrets_and_may_be_one_that_cannot_be_formatted() -> None:
+    class Hostile:
+        def __str__(self) -> str:
+            raise ValueError("hostile")
+
+    class Logs(Talks):
+        async def execute(self) -> Any:
+            try:
+                raise KeyError(self.secrets.key)
+            except KeyError:
+                log.exception("a price is missing")
+            log.warning("of %s", Hostile())
+
+    logging.raiseExceptions, before = False, logging.raiseExceptions
+    try:
+        (item,) = await items_of(NativeServer(), Logs)
+    finally:
+        logging.raiseExceptions = before
+    text, other = texts_of(item)
+    assert text.startswith("a price is missing\nTraceback (most recent call last):\n")
+    assert text.endswith("KeyError: '***'")
+    assert other == "a log record that cannot be formatted"
+
+
+async def test_lines_that_come_after_the_end_of_the_node_are_not_sent() -> None:
+    goes_on, said = threading.Event(), threading.Event()
+
+    class Stuck(BaseNode):
+        timeout = 0.2
+
+        def execute(self) -> Any:
+            print("in time")
+            goes_on.wait(10)
+            print("too late")
+            said.set()
+
+    class Waits(BaseNode):
+        async def execute(self) -> Any:
+            goes_on.set()
+            await trio.to_thread.run_sync(said.wait, 10)
+
+    server = NativeServer()
+    server.add("Stuck")
+    async with running(runtime(server, Stuck, Waits)):
+        await server.until(lambda: server.statuses()["ERRORED"] == 1)
+        server.add("Waits")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+    first, second = [item for call in server.routes("outcomes") for item in call.body]
+    assert (texts_of(first), texts_of(second)) == (["in time"], [])
+
+
+async def test_nothing_is_captured_where_it_is_switched_off_nor_on_v0() -> None:
+    class Looks(BaseNode):
+        async def execute(self) -> Any:
+            seen.append((sys.stdout, logging.Logger.callHandlers))
+            print("so")
+
+    seen: list[Any] = []
+    before = (sys.stdout, logging.Logger.callHandlers)
+    (item,) = await items_of(NativeServer(), Looks, capture_logs=False)
+    assert "logs" not in item
+    assert seen == [before], "nothing was replaced"
+    server = V0Server()
+    server.add("Looks")
+    async with running(runtime(server, Looks)):
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+    (call,) = server.routes("executed")
+    assert call.body == {"outputs": []}
+    with pytest.raises(ConfigurationError, match="capture_logs must be True or False"):
+        runtime(server, Looks, capture_logs="no")
+
+
+async def test_the_streams_are_replaced_while_any_runtime_runs_and_put_back_then() -> None:
+    before = (sys.stdout, sys.stderr, logging.Logger.callHandlers)
+    one, other = NativeServer(), NativeServer()
+    one.secrets = {"key": SECRET}
+    async with running(runtime(other, Talks), registered=True):
+        async with running(runtime(one, Talks), registered=True):
+            assert sys.stdout is not before[0]
+            assert (sys.stdout.encoding, sys.stdout.fileno) == (before[0].encoding, before[0].fileno)
+        one.add("Talks")
+        assert sys.stdout is not before[0]
+    assert (sys.stdout, sys.stderr, logging.Logger.callHandlers) == before
+
+
+async def test_a_stream_that_somebody_else_replaced_meanwhile_stays_theirs() -> None:
+    class Redirects(BaseNode):
+        async def execute(self) -> Any:
+            print("before")
+            with redirect_stdout(theirs):
+                print("theirs")
+            print("after")
+
+    theirs = io.StringIO()
+    (item,) = await items_of(NativeServer(), Redirects)
+    assert (texts_of(item), theirs.getvalue()) == (["before", "after"], "theirs\n")
+    before, left = sys.stdout, io.StringIO()
+    try:
+        async with running(runtime(NativeServer(), Redirects), registered=True):
+            sys.stdout = left
+        assert sys.stdout is left
+    finally:
+        sys.stdout = before
+
+
+async def test_a_stream_that_writes_to_ours_is_heard_again_and_its_decoration_is_not() -> None:
+    class Decorates(io.StringIO):
+        def write(self, text: str) -> int:
+            return ours.write(f"<<{text}>>")
+
+    class Prints(BaseNode):
+        async def execute(self) -> Any:
+            print("plain", end="")
+
+    server = NativeServer()
+    before = sys.stdout
+    async with running(runtime(server, Prints), registered=True):
+        ours, sys.stdout = sys.stdout, Decorates()
+        hear_streams()
+        server.add("Prints")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        sys.stdout = ours
+    (item,) = server.routes("outcomes")[0].body
+    assert texts_of(item) == ["plain"]
+    assert sys.stdout is before
+
+
+@pytest.mark.parametrize("status", [413, 422])
+async def test_an_outcome_that_is_refused_with_its_lines_is_sent_without_them(status: int) -> None:
+    async def refuse_lines(call: Call) -> httpx.Response | None:
+        with_lines = call.route == "outcomes" and any("logs" in item for item in call.body)
+        return reply(status) if with_lines else None
+
+    server = NativeServer()
+    server.before = refuse_lines
+    items = await items_of(server, Talks)
+    assert server.statuses() == {"EXECUTED": 1}
+    assert ["logs" in item for item in items][-1] is False
