@@ -64,7 +64,6 @@ class AutoLink:
         kind: ``"v0"`` or ``"native"`` to use that, and ask only whether it is there.
         worker_id: Names this process in leases.
         workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
-        run_id: Claim states of this run only, where leases are; v0 cannot. Defaults to None: of any.
     """
 
     def __init__(
@@ -75,13 +74,12 @@ class AutoLink:
         kind: LinkKind = "auto",
         worker_id: str,
         workers: int,
-        run_id: str | None = None,
         events: Events | None = None,
     ) -> None:
         # At most 2 x workers reports, as many releases, the secrets of each worker, a claim, a discovery.
         http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
         v0 = V0Link(http, namespace, concurrency=2 * workers)
-        native = NativeLink(http, namespace, worker_id=worker_id, v0=v0, run_id=run_id)
+        native = NativeLink(http, namespace, worker_id=worker_id, v0=v0)
         self._http = http
         self._namespace = namespace
         self._v0 = v0
@@ -106,6 +104,10 @@ class AutoLink:
     def lost_claims(self) -> int:
         """As ``Link.lost_claims`` says."""
         return self._v0.lost_claims
+
+    def work_on(self, run_id: str) -> None:
+        """Claim states of this run only, where leases are; v0 cannot."""
+        self._native.run_id = run_id
 
     def settle_by(self, deadline: float) -> None:
         """As ``Link.settle_by`` says. Without it a v0 claim may last 60 s after a cancellation."""

@@ -61,14 +61,12 @@ RELEASE_TIMEOUT = 3.0
 class NativeLink:
     """Work with our state manager; ``v0`` is for claims that were made without a lease."""
 
-    def __init__(
-        self, http: HttpClient, namespace: str, *, worker_id: str, v0: V0Link, run_id: str | None = None
-    ) -> None:
+    def __init__(self, http: HttpClient, namespace: str, *, worker_id: str, v0: V0Link) -> None:
         self._http = http
         self._namespace = namespace
         self._worker_id = worker_id
         self._v0 = v0
-        self._run_id = run_id
+        self.run_id: str | None = None
         self._shields = Shields()
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
@@ -83,7 +81,7 @@ class NativeLink:
             limit=limit,
             wait_ms=min(to_ms(max(wait, 0.0)), MAX_WAIT_MS),
             claim_id=uuid4().hex,
-            run_id=self._run_id,
+            run_id=self.run_id,
             announces=True,
         )
         unanswered, attempt = False, 0
@@ -248,7 +246,7 @@ class NativeLink:
             limit=wanted.limit,
             at_once=wanted.at_once,
             claim_id=uuid4().hex,
-            run_id=self._run_id,
+            run_id=self.run_id,
             announces=True,
         )
         outcomes = b",".join(item.content for item in encoded)

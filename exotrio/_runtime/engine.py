@@ -30,8 +30,10 @@ from exotrio._util.backoff import OUTAGE
 from exotrio.errors import ManagerUnavailable
 
 if TYPE_CHECKING:
+    from exotrio._link.auto import AutoLink
     from exotrio._runtime.outbox import Outbox
 
+FindRun = Callable[[], Awaitable[str]]
 log = logging.getLogger("exotrio.runtime")
 
 
@@ -44,7 +46,7 @@ class Engine:
         phase: Returns the last phase that was entered.
         owns_signals: See ``Executor``.
         tasks: What operators of the state manager may see of the tasks; None for nothing.
-        run_id: The only run whose states are claimed; None for any.
+        find_run: Returns the only run whose states are claimed; None for any.
         lost_claims: See ``Summary``; known at the end.
     """
 
@@ -56,7 +58,7 @@ class Engine:
     phase: Callable[[], Phase]
     owns_signals: bool
     tasks: TaskView | None
-    run_id: str | None
+    find_run: FindRun | None
     lost_claims: int = field(default=0, init=False)
     executor: Executor | None = field(default=None, init=False)
     reporter: Reporter | None = field(default=None, init=False)
@@ -100,6 +102,8 @@ class Engine:
                     # Into the ledger before anything else, so that a stop at any moment counts them.
                     replayed = [] if outbox is None else outbox.restore(ledger)
                     registered = await self._register(link)
+                    if registered and self.find_run is not None:
+                        link.work_on(await self.find_run())
                     if registered:
                         self.enter(Phase.RUNNING)
                     started()
@@ -210,7 +214,7 @@ class Engine:
         log.info("%s is registered in %s at %s with %s", o.name, o.namespace, self.endpoint.shown, nodes)
         return True
 
-    def _open_link(self, kind: LinkKind, workers: int) -> Link:
+    def _open_link(self, kind: LinkKind, workers: int) -> AutoLink:
         # Here, since it imports httpx: whoever only imports exotrio need not wait for that.
         from exotrio._link.auto import AutoLink
 
@@ -220,6 +224,5 @@ class Engine:
             kind=kind,
             worker_id=self.options.worker_id,
             workers=workers,
-            run_id=self.run_id,
             events=self.ledger.events,
         )

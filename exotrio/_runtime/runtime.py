@@ -18,7 +18,7 @@ from exotrio._http.endpoint import Ambient, Endpoint, ambient, resolve_endpoint
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process
-from exotrio._runtime.engine import Engine
+from exotrio._runtime.engine import Engine, FindRun
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
 from exotrio._runtime.ledger import Ledger, Stage
 from exotrio._runtime.lifecycle import Phase, Summary, advance
@@ -116,7 +116,7 @@ class Runtime:
         self._engine: Engine | None = None
         self._tasks = TaskView()
         self._shows_tasks = False
-        self._run_id: str | None = None
+        self._find_run: FindRun | None = None
         self._now: Callable[[], float] = float
 
     @property
@@ -287,7 +287,7 @@ class Runtime:
             phase=lambda: self._phase,
             owns_signals=only_nodes_interrupt(),
             tasks=self._tasks if self._shows_tasks else None,
-            run_id=self._run_id,
+            find_run=self._find_run,
         )
         started = partial(task_status.started, self)
         try:
@@ -311,16 +311,20 @@ class Runtime:
                 raise self._stop.failure
         return self.summary
 
-    def work_on(self, run_id: str) -> None:
-        """Claim only states of this run, which need not have begun. For the command line.
+    def work_on(self, find_run: FindRun) -> None:
+        """Claim only states of one run. For the command line.
 
         A state manager that speaks only v0 cannot tell them from others: there, any are claimed.
+
+        Args:
+            find_run: Called once the nodes are registered; it returns the id of the run, which it may start.
+                ``run`` raises what it raises.
 
         Raises:
             LifecycleError: the runtime was started before.
         """
         self._refuse_if_started("cannot change which runs it works on")
-        self._run_id = run_id
+        self._find_run = find_run
 
     def adjust(self, *, process: int | None = None, shutdown_grace: float | None = None) -> None:
         """Change what options of the command line say otherwise. For the command line.

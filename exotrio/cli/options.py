@@ -10,6 +10,7 @@ import click
 
 from exotrio._util.database_url import check_database, is_database_url, parse_database_url
 from exotrio._util.settings import DATABASE_VARIABLE
+from exotrio._wire.vocabulary import check_key
 from exotrio.cli import values
 from exotrio.errors import ConfigurationError
 
@@ -51,6 +52,22 @@ secrets = click.option(
     metavar="NAME",
     help="Secret of the graph, from the environment variable of that name; repeatable. NAME=@FILE reads "
     "it from a file, NAME=@- from standard input.",
+)
+
+
+def _key(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else check_key(value)
+    except ValueError as error:
+        raise click.UsageError(f"the --key {error}") from None
+
+
+key = click.option(
+    "--key",
+    callback=_key,
+    metavar="TEXT",
+    help="What the run is about, such as the number of an order: with the same key for the same graph, the "
+    "same run. Nothing secret.",
 )
 
 

@@ -190,11 +190,13 @@ def test_values_that_do_not_fit_end_it_before_anything_is_done(tmp_path: Path) -
 def test_a_database_in_memory_has_its_key_in_a_file_as_long_as_it_lasts(
     processes: Processes, tmp_path: Path
 ) -> None:
-    dev = Dev(processes, make(tmp_path), "--db", ":memory:", "--trigger")
+    dev = Dev(processes, make(tmp_path), "--db", ":memory:", "--key", "greeting 1")
     dev.says("^Hello you")
     command = dev.command()
-    with Process(command, cwd=tmp_path) as triggered:
-        assert triggered.wait().code == 0
+    with Process([*command, "--key", "greeting 1"], cwd=tmp_path) as triggered:
+        told = triggered.wait()
+    assert told.code == 0
+    assert "the run with the key 'greeting 1' existed already" in told.err
     key_file = Path(command[command.index("--key-file") + 1])
     assert dev.stop().code == 0
     assert not key_file.exists()

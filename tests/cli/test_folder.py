@@ -71,6 +71,22 @@ def test_a_run_that_nothing_executes_is_not_waited_for(cli: Cli) -> None:
     assert cli("run", "nodes.py", "--resume", run_id[:6]).code == cli("runs", "watch", run_id).code == 0
 
 
+def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:
+    given = cli.write("given.json", '{"count": "3"}')
+    run_id = cli("trigger", "fan", "--key", "order 1", "--inputs-file", given).out.strip()
+    command = ("run", "nodes.py", "--key", "order 1", "--inputs-file", given)
+    for _ in range(2):
+        end = cli(*command)
+        assert end.code == 0
+        assert f"run {run_id} of graph 'fan', which has the key 'order 1' and existed already\n" in end.err
+        assert f"(run {run_id}, key order 1)" in end.out
+    assert len(cli.json("states", "ls", "--run", run_id, "--place", "split")["states"]) == 3
+    told(
+        cli(*command[:-1], cli.write("other.json", "{}")), 3, f"the key 'order 1' belongs to the run {run_id}"
+    )
+    told(cli("run", "nodes.py", "--resume", run_id, "--key", "k"), 2, "takes no --graph, --key,")
+
+
 def test_of_several_namespaces_that_of_the_newest_run_is_meant_which_is_said(cli: Cli) -> None:
     assert cli("runs", "ls").err == ""
     cli.write("other.py", OTHER)

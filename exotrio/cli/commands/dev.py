@@ -1,7 +1,7 @@
 """``python -m exotrio dev``: a file with its state manager and dashboard, until it is stopped.
 
 It starts no run unasked: a run may have effects, and every restart would start another one. ``--trigger``,
-or an input, starts one run, once.
+an input or a key starts one run, once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import click
 
 from exotrio.cli import options
 from exotrio.cli.terminal.logs import configure_logs
+from exotrio.cli.values import merged
 
 PORTS = (*range(8000, 8020), 0)
 """Tried in this order without --port: the port of all examples, the next ones, any free one."""
@@ -19,10 +20,12 @@ PORTS = (*range(8000, 8020), 0)
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
 @click.option("--reload", is_flag=True, help="Load the code again when it changes.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser, signed in.")
-@click.option("--trigger", "triggers", is_flag=True, help="Start a run at once; so does an input.")
+@click.option("--trigger", "triggers", is_flag=True, help="Start a run at once; so does an input, or a key.")
 @click.option("--graph", "graph", metavar="NAME", help="The Graph that --trigger starts; for several.")
 @options.inputs
+@options.inputs_file
 @options.store
+@options.key
 @click.option(
     "--port",
     type=options.Port(),
@@ -40,7 +43,9 @@ def command(
     triggers: bool,
     graph: str | None,
     inputs: dict[str, str],
+    inputs_file: dict[str, str],
     store: dict[str, str],
+    key: str | None,
     port: int | None,
     db: str | None,
     verbose: int,
@@ -63,14 +68,15 @@ def command(
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Session
 
-    first_run = FirstRun(graph, inputs, store) if triggers or graph or inputs or store else None
+    inputs = merged(inputs, inputs_file, "-i", "--inputs-file")
+    starts = triggers or graph or inputs or store or key
     session = Session(
         target=target,
         db=db,
         ports=PORTS if port is None else (port,),
         open_browser=open_browser,
         reload=reload,
-        first_run=first_run,
+        first_run=FirstRun(graph, inputs, store, key) if starts else None,
         verbose=verbose,
     )
     return run_blocking(session.main, session.stop, exiting=session.exiting)

@@ -12,13 +12,16 @@ from exotrio.cli.load import load
 from exotrio.cli.runs.local import LocalRun
 from exotrio.cli.terminal.logs import JSON, configure_logs, log_format_option
 from exotrio.cli.terminal.progress import progress_for
+from exotrio.cli.values import merged
 
 
 @click.command(name="run")
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
 @click.option("--graph", "graph_name", metavar="NAME", help="The Graph to run, if the module has several.")
 @options.inputs
+@options.inputs_file
 @options.store
+@options.key
 @options.database(
     "Database of the embedded state manager: a SQLite file, :memory:, or postgresql://USER@HOST/NAME.  "
     + options.WHERE_BY_DEFAULT
@@ -41,7 +44,9 @@ def command(
     target: str,
     graph_name: str | None,
     inputs: dict[str, str],
+    inputs_file: dict[str, str],
     store: dict[str, str],
+    key: str | None,
     db: str | None,
     resume: str | None,
     port: int | None,
@@ -56,11 +61,16 @@ def command(
     this run are executed; through v0, which cannot select them, states of other runs are executed too.
     Progress goes to standard error, the result to standard output.
 
+    With --key, if there is a run of the graph with that key, it is continued, or its result is printed; with
+    other inputs or another store it is refused.
+
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues is
     printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
     """
-    if resume and (graph_name or inputs or store):
-        raise click.UsageError("--resume continues a run as it is: it takes no --graph, -i or --store")
+    inputs = merged(inputs, inputs_file, "-i", "--inputs-file")
+    if resume and (graph_name or inputs or store or key):
+        what = "--graph, --key, -i, --inputs-file or --store"
+        raise click.UsageError(f"--resume continues a run as it is: it takes no {what}")
     as_json = log_format == JSON
     # The JSON log has the progress and the messages, so it must not be silent.
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0 and not as_json, form=log_format)
@@ -72,6 +82,7 @@ def command(
         graph=None if resume else loaded.graph(graph_name),
         inputs=inputs,
         store=store,
+        key=key,
         db=db,
         resume=resume,
         output=output,

@@ -6,11 +6,10 @@ from uuid import UUID
 
 import click
 
-from exotrio._wire.vocabulary import check_key
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.runs.each import Runs, start_each
-from exotrio.cli.runs.remote import follow, start_run
+from exotrio.cli.runs.remote import follow, is_new, start_run
 from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import merged
 from exotrio.client import StateManager
@@ -35,12 +34,7 @@ from exotrio.client import StateManager
     help='Start a run for each line of a file: {"inputs": {...}, "store": {...}, "key": TEXT}, of which '
     'each part may be left out; "run_id": UUID may stand in place of the key; - for standard input.',
 )
-@click.option(
-    "--key",
-    metavar="TEXT",
-    help="What the run is about, such as the number of an order: with the same key for the same graph, the "
-    "same run. Nothing secret.",
-)
+@options.key
 @click.option(
     "--batch",
     type=click.UUID,
@@ -86,23 +80,16 @@ def command(
         return start_each(connection, runs)
     if batch is not None:
         raise click.UsageError("--batch is for the runs of --each")
-    try:
-        key = None if key is None else check_key(key)
-    except ValueError as error:
-        raise click.UsageError(f"the --key {error}") from None
 
     async def start(manager: StateManager) -> str:
         reply = await start_run(manager, graph, given, store, start_delay=start_delay, key=key)
         run_id: str = reply["run_id"]
-        created: bool = reply.get("created", True)  # a server that speaks only v0 leaves it out
-        if not created:
-            print_message(f"the run with the key {key!r} existed already: nothing was started")
         if connection.form == "table":
             print_text(run_id)
         elif following:
             print_message(f"run {run_id} of graph {graph!r}")
         else:
-            shown = {"run_id": run_id, "graph": graph, "status": reply["status"], "created": created}
+            shown = {"run_id": run_id, "graph": graph, "status": reply["status"], "created": is_new(reply)}
             print_json(shown)
         if connection.is_alone and not following:
             print_message(connection.how_to_execute(run_id))

@@ -38,6 +38,7 @@ class FirstRun:
     graph: str | None
     inputs: Mapping[str, str]
     store: Mapping[str, str]
+    key: str | None = None
 
     def graph_of(self, loaded: Loaded) -> DeclaredGraph:
         """Return its graph in the code.
@@ -115,7 +116,7 @@ class Announcer:
                 await self.background.start(self._print_run_events, loaded.namespace)
             if first is not None and first_graph in valid:
                 self.first_run = None
-                await start_run(manager, first_graph.name, first.inputs, first.store)
+                await start_run(manager, first_graph.name, first.inputs, first.store, key=first.key)
 
     async def show_dashboard(self, loaded: Loaded | None) -> None:
         """Print once how to open the dashboard, and open it with --open."""

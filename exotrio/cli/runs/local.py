@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import click
 import trio
@@ -21,7 +21,7 @@ from exotrio._util.terminal_text import harmless
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line
-from exotrio.cli.runs.remote import check_of_values
+from exotrio.cli.runs.remote import check_of_values, is_new
 from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.progress import Progress
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
@@ -60,6 +60,7 @@ class LocalRun:
     graph: Graph | None
     inputs: dict[str, str]
     store: dict[str, str]
+    key: str | None
     db: str | None
     resume: str | None
     output: str
@@ -72,7 +73,6 @@ class LocalRun:
         if graph is not None:
             check_of_values(graph.name, graph.nodes, graph.store_config)(self.inputs, self.store)
         self._run_id = self.resume
-        self._own_id = self.resume or str(uuid4())
         self._interrupted = False
         self._embedded = False
         self._opening: trio.CancelScope | None = trio.CancelScope()
@@ -133,7 +133,7 @@ class LocalRun:
             # Before the runtime, which waits for a state manager that is not reachable.
             with self._asking:
                 await self._ask_first(client, asked)
-            self.runtime.work_on(self._own_id)
+            self.runtime.work_on(partial(self._find_run, client))
             return await self._follow(client)
 
     @asynccontextmanager
@@ -170,7 +170,7 @@ class LocalRun:
                     where=f"looked up in {asked}, asked for with --resume",
                     fix=f"{error.fix or 'name the run'}; with the --db that it began with",
                 ) from error
-            self._run_id = self._own_id = run.run_id
+            self._run_id = run.run_id
             self._require_nodes_of(run)
             return
         if not self._embedded:
@@ -193,8 +193,6 @@ class LocalRun:
 
         async with trio.open_nursery() as nursery:
             await nursery.start(work)
-            if self._run_id is None and not self._interrupted:
-                self._run_id = await self._trigger(client)
             if self._run_id is not None:
                 with self.progress, following:
                     async with trio.open_nursery() as looking:
@@ -221,15 +219,19 @@ class LocalRun:
             await trio.sleep(REFRESH)
             self.progress.refresh()
 
-    async def _trigger(self, client: StateManager) -> str:
+    async def _find_run(self, client: StateManager) -> str:
+        """Return the id of the run, once the nodes are registered; start it, unless it is there."""
+        if self._run_id is not None:
+            return self._run_id
         assert self.graph is not None
         await client.upsert_graph(self.graph)
         if self._embedded:
             self._require_nodes(self.graph)
-        name, own_id = self.graph.name, self._own_id
-        reply = await client.trigger(name, inputs=self.inputs, store=self.store, run_id=own_id)
+        reply = await client.trigger(self.graph.name, inputs=self.inputs, store=self.store, key=self.key)
         run_id: str = reply["run_id"]
-        self.progress.print_message(f"run {run_id} of graph {self.graph.name!r}")
+        self._run_id = run_id
+        existed = "" if is_new(reply) else f", which has the key {self.key!r} and existed already"
+        self.progress.print_message(f"run {run_id} of graph {self.graph.name!r}{existed}")
         return run_id
 
     def _how_to_continue(self, kept: str = "interrupted; everything is kept") -> str:

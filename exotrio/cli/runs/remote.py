@@ -16,6 +16,7 @@ from exotrio.cli.lookup import find_graph
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.interruption import Interruption
 from exotrio.cli.runs.result import print_result
+from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.progress import progress_for
 from exotrio.client import Run, RunStatus, StateManager, ValidationStatus
 from exotrio.errors import ExotrioError, GraphInvalid
@@ -83,11 +84,20 @@ async def start_run(
     start_delay: float = 0.0,
     key: str | None = None,
 ) -> dict[str, Any]:
-    """Start a run, after checking that the values fit the graph, and return the reply."""
+    """Start a run, after checking that the values fit the graph, and return the reply. Say if it existed."""
     (await find_valid_graph(manager, graph))(inputs, store)
-    return await manager.trigger(
+    reply = await manager.trigger(
         graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay), key=key
     )
+    if not is_new(reply):
+        print_message(f"the run with the key {key!r} existed already: nothing was started")
+    return reply
+
+
+def is_new(reply: Mapping[str, Any]) -> bool:
+    """Whether a trigger started the run, and did not find it by its key."""
+    created: bool = reply.get("created", True)  # a server that speaks only v0 leaves it out
+    return created
 
 
 Check = Callable[[Mapping[str, str], Mapping[str, str]], None]
