@@ -33,9 +33,9 @@ def take_all(browser: Browser, served: World, folder: Path, names: Collection[st
             if not names or "sign-in" in names:
                 page.screenshot(path=folder / f"sign-in-{ending}", full_page=True)
             _sign_in(page)
-            for name, path in served.links.items():
+            for name in served.links:
                 if not names or name in names:
-                    page.goto(served.url + path)
+                    served.show(page, name)
                     page.screenshot(path=folder / f"{name}-{ending}", full_page=True)
             page.context.close()
 

@@ -47,7 +47,8 @@ OUT_OF_SHAPE = """() => {
     const highest = innerWidth < 700 ? 100 : 40;
     for (const row of document.querySelectorAll(":is(form, .overview) tbody > tr")) {
         const { height } = row.getBoundingClientRect();
-        if (height > highest) found.push(`a row is ${Math.round(height)} high`);
+        const isUsual = row.querySelector("th").textContent.length < 60;
+        if (isUsual && height > highest) found.push(`a row is ${Math.round(height)} high`);
     }
     return found.slice(0, 3).map((text) => text.slice(0, 200));
 }"""
@@ -62,8 +63,8 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def test_every_page_keeps_its_shape_at_any_width(visitors: Visitors, busy: World) -> None:
     page = visitors.signed_in(busy.url)
     found = []
-    for name, path in busy.links.items():
-        page.goto(path)
+    for name in busy.links:
+        busy.show(page, name)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
             found += [f"{name} at {width}: {what}" for what in page.evaluate(OUT_OF_SHAPE)]
@@ -107,12 +108,14 @@ def test_axe_finds_nothing_on_any_page(visitors: Visitors, busy: World) -> None:
     axe = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
     page = visitors.signed_in(busy.url, reduced_motion="reduce")
     found = []
-    for index, (name, path) in enumerate([*busy.links.items(), ("sign-in", "/sign-in")]):
-        if name == "sign-in":
-            page.context.clear_cookies()
+    for index, name in enumerate([*busy.links, "sign-in"]):
         page.set_viewport_size({"width": 1_400, "height": 800})
         page.emulate_media(color_scheme="light")
-        page.goto(path)
+        if name == "sign-in":
+            page.context.clear_cookies()
+            page.goto("/sign-in")
+        else:
+            busy.show(page, name)
         page.evaluate(STILL)
         page.evaluate(axe)
         # Of the pages that there are several of (run-audit, run-orders), every second one in each way.

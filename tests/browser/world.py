@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
@@ -34,7 +34,12 @@ from tests.support.helpers import SettableClock, declare, ok, open_client
 from tests.support.manager import NO_SETTINGS
 from tests.support.processes import KEY, PATIENCE, Process
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 NAMESPACE = "shop"
+LONG = "reconciliation_of_the_previous_quarter" * 6
+"""A word as long as names may be."""
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 NOW = 1_789_569_440_000
 """2026-09-16 14:37:20 UTC."""
@@ -330,6 +335,41 @@ async def _elsewhere(api: Api) -> None:
     ok(await api.register([declare("Invoice", ["customer"])], runtime_name="billing"))
 
 
+async def _say_long_words(api: Api) -> dict[str, str]:
+    """Leave a run behind, whose names, keys, values and errors are long words, and return its paths."""
+    about = {"type": "string", "description": LONG}
+    ok(await api.register([declare(LONG, {LONG: about}, [LONG])], runtime_name=LONG))
+    body = api.body(
+        [place(LONG, LONG, "next", **{LONG: LONG}), place(LONG, "next", **{LONG: "-"})],
+        retry_policy={"max_retries": 0},
+        store_config={"default_values": {LONG: LONG}},
+    )
+    ok(await api.put_graph(LONG, body), 201)
+    inputs = {LONG: json.dumps({LONG: [LONG] * 9})}
+    started = await api.native("POST", f"graph/{LONG}/trigger", json={"key": LONG, "inputs": inputs})
+    run_id = ok(started)["run_id"]
+    paths = {}
+    for outcome in (done({LONG: LONG * 9}, {LONG: LONG}), failed(f"Traceback\n{LONG}: {LONG * 9}")):
+        claimed = ok(await api.native_claim({LONG: 1}, worker_id=LONG, limit=1))["states"][0]
+        held = {"state_id": claimed["state_id"], "token": claimed["lease"]["token"]}
+        paths[f"long-state-{outcome['outcome']}"] = f"/states/{held['state_id']}"
+        if outcome["outcome"] == "executed":
+            ok(await api.outcomes({**held, **outcome}))
+            continue
+        progress = {"fraction": 0.5, "text": LONG[:200]}
+        beat = {
+            "runtime": LONG,
+            "phase": "running",
+            "states": [{**held, "running": True, "progress": progress}],
+        }
+        ok(await api.heartbeat(LONG, **beat, shows_tasks=True, tasks=LONG))
+        ok(await api.outcomes({**held, **outcome}))
+    paths |= {"long-overview": "", "long-runs": "/runs", "long-graphs": "/graphs", "long-nodes": "/nodes"}
+    paths |= {"long-graph": f"/graphs/{LONG}", "long-node": f"/nodes/{LONG}", "long-runtimes": "/runtimes"}
+    paths |= {"long-run": f"/runs/{run_id}", "long-export": f"/runs/{run_id}/export"}
+    return {name: f"/ns/{LONG}{path}" for name, path in paths.items()}
+
+
 def _hands() -> list[Hand]:
     orders = ("FetchOrders", "ValidateOrder", "ChargeCard", "ShipParcel", "SendMail", "CloseBatch")
     media = ("Begin", "ListImages", "Resize", "Publish")
@@ -360,6 +400,15 @@ class World:
 
     url: str
     links: dict[str, str]
+
+    def show(self, page: Page, name: str) -> None:
+        """Show what is behind a link; what is for download, too."""
+        url = self.url + self.links[name]
+        if url.endswith("/export"):
+            page.goto("about:blank")
+            page.set_content(page.request.get(url).text())
+        else:
+            page.goto(url)
 
 
 class _Day:
@@ -452,6 +501,7 @@ async def serve_world() -> None:
             day = _Day(service, api, clock, monotonic)
             await day.pass_by()
             links = await service.store.read(_links, day.runs)
+            links |= await _say_long_words(api.elsewhere(LONG))
         listeners = await open_listeners("127.0.0.1", 0)
         (url,) = urls(listeners)
         print("world", json.dumps({"url": url, "links": links}), flush=True)
@@ -490,6 +540,7 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "run-thumbnails-node": run("thumbnails", "?node=resize"),
         "run-cancelled": run("cancelled"),
         "run-stuck": run("stuck"),
+        "export-audit": f"{run('audit before')}/export",
         "state-failed": state("ChargeCard", "status = 'ERRORED' AND retry_count = 2"),
         "state-success": state("ValidateOrder", "status = 'SUCCESS'"),
         "state-pruned": state("ValidateOrder", "status = 'PRUNED'"),

@@ -29,6 +29,11 @@ def join(parts: list[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
+def fit(text: str, longest: int) -> str:
+    """Return a text of at most so many characters: pictures do not wrap."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def share(part: float) -> str:
     """Return a length as a percentage of the picture's width, which the page decides."""
     return f"{100 * part:.2f}%"

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.web.svg.bars import HEIGHT, pieces, summary
-from exotrio.manager.web.svg.elements import element, join
+from exotrio.manager.web.svg.elements import element, fit, join
 from exotrio.manager.web.svg.graph_layout import Layout, lay_out
 
 WIDTH = 184
@@ -140,7 +140,7 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     parts = [
         element("title", f"{box.name} ({box.node}): {about}"),
         element("rect", class_="face", width=WIDTH, height=high, rx=6),
-        element("text", _fit(box.name, 17 if total else MAX_NAME), class_="name", x=12, y=22),
+        element("text", fit(box.name, 17 if total else MAX_NAME), class_="name", x=12, y=22),
         _line(second or box.node, "bad" if second else "node", 38),
     ]
     if box.counts is not None:
@@ -177,8 +177,4 @@ def _urgent_counts(counts: Mapping[str, int]) -> Markup:
 
 
 def _line(text: str, kind: str, y: int) -> Markup:
-    return element("text", _fit(text, MAX_NAME + 2), class_=kind, x=12, y=y)
-
-
-def _fit(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    return element("text", fit(text, MAX_NAME + 2), class_=kind, x=12, y=y)

@@ -15,13 +15,15 @@ from markupsafe import Markup
 from exotrio._util.durations import format_duration
 from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
 from exotrio.manager.web.format import status_class
-from exotrio.manager.web.svg.elements import element, join, share
+from exotrio.manager.web.svg.elements import element, fit, join, share
 
 MAX_IN_LANE = 14
 """States of one lane that are bars even if the run has more than ``MAX_BARS``."""
 MAX_ROWS = 14
 """Rows of one lane; further overlapping bars lie on the last row."""
 SLICES = 160
+MAX_NAME = 36
+"""Characters of the name of a lane, which fit on a phone."""
 HEAD = 22
 LABEL = 18
 ROW = 9
@@ -105,7 +107,7 @@ def _lane(name: str, count: int, drawn: Markup, y: int, height: int) -> Markup:
         "g",
         element(
             "text",
-            element("tspan", name, class_="name"),
+            element("tspan", fit(name, MAX_NAME), class_="name"),
             element("tspan", f" {count:,}", class_="tick") if count else "",
             x=0,
             y=12,
