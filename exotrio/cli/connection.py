@@ -16,6 +16,7 @@ import trio
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
 from exotrio._util.database_url import is_database_url, shown_database
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
+from exotrio._util.words import listed
 from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.folder import DATABASE, KEY, Way, find_namespace, is_shared, open_way
@@ -121,10 +122,16 @@ class Connection:
     ) -> None:
         """Print what is in the namespace: a table with more lines below, or the body for programs.
 
-        Below a table without rows the hint says how to get some.
+        Below a table without rows the hint says how to get some, or which namespaces there are if this one
+        has no nodes.
         """
         self.print({"namespace": self.namespace, **body}, chain(table(heads, rows), more))
-        if hint and not rows and self.form != "json":
+        if rows or self.form == "json":
+            return
+        others = self.ask(StateManager.namespaces)
+        if others and self.namespace not in others:
+            print_message(f"no node is registered in namespace {self.namespace}; there are {listed(others)}")
+        elif hint:
             print_message(hint)
 
 

@@ -171,11 +171,13 @@ def test_a_key_of_the_store_that_is_required_is_named(cli: Cli) -> None:
     assert cli("trigger", "strict", "--store", "bad=none", "--follow").code == 0
 
 
-def test_an_empty_namespace_is_no_error(cli: Cli) -> None:
+def test_an_empty_namespace_is_no_error_and_those_there_are_are_named(cli: Cli) -> None:
     cli.set(EXOSPHERE_NAMESPACE="empty")
     for what in ("graph", "run", "node"):
         command = what if what == "graph" else f"{what}s"
-        assert cli(command, "ls").out.startswith(f"0 {what}s in namespace empty\n")
+        listed = cli(command, "ls")
+        assert listed.out.startswith(f"0 {what}s in namespace empty\n")
+        assert "no node is registered in namespace empty; there are n" in listed.err
         assert cli.json(command, "ls")[f"{what}s"] == []
 
 
