@@ -562,13 +562,13 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
     }
     links = {name: f"/ns/{NAMESPACE}{path}" for name, path in paths.items()}
     empty = {
-        f"empty-{path or 'overview'}": f"/ns/nobody/{path}".rstrip("/") for path in ("", "runs", "graphs")
+        f"empty-{path or 'overview'}": f"/ns/billing/{path}".rstrip("/") for path in ("", "runs", "graphs")
     }
     return {
         **links,
         **empty,
-        "empty-nodes": "/ns/nobody/nodes",
-        "empty-runtimes": "/ns/nobody/runtimes",
+        "no-namespace": "/ns/nobody/nodes",
+        "empty-runtimes": "/ns/billing/runtimes",
         "not-found": f"/ns/{NAMESPACE}/runs/absent",
         "guide": "/guide",
         "guide-proof": "/guide/proof",

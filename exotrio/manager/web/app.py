@@ -253,10 +253,14 @@ class Dashboard:
         def load(view: View) -> tuple[dict[str, Data], list[str], int, bool]:
             is_whole = fragment_names is None
             names = all_namespaces(view) if is_whole else []
+            if names and page_request.namespace not in names:
+                return {}, names, view.now_ms, False
             flashes = is_whole and has_flashes(view, session)
             return page.load(view, page_request, wanted), names, view.now_ms, flashes
 
         data, namespaces, now, are_flashes = await self._service.store.look(load)
+        if not data:
+            return _html(render("no_namespace.html", namespace=page_request.namespace, names=namespaces), 404)
         if to := data["page"].get("leads_to"):
             return _redirect(to)
         common: Data = {

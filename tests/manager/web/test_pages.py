@@ -42,6 +42,18 @@ async def test_a_page_with_nothing_to_show_says_what_to_do(path: str) -> None:
         assert 'class="quiet empty"' in html
 
 
+@pytest.mark.parametrize("path", [*LISTS, "/search?q=x", "/graphs/orders"])
+async def test_a_namespace_in_which_nothing_is_stored_is_not_there(path: str) -> None:
+    async with open_site() as site:
+        await failed_run(site.api)
+        ok(await site.api.elsewhere("<b>").register([declare("N")]))
+        html = await site.browser.page(f"/ns/no<b>dy{path}", 404)
+        assert 'There is no namespace <span class="wrap">no&lt;b&gt;dy</span>' in html
+        assert 'There are: <a href="/ns/%3Cb%3E">&lt;b&gt;</a>, <a href="/ns/shop">shop</a>.' in html
+        await site.api.elsewhere("no<b>dy").register([declare("N")])
+        await site.browser.page(f"/ns/no<b>dy{path}", 404 if "orders" in path else 200)
+
+
 async def test_the_start_leads_to_the_namespace_of_the_newest_run() -> None:
     async with open_site() as site:
         assert (await site.browser.get("/")).headers["location"] == "/ns/default"
