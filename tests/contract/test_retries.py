@@ -146,8 +146,17 @@ async def test_the_same_fanout_id_may_serve_another_run(api: Api) -> None:
 
 
 @pytest.mark.deviates_from_stock("stock retries states in any status")
-@pytest.mark.parametrize("status", ["CREATED", "QUEUED", "SUCCESS", "RETRY_CREATED", "replaced"])
-async def test_a_state_that_did_not_fail_cannot_be_retried(api: Api, status: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ("CREATED", "is CREATED: it waits"),
+        ("QUEUED", "is QUEUED: a runtime has it"),
+        ("SUCCESS", "start its graph again"),
+        ("RETRY_CREATED", "retry its newest attempt"),
+        ("replaced", "retry its newest attempt"),
+    ],
+)
+async def test_a_state_that_did_not_fail_cannot_be_retried(api: Api, status: str, why: str) -> None:
     flow = await Flow.start(api, place("a"), retry_policy=FAST_RETRY | {"max_retries": 1})
     (root,) = (await flow.shown())["root_states"]
     state_id = root["id"]
@@ -161,7 +170,9 @@ async def test_a_state_that_did_not_fail_cannot_be_retried(api: Api, status: str
         ok(await api.prune(state_id))
         ok(await api.manual_retry(state_id))
     before = await flow.statuses()
-    refused(await api.manual_retry(state_id), 409)
+    answer = await api.manual_retry(state_id)
+    refused(answer, 409)
+    assert why in answer.json()["detail"]
     assert await flow.statuses() == before
 
 

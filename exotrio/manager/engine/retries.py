@@ -12,9 +12,12 @@ from exotrio.manager.engine.inputs import read_shared
 from exotrio.manager.engine.outcomes import Follow, copy_of, need_to_follow
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.states import (
+    CREATED,
     ERRORED,
+    EXECUTED,
     NEXT_CREATED_ERROR,
     PRUNED,
+    QUEUED,
     RETRY_CREATED,
     SUCCESS,
     Changes,
@@ -29,6 +32,15 @@ from exotrio.manager.engine.unites import decide, united_states
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.port import Transaction, View
 
+_NOT_RETRIED = {
+    CREATED: "this one is CREATED: it waits to run",
+    QUEUED: "this one is QUEUED: a runtime has it",
+    EXECUTED: "this one is EXECUTED: it succeeded, and what follows it is about to be created",
+    SUCCESS: "this one is SUCCESS; to run it again, start its graph again",
+    RETRY_CREATED: "this one is RETRY_CREATED: it was retried; retry its newest attempt, if that failed",
+}
+"""Why a state in one of these statuses is not retried."""
+
 
 def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> str:
     """Replace a state that ended badly by a new one and return the new one's id.
@@ -41,18 +53,22 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
     if state is None:
         raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
     if state.status not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
-        raise Refused(409, f"only a state that ended badly can be retried; this one is {state.status}")
+        raise Refused(409, f"only a state that ended badly can be retried; {_NOT_RETRIED[state.status]}")
     if tx.row(
         "SELECT 1 FROM states WHERE run = ? AND place = ? AND manual_fanout_id = ? AND retry_count = 0",
         (state.run, state.place, fanout_id),
     ):
-        raise Refused(409, f"this node of the run was already retried with fanout_id {fanout_id!r}")
+        raise Refused(
+            409,
+            f"this node of the run was already retried with fanout_id {fanout_id!r};"
+            " a further retry needs another one",
+        )
     if state.cancelled_at is not None:
         raise Refused(409, "the run of this state was cancelled; trigger the graph again")
     changes = Changes(tx)
     (replaced,) = _replace(changes, state.scope(tx), [state], {state.seq: fanout_id})
     if isinstance(replaced, RefusedState):
-        raise Refused(409, replaced.reason)
+        raise Refused(409, f"its inputs still cannot be built: {replaced.reason}")
     decide(changes)
     return replaced.new_state_id
 
