@@ -8,7 +8,7 @@ from urllib.parse import quote as quoted
 from uuid import uuid4
 
 from tests.browser.chromium import expect
-from tests.browser.nodes import GRAPH, let
+from tests.browser.nodes import GRAPH, NAMESPACE, let
 from tests.browser.office import Office, open_office
 from tests.browser.visitors import Visitors
 from tests.support.processes import EXAMPLES, KEY, Processes, link_in
@@ -248,6 +248,23 @@ def test_a_run_is_cancelled(visitors: Visitors, office: Office) -> None:
     expect(message).to_have_count(0)
     expect(page.locator(".summary .chip")).to_have_text("cancelled")
     expect(page.get_by_role("button", name="Cancel this run")).to_have_count(0)
+
+
+def test_what_is_refused_leads_back_and_so_does_what_is_not_there(visitors: Visitors, office: Office) -> None:
+    office.trigger(waits="yes")
+    page = visitors.signed_in(office.url, office.path("graphs", GRAPH))
+    page.get_by_text("Delete…").click()
+    page.get_by_role("button", name="Delete this graph").click()
+    expect(page.get_by_role("status").filter(has_text="Nothing changed: ")).to_contain_text("have not ended")
+    expect(page).to_have_url(office.url + office.path("graphs", GRAPH))
+    page.get_by_text("Delete…").click()
+    page.get_by_label("cancel its runs").check()
+    page.get_by_role("button", name="Delete this graph").click()
+    expect(page.get_by_role("status").filter(has_text="was deleted with 1 run")).to_be_visible()
+    page.goto("/ns/nobody/graphs")
+    expect(page.get_by_role("heading", name="There is no namespace nobody")).to_be_visible()
+    page.get_by_role("link", name=NAMESPACE, exact=True).click()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
 
 
 def test_a_runtime_is_drained_and_its_work_is_finished(

@@ -154,7 +154,11 @@ POINTS = (
     Point(
         "Who guesses keys at the sign-in form is slowed down, and keeps nobody else out.",
         ["manager/web/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not"],
-        Change(DASHBOARD, "if await self._tries.failed(client_address(request.scope), key):", "if False:"),
+        Change(
+            DASHBOARD,
+            "if waited := await self._tries.failed(client_address(request.scope), key):",
+            "if waited := 0:",
+        ),
     ),
     Point(
         "The database tells neither a session nor a link that signs in, and another key opens neither.",

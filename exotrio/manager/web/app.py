@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from urllib.parse import quote
@@ -169,8 +170,11 @@ class Dashboard:
         session_id = await self._sessions.sign_in(key)
         if session_id is None:
             problem = "That is not the key."
-            if await self._tries.failed(client_address(request.scope), key):
-                problem += " Many wrong keys came from your address, so the response was delayed."
+            if waited := await self._tries.failed(client_address(request.scope), key):
+                problem += (
+                    " Many wrong keys came from your address, so this answer was held back for"
+                    f" {math.ceil(waited)} s. Try again at any time: the right key is let in at once."
+                )
             return self._form(to, problem=problem, status=401)
         mark_authenticated(request.scope)
         response = _redirect(to)

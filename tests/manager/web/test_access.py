@@ -312,6 +312,7 @@ async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(autojump_cloc
         assert trio.current_time() - began == pytest.approx(MAX_DELAY)
         assert answer.status_code == 401
         assert "Many wrong keys came from your address" in answer.text
+        assert "held back for 5 s. Try again at any time" in answer.text
         began = trio.current_time()
         assert (await site.stranger.sign_in(KEY)).status_code == 303
         assert trio.current_time() == began
