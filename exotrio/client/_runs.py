@@ -173,7 +173,7 @@ class RunCalls(StockCalls):
         """
         shown: Run | None = None
         # Without on_progress, nobody needs the first status: the first request already waits for the end.
-        pause, held = 0.0, FIRST_POLL if on_progress is None else 0.0
+        pause, held = 0.0, poll_interval if on_progress is None else 0.0
         found: Run | None = None
         with _time_limit(timeout):
             while True:
@@ -183,7 +183,8 @@ class RunCalls(StockCalls):
                     shown = found
                 if found.status is not RunStatus.PENDING:
                     return found
-                held = pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
+                pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
+                held = poll_interval if on_progress is None else pause
 
     async def cancel(self, run_id: str) -> Run:
         """Cancel a run: waiting states end at once, running nodes are cancelled, nothing follows.
