@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
@@ -69,6 +70,7 @@ def returns_list(node: type[BaseNode]) -> bool:
     return _LIST.search(returned if isinstance(returned, str) else str(returned)) is not None
 
 
+@lru_cache(256)  # tests build many runtimes of the same nodes
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     fields = fields_of(model)
     return model.model_json_schema() if fields is None else fields.schema()
