@@ -21,7 +21,7 @@ from exotrio._util.words import listed, plural, shortened
 from exotrio.errors import ConfigurationError
 from exotrio.graph import Graph
 from exotrio.testing._graphs import namespace_of
-from exotrio.testing._points import FAULTS, CrashRun, Fault, Place, Point
+from exotrio.testing._points import FAULTS, CrashRun, Fault, Moment, Place, Point
 
 if TYPE_CHECKING:
     from exotrio.testing._case import Case, Scenario
@@ -67,15 +67,20 @@ class Exploration:
         failures: Those that broke the check.
         tried: Those at which a fault struck: fewer than ``points`` with ``max_points`` or ``max_failures``.
         missed: Those that a run with the fault did not come by: the nodes do not do the same each time.
+        without_awaits: Identifiers of nodes that ran without an await, such as a plain ``def``: nothing
+            strikes within them.
     """
 
     points: tuple[Point, ...]
     failures: tuple[Failure, ...] = ()
     tried: tuple[Point, ...] = ()
     missed: tuple[Point, ...] = ()
+    without_awaits: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         missed = f"; {plural(len(self.missed), 'run')} did not come by its point" if self.missed else ""
+        if self.without_awaits:
+            missed += f"; nothing struck within {listed(self.without_awaits)}, without an await"
         return f"tried {len(self.tried)} of {plural(len(self.points), 'point')}{missed}"
 
 
@@ -152,8 +157,10 @@ async def explore(
     What has no await has no point. Where the real thing would wait, for the disk or for the bank, a fake has
     to as well: ``await trio.lowlevel.checkpoint()`` before its effect.
 
-    Nodes that run in threads or processes run on the Trio loop here. Threads that a node starts itself (by
-    ``trio.to_thread``, ``trio.Path``) have to be short: virtual time passes meanwhile, minutes in a second.
+    Nodes that run in threads or processes run on the Trio loop here, so a plain ``def`` is struck only before
+    it begins and at its end, which the result says; those with ``runs_in = "asyncio"`` are refused. Threads
+    that a node starts itself (by ``trio.to_thread``, ``trio.Path``) have to be short: virtual time passes
+    meanwhile, minutes in a second.
 
     All random numbers of ``random`` and the order in which Trio runs its tasks depend on ``seed`` alone, so
     that each point keeps its number.
@@ -237,7 +244,9 @@ async def explore(
                 raise failure.error
             if len(failures) >= max_failures:
                 break
-    found = Exploration(points, tuple(failures), tuple(tried), tuple(missed))
+    awaiting = {place.node for place in usual.places if place.moment is Moment.AWAIT}
+    without = tuple(node for node in usual.begun if node not in awaiting)
+    found = Exploration(points, tuple(failures), tuple(tried), tuple(missed), without)
     if failures:
         _fail(
             f"{plural(len(failures), 'fault')} broke the check; {found}; replay one with only=NUMBER", found
