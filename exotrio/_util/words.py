@@ -1,4 +1,4 @@
-"""How counts, lists, signals, mistyped names and what pydantic found wrong read in a sentence. Pure."""
+"""How counts, sizes, lists, signals, mistyped names and what pydantic found wrong read in text. Pure."""
 
 from __future__ import annotations
 
@@ -78,3 +78,13 @@ def readable_errors(error: ValidationError) -> list[str]:
         ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "))))
         for each in found
     ]
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes such as ``1.5 MB``."""
+    size = float(count)
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"

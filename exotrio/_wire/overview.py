@@ -204,6 +204,10 @@ class Overview(Body):
 # -- the state manager and its database
 
 
+STALE = 900.0
+"""Seconds after which a claim without a lease counts as stuck, unless somebody says otherwise."""
+
+
 class HeldClaims(Body):
     """The QUEUED states of one node.
 
@@ -344,6 +348,7 @@ class DatabaseState(Body):
         log_size: Bytes of the write-ahead log; 0 of PostgreSQL, which keeps one for all databases.
         schema_version: Version of its tables.
         free_disk: Free bytes on its disk; None in memory, and of PostgreSQL, which does not tell.
+        sqlite: Version of SQLite; None of PostgreSQL, and of older state managers.
         postgres: What is particular to PostgreSQL; None of SQLite.
     """
 
@@ -352,6 +357,7 @@ class DatabaseState(Body):
     log_size: int
     schema_version: int
     free_disk: int | None
+    sqlite: str | None = None
     postgres: PostgresState | None = None
 
 

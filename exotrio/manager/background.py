@@ -161,7 +161,7 @@ class Retention:
 
     def __init__(self, store: Store, keep_ms: int | None) -> None:
         self._store = store
-        self._keep_ms = keep_ms
+        self.keep_ms = keep_ms
         self._discarded = trio.Event()
 
     def notify(self) -> None:
@@ -177,7 +177,7 @@ class Retention:
 
     async def _delete(self) -> float:
         """Delete what is due, and return after how many seconds to look again."""
-        store, keep_ms = self._store, self._keep_ms
+        store, keep_ms = self._store, self.keep_ms
         try:
             deleted = 0 if keep_ms is None else await _run_to_end(store, discard, keep_ms)
             await _run_to_end(store, clear)

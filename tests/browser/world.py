@@ -558,6 +558,7 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "node": "/nodes/ChargeCard",
         "node-unknown": "/nodes/Translate",
         "runtimes": "/runtimes",
+        "system": "/system",
         "search": "/search?q=order",
     }
     links = {name: f"/ns/{NAMESPACE}{path}" for name, path in paths.items()}

@@ -17,26 +17,16 @@ import pytest
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed, Outcome
 from exotrio._runtime.outbox_store import OutboxStore
+from exotrio._util.words import bytes_text
 from exotrio._wire.graphs import GraphInfo
 from exotrio._wire.overview import Checkup, DatabaseState
 from exotrio.cli.doctor.examine import examine_outbox
-from exotrio.cli.doctor.findings import (
-    LONG_DUE,
-    MAX_LOG,
-    MIN_FREE_DISK,
-    Finding,
-    bytes_text,
-    clock_text,
-    of_checkup,
-    of_clock,
-    of_graphs,
-    of_overview,
-    of_speed,
-)
+from exotrio.cli.doctor.findings import clock_text, of_clock, of_graphs, of_speed
 from exotrio.cli.doctor.probe import Reply
 from exotrio.cli.doctor.report import Report, as_text
 from exotrio.cli.doctor.server import Clock, Kind, Server, read_clock
 from exotrio.cli.doctor.v0 import V0Claims, of_v0
+from exotrio.manager.rules.findings import LONG_DUE, MAX_LOG, MIN_FREE_DISK, Finding, of_checkup, of_overview
 from tests.support.overviews import node, overview, runtime
 
 TTL = 60.0

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -87,10 +88,14 @@ class Site:
 
 @asynccontextmanager
 async def open_site(
-    *, clock: Callable[[], int] = wall_clock, cors_origins: tuple[str, ...] = (), **options: Any
+    db: str | Path = ":memory:",
+    *,
+    clock: Callable[[], int] = wall_clock,
+    cors_origins: tuple[str, ...] = (),
+    **options: Any,
 ) -> AsyncIterator[Site]:
     async with (
-        open_service(":memory:", clock=clock, settings=NO_SETTINGS, **options) as service,
+        open_service(db, clock=clock, settings=NO_SETTINGS, **options) as service,
         _open_site(service, cors_origins=cors_origins) as site,
     ):
         assert (await site.browser.sign_in()).status_code == 303

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from exotrio._wire.overview import STALE
 from exotrio.cli import options
 from exotrio.cli.connection import namespace_option, server_options
 from exotrio.cli.doctor.examine import examine
@@ -15,8 +16,6 @@ from exotrio.cli.doctor.server import Kind
 from exotrio.cli.doctor.settings import examine_settings
 from exotrio.cli.exit_codes import FAILED, KEY_REFUSED, SUCCESS, UNREACHABLE, USAGE
 from exotrio.cli.terminal.output import print_as
-
-STALE: float = 900
 
 
 @click.command(name="doctor")

@@ -15,7 +15,6 @@ from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
 from exotrio._version import VERSION
 from exotrio.cli.doctor import findings
-from exotrio.cli.doctor.findings import Finding, info
 from exotrio.cli.doctor.report import Report
 from exotrio.cli.doctor.server import Clock, Kind, Server, examine_server
 from exotrio.cli.doctor.settings import Settings, versions
@@ -23,6 +22,7 @@ from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.client import StateManager
 from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
+from exotrio.manager.rules.findings import Finding, info, of_checkup, of_overview
 
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
@@ -93,9 +93,9 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
         checkup = checkup.model_copy(update={"claims": []})
     else:
         report.overview = await manager.overview(runs=0)
-        report.findings += findings.of_overview(report.overview, checkup.lease_ttl)
+        report.findings += of_overview(report.overview, checkup.lease_ttl)
     report.checkup = checkup
-    report.findings += findings.of_checkup(checkup, VERSION, stale)
+    report.findings += of_checkup(checkup, VERSION, stale)
 
 
 async def _examine_v0(report: Report, server: Server, manager: StateManager, stale: float) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._util.words import listed, plural
-from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text
+from exotrio._util.words import bytes_text, listed, plural
+from exotrio.cli.doctor.findings import clock_text
 from exotrio.cli.doctor.server import Kind, Server
 from exotrio.cli.doctor.settings import Setting
 from exotrio.cli.doctor.v0 import V0Claims
 from exotrio.cli.terminal.output import table
 from exotrio.client import Checkup, DatabaseState, Overview, PostgresState
+from exotrio.manager.rules.findings import Finding
 
 
 @dataclass(slots=True)

@@ -34,9 +34,9 @@ from exotrio._util.settings import (
 )
 from exotrio._util.words import meant
 from exotrio.cli.connection import how_to_give_a_key, read_key
-from exotrio.cli.doctor.findings import Finding, info
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
+from exotrio.manager.rules.findings import Finding, info
 
 PACKAGES = (
     *("trio", "anyio", "httpx", "httpcore", "h11", "pydantic", "pydantic-core", "starlette", "rich"),

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import listed, plural
-from exotrio.cli.doctor.findings import Finding, are, info
 from exotrio.client import RunStatus, StateManager, StateNode, StateStatus
+from exotrio.manager.rules.findings import Finding, are, info
 
 MAX_RUNS = 1_000
 """Newest runs among which unfinished ones are searched."""

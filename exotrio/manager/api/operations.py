@@ -22,6 +22,7 @@ from exotrio._wire.operations import BACKUP_TYPE
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import routes_of
+from exotrio.manager.engine.managers import keep_backup
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.copy import copied
@@ -110,6 +111,7 @@ class BackupReply(Response):
                 while piece := await read():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
+            self._store.write_later(keep_backup)
         finally:
             self._busy.release()
 

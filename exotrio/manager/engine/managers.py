@@ -9,6 +9,7 @@ What happens by itself are duties: whoever gets the row of one does it, and othe
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,10 +51,10 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
         )
     ahead = clock.wall_clock() - tx.now_ms
     tx.execute(
-        "INSERT INTO managers (id, started_at, seen_at, version, schema_version, clock_ahead, secret_keys)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at,"
+        "INSERT INTO managers (id, started_at, seen_at, version, schema_version, clock_ahead, secret_keys,"
+        " host) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at,"
         " clock_ahead = excluded.clock_ahead",
-        (manager, now, now, VERSION, schema.VERSION, ahead, " ".join(keys)),
+        (manager, now, now, VERSION, schema.VERSION, ahead, " ".join(keys), platform.node()),
     )
 
 
@@ -79,6 +80,14 @@ def enter_alone(tx: Transaction, manager: str, now: int) -> None:
 def leave(tx: Transaction, manager: str) -> None:
     """Say that a state manager ends. The next sweep takes back what is still held inside its process."""
     tx.execute("DELETE FROM managers WHERE id = ?", (manager,))
+
+
+def keep_backup(tx: Transaction) -> None:
+    """Keep when the last backup was made."""
+    tx.execute(
+        "INSERT INTO meta VALUES ('backed_up_at', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (str(tx.now_ms),),
+    )
 
 
 def take_duty(tx: Transaction, name: str) -> int | None:

@@ -35,6 +35,35 @@ def show_checkup(
     }
 
 
+def show_managers(view: View, now: int) -> list[dict[str, Any]]:
+    """Return the state managers on the database, the oldest first; ``now`` is on the clock of leases.
+
+    Ages are in ms. ``seen_ms`` says something only where several may share the database.
+    """
+    rows = view.execute(
+        "SELECT id, host, version, schema_version, clock_ahead, started_at, seen_at FROM managers"
+        " ORDER BY started_at, id"
+    )
+    return [
+        {
+            "id": row["id"],
+            "host": row["host"],
+            "version": row["version"],
+            "schema_version": row["schema_version"],
+            "clock_ahead_ms": row["clock_ahead"],
+            "up_ms": max(0, now - row["started_at"]),
+            "seen_ms": max(0, now - row["seen_at"]),
+        }
+        for row in rows
+    ]
+
+
+def last_backup(view: View) -> int | None:
+    """Return when the last backup was made, in Unix ms; None if none was."""
+    row = view.row("SELECT value FROM meta WHERE key = 'backed_up_at'")
+    return None if row is None else int(row["value"])
+
+
 def _claims(view: View, namespace: str, now: int) -> list[dict[str, Any]]:
     rows = view.execute(
         "SELECT name, count(*) FILTER (WHERE manager IS NOT NULL) AS local,"

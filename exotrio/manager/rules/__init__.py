@@ -8,6 +8,7 @@
 ``lineage``       where a state stands: the united targets above it, its path through the fan-outs
 ``retry_delay``   when a failed state is tried again
 ``traces``        which executions the next one of a state is told of, as text
+``findings``      what needs attention, by an overview and a checkup
 ``errors``        ``Refused``: how a use case refuses a request
 ================  =================================================================================
 """

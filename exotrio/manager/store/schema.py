@@ -302,7 +302,8 @@ CREATE TABLE managers (
     version TEXT NOT NULL,
     schema_version INTEGER NOT NULL,     -- VERSION, as it knows it
     clock_ahead INTEGER NOT NULL,        -- of the database's time, in its own, ms
-    secret_keys TEXT NOT NULL            -- ids of its keys for secrets (store.shared_keys)
+    secret_keys TEXT NOT NULL,           -- ids of its keys for secrets (store.shared_keys)
+    host TEXT                            -- the name of its machine
 ) WITHOUT ROWID;
 
 -- What one state manager at a time does for all (engine.managers): who gets the row.
@@ -322,6 +323,7 @@ ALTER TABLE runs ADD COLUMN key TEXT;
 ALTER TABLE runs ADD COLUMN key_digest TEXT;
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
 ALTER TABLE states ADD COLUMN trace TEXT;
+ALTER TABLE managers ADD COLUMN host TEXT;
 CREATE TABLE zoned_schedules (
     graph INTEGER NOT NULL,
     expression TEXT NOT NULL,

@@ -19,6 +19,7 @@ import pytest
 
 from exotrio.manager import queries
 from exotrio.manager.engine import leases
+from exotrio.manager.queries.checkup import last_backup, show_managers
 from exotrio.manager.queries.load import backlog
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.rules.errors import Refused
@@ -187,6 +188,8 @@ async def both(folder: Path) -> AsyncIterator[Both]:
             await look(site, shown)
         # What metrics and live pages ask.
         asked += [(backlog, (), {}), (newest_event, (), {})]
+        # What the page of the system asks, beside what is described of each database.
+        asked += [(show_managers, (clock(),), {}), (last_backup, (), {})]
         file = folder / "db"
         file.write_bytes(await site.service.store.read(View.serialize))
     # Without a service, which would change leases and times.

@@ -27,7 +27,15 @@ from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_second, open_s
 IDLE, MAX_AGE = IDLE_MS / 1000, MAX_AGE_MS / 1000
 
 FORM = {"origin": ORIGIN, "content-type": "application/x-www-form-urlencoded"}
-PAGES = ("/", "/ns/shop", "/ns/shop/runs", "/ns/shop/graphs", "/ns/shop/nodes", "/ns/shop/runtimes")
+PAGES = (
+    "/",
+    "/ns/shop",
+    "/ns/shop/runs",
+    "/ns/shop/graphs",
+    "/ns/shop/nodes",
+    "/ns/shop/runtimes",
+    "/ns/shop/system",
+)
 
 
 # -- signing in

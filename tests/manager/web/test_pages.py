@@ -31,6 +31,7 @@ async def every_page(site: Site) -> dict[str, str]:
         f"/ns/shop/states/{state}",
         "/ns/shop/graphs/orders",
         "/ns/shop/nodes/Node_second",
+        "/ns/shop/system",
     ]
     return {path: await site.browser.page(path) for path in paths}
 

@@ -17,6 +17,7 @@ def describe(view: View, path: Path | None) -> dict[str, Any]:
     )
     return {
         "in_memory": path is None,
+        "sqlite": view.execute("SELECT sqlite_version()").fetchone()[0],
         "size": pages * page_size,
         "log_size": 0 if path is None else _size(path.with_name(path.name + "-wal")),
         "schema_version": schema_version,

@@ -1,7 +1,7 @@
 """The pages of the dashboard: which queries each needs, and what its templates get of them."""
 
 from exotrio.manager.web.page import Page
-from exotrio.manager.web.pages import graphs, nodes, overview, runs, runtimes, search, state
+from exotrio.manager.web.pages import graphs, nodes, overview, runs, runtimes, search, state, system
 
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
@@ -14,4 +14,5 @@ PAGES: tuple[Page, ...] = (
     nodes.PAGE,
     runtimes.PAGE,
     search.PAGE,
+    system.PAGE,
 )

@@ -1,0 +1,260 @@
+"""What needs attention, by an overview and a checkup. ``doctor`` and the dashboard show it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from exotrio._util.durations import format_coarse, format_duration
+from exotrio._util.terminal_text import one_line
+from exotrio._util.times import iso_time
+from exotrio._util.words import bytes_text, listed, plural
+from exotrio._wire.overview import (
+    Checkup,
+    DatabaseState,
+    Disagreement,
+    HeldClaims,
+    HorizonHolder,
+    LostLeases,
+    ManagerState,
+    NodeLoad,
+    Overview,
+    PostgresState,
+    RuntimeInfo,
+)
+
+CLOCK_OFF = 2.0
+"""Seconds by which clocks may differ."""
+LONG_DUE = 300.0
+"""Seconds after which a due state needs an explanation."""
+LATE = 2 / 3
+"""Part of a lease after which a heartbeat is late: two are missing."""
+OVERDUE = 30.0
+"""Seconds after its end by which another runtime should have got a lease."""
+MIN_FREE_DISK = 512 * 1024 * 1024
+MAX_LOG = 1024 * 1024 * 1024
+LONG_HORIZON = 300.0
+"""Seconds for which a transaction may keep dead rows from being removed."""
+OLD_HORIZON = 1_000_000
+"""Transactions, where the time is not known."""
+MANY_DEAD = 100_000
+"""Dead rows of a table, if they are more than a fifth of the others."""
+NEARLY_ALL = 0.9
+"""Part of the connections."""
+MAX_KEPT = 4 * 1024 * 1024 * 1024
+"""Bytes of PostgreSQL's log that a replication slot may keep."""
+SILENT = 30.0
+"""Seconds after which other state managers take over what one held."""
+_OFF = {
+    "autovacuum": "dead rows are never removed",
+    "fsync": "a crash of its machine can destroy the database",
+    "full_page_writes": "a crash of its machine can destroy the database",
+    "synchronous_commit": "a crash loses outcomes that runtimes take for recorded",
+}
+_WORKER = "python -m exotrio worker FILE"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found, in one line, what to do about it, and whether it needs attention or is information."""
+
+    what: str
+    fix: str = ""
+    attention: bool = True
+
+
+def info(what: str, fix: str = "") -> Finding:
+    return Finding(what, fix, attention=False)
+
+
+def are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def of_overview(overview: Overview, lease_ttl: float) -> list[Finding]:
+    """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
+    found = [_of_node(node, overview.runtimes) for node in overview.nodes]
+    found += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
+    findings = [finding for finding in found if finding is not None]
+    if failed := overview.errored:
+        were = "was" if failed == 1 else "were"
+        what = f"{plural(failed, 'state')} failed within 24 h and {were} not retried"
+        fix = "see `runs ls --status FAILED`, then `runs show RUN` and `runs retry RUN`"
+        findings.append(info(what, fix))
+    return findings
+
+
+def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
+    name = one_line(node.name)
+    if node.paused_at is not None:
+        what = f"node {name} is paused since {iso_time(node.paused_at)}"
+        wait = "waits" if node.waiting == 1 else "wait"
+        waits = f", and {plural(node.waiting, 'state')} {wait} for it" if node.waiting else ""
+        return Finding(what + waits, f"`nodes resume {name}` lets it run again", attention=bool(waits))
+    oldest = format_duration(node.oldest_due)
+    due = f"{plural(node.eligible, 'state')} of {name} are due, the first for {oldest}"
+    if node.eligible and not node.offered_by:
+        return Finding(f"{due}: no live runtime has {name}", f"start a runtime that has it: {_WORKER}")
+    if node.waiting and not node.offered_by:
+        what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime has {name}"
+        return info(what, f"start a runtime that has it before: {_WORKER}")
+    if node.eligible and node.oldest_due >= LONG_DUE:
+        offers = listed(map(one_line, node.offered_by), 5)
+        what = f"{due}, although {offers} has it: {_why(runtimes)}"
+        return Finding(what, "start more runtimes, or give them more workers; watch `top`")
+    return None
+
+
+def _why(runtimes: Sequence[RuntimeInfo]) -> str:
+    running = [runtime for runtime in runtimes if runtime.live and runtime.phase == "running"]
+    free = sum(max(0, runtime.workers - runtime.busy) for runtime in running)
+    if not running:
+        return "no runtime claims new states"
+    if free:
+        return f"{plural(free, 'worker')} {are(free)} free, so it waits for a limit of its class"
+    return "all workers are busy"
+
+
+def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
+    name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
+    heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
+    holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
+    later = f"its states run elsewhere after its lease of {format_duration(lease_ttl)}, is over"
+    if runtime.phase == "stopped":
+        return Finding(f"{name} stopped{holds}", later) if holds else None
+    if not runtime.live:
+        fix = f"was its process killed, suspended or disconnected? {later}"
+        return Finding(f"{name} {heard}{holds}", fix, attention=bool(holds))
+    if runtime.heard_ago > lease_ttl * LATE:
+        fix = "its heartbeats are late: check the load of its machine, and the network"
+        return Finding(f"{name} {heard}{holds}", fix)
+    if runtime.phase not in ("running", "starting"):
+        return info(f"{name} is {one_line(runtime.phase)}{holds}")
+    return None
+
+
+def of_checkup(checkup: Checkup, version: str, stale: float) -> list[Finding]:
+    """Return findings about the checkup. After ``stale`` seconds a claim without a lease counts as stuck."""
+    findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
+    findings += _of_leases(checkup.leases)
+    findings += map(_of_disagreement, checkup.disagreements)
+    if checkup.version != version:
+        what = f"the state manager is exotrio {checkup.version}, and this is {version}"
+        findings.append(info(what, "upgrade the older one"))
+    return findings + _of_database(checkup.database)
+
+
+def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
+    name = one_line(claims.node)
+    findings = []
+    if count := claims.leaseless:
+        what = (
+            f"{plural(count, 'state')} of {name} {are(count)} QUEUED without a lease, claimed through v0;"
+            f" the first {format_coarse(claims.oldest_leaseless)} ago"
+        )
+        fix = (
+            "v0 does not tell which runtime claimed them. If it is gone, restart the server with"
+            " --claim-timeout SECONDS, longer than any node runs, and they run elsewhere"
+        )
+        if claims.oldest_leaseless >= stale:
+            findings.append(Finding(what, fix))
+        else:
+            findings.append(info(what, "fine while their runtime runs them"))
+    if claims.overdue_for > OVERDUE:
+        ago = format_coarse(claims.overdue_for)
+        what = f"{plural(claims.overdue, 'lease')} of {name} ended {ago} ago or less,"
+        fix = "the state manager is late: check its log, its load and its disk"
+        findings.append(Finding(f"{what} and no other runtime got the states", fix))
+    return findings
+
+
+def _of_disagreement(disagreement: Disagreement) -> Finding:
+    versions = "; ".join(
+        f"{listed(map(one_line, version.runtimes), 5)}: {one_line(version.fields)}"
+        for version in disagreement.versions
+    )
+    what = f"live runtimes have different versions of {one_line(disagreement.node)}: {versions}"
+    fix = "each state runs in any of them; stop the old one when it is no longer needed"
+    return info(what, fix)
+
+
+def _of_leases(leases: LostLeases) -> list[Finding]:
+    findings = []
+    if leases.poison:
+        what = f"{plural(leases.poison, 'state')} became errors within the hour: each ended several runtimes"
+        findings.append(Finding(what, "find out what kills the runtimes (memory?), then `runs retry RUN`"))
+    if lost := leases.lost - leases.poison:
+        what = f"{plural(lost, 'lease')} ended without an outcome within the hour; the states ran again"
+        fix = "runtimes were killed, suspended or disconnected for longer than a lease; see `states show`"
+        findings.append(info(what, fix))
+    return findings
+
+
+def _of_database(database: DatabaseState) -> list[Finding]:
+    findings = [] if database.postgres is None else _of_postgres(database.postgres)
+    if database.in_memory:
+        what = "the database is in memory: it is lost when the state manager ends"
+        findings.append(info(what, "keep it in a file with --db FILE"))
+    if database.free_disk is not None and database.free_disk < MIN_FREE_DISK:
+        what = f"the disk of the database has only {bytes_text(database.free_disk)} left"
+        fix = "free space: a full disk stops claims and outcomes. `server --keep 30d` deletes old runs"
+        findings.append(Finding(what, fix))
+    if database.log_size > MAX_LOG:
+        what = f"the write-ahead log of the database has {bytes_text(database.log_size)}"
+        findings.append(info(what, "its space is reused, and freed when the server is restarted"))
+    return findings
+
+
+def _of_postgres(postgres: PostgresState) -> list[Finding]:
+    findings = [
+        Finding(f"{one_line(name)} is off in PostgreSQL: {_OFF.get(name, 'it protects data')}", "turn it on")
+        for name in postgres.switched_off
+    ]
+    if (horizon := postgres.horizon) is not None:
+        findings += _of_horizon(horizon)
+    for table in postgres.tables:
+        if table.dead > max(MANY_DEAD, table.rows / 5):
+            what = f"table {one_line(table.name)} has {table.dead:,} dead rows beside {table.rows:,}"
+            fix = (
+                "end what keeps them, if a finding names it; else VACUUM it, and raise autovacuum_max_workers"
+            )
+            findings.append(Finding(f"{what}, which slows claims down", fix))
+    for slot in postgres.slots:
+        if slot.kept > MAX_KEPT:
+            what = f"replication slot {one_line(slot.name)} keeps {bytes_text(slot.kept)} of PostgreSQL's log"
+            is_gone = "" if slot.active else ", and its consumer is not connected"
+            fix = "start its consumer, or drop it with pg_drop_replication_slot before the disk is full"
+            findings.append(Finding(what + is_gone, fix))
+    if postgres.connections >= postgres.max_connections * NEARLY_ALL:
+        what = f"{postgres.connections} of {postgres.max_connections} connections to PostgreSQL are in use"
+        findings.append(Finding(what, "raise max_connections, or put pgbouncer before it"))
+    return findings + _of_managers(postgres.managers)
+
+
+def _of_horizon(horizon: HorizonHolder) -> list[Finding]:
+    held = horizon.held_for
+    if horizon.transactions <= OLD_HORIZON if held is None else held <= LONG_HORIZON:
+        return []
+    since = f"{horizon.transactions:,} transactions" if held is None else format_coarse(held)
+    what = f"{one_line(horizon.holder)} keeps dead rows from being removed, for {since} now"
+    fix = "end it (pg_terminate_backend, ROLLBACK PREPARED, pg_drop_replication_slot): tables grow meanwhile"
+    return [Finding(what, fix)]
+
+
+def _of_managers(managers: Sequence[ManagerState]) -> list[Finding]:
+    findings = []
+    for manager in managers:
+        if manager.seen_ago > SILENT:
+            ago = format_coarse(manager.seen_ago)
+            what = f"state manager {one_line(manager.id)} was last heard of {ago} ago"
+            findings.append(info(what, "if it does not run any more, the others take over what it held"))
+        elif abs(manager.clock_ahead) > CLOCK_OFF:
+            by = format_duration(abs(manager.clock_ahead))
+            way = "ahead of" if manager.clock_ahead > 0 else "behind"
+            what = f"the clock of state manager {one_line(manager.id)} is {by} {way} PostgreSQL's"
+            findings.append(info(what, "its log has other times; all that is stored has PostgreSQL's"))
+    versions = sorted({one_line(manager.version) for manager in managers if manager.seen_ago <= SILENT})
+    if len(versions) > 1:
+        what = f"state managers of several versions share the database: {listed(versions)}"
+        findings.append(info(what, "fine during a rolling update"))
+    return findings

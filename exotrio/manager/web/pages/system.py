@@ -1,0 +1,73 @@
+"""The state managers, their database, and what needs attention: for whoever operates them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from exotrio._util.terminal_text import one_line
+from exotrio._util.words import bytes_text
+from exotrio._version import VERSION
+from exotrio._wire.overview import STALE, Checkup, DatabaseState, Overview
+from exotrio.manager.queries.checkup import last_backup, show_checkup, show_managers
+from exotrio.manager.queries.overview import show_overview
+from exotrio.manager.rules.findings import of_checkup, of_overview
+from exotrio.manager.store.port import View
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+
+
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    data: dict[str, Data] = {"page": {"title": "System"}}
+    if "system" in wanted:
+        service, now = request.service, request.monotonic
+        described = show_checkup(view, request.namespace, service.terms, now, service.store.describe)
+        checkup = Checkup.model_validate(described)
+        overview = Overview.model_validate(show_overview(view, request.namespace, now, 0))
+        found = [*of_checkup(checkup, VERSION, STALE), *of_overview(overview, checkup.lease_ttl)]
+        data["system"] = {
+            "findings": sorted(found, key=lambda finding: not finding.attention),
+            "managers": show_managers(view, now),
+            "own_id": service.manager,
+            "is_shared": service.store.is_shared,
+            "place": service.database,
+            "database": checkup.database,
+            "facts": _facts(checkup.database),
+            "backed_up_at": last_backup(view),
+            "keep_ms": service.retention.keep_ms,
+            "terms": service.terms,
+            "cipher": service.cipher,
+        }
+    return data
+
+
+def _facts(database: DatabaseState) -> list[tuple[str, str]]:
+    """Return what there is to say of a database: names and texts."""
+    facts = [("Size", bytes_text(database.size)), ("Schema version", str(database.schema_version))]
+    if (postgres := database.postgres) is None:
+        if not database.in_memory:
+            facts.append(("Write-ahead log", bytes_text(database.log_size)))
+        if database.free_disk is not None:
+            facts.append(("Free on its disk", bytes_text(database.free_disk)))
+        return facts
+    facts.append(("Connections", f"{postgres.connections} of {postgres.max_connections}"))
+    horizon = postgres.horizon
+    oldest = "none"
+    if horizon is not None:
+        age = "" if horizon.held_for is None else f"{horizon.held_for:,.0f} s, "
+        oldest = f"{one_line(horizon.holder)}: {age}{horizon.transactions:,} transactions"
+    facts.append(("Oldest transaction", oldest))
+    facts += [
+        (f"Dead rows of {table.name}", f"{table.dead:,} beside {table.rows:,}") for table in postgres.tables
+    ]
+    facts += [
+        (f"Replication slot {one_line(slot.name)}", f"keeps {bytes_text(slot.kept)} of the log")
+        for slot in postgres.slots
+    ]
+    return facts
+
+
+PAGE = Page(
+    path="/ns/{namespace}/system",
+    folder="system",
+    fragments={"system": Fragment(ages=10, pace=10.0)},
+    load=load,
+)
