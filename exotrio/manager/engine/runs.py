@@ -39,6 +39,8 @@ MAX_NAMED = 100
 MAX_TOGETHER = 16
 """The root states of runs that are started together may take as many times the limit of the inputs of one: a
 graph can give each of them the same large value, all in one transaction."""
+API, DASHBOARD, SCHEDULE = "api", "dashboard", "schedule"
+"""What triggers runs."""
 UNREADABLE_FOR_MS = 60_000
 """After which a schedule that cannot be read is due again."""
 
@@ -49,7 +51,7 @@ class NewRun:
 
     ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. Asking again
     with the same ``run_id``, or the same ``key`` for the same graph, finds the same run. It has one of these,
-    or neither. ``trace`` is the trace context of its trigger.
+    or neither. ``trace`` is the trace context of its trigger, ``origin`` what triggers it.
     """
 
     inputs: Mapping[str, str]
@@ -58,6 +60,7 @@ class NewRun:
     run_id: str | None = None
     key: str | None = None
     trace: str | None = None
+    origin: str = API
 
     def digest(self) -> str:
         """Return a digest of inputs and store, by which runs with one key are compared."""
@@ -83,10 +86,17 @@ def trigger(
     run_id: str | None = None,
     key: str | None = None,
     trace: str | None = None,
+    origin: str = API,
 ) -> Started:
     """Start one run, described as by ``NewRun``."""
     run = NewRun(
-        inputs=inputs, store=store, start_delay_ms=start_delay_ms, run_id=run_id, key=key, trace=trace
+        inputs=inputs,
+        store=store,
+        start_delay_ms=start_delay_ms,
+        run_id=run_id,
+        key=key,
+        trace=trace,
+        origin=origin,
     )
     try:
         (started,) = trigger_many(tx, namespace, graph_name, [run])
@@ -206,12 +216,12 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
     """Insert runs, by id, each with one state that is pending, and return their numbers."""
     of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1)
     rows = [
-        (run_id, *of_each, run.key, None if run.key is None else run.digest())
+        (run_id, *of_each, run.origin, run.key, None if run.key is None else run.digest())
         # By the key first: two lists may have the same keys, but then with other ids.
         for run_id, run in sorted(runs.items(), key=lambda item: (item[1].key or "", item[0]))
     ]
-    columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "key", "key_digest")
-    if tx.insert("runs", columns, rows, "DO NOTHING") < len(rows):
+    columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "origin")
+    if tx.insert("runs", (*columns, "key", "key_digest"), rows, "DO NOTHING") < len(rows):
         raise Conflict("runs")  # the same id or key came twice at once, and the other request was faster
     sql = f"SELECT run_id, id FROM runs WHERE {tx.any_of('run_id')}"
     return dict(tx.execute(sql, (tx.items(sorted(runs)),)))
@@ -237,7 +247,9 @@ def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str)
     """Start a run of the same graph with the inputs and the store of another, without its key."""
     run = find_run(tx, namespace, run_id)
     inputs, store = started_with(tx, run)
-    return trigger(tx, namespace, run["graph_name"], inputs=inputs, store=store, run_id=new_run_id)
+    return trigger(
+        tx, namespace, run["graph_name"], inputs=inputs, store=store, run_id=new_run_id, origin=DASHBOARD
+    )
 
 
 def started_with(view: View, run: Row) -> tuple[dict[str, str], dict[str, str]]:
@@ -281,7 +293,7 @@ def fire_schedules(tx: Transaction) -> list[str]:
         try:
             if row["paused_at"] is None:
                 with tx.attempt():
-                    started = trigger(tx, row["namespace"], row["name"], inputs={}, store={})
+                    started = trigger(tx, row["namespace"], row["name"], inputs={}, store={}, origin=SCHEDULE)
                 lines.append(f"{what} started run {started.run_id}")
         except Refused as refusal:
             # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.

@@ -1,4 +1,5 @@
-"""What the pages of one run and its report show: its store, its timeline, its events, its errors.
+"""What the pages of one run and its report show: what it
+began with and what came out, its timeline, its events, its errors.
 
 Of a small run a report shows all states; of a large one, by node, those that failed, then those that have not
 ended, then the slowest.
@@ -19,7 +20,7 @@ from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.runs import run_size
 from exotrio.manager.queries.state_detail import times
 from exotrio.manager.queries.where import end_of
-from exotrio.manager.rules.template import Template
+from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
@@ -40,6 +41,35 @@ SLOWEST = 20
 """States of each node of a larger run that are shown although they neither failed nor are still open."""
 MAX_FAILURES = 10_000
 """Failed states that are compared."""
+
+
+def first_state(view: View, run: Row) -> int:
+    """Return the number of the state that a run began with."""
+    row = view.row("SELECT seq FROM states WHERE run = ? ORDER BY seq LIMIT 1", (run["id"],))
+    assert row is not None, "a run is created with its first state"
+    return int(row["seq"])
+
+
+def leaves_of(template: Template) -> list[Place]:
+    """Return the places that nothing follows: their outputs are what comes out of a run."""
+    return [
+        place
+        for place, declared in zip(template.places, template.body.nodes, strict=True)
+        if not declared.next_nodes
+    ]
+
+
+def last_successes(view: View, run: Row, place: int, limit: int) -> list[int]:
+    """Return the numbers of the last states of a place that succeeded, in their order.
+
+    They are among the last ``MAX_SEARCHED`` of the run, as what nothing follows mostly is.
+    """
+    rows = view.execute(
+        "SELECT seq FROM (SELECT seq, place, status FROM states WHERE run = ? ORDER BY seq DESC LIMIT ?)"
+        " AS searched WHERE place = ? AND status = 'SUCCESS' LIMIT ?",
+        (run["id"], MAX_SEARCHED, place, limit),
+    )
+    return sorted(row["seq"] for row in rows)
 
 
 def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:

@@ -102,7 +102,8 @@ CREATE TABLE runs (
     errored INTEGER NOT NULL DEFAULT 0,  -- ERRORED, NEXT_CREATED_ERROR
     retried INTEGER NOT NULL DEFAULT 0,  -- RETRY_CREATED
     key TEXT,                            -- which its client chose: there is one such run of the graph
-    key_digest TEXT                      -- of the inputs and the store that it was triggered with by that key
+    key_digest TEXT,                     -- of the inputs and the store that it was triggered with by that key
+    origin TEXT                          -- what triggered it: api, dashboard or schedule; NULL: not known
 );
 -- By key first: it is looked up without a graph, too.
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
@@ -321,6 +322,7 @@ ALTER TABLE nodes ADD COLUMN paused_at INTEGER;
 ALTER TABLE graphs ADD COLUMN paused_at INTEGER;
 ALTER TABLE runs ADD COLUMN key TEXT;
 ALTER TABLE runs ADD COLUMN key_digest TEXT;
+ALTER TABLE runs ADD COLUMN origin TEXT;
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
 ALTER TABLE states ADD COLUMN trace TEXT;
 ALTER TABLE managers ADD COLUMN host TEXT;

@@ -97,6 +97,7 @@ async def trigger(request: PageRequest, form: Form) -> Done:
             start_delay_ms=round(float(field(form, "delay") or 0) * 1000),
             run_id=_request_id(form) if key is None else None,
             key=key,
+            origin=runs.DASHBOARD,
         )
     except Refused as refusal:
         # Of all that is refused here only a key that another run has is about a field.

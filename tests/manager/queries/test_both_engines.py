@@ -90,6 +90,8 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     await store.write(leases.expire, site.service.monotonic() + 10**7, site.service.terms)
     ok(await remote.native_claim({node_name("held"): 1}, worker_id="w-1"))
     ok(await remote.heartbeat("w-1", runtime="r", nodes={node_name("held"): "() -> ()"}))
+    done = await Flow.start(api, place("done"), graph="done")
+    shown.append((done.graph, done.run_id, await done.run("done", {"v": LONG}, {"v": "2"})))
     there = await Flow.start(api.elsewhere("other"), place("there"), graph="there")
     await there.run("there")
     await there.trigger()

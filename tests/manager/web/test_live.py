@@ -99,7 +99,7 @@ async def test_a_page_hears_of_what_changed(tmp_path: Path) -> None:
     async with open_office(tmp_path / "state.db") as (office, api):
         flow = await Flow.start(api, place("work"))
         async with office.listening(f"/ns/{NAMESPACE}/runs/{flow.run_id}") as page:
-            every = {"summary", "faults", "graph", "timeline", "states", "events"}
+            every = {"summary", "faults", "result", "graph", "timeline", "states", "events"}
             assert await page.changed() == every, "first all, since the page may be older than the stream"
             await flow.run("work")
             heard: set[str] = set()

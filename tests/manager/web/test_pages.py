@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from exotrio.manager.engine.runs import fire_schedules
 from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.pages import runs as run_pages
@@ -586,15 +587,42 @@ async def test_what_was_cancelled_does_not_look_like_an_error() -> None:
         assert "and 28 more" in events
 
 
-async def test_a_run_shows_what_its_store_holds_defaults_included() -> None:
-    async with open_site() as site:
+async def test_a_run_begins_with_what_it_was_started_with_and_what_came_out() -> None:
+    clock = SettableClock(1_700_000_000_000)
+    async with open_site(clock=clock) as site:
         flow = await Flow.deploy(
-            site.api, place("work"), store_config={"default_values": {"a": "default", "b": "replaced"}}
+            site.api,
+            place("work", "end", inputs={"note": "of the graph"}),
+            place("end", inputs={"v": "${{ work.outputs.v }}"}),
+            store_config={"default_values": {"a": "default", "b": "replaced"}},
+            triggers=[{"type": "CRON", "value": {"expression": "* * * * *"}}],
         )
-        await flow.trigger(store={"b": "given"})
-        html = await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
-        store = html.partition('id="h-store"')[2].partition("</section>")[0]
-        assert re.findall(r"<pre>([^<]*)</pre>", store) == ["default", "given"]
+
+        async def section(run_id: str, name: str) -> str:
+            html = await site.browser.page(f"/ns/shop/runs/{run_id}")
+            return text_of(html.partition(f'id="h-{name}"')[2].partition("</section>")[0])
+
+        await flow.trigger(inputs={"note": SCRIPT}, store={"b": "given"})
+        beginning = await section(flow.run_id, "beginning")
+        assert re.findall(r"<pre>(.*)</pre>", beginning) == [SCRIPT, "default", "given"]
+        assert "through the API" in beginning
+        assert "Nothing yet" in await section(flow.run_id, "result")
+        await flow.run("work", *({"v": str(number), "w": ""} for number in range(5)))
+        for number, state in enumerate(await flow.take("end", 5)):
+            ok(await site.api.executed(state["state_id"], {"v": str(number) * 300, "w": "short"}))
+        result = await section(flow.run_id, "result")
+        assert re.findall(r"<pre>(\d*)</pre>", result) == ["2" * 300, "3" * 300, "4" * 300]
+        assert result.count("<details") == 3, "long values are folded"
+        assert f'href="/ns/shop/runs/{flow.run_id}?node=end&status=success#states">2 more' in result
+        assert 'id="h-events"' not in await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
+
+        await site.browser.post(f"/ns/shop/runs/{flow.run_id}/again")
+        clock.advance(60_000)
+        await site.service.store.write(fire_schedules)
+        runs = ok(await site.api.find_runs(graph="graph"))["runs"]
+        shown = [await section(run["run_id"], "beginning") for run in runs]
+        assert ["schedule" in each for each in shown] == [True, False, False]
+        assert ["by hand" in each for each in shown] == [False, True, False]
 
 
 async def test_a_graph_lists_its_own_runs_only() -> None:

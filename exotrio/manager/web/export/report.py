@@ -18,7 +18,6 @@ from exotrio.manager.queries.run_detail import (
     MAX_BARS,
     events_of,
     spans_of,
-    store_of,
 )
 from exotrio.manager.queries.runs import counts_of, run_row
 from exotrio.manager.store.cipher import Cipher, open_secrets
@@ -28,6 +27,7 @@ from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CANCELLED, CLASSES, classed
 from exotrio.manager.web.page import render, style
+from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 
@@ -60,7 +60,6 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     )
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
-    store = store_of(view, run, template)
     row = run_row(run, view.now_ms)
     row["key"] = texts.begin(row["key"]) if row["key"] and values else None
     sheet = style() + style("export.css")
@@ -91,8 +90,8 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
         linked=False,
         picked=picked,
         values=values,
-        store=texts.pairs(store) if values else [],
-        store_keys=[texts.begin(key) for key, _ in store],
+        beginning=beginning_of(view, run, template, texts, values=values),
+        result=results_of(view, run, template, by_place, texts, href) if values else None,
         masked=len(secrets),
         unknown_secrets=unknown,
         events=events,

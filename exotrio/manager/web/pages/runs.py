@@ -8,7 +8,14 @@ from datetime import UTC, datetime
 
 from exotrio._util.times import moment_ms
 from exotrio.manager.engine.runs import find_run
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, STATUSES
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    NEXT_CREATED_ERROR,
+    RETRY_CREATED,
+    STATUSES,
+    SUCCESS,
+)
 from exotrio.manager.queries.graphs import graph_names
 from exotrio.manager.queries.run_detail import (
     MAX_BARS,
@@ -16,7 +23,6 @@ from exotrio.manager.queries.run_detail import (
     MAX_SPANS,
     events_of,
     spans_of,
-    store_of,
 )
 from exotrio.manager.queries.run_states import ORDERS, SORTED, list_states
 from exotrio.manager.queries.runs import (
@@ -36,6 +42,7 @@ from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
 from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest, link
+from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 
@@ -120,7 +127,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         "page": {
             "title": f"Run {run_id[:8]}",
             "run": row,
-            "store": store_of(view, run, template),
+            "beginning": beginning_of(view, run, template, ReportTexts(()), values=True),
         },
     }
     paused = paused_places(view, run, counts)
@@ -136,6 +143,13 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     node, status = request.query.get("node", ""), request.query.get("status", "")
     if "faults" in wanted:
         data["faults"] = _faults(view, request, run, template)
+    if "result" in wanted:
+
+        def to_state(state_id: str) -> str:
+            return request.link("states", state_id)
+
+        result = results_of(view, run, template, counts, ReportTexts(()), to_state)
+        data["result"] = {"result": result, "linked": True}
     if "graph" in wanted:
         not_offered = _not_offered(view, request, template)
 
@@ -271,6 +285,7 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
     return {
         "summary": (state, moment),
         "faults": (failed, run["cancelled_at"], view.now_ms // 30_000 if run["pending"] else None),
+        "result": ([each.get(SUCCESS) for each in state[0].values()], run["finished_at"]),
         "graph": (
             state,
             _not_offered(view, request, view.template(run["template"])) if run["pending"] else None,
@@ -288,6 +303,7 @@ PAGE = Page(
     fragments={
         "summary": Fragment(),
         "faults": Fragment(pace=2.0),
+        "result": Fragment(pace=2.0),
         "graph": Fragment(),
         "timeline": Fragment(pace=1.0),
         "states": Fragment(pace=0.5),

@@ -1,0 +1,66 @@
+"""What a run began with and what came out of it: for its page and for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from exotrio.manager.engine.states import SUCCESS
+from exotrio.manager.queries.run_detail import first_state, last_successes, leaves_of, read_states, store_of
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.port import View
+from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, ReportTexts
+from exotrio.manager.web.page import Data
+
+MAX_LEAVES = 5
+"""Nodes whose outputs are shown."""
+MAX_STATES = 3
+"""States of each of them."""
+
+
+def beginning_of(view: View, run: Row, template: Template, texts: ReportTexts, *, values: bool) -> Data:
+    """Return what a run was triggered by and with; without ``values`` only the names in its store."""
+    (state,) = read_states(view, [first_state(view, run)], parsed=MAX_PARSED, value=2 * MAX_VALUE, error=1)
+    store = store_of(view, run, template)
+    return {
+        "origin": run["origin"],
+        "root": template.root.identifier,
+        "inputs": texts.values(state["inputs"], state["inputs_size"]) if values else [],
+        "store": texts.pairs(store) if values else [],
+        "store_names": [] if values else [texts.begin(key) for key, _ in store],
+    }
+
+
+def results_of(
+    view: View,
+    run: Row,
+    template: Template,
+    counts: Mapping[int, Mapping[str, int]],
+    texts: ReportTexts,
+    href: Callable[[str], str | None],
+) -> Data:
+    """Return the outputs of the last successes of each node that nothing follows.
+
+    ``more`` counts the other successes of a node; ``left_out`` further nodes. ``href`` returns the link to a
+    state, by its id.
+    """
+    ended = [place for place in leaves_of(template) if counts.get(place.index, {}).get(SUCCESS)]
+    leaves = []
+    for place in ended[:MAX_LEAVES]:
+        states = [
+            {
+                "id": view.state_id(row["seq"]),
+                "href": href(view.state_id(row["seq"])),
+                "outputs": texts.values(row["outputs"], row["outputs_size"]),
+            }
+            for row in read_states(
+                view,
+                last_successes(view, run, place.index, MAX_STATES),
+                parsed=MAX_PARSED,
+                value=2 * MAX_VALUE,
+                error=1,
+            )
+        ]
+        more = counts[place.index][SUCCESS] - len(states)
+        leaves.append({"identifier": place.identifier, "states": states, "more": more})
+    return {"leaves": leaves, "left_out": len(ended) - len(leaves)}
