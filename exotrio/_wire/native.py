@@ -358,12 +358,14 @@ class NodeCounts(Body):
 
     Fields:
         paused_at: Since when its node is paused, if states wait for that; None from v0.
+        not_reached: Why it has no state, and gets none unless what failed is retried; None otherwise.
     """
 
     identifier: str
     node_name: str
     counts: dict[AnyStatus, int]
     paused_at: Moment | None = None
+    not_reached: str | None = None
 
 
 class Run(RunSummary):

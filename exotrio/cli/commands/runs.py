@@ -166,6 +166,8 @@ def _as_lines(run: Run) -> Iterator[str]:
         if node.paused_at:
             since = iso_time(node.paused_at)
             yield f"waits: node {node.node_name} ({node.identifier}) is paused since {since}"
+        if node.not_reached:
+            yield f"not reached: {node.identifier}: {node.not_reached}"
 
 
 def _failures(run: Run, failed: list[StateSummary]) -> list[str]:

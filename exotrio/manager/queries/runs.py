@@ -22,6 +22,7 @@ from exotrio.manager.engine.states import CREATED, STATUSES
 from exotrio.manager.queries.load import paused_nodes
 from exotrio.manager.queries.where import Where
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
@@ -290,17 +291,26 @@ def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]])
     }
 
 
+def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, Unreached]:
+    """Return why places of a run have no states."""
+    return why_unreached(view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None)
+
+
 def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     """Return one run with its counts per place, in the order of the template. Costs no more for
     a run with many states, unless they are held."""
     run = find_run(view, namespace, run_id)
     counts = counts_of(view, run["id"])
     waits_for = paused_places(view, run, counts)
+    unreached = unreached_in(view, run, counts)
     nodes = [
         {
             "identifier": place.identifier,
             "node_name": place.node_name,
             "counts": counts.get(place.index, {}),
+            "not_reached": unreached[place.index].text
+            if place.index in unreached and unreached[place.index].is_final
+            else None,
             "paused_at": timestamp(waits_for[place.index]) if place.index in waits_for else None,
         }
         for place in view.template(run["template"]).places

@@ -19,7 +19,7 @@ from exotrio.manager.queries.run_detail import (
     events_of,
     spans_of,
 )
-from exotrio.manager.queries.runs import counts_of, run_row
+from exotrio.manager.queries.runs import counts_of, run_row, unreached_in
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import View
 from exotrio.manager.web.export.states import pick_states
@@ -55,8 +55,12 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
 
     faults = faults_of(view, run, template.places, texts, href)
     spans = spans_of(view, run)
+    unreached = unreached_in(view, run, by_place)
     boxes = boxes_of(
-        template, counts=counts, href=lambda place: f"#n{place.index}" if totals[place.index] else None
+        template,
+        counts=counts,
+        href=lambda place: f"#n{place.index}" if totals[place.index] else None,
+        unreached=unreached,
     )
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
@@ -77,6 +81,8 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
         finished_at=run["finished_at"],
         cancelled_at=run["cancelled_at"],
         graph=draw_graph(boxes, title=f"Graph {run['graph_name']}"),
+        unreached=[(template.places[index].identifier, why.text) for index, why in unreached.items()],
+        further=0,
         places=template.places,
         totals=totals,
         counts=counts,

@@ -32,6 +32,7 @@ from exotrio.manager.queries.runs import (
     run_row,
     run_size,
     search,
+    unreached_in,
 )
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.workers import progress_of
@@ -50,6 +51,7 @@ SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
 MAX_COMPARED = 2_000
 """Failed states that a page compares: more would take too long for what is refreshed by itself."""
 MAX_FAULTS = 8
+MAX_REASONS = 20
 MAX_TRACE = 4_000
 
 
@@ -164,9 +166,21 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             waits = CREATED in counts.get(place.index, {})
             return "no runtime offers this" if waits and place.index in not_offered else None
 
+        unreached = unreached_in(view, run, counts)
+        # While the run goes on, the others are still to be reached, unless it is stuck.
+        stuck = not run["pending"] or any(map(note, template.places))
+        reasons = [
+            (template.places[index].identifier, why.text)
+            for index, why in unreached.items()
+            if why.is_final or stuck
+        ]
         shown = [classed(counts.get(place.index, {}), cancelled=cancelled) for place in template.places]
-        boxes = boxes_of(template, counts=shown, href=href, note=note, chosen=node)
-        data["graph"] = {"picture": draw_graph(boxes, title=f"Graph {run['graph_name']}")}
+        boxes = boxes_of(template, counts=shown, href=href, note=note, unreached=unreached, chosen=node)
+        data["graph"] = {
+            "picture": draw_graph(boxes, title=f"Graph {run['graph_name']}"),
+            "unreached": reasons[:MAX_REASONS],
+            "further": len(reasons) - MAX_REASONS,
+        }
     if "timeline" in wanted:
         spans = spans_of(view, run)
         lanes = [(place.identifier, sum(counts.get(place.index, {}).values())) for place in template.places]
@@ -242,6 +256,7 @@ def _states(
 
     return {
         "states": listed.rows if listed else [],
+        "reason": None if place is None or any(of_place) else unreached_in(view, run, counts)[place].text,
         "progress": progress_of(request.workers(view)) if run["pending"] else {},
         "searched": listed.searched if listed else None,
         "next": here(node=node, status=status, after=listed.next) if listed and listed.next else None,

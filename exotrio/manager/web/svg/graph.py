@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 from markupsafe import Markup
 
 from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.rules.unreached import Unreached
 from exotrio.manager.web.svg.bars import HEIGHT, pieces, summary
 from exotrio.manager.web.svg.elements import element, fit, join
 from exotrio.manager.web.svg.graph_layout import Layout, lay_out
@@ -33,6 +35,7 @@ class Box:
         counts: Class of statuses to number of states, in the order of the bar; None for no bar.
         chosen: Whether its states are listed now.
         note: Shown in place of the counts, such as a problem.
+        reason: Why it has no states.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Box:
     href: str | None = None
     chosen: bool = False
     note: str | None = None
+    reason: str | None = None
 
 
 def boxes_of(
@@ -51,6 +55,7 @@ def boxes_of(
     href: Callable[[Place], str | None],
     note: Callable[[Place], str | None] = lambda place: None,
     counts: Sequence[Mapping[str, int]] | None = None,
+    unreached: Mapping[int, Unreached] = MappingProxyType({}),
     chosen: str = "",
 ) -> list[Box]:
     """Return the boxes of a graph. ``counts`` are by place and class; ``chosen`` is an identifier."""
@@ -62,6 +67,7 @@ def boxes_of(
             unites=declared.unites.identifier if declared.unites else None,
             counts=None if counts is None else counts[place.index],
             note=note(place),
+            reason=unreached[place.index].text if place.index in unreached else None,
             href=href(place),
             chosen=place.identifier == chosen,
         )
@@ -134,8 +140,8 @@ def _path(
 def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     counts = box.counts or {}
     total = sum(counts.values())
-    facts = [*([] if box.counts is None else [summary(counts)]), *([box.note] if box.note else [])]
-    about = "; ".join(facts) or box.node
+    facts = [None if box.counts is None else summary(counts), box.note, box.reason]
+    about = "; ".join(fact for fact in facts if fact) or box.node
     second = box.note if box.note and box.counts is None else None
     parts = [
         element("title", f"{box.name} ({box.node}): {about}"),

@@ -1,0 +1,141 @@
+"""Why a node of a graph has no state in a run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from exotrio._util.words import listed
+from exotrio._wire.vocabulary import StateStatus
+from exotrio.graph import UnitesStrategyEnum
+from exotrio.manager.rules.template import Template, Unite
+
+Counts = Mapping[int, Mapping[str, int]]
+"""Place to status to number of states; what is 0 may be missing."""
+
+_PENDING = (StateStatus.CREATED, StateStatus.QUEUED, StateStatus.EXECUTED)
+_FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
+MAX_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """Why a place has no state: ``text`` begins with what it follows or unites.
+
+    ``is_final`` says that it gets none any more, unless somebody retries what failed.
+    """
+
+    text: str
+    is_final: bool
+
+
+def why_unreached(template: Template, counts: Counts, *, is_cancelled: bool = False) -> dict[int, Unreached]:
+    """Return why each place without states has none."""
+    missing = {place.index for place in template.places if not _number(counts, place.index, None)}
+    if not missing:
+        return {}
+    unites = {unite.place: unite for unite in chain.from_iterable(template.uniters.values())}
+    before: dict[int, list[int]] = {index: [] for index in missing}
+    for place in template.places:
+        for index in missing.intersection(place.next):
+            before[index].append(place.index)
+    alive = _alive(template, counts, unites.values())
+    reasons = _Reasons(template, counts, is_cancelled)
+    return {
+        index: Unreached(
+            reasons.of_united(unites[index]) if index in unites else reasons.of_plain(before[index]),
+            index not in alive,
+        )
+        for index in sorted(missing)
+    }
+
+
+def _number(counts: Counts, place: int, statuses: Iterable[str] | None) -> int:
+    """Return how many states a place has with these statuses, or with any."""
+    found = counts.get(place, {})
+    return sum(found.values()) if statuses is None else sum(found.get(status, 0) for status in statuses)
+
+
+def _alive(template: Template, counts: Counts, unites: Iterable[Unite]) -> set[int]:
+    """Return the places with states that have not ended, and those that may get states because of them."""
+    alive: set[int] = set()
+    waiting = [place.index for place in template.places if _number(counts, place.index, _PENDING)]
+    while waiting:
+        index = waiting.pop()
+        if index in alive:
+            continue
+        alive.add(index)
+        waiting += template.places[index].next
+        for unite in unites:
+            if index == unite.target or (index in unite.region and not _is_blocked(unite, counts)):
+                waiting.append(unite.place)
+    return alive
+
+
+def _is_blocked(unite: Unite, counts: Counts) -> bool:
+    """Whether a failure keeps a united node from running. Of several groups another one may be complete."""
+    return (
+        unite.strategy is UnitesStrategyEnum.ALL_SUCCESS
+        and _number(counts, unite.target, (StateStatus.SUCCESS,)) <= 1
+        and any(_number(counts, member, _FAILED) for member in unite.region)
+    )
+
+
+class _Reasons:
+    def __init__(self, template: Template, counts: Counts, is_cancelled: bool) -> None:
+        self._places = template.places
+        self._counts = counts
+        self._errored = "errored or cancelled" if is_cancelled else "errored"
+        self._is_cancelled = is_cancelled
+
+    def of_plain(self, before: Iterable[int]) -> str:
+        return "follows " + "; and ".join(self._fate(index) for index in before)
+
+    def of_united(self, unite: Unite) -> str:
+        if not _number(self._counts, unite.target, (StateStatus.SUCCESS,)):
+            return f"unites {self._fate(unite.target)}"
+        text = f"unites {self._name(unite.target)}"
+        if self._is_cancelled:
+            return f"{text}, and the run was cancelled"
+        (still, where), (broken, there) = (self._among(unite, each) for each in (_PENDING, _FAILED))
+        if still and not _is_blocked(unite, self._counts):
+            return f"{text}, and {still:,} of its group did not end yet ({where})"
+        if broken:
+            return f"{text} if all of its group succeed, of which {broken:,} failed ({there})"
+        return f"{text}, and nothing reached it: {'; '.join(map(self._fate, unite.predecessors))}"
+
+    def _among(self, unite: Unite, statuses: Iterable[str]) -> tuple[int, str]:
+        """Return how many states of a group have these statuses, and of which places."""
+        found = {self._name(index): _number(self._counts, index, statuses) for index in sorted(unite.region)}
+        return sum(found.values()), listed([name for name, number in found.items() if number], MAX_NAMED)
+
+    def _fate(self, index: int) -> str:
+        """Return a place and what became of its states."""
+        if not _number(self._counts, index, None):
+            return f"{self._name(index)}, which was not reached either"
+        pending = _number(self._counts, index, _PENDING)
+        found = [
+            (pending, f"{_have(pending)} not ended"),
+            (_number(self._counts, index, (StateStatus.ERRORED,)), self._errored),
+            (
+                _number(self._counts, index, (StateStatus.NEXT_CREATED_ERROR,)),
+                "could not create the next states",
+            ),
+            (pruned := _number(self._counts, index, (StateStatus.PRUNED,)), _were(pruned)),
+        ]
+        parts = [f"{number:,} {text}" for number, text in found if number]
+        if not parts:
+            return f"{self._name(index)}, which ended without it"
+        return f"{self._name(index)}, of which {listed(parts)}"
+
+    def _name(self, index: int) -> str:
+        return self._places[index].identifier
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
+
+
+def _were(number: int) -> str:
+    return "was pruned" if number == 1 else "were pruned"
