@@ -54,6 +54,7 @@ OWN_FILES = "manager/store/sqlite/own_files.py"
 RUNS = "manager/engine/runs.py"
 SECRETS = "manager/store/cipher.py"
 SESSIONS = "manager/web/sessions.py"
+SIGN_IN_PAGE = "manager/web/sign_in.py"
 SIGN_IN = "manager/engine/sign_in.py"
 WORKERS = "manager/engine/workers.py"
 
@@ -144,7 +145,7 @@ POINTS = (
     Point(
         "A session's cookie is not the key, is no script's, and is sent by no other site.",
         ["manager/web/test_access::test_the_key_opens_a_session_whose_cookie_is_not_the_key"],
-        Change(DASHBOARD, "            httponly=True,\n", "            httponly=False,\n"),
+        Change(SIGN_IN_PAGE, "            httponly=True,\n", "            httponly=False,\n"),
     ),
     Point(
         "A form that does not come from a page of our own changes nothing.",
@@ -155,7 +156,7 @@ POINTS = (
         "Who guesses keys at the sign-in form is slowed down, and keeps nobody else out.",
         ["manager/web/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not"],
         Change(
-            DASHBOARD,
+            SIGN_IN_PAGE,
             "if waited := await self._tries.failed(client_address(request.scope), key):",
             "if waited := 0:",
         ),
@@ -699,7 +700,9 @@ POINTS = (
             "manager/web/test_access::test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs",
             "manager/web/test_access::test_a_form_that_trickles_is_refused",
         ],
-        Change(DASHBOARD, "await read_form(request, max_bytes=MAX_SIGN_IN_FORM)", "await read_form(request)"),
+        Change(
+            SIGN_IN_PAGE, "await read_form(request, max_bytes=MAX_SIGN_IN_FORM)", "await read_form(request)"
+        ),
     ),
     # -- clients
     Point(

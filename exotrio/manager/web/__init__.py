@@ -2,8 +2,9 @@
 
 From outside only ``Dashboard`` is used, an ASGI app that authenticates its requests itself.
 
-- ``app``: the routes, signing in and out, and errors.
-- ``sessions``, ``guard``: who is signed in; which requests are let in, and the headers of every response.
+- ``app``: the routes, and errors.
+- ``sign_in``, ``sessions``: signing in and out, and who is signed in. ``guard``: which requests are let in,
+  and the headers of every response.
 - ``page``: what a page is: a template, fragments that can be rendered alone, and the files it refers to.
 - ``pages/``: the pages, a module each. ``actions``: what their forms do. ``start_form``: the fields of that
   which starts a run.

@@ -1,39 +1,35 @@
-"""The ASGI application of the dashboard: signing in and out, pages, their fragments and their events."""
+"""The ASGI application of the dashboard: pages, their fragments, their events and their forms."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
-from exotrio.manager.engine.sign_in import IDLE_MS, has_flashes
+from exotrio.manager.engine.sign_in import has_flashes
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.security.access import Tries, client_address
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import UnknownCommit, View, log_level
 from exotrio.manager.web import actions, live
 from exotrio.manager.web.export import report
 from exotrio.manager.web.guard import (
+    FRAGMENTS_HEADER,
     HEADERS,
-    MAX_SIGN_IN_FORM,
-    check_origin,
-    cookie_name,
-    field,
-    is_secure,
-    local_path,
+    filled_in,
+    html,
+    is_automatic,
+    path_and_query,
     read_form,
+    redirect,
 )
 from exotrio.manager.web.guide import PAGES as GUIDE_PAGES
 from exotrio.manager.web.guide import guide_page
@@ -49,16 +45,10 @@ from exotrio.manager.web.page import (
     serve_asset,
 )
 from exotrio.manager.web.pages import PAGES
-from exotrio.manager.web.sessions import Sessions
+from exotrio.manager.web.sign_in import SESSION, SignedInEndpoint, SignIn
 
 logger = logging.getLogger("exotrio.manager.http")
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-SignedInEndpoint = Callable[[Request, str], Awaitable[Response]]
-"""Is given the session, too."""
-SESSION = "exotrio.session"
-"""Key in an ASGI scope: the session of a request, or None; or the error that kept it from being looked up."""
-FRAGMENTS_HEADER = "x-fragments"
 FIRST_PARTS = frozenset({"", "ns", "live", "static", "guide", "sign-in", "sign-out"})
 
 
@@ -70,25 +60,23 @@ class Dashboard:
 
     def __init__(self, service: Service, *, key: str) -> None:
         self._service = service
-        self._sessions = Sessions(service.store, key)
+        self._sign_in = SignIn(service.store, key)
         self._streams: set[live.LiveResponse] = set()
-        self._tries = Tries(service.store, key)
         routes = [
-            Route("/", self._signed_in(self._start)),
-            Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
-            Route("/sign-out", self._sign_out, methods=["POST"]),
+            *self._sign_in.routes,
+            Route("/", self._sign_in.required(self._start)),
             Route("/static/{version}/{name}", serve_asset),
-            Route("/guide", self._signed_in(self._guide)),
-            Route("/guide/{name}", self._signed_in(self._guide)),
+            Route("/guide", self._sign_in.required(self._guide)),
+            Route("/guide/{name}", self._sign_in.required(self._guide)),
         ]
         for page in PAGES:
-            routes.append(Route(page.path, self._signed_in(self._show(page))))
-            routes.append(Route(f"/live{page.path}", self._signed_in(self._listen(page))))
-        routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._signed_in(self._export)))
+            routes.append(Route(page.path, self._sign_in.required(self._show(page))))
+            routes.append(Route(f"/live{page.path}", self._sign_in.required(self._listen(page))))
+        routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._sign_in.required(self._export)))
         for path, action in actions.ACTIONS.items():
             shown_by = next((page for page in PAGES if page.path == path), None)
             page_path = path if shown_by else path.rpartition("/")[0]
-            endpoint = self._signed_in(self._act(action, page_path, shown_by), page_path=page_path)
+            endpoint = self._sign_in.required(self._act(action, page_path, shown_by), page_path=page_path)
             routes.append(Route(path, endpoint, methods=["POST"]))
         self._app = Starlette(
             routes=routes,
@@ -104,7 +92,7 @@ class Dashboard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: str | Exception | None
         try:
-            found = await self._find(Request(scope))
+            found = await self._sign_in.find(Request(scope))
         except (DatabaseError, Refused) as error:
             # Raised again by what needs the session: the response is the app's.
             found = error
@@ -124,116 +112,18 @@ class Dashboard:
             url: Where the state manager listens, such as ``http://127.0.0.1:8000``.
             to: Path of the page that the link leads to. Defaults to the start page.
         """
-        target = "" if to == "/" else f"&to={quote(to, safe='')}"
-        return f"{url}/sign-in?link={await self._sessions.make_link()}{target}"
-
-    # -- sessions
-
-    async def _find(self, request: Request) -> str | None:
-        """Return the session of a request, if it has one that did not end."""
-        return await self._sessions.find(request.cookies.get(cookie_name(request), ""))
-
-    def _session(self, request: Request) -> str | None:
-        """Return the session, which is used if a person sent the request.
-
-        Raises:
-            DatabaseError, Refused: it could not be looked up.
-        """
-        found: str | Exception | None = request.scope[SESSION]
-        if isinstance(found, Exception):
-            raise found
-        if found is not None and not _is_automatic(request):
-            self._sessions.use(found)
-        return found
-
-    async def _sign_in(self, request: Request) -> Response:
-        if request.method == "POST":
-            return await self._try_key(request)
-        to = local_path(request.query_params.get("to", "/"))
-        token = request.query_params.get("link")
-        if token is not None and request.method == "GET":
-            session_id = await self._sessions.redeem(token)
-            if session_id is None and self._session(request) is None:
-                return self._form(to, problem="This link was used before, or is too old.", status=401)
-            # Not a redirect: after a link on another site, browsers would leave the strict cookie out of it.
-            response = _html(render("welcome.html", to=to))
-            if session_id is not None:
-                self._set_cookie(request, response, session_id)
-            return response
-        return _redirect(to) if self._session(request) else self._form(to)
-
-    async def _try_key(self, request: Request) -> Response:
-        check_origin(request)
-        form = await read_form(request, max_bytes=MAX_SIGN_IN_FORM)
-        to = local_path(field(form, "to") or "/")
-        key = field(form, "key").strip()
-        session_id = await self._sessions.sign_in(key)
-        if session_id is None:
-            problem = "That is not the key."
-            if waited := await self._tries.failed(client_address(request.scope), key):
-                problem += (
-                    " Many wrong keys came from your address, so this answer was held back for"
-                    f" {math.ceil(waited)} s. Try again at any time: the right key is let in at once."
-                )
-            return self._form(to, problem=problem, status=401)
-        mark_authenticated(request.scope)
-        response = _redirect(to)
-        self._set_cookie(request, response, session_id)
-        return response
-
-    def _form(self, to: str, *, problem: str | None = None, status: int = 200) -> Response:
-        return _html(render("sign_in.html", to=to, problem=problem), status)
-
-    def _set_cookie(self, request: Request, response: Response, session_id: str) -> None:
-        response.set_cookie(
-            cookie_name(request),
-            session_id,
-            max_age=IDLE_MS // 1000,
-            httponly=True,
-            samesite="strict",
-            secure=is_secure(request),
-        )
-
-    async def _sign_out(self, request: Request) -> Response:
-        check_origin(request)
-        name = cookie_name(request)
-        if self._session(request) is not None:
-            await self._sessions.end(request.cookies[name])
-        response = _redirect("/sign-in")
-        response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
-        return response
-
-    def _signed_in(self, endpoint: SignedInEndpoint, *, page_path: str | None = None) -> Endpoint:
-        """Return an endpoint that sends strangers to the sign-in.
-
-        What changes something comes from one of our own pages, and strangers come back to ``page_path``.
-        """
-
-        async def checked(request: Request) -> Response:
-            if page_path is not None:
-                check_origin(request)
-            if (session := self._session(request)) is not None:
-                return await endpoint(request, session)
-            to = _path_and_query(request) if page_path is None else _filled_in(page_path, request)
-            return self._to_sign_in(request, to)
-
-        return checked
-
-    def _to_sign_in(self, request: Request, path: str) -> Response:
-        if _is_automatic(request):
-            return PlainTextResponse("signed out", 401, headers=HEADERS)
-        return _redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
+        return await self._sign_in.make_link(url, to)
 
     # -- pages
 
     async def _start(self, request: Request, session: str) -> Response:
         namespace = await self._service.store.look(first_namespace)
-        return _redirect(link(namespace if namespace is not None else "default"))
+        return redirect(link(namespace if namespace is not None else "default"))
 
     async def _guide(self, request: Request, session: str) -> Response:
         name = request.path_params.get("name", "guide")
         content = await self._service.compute(lambda: guide_page(name))
-        return _html(render("guide.html", name=name, pages=GUIDE_PAGES, content=content))
+        return html(render("guide.html", name=name, pages=GUIDE_PAGES, content=content))
 
     def _page_request(self, request: Request) -> PageRequest:
         params = dict(request.path_params)
@@ -264,9 +154,9 @@ class Dashboard:
 
         data, namespaces, now, are_flashes = await self._service.store.look(load)
         if not data:
-            return _html(render("no_namespace.html", namespace=page_request.namespace, names=namespaces), 404)
+            return html(render("no_namespace.html", namespace=page_request.namespace, names=namespaces), 404)
         if to := data["page"].get("leads_to"):
-            return _redirect(to)
+            return redirect(to)
         common: Data = {
             "link": page_request.link,
             "namespace": page_request.namespace,
@@ -275,9 +165,9 @@ class Dashboard:
         }
         fragments = render_fragments(page, data, common)
         if fragment_names is not None:
-            return _html("".join(fragments.values()))
-        flashes = await self._sessions.take_flashes(session) if are_flashes else []
-        return _html(
+            return html("".join(fragments.values()))
+        flashes = await self._sign_in.sessions.take_flashes(session) if are_flashes else []
+        return html(
             render(
                 f"{page.folder}/page.html",
                 **common,
@@ -285,7 +175,7 @@ class Dashboard:
                 namespaces=namespaces,
                 flashes=flashes,
                 folder=page.folder,
-                live=f"/live{_path_and_query(request)}",
+                live=f"/live{path_and_query(request)}",
             ),
             status,
         )
@@ -297,7 +187,7 @@ class Dashboard:
             page_request = self._page_request(request)
 
             async def is_signed_in() -> bool:
-                return await self._find(request) is not None
+                return await self._sign_in.find(request) is not None
 
             return live.LiveResponse(page, page_request, streams=self._streams, is_signed_in=is_signed_in)  # type: ignore[return-value]
 
@@ -324,9 +214,9 @@ class Dashboard:
             except Refused as refusal:
                 if refusal.status == 404:
                     raise
-                flash, to = f"Nothing changed: {_ended(refusal.detail)}", _filled_in(page_path, request)
-            await self._sessions.add_flash(session, flash)
-            return _redirect(to)
+                flash, to = f"Nothing changed: {_ended(refusal.detail)}", filled_in(page_path, request)
+            await self._sign_in.sessions.add_flash(session, flash)
+            return redirect(to)
 
         return act
 
@@ -360,42 +250,20 @@ class Dashboard:
     def _problem(self, request: Request, status: int, text: str) -> Response:
         if status == 404 and not isinstance(request.scope[SESSION], str):
             # Strangers do not learn what exists.
-            return self._to_sign_in(request, _path_and_query(request))
-        return _html(render("problem.html", layout="bare.html", status=status, text=text), status)
+            return self._sign_in.lead_here(request, path_and_query(request))
+        return html(render("problem.html", layout="bare.html", status=status, text=text), status)
 
     async def _problem_page(self, request: Request, status: int, text: str) -> Response:
         """Return a problem with the way to the other pages of its namespace, for those who are signed in."""
-        if _is_automatic(request) or not isinstance(request.scope[SESSION], str):
+        if is_automatic(request) or not isinstance(request.scope[SESSION], str):
             return self._problem(request, status, text)
         try:
             navigation = await self._service.store.look(navigation_at, request.scope["path"])
         except (DatabaseError, Refused):
             return self._problem(request, status, text)
         page = render("problem.html", layout="layout.html", status=status, text=text, **navigation)
-        return _html(page, status)
+        return html(page, status)
 
 
 def _ended(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
-
-
-def _is_automatic(request: Request) -> bool:
-    """Whether the script sent the request, and not a person."""
-    return FRAGMENTS_HEADER in request.headers or request.url.path.startswith("/live/")
-
-
-def _filled_in(path: str, request: Request) -> str:
-    """Return the path of a page for the parameters of a request."""
-    return path.format(**{name: quote(value, safe="") for name, value in request.path_params.items()})
-
-
-def _path_and_query(request: Request) -> str:
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
-
-
-def _html(content: str, status: int = 200) -> Response:
-    return HTMLResponse(content, status, headers=HEADERS)
-
-
-def _redirect(path: str) -> Response:
-    return RedirectResponse(path, 303, headers=HEADERS)

@@ -7,10 +7,11 @@ request that changes something must also name our own origin.
 from __future__ import annotations
 
 from contextlib import aclosing
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import trio
 from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from exotrio.manager.rules.errors import Refused
 
@@ -29,6 +30,7 @@ HEADERS = {
     "cache-control": "no-store",
 }
 
+FRAGMENTS_HEADER = "x-fragments"
 Form = dict[str, list[str]]
 """The fields of a form, each of which may occur several times."""
 
@@ -123,3 +125,28 @@ async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> Form:
 def field(form: Form, name: str) -> str:
     """Return the first value of a field, or an empty string."""
     return form.get(name, [""])[0]
+
+
+def is_automatic(request: Request) -> bool:
+    """Whether the script sent the request, and not a person."""
+    return FRAGMENTS_HEADER in request.headers or request.url.path.startswith("/live/")
+
+
+def path_and_query(request: Request) -> str:
+    """Return the address of a request, without the host."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def filled_in(path: str, request: Request) -> str:
+    """Return the path of a page for the parameters of a request."""
+    return path.format(**{name: quote(value, safe="") for name, value in request.path_params.items()})
+
+
+def html(content: str, status: int = 200) -> Response:
+    """Return a page as a response."""
+    return HTMLResponse(content, status, headers=HEADERS)
+
+
+def redirect(path: str) -> Response:
+    """Return a response that leads to a path, by GET."""
+    return RedirectResponse(path, 303, headers=HEADERS)

@@ -1,0 +1,152 @@
+"""Signing in and out of the dashboard: by the key, or once by a link; and the session of each request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from exotrio._httpd import mark_authenticated
+from exotrio.manager.engine.sign_in import IDLE_MS
+from exotrio.manager.security.access import Tries, client_address
+from exotrio.manager.store.port import Store
+from exotrio.manager.web.guard import (
+    HEADERS,
+    MAX_SIGN_IN_FORM,
+    check_origin,
+    cookie_name,
+    field,
+    filled_in,
+    html,
+    is_automatic,
+    is_secure,
+    local_path,
+    path_and_query,
+    read_form,
+    redirect,
+)
+from exotrio.manager.web.page import render
+from exotrio.manager.web.sessions import Sessions
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+SignedInEndpoint = Callable[[Request, str], Awaitable[Response]]
+"""Is given the session, too."""
+SESSION = "exotrio.session"
+"""Key in an ASGI scope: the session of a request, or None; or the error that kept it from being looked up."""
+
+
+class SignIn:
+    """Who is signed in at the dashboard of a state manager. ``key``, the API key, opens a session."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.sessions = Sessions(store, key)
+        self._tries = Tries(store, key)
+        self.routes = [
+            Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
+            Route("/sign-out", self._sign_out, methods=["POST"]),
+        ]
+
+    async def make_link(self, url: str, to: str) -> str:
+        """Return a link to the path ``to`` that signs one browser in, once."""
+        target = "" if to == "/" else f"&to={quote(to, safe='')}"
+        return f"{url}/sign-in?link={await self.sessions.make_link()}{target}"
+
+    async def find(self, request: Request) -> str | None:
+        """Return the session of a request, if it has one that did not end."""
+        return await self.sessions.find(request.cookies.get(cookie_name(request), ""))
+
+    def session_of(self, request: Request) -> str | None:
+        """Return the session, which is used if a person sent the request.
+
+        Raises:
+            DatabaseError, Refused: it could not be looked up.
+        """
+        found: str | Exception | None = request.scope[SESSION]
+        if isinstance(found, Exception):
+            raise found
+        if found is not None and not is_automatic(request):
+            self.sessions.use(found)
+        return found
+
+    async def _sign_in(self, request: Request) -> Response:
+        if request.method == "POST":
+            return await self._try_key(request)
+        to = local_path(request.query_params.get("to", "/"))
+        token = request.query_params.get("link")
+        if token is not None and request.method == "GET":
+            session_id = await self.sessions.redeem(token)
+            if session_id is None and self.session_of(request) is None:
+                return self._form(to, problem="This link was used before, or is too old.", status=401)
+            # Not a redirect: after a link on another site, browsers would leave the strict cookie out of it.
+            response = html(render("welcome.html", to=to))
+            if session_id is not None:
+                self._set_cookie(request, response, session_id)
+            return response
+        return redirect(to) if self.session_of(request) else self._form(to)
+
+    async def _try_key(self, request: Request) -> Response:
+        check_origin(request)
+        form = await read_form(request, max_bytes=MAX_SIGN_IN_FORM)
+        to = local_path(field(form, "to") or "/")
+        key = field(form, "key").strip()
+        session_id = await self.sessions.sign_in(key)
+        if session_id is None:
+            problem = "That is not the key."
+            if waited := await self._tries.failed(client_address(request.scope), key):
+                problem += (
+                    " Many wrong keys came from your address, so this answer was held back for"
+                    f" {math.ceil(waited)} s. Try again at any time: the right key is let in at once."
+                )
+            return self._form(to, problem=problem, status=401)
+        mark_authenticated(request.scope)
+        response = redirect(to)
+        self._set_cookie(request, response, session_id)
+        return response
+
+    def _form(self, to: str, *, problem: str | None = None, status: int = 200) -> Response:
+        return html(render("sign_in.html", to=to, problem=problem), status)
+
+    def _set_cookie(self, request: Request, response: Response, session_id: str) -> None:
+        response.set_cookie(
+            cookie_name(request),
+            session_id,
+            max_age=IDLE_MS // 1000,
+            httponly=True,
+            samesite="strict",
+            secure=is_secure(request),
+        )
+
+    async def _sign_out(self, request: Request) -> Response:
+        check_origin(request)
+        name = cookie_name(request)
+        if self.session_of(request) is not None:
+            await self.sessions.end(request.cookies[name])
+        response = redirect("/sign-in")
+        response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
+        return response
+
+    def required(self, endpoint: SignedInEndpoint, *, page_path: str | None = None) -> Endpoint:
+        """Return an endpoint that sends strangers to the sign-in.
+
+        What changes something comes from one of our own pages, and strangers come back to ``page_path``.
+        """
+
+        async def checked(request: Request) -> Response:
+            if page_path is not None:
+                check_origin(request)
+            if (session := self.session_of(request)) is not None:
+                return await endpoint(request, session)
+            to = path_and_query(request) if page_path is None else filled_in(page_path, request)
+            return self.lead_here(request, to)
+
+        return checked
+
+    def lead_here(self, request: Request, path: str) -> Response:
+        """Return the response for a stranger, which leads by the sign-in to a path."""
+        if is_automatic(request):
+            return PlainTextResponse("signed out", 401, headers=HEADERS)
+        return redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
