@@ -409,6 +409,9 @@ class World:
             page.set_content(page.request.get(url).text())
         else:
             page.goto(url)
+        if name == "graph-rejected":
+            page.get_by_role("button", name="Start a run").click()
+            page.get_by_role("alert").wait_for()
 
 
 class _Day:
@@ -552,6 +555,7 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "graph-audit": "/graphs/audit",
         "graph-orders": "/graphs/orders",
         "graph-backup": "/graphs/backup",
+        "graph-rejected": "/graphs/orders",
         "graph-from": f"/graphs/orders?from={runs['orders now']}",
         "graph-invalid": "/graphs/statements",
         "nodes": "/nodes",
