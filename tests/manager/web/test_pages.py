@@ -611,7 +611,7 @@ async def test_a_run_begins_with_what_it_was_started_with_and_what_came_out() ->
         for number, state in enumerate(await flow.take("end", 5)):
             ok(await site.api.executed(state["state_id"], {"v": str(number) * 300, "w": "short"}))
         result = await section(flow.run_id, "result")
-        assert re.findall(r"<pre>(\d*)</pre>", result) == ["2" * 300, "3" * 300, "4" * 300]
+        assert re.findall(r'<pre tabindex="0">(\d*)</pre>', result) == ["2" * 300, "3" * 300, "4" * 300]
         assert result.count("<details") == 3, "long values are folded"
         assert f'href="/ns/shop/runs/{flow.run_id}?node=end&status=success#states">2 more' in result
         assert 'id="h-events"' not in await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
