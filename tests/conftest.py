@@ -12,7 +12,7 @@ import pytest
 
 import exotrio
 from tests.browser.chromium import INSTALL
-from tests.support import postgres
+from tests.support import hypothesis_profiles, postgres  # noqa: F401 - the profiles register themselves
 
 TESTS = Path(__file__).parent
 SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index that can be reached."

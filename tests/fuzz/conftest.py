@@ -1,4 +1,4 @@
-"""The profiles, and what was tried, at the end of a run.
+"""What was tried, at the end of a run.
 
 ``pytest --hypothesis-profile=long -n 0 tests/fuzz`` searches for half an hour; another
 ``--hypothesis-seed=N`` searches elsewhere.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-
-from tests.support import hypothesis_profiles  # noqa: F401 - registers them
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.contract.api import Api
@@ -84,7 +84,7 @@ def _body(api: Api, template: str) -> dict[str, object]:
     return api.body([place("a", "b"), place("b", inputs={"p": template})], store_config=STORE)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(batch=st.lists(templates, min_size=8, max_size=8))
 @example(batch=["${{a.outputs.v}}}", "}}${{store.k}}", "${{a.outputs.}}", "${{store.}}", "$${{store.d}}"])
 async def test_a_graph_is_accepted_exactly_if_its_placeholders_are_well_formed(batch: list[str]) -> None:
@@ -99,7 +99,7 @@ async def test_a_graph_is_accepted_exactly_if_its_placeholders_are_well_formed(b
             assert (response.status_code, validity) == expected_status(template), (template, response.text)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(
     template=good_templates,
     outputs=st.fixed_dictionaries(dict.fromkeys(OUTPUT_FIELDS, values)),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("short", max_examples=24, deadline=None, print_blob=True)
-settings.register_profile("long", max_examples=3000, deadline=None, print_blob=True)
+# How fast the machine is, is not tested.
+both = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", both, max_examples=24)
+settings.register_profile("long", both, max_examples=3000)
 settings.load_profile("short")

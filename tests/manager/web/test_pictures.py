@@ -61,7 +61,7 @@ def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
 
 
 @given(graphs())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_edge_leads_to_the_right_and_no_two_boxes_overlap(followers: dict[str, list[str]]) -> None:
     layout = lay_out(followers)
     assert set(layout.boxes) == set(followers)
