@@ -113,7 +113,7 @@ async def _left_processes(folder: Path) -> list[str]:
     pids = [int(path.name.removeprefix("process-")) for path in (folder / "marks").glob("process-*")]
     if not pids:
         return ["no node ran in a process of its own"]
-    with trio.move_on_after(5):
+    with trio.move_on_after(30):
         await until(lambda: not any(map(is_running, pids)))
     return [f"a worker process outlives its runtime: {pid}" for pid in pids if is_running(pid)]
 

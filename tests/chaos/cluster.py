@@ -18,7 +18,7 @@ from tests.chaos.clock import Clock
 from tests.support.helpers import free_port
 from tests.support.processes import KEY, ROOT, environment
 
-START = 30.0
+START = 60.0
 """Seconds a process may take to start, on a machine that has other things to do."""
 
 

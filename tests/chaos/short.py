@@ -46,7 +46,6 @@ EVERYTHING = Plan(
     lease_ttl=2.0,
     long=3.0,
     outbox=True,
-    patience=25.0,
 )
 THREE_MANAGERS = replace(
     EVERYTHING,
@@ -74,7 +73,6 @@ TERMS_ONLY = Plan(
     lease_ttl=3.0,
     long=3.6,
     blocking=False,
-    patience=15.0,
 )
 V0_ONLY = Plan(
     runs=4,
@@ -94,7 +92,6 @@ V0_ONLY = Plan(
     processes=2,
     gap=0.8,
     claim_timeout=4.0,
-    patience=30.0,
 )
 
 Case = Callable[[Path, Path | None], Awaitable[list[str]]]

@@ -64,7 +64,7 @@ def test_calls_at_once_are_made_at_once(stock: Stock, manager: StateManager) -> 
 
     def wait_for_the_others(method: str, path: str) -> str:
         if path.endswith("/trigger"):
-            all_here.wait(20)
+            all_here.wait(60)
         return ""
 
     async def main() -> None:
@@ -221,7 +221,7 @@ def test_a_backup_that_is_cancelled_while_a_thread_creates_its_file_leaves_none(
 
     def create_late(file: NewFile) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
         try:
             create(file)
         finally:
@@ -231,12 +231,12 @@ def test_a_backup_that_is_cancelled_while_a_thread_creates_its_file_leaves_none(
 
     async def main() -> None:
         backup = asyncio.create_task(StateManager("n", "http://127.0.0.1:9", KEY).backup(tmp_path / "b.db"))
-        await asyncio.to_thread(begun.wait, 20)
+        await asyncio.to_thread(begun.wait, 60)
         backup.cancel()
         with pytest.raises(asyncio.CancelledError):
             await backup
         go_on.set()
-        await asyncio.to_thread(ended.wait, 20)
+        await asyncio.to_thread(ended.wait, 60)
 
     asyncio.run(main())
     assert ended.is_set()

@@ -18,7 +18,7 @@ import httpx
 KEY = "contract-suite-key-3f9c"
 ON_POSTGRES = ("postgres", "two-managers", "pooled")
 
-STARTUP_LIMIT = 20.0
+STARTUP_LIMIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def serving(
         finally:
             process.terminate()
             try:
-                process.wait(timeout=15)
+                process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -141,13 +141,13 @@ async def test_a_claim_of_the_wrong_shape_is_422(api: Api, change: dict[str, Any
 
 async def test_a_long_poll_answers_at_once_if_a_state_is_there(api: Api) -> None:
     await Flow.start(api, place("a"))
-    with trio.fail_after(10):
+    with trio.fail_after(14):
         await claim_one(api, wait_ms=15_000)
 
 
 async def test_a_long_poll_without_work_ends_empty(api: Api) -> None:
     await Flow.deploy(api, place("a"))
-    with trio.fail_after(10):
+    with trio.fail_after(14):
         assert await claim(api, wait_ms=30) == []
 
 
@@ -164,7 +164,7 @@ async def test_a_long_poll_returns_as_soon_as_a_state_appears(api: Api, event: s
     async def poll() -> None:
         claimed.extend(await claim(api, {wanted: 1}, wait_ms=15_000))
 
-    with trio.fail_after(10):
+    with trio.fail_after(14):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poll)
             # Long enough for the poll to be waiting, in nearly every run: else it answers at once.

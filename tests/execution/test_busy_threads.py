@@ -33,7 +33,7 @@ async def busy() -> AsyncIterator[None]:
         try:
             await trio.testing.wait_all_tasks_blocked()
             assert limiter.available_tokens == 0
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 yield
         finally:
             gate.set()

@@ -215,7 +215,7 @@ async def error_beside(execute: Callable[[BaseNode], Any], tidy: type[BaseNode],
     server = V0Server()
     first = server.add("Hostile")[0]
     rt = runtime(server, hostile, tidy, workers=1)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(survive, rt)
             await server.until(lambda: server.statuses() == {"ERRORED": 1})

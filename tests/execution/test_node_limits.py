@@ -254,7 +254,7 @@ class Hanging:
         hanging = self
 
         def execute(self: BaseNode) -> Any:
-            hanging.release.wait(20)
+            hanging.release.wait(100)
             hanging.told.append(self.stopping)
             return Text(text="too late")
 
@@ -270,7 +270,7 @@ async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogC
     async def heard_of_the_late_end() -> None:
         assert "(Digest), stuck until now, returned in its thread; its result is dropped" in caplog.text
 
-    with caplog.at_level(logging.WARNING), trio.fail_after(20):
+    with caplog.at_level(logging.WARNING), trio.fail_after(60):
         async with running(rt):
             await server.until(lambda: server.statuses()["ERRORED"] == 1)
             hanging.release.set()
@@ -286,7 +286,7 @@ async def test_stuck_threads_take_no_place_from_the_workers() -> None:
     server.add("Digest", 3)
     server.add("Quick", 5)
     rt = runtime(server, hanging.node, node(lambda self: None, "Quick"), workers=1)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await until_and_stop(rt, server, lambda: server.statuses() == {"ERRORED": 3, "EXECUTED": 5})
     hanging.release.set()
 
@@ -302,7 +302,7 @@ async def test_too_many_stuck_threads_keep_plain_nodes_from_being_begun_and_no_o
     server.add("Digest", 9)
     rt = runtime(server, hanging.node, node(quick, "Quick"), workers=1, batch_size=2, poll_interval=0.01)
     health = Health(rt)
-    with caplog.at_level(logging.INFO), trio.fail_after(20):
+    with caplog.at_level(logging.INFO), trio.fail_after(60):
         async with running(rt):
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "CREATED": 5})
             server.add("Quick", 3)
@@ -334,7 +334,7 @@ async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_time_to
     server = V0Server()
     server.add("Digest")
     rt = runtime(server, node(execute, timeout=0.6))
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with running(rt, grace=0):
             await began.wait()
     assert server.states["0" * 24].result == [{"text": "cancelling"}]

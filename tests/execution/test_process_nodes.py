@@ -43,7 +43,7 @@ class Bench:
     async def run(self, name: str, execution: Execution | None = None, **inputs: str) -> Outcome | None:
         claim = Claim(state_id="s", node_name=name, identifier=name.lower(), inputs=inputs, run_id="r")
         state_context.set(StateContext(claim))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             return await self.executor.run(claim, execution or Execution())
 
 
@@ -183,7 +183,7 @@ async def test_a_lost_lease_and_a_cancelled_run_end_the_process(told: str) -> No
     async with running(rt):
         running_pids = await pids(await _execution(rt))
         getattr(server, told).add(state_id)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await eventually(lambda: _gone(*running_pids), within=15)
     assert rt.summary.completed == rt.summary.errored == 0
 

@@ -319,7 +319,7 @@ async def test_a_download_that_is_given_up_hangs_up_and_gives_its_connection_bac
 
     async with tcp_server(respond) as (uri, _):
         http = HttpClient(Endpoint(uri, "the-key"), tasks=1)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             for _ in range(3):
                 with trio.CancelScope() as scope, suppress(OSError, ManagerUnavailable):
                     await http.download("/large", full, timeout=10, media_type="application/x-test")
@@ -394,7 +394,7 @@ async def test_more_requests_than_tasks_wait_outside_the_pool_also_after_many_we
 
     async with tcp_server(respond) as (uri, _):
         http = HttpClient(Endpoint(uri, "the-key"), tasks=3)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for _ in range(12):
                     nursery.start_soon(http.ask, "GET", "/slow")

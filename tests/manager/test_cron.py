@@ -198,7 +198,7 @@ async def test_one_missed_occurrence_is_caught_up_after_a_downtime(tmp_path: Pat
                 ok(await client.put(f"{N}/nodes/", json={"runtime_name": "r", "nodes": [declare("Node_a")]}))
                 ok(await put(client, expression), 201)
                 return 0
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while not await runs(client):
                     await trio.lowlevel.checkpoint()
             return await runs(client)

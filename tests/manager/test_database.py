@@ -119,7 +119,7 @@ async def test_a_database_owned_by_another_process_is_refused_until_that_is_kill
     with owner(path) as process:
         assert f"in use by process {process.pid}" in await refusal(path, DatabaseBusy)
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(60)
         await make(path, "after the kill")
 
 

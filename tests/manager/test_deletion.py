@@ -119,7 +119,7 @@ async def test_a_deletion_that_has_locked_runs_waits_for_no_other_one() -> None:
             write = manager.service.store.write
             with psycopg.connect(database.url) as other:
                 other.execute("SELECT 1 FROM runs WHERE run_id = %s FOR UPDATE", (flow.run_id,))
-                with trio.fail_after(20):
+                with trio.fail_after(60):
                     step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
             assert step == Deleted(runs=2, cancelled=0, graph=False)
             step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)

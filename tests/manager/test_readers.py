@@ -131,7 +131,7 @@ async def test_a_search_that_takes_too_long_is_ended_and_says_so(
     monkeypatch.setattr(readers, "LOOK_LIMIT", 0.05)
     async with open_store(tmp_path / "state.db") as store:
         await store.write(put, "there")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             for _ in range(readers.LOOKS + 1):
                 with pytest.raises(
                     Refused, match=r"took longer than 0\.05 s and was ended; ask for less"
@@ -155,7 +155,7 @@ async def test_a_query_that_is_cancelled_ends_then_so_that_a_stop_does_not_wait_
             trio.from_thread.run_sync(begun.set, trio_token=token)
             return search(view)
 
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for _ in range(readers.LOOKS):
                     nursery.start_soon(getattr(store, way), query)

@@ -60,7 +60,7 @@ async def test_a_clock_that_fails_fails_the_write_and_nobody_waits_for_ever(db: 
             raise RuntimeError("no time")
         return 1
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with open_store(db, clock=clock) as store:
             with pytest.raises(DatabaseError, match="no time"):
                 await store.write(put, "a")
@@ -214,7 +214,7 @@ async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
         store.write_later(lambda tx: put(tx, "later"))
         with pytest.raises(DatabaseError):
             await store.write(put, "not later")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while asked < 5 and db != ":memory:":  # there nobody looks but who writes
                 await trio.lowlevel.checkpoint()
         broken = False
@@ -294,7 +294,7 @@ async def test_who_is_called_to_look_hears_of_what_happens_just_then(closes: boo
             await store.write_once_ready(0.01, look)
 
     for _ in range(12):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery, open_store(":memory:") as store:
                 waiter = Waiter(nursery, store)
                 nursery.start_soon(wait_shortly)
@@ -385,7 +385,7 @@ async def test_of_those_who_wait_the_first_is_served_first_and_few_look_in_vain(
 
 
 async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_it(tmp_path: Path) -> None:
-    with gate() as closed, trio.fail_after(20):
+    with gate() as closed, trio.fail_after(60):
         async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
             patient = await waiting(nursery, store)
             await held(store, nursery, closed)
@@ -406,7 +406,7 @@ async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path)
         if waiter.looks > 1:
             closed.hold()
 
-    with gate() as closed, trio.fail_after(20):
+    with gate() as closed, trio.fail_after(60):
         async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
             waiter = await waiting(nursery, store)
             # Behind it in the same commit, and still running when the first is cancelled.
@@ -458,7 +458,7 @@ async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: 
         await trio.testing.wait_all_tasks_blocked()
         await store.write(announce)
         broken = True
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not waiter.ended:
                 await trio.lowlevel.checkpoint()
         broken = False
@@ -503,7 +503,7 @@ async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_h
             await store.write(take_and_hold)
 
     scope, path = trio.CancelScope(), tmp_path / "state.db"
-    with gate() as closed, trio.fail_after(20):
+    with gate() as closed, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             async with open_store(path) as store:
                 waiter = await waiting(nursery, store)
@@ -521,7 +521,7 @@ async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_h
 
 
 async def test_a_write_cancelled_while_it_waits_ends_at_once_and_does_not_happen(tmp_path: Path) -> None:
-    with gate() as closed, trio.fail_after(20):
+    with gate() as closed, trio.fail_after(60):
         async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
             await held(store, nursery, closed)
             with trio.CancelScope() as scope:
@@ -545,7 +545,7 @@ async def test_writes_handed_in_before_the_end_are_committed_and_answered(tmp_pa
     async def write(key: str) -> None:
         answers.append(await store.write(put, key))
 
-    with gate() as closed, trio.fail_after(20):
+    with gate() as closed, trio.fail_after(60):
         async with trio.open_nursery() as nursery, open_store(path) as store:
             await held(store, nursery, closed)
             for number in range(300):  # more than one group
@@ -558,7 +558,7 @@ async def test_writes_handed_in_before_the_end_are_committed_and_answered(tmp_pa
 
 async def test_a_cancelled_caller_still_has_its_last_writes_committed(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    with gate() as closed, trio.fail_after(20), trio.CancelScope() as scope:
+    with gate() as closed, trio.fail_after(60), trio.CancelScope() as scope:
         async with open_store(path) as store, trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True):
                 await held(store, nursery, closed)
@@ -580,7 +580,7 @@ async def test_a_writer_that_hangs_is_left_behind_and_keeps_the_database(
 ) -> None:
     monkeypatch.setattr("exotrio.manager.store.sqlite.store.CLOSING_GRACE", 0.1)
     path = tmp_path / "state.db"
-    with gate() as closed, trio.fail_after(20):
+    with gate() as closed, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             async with open_store(path) as store:
                 await held(store, nursery, closed)

@@ -49,7 +49,7 @@ class Blocks(BaseNode):
 
     async def execute(self) -> None:
         self.entered.set()
-        assert self.leave.wait(20)
+        assert self.leave.wait(100)
 
 
 @pytest.fixture(autouse=True)
@@ -332,8 +332,8 @@ async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
 
     def watch() -> None:
         try:
-            assert Blocks.entered.wait(20)
-            give_up = time.monotonic() + 20
+            assert Blocks.entered.wait(60)
+            give_up = time.monotonic() + 60
             while not health.alive() and time.monotonic() < give_up:
                 time.sleep(0.01)
             tree = trio.run(rt.tasks)
@@ -343,7 +343,7 @@ async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with running(rt, registered=True):
             server.add("Blocks")
             await server.until(lambda: server.statuses()["EXECUTED"] == 1)
@@ -365,13 +365,13 @@ def test_a_stop_that_the_blocked_loop_cannot_hear_yet_ends_the_readiness() -> No
     runner = threading.Thread(target=rt.start)
     runner.start()
     try:
-        assert Blocks.entered.wait(20)
+        assert Blocks.entered.wait(60)
         assert health.ready() == ""
         rt.stop()
         assert health.ready() == "a stop was requested"
     finally:
         Blocks.leave.set()
-        runner.join(20)
+        runner.join(60)
 
 
 # -- the task tree

@@ -42,7 +42,7 @@ class Threaded(BaseNode):
     def execute(self) -> None:
         self.progress(None, "in a thread")
         self.said.set()
-        assert self.leave.wait(20)
+        assert self.leave.wait(100)
 
 
 class Says(BaseNode):
@@ -156,11 +156,11 @@ async def test_a_thread_says_it_too() -> None:
     server = V0Server()
     server.add("Threaded")
     rt = runtime(server, Threaded)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(rt.run)
             try:
-                assert await trio.to_thread.run_sync(Threaded.said.wait, 20)
+                assert await trio.to_thread.run_sync(Threaded.said.wait, 60)
                 (state,) = rt.vitals.running
                 assert state.progress == Progress(None, "in a thread")
                 assert (state.node, state.identifier, state.run_id) == ("Threaded", "it", None)

@@ -117,7 +117,7 @@ def count(path: Path) -> int:
 
 @asynccontextmanager
 async def running(rt: Runtime, *, grace: float | None = None) -> AsyncIterator[Runtime]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rt.run)
             yield rt
@@ -365,7 +365,7 @@ async def test_a_v0_requeue_without_an_answer_is_unknown_and_gone(outbox: Path) 
 
 
 async def refused(rt: Runtime) -> Exception:
-    with pytest.raises((ConfigurationError, DatabaseBusy)) as caught, trio.fail_after(10):
+    with pytest.raises((ConfigurationError, DatabaseBusy)) as caught, trio.fail_after(60):
         await rt.run()
     return caught.value
 
@@ -527,7 +527,7 @@ async def test_a_stop_while_the_file_is_opened_leaves_it_free(outbox: Path) -> N
         async with running(rt):
             await trio.lowlevel.checkpoint()
         # Whether it was opened before the stop or not; the thread of a given-up opening may still be at it.
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while await trio.to_thread.run_sync(in_use, outbox):
                 await trio.lowlevel.checkpoint()
 

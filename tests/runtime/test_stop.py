@@ -261,7 +261,7 @@ async def test_what_a_claim_in_flight_brings_after_the_stop_is_handed_back(autoj
 
 async def test_a_stop_from_another_thread_is_heard() -> None:
     rt = runtime(V0Server(), Quick)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(rt.run)
             thread = threading.Thread(target=rt.stop)

@@ -29,7 +29,7 @@ from tests.support.helpers import SettableClock, node_name, ok, open_client, pla
 
 KEY = "manager-suite-key-77d1"
 NO_SETTINGS = Settings()
-WAITS_FOR_THREAD = 20.0
+WAITS_FOR_THREAD = 100.0
 CHECKOUT = Path(__file__).parents[2]
 
 

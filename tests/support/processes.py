@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from exotrio import _version
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until a test gives up on a process. Nothing is ever expected to take that long."""
 
 EXOTRIO = (sys.executable, "-m", "exotrio")

@@ -14,7 +14,7 @@ from tests.support import postgres
 ENGINES = ("memory", "file", "postgres")
 IN_THREADS = ENGINES[1:]
 """For what holds up a use case: in memory it runs in the calling task."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until a test gives up. Nothing is ever expected to take that long."""
 
 

@@ -85,7 +85,7 @@ async def open_office(db: Path) -> AsyncIterator[tuple[Office, Api]]:
         await serve(port=0, db=db, key=KEY, stopping=stopping, grace=600, task_status=task_status)
         ended.set()
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(run)
             async with open_client(url=url) as client, open_client(url=url, key=KEY) as api:
