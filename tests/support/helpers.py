@@ -65,7 +65,7 @@ def open_client(
         base_url=url.rstrip("/"),
         headers={} if key is None else {"x-api-key": key},
         transport=transport,
-        timeout=20,
+        timeout=60,
         trust_env=False,
         verify=_BARE_SSL,
     )
