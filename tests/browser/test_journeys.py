@@ -236,7 +236,7 @@ def test_a_run_is_started_from_the_form_and_started_again_with_other_values(
     expect(page.locator("section", has_text="Inputs").first).to_contain_text("two lines\nof text")
 
 
-def test_a_run_is_cancelled(visitors: Visitors, office: Office) -> None:
+def test_a_run_is_cancelled_and_a_graph_deleted_with_one(visitors: Visitors, office: Office) -> None:
     run_id = office.trigger(waits="yes")
     page = visitors.signed_in(office.url, office.path("runs", run_id))
     expect(page.get_by_role("link", name=re.compile("^work: .*running"))).to_be_visible()
@@ -248,11 +248,9 @@ def test_a_run_is_cancelled(visitors: Visitors, office: Office) -> None:
     expect(message).to_have_count(0)
     expect(page.locator(".summary .chip")).to_have_text("cancelled")
     expect(page.get_by_role("button", name="Cancel this run")).to_have_count(0)
-
-
-def test_what_is_refused_leads_back_and_so_does_what_is_not_there(visitors: Visitors, office: Office) -> None:
+    # What is refused leads back with the reason, and a namespace that is not there to those there are.
     office.trigger(waits="yes")
-    page = visitors.signed_in(office.url, office.path("graphs", GRAPH))
+    page.goto(office.path("graphs", GRAPH))
     page.get_by_text("Delete…").click()
     page.get_by_role("button", name="Delete this graph").click()
     expect(page.get_by_role("status").filter(has_text="Nothing changed: ")).to_contain_text("have not ended")
@@ -260,7 +258,7 @@ def test_what_is_refused_leads_back_and_so_does_what_is_not_there(visitors: Visi
     page.get_by_text("Delete…").click()
     page.get_by_label("cancel its runs").check()
     page.get_by_role("button", name="Delete this graph").click()
-    expect(page.get_by_role("status").filter(has_text="was deleted with 1 run")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="was deleted with 2 runs")).to_be_visible()
     page.goto("/ns/nobody/graphs")
     expect(page.get_by_role("heading", name="There is no namespace nobody")).to_be_visible()
     page.get_by_role("link", name=NAMESPACE, exact=True).click()
