@@ -217,7 +217,18 @@ NODES = [
     declare("CloseBatch", ["receipts"], ["v"]),
     declare("Backup", ["target"], ["v"]),
     declare("WatchExport", ["export"], ["v"]),
-    declare("Translate", ["text", "language"], ["text"]),
+    declare(
+        "Translate",
+        {
+            "text": text("What to translate", type="string", maxLength=5_000),
+            "language": text("Into which language", enum=["en", "fr", "pl"]),
+            "due": text("Until when it is needed", type="string", format="date"),
+            "pages": text("How many at most", type="integer", minimum=1),
+            "terms": text("Words that have a fixed translation", type="object"),
+            "formal": text("", type="boolean"),
+        },
+        ["text"],
+    ),
 ]
 
 
@@ -286,6 +297,14 @@ AUDIT = [
         sizes="${{ digest.outputs.size }}",
     ),
 ]
+TRANSLATION = {
+    "text": "Willkommen",
+    "language": "en",
+    "due": "2026-09-30",
+    "pages": "10",
+    "terms": '{"Konto": "account"}',
+    "formal": "true",
+}
 RETRIES = {"max_retries": 2, "strategy": "EXPONENTIAL", "backoff_factor": 800}
 
 
@@ -315,7 +334,7 @@ async def _put_graphs(api: Api) -> None:
             [place("Backup", "backup", target="s3://shop-backups")],
             triggers=cron("0 3 * * *", "30 14 * * MON-FRI"),
         ),
-        "translate": api.body([place("Translate", "translate", text="Willkommen", language="en")]),
+        "translate": api.body([place("Translate", "translate", **TRANSLATION)]),
         "watch-export": api.body([place("WatchExport", "watch", export="erp-2026-09")]),
         "statements": api.body(
             [
@@ -555,6 +574,7 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "graph-audit": "/graphs/audit",
         "graph-orders": "/graphs/orders",
         "graph-backup": "/graphs/backup",
+        "graph-translate": "/graphs/translate",
         "graph-rejected": "/graphs/orders",
         "graph-from": f"/graphs/orders?from={runs['orders now']}",
         "graph-invalid": "/graphs/statements",
