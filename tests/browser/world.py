@@ -97,6 +97,10 @@ def failed(error: str) -> dict[str, Any]:
     return {"outcome": "errored", "error": error}
 
 
+def said(at: str, level: str, logger: str | None, text: str) -> dict[str, Any]:
+    return {"at": f"2026-09-16T{at}Z", "level": level, "logger": logger, "text": text}
+
+
 def plan(inputs: Inputs, random: Random) -> dict[str, Any]:
     return done({"root": inputs["root"], "algorithm": inputs["algorithm"]})
 
@@ -147,7 +151,13 @@ def validate(inputs: Inputs, random: Random) -> dict[str, Any]:
 def charge(inputs: Inputs, random: Random) -> dict[str, Any]:
     never = int(inputs["order"].removeprefix("A-")) % 37 == 0
     if random.random() < 0.2 or never:
-        return failed(GATEWAY)
+        lines = [
+            said("14:37:18.604", "INFO", "shop.gateway", f"charging {inputs['amount']} EUR"),
+            said("14:37:18.777", "stdout", None, f"POST /v2/charges for {inputs['order']}"),
+            said("14:37:19.211", "WARNING", "shop.gateway", "502, once more"),
+            said("14:37:19.598", "ERROR", "shop.gateway", f"no receipt for {inputs['order']}"),
+        ]
+        return failed(GATEWAY) | {"logs": lines}
     return done({"receipt": f"rcp_{random.getrandbits(48):012x}", "order": inputs["order"]})
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -219,12 +221,21 @@ def assert_given_back(screen: str) -> None:
 def test_on_a_terminal_bars_are_shown_and_the_result_stays_plain(folder: Path) -> None:
     from tests.support.terminals import Terminal
 
+    talks = FAN.replace(
+        "        return [",
+        '        import time; print("talks"); time.sleep(0.5); print("yet")\n        return [',
+    )
+    (folder / "fan.py").write_text(talks.replace("async def execute", "def execute", 1), "utf-8")
     with Terminal([*EXOTRIO, "run", "fan.py"], cwd=folder) as terminal:
         assert terminal.wait() == 0
         assert "━" in terminal.screen
         assert "100/100" in terminal.screen
         assert "\x1b" not in terminal.out
         assert terminal.out.startswith("SUCCESS: 200 states")
+    with closing(sqlite3.connect(folder / ".exotrio/state.db")) as database:
+        ((lines,),) = database.execute("SELECT lines FROM logs").fetchall()
+    # Not the bars that were drawn behind it.
+    assert [line["text"] for line in json.loads(lines)] == ["talks", "yet"]
 
 
 def test_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_and_prints_the_command_whole(folder: Path) -> None:

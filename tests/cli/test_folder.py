@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -58,6 +59,24 @@ def test_what_ran_is_shown_and_changed_without_any_settings(cli: Cli) -> None:
     assert cli("graph", "apply", "nodes.py").code == cli("nodes", "pause", "Work").code == 0
     assert cli.json("nodes", "ls")["nodes"][-1]["paused_at"]
     told(cli("runtimes", "drain", "r"), 6, "there is no runtime 'r'")
+
+
+def test_a_state_shows_what_its_node_logged_and_printed_which_the_command_printed_once(cli: Cli) -> None:
+    talks = """import logging
+        print("begun", end=" ")
+        print("with", self.inputs.n)
+        logging.getLogger("shop").warning("no price\\nat all")
+        return self.Outputs(text="""
+    head, body = talks.split("\n", 1)
+    cli.write("talks.py", f"{head}\n{NODES}".replace("        return self.Outputs(text=", body))
+    end = cli("run", "talks.py")
+    assert (end.code, end.out.count("begun with 1\n")) == (0, 1)
+    (state, _) = cli.json("states", "ls", "--limit", "2")["states"]
+    text = cli("states", "show", state["id"]).out
+    at = r"  \d+-\d+-\d+T\d+:\d+:\S+Z"
+    said = rf"logged and printed:\n{at} stdout: begun with [01]\n{at} WARNING shop: no price\n    at all\n"
+    assert re.search(said, text)
+    assert cli.json("states", "show", state["id"])["logs"][1]["level"] == "WARNING"
 
 
 def test_a_run_that_nothing_executes_is_not_waited_for(cli: Cli) -> None:

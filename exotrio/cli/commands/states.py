@@ -15,7 +15,15 @@ from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.terminal.output import error_message, pairs
-from exotrio.client import StateDetail, StateHistory, StateManager, StateRetry, StateStatus, StateSummary
+from exotrio.client import (
+    LogLine,
+    StateDetail,
+    StateHistory,
+    StateManager,
+    StateRetry,
+    StateStatus,
+    StateSummary,
+)
 from exotrio.errors import NotFound, RequestRefused
 
 
@@ -111,9 +119,9 @@ def ls(
 @click.option("--run", "run_id", metavar="RUN", help="Its run; needed where only v0 is spoken.")
 @connection
 def show(state_id: str, run_id: str | None, connection: Connection) -> int:
-    """Show a state: inputs, outputs, its error with the traceback, attempts and events.
+    """Show a state: inputs, outputs, its error with the traceback, what it logged, attempts and events.
 
-    JSON: what is shown; with --run at a state manager that speaks only v0, without attempts and events.
+    JSON: what is shown; with --run at a state manager that speaks only v0, without logs, attempts and events.
     """
     state = connection.ask(lambda manager: _find(manager, state_id, run_id))
     connection.print(state.model_dump(mode="json"), _as_lines(state))
@@ -195,9 +203,22 @@ def _as_lines(state: StateDetail) -> list[str]:
     lines += _values("outputs", state.outputs)
     if state.error:
         lines += ["error:", *(f"  {line}" for line in state.error.split("\n"))]
+    if isinstance(state, StateHistory) and state.logs:
+        lines.append("logged and printed:")
+        for line in state.logs:
+            lines += _log_lines(line)
     if isinstance(state, StateHistory):
         lines += _history(state)
     return lines
+
+
+def _log_lines(line: LogLine) -> list[str]:
+    names = " ".join(name for name in (line.level, line.logger) if name)
+    first, *more = line.text.split("\n")
+    return [
+        f"  {iso_time(line.at)} {names}: {first}" if names else f"  {first}",
+        *(f"    {each}" for each in more),
+    ]
 
 
 def _times(state: StateDetail) -> list[str]:

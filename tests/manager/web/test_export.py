@@ -17,6 +17,7 @@ from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, MAX_VALUES, 
 from exotrio.manager.web.faults import MAX_MESSAGES, signature
 from tests.contract.api import Api
 from tests.contract.flow import Flow
+from tests.contract.native import claim, item_for, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, ok, place, refused
 from tests.support.manager import open_manager
 from tests.support.web import NAMESPACE, SCRIPT, failed_run, open_site, text_of
@@ -157,6 +158,24 @@ async def test_secrets_that_cannot_be_decrypted_are_named(tmp_path: Path) -> Non
     async with open_manager(db) as manager:
         html = await export(manager.api, flow.run_id)
     assert "Not masked, because the state manager cannot decrypt it: token." in html
+
+
+async def test_what_failed_is_shown_with_what_it_logged_and_printed() -> None:
+    async with open_manager() as manager:
+        flow = await Flow.start(
+            manager.api, place("a"), retry_policy=NO_RETRY, secrets={"token": "old-s3cret"}
+        )
+        (state,) = await claim(manager.api)
+        text = f"charged with {SECRET}\x1b[1m"
+        logs = [{"at": "2026-01-31T12:00:00.123Z", "level": "WARNING", "logger": "shop", "text": text}]
+        item = item_for(state, outcome="errored", error="it failed", logs=logs)
+        assert await report(manager.api, item) == ["ok"]
+        # Masked once more: it may be a secret by now.
+        body = manager.api.body([place("a")], secrets={"token": SECRET})
+        ok(await manager.api.put_graph("graph", body), 201)
+        html = text_of(await export(manager.api, flow.run_id))
+        assert "WARNING</span><pre>charged with ***\\x1b[1m</pre>" in html
+        assert "charged with" not in await export(manager.api, flow.run_id, values="false")
 
 
 async def test_values_can_be_left_out_and_errors_stay() -> None:

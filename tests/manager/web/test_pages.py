@@ -14,7 +14,7 @@ from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.pages import runs as run_pages
 from tests.contract.flow import Flow
-from tests.contract.native import claim_one, report
+from tests.contract.native import claim_one, item_for, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place
 from tests.support.manager import tallied
 from tests.support.web import KEY, SCRIPT, Site, failed_run, open_site, text_of
@@ -428,6 +428,27 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases() -> N
         assert "retry 1" in html
         assert "first" in await site.browser.page(f"/ns/shop/states/{attempts[0]}")
         assert flow.run_id in html
+
+
+async def test_a_state_shows_what_it_logged_and_printed_and_folds_it_if_that_is_much() -> None:
+    async with open_site() as site:
+        await Flow.start(site.api, place("work", inputs={"v": "x"}))
+        for lines in (1, 41):
+            state = await claim_one(site.api, limits={"Node_work": 1}, wait_ms=5_000)
+            path = f"/ns/shop/states/{state['state_id']}"
+            line = {
+                "at": "2026-01-31T12:00:00.123Z",
+                "level": "ERROR",
+                "logger": "a&b",
+                "text": "<b>no\nprice",
+            }
+            item = item_for(state, outcome="requeued", delay_ms=1, logs=[line] * lines)
+            assert ("Logged and printed" in await site.browser.page(path)) is (lines > 1)
+            assert await report(site.api, item) == ["ok"]
+            html = await site.browser.page(path)
+            assert html.count("12:00:00.123</time>") == lines
+            assert '<span class="bad" title="a&amp;b">ERROR</span><pre>&lt;b&gt;no\nprice</pre>' in html
+            assert ("41 lines, the last at 12:00:00 UTC" in html) is (lines > 40)
 
 
 async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from exotrio._util.times import moment_ms
 from exotrio.manager.queries.run_detail import MAX_SEARCHED, choose_states, read_states
-from exotrio.manager.queries.state_detail import summarize
+from exotrio.manager.queries.state_detail import logs_of, summarize
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
@@ -81,4 +82,19 @@ def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
         "inputs": texts.values(inputs, row["inputs_size"]) if values else [],
         "pruned": came == "data",
         "outputs": texts.values(row[came], row[f"{came}_size"]) if values else [],
+        # They may hold values, and of what went well nobody looks for them.
+        "logs": _logs(view, row, texts) if values and error else [],
     }
+
+
+def _logs(view: View, row: Row, texts: ReportTexts) -> list[Data]:
+    """Return the lines that a state logged and printed."""
+    return [
+        {
+            "at": moment_ms(line["at"]),
+            "level": texts.begin(line["level"] or ""),
+            "logger": texts.begin(line["logger"] or ""),
+            "text": texts.begin(line["text"]),
+        }
+        for line in logs_of(view, row["seq"])
+    ]
