@@ -6,10 +6,10 @@ import logging
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from exotrio._execution.output import MAX_BYTES, MAX_LINES, MAX_TEXT, Output
+from exotrio._execution.output import MAX_BYTES, MAX_LINES, MAX_TEXT, MAX_UNFINISHED, Output
 from exotrio._nodes.progress import ProgressView
 from exotrio._util.redaction import Redactor
 
@@ -95,16 +95,21 @@ def test_they_are_bounded_and_can_be_sent_whatever_comes(pieces: list[tuple[str,
     assert made.close() == lines, "nothing comes behind it"
 
 
+@example(before=MAX_UNFINISHED - 5, behind=9, cuts=[], is_record=False, times=1)
+@example(before=1, behind=0, cuts=[], is_record=False, times=300)
+@example(before=1, behind=0, cuts=[], is_record=True, times=300)
+@example(before=1, behind=1, cuts=[], is_record=True, times=300)
 @given(
     before=st.integers(0, 3 * MAX_TEXT),
     behind=st.integers(0, 10 * MAX_TEXT),
     cuts=st.lists(st.one_of(st.integers(1, 13 * MAX_TEXT), st.integers(15_980, 16_020)), max_size=5),
     is_record=st.booleans(),
+    times=st.integers(1, 3),
 )
 def test_no_part_of_a_secret_is_kept_wherever_a_text_is_cut(
-    before: int, behind: int, cuts: list[int], is_record: bool
+    before: int, behind: int, cuts: list[int], is_record: bool, times: int
 ) -> None:
-    text = "x" * before + SECRET + "x" * behind + SECRET
+    text = "x" * before + (SECRET + "x" * behind) * times + SECRET
     made = output(SECRET)
     if is_record:
         made.log(logging.makeLogRecord({"msg": text, "name": SECRET}))

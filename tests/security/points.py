@@ -464,6 +464,19 @@ POINTS = (
         Change("manager/engine/outcomes.py", "redactors[state.graph].redact(item.error)", "item.error"),
     ),
     Point(
+        "What a node logs and prints leaves its runtime with the values of its secrets masked.",
+        [
+            "runtime/test_captured_logs::test_what_a_node_logs_and_prints_is_sent_with_its_outcome",
+            "property/test_output::test_no_part_of_a_secret_is_kept_wherever_a_text_is_cut",
+        ],
+        Change("_execution/output.py", '"text": redact(line.text)', '"text": line.text'),
+    ),
+    Point(
+        "It is stored with the values of all secrets of the graph masked.",
+        ["contract/test_logs::test_secrets_of_the_graph_are_masked_in_lines_before_they_are_stored"],
+        Change("manager/engine/logs.py", "redactor.redact(line.text)", "line.text"),
+    ),
+    Point(
         "A link that signs in is in no arguments of a process, which every user of the machine can list.",
         ["cli/test_dev::test_a_button_of_the_dashboard_and_the_printed_command_start_runs"],
         Change("cli/dev/announcer.py", "open_in_browser(page.as_uri())", "open_in_browser(link)"),
