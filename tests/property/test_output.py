@@ -58,6 +58,14 @@ def test_of_many_lines_the_first_and_the_last_are_kept_and_the_others_are_counte
     assert lines[half + 1 :] == [str(number) for number in range(1_000 - half, 1_000)]
 
 
+def test_of_long_lines_those_are_kept_that_have_room() -> None:
+    euros = "\N{EURO SIGN}" * 300
+    lines = printed(*(f"{number} {euros}\n" for number in range(100)))
+    # Of 905 bytes each, 9 have room in either half.
+    kept = [int(line.split()[0]) for line in lines if line[0] != "."]
+    assert kept == [*range(9), *range(91, 100)]
+
+
 def test_of_a_long_text_both_ends_are_kept() -> None:
     (line,) = printed(f"begin{'x' * 10_000}end\n")
     assert line.startswith("beginx")
