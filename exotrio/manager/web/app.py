@@ -40,16 +40,16 @@ from exotrio.manager.web.page import (
     PageRequest,
     link,
     navigation_at,
-    render,
     render_fragments,
     serve_asset,
 )
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.sign_in import SESSION, SignedInEndpoint, SignIn
+from exotrio.manager.web.theme import render_whole, set_theme
 
 logger = logging.getLogger("exotrio.manager.http")
 
-FIRST_PARTS = frozenset({"", "ns", "live", "static", "guide", "sign-in", "sign-out"})
+FIRST_PARTS = frozenset({"", "ns", "live", "static", "guide", "sign-in", "sign-out", "theme"})
 
 
 class Dashboard:
@@ -65,6 +65,7 @@ class Dashboard:
         routes = [
             *self._sign_in.routes,
             Route("/", self._sign_in.required(self._start)),
+            Route("/theme", self._sign_in.required(set_theme, page_path="/"), methods=["POST"]),
             Route("/static/{version}/{name}", serve_asset),
             Route("/guide", self._sign_in.required(self._guide)),
             Route("/guide/{name}", self._sign_in.required(self._guide)),
@@ -123,7 +124,7 @@ class Dashboard:
     async def _guide(self, request: Request, session: str) -> Response:
         name = request.path_params.get("name", "guide")
         content = await self._service.compute(lambda: guide_page(name))
-        return html(render("guide.html", name=name, pages=GUIDE_PAGES, content=content))
+        return html(render_whole(request, "guide.html", name=name, pages=GUIDE_PAGES, content=content))
 
     def _page_request(self, request: Request) -> PageRequest:
         params = dict(request.path_params)
@@ -154,7 +155,12 @@ class Dashboard:
 
         data, namespaces, now, are_flashes = await self._service.store.look(load)
         if not data:
-            return html(render("no_namespace.html", namespace=page_request.namespace, names=namespaces), 404)
+            return html(
+                render_whole(
+                    request, "no_namespace.html", namespace=page_request.namespace, names=namespaces
+                ),
+                404,
+            )
         if to := data["page"].get("leads_to"):
             return redirect(to)
         common: Data = {
@@ -168,7 +174,8 @@ class Dashboard:
             return html("".join(fragments.values()))
         flashes = await self._sign_in.sessions.take_flashes(session) if are_flashes else []
         return html(
-            render(
+            render_whole(
+                request,
                 f"{page.folder}/page.html",
                 **common,
                 fragments=fragments,
@@ -251,7 +258,9 @@ class Dashboard:
         if status == 404 and not isinstance(request.scope[SESSION], str):
             # Strangers do not learn what exists.
             return self._sign_in.lead_here(request, path_and_query(request))
-        return html(render("problem.html", layout="bare.html", status=status, text=text), status)
+        return html(
+            render_whole(request, "problem.html", layout="bare.html", status=status, text=text), status
+        )
 
     async def _problem_page(self, request: Request, status: int, text: str) -> Response:
         """Return a problem with the way to the other pages of its namespace, for those who are signed in."""
@@ -261,7 +270,9 @@ class Dashboard:
             navigation = await self._service.store.look(navigation_at, request.scope["path"])
         except (DatabaseError, Refused):
             return self._problem(request, status, text)
-        page = render("problem.html", layout="layout.html", status=status, text=text, **navigation)
+        page = render_whole(
+            request, "problem.html", layout="layout.html", status=status, text=text, **navigation
+        )
         return html(page, status)
 
 

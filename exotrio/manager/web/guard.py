@@ -73,6 +73,13 @@ def is_secure(request: Request) -> bool:
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
+def set_cookie(request: Request, response: Response, name: str, value: str, *, max_age: int) -> None:
+    """Set a cookie that only our own pages send, for ``max_age`` seconds."""
+    response.set_cookie(
+        name, value, max_age=max_age, httponly=True, samesite="strict", secure=is_secure(request)
+    )
+
+
 def local_path(path: str) -> str:
     """Return where to go after the sign-in: ``path`` if it is a path of this site, else the start page."""
     try:

@@ -28,9 +28,10 @@ from exotrio.manager.web.guard import (
     path_and_query,
     read_form,
     redirect,
+    set_cookie,
 )
-from exotrio.manager.web.page import render
 from exotrio.manager.web.sessions import Sessions
+from exotrio.manager.web.theme import render_whole
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 SignedInEndpoint = Callable[[Request, str], Awaitable[Response]]
@@ -80,13 +81,15 @@ class SignIn:
         if token is not None and request.method == "GET":
             session_id = await self.sessions.redeem(token)
             if session_id is None and self.session_of(request) is None:
-                return self._form(to, problem="This link was used before, or is too old.", status=401)
+                return self._form(
+                    request, to, problem="This link was used before, or is too old.", status=401
+                )
             # Not a redirect: after a link on another site, browsers would leave the strict cookie out of it.
-            response = html(render("welcome.html", to=to))
+            response = html(render_whole(request, "welcome.html", to=to))
             if session_id is not None:
                 self._set_cookie(request, response, session_id)
             return response
-        return redirect(to) if self.session_of(request) else self._form(to)
+        return redirect(to) if self.session_of(request) else self._form(request, to)
 
     async def _try_key(self, request: Request) -> Response:
         check_origin(request)
@@ -101,24 +104,17 @@ class SignIn:
                     " Many wrong keys came from your address, so this answer was held back for"
                     f" {math.ceil(waited)} s. Try again at any time: the right key is let in at once."
                 )
-            return self._form(to, problem=problem, status=401)
+            return self._form(request, to, problem=problem, status=401)
         mark_authenticated(request.scope)
         response = redirect(to)
         self._set_cookie(request, response, session_id)
         return response
 
-    def _form(self, to: str, *, problem: str | None = None, status: int = 200) -> Response:
-        return html(render("sign_in.html", to=to, problem=problem), status)
+    def _form(self, request: Request, to: str, *, problem: str | None = None, status: int = 200) -> Response:
+        return html(render_whole(request, "sign_in.html", to=to, problem=problem), status)
 
     def _set_cookie(self, request: Request, response: Response, session_id: str) -> None:
-        response.set_cookie(
-            cookie_name(request),
-            session_id,
-            max_age=IDLE_MS // 1000,
-            httponly=True,
-            samesite="strict",
-            secure=is_secure(request),
-        )
+        set_cookie(request, response, cookie_name(request), session_id, max_age=IDLE_MS // 1000)
 
     async def _sign_out(self, request: Request) -> Response:
         check_origin(request)

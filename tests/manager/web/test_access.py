@@ -391,6 +391,7 @@ async def test_a_form_from_elsewhere_changes_nothing(origin: str | None) -> None
             "/ns/shop/graphs/orders/pause",
             "/sign-out",
             "/sign-in",
+            "/theme",
         ):
             answer = await site.browser.post(path, {"key": KEY}, origin=origin)
             assert answer.status_code == 403, path

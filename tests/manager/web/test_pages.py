@@ -66,6 +66,22 @@ async def test_the_start_leads_to_the_namespace_of_the_newest_run() -> None:
         assert 'href="/ns/a-b%3Fc"' in await site.browser.page("/ns/shop")
 
 
+async def test_a_theme_is_kept_in_every_page_from_its_first_byte_and_leads_back() -> None:
+    async with open_site() as site:
+        themed = re.compile(r'<html lang="en"(?: data-theme="(\w+)")?>')
+        for theme, attribute in (("dark", "dark"), ("light", "light"), ("auto", None)):
+            answer = await site.browser.post("/theme", {"theme": theme, "to": "/ns/shop/runs?status=failed"})
+            assert answer.headers["location"] == "/ns/shop/runs?status=failed"
+            for path in ("/ns/shop/runs", "/guide"):
+                assert themed.findall(await site.browser.page(path)) == [attribute or ""], path
+            absent = await site.browser.page("/ns/shop/runs/absent", 404)
+            assert themed.findall(absent) == [attribute or ""]
+        assert "aria-pressed" in absent
+        assert (await site.browser.post("/theme", {"theme": '"><script>'})).status_code == 400
+        far = await site.browser.post("/theme", {"theme": "dark", "to": "//evil.example"})
+        assert far.headers["location"] == "/"
+
+
 async def test_nothing_of_users_becomes_markup_and_no_page_holds_the_key() -> None:
     async with open_site() as site:
         for path, html in (await every_page(site)).items():

@@ -287,10 +287,10 @@ KINDS = ("success", "running", "waiting", "errored", "retried", "pruned")
 
 def themes() -> dict[str, dict[str, str]]:
     """Return the colours of the style sheet: theme to name to value."""
-    light, _, dark = style().partition("@media (prefers-color-scheme: dark)")
+    found = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", style())
     return {
-        theme: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", part))
-        for theme, part in (("light", light), ("dark", dark.partition("*,")[0]))
+        "light": {name: colour for name, colour, _ in found},
+        "dark": {name: colour for name, _, colour in found},
     }
 
 
