@@ -184,6 +184,30 @@ def test_failed_states_of_ticked_runs_are_retried_at_once(visitors: Visitors, of
     expect(chips).to_have_text(["success", "success"])
 
 
+def test_what_an_operator_watches_is_in_their_time_and_theme(visitors: Visitors, office: Office) -> None:
+    office.ended(bad="1")
+    office.ended()
+    page = visitors.signed_in(office.url, timezone_id="Asia/Kolkata", color_scheme="light")
+    page.get_by_role("link", name="7 days").click()
+    expect(page).to_have_url(re.compile("range=7d$"))
+    expect(page.locator(".trends")).to_contain_text(re.compile(r"[1-9] runs? ended"))
+    expect(page.locator(".chart .median").first).to_be_visible()
+    page.get_by_role("link", name="System").click()
+    expect(page.get_by_role("row", name="this one")).to_be_visible()
+    expect(page.locator("section", has_text="Database")).to_contain_text("SQLite 3")
+    page.get_by_role("button", name="Dark").click()
+    expect(page.get_by_role("button", name="Dark")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("heading", name="System")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 26)"
+    page.goto(office.path("runs", office.trigger(waits="yes")) + "?node=work")
+    page.locator("table.states").get_by_role("link").first.click()
+    local = re.compile(r"^\S+ \S+ UTC ·\s(\S+ )?\S+\slocal$")
+    expect(page.locator("time.at", has_text=local)).to_have_count(2)
+    let(office.folder, "open")
+    expect(page.locator(".summary .chip")).to_have_text("success")
+    expect(page.locator("time.at", has_text=local)).to_have_count(3)
+
+
 # -- doing
 
 

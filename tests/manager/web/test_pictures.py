@@ -267,7 +267,7 @@ def test_the_chart_of_any_span_is_labelled_at_round_times(
     known = [None] * 6 + [100.0] + [None] * (count - 7)
     drawn = draw_times(known, [each and each * 50 for each in known], first_ms=first_ms, width_ms=width_ms)
     labels = re.findall(r'class="tick" x="([\d.]+)%"[^>]*>([^<]+)<', drawn)
-    assert labels[0][1] == first
+    assert labels[0][1] == f"{first} UTC"
     assert 4 <= len(labels) <= 8
     assert all(float(x) < 92 for x, _ in labels), "none begins where it would leave the picture"
     assert f"{named}: median 100 ms, slowest 5.0 s" in drawn

@@ -11,6 +11,8 @@
     close.onclick = () => close.parentElement.remove();
   }
 
+  localize(document);
+
   const address = document.body.dataset.live;
   const line = document.getElementById("live");
   const aside = document.getElementById("aside");
@@ -70,6 +72,7 @@
 
   function show(html) {
     const arrived = new DOMParser().parseFromString(html, "text/html");
+    localize(arrived);
     const focused = document.activeElement;
     for (const fresh of arrived.querySelectorAll("[data-fragment]")) {
       const old = document.querySelector(`[data-fragment="${CSS.escape(fresh.dataset.fragment)}"]`);
@@ -176,6 +179,25 @@
     disconnect();
     button.hidden = true;
     report(text, "lost");
+  }
+
+  // -- times
+
+  // The server gives each time in UTC; this adds the one here.
+  function localize(root) {
+    for (const each of root.querySelectorAll("time[datetime]")) {
+      const local = localTime(new Date(each.dateTime));
+      if (local === "") continue;
+      if (each.className === "at") each.append(` ·\u00a0${local}`);
+      else each.title += ` · ${local}`;
+    }
+  }
+
+  function localTime(at) {
+    if (Number.isNaN(at.getTime()) || at.getTimezoneOffset() === 0) return "";
+    const here = new Date(at.getTime() - at.getTimezoneOffset() * 60000).toISOString();
+    const [day, time] = [here.slice(0, 10), here.slice(11, 19)];
+    return `${day === at.toISOString().slice(0, 10) ? "" : `${day} `}${time}\u00a0local`;
   }
 
   // -- the rest of the page

@@ -103,10 +103,12 @@ def _labels(count: int, first_ms: int, width_ms: int, height: int) -> Iterator[M
     """Yield the times below a chart, at round ones: 8 or so whatever its span is."""
     span = count * width_ms
     step = next(step for step in (15, 240, 1_440) if span <= 8 * step * MINUTE_MS) * MINUTE_MS
+    zone = " UTC"  # behind the first one
     for index in range(count):
         at = first_ms + index * width_ms
         if at % step == 0 and index / count < LABEL_ROOM:
-            text = minute(at) if step < DAY_MS else day(at)
+            text = (minute(at) if step < DAY_MS else day(at)) + zone
+            zone = ""
             yield element("text", text, class_="tick", x=share(index / count), y=height - 3)
 
 
