@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import trio
+from psycopg.pq.abc import PGresult
 
 from exotrio.manager import Limits, serve
 from exotrio.manager.engine.inputs import MAX_SHARED, Need, Shared, read_shared
 from exotrio.manager.engine.states import RunScope
 from exotrio.manager.store.port import View
-from exotrio.manager.store.postgres.connection import Connection, Cursor
+from exotrio.manager.store.postgres.adaptation import Row
+from exotrio.manager.store.postgres.pipeline import Pipeline
 from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow
@@ -169,14 +171,12 @@ async def test_siblings_of_a_state_with_large_inputs_are_not_in_memory_all_at_on
 async def test_no_statement_returns_all_long_values_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """PostgreSQL's driver keeps the whole of what a statement found in memory."""
     sizes = []
-    execute = Connection.execute
+    load = Pipeline.load
 
-    def measured(self: Connection, sql: str, parameters: tuple[Any, ...] = ()) -> Cursor:
-        cursor = execute(self, sql, parameters)
-        if (found := cursor.pgresult) is not None:
-            places = product(range(found.ntuples), range(found.nfields))
-            sizes.append(sum(len(found.get_value(*place) or b"") for place in places))
-        return cursor
+    def measured(self: Pipeline, answer: PGresult) -> list[Row]:
+        places = product(range(answer.ntuples), range(answer.nfields))
+        sizes.append(sum(len(answer.get_value(*place) or b"") for place in places))
+        return load(self, answer)
 
     with postgres.database() as database:
         async with open_manager(database.url) as manager:
@@ -185,7 +185,7 @@ async def test_no_statement_returns_all_long_values_of_a_group(monkeypatch: pyte
             for branch in others:
                 ok(await manager.api.executed(branch, {"v": "x", "w": "y" * MAX_SHARED}))
             with monkeypatch.context() as patched:
-                patched.setattr(Connection, "execute", measured)
+                patched.setattr(Pipeline, "load", measured)
                 ok(await manager.api.executed(last, {"v": "z"}))
             (united,) = await flow.states("u")
             assert united["inputs"]["p"] == '["x","x","z"]'

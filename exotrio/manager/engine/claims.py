@@ -140,7 +140,7 @@ def _take(
     token = None
     if claimer.claim_id is not None:
         token = secrets.token_hex(8)
-        if not tx.insert("claims", ("id", "at"), [(claimer.claim_id, claimer.now)], "DO NOTHING"):
+        if not tx.insert_new("claims", ("id", "at"), [(claimer.claim_id, claimer.now)]):
             seqs = []
     for state in due[len(seqs) :]:
         # Another claim that came meanwhile skipped it, since it was locked, and may wait by now.

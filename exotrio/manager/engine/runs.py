@@ -221,7 +221,7 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
         for run_id, run in sorted(runs.items(), key=lambda item: (item[1].key or "", item[0]))
     ]
     columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "origin")
-    if tx.insert("runs", (*columns, "key", "key_digest"), rows, "DO NOTHING") < len(rows):
+    if tx.insert_new("runs", (*columns, "key", "key_digest"), rows) < len(rows):
         raise Conflict("runs")  # the same id or key came twice at once, and the other request was faster
     sql = f"SELECT run_id, id FROM runs WHERE {tx.any_of('run_id')}"
     return dict(tx.execute(sql, (tx.items(sorted(runs)),)))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from exotrio.manager.store.driver import Connection
+from exotrio.manager.store.driver import Connection, Rows
 
 Items = Sequence[int] | Sequence[str]
 
@@ -33,8 +33,8 @@ class Dialect(Protocol):
         columns: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
         conflict: str,
-    ) -> int:
-        """Insert rows and return how many were inserted or changed."""
+    ) -> Rows:
+        """Insert rows; the row count of the result is that of those inserted or changed."""
 
     def update(
         self,
@@ -44,8 +44,8 @@ class Dialect(Protocol):
         columns: tuple[str, ...],
         add: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
-    ) -> int:
-        """Update rows, each given as (*keys, *columns, *add), and return how many were found."""
+    ) -> Rows:
+        """Update rows, each given as (*keys, *columns, *add); the row count is that of those found."""
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         """Leave nothing in a file, as far as that can be had, of what the body deletes or replaces."""

@@ -137,6 +137,7 @@ class Transaction(View):
         self.undo: Callable[[Transaction], object] | None = None
         self.waited = False
         self.waits_for: dict[Topic, float] = {}
+        self._updates: list[tuple[str, Rows, int]] = []
 
     def registered(self, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None."""
@@ -186,13 +187,20 @@ class Transaction(View):
 
     def insert(
         self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], conflict: str = ""
-    ) -> int:
-        """Insert rows with one statement and return how many were inserted or changed.
+    ) -> None:
+        """Insert rows with one statement.
 
         ``conflict`` is what follows ON CONFLICT. Several transactions that meet in the same rows must give
         them in the same order: sort them by their key.
         """
-        return self._dialect.insert(self._connection, table, columns, rows, conflict) if rows else 0
+        if rows:
+            self._dialect.insert(self._connection, table, columns, rows, conflict)
+
+    def insert_new(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> int:
+        """Insert those rows that are not there yet, in an order as of ``insert``; return how many."""
+        return (
+            self._dialect.insert(self._connection, table, columns, rows, "DO NOTHING").rowcount if rows else 0
+        )
 
     def update(
         self,
@@ -208,11 +216,18 @@ class Transaction(View):
         A row is found by all its keys, which may be NULL but for the first; its ``columns`` get new values,
         those of ``add`` grow by the given ones.
 
-        Raises:
-            Conflict: a row was not found: its keys say what was read of it, and it has changed since.
+        If one is not found, the use case is run again, when it has ended: the keys say what was read of the
+        row, and it has changed since.
         """
-        if rows and self._dialect.update(self._connection, table, keys, columns, add, rows) != len(rows):
-            raise Conflict(table)
+        if rows:
+            updated = self._dialect.update(self._connection, table, keys, columns, add, rows)
+            self._updates.append((table, updated, len(rows)))
+
+    def check_updates(self) -> None:
+        """Raise Conflict if a row that was to be updated was not found. The store calls this last."""
+        for table, updated, expected in self._updates:
+            if updated.rowcount != expected:
+                raise Conflict(table)
 
     def lock_runs(self, ids: Sequence[int]) -> None:
         """Have the states of these runs to oneself until the end of the transaction.
@@ -222,14 +237,14 @@ class Transaction(View):
         """
         if self._dialect.locks_rows:
             locked = f"SELECT id FROM runs WHERE {self.any_of('id')} ORDER BY id FOR UPDATE"
-            self.execute(locked, (self.items(ids),)).fetchall()
+            self.execute(locked, (self.items(ids),))
 
     def lock_runs_of(self, seqs: Sequence[int]) -> None:
         """Lock the runs of these states, as ``lock_runs`` does."""
         if self._dialect.locks_rows:
             which = f"SELECT run FROM states WHERE {self.any_of('seq')}"
             locked = f"SELECT id FROM runs WHERE id IN ({which}) ORDER BY id FOR UPDATE"
-            self.execute(locked, (self.items(seqs),)).fetchall()
+            self.execute(locked, (self.items(seqs),))
 
     def for_update(self, table: str) -> str:
         """Return the end of a SELECT that locks the rows of a table which it finds."""
@@ -249,11 +264,11 @@ class Transaction(View):
         self._connection.execute("SAVEPOINT attempt")
         try:
             yield
+            self._connection.execute("RELEASE attempt")
         except BaseException:
             self._connection.execute("ROLLBACK TO attempt")
-            raise
-        finally:
             self._connection.execute("RELEASE attempt")
+            raise
 
     def secure_delete(self) -> AbstractContextManager[None]:
         """Overwrite in the file what the body deletes or replaces, where that can be had."""

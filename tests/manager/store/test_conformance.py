@@ -101,14 +101,18 @@ async def test_secure_delete_deletes(store: Store) -> None:
 
 
 async def test_rows_are_inserted_at_once_and_what_a_conflict_means_is_said(store: Store) -> None:
-    def insert(tx: Transaction, rows: list[tuple[int, ...]], conflict: str = "") -> int:
-        return tx.insert("unite_counters", COUNTERS, rows, conflict)
+    def insert(tx: Transaction, rows: list[tuple[int, ...]], conflict: str = "") -> None:
+        tx.insert("unite_counters", COUNTERS, rows, conflict)
+
+    def insert_new(tx: Transaction, rows: list[tuple[int, ...]]) -> int:
+        return tx.insert_new("unite_counters", COUNTERS, rows)
 
     grow = "(target_state, place) DO UPDATE SET pending = unite_counters.pending + excluded.pending"
-    assert await store.write(insert, []) == 0
-    assert await store.write(insert, [(1, 0, 5, 0, 0), (1, 1, 6, 0, 0)]) == 2
-    assert await store.write(insert, [(1, 1, 7, 0, 0), (2, 0, 8, 0, 0)], "DO NOTHING") == 1
-    assert await store.write(insert, [(1, 0, 10, 9, 9), (3, 0, 1, 0, 0)], grow) == 2
+    await store.write(insert, [])
+    await store.write(insert, [(1, 0, 5, 0, 0), (1, 1, 6, 0, 0)])
+    assert await store.write(insert_new, []) == 0
+    assert await store.write(insert_new, [(1, 1, 7, 0, 0), (2, 0, 8, 0, 0)]) == 1
+    await store.write(insert, [(1, 0, 10, 9, 9), (3, 0, 1, 0, 0)], grow)
     with pytest.raises(DatabaseError, match=r"(?i)unique"):
         await store.write(insert, [(4, 0, 1, 0, 0), (1, 0, 1, 0, 0)])
     expected = [(1, 0, 15, 0, 0), (1, 1, 6, 0, 0), (2, 0, 8, 0, 0), (3, 0, 1, 0, 0)]
@@ -156,13 +160,16 @@ async def test_rows_are_updated_at_once_by_keys_that_may_be_null(store: Store) -
 
 
 @pytest.mark.parametrize("key", [(2, None), (2, "other"), (9, "w")])
-async def test_an_update_that_does_not_find_a_row_raises(store: Store, key: tuple[int, str | None]) -> None:
+async def test_to_update_a_row_that_is_not_found_is_a_conflict(
+    store: Store, key: tuple[int, str | None]
+) -> None:
     def insert(tx: Transaction) -> None:
         tx.insert("events", EVENTS, [(1, 1, "a", None), (2, 2, "b", "w")])
 
     def update(tx: Transaction) -> None:
+        tx.update("events", ("state", "worker"), ("kind",), [(1, None, "A"), (*key, "B")])
         with pytest.raises(Conflict):
-            tx.update("events", ("state", "worker"), ("kind",), [(1, None, "A"), (*key, "B")])
+            tx.check_updates()
         # Unhandled, it would have a store whose transactions run side by side try again for a while.
         raise ZeroDivisionError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,8 @@ from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Conflict, Store, Transaction, View
 from exotrio.manager.store.postgres import database as making
-from exotrio.manager.store.postgres import readers, writes
+from exotrio.manager.store.postgres import pipeline, readers, writes
+from exotrio.manager.store.postgres.pipeline import Pipeline
 from exotrio.manager.store.postgres.server import Server
 from tests.support.postgres import PASSWORD, Database, server
 from tests.support.postgres_proxy import PostgresProxy
@@ -140,7 +142,8 @@ async def test_use_cases_that_lock_each_other_out_both_happen(store: Store) -> N
     def append(tx: Transaction, first: str, second: str) -> None:
         runs.append(first)
         for key in (first, second):
-            tx.execute("UPDATE meta SET value = value || ? WHERE key = ?", (first, key))
+            appended = tx.execute("UPDATE meta SET value = value || ? WHERE key = ?", (first, key))
+            assert appended.rowcount == 1
             if key == first and len(runs) <= 2:
                 met.wait()
 
@@ -150,6 +153,60 @@ async def test_use_cases_that_lock_each_other_out_both_happen(store: Store) -> N
     assert len(runs) == 3
     assert sorted(await store.read(get, "a") or "") == ["a", "b"]
     assert await store.read(get, "a") == await store.read(get, "b")
+
+
+async def test_statements_are_sent_together_once_somebody_asks_what_one_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    settle = Pipeline.settle
+
+    def noted(self: Pipeline) -> None:
+        if self._queue:
+            sent.append(len(self._queue))
+        settle(self)
+
+    def use_case(tx: Transaction) -> None:
+        put(tx, "a", "1")
+        first, second = tx.execute("SELECT 1"), tx.execute("SELECT 2")
+        assert not sent
+        assert second.fetchall() == [(2,)]
+        assert first.fetchone() == (1,)
+        assert sent == [4], "with BEGIN"
+        put(tx, "b", "2")
+
+    await store.write(put, "connected", "")
+    monkeypatch.setattr("exotrio.manager.store.postgres.store.TALLY_INTERVAL", math.inf)
+    monkeypatch.setattr(Pipeline, "settle", noted)
+    await store.write(use_case)
+    assert await store.read(get, "b") == "2"
+
+
+async def test_long_statements_and_long_answers_do_not_wait_for_each_other(store: Store) -> None:
+    long = 8 * 1024 * 1024
+
+    def use_case(tx: Transaction) -> int:
+        tx.execute("SELECT repeat('x', CAST(? AS INTEGER))", (long,))
+        put(tx, "long", "y" * long)
+        row = tx.row("SELECT length(value) FROM meta WHERE key = 'long'")
+        return 0 if row is None else int(row[0])
+
+    assert await store.write(use_case) == long
+
+
+async def test_a_connection_does_not_keep_each_statement_prepared_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MAX_PREPARED", 5)
+
+    def use_case(tx: Transaction) -> list[int]:
+        for number in [*range(11)] * 2:
+            assert tx.execute(f"SELECT {number} + 0").fetchone() == (number,)
+            assert tx.execute(f"SELECT {number} + 0").fetchone() == (number,)
+        return [row[0] for row in tx.execute("SELECT count(*) FROM pg_prepared_statements")]
+
+    (kept,) = await store.write(use_case)
+    assert 0 < kept <= 5
 
 
 async def test_a_use_case_runs_again_if_what_it_read_has_changed_since(

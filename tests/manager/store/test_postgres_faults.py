@@ -141,7 +141,7 @@ async def test_a_use_case_that_goes_on_after_a_statement_failed_is_not_said_to_b
     def go_on(tx: Transaction) -> None:
         put(tx, "a")
         with suppress(psycopg.Error):
-            tx.execute("SELECT * FROM absent")
+            tx.row("SELECT * FROM absent")
 
     async with open_store(database.url) as store:
         with pytest.raises(DatabaseError, match="a statement before it failed"):

@@ -13,6 +13,7 @@
 ``moving``        a SQLite file, moved here
 ``server``        the URL, connecting, and what errors may say of it
 ``connection``    a connection; which errors mean that it is lost
+``pipeline``      statements of a connection, several sent and answered at once
 ``dialect``       what the engines say differently
 ``translation``   statements and tables in PostgreSQL's words
 ``adaptation``    values on their way there and back
@@ -20,6 +21,7 @@
 
 Rules: any number of managers, all active. One use case is one transaction (READ COMMITTED), which may be run
 again from its start; nothing is announced before its COMMIT is answered. No lock outlasts a transaction.
+Statements wait until somebody asks what one of them found, so that most cost no round trip of their own.
 Behind a pooler that lends sessions by transaction nothing else does: settings are made anew in each one,
 nothing is prepared, and what waits is found by polling.
 """

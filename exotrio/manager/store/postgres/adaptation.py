@@ -6,7 +6,7 @@ sums integers. PostgreSQL refuses the character NUL in text; it is replaced by i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -42,21 +42,13 @@ class Row(tuple[Any, ...]):
 
 
 @lru_cache(maxsize=2_000)
-def _row_class(columns: tuple[bytes | None, ...]) -> type[Row]:
+def row_class(columns: tuple[bytes | None, ...]) -> type[Row]:
+    """Return what makes rows of values."""
     names = [(column or b"").decode() for column in columns]
     # Of two columns with one name the first counts.
     positions = {name: position for position, name in reversed(list(enumerate(names)))}
     ordered = {name: positions[name] for name in names}
     return type("Row", (Row,), {"__slots__": (), "_positions": ordered})
-
-
-def make_rows(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Row]:
-    """Return what makes a row of the values of a cursor."""
-    result = cursor.pgresult
-    if result is None:
-        return Row
-    # Not of ``cursor.description``, which makes an object of each.
-    return _row_class(tuple([result.fname(number) for number in range(result.nfields)]))
 
 
 class Array(str):

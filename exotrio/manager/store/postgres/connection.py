@@ -14,9 +14,9 @@ from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.postgres.adaptation import Row
+from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.translation import translate
 
-_CHANGES = (b"INSERT", b"UPDATE", b"DELETE")
 _SAVEPOINTS = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
 _LOST = ("08", "57P", "25P03", "25006")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
@@ -48,10 +48,6 @@ class CommitUnknown(Exception):
     """The connection was lost before the answer to a COMMIT."""
 
 
-class Cursor(psycopg.RawCursor[Row]):
-    """What a statement found or changed."""
-
-
 class Connection:
     """A connection whose transactions are begun and ended by statements.
 
@@ -61,29 +57,35 @@ class Connection:
     def __init__(self, driver: psycopg.Connection[Row], *, is_pooled: bool, setup: str) -> None:
         self.driver = driver
         self.is_pooled = is_pooled
-        self.total_changes = 0
         self._setup = setup
+        self._pipeline = Pipeline(driver, prepares=not is_pooled)
+        self._in_transaction = False
         # Its own descriptor: the library's may be closed, and its number used again, at any time.
         self._socket = socket.socket(fileno=os.dup(driver.pgconn.socket))
 
-    def execute(self, sql: str, parameters: tuple[Any, ...] = (), /) -> Cursor:
-        """Run one statement."""
-        cursor: Any = self.driver.cursor(binary=True)
-        if sql.startswith(_SAVEPOINTS):
-            self.control(sql)
-            return cursor  # type: ignore[no-any-return]
-        cursor.execute(translate(sql), parameters or None)
-        result = cursor.pgresult
-        if result is not None and result.command_status[:6] in _CHANGES:
-            self.total_changes += cursor.rowcount
-        return cursor  # type: ignore[no-any-return]
+    @property
+    def total_changes(self) -> int:
+        """Rows that were changed so far."""
+        return self._pipeline.changes
 
-    def executemany(self, sql: str, parameters: Iterable[tuple[Any, ...]], /) -> Cursor:
+    def execute(self, sql: str, parameters: tuple[Any, ...] = (), /) -> Result:
+        """Run one statement; in a transaction only once somebody asks what it found, or one after it."""
+        if sql.startswith(_SAVEPOINTS):
+            if sql.startswith("ROLLBACK"):
+                self._flush()
+            self.control(sql)
+            return Result(self._pipeline)
+        result = self._pipeline.add(translate(sql), parameters)
+        if not self._in_transaction:
+            self._pipeline.settle()
+        return result
+
+    def executemany(self, sql: str, parameters: Iterable[tuple[Any, ...]], /) -> Result:
         """Run one statement for many rows."""
-        cursor: Any = self.driver.cursor(binary=True)
-        cursor.executemany(translate(sql), parameters)
-        self.total_changes += max(0, cursor.rowcount)
-        return cursor  # type: ignore[no-any-return]
+        result = Result(self._pipeline)
+        for row in parameters:
+            result = self.execute(sql, row)
+        return result
 
     def serialize(self) -> bytes:
         """Refuse: there is no file."""
@@ -93,7 +95,11 @@ class Connection:
 
     def begin(self, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED") -> None:
         """Begin a transaction."""
-        self.control(f"{how}; {self._setup}" if self._setup else how)
+        if self._setup:
+            self.control(f"{how}; {self._setup}")
+        self._in_transaction = True
+        if not self._setup:
+            self.execute(how)
 
     def commit(self) -> None:
         """Commit.
@@ -102,6 +108,8 @@ class Connection:
             CommitUnknown: the connection was lost before the answer.
             psycopg.Error: it was not committed.
         """
+        self._pipeline.settle()
+        self._in_transaction = False
         try:
             status = self.control("COMMIT")
         except psycopg.Error as error:
@@ -114,15 +122,18 @@ class Connection:
 
     def rollback(self) -> None:
         """Undo what was done since BEGIN."""
+        self._in_transaction = False
+        self._flush()
         if self.driver.pgconn.transaction_status != TransactionStatus.IDLE:
             self.control("ROLLBACK")
 
-    def control(self, sql: str) -> bytes:
-        """Run statements without parameters or rows, past the driver; return the tag of the last.
+    def settle(self) -> None:
+        """Run what waits in line. Raises the error of the first statement that failed."""
+        self._pipeline.settle()
 
-        The driver forgets all prepared statements at each ROLLBACK that it sees, in case that a table was
-        made in that transaction. Ours make none.
-        """
+    def control(self, sql: str) -> bytes:
+        """Run statements without parameters or rows, after what waits in line; return the tag of the last."""
+        self._pipeline.settle()
         connection = self.driver.pgconn
         try:
             result = connection.exec_(sql.encode())
@@ -150,6 +161,11 @@ class Connection:
         """Have a statement that another thread waits for fail, as if the server were gone."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _flush(self) -> None:
+        """Run what waits in line, whatever comes of it: it is undone next."""
+        with suppress(psycopg.Error):
+            self._pipeline.settle()
 
     def _raise_lost(self) -> NoReturn:
         raise psycopg.OperationalError(self.driver.pgconn.get_error_message() or "the connection was lost")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from exotrio.manager.store.dialect import Items
-from exotrio.manager.store.driver import Connection
+from exotrio.manager.store.driver import Connection, Rows
 from exotrio.manager.store.postgres.adaptation import Array, array
 from exotrio.manager.store.postgres.translation import tables
 
@@ -31,8 +31,8 @@ class PostgresDialect:
         columns: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
         conflict: str,
-    ) -> int:
-        return connection.execute(_insert(table, columns, conflict), _by_column(rows)).rowcount
+    ) -> Rows:
+        return connection.execute(_insert(table, columns, conflict), _by_column(rows))
 
     def update(
         self,
@@ -42,8 +42,8 @@ class PostgresDialect:
         columns: tuple[str, ...],
         add: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
-    ) -> int:
-        return connection.execute(_update(table, keys, columns, add), _by_column(rows)).rowcount
+    ) -> Rows:
+        return connection.execute(_update(table, keys, columns, add), _by_column(rows))
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         # What a server leaves in its files until it needs the space is not for its clients to decide.

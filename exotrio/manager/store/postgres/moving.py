@@ -125,6 +125,7 @@ def _copy(
     expected = source.execute(count).fetchone()[0]
     if expected >= _LOG_FROM:
         logger.info("copying %s rows of %s", f"{expected:,}", table)
+    connection.settle()
     cursor: Any = connection.driver.cursor()
     with cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
         copy.set_types([column.type for column in columns.values()])

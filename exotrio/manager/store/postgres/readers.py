@@ -155,7 +155,7 @@ class Readers:
         try:
             connection.begin(_BEGIN)
             if limit < math.inf:
-                connection.control(f"SET LOCAL statement_timeout = {round(limit * 1000)}")
+                connection.execute(f"SET LOCAL statement_timeout = {round(limit * 1000)}")
             yield connection
             with suppress(CommitUnknown):  # nothing was written
                 connection.commit()

@@ -10,8 +10,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from exotrio._util.database_url import parse_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
-from exotrio.manager.store.postgres.adaptation import ADAPTERS, make_rows
-from exotrio.manager.store.postgres.connection import Connection, Cursor
+from exotrio.manager.store.postgres.adaptation import ADAPTERS
+from exotrio.manager.store.postgres.connection import Connection
 
 MIN_VERSION = 15
 """The oldest PostgreSQL that the tests run on."""
@@ -81,19 +81,14 @@ class Server:
         """Connect. Raises psycopg.Error."""
         driver = psycopg.Connection.connect(
             autocommit=True,
-            prepare_threshold=1,
+            prepare_threshold=None,
             context=ADAPTERS,
-            row_factory=make_rows,
-            cursor_factory=Cursor,
             **self._parameters,
         )
         try:
-            driver.prepared_max = 500
-            row = driver.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+            row = driver.execute("SELECT pg_backend_pid()").fetchone()
             # A pooler that lends sessions makes up the number of its own ones.
             is_pooled = row is not None and row[0] != driver.pgconn.backend_pid
-            if is_pooled:
-                driver.prepare_threshold = None
             settings = _SETTINGS if writes else _READER_SETTINGS
             word = "SET LOCAL" if is_pooled else "SET"
             setup = "; ".join(f"{word} {name} = '{value}'" for name, value in settings.items())

@@ -168,6 +168,7 @@ class Writer:
             tx = self._context.transaction(connection, self._numbers.of(connection))
             tx.waited = write.waited
             value = write.use_case(tx)
+            tx.check_updates()
             try:
                 connection.commit()
             except CommitUnknown as error:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from exotrio.manager.store.dialect import Items
-from exotrio.manager.store.driver import Connection
+from exotrio.manager.store.driver import Connection, Rows
 
 
 class SQLiteDialect:
@@ -31,8 +31,8 @@ class SQLiteDialect:
         columns: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
         conflict: str,
-    ) -> int:
-        return connection.executemany(_insert(table, columns, conflict), rows).rowcount
+    ) -> Rows:
+        return connection.executemany(_insert(table, columns, conflict), rows)
 
     def update(
         self,
@@ -42,8 +42,8 @@ class SQLiteDialect:
         columns: tuple[str, ...],
         add: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
-    ) -> int:
-        return connection.executemany(_update(table, keys, columns, add), rows).rowcount
+    ) -> Rows:
+        return connection.executemany(_update(table, keys, columns, add), rows)
 
     @contextmanager
     def secure_delete(self, connection: Connection) -> Iterator[None]:

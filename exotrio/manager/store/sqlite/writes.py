@@ -55,6 +55,7 @@ class Write:
         """Run the use case."""
         self.found, self.is_open = True, False
         value = self.use_case(tx)
+        tx.check_updates()
         self.undo = tx.undo
         if value is None and self.deadline is not None:
             self.found, self.is_open = False, now < self.deadline

@@ -1,0 +1,177 @@
+"""Statements on their way to the server: sent together, answered together.
+
+A round trip costs this process and the server more than most statements do. So within a transaction a
+statement is only put in line. Everything in line is sent, and waited for, once somebody asks what one of them
+found. The driver's cursors can do so, too, at three times the processor time.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import ConnStatus, ExecStatus, Format
+from psycopg.pq.abc import PGresult
+
+from exotrio.manager.store.postgres.adaptation import Row, row_class
+
+MAX_QUEUED = 64
+"""Statements that are sent at once, at most: what they carry is in memory until then."""
+MAX_QUEUED_BYTES = 1024 * 1024
+MAX_PREPARED = 500
+"""Statements of a connection that the server keeps; then it starts anew."""
+_AUTO = [PyFormat.AUTO]
+_CHANGES = (b"INSERT", b"UPDATE", b"DELETE")
+
+
+class Result:
+    """What a statement found or changed. Whoever asks waits for the server.
+
+    Raises psycopg.Error from whatever asks, also of a statement before this one.
+    """
+
+    __slots__ = ("_pgresult", "_pipeline", "_rows")
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._pgresult: PGresult | None = None
+        self._rows: Iterator[Row] | None = None
+
+    @property
+    def rowcount(self) -> int:
+        return self._answer().command_tuples or 0
+
+    def __iter__(self) -> Iterator[Row]:
+        if self._rows is None:
+            self._rows = iter(self._pipeline.load(self._answer()))
+        return self._rows
+
+    def fetchone(self) -> Row | None:
+        return next(iter(self), None)
+
+    def fetchall(self) -> list[Row]:
+        return list(self)
+
+    def close(self) -> None:
+        """Do nothing; the rows are here already."""
+
+    def _answer(self) -> PGresult:
+        if self._pgresult is None:
+            self._pipeline.settle()
+        if self._pgresult is None:
+            raise errors.InFailedSqlTransaction("a statement before it failed")
+        return self._pgresult
+
+
+class Pipeline:
+    """The statements of one connection. For one thread."""
+
+    def __init__(self, driver: psycopg.Connection[Any], *, prepares: bool) -> None:
+        self._pgconn = driver.pgconn
+        self._transformer = Transformer(driver)
+        self._prepares = prepares
+        # By statement and the types of its parameters; None once it was run, a name once it is prepared.
+        self._names: dict[tuple[bytes, Sequence[int]], bytes | None] = {}
+        self._prepared = 0
+        self._queue: deque[Result | tuple[bytes, Sequence[int]]] = deque()
+        self._queued_bytes = 0
+        self.changes = 0
+        """Rows that were changed so far."""
+
+    def add(self, sql: bytes, parameters: Sequence[Any]) -> Result:
+        """Put a statement in line."""
+        pgconn, transformer = self._pgconn, self._transformer
+        values = transformer.dump_sequence(parameters, _AUTO * len(parameters))
+        types, formats = transformer.types or (), transformer.formats
+        if not self._queue:
+            if len(self._names) >= MAX_PREPARED:
+                self._forget_prepared()
+            pgconn.enter_pipeline_mode()
+        name = self._name(sql, types) if self._prepares else None
+        if name is None:
+            pgconn.send_query_params(sql, values, types, formats, Format.BINARY)
+        else:
+            pgconn.send_query_prepared(name, values, formats, Format.BINARY)
+        result = Result(self)
+        self._queue.append(result)
+        self._queued_bytes += sum(map(len, filter(None, values)))
+        if len(self._queue) >= MAX_QUEUED or self._queued_bytes >= MAX_QUEUED_BYTES:
+            self.settle()
+        return result
+
+    def settle(self) -> None:
+        """Send what is in line, and take the answers. Raises the error of the first that failed."""
+        if not self._queue:
+            return
+        queue, self._queue, self._queued_bytes = self._queue, deque(), 0
+        error: psycopg.Error | None = None
+        try:
+            self._pgconn.pipeline_sync()
+            for answer in self._answers():
+                item = queue.popleft()
+                if answer.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+                    if isinstance(item, Result):
+                        item._pgresult = answer
+                        if (answer.command_status or b"")[:6] in _CHANGES:
+                            self.changes += answer.command_tuples or 0
+                    continue
+                if not isinstance(item, Result):
+                    del self._names[item]
+                error = error or errors.error_from_result(answer)
+            self._pgconn.exit_pipeline_mode()
+        except psycopg.Error as lost:
+            # What the server said before it went tells more.
+            raise error or lost from None
+        if error is not None:
+            raise error
+
+    def load(self, answer: PGresult) -> list[Row]:
+        """Return the rows of an answer."""
+        if not answer.ntuples:
+            return []
+        names = tuple([answer.fname(number) for number in range(answer.nfields)])
+        self._transformer.set_pgresult(answer)
+        return self._transformer.load_rows(0, answer.ntuples, row_class(names))
+
+    def _answers(self) -> Iterator[PGresult]:
+        """Yield the answers to what was sent, as they come."""
+        pgconn = self._pgconn
+        poll = select.poll()
+        unsent = pgconn.flush()
+        while pgconn.status == ConnStatus.OK:
+            while unsent or pgconn.is_busy():
+                # The library would not let other threads run while it waits.
+                poll.register(pgconn.socket, select.POLLIN | (select.POLLOUT if unsent else 0))
+                poll.poll()
+                pgconn.consume_input()
+                unsent = pgconn.flush()
+            answer = pgconn.get_result()
+            if answer is None:
+                continue  # the end of the answer to one statement
+            if answer.status == ExecStatus.PIPELINE_SYNC:
+                return
+            yield answer
+        raise psycopg.OperationalError(pgconn.get_error_message() or "the connection was lost")
+
+    def _name(self, sql: bytes, types: Sequence[int]) -> bytes | None:
+        """Return the name of a statement that was run before, which is prepared then."""
+        key = sql, types
+        if key not in self._names:
+            self._names[key] = None
+            return None
+        name = self._names[key]
+        if name is None:
+            name = self._names[key] = b"s%d" % self._prepared
+            self._prepared += 1
+            self._pgconn.send_prepare(name, sql, types)
+            self._queue.append(key)
+        return name
+
+    def _forget_prepared(self) -> None:
+        self._names.clear()
+        self._pgconn.exec_(b"DEALLOCATE ALL")
