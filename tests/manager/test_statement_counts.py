@@ -313,3 +313,18 @@ async def test_whether_a_node_is_paused_costs_a_claim_no_statement_of_its_own(
             assert [sql for sql in statements if "nodes" in sql and " states " not in sql] == []
             assert len([sql for sql in statements if "paused_at" in sql]) == 1
             ok(await manager.api.executed(state["state_id"], OUTPUT))
+
+
+@pytest.mark.parametrize("engine", ["memory", "postgres"])
+async def test_whether_a_run_ended_is_looked_up_only_if_it_may_have(engine: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        async with open_manager(new_database(engine, tmp_path, stack)) as manager:
+            flow = await Flow.start(manager.api, place("a", "b"), place("b"))
+            await report(manager, "a", 1, **executed(OUTPUT, OUTPUT))
+            for item, ends in zip(
+                await items(manager, "b", 2, **executed(OUTPUT)), (False, True), strict=True
+            ):
+                with noted(manager.service.store) as statements:
+                    ok(await manager.api.outcomes(item))
+                assert len([sql for sql in statements if "SET finished_at" in sql]) == ends
+            assert (await flow.statuses())["b", "SUCCESS"] == 2

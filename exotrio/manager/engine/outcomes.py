@@ -94,7 +94,7 @@ def _record(
     read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
     executed = [state for state, item in accepted if isinstance(item, ExecutedItem)]
     shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for state in executed))
-    changes = Changes(tx)
+    changes = Changes(tx, states.values())
     recorded = []
     logged: dict[int, str] = {}
     for state, (item, token) in zip(found, items, strict=True):

@@ -42,10 +42,8 @@ _COUNTS = ("pending", "success", "errored", "next_created_error", "retry_created
 _COLUMN = {status: 0 if status in PENDING else _COUNTS.index(status.lower()) for status in STATUSES}
 _RUNS = ("pending", "success", "errored", "retried")
 _RUN_COLUMN = {
-    CREATED: 0, QUEUED: 0, EXECUTED: 0,
-    SUCCESS: 1, PRUNED: 1,
-    ERRORED: 2, NEXT_CREATED_ERROR: 2,
-    RETRY_CREATED: 3,
+    CREATED: 0, QUEUED: 0, EXECUTED: 0, SUCCESS: 1, PRUNED: 1,
+    ERRORED: 2, NEXT_CREATED_ERROR: 2, RETRY_CREATED: 3,
 }  # fmt: skip
 _UNITE_COUNTERS = ("pending", "failed", "succeeded")
 # A pruned or replaced member counts in none.
@@ -110,6 +108,8 @@ class State:
     template: int
     graph: int
     cancelled_at: int | None
+    run_pending: int
+    run_finished_at: int | None
     inputs: str = ""
     outputs: str = ""
     execution: str | None = None
@@ -127,7 +127,8 @@ class State:
 _STATE = (
     "SELECT states.seq, run, place, node_id, status, error, data, parent, united, groups, path,"
     " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace, runs.template,"
-    " runs.graph, runs.cancelled_at FROM states CROSS JOIN runs ON runs.id = states.run"
+    " runs.graph, runs.cancelled_at, runs.pending, runs.finished_at"
+    " FROM states CROSS JOIN runs ON runs.id = states.run"
     # Not the other way round: from all nodes of a namespace to all of their states.
     " CROSS JOIN nodes ON nodes.id = states.node_id"
 )
@@ -212,10 +213,11 @@ def _added(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
 
 class Changes:
     """What one use case does to states: gathered first, written by ``apply``. Only new states that are large
-    are inserted before."""
+    are inserted before. What ``states``, which were read before, say of their runs need not be read again."""
 
-    def __init__(self, tx: Transaction) -> None:
+    def __init__(self, tx: Transaction, states: Iterable[State] = ()) -> None:
         self.tx = tx
+        self._open = {state.run: state.run_pending for state in states if state.run_finished_at is None}
         self._rows: list[tuple[object, ...]] = []
         self._gathered = 0
         self._updates: defaultdict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
@@ -350,20 +352,20 @@ class Changes:
                 _added(table, keys, columns),
             )
         self._apply_to_runs()
-        touched = self._touched
+        touched, self._touched = self._touched, {}
         for gathered in (self._updates, self._events, self._unite_members):
             gathered.clear()
         for counters in (self._counts, self._runs, self._unite_counters):
             counters.clear()
-        self._touched = {}
         return touched
 
     def _apply_to_runs(self) -> None:
         tx = self.tx
         changed = {run: deltas for run, deltas in self._runs.items() if any(deltas)}
         tx.update("runs", ("id",), (), sorted((run, *deltas) for run, deltas in changed.items()), add=_RUNS)
-        # Others go on: one state of theirs followed another.
-        may_end = sorted(run for run, (pending, _, _, retried) in changed.items() if pending or retried)
+        self._open = {run: n for run, was in self._open.items() if (n := was + changed.get(run, (0,))[0])}
+        # Others go on: one state of theirs followed another, or some are left.
+        may_end = sorted(run for run, d in changed.items() if (d[0] or d[3]) and run not in self._open)
         if not may_end:
             return
         ended = tx.execute(
