@@ -95,6 +95,18 @@ def failed_since(view: View, node_ids: Iterable[int], since: int) -> int:
     return 0 if row is None else int(row[0])
 
 
+def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, Row]:
+    """Return (failed, first, last) of each of these nodes with states that failed since then: how many, and
+    when the first and the last of them did. They add up to ``failed_since``."""
+    rows = view.execute(
+        "SELECT node_id, count(*) AS failed, min(finished_at) AS first, max(finished_at) AS last FROM"
+        f" (SELECT node_id, finished_at FROM states WHERE {view.any_of('node_id')} AND {FAILED}"
+        " AND finished_at >= ? LIMIT ?) AS failed GROUP BY node_id",
+        (view.items(list(node_ids)), since, MAX_COUNTED),
+    )
+    return {row["node_id"]: row for row in rows}
+
+
 def held_by_worker(view: View, namespace: str) -> Counter[str]:
     """Return how many states each runtime holds, by its id."""
     return Counter({worker: len(states) for worker, states in states_held(view, namespace).items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -201,6 +201,19 @@ def offered(view: View, namespace: str, now: int) -> dict[str, list[str]]:
         for node in nodes:
             found.setdefault(node, set()).add("a v0 runtime")
     return {node: sorted(names) for node, names in found.items()}
+
+
+def count_buffered(workers: Iterable[Worker], held: Mapping[str, int]) -> int:
+    """Return how many of the states that runtimes hold, by their ids, wait in a buffer.
+
+    A runtime runs as many as it has workers. Those that are claimed through v0 count as running: nothing is
+    known of them.
+    """
+    return sum(
+        max(0, held.get(worker.worker_id, 0) - worker.last.workers)
+        for worker in workers
+        if worker.last.workers
+    )
 
 
 def disagreements(workers: Iterable[Worker]) -> list[dict[str, Any]]:

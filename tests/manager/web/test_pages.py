@@ -231,6 +231,50 @@ async def test_the_overview_counts_what_waits_runs_and_failed() -> None:
             assert 'range=7d" aria-current="true"' in week
 
 
+async def test_the_overview_says_what_fails_since_when_and_where_to_retry_it() -> None:
+    clock = SettableClock()
+    async with open_site(clock=clock) as site:
+        flow, _ = await failed_run(site.api, "gateway timed out")
+        await tallied(site.service, clock)
+        clock.advance(2 * 3_600_000)
+        await flow.trigger(inputs={"note": ""})
+        await flow.run("first")
+        last = await flow.fail("second", times=1, error="gateway timed out")
+        retried = await Flow.start(site.api, place("flaky"), graph="flaky")
+        await retried.fail("flaky", times=1)
+        await tallied(site.service, clock)
+        page = await site.browser.page("/ns/shop")
+        assert page.index("What fails") < page.index("Last runs")
+        tile = re.findall(r'class="figure">(\d+)', await site.browser.fragments("/ns/shop", "now"))[-1]
+        fails = text_of(await site.browser.fragments("/ns/shop", "failing"))
+        second, flaky = fails.split("<tr")[2:]
+        assert (
+            re.findall(r'data-label="Failed, 24 h" class="num[^"]*">(\d+)', fails)
+            == [tile, "0"]
+            == ["2", "0"]
+        )
+        assert "/nodes/Node_second" in second
+        assert "2 h ago" in second
+        assert f'href="/ns/shop/states/{last}">gateway timed out' in second
+        assert '1 <span class="quiet">of 1 failed' in second, "the other one was two hours ago"
+        assert "all that failed was retried" in flaky
+        runs = await site.browser.page(text_of(re.findall(r'href="([^"]*)">runs to retry', second)[0]))
+        assert len(re.findall(r'name="run" value=', runs)) == 2
+
+
+async def test_what_waits_in_the_buffer_of_a_runtime_does_not_run() -> None:
+    async with open_site() as site:
+        flow = await Flow.deploy(site.api, place("work"))
+        for _ in range(5):
+            await flow.trigger()
+        ok(await site.api.claim(["Node_work"], 1))
+        ok(await site.api.native_claim({"Node_work": 3}, limit=3, worker_id="w-1"))
+        ok(await site.api.heartbeat("w-1", runtime="r", workers=1))
+        now = text_of(await site.browser.fragments("/ns/shop", "now"))
+        assert re.findall(r'class="figure">(\d+)', now) == ["2", "1", "0"]
+        assert "and 2 buffered" in now
+
+
 async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form() -> None:
     async with open_site() as site:
         flow, _ = await failed_run(site.api)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.queries.graphs import last_failures
-from exotrio.manager.queries.load import HOUR, backlog, failures, held_by_worker, nodes_of
-from exotrio.manager.queries.overview import current
+from exotrio.manager.queries.load import HOUR, backlog, failing, failures, held_by_worker, nodes_of
+from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs, run_row
 from exotrio.manager.queries.trends import graphs_of, of_nodes, of_runs
-from exotrio.manager.queries.workers import live_v0_runtimes, shown_workers
+from exotrio.manager.queries.workers import count_buffered, live_v0_runtimes, shown_workers
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -27,7 +27,14 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         oldest = present["oldest"]
         is_offered = oldest is None or oldest.node in request.offers(view)
         paused = [each for each in backlogs if each.paused_at is not None]
-        data["now"] = {"current": present, "oldest_offered": is_offered, "paused": paused}
+        held = held_by_worker(view, request.namespace)
+        buffered = count_buffered(request.workers(view), held)
+        data["now"] = {
+            "current": present,
+            "buffered": buffered,
+            "oldest_offered": is_offered,
+            "paused": paused,
+        }
     if "trend" in wanted:
         span = span_of(request)["span"]
         runs = of_runs(view, span, graphs_of(view, request.namespace))
@@ -48,14 +55,26 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
 
 def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
-    """Return the nodes with failed attempts in the last hour, most first."""
+    """Return the nodes that states failed of, as ``current`` counts them, most first; then those of which
+    only attempts did that were retried."""
     found = []
+    unretried = failing(view, nodes, view.now_ms - DAY_MS)
     for node_id, name in nodes.items():
         statuses, _ = tallies.of_node(view, node_id, HOUR)
-        if failed := failures(statuses):
-            last = next(iter(last_failures(view, node_id, 1)), None)
-            found.append({"name": name, "failed": failed, "ended": statuses.total(), "last": last})
-    return sorted(found, key=lambda node: -node["failed"])
+        attempts, state = failures(statuses), unretried.get(node_id)
+        if attempts or state is not None:
+            last = next(iter(last_failures(view, node_id, 1)), None) if state is not None else None
+            found.append(
+                {
+                    "name": name,
+                    "failed": 0 if state is None else state["failed"],
+                    "first": None if state is None else state["first"],
+                    "last": last,
+                    "attempts": attempts,
+                    "ended": statuses.total(),
+                }
+            )
+    return sorted(found, key=lambda node: (-node["failed"], -node["attempts"]))
 
 
 PAGE = Page(

@@ -201,7 +201,7 @@ def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
             parts.append(element("rect", class_="waits", x=x, width=width, y=float(half - high), height=high))
         if running[index]:
             high = max(1.0, (half - 4) * running[index] / max_running)
-            parts.append(element("rect", class_="s-success", x=x, width=width, y=half + 1, height=high))
+            parts.append(element("rect", class_="s-running", x=x, width=width, y=half + 1, height=high))
         if failed[index]:
             parts.append(element("rect", class_="s-errored", x=x, width=width, y=AREA - 3, height=3))
     return join(parts), AREA
