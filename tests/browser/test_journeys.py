@@ -147,8 +147,17 @@ def test_runs_and_states_are_filtered_in_the_address(visitors: Visitors, office:
     expect(states).to_have_count(1)
     page.go_back()
     expect(states).to_have_count(3)
-    page.goto(office.path("runs", fine))
+    page.keyboard.press("/")
+    expect(page.get_by_label("Search", exact=True)).to_be_focused()
+    page.keyboard.type(fine[:8])
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(office.url + office.path("runs", fine))
     expect(page.locator(".summary .chip")).to_have_text("success")
+    page.get_by_label("Search", exact=True).fill("work")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"search\?q=work"))
+    expect(page.get_by_role("link", name="Work", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name=re.compile(failed[:8]))).to_be_visible()
 
 
 def test_a_traceback_is_three_clicks_from_the_start_and_its_state_is_retried(
@@ -157,9 +166,20 @@ def test_a_traceback_is_three_clicks_from_the_start_and_its_state_is_retried(
     run_id = office.ended(bad="1")
     page = visitors.signed_in(office.url)
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page.locator("#h-failing ~ *")).to_contain_text("cannot work on 1")
     page.get_by_role("link", name=re.compile(run_id[:8])).click()
-    page.get_by_role("link", name=re.compile("^errored 1")).click()
-    page.locator("table.states").get_by_role("link").first.click()
+    fault = page.locator(".fault")
+    expect(fault).to_contain_text("ValueError: cannot work on 1")
+    fault.locator("summary").click()
+    expect(fault.locator(".trace")).to_contain_text("Traceback")
+    fault.get_by_role("link", name="show all").click()
+    states = page.locator("table.states tbody tr")
+    expect(states).to_have_count(1)
+    page.get_by_role("link", name=re.compile("^all ")).click()
+    expect(states.first).to_contain_text("cannot work on 1")
+    page.get_by_role("link", name="slowest").click()
+    expect(page).to_have_url(re.compile("sort=slowest"))
+    page.locator("#first-failed").click()
     trace = page.locator("pre.trace")
     expect(trace).to_contain_text("Traceback (most recent call last)")
     expect(trace).to_contain_text("ValueError: cannot work on 1")
@@ -244,6 +264,8 @@ def test_a_run_is_started_from_the_form_and_started_again_with_other_values(
     count.press("Enter")
     expect(page.locator(".summary .chip")).to_have_text("success")
     first = page.url
+    expect(page.locator("section", has_text="Started with")).to_contain_text("by hand")
+    expect(page.locator("section", has_text="Result").last).to_contain_text("count")
     page.get_by_role("button", name="Trigger again").click()
     expect(page).not_to_have_url(first)
     expect(page.locator(".summary .chip")).to_have_text("success")
@@ -258,6 +280,15 @@ def test_a_run_is_started_from_the_form_and_started_again_with_other_values(
     expect(page.locator("#box-split .count")).to_have_text("1")
     page.locator("table.states").get_by_role("link").first.click()
     expect(page.locator("section", has_text="Inputs").first).to_contain_text("two lines\nof text")
+
+
+def test_a_node_that_was_not_reached_says_why(visitors: Visitors, office: Office) -> None:
+    page = visitors.signed_in(office.url, office.path("runs", office.ended(count="many")))
+    expect(page.locator(".unreached")).to_have_text(
+        "work was not reached: it follows split, of which 1 errored."
+    )
+    page.get_by_role("link", name=re.compile("^work: ")).click()
+    expect(page.locator("[data-fragment=states]")).to_contain_text("it follows split, of which 1 errored")
 
 
 def test_a_run_is_cancelled_and_a_graph_deleted_with_one(visitors: Visitors, office: Office) -> None:
