@@ -14,6 +14,7 @@ import psycopg
 
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
+from exotrio.manager.web.start_form import StartForm
 from tests.support.postgres import Database
 
 
@@ -49,6 +50,8 @@ def plain(answer: Any) -> Any:
     if isinstance(answer, dict):
         # A form's request_id is new each time.
         return {key: plain(value) for key, value in answer.items() if key != "request_id"}
+    if isinstance(answer, StartForm):
+        return [repr(field) for field in (*answer.inputs, *answer.store, *answer.run)]
     if is_dataclass(answer) and not isinstance(answer, type):
         return plain(asdict(answer))
     if isinstance(answer, Iterable) and not isinstance(answer, str | bytes):

@@ -20,7 +20,7 @@ import pytest
 from exotrio.manager import queries
 from exotrio.manager.engine import leases
 from exotrio.manager.queries.checkup import last_backup, show_managers
-from exotrio.manager.queries.load import backlog
+from exotrio.manager.queries.load import backlog, schedules_paused
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
@@ -189,7 +189,7 @@ async def both(folder: Path) -> AsyncIterator[Both]:
         with recorded(site) as asked:
             await look(site, shown)
         # What metrics and live pages ask.
-        asked += [(backlog, (), {}), (newest_event, (), {})]
+        asked += [(backlog, (), {}), (schedules_paused, (), {}), (newest_event, (), {})]
         # What the page of the system asks, beside what is described of each database.
         asked += [(show_managers, (clock(),), {}), (last_backup, (), {})]
         file = folder / "db"
