@@ -458,6 +458,7 @@ def test_a_third_signal_exits_at_once_and_takes_the_runtime_along(
     assert end.code == 128 + signal.SIGINT, end
     until_gone(pid)
     assert "flushing" not in end.err, "it did not go on by itself"
+    assert "exiting without waiting; nodes are cut off, and run again when dev is started again\n" in end.err
 
 
 def test_ctrl_c_typed_at_a_terminal_counts_once_though_both_processes_get_it(tmp_path: Path) -> None:

@@ -347,3 +347,32 @@ def test_a_python_without_what_exotrio_needs_is_named(tmp_path: Path) -> None:
     first, second = end.stderr.splitlines()
     assert first == f"error: {sys.executable} has no click, which exotrio needs"
     assert second.endswith(f" {sys.executable} -m pip install .")
+
+
+REPLACED = """
+import os, signal
+from pathlib import Path
+from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
+
+
+class Replace(BaseNode):
+    async def execute(self):
+        Path(".exotrio/state.db").rename("moved.db")  # from now on nothing can be stored
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+graph = Graph("replaced", nodes=[GraphNodeModel(node_name="Replace", namespace="n", identifier="a")])
+runtime = Runtime("n", "r", [Replace], shutdown_grace=0)
+"""
+
+
+def test_what_could_not_be_stored_is_not_said_to_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("exotrio._util.deadlines.FLUSH", 0.1)
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    cli.write("replaced.py", REPLACED)
+    end = cli("run", "replaced.py")
+    assert end.code == 130, end
+    assert "interrupted; what came of 1 state may not be stored, as the log says: those run again" in end.err
+    assert "everything is kept" not in end.err

@@ -13,6 +13,8 @@ from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
 
+MAX_NAMED = 3
+"""Files that are named if they changed; of more than that, the first ones."""
 CONTINUES = "the runtime continues with the code as it was"
 
 
@@ -68,7 +70,10 @@ def missing_nodes(graph: DeclaredGraph, loaded: Loaded) -> Iterator[str]:
 def changed(files: Sequence[str], *, drains: bool = False) -> str:
     """Return that files changed, and what follows."""
     first = "the runtime drains, then " if drains else ""
-    return f"{listed(map(shown, files), 3)} changed: {first}the code is loaded again"
+    what = f"{len(files):,} files changed, {shown(files[0])} and {shown(files[1])} among them"
+    if len(files) <= MAX_NAMED:
+        what = f"{listed(map(shown, files))} changed"
+    return f"{what}: {first}the code is loaded again"
 
 
 def ended(code: int) -> str:

@@ -69,10 +69,13 @@ class Session:
         self._orders.append(Order.DRAIN if grace is None else Order.CANCEL)
         call_in_loop(self._token, self._forward_order)
 
-    def exiting(self) -> None:
+    def exiting(self) -> str:
         """Called from the signal handler just before this process exits: no process may outlive it."""
         if self._child is not None:
             self._child.kill()
+        return "nodes are cut off" + (
+            ", and run again when dev is started again" if self.db != MEMORY else ""
+        )
 
     def _forward_order(self) -> None:
         child, first = self._child, not self._stop_requested.is_set()

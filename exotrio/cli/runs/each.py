@@ -64,7 +64,7 @@ def start_each(connection: Connection, runs: Runs) -> int:
     """Start the runs, print their ids, and return the exit code."""
     with _opened(runs.file) as lines:
         starting = _Starting(connection, runs, lines)
-        return run_blocking(starting.main, starting.interruption.stop)
+        return run_blocking(starting.main, starting.interruption.stop, exiting=lambda: "runs go on")
 
 
 class _Starting:

@@ -18,6 +18,7 @@ from exotrio._util.crossing import call_in_loop
 from exotrio._util.database_url import shown_database
 from exotrio._util.settings import read_settings
 from exotrio._util.terminal_text import harmless
+from exotrio._util.words import plural
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line
@@ -209,7 +210,7 @@ class LocalRun:
                         db = ["--db", self.db] if self.db else []
                         self.progress.print_message(f"look at it again with: {command_line(['ui', *db])}")
         if run is None:
-            self.progress.print_message(self._how_to_continue())
+            self.progress.print_message(self._how_to_continue(self._what_is_kept()))
             return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
@@ -233,6 +234,15 @@ class LocalRun:
         existed = "" if is_new(reply) else f", which has the key {self.key!r} and existed already"
         self.progress.print_message(f"run {run_id} of graph {self.graph.name!r}{existed}")
         return run_id
+
+    def _what_is_kept(self) -> str:
+        """Return what an interruption left of the run, once the runtime has ended."""
+        lost = self.runtime.summary.abandoned + self.runtime.summary.unknown
+        if not lost:
+            return "interrupted; everything is kept"
+        what = f"what came of {plural(lost, 'state')} may not be stored, as the log says"
+        then = "those run again" if self._embedded else "those run again once their claims end"
+        return f"interrupted; {what}: {then}; the rest is kept"
 
     def _how_to_continue(self, kept: str = "interrupted; everything is kept") -> str:
         if self._run_id is None:

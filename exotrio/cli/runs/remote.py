@@ -34,7 +34,7 @@ def follow(connection: Connection, start: Start) -> int:
     SIGINT and SIGTERM end the following, not the run. ``start`` returns the id of the run; it may start it.
     """
     follower = _Follower(connection, start)
-    return run_blocking(follower.main, follower.interruption.stop)
+    return run_blocking(follower.main, follower.interruption.stop, exiting=lambda: "runs go on")
 
 
 class _Follower:
