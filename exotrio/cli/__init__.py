@@ -40,7 +40,7 @@ _COMMANDS = {
     "trigger": "Start a run of a graph, or many.",
     "runs": "List and show runs; watch, cancel or retry one.",
     "states": "List and show states; retry one.",
-    "nodes": "Show which nodes are registered.",
+    "nodes": "List registered nodes; pause and resume them.",
     "runtimes": "List runtimes, drain them, show their tasks.",
     "export": "Save a run as one self-contained HTML page.",
     "top": "Show live what happens in a namespace.",

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @click.group(name="nodes", cls=Commands)
 def command() -> None:
-    """Show which nodes are registered in a namespace; pause and resume them."""
+    """List the registered nodes of a namespace; pause and resume them."""
 
 
 @command.command(name="ls")
