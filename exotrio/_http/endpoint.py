@@ -2,7 +2,7 @@
 
 A command that runs a user's file chooses the state manager for it: it is *ambient*, a context variable,
 in which the runtime runs and so do its nodes. ``ambient_endpoint(None)`` says that it is chosen later,
-while the file is loaded.
+while the file is loaded. Or it has one for what names none, in arguments or settings.
 """
 
 from __future__ import annotations
@@ -62,22 +62,26 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Ambient:
-    """What a command supplies; ``endpoint`` is None while that is not chosen yet."""
+    """What a command supplies; ``endpoint`` is None while that is not chosen yet.
+
+    ``is_last_resort``: it is only for what names no state manager, and for which no setting does.
+    """
 
     endpoint: Endpoint | None
+    is_last_resort: bool = False
 
 
 _ambient: ContextVar[Ambient | None] = ContextVar("exotrio_endpoint", default=None)
 
 
 @contextmanager
-def ambient_endpoint(endpoint: Endpoint | None) -> Iterator[None]:
+def ambient_endpoint(endpoint: Endpoint | None, *, is_last_resort: bool = False) -> Iterator[None]:
     """Let the runtimes that are built and run in the body use ``endpoint``, whatever they name.
 
     Everything else in the body uses it where it names no state manager. None: it is chosen later, so
-    that a runtime may be built without one, and not be started.
+    that a runtime may be built without one, and not be started. ``is_last_resort`` is as in ``Ambient``.
     """
-    token = _ambient.set(Ambient(endpoint))
+    token = _ambient.set(Ambient(endpoint, is_last_resort))
     try:
         yield
     finally:
@@ -109,8 +113,10 @@ def resolve_endpoint(
         problem = _key_problem(key, key_source) if key else None
         return (None, [problem]) if problem else (Endpoint(EMBEDDED_URI, key or None, transport), [])
     supplied = ambient()
-    if not state_manager_uri and supplied is not None and supplied.endpoint is not None:
-        return supplied.endpoint, []
+    chosen = None if supplied is None else supplied.endpoint
+    is_last_resort = supplied is not None and supplied.is_last_resort
+    if not state_manager_uri and chosen is not None and not is_last_resort:
+        return chosen, []
     problems: list[str] = []
     if not state_manager_uri or not key:
         try:
@@ -121,10 +127,12 @@ def resolve_endpoint(
             state_manager_uri, uri_source = settings.state_manager_uri, source_of(URI_VARIABLE)
         if not key:
             key, key_source = settings.api_key, source_of(KEY_VARIABLE)
+    if not state_manager_uri and chosen is not None:
+        return chosen, []
     if not state_manager_uri:
         problems.append(
             f"no state manager is named: pass state_manager_uri=..., or set {URI_VARIABLE} "
-            "in the environment or in .env (a local one: python -m exotrio server)"
+            "in the environment or in .env (a local one: python -m exotrio server, in this folder)"
         )
     else:
         problem = _uri_problem(state_manager_uri)

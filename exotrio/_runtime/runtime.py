@@ -388,7 +388,7 @@ class Runtime:
                 "the runtime was started while its file is loaded",
                 fix=GUARD,
             )
-        if supplied is not None and supplied.endpoint is not None:
+        if supplied is not None and supplied.endpoint is not None and not supplied.is_last_resort:
             return supplied.endpoint
         o = self._options
         endpoint, problems = resolve_endpoint(o.state_manager_uri, o.key, o.transport)

@@ -15,6 +15,7 @@ MAX_PAGE = 1_000
 """Most entries of one page of a list."""
 BACKUP_PATH = f"{NATIVE_ROOT}/backup"
 BACKUP_TYPE = "application/vnd.sqlite3"
+SIGN_IN_PATH = f"{NATIVE_ROOT}/sign-in-link"
 
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str, Field(max_length=64)]
@@ -33,6 +34,12 @@ class DeletedGraph(Body):
     graph_name: str
     deleted_runs: int
     cancelled_runs: int
+
+
+class SignInLink(Body):
+    """The path at the state manager that signs one browser in, once, within ten minutes."""
+
+    path: str
 
 
 # -- lists

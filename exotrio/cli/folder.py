@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exotrio._http.endpoint import EMBEDDED_URI
+from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._util.database_url import is_database_url
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, SERVER_KEY_VARIABLE, read_settings
 from exotrio.cli.terminal.output import print_message
@@ -56,8 +56,21 @@ async def open_way(stack: AsyncExitStack, db: str | None) -> Way:
         transport = await stack.enter_async_context(embedded(db, schedules=False))
     except DatabaseBusy as busy:
         file = Path(db or DATABASE)
-        return Way(uri=url_in_use(file, busy), key=_key_beside(file))
+        return way_in_use(file, url_in_use(file, busy))
     return Way(uri=EMBEDDED_URI, transport=transport)
+
+
+def way_in_use(file: Path, url: str) -> Way:
+    """Return the way to the process that has a database open and serves it at ``url``."""
+    return Way(uri=url, key=_key_beside(file))
+
+
+def served_here() -> Endpoint | None:
+    """Return the state manager that a process serves for the database of this folder; None if none does."""
+    from exotrio.manager.store.sqlite.database import url_of_owner  # here, as above
+
+    url = url_of_owner(DATABASE, checks=True)
+    return None if url is None else Endpoint(url, _key_beside(DATABASE))
 
 
 def url_in_use(file: Path, busy: DatabaseBusy) -> str:

@@ -9,7 +9,7 @@ import anyio
 
 from exotrio._http.event_loop import event_loop
 from exotrio._wire.graphs import GraphInfo, GraphsReply
-from exotrio._wire.operations import DeletedGraph, PauseReply
+from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, PauseReply, SignInLink
 from exotrio._wire.overview import Checkup, CommandReply, Overview, OverviewQuery, RuntimeList, TasksReply
 from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
 from exotrio.client import _graphs
@@ -229,6 +229,15 @@ class StateManager(StateCalls):
                 if not found.asked and found.tasks is not None:
                     return found.tasks
                 await anyio.sleep(TASKS_POLL)
+
+    async def sign_in_link(self) -> str:
+        """Return an address that signs one browser in to the dashboard, once, within ten minutes.
+
+        Needs our server, behind a URI. Whoever gets the address may do all that the key allows.
+        """
+        what, instead = "no browser can be signed in", "sign in with the key"
+        link = await self._calls.fetch_native(SignInLink, "POST", SIGN_IN_PATH, what, instead)
+        return f"{self._calls.http.endpoint.uri}{link.path}"
 
     async def backup(self, path: str | Path, *, overwrite: bool = False) -> int:
         """Fetch a copy of the state manager's database, with all namespaces, while it goes on working.

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from exotrio.cli.commands import ui
 from exotrio.manager.store.sqlite.database import Ownership
 from tests.support.commands import NODES, Cli, told
 from tests.support.postgres import database
@@ -166,7 +167,16 @@ def test_the_postgresql_that_the_environment_names_is_used_too(
         assert cli("trigger", "fan").err == ""  # runtimes elsewhere may work on it
 
 
-def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(cli: Cli) -> None:
+READING_BROWSER = """
+import re, sys, urllib.parse
+page = open(urllib.parse.unquote(sys.argv[1].removeprefix("file://"))).read()
+open("read", "w").write(re.search(r'url=(http[^"]+)"', page)[1])
+"""
+
+
+def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cli.write("browser.py", "import sys; print('opened', sys.argv[1])")
     cli.set(BROWSER=f"{sys.executable} {cli.folder / 'browser.py'} %s")
     run_id = only_run(cli)
@@ -179,10 +189,29 @@ def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(cli: Cli) 
             assert browser.get(link).status_code == 200
             assert "Timeline" in browser.get(f"/ns/n/runs/{run_id}").text
         assert only_run(cli) == run_id  # commands ask it meanwhile
+        end = cli("doctor", "-n", "n")
+        assert f"no state manager is given: examined is that of this folder, {url}\n" in end.out
+        assert "exotrio, native" in end.out
+        with exotrio("worker", "nodes.py", cwd=cli.folder):  # and what names no state manager finds it
+            end = cli("trigger", "fan", "--follow")
+        assert end.code == 0, end
         end = cli("ui", "--no-open")
         assert (end.code, end.out) == (0, ""), end
         assert end.err == f"dashboard: {url}\nsign in with the key in .exotrio/state.db.api-key\n"
+        monkeypatch.setattr(ui, "LOADING", 0.0)
+        cli.write("browser.py", READING_BROWSER)
+        end = cli("ui")
+        assert end.code == 0
+        told_link = (cli.folder / "read").read_text()
+        assert told_link.startswith(f"{url}/sign-in?link=")
+        assert told_link not in end.err
+        with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
+            assert browser.get(told_link).status_code == 200
+            assert "Timeline" in browser.get(f"/ns/n/runs/{run_id}").text
         process.signal(signal.SIGINT)
         end = process.wait()
     assert (end.code, "link=" in end.err, Path(page).exists()) == (0, False, False), end
+    told(
+        cli("worker", "nodes.py"), 2, "no state manager is named", "python -m exotrio server, in this folder"
+    )
     told(cli("ui", "--db", "gone.db"), 2, "there is no database gone.db", "run FILE")

@@ -17,8 +17,9 @@ from exotrio.manager.api.inspection import inspection_routes
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import native_routes
 from exotrio.manager.api.openapi import description_routes
-from exotrio.manager.api.operations import operation_routes
+from exotrio.manager.api.operations import operation_routes, sign_in_routes
 from exotrio.manager.api.v0 import v0_routes
+from exotrio.manager.web import Dashboard
 from tests.support.helpers import ok, open_client
 from tests.support.manager import KEY, open_manager
 
@@ -53,6 +54,7 @@ async def test_each_route_is_described_and_nothing_else() -> None:
         routes = [
             *v0_routes(service),
             *operation_routes(service.store, ManagerMetrics(service.store)),
+            *sign_in_routes(Dashboard(service, key=KEY)),
             *native_routes(service),
             *inspection_routes(service),
             *description_routes(service, ()),

@@ -13,6 +13,9 @@ from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import print_message
 
+LOADING = 10.0
+"""Seconds in which a browser that was told to open a page reads it, before it is removed."""
+
 
 @click.command(name="ui")
 @options.database("The database: a SQLite file, or postgresql://USER@HOST/NAME.  " + options.WHERE_BY_DEFAULT)
@@ -30,8 +33,8 @@ def command(db: str | None, port: int, no_open: bool) -> int:
     It shows what ran, and can change it. What is started or retried there is executed once a runtime works
     on the database: with `dev FILE`, or `run FILE --resume RUN`. Schedules start nothing meanwhile.
 
-    While another command has the file open, such as `server` or `dev`, that one serves the dashboard, and
-    its page to sign in is opened.
+    While another command has the file open, such as `server` or `dev`, that one serves the dashboard: it is
+    opened there, signed in, and this command ends.
     """
     configure_logs(verbose=0, quiet=True)
     # Here, since --help needs neither the loop nor the state manager.
@@ -46,7 +49,7 @@ def command(db: str | None, port: int, no_open: bool) -> int:
             await _show(place, port, opens=not no_open)
         return SUCCESS
 
-    return run_blocking(main, interruption.stop)
+    return run_blocking(main, interruption.stop, exiting=lambda: "what is stored stays")
 
 
 def _existing(db: str | None) -> str | Path:
@@ -65,7 +68,7 @@ def _existing(db: str | None) -> str | Path:
 
 async def _show(place: str | Path, port: int, *, opens: bool) -> None:
     # Here, as above.
-    from exotrio.cli.folder import key_source, url_in_use
+    from exotrio.cli.folder import url_in_use
     from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
     from exotrio.errors import DatabaseBusy
     from exotrio.manager.serving import embedded_and_served
@@ -85,7 +88,34 @@ async def _show(place: str | Path, port: int, *, opens: bool) -> None:
                     print_message("no browser could be opened: open the link yourself")
                 await trio.sleep_forever()
     except DatabaseBusy as busy:
-        url = url_in_use(Path(place), busy)
-        print_message(f"dashboard: {url}\nsign in with {key_source(Path(place))}")
-        if opens and not await open_in_browser(url):
-            print_message("no browser could be opened: open the address yourself")
+        file = Path(place)
+        await _show_running(file, url_in_use(file, busy), opens=opens)
+
+
+async def _show_running(file: Path, url: str, *, opens: bool) -> None:
+    """Show the dashboard of the process that has a file open and serves it."""
+    # Here, as above.
+    from exotrio.cli.folder import key_source, way_in_use
+    from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
+    from exotrio.errors import ManagerError
+    from exotrio.manager.store.sqlite.database import MEMORY
+
+    by_key = f"dashboard: {url}\nsign in with {key_source(file)}"
+    async with way_in_use(file, url).client("default") as manager:
+        try:
+            shown, opened = await manager.sign_in_link(), await manager.sign_in_link()
+        except ManagerError:  # it is older, or has another key
+            print_message(by_key)
+            if opens and not await open_in_browser(url):
+                print_message("no browser could be opened: open the address yourself")
+            return
+    # A log has readers who must not sign in.
+    is_read = sys.stderr.isatty()
+    print_message(f"dashboard, to be opened once within 10 minutes: {shown}" if is_read else by_key)
+    if opens:
+        with sign_in_page(MEMORY) as page:
+            write_redirect(page, opened)
+            if await open_in_browser(page.as_uri()):
+                await trio.sleep(LOADING)
+            else:
+                print_message("no browser could be opened: open the address yourself")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import click
 
 from exotrio.cli import options
+from exotrio.cli.folder import DATABASE
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 
 
@@ -58,7 +59,7 @@ def command(
     """Run the Runtime in FILE_OR_MODULE until it is stopped.
 
     The state manager is the one the Runtime names, or EXOSPHERE_STATE_MANAGER_URI and
-    EXOSPHERE_API_KEY from the environment or .env.
+    EXOSPHERE_API_KEY from the environment or .env; else the one that serves .exotrio/state.db of this folder.
 
     SIGTERM or Ctrl-C drains: running nodes may finish within the grace, other claims are released. A
     second one cancels running nodes, a third one exits at once. Exits 0 if everything was delivered or
@@ -75,7 +76,8 @@ def command(
 
         number, count, descriptor = child
         assignment = Assignment(number=number, count=count, descriptor=descriptor)
-        return work(target, assignment, grace=grace, observed=health_port is not None, tasks=health_tasks)
+        with _server_of_folder():
+            return work(target, assignment, grace=grace, observed=health_port is not None, tasks=health_tasks)
     if processes is not None:
         # As above.
         from exotrio._runtime.entry import run_blocking
@@ -106,8 +108,21 @@ def command(
     if health_tasks:
         runtime.show_tasks()
     with ExitStack() as stack:
+        stack.enter_context(_server_of_folder())
         if health_port is not None:
             from exotrio.cli.health_server import health_server  # here, since it imports prometheus_client
 
             stack.enter_context(health_server(runtime, health_host, health_port, tasks=health_tasks))
         return runtime.start().exit_code
+
+
+def _server_of_folder() -> AbstractContextManager[None]:
+    """Let a Runtime that names no state manager find the one that serves the database of this folder."""
+    if not DATABASE.is_file():
+        return nullcontext()
+    # Here, since it imports what opens databases, which workers elsewhere do not need.
+    from exotrio._http.endpoint import ambient_endpoint
+    from exotrio.cli.folder import served_here
+
+    served = served_here()
+    return nullcontext() if served is None else ambient_endpoint(served, is_last_resort=True)

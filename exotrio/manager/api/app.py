@@ -14,7 +14,7 @@ from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import native_routes
 from exotrio.manager.api.openapi import OPEN, description_routes
-from exotrio.manager.api.operations import METRICS, PROBES, operation_routes
+from exotrio.manager.api.operations import METRICS, PROBES, operation_routes, sign_in_routes
 from exotrio.manager.api.v0 import v0_routes
 from exotrio.manager.security.access import Access, SelfAuthenticatedApp
 from exotrio.manager.service import Service
@@ -52,6 +52,7 @@ def create_app(
     routes = v0_routes(service) + operation_routes(service.store, metrics)
     if native:
         routes += native_routes(service) + inspection_routes(service)
+        routes += [] if dashboard is None else sign_in_routes(dashboard)
     routes += description_routes(service, routes)
     # Starlette tries one route after the other: as the last one, that was 17 us of an empty claim's 122.
     routes.sort(key=lambda route: not route.path.endswith(BUSIEST))

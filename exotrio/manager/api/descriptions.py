@@ -116,6 +116,7 @@ DESCRIPTIONS: dict[str, Description] = {
     f"POST {_NS}/node/{{node}}/resume": Description("Claim of a node again", operations.PauseReply),
     f"POST {_NS}/graph/{{graph}}/pause": Description("Let a schedule trigger nothing", operations.PauseReply),
     f"POST {_NS}/graph/{{graph}}/resume": Description("Let it trigger again", operations.PauseReply),
+    "POST /exotrio/v1/sign-in-link": Description("Let a browser sign in, once", operations.SignInLink),
     "GET /exotrio/v1/backup": Description("Send a copy of the database", operations.BACKUP_TYPE),
 }
 """By method and path."""

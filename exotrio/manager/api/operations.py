@@ -18,12 +18,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import stopping_event
-from exotrio._wire.operations import BACKUP_TYPE
+from exotrio._wire.operations import BACKUP_TYPE, SIGN_IN_PATH, SignInLink
 from exotrio.errors import DatabaseError
+from exotrio.manager.api.json import reply
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import routes_of
 from exotrio.manager.engine.managers import keep_backup
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.security.access import SelfAuthenticatedApp
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.copy import copied
 from exotrio.manager.store.sqlite.database import FileReplaced
@@ -45,6 +47,15 @@ def operation_routes(store: Store, metrics: ManagerMetrics | None) -> list[Route
     if metrics is not None:
         table.append(("GET", METRICS, operations.metrics))
     return routes_of(table)
+
+
+def sign_in_routes(dashboard: SelfAuthenticatedApp) -> list[Route]:
+    """Return the route by which whoever has the key lets a browser sign in that does not have it."""
+
+    async def make_link(request: Request) -> Response:
+        return reply(SignInLink(path=await dashboard.sign_in_link("")))
+
+    return routes_of([("POST", SIGN_IN_PATH, make_link)])
 
 
 class _Operations:

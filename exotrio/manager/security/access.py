@@ -38,6 +38,9 @@ class SelfAuthenticatedApp(Protocol):
     def serves(self, path: str) -> bool:
         """Return whether a path is its own."""
 
+    async def sign_in_link(self, url: str, to: str = "/") -> str:
+        """Return an address below ``url`` that signs one browser in, once."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Failures:

@@ -97,8 +97,12 @@ def announce_url(path: Path, url: str) -> None:
             os.close(fd)
 
 
-def url_of_owner(path: Path) -> str | None:
-    """Return where the process that has a database file open serves it; None if it does not."""
+def url_of_owner(path: Path, *, checks: bool = False) -> str | None:
+    """Return where the process that has a database file open serves it; None if it does not.
+
+    With ``checks`` also if that process is gone. The lock is not tried: whoever wants the file just now would
+    find it locked.
+    """
     try:
         # Checked as any file of a database: a key is sent to the address that is in it.
         fd = open_own(_lock_of(real_path(path)), os.O_RDONLY)
@@ -108,7 +112,19 @@ def url_of_owner(path: Path) -> str | None:
         lines = os.read(fd, 1_024).decode("ascii", "replace").splitlines()
     finally:
         os.close(fd)
-    return lines[1] if len(lines) > 1 else None
+    if len(lines) < 2 or (checks and not _is_alive(lines[0])):
+        return None
+    return lines[1]
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except OSError:
+        pass  # it is another user's
+    return True
 
 
 _locked: set[int] = set()
