@@ -1,6 +1,6 @@
 """The long form: ``python -m tests.chaos --states 10000 --worker-kills 200 --server-kills 20 --cuts 50
 --zombies 30 --terms 100 --hups 30 --gateways 20 --clocks 20 [--v0-only] [--seed N]``; on PostgreSQL with
-``--managers 3 --suspended 5 --database-crashes 10 --sessions 100 --commit-cuts 100``.
+``--managers 3 --suspended 5 --database-crashes 10 --sessions 100 --commit-cuts 100 --dues 100``.
 
 Real processes on this machine; every figure of the table is counted from the journal of executions,
 the HTTP API, the proxy between them, and the database. Exits 1 if an invariant is broken.
@@ -22,6 +22,7 @@ from tests.chaos.campaign import campaign
 from tests.chaos.graph import EXECUTED
 from tests.chaos.plan import (
     CLOCK,
+    COMES_DUE,
     COMMIT_CUT,
     CUT,
     DATABASE_CRASH,
@@ -63,6 +64,7 @@ def main() -> int:
     add("--database-crashes", default=0, help="PostgreSQL ended at once, and restarted")
     add("--sessions", default=0, help="sessions of PostgreSQL ended, one at a time")
     add("--commit-cuts", default=0, help="connections to PostgreSQL cut just before or just after a COMMIT")
+    add("--dues", default=20, help="a schedule comes due (several state managers only)")
     add("--requests", help="of each fault of a single request: " + ", ".join(KINDS) + "; default: as --cuts")
     add("--processes", default=4, help="worker processes")
     add("--seed", default=0)
@@ -100,6 +102,7 @@ def main() -> int:
             DATABASE_CRASH: o.database_crashes,
             SESSION_END: o.sessions,
             COMMIT_CUT: o.commit_cuts,
+            COMES_DUE: o.dues if o.managers else 0,
             **dict.fromkeys(KINDS, requests),
         },
         managers=o.managers,

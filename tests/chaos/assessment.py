@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 
 from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
-from tests.chaos.graph import EDGES, STATES
+from tests.chaos.graph import EDGES, NAMESPACE, STATES
 from tests.chaos.journal import Execution, Reading, key_of
 from tests.chaos.plan import GATEWAY, STOPS, WORKER_KILL, ZOMBIE, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
@@ -116,6 +116,7 @@ class _Judge:
             stamp = meta["value"]
             rows = connection.execute(
                 "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.node_id"
+                f" WHERE nodes.namespace = '{NAMESPACE}'"
             )
             for row in rows:
                 state = _state(row, stamp)

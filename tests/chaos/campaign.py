@@ -29,6 +29,7 @@ from tests.chaos.pausing import Pausing
 from tests.chaos.plan import (
     CLOCK,
     CLOCKS,
+    COMES_DUE,
     CUT,
     DATABASE_CRASH,
     GATEWAY,
@@ -46,6 +47,7 @@ from tests.chaos.plan import (
     Strike,
 )
 from tests.chaos.proxy import KINDS, Proxy
+from tests.chaos.schedule import Schedule
 from tests.support import postgres
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.processes import KEY, is_running
@@ -103,6 +105,9 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     figures.exits = crew.exits
     figures.problems += crew.problems + chaos.pausing.problems
     figures.waited = chaos.pausing.watched
+    if chaos.schedule is not None:
+        figures.problems += chaos.schedule.problems
+        figures.scheduled = chaos.schedule.started
     figures.problems += await _left_processes(folder)
     figures.seconds = time.monotonic() - began
     return figures
@@ -154,10 +159,13 @@ class _Chaos:
     strikes: list[Strike] = field(default_factory=list)
     rng_of_asking: random.Random = field(default_factory=random.Random)
     pausing: Pausing = field(init=False)
+    schedule: Schedule | None = field(default=None, init=False)
     _asked: int = 0
 
     def __post_init__(self) -> None:
         self.pausing = Pausing(self._ask, self.rng_of_asking, self.database)
+        if self.database is not None:
+            self.schedule = Schedule(self._ask_in, self.database, self.cluster.ports)
 
     async def run(self, canary: str) -> Shown:
         """Do all of it; return what the HTTP API shows in the end."""
@@ -165,6 +173,8 @@ class _Chaos:
             await self.cluster.start_server(number)
         await self.crew.muster()
         await self._ask(lambda manager: manager.upsert_graph(graph(canary)))
+        if self.schedule is not None:
+            await self.schedule.declare()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed)
             async with trio.open_nursery() as beside:
@@ -172,6 +182,8 @@ class _Chaos:
                 await self._strike(beside)
             self._asked = self.plan.runs
         await self._settle()
+        if self.schedule is not None:
+            await self.schedule.check()
         shown = await self._show()
         await self.crew.dismiss()
         for server in self.cluster.servers.values():
@@ -234,13 +246,21 @@ class _Chaos:
                 return [run for run in runs if status in (None, run.status)]
         raise AssertionError
 
-    async def _ask(self, call: Callable[[StateManager], Awaitable[T]], at: str | None = None) -> T:
+    async def _ask_in(self, call: Callable[[StateManager], Awaitable[T]], namespace: str) -> T:
+        return await self._ask(call, namespace=namespace)
+
+    async def _ask(
+        self,
+        call: Callable[[StateManager], Awaitable[T]],
+        at: str | None = None,
+        namespace: str = NAMESPACE,
+    ) -> T:
         """Ask the state manager itself, or at another URI, however often it is killed meanwhile."""
         with trio.fail_after(60):
             while True:
                 try:
                     uri = at or f"http://127.0.0.1:{self.rng_of_asking.choice(self.cluster.ports)}"
-                    async with StateManager(NAMESPACE, uri, KEY) as manager:
+                    async with StateManager(namespace, uri, KEY) as manager:
                         return await call(manager)
                 except ManagerError:
                     await trio.sleep(0.3)
@@ -381,6 +401,9 @@ class _Chaos:
         assert self.to_database is not None
         if kind == DATABASE_CRASH:
             await trio.to_thread.run_sync(self.database.server.restart)
+        elif kind == COMES_DUE:
+            assert self.schedule is not None
+            await self.schedule.come_due()
         elif kind == SESSION_END:
             if sessions := await trio.to_thread.run_sync(self.database.sessions):
                 await trio.to_thread.run_sync(self.database.terminate, self.rng.choice(sessions))

@@ -40,6 +40,12 @@ class Mutation:
 
 
 MUTATIONS = {
+    "schedules once": Mutation(
+        "manager/engine/runs.py",
+        "    if take_duty(tx, DUTY) is None:\n",
+        "    if False:\n",
+        ("every fault, three on PostgreSQL",),
+    ),
     "fencing": Mutation(
         "manager/engine/outcomes.py",
         "if state.token != token:",

@@ -16,8 +16,9 @@ STRIKES = (WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP, SUSPENDED)
 STOPS = {TERM: signal.SIGTERM, HUP: signal.SIGHUP}
 CUT, GATEWAY, CLOCK, PAUSE = "cut", "json 404 window", "clock set", "node paused"
 DATABASE_CRASH, SESSION_END, COMMIT_CUT = "database crash", "session ended", "cut at commit"
-ON_POSTGRES = (DATABASE_CRASH, SESSION_END, COMMIT_CUT)
-"""Faults of PostgreSQL, and of the connections to it."""
+COMES_DUE = "schedule due"
+ON_POSTGRES = (DATABASE_CRASH, SESSION_END, COMMIT_CUT, COMES_DUE)
+"""Faults of PostgreSQL, and of the connections to it; and what SQL makes happen there."""
 CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
 """Milliseconds by which the state manager's wall clock is wrong, one after the other in any order."""
 MAX_WINDOW = 2.0
@@ -113,6 +114,7 @@ class Figures:
         leases_lost: Leases that ended without an outcome.
         recovery: Seconds from a worker's death to the next execution of what it ran.
         waited: States that waited while their node was paused.
+        scheduled: Runs that a schedule started.
         exits: Exit codes of workers asked to stop.
         problems: Broken invariants, one line each.
     """
@@ -130,6 +132,7 @@ class Figures:
     leases_lost: int = 0
     recovery: list[float] = field(default_factory=list)
     waited: int = 0
+    scheduled: int = 0
     exits: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -148,6 +151,7 @@ class Figures:
             "leases that ended": f"{self.leases_lost}",
             "recovery": _percentiles(self.recovery),
             "waited while paused": f"{self.waited}",
+            "runs by a schedule": f"{self.scheduled}",
             "exits when stopped": exits or "none",
             "took": f"{self.seconds:.0f} s",
             "broken invariants": f"{len(self.problems)}",

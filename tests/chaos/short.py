@@ -11,6 +11,7 @@ from tests.chaos.campaign import campaign
 from tests.chaos.outbox import survive
 from tests.chaos.plan import (
     CLOCK,
+    COMES_DUE,
     COMMIT_CUT,
     CUT,
     DATABASE_CRASH,
@@ -58,6 +59,7 @@ THREE_MANAGERS = replace(
         DATABASE_CRASH: 1,
         SESSION_END: 3,
         COMMIT_CUT: 3,
+        COMES_DUE: 4,
         CLOCK: 1,
         PAUSE: 1,
         **dict.fromkeys(KINDS, 1),
