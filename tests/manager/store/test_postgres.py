@@ -162,7 +162,8 @@ async def test_statements_are_sent_together_once_somebody_asks_what_one_found(
     settle = Pipeline.settle
 
     def noted(self: Pipeline) -> None:
-        if self._queue:
+        # Not those of the task that keeps the clock right.
+        if self._queue and threading.current_thread().name.startswith("exotrio-store"):
             sent.append(len(self._queue))
         settle(self)
 
