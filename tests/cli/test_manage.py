@@ -211,6 +211,7 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
         "node_name": "Work",
         "counts": {"SUCCESS": 1, "ERRORED": 1},
         "paused_at": None,
+        "not_reached": None,
     }
     (failure,) = run["failed"]
     assert failure["identifier"] == "work"

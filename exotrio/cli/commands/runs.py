@@ -71,8 +71,8 @@ def show(run_id: str, connection: Connection) -> int:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, counts, nodes (counts by
-    status; paused_at if states wait for a paused node), failed (the newest failed states: id, identifier,
-    status, error).
+    status; paused_at if states wait for a paused node; not_reached, why it has none), failed (the newest
+    failed states: id, identifier, status, error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
