@@ -82,8 +82,8 @@ MUTATIONS = {
     ),
     "keys of runs": Mutation(
         "manager/engine/runs.py",
-        "(run_id, *of_each, run.key, None if run.key is None else run.digest())",
-        "(run_id, *of_each, None, None)",
+        "(run_id, *of_each, run.origin, run.key, None if run.key is None else run.digest())",
+        "(run_id, *of_each, run.origin, None, None)",
         ("SIGTERM only",),
     ),
     "repeating reports": Mutation(

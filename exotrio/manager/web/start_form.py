@@ -144,8 +144,9 @@ class StartForm:
         self.store: list[FormField] = []
         for key in config.required_keys:
             self._add(self.store, STORE, inputs.from_key(template, key), None)
-        for key in config.default_values.keys() - {*config.required_keys}:
-            self._add(self.store, STORE, inputs.from_key(template, key), config.default_values[key])
+        for key, value in config.default_values.items():
+            if key not in config.required_keys:
+                self._add(self.store, STORE, inputs.from_key(template, key), value)
         self.run = [
             FormField(id="key", name="key", label="Key", about=_ABOUT_KEY),
             FormField(id="delay", name="delay", label="Delay in seconds", values=_DELAY, default="0"),
