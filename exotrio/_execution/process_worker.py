@@ -26,7 +26,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +102,7 @@ class WorkerEnd:
         listening.start()
         while (running := self._jobs.get()) is not None:
             # In a copy of this thread's context: what a node sets there ends with it.
-            with captured() if running.output is not None else nullcontext():
+            with captured(wanted=running.output is not None):
                 result = contextvars.copy_context().run(self._run, running)
             self._running = None
             running.end_output()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -365,8 +364,7 @@ class Runtime:
                 self._tasks.enter()
                 if self._ledger.events:
                     around.start_soon(self._lag.measure)
-                heard = captured() if self._options.capture_logs else nullcontext()
-                with loop_watched(self._options.nodes), heard:
+                with loop_watched(self._options.nodes), captured(wanted=self._options.capture_logs):
                     await self._stop.guard(partial(engine.run, started), "the runtime")
                 self._tasks.leave()
                 around.cancel_scope.cancel()

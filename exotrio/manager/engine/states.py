@@ -383,8 +383,7 @@ class Changes:
 
 def find_state(view: View, namespace: str, state_id: str) -> Row | None:
     """Return a state of a namespace with what its run says, or None."""
-    seq = view.seq(state_id)
-    if seq is None:
+    if (seq := view.seq(state_id)) is None:
         return None
     return view.row(
         "SELECT states.*, nodes.namespace, nodes.name, runs.template, runs.graph, runs.cancelled_at"
@@ -396,7 +395,6 @@ def find_state(view: View, namespace: str, state_id: str) -> Row | None:
 
 def get_state(view: View, namespace: str, state_id: str) -> Row:
     """Return a state as ``find_state`` does; refuse with 404 if there is none."""
-    state = find_state(view, namespace, state_id)
-    if state is None:
+    if (state := find_state(view, namespace, state_id)) is None:
         raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
     return state
