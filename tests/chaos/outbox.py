@@ -19,7 +19,7 @@ STATES = 16
 """The worker holds all of them, so that there is nothing else for the one that takes over."""
 FINISHED = 8
 """Nodes that finish without being reported before the worker is killed."""
-REPLAY = 8.0
+REPLAY = 40.0
 """Seconds for the one that takes over to start and report them."""
 
 
