@@ -453,8 +453,8 @@ async def test_states_that_ended_are_counted_by_node_and_minute_at_the_latest_wh
 ) -> None:
     def end(tx: Transaction) -> None:
         tx.ended["n", "a", "SUCCESS"] += 3
-        tx.tally[7, "SUCCESS", 3] += 2
-        tx.tally[7, "ERRORED", 0] += 1
+        tx.tally[1, 7, "SUCCESS", 3] += 2
+        tx.tally[1, 7, "ERRORED", 0] += 1
 
     def totals(view: View) -> dict[tuple[int, str, int], int]:
         sql = "SELECT node_id, status, bucket, CAST(sum(count) AS BIGINT) AS n FROM tallies GROUP BY 1, 2, 3"

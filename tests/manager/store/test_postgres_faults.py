@@ -87,7 +87,7 @@ async def test_what_may_have_been_counted_is_not_counted_again(
     monkeypatch.setattr(postgres, "TALLY_INTERVAL", 0.01)
 
     def end(tx: Transaction, times: int) -> None:
-        tx.tally[7, "SUCCESS", 3] += times
+        tx.tally[1, 7, "SUCCESS", 3] += times
 
     def write(*args: object) -> None:
         tallies_write(*args)  # type: ignore[arg-type]
