@@ -42,7 +42,7 @@ def take_all(browser: Browser, served: World, folder: Path, names: Collection[st
 
 def take_one(browser: Browser, served: World, folder: Path) -> None:
     """Take the picture of the README: a run that is under way."""
-    page = _sign_in_page(browser, served, 1_240, 944, "light")
+    page = _sign_in_page(browser, served, 1_240, 1_330, "light")
     _sign_in(page)
     page.goto(served.url + served.links["run-orders"])
     page.locator(".live").filter(has_text="Live").wait_for()
