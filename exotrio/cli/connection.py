@@ -122,7 +122,7 @@ class Connection:
     ) -> None:
         """Print what is in the namespace: a table with more lines below, or the body for programs.
 
-        Below a table without rows the hint says how to get some, or which namespaces there are if this one
+        Below a table without rows the hint says how to get some, after which namespaces there are if this one
         has no nodes.
         """
         self.print({"namespace": self.namespace, **body}, chain(table(heads, rows), more))
@@ -131,7 +131,7 @@ class Connection:
         others = self.ask(StateManager.namespaces)
         if others and self.namespace not in others:
             print_message(f"no node is registered in namespace {self.namespace}; there are {listed(others)}")
-        elif hint:
+        if hint:
             print_message(hint)
 
 

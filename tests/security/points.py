@@ -145,7 +145,7 @@ POINTS = (
     Point(
         "A session's cookie is not the key, is no script's, and is sent by no other site.",
         ["manager/web/test_access::test_the_key_opens_a_session_whose_cookie_is_not_the_key"],
-        Change(SIGN_IN_PAGE, "            httponly=True,\n", "            httponly=False,\n"),
+        Change(GUARD, "httponly=True", "httponly=False"),
     ),
     Point(
         "A form that does not come from a page of our own changes nothing.",

@@ -70,9 +70,10 @@ def missing_nodes(graph: DeclaredGraph, loaded: Loaded) -> Iterator[str]:
 def changed(files: Sequence[str], *, drains: bool = False) -> str:
     """Return that files changed, and what follows."""
     first = "the runtime drains, then " if drains else ""
-    what = f"{len(files):,} files changed, {shown(files[0])} and {shown(files[1])} among them"
     if len(files) <= MAX_NAMED:
         what = f"{listed(map(shown, files))} changed"
+    else:
+        what = f"{len(files):,} files changed, {shown(files[0])} and {shown(files[1])} among them"
     return f"{what}: {first}the code is loaded again"
 
 
