@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -13,7 +13,7 @@ import psycopg
 import trio
 
 from exotrio import StateManager
-from exotrio.client import StateStatus
+from exotrio.client import StateStatus, StateSummary
 from tests.support.postgres import Database
 
 NODES = ("Fan", "Step", "Note")
@@ -56,27 +56,23 @@ class Pausing:
         while trio.current_time() < end:
             await trio.sleep(0.2)
             now = await self._states(node)
-            waited = {state for state, status in before.items() if status is StateStatus.CREATED}
-            # What was held ends, or is released; what is new waits.
-            claimed = {state for state, status in now.items() if status is StateStatus.QUEUED}
-            claimed = {state for state in claimed if before.get(state) is not StateStatus.QUEUED}
-            claimed |= {state for state in waited if now.get(state) is not StateStatus.CREATED}
+            claimed = _claimed(before, now)
             if claimed:
                 self.problems.append(f"{len(claimed)} states of {node} were claimed while it was paused")
                 break
-        self.watched += sum(status is StateStatus.CREATED for status in now.values())
+        self.watched += sum(state.status == StateStatus.CREATED for state in now.values())
         await self.ask(partial(StateManager.resume_node, name=node))
         self.paused.discard(node)
 
-    async def _states(self, node: str) -> dict[str, StateStatus]:
-        """Return the status of each state of a node that waits or is held."""
-        found: dict[str, StateStatus] = {}
+    async def _states(self, node: str) -> dict[str, StateSummary]:
+        """Return each state of a node that waits or is held."""
+        found: dict[str, StateSummary] = {}
         before = None
         while True:
             page = await self.ask(
                 partial(StateManager.states, node=node, status=WAITING_OR_HELD, limit=1_000, before=before)
             )
-            found |= {state.id: StateStatus(state.status) for state in page.states}
+            found |= {state.id: state for state in page.states}
             if (before := page.next) is None:
                 return found
 
@@ -92,3 +88,14 @@ class Pausing:
             except psycopg.OperationalError:
                 pass  # it has crashed, and with it all of them; it is restarted
             await trio.sleep(0.05)
+
+
+def _claimed(before: Mapping[str, StateSummary], now: Mapping[str, StateSummary]) -> set[str]:
+    """Return the states that were claimed between two looks at them.
+
+    Not those that a runtime had before: though its lease ended, it may renew or report what waits again.
+    """
+    ended = {id for id, state in before.items() if state.worker is None and id not in now}
+    return ended | {
+        id for id, state in now.items() if state.worker != (before[id].worker if id in before else None)
+    }
