@@ -262,12 +262,21 @@ class _Judge:
         return found
 
     def _check_reports(self) -> None:
-        """Who ends with 0 has told the state manager of all it finished, not only somebody in its place."""
+        """Who ends with 0 has told the state manager of all it finished, not only somebody in its place.
+
+        But for signals of nodes that were told that their lease was lost, which are not sent.
+        """
+        lost = {
+            (self.states[state_id].key, int(worker.split(":")[-2]))
+            for state_id, worker in self.lost_leases
+            if state_id in self.states and worker is not None
+        }
         for execution in self.evidence.reading.executions.values():
             if (
                 execution.pid in self.evidence.in_order
                 and execution.end in ("done", "pruned")
                 and execution.id not in self.evidence.proxy.answered
+                and not (execution.end == "pruned" and (execution.key, execution.pid) in lost)
             ):
                 self.found.outcomes_lost += 1
                 self._problem(f"{execution.key} was {execution.end} by {execution.id} and never reported")
