@@ -23,7 +23,7 @@ from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.runs import due_in_ms, fire_schedules
 from exotrio.manager.engine.schedules import correct_schedules
 from exotrio.manager.store.cipher import Cipher
-from exotrio.manager.store.port import Store, Transaction, log_level
+from exotrio.manager.store.port import Store, Transaction, log_level, write_at_start
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 logger = logging.getLogger("exotrio.manager")
@@ -89,7 +89,7 @@ async def join(store: Store, manager: str, clock: MonotonicClock, cipher: Cipher
     """
     deadline = trio.current_time() + JOIN_PATIENCE
     is_logged = False
-    while (found := await store.write(managers.enter_if_fit, manager, clock(), cipher)) is not None:
+    while (found := await write_at_start(store, managers.enter_if_fit, manager, clock(), cipher)) is not None:
         if trio.current_time() >= deadline:
             raise ConfigurationError(
                 f"the keys for secrets of this state manager do not fit: {found.what}",

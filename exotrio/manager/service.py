@@ -29,7 +29,7 @@ from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.port import Store, write_at_start
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -208,7 +208,7 @@ async def open_service(
         manager = secrets.token_hex(8)
         if store.is_shared:
             await join(store, manager, monotonic, cipher)
-            while await store.write(recover, terms):
+            while await write_at_start(store, recover, terms):
                 pass
         else:
             await take_over(store, manager, monotonic, terms)

@@ -11,7 +11,9 @@ import pytest
 
 from exotrio._http.response import NotAccepted, parse_response
 from exotrio.errors import ManagerUnavailable
-from exotrio.manager.engine import claims, outcomes, runs
+from exotrio.manager import service
+from exotrio.manager.engine import claims, managers, outcomes, runs
+from exotrio.manager.security import encryption
 from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, ok, place
@@ -42,9 +44,10 @@ def cut(proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch) -> Cut:
 
         def wrapper(tx: Transaction, *args: Any, **options: Any) -> Any:
             result = use_case(tx, *args, **options)
-            monkeypatch.setattr(module, name, use_case)
-            # Its own connection: what the state manager does by itself commits, too.
-            proxy.cut_at_commit(when, tx._connection._socket.getsockname()[1])
+            if getattr(module, name) is wrapper:
+                monkeypatch.setattr(module, name, use_case)
+                # Its own connection: what the state manager does by itself commits, too.
+                proxy.cut_at_commit(when, tx._connection._socket.getsockname()[1])
             return result
 
         monkeypatch.setattr(module, name, wrapper)
@@ -71,6 +74,16 @@ async def test_what_may_have_happened_is_told_from_what_was_refused(manager: Man
     cut(outcomes, "record_v0", "after")
     check_unknown(await manager.api.executed(claimed["state_id"], {"v": "1"}))
     await manager.service.store.read(recount)
+
+
+async def test_a_state_manager_starts_though_each_first_commit_of_its_start_is_cut(
+    database: Database, proxy: PostgresProxy, cut: Cut
+) -> None:
+    cut(managers, "enter_if_fit", "after")
+    cut(service, "recover", "before")
+    cut(encryption, "encrypt_anew", "after")
+    async with open_manager(database.url_at(proxy.port)) as manager:
+        await Flow.deploy(manager.api, place("a"))
 
 
 async def test_what_may_have_happened_does_not_happen_twice_if_it_has_an_id(

@@ -35,7 +35,7 @@ from exotrio.manager.security.secret_files import (
 )
 from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encrypt_anew
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.port import Store, write_at_start
 from exotrio.manager.store.shared_keys import rotate
 from exotrio.manager.store.sqlite.database import truncate_log
 
@@ -110,7 +110,7 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
     The start is not refused, since the right key, or an upsert of the graph, fixes it. Until then every state
     that needs such a secret is claimed and released again and again.
     """
-    found = await store.write(encrypt_anew, cipher)
+    found = await write_at_start(store, encrypt_anew, cipher)
     if found.renewed:
         await _forget_log(store)
         logger.info(

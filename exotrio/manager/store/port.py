@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+import trio
+
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.registered import Registered
@@ -27,6 +29,11 @@ T = TypeVar("T")
 Topic = int | str | tuple[int, int]
 """What a use case may wait for: a claimable state of a node (its id), or of a node in one run
 (run, node); the begin or the end of a run (its public id)."""
+
+
+START_PATIENCE = 30.0
+"""Seconds; what started this process may try again after that."""
+START_PAUSE = 0.5
 
 
 class OutOfTime(Exception):
@@ -369,6 +376,23 @@ class NotCommitted(DatabaseError):
 
 class UnknownCommit(NotCommitted):
     """Whether a commit happened is not known."""
+
+
+async def write_at_start(
+    store: Store, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Commit a use case that may as well happen twice, and return its result.
+
+    While a database that others use, too, is lost at each commit, it is repeated, for ``START_PATIENCE``.
+    """
+    deadline = trio.current_time() + START_PATIENCE
+    while True:
+        try:
+            return await store.write(use_case, *args, **kwargs)
+        except NotCommitted:
+            if not store.is_shared or trio.current_time() >= deadline:
+                raise
+        await trio.sleep(START_PAUSE)
 
 
 def log_level(error: DatabaseError) -> int:
