@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
-from exotrio.manager.engine import pausing, retries, runs, workers
+from exotrio.manager.engine import pausing, retries, runs, schedules, workers
 from exotrio.manager.queries.workers import find_worker
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.web.guard import Form, field
@@ -145,6 +145,14 @@ async def resume_schedule(request: PageRequest, form: Form) -> Done:
     return ("The schedule starts runs again, from its next time on.", request.link("graphs", graph))
 
 
+async def cancel_schedule(request: PageRequest, form: Form) -> Done:
+    """Cancel the schedule of a graph, until it is stored again."""
+    graph = request.params["graph"]
+    count = await request.service.store.write(schedules.cancel_schedules, request.namespace, graph)
+    done = "The schedule is cancelled." if count else "There was no schedule that was to come due."
+    return (done, request.link("graphs", graph))
+
+
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
     await _ask(request, field(form, "worker"), "drain")
@@ -184,6 +192,7 @@ ACTIONS: dict[str, Action] = {
     "/ns/{namespace}/graphs/{graph}/delete": delete_graph,
     "/ns/{namespace}/graphs/{graph}/pause": pause_schedule,
     "/ns/{namespace}/graphs/{graph}/resume": resume_schedule,
+    "/ns/{namespace}/graphs/{graph}/cancel": cancel_schedule,
     "/ns/{namespace}/nodes/{node}/pause": pause_node,
     "/ns/{namespace}/nodes/{node}/resume": resume_node,
     "/ns/{namespace}/runtimes/drain": drain,

@@ -153,7 +153,7 @@ async def test_a_node_is_paused_and_whatever_waits_for_it_says_so_until_it_is_re
         assert (await site.browser.post("/ns/shop/nodes/none/pause")).status_code == 404
 
 
-async def test_the_schedule_of_a_graph_is_paused_and_resumed() -> None:
+async def test_the_schedule_of_a_graph_is_paused_resumed_and_cancelled() -> None:
     async with open_site() as site:
         cron = [{"type": "CRON", "value": {"expression": "0 3 * * *"}}]
         await Flow.deploy(site.api, place("work"), triggers=cron)
@@ -168,6 +168,10 @@ async def test_the_schedule_of_a_graph_is_paused_and_resumed() -> None:
         html = await site.browser.do(f"{page}/resume")
         assert "from its next time on." in html
         assert "next:" in html
+        html = await site.browser.do(f"{page}/cancel")
+        assert "The schedule is cancelled." in html
+        assert "was cancelled; to upsert the graph begins it again" in html
+        assert f"{page}/cancel" not in html
         await Flow.deploy(site.api, place("work"), graph="unscheduled")
         assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")
 
