@@ -348,6 +348,8 @@ class DatabaseState(Body):
         log_size: Bytes of the write-ahead log; 0 of PostgreSQL, which keeps one for all databases.
         schema_version: Version of its tables.
         free_disk: Free bytes on its disk; None in memory, and of PostgreSQL, which does not tell.
+        commit_time: Seconds, the median of the last commits of this state manager; None after a few, and of
+            older ones.
         sqlite: Version of SQLite; None of PostgreSQL, and of older state managers.
         postgres: What is particular to PostgreSQL; None of SQLite.
     """
@@ -357,6 +359,7 @@ class DatabaseState(Body):
     log_size: int
     schema_version: int
     free_disk: int | None
+    commit_time: Seconds | None = Field(None, alias="commit_ms")
     sqlite: str | None = None
     postgres: PostgresState | None = None
 

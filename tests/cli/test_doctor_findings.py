@@ -195,6 +195,7 @@ def test_a_newer_state_manager_may_tell_more_and_an_older_one_less() -> None:
         ({"version": "2"}, False, "the state manager is exotrio 2, and this is 1"),
         ({"database": database(in_memory=True, free_disk=None)}, False, "in memory"),
         ({"database": database(free_disk=MIN_FREE_DISK - 1)}, True, "only 537 MB left"),
+        ({"database": database(commit_ms=51)}, True, "a commit takes 51 ms, and every outcome waits for one"),
         ({"database": database(log_size=MAX_LOG + 1)}, False, "write-ahead log of the database has 1.1 GB"),
         ({"database": postgres(switched_off=["fsync"])}, True, "fsync is off in PostgreSQL: a crash"),
         (

@@ -62,8 +62,13 @@ async def test_it_names_live_runtimes_that_disagree_about_a_node(api: Api) -> No
     assert (await checkup(api.elsewhere())).disagreements == []
 
 
-async def test_it_tells_how_large_its_database_is(api: Api, target: Target) -> None:
+async def test_it_tells_of_the_size_and_the_commits_of_its_database(api: Api, target: Target) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    for _ in range(20):  # each of two state managers tells of its own
+        await flow.trigger()
     shown = (await checkup(api)).database
+    assert shown.commit_time is not None
+    assert 0 <= shown.commit_time < 60
     assert shown.size > 0
     assert shown.schema_version >= 1
     assert shown.in_memory is (target.kind == "embedded")

@@ -33,6 +33,8 @@ OVERDUE = 30.0
 """Seconds after its end by which another runtime should have got a lease."""
 MIN_FREE_DISK = 512 * 1024 * 1024
 MAX_LOG = 1024 * 1024 * 1024
+SLOW_COMMIT = 0.05
+"""Seconds. A disk of its own takes one to ten milliseconds."""
 LONG_HORIZON = 300.0
 """Seconds for which a transaction may keep dead rows from being removed."""
 OLD_HORIZON = 1_000_000
@@ -198,6 +200,10 @@ def _of_database(database: DatabaseState) -> list[Finding]:
     if database.free_disk is not None and database.free_disk < MIN_FREE_DISK:
         what = f"the disk of the database has only {bytes_text(database.free_disk)} left"
         fix = "free space: a full disk stops claims and outcomes. `server --keep 30d` deletes old runs"
+        findings.append(Finding(what, fix))
+    if database.commit_time is not None and database.commit_time > SLOW_COMMIT:
+        what = f"a commit takes {format_duration(database.commit_time)}, and every outcome waits for one"
+        fix = "give the database a faster disk (not one of a network), or less other work; then look again"
         findings.append(Finding(what, fix))
     if database.log_size > MAX_LOG:
         what = f"the write-ahead log of the database has {bytes_text(database.log_size)}"

@@ -10,6 +10,7 @@
 ``clock``       the wall clock, and what happens when it is set
 ``schedules``   in which table a schedule is
 ``tallies``     counts of states and runs that ended, by node, graph, time, status and duration
+``commits``     how long the last commits took
 ``cipher``      secrets, encrypted
 ``shared_keys`` the keys for secrets that the state managers on one database have
 ``opening``     opening a database by its name, whatever its engine

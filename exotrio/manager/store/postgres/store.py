@@ -60,6 +60,7 @@ class PostgresStore:
         self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
         self._readers = Readers(context)
+        self._commit_times = context.commit_times
         self._topics = Topics()
         self._notices = notices
         self._closed = False
@@ -88,7 +89,7 @@ class PostgresStore:
         return self._written
 
     def describe(self, view: View) -> dict[str, Any]:
-        return describe(view)
+        return describe(view) | {"commit_ms": self._commit_times.median_ms}
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs

@@ -16,6 +16,7 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
+from exotrio.manager.store.commits import CommitTimes
 from exotrio.manager.store.port import Conflict, NotCommitted, Topic, Transaction, UnknownCommit, View
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
@@ -75,6 +76,7 @@ class Context:
     catalog: SharedCatalog
     stamp: str
     now_ms: Callable[[], int]
+    commit_times: CommitTimes = field(default_factory=CommitTimes)
 
     def view(self, connection: Connection) -> View:
         """Return what a query sees on a connection."""
@@ -170,7 +172,11 @@ class Writer:
             value = write.use_case(tx)
             tx.check_updates()
             try:
-                connection.commit()
+                if connection.total_changes == before:
+                    connection.commit()
+                else:
+                    with self._context.commit_times.measured():
+                        connection.commit()
             except CommitUnknown as error:
                 if connection.total_changes == before and isinstance(error.__cause__, psycopg.Error):
                     # There was nothing to commit.

@@ -11,7 +11,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -23,6 +23,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.clock import Clock, WatchedClock
+from exotrio.manager.store.commits import CommitTimes
 from exotrio.manager.store.port import NotCommitted, Topic, Transaction, View
 from exotrio.manager.store.sqlite.dialect import SQLiteDialect
 from exotrio.manager.store.sqlite.writes import Waiting, Write
@@ -85,6 +86,7 @@ class Committer:
         self._written_at = -math.inf
         self._watched = WatchedClock(connection, clock)
         self.written: int = 0
+        self.commit_times = CommitTimes()
         self._waiting = Waiting()
         self._repeated: list[Write] = []
         self._retry_at = math.inf
@@ -128,7 +130,8 @@ class Committer:
                 tallies.write(self.connection, self._tally + committed.tally, tallied_at)
             self._watched.store()
             self._check()
-            self.connection.execute("COMMIT")
+            with self.commit_times.measured() if has_written else nullcontext():
+                self.connection.execute("COMMIT")
         except Exception as error:
             self._waiting.postpone(due, self.now() + RETRY_AFTER)
             return self._failed(list(dict.fromkeys([*writes, *expired])), error)

@@ -73,7 +73,7 @@ class _CommittingStore:
         return self._committer.written
 
     def describe(self, view: View) -> dict[str, Any]:
-        return describe(view, self.path)
+        return describe(view, self.path) | {"commit_ms": self._committer.commit_times.median_ms}
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs

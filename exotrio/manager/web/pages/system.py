@@ -42,6 +42,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 def _facts(database: DatabaseState) -> list[tuple[str, str]]:
     """Return what there is to say of a database: names and texts."""
     facts = [("Size", bytes_text(database.size)), ("Schema version", str(database.schema_version))]
+    if database.commit_time is not None:
+        facts.append(("A commit takes", f"{database.commit_time * 1_000:,.1f} ms"))
     if (postgres := database.postgres) is None:
         if not database.in_memory:
             facts.append(("Write-ahead log", bytes_text(database.log_size)))
