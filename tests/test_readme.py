@@ -229,16 +229,14 @@ def test_all_that_nodes_runtimes_and_programs_have_is_in_the_guide() -> None:
 
 
 def test_the_set_up_installs_what_the_first_steps_need() -> None:
-    main_job = "python3 -m venv .venv && .venv/bin/pip install --quiet . && .venv/bin/python -m exotrio run"
+    main_job = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/python -m exotrio run"
     assert AUDIT.code == f"{main_job} examples/audit.py\n"
     beside = INSTALL.code.replace('"$OLDPWD" pytest-trio', ".")
     assert beside.splitlines() == [
         "mkdir ../words && cd ../words",
         main_job.partition(" && .venv/bin/python")[0],
     ]
-    tests = (
-        "python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[test]' && .venv/bin/python -m pytest\n"
-    )
+    tests = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest\n"
     assert TESTS.code == tests
     assert "grep -E '^python3 -m venv .*pytest' README.md" in (ROOT / ".ci" / "run").read_text("utf-8")
 
