@@ -30,10 +30,15 @@ async def test_it_ends_though_the_server_takes_statements_and_never_answers(
     monkeypatch.setattr(postgres, "WRITERS", 1)
     monkeypatch.setattr(notices, "INTERVAL", 0.01)
     errors: list[DatabaseError] = []
+    begun = threading.Event()
+
+    def put_one(tx: Transaction) -> None:
+        begun.set()
+        put(tx, "a")
 
     async def write(store: Store) -> None:
         with pytest.raises(DatabaseError, match="closed before the database answered") as caught:
-            await store.write(put, "a")
+            await store.write(put_one)
         errors.append(caught.value)
 
     with trio.fail_after(PATIENCE), ExitStack() as stack:
@@ -42,7 +47,7 @@ async def test_it_ends_though_the_server_takes_statements_and_never_answers(
             stack.enter_context(proxy.hold())
             nursery.start_soon(write, store)
             # The other one that waits measures the clock.
-            await until(lambda: proxy.held >= 2)
+            await until(lambda: begun.is_set() and proxy.held >= 2)
         await until(lambda: errors and not threads())
 
 
