@@ -103,7 +103,9 @@ class Engine:
                     replayed = [] if outbox is None else outbox.restore(ledger)
                     registered = await self._register(link)
                     if registered and self.find_run is not None:
-                        link.work_on(await self.find_run())
+                        with self.stop.interrupted():
+                            link.work_on(await self.find_run())
+                        registered = not self.stop.requested
                     if registered:
                         self.enter(Phase.RUNNING)
                     started()

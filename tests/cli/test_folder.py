@@ -107,6 +107,16 @@ def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:
     told(cli("run", "nodes.py", "--resume", run_id, "--key", "k"), 2, "takes no --graph, --key,")
 
 
+def test_a_run_with_a_key_that_waits_for_nodes_that_are_gone_is_refused(cli: Cli) -> None:
+    run_id = cli("trigger", "fan", "--key", "order 2").out.strip()
+    source = (cli.folder / "nodes.py").read_text()
+    cli.write("renamed.py", source.replace("Split", "Divide"))
+    end = cli("run", "renamed.py", "--key", "order 2")
+    assert end.code == 3
+    assert f"error: run {run_id} waits for nodes that the Runtime in renamed.py lacks" in end.err
+    assert "not finished earlier" not in end.err
+
+
 def test_of_several_namespaces_that_of_the_newest_run_is_meant_which_is_said(cli: Cli) -> None:
     assert cli("runs", "ls").err == ""
     cli.write("other.py", OTHER)

@@ -642,3 +642,23 @@ async def test_phases_are_entered_in_order_and_each_is_logged(
 def test_a_runtime_can_be_built_outside_of_any_loop() -> None:
     assert runtime(V0Server(), Quick).phase is Phase.NEW
     assert isinstance(runtime(V0Server(), Quick), Runtime)
+
+
+async def test_a_stop_ends_the_search_for_the_run_that_is_worked_on(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    rt = runtime(server, Quick)
+
+    async def take_long() -> str:
+        searching.set()
+        await trio.sleep(300)
+        return "a-run"
+
+    searching = trio.Event()
+    rt.work_on(take_long)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await searching.wait()
+        rt.stop()
+    assert rt.phase is Phase.STOPPED
+    assert trio.current_time() < 60
+    assert server.routes("claim") == []

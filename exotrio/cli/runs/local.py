@@ -74,6 +74,7 @@ class LocalRun:
         if graph is not None:
             check_of_values(graph.name, graph.nodes, graph.store_config)(self.inputs, self.store)
         self._run_id = self.resume
+        self._may_have_begun = False
         self._interrupted = False
         self._embedded = False
         self._opening: trio.CancelScope | None = trio.CancelScope()
@@ -178,6 +179,8 @@ class LocalRun:
             await client.runs(1, 1)  # other runs there are not ours to report
             return
         runs, more = await list_runs(client, None, RunStatus.PENDING, MAX_LEFTOVERS)
+        if self.key is not None:
+            runs = [run for run in runs if run.key != self.key]  # perhaps this one
         if runs:
             self.progress.print_message(self._about_leftovers(runs, more, asked))
 
@@ -228,11 +231,16 @@ class LocalRun:
         await client.upsert_graph(self.graph)
         if self._embedded:
             self._require_nodes(self.graph)
+        self._may_have_begun = True
         reply = await client.trigger(self.graph.name, inputs=self.inputs, store=self.store, key=self.key)
         run_id: str = reply["run_id"]
         self._run_id = run_id
-        existed = "" if is_new(reply) else f", which has the key {self.key!r} and existed already"
+        # Without a key one that existed is what a repeated request had started.
+        is_found = self.key is not None and not is_new(reply)
+        existed = f", which has the key {self.key!r} and existed already" if is_found else ""
         self.progress.print_message(f"run {run_id} of graph {self.graph.name!r}{existed}")
+        if is_found and self._embedded:
+            self._require_nodes_of(await client.status(run_id))
         return run_id
 
     def _what_is_kept(self) -> str:
@@ -245,6 +253,8 @@ class LocalRun:
         return f"interrupted; {what}: {then}; the rest is kept"
 
     def _how_to_continue(self, kept: str = "interrupted; everything is kept") -> str:
+        if self._run_id is None and self._may_have_begun:
+            return "interrupted; a run may have been started: see `runs ls`"
         if self._run_id is None:
             return "interrupted before the run began: nothing was started"
         if self.db == ":memory:":

@@ -89,7 +89,8 @@ async def start_run(
     reply = await manager.trigger(
         graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay), key=key
     )
-    if not is_new(reply):
+    # Without a key one that existed is what a repeated request had started.
+    if key is not None and not is_new(reply):
         print_message(f"the run with the key {key!r} existed already: nothing was started")
     return reply
 
