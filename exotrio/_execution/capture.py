@@ -80,7 +80,18 @@ class _Stream:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_stream":  # of a copy, to which nothing was given yet
+            raise AttributeError(name)
         return getattr(self._stream, name)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stream.__exit__(*exc_info)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stream)
 
     def write(self, text: str) -> Any:
         output = _open_output()

@@ -23,7 +23,7 @@ from exotrio._util.times import timestamp
 MAX_LINES = 200
 """Lines that are kept of an execution: half of them are its first ones, half its last. A record is a line."""
 MAX_BYTES = 16 * 1024
-"""Bytes of their texts, of which each half has half."""
+"""Bytes of their texts and names, of which each half has half."""
 MAX_TEXT = 2_000
 """Characters of one text: in any script less than half of all."""
 MAX_UNFINISHED = 8 * MAX_TEXT
@@ -92,8 +92,8 @@ class Output:
     def close(self) -> Sequence[Mapping[str, str | None]]:
         """Take no more lines, and return those that were kept, oldest first, as ``LogLine`` has them."""
         self.end_lines()
-        if self._kept is None:
-            return ()
+        with self._lock:  # a thread that the node left may be adding a line
+            lines = () if self._kept is None else self._kept.lines()
         redact = self._progress.redactor.redact
         return [
             {
@@ -102,7 +102,7 @@ class Output:
                 "logger": line.logger and redact(line.logger),
                 "text": redact(line.text),
             }
-            for line in self._kept.lines()
+            for line in lines
         ]
 
     # -- between a worker process and the runtime
@@ -131,7 +131,9 @@ class Output:
     def _add(self, level: str, logger: str | None, text: str) -> None:
         if self._kept is None:
             self._kept = _Kept()
-        self._kept.add(Line(time.time(), level, logger, _fitted(text, self._progress.redactor)))
+        redactor = self._progress.redactor
+        names = (_fitted(level, redactor), None if logger is None else _fitted(logger, redactor))
+        self._kept.add(Line(time.time(), *names, _fitted(text, redactor)))
 
 
 class _Kept:
@@ -204,7 +206,7 @@ def _fitted(text: str, redactor: Redactor) -> str:
 
 
 def _size(line: Line) -> int:
-    return len(line.text.encode())
+    return sum(len(part.encode()) for part in (line.level, line.logger, line.text) if part)
 
 
 output_context: ContextVar[Output | None] = ContextVar("exotrio_output", default=None)

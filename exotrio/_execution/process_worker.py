@@ -216,6 +216,8 @@ class WorkerEnd:
             self._stream.close()
         self._stream = None
         self._sending = threading.Lock()  # a thread that is not in the child may have held it
+        if self._running is not None and self._running.output is not None:
+            self._running.output.is_open = False  # its lock, too; and these lines would not be sent
         logging.getLogger().removeHandler(self._forwarder)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -277,22 +277,26 @@ class NativeLink:
         return Exchanged([failed] * len(items), too_slow=isinstance(error, ResponseTooSlow))
 
     async def _report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
+        settlements = await self._deliver(dict(enumerate(items)))
+        # The lines of one that is refused may be what makes it too large, for a proxy in between too.
+        again = {
+            index: (replace(claim, logs=()), outcome)
+            for index, (claim, outcome) in enumerate(items)
+            if claim.logs and settlements[index].fate is Fate.REFUSED
+        }
+        if again:
+            settlements |= await self._deliver(again)
+        return [settlements[index] for index in range(len(items))]
+
+    async def _deliver(self, items: Mapping[int, tuple[Claim, Outcome]]) -> dict[int, Settlement]:
         settlements: dict[int, Settlement] = {}
         encoded: list[BatchItem] = []
-        for index, (claim, outcome) in enumerate(items):
+        for index, (claim, outcome) in items.items():
             try:
                 encoded.append(BatchItem(index, claim.state_id, _encoded(claim, outcome)))
             except NotJson as error:
                 settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
-        settlements |= await deliver(self._http, self._path("outcomes"), encoded, b"[%s]")
-        # The lines of one that is refused may be what makes it too large, for a proxy in between too.
-        again = [
-            BatchItem(index, claim.state_id, _encoded(replace(claim, logs=()), outcome))
-            for index, (claim, outcome) in enumerate(items)
-            if claim.logs and settlements[index].fate is Fate.REFUSED
-        ]
-        settlements |= await deliver(self._http, self._path("outcomes"), again, b"[%s]")
-        return [settlements[index] for index in range(len(items))]
+        return settlements | await deliver(self._http, self._path("outcomes"), encoded, b"[%s]")
 
     async def _release(self, claims: Sequence[Claim]) -> list[Settlement]:
         encoded = [

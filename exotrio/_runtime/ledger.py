@@ -192,7 +192,8 @@ class Ledger:
             self._active[claim.node_name] += 1
         else:
             held = known
-            held.claim = replace(claim, node_name=held.claim.node_name, execution=held.claim.execution)
+            kept = held.claim
+            held.claim = replace(claim, node_name=kept.node_name, execution=kept.execution, logs=kept.logs)
             held.announced = False
             # If its execution was cancelled for the old lease, it is released under the new one.
             held.forfeited = Stopping.NO

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -579,6 +580,9 @@ async def test_an_outcome_without_a_json_form_is_refused_alone(value: Any) -> No
         assert "JSON" in settlements[1].detail
     assert v0_double.asked == ["POST executed"] * 2
     assert [item["state_id"] for item in native_double.bodies("outcomes")[0]] == ["s1", "s3"]
+    # It is not tried without its lines, nor does that hold the others up.
+    items = [(replace(each, logs=({"text": "said"},)), outcome) for each, outcome in items]
+    assert [s.fate for s in await native.report(items)] == [Fate.SETTLED, Fate.REFUSED, Fate.SETTLED]
 
 
 # -- native: claiming

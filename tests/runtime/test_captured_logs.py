@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +21,10 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._execution.capture import hear_streams
+from exotrio._execution.output import Line, Output
+from exotrio._link.port import Claim
+from exotrio._nodes.progress import ProgressView
+from exotrio._runtime.ledger import Ledger
 from tests.support import process_nodes
 from tests.support.doubles import Call, NativeServer, V0Server, reply, running, runtime
 
@@ -353,3 +359,63 @@ async def test_an_outcome_that_is_refused_with_its_lines_is_sent_without_them(st
     items = await items_of(server, Talks)
     assert server.statuses() == {"EXECUTED": 1}
     assert ["logs" in item for item in items][-1] is False
+
+
+async def test_a_thread_that_goes_on_logging_does_not_disturb_the_end_of_its_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = Output(ProgressView())
+    ends: list[Any] = []
+
+    def close() -> None:
+        try:
+            ends.append([line["text"] for line in output.close()])
+        except Exception as error:
+            ends.append(error)
+
+    def size_while_another_thread_closes(line: Line) -> int:
+        closing.start()
+        closing.join(0.2)  # it waits for this line, and not the other way round
+        return len(line.text)
+
+    closing = threading.Thread(target=close)
+    monkeypatch.setattr("exotrio._execution.output._size", size_while_another_thread_closes)
+    output.log(logging.makeLogRecord({"msg": "a line"}))
+    await trio.to_thread.run_sync(closing.join)
+    assert ends == [["a line"]]
+
+
+async def test_names_of_loggers_are_bounded_and_made_sendable_as_texts_are() -> None:
+    class Names(BaseNode):
+        async def execute(self) -> Any:
+            for name in ("files.\udcff.txt", "long" * 10_000):
+                logger = logging.getLogger(name)
+                logger.propagate = False  # into the report of this test, which cannot be sent either
+                logger.addHandler(logging.NullHandler())
+                logger.warning("so")
+
+    (item,) = await items_of(NativeServer(), Names)
+    (_, odd, _), (_, long, _) = lines_of(item)
+    assert odd == r"files.\udcff.txt"
+    assert len(long) < 3_000
+
+
+async def test_the_lines_of_an_outcome_go_with_it_under_another_claim() -> None:
+    claimed = Claim(state_id="s", node_name="A", identifier="a", inputs={}, token="t1")
+    ledger = Ledger()
+    held = ledger.add(claimed)
+    assert held is not None
+    held.claim = replace(held.claim, logs=({"text": "said"},))
+    assert ledger.add(replace(claimed, token="t2")) is None
+    assert (held.claim.token, held.claim.logs) == ("t2", ({"text": "said"},))
+
+
+async def test_a_standard_stream_can_be_copied_entered_and_read_while_it_is_heard() -> None:
+    class Uses(BaseNode):
+        async def execute(self) -> Any:
+            copy.copy(sys.stdout)
+            with suppress(io.UnsupportedOperation, OSError):
+                list(sys.stdout)
+
+    (item,) = await items_of(NativeServer(), Uses)
+    assert item["outcome"] == "executed", item
