@@ -129,6 +129,43 @@ async def test_states_and_runs_of_each_graph_are_counted_in_slots_that_are_delet
         assert {row[0] for row in await store.read(rows)} == {"b", "c"}
 
 
+@pytest.mark.parametrize("can_be_built", [True, False])
+async def test_a_run_that_a_united_node_ends_is_counted_once_as_it_ended(can_be_built: bool) -> None:
+    def rows(view: View) -> list[tuple[str, int]]:
+        sql = "SELECT status, count FROM trends WHERE node_id = ? AND width = 1"
+        return [(row["status"], row["count"]) for row in view.execute(sql, (tallies.RUN,))]
+
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        flow = await Flow.start(
+            manager.api,
+            place("a", "b"),
+            place("b", "u"),
+            place("u", unites="a", inputs={"v": "${{ b.outputs.v }}"}),
+            retry_policy=NO_RETRY,
+        )
+        await flow.run("a", {"v": "1"})
+        await flow.run("b", {"v": "1"} if can_be_built else {})
+        await tallied(manager.service, clock)
+        assert await manager.service.store.read(rows) == ([] if can_be_built else [("ERRORED", 1)])
+        if can_be_built:
+            await flow.run("u")
+            await tallied(manager.service, clock)
+            assert await manager.service.store.read(rows) == [("SUCCESS", 1)]
+
+
+async def test_what_was_counted_of_a_deleted_graph_is_not_written_for_another_one_with_its_number() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        flow = await Flow.start(manager.api, place("work"), graph="old")
+        await flow.run("work")
+        ok(await manager.api.delete_graph("old"))
+        await tallied(manager.service, clock)
+        await Flow.deploy(manager.api, place("work"), graph="new")
+        sql = "SELECT count(*) FROM trends"
+        assert (await manager.service.store.read(lambda view: view.execute(sql).fetchone()))[0] == 0
+
+
 async def test_counts_are_kept_for_a_day() -> None:
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:

@@ -16,8 +16,8 @@ import httpx
 
 from exotrio._util.settings import Settings
 from exotrio.manager import Service, create_app, open_service
-from exotrio.manager.engine.states import chain
 from exotrio.manager.engine.workers import ClaimsKept
+from exotrio.manager.queries.states import chain
 from exotrio.manager.security.access import local
 from exotrio.manager.service import WaitingClaims
 from exotrio.manager.store.clock import wall_clock

@@ -9,6 +9,7 @@
 ``releases``   hand them back
 ``exchange``   record outcomes and take states, together
 ``outcomes``   what an outcome does to a state, which states follow, and the delay before a retry
+``ended_runs`` the runs that end in one use case, each counted once
 ``logs``       what executions logged and printed, as it is stored
 ``unites``     when a united node runs
 ``inputs``     the inputs of a new state, built from placeholders

@@ -28,15 +28,15 @@ def storable(lines: Iterable[LogLine], redactor: Redactor) -> str:
     left = MAX_LOG_BYTES
     for line in lines:
         text = redactor.redact(line.text).replace("\0", NUL)
-        size = len(text.encode())
-        if size > left:
-            break
-        left -= size
         names = {
             name: redactor.redact(value)[:MAX_NAME]
             for name, value in (("level", line.level), ("logger", line.logger))
             if value is not None
         }
+        size = sum(len(part.encode()) for part in (text, *names.values()))
+        if size > left:
+            break
+        left -= size
         kept.append({**line.model_dump(mode="json", include={"at"}), **names, "text": text})
     return to_json(kept).decode()
 

@@ -27,7 +27,7 @@ RUNS = 100
 PART = 10
 """States deleted by one statement: each may hold megabytes."""
 LOGS = 100
-"""Maximum of logs that one step deletes: each takes up to 32 KiB."""
+"""Maximum of logs that one step deletes: each has up to 32 KiB of text."""
 MAX_BATCH = 0.01
 """Seconds after which a transaction begins no further step or part of one."""
 

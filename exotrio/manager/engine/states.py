@@ -11,19 +11,20 @@ runs by id, then states by number, then counters by key.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.engine.ended_runs import EndedRuns
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.rules.lineage import split_groups
 from exotrio.manager.rules.template import Template
 from exotrio.manager.rules.traces import parent_in
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.tallies import RUN, bucket_of
+from exotrio.manager.store.tallies import bucket_of
 
 CREATED = StateStatus.CREATED.value
 QUEUED = StateStatus.QUEUED.value
@@ -177,15 +178,6 @@ def size_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def chain(view: View, seq: int | None) -> Iterator[Row]:
-    """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
-    while seq is not None:
-        row = view.row("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
-        assert row is not None, "a state outlives what hangs below it"
-        yield row
-        seq = row["parent"]
-
-
 def add_events(tx: Transaction, kind: str, states: Iterable[Row]) -> None:
     """Add the same to the history of states (seq, worker), with the runtimes that held them."""
     rows = [(state["seq"], tx.now_ms, kind, state["worker"]) for state in states]
@@ -230,6 +222,7 @@ class Changes:
         )
         self._touched: dict[int, tuple[RunScope, int]] = {}
         self._executions: defaultdict[int, list[str]] = defaultdict(list)
+        self._ended_runs = EndedRuns(tx)
 
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
         """Add a state and return its number."""
@@ -303,7 +296,7 @@ class Changes:
         self._events.append((seq, self.tx.now_ms, kind))
 
     def tally(self, graph: int, node_id: int, began_at: int | None, status: str) -> None:
-        """Count a status that the state's own node caused, or how a run ended, with the time that it took."""
+        """Count a status that the state's own node caused, with the time that it took."""
         took_ms = self.tx.now_ms - (began_at or self.tx.now_ms)
         self.tx.tally[graph, node_id, status, bucket_of(took_ms)] += 1
 
@@ -364,6 +357,8 @@ class Changes:
         changed = {run: deltas for run, deltas in self._runs.items() if any(deltas)}
         tx.update("runs", ("id",), (), sorted((run, *deltas) for run, deltas in changed.items()), add=_RUNS)
         self._open = {run: n for run, was in self._open.items() if (n := was + changed.get(run, (0,))[0])}
+        for run, (pending, _, errored, _) in changed.items():
+            self._ended_runs.change(run, pending=pending, errored=errored)
         # Others go on: one state of theirs followed another, or some are left.
         may_end = sorted(run for run, d in changed.items() if (d[0] or d[3]) and run not in self._open)
         if not may_end:
@@ -378,7 +373,7 @@ class Changes:
         for run, run_id, pending, graph, created_at, status in ended:
             if pending == 0 and changed[run][0] < 0:
                 tx.ready.add(run_id)
-                self.tally(graph, RUN, created_at, status)
+                self._ended_runs.add(run, graph, created_at, status)
 
 
 def find_state(view: View, namespace: str, state_id: str) -> Row | None:

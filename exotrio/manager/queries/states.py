@@ -6,7 +6,7 @@ shifts nothing, and the thousandth page costs what the first does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -18,7 +18,7 @@ from exotrio._wire.operations import StatesQuery
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS
-from exotrio.manager.engine.states import chain, find_state
+from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.where import Where
 from exotrio.manager.rules.errors import Refused, not_found
@@ -180,3 +180,12 @@ def detail(view: View, state: Row) -> dict[str, Any]:
         "created_at": timestamp(state["created_at"]),
         "updated_at": timestamp(state["updated_at"]),
     }
+
+
+def chain(view: View, seq: int | None) -> Iterator[Row]:
+    """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
+    while seq is not None:
+        row = view.row("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
+        assert row is not None, "a state outlives what hangs below it"
+        yield row
+        seq = row["parent"]

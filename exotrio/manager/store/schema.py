@@ -150,7 +150,7 @@ CREATE TABLE states (
     claimed_at INTEGER,
     finished_at INTEGER,
     retry_of INTEGER,                    -- the attempt that it replaces
-    begun INTEGER NOT NULL DEFAULT 0,    -- its holder said that it runs, or never says so
+    begun INTEGER NOT NULL DEFAULT 0,    -- its holder reported that it runs, or never does so
     suspect INTEGER NOT NULL DEFAULT 0,  -- a runtime was lost that held it
     size INTEGER NOT NULL DEFAULT 0,     -- of the inputs, in bytes
     trace TEXT                           -- W3C trace contexts (rules.traces), if somebody traces
@@ -218,7 +218,7 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_state ON events (state, id);
 
--- What the last execution of a state logged and printed, as JSON (engine.logs), if anything.
+-- What the last execution of a state with any output logged and printed, as JSON (engine.logs).
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 
 -- How many states of a node ended in a minute, by status and bucket of duration (store.tallies).

@@ -77,11 +77,12 @@ def write(connection: Connection | Transaction, counted: Counter[Key], now_ms: i
         [(node_id, minute - KEPT_MINUTES) for node_id in sorted({node_id for node_id, _, _ in by_node})],
     )
     connection.executemany(
-        "INSERT INTO trends VALUES (?, ?, ?, ?, ?, ?, ?)"
+        # Not of a graph that was deleted meanwhile, whose number SQLite gives to another one.
+        "INSERT INTO trends SELECT ?, ?, ?, id, ?, ?, ? FROM graphs WHERE id = ?"
         " ON CONFLICT (node_id, width, slot, graph, status, bucket)"
         " DO UPDATE SET count = trends.count + excluded.count",
         sorted(
-            (node_id, width, minute // width, graph, status, bucket, count)
+            (node_id, width, minute // width, status, bucket, count, graph)
             for (graph, node_id, status, bucket), count in counted.items()
             for width in WIDTHS
         ),

@@ -125,7 +125,7 @@ class Pipeline:
                 error = error or errors.error_from_result(answer)
             self._pgconn.exit_pipeline_mode()
         except psycopg.Error as lost:
-            # What the server said before it went tells more.
+            # An answer that came before the connection was lost tells more.
             raise error or lost from None
         if error is not None:
             raise error

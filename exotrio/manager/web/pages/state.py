@@ -8,7 +8,7 @@ from itertools import islice
 from pydantic_core import from_json
 
 from exotrio._util.times import moment_ms
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED, chain
+from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED
 from exotrio.manager.queries.state_detail import (
     attempts_of,
     events_of_state,
@@ -20,6 +20,7 @@ from exotrio.manager.queries.state_detail import (
     spent,
     was_cancelled,
 )
+from exotrio.manager.queries.states import chain
 from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View

@@ -1,0 +1,43 @@
+"""Counting, for charts, of the runs that end in one use case."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.tallies import RUN, Key, bucket_of
+
+SUCCESS, ERRORED = StateStatus.SUCCESS.value, StateStatus.ERRORED.value
+
+
+class EndedRuns:
+    """Counts each run once, as it is when the use case is over.
+
+    Within it a run may end for a moment: the last state of a group ends before the united node that follows
+    is created, or fails since its inputs cannot be built.
+    """
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._counted: dict[int, Key] = {}
+
+    def add(self, run: int, graph: int, created_at: int, status: str) -> None:
+        """Count a run, with the time that it took."""
+        self._count(run, (graph, RUN, status, bucket_of(self._tx.now_ms - created_at)))
+
+    def change(self, run: int, *, pending: int, errored: int) -> None:
+        """Count a run no more that goes on, or as failed if states of it failed after it had ended."""
+        if run not in self._counted:
+            return
+        graph, _, status, bucket = key = self._counted[run]
+        if pending > 0:
+            del self._counted[run]
+            self._tx.tally -= Counter([key])
+        elif errored > 0 and status == SUCCESS:
+            self._tx.tally -= Counter([key])
+            self._count(run, (graph, RUN, ERRORED, bucket))
+
+    def _count(self, run: int, key: Key) -> None:
+        self._counted[run] = key
+        self._tx.tally[key] += 1
