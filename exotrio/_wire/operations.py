@@ -182,7 +182,7 @@ class StateHistory(StateDetail):
         paused_at: Since when its node is paused, if it waits for that.
         events: Further events, oldest first.
         attempts: It, and the states that it replaced or that replaced it, oldest first.
-        logs: What its last execution logged and printed, oldest first, if a runtime captured it.
+        logs: What its last execution with any output logged and printed, oldest first, if it was captured.
     """
 
     data: dict[str, Any] | None

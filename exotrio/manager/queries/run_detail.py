@@ -1,5 +1,5 @@
-"""What the pages of one run and its report show: what it
-began with and what came out, its timeline, its events, its errors.
+"""What the pages of one run and its report show: what it began with and what came out, its timeline, its
+events, its errors.
 
 Of a small run a report shows all states; of a large one, by node, those that failed, then those that have not
 ended, then the slowest.

@@ -58,7 +58,7 @@ def list_states(
         where.add(f"status IN ({', '.join('?' * len(statuses))})", *statuses)
     searched = None
     if order in SORTED:
-        seqs, following = _sorted(view, run, where, order, int(after) if after.isdecimal() else 0)
+        seqs, following = _sorted(view, run, where, order, int(after[:9]) if after.isdecimal() else 0)
     elif order in ("newest", "oldest"):
         seqs, following, searched = _in_turn(view, run, where, view.seq(after), order == "newest")
     else:
@@ -117,12 +117,19 @@ def _failed_first(
         page = [row["seq"] for row in rows[:PAGE_SIZE]]
         if len(rows) > PAGE_SIZE:
             return page, _FAILED + view.state_id(page[-1]), None
+        following = view.row(
+            "SELECT seq FROM states WHERE run = ? AND seq > ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
+            " ORDER BY seq LIMIT 1 OFFSET ?",
+            (run["id"], seq, MAX_SEARCHED - 1),
+        )
+        if following is not None:
+            return page, _FAILED + view.state_id(following["seq"]), MAX_SEARCHED
         if statuses and run["cancelled_at"] is None and {ERRORED, NEXT_CREATED_ERROR}.issuperset(statuses):
             return page, None, None
         seq = 0
     where.add(_NOT_FAILED)
-    others, following, searched = _in_turn(view, run, where, seq, False, PAGE_SIZE - len(page))
-    return [*page, *others], following, searched
+    others, cursor, searched = _in_turn(view, run, where, seq, False, PAGE_SIZE - len(page))
+    return [*page, *others], cursor, searched
 
 
 def _read(view: View, template: Template, seqs: Sequence[int]) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ from exotrio.manager.store.port import View
 MIN_PREFIX = 6
 MAX_HITS = 20
 """Of each kind."""
+MAX_COMPARED = 1_000
+"""Runs with a key, or an id, that begins with the text, among which the newest are found."""
 _DIGITS = re.compile(r"[0-9a-f]{4,16}")
 _LAST = "\U0010ffff"
 """Sorts behind everything that begins alike."""
@@ -65,20 +67,20 @@ def find(view: View, namespace: str, text: str) -> Hits:
 
 
 def _runs(view: View, namespace: str, text: str) -> list[dict[str, Any]]:
-    # One after the other, each by its index.
-    wanted = [("runs.key >= ? AND runs.key < ? AND runs.key IS NOT NULL", text)]
+    # Only numbers, without the namespace: else SQLite goes through all runs of that.
+    wanted = [("INDEXED BY runs_by_key WHERE key IS NOT NULL AND key >= ? AND key < ?", text)]
     if len(text) >= MIN_PREFIX:
-        wanted.append(("runs.run_id >= ? AND runs.run_id < ?", text.lower()))
-    found = {
-        row["id"]: row
+        wanted.append(("WHERE run_id >= ? AND run_id < ?", text.lower()))
+    ids = {
+        row["id"]
         for condition, prefix in wanted
         for row in view.execute(
-            f"{RUNS} WHERE {condition} AND runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC"
-            " LIMIT ?",
-            (prefix, prefix + _LAST, namespace, MAX_HITS),
+            f"SELECT id FROM runs {condition} LIMIT ?", (prefix, prefix + _LAST, MAX_COMPARED)
         )
     }
-    newest = sorted(found.values(), key=lambda row: (row["created_at"], row["id"]), reverse=True)
+    rows = view.execute(f"{RUNS} WHERE {view.any_of('runs.id')}", (view.items(sorted(ids)),))
+    found = [row for row in rows if row["namespace"] == namespace]
+    newest = sorted(found, key=lambda row: (row["created_at"], row["id"]), reverse=True)
     return [run_row(row, view.now_ms) for row in newest[:MAX_HITS]]
 
 

@@ -128,7 +128,7 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[st
 
 
 def logs_of(view: View, seq: int) -> list[dict[str, Any]]:
-    """Return what the last execution of a state logged and printed, as ``LogLine`` has it."""
+    """Return what the last execution of a state with any output logged and printed, as ``LogLine``."""
     row = view.row("SELECT lines FROM logs WHERE state = ?", (seq,))
     lines = [] if row is None else from_json(row["lines"])
     return [{"level": None, "logger": None, **line} for line in lines]

@@ -121,7 +121,7 @@ def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
     heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
-    later = f"its states run elsewhere after its lease of {format_duration(lease_ttl)}, is over"
+    later = f"its states run elsewhere once its lease of {format_duration(lease_ttl)} is over"
     if runtime.phase == "stopped":
         return Finding(f"{name} stopped{holds}", later) if holds else None
     if not runtime.live:

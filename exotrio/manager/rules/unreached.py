@@ -60,6 +60,7 @@ def _number(counts: Counts, place: int, statuses: Iterable[str] | None) -> int:
 def _alive(template: Template, counts: Counts, unites: Iterable[Unite]) -> set[int]:
     """Return the places with states that have not ended, and those that may get states because of them."""
     alive: set[int] = set()
+    unites_blocked = [(unite, _is_blocked(unite, counts)) for unite in unites]
     waiting = [place.index for place in template.places if _number(counts, place.index, _PENDING)]
     while waiting:
         index = waiting.pop()
@@ -67,8 +68,8 @@ def _alive(template: Template, counts: Counts, unites: Iterable[Unite]) -> set[i
             continue
         alive.add(index)
         waiting += template.places[index].next
-        for unite in unites:
-            if index == unite.target or (index in unite.region and not _is_blocked(unite, counts)):
+        for unite, is_blocked in unites_blocked:
+            if index == unite.target or (index in unite.region and not is_blocked):
                 waiting.append(unite.place)
     return alive
 
