@@ -143,7 +143,7 @@ class Dashboard:
         self, page: Page, page_request: PageRequest, request: Request, session: str, status: int = 200
     ) -> Response:
         fragment_names = request.headers.get(FRAGMENTS_HEADER)
-        wanted = page.fragments if fragment_names is None else fragment_names.split()
+        wanted = ["page", *page.fragments] if fragment_names is None else fragment_names.split()
 
         def load(view: View) -> tuple[dict[str, Data], list[str], int, bool]:
             is_whole = fragment_names is None

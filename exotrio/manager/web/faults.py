@@ -11,8 +11,8 @@ from exotrio.manager.queries.run_detail import MAX_FAILURES, end_of_error, failu
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.page import Data
+from exotrio.manager.web.texts import ReportTexts
 
 MAX_FAULTS = 30
 MAX_MESSAGES = 5

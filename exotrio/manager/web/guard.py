@@ -140,8 +140,9 @@ def is_automatic(request: Request) -> bool:
 
 
 def path_and_query(request: Request) -> str:
-    """Return the address of a request, without the host."""
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    """Return the address of a request as it was sent, without the host."""
+    path = quote(request.scope["path"], safe="/")
+    return path + (f"?{request.url.query}" if request.url.query else "")
 
 
 def filled_in(path: str, request: Request) -> str:

@@ -106,7 +106,8 @@ class Page:
 
     Attributes:
         folder: Of its templates: ``page.html``, and one for each fragment.
-        load: Returns the variables of ``page`` and of the fragments asked for; with ``leads_to`` in those of
+        load: Returns the variables of ``page`` and of the fragments asked for; what only the whole page needs
+            only if ``page`` is asked for; with ``leads_to`` in those of
             ``page`` the browser is sent there instead. Raises Refused.
         own_versions: For a page that knows better than ``Fragment`` when its fragments change: returns for
             each fragment a value that changes when it does. Must be cheap.

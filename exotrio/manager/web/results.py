@@ -9,8 +9,8 @@ from exotrio.manager.queries.run_detail import first_state, last_successes, leav
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, ReportTexts
 from exotrio.manager.web.page import Data
+from exotrio.manager.web.texts import MAX_PARSED, MAX_VALUE, ReportTexts
 
 MAX_LEAVES = 5
 """Nodes whose outputs are shown."""

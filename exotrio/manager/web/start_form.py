@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
+from urllib.parse import quote_plus
 
 from pydantic import Field as Constraints
 
@@ -31,13 +32,17 @@ EMPTY = "empty."
 """Prefix of the name of the box beside a field that says that an empty text is meant."""
 MAX_DELAY = 30 * 86_400
 """Seconds by which the start of a run may be delayed."""
-MAX_FILLED = 300_000
-"""Characters that are taken from another run: what is sent has to be shorter than ``guard.MAX_FORM``."""
+MAX_FILLED = 900_000
+"""Bytes, as they are sent, that are taken from another run: all of it has to fit into ``guard.MAX_FORM``."""
 LONG = 100
 """Characters from which on a text gets several lines."""
 
-_NUMBER = re.compile(r"-?(\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?")
-"""What browsers show in a field for numbers; of anything else it would be emptied."""
+_SHOWN = {
+    "number": re.compile(r"-?(\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?"),
+    "date": re.compile(r"\d{4}-\d\d-\d\d"),
+    "time": re.compile(r"\d\d:\d\d(:\d\d)?"),
+}
+"""What browsers show in a field of a type; of anything else it would be emptied."""
 _DELAY = Declared(
     type="number",
     description=f"a number of seconds from 0 to {MAX_DELAY:,}",
@@ -104,12 +109,16 @@ class FormField:
         if kind in ("array", "object"):
             return "textarea"
         if not self.values.is_optional:
-            if kind in ("integer", "number") and (not self.text or _NUMBER.fullmatch(self.text)):
-                return "number"
-            if kind in ("date", "time") and (not self.text or self.values.problem(self.text) is None):
-                return kind
+            control = "number" if kind == "integer" else kind
+            if control in _SHOWN and (not self.text or self._is_shown_in(control)):
+                return control
         is_long = any("\n" in text or len(text) > LONG for text in (self.text, self.default or ""))
         return "textarea" if is_long or self.values.limits.get("maxLength", 0) > LONG else "text"
+
+    def _is_shown_in(self, control: str) -> bool:
+        # Of numbers also one that does not fit is shown; of 2026-02-30 nothing would be.
+        fits = control == "number" or self.values.problem(self.text) is None
+        return fits and _SHOWN[control].fullmatch(self.text) is not None
 
 
 def _problem_of_key(key: str) -> str | None:
@@ -209,14 +218,15 @@ class StartForm:
         redactor, left = Redactor(secrets), MAX_FILLED
         for each in (*self.inputs, *self.store):
             text = given.get(each.name)
+            size = 0 if text is None else len(quote_plus(text.replace("\n", "\r\n"), errors="replace"))
             if text is None or text == by_graph[each.name]:
                 continue
             if text in secrets or redactor.redact(text) != text:
                 each.problem = "has a secret of the graph in that run, which is not shown"
-            elif len(text) > left:
+            elif size > left:
                 each.problem = f"has {len(text):,} characters in that run, too many for this form"
             else:
-                left -= len(text)
+                left -= size
                 each.text, each.is_empty = text, not text
 
     def _add_keys(self, keys: Iterable[str]) -> None:

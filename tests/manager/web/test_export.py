@@ -13,8 +13,8 @@ import pytest
 
 from exotrio.manager.queries import run_detail as chosen
 from exotrio.manager.web.export import states
-from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, MAX_VALUES, ReportTexts
 from exotrio.manager.web.faults import MAX_MESSAGES, signature
+from exotrio.manager.web.texts import MAX_PARSED, MAX_VALUE, MAX_VALUES, ReportTexts
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, item_for, report

@@ -78,6 +78,8 @@ async def test_a_theme_is_kept_in_every_page_from_its_first_byte_and_leads_back(
             assert themed.findall(absent) == [attribute or ""]
         assert "aria-pressed" in absent
         assert (await site.browser.post("/theme", {"theme": '"><script>'})).status_code == 400
+        html = await site.browser.page("/ns/shop/runs/50%2541%20x", 404)
+        assert 'name="to" value="/ns/shop/runs/50%2541%20x"' in html, "as it was asked for"
         far = await site.browser.post("/theme", {"theme": "dark", "to": "//evil.example"})
         assert far.headers["location"] == "/"
 

@@ -23,13 +23,13 @@ from exotrio.manager.queries.runs import counts_of, run_row, unreached_in
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import View
 from exotrio.manager.web.export.states import pick_states
-from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CANCELLED, CLASSES, classed
 from exotrio.manager.web.page import render, style
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
+from exotrio.manager.web.texts import ReportTexts
 
 MAX_EVENTS = 200
 

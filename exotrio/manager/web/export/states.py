@@ -10,10 +10,10 @@ from exotrio.manager.queries.state_detail import logs_of, summarize
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, ReportTexts
 from exotrio.manager.web.faults import end_of, message_of
 from exotrio.manager.web.format import short
 from exotrio.manager.web.page import Data
+from exotrio.manager.web.texts import MAX_PARSED, MAX_VALUE, ReportTexts
 
 MAX_ERROR = 4_000
 """Characters of a state's error; states that failed alike have one traceback in full."""

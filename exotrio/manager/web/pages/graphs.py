@@ -69,7 +69,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "timeouts": [
                 (place.identifier, place.timeout_ms) for place in template.places if place.timeout_ms
             ],
-            "form": start_form(view, request, graph, template),
+            "form": start_form(view, request, graph, template) if "page" in wanted else None,
             "root": template.root.identifier,
             "request_id": str(uuid.uuid4()),
             "updated_at": graph["updated_at"],

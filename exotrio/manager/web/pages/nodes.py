@@ -1,5 +1,5 @@
-"""The registered nodes: who offers them, how long they take, how often they fail. One of them: also its last
-failures and its fields."""
+"""The registered nodes: who offers them, how long they take, how often they fail. One of them: also its
+trend, its last failures and its fields."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The list of runs: filters, the progress of each run, and a form that changes several at once. One run: its
-graph, its timeline, its states, its store and its events."""
+"""The list of runs: filters, the progress of each run, and a form that changes several at once. One run: what
+failed, what it began with and what came out, its graph, its timeline, its states and its events."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
 from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest, link
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
+from exotrio.manager.web.texts import ReportTexts
 
 SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
 MAX_COMPARED = 2_000
@@ -129,7 +129,9 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         "page": {
             "title": f"Run {run_id[:8]}",
             "run": row,
-            "beginning": beginning_of(view, run, template, ReportTexts(()), values=True),
+            "beginning": beginning_of(view, run, template, ReportTexts(()), values=True)
+            if "page" in wanted
+            else None,
         },
     }
     paused = paused_places(view, run, counts)

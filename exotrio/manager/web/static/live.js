@@ -13,6 +13,19 @@
 
   localize(document);
 
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input, select, textarea")) {
+      event.preventDefault(); // or the slash is typed into the field
+      document.getElementById("search").select();
+      return;
+    }
+    if (event.key !== "Escape") return;
+    for (const each of document.querySelectorAll("details.menu[open], details.confirm[open]")) {
+      if (each.contains(document.activeElement)) each.querySelector("summary").focus();
+      each.removeAttribute("open");
+    }
+  });
+
   const address = document.body.dataset.live;
   const line = document.getElementById("live");
   const aside = document.getElementById("aside");
@@ -240,18 +253,6 @@
   document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
   addEventListener("pagehide", disconnect);
   addEventListener("pageshow", (event) => event.persisted && connect());
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input, select, textarea")) {
-      event.preventDefault(); // or the slash is typed into the field
-      document.getElementById("search").select();
-      return;
-    }
-    if (event.key !== "Escape") return;
-    for (const each of document.querySelectorAll("details.menu[open], details.confirm[open]")) {
-      if (each.contains(document.activeElement)) each.querySelector("summary").focus();
-      each.removeAttribute("open");
-    }
-  });
   prepare();
   if (fragments().length) connect();
   else button.hidden = true;

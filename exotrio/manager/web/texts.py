@@ -1,4 +1,4 @@
-"""The texts in a report: without the secrets of the graph, without control characters, not too long."""
+"""Texts of reports and of values: without the given secrets, without control characters, not too long."""
 
 from __future__ import annotations
 
