@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -101,7 +101,8 @@ def resolve_endpoint(
     uri_source: str = "argument state_manager_uri",
     key_source: str = "argument key",
 ) -> tuple[Endpoint | None, list[str]]:
-    """Find the state manager from arguments, then the ambient one, then from the environment and ``.env``.
+    """Find the state manager from arguments, then the ambient one, then from the environment and ``.env``, or
+    last an ambient one of last resort.
 
     With a transport the URI does not matter, and no key is needed. The sources say where URI and key came
     from, for problems with them.
@@ -117,6 +118,7 @@ def resolve_endpoint(
     is_last_resort = supplied is not None and supplied.is_last_resort
     if not state_manager_uri and chosen is not None and not is_last_resort:
         return chosen, []
+    given = key
     problems: list[str] = []
     if not state_manager_uri or not key:
         try:
@@ -128,7 +130,8 @@ def resolve_endpoint(
         if not key:
             key, key_source = settings.api_key, source_of(KEY_VARIABLE)
     if not state_manager_uri and chosen is not None:
-        return chosen, []
+        problem = _key_problem(given, key_source) if given else None
+        return (None, [problem]) if problem else (replace(chosen, key=given or chosen.key), [])
     if not state_manager_uri:
         problems.append(
             f"no state manager is named: pass state_manager_uri=..., or set {URI_VARIABLE} "

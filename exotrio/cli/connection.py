@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from exotrio.cli.program import command_line
 from exotrio.cli.terminal.logs import show_warnings
 from exotrio.cli.terminal.output import print_as, print_message, table
 from exotrio.client import StateManager
-from exotrio.errors import ConfigurationError, KeyRefused
+from exotrio.errors import ConfigurationError, ExotrioError, KeyRefused
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -128,7 +128,9 @@ class Connection:
         self.print({"namespace": self.namespace, **body}, chain(table(heads, rows), more))
         if rows or self.form == "json":
             return
-        others = self.ask(StateManager.namespaces)
+        others: list[str] = []
+        with suppress(ExotrioError):  # the list was printed already
+            others = self.ask(StateManager.namespaces)
         if others and self.namespace not in others:
             print_message(f"no node is registered in namespace {self.namespace}; there are {listed(others)}")
         if hint:

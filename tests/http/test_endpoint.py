@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from exotrio._http import endpoint as endpoint_http
-from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._http.endpoint import Endpoint, ambient_endpoint, resolve_endpoint
 from tests.support.http_doubles import answer
 
 
@@ -113,3 +113,9 @@ def test_neither_key_nor_password_appears_in_texts() -> None:
     endpoint = Endpoint("http://user:password@host:1", "the-key")
     assert endpoint.shown == "http://host:1"
     assert "the-key" not in repr(endpoint)
+
+
+def test_a_key_that_is_given_goes_to_a_state_manager_of_last_resort(bare: pytest.MonkeyPatch) -> None:
+    with ambient_endpoint(Endpoint("http://here", "key-of-here"), is_last_resort=True):
+        assert resolve_endpoint(None, None) == (Endpoint("http://here", "key-of-here"), [])
+        assert resolve_endpoint(None, "given") == (Endpoint("http://here", "given"), [])

@@ -26,12 +26,16 @@ STANDARD_OUTPUT = "-"
     help="File to write; - for standard output.  [default: run-RUN.html, by the first 8 characters]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
-@click.option("--no-values", is_flag=True, help="Leave out inputs, outputs and values of the store.")
+@click.option(
+    "--no-values",
+    is_flag=True,
+    help="Leave out inputs, outputs, the store and what nodes logged.",
+)
 @namespace_option
 @server_connection
 def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, connection: Connection) -> int:
-    """Save a run as one HTML page: its graph, timeline, counts, errors with tracebacks, states with their
-    values, events and store.
+    """Save a run as one HTML page: its graph, timeline, counts, errors with tracebacks and what was logged
+    before them, states with their values, events and store.
 
     The page needs no other file, has no script and loads nothing, so it can be mailed or attached to
     a ticket. Of a large run it shows some of the states, failed ones first, and says what is left

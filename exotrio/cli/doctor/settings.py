@@ -35,6 +35,7 @@ from exotrio._util.settings import (
 from exotrio._util.words import meant
 from exotrio.cli.connection import how_to_give_a_key, read_key
 from exotrio.cli.folder import DATABASE, served_here
+from exotrio.cli.folder import key_source as source_of_key
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
 from exotrio.manager.rules.findings import Finding, info
@@ -102,9 +103,11 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
             settings.findings.append(info(what))
     settings.shown.append(Setting(ENV_FILE, str(path), file_state))
     (uri, uri_source), (key, key_source) = found[URI_VARIABLE], found[KEY_VARIABLE]
-    if not uri and DATABASE.is_file() and (served := served_here()) is not None:
+    is_here = not uri and not found[DATABASE_VARIABLE][0] and DATABASE.is_file()
+    if is_here and (served := served_here()) is not None:
         uri, uri_source = served.uri, f"what serves {DATABASE}"
-        key, key_source = (key, key_source) if key else (served.key or "", f"beside {DATABASE}")
+        if key_file is None:
+            key, key_source = served.key or "", source_of_key(DATABASE)
         settings.findings.append(info(f"no state manager is given: examined is that of this folder, {uri}"))
     if not uri:
         fix = f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}"
