@@ -48,7 +48,7 @@ _LIMITS = {
     "maxItems": ("max_length", "length at most {}"),
     "pattern": ("pattern", "like {}"),
 }
-"""A limit in JSON Schema: what Pydantic calls it, and how it is said."""
+"""A limit in JSON Schema: what Pydantic calls it, and how it is worded."""
 
 
 def values_schema(info: FieldInfo) -> dict[str, Any]:
@@ -112,6 +112,8 @@ def _declared(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Decl
     schema, is_optional = _resolved(schema, definitions)
     choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
     limits = {name: schema[name] for name in _LIMITS if name in schema}
+    if "uniqueItems" in schema:
+        limits.pop("maxItems", None)  # of a set, whose text may have an item twice
     annotation: Any
     if choices:
         type, annotation = "string", Literal[tuple(choices)]
@@ -127,8 +129,8 @@ def _declared(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Decl
             annotation = list.__class_getitem__(_declared(items, definitions).annotation)
         if limits:
             annotation = Annotated[annotation, Field(**{_LIMITS[name][0]: limits[name] for name in limits})]
-            said = (_LIMITS[name][1].format(limit) for name, limit in limits.items())
-            description = ", ".join([description or "a text", *said])
+            phrases = (_LIMITS[name][1].format(limit) for name, limit in limits.items())
+            description = ", ".join([description or "a text", *phrases])
     return Declared(
         type=type,
         description=f"{description}, or null" if is_optional and description else description,
@@ -148,7 +150,8 @@ def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> tupl
         elif "anyOf" in schema:
             others = [each for each in schema["anyOf"] if each != {"type": "null"}]
             is_optional |= len(others) < len(schema["anyOf"])
-            # The text of a Decimal is a number, too.
-            numbers = [each for each in others if each.get("type") == "number"]
-            schema = (numbers or others)[0]
+            # A Decimal is a number or its text.
+            if {each.get("type") for each in others} == {"number", "string"}:
+                others = [each for each in others if each["type"] == "number"]
+            (schema,) = others
     return schema, is_optional

@@ -57,6 +57,7 @@ TEXTS = (
     *(
         "[]",
         "[1, 2]",
+        "[1, 1]",
         '["1"]',
         '["a"]',
         "[null]",
@@ -96,6 +97,7 @@ LOOSE: dict[Any, tuple[str, str]] = {
     Decimal: ("a number", "[]"),
     list[Item]: ("a JSON array", "{}"),
     set[int]: ("a JSON array", "{}"),
+    Annotated[set[int], Field(max_length=1)]: ("a JSON array", "{}"),
     dict[str, int]: ("a JSON object", "[]"),
     Item: ("a JSON object", "[]"),
     Item | None: ("a JSON object, or null", "[]"),
@@ -159,6 +161,7 @@ def test_the_choices_and_the_limits_are_known() -> None:
         {"type": "string", "pattern": "("},
         {"type": "string", "contentSchema": "integer"},
         {"anyOf": []},
+        {"anyOf": [{"type": "integer"}, {"type": "string"}]},
         {"type": "array", "items": 3},
     ],
 )
