@@ -156,7 +156,7 @@ async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone() 
         nursery.start_soon(poll)
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(2):
-            await manager.service.store.write(runs.trigger, "tests", "graph", inputs={}, store={})
+            await manager.service.store.write(runs.trigger, "tests", "graph", runs.NewRun())
             scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught

@@ -79,7 +79,7 @@ async def test_a_graph_that_is_triggered_all_the_time_can_be_deleted(monkeypatch
 
     def cancel_and_trigger(tx: Transaction, namespace: str, run_id: str) -> None:
         runs.cancel(tx, namespace, run_id)
-        begun.append(runs.trigger(tx, namespace, "graph", inputs={}, store={}))
+        begun.append(runs.trigger(tx, namespace, "graph", runs.NewRun()))
         assert len(begun) < 10, "for each one that is cancelled another one begins"
 
     monkeypatch.setattr(service, "cancel", cancel_and_trigger)

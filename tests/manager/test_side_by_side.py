@@ -206,8 +206,8 @@ class Crowd:
 
     async def trigger(self, random: Random) -> None:
         by = {random.choice(("run_id", "key")): f"run {random.randrange(10_000)}"}
-        trigger = partial(runs.trigger, inputs={}, store={"version": "x"}, **by)
-        started = await self.write(random, trigger, NAMESPACE, GRAPH)
+        run = runs.NewRun(store={"version": "x"}, **by)
+        started = await self.write(random, runs.trigger, NAMESPACE, GRAPH, run)
         self.runs = [*self.runs, started.run_id][-RUNS:]
 
     async def cancel(self, random: Random) -> None:

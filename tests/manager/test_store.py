@@ -117,7 +117,7 @@ async def test_no_cache_is_ahead_of_the_database_after_a_commit_that_failed(
         def put_and_trigger(tx: Transaction) -> None:
             graph = GraphBody.model_validate(api.body([place("a", inputs={"p": "undone"})]))
             graphs.upsert(tx, api.namespace, "graph", Template(graph), {})
-            runs.trigger(tx, api.namespace, "graph", inputs={}, store={})
+            runs.trigger(tx, api.namespace, "graph", runs.NewRun())
             graphs.register(tx, api.namespace, undone)
             assert tx.registered(api.namespace, "Node_a") is not None
 

@@ -219,33 +219,15 @@ class _Native:
         )
 
     async def trigger(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, NativeTriggerRequest)
-        started = await self._store.write(
-            runs_engine.trigger,
-            namespace,
-            path_name(request, "graph").strip(),
-            inputs=body.inputs,
-            store=body.store,
-            start_delay_ms=body.start_delay,
-            run_id=body.run_id,
-            key=body.key,
-            trace=body.trace,
-        )
+        run = _new_run(await read_model(request, NativeTriggerRequest))
+        graph = path_name(request, "graph").strip()
+        started = await self._store.write(runs_engine.trigger, namespace, graph, run)
         shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
         return reply(shown)
 
     async def trigger_many(self, request: Request, namespace: str) -> Response:
-        runs = [
-            NewRun(
-                inputs=entry.inputs,
-                store=entry.store,
-                start_delay_ms=entry.start_delay,
-                run_id=entry.run_id,
-                key=entry.key,
-                trace=entry.trace,
-            )
-            for entry in parse_entries(await read_body(request), "runs", NativeTriggerRequest)
-        ]
+        entries = parse_entries(await read_body(request), "runs", NativeTriggerRequest)
+        runs = [_new_run(entry) for entry in entries]
         graph = path_name(request, "graph").strip()
         try:
             started = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)
@@ -294,6 +276,17 @@ class _Native:
         items, commands = await self._store.write(workers.heartbeat, namespace, body, now, terms)
         ttl_ms = None if LOCAL in request.scope else terms.lease_ttl_ms
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
+
+
+def _new_run(entry: NativeTriggerRequest) -> NewRun:
+    return NewRun(
+        inputs=entry.inputs,
+        store=entry.store,
+        start_delay_ms=entry.start_delay,
+        run_id=entry.run_id,
+        key=entry.key,
+        trace=entry.trace,
+    )
 
 
 def _longest_wait(request: Request, wait_ms: int) -> float:

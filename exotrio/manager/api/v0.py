@@ -123,15 +123,8 @@ class _V0:
 
     async def trigger(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, TriggerRequest)
-        started = await self._store.write(
-            runs.trigger,
-            namespace,
-            _graph_name(request),
-            inputs=body.inputs,
-            store=body.store,
-            start_delay_ms=body.start_delay,
-            key=body.key,
-        )
+        run = runs.NewRun(inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key)
+        started = await self._store.write(runs.trigger, namespace, _graph_name(request), run)
         of_key = {} if body.key is None else {"created": started.created}
         return reply({"status": StateStatus.CREATED, "run_id": started.run_id, **of_key})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from pydantic_core import from_json, to_json
@@ -54,8 +54,8 @@ class NewRun:
     or neither. ``trace`` is the trace context of its trigger, ``origin`` what triggers it.
     """
 
-    inputs: Mapping[str, str]
-    store: Mapping[str, str]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    store: Mapping[str, str] = field(default_factory=dict)
     start_delay_ms: int = 0
     run_id: str | None = None
     key: str | None = None
@@ -75,29 +75,8 @@ class Started:
     created: bool
 
 
-def trigger(
-    tx: Transaction,
-    namespace: str,
-    graph_name: str,
-    *,
-    inputs: Mapping[str, str],
-    store: Mapping[str, str],
-    start_delay_ms: int = 0,
-    run_id: str | None = None,
-    key: str | None = None,
-    trace: str | None = None,
-    origin: str = API,
-) -> Started:
-    """Start one run, described as by ``NewRun``."""
-    run = NewRun(
-        inputs=inputs,
-        store=store,
-        start_delay_ms=start_delay_ms,
-        run_id=run_id,
-        key=key,
-        trace=trace,
-        origin=origin,
-    )
+def trigger(tx: Transaction, namespace: str, graph_name: str, run: NewRun) -> Started:
+    """Start one run."""
     try:
         (started,) = trigger_many(tx, namespace, graph_name, [run])
     except EntriesRefused as refusal:
@@ -247,9 +226,8 @@ def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str)
     """Start a run of the same graph with the inputs and the store of another, without its key."""
     run = find_run(tx, namespace, run_id)
     inputs, store = started_with(tx, run)
-    return trigger(
-        tx, namespace, run["graph_name"], inputs=inputs, store=store, run_id=new_run_id, origin=DASHBOARD
-    )
+    again = NewRun(inputs=inputs, store=store, run_id=new_run_id, origin=DASHBOARD)
+    return trigger(tx, namespace, run["graph_name"], again)
 
 
 def started_with(view: View, run: Row) -> tuple[dict[str, str], dict[str, str]]:
@@ -293,7 +271,7 @@ def fire_schedules(tx: Transaction) -> list[str]:
         try:
             if row["paused_at"] is None:
                 with tx.attempt():
-                    started = trigger(tx, row["namespace"], row["name"], inputs={}, store={}, origin=SCHEDULE)
+                    started = trigger(tx, row["namespace"], row["name"], NewRun(origin=SCHEDULE))
                 lines.append(f"{what} started run {started.run_id}")
         except Refused as refusal:
             # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.

@@ -87,18 +87,16 @@ async def trigger(request: PageRequest, form: Form) -> Done:
     store = request.service.store
     filled = await store.look(sent_form, request, form)
     key = field(form, "key").strip() or None
+    run = runs.NewRun(
+        inputs=filled.given(filled.inputs),
+        store=filled.given(filled.store),
+        start_delay_ms=round(float(field(form, "delay") or 0) * 1000),
+        run_id=_request_id(form) if key is None else None,
+        key=key,
+        origin=runs.DASHBOARD,
+    )
     try:
-        started = await store.write(
-            runs.trigger,
-            request.namespace,
-            request.params["graph"],
-            inputs=filled.given(filled.inputs),
-            store=filled.given(filled.store),
-            start_delay_ms=round(float(field(form, "delay") or 0) * 1000),
-            run_id=_request_id(form) if key is None else None,
-            key=key,
-            origin=runs.DASHBOARD,
-        )
+        started = await store.write(runs.trigger, request.namespace, request.params["graph"], run)
     except Refused as refusal:
         # Of all that is refused here only a key that another run has is about a field.
         raise FormRejected(form, {"key" if key and refusal.status == 409 else "": refusal.detail}) from None
