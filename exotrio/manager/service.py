@@ -22,7 +22,8 @@ from exotrio.manager.engine.deletion import MAX_PENDING, delete_graph, pending_r
 from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
 from exotrio.manager.engine.managers import enter_alone, leave
 from exotrio.manager.engine.runs import cancel
-from exotrio.manager.engine.workers import ClaimsKept, forget_all, keep_claim
+from exotrio.manager.engine.workers import ClaimsKept, ask, forget_all, keep_claim
+from exotrio.manager.queries.workers import find_worker
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
@@ -117,6 +118,13 @@ class Service:
         finally:
             self.retention.notify()
         return deleted, cancelled
+
+    async def ask_for_tasks(self, namespace: str, worker_id: str) -> None:
+        """Ask a runtime for its task tree, which comes with its next heartbeat."""
+        worker = await self.store.look(find_worker, namespace, worker_id, self.monotonic())
+        if not worker.last.shows_tasks:
+            raise Refused(409, f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
+        await self.store.write(ask, namespace, worker_id, "tasks")
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a pure function that may take seconds returns, or raise what it raises.

@@ -13,7 +13,7 @@ import trio.testing
 
 from exotrio._httpd import ConnectionLimiter, open_listeners, serve_http, urls
 from exotrio.manager import create_app, serve
-from exotrio.manager.queries.workers import find_worker
+from exotrio.manager.queries.workers import workers_of
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import eventually, node_name, ok, open_client, place
@@ -421,7 +421,7 @@ async def test_polls_leave_connections_for_those_who_have_something_to_say() -> 
         async with open_manager() as manager, trio.open_nursery() as nursery:
             flow = await Flow.start(manager.api, place("b"))
             app, listeners = create_app(manager.service, key=KEY), await open_listeners("127.0.0.1", 0)
-            (url,) = urls(listeners)
+            (url,), read = urls(listeners), manager.service.store.read
             nursery.start_soon(
                 partial(serve_http, app, listeners, stopping=stopping, limiter=ConnectionLimiter(4))
             )
@@ -438,7 +438,7 @@ async def test_polls_leave_connections_for_those_who_have_something_to_say() -> 
             await flow.take("b")
             for worker in ("one", "two", "three"):
                 nursery.start_soon(poll, worker)
-                while await manager.service.store.read(find_worker, "tests", worker, 0) is None:
+                while worker not in {each.worker_id for each in await read(workers_of, "tests", 0)}:
                     await trio.lowlevel.checkpoint()
             answer = await poll("one too many")
             assert (ok(answer)["states"], answer.headers["connection"]) == ([], "close")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -10,14 +12,14 @@ from exotrio._util.times import timestamp
 from exotrio._wire.overview import ExportQuery, OverviewQuery
 from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.manager.api.json import path_name, read_query, reply
-from exotrio.manager.api.routing import namespace_routes
+from exotrio.manager.api.routing import NamespaceEndpoint, namespace_routes
 from exotrio.manager.engine import pausing
 from exotrio.manager.engine.workers import ask
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.overview import show_overview
-from exotrio.manager.queries.workers import Worker, find_worker, list_workers
-from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.queries.workers import find_worker, list_workers
 from exotrio.manager.service import Service
+from exotrio.manager.store.port import Transaction
 
 WORKER = "/worker/{worker_id:path}"
 """The id of a runtime may be any text, also with slashes."""
@@ -36,10 +38,10 @@ def inspection_routes(service: Service) -> list[Route]:
             ("POST", f"{WORKER}/drain", inspection.drain),
             ("GET", f"{WORKER}/tasks", inspection.show_tasks),
             ("POST", f"{WORKER}/tasks", inspection.ask_tasks),
-            ("POST", "/node/{node}/pause", inspection.pause_node),
-            ("POST", "/node/{node}/resume", inspection.resume_node),
-            ("POST", "/graph/{graph}/pause", inspection.pause_schedule),
-            ("POST", "/graph/{graph}/resume", inspection.resume_schedule),
+            ("POST", "/node/{node}/pause", inspection.pausing("node", pausing.pause_node)),
+            ("POST", "/node/{node}/resume", inspection.pausing("node", pausing.resume_node)),
+            ("POST", "/graph/{graph}/pause", inspection.pausing("graph", pausing.pause_schedule)),
+            ("POST", "/graph/{graph}/resume", inspection.pausing("graph", pausing.resume_schedule)),
         ],
     )
 
@@ -72,18 +74,18 @@ class _Inspection:
 
     async def drain(self, request: Request, namespace: str) -> Response:
         worker_id = request.path_params["worker_id"]
-        return await self._ask(namespace, worker_id, "drain")
+        await self._store.write(ask, namespace, worker_id, "drain")
+        return reply({"worker_id": worker_id, "command": "drain"})
 
     async def ask_tasks(self, request: Request, namespace: str) -> Response:
-        """Ask a runtime for its task tree, which comes with its next heartbeat."""
-        worker = await self._worker(request, namespace)
-        if not worker.last.shows_tasks:
-            raise Refused(409, f"runtime {worker.worker_id!r} shows no tasks; start it with --health-tasks")
-        return await self._ask(namespace, worker.worker_id, "tasks")
+        worker_id = request.path_params["worker_id"]
+        await self._service.ask_for_tasks(namespace, worker_id)
+        return reply({"worker_id": worker_id, "command": "tasks"})
 
     async def show_tasks(self, request: Request, namespace: str) -> Response:
         """Show the task tree that a runtime sent last; None before the first one."""
-        worker = await self._worker(request, namespace)
+        worker_id, now = request.path_params["worker_id"], self._service.monotonic()
+        worker = await self._store.look(find_worker, namespace, worker_id, now)
         return reply(
             {
                 "worker_id": worker.worker_id,
@@ -93,45 +95,15 @@ class _Inspection:
             }
         )
 
-    async def pause_node(self, request: Request, namespace: str) -> Response:
-        """Pause a node: nothing more of it is claimed."""
-        return self._paused(await self._store.write(pausing.pause_node, namespace, _name(request, "node")))
+    def pausing(
+        self, what: str, use_case: Callable[[Transaction, str, str], int | None]
+    ) -> NamespaceEndpoint:
+        """Return the endpoint that pauses or resumes the node or the graph which the path names."""
 
-    async def resume_node(self, request: Request, namespace: str) -> Response:
-        """Resume a node."""
-        await self._store.write(pausing.resume_node, namespace, _name(request, "node"))
-        return self._paused(None)
+        async def endpoint(request: Request, namespace: str) -> Response:
+            # Trimmed, as it is stored.
+            name = path_name(request, what).strip()
+            paused_at = await self._store.write(use_case, namespace, name)
+            return reply({"paused_at": None if paused_at is None else timestamp(paused_at)})
 
-    async def pause_schedule(self, request: Request, namespace: str) -> Response:
-        """Pause the schedule of a graph: nothing is triggered by it."""
-        graph = _name(request, "graph")
-        return self._paused(await self._store.write(pausing.pause_schedule, namespace, graph))
-
-    async def resume_schedule(self, request: Request, namespace: str) -> Response:
-        """Resume the schedule of a graph."""
-        await self._store.write(pausing.resume_schedule, namespace, _name(request, "graph"))
-        return self._paused(None)
-
-    def _paused(self, paused_at: int | None) -> Response:
-        return reply({"paused_at": None if paused_at is None else timestamp(paused_at)})
-
-    async def _worker(self, request: Request, namespace: str) -> Worker:
-        worker_id, now = request.path_params["worker_id"], self._service.monotonic()
-        worker = await self._store.look(find_worker, namespace, worker_id, now)
-        if worker is None:
-            raise _unknown(namespace, worker_id)
-        return worker
-
-    async def _ask(self, namespace: str, worker_id: str, command: str) -> Response:
-        if not await self._store.write(ask, namespace, worker_id, command):
-            raise _unknown(namespace, worker_id)
-        return reply({"worker_id": worker_id, "command": command})
-
-
-def _name(request: Request, what: str) -> str:
-    """Return the name of a node or a graph, trimmed, as it is stored."""
-    return path_name(request, what).strip()
-
-
-def _unknown(namespace: str, worker_id: str) -> Refused:
-    return not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
+        return endpoint

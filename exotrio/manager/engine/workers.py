@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import HeartbeatRequest, HeartbeatStateReply
 from exotrio.manager.engine.leases import Terms, end_leases, renew
+from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.port import Transaction
 
 FORGOTTEN_AFTER_MS = 600_000
@@ -98,15 +99,12 @@ def _keep_v0_claim(tx: Transaction, namespace: str, nodes: bytes, now: int) -> N
     _forget_some(tx, row["heard"], now)
 
 
-def ask(tx: Transaction, namespace: str, worker_id: str, command: str) -> bool:
-    """Ask something of a runtime, one of ``COMMANDS``; return False if it is not known."""
+def ask(tx: Transaction, namespace: str, worker_id: str, command: str) -> None:
+    """Ask something of a runtime, one of ``COMMANDS``; refuse with 404 if it is not known."""
     assert command in COMMANDS
-    return bool(
-        tx.execute(
-            f"UPDATE workers SET {command}_asked = 1 WHERE namespace = ? AND worker_id = ?",
-            (namespace, worker_id),
-        ).rowcount
-    )
+    asked = f"UPDATE workers SET {command}_asked = 1 WHERE namespace = ? AND worker_id = ?"
+    if not tx.execute(asked, (namespace, worker_id)).rowcount:
+        raise not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
 
 
 def forget(tx: Transaction, namespace: str, worker_id: str, now: int) -> None:

@@ -13,6 +13,7 @@ from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest, HeartbeatS
 from exotrio._wire.overview import RuntimeInfo, RuntimeList, V0Runtime
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
 from exotrio.manager.queries.load import held_by_worker
+from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
@@ -26,6 +27,7 @@ class Worker:
     """One runtime, as it is shown. Ages are in ms.
 
     Attributes:
+        phase: At its last heartbeat; ``starting`` before the first.
         heard_ms: Since its last request. Claims count as long as they are kept (``keep_claim``).
         polled_ms: Since its last claim; None before the first.
         nodes: Those it asked for so far. A node at its limit is left out of a claim.
@@ -57,6 +59,20 @@ class Worker:
             return HeartbeatRequest(worker_id=self.worker_id)
         return HeartbeatRequest.model_validate_json(self.beat)
 
+    @property
+    def held(self) -> int | None:
+        """How many states it held at its last heartbeat, the sum of its numbers.
+
+        None if only the database knows: of one that is not live, and of one that only claimed so far.
+        """
+        is_known = self.is_live and self.phase != "starting"
+        return self.last.busy + self.last.buffered + self.last.reporting if is_known else None
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether it shows its task tree, or did."""
+        return self.last.shows_tasks or self.tasks is not None
+
     @cached_property
     def reported(self) -> dict[str, HeartbeatState]:
         """The states of its last heartbeat, by id."""
@@ -64,7 +80,7 @@ class Worker:
 
 
 def workers_of(view: View, namespace: str, now: int) -> list[Worker]:
-    """Return the runtimes of a namespace that were heard of lately, by name and id.
+    """Return the runtimes of a namespace that were heard of lately: the live ones first, by name and id.
 
     ``now`` is in ms on the clock of leases, as in all these functions.
     """
@@ -72,16 +88,18 @@ def workers_of(view: View, namespace: str, now: int) -> list[Worker]:
         f"SELECT * FROM workers WHERE namespace = ? AND {_REMEMBERED} ORDER BY runtime, worker_id",
         (namespace, *_remembered_since(now)),
     )
-    return [_worker(row, now) for row in rows]
+    return sorted((_worker(row, now) for row in rows), key=lambda worker: not worker.is_live)
 
 
-def find_worker(view: View, namespace: str, worker_id: str, now: int) -> Worker | None:
-    """Return a runtime, or None if it was not heard of."""
+def find_worker(view: View, namespace: str, worker_id: str, now: int) -> Worker:
+    """Return a runtime; refuse with 404 if it was not heard of lately."""
     row = view.row(
         f"SELECT * FROM workers WHERE namespace = ? AND worker_id = ? AND {_REMEMBERED}",
         (namespace, worker_id, *_remembered_since(now)),
     )
-    return None if row is None else _worker(row, now)
+    if row is None:
+        raise not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
+    return _worker(row, now)
 
 
 def _remembered_since(now: int) -> tuple[int, int]:
@@ -96,7 +114,7 @@ def _worker(row: Row, now: int) -> Worker:
     return Worker(
         worker_id=row["worker_id"],
         runtime=row["runtime"],
-        phase=row["phase"],
+        phase=row["phase"] or "starting",
         heard_ms=max(0, now - row["seen_at"]),
         polled_ms=age(row["polled_at"]),
         nodes=from_json(row["nodes"]),
@@ -126,54 +144,28 @@ def live_v0_runtimes(view: View, namespace: str, now: int) -> list[list[str]]:
 def list_workers(view: View, namespace: str, now: int) -> RuntimeList:
     """Return the runtimes of a namespace, the live ones first."""
     held = held_by_worker(view, namespace)
-    listed = [
-        RuntimeInfo(
-            **_facts(worker),
-            worker_id=worker.worker_id,
-            runtime=worker.runtime,
-            holds=held[worker.worker_id],
-            heard_ms=worker.heard_ms,
-        )
-        for worker in workers_of(view, namespace, now)
-    ]
     return RuntimeList(
-        workers=sorted(listed, key=lambda worker: not worker.live),
+        workers=[
+            RuntimeInfo(
+                worker_id=worker.worker_id,
+                runtime=worker.runtime,
+                phase=worker.phase,
+                live=worker.is_live,
+                asked_to_drain=worker.drain_asked,
+                workers=worker.last.workers,
+                busy=worker.last.busy,
+                buffered=worker.last.buffered,
+                reporting=worker.last.reporting,
+                holds=held[worker.worker_id],
+                heard_ms=worker.heard_ms,
+                polled_ms=worker.polled_ms,
+                nodes=worker.nodes,
+                shows_tasks=worker.last.shows_tasks,
+            )
+            for worker in workers_of(view, namespace, now)
+        ],
         v0=[V0Runtime(nodes=nodes, polled_ms=ago) for nodes, ago in v0_runtimes(view, namespace, now)],
     )
-
-
-def shown_workers(workers: Iterable[Worker]) -> list[dict[str, Any]]:
-    """Return runtimes as pages show them, the live ones first."""
-    return sorted(map(_shown, workers), key=lambda worker: not worker["live"])
-
-
-def _shown(worker: Worker) -> dict[str, Any]:
-    return {
-        **_facts(worker),
-        "id": worker.worker_id,
-        "runtime": worker.runtime or "(not heard yet)",
-        "tasks": worker.tasks,
-        "tasks_ms": worker.tasks_ms,
-        "asked_for_tasks": worker.tasks_asked,
-        "seen_ms": worker.heard_ms,
-        "draining": worker.phase not in ("", "running") or worker.drain_asked,
-    }
-
-
-def _facts(worker: Worker) -> dict[str, Any]:
-    """Return what the API and the pages both show of a runtime."""
-    return {
-        "phase": worker.phase or "starting",
-        "live": worker.is_live,
-        "asked_to_drain": worker.drain_asked,
-        "workers": worker.last.workers,
-        "busy": worker.last.busy,
-        "buffered": worker.last.buffered,
-        "reporting": worker.last.reporting,
-        "polled_ms": worker.polled_ms,
-        "nodes": worker.nodes,
-        "shows_tasks": worker.last.shows_tasks,
-    }
 
 
 def progress_of(workers: Iterable[Worker]) -> dict[str, HeartbeatProgress]:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
 from exotrio.manager.engine import pausing, retries, runs, schedules, workers
-from exotrio.manager.queries.workers import find_worker
-from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import Transaction
 from exotrio.manager.web.guard import Form, field
 from exotrio.manager.web.page import FormRejected, PageRequest
 from exotrio.manager.web.start_form import sent_form
@@ -20,6 +20,9 @@ Done = tuple[str, str]
 """What was done: the message for the next page, and the address of that page."""
 Action = Callable[[PageRequest, Form], Awaitable[Done]]
 
+_FOLDERS = {"run_id": "runs", "graph": "graphs", "node": "nodes"}
+"""What an address names, and the first part of that address."""
+
 
 async def retry_run(request: PageRequest, form: Form) -> Done:
     """Retry the failed states of a run."""
@@ -29,13 +32,6 @@ async def retry_run(request: PageRequest, form: Form) -> Done:
     if reply.refused:
         flash += f" {len(reply.refused):,} could not be retried: {reply.refused[0].reason}."
     return (flash, request.link("runs", run_id))
-
-
-async def cancel_run(request: PageRequest, form: Form) -> Done:
-    """Cancel a run."""
-    run_id = request.params["run_id"]
-    await request.service.store.write(runs.cancel, request.namespace, run_id)
-    return ("The run was cancelled.", request.link("runs", run_id))
 
 
 async def change_runs(request: PageRequest, form: Form) -> Done:
@@ -115,32 +111,15 @@ async def delete_graph(request: PageRequest, form: Form) -> Done:
     return (f"Graph {name} was deleted with {plural(deleted, 'run')}.", request.link("graphs"))
 
 
-async def pause_node(request: PageRequest, form: Form) -> Done:
-    """Pause a node."""
-    node = request.params["node"]
-    await request.service.store.write(pausing.pause_node, request.namespace, node)
-    return ("The node is paused: nothing more of it is claimed.", request.link("nodes", node))
+def write(what: str, use_case: Callable[[Transaction, str, str], object], flash: str) -> Action:
+    """Return an action that is one use case on what the address names, and leads to the page of that."""
 
+    async def act(request: PageRequest, form: Form) -> Done:
+        name = request.params[what]
+        await request.service.store.write(use_case, request.namespace, name)
+        return (flash, request.link(_FOLDERS[what], name))
 
-async def resume_node(request: PageRequest, form: Form) -> Done:
-    """Resume a node."""
-    node = request.params["node"]
-    await request.service.store.write(pausing.resume_node, request.namespace, node)
-    return ("The node is claimed again.", request.link("nodes", node))
-
-
-async def pause_schedule(request: PageRequest, form: Form) -> Done:
-    """Pause the schedule of a graph."""
-    graph = request.params["graph"]
-    await request.service.store.write(pausing.pause_schedule, request.namespace, graph)
-    return ("The schedule is paused: it starts no runs.", request.link("graphs", graph))
-
-
-async def resume_schedule(request: PageRequest, form: Form) -> Done:
-    """Resume the schedule of a graph."""
-    graph = request.params["graph"]
-    await request.service.store.write(pausing.resume_schedule, request.namespace, graph)
-    return ("The schedule starts runs again, from its next time on.", request.link("graphs", graph))
+    return act
 
 
 async def cancel_schedule(request: PageRequest, form: Form) -> Done:
@@ -153,23 +132,14 @@ async def cancel_schedule(request: PageRequest, form: Form) -> Done:
 
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
-    await _ask(request, field(form, "worker"), "drain")
+    await request.service.store.write(workers.ask, request.namespace, field(form, "worker"), "drain")
     return ("The runtime will be asked to drain with its next heartbeat.", request.link("runtimes"))
 
 
 async def ask_tasks(request: PageRequest, form: Form) -> Done:
     """Ask a runtime for its task tree."""
-    worker_id, now = field(form, "worker"), request.monotonic
-    worker = await request.service.store.look(find_worker, request.namespace, worker_id, now)
-    if worker is not None and not worker.last.shows_tasks:
-        raise Refused(409, f"the runtime {worker_id!r} does not show its tasks; start it with --health-tasks")
-    await _ask(request, worker_id, "tasks")
+    await request.service.ask_for_tasks(request.namespace, field(form, "worker"))
     return ("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
-
-
-async def _ask(request: PageRequest, worker_id: str, command: str) -> None:
-    if not await request.service.store.write(workers.ask, request.namespace, worker_id, command):
-        raise not_found(f"no runtime {worker_id!r} is known in namespace {request.namespace!r}")
 
 
 def _request_id(form: Form) -> str:
@@ -183,16 +153,22 @@ def _request_id(form: Form) -> str:
 ACTIONS: dict[str, Action] = {
     "/ns/{namespace}/runs/change": change_runs,
     "/ns/{namespace}/runs/{run_id}/retry": retry_run,
-    "/ns/{namespace}/runs/{run_id}/cancel": cancel_run,
+    "/ns/{namespace}/runs/{run_id}/cancel": write("run_id", runs.cancel, "The run was cancelled."),
     "/ns/{namespace}/runs/{run_id}/again": trigger_again,
     "/ns/{namespace}/states/{state_id}/retry": retry_state,
     "/ns/{namespace}/graphs/{graph}": trigger,
     "/ns/{namespace}/graphs/{graph}/delete": delete_graph,
-    "/ns/{namespace}/graphs/{graph}/pause": pause_schedule,
-    "/ns/{namespace}/graphs/{graph}/resume": resume_schedule,
+    "/ns/{namespace}/graphs/{graph}/pause": write(
+        "graph", pausing.pause_schedule, "The schedule is paused: it starts no runs."
+    ),
+    "/ns/{namespace}/graphs/{graph}/resume": write(
+        "graph", pausing.resume_schedule, "The schedule starts runs again, from its next time on."
+    ),
     "/ns/{namespace}/graphs/{graph}/cancel": cancel_schedule,
-    "/ns/{namespace}/nodes/{node}/pause": pause_node,
-    "/ns/{namespace}/nodes/{node}/resume": resume_node,
+    "/ns/{namespace}/nodes/{node}/pause": write(
+        "node", pausing.pause_node, "The node is paused: nothing more of it is claimed."
+    ),
+    "/ns/{namespace}/nodes/{node}/resume": write("node", pausing.resume_node, "The node is claimed again."),
     "/ns/{namespace}/runtimes/drain": drain,
     "/ns/{namespace}/runtimes/tasks": ask_tasks,
 }

@@ -9,7 +9,7 @@ from exotrio.manager.queries.load import HOUR, backlog, failing, failures, held_
 from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs, run_row
 from exotrio.manager.queries.trends import graphs_of, of_nodes, of_runs
-from exotrio.manager.queries.workers import count_buffered, live_v0_runtimes, shown_workers
+from exotrio.manager.queries.workers import count_buffered, live_v0_runtimes
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -43,7 +43,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         data["failing"] = {"nodes": _failing(view, nodes)}
     if "runtimes" in wanted:
         data["runtimes"] = {
-            "workers": shown_workers(request.workers(view)),
+            "workers": request.workers(view),
             "held": held_by_worker(view, request.namespace),
             "anonymous": len(live_v0_runtimes(view, request.namespace, request.monotonic)),
         }

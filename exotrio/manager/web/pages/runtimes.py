@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from exotrio.manager.queries.load import states_held
 from exotrio.manager.queries.state_detail import find_held
-from exotrio.manager.queries.workers import Worker, disagreements, shown_workers, v0_runtimes
+from exotrio.manager.queries.workers import Worker, disagreements, v0_runtimes
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -25,10 +24,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         chosen = [row for worker, rows in held.items() if worker == one or not one for row in rows]
         chosen.sort(key=lambda row: (row["claimed_at"], row["seq"]))
         data["list"] = {
-            "workers": [
-                {**_numbers(shown, len(held[shown["id"]])), "holds": len(held[shown["id"]])}
-                for shown in shown_workers(workers.values())
-            ],
+            "workers": list(workers.values()),
+            "holds": {worker_id: len(held[worker_id]) for worker_id in workers},
             "states": [_state(view, row, workers.get(row["worker"])) for row in chosen[:STATES_SHOWN]],
             "held": len(chosen),
             "of_worker": one,
@@ -36,18 +33,6 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "disagreements": disagreements(workers.values()),
         }
     return data
-
-
-def _numbers(worker: dict[str, Any], held_now: int) -> dict[str, Any]:
-    """Return a runtime with what it held at its last heartbeat, the sum of its numbers.
-
-    Of one that is not live only the database knows what it holds, and of one that only claimed so far.
-    """
-    is_known = worker["live"] and worker["phase"] != "starting"
-    parts = ("busy", "buffered", "reporting")
-    held = sum(worker[part] for part in parts) if is_known else held_now
-    has_tasks = worker["shows_tasks"] or worker["tasks"] is not None
-    return {**worker, "is_known": is_known, "held": held, "has_tasks": has_tasks}
 
 
 def _state(view: View, held: Row, worker: Worker | None) -> Data:
