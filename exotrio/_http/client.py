@@ -242,7 +242,7 @@ class HttpClient:
     def _request(
         self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], sending: _Sending
     ) -> httpx.Request:
-        import httpx  # here: it costs 50 ms, and `import exotrio` must not pay them
+        import httpx  # here, since `import exotrio` must not wait for it
 
         from exotrio._http.body import RequestBody  # which imports httpx
 
