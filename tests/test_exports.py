@@ -139,6 +139,22 @@ def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_a
     assert not loaded & {"exotrio._wire.v0", "exotrio._wire.native", "exotrio.client._state_manager"}
 
 
+def test_a_request_loads_httpx_without_its_command_line() -> None:
+    code = (
+        "import trio, exotrio\n"
+        "try: trio.run(exotrio.StateManager('n', 'http://127.0.0.1:1', 'k').nodes)\n"
+        "except exotrio.ManagerUnavailable: pass"
+    )
+    loaded = loaded_by(code)
+    assert "httpx" in loaded
+    assert not loaded & {"httpx._main", "rich", "click"}
+
+
+def test_the_worker_command_loads_no_client() -> None:
+    loaded = loaded_by("import exotrio.cli.commands.worker, exotrio.cli.load")
+    assert not loaded & {"httpx", "sqlite3", "exotrio._wire.graphs", "exotrio.client"}
+
+
 def test_a_file_of_nodes_waits_for_pydantic_only() -> None:
     loaded = loaded_by("from exotrio import BaseNode, Graph, PruneSignal")
     assert not loaded & {"trio", "anyio", "httpx", "exotrio._wire.v0", "exotrio._runtime.runtime"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABL
 from exotrio._util.words import listed
 from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
-from exotrio.cli.folder import DATABASE, KEY, Way, find_namespace, is_shared, open_way
+from exotrio.cli.folder import DATABASE, KEY, client_at, find_namespace, is_shared, open_endpoint
 from exotrio.cli.program import command_line
 from exotrio.cli.terminal.logs import show_warnings
 from exotrio.cli.terminal.output import print_as, print_message, table
@@ -57,13 +57,12 @@ class Connection:
 
     namespace: str
     """Empty until ``open``, if the command was given none and works on a database."""
-    uri: str = ""
-    """Empty for the state manager of a database."""
-    key: str = field(default="", repr=False)
+    endpoint: Endpoint | None = None
+    """None for the state manager of a database."""
     arguments: tuple[str, ...] = ()
     """The options that named it, to repeat them in a printed command."""
     db: str | None = None
-    """The database, where there is no ``uri``; None: the one of this folder."""
+    """The database, where there is no ``endpoint``; None: the one of this folder."""
     form: str = "table"
     """What ``--output`` says: ``table`` or ``json``."""
     is_alone: bool = False
@@ -73,19 +72,18 @@ class Connection:
     @property
     def where(self) -> str:
         """The state manager or its database, as it may be shown."""
-        return Endpoint(self.uri, None).shown if self.uri else shown_database(self.db or DATABASE)
+        return self.endpoint.shown if self.endpoint is not None else shown_database(self.db or DATABASE)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[StateManager]:
         """Give a client for as long as the block lasts."""
         async with AsyncExitStack() as stack:
-            if self.uri:
-                way = Way(uri=self.uri, key=self.key)
-            else:
-                way = await open_way(stack, self.db)
-                self.is_alone = way.transport is not None and not is_shared(self.db)
-                self.namespace = self.namespace or await find_namespace(way, self.where)
-            yield await stack.enter_async_context(way.client(self.namespace))
+            endpoint = self.endpoint
+            if endpoint is None:
+                endpoint = await open_endpoint(stack, self.db)
+                self.is_alone = endpoint.transport is not None and not is_shared(self.db)
+                self.namespace = self.namespace or await find_namespace(endpoint, self.where)
+            yield await stack.enter_async_context(client_at(endpoint, self.namespace))
 
     def how_to_execute(self, run_id: str) -> str:
         """Return what to do so that a run goes on whose database only this process has open."""
@@ -204,11 +202,13 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
         )
     if not key:
         problems.append(f"no API key: {how_to_give_a_key()}")
+    endpoint = None
     if found and key:
         uri_source = "--uri" if uri else source_of(URI_VARIABLE)
         key_source = f"--key-file {key_file}" if key_file else source_of(KEY_VARIABLE)
-        problems += resolve_endpoint(found, key, uri_source=uri_source, key_source=key_source)[1]
-    if problems or not found or not key:
+        endpoint, more = resolve_endpoint(found, key, uri_source=uri_source, key_source=key_source)
+        problems += more
+    if problems or endpoint is None:
         raise ConfigurationError(
             "the state manager cannot be addressed",
             problems,
@@ -216,7 +216,7 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
         )
     repeated += ["--uri", uri] if uri else []
     repeated += ["--key-file", str(key_file)] if key_file else []
-    return Connection(namespace=namespace, uri=found, key=key, arguments=tuple(repeated))
+    return Connection(namespace=namespace, endpoint=endpoint, arguments=tuple(repeated))
 
 
 def how_to_give_a_key() -> str:

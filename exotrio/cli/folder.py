@@ -4,7 +4,6 @@ process that has it open."""
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,10 @@ from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._util.database_url import is_database_url
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, SERVER_KEY_VARIABLE, read_settings
 from exotrio.cli.terminal.output import print_message
-from exotrio.client import StateManager
 from exotrio.errors import ConfigurationError, DatabaseBusy
 
 if TYPE_CHECKING:
-    import httpx
+    from exotrio.client import StateManager
 
 DATABASE = Path(".exotrio/state.db")
 """Where `run`, `dev` and `server` keep everything, seen from the folder they are started in."""
@@ -24,22 +22,16 @@ KEY = Path(".exotrio/state.db.api-key")
 """Where a local state manager keeps its key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """How to reach a state manager: over the network, or in this process, if there is a transport."""
+def client_at(endpoint: Endpoint, namespace: str) -> StateManager:
+    """Return a client, to be closed."""
+    from exotrio.client import StateManager  # here, since `worker` needs no client
 
-    uri: str
-    key: str = field(default="", repr=False)
-    transport: httpx.AsyncBaseTransport | None = None
-
-    def client(self, namespace: str) -> StateManager:
-        """Return a client, to be closed."""
-        return StateManager(namespace, self.uri, self.key or None, transport=self.transport)
+    return StateManager(namespace, endpoint.uri, endpoint.key, transport=endpoint.transport)
 
 
-async def open_way(stack: AsyncExitStack, db: str | None) -> Way:
-    """Return the way to a state manager on a database: one in this process, until the stack is closed; or the
-    one that has the file open and serves it.
+async def open_endpoint(stack: AsyncExitStack, db: str | None) -> Endpoint:
+    """Return the state manager of a database: one in this process, until the stack is closed; or the one that
+    has the file open and serves it.
 
     Args:
         stack: What closes it.
@@ -55,14 +47,8 @@ async def open_way(stack: AsyncExitStack, db: str | None) -> Way:
         # Without schedules: what they start would not be executed here.
         transport = await stack.enter_async_context(embedded(db, schedules=False))
     except DatabaseBusy as busy:
-        file = Path(db or DATABASE)
-        return way_in_use(file, url_in_use(file, busy))
-    return Way(uri=EMBEDDED_URI, transport=transport)
-
-
-def way_in_use(file: Path, url: str) -> Way:
-    """Return the way to the process that has a database open and serves it at ``url``."""
-    return Way(uri=url, key=_key_beside(file))
+        return endpoint_in_use(Path(db or DATABASE), busy)
+    return Endpoint(EMBEDDED_URI, None, transport)
 
 
 def served_here() -> Endpoint | None:
@@ -73,15 +59,15 @@ def served_here() -> Endpoint | None:
     return None if url is None else Endpoint(url, _key_beside(DATABASE))
 
 
-def url_in_use(file: Path, busy: DatabaseBusy) -> str:
-    """Return where the process serves a database that has it open; DatabaseBusy if it does not."""
+def endpoint_in_use(file: Path, busy: DatabaseBusy) -> Endpoint:
+    """Return the state manager of the process that has a database open; DatabaseBusy if it serves none."""
     from exotrio.manager.store.sqlite.database import url_of_owner  # here, as above
 
     url = url_of_owner(file)
     if url is None:
         fix = "wait until that process ends; one that is started with `run --serve` or `dev` answers"
         raise DatabaseBusy(busy.what, where=busy.where, fix=fix) from busy
-    return url
+    return Endpoint(url, _key_beside(file))
 
 
 def key_source(file: Path) -> str:
@@ -108,13 +94,13 @@ def _key_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.api-key")
 
 
-async def find_namespace(way: Way, shown: str) -> str:
+async def find_namespace(endpoint: Endpoint, shown: str) -> str:
     """Return the only namespace of a database, or else that of its newest run, and say which others it has.
 
     Raises:
         ConfigurationError: it has none.
     """
-    async with way.client("default") as client:
+    async with client_at(endpoint, "default") as client:
         names = await client.namespaces()
     if not names:
         fix = "run a graph first (python -m exotrio run FILE), or name another database with --db"
@@ -123,7 +109,7 @@ async def find_namespace(way: Way, shown: str) -> str:
         return names[0]
     newest: dict[str, float] = {}
     for name in names:
-        async with way.client(name) as client:
+        async with client_at(endpoint, name) as client:
             runs = (await client.runs(1, 1)).runs
         newest[name] = max((run.created_at.timestamp() for run in runs if run.created_at), default=0.0)
     chosen = max(names, key=lambda name: newest[name])

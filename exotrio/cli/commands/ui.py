@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import trio
 
+from exotrio._http.endpoint import Endpoint
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.terminal.logs import configure_logs
@@ -68,7 +69,7 @@ def _existing(db: str | None) -> str | Path:
 
 async def _show(place: str | Path, port: int, *, opens: bool) -> None:
     # Here, as above.
-    from exotrio.cli.folder import url_in_use
+    from exotrio.cli.folder import endpoint_in_use
     from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
     from exotrio.errors import DatabaseBusy
     from exotrio.manager.serving import embedded_and_served
@@ -89,24 +90,24 @@ async def _show(place: str | Path, port: int, *, opens: bool) -> None:
                 await trio.sleep_forever()
     except DatabaseBusy as busy:
         file = Path(place)
-        await _show_running(file, url_in_use(file, busy), opens=opens)
+        await _show_running(file, endpoint_in_use(file, busy), opens=opens)
 
 
-async def _show_running(file: Path, url: str, *, opens: bool) -> None:
+async def _show_running(file: Path, endpoint: Endpoint, *, opens: bool) -> None:
     """Show the dashboard of the process that has a file open and serves it."""
     # Here, as above.
-    from exotrio.cli.folder import key_source, way_in_use
+    from exotrio.cli.folder import client_at, key_source
     from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
     from exotrio.errors import ManagerError
     from exotrio.manager.store.sqlite.database import MEMORY
 
-    by_key = f"dashboard: {url}\nsign in with {key_source(file)}"
-    async with way_in_use(file, url).client("default") as manager:
+    by_key = f"dashboard: {endpoint.uri}\nsign in with {key_source(file)}"
+    async with client_at(endpoint, "default") as manager:
         try:
             shown, opened = await manager.sign_in_link(), await manager.sign_in_link()
         except ManagerError:  # it is older, or has another key
             print_message(by_key)
-            if opens and not await open_in_browser(url):
+            if opens and not await open_in_browser(endpoint.uri):
                 print_message("no browser could be opened: open the address yourself")
             return
     # A log has readers who must not sign in.
