@@ -135,7 +135,7 @@ async def test_a_node_finds_the_settings_of_its_process_as_the_one_before_did(
     there.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", "/home/somebody")
-    async with bench(nodes.Changes) as runtime:
+    async with bench(nodes.Changes, nodes.Yields) as runtime:
         answers = []
         for remove in ("", str(here), ""):
             outcome = await runtime.run("Changes", folder=str(there), remove=remove)
@@ -143,6 +143,7 @@ async def test_a_node_finds_the_settings_of_its_process_as_the_one_before_did(
             answers += outcome.outputs
             here.mkdir(exist_ok=True)
             monkeypatch.chdir(here)
+        priorities = [await runtime.run("Yields") for _ in range(2)]
     first, second, third = answers
     assert first == second
     changed = "blocked signals, working directory, umask, environment, resource limits"
@@ -153,6 +154,8 @@ async def test_a_node_finds_the_settings_of_its_process_as_the_one_before_did(
     assert third["found"] == first["found"]
     assert third["pid"] != first["pid"]
     assert not is_running(int(first["pid"]))
+    # Without the privilege to raise it again, another process.
+    assert priorities[0] == priorities[1] == Executed([{"text": str(os.getpriority(os.PRIO_PROCESS, 0))}])
 
 
 async def test_a_process_that_does_not_end_by_itself_is_killed_at_the_stop() -> None:

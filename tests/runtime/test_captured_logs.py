@@ -144,6 +144,14 @@ async def test_what_a_node_says_in_a_process_of_its_own_is_sent_even_if_that_is_
     assert lines_of(item) == said + [("stdout", None, "no end")] * (not hangs)
 
 
+async def test_a_forked_child_logs_though_a_thread_of_its_parent_was_in_the_midst_of_a_line() -> None:
+    (item,) = await items_of(NativeServer(), process_nodes.ForksAmidALine)
+    assert item["outputs"] == [{"text": "0"}]
+    texts = texts_of(item)
+    assert "of a thread" in texts
+    assert "of the child" not in texts
+
+
 async def test_states_that_run_at_once_have_each_their_own_lines() -> None:
     class Says(BaseNode):
         class Inputs(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import ctypes
 import functools
 import logging
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import anyio.lowlevel
@@ -27,6 +29,7 @@ import trio.lowlevel
 from pydantic import BaseModel
 
 from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal
+from exotrio._execution import output
 
 log = logging.getLogger("tests.process_nodes")
 
@@ -197,6 +200,15 @@ class Changes(InProcess):
         return self.Outputs(found=repr(found), pid=os.getpid())
 
 
+class Yields(InProcess):
+    """Lowers the priority of its process, and says which it found."""
+
+    def execute(self) -> Any:
+        found = os.getpriority(os.PRIO_PROCESS, 0)
+        os.nice(1)
+        return self.Outputs(text=str(found))
+
+
 class Stays(InProcess):
     """Leaves a thread that Python waits for at its exit."""
 
@@ -298,4 +310,31 @@ class Forks(InProcess):
             signal.pause()
         os.read(ready, 1)
         os.kill(child, signal.SIGTERM)
+        return self.Outputs(text=str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+
+
+class ForksAmidALine(InProcess):
+    """Forks a child that logs, while a thread that is not in the child adds a line."""
+
+    timeout = 10.0
+
+    def execute(self) -> Any:
+        adding, forked = threading.Event(), threading.Event()
+
+        def size(line: output.Line) -> int:
+            adding.set()
+            forked.wait()
+            return len(line.text)
+
+        context = contextvars.copy_context()
+        with patch.object(output, "_size", size):
+            thread = threading.Thread(target=context.run, args=(log.warning, "of a thread"))
+            thread.start()
+            adding.wait()
+            child = os.fork()
+            if child == 0:
+                log.warning("of the child")
+                os._exit(0)
+            forked.set()
+            thread.join()
         return self.Outputs(text=str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
