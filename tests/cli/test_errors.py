@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from exotrio._http import discovery
 from exotrio.cli import main
+from exotrio.client import _calls
 from exotrio.manager.store.sqlite.database import VERSION
 from tests.support.commands import Cli, told
 from tests.support.helpers import free_port
@@ -259,6 +262,17 @@ def test_run_says_that_there_is_no_state_manager(cli: Cli) -> None:
     told(
         cli.at_nobody()("run", "ok.py"), 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server"
     )
+
+
+def test_a_command_gives_up_a_state_manager_that_takes_connections_and_never_answers(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "DISCOVERY_TIMEOUT", 0.05)
+    monkeypatch.setattr(_calls, "MAX_PAUSE", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        cli.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=KEY)
+        told(cli("runs", "ls", "-n", "n"), 4, f"{uri} did not answer within 0.", "is it overloaded")
 
 
 def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(cli: Cli) -> None:

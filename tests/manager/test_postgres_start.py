@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from exotrio import ConfigurationError
 from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.postgres import start
 from tests.support.commands import NODES, Cli
 from tests.support.postgres import PASSWORD, Database
 from tests.support.processes import KEY, Process, Processes, exotrio
@@ -74,6 +76,24 @@ def test_a_database_of_something_else_is_left_alone(database: Database, cli: Cli
     assert "was not made by exotrio" in end.err
     tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     assert database.execute(tables) == [("theirs",)]
+
+
+@pytest.mark.parametrize("command", [SERVER, ("runs", "ls", "-n", "n")])
+def test_a_server_that_takes_connections_and_never_answers_is_given_up(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(start, "PATIENCE", 0.01)
+    # The driver waits whole seconds, two at least.
+    monkeypatch.setattr(
+        "psycopg.connection.timeout_from_conninfo", lambda given: given["connect_timeout"] / 50
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        cli.set(EXOTRIO_DATABASE_URL=f"postgresql://ada:{WRONG}@127.0.0.1:{silent.getsockname()[1]}/n")
+        end = cli(*command)
+    assert end.code == 2, end
+    assert "cannot be used: connection timeout expired" in end.err
+    assert "check that the server runs" in end.err
+    shown_nowhere(end.err)
 
 
 def test_a_server_that_is_away_is_waited_for(database: Database, tmp_path: Path) -> None:
