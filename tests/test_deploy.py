@@ -24,7 +24,8 @@ from exotrio.cli import health_server
 from exotrio.cli.load import load
 from exotrio.manager.store.postgres.server import MIN_VERSION
 from exotrio.manager.store.postgres.start import PATIENCE as START_PATIENCE
-from exotrio.manager.store.sqlite.store import CLOSING_GRACE
+from exotrio.manager.store.postgres.store import CLOSING_GRACE as POSTGRES_GRACE
+from exotrio.manager.store.sqlite.store import CLOSING_GRACE as SQLITE_GRACE
 from tests.support.pages import PAGES
 from tests.support.processes import EXAMPLES, KEY, Processes, ended
 
@@ -104,7 +105,7 @@ def drain_total() -> float:
 
 
 def stop_total(server: dict[str, Any]) -> float:
-    return float(server["grace"]) + CLOSING_GRACE
+    return float(server["grace"]) + (POSTGRES_GRACE if server["db"] is None else SQLITE_GRACE)
 
 
 def seconds(text: str) -> float:
@@ -355,8 +356,10 @@ def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() 
     assert trigger["type"] == "prometheus"
     assert set(trigger["metadata"]) == {"serverAddress", "query", "threshold"}
     assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes text only"
-    found = re.fullmatch(r'sum\((\w+)\{namespace="(\w+)"\}\)', trigger["metadata"]["query"])
-    assert found is not None
+    found = re.fullmatch(
+        r'max\(sum by \(instance\) \((\w+)\{namespace="(\w+)"\}\)\)', trigger["metadata"]["query"]
+    )
+    assert found is not None, "of three state managers each counts all of the database"
     assert found[2] == load(str(DEPLOY / "app.py")).runtime().namespace
     assert f'"{found[1]}"' in (PACKAGE / "manager/api/metrics.py").read_text("utf-8")
 
@@ -381,16 +384,15 @@ def test_the_compose_file_fits_the_images() -> None:
     assert "command" not in services["runtime"]
     server = options("server", services["server"]["command"])
     image = options("server", json.loads(last("server", "CMD")))
-    assert [name for name in server if server[name] != image[name]] == ["key_file", "allowed_hosts"]
+    assert [name for name in server if server[name] != image[name]] == ["allowed_hosts"]
     assert {"server", "127.0.0.1"} < set(server["allowed_hosts"]), "runtimes and the healthcheck reach it"
     assert seconds(services["server"]["stop_grace_period"]) > stop_total(server)
     assert seconds(services["runtime"]["stop_grace_period"]) > drain_total()
     assert services["runtime"]["environment"][URI_VARIABLE] == f"http://server:{last('server', 'EXPOSE')}"
     assert services["runtime"]["environment"][KEY_VARIABLE].startswith(f"${{{KEY_VARIABLE}:?"), "from outside"
-    (secret,) = services["server"]["secrets"]
-    assert str(server["key_file"]) == f"/run/secrets/{secret}"
-    assert "environment" not in services["server"], "the key is a file"
-    assert composed["secrets"][secret] == {"environment": KEY_VARIABLE}, "both sides have the same key"
+    key = {KEY_VARIABLE: services["runtime"]["environment"][KEY_VARIABLE]}
+    assert services["server"]["environment"] == key, "both sides have the same key"
+    assert "secrets" not in composed, "from variables, compose refuses them where the root is read-only"
     ((source, target),) = (volume.split(":") for volume in services["server"]["volumes"])
     assert target == last("server", "VOLUME")
     assert source == "state"
@@ -415,6 +417,8 @@ def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> Non
     given = options("server", server["command"])
     assert given["db"] is None
     assert seconds(server["stop_grace_period"]) > stop_total(given)
+    assert server["environment"][KEY_VARIABLE] == services["runtime"]["environment"][KEY_VARIABLE]
+    assert "secrets" not in composed
     url = parse_database_url(server["environment"][DATABASE_VARIABLE])
     assert (url.hosts, url.secrets) == (("postgres",), ())
     postgres = services["postgres"]
