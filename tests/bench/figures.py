@@ -19,6 +19,7 @@ class Sample:
         unit: Of the value.
         least, most: What is to be reached, or None.
         limit: Name of the sample that says what the machine allows, taken in the same round.
+        note: What it means, in one line below the table.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Sample:
     least: float | None = None
     most: float | None = None
     limit: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ def gather(samples: Iterable[Sample]) -> list[Figure]:
 
 def as_table(figures: Iterable[Figure]) -> str:
     heads = ["", "median", "", "range", "to reach", "share of its limit"]
-    return _table(heads, [figure.cells() for figure in figures], right={1})
+    figures = list(figures)
+    notes = [f"\n{first.name}: {first.note}" for figure in figures if (first := figure.samples[0]).note]
+    return "\n".join([_table(heads, [figure.cells() for figure in figures], right={1}), *notes])
 
 
 def comparison_table(comparisons: Iterable[Comparison]) -> str:

@@ -27,6 +27,12 @@ BATCH = 16
 BEFORE = 3
 """Fan-outs before the one that is measured: what is in the way gets worse by the states that pass."""
 READERS = 2
+SCAN = "SELECT count(*) FROM states WHERE error LIKE '%scanned%'"
+COMPUTE = "SELECT count(*) FROM generate_series(1, 20000) AS i WHERE i::text LIKE '%scanned%'"
+"""Takes about as long as a scan, and touches no table."""
+NOTE = (
+    f"{READERS} readers take {READERS} cores, whatever they read; this is what their scans cost beside that"
+)
 
 
 def pressure(plan: Plan) -> Iterator[Sample]:
@@ -35,16 +41,24 @@ def pressure(plan: Plan) -> Iterator[Sample]:
     yield Sample("states over TCP, PostgreSQL, nothing in the way", rate, "states/s")
     yield Sample(f"claim of {BATCH}, PostgreSQL, nothing in the way, p50", claim * 1000, "ms")
     finished = plan.histories[-1]
+    computing, scanning = "readers that only compute", "readers that scan states"
+    measured = {}
     for name, in_the_way in (
         ("an open snapshot", _snapshot),
-        ("readers that scan states", _scans),
+        (computing, lambda used: _readers(used, COMPUTE)),
+        (scanning, lambda used: _readers(used, SCAN)),
         (f"{finished:,} finished states", lambda used: _finished(used, finished)),
         ("autovacuum off", _no_autovacuum),
     ):
-        rate_there, claim_there = _measure(plan, in_the_way)
+        rate_there, claim_there = measured[name] = _measure(plan, in_the_way)
+        # Who only computes says what the machine has left, which is nothing that a database could reach.
+        least, most = (None, None) if name == computing else (0.7, 1.5)
         yield Sample(f"states over TCP, PostgreSQL, {name}", rate_there, "states/s")
-        yield Sample(f"states/s, {name} over nothing", rate_there / rate, "x", least=0.7)
-        yield Sample(f"claim of {BATCH}, {name} over nothing", claim_there / claim, "x", most=1.5)
+        yield Sample(f"states/s, {name} over nothing", rate_there / rate, "x", least=least)
+        yield Sample(f"claim of {BATCH}, {name} over nothing", claim_there / claim, "x", most=most)
+    (rate, claim), (rate_there, claim_there) = measured[computing], measured[scanning]
+    yield Sample(f"states/s, {scanning} over {computing}", rate_there / rate, "x", least=0.7, note=NOTE)
+    yield Sample(f"claim of {BATCH}, {scanning} over {computing}", claim_there / claim, "x", most=1.5)
 
 
 def _measure(
@@ -101,16 +115,16 @@ def _snapshot(used: Database) -> Iterator[None]:
 
 
 @contextmanager
-def _scans(used: Database) -> Iterator[None]:
-    """Somebody reads all states, again and again."""
+def _readers(used: Database, statement: str) -> Iterator[None]:
+    """Somebody asks the same, again and again."""
 
-    def scan(connection: psycopg.Connection) -> None:
+    def ask(connection: psycopg.Connection) -> None:
         with suppress(psycopg.Error):  # it ends with its session
             while True:
-                connection.execute("SELECT count(*) FROM states WHERE error LIKE '%scanned%'")
+                connection.execute(statement.encode())
 
     connections = [psycopg.connect(used.url, autocommit=True) for _ in range(READERS)]
-    threads = [threading.Thread(target=scan, args=(connection,)) for connection in connections]
+    threads = [threading.Thread(target=ask, args=(connection,)) for connection in connections]
     for thread in threads:
         thread.start()
     try:

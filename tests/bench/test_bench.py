@@ -84,6 +84,11 @@ def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_th
     assert json.loads(as_json([figure]))[0]["values"] == [10, 30, 20]
 
 
+def test_what_a_figure_means_is_said_below_the_table() -> None:
+    samples = [Sample("rate", 10, "per s", note="it is a rate"), Sample("time", 1, "s")]
+    assert as_table(gather(samples)).splitlines()[3:] == ["", "rate: it is a rate"]
+
+
 def test_two_trees_are_compared_round_by_round() -> None:
     comparison = Comparison("rate", "per s", before=(10, 100, 20), now=(20, 150, 50))
     cells = ["rate", "20", "50", "per s", "2.00", "1.50 to 2.50"]
