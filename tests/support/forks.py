@@ -1,0 +1,158 @@
+"""Processes of ``python -m exotrio`` without the start of a Python: forks of one that imported the package.
+
+Each is a process like any other, which a test signals, kills and waits for. It has its own working directory,
+environment, arguments and streams, and ends as an interpreter does; but its modules are loaded already.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+LOADED = (
+    *("exotrio.cli.commands." + name for name in ("run", "worker", "server", "trigger", "dev")),
+    *("exotrio." + name for name in ("cli.runs.local", "cli.runs.each", "cli.dev.session")),
+    *("exotrio." + name for name in ("_runtime.runtime", "_link.auto", "manager.web.app")),
+    *("httpx", "httpcore", "anyio._backends._trio", "anyio.streams.tls", "prometheus_client.core"),
+)
+"""What most commands load."""
+
+_NUMBER = struct.Struct("i")
+
+
+class Fork:
+    """A process, with what is used of ``subprocess.Popen``."""
+
+    def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+        self.returncode: int | None = None
+        self._reading = threading.Lock()
+        out, err, (self._state, state) = os.pipe(), os.pipe(), os.pipe()
+        settings = frozenset(item for item in env.items() if item[0].startswith(("PYTHON", "LC_", "LANG")))
+        request = json.dumps([list(arguments), str(cwd), dict(env)]).encode()
+        socket.send_fds(_first(settings), [request], theirs := [out[1], err[1], state])
+        for number in theirs:
+            os.close(number)
+        self.stdout, self.stderr = (_text(pipe[0]) for pipe in (out, err))
+        (self.pid,) = _NUMBER.unpack(os.read(self._state, _NUMBER.size))
+
+    def poll(self) -> int | None:
+        return self._ended(0)
+
+    def wait(self, timeout: float) -> int:
+        if self._ended(timeout) is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _ended(self, timeout: float) -> int | None:
+        if select.select([self._state], [], [], timeout)[0]:
+            with self._reading:
+                if self.returncode is None:
+                    (self.returncode,) = _NUMBER.unpack(os.read(self._state, _NUMBER.size))
+        return self.returncode
+
+    def __del__(self) -> None:
+        os.close(self._state)
+
+
+def _text(number: int) -> IO[str]:
+    return open(number, encoding="utf-8", errors="backslashreplace")
+
+
+@cache
+def _first(settings: frozenset[tuple[str, str]]) -> socket.socket:
+    """Start the process that is forked, with what a Python reads when it starts. It ends with this one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())],
+        cwd="/",  # which stands in sys.path, before the package that is tested
+        env={"HOME": "/", **dict(settings)},
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    theirs.close()
+
+    @atexit.register
+    def end() -> None:
+        ours.close()
+        process.communicate()
+
+    if not ours.recv(1):
+        raise RuntimeError(process.communicate()[1].decode())
+    return ours
+
+
+def _serve(control: socket.socket) -> None:
+    """Fork at each request, and tell how each fork ended. Returns in a fork only."""
+    for module in LOADED:
+        importlib.import_module(module)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(wake)
+    gc.freeze()  # or each fork would copy all of it at its first collection
+    control.send(b"!")
+    states: dict[int, int] = {}
+    while True:
+        if woken in select.select([control, woken], [], [])[0]:
+            os.read(woken, 4096)
+            for pid in list(states):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    os.write(states[pid], _NUMBER.pack(os.waitstatus_to_exitcode(status)))
+                    os.close(states.pop(pid))
+            continue
+        request, numbers, _, _ = socket.recv_fds(control, 1 << 20, 3)
+        if not request:
+            sys.exit()
+        out, err, state = numbers
+        pid = os.fork()
+        if pid == 0:
+            break
+        os.write(state, _NUMBER.pack(pid))
+        states[pid] = state
+        os.close(out)
+        os.close(err)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    control.close()
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    for number in (out, err, state, woken, wake, *states.values()):
+        os.close(number)
+    arguments, cwd, env = json.loads(request)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[0] = os.getcwd()
+    sys.argv[1:] = arguments
+    sys.orig_argv[:] = [sys.executable, "-m", "exotrio", *arguments]
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module("exotrio", run_name="__main__", alter_sys=True)

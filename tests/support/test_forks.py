@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support import processes
+from tests.support.processes import ended
+
+LOOK = """
+import os, signal, sys, threading, warnings
+
+streams = sys.stdin, sys.stdout, sys.stderr
+for found in (
+    *(sys.argv, sys.orig_argv, sys.path, sys.flags, warnings.filters, os.getcwd(), dict(os.environ)),
+    [(each.fileno(), each.encoding, each.errors, each.line_buffering, each.isatty()) for each in streams],
+    [os.fstat(number).st_mode for number in range(3)],
+    os.listdir("/proc/self/fd"),
+    [(number, signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+    *(signal.pthread_sigmask(signal.SIG_BLOCK, []), os.getpgrp(), os.getsid(0), threading.active_count()),
+    sys.stdin.read(),
+):
+    print(found)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_fork_finds_what_a_process_that_was_started_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "look.py").write_text(LOOK, "utf-8")
+    both = []
+    for forks in (True, False):
+        monkeypatch.setattr(processes, "FORKS", forks)
+        both.append(ended("graph", "check", "look.py", cwd=tmp_path, env={"LC_ALL": "C"}))
+    assert both[0] == both[1]
+    assert both[0].code == -signal.SIGTERM, both[0]
+    assert "'graph', 'check', 'look.py'" in both[0].err
