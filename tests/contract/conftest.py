@@ -25,23 +25,6 @@ from tests.support.helpers import open_client
 FOREIGN_URL = os.environ.get("EXOTRIO_CONTRACT_URL")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers",
-        "deviates_from_stock(reason): expects what ours decides, not what the stock server does; skipped"
-        " against a foreign server unless EXOTRIO_CONTRACT_OURS=1",
-    )
-    config.addinivalue_line(
-        "markers",
-        "before_the_store: answered before anything is read or written; not run on PostgreSQL again",
-    )
-    config.addinivalue_line(
-        "markers",
-        "engine_rules: what the engine decides, whatever carries the request; not run over TCP on SQLite, for"
-        " embedded has that engine, and two-managers a connection",
-    )
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """Run one server process for the whole session."""
