@@ -1,18 +1,23 @@
 """Which state managers the contract suite runs against, and the fixtures that reach them.
 
 ``embedded`` in process, ``tcp`` (a real ``python -m exotrio server`` over a real file), ``two-managers`` (two
-on one PostgreSQL, each request to another one), if ``EXOTRIO_CONTRACT_POSTGRES`` is 1, ``postgres`` (one on
+on one PostgreSQL, each request to another one), if ``EXOTRIO_CONTRACT_ALL`` is 1, ``postgres`` (one on
 PostgreSQL) and ``pooled`` (the two behind pgbouncer), and, if ``EXOTRIO_CONTRACT_URL`` and
 ``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test works in a namespace of its own,
 so a server can be shared and needs no cleaning.
+
+``embedded`` has each row of each test. Rows differ in what the same code is given, so one of them goes
+through HTTP: to ``two-managers``, or to ``tcp`` if the test is ``before_the_store``. Tests that ask for their
+target have each row at both; with ``EXOTRIO_CONTRACT_ALL`` all tests have each row everywhere.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from inspect import signature
 
 import httpx
 import pytest
@@ -22,6 +27,7 @@ from tests.contract.target import ON_POSTGRES, RoundRobin, Target, serving
 from tests.support import postgres
 from tests.support.helpers import open_client
 
+ALL = os.environ.get("EXOTRIO_CONTRACT_ALL") == "1"
 FOREIGN_URL = os.environ.get("EXOTRIO_CONTRACT_URL")
 
 
@@ -69,19 +75,37 @@ def behind_pooler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 SERVERS = {"tcp": "server", "two-managers": "two_managers"}
-if os.environ.get("EXOTRIO_CONTRACT_POSTGRES") == "1":
+if ALL:
     SERVERS |= {"postgres": "on_postgres", "pooled": "behind_pooler"}
 TARGETS = ["embedded", *SERVERS, *(["foreign"] if FOREIGN_URL else [])]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
-        marked = metafunc.definition.get_closest_marker
-        left_out = {
-            *(ON_POSTGRES if marked("before_the_store") else ()),
-            *(("tcp",) if marked("engine_rules") else ()),
-        }
+        before_the_store = metafunc.definition.get_closest_marker("before_the_store")
+        whole = ALL or asks_for_target(metafunc.function)
+        left_out = ON_POSTGRES if before_the_store else () if whole else ("tcp",)
         metafunc.parametrize("target", [kind for kind in TARGETS if kind not in left_out], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep one row of a test for each of ``SERVERS``."""
+    seen: set[tuple[object, str]] = set()
+
+    def is_needed(item: pytest.Item) -> bool:
+        if not isinstance(item, pytest.Function) or "target" not in item.fixturenames:
+            return True
+        row = item.function, item.callspec.params["target"]
+        repeats = row in seen
+        seen.add(row)
+        return not repeats or row[1] not in SERVERS or asks_for_target(item.function)
+
+    if not ALL:
+        items[:] = [item for item in items if is_needed(item)]
+
+
+def asks_for_target(test: Callable[..., object]) -> bool:
+    return not {"target", "keyed"}.isdisjoint(signature(test).parameters)
 
 
 @pytest.fixture

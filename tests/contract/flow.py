@@ -102,13 +102,15 @@ class Flow:
 
     # -- looking
 
-    async def settled(self) -> None:
-        """Wait until no state is EXECUTED: on a stock server the step after it runs in the background."""
+    async def settled(self) -> dict[str, Any]:
+        """Return the run once no state is EXECUTED: a stock server makes what follows in the background."""
 
-        async def no_executed() -> None:
-            assert (await self.shown())["execution_summary"]["EXECUTED"] == 0
+        async def no_executed() -> dict[str, Any]:
+            shown = await self.shown()
+            assert shown["execution_summary"]["EXECUTED"] == 0
+            return shown
 
-        await eventually(no_executed)
+        return await eventually(no_executed)
 
     async def shown(self) -> dict[str, Any]:
         reply: dict[str, Any] = ok(await self.api.run_graph(self.run_id))
@@ -120,21 +122,19 @@ class Flow:
 
     async def statuses(self) -> Counter[tuple[str, str]]:
         """Count the states of the run by (identifier, status)."""
-        await self.settled()
-        return Counter((node["identifier"], node["status"]) for node in (await self.shown())["nodes"])
+        return Counter((node["identifier"], node["status"]) for node in (await self.settled())["nodes"])
 
     async def states(self, identifier: str, status: str | None = None) -> list[dict[str, Any]]:
         """Return the details of every state of ``identifier``, oldest first."""
-        await self.settled()
         return [
             await self.detail(node["id"])
-            for node in (await self.shown())["nodes"]
+            for node in (await self.settled())["nodes"]
             if node["identifier"] == identifier and status in (None, node["status"])
         ]
 
     async def status(self, state_id: str) -> str:
-        await self.settled()
-        return str((await self.detail(state_id))["status"])
+        (found,) = [node for node in (await self.settled())["nodes"] if node["id"] == state_id]
+        return str(found["status"])
 
     async def run_summary(self) -> dict[str, Any]:
         """Return this run's entry of the list of runs."""

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.helpers import BARE_SSL
+
 KEY = "contract-suite-key-3f9c"
 ON_POSTGRES = ("postgres", "two-managers", "pooled")
 
@@ -44,7 +46,7 @@ class RoundRobin(httpx.AsyncBaseTransport):
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._servers = cycle([httpx.URL(url) for url in urls])
-        self._transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=100))
+        self._transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=100), verify=BARE_SSL)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         server = next(self._servers)

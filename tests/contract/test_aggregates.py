@@ -12,10 +12,7 @@ from tests.contract.fan import fanned
 from tests.contract.flow import Flow
 from tests.support.helpers import ok, place
 
-pytestmark = [
-    pytest.mark.engine_rules,
-    pytest.mark.deviates_from_stock("stock allows no reference to branches"),
-]
+pytestmark = pytest.mark.deviates_from_stock("stock allows no reference to branches")
 
 
 def _gather(strategy: str = "ALL_SUCCESS", text: str = "${{c.outputs.v}}") -> dict[str, Any]:

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 BACKUP = "/exotrio/v1/backup"
 
 
-@pytest.fixture
 def in_file(target: Target) -> None:
     """For what only a database of the state manager's own can do."""
     if target.is_on_postgres:
@@ -32,10 +31,10 @@ async def test_on_postgresql_the_answer_says_what_makes_a_backup(target: Target,
     assert "pg_dump" in refused(await api.request("GET", BACKUP), 409)
 
 
-@pytest.mark.usefixtures("in_file")
 async def test_a_backup_is_a_sound_database_with_what_was_committed(
-    api: Api, client: httpx.AsyncClient, tmp_path: Path
+    target: Target, api: Api, client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
+    in_file(target)
     flow = await Flow.start(api, place("a"), secrets={"token": "nobody-reads-this-4711"})
     response = await client.get(BACKUP)
     assert response.status_code == 200
@@ -50,8 +49,8 @@ async def test_a_backup_is_a_sound_database_with_what_was_committed(
     assert found == [(flow.run_id,)]
 
 
-@pytest.mark.usefixtures("in_file")
-async def test_a_backup_may_be_made_again_and_again(client: httpx.AsyncClient) -> None:
+async def test_a_backup_may_be_made_again_and_again(target: Target, client: httpx.AsyncClient) -> None:
+    in_file(target)
     for _ in range(3):
         assert (await client.get(BACKUP)).status_code == 200
 

@@ -10,8 +10,6 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, declare, node_name, ok, place
 
-pytestmark = pytest.mark.engine_rules
-
 STRING = {"type": "string"}
 
 

@@ -11,8 +11,6 @@ from tests.contract.flow import Flow
 from tests.contract.putting import put, validity
 from tests.support.helpers import ok, place, refused
 
-pytestmark = pytest.mark.engine_rules
-
 Place = dict[str, Any]
 
 

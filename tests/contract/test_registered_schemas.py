@@ -11,8 +11,6 @@ from tests.contract.flow import Flow
 from tests.contract.putting import validity
 from tests.support.helpers import declare, node_name, ok, place
 
-pytestmark = pytest.mark.engine_rules
-
 Place = dict[str, Any]
 
 

@@ -20,8 +20,6 @@ from tests.support.helpers import (
     refused,
 )
 
-pytestmark = pytest.mark.engine_rules
-
 
 @pytest.mark.parametrize("max_retries", [0, 1, 3])
 async def test_a_node_is_attempted_once_and_then_max_retries_times(api: Api, max_retries: int) -> None:

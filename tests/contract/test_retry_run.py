@@ -11,7 +11,7 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import FAST_RETRY, NO_RETRY, declare, node_name, ok, place, refused
 
-pytestmark = [pytest.mark.engine_rules, pytest.mark.deviates_from_stock("a stock server has no native API")]
+pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 
 
 async def half_failed(api: Api, width: int = 4, **fields: Any) -> tuple[Flow, set[str]]:

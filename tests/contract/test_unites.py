@@ -9,8 +9,6 @@ from tests.contract.fan import OK, Place, fan_graph, fanned
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, declare, node_name, ok, place, refused
 
-pytestmark = pytest.mark.engine_rules
-
 STRATEGIES = ["ALL_SUCCESS", "ALL_DONE"]
 
 

@@ -8,10 +8,7 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, ok, place
 
-pytestmark = [
-    pytest.mark.engine_rules,
-    pytest.mark.deviates_from_stock("a stock server does not say"),
-]
+pytestmark = pytest.mark.deviates_from_stock("a stock server does not say")
 ALL_SUCCESS = {"identifier": "a", "strategy": "ALL_SUCCESS"}
 
 

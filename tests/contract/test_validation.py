@@ -11,8 +11,6 @@ from tests.contract.api import Api
 from tests.contract.putting import put
 from tests.support.helpers import ok, place, refused
 
-pytestmark = pytest.mark.engine_rules
-
 Place = dict[str, Any]
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
@@ -22,7 +23,7 @@ from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow
 from tests.support import postgres
-from tests.support.helpers import ok, open_client, place
+from tests.support.helpers import ok, open_client, place, refused
 from tests.support.manager import KEY, open_manager, recount
 from tests.support.stores import new_database
 
@@ -111,6 +112,16 @@ async def test_all_that_follows_one_outcome_has_a_limit_too() -> None:
         statuses = await flow.statuses()
         assert statuses[("a", "SUCCESS")] == statuses[("b", "CREATED")] == 16
         assert statuses[("a", "NEXT_CREATED_ERROR")] == 4
+
+
+async def test_a_small_request_cannot_start_runs_with_any_amount_of_inputs() -> None:
+    async with open_manager(max_inputs=100) as manager:
+        flow = await Flow.deploy(manager.api, place("a", inputs={"p": "x" * 90}))
+        runs = [{"run_id": str(UUID(int=number))} for number in range(30)]
+        ok(await manager.api.trigger_many(flow.graph, *runs[:10]))
+        detail = refused(await manager.api.trigger_many(flow.graph, *runs), 400)
+        assert "the inputs of 20 runs are too large: start fewer at once" in detail
+        assert ok(await manager.api.runs())["total"] == 10
 
 
 async def test_the_limit_of_a_server_is_that_of_its_bodies(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ UNKNOWN_ID = "0123456789abcdef01234567"
 UNKNOWN_RUN = "01234567-89ab-4cde-8f01-23456789abcd"
 
 # httpx loads the system's certificates for every client otherwise, which costs more than a test does.
-_BARE_SSL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+BARE_SSL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class SettableClock:
@@ -67,7 +67,7 @@ def open_client(
         transport=transport,
         timeout=60,
         trust_env=False,
-        verify=_BARE_SSL,
+        verify=BARE_SSL,
     )
 
 
