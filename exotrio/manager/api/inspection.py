@@ -26,7 +26,6 @@ WORKER = "/worker/{worker_id:path}"
 
 
 def inspection_routes(service: Service) -> list[Route]:
-    """Return the routes."""
     inspection = _Inspection(service)
     return namespace_routes(
         NATIVE_ROOT,
@@ -62,7 +61,7 @@ class _Inspection:
 
     async def export(self, request: Request, namespace: str) -> Response:
         # Here: whoever embeds a state manager does not wait for templates to be loaded.
-        from exotrio.manager.web.export import report
+        from exotrio.manager.web import report
 
         values = read_query(request, ExportQuery).values
         run_id = request.path_params["run_id"]

@@ -13,7 +13,7 @@ From outside only ``Dashboard`` is used, an ASGI app that authenticates its requ
 - ``live``: tells the script which fragments changed; the script then requests these.
 - ``faults``: what failed in a run, grouped. ``results``: what it began with and what came out.
 - ``texts``: masks secrets in values and errors, and bounds their length.
-- ``export/``: a run as one HTML file, for people without access to the dashboard.
+- ``report``: a run as one HTML file, for people without access to the dashboard.
 - ``svg/``: the pictures. ``format``: statuses, times and values as text. Both are pure.
 - ``static/``, ``templates/``: the files.
 

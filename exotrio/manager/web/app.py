@@ -19,8 +19,7 @@ from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import UnknownCommit, View, log_level
-from exotrio.manager.web import actions, live
-from exotrio.manager.web.export import report
+from exotrio.manager.web import actions, live, report
 from exotrio.manager.web.guard import (
     FRAGMENTS_HEADER,
     HEADERS,

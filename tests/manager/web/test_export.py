@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exotrio.manager.queries import run_detail as chosen
-from exotrio.manager.web.export import states
+from exotrio.manager.web import report as exported
 from exotrio.manager.web.faults import MAX_MESSAGES, signature
 from exotrio.manager.web.texts import MAX_PARSED, MAX_VALUE, MAX_VALUES, ReportTexts
 from tests.contract.api import Api
@@ -236,7 +236,7 @@ async def test_what_failed_alike_is_one_entry_with_one_traceback() -> None:
 
 
 async def test_values_end_where_the_page_would_get_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "MAX_TEXT", 60)
+    monkeypatch.setattr(exported, "MAX_TEXT", 60)
     async with open_manager() as manager:
         flow = await fanned(manager.api, 5)
         html = await export(manager.api, flow.run_id)
