@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -78,15 +79,8 @@ class Dashboard:
             page_path = path if shown_by else path.rpartition("/")[0]
             endpoint = self._sign_in.required(self._act(action, page_path, shown_by), page_path=page_path)
             routes.append(Route(path, endpoint, methods=["POST"]))
-        self._app = Starlette(
-            routes=routes,
-            exception_handlers={
-                Refused: self._on_refused,
-                HTTPException: self._on_http_exception,
-                DatabaseError: self._on_database_error,
-                Exception: self._on_defect,
-            },
-        )
+        errors: tuple[Any, ...] = (Refused, HTTPException, DatabaseError, Exception)
+        self._app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, self._on_error))
         self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -228,27 +222,23 @@ class Dashboard:
 
     # -- errors
 
-    async def _on_refused(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
-        text = _ended(error.detail[:1].upper() + error.detail[1:])
-        return await self._problem_page(request, error.status, text)
-
-    async def _on_http_exception(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        text = "There is no such page." if error.status_code == 404 else error.detail
-        return await self._problem_page(request, error.status_code, text)
-
-    async def _on_database_error(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, DatabaseError)
-        logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
-        if isinstance(error, UnknownCommit):
-            return self._problem(
-                request, 504, "Whether this happened is not known. Look before you try again."
-            )
-        text = "The state manager cannot use its database now. Try again later; its log has the details."
-        return self._problem(request, 503, text)
-
-    async def _on_defect(self, request: Request, error: Exception) -> Response:
+    async def _on_error(self, request: Request, error: Exception) -> Response:
+        match error:
+            case Refused():
+                text = _ended(error.detail[:1].upper() + error.detail[1:])
+                return await self._problem_page(request, error.status, text)
+            case HTTPException():
+                text = "There is no such page." if error.status_code == 404 else error.detail
+                return await self._problem_page(request, error.status_code, text)
+            case DatabaseError():
+                logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
+                if isinstance(error, UnknownCommit):
+                    text = "Whether this happened is not known. Look before you try again."
+                    return self._problem(request, 504, text)
+                text = (
+                    "The state manager cannot use its database now. Try again later; its log has the details."
+                )
+                return self._problem(request, 503, text)
         # Starlette raises the error again after this response, and the server logs it.
         text = "An unexpected error occurred. The log of the state manager has the details."
         return self._problem(request, 500, text)
