@@ -29,6 +29,33 @@ CACHED = 5.0
 """Seconds for which a look into the database counts, however many scrape."""
 MAX_LOOK = 3.0
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+GAUGES = (
+    (
+        "exotrio_manager_states",
+        "States that have not ended: CREATED waits (counted up to 100,000), QUEUED is held by a runtime.",
+        ["namespace", "node", "status"],
+    ),
+    (
+        "exotrio_manager_eligible_states",
+        "States a runtime could claim now, counted up to 100,000.",
+        ["namespace", "node"],
+    ),
+    (
+        "exotrio_manager_oldest_eligible_seconds",
+        "Since when the first of those could be claimed; 0 without any.",
+        ["namespace", "node"],
+    ),
+    (
+        "exotrio_manager_node_paused",
+        "1 if nothing of the node is claimed since it is paused; its states do not count as eligible.",
+        ["namespace", "node"],
+    ),
+    (
+        "exotrio_manager_schedule_paused",
+        "1 if the graph's schedule starts no runs since it is paused; of graphs that have one.",
+        ["namespace", "graph"],
+    ),
+)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -117,40 +144,18 @@ class ManagerMetrics:
         """Give the gauges, for the registry."""
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
-        states = GaugeMetricFamily(
-            "exotrio_manager_states",
-            "States that have not ended: CREATED waits (counted up to 100,000), QUEUED is held by a runtime.",
-            labels=["namespace", "node", "status"],
-        )
-        eligible = GaugeMetricFamily(
-            "exotrio_manager_eligible_states",
-            "States a runtime could claim now, counted up to 100,000.",
-            labels=["namespace", "node"],
-        )
-        oldest = GaugeMetricFamily(
-            "exotrio_manager_oldest_eligible_seconds",
-            "Since when the first of those could be claimed; 0 without any.",
-            labels=["namespace", "node"],
-        )
-        paused = GaugeMetricFamily(
-            "exotrio_manager_node_paused",
-            "1 if nothing of the node is claimed since it is paused; its states do not count as eligible.",
-            labels=["namespace", "node"],
-        )
-        schedules = GaugeMetricFamily(
-            "exotrio_manager_schedule_paused",
-            "1 if the graph's schedule starts no runs since it is paused; of graphs that have one.",
-            labels=["namespace", "graph"],
-        )
+        gauges = [GaugeMetricFamily(name, about, labels=labels) for name, about, labels in GAUGES]
+        states, eligible, oldest, paused, schedules = gauges
         for graph, is_paused in self._schedules.items():
             schedules.add_metric(graph, is_paused)
         for each in self._backlog:
-            states.add_metric([each.namespace, each.node, "CREATED"], each.waiting)
-            states.add_metric([each.namespace, each.node, "QUEUED"], each.held)
-            eligible.add_metric([each.namespace, each.node], each.eligible)
-            oldest.add_metric([each.namespace, each.node], each.oldest)
-            paused.add_metric([each.namespace, each.node], each.paused_at is not None)
-        yield from (states, eligible, oldest, paused, schedules)
+            node = [each.namespace, each.node]
+            states.add_metric([*node, "CREATED"], each.waiting)
+            states.add_metric([*node, "QUEUED"], each.held)
+            eligible.add_metric(node, each.eligible)
+            oldest.add_metric(node, each.oldest)
+            paused.add_metric(node, each.paused_at is not None)
+        yield from gauges
         yield GaugeMetricFamily(
             "exotrio_manager_connections", "Connections that are open.", self._connections()
         )
