@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from exotrio._util.durations import format_duration
 from exotrio.manager.web.format import CANCELLED
-from exotrio.manager.web.svg.elements import element, join, share
+from exotrio.manager.web.svg.elements import element, join, rect
 
 HEIGHT = 6
 MIN_SHARE = 0.012
@@ -21,7 +21,6 @@ def bar(counts: Mapping[str, int]) -> Markup:
 
 
 def summary(counts: Mapping[str, int]) -> str:
-    """Return counts by class in words."""
     named = {**counts}
     if CANCELLED in named:
         named["errored or cancelled"] = named.pop(CANCELLED)
@@ -56,8 +55,6 @@ def pieces(counts: Mapping[str, int]) -> Markup:
     scale = 1 / sum(widths)
     parts, x = [], 0.0
     for name, width in zip(counts, widths, strict=True):
-        parts.append(
-            element("rect", class_=f"s-{name}", x=share(x), width=share(width * scale), height=HEIGHT)
-        )
+        parts.append(rect(f"s-{name}", x, width * scale, height=HEIGHT))
         x += width * scale
     return join(parts)

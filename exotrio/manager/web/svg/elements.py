@@ -24,8 +24,12 @@ def element(tag: str, *children: str | Markup, **attributes: Value) -> Markup:
     return Markup(f"<{tag}{written}>{inner}</{tag}>")
 
 
+def rect(kind: str, x: float, width: float, *, y: Value = None, height: Value, rx: Value = None) -> Markup:
+    """Return a rectangle of a class. ``x`` and ``width`` are parts of the picture's width."""
+    return element("rect", class_=kind, x=share(x), width=share(width), y=y, height=height, rx=rx)
+
+
 def join(parts: list[Markup]) -> Markup:
-    """Return the parts, joined."""
     return Markup("").join(parts)
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from exotrio._util.durations import format_duration
 from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
 from exotrio.manager.web.format import status_class
-from exotrio.manager.web.svg.elements import element, fit, join, share
+from exotrio.manager.web.svg.elements import element, fit, join, rect, share
 
 MAX_IN_LANE = 14
 """States of one lane that are bars even if the run has more than ``MAX_BARS``."""
@@ -79,16 +79,8 @@ def _axis(until: int, height: int) -> list[Markup]:
         parts.append(element("line", class_="grid", x1=share(at), x2=share(at), y1=HEAD - 6, y2=height))
         text = "0" if index == 0 else format_duration(index * step / 1000).removesuffix(".0 s")
         text = text if text.endswith(("s", "h", "d", "n")) or text == "0" else f"{text} s"
-        parts.append(
-            element(
-                "text",
-                text,
-                class_="tick odd" if index % 2 else "tick",
-                x=share(at),
-                y=11,
-                dx=0 if index == 0 else 3,
-            )
-        )
+        kind, dx = "tick odd" if index % 2 else "tick", 0 if index == 0 else 3
+        parts.append(element("text", text, class_=kind, x=share(at), y=11, dx=dx))
     return parts
 
 
@@ -148,23 +140,13 @@ def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
         label += f", ran {format_duration((ends - begins) / 1000)}"
     parts = [element("title", label)]
     if begins > span.waits:
-        parts.append(
-            element(
-                "rect",
-                class_="waited" if span.runs is not None or kind != "waiting" else "waits",
-                x=share(span.waits / until),
-                width=share((begins - span.waits) / until),
-                y=y + 3,
-                height=2,
-            )
-        )
+        waits = "waited" if span.runs is not None or kind != "waiting" else "waits"
+        parts.append(rect(waits, span.waits / until, (begins - span.waits) / until, y=y + 3, height=2))
     if span.runs is not None:
         # At least as wide as can be seen and clicked.
         width = max((ends - begins) / until, 0.003)
         x = min(begins / until, 1 - width)
-        parts.append(
-            element("rect", class_=f"s-{kind}", x=share(x), width=share(width), y=y, height=7, rx=1.5)
-        )
+        parts.append(rect(f"s-{kind}", x, width, y=y, height=7, rx=1.5))
     return join(parts)
 
 
@@ -195,15 +177,15 @@ def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
     half = AREA // 2
     parts = [element("title", f"at most {round(max_waiting * each):,} waited at a time")]
     for index in range(SLICES):
-        x, width = share(index / SLICES), share(1.04 / SLICES)
+        x, width = index / SLICES, 1.04 / SLICES
         if waiting[index]:
             high = max(1.0, half * waiting[index] / max_waiting)
-            parts.append(element("rect", class_="waits", x=x, width=width, y=float(half - high), height=high))
+            parts.append(rect("waits", x, width, y=float(half - high), height=high))
         if running[index]:
             high = max(1.0, (half - 4) * running[index] / max_running)
-            parts.append(element("rect", class_="s-running", x=x, width=width, y=half + 1, height=high))
+            parts.append(rect("s-running", x, width, y=half + 1, height=high))
         if failed[index]:
-            parts.append(element("rect", class_="s-errored", x=x, width=width, y=AREA - 3, height=3))
+            parts.append(rect("s-errored", x, width, y=AREA - 3, height=3))
     return join(parts), AREA
 
 

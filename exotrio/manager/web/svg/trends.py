@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from exotrio._util.durations import format_duration
 from exotrio.manager.web.format import day, minute
-from exotrio.manager.web.svg.elements import element, join, share
+from exotrio.manager.web.svg.elements import element, join, rect, share
 
 HEAD, UP, DOWN, FOOT = 14, 92, 22, 16
 """Heights in pixels, from the top: the scale, bars of ended states, bars of failed ones, the times."""
@@ -88,15 +88,8 @@ def draw_times(
 
 
 def _chart(title: str, parts: list[Markup], height: int) -> Markup:
-    return element(
-        "svg",
-        element("title", title),
-        join(parts),
-        class_="chart",
-        width="100%",
-        height=height,
-        role="img",
-    )
+    drawn = (element("title", title), join(parts))
+    return element("svg", *drawn, class_="chart", width="100%", height=height, role="img")
 
 
 def _labels(count: int, first_ms: int, width_ms: int, height: int) -> Iterator[Markup]:
@@ -128,11 +121,4 @@ def _line(kind: str, y: int) -> Markup:
 
 
 def _bar(kind: str, index: int, count: int, y: float, height: float) -> Markup:
-    return element(
-        "rect",
-        class_=kind,
-        x=share((index + 0.12) / count),
-        width=share(0.76 / count),
-        y=float(y),
-        height=float(height),
-    )
+    return rect(kind, (index + 0.12) / count, 0.76 / count, y=float(y), height=float(height))
