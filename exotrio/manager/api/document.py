@@ -111,7 +111,6 @@ def _operation(
 
 
 def page_of(document: Mapping[str, Any]) -> str:
-    """Return a description as an HTML page."""
     return "".join(_lines(document))
 
 

@@ -53,7 +53,6 @@ class Unprocessable(Exception):
 
 
 def unprocessable(kind: str, location: list[str | int], message: str, value: object = None) -> Unprocessable:
-    """Return the refusal for one problem."""
     return Unprocessable([{"type": kind, "loc": location, "msg": message, "input": _echo(value)}])
 
 

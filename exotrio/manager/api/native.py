@@ -78,7 +78,6 @@ CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
 
 
 def native_routes(service: Service) -> list[Route]:
-    """Return the routes of the native API."""
     native = _Native(service)
     everywhere = routes_of([("GET", NATIVE_ROOT, native.discover), ("GET", BACKUP_PATH, native.backup)])
     return everywhere + namespace_routes(

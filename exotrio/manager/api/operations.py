@@ -41,7 +41,6 @@ PIECE = 256 * 1024
 
 
 def operation_routes(store: Store, metrics: ManagerMetrics | None) -> list[Route]:
-    """Return the routes of probes, and of metrics if there are any."""
     operations = _Operations(store, metrics)
     table = [("GET", "/livez", operations.livez), ("GET", "/readyz", operations.readyz)]
     if metrics is not None:

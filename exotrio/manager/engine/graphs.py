@@ -147,7 +147,6 @@ def delete_schedules(tx: Transaction, rows: Iterable[tuple[int, str]]) -> None:
 
 
 def delete_schedules_of(tx: Transaction, graph: int) -> int:
-    """Delete the schedules of a graph; return how many there were."""
     return sum(tx.execute(f"DELETE FROM {table} WHERE graph = ?", (graph,)).rowcount for table in TABLES)
 
 

@@ -140,7 +140,6 @@ def _renew(tx: Transaction, held: Sequence[Row], running: Collection[int], deadl
 
 
 def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
-    """Return which of these runs are cancelled."""
     if not runs:
         return set()
     # Not with the states: the statement that locked them may have waited for what cancels the run.

@@ -83,7 +83,6 @@ def leave(tx: Transaction, manager: str) -> None:
 
 
 def keep_backup(tx: Transaction) -> None:
-    """Keep when the last backup was made."""
     tx.execute(
         "INSERT INTO meta VALUES ('backed_up_at', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (str(tx.now_ms),),

@@ -76,7 +76,6 @@ class Started:
 
 
 def trigger(tx: Transaction, namespace: str, graph_name: str, run: NewRun) -> Started:
-    """Start one run."""
     try:
         (started,) = trigger_many(tx, namespace, graph_name, [run])
     except EntriesRefused as refusal:
@@ -184,7 +183,6 @@ def _runs_by_key(tx: Transaction, graph: int, keys: Sequence[str]) -> dict[str, 
 
 
 def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
-    """Return the graphs of those of these runs that exist."""
     if not run_ids:
         return {}
     sql = f"SELECT run_id, graph FROM runs WHERE {tx.any_of('run_id')}"

@@ -38,7 +38,6 @@ def open_session(tx: Transaction, session: str) -> None:
 
 
 def is_open(view: View, session: str) -> bool:
-    """Return whether a session has not ended."""
     found = view.row(
         "SELECT id FROM sessions WHERE id = ? AND used_at >= ? AND opened_at >= ?", (session, *_oldest(view))
     )
@@ -50,12 +49,10 @@ def _oldest(view: View) -> tuple[int, int]:
 
 
 def use_session(tx: Transaction, session: str) -> None:
-    """Keep that a session is used now."""
     tx.execute("UPDATE sessions SET used_at = ?1 WHERE id = ?2 AND used_at < ?1", (tx.now_ms, session))
 
 
 def end_session(tx: Transaction, session: str) -> None:
-    """End a session."""
     tx.execute("DELETE FROM sessions WHERE id = ?", (session,))
 
 

@@ -45,7 +45,6 @@ def object_id(number: int) -> str:
 
 
 def list_nodes(view: View, namespace: str) -> list[dict[str, Any]]:
-    """Return the registered nodes of a namespace, by name."""
     return [
         {
             "_id": object_id(row["id"]),
@@ -65,12 +64,10 @@ def list_nodes(view: View, namespace: str) -> list[dict[str, Any]]:
 
 
 def list_namespaces(view: View) -> list[str]:
-    """Return the namespaces that have registered nodes, sorted."""
     return [row[0] for row in view.execute("SELECT DISTINCT namespace FROM nodes ORDER BY namespace")]
 
 
 def list_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
-    """Return the graphs of a namespace, by name."""
     return [
         {"_id": object_id(row["id"]), "name": row["name"], "namespace": namespace, **shown_graph(view, row)}
         for row in view.execute(GRAPHS + " ORDER BY name", (namespace,)).fetchall()
@@ -81,7 +78,6 @@ def list_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
 
 
 def graph_names(view: View, namespace: str) -> list[str]:
-    """Return the names of the graphs of a namespace, sorted."""
     rows = view.execute("SELECT name FROM graphs WHERE namespace = ? ORDER BY name", (namespace,))
     return [row["name"] for row in rows]
 
@@ -126,7 +122,6 @@ def graphs_using(view: View, namespace: str, node: str) -> list[str]:
 
 
 def secret_names(view: View, graph: Row) -> list[str]:
-    """Return the names of a graph's secrets, sorted."""
     rows = view.execute("SELECT name FROM secrets WHERE graph = ? ORDER BY name", (graph["id"],))
     return [row["name"] for row in rows]
 
@@ -155,7 +150,6 @@ class Field:
 
 
 def fields_of(schema: str) -> list[Field]:
-    """Return the fields that a JSON schema declares."""
     properties = from_json(schema).get("properties")
     return [
         Field(name, declared(given), str(given.get("description", "")) if isinstance(given, dict) else "")

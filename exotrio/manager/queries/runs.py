@@ -35,7 +35,6 @@ RUN_STATUSES = ("running", "failed", "success", "cancelled")
 
 
 def status_of(run: Row) -> RunStatus:
-    """Return the status of a run."""
     ended = run["success"] + run["retried"]
     return run_status(pending=run["pending"], errored=run["errored"], ended=ended)
 
@@ -188,7 +187,6 @@ _STATUS = {
 
 
 def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
-    """Return one page of a namespace's runs."""
     where, runs = Where(), RUNS
     where.add("runs.namespace = ?", namespace)
     if query.graph is not None:
@@ -232,7 +230,6 @@ def list_runs_v0(view: View, namespace: str, page: int, size: int) -> dict[str, 
 
 
 def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[Row]:
-    """Return runs of a namespace, newest first."""
     return view.execute(
         RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
         (namespace, limit, offset),

@@ -37,12 +37,10 @@ class Trend:
 
 
 def of_nodes(view: View, span: str, nodes: Iterable[int]) -> Trend:
-    """Return the trend of the states of these nodes."""
     return _trend(tallies.in_slots(view, *SPANS[span], nodes=nodes), *SPANS[span])
 
 
 def of_graph(view: View, span: str, graph: int) -> Trend:
-    """Return the trend of the states of a graph."""
     return _trend(tallies.in_slots(view, *SPANS[span], graphs=(graph,)), *SPANS[span])
 
 
@@ -52,7 +50,6 @@ def of_runs(view: View, span: str, graphs: Iterable[int]) -> Trend:
 
 
 def graphs_of(view: View, namespace: str) -> list[int]:
-    """Return the numbers of the graphs of a namespace."""
     return [row["id"] for row in view.execute("SELECT id FROM graphs WHERE namespace = ?", (namespace,))]
 
 

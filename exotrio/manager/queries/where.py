@@ -13,7 +13,6 @@ class Where:
         self.parameters: list[Any] = []
 
     def add(self, condition: str, *parameters: Any) -> None:
-        """Add a condition with its parameters."""
         self._conditions.append(condition)
         self.parameters += parameters
 

@@ -24,5 +24,4 @@ class EntriesRefused(Refused):
 
 
 def not_found(what: str) -> Refused:
-    """Return a 404."""
     return Refused(404, what)

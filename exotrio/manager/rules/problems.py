@@ -68,6 +68,5 @@ class RulesBroken(GraphInvalid):
 
 
 def refuse(what: str, problems: Iterable[Problem]) -> None:
-    """Raise RulesBroken if there are problems."""
     if found := first_problems(problems):
         raise RulesBroken(what, found)

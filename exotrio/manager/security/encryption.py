@@ -76,7 +76,6 @@ def key_file_of(db: Path) -> str:
 
 
 def new_key() -> str:
-    """Return a new key, as text."""
     return base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 

@@ -56,11 +56,9 @@ class Catalog:
         return found
 
     def known_run(self, run: int) -> RunFacts | None:
-        """Return what was kept of a run, if anything was."""
         return self._runs.get(run)
 
     def keep_run(self, run: int, facts: RunFacts) -> None:
-        """Keep what was read of a run."""
         if len(self._runs) >= MAX_KEPT:
             self._runs.clear()
         self._runs[run] = facts

@@ -70,7 +70,6 @@ class WatchedClock:
         self._changes = 0
 
     def __call__(self) -> int:
-        """Return the time."""
         now = self._clock()
         self._highest = max(self._highest, now)
         return now

@@ -62,13 +62,11 @@ class View:
         self.check: Callable[[], None] | None = None
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        """Run one statement."""
         if self.check is not None:
             self.check()
         return self._connection.execute(sql, parameters)
 
     def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row | None:
-        """Return the first row, or None."""
         found: Row | None = self.execute(sql, parameters).fetchone()
         return found
 
@@ -77,7 +75,6 @@ class View:
         return self._dialect.any_of(column)
 
     def items(self, values: Items) -> Any:
-        """Return the parameter for ``any_of``."""
         return self._dialect.items(values)
 
     def serialize(self) -> bytes:
@@ -90,7 +87,6 @@ class View:
         return self._catalog.max_inputs
 
     def template(self, template_id: int) -> Template:
-        """Return the compiled template with this id."""
         return self._catalog.template(self._connection, template_id)
 
     def state_id(self, seq: int) -> str:

@@ -37,7 +37,6 @@ def bucket_of(ms: int) -> int:
 
 
 def middle_ms(bucket: int) -> float:
-    """Return the middle of a bucket, in milliseconds."""
     if bucket < 8:
         return float(bucket)
     exponent, part = bucket // 4 - 1, bucket % 4 + 4

@@ -25,7 +25,6 @@ _FOLDERS = {"run_id": "runs", "graph": "graphs", "node": "nodes"}
 
 
 async def retry_run(request: PageRequest, form: Form) -> Done:
-    """Retry the failed states of a run."""
     run_id = request.params["run_id"]
     reply = await request.service.store.write(retries.retry_run, request.namespace, run_id, _request_id(form))
     flash = f"{plural(len(reply.retried), 'failed state')} will run again."
@@ -79,7 +78,6 @@ async def trigger_again(request: PageRequest, form: Form) -> Done:
 
 
 async def trigger(request: PageRequest, form: Form) -> Done:
-    """Start a run with the inputs and the store of the form."""
     store = request.service.store
     filled = await store.look(sent_form, request, form)
     key = field(form, "key").strip() or None
@@ -103,7 +101,6 @@ async def trigger(request: PageRequest, form: Form) -> Done:
 
 
 async def delete_graph(request: PageRequest, form: Form) -> Done:
-    """Delete a graph with its runs."""
     name = request.params["graph"]
     deleted, _ = await request.service.delete_graph(
         request.namespace, name, cancel_runs="cancel_runs" in form
@@ -137,7 +134,6 @@ async def drain(request: PageRequest, form: Form) -> Done:
 
 
 async def ask_tasks(request: PageRequest, form: Form) -> Done:
-    """Ask a runtime for its task tree."""
     await request.service.ask_for_tasks(request.namespace, field(form, "worker"))
     return ("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
 

@@ -151,10 +151,8 @@ def filled_in(path: str, request: Request) -> str:
 
 
 def html(content: str, status: int = 200) -> Response:
-    """Return a page as a response."""
     return HTMLResponse(content, status, headers=HEADERS)
 
 
 def redirect(path: str) -> Response:
-    """Return a response that leads to a path, by GET."""
     return RedirectResponse(path, 303, headers=HEADERS)

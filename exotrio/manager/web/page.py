@@ -158,7 +158,6 @@ def _content(name: str) -> tuple[bytes, str]:
 
 
 def asset(name: str) -> str:
-    """Return the path of a file."""
     return f"/static/{_content(name)[1]}/{name}"
 
 
@@ -168,7 +167,6 @@ def style(name: str = "style.css") -> str:
 
 
 async def serve_asset(request: Request) -> Response:
-    """Serve one of the files."""
     name = request.path_params["name"]
     if name not in TYPES:
         raise not_found(f"there is no file {name!r}")
@@ -209,7 +207,6 @@ templates = _environment()
 
 
 def render(template: str, **variables: Any) -> Markup:
-    """Return a rendered template."""
     return Markup(templates.get_template(template).render(variables))
 
 

@@ -96,7 +96,6 @@ class FormField:
 
     @property
     def options(self) -> list[str]:
-        """The texts to choose from."""
         choices = [*self.values.choices, *(["null"] if self.values.is_optional else ()), self.text]
         return [text for text in dict.fromkeys(choices) if text]
 
@@ -193,7 +192,6 @@ class StartForm:
         return {each.label: each.text for each in fields if each.text or each.is_empty}
 
     def fill(self, form: Form) -> None:
-        """Fill it in as it was sent."""
         self._add_keys(name.removeprefix(STORE) for name in form if name.startswith(STORE))
         for each in self.fields:
             each.text, each.is_empty = field(form, each.name), EMPTY + each.name in form
@@ -245,7 +243,6 @@ class _Inputs:
         self._nodes: dict[tuple[str, str], Mapping[str, Field]] = {}
 
     def of(self, place: Place, name: str) -> Field:
-        """Return an input of a place."""
         node = (place.namespace, place.node_name)
         if node not in self._nodes:
             self._nodes[node] = input_fields(self._view, *node)

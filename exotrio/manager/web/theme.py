@@ -21,7 +21,6 @@ KEPT = 365 * 86_400
 
 
 def theme_of(request: Request) -> str:
-    """Return the theme that the browser asks for."""
     chosen = request.cookies.get(COOKIE, "auto")
     return chosen if chosen in THEMES else "auto"
 

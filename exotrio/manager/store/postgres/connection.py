@@ -94,7 +94,6 @@ class Connection:
         )
 
     def begin(self, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED") -> None:
-        """Begin a transaction."""
         if self._setup:
             self.control(f"{how}; {self._setup}")
         self._in_transaction = True
@@ -153,7 +152,6 @@ class Connection:
         return self.driver.closed or is_operational(error)
 
     def close(self) -> None:
-        """Close it."""
         self._socket.close()
         self.driver.close()
 

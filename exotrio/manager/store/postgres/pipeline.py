@@ -131,7 +131,6 @@ class Pipeline:
             raise error
 
     def load(self, answer: PGresult) -> list[Row]:
-        """Return the rows of an answer."""
         if not answer.ntuples:
             return []
         names = tuple([answer.fname(number) for number in range(answer.nfields)])

@@ -78,7 +78,6 @@ def translate_schema(sql: str) -> str:
 
 @cache
 def tables() -> Mapping[str, Mapping[str, Column]]:
-    """Return the columns of each table."""
     found: dict[str, dict[str, Column]] = {}
     types = {"INTEGER": "bigint", "TEXT": "text", "BLOB": "bytea"}
     for name, body in _TABLE.findall(_COMMENT.sub("", SCHEMA)):

@@ -79,7 +79,6 @@ class Context:
     commit_times: CommitTimes = field(default_factory=CommitTimes)
 
     def view(self, connection: Connection) -> View:
-        """Return what a query sees on a connection."""
         return View(
             connection=connection,
             dialect=DIALECT,
@@ -153,7 +152,6 @@ class Writer:
             connection.abort()
 
     def close(self) -> None:
-        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

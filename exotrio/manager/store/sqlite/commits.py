@@ -167,7 +167,6 @@ class Committer:
         return given_up
 
     def view(self, connection: sqlite3.Connection) -> View:
-        """Return what a query sees on a connection."""
         return View(
             connection=connection,
             dialect=DIALECT,

@@ -95,7 +95,6 @@ class Waiting:
                 self._due[topic] = at
 
     def remove(self, write: Write) -> None:
-        """Remove a write, if it is there."""
         if self._writes.pop(write.turn, None) is not None:
             self._unlist(write)
 

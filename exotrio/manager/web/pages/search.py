@@ -20,7 +20,6 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
 
 def _only(hits: Hits, request: PageRequest) -> str | None:
-    """Return the link to the only hit, if there is one."""
     links = [
         *(request.link("runs", run["id"]) for run in (*hits.runs, *hits.texts.rows)),
         *(request.link("states", state["id"]) for state in hits.states),
