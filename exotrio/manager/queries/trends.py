@@ -36,26 +36,25 @@ class Trend:
     longest: float | None
 
 
-def of_nodes(view: View, span: str, nodes: Iterable[int]) -> Trend:
-    return _trend(tallies.in_slots(view, *SPANS[span], nodes=nodes), *SPANS[span])
-
-
-def of_graph(view: View, span: str, graph: int) -> Trend:
-    return _trend(tallies.in_slots(view, *SPANS[span], graphs=(graph,)), *SPANS[span])
-
-
-def of_runs(view: View, span: str, graphs: Iterable[int]) -> Trend:
-    """Return the trend of the runs of these graphs. One that is retried ends again, and counts again."""
-    return _trend(tallies.in_slots(view, *SPANS[span], graphs=graphs, runs=True), *SPANS[span])
-
-
 def graphs_of(view: View, namespace: str) -> list[int]:
     return [row["id"] for row in view.execute("SELECT id FROM graphs WHERE namespace = ?", (namespace,))]
 
 
-def _trend(found: tallies.Slots, width: int, slots: int) -> Trend:
-    each = [found[slot] for slot in sorted(found)]
-    assert len(each) == slots
+def trend(
+    view: View,
+    span: str,
+    *,
+    nodes: Iterable[int] | None = None,
+    graphs: Iterable[int] | None = None,
+    runs: bool = False,
+) -> Trend:
+    """Return the trend of the states of nodes or of graphs, or of ``runs`` of graphs.
+
+    A run that is retried ends again, and counts again.
+    """
+    width, slots = SPANS[span]
+    found = tallies.in_slots(view, width, slots, nodes=nodes, graphs=graphs, runs=runs)
+    each = list(found.values())
     together: Counter[int] = Counter()
     for _, buckets in each:
         together.update(buckets)

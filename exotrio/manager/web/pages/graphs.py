@@ -13,7 +13,7 @@ from exotrio._util.cron import next_occurrence_ms, parts_of
 from exotrio.manager.engine.graphs import find_graph, next_firings
 from exotrio.manager.queries.graphs import secret_names, show_graphs
 from exotrio.manager.queries.runs import search
-from exotrio.manager.queries.trends import of_graph, of_runs
+from exotrio.manager.queries.trends import trend
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.port import View
@@ -77,9 +77,9 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     }
     if "trend" in wanted:
         span = span_of(request)["span"]
-        data["trend"] = show_trend(
-            of_graph(view, span, graph["id"]), runs=of_runs(view, span, (graph["id"],))
-        )
+        graphs = (graph["id"],)
+        runs = trend(view, span, graphs=graphs, runs=True)
+        data["trend"] = show_trend(trend(view, span, graphs=graphs), runs=runs)
     if "runs" in wanted:
         found = search(view, request.namespace, graph=name)
         data["runs"] = {"runs": found.rows[:RUNS_SHOWN], "searched": found.searched, "of_graph": name}

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
 from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
-from exotrio.manager.queries.trends import of_nodes
+from exotrio.manager.queries.trends import trend
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
@@ -73,7 +73,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             ],
         }
     if "trend" in wanted:
-        data["trend"] = show_trend(of_nodes(view, span_of(request)["span"], (node["id"],)))
+        data["trend"] = show_trend(trend(view, span_of(request)["span"], nodes=(node["id"],)))
     if "failures" in wanted:
         data["failures"] = {"failures": last_failures(view, node["id"], FAILURES_SHOWN)}
     return data

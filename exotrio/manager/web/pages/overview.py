@@ -8,7 +8,7 @@ from exotrio.manager.queries.graphs import last_failures
 from exotrio.manager.queries.load import HOUR, backlog, failing, failures, held_by_worker, nodes_of
 from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs, run_row
-from exotrio.manager.queries.trends import graphs_of, of_nodes, of_runs
+from exotrio.manager.queries.trends import graphs_of, trend
 from exotrio.manager.queries.workers import count_buffered, live_v0_runtimes
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
@@ -37,8 +37,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         }
     if "trend" in wanted:
         span = span_of(request)["span"]
-        runs = of_runs(view, span, graphs_of(view, request.namespace))
-        data["trend"] = show_trend(of_nodes(view, span, nodes), runs=runs)
+        runs = trend(view, span, graphs=graphs_of(view, request.namespace), runs=True)
+        data["trend"] = show_trend(trend(view, span, nodes=nodes), runs=runs)
     if "failing" in wanted:
         data["failing"] = {"nodes": _failing(view, nodes)}
     if "runtimes" in wanted:
