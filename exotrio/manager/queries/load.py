@@ -85,21 +85,11 @@ def backlog(view: View, *, namespace: str | None = None, node: str | None = None
     ]
 
 
-def failed_since(view: View, node_ids: Iterable[int], since: int) -> int:
-    """Return how many states of these nodes failed since then; at most ``MAX_COUNTED``."""
-    row = view.row(
-        f"SELECT count(*) FROM (SELECT 1 FROM states WHERE {view.any_of('node_id')} AND {FAILED}"
-        " AND finished_at >= ? LIMIT ?) AS failed",
-        (view.items(list(node_ids)), since, MAX_COUNTED),
-    )
-    return 0 if row is None else int(row[0])
-
-
 def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, Row]:
-    """Return (failed, first, last) of each of these nodes with states that failed since then: how many, and
-    when the first and the last of them did. They add up to ``failed_since``."""
+    """Return (failed, first) of each of these nodes with states that failed since then: how many, and when
+    the first of them did. Together they are at most ``MAX_COUNTED``."""
     rows = view.execute(
-        "SELECT node_id, count(*) AS failed, min(finished_at) AS first, max(finished_at) AS last FROM"
+        "SELECT node_id, count(*) AS failed, min(finished_at) AS first FROM"
         f" (SELECT node_id, finished_at FROM states WHERE {view.any_of('node_id')} AND {FAILED}"
         " AND finished_at >= ? LIMIT ?) AS failed GROUP BY node_id",
         (view.items(list(node_ids)), since, MAX_COUNTED),

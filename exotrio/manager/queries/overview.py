@@ -12,7 +12,7 @@ from exotrio.manager.queries.load import (
     MAX_COUNTED,
     Backlog,
     backlog,
-    failed_since,
+    failing,
     failures,
     nodes_of,
     performance,
@@ -38,7 +38,7 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
         "oldest": max(
             (each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None
         ),
-        "errored": failed_since(view, node_ids, view.now_ms - DAY_MS),
+        "errored": sum(row["failed"] for row in failing(view, node_ids, view.now_ms - DAY_MS).values()),
     }
 
 
