@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
-from exotrio.manager.engine.sign_in import has_flashes
+from exotrio.manager.engine.sign_in import add_flash, has_flashes, take_flashes
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.service import Service
@@ -106,7 +107,8 @@ class Dashboard:
             url: Where the state manager listens, such as ``http://127.0.0.1:8000``.
             to: Path of the page that the link leads to. Defaults to the start page.
         """
-        return await self._sign_in.make_link(url, to)
+        target = "" if to == "/" else f"&to={quote(to, safe='')}"
+        return f"{url}/sign-in?link={await self._sign_in.sessions.make_link()}{target}"
 
     # -- pages
 
@@ -165,7 +167,7 @@ class Dashboard:
         fragments = render_fragments(page, data, common)
         if fragment_names is not None:
             return html("".join(fragments.values()))
-        flashes = await self._sign_in.sessions.take_flashes(session) if are_flashes else []
+        flashes = await self._service.store.write(take_flashes, session) if are_flashes else []
         return html(
             render_whole(
                 request,
@@ -215,7 +217,7 @@ class Dashboard:
                 if refusal.status == 404:
                     raise
                 flash, to = f"Nothing changed: {_ended(refusal.detail)}", filled_in(page_path, request)
-            await self._sign_in.sessions.add_flash(session, flash)
+            await self._service.store.write(add_flash, session, flash)
             return redirect(to)
 
         return act

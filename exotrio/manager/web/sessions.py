@@ -106,14 +106,6 @@ class Sessions:
         self._ended += 1
         self._known.pop(session, None)
 
-    async def add_flash(self, session: str, flash: str) -> None:
-        """Have the next page of a session show a message."""
-        await self._store.write(sign_in.add_flash, session, flash)
-
-    async def take_flashes(self, session: str) -> list[str]:
-        """Return the messages for the next page; they are shown once."""
-        return await self._store.write(sign_in.take_flashes, session)
-
     def _digest(self, token: str) -> str:
         return hmac.digest(self._key, token.encode("utf-8", "surrogatepass"), "sha256").hex()
 

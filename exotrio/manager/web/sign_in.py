@@ -51,11 +51,6 @@ class SignIn:
             Route("/sign-out", self._sign_out, methods=["POST"]),
         ]
 
-    async def make_link(self, url: str, to: str) -> str:
-        """Return a link to the path ``to`` that signs one browser in, once."""
-        target = "" if to == "/" else f"&to={quote(to, safe='')}"
-        return f"{url}/sign-in?link={await self.sessions.make_link()}{target}"
-
     async def find(self, request: Request) -> str | None:
         """Return the session of a request, if it has one that did not end."""
         return await self.sessions.find(request.cookies.get(cookie_name(request), ""))
