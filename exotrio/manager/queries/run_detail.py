@@ -39,6 +39,10 @@ MIN_SHOWN = 5
 """States of each node of a larger run that are shown even if it has very many nodes."""
 SLOWEST = 20
 """States of each node of a larger run that are shown although they neither failed nor are still open."""
+MAX_PARSED = 65_536
+"""Characters of JSON that are parsed; ..."""
+BEGIN = 4_000
+"""... of longer JSON this beginning is read: twice what is shown, since secrets are looked for in it all."""
 MAX_FAILURES = 10_000
 """Failed states that are compared."""
 
@@ -247,13 +251,13 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
     return chosen
 
 
-def read_states(view: View, chosen: Sequence[int], *, parsed: int, value: int, error: int) -> list[Row]:
+def read_states(view: View, chosen: Sequence[int], *, error: int = 1) -> list[Row]:
     """Return states by their numbers, in that order.
 
-    JSON of more than ``parsed`` characters is cut to its first ``value``, and ``..._size`` has its length; of
-    an error the last ``error`` characters are returned.
+    JSON of more than ``MAX_PARSED`` characters is cut to its ``BEGIN``, and ``..._size`` has its length;
+    of an error the last ``error`` characters are returned.
     """
-    begin = f"CASE WHEN length({{0}}) > {parsed} THEN substr({{0}}, 1, {value}) ELSE {{0}} END"
+    begin = f"CASE WHEN length({{0}}) > {MAX_PARSED} THEN substr({{0}}, 1, {BEGIN}) ELSE {{0}} END"
     found = {
         row["seq"]: row
         for row in view.execute(

@@ -36,7 +36,7 @@ from exotrio.manager.web.page import Data, render, style
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
-from exotrio.manager.web.texts import MAX_PARSED, MAX_VALUE, ReportTexts
+from exotrio.manager.web.texts import ReportTexts
 
 MAX_EVENTS = 200
 MAX_ERROR = 4_000
@@ -150,10 +150,7 @@ def _pick_states(
     bare = 0
     for place in places:
         states = []
-        # Of what is long more is read than is shown: secrets are looked for in the rest, too.
-        for row in read_states(
-            view, chosen[place.index], parsed=MAX_PARSED, value=2 * MAX_VALUE, error=2 * MAX_ERROR
-        ):
+        for row in read_states(view, chosen[place.index], error=2 * MAX_ERROR):
             with_values = values and texts.spent < MAX_TEXT
             bare += values and not with_values
             states.append(_shown(view, row, texts, values=with_values))

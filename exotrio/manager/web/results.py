@@ -10,7 +10,7 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data
-from exotrio.manager.web.texts import MAX_PARSED, MAX_VALUE, ReportTexts
+from exotrio.manager.web.texts import ReportTexts
 
 MAX_LEAVES = 5
 """Nodes whose outputs are shown."""
@@ -20,7 +20,7 @@ MAX_STATES = 3
 
 def beginning_of(view: View, run: Row, template: Template, texts: ReportTexts, *, values: bool) -> Data:
     """Return what a run was triggered by and with; without ``values`` only the names in its store."""
-    (state,) = read_states(view, [first_state(view, run)], parsed=MAX_PARSED, value=2 * MAX_VALUE, error=1)
+    (state,) = read_states(view, [first_state(view, run)])
     store = store_of(view, run, template)
     return {
         "origin": run["origin"],
@@ -53,13 +53,7 @@ def results_of(
                 "href": href(view.state_id(row["seq"])),
                 "outputs": texts.values(row["outputs"], row["outputs_size"]),
             }
-            for row in read_states(
-                view,
-                last_successes(view, run, place.index, MAX_STATES),
-                parsed=MAX_PARSED,
-                value=2 * MAX_VALUE,
-                error=1,
-            )
+            for row in read_states(view, last_successes(view, run, place.index, MAX_STATES))
         ]
         more = counts[place.index][SUCCESS] - len(states)
         leaves.append({"identifier": place.identifier, "states": states, "more": more})

@@ -14,8 +14,6 @@ MAX_VALUE = 2_000
 """Characters of one value."""
 MAX_VALUES = 50
 """Values of one state, or entries of the store."""
-MAX_PARSED = 65_536
-"""Characters of JSON that are parsed; of longer JSON the beginning is shown as it is."""
 
 Pair = tuple[str, str]
 

@@ -14,7 +14,7 @@ import pytest
 from exotrio.manager.queries import run_detail as chosen
 from exotrio.manager.web import report as exported
 from exotrio.manager.web.faults import MAX_MESSAGES, signature
-from exotrio.manager.web.texts import MAX_PARSED, MAX_VALUE, MAX_VALUES, ReportTexts
+from exotrio.manager.web.texts import MAX_VALUE, MAX_VALUES, ReportTexts
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, item_for, report
@@ -131,7 +131,7 @@ async def test_secrets_are_masked_wherever_they_got(tmp_path: Path) -> None:
 
 async def test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it() -> None:
     secret = "SESAME-" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 3
-    assert MAX_PARSED // len(secret) > 2 * MAX_VALUE // len(secret) > 10
+    assert chosen.MAX_PARSED // len(secret) > 2 * MAX_VALUE // len(secret) > 10
     async with open_manager() as manager:
         flow = await Flow.deploy(
             manager.api,
