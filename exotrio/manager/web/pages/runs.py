@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 from exotrio._util.times import moment_ms
 from exotrio.manager.engine.runs import find_run
@@ -17,16 +18,11 @@ from exotrio.manager.engine.states import (
     SUCCESS,
 )
 from exotrio.manager.queries.graphs import graph_names
-from exotrio.manager.queries.run_detail import (
-    MAX_BARS,
-    MAX_SEARCHED,
-    MAX_SPANS,
-    events_of,
-    spans_of,
-)
+from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SEARCHED, MAX_SPANS, events_of, spans_of
 from exotrio.manager.queries.run_states import ORDERS, SORTED, list_states
 from exotrio.manager.queries.runs import (
     RUN_STATUSES,
+    Found,
     counts_of,
     paused_places,
     run_row,
@@ -135,6 +131,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         },
     }
     paused = paused_places(view, run, counts)
+    to_state = partial(request.link, "states")
     if "summary" in wanted:
         # By node: it may have several places.
         waits = {
@@ -146,12 +143,11 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         }
     node, status = request.query.get("node", ""), request.query.get("status", "")
     if "faults" in wanted:
-        data["faults"] = _faults(view, request, run, template)
+        # Errors are stored without secrets of the graph: there is nothing left to mask.
+        limits = {"compare": MAX_COMPARED, "limit": MAX_FAULTS, "longest": MAX_TRACE}
+        faults = faults_of(view, run, template.places, ReportTexts(()), to_state, **limits)
+        data["faults"] = {"faults": faults, "linked": True}
     if "result" in wanted:
-
-        def to_state(state_id: str) -> str:
-            return request.link("states", state_id)
-
         result = results_of(view, run, template, counts, ReportTexts(()), to_state)
         data["result"] = {"result": result, "linked": True}
     if "graph" in wanted:
@@ -186,7 +182,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     if "timeline" in wanted:
         spans = spans_of(view, run)
         lanes = [(place.identifier, sum(counts.get(place.index, {}).values())) for place in template.places]
-        drawn = draw_timeline(lanes, spans, lambda state_id: request.link("states", state_id))
+        drawn = draw_timeline(lanes, spans, to_state)
         data["timeline"] = {"picture": drawn, "each": spans.each, "many": len(spans.spans) > MAX_BARS}
     if "states" in wanted:
         data["states"] = _states(view, request, run, template, counts, node, status)
@@ -194,25 +190,6 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         events, more = events_of(view, run, template)
         data["events"] = {"events": events, "more": more}
     return data
-
-
-def _faults(view: View, request: PageRequest, run: Row, template: Template) -> Data:
-    """Return what failed. Errors are stored without secrets of the graph: there is nothing left to mask."""
-
-    def href(state_id: str) -> str:
-        return request.link("states", state_id)
-
-    found = faults_of(
-        view,
-        run,
-        template.places,
-        ReportTexts(()),
-        href,
-        compare=MAX_COMPARED,
-        limit=MAX_FAULTS,
-        longest=MAX_TRACE,
-    )
-    return {"faults": found, "linked": True}
 
 
 def _not_offered(view: View, request: PageRequest, template: Template) -> frozenset[int]:
@@ -246,22 +223,20 @@ def _states(
         for name, count in classed(each).items():
             totals[name] += count
     unknown = (node and place is None) or (status and not statuses)
-    listed = (
-        None
-        if unknown
-        else list_states(view, run, template, place=place, statuses=statuses, order=order, after=after)
-    )
+    listed = Found([], None, None)
+    if not unknown:
+        listed = list_states(view, run, template, place=place, statuses=statuses, order=order, after=after)
     cancelled = run["cancelled_at"] is not None
 
     def here(**query: str) -> str:
         return request.link("runs", run["run_id"], **{"sort": order, **query}) + "#states"
 
     return {
-        "states": listed.rows if listed else [],
+        "states": listed.rows,
         "reason": None if place is None or any(of_place) else unreached_in(view, run, counts)[place].text,
         "progress": progress_of(request.workers(view)) if run["pending"] else {},
-        "searched": listed.searched if listed else None,
-        "next": here(node=node, status=status, after=listed.next) if listed and listed.next else None,
+        "searched": listed.searched,
+        "next": listed.next and here(node=node, status=status, after=listed.next),
         "back": here(node=node, status=status) if after else None,
         "node": node,
         "status": status,

@@ -31,9 +31,7 @@ AREA = 44
 TICKS = 6
 
 
-def draw_timeline(
-    lanes: Sequence[tuple[str, int]], spans: Spans, href: Callable[[str], str] | None = None
-) -> Markup:
+def draw_timeline(lanes: Sequence[tuple[str, int]], spans: Spans, href: Callable[[str], str]) -> Markup:
     """Return the picture of a run; ``href`` returns the link of a state, by its id.
 
     The lanes are the nodes of the graph, from the top: identifier, and number of states.
@@ -112,9 +110,7 @@ def _lane(name: str, count: int, drawn: Markup, y: int, height: int) -> Markup:
 # -- bars
 
 
-def _bars(
-    lane: str, spans: Sequence[Span], until: int, href: Callable[[str], str] | None
-) -> tuple[Markup, int]:
+def _bars(lane: str, spans: Sequence[Span], until: int, href: Callable[[str], str]) -> tuple[Markup, int]:
     free: list[int] = []
     parts = []
     for span in spans:
@@ -126,7 +122,7 @@ def _bars(
         free[row] = max(free[row], ends)
         bar = _bar(lane, span, until, row * ROW)
         # Not in the tab order: the table below has the same links, and nobody tabs through 500.
-        to = href(span.state_id) if href and span.state_id else None
+        to = href(span.state_id) if span.state_id else None
         parts.append(element("a", bar, href=to, tabindex="-1") if to else element("g", bar))
     return join(parts), max(1, len(free)) * ROW
 
