@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.load import Backlog, backlog, schedules_paused
-from exotrio.manager.store.port import Store, View
+from exotrio.manager.store.port import Store
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -170,7 +170,9 @@ class ManagerMetrics:
             self._backlog, self._schedules, self._looked_at = [], {}, None
             with trio.move_on_after(MAX_LOOK):
                 try:
-                    self._backlog, self._schedules = await self._store.read(_look)
+                    self._backlog, self._schedules = await self._store.read(
+                        lambda view: (backlog(view), schedules_paused(view))
+                    )
                 except DatabaseError:
                     return  # logged by whoever needed an answer; the other numbers still help
                 self._looked_at = now
@@ -180,7 +182,3 @@ class ManagerMetrics:
             self._groups.observe(writes)
         for (namespace, node, status), count in ended.items():
             self._ended.labels(namespace, node, status).inc(count)
-
-
-def _look(view: View) -> tuple[list[Backlog], dict[tuple[str, str], bool]]:
-    return backlog(view), schedules_paused(view)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from exotrio._util.cron import next_occurrence_ms, parts_of, schedule_of
 from exotrio.manager.engine.graphs import (
     delete_schedules,
@@ -26,22 +24,17 @@ def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
     return delete_schedules_of(tx, lock_graph(tx, namespace, name)["id"])
 
 
-class Corrected(NamedTuple):
-    """How many schedules were not of their graph, and whether none will be any more."""
-
-    corrected: int
-    is_final: bool
-
-
-def correct_schedules(tx: Transaction) -> Corrected:
+def correct_schedules(tx: Transaction) -> tuple[int, bool]:
     """Give schedules the zone that their graph names, where version 1 of the tables ignored it.
+
+    It returns how many schedules were not of their graph, and whether none will be any more.
 
     State managers of that version store graphs as long as they are there, during an update: then for one
     expression there may be a schedule in UTC and one with the zone that the graph had before.
     """
     # As a duty, since it locks many graphs, and what comes due locks them in another order.
     if take_duty(tx, DUTY) is None:
-        return Corrected(0, is_final=False)
+        return 0, False
     # First: what they stored before they ended is then seen.
     is_final = tx.row("SELECT 1 FROM managers WHERE schema_version < ?", (schema.VERSION,)) is None
     corrected = 0
@@ -60,4 +53,4 @@ def correct_schedules(tx: Transaction) -> Corrected:
         due = [(graph["id"], each, next_occurrence_ms(each, tx.now_ms)) for each in missing]
         insert_schedules(tx, [(number, each, at) for number, each, at in due if at is not None])
         corrected += len(known - wanted)
-    return Corrected(corrected, is_final)
+    return corrected, is_final

@@ -118,9 +118,7 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[st
         "paused_at": _moment(paused_since(view, state)),
         "events": [
             {"at": timestamp(row["at"]), "kind": row["kind"], "worker": row["worker"]}
-            for row in view.execute(
-                "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id", (state["seq"],)
-            )
+            for row in reversed(events_of_state(view, state, 2**62))
         ],
         "attempts": attempts_of(view, state),
         "logs": logs_of(view, state["seq"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 
@@ -38,7 +38,11 @@ class Shape:
         # First, since a graph that is one cycle has no root.
         refuse("the graph has a cycle", self._cycles())
         refuse("the graph is not connected", self._unconnected())
-        self.order, waiting = _topological(self.nodes, self._dependencies)
+        dependencies = {
+            name: self.predecessors[name] + ([node.unites.identifier] if node.unites else [])
+            for name, node in self.nodes.items()
+        }
+        self.order, waiting = _topological(dependencies)
         if waiting:
             text = f"united nodes wait for each other, so none is ever reached: {listed(sorted(waiting))}"
             refuse("the graph is not connected", [Problem(text)])
@@ -74,10 +78,6 @@ class Shape:
             if region & bit and target in self.possible_ancestors[name]
         )
 
-    def _dependencies(self, identifier: str) -> list[str]:
-        unites = self.nodes[identifier].unites
-        return self.predecessors[identifier] + ([unites.identifier] if unites else [])
-
     def _wrong_names(self) -> Iterator[Problem]:
         uses = Counter(node.identifier for node in self.declared)
         for name, count in uses.items():
@@ -112,7 +112,7 @@ class Shape:
         ]
 
     def _cycles(self) -> Iterator[Problem]:
-        _, waiting = _topological(self.nodes, lambda name: self.predecessors[name])
+        _, waiting = _topological(self.predecessors)
         for name in self.nodes:
             if name in waiting and (way := self._way_back(name)):
                 yield Problem(f"is on a cycle: {listed(way, separator=' -> ')}", name)
@@ -164,17 +164,17 @@ class Shape:
         )
 
 
-def _topological(names: Collection[str], before: Callable[[str], list[str]]) -> tuple[list[str], set[str]]:
-    """Return the names in an order that respects ``before``, and those left on cycles."""
+def _topological(before: Mapping[str, list[str]]) -> tuple[list[str], set[str]]:
+    """Return names in an order in which each comes after those ``before`` it, and those left on cycles."""
     sorter = TopologicalSorter[str]()
-    for name in names:  # first, so that equals keep their order
+    for name in before:  # first, so that equals keep their order
         sorter.add(name)
-    for name in names:
-        sorter.add(name, *before(name))
+    for name, those in before.items():
+        sorter.add(name, *those)
     order: list[str] = []
     with suppress(CycleError):  # what is not on a cycle is sorted all the same
         sorter.prepare()
     while ready := sorter.get_ready():
         order += ready
         sorter.done(*ready)
-    return order, set(names).difference(order)
+    return order, set(before).difference(order)

@@ -116,14 +116,15 @@ class _Reasons:
         if not _number(self._counts, index, None):
             return f"{self._name(index)}, which was not reached either"
         pending = _number(self._counts, index, _PENDING)
+        pruned = _number(self._counts, index, (StateStatus.PRUNED,))
         found = [
-            (pending, f"{_have(pending)} not ended"),
+            (pending, "has not ended" if pending == 1 else "have not ended"),
             (_number(self._counts, index, (StateStatus.ERRORED,)), self._errored),
             (
                 _number(self._counts, index, (StateStatus.NEXT_CREATED_ERROR,)),
                 "could not create the next states",
             ),
-            (pruned := _number(self._counts, index, (StateStatus.PRUNED,)), _were(pruned)),
+            (pruned, "was pruned" if pruned == 1 else "were pruned"),
         ]
         parts = [f"{number:,} {text}" for number, text in found if number]
         if not parts:
@@ -132,11 +133,3 @@ class _Reasons:
 
     def _name(self, index: int) -> str:
         return self._places[index].identifier
-
-
-def _have(number: int) -> str:
-    return "has" if number == 1 else "have"
-
-
-def _were(number: int) -> str:
-    return "was pruned" if number == 1 else "were pruned"

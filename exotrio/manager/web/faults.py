@@ -100,22 +100,19 @@ def faults_of(
     shown = faults[:limit]
     for fault in shown:
         fault.trace = end_of(*end_of_error(view, fault.first, 2 * longest), longest, texts)
+    first = None
+    if earliest is not None:
+        at, seq, place = earliest
+        state_id = view.state_id(seq)
+        first = {"identifier": places[place].identifier, "id": state_id, "href": href(state_id), "at": at}
     return {
         "shown": shown,
-        "first": None if earliest is None else _first(view, places, earliest, href),
+        "first": first,
         "last_at": max((fault.until for fault in faults), default=None),
         "compared": compared,
         "is_part": compared == compare,
         "left_out": len(faults) - len(shown),
     }
-
-
-def _first(
-    view: View, places: Sequence[Place], earliest: tuple[int, int, int], href: Callable[[str], str | None]
-) -> Data:
-    at, seq, place = earliest
-    state_id = view.state_id(seq)
-    return {"identifier": places[place].identifier, "id": state_id, "href": href(state_id), "at": at}
 
 
 def signature(error: str) -> str:

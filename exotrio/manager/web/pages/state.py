@@ -22,7 +22,6 @@ from exotrio.manager.queries.state_detail import (
 )
 from exotrio.manager.queries.states import chain
 from exotrio.manager.queries.workers import progress_of
-from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -53,14 +52,9 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     cancelled = was_cancelled(state)
     waited, ran = spent(state, view.now_ms)
     workers = request.workers(view)
-    last_seen = next(
-        (
-            f"{worker.runtime}, last seen {worker.heard_ms / 1000:.0f} s ago"
-            for worker in workers
-            if worker.worker_id == state["worker"]
-        ),
-        None,
-    )
+    holder = next((worker for worker in workers if worker.worker_id == state["worker"]), None)
+    last_seen = holder and f"{holder.runtime}, last seen {holder.heard_ms / 1000:.0f} s ago"
+    is_due = status == CREATED and state["enqueue_after"] <= view.now_ms
     return {
         "page": page,
         "state": {
@@ -81,7 +75,10 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "split": None if ran is None else split(waited, ran, status_class(status, cancelled)),
             "cancelled": cancelled,
             "progress": progress_of(workers).get(page["state_id"]) if status == QUEUED else None,
-            "not_offered": _is_not_offered(view, request, state),
+            # Of nodes of other namespaces this is unknown.
+            "not_offered": is_due
+            and state["node_namespace"] == request.namespace
+            and state["name"] not in request.offers(view),
             "paused_at": paused_since(view, state),
             "over": state["finished_at"] is not None,
             "requeued": bool(state["requeued"]),
@@ -99,14 +96,6 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "node_namespace": state["node_namespace"],
         },
     }
-
-
-def _is_not_offered(view: View, request: PageRequest, state: Row) -> bool:
-    """Whether a state waits for a node that no live runtime offers. For other namespaces this is unknown."""
-    is_due = state["status"] == CREATED and state["enqueue_after"] <= view.now_ms
-    return (
-        is_due and state["node_namespace"] == request.namespace and state["name"] not in request.offers(view)
-    )
 
 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
