@@ -11,7 +11,7 @@ from starlette.routing import Route
 from exotrio._util.times import timestamp
 from exotrio._wire.overview import ExportQuery, OverviewQuery
 from exotrio._wire.vocabulary import NATIVE_ROOT
-from exotrio.manager.api.json import path_name, read_query, reply
+from exotrio.manager.api.json import read_query, reply
 from exotrio.manager.api.routing import NamespaceEndpoint, namespace_routes
 from exotrio.manager.engine import pausing
 from exotrio.manager.engine.workers import ask
@@ -37,10 +37,10 @@ def inspection_routes(service: Service) -> list[Route]:
             ("POST", f"{WORKER}/drain", inspection.drain),
             ("GET", f"{WORKER}/tasks", inspection.show_tasks),
             ("POST", f"{WORKER}/tasks", inspection.ask_tasks),
-            ("POST", "/node/{node}/pause", inspection.pausing("node", pausing.pause_node)),
-            ("POST", "/node/{node}/resume", inspection.pausing("node", pausing.resume_node)),
-            ("POST", "/graph/{graph}/pause", inspection.pausing("graph", pausing.pause_schedule)),
-            ("POST", "/graph/{graph}/resume", inspection.pausing("graph", pausing.resume_schedule)),
+            ("POST", "/node/{node}/pause", inspection.pausing(pausing.pause_node)),
+            ("POST", "/node/{node}/resume", inspection.pausing(pausing.resume_node)),
+            ("POST", "/graph/{graph}/pause", inspection.pausing(pausing.pause_schedule)),
+            ("POST", "/graph/{graph}/resume", inspection.pausing(pausing.resume_schedule)),
         ],
     )
 
@@ -59,32 +59,28 @@ class _Inspection:
         now, terms = self._service.monotonic(), self._service.terms
         return reply(await self._store.look(show_checkup, namespace, terms, now, self._store.describe))
 
-    async def export(self, request: Request, namespace: str) -> Response:
+    async def export(self, request: Request, namespace: str, run_id: str) -> Response:
         # Here: whoever embeds a state manager does not wait for templates to be loaded.
         from exotrio.manager.web import report
 
         values = read_query(request, ExportQuery).values
-        run_id = request.path_params["run_id"]
         page = await self._store.look(report.export, namespace, run_id, self._service.cipher, values=values)
         return Response(page, headers=report.headers(run_id))
 
     async def workers(self, request: Request, namespace: str) -> Response:
         return reply(await self._store.look(list_workers, namespace, self._service.monotonic()))
 
-    async def drain(self, request: Request, namespace: str) -> Response:
-        worker_id = request.path_params["worker_id"]
+    async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
         await self._store.write(ask, namespace, worker_id, "drain")
         return reply({"worker_id": worker_id, "command": "drain"})
 
-    async def ask_tasks(self, request: Request, namespace: str) -> Response:
-        worker_id = request.path_params["worker_id"]
+    async def ask_tasks(self, request: Request, namespace: str, worker_id: str) -> Response:
         await self._service.ask_for_tasks(namespace, worker_id)
         return reply({"worker_id": worker_id, "command": "tasks"})
 
-    async def show_tasks(self, request: Request, namespace: str) -> Response:
+    async def show_tasks(self, request: Request, namespace: str, worker_id: str) -> Response:
         """Show the task tree that a runtime sent last; None before the first one."""
-        worker_id, now = request.path_params["worker_id"], self._service.monotonic()
-        worker = await self._store.look(find_worker, namespace, worker_id, now)
+        worker = await self._store.look(find_worker, namespace, worker_id, self._service.monotonic())
         return reply(
             {
                 "worker_id": worker.worker_id,
@@ -94,15 +90,11 @@ class _Inspection:
             }
         )
 
-    def pausing(
-        self, what: str, use_case: Callable[[Transaction, str, str], int | None]
-    ) -> NamespaceEndpoint:
+    def pausing(self, use_case: Callable[[Transaction, str, str], int | None]) -> NamespaceEndpoint:
         """Return the endpoint that pauses or resumes the node or the graph which the path names."""
 
-        async def endpoint(request: Request, namespace: str) -> Response:
-            # Trimmed, as it is stored.
-            name = path_name(request, what).strip()
-            paused_at = await self._store.write(use_case, namespace, name)
+        async def endpoint(request: Request, namespace: str, **named: str) -> Response:
+            paused_at = await self._store.write(use_case, namespace, *named.values())
             return reply({"paused_at": None if paused_at is None else timestamp(paused_at)})
 
         return endpoint

@@ -222,16 +222,15 @@ def path_name(request: Request, parameter: str) -> str:
         raise unprocessable("value_error", ["path", parameter], str(error), name) from None
 
 
-def path_int(request: Request, parameter: str, *, least: int) -> int:
-    """Return a whole number from the path; raise Unprocessable if it is not one, or below ``least``."""
-    text: str = request.path_params[parameter]
+def path_int(parameter: str, text: str) -> int:
+    """Return a whole number from the path; raise Unprocessable if it is not one, or below 1."""
     where: list[str | int] = ["path", parameter]
     try:
         number = _WHOLE.validate_python(text)
     except ValidationError:
         raise unprocessable("int_parsing", where, "must be a whole number", text) from None
-    if number < least:
-        raise unprocessable("greater_than_equal", where, f"must be {least} or more", text)
+    if number < 1:
+        raise unprocessable("greater_than_equal", where, "must be 1 or more", text)
     if number > _MAX_INTEGER:
         raise unprocessable("less_than_equal", where, f"must be at most {_MAX_INTEGER}", text)
     return number

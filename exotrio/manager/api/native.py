@@ -50,7 +50,6 @@ from exotrio.manager.api.json import (
     entries_refused,
     parse_entries,
     parse_json,
-    path_name,
     read_body,
     read_model,
     read_query,
@@ -207,9 +206,8 @@ class _Native:
             items = await self._store.write(releases.release, namespace, body.states or [], body.delay_ms)
         return reply({"items": items})
 
-    async def delete_graph(self, request: Request, namespace: str) -> Response:
+    async def delete_graph(self, request: Request, namespace: str, graph: str) -> Response:
         cancel_runs = read_query(request, DeletionQuery).cancel_runs
-        graph = path_name(request, "graph").strip()
         deleted, cancelled = await self._service.delete_graph(namespace, graph, cancel_runs=cancel_runs)
         return reply(
             DeletedGraph(
@@ -217,17 +215,15 @@ class _Native:
             )
         )
 
-    async def trigger(self, request: Request, namespace: str) -> Response:
+    async def trigger(self, request: Request, namespace: str, graph: str) -> Response:
         run = _new_run(await read_model(request, NativeTriggerRequest))
-        graph = path_name(request, "graph").strip()
         started = await self._store.write(runs_engine.trigger, namespace, graph, run)
         shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
         return reply(shown)
 
-    async def trigger_many(self, request: Request, namespace: str) -> Response:
+    async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
         entries = parse_entries(await read_body(request), "runs", NativeTriggerRequest)
         runs = [_new_run(entry) for entry in entries]
-        graph = path_name(request, "graph").strip()
         try:
             started = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)
         except EntriesRefused as refusal:
@@ -235,8 +231,7 @@ class _Native:
         ids, created = [run.run_id for run in started], [run.created for run in started]
         return reply({"run_ids": ids, "created": created})
 
-    async def run(self, request: Request, namespace: str) -> Response:
-        run_id = request.path_params["run_id"]
+    async def run(self, request: Request, namespace: str, run_id: str) -> Response:
         longest = _longest_wait(request, read_query(request, RunQuery).wait_ms)
         run = None
         if longest > 0:
@@ -248,14 +243,12 @@ class _Native:
             )
         return reply(run or await self._store.read(run_queries.show_run, namespace, run_id))
 
-    async def cancel(self, request: Request, namespace: str) -> Response:
-        run_id = request.path_params["run_id"]
+    async def cancel(self, request: Request, namespace: str, run_id: str) -> Response:
         await self._store.write(runs_engine.cancel, namespace, run_id)
         return reply(await self._store.read(run_queries.show_run, namespace, run_id))
 
-    async def retry(self, request: Request, namespace: str) -> Response:
+    async def retry(self, request: Request, namespace: str, run_id: str) -> Response:
         body = await read_model(request, RetryRunRequest)
-        run_id = request.path_params["run_id"]
         return reply(await self._store.write(retries.retry_run, namespace, run_id, body.request_id))
 
     async def runs(self, request: Request, namespace: str) -> Response:
@@ -265,9 +258,8 @@ class _Native:
         query = read_query(request, StatesQuery, lists={"status"})
         return reply(await self._store.look(state_queries.list_states, namespace, query))
 
-    async def state(self, request: Request, namespace: str) -> Response:
-        state_id, now = request.path_params["state_id"], self._service.monotonic()
-        return reply(await self._store.look(show_history, namespace, state_id, now))
+    async def state(self, request: Request, namespace: str, state_id: str) -> Response:
+        return reply(await self._store.look(show_history, namespace, state_id, self._service.monotonic()))
 
     async def heartbeat(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, HeartbeatRequest)
@@ -337,11 +329,7 @@ def _read_outcomes(body: bytes) -> tuple[list[OutcomeItem | ItemReply], ClaimAlo
         if isinstance(last, ClaimItem):
             wanted = last.claim
             del raw[-1]
-    return [_read_item(_outcome, item) for item in raw], wanted
-
-
-def _outcome(raw: Any) -> OutcomeItem | ItemReply:
-    return outcome_item.validate_python(raw)
+    return [_read_item(outcome_item.validate_python, item) for item in raw], wanted
 
 
 def _read_item(read: Callable[[Any], T], raw: Any) -> T | ItemReply:

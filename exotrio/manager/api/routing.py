@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Concatenate
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,18 +12,27 @@ from starlette.routing import Route
 from exotrio.manager.api.json import path_name
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-NamespaceEndpoint = Callable[[Request, str], Awaitable[Response]]
+NamespaceEndpoint = Callable[Concatenate[Request, str, ...], Awaitable[Response]]
+"""Is given the namespace, and by name what else its path names."""
 
 
 def namespace_routes(root: str, table: Iterable[tuple[str, str, NamespaceEndpoint]]) -> list[Route]:
-    """Return routes below ``root/namespace/{namespace}``; their endpoints are given the namespace."""
+    """Return routes below ``root/namespace/{namespace}``. A graph or a node is trimmed, as it is stored."""
 
-    def given_namespace(endpoint: NamespaceEndpoint) -> Endpoint:
-        return lambda request: endpoint(request, path_name(request, "namespace"))
+    def given(endpoint: NamespaceEndpoint) -> Endpoint:
+        def called(request: Request) -> Awaitable[Response]:
+            namespace = path_name(request, "namespace")
+            named = {
+                name: path_name(request, name).strip() if name in ("graph", "node") else text
+                for name, text in request.path_params.items()
+                if name != "namespace"
+            }
+            return endpoint(request, namespace, **named)
+
+        return called
 
     return routes_of(
-        (method, f"{root}/namespace/{{namespace}}{path}", given_namespace(endpoint))
-        for method, path, endpoint in table
+        (method, f"{root}/namespace/{{namespace}}{path}", given(endpoint)) for method, path, endpoint in table
     )
 
 

@@ -27,7 +27,6 @@ from exotrio.manager.api.json import (
     ClaimReply,
     parse_model,
     path_int,
-    path_name,
     read_body,
     read_model,
     reply,
@@ -101,8 +100,7 @@ class _V0:
         namespaces = await self._store.look(graph_queries.list_namespaces)
         return reply({"namespaces": namespaces, "count": len(namespaces)})
 
-    async def upsert_graph(self, request: Request, namespace: str) -> Response:
-        graph = _graph_name(request)
+    async def upsert_graph(self, request: Request, namespace: str, graph: str) -> Response:
         body = await read_body(request)
         now_ms = await self._store.read(lambda view: view.now_ms)
         new = await self._service.compute(
@@ -114,23 +112,22 @@ class _V0:
         self._service.scheduler.notify()
         return reply(shown, 201)
 
-    async def get_graph(self, request: Request, namespace: str) -> Response:
-        return reply(await self._store.read(graphs_engine.get_graph, namespace, _graph_name(request)))
+    async def get_graph(self, request: Request, namespace: str, graph: str) -> Response:
+        return reply(await self._store.read(graphs_engine.get_graph, namespace, graph))
 
     async def list_graphs(self, request: Request, namespace: str) -> Response:
         graphs = await self._store.look(graph_queries.list_graphs, namespace)
         return reply({"namespace": namespace, "count": len(graphs), "templates": graphs})
 
-    async def trigger(self, request: Request, namespace: str) -> Response:
+    async def trigger(self, request: Request, namespace: str, graph: str) -> Response:
         body = await read_model(request, TriggerRequest)
         run = runs.NewRun(inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key)
-        started = await self._store.write(runs.trigger, namespace, _graph_name(request), run)
+        started = await self._store.write(runs.trigger, namespace, graph, run)
         of_key = {} if body.key is None else {"created": started.created}
         return reply({"status": StateStatus.CREATED, "run_id": started.run_id, **of_key})
 
-    async def cancel_triggers(self, request: Request, namespace: str) -> Response:
+    async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
         # Proposed for the stock state manager, and in none of its releases.
-        graph = _graph_name(request)
         count = await self._store.write(schedules.cancel_schedules, namespace, graph)
         message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was to come due"
         return reply(
@@ -160,27 +157,26 @@ class _V0:
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
-    async def executed(self, request: Request, namespace: str) -> Response:
+    async def executed(self, request: Request, namespace: str, state_id: str) -> Response:
         body = await read_model(request, ExecutedRequest)
-        item = ExecutedItem(state_id=request.path_params["state_id"], token="", outputs=body.outputs)
+        item = ExecutedItem(state_id=state_id, token="", outputs=body.outputs)
         await self._record(namespace, item)
         return reply({"status": StateStatus.EXECUTED})
 
-    async def errored(self, request: Request, namespace: str) -> Response:
+    async def errored(self, request: Request, namespace: str, state_id: str) -> Response:
         body = await read_model(request, ErroredRequest)
-        item = ErroredItem(state_id=request.path_params["state_id"], token="", error=body.error)
+        item = ErroredItem(state_id=state_id, token="", error=body.error)
         recorded = await self._record(namespace, item)
         return reply({"status": StateStatus.ERRORED, "retry_created": recorded.retry_created})
 
-    async def prune(self, request: Request, namespace: str) -> Response:
+    async def prune(self, request: Request, namespace: str, state_id: str) -> Response:
         body = await read_model(request, PruneRequest)
-        item = PrunedItem(state_id=request.path_params["state_id"], token="", data=body.data)
+        item = PrunedItem(state_id=state_id, token="", data=body.data)
         recorded = await self._record(namespace, item, repeatable=True)
         return reply({"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after})
 
-    async def requeue(self, request: Request, namespace: str) -> Response:
+    async def requeue(self, request: Request, namespace: str, state_id: str) -> Response:
         body = await read_model(request, RequeueRequest)
-        state_id = request.path_params["state_id"]
         item = RequeuedItem(state_id=state_id, token="", delay_ms=body.enqueue_after)
         recorded = await self._record(namespace, item, repeatable=True)
         return reply({"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after})
@@ -197,15 +193,13 @@ class _V0:
             return recorded
         raise Refused(400, recorded.detail or "this outcome was already recorded")
 
-    async def manual_retry(self, request: Request, namespace: str) -> Response:
+    async def manual_retry(self, request: Request, namespace: str, state_id: str) -> Response:
         body = await read_model(request, ManualRetryRequest)
-        state_id = request.path_params["state_id"]
         new_id = await self._store.write(retries.retry_by_hand, namespace, state_id, body.fanout_id)
         return reply({"id": new_id, "status": StateStatus.CREATED})
 
-    async def secrets(self, request: Request, namespace: str) -> Response:
+    async def secrets(self, request: Request, namespace: str, state_id: str) -> Response:
         token = request.headers.get(LEASE_HEADER)
-        state_id = request.path_params["state_id"]
         owner, graph, ciphertexts = await self._store.read(runs.secrets_of, namespace, state_id, token)
         secrets = {
             name: self._cipher.decrypt(text, namespace=owner, graph=graph, name=name)
@@ -215,19 +209,14 @@ class _V0:
 
     # -- runs
 
-    async def list_runs(self, request: Request, namespace: str) -> Response:
-        page, size = path_int(request, "page", least=1), path_int(request, "size", least=1)
-        return reply(await self._store.look(run_queries.list_runs_v0, namespace, page, size))
+    async def list_runs(self, request: Request, namespace: str, page: str, size: str) -> Response:
+        numbers = path_int("page", page), path_int("size", size)
+        return reply(await self._store.look(run_queries.list_runs_v0, namespace, *numbers))
 
-    async def run_graph(self, request: Request, namespace: str) -> Response:
-        run_id = request.path_params["run_id"]
+    async def run_graph(self, request: Request, namespace: str, run_id: str) -> Response:
         return reply(await self._store.look(run_queries.show_run_graph, namespace, run_id))
 
-    async def state(self, request: Request, namespace: str) -> Response:
-        names = (_graph_name(request), request.path_params["run_id"], request.path_params["state_id"])
-        return reply(await self._store.look(state_queries.show_state, namespace, *names))
-
-
-def _graph_name(request: Request) -> str:
-    """Return the graph's name, trimmed: it is stored trimmed, so it is looked up trimmed."""
-    return path_name(request, "graph").strip()
+    async def state(
+        self, request: Request, namespace: str, graph: str, run_id: str, state_id: str
+    ) -> Response:
+        return reply(await self._store.look(state_queries.show_state, namespace, graph, run_id, state_id))
