@@ -16,34 +16,8 @@ from starlette.routing import Route
 
 from exotrio._httpd import is_crowded, stopping_event
 from exotrio._util.words import readable_errors
-from exotrio._wire.native import (
-    ClaimAlong,
-    ClaimItem,
-    HeartbeatRequest,
-    ItemReply,
-    NativeClaimRequest,
-    NativeTriggerRequest,
-    OutcomeItem,
-    ReleaseRequest,
-    RunQuery,
-    outcome_item,
-)
-from exotrio._wire.operations import (
-    BACKUP_PATH,
-    DeletedGraph,
-    DeletionQuery,
-    RetryRunRequest,
-    RunsQuery,
-    StatesQuery,
-)
-from exotrio._wire.vocabulary import (
-    MAX_BATCH,
-    NATIVE_ROOT,
-    NATIVE_VERSION,
-    ItemResult,
-    StateStatus,
-    from_ms,
-)
+from exotrio._wire import native, operations
+from exotrio._wire.vocabulary import MAX_BATCH, NATIVE_ROOT, NATIVE_VERSION, ItemResult, StateStatus, from_ms
 from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
@@ -77,24 +51,24 @@ CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
 
 
 def native_routes(service: Service) -> list[Route]:
-    native = _Native(service)
-    everywhere = routes_of([("GET", NATIVE_ROOT, native.discover), ("GET", BACKUP_PATH, native.backup)])
+    api = _Native(service)
+    everywhere = routes_of([("GET", NATIVE_ROOT, api.discover), ("GET", operations.BACKUP_PATH, api.backup)])
     return everywhere + namespace_routes(
         NATIVE_ROOT,
         [
-            ("POST", "/claim", native.claim),
-            ("POST", "/outcomes", native.record),
-            ("POST", "/release", native.release),
-            ("DELETE", "/graph/{graph}", native.delete_graph),
-            ("POST", "/graph/{graph}/trigger", native.trigger),
-            ("POST", "/graph/{graph}/runs", native.trigger_many),
-            ("GET", "/run/{run_id}", native.run),
-            ("POST", "/run/{run_id}/cancel", native.cancel),
-            ("POST", "/run/{run_id}/retry", native.retry),
-            ("GET", "/runs", native.runs),
-            ("GET", "/states", native.states),
-            ("GET", "/state/{state_id}", native.state),
-            ("POST", "/heartbeat", native.heartbeat),
+            ("POST", "/claim", api.claim),
+            ("POST", "/outcomes", api.record),
+            ("POST", "/release", api.release),
+            ("DELETE", "/graph/{graph}", api.delete_graph),
+            ("POST", "/graph/{graph}/trigger", api.trigger),
+            ("POST", "/graph/{graph}/runs", api.trigger_many),
+            ("GET", "/run/{run_id}", api.run),
+            ("POST", "/run/{run_id}/cancel", api.cancel),
+            ("POST", "/run/{run_id}/retry", api.retry),
+            ("GET", "/runs", api.runs),
+            ("GET", "/states", api.states),
+            ("GET", "/state/{state_id}", api.state),
+            ("POST", "/heartbeat", api.heartbeat),
         ],
     )
 
@@ -118,7 +92,7 @@ class _Native:
         return BackupReply(self._store, self._service.backing_up)
 
     async def claim(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, NativeClaimRequest)
+        body = await read_model(request, native.NativeClaimRequest)
         claimed = await self._claim_or_wait(request, namespace, body)
         answer = self._claim_reply(claimed)
         if body.wait_ms and not claimed.states and is_crowded(request.scope):
@@ -127,7 +101,7 @@ class _Native:
         return answer
 
     async def _claim_or_wait(
-        self, request: Request, namespace: str, body: NativeClaimRequest
+        self, request: Request, namespace: str, body: native.NativeClaimRequest
     ) -> claims.Claimed:
         """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
         goes away or the server stops."""
@@ -152,7 +126,7 @@ class _Native:
         return claimed or claims.Claimed([])
 
     def _claimer(
-        self, request: Request, body: NativeClaimRequest | ClaimAlong
+        self, request: Request, body: native.NativeClaimRequest | native.ClaimAlong
     ) -> Callable[[], claims.Claimer]:
         return partial(
             self._service.claimer,
@@ -163,7 +137,7 @@ class _Native:
             announces=body.announces,
         )
 
-    async def _polled(self, namespace: str, body: NativeClaimRequest | ClaimAlong) -> None:
+    async def _polled(self, namespace: str, body: native.NativeClaimRequest | native.ClaimAlong) -> None:
         # A runtime that works on one run does not count as one that offers these nodes.
         await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
 
@@ -175,8 +149,8 @@ class _Native:
 
     async def record(self, request: Request, namespace: str) -> Response:
         items, wanted = _read_outcomes(await read_body(request))
-        good = [item for item in items if not isinstance(item, ItemReply)]
-        replies: list[ItemReply] = []
+        good = [item for item in items if not isinstance(item, native.ItemReply)]
+        replies: list[native.ItemReply] = []
         claimed = claims.Claimed([])
         if wanted is not None:
             limit = min(wanted.limit, MAX_BATCH)
@@ -190,11 +164,11 @@ class _Native:
         elif good:
             replies = await self._store.write(outcomes.record_batch, namespace, good, self._service.cipher)
         recorded = iter(replies)
-        answers = [item if isinstance(item, ItemReply) else next(recorded) for item in items]
+        answers = [item if isinstance(item, native.ItemReply) else next(recorded) for item in items]
         return reply({"items": answers}) if wanted is None else self._claim_reply(claimed, items=answers)
 
     async def release(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, ReleaseRequest)
+        body = await read_model(request, native.ReleaseRequest)
         if (body.states is None) == (body.claim_id is None):
             raise unprocessable("value_error", ["body"], "give states or claim_id")
         if body.claim_id is not None:
@@ -207,22 +181,22 @@ class _Native:
         return reply({"items": items})
 
     async def delete_graph(self, request: Request, namespace: str, graph: str) -> Response:
-        cancel_runs = read_query(request, DeletionQuery).cancel_runs
+        cancel_runs = read_query(request, operations.DeletionQuery).cancel_runs
         deleted, cancelled = await self._service.delete_graph(namespace, graph, cancel_runs=cancel_runs)
         return reply(
-            DeletedGraph(
+            operations.DeletedGraph(
                 namespace=namespace, graph_name=graph, deleted_runs=deleted, cancelled_runs=cancelled
             )
         )
 
     async def trigger(self, request: Request, namespace: str, graph: str) -> Response:
-        run = _new_run(await read_model(request, NativeTriggerRequest))
+        run = _new_run(await read_model(request, native.NativeTriggerRequest))
         started = await self._store.write(runs_engine.trigger, namespace, graph, run)
         shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
         return reply(shown)
 
     async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
-        entries = parse_entries(await read_body(request), "runs", NativeTriggerRequest)
+        entries = parse_entries(await read_body(request), "runs", native.NativeTriggerRequest)
         runs = [_new_run(entry) for entry in entries]
         try:
             started = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)
@@ -232,7 +206,7 @@ class _Native:
         return reply({"run_ids": ids, "created": created})
 
     async def run(self, request: Request, namespace: str, run_id: str) -> Response:
-        longest = _longest_wait(request, read_query(request, RunQuery).wait_ms)
+        longest = _longest_wait(request, read_query(request, native.RunQuery).wait_ms)
         run = None
         if longest > 0:
             show = run_queries.show_run_once_ended
@@ -248,28 +222,29 @@ class _Native:
         return reply(await self._store.read(run_queries.show_run, namespace, run_id))
 
     async def retry(self, request: Request, namespace: str, run_id: str) -> Response:
-        body = await read_model(request, RetryRunRequest)
+        body = await read_model(request, operations.RetryRunRequest)
         return reply(await self._store.write(retries.retry_run, namespace, run_id, body.request_id))
 
     async def runs(self, request: Request, namespace: str) -> Response:
-        return reply(await self._store.look(run_queries.list_runs, namespace, read_query(request, RunsQuery)))
+        query = read_query(request, operations.RunsQuery)
+        return reply(await self._store.look(run_queries.list_runs, namespace, query))
 
     async def states(self, request: Request, namespace: str) -> Response:
-        query = read_query(request, StatesQuery, lists={"status"})
+        query = read_query(request, operations.StatesQuery, lists={"status"})
         return reply(await self._store.look(state_queries.list_states, namespace, query))
 
     async def state(self, request: Request, namespace: str, state_id: str) -> Response:
         return reply(await self._store.look(show_history, namespace, state_id, self._service.monotonic()))
 
     async def heartbeat(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, HeartbeatRequest)
+        body = await read_model(request, native.HeartbeatRequest)
         terms, now = self._service.terms, self._service.monotonic()
         items, commands = await self._store.write(workers.heartbeat, namespace, body, now, terms)
         ttl_ms = None if LOCAL in request.scope else terms.lease_ttl_ms
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
 
-def _new_run(entry: NativeTriggerRequest) -> NewRun:
+def _new_run(entry: native.NativeTriggerRequest) -> NewRun:
     return NewRun(
         inputs=entry.inputs,
         store=entry.store,
@@ -315,7 +290,9 @@ async def _while_connected(
     return value
 
 
-def _read_outcomes(body: bytes) -> tuple[list[OutcomeItem | ItemReply], ClaimAlong | None]:
+def _read_outcomes(
+    body: bytes,
+) -> tuple[list[native.OutcomeItem | native.ItemReply], native.ClaimAlong | None]:
     """Parse a batch: outcomes, and a claim if the last item is one.
 
     An item that cannot be read becomes its own reply and does not affect the others.
@@ -325,19 +302,19 @@ def _read_outcomes(body: bytes) -> tuple[list[OutcomeItem | ItemReply], ClaimAlo
         raise unprocessable("list_type", ["body"], f"a list of at most {MAX_BATCH} outcomes is required")
     wanted = None
     if raw and isinstance(raw[-1], dict) and "claim" in raw[-1]:
-        last = _read_item(ClaimItem.model_validate, raw[-1])
-        if isinstance(last, ClaimItem):
+        last = _read_item(native.ClaimItem.model_validate, raw[-1])
+        if isinstance(last, native.ClaimItem):
             wanted = last.claim
             del raw[-1]
-    return [_read_item(outcome_item.validate_python, item) for item in raw], wanted
+    return [_read_item(native.outcome_item.validate_python, item) for item in raw], wanted
 
 
-def _read_item(read: Callable[[Any], T], raw: Any) -> T | ItemReply:
+def _read_item(read: Callable[[Any], T], raw: Any) -> T | native.ItemReply:
     try:
         return read(raw)
     except ValidationError as error:
         state_id = raw.get("state_id") if isinstance(raw, dict) else None
-        return ItemReply(
+        return native.ItemReply(
             state_id=state_id if isinstance(state_id, str) else "",
             result=ItemResult.INVALID,
             detail=readable_errors(error)[0],

@@ -9,29 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exotrio._util.words import plural
+from exotrio._wire import v0
 from exotrio._wire.graphs import CancelledTriggers, GraphRequest
 from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
-from exotrio._wire.v0 import (
-    ClaimRequest,
-    ErroredRequest,
-    ExecutedRequest,
-    ManualRetryRequest,
-    PruneRequest,
-    RegisterReply,
-    RegisterRequest,
-    RequeueRequest,
-    TriggerRequest,
-)
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
-from exotrio.manager.api.json import (
-    ClaimReply,
-    parse_model,
-    path_int,
-    read_body,
-    read_model,
-    reply,
-    settled,
-)
+from exotrio.manager.api.json import ClaimReply, parse_model, path_int, read_body, read_model, reply, settled
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.engine import claims, outcomes, retries, runs, schedules
 from exotrio.manager.engine import graphs as graphs_engine
@@ -46,28 +28,28 @@ from exotrio.manager.service import Service
 
 def v0_routes(service: Service) -> list[Route]:
     """Return the routes of v0. Each path is served with and without a slash at its end."""
-    v0 = _V0(service)
-    everywhere = routes_of([("GET", "/health", v0.health), ("GET", "/v0/namespaces", v0.list_namespaces)])
+    api = _V0(service)
+    everywhere = routes_of([("GET", "/health", api.health), ("GET", "/v0/namespaces", api.list_namespaces)])
     return everywhere + namespace_routes(
         "/v0",
         [
-            ("PUT", "/nodes", v0.register),
-            ("GET", "/nodes", v0.list_nodes),
-            ("GET", "/graphs", v0.list_graphs),
-            ("PUT", "/graph/{graph}", v0.upsert_graph),
-            ("GET", "/graph/{graph}", v0.get_graph),
-            ("POST", "/graph/{graph}/trigger", v0.trigger),
-            ("DELETE", "/graph/{graph}/triggers", v0.cancel_triggers),
-            ("POST", "/states/enqueue", v0.claim),
-            ("POST", "/state/{state_id}/executed", v0.executed),
-            ("POST", "/state/{state_id}/errored", v0.errored),
-            ("POST", "/state/{state_id}/prune", v0.prune),
-            ("POST", "/state/{state_id}/re-enqueue-after", v0.requeue),
-            ("POST", "/state/{state_id}/manual-retry", v0.manual_retry),
-            ("GET", "/state/{state_id}/secrets", v0.secrets),
-            ("GET", "/runs/{page}/{size}", v0.list_runs),
-            ("GET", "/states/run/{run_id}/graph", v0.run_graph),
-            ("GET", "/graph/{graph}/run/{run_id}/node/{state_id}", v0.state),
+            ("PUT", "/nodes", api.register),
+            ("GET", "/nodes", api.list_nodes),
+            ("GET", "/graphs", api.list_graphs),
+            ("PUT", "/graph/{graph}", api.upsert_graph),
+            ("GET", "/graph/{graph}", api.get_graph),
+            ("POST", "/graph/{graph}/trigger", api.trigger),
+            ("DELETE", "/graph/{graph}/triggers", api.cancel_triggers),
+            ("POST", "/states/enqueue", api.claim),
+            ("POST", "/state/{state_id}/executed", api.executed),
+            ("POST", "/state/{state_id}/errored", api.errored),
+            ("POST", "/state/{state_id}/prune", api.prune),
+            ("POST", "/state/{state_id}/re-enqueue-after", api.requeue),
+            ("POST", "/state/{state_id}/manual-retry", api.manual_retry),
+            ("GET", "/state/{state_id}/secrets", api.secrets),
+            ("GET", "/runs/{page}/{size}", api.list_runs),
+            ("GET", "/states/run/{run_id}/graph", api.run_graph),
+            ("GET", "/graph/{graph}/run/{run_id}/node/{state_id}", api.state),
         ],
     )
 
@@ -86,10 +68,10 @@ class _V0:
     # -- nodes and graphs
 
     async def register(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, RegisterRequest)
+        body = await read_model(request, v0.RegisterRequest)
         await self._store.write(graphs_engine.register, namespace, body)
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
-        shown = RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
+        shown = v0.RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
         return reply(shown.model_dump())
 
     async def list_nodes(self, request: Request, namespace: str) -> Response:
@@ -120,7 +102,7 @@ class _V0:
         return reply({"namespace": namespace, "count": len(graphs), "templates": graphs})
 
     async def trigger(self, request: Request, namespace: str, graph: str) -> Response:
-        body = await read_model(request, TriggerRequest)
+        body = await read_model(request, v0.TriggerRequest)
         run = runs.NewRun(inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key)
         started = await self._store.write(runs.trigger, namespace, graph, run)
         of_key = {} if body.key is None else {"created": started.created}
@@ -137,7 +119,7 @@ class _V0:
     # -- states
 
     async def claim(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, ClaimRequest)
+        body = await read_model(request, v0.ClaimRequest)
         limit = min(body.batch_size, MAX_BATCH)
         claimer = self._service.claimer(local=LOCAL in request.scope)
         limits = dict.fromkeys(body.nodes, limit)
@@ -158,25 +140,25 @@ class _V0:
         )
 
     async def executed(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, ExecutedRequest)
+        body = await read_model(request, v0.ExecutedRequest)
         item = ExecutedItem(state_id=state_id, token="", outputs=body.outputs)
         await self._record(namespace, item)
         return reply({"status": StateStatus.EXECUTED})
 
     async def errored(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, ErroredRequest)
+        body = await read_model(request, v0.ErroredRequest)
         item = ErroredItem(state_id=state_id, token="", error=body.error)
         recorded = await self._record(namespace, item)
         return reply({"status": StateStatus.ERRORED, "retry_created": recorded.retry_created})
 
     async def prune(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, PruneRequest)
+        body = await read_model(request, v0.PruneRequest)
         item = PrunedItem(state_id=state_id, token="", data=body.data)
         recorded = await self._record(namespace, item, repeatable=True)
         return reply({"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after})
 
     async def requeue(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, RequeueRequest)
+        body = await read_model(request, v0.RequeueRequest)
         item = RequeuedItem(state_id=state_id, token="", delay_ms=body.enqueue_after)
         recorded = await self._record(namespace, item, repeatable=True)
         return reply({"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after})
@@ -194,7 +176,7 @@ class _V0:
         raise Refused(400, recorded.detail or "this outcome was already recorded")
 
     async def manual_retry(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, ManualRetryRequest)
+        body = await read_model(request, v0.ManualRetryRequest)
         new_id = await self._store.write(retries.retry_by_hand, namespace, state_id, body.fanout_id)
         return reply({"id": new_id, "status": StateStatus.CREATED})
 

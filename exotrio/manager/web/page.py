@@ -195,10 +195,7 @@ def _environment() -> Environment:
     environment.filters["percent"] = percent
     environment.filters["bar"] = bar
     environment.globals.update(
-        asset=asset,
-        page_link=link,
-        shown_status=format.SHOWN_STATUS,
-        status_class=format.status_class,
+        asset=asset, page_link=link, shown_status=format.SHOWN_STATUS, status_class=format.status_class
     )
     return environment
 

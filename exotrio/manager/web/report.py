@@ -132,13 +132,7 @@ def headers(run_id: str) -> dict[str, str]:
 
 
 def _pick_states(
-    view: View,
-    run: Row,
-    places: Sequence[Place],
-    totals: Sequence[int],
-    texts: ReportTexts,
-    *,
-    values: bool,
+    view: View, run: Row, places: Sequence[Place], totals: Sequence[int], texts: ReportTexts, *, values: bool
 ) -> Data:
     """Return the states that a report shows, by node, and how many there are of each (``totals``).
 

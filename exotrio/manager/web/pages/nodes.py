@@ -37,10 +37,7 @@ def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict
 
 
 LIST = Page(
-    path="/ns/{namespace}/nodes",
-    folder="nodes",
-    fragments={"list": Fragment(pace=2.0)},
-    load=load_list,
+    path="/ns/{namespace}/nodes", folder="nodes", fragments={"list": Fragment(pace=2.0)}, load=load_list
 )
 
 

@@ -9,15 +9,9 @@ from functools import partial
 
 from exotrio._util.times import moment_ms
 from exotrio.manager.engine.runs import find_run
-from exotrio.manager.engine.states import (
-    CREATED,
-    ERRORED,
-    NEXT_CREATED_ERROR,
-    RETRY_CREATED,
-    STATUSES,
-    SUCCESS,
-)
+from exotrio.manager.engine.states import CREATED, STATUSES, SUCCESS
 from exotrio.manager.queries.graphs import graph_names
+from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SEARCHED, MAX_SPANS, events_of, spans_of
 from exotrio.manager.queries.run_states import ORDERS, SORTED, list_states
 from exotrio.manager.queries.runs import (
@@ -63,7 +57,7 @@ def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict
             "graphs": graph_names(view, request.namespace),
             "statuses": RUN_STATUSES,
             "spans": tuple(SPANS),
-        },
+        }
     }
     if "list" in wanted:
         found = search(
@@ -128,7 +122,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "beginning": beginning_of(view, run, template, ReportTexts(()), values=True)
             if "page" in wanted
             else None,
-        },
+        }
     }
     paused = paused_places(view, run, counts)
     to_state = partial(request.link, "states")
@@ -268,10 +262,7 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
     # Ages and durations change as time passes, until the run is over.
     moment = view.now_ms // 2_000 if run["pending"] else None
     state = (counts_of(view, run["id"]), run["cancelled_at"])
-    failed = [
-        [each.get(status) for status in (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)]
-        for each in state[0].values()
-    ]
+    failed = [[each.get(status) for status in FAILURES] for each in state[0].values()]
     # In a run that large even a sample takes a while to draw.
     slow = run["pending"] and run_size(run) > MAX_SPANS
     return {

@@ -9,17 +9,7 @@ from pydantic_core import from_json
 
 from exotrio._util.times import moment_ms
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED
-from exotrio.manager.queries.state_detail import (
-    attempts_of,
-    events_of_state,
-    find_state,
-    holder_of,
-    logs_of,
-    newest_event,
-    paused_since,
-    spent,
-    was_cancelled,
-)
+from exotrio.manager.queries import state_detail as detail
 from exotrio.manager.queries.states import chain
 from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.store.port import View
@@ -32,7 +22,7 @@ MAX_ANCESTORS = 200
 
 
 def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
-    state = find_state(view, request.namespace, request.params["state_id"])
+    state = detail.find_state(view, request.namespace, request.params["state_id"])
     places = view.template(state["template"]).places
     ancestors = [
         (places[row["place"]].identifier, view.state_id(row["seq"]))
@@ -49,8 +39,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     if "state" not in wanted:
         return {"page": page}
     status = state["status"]
-    cancelled = was_cancelled(state)
-    waited, ran = spent(state, view.now_ms)
+    cancelled = detail.was_cancelled(state)
+    waited, ran = detail.spent(state, view.now_ms)
     workers = request.workers(view)
     holder = next((worker for worker in workers if worker.worker_id == state["worker"]), None)
     last_seen = holder and f"{holder.runtime}, last seen {holder.heard_ms / 1000:.0f} s ago"
@@ -64,7 +54,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "outputs": list(from_json(state["outputs"]).items()),
             "data": list(from_json(state["data"]).items()) if state["data"] else [],
             "error": None if cancelled else state["error"],
-            "logs": [{**line, "at": moment_ms(line["at"])} for line in logs_of(view, state["seq"])],
+            "logs": [{**line, "at": moment_ms(line["at"])} for line in detail.logs_of(view, state["seq"])],
             "claimed": state["claimed_at"] is not None,
             "due": state["enqueue_after"] if status == CREATED else None,
             "created_at": state["created_at"],
@@ -79,19 +69,20 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "not_offered": is_due
             and state["node_namespace"] == request.namespace
             and state["name"] not in request.offers(view),
-            "paused_at": paused_since(view, state),
+            "paused_at": detail.paused_since(view, state),
             "over": state["finished_at"] is not None,
             "requeued": bool(state["requeued"]),
             "deliveries": state["deliveries"],
             "worker": state["worker"],
             "last_seen": last_seen,
             "local": state["manager"] is not None,
-            "holder": holder_of(state, request.monotonic) if status == QUEUED else None,
+            "holder": detail.holder_of(state, request.monotonic) if status == QUEUED else None,
             "attempts": [
-                {**attempt, "at": moment_ms(attempt["created_at"])} for attempt in attempts_of(view, state)
+                {**attempt, "at": moment_ms(attempt["created_at"])}
+                for attempt in detail.attempts_of(view, state)
             ],
             "ancestors": ancestors[::-1],
-            "events": events_of_state(view, state, MAX_EVENTS),
+            "events": detail.events_of_state(view, state, MAX_EVENTS),
             "retryable": status in (ERRORED, NEXT_CREATED_ERROR, PRUNED) and state["cancelled_at"] is None,
             "node_namespace": state["node_namespace"],
         },
@@ -99,10 +90,10 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
-    state = find_state(view, request.namespace, request.params["state_id"])
+    state = detail.find_state(view, request.namespace, request.params["state_id"])
     moment = None if state["finished_at"] is not None else view.now_ms // 2_000
     columns = ("status", "updated_at", "claimed_at", "cancelled_at")
-    return {"state": (*(state[column] for column in columns), newest_event(view, state), moment)}
+    return {"state": (*(state[column] for column in columns), detail.newest_event(view, state), moment)}
 
 
 PAGE = Page(
