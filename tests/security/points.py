@@ -714,7 +714,9 @@ POINTS = (
             "manager/web/test_access::test_a_form_that_trickles_is_refused",
         ],
         Change(
-            SIGN_IN_PAGE, "await read_form(request, max_bytes=MAX_SIGN_IN_FORM)", "await read_form(request)"
+            SIGN_IN_PAGE,
+            "await guard.read_form(request, max_bytes=guard.MAX_SIGN_IN_FORM)",
+            "await guard.read_form(request)",
         ),
     ),
     # -- clients

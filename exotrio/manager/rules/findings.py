@@ -9,19 +9,7 @@ from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._util.times import iso_time
 from exotrio._util.words import bytes_text, listed, plural
-from exotrio._wire.overview import (
-    Checkup,
-    DatabaseState,
-    Disagreement,
-    HeldClaims,
-    HorizonHolder,
-    LostLeases,
-    ManagerState,
-    NodeLoad,
-    Overview,
-    PostgresState,
-    RuntimeInfo,
-)
+from exotrio._wire import overview as wire
 
 CLOCK_OFF = 2.0
 """Seconds by which clocks may differ."""
@@ -73,7 +61,7 @@ def are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def of_overview(overview: Overview, lease_ttl: float) -> list[Finding]:
+def of_overview(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
     """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
     found = [_of_node(node, overview.runtimes) for node in overview.nodes]
     found += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
@@ -86,7 +74,7 @@ def of_overview(overview: Overview, lease_ttl: float) -> list[Finding]:
     return findings
 
 
-def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
+def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Finding | None:
     name = one_line(node.name)
     if node.paused_at is not None:
         what = f"node {name} is paused since {iso_time(node.paused_at)}"
@@ -107,7 +95,7 @@ def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
     return None
 
 
-def _why(runtimes: Sequence[RuntimeInfo]) -> str:
+def _why(runtimes: Sequence[wire.RuntimeInfo]) -> str:
     running = [runtime for runtime in runtimes if runtime.live and runtime.phase == "running"]
     free = sum(max(0, runtime.workers - runtime.busy) for runtime in running)
     if not running:
@@ -117,7 +105,7 @@ def _why(runtimes: Sequence[RuntimeInfo]) -> str:
     return "all workers are busy"
 
 
-def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
+def _of_runtime(runtime: wire.RuntimeInfo, lease_ttl: float) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
     heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
@@ -135,7 +123,7 @@ def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
     return None
 
 
-def of_checkup(checkup: Checkup, version: str, stale: float) -> list[Finding]:
+def of_checkup(checkup: wire.Checkup, version: str, stale: float) -> list[Finding]:
     """Return findings about the checkup. After ``stale`` seconds a claim without a lease counts as stuck."""
     findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
     findings += _of_leases(checkup.leases)
@@ -146,7 +134,7 @@ def of_checkup(checkup: Checkup, version: str, stale: float) -> list[Finding]:
     return findings + _of_database(checkup.database)
 
 
-def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
+def _of_claims(claims: wire.HeldClaims, stale: float) -> list[Finding]:
     name = one_line(claims.node)
     findings = []
     if count := claims.leaseless:
@@ -170,7 +158,7 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
     return findings
 
 
-def _of_disagreement(disagreement: Disagreement) -> Finding:
+def _of_disagreement(disagreement: wire.Disagreement) -> Finding:
     versions = "; ".join(
         f"{listed(map(one_line, version.runtimes), 5)}: {one_line(version.fields)}"
         for version in disagreement.versions
@@ -180,7 +168,7 @@ def _of_disagreement(disagreement: Disagreement) -> Finding:
     return info(what, fix)
 
 
-def _of_leases(leases: LostLeases) -> list[Finding]:
+def _of_leases(leases: wire.LostLeases) -> list[Finding]:
     findings = []
     if leases.poison:
         what = f"{plural(leases.poison, 'state')} became errors within the hour: each ended several runtimes"
@@ -192,7 +180,7 @@ def _of_leases(leases: LostLeases) -> list[Finding]:
     return findings
 
 
-def _of_database(database: DatabaseState) -> list[Finding]:
+def _of_database(database: wire.DatabaseState) -> list[Finding]:
     findings = [] if database.postgres is None else _of_postgres(database.postgres)
     if database.in_memory:
         what = "the database is in memory: it is lost when the state manager ends"
@@ -211,7 +199,7 @@ def _of_database(database: DatabaseState) -> list[Finding]:
     return findings
 
 
-def _of_postgres(postgres: PostgresState) -> list[Finding]:
+def _of_postgres(postgres: wire.PostgresState) -> list[Finding]:
     findings = [
         Finding(f"{one_line(name)} is off in PostgreSQL: {_OFF.get(name, 'it protects data')}", "turn it on")
         for name in postgres.switched_off
@@ -237,7 +225,7 @@ def _of_postgres(postgres: PostgresState) -> list[Finding]:
     return findings + _of_managers(postgres.managers)
 
 
-def _of_horizon(horizon: HorizonHolder) -> list[Finding]:
+def _of_horizon(horizon: wire.HorizonHolder) -> list[Finding]:
     held = horizon.held_for
     if horizon.transactions <= OLD_HORIZON if held is None else held <= LONG_HORIZON:
         return []
@@ -247,7 +235,7 @@ def _of_horizon(horizon: HorizonHolder) -> list[Finding]:
     return [Finding(what, fix)]
 
 
-def _of_managers(managers: Sequence[ManagerState]) -> list[Finding]:
+def _of_managers(managers: Sequence[wire.ManagerState]) -> list[Finding]:
     findings = []
     for manager in managers:
         if manager.seen_ago > SILENT:

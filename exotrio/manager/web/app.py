@@ -21,17 +21,7 @@ from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import UnknownCommit, View, log_level
-from exotrio.manager.web import actions, live, report
-from exotrio.manager.web.guard import (
-    FRAGMENTS_HEADER,
-    HEADERS,
-    filled_in,
-    html,
-    is_automatic,
-    path_and_query,
-    read_form,
-    redirect,
-)
+from exotrio.manager.web import actions, guard, live, report
 from exotrio.manager.web.guide import PAGES as GUIDE_PAGES
 from exotrio.manager.web.guide import guide_page
 from exotrio.manager.web.page import (
@@ -114,12 +104,12 @@ class Dashboard:
 
     async def _start(self, request: Request, session: str) -> Response:
         namespace = await self._service.store.look(first_namespace)
-        return redirect(link(namespace if namespace is not None else "default"))
+        return guard.redirect(link(namespace if namespace is not None else "default"))
 
     async def _guide(self, request: Request, session: str) -> Response:
         name = request.path_params.get("name", "guide")
         content = await self._service.compute(lambda: guide_page(name))
-        return html(render_whole(request, "guide.html", name=name, pages=GUIDE_PAGES, content=content))
+        return guard.html(render_whole(request, "guide.html", name=name, pages=GUIDE_PAGES, content=content))
 
     def _page_request(self, request: Request) -> PageRequest:
         params = dict(request.path_params)
@@ -137,7 +127,7 @@ class Dashboard:
     async def _render(
         self, page: Page, page_request: PageRequest, request: Request, session: str, status: int = 200
     ) -> Response:
-        fragment_names = request.headers.get(FRAGMENTS_HEADER)
+        fragment_names = request.headers.get(guard.FRAGMENTS_HEADER)
         wanted = ["page", *page.fragments] if fragment_names is None else fragment_names.split()
 
         def load(view: View) -> tuple[dict[str, Data], list[str], int, bool]:
@@ -150,14 +140,14 @@ class Dashboard:
 
         data, namespaces, now, are_flashes = await self._service.store.look(load)
         if not data:
-            return html(
+            return guard.html(
                 render_whole(
                     request, "no_namespace.html", namespace=page_request.namespace, names=namespaces
                 ),
                 404,
             )
         if to := data["page"].get("leads_to"):
-            return redirect(to)
+            return guard.redirect(to)
         common: Data = {
             "link": page_request.link,
             "namespace": page_request.namespace,
@@ -166,9 +156,9 @@ class Dashboard:
         }
         fragments = render_fragments(page, data, common)
         if fragment_names is not None:
-            return html("".join(fragments.values()))
+            return guard.html("".join(fragments.values()))
         flashes = await self._service.store.write(take_flashes, session) if are_flashes else []
-        return html(
+        return guard.html(
             render_whole(
                 request,
                 f"{page.folder}/page.html",
@@ -177,7 +167,7 @@ class Dashboard:
                 namespaces=namespaces,
                 flashes=flashes,
                 folder=page.folder,
-                live=f"/live{path_and_query(request)}",
+                live=f"/live{guard.path_and_query(request)}",
             ),
             status,
         )
@@ -185,7 +175,7 @@ class Dashboard:
     def _listen(self, page: Page) -> SignedInEndpoint:
         async def listen(request: Request, session: str) -> Response:
             if len(self._streams) >= live.MAX_STREAMS:
-                return PlainTextResponse("too many pages are open", 503, headers=HEADERS)
+                return PlainTextResponse("too many pages are open", 503, headers=guard.HEADERS)
             page_request = self._page_request(request)
 
             async def is_signed_in() -> bool:
@@ -206,7 +196,7 @@ class Dashboard:
         """Return an endpoint for a form; what is refused leads back to ``page_path``."""
 
         async def act(request: Request, session: str) -> Response:
-            page_request, form = self._page_request(request), await read_form(request)
+            page_request, form = self._page_request(request), await guard.read_form(request)
             try:
                 flash, to = await action(page_request, form)
             except FormRejected as rejected:
@@ -216,9 +206,9 @@ class Dashboard:
             except Refused as refusal:
                 if refusal.status == 404:
                     raise
-                flash, to = f"Nothing changed: {_ended(refusal.detail)}", filled_in(page_path, request)
+                flash, to = f"Nothing changed: {_ended(refusal.detail)}", guard.filled_in(page_path, request)
             await self._service.store.write(add_flash, session, flash)
-            return redirect(to)
+            return guard.redirect(to)
 
         return act
 
@@ -248,14 +238,14 @@ class Dashboard:
     def _problem(self, request: Request, status: int, text: str) -> Response:
         if status == 404 and not isinstance(request.scope[SESSION], str):
             # Strangers do not learn what exists.
-            return self._sign_in.lead_here(request, path_and_query(request))
-        return html(
+            return self._sign_in.lead_here(request, guard.path_and_query(request))
+        return guard.html(
             render_whole(request, "problem.html", layout="bare.html", status=status, text=text), status
         )
 
     async def _problem_page(self, request: Request, status: int, text: str) -> Response:
         """Return a problem with the way to the other pages of its namespace, for those who are signed in."""
-        if is_automatic(request) or not isinstance(request.scope[SESSION], str):
+        if guard.is_automatic(request) or not isinstance(request.scope[SESSION], str):
             return self._problem(request, status, text)
         try:
             navigation = await self._service.store.look(navigation_at, request.scope["path"])
@@ -264,7 +254,7 @@ class Dashboard:
         page = render_whole(
             request, "problem.html", layout="layout.html", status=status, text=text, **navigation
         )
-        return html(page, status)
+        return guard.html(page, status)
 
 
 def _ended(text: str) -> str:

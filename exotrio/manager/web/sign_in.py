@@ -14,22 +14,7 @@ from exotrio._httpd import mark_authenticated
 from exotrio.manager.engine.sign_in import IDLE_MS
 from exotrio.manager.security.access import Tries, client_address
 from exotrio.manager.store.port import Store
-from exotrio.manager.web.guard import (
-    HEADERS,
-    MAX_SIGN_IN_FORM,
-    check_origin,
-    cookie_name,
-    field,
-    filled_in,
-    html,
-    is_automatic,
-    is_secure,
-    local_path,
-    path_and_query,
-    read_form,
-    redirect,
-    set_cookie,
-)
+from exotrio.manager.web import guard
 from exotrio.manager.web.sessions import Sessions
 from exotrio.manager.web.theme import render_whole
 
@@ -53,7 +38,7 @@ class SignIn:
 
     async def find(self, request: Request) -> str | None:
         """Return the session of a request, if it has one that did not end."""
-        return await self.sessions.find(request.cookies.get(cookie_name(request), ""))
+        return await self.sessions.find(request.cookies.get(guard.cookie_name(request), ""))
 
     def session_of(self, request: Request) -> str | None:
         """Return the session, which is used if a person sent the request.
@@ -64,14 +49,14 @@ class SignIn:
         found: str | Exception | None = request.scope[SESSION]
         if isinstance(found, Exception):
             raise found
-        if found is not None and not is_automatic(request):
+        if found is not None and not guard.is_automatic(request):
             self.sessions.use(found)
         return found
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method == "POST":
             return await self._try_key(request)
-        to = local_path(request.query_params.get("to", "/"))
+        to = guard.local_path(request.query_params.get("to", "/"))
         token = request.query_params.get("link")
         if token is not None and request.method == "GET":
             session_id = await self.sessions.redeem(token)
@@ -80,17 +65,17 @@ class SignIn:
                     request, to, problem="This link was used before, or is too old.", status=401
                 )
             # Not a redirect: after a link on another site, browsers would leave the strict cookie out of it.
-            response = html(render_whole(request, "welcome.html", to=to))
+            response = guard.html(render_whole(request, "welcome.html", to=to))
             if session_id is not None:
                 self._set_cookie(request, response, session_id)
             return response
-        return redirect(to) if self.session_of(request) else self._form(request, to)
+        return guard.redirect(to) if self.session_of(request) else self._form(request, to)
 
     async def _try_key(self, request: Request) -> Response:
-        check_origin(request)
-        form = await read_form(request, max_bytes=MAX_SIGN_IN_FORM)
-        to = local_path(field(form, "to") or "/")
-        key = field(form, "key").strip()
+        guard.check_origin(request)
+        form = await guard.read_form(request, max_bytes=guard.MAX_SIGN_IN_FORM)
+        to = guard.local_path(guard.field(form, "to") or "/")
+        key = guard.field(form, "key").strip()
         session_id = await self.sessions.sign_in(key)
         if session_id is None:
             problem = "That is not the key."
@@ -101,23 +86,23 @@ class SignIn:
                 )
             return self._form(request, to, problem=problem, status=401)
         mark_authenticated(request.scope)
-        response = redirect(to)
+        response = guard.redirect(to)
         self._set_cookie(request, response, session_id)
         return response
 
     def _form(self, request: Request, to: str, *, problem: str | None = None, status: int = 200) -> Response:
-        return html(render_whole(request, "sign_in.html", to=to, problem=problem), status)
+        return guard.html(render_whole(request, "sign_in.html", to=to, problem=problem), status)
 
     def _set_cookie(self, request: Request, response: Response, session_id: str) -> None:
-        set_cookie(request, response, cookie_name(request), session_id, max_age=IDLE_MS // 1000)
+        guard.set_cookie(request, response, guard.cookie_name(request), session_id, max_age=IDLE_MS // 1000)
 
     async def _sign_out(self, request: Request) -> Response:
-        check_origin(request)
-        name = cookie_name(request)
+        guard.check_origin(request)
+        name = guard.cookie_name(request)
         if self.session_of(request) is not None:
             await self.sessions.end(request.cookies[name])
-        response = redirect("/sign-in")
-        response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
+        response = guard.redirect("/sign-in")
+        response.delete_cookie(name, httponly=True, samesite="strict", secure=guard.is_secure(request))
         return response
 
     def required(self, endpoint: SignedInEndpoint, *, page_path: str | None = None) -> Endpoint:
@@ -128,16 +113,16 @@ class SignIn:
 
         async def checked(request: Request) -> Response:
             if page_path is not None:
-                check_origin(request)
+                guard.check_origin(request)
             if (session := self.session_of(request)) is not None:
                 return await endpoint(request, session)
-            to = path_and_query(request) if page_path is None else filled_in(page_path, request)
+            to = guard.path_and_query(request) if page_path is None else guard.filled_in(page_path, request)
             return self.lead_here(request, to)
 
         return checked
 
     def lead_here(self, request: Request, path: str) -> Response:
         """Return the response for a stranger, which leads by the sign-in to a path."""
-        if is_automatic(request):
-            return PlainTextResponse("signed out", 401, headers=HEADERS)
-        return redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
+        if guard.is_automatic(request):
+            return PlainTextResponse("signed out", 401, headers=guard.HEADERS)
+        return guard.redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
