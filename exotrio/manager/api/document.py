@@ -110,11 +110,8 @@ def _operation(
 # -- the page
 
 
-def page_of(document: Mapping[str, Any]) -> str:
-    return "".join(_lines(document))
-
-
-def _lines(document: Mapping[str, Any]) -> Iterator[str]:
+def page_of(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a description as an HTML page."""
     yield '<!doctype html><html lang="en"><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield '<meta name="color-scheme" content="light dark">'

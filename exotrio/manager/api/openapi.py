@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable
+from functools import cache
 from hashlib import sha256
 
 from pydantic_core import to_json
@@ -25,32 +26,26 @@ OPEN = frozenset({"/openapi.json", "/docs"})
 def description_routes(service: Service, routes: Iterable[Route]) -> list[Route]:
     """Return the routes that describe ``routes`` and themselves."""
     described: list[Route] = list(routes)
-    made: dict[str, bytes] = {}
-    headers: dict[str, str] = {}
 
-    def make() -> None:
+    @cache
+    def make() -> tuple[bytes, bytes, dict[str, str]]:
         # Here: most state managers are never asked for it.
         from exotrio.manager.api.document import STYLE, document_of, page_of
 
-        if not made:
-            digest = b64encode(sha256(STYLE.encode()).digest()).decode()
-            headers["content-security-policy"] = (
-                f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'; base-uri 'none'"
-            )
-            headers["x-content-type-options"] = "nosniff"
-            document = document_of(described)
-            made.update({"json": to_json(document), "html": page_of(document).encode()})
+        digest = b64encode(sha256(STYLE.encode()).digest()).decode()
+        policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'; base-uri 'none'"
+        headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
+        document = document_of(described)
+        return to_json(document), "".join(page_of(document)).encode(), headers
 
-    async def content(name: str) -> bytes:
-        if not made:
-            await service.compute(make)  # beside the other requests: it takes a quarter of a second
-        return made[name]
-
+    # Beside the other requests: the first takes a quarter of a second.
     async def document(request: Request) -> Response:
-        return Response(await content("json"), media_type="application/json")
+        content, _, _ = await service.compute(make)
+        return Response(content, media_type="application/json")
 
     async def page(request: Request) -> Response:
-        return Response(await content("html"), headers=headers, media_type="text/html")
+        _, content, headers = await service.compute(make)
+        return Response(content, headers=headers, media_type="text/html")
 
     own = routes_of([("GET", "/openapi.json", document), ("GET", "/docs", page)])
     described += own
