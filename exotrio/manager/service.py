@@ -94,30 +94,25 @@ class Service:
         Cancelled, or if the database fails, some of its runs may be gone; asking again goes on.
         """
         cancelled = deleted = 0
-        is_gone = False
         try:
-            while not is_gone:
-                is_more = True
-                while is_more:
-                    pending = await self.store.read(pending_runs, namespace, name, cancel_runs)
-                    for run_id in pending:
-                        with suppress(Refused):  # it has ended meanwhile
-                            await self.store.write(cancel, namespace, run_id)
-                            cancelled += 1
-                    # Not until there are none: others may begin as fast.
-                    is_more = len(pending) == MAX_PENDING
-                more = True
+            while True:
+                pending = await self.store.read(pending_runs, namespace, name, cancel_runs)
+                for run_id in pending:
+                    with suppress(Refused):  # it has ended meanwhile
+                        await self.store.write(cancel, namespace, run_id)
+                        cancelled += 1
+                # Not until there are none: others may begin as fast.
+                more = len(pending) < MAX_PENDING
                 while more:
                     step = await self.store.write(
                         delete_graph, namespace, name, is_first=not deleted, may_cancel=cancel_runs
                     )
-                    deleted += step.runs
-                    cancelled += step.cancelled
-                    is_gone = step.graph
-                    more = step.runs > 0 and not is_gone
+                    deleted, cancelled = deleted + step.runs, cancelled + step.cancelled
+                    if step.graph:
+                        return deleted, cancelled
+                    more = step.runs > 0
         finally:
             self.retention.notify()
-        return deleted, cancelled
 
     async def ask_for_tasks(self, namespace: str, worker_id: str) -> None:
         """Ask a runtime for its task tree, which comes with its next heartbeat."""
