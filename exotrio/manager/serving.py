@@ -130,7 +130,6 @@ async def embedded_and_served(
     terms: Terms | None = None,
     schedules: bool = True,
     settings: Settings | None = None,
-    clock: Clock = wall_clock,
 ) -> AsyncIterator[Served]:
     """Run a state manager inside this process and serve it, with its dashboard, on 127.0.0.1.
 
@@ -147,7 +146,7 @@ async def embedded_and_served(
 
     settings = settings or read_settings()
     db = choose_database(db, settings)
-    async with open_service(db, clock=clock, terms=terms, schedules=schedules, settings=settings) as service:
+    async with open_service(db, terms=terms, schedules=schedules, settings=settings) as service:
         key = _key(db, settings)
         dashboard = Dashboard(service, key=key.text)
         app = create_app(service, key=key.text, allowed_hosts=loopback_names(HOST), dashboard=dashboard)

@@ -41,16 +41,12 @@ def show_managers(view: View, now: int) -> list[dict[str, Any]]:
     Ages are in ms. ``seen_ms`` says something only where several may share the database.
     """
     rows = view.execute(
-        "SELECT id, host, version, schema_version, clock_ahead, started_at, seen_at FROM managers"
-        " ORDER BY started_at, id"
+        "SELECT id, host, version, schema_version, clock_ahead AS clock_ahead_ms, started_at, seen_at"
+        " FROM managers ORDER BY started_at, id"
     )
     return [
         {
-            "id": row["id"],
-            "host": row["host"],
-            "version": row["version"],
-            "schema_version": row["schema_version"],
-            "clock_ahead_ms": row["clock_ahead"],
+            **dict(row),
             "up_ms": max(0, now - row["started_at"]),
             "seen_ms": max(0, now - row["seen_at"]),
         }

@@ -19,6 +19,7 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,7 +182,10 @@ async def rotate_secrets(
             keys = settings.secrets_encryption_key or ""
             cipher = cipher_from_text(keys, source=SECRETS_KEY_VARIABLE)
         else:
-            keys = "\n".join([new_key(), *_keys_in(secret_path(path, KEY_FILE))])
+            older = []
+            with suppress(FileNotFoundError):
+                older = read_secret_file(secret_path(path, KEY_FILE)).replace(",", " ").split()
+            keys = "\n".join([new_key(), *older])
             cipher = cipher_from_text(keys, source=key_file_of(path))
         if problem := (await store.read(check_secrets, cipher)).problem:
             raise problem
@@ -192,10 +196,12 @@ async def rotate_secrets(
         await _forget_log(store)
         if drop_old:
             write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
-        dropped = len(cipher.key_ids) - 1 if drop_old else 0
-        key_id, source = cipher.newest, cipher.source
         return Rotation(
-            total=found.total, renewed=found.renewed, key_id=key_id, source=source, dropped=dropped
+            total=found.total,
+            renewed=found.renewed,
+            key_id=cipher.newest,
+            source=cipher.source,
+            dropped=len(cipher.key_ids) - 1 if drop_old else 0,
         )
 
 
@@ -233,10 +239,3 @@ def _existing(db: str | Path) -> Path:
     if not path.is_file():
         raise DatabaseError(f"there is no database {path}", fix="name one with --db FILE")
     return path
-
-
-def _keys_in(file: Path) -> list[str]:
-    try:
-        return read_secret_file(file).replace(",", " ").split()
-    except FileNotFoundError:
-        return []

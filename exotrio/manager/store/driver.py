@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 
 class Row(Protocol):
-    """One row, by name or position of its columns."""
+    """One row, by name or position of its columns; ``dict`` makes a dictionary of it."""
+
+    def keys(self) -> list[str]: ...
 
     def __getitem__(self, column: str | int, /) -> Any: ...
 
