@@ -1,20 +1,24 @@
 """A child process that runs a user's Runtime, seen from the command that started it.
 
 Both ends talk over a pair of sockets that no other process has: the command sends orders, the child reports,
-one line each. The child never outlives the command: see ``parent_process``, the other end.
+one JSON line each, which may contain secrets of graphs. The child never outlives the command: see
+``parent_process``, the other end.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 import trio
 
@@ -24,6 +28,9 @@ from exotrio.errors import ConfigurationError
 
 MARGIN = 5.0
 """Seconds that a process gets beyond the limits of its drain, for a busy machine; then it is killed."""
+LAST_MESSAGES_TIMEOUT = 1.0
+"""Seconds for reading the last messages of a process that ended: one that it started may keep the stream
+open."""
 SOCKET = "{socket}"
 """Stands for the number of the child's socket in its arguments."""
 
@@ -35,25 +42,48 @@ class Order(StrEnum):
     CANCEL = "cancel"
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The message that the nodes are registered; the Runtime claims states."""
+
+
+def encode(message: Any) -> bytes:
+    """Return a message, a dataclass, as a line."""
+    return json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n"
+
+
 class ChildProcess:
     """A process that is started with this object, which takes milliseconds.
 
     Args:
+        kinds: Classes of the messages that it sends, beside ``Registered``.
         arguments: Of the interpreter of this process; ``SOCKET`` in them becomes the socket's number.
         env: Variables beside those of this process.
         alone: In a process group of its own, without standard input. A Ctrl-C at the terminal goes to every
             process of the foreground group; alone, the child gets only the order that follows from it, and
             counts it once. Reading from the terminal would suspend it there.
 
+    Attributes:
+        grace: Seconds that its running nodes may go on in a drain; 0 until that is known.
+        registered: Its nodes are registered.
+        was_killed: It did not end in time.
+
     Raises:
         ConfigurationError: no process can be started.
     """
 
     def __init__(
-        self, arguments: Sequence[str], *, env: Mapping[str, str] | None = None, alone: bool = False
+        self,
+        kinds: Sequence[type],
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        alone: bool = False,
     ) -> None:
+        self.grace = 0.0
+        self.registered = trio.Event()
         self.was_killed = False
-        """It did not end in time."""
+        self._kinds = {kind.__name__: kind for kind in (*kinds, Registered)}
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
@@ -82,11 +112,6 @@ class ChildProcess:
         self._waiting = trio.CancelScope()
 
     @property
-    def grace(self) -> float:
-        """Seconds that its running nodes may go on in a drain; 0 until that is known."""
-        return 0.0
-
-    @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
@@ -108,14 +133,42 @@ class ChildProcess:
         with suppress(OSError):
             self._socket.send(f"{line}\n".encode())
 
-    async def lines(self) -> AsyncGenerator[bytes]:
-        """Yield what it sends until it closes the stream."""
+    async def run(
+        self, take: Callable[[Any], Awaitable[None]], *beside: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Hand its messages to ``take`` until it has ended; run ``beside`` meanwhile.
+
+        Cancellation:
+            The process is drained first, in limited time.
+        """
+        all_read = trio.Event()
+
+        async def listen() -> None:
+            async with aclosing(self._messages()) as messages:
+                async for message in messages:
+                    if isinstance(message, Registered):
+                        self.registered.set()
+                    await take(message)
+            all_read.set()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for each in (listen, *beside):
+                    nursery.start_soon(each)
+                await self.wait()
+                with trio.move_on_after(LAST_MESSAGES_TIMEOUT):
+                    await all_read.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            await self.aclose()
+
+    async def _messages(self) -> AsyncGenerator[Any]:
         rest = b""
         with suppress(trio.BrokenResourceError):
             while data := await self._stream.receive_some():
                 *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    yield line
+                for kind, fields in map(json.loads, lines):
+                    yield self._kinds[kind](**fields)
 
     async def wait(self) -> int:
         """Wait until it has ended and return its exit code; below zero, the signal that killed it.

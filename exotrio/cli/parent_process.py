@@ -13,13 +13,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import trio
+
+from exotrio._runtime.entry import run_blocking
+from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.runtime import Runtime
 from exotrio._util import deadlines
-from exotrio.cli.child_process import Order
-from exotrio.cli.exit_codes import ABANDONED
+from exotrio.cli.child_process import Order, Registered, encode
+from exotrio.cli.exit_codes import ABANDONED, bare_errors
 
 log = logging.getLogger("exotrio.cli")
 
@@ -45,16 +49,36 @@ class ParentProcess:
         self._answer = answer
         self._sending = threading.Lock()
 
-    def send(self, line: bytes) -> None:
-        """Send a line, which ends with a newline. From any thread."""
+    def send(self, message: object) -> None:
+        """Send a message. From any thread."""
         with self._sending, suppress(OSError):  # it has ended, which the listening thread handles
-            self._stream.sendall(line)
+            self._stream.sendall(encode(message))
 
     def follow_orders(self) -> None:
         """Follow its orders from now on, in a thread; and Ctrl-C, which was blocked until now."""
         # A daemon, since it waits for ever and must not hold up the end of the process.
         threading.Thread(target=self._listen, name="exotrio parent", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def run(self, runtime: Runtime, *beside: Callable[[], Awaitable[object]]) -> int:
+        """Run a Runtime until an order or a signal ends it, and ``beside`` meanwhile; return its code."""
+        self.runtime = runtime
+
+        async def main() -> int:
+            with bare_errors():
+                async with trio.open_nursery() as nursery:
+                    for each in beside:
+                        nursery.start_soon(each)
+                    code = (await runtime.run(task_status=self)).exit_code
+                    nursery.cancel_scope.cancel()
+            return code
+
+        return run_blocking(main, lambda grace, why: runtime.stop(grace, why=why))
+
+    def started(self, value: object = None) -> None:
+        """Send that the nodes are registered, unless a stop came first. For the runtime, as a task status."""
+        if self.runtime is not None and self.runtime.phase is Phase.RUNNING:
+            self.send(Registered())
 
     def _listen(self) -> None:
         with suppress(OSError), self._stream.makefile("rb") as lines:

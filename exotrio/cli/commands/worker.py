@@ -72,12 +72,19 @@ def command(
     configure_logs(verbose=verbose, form=log_format, process=child[0] if child else None)
     if child is not None:
         # Here, as below: one process needs none of it.
-        from exotrio.cli.processes.work import Assignment, work
+        from exotrio.cli.processes.work import work
 
         number, count, descriptor = child
-        assignment = Assignment(number=number, count=count, descriptor=descriptor)
         with _server_of_folder():
-            return work(target, assignment, grace=grace, observed=health_port is not None, tasks=health_tasks)
+            return work(
+                target,
+                number=number,
+                count=count,
+                descriptor=descriptor,
+                grace=grace,
+                observed=health_port is not None,
+                tasks=health_tasks,
+            )
     if processes is not None:
         # As above.
         from exotrio._runtime.entry import run_blocking

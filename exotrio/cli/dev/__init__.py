@@ -8,7 +8,7 @@ Theory of operation:
 * ``session`` runs the children one after another. Before a reload the old one drains. A file that cannot be
   compiled drains nothing: the runtime continues with the code as it was. If loading fails, or a graph is
   invalid, that is printed and the next change is waited for.
-* ``child`` is the process seen from ``dev``, ``child_main`` what runs in it; ``protocol`` is what that sends.
+* ``child`` is the process seen from ``dev``, and what it sends; ``child_main`` is what runs in it.
   A child always ends: after an order it is killed when its time is over, and without ``dev`` it drains and
   exits by itself (``cli.child_process``, ``cli.parent_process``).
 * ``watcher`` decides whether the code has changed; ``announcer`` declares the graphs and prints what happens

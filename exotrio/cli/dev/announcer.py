@@ -13,7 +13,7 @@ import trio
 from exotrio._util.words import listed, meant, plural
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
-from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
+from exotrio.cli.dev.child import Loaded
 from exotrio.cli.graphs.file import Draft
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.runs.remote import check_of_values, start_run
@@ -40,13 +40,13 @@ class FirstRun:
     store: Mapping[str, str]
     key: str | None = None
 
-    def graph_of(self, loaded: Loaded) -> DeclaredGraph:
-        """Return its graph in the code.
+    def graph_of(self, loaded: Loaded) -> str:
+        """Return the name of its graph in the code.
 
         Raises:
             ConfigurationError: there is none, or the values do not fit it.
         """
-        names = [graph.name for graph in loaded.graphs]
+        names = list(loaded.graphs)
         fix = "name one with --graph NAME" if names else "write: graph = Graph('my-graph', nodes=[...])"
         if self.graph is None and len(names) != 1:
             raise ConfigurationError(
@@ -60,10 +60,10 @@ class FirstRun:
                 where="asked for with --graph",
                 fix=f"it has: {listed(names)}",
             )
-        graph = loaded.graphs[0 if self.graph is None else names.index(self.graph)]
-        body = GraphBody.model_validate(graph.body)
+        graph = names[0] if self.graph is None else self.graph
+        body = GraphBody.model_validate(loaded.graphs[graph])
         try:
-            check_of_values(graph.name, body.nodes, body.store_config)(self.inputs, self.store)
+            check_of_values(graph, body.nodes, body.store_config)(self.inputs, self.store)
         except click.UsageError as error:
             # An exotrio error leaves nurseries without the group around it.
             raise ConfigurationError(error.format_message()) from error
@@ -104,8 +104,12 @@ class Announcer:
                 print_message(f"not finished earlier, and continued: {left}")
             for line in messages.runtime(loaded, before):
                 print_message(line)
-            valid = [graph for graph in loaded.graphs if await self._declare(manager, graph, tolerant)]
-            for line in (line for graph in valid for line in messages.missing_nodes(graph, loaded)):
+            valid = [
+                name
+                for name, body in loaded.graphs.items()
+                if await self._declare(manager, name, GraphBody.model_validate(body), tolerant)
+            ]
+            for line in (line for name in valid for line in messages.missing_nodes(name, loaded)):
                 print_message(line)
             await self.show_dashboard(loaded)
             if before is None:
@@ -114,9 +118,9 @@ class Announcer:
             if loaded.namespace not in self._printing_runs:
                 self._printing_runs.add(loaded.namespace)
                 await self.background.start(self._print_run_events, loaded.namespace)
-            if first is not None and first_graph in valid:
+            if first is not None and first_graph is not None and first_graph in valid:
                 self.first_run = None
-                await start_run(manager, first_graph.name, first.inputs, first.store, key=first.key)
+                await start_run(manager, first_graph, first.inputs, first.store, key=first.key)
 
     async def show_dashboard(self, loaded: Loaded | None) -> None:
         """Print once how to open the dashboard, and open it with --open."""
@@ -136,16 +140,15 @@ class Announcer:
                 if left := await _unfinished(manager):
                     print_message(f"not finished: {left}; dev continues when it is started again")
 
-    async def _declare(self, manager: StateManager, graph: DeclaredGraph, tolerant: bool) -> bool:
+    async def _declare(self, manager: StateManager, name: str, body: GraphBody, tolerant: bool) -> bool:
         """Create or replace a graph; return whether it is valid."""
-        body = GraphBody.model_validate(graph.body)
         try:
-            await Draft(Locator(self.path, graph.name), body).declare(manager, VALIDATION)
+            await Draft(Locator(self.path, name), body).declare(manager, VALIDATION)
         except GraphInvalid as error:
             if not tolerant:
                 raise
             print_message(f"error: {error}")
-            print_message(await _standing(manager, graph.name))
+            print_message(await _standing(manager, name))
             return False
         return True
 

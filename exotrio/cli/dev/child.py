@@ -1,14 +1,50 @@
-"""The child process that runs the user's code, seen from ``dev``, with what it has reported."""
+"""The child process that runs the user's code, seen from ``dev``: what it reports."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
 
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio.cli.child_process import SOCKET, ChildProcess
-from exotrio.cli.dev.protocol import Failed, Loaded, Message, decode
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The user's code was loaded."""
+
+    namespace: str
+    runtime: str
+    worker_id: str
+    """The id of the Runtime at the state manager."""
+    nodes: list[str]
+    graphs: dict[str, dict[str, Any]]
+    """The user's graphs by their names, as an upsert sends them, secrets included."""
+    files: list[str]
+    """Files of the user's modules."""
+    grace: float
+    """Seconds for running nodes in a drain."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoreFiles:
+    """The files of the user's modules, after more of them were imported."""
+
+    files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The user's code cannot be run."""
+
+    text: str
+    code: int
+    """Exit code of ``dev`` if it ends with this."""
+    missing: bool
+    """There is no such file or module."""
+    files: list[str]
+    """Files of the user's modules that were loaded, or failed to load."""
 
 
 class Child(ChildProcess):
@@ -17,23 +53,13 @@ class Child(ChildProcess):
     def __init__(self, target: str, *, uri: str, key: str, verbose: int) -> None:
         self.loaded: Loaded | None = None
         self.failed: Failed | None = None
-        self.is_registered = False
         self.was_replaced = False
         super().__init__(
+            (Loaded, MoreFiles, Failed),
             ["-m", "exotrio.cli.dev.child_main", SOCKET, target, str(verbose)],
             # Not as an argument, which other users of the machine can read.
             env={URI_VARIABLE: uri, KEY_VARIABLE: key},
         )
-
-    @property
-    def grace(self) -> float:
-        return 0.0 if self.loaded is None else self.loaded.grace
-
-    async def messages(self) -> AsyncGenerator[Message]:
-        """Yield its messages until it closes the stream."""
-        async with aclosing(self.lines()) as lines:
-            async for line in lines:
-                yield decode(line)
 
     @property
     def exit_code(self) -> int:
@@ -41,4 +67,4 @@ class Child(ChildProcess):
         if self.code == ABANDONED or self.was_killed:
             return ABANDONED
         # What ended before its nodes were registered held no claim.
-        return ABANDONED if self.is_registered and self.code != SUCCESS else SUCCESS
+        return ABANDONED if self.registered.is_set() and self.code != SUCCESS else SUCCESS

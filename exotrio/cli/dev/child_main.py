@@ -11,19 +11,17 @@ import io
 import logging
 import signal
 import sys
+from functools import partial
 
 import trio
 from pydantic import ValidationError
 
 from exotrio._http.endpoint import ambient_endpoint, resolve_endpoint
-from exotrio._runtime.entry import run_blocking
-from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import first_leaf
 from exotrio._wire.graphs import GraphBody
-from exotrio.cli.dev import protocol
-from exotrio.cli.dev.protocol import encode
-from exotrio.cli.exit_codes import ABANDONED, INTERRUPTED, bare_errors, exit_code
+from exotrio.cli.dev import child
+from exotrio.cli.exit_codes import INTERRUPTED, exit_code
 from exotrio.cli.load import Loaded, TargetMissing, load, users_files, users_traceback
 from exotrio.cli.parent_process import ParentProcess
 from exotrio.cli.terminal.logs import configure_logs
@@ -52,35 +50,17 @@ def main() -> int:
         runtime = module.runtime()
         endpoint, _ = resolve_endpoint(None, None)
         runtime.show_tasks()
-        dev.send(encode(_loaded(module, runtime)))
-        dev.runtime = runtime
+        dev.send(_loaded(module, runtime))
         with ambient_endpoint(endpoint):
-            return run_blocking(lambda: _run(runtime, dev), lambda grace, why: runtime.stop(grace, why=why))
+            return dev.run(runtime, partial(_report_files, dev))
     except ExotrioError as error:
-        dev.send(encode(_failed(error)))
+        dev.send(_failed(error))
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
         flush_streams()
-
-
-async def _run(runtime: Runtime, dev: ParentProcess) -> int:
-    code = ABANDONED
-
-    async def work(task_status: trio.TaskStatus[Runtime]) -> None:
-        nonlocal code
-        code = (await runtime.run(task_status=task_status)).exit_code
-        nursery.cancel_scope.cancel()
-
-    with bare_errors():
-        async with trio.open_nursery() as nursery:
-            await nursery.start(work)
-            if runtime.phase is Phase.RUNNING:
-                dev.send(encode(protocol.Registered()))
-            await _report_files(dev)
-    return code
 
 
 async def _report_files(dev: ParentProcess) -> None:
@@ -90,32 +70,29 @@ async def _report_files(dev: ParentProcess) -> None:
         await trio.sleep(CHECK_INTERVAL)
         if len(sys.modules) != count:
             count = len(sys.modules)
-            dev.send(encode(protocol.MoreFiles(users_files())))
+            dev.send(child.MoreFiles(users_files()))
 
 
-def _loaded(module: Loaded, runtime: Runtime) -> protocol.Loaded:
-    return protocol.Loaded(
+def _loaded(module: Loaded, runtime: Runtime) -> child.Loaded:
+    return child.Loaded(
         namespace=runtime.namespace,
         runtime=runtime.name,
         worker_id=runtime.worker_id,
         nodes=[node.__name__ for node in runtime.nodes],
-        graphs=[
-            protocol.DeclaredGraph(graph.name, GraphBody.of(graph).model_dump(mode="json"))
-            for graph in module.all_of(Graph)
-        ],
+        graphs={graph.name: GraphBody.of(graph).model_dump(mode="json") for graph in module.all_of(Graph)},
         files=users_files(),
         grace=runtime.shutdown_grace,
     )
 
 
-def _failed(error: ExotrioError) -> protocol.Failed:
+def _failed(error: ExotrioError) -> child.Failed:
     cause = None if error.__cause__ is None else first_leaf(error.__cause__)
     text = str(error)
     missing = isinstance(error, TargetMissing)
     if cause is not None and not missing and not isinstance(cause, ExotrioError | ValidationError):
         # The user's code raised: its traceback says more than a hint.
         text = f"{error.what}\n{users_traceback(error)}".rstrip("\n")
-    return protocol.Failed(text, exit_code(error), missing, users_files(error))
+    return child.Failed(text, exit_code(error), missing, users_files(error))
 
 
 if __name__ == "__main__":

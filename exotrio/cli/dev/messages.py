@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from exotrio._util.settings import KEY_VARIABLE
 from exotrio._util.words import listed, signal_name
-from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
+from exotrio.cli.dev.child import Loaded
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
 
@@ -22,7 +22,7 @@ def page_of(loaded: Loaded | None) -> str:
     """Return the first page of the dashboard: the one that starts runs, if there is a graph."""
     if loaded is None:
         return "/"
-    parts = ["ns", loaded.namespace, *(["graphs", loaded.graphs[0].name] if loaded.graphs else [])]
+    parts = ["ns", loaded.namespace, *(["graphs", next(iter(loaded.graphs))] if loaded.graphs else [])]
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
@@ -39,30 +39,29 @@ def how_to_start(url: str, key_file: Path | None, loaded: Loaded) -> str:
     if not loaded.graphs:
         command = command_line(["graph", "apply", "FILE", *options])
         return f"the file has no Graph; declare one with:\n  {command}"
-    graph = loaded.graphs[0]
-    required = graph.body["store_config"]["required_keys"]  # every trigger must give these
+    graph, body = next(iter(loaded.graphs.items()))
+    required = body["store_config"]["required_keys"]  # every trigger must give these
     store = [part for key in required for part in ("--store", f"{key}=VALUE")]
-    command = command_line(["trigger", graph.name, *store, *options, "--follow"])
+    command = command_line(["trigger", graph, *store, *options, "--follow"])
     return f"start a run with the button there, or with:\n  {command}"
 
 
 def runtime(loaded: Loaded, before: Loaded | None) -> Iterator[str]:
     """Yield what runs now, and which graphs are no longer in the code."""
-    graphs = f"; graph {listed(graph.name for graph in loaded.graphs)}" if loaded.graphs else ""
+    graphs = f"; graph {listed(loaded.graphs)}" if loaded.graphs else ""
     yield f"runtime {loaded.runtime}: {listed(loaded.nodes)} (namespace {loaded.namespace}){graphs}"
     if before is not None and before.namespace == loaded.namespace:
-        kept = {graph.name for graph in loaded.graphs}
         for graph in before.graphs:
-            if graph.name not in kept:
-                yield f"warning: graph {graph.name!r} is no longer in the code; the state manager keeps it"
+            if graph not in loaded.graphs:
+                yield f"warning: graph {graph!r} is no longer in the code; the state manager keeps it"
 
 
-def missing_nodes(graph: DeclaredGraph, loaded: Loaded) -> Iterator[str]:
+def missing_nodes(graph: str, loaded: Loaded) -> Iterator[str]:
     """Yield a line for each node of a valid graph that this Runtime lacks; an earlier one had it."""
-    for place in graph.body["nodes"]:
+    for place in loaded.graphs[graph]["nodes"]:
         if place["namespace"] == loaded.namespace and place["node_name"] not in loaded.nodes:
             yield (
-                f"warning: graph {graph.name!r}, node {place['identifier']!r}: the Runtime has no "
+                f"warning: graph {graph!r}, node {place['identifier']!r}: the Runtime has no "
                 f"{place['node_name']!r}, so its states wait for another runtime"
             )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,11 +13,10 @@ import trio
 
 from exotrio._util.crossing import call_in_loop
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
-from exotrio.cli.child_process import Order
+from exotrio.cli.child_process import Order, Registered
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
-from exotrio.cli.dev.child import Child
-from exotrio.cli.dev.protocol import Failed, Loaded, MoreFiles, Registered
+from exotrio.cli.dev.child import Child, Failed, Loaded, MoreFiles
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
 from exotrio.cli.load import is_file, split_target
@@ -33,9 +33,6 @@ LEASE_TTL_MS = 15_000
 within a third of it. There is no network between them that could cost a lease."""
 RELEASE_TIMEOUT = 5.0
 """Seconds for releasing the claims of a process that ended; their leases end in any case."""
-LAST_MESSAGES_TIMEOUT = 1.0
-"""Seconds for reading the last messages of a process that ended: one that it started may keep the stream
-open."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -84,7 +81,7 @@ class Session:
             # The database may be away, which is waited for.
             self._opening.cancel()
         if child is not None:
-            if first and child.is_registered:
+            if first and child.registered.is_set():
                 print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
             child.send(self._orders[-1], "dev")
 
@@ -173,20 +170,12 @@ class Session:
         """
         self._watch.begin()
         child = self._child = Child(self.target, uri=served.url, key=served.key.text, verbose=self.verbose)
-        all_read = trio.Event()
+        if self._stop_requested.is_set():
+            self._forward_order()
+        beside = [partial(self._replace_when_changed, child)] if self.reload else []
         try:
-            if self._stop_requested.is_set():
-                self._forward_order()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, child, announcer, all_read)
-                if self.reload:
-                    nursery.start_soon(self._replace_when_changed, child)
-                await child.wait()
-                with trio.move_on_after(LAST_MESSAGES_TIMEOUT):
-                    await all_read.wait()
-                nursery.cancel_scope.cancel()
+            await child.run(partial(self._take, child, announcer), *beside)
         finally:
-            await child.aclose()
             self._child = None
             if child.loaded is not None:
                 with trio.move_on_after(RELEASE_TIMEOUT, shield=True):
@@ -195,22 +184,18 @@ class Session:
             print_message("the runtime did not end in time and was killed; its claims were released")
         return child
 
-    async def _listen(self, child: Child, announcer: Announcer, all_read: trio.Event) -> None:
-        async with aclosing(child.messages()) as received:
-            async for message in received:
-                match message:
-                    case Loaded():
-                        child.loaded = message
-                        self._watch.loaded(message.files)
-                    case MoreFiles():
-                        self._watch.add(message.files)
-                    case Failed():
-                        child.failed = message
-                        self._watch.failed(message.files)
-                    case Registered() if child.loaded is not None:
-                        child.is_registered = True
-                        await announcer.announce(child.loaded, tolerant=self.reload)
-        all_read.set()
+    async def _take(self, child: Child, announcer: Announcer, message: object) -> None:
+        match message:
+            case Loaded():
+                child.loaded, child.grace = message, message.grace
+                self._watch.loaded(message.files)
+            case MoreFiles():
+                self._watch.add(message.files)
+            case Failed():
+                child.failed = message
+                self._watch.failed(message.files)
+            case Registered() if child.loaded is not None:
+                await announcer.announce(child.loaded, tolerant=self.reload)
 
     async def _replace_when_changed(self, child: Child) -> None:
         while True:
@@ -224,7 +209,7 @@ class Session:
                 break
             if child.loaded is not None:  # else loading will fail, and report why
                 print_message("\n".join([*problems, messages.CONTINUES]))
-        print_message(messages.changed(changed, drains=child.is_registered))
+        print_message(messages.changed(changed, drains=child.registered.is_set()))
         child.was_replaced = True
         child.send(Order.DRAIN, "dev")
 

@@ -6,7 +6,7 @@ Theory of operation:
   ``supervisor`` starts them as processes of ``python -m exotrio worker ... --child``, replaces those that die
   and ends all of them with their parent. The first one starts alone, so that an error in the code is printed
   once.
-* ``child`` is a process seen from the parent, ``work`` what runs in it; ``protocol`` is what it reports.
+* ``child`` is a process seen from the parent, and what it reports; ``work`` is what runs in it.
 * A signal to the parent becomes an order to every child, so they drain at the same time, within one grace.
   They are in process groups of their own: a Ctrl-C at the terminal reaches only the parent, and counts once.
   A signal to every process of a service (systemd) is counted by each for itself; the order that arrives

@@ -1,20 +1,49 @@
-"""A process of ``worker --processes``, seen from the parent: what it has reported, and what it is asked."""
+"""A process of ``worker --processes``, seen from the parent: what it reports, and what it is asked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import trio
 
 from exotrio.cli.child_process import SOCKET, ChildProcess
-from exotrio.cli.processes.protocol import REPORT, TASKS, Loaded, Registered, Report, Tasks, decode
+from exotrio.cli.processes.totals import Families
 
 A = TypeVar("A")
 
+REPORT, TASKS = "report", "tasks"
+"""What the parent may ask for, beside its orders."""
 ANSWER_TIMEOUT = 1.5
 """Seconds for a report, which does not wait for nodes: less than probes wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The user's code was loaded."""
+
+    worker_id: str
+    grace: float
+    """Seconds for running nodes in a drain."""
+    left: list[int]
+    """Numbers of absent processes whose outboxes hold outcomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How the process is. The first two are empty if all is well."""
+
+    alive: str
+    ready: str
+    families: Families
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Where its tasks wait."""
+
+    text: str
 
 
 class Child(ChildProcess):
@@ -29,33 +58,26 @@ class Child(ChildProcess):
     def __init__(self, number: int, count: int, arguments: Sequence[str]) -> None:
         self.number = number
         self.loaded: Loaded | None = None
-        self.registered = trio.Event()
         self.reports = _Question[Report](self, REPORT)
         self.tasks = _Question[Tasks](self, TASKS)
         super().__init__(
-            ["-m", "exotrio", "worker", "--child", str(number), str(count), SOCKET, *arguments], alone=True
+            (Loaded, Report, Tasks),
+            ["-m", "exotrio", "worker", "--child", str(number), str(count), SOCKET, *arguments],
+            alone=True,
         )
 
     def __str__(self) -> str:
         return f"process {self.number} (pid {self.pid})"
 
-    @property
-    def grace(self) -> float:
-        return 0.0 if self.loaded is None else self.loaded.grace
-
-    async def listen(self) -> None:
-        """Take what it reports until it closes the stream."""
-        async with aclosing(self.lines()) as lines:
-            async for line in lines:
-                match decode(line):
-                    case Loaded() as loaded:
-                        self.loaded = loaded
-                    case Registered():
-                        self.registered.set()
-                    case Report() as report:
-                        self.reports.answered(report)
-                    case Tasks() as tasks:
-                        self.tasks.answered(tasks)
+    async def take(self, message: object) -> None:
+        """Take what it reports."""
+        match message:
+            case Loaded():
+                self.loaded, self.grace = message, message.grace
+            case Report():
+                self.reports.answered(message)
+            case Tasks():
+                self.tasks.answered(message)
 
 
 class _Question(Generic[A]):

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from exotrio.cli.processes.child import Child
-from exotrio.cli.processes.protocol import Report
+from exotrio.cli.processes.child import Child, Report
 from exotrio.cli.processes.totals import Totals
 
 if TYPE_CHECKING:

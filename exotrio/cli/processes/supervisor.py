@@ -33,8 +33,6 @@ RESTART = Backoff(1.0, 30.0)
 """Pauses before a process is started again."""
 STEADY = 60.0
 """Seconds after which the death of a process is no longer one of a series."""
-LAST_REPORT_TIMEOUT = 1.0
-"""Seconds for reading the last report of a process that ended: one that it started may hold the stream."""
 LASTING = frozenset({USAGE, INVALID, UNREACHABLE, KEY_REFUSED, NOT_FOUND, BUSY})
 """Exit codes before the nodes are registered that another attempt would end with, too."""
 
@@ -152,26 +150,14 @@ class Supervisor:
         """
         child = Child(number, self.count, self.arguments)
         self._children[number] = child
+        if self._stopping.is_set():
+            child.send(*self._orders[-1])
         try:
-            if self._stopping.is_set():
-                child.send(*self._orders[-1])
-            all_read = trio.Event()
-            async with trio.open_nursery() as listening:
-                listening.start_soon(self._listen, child, all_read)
-                listening.start_soon(self._when_registered, child, nursery)
-                await child.wait()
-                with trio.move_on_after(LAST_REPORT_TIMEOUT):
-                    await all_read.wait()
-                listening.cancel_scope.cancel()
+            await child.run(child.take, partial(self._when_registered, child, nursery))
         finally:
-            await child.aclose()
             self._health.retire(child)
             del self._children[number]
         return child
-
-    async def _listen(self, child: Child, all_read: trio.Event) -> None:
-        await child.listen()
-        all_read.set()
 
     async def _when_registered(self, child: Child, nursery: trio.Nursery) -> None:
         await child.registered.wait()
