@@ -10,9 +10,9 @@ with ``Connection.print`` or ``terminal.output``. Tests call it in process: see 
 The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), ``runs``, ``graphs``, ``dev``,
 ``doctor``, ``top`` and ``processes`` (what those commands do, and ``worker --processes``). Beside them
 ``lookup`` finds by name or id, ``load`` imports a user's file, ``values`` reads inputs and secrets,
-``program`` knows how this program was called, ``groups`` are click's groups, ``health_server`` is the health
-port of ``worker``; ``child_process`` and ``parent_process`` are the two ends of a process that runs a user's
-code for a command.
+``program`` knows how this program was called, ``groups`` are click's groups, ``interruption`` handles Ctrl-C,
+``health_server`` is the health port of ``worker``; ``child_process`` and ``parent_process`` are the two ends
+of a process that runs a user's code for a command.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ def command(
     """
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     # Here, since --help needs neither the runtime nor the state manager.
-    from exotrio._runtime.entry import run_blocking
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Session
+    from exotrio.cli.interruption import run_until_stopped
 
     inputs = merged(inputs, inputs_file, "-i", "--inputs-file")
     starts = triggers or graph or inputs or store or key
@@ -79,4 +79,4 @@ def command(
         first_run=FirstRun(graph, inputs, store, key) if starts else None,
         verbose=verbose,
     )
-    return run_blocking(session.main, session.stop, exiting=session.exiting)
+    return run_until_stopped(session.main, session.stop, exiting=session.exiting)

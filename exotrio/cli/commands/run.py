@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from exotrio._runtime.entry import run_blocking
 from exotrio.cli import options
+from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.load import load
 from exotrio.cli.runs.local import LocalRun
 from exotrio.cli.terminal.logs import JSON, configure_logs, log_format_option
@@ -90,4 +90,4 @@ def command(
         progress=progress_for(runtime, verbose=bool(verbose), logged=as_json),
         private=not as_json and sys.stderr.isatty(),
     )
-    return run_blocking(run.main, run.stop, exiting=run.exiting)
+    return run_until_stopped(run.main, run.stop, exiting=run.exiting)

@@ -39,18 +39,17 @@ def command(db: str | None, port: int, no_open: bool) -> int:
     """
     configure_logs(verbose=0, quiet=True)
     # Here, since --help needs neither the loop nor the state manager.
-    from exotrio._runtime.entry import run_blocking
-    from exotrio.cli.runs.interruption import Interruption
+    from exotrio.cli.interruption import run_until_stopped
 
     place = _existing(db)
-    interruption = Interruption()
+    scope = trio.CancelScope()
 
     async def main() -> int:
-        with bare_errors(), interruption.begin():
+        with bare_errors(), scope:
             await _show(place, port, opens=not no_open)
         return SUCCESS
 
-    return run_blocking(main, interruption.stop, exiting=lambda: "what is stored stays")
+    return run_until_stopped(main, lambda grace, why: scope.cancel(), exiting=lambda: "what is stored stays")
 
 
 def _existing(db: str | None) -> str | Path:

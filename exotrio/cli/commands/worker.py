@@ -87,8 +87,8 @@ def command(
             )
     if processes is not None:
         # As above.
-        from exotrio._runtime.entry import run_blocking
         from exotrio._util.cores import usable_cores
+        from exotrio.cli.interruption import run_until_stopped
         from exotrio.cli.processes.supervisor import HealthPort, Supervisor
 
         served = None
@@ -103,7 +103,7 @@ def command(
         supervisor = Supervisor(
             count=processes or usable_cores(), arguments=[*arguments, "--", target], health_port=served
         )
-        return run_blocking(supervisor.main, supervisor.stop, exiting=supervisor.exiting)
+        return run_until_stopped(supervisor.main, supervisor.stop, exiting=supervisor.exiting)
     from exotrio.cli.load import load  # here, since the parent of several processes never loads the file
 
     runtime = load(target).runtime()

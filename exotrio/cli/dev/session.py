@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 import trio
 
-from exotrio._util.crossing import call_in_loop
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli.child_process import Order, Registered
 from exotrio.cli.dev import messages
@@ -53,7 +52,6 @@ class Session:
     _stop_requested: trio.Event = field(default_factory=trio.Event, init=False)
     _opening: trio.CancelScope | None = field(default_factory=trio.CancelScope, init=False)
     """Until the state manager works; None from then on."""
-    _token: trio.lowlevel.TrioToken | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._path, _ = split_target(self.target)
@@ -62,9 +60,9 @@ class Session:
     # -- signals
 
     def stop(self, grace: float | None, why: str) -> None:
-        """Called from the signal handler, first with None, then with 0."""
+        """Called at a first signal with None, at a second one with 0."""
         self._orders.append(Order.DRAIN if grace is None else Order.CANCEL)
-        call_in_loop(self._token, self._forward_order)
+        self._forward_order()
 
     def exiting(self) -> str:
         """Called from the signal handler just before this process exits: no process may outlive it."""
@@ -94,9 +92,6 @@ class Session:
             GraphInvalid, ConfigurationError: the code cannot be used, and --reload is not given.
             PortBusy, DatabaseBusy, DatabaseError: the state manager cannot be run.
         """
-        self._token = trio.lowlevel.current_trio_token()
-        if self._orders:  # a signal came before the loop ran
-            self._forward_order()
         settings = read_settings()
         if settings.state_manager_uri:
             print_message(f"{URI_VARIABLE} is set and not used: dev runs its own state manager")

@@ -10,7 +10,6 @@ from functools import partial
 import trio
 
 from exotrio._util.backoff import Backoff
-from exotrio._util.crossing import call_in_loop
 from exotrio._util.words import signal_name
 from exotrio.cli.child_process import Order
 from exotrio.cli.exit_codes import (
@@ -66,7 +65,6 @@ class Supervisor:
     """The first process is registered, or does not run: the others may start."""
     _codes: list[int] = field(default_factory=list, init=False)
     """Exit codes of those that were not replaced."""
-    _token: trio.lowlevel.TrioToken | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._health = ProcessesHealth(self.count, self._children)
@@ -74,17 +72,16 @@ class Supervisor:
     # -- signals
 
     def stop(self, grace: float | None, why: str) -> None:
-        """Called from the signal handler, first with None, then with 0."""
-        self._orders.append((Order.DRAIN if grace is None else Order.CANCEL, why))
-        call_in_loop(self._token, self._forward_order)
+        """Called at a first signal with None, at a second one with 0."""
+        self._order_all(Order.DRAIN if grace is None else Order.CANCEL, why)
 
     def exiting(self) -> None:
         """Called from the signal handler just before this process exits: no process may outlive it."""
         for child in list(self._children.values()):
             child.kill()
 
-    def _forward_order(self) -> None:
-        order, why = self._orders[-1]
+    def _order_all(self, order: Order, why: str) -> None:
+        self._orders.append((order, why))
         log.info("all processes are ordered to %s: %s", order, why)
         self._stopping.set()
         for child in self._children.values():
@@ -101,9 +98,6 @@ class Supervisor:
         Raises:
             PortBusy, ConfigurationError: the health port cannot be opened, or no process started.
         """
-        self._token = trio.lowlevel.current_trio_token()
-        if self._orders:  # a signal came before the loop ran
-            self._forward_order()
         with bare_errors():
             async with trio.open_nursery() as around:
                 ended = trio.Event()
@@ -193,8 +187,7 @@ class Supervisor:
         log.error("%s %s, and so would another one", child, _how_it_ended(child))
         if not is_extra:
             self._codes.append(code)
-            self._orders.append((Order.DRAIN, f"exit code {code} of {child}"))
-            self._forward_order()
+            self._order_all(Order.DRAIN, f"exit code {code} of {child}")
         return False
 
 

@@ -19,13 +19,12 @@ import click
 import trio
 from pydantic_core import from_json
 
-from exotrio._runtime.entry import run_blocking
 from exotrio._util.words import listed, meant, plural
 from exotrio._wire.vocabulary import check_key, to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import INTERRUPTED, SUCCESS
+from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.lookup import is_v0_only
-from exotrio.cli.runs.interruption import Interruption
 from exotrio.cli.runs.remote import Check, find_valid_graph
 from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, Unreadable, shown, standard_input
@@ -64,7 +63,7 @@ def start_each(connection: Connection, runs: Runs) -> int:
     """Start the runs, print their ids, and return the exit code."""
     with _opened(runs.file) as lines:
         starting = _Starting(connection, runs, lines)
-        return run_blocking(starting.main, starting.interruption.stop, exiting=lambda: "runs go on")
+        return run_until_stopped(starting.main, starting.stop, exiting=lambda: "runs go on")
 
 
 class _Starting:
@@ -77,18 +76,21 @@ class _Starting:
         self._total = 0
         self._started: int | None = None  # not begun
         self._existing = 0
-        self.interruption = Interruption()
+        self._scope = trio.CancelScope()
+
+    def stop(self, grace: float | None, why: str) -> None:
+        self._scope.cancel()
 
     async def main(self) -> int:
         run_ids: list[str] | None = None
         with self._connection.readable_errors():
             async with self._connection.open() as manager:
-                with self.interruption.begin() as scope:
+                with self._scope:
                     check = await find_valid_graph(manager, self._runs.graph)
                     await self._require_batches(manager)
                     await self._check(check)
                     run_ids = await self._start(manager)
-        if run_ids is None or scope.cancelled_caught:
+        if run_ids is None or self._scope.cancelled_caught:
             print_message(f"interrupted: {self._how_far()}")
             return INTERRUPTED
         if self._existing:

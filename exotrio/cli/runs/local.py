@@ -14,7 +14,6 @@ import trio
 
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
 from exotrio._runtime.runtime import Runtime
-from exotrio._util.crossing import call_in_loop
 from exotrio._util.database_url import shown_database
 from exotrio._util.settings import read_settings
 from exotrio._util.terminal_text import harmless
@@ -75,17 +74,20 @@ class LocalRun:
             check_of_values(graph.name, graph.nodes, graph.store_config)(self.inputs, self.store)
         self._run_id = self.resume
         self._may_have_begun = False
-        self._interrupted = False
         self._embedded = False
         self._opening: trio.CancelScope | None = trio.CancelScope()
         self._asking = trio.CancelScope()
-        self._token: trio.lowlevel.TrioToken | None = None
 
     def stop(self, grace: float | None, why: str) -> None:
-        """Called from the signal handler."""
-        self._interrupted = True
+        """Called at a first signal with None, at a second one with 0."""
         self.runtime.stop(grace, why=why)
-        call_in_loop(self._token, self._stopping, grace is None)
+        if self._opening is not None:
+            # The database may be away, which is waited for. Nothing is to be drained yet.
+            self._opening.cancel()
+            return
+        self._asking.cancel()
+        if grace is None and self._run_id is not None:
+            self.progress.print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
 
     def exiting(self) -> str:
         """Called from the signal handler just before the process exits; return what becomes of the run."""
@@ -93,20 +95,8 @@ class LocalRun:
         kept = "nodes are cut off, and run again" if self._embedded else "states may stay claimed"
         return harmless(self._how_to_continue(kept))
 
-    def _stopping(self, first: bool) -> None:
-        if self._opening is not None:
-            # The database may be away, which is waited for. Nothing is to be drained yet.
-            self._opening.cancel()
-            return
-        self._asking.cancel()
-        if first and self._run_id is not None:
-            self.progress.print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
-
     async def main(self) -> int:
-        self._token = trio.lowlevel.current_trio_token()
         assert self._opening is not None, "it runs once"
-        if self._interrupted:  # a signal came before the loop ran
-            self._opening.cancel()
         with bare_errors(), self._opening:
             return await self._open_and_follow()
         self.progress.print_message(self._how_to_continue())

@@ -6,15 +6,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import click
+import trio
 
-from exotrio._runtime.entry import run_blocking
 from exotrio._util.words import listed, meant
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
+from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.lookup import find_graph
 from exotrio.cli.program import command_line
-from exotrio.cli.runs.interruption import Interruption
 from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.progress import progress_for
@@ -34,7 +34,7 @@ def follow(connection: Connection, start: Start) -> int:
     SIGINT and SIGTERM end the following, not the run. ``start`` returns the id of the run; it may start it.
     """
     follower = _Follower(connection, start)
-    return run_blocking(follower.main, follower.interruption.stop, exiting=lambda: "runs go on")
+    return run_until_stopped(follower.main, follower.stop, exiting=lambda: "runs go on")
 
 
 class _Follower:
@@ -42,14 +42,17 @@ class _Follower:
         self._connection = connection
         self._start = start
         self._progress = progress_for()
-        self.interruption = Interruption()
+        self._following = trio.CancelScope()
+
+    def stop(self, grace: float | None, why: str) -> None:
+        self._following.cancel()
 
     async def main(self) -> int:
         run_id: str | None = None
         run: Run | None = None
         with self._connection.readable_errors():
             async with self._connection.open() as manager:
-                with self.interruption.begin() as following:
+                with self._following:
                     run_id = await self._start(manager)
                     if self._connection.is_alone:
                         await self._require_end(manager, run_id)
@@ -58,7 +61,7 @@ class _Follower:
                             run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self._progress.show
                         )
                     await print_result(manager, run, self._connection.form, self._progress.elapsed)
-        if run is None or following.cancelled_caught:
+        if run is None or self._following.cancelled_caught:
             self._progress.print_message(self._how_to_continue(run_id))
             return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
