@@ -47,76 +47,66 @@ class ProcessSettings:
         return restored, lost
 
 
-def _read_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was deleted
-        return ""
-
-
-def _read_umask() -> int:
-    # It can only be read by setting it. Nobody else may read what another thread writes meanwhile.
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
-
-
-def _write_environment(environment: Mapping[str, str]) -> None:
-    for name in os.environ.keys() - environment.keys():
-        del os.environ[name]
-    os.environ.update(environment)
-
-
-def _read_handlers() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in _SIGNALS}
-
-
-def _write_handlers(handlers: Mapping[int, Any]) -> None:
-    for number, handler in handlers.items():
-        if handler is not None and signal.getsignal(number) != handler:  # None: not one of Python's
-            signal.signal(number, handler)
-
-
-def _read_timers() -> list[int]:
-    """Return those that run: the next node would get their signal."""
-    return [timer for timer in _TIMERS if signal.getitimer(timer) != (0.0, 0.0)]
-
-
-def _write_timers(running: list[int]) -> None:
-    for timer in _TIMERS:
-        if timer not in running:
-            signal.setitimer(timer, 0)
-
-
-def _read_limits() -> dict[int, tuple[int, int]]:
-    return {limit: resource.getrlimit(limit) for limit in _LIMITS}
-
-
-def _write_limits(limits: Mapping[int, tuple[int, int]]) -> None:
-    for limit, values in limits.items():
-        if resource.getrlimit(limit) != values:
-            resource.setrlimit(limit, values)
-
-
 class _Setting(NamedTuple):
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], object]
 
 
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return ""
+
+
+def _umask() -> int:
+    # It can only be read by setting it. Nobody else may read what another thread writes meanwhile.
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _stop_timers(running: list[int]) -> None:
+    for timer in _TIMERS:
+        if timer not in running:
+            signal.setitimer(timer, 0)
+
+
+def _set_handlers(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) != handler:  # None: not one of Python's
+            signal.signal(number, handler)
+
+
+def _set_environment(environment: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+def _set_limits(limits: Mapping[int, tuple[int, int]]) -> None:
+    for limit, values in limits.items():
+        if resource.getrlimit(limit) != values:
+            resource.setrlimit(limit, values)
+
+
 _SETTINGS = (
-    # First: a handler that is restored later must not meet the signal of a timer.
-    _Setting("timers", _read_timers, _write_timers),
-    _Setting("handlers of signals", _read_handlers, _write_handlers),
+    # Those timers that run: the next node would get their signal. First, since a handler that is restored
+    # later must not meet it.
+    _Setting("timers", lambda: [each for each in _TIMERS if any(signal.getitimer(each))], _stop_timers),
+    _Setting(
+        "handlers of signals", lambda: {each: signal.getsignal(each) for each in _SIGNALS}, _set_handlers
+    ),
     _Setting(
         "blocked signals",
         lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         lambda blocked: signal.pthread_sigmask(signal.SIG_SETMASK, blocked),
     ),
-    _Setting("working directory", _read_directory, os.chdir),
-    _Setting("umask", _read_umask, os.umask),
-    _Setting("environment", os.environ.copy, _write_environment),
-    _Setting("resource limits", _read_limits, _write_limits),
+    _Setting("working directory", _directory, os.chdir),
+    _Setting("umask", _umask, os.umask),
+    _Setting("environment", os.environ.copy, _set_environment),
+    _Setting("resource limits", lambda: {each: resource.getrlimit(each) for each in _LIMITS}, _set_limits),
     _Setting(
         "priority",
         lambda: os.getpriority(os.PRIO_PROCESS, 0),

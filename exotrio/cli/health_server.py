@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -116,11 +116,34 @@ def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Ite
     Raises:
         PortBusy, ConfigurationError: the address cannot be used.
     """
-    thread = _Thread(_OneRuntime(runtime), host, port, tasks=tasks)
+    serve = partial(serve_health, _OneRuntime(runtime), host, port, tasks=tasks)
+    bound: Future[Callable[[], None]] = Future()
+
+    async def main() -> None:
+        stopping, token = trio.Event(), trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, stopping=stopping))
+            bound.set_result(lambda: call_in_loop(token, stopping.set))
+
+    def body() -> None:
+        try:
+            with bare_errors():
+                trio.run(main)
+        except BaseException as error:
+            if not isinstance(error, ExotrioError):
+                log.critical("the health port failed", exc_info=error)
+            if not bound.done():
+                bound.set_exception(error)
+
+    # A daemon: it must not hold up the end of the process.
+    thread = threading.Thread(target=body, name="exotrio health", daemon=True)
+    thread.start()
+    end = bound.result()
     try:
         yield
     finally:
-        thread.end()
+        end()
+        thread.join(2 * GRACE)
 
 
 class _OneRuntime:
@@ -141,40 +164,3 @@ class _OneRuntime:
 
     async def tasks(self) -> str:
         return await self._runtime.tasks()
-
-
-class _Thread:
-    """The thread of the port. Created and ended in another thread."""
-
-    def __init__(self, source: Source, host: str, port: int, *, tasks: bool) -> None:
-        self._serve = partial(serve_health, source, host, port, tasks=tasks)
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._stopping: trio.Event | None = None
-        bound: Future[None] = Future()
-        # A daemon: it must not hold up the end of the process.
-        self._thread = threading.Thread(target=self._body, args=(bound,), name="exotrio health", daemon=True)
-        self._thread.start()
-        bound.result()
-
-    def end(self) -> None:
-        """Answer requests in flight, and end."""
-        if self._stopping is not None:
-            call_in_loop(self._token, self._stopping.set)
-        self._thread.join(2 * GRACE)
-
-    def _body(self, bound: Future[None]) -> None:
-        try:
-            with bare_errors():
-                trio.run(self._main, bound)
-        except BaseException as error:
-            if not isinstance(error, ExotrioError):
-                log.critical("the health port failed", exc_info=error)
-            if not bound.done():
-                bound.set_exception(error)
-
-    async def _main(self, bound: Future[None]) -> None:
-        self._stopping = trio.Event()
-        self._token = trio.lowlevel.current_trio_token()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(self._serve, stopping=self._stopping))
-            bound.set_result(None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -18,11 +19,21 @@ from exotrio._util.words import closest, listed, meant, readable_errors
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import is_state_id
 from exotrio.cli.terminal.output import print_message
-from exotrio.client import Run, RunStatus, RunSummary, RuntimeInfo, StateManager, StatePage, StateSummary
+from exotrio.client import (
+    Run,
+    RunPage,
+    RunStatus,
+    RunSummary,
+    RuntimeInfo,
+    StateManager,
+    StatePage,
+    StateSummary,
+)
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 from exotrio.graph import RetryPolicyModel, StoreConfigModel
 
 T = TypeVar("T")
+P = TypeVar("P", StatePage, RunPage)
 
 MIN_PREFIX = 6
 PAGE = 1_000
@@ -183,26 +194,17 @@ async def list_states(
     call: Callable[..., Awaitable[StatePage]], limit: int
 ) -> tuple[list[StateSummary], bool]:
     """Return the newest states of ``StateManager.states`` with a filter, and whether there may be more."""
-
-    async def fetch(size: int, before: str | None) -> tuple[list[StateSummary], str | None]:
-        page = await call(limit=size, before=before)
-        return page.states, page.next
-
-    return await _pages(fetch, limit)
+    return await _pages(call, lambda page: page.states, limit)
 
 
 async def list_runs(
     manager: StateManager, graph: str | None, status: RunStatus | None, limit: int, key: str | None = None
 ) -> tuple[list[RunSummary], bool]:
     """Return the newest runs that match, and whether there are more; NotFound if there is no such graph."""
-
-    async def fetch(size: int, before: str | None) -> tuple[list[RunSummary], str | None]:
-        page = await manager.find_runs(graph=graph, status=status, key=key, limit=size, before=before)
-        return page.runs, page.next
-
+    call = partial(manager.find_runs, graph=graph, status=status, key=key)
     try:
         try:
-            return await _pages(fetch, limit)
+            return await _pages(call, lambda page: page.runs, limit)
         except RequestRefused as refusal:
             if key is not None or not is_v0_only(refusal):
                 raise
@@ -216,15 +218,16 @@ async def list_runs(
 
 
 async def _pages(
-    fetch: Callable[[int, str | None], Awaitable[tuple[list[T], str | None]]], limit: int
+    call: Callable[..., Awaitable[P]], entries: Callable[[P], list[T]], limit: int
 ) -> tuple[list[T], bool]:
     """Return the entries of as many pages as it takes, and whether there are more."""
     found: list[T] = []
     before: str | None = None
     while True:
         # A page may be short, or empty, and not be the last: the server limits how far it searches for one.
-        entries, before = await fetch(min(PAGE, limit - len(found)), before)
-        found += entries
+        page = await call(limit=min(PAGE, limit - len(found)), before=before)
+        found += entries(page)
+        before = page.next
         if before is None or len(found) >= limit:
             return found, before is not None
 

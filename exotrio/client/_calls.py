@@ -14,7 +14,14 @@ from exotrio._http.discovery import discover, not_a_manager
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.words import readable_errors
 from exotrio._wire.vocabulary import NATIVE_VERSION, native_path, v0_path
-from exotrio.errors import ConfigurationError, InvalidResponse, ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import (
+    ConfigurationError,
+    InvalidResponse,
+    ManagerError,
+    ManagerUnavailable,
+    NotFound,
+    RequestRefused,
+)
 
 if TYPE_CHECKING:
     from exotrio._http.endpoint import Endpoint
@@ -100,12 +107,7 @@ class Calls:
         except NotFound as error:
             if not error.what.endswith(UNKNOWN_ROUTE):
                 raise
-            raise RequestRefused(
-                f"{what}: {self.http.endpoint.name} is an exotrio too old for that",
-                status=error.status,
-                where=error.where,
-                fix="upgrade it",
-            ) from error
+            raise self.too_old(what, error) from error
 
     def refuse_v0(self, what: str, instead: str = "") -> Never:
         """Raise the error of a call that needs the native API: ``what`` cannot be done, but ``instead``."""
@@ -113,6 +115,11 @@ class Calls:
             f"{what}: {self.http.endpoint.name} speaks only v0, which cannot do that",
             fix=f"{instead}; or {OURS}" if instead else OURS,
         )
+
+    def too_old(self, what: str, error: ManagerError) -> RequestRefused:
+        """Return the error of a call that the server is too old for, made of what that answered."""
+        what = f"{what}: {self.http.endpoint.name} is an exotrio too old for that"
+        return RequestRefused(what, status=error.status, where=error.where, fix="upgrade it")
 
     async def repeat(self, call: Callable[[], Awaitable[T]], *, sent: bool = True) -> T:
         """Make a call, and again a few times while the state manager is not available.

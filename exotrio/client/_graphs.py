@@ -111,12 +111,7 @@ def keys_known(calls: Calls) -> Iterator[None]:
     except RequestRefused as refusal:
         if refusal.status != 422 or not _NO_ID.search(refusal.what):
             raise
-        raise RequestRefused(
-            f"{NO_KEYS}: {calls.http.endpoint.name} is an exotrio too old for that",
-            status=refusal.status,
-            where=refusal.where,
-            fix="upgrade it",
-        ) from refusal
+        raise calls.too_old(NO_KEYS, refusal) from refusal
 
 
 async def _is_valid_by_now(calls: Calls, name: str) -> bool:
