@@ -132,16 +132,40 @@ class Graph(Declaration):
         """
         __tracebackhide__ = True  # pytest shows the caller's line last
         try:
-            return self._add(
-                node,
-                identifier=identifier,
-                namespace=self.namespace if namespace is None else namespace,
-                after=list(after) if isinstance(after, Iterable) else [after],
-                unites=unites,
-                strategy=strategy,
-                timeout_minutes=timeout_minutes,
-                given={**(inputs or {}), **fields},
-            )
+            namespace = self.namespace if namespace is None else namespace
+            after = list(after) if isinstance(after, Iterable) else [after]
+            if not isinstance(node, type | str):
+                what = f"{type(node).__name__} object cannot be added to graph {self.name!r}"
+                raise GraphInvalid(f"a {what}", fix="pass a node class, or the name of one")
+            name = _WORD.sub("_", node_name(node)).lower() if identifier is None else identifier
+            outputs = outputs_of(node)
+            others = after if unites is None else [*after, unites]
+            problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others)))
+            if strategy is not None and unites is None:
+                problems.append("strategy= is only for a node with unites=")
+            read = InputReader(self._placed, self.store_config).read(node, {**(inputs or {}), **fields})
+            problems += read.problems
+            model = None
+            try:
+                model = GraphNodeModel(
+                    node_name=node_name(node),
+                    namespace=namespace or "",
+                    identifier=name,
+                    inputs=read.texts,
+                    unites=_unites(unites, strategy),
+                    timeout_minutes=timeout_minutes,
+                )
+            except ValidationError as error:
+                problems += readable_errors(error)
+            if model is not None and not problems:
+                target = None if unites is None else placed_of(unites)
+                before = followed(target, list(dict.fromkeys(map(placed_of, after))), read.sources)
+                order = Order(identifier=model.identifier, unites=target, before=before)
+                problems += order.problems(next(iter(self._placed), None))
+                problems += read.check(order, self._placed.values()) if not problems else ()
+                if not problems:
+                    return self._place(model, outputs, order)
+            raise GraphInvalid(f"node {name!r} cannot be added to graph {self.name!r}", problems)
         except GraphInvalid as error:
             raise error.with_traceback(None) from None  # it ends at the caller's line, but for this one
 
@@ -179,51 +203,6 @@ class Graph(Declaration):
         except ValueError as error:
             raise GraphInvalid(f"store key {key!r} of graph {self.name!r} {error}") from None
         return StoreReference(key)
-
-    def _add(
-        self,
-        node: type | str,
-        *,
-        identifier: str | None,
-        namespace: str | None,
-        after: list[AddedNode],
-        unites: AddedNode | None,
-        strategy: _Strategy | None,
-        timeout_minutes: int | None,
-        given: Mapping[str, object],
-    ) -> AddedNode:
-        if not isinstance(node, type | str):
-            what = f"{type(node).__name__} object cannot be added to graph {self.name!r}"
-            raise GraphInvalid(f"a {what}", fix="pass a node class, or the name of one")
-        name = _WORD.sub("_", node_name(node)).lower() if identifier is None else identifier
-        outputs = outputs_of(node)
-        others = after if unites is None else [*after, unites]
-        problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others)))
-        if strategy is not None and unites is None:
-            problems.append("strategy= is only for a node with unites=")
-        read = InputReader(self._placed, self.store_config).read(node, given)
-        problems += read.problems
-        model = None
-        try:
-            model = GraphNodeModel(
-                node_name=node_name(node),
-                namespace=namespace or "",
-                identifier=name,
-                inputs=read.texts,
-                unites=_unites(unites, strategy),
-                timeout_minutes=timeout_minutes,
-            )
-        except ValidationError as error:
-            problems += readable_errors(error)
-        if model is not None and not problems:
-            target = None if unites is None else placed_of(unites)
-            before = followed(target, list(dict.fromkeys(map(placed_of, after))), read.sources)
-            order = Order(identifier=model.identifier, unites=target, before=before)
-            problems += order.problems(next(iter(self._placed), None))
-            problems += read.check(order, self._placed.values()) if not problems else ()
-            if not problems:
-                return self._place(model, outputs, order)
-        raise GraphInvalid(f"node {name!r} cannot be added to graph {self.name!r}", problems)
 
     def _wrong_arguments(self, name: str, namespace: str | None, nodes: Iterable[AddedNode]) -> Iterator[str]:
         """Yield what is wrong with the arguments beside inputs."""
