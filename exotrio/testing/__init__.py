@@ -18,10 +18,8 @@
 ``_graphs``     ``run_graph``, and the result of a run
 ``_explore``    ``explore``: from the points of a run to what is said of those that broke the check
 ``_points``     faults, and where they strike
-``_case``       one run with a fault: the state manager, the runtimes, and what happens to them
-``_visits``     executions of nodes: where they are
-``_tasks``      tasks that can be held, so that a process can be killed within one Trio loop
-``_wire``       connections that can be cut
+``_case``       one run with a fault: the state manager, the runtimes, their connections, and what happens
+``_visits``     executions of nodes, and tasks that can be held: so a process is killed within one Trio loop
 ==============  ==================================================================================
 """
 
