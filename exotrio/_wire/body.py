@@ -5,8 +5,6 @@ field that ends with ``_ms``. What the public client returns has a time as an aw
 duration as float seconds, in a field without the suffix.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 

@@ -3,8 +3,6 @@
 The rules of the fields are those of ``exotrio.graph``, which users declare graphs with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -178,7 +176,7 @@ class GraphRequest(GraphBody):
     )
 
     @model_validator(mode="after")
-    def _has_a_size(self) -> GraphRequest:
+    def _has_a_size(self) -> Self:
         if excess := self.excess():
             raise ValueError("; ".join(excess))
         return self

@@ -1,7 +1,5 @@
 """Bodies of what runtimes ask of our state manager through the native API."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal
 

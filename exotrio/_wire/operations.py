@@ -1,7 +1,5 @@
 """Bodies of what operators ask of our state manager: lists, the history of a state, retries of a run."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field

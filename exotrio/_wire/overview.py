@@ -3,8 +3,6 @@
 The API calls runtimes workers.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

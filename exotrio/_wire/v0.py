@@ -5,8 +5,6 @@ construction. Unknown fields are ignored everywhere, strings are strict and inte
 stock state manager.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
