@@ -111,15 +111,14 @@ def resolve_endpoint(
         The endpoint and no problems, or None and every problem, each as text that says what to do.
     """
     if transport is not None:
-        problem = _key_problem(key, key_source) if key else None
-        return (None, [problem]) if problem else (Endpoint(EMBEDDED_URI, key or None, transport), [])
+        problems = _key_problems(key, key_source)
+        return None if problems else Endpoint(EMBEDDED_URI, key or None, transport), problems
     supplied = ambient()
     chosen = None if supplied is None else supplied.endpoint
     is_last_resort = supplied is not None and supplied.is_last_resort
     if not state_manager_uri and chosen is not None and not is_last_resort:
         return chosen, []
     given = key
-    problems: list[str] = []
     if not state_manager_uri or not key:
         try:
             settings = read_settings()
@@ -130,25 +129,18 @@ def resolve_endpoint(
         if not key:
             key, key_source = settings.api_key, source_of(KEY_VARIABLE)
     if not state_manager_uri and chosen is not None:
-        problem = _key_problem(given, key_source) if given else None
-        return (None, [problem]) if problem else (replace(chosen, key=given or chosen.key), [])
+        problems = _key_problems(given, key_source)
+        return None if problems else replace(chosen, key=given or chosen.key), problems
+    problems = _uri_problems(state_manager_uri, uri_source) + _key_problems(key, key_source)
     if not state_manager_uri:
         problems.append(
             f"no state manager is named: pass state_manager_uri=..., or set {URI_VARIABLE} "
             "in the environment or in .env (a local one: python -m exotrio server, in this folder)"
         )
-    else:
-        problem = _uri_problem(state_manager_uri)
-        if problem:
-            problems.append(_like_a_uri(problem, uri_source))
     if not key:
         problems.append(
             f"no API key is given: pass key=..., or set {KEY_VARIABLE} in the environment or in .env"
         )
-    else:
-        problem = _key_problem(key, key_source)
-        if problem:
-            problems.append(problem)
     if problems or not state_manager_uri:
         return None, problems
     endpoint = Endpoint(state_manager_uri.strip().rstrip("/"), key)
@@ -173,10 +165,8 @@ def argument_problems(
     state_manager_uri: str | None, key: str | None, transport: httpx.AsyncBaseTransport | None
 ) -> list[str]:
     """Return what is wrong with these arguments of ``resolve_endpoint``, whatever it finds for others."""
-    uri_problem = _uri_problem(state_manager_uri) if state_manager_uri and transport is None else None
-    problems = [_like_a_uri(uri_problem, "argument state_manager_uri")] if uri_problem else []
-    key_problem = _key_problem(key, "argument key") if key else None
-    return [*problems, key_problem] if key_problem else problems
+    uri = state_manager_uri if transport is None else None
+    return _uri_problems(uri, "argument state_manager_uri") + _key_problems(key, "argument key")
 
 
 def version_problems(state_manager_version: str) -> list[str]:
@@ -186,32 +176,33 @@ def version_problems(state_manager_version: str) -> list[str]:
     return [f"state_manager_version is {state_manager_version!r}: only 'v0' exists; leave it out"]
 
 
-def _uri_problem(uri: str) -> str | None:
+def _uri_problems(uri: str | None, source: str) -> list[str]:
+    if not uri:
+        return []
+    problem = ""
     try:
         parts: SplitResult = urlsplit(uri.strip())
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        return f"the state manager URI cannot be parsed: {error}"
-    # The text itself may hold a password, so problems quote its parts only.
-    if parts.scheme not in {"http", "https"}:
-        instead = f", not {parts.scheme}://" if "://" in uri else ""
-        return f"the state manager URI must start with http:// or https://{instead}"
-    if not host:
-        return "the state manager URI names no host"
-    if parts.query or parts.fragment:
-        return "the state manager URI must not have a '?' or '#' part"
-    return None
+        problem = f" cannot be parsed: {error}"
+    else:
+        # The text itself may hold a password, so problems quote its parts only.
+        if parts.scheme not in {"http", "https"}:
+            instead = f", not {parts.scheme}://" if "://" in uri else ""
+            problem = f" must start with http:// or https://{instead}"
+        elif not host:
+            problem = " names no host"
+        elif parts.query or parts.fragment:
+            problem = " must not have a '?' or '#' part"
+    looks = f"({source}); it looks like http://127.0.0.1:8000"
+    return [f"the state manager URI{problem} {looks}"] if problem else []
 
 
-def _like_a_uri(problem: str, source: str) -> str:
-    return f"{problem} ({source}); it looks like http://127.0.0.1:8000"
-
-
-def _key_problem(key: str, source: str) -> str | None:
+def _key_problems(key: str | None, source: str) -> list[str]:
     # Checked here because h11 and httpx quote an illegal header value, that is the key, in their errors.
-    if key.isascii() and key.isprintable() and key == key.strip():
-        return None
-    return f"the API key ({source}) cannot stand in a header: printable ASCII only, and no blanks around it"
+    if not key or (key.isascii() and key.isprintable() and key == key.strip()):
+        return []
+    return [f"the API key ({source}) cannot stand in a header: printable ASCII only, and no blanks around it"]
 
 
 def _is_loopback(host: str) -> bool:
