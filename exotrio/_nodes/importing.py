@@ -82,7 +82,7 @@ def target_of(node: type[BaseNode]) -> Target:
 def load(target: Target) -> type[BaseNode]:
     """Return the class, in another process. Raises NotImportable, or what its module raises."""
     if target.module == "__main__":
-        module = sys.modules.get(MAIN) or _from_file(MAIN, target.file)
+        module = sys.modules.get(MAIN) or module_from_file(MAIN, target.file)
         sys.modules["__main__"] = module  # for what node code pickles
     else:
         module = sys.modules.get(target.module) or _imported(target)
@@ -102,11 +102,12 @@ def _imported(target: Target) -> ModuleType:
         spec = None
     if spec is None or (target.file and os.path.abspath(spec.origin or "") != target.file):
         # It was loaded by its path, as the command line does it, under a name that nobody else finds.
-        return _from_file(target.module, target.file)
+        return module_from_file(target.module, target.file)
     return importlib.import_module(target.module)
 
 
-def _from_file(name: str, file: str | None) -> ModuleType:
+def module_from_file(name: str, file: str | None) -> ModuleType:
+    """Return the module of a file, loaded under a name. Raises NotImportable, or what the module raises."""
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise NotImportable(f"{name} cannot be loaded from the file {file}")

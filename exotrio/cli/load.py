@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 import sysconfig
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 
 import exotrio
 from exotrio._http.endpoint import ambient_endpoint
+from exotrio._nodes.importing import NotImportable, module_from_file
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import first_leaf
 from exotrio._util.words import closest, meant, plural, readable_errors
@@ -199,15 +199,10 @@ def _import_file(path: Path) -> ModuleType:
         )
     sys.path.insert(0, str(path.resolve().parent))
     # Not the name of the file, which may be the name of a package that it imports.
-    name = f"exotrio_app_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise _not_python(path)
-    module = importlib.util.module_from_spec(spec)
-    # pydantic looks the module up while it resolves the annotations of classes in it.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    try:
+        return module_from_file(f"exotrio_app_{path.stem}", str(path))
+    except NotImportable as error:
+        raise _not_python(path) from error
 
 
 def _import_module(name: str) -> ModuleType:
