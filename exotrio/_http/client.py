@@ -319,7 +319,9 @@ async def send(pool: Pool, request: httpx.Request) -> httpx.Response:
     authentication are not used here, and cost 75 us of the 120 that a short request in process took.
     """
     if request.url.userinfo:
-        next(_basic_auth(request.url).auth_flow(request))
+        import httpx
+
+        next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
     with pool.lookups():
         return await pool.transport.handle_async_request(request)
 
@@ -330,12 +332,6 @@ def _url(text: str) -> httpx.URL:
     import httpx
 
     return httpx.URL(text)
-
-
-def _basic_auth(url: httpx.URL) -> httpx.BasicAuth:
-    import httpx
-
-    return httpx.BasicAuth(url.username, url.password)
 
 
 _OPS = {"v1": "discover", "nodes": "register", "enqueue": "claim"}

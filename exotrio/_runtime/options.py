@@ -85,7 +85,9 @@ class Options:
             ("key", self.key),
         )
         not_text = [
-            f"{title} must be text, not {_kind(value)}" for title, value in given if not _is_text(value)
+            f"{title} must be text, not {_kind(value)}"
+            for title, value in given
+            if not isinstance(value, str | None)
         ]
         problems += not_text or argument_problems(self.state_manager_uri, self.key, self.transport)
         if problems:
@@ -95,10 +97,6 @@ class Options:
         # Absolute, or a program that changes its directory would start with another file.
         self.outbox = None if outbox_file is None else Path(os.path.abspath(outbox_file))
         self.worker_id = f"{self.name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}"
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str | None)
 
 
 def outbox_of(path: Path, process: int) -> Path:

@@ -139,7 +139,8 @@ class OutboxStore:
         """
         bodies = [_body(claim, outcome) for claim, outcome in new]
         with self._lock, self._transaction():
-            ids = [None if body is None else self._insert(body) for body in bodies]
+            insert = "INSERT INTO entries (body) VALUES (?)"
+            ids = [None if body is None else self._db.execute(insert, (body,)).lastrowid for body in bodies]
             self._change(begun, gone)
         return ids
 
@@ -155,9 +156,6 @@ class OutboxStore:
             finally:
                 with suppress(sqlite3.Error):
                     self._db.close()
-
-    def _insert(self, body: bytes) -> int | None:
-        return self._db.execute("INSERT INTO entries (body) VALUES (?)", (body,)).lastrowid
 
     def _change(self, begun: Mapping[int, bool], gone: Sequence[int]) -> None:
         marks = [(is_begun, entry) for entry, is_begun in begun.items()]

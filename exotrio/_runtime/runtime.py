@@ -262,11 +262,7 @@ class Runtime:
             What became of the claimed states.
 
         Raises:
-            LifecycleError: it was started before, or the command line is loading the file.
-            KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
-            DatabaseBusy: another runtime uses the outbox.
-            ConfigurationError: no state manager is named, or no key; or the outbox cannot be used, or
-                belongs to another state manager.
+            As ``start``, which may be called in fewer places.
 
         Cancellation:
             Skips the drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,

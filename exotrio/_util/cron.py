@@ -89,18 +89,14 @@ def next_occurrence_ms(schedule: str, after_ms: int) -> int | None:
     from zoneinfo import ZoneInfo
 
     zone = ZoneInfo(check_zone(name))
-    moments = _intervals if _is_interval(expression) else _times_of_day
-    due = moments(expression, zone, after)
+    fields = expression.split()
+    is_interval = fields[0] == "@hourly" or any(field.startswith("*") for field in fields[:2])
+    due = (_intervals if is_interval else _times_of_day)(expression, zone, after)
     return None if due is None else _ms(due)
 
 
 def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
-
-
-def _is_interval(expression: str) -> bool:
-    fields = expression.split()
-    return fields[0] == "@hourly" or any(field.startswith("*") for field in fields[:2])
 
 
 def _walls(expression: str, after: datetime) -> Iterator[datetime]:

@@ -17,7 +17,7 @@ from exotrio._version import VERSION
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span as OtelSpan
-    from opentelemetry.trace import SpanContext, TracerProvider
+    from opentelemetry.trace import SpanContext
 
 log = logging.getLogger("exotrio.tracing")
 
@@ -91,8 +91,7 @@ def begin(
     if "opentelemetry.trace" not in sys.modules:
         return None
     with _failures_logged():
-        provider = _provider()
-        return None if provider is None else _begun(provider, name, kind, attributes(), trace)
+        return _begun(name, kind, attributes, trace)
     return None
 
 
@@ -139,20 +138,15 @@ def _failures_logged() -> Iterator[None]:
         log.warning("a span is lost, since a provider of tracers failed: %s: %s", type(error).__name__, error)
 
 
-def _provider() -> TracerProvider | None:
-    from opentelemetry import trace
-
-    provider = trace.get_tracer_provider()
-    unset = isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
-    return None if unset else provider
-
-
 def _begun(
-    provider: TracerProvider, name: str, kind: str, attributes: Mapping[str, Value], given: str | None
+    name: str, kind: str, attributes: Callable[[], Mapping[str, Value]], given: str | None
 ) -> Span | None:
     from opentelemetry import trace
     from opentelemetry.context import Context, get_current
 
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):  # none was set
+        return None
     contexts = [found for text in (given or "").split() if (found := _parsed(text)) is not None]
     parent = get_current() if kind == "producer" else Context()
     if contexts:
@@ -161,7 +155,7 @@ def _begun(
         name,
         parent,
         kind=trace.SpanKind.PRODUCER if kind == "producer" else trace.SpanKind.CONSUMER,
-        attributes=attributes,
+        attributes=attributes(),
         links=[trace.Link(context) for context in contexts[1:]],
     )
     made = span.get_span_context()

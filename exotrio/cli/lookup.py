@@ -261,7 +261,11 @@ def find_workers(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo
 
 def find_worker(workers: Sequence[RuntimeInfo], given: str) -> RuntimeInfo:
     """Return one runtime, also by a prefix of its id or last part; NotFound also if there are several."""
-    found = _named(workers, given) or _with_prefix(workers, given)
+    found = _named(workers, given)
+    if not found and len(given) >= MIN_PREFIX:
+        found = [
+            each for each in workers if any(x.startswith(given) for x in (each.worker_id, _last_part(each)))
+        ]
     if not found:
         raise _no_runtime(workers, given)
     if len(found) > 1:
@@ -279,12 +283,6 @@ def _last_part(worker: RuntimeInfo) -> str:
 def _named(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
     by_id = [worker for worker in workers if given in (worker.worker_id, _last_part(worker))]
     return by_id or [worker for worker in workers if worker.live and worker.runtime == given]
-
-
-def _with_prefix(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
-    if len(given) < MIN_PREFIX:
-        return []
-    return [each for each in workers if any(x.startswith(given) for x in (each.worker_id, _last_part(each)))]
 
 
 def _no_runtime(workers: Sequence[RuntimeInfo], given: str) -> NotFound:

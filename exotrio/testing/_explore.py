@@ -229,7 +229,11 @@ async def explore(
             _fail(what, Exploration(points, (failure,)))
         _check_same(usual.places, again.places)
         few = len(points) <= max_points
-        chosen = points if few else sorted(random.Random(seed).sample(points, max_points), key=_number)
+        chosen = (
+            points
+            if few
+            else sorted(random.Random(seed).sample(points, max_points), key=lambda point: point.number)
+        )
 
     tried: list[Point] = []
     missed: list[Point] = []
@@ -326,10 +330,6 @@ def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
     )
     for number, (fault, place) in enumerate(found, 1):
         yield Point(number=number, fault=fault, place=place)
-
-
-def _number(point: Point) -> int:
-    return point.number
 
 
 def _check_same(first: Sequence[Place], second: Sequence[Place]) -> None:

@@ -106,7 +106,7 @@ def ls(
     more_heads = ["outputs"] * outputs
     connection.print_list(
         ("state", "place", "node", "status", "retries", "created", "error", *more_heads),
-        [(*_row(state), *[_outputs(state)] * outputs) for state in states],
+        [(*_row(state), *[", ".join(pairs(state.outputs or {}, ""))] * outputs) for state in states],
         plural(len(states), "state") + ("; more with --limit" if more else ""),
         states=shown,
         more=more,
@@ -183,10 +183,6 @@ def _row(state: StateSummary) -> tuple[str, ...]:
     created = iso_time(state.created_at) if state.created_at else ""
     error = error_message(state.error) if state.error else ""
     return (state.id, state.identifier, state.node_name, str(state.status), retries, created, error)
-
-
-def _outputs(state: StateSummary) -> str:
-    return ", ".join(pairs(state.outputs or {}, ""))
 
 
 def _as_lines(state: StateDetail) -> list[str]:

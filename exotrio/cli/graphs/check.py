@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from exotrio._nodes.checks import declare, returns_list
@@ -98,7 +99,12 @@ def _broken_rules(body: GraphBody, nodes: Nodes, unknown: frozenset[str]) -> Ite
         yield from _unreadable_placeholders(body)
         return
     names = {place.identifier: (place.namespace, place.node_name) for place in template.places}
-    unseen = {key: _unseen(*key) for key in names.values() if key[0] in unknown}
+    any_node = partial(Registered, id=-1, inputs={}, outputs=_AnyOutputs(), secrets=())
+    unseen = {
+        (space, name): any_node(namespace=space, name=name)
+        for space, name in names.values()
+        if space in unknown
+    }
     for problem in check_registered(template, {**nodes, **unseen}):
         if problem.node is not None and problem.field is None:  # it is not registered
             wanted, name = names[problem.node]
@@ -137,10 +143,6 @@ class _AnyOutputs(dict[str, Any]):
 
     def __missing__(self, name: str) -> dict[str, str]:
         return {"type": "string"}
-
-
-def _unseen(namespace: str, name: str) -> Registered:
-    return Registered(id=-1, namespace=namespace, name=name, inputs={}, outputs=_AnyOutputs(), secrets=())
 
 
 @dataclass(frozen=True, slots=True)
