@@ -50,6 +50,8 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
         await trio.sleep(terms.sweep_interval)
         last = None if store.is_shared else before
         try:
+            # Of two that know different times, each would take the other's sweep for a clock that was set.
+            await store.measure_clock()
             swept = await store.write(managers.sweep, clock(), terms, last)
             ended = swept.ended
             if swept.late_ms:

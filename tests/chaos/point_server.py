@@ -124,6 +124,9 @@ class _Watched:
             await self._reach("after", name, result)
         return result
 
+    async def measure_clock(self) -> None:
+        await self._memory.measure_clock()
+
     def write_later(self, use_case: Callable[..., Any]) -> None:
         if not self._process.dead:
             self._memory.write_later(use_case)

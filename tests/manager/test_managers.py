@@ -7,8 +7,9 @@ are the same. What only happens side by side is tested on PostgreSQL.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,9 @@ from exotrio.manager.engine.retries import retry_run
 from exotrio.manager.engine.runs import cancel, fire_schedules
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.postgres import clock as server_clock
+from exotrio.manager.store.postgres import notices
+from exotrio.manager.store.postgres.server import Server
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, place
 from tests.support.manager import Gate, Manager, gate, open_manager, recount
@@ -227,6 +231,33 @@ async def test_a_manager_that_lives_is_not_taken_for_lost_when_the_clock_is_set_
     await world.claim(manager="other")
     await world.sweep(HOUR)
     assert await world.statuses() == ["QUEUED", "CREATED", "CREATED"]
+
+
+async def test_of_a_clock_that_was_set_back_state_managers_know_before_they_sweep_so_that_it_counts_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "INTERVAL", math.inf)  # they do not come to measure it by themselves
+    terms = Terms(lease_ttl_ms=500)
+    async with open_manager(database.url, terms=terms) as first, open_manager(database.url, terms=terms):
+        await (await Flow.deploy(first.api, place("a"))).trigger()
+        due = "SELECT enqueue_after FROM states"
+        ((before,),) = database.execute(due)
+        # The first one has measured it, and sweeps beside one that has not.
+        monkeypatch.setattr(server_clock, "_NOW", f"{server_clock._NOW} - {HOUR}")
+        measured = first.service.store.lease_clock
+        assert isinstance(measured, server_clock.ServerClock)
+        with closing(Server(database.url).connect()) as connection:
+            measured.measure(connection)
+        await until(lambda: database.execute(due) != [(before,)])
+        sweeps = set()
+
+        def swept_often() -> bool:
+            sweeps.update(database.execute("SELECT at FROM duties WHERE name = 'sweep'"))
+            return len(sweeps) > 10
+
+        await until(swept_often)
+        ((after,),) = database.execute(due)
+    assert before - after == pytest.approx(HOUR, abs=10 * SECOND)
 
 
 # -- claims side by side

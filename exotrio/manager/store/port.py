@@ -30,7 +30,6 @@ Topic = int | str | tuple[int, int]
 """What a use case may wait for: a claimable state of a node (its id), or of a node in one run
 (run, node); the begin or the end of a run (its public id)."""
 
-
 START_PATIENCE = 30.0
 """Seconds; what started this process may try again after that."""
 START_PAUSE = 0.5
@@ -336,10 +335,10 @@ class Store(Protocol):
         """
 
     async def check_writable(self) -> None:
-        """Check that something can be written; raise DatabaseError if not. Cancellation is as of ``write``.
+        """Write something, unless something was written just now. Errors and cancellation as of ``write``."""
 
-        Writes something only if nothing was written just now.
-        """
+    async def measure_clock(self) -> None:
+        """Compare the clock of leases with the database's, which may have been set. Errors as of ``read``."""
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that runtimes or the state manager itself wait for, and return its result.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 
+from exotrio.manager.store.port import View
 from exotrio.manager.store.postgres.connection import Connection
 
 SAMPLES = 3
@@ -26,13 +28,14 @@ class ServerClock:
         self._offset = 0.0
         self._measured_at = -math.inf
         self._error = math.inf
+        self._lock = threading.Lock()
 
     def __call__(self) -> int:
         """Return the time in Unix milliseconds."""
         return int(_own_ms() + self._offset)
 
-    def measure(self, connection: Connection) -> None:
-        """Compare with the database."""
+    def measure(self, connection: Connection | View) -> None:
+        """Compare with the database. From any thread."""
         found = []
         for _ in range(SAMPLES):
             sent = _own_ms()
@@ -43,6 +46,7 @@ class ServerClock:
         # The quickest answer was delayed least. On a busy machine even that one may be worth less than what
         # was measured before, as long as it does not contradict that.
         took, offset = min(found)
-        known = self._error + DRIFT * (_own_ms() - self._measured_at)
-        if took / 2 <= known or abs(offset - self._offset) > known + took / 2:
-            self._offset, self._error, self._measured_at = offset, took / 2, _own_ms()
+        with self._lock:
+            known = self._error + DRIFT * (_own_ms() - self._measured_at)
+            if took / 2 <= known or abs(offset - self._offset) > known + took / 2:
+                self._offset, self._error, self._measured_at = offset, took / 2, _own_ms()

@@ -44,7 +44,7 @@ class Notices:
 
     def __init__(self, server: Server, clock: ServerClock, *, channel: str, listens: bool) -> None:
         self._server = server
-        self._clock = clock
+        self.clock = clock
         self._channel = channel
         self._listens = listens
         self._own = secrets.token_hex(8)
@@ -78,7 +78,7 @@ class Notices:
             while True:
                 try:
                     if trio.current_time() >= measure_at:
-                        await self._use(sender, self._clock.measure)
+                        await self._use(sender, self.clock.measure)
                         measure_at = trio.current_time() + INTERVAL
                         self._says_hello = self._listens
                     if self._has_news or self._says_hello:

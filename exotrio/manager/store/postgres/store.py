@@ -138,6 +138,9 @@ class PostgresStore:
         if trio.current_time() - self._written_at >= WRITABLE_FOR:
             await self.write(_check_writable)
 
+    async def measure_clock(self) -> None:
+        await self.read(self._notices.clock.measure)
+
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check_open()
         return await self._readers.read(lambda view: query(view, *args, **kwargs))

@@ -96,6 +96,9 @@ class _CommittingStore:
     async def check_writable(self) -> None:
         await self.write(self._committer.check_writable)
 
+    async def measure_clock(self) -> None:
+        """Do nothing: a file has no clock."""
+
     def _report(self, committed: Commit) -> None:
         if committed.writes:
             self.on_commit(0 if committed.failed else len(committed.writes), committed.ended)
