@@ -313,6 +313,26 @@ async def test_a_claim_that_comes_twice_at_the_same_time_takes_states_once(
     assert (await shared.statuses()).count("QUEUED") == 1
 
 
+async def test_the_undo_of_a_claim_without_an_id_waits_for_a_commit_that_is_on_its_way(
+    shared: World, database: Database
+) -> None:
+    undos: list[Any] = []
+
+    def claim_and_hold(tx: Transaction, held: Gate) -> None:
+        claim_at(tx, shared.now, 2, {})
+        undos.append(tx.undo)
+        held.hold()
+
+    with gate() as held:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shared.write, partial(claim_and_hold, held=held))
+            await trio.to_thread.run_sync(held.wait_entered)
+            nursery.start_soon(shared.write, undos[0])
+            await until(database.blocked)
+            held.open()
+    assert await shared.statuses() == ["CREATED"] * 3
+
+
 async def test_a_claim_that_is_released_before_it_comes_takes_nothing(world: World) -> None:
     assert await world.write(release_claim, NAMESPACE, "c", world.now) == []
     claimed = await world.claim(claim_id="c")

@@ -76,6 +76,18 @@ async def test_what_may_have_happened_is_told_from_what_was_refused(manager: Man
     await manager.service.store.read(recount)
 
 
+@pytest.mark.parametrize("when", WHEN)
+async def test_what_a_claim_without_an_id_may_have_taken_can_be_claimed(
+    manager: Manager, cut: Cut, when: When
+) -> None:
+    flow = await Flow.deploy(manager.api, place("a"))
+    await flow.trigger()
+    cut(claims, "claim", when)
+    assert (await manager.api.claim([A], 1)).status_code == 504
+    (_,) = ok(await manager.api.native_claim({A: 1}, wait_ms=15_000))["states"]
+    await manager.service.store.read(recount)
+
+
 async def test_a_state_manager_starts_though_each_first_commit_of_its_start_is_cut(
     database: Database, proxy: PostgresProxy, cut: Cut
 ) -> None:

@@ -164,6 +164,7 @@ def _take(
     ).fetchall()
     for seq in seqs:
         tx.fresh.pop(seq, None)
+    tx.undo_if_unknown = claimer.claim_id is None
     tx.undo = (
         partial(undo_v0_claim, seqs=seqs, claimed_at=tx.now_ms)
         if claimer.claim_id is None

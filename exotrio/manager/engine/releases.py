@@ -94,12 +94,12 @@ def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) 
 
 def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:
     """Release what a v0 claim took at that time whose reply could not be written."""
+    # Those that are still as before the claim, too: its commit may be on its way, and is waited for.
     states = tx.execute(
-        f"{_TO_RELEASE} {tx.any_of('seq')} AND status = 'QUEUED' AND token IS NULL AND claimed_at = ?"
-        f" ORDER BY seq{tx.for_update('states')}",
-        (tx.items(seqs), claimed_at),
+        f"{_TO_RELEASE} {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}", (tx.items(seqs),)
     ).fetchall()
-    _release(tx, states, 0)
+    taken = (QUEUED, None, claimed_at)
+    _release(tx, [each for each in states if (each["status"], each["token"], each["claimed_at"]) == taken], 0)
 
 
 def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> None:

@@ -113,6 +113,7 @@ class Transaction(View):
         tally: How many states and runs ended, by (graph, node_id, status, bucket of time).
         undo: Set by a use case whose result must not get lost. It is run, as a use case of its own, if the
             caller is gone when the commit is done.
+        undo_if_unknown: It is run also if the commit is unknown: its caller cannot ask for the result again.
         waited: Whether the use case ran before, found nothing, and has waited since.
         waits_for: Set by a use case that found nothing: the topics to wait for, and for each the seconds
             after which something comes due without an announcement, or infinity.
@@ -137,7 +138,7 @@ class Transaction(View):
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, int, str, int]] = Counter()
         self.undo: Callable[[Transaction], object] | None = None
-        self.waited = False
+        self.waited = self.undo_if_unknown = False
         self.waits_for: dict[Topic, float] = {}
         self._updates: list[tuple[str, Rows, int]] = []
 

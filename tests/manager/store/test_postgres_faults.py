@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -79,6 +80,29 @@ async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_
             proxy.refuses = False
             database.execute("INSERT INTO store VALUES (0, 'item', '')")
     assert found == ["item"]
+
+
+async def test_a_result_that_nobody_takes_is_undone_if_its_commit_may_have_happened(
+    database: Database, proxy: PostgresProxy
+) -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def take(tx: Transaction) -> None:
+        put(tx, "a", "taken")
+        tx.undo = lambda tx: remove(tx, "a")
+        proxy.cut_at_commit("after", tx._connection._socket.getsockname()[1])  # type: ignore[attr-defined]
+        running.set()
+        go.wait()
+
+    with trio.fail_after(PATIENCE):
+        async with open_store(database.url_at(proxy.port)) as store:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.write, take)
+                await trio.to_thread.run_sync(running.wait)
+                nursery.cancel_scope.cancel()
+            go.set()
+            await until(lambda: proxy.cuts == 1)
+        assert database.execute("SELECT * FROM store") == []
 
 
 async def test_what_may_have_been_counted_is_not_counted_again(

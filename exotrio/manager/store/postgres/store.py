@@ -240,9 +240,11 @@ class PostgresStore:
         if isinstance(result, outcome.Value):
             self._committed(write)
             failed, goes_on = False, write.may_wait and result.value is None
+            is_lost = write.abandoned
         else:
             assert isinstance(result, outcome.Error)
             failed, goes_on = isinstance(result.error, NotCommitted), False
+            is_lost = isinstance(result.error, UnknownCommit) and (write.abandoned or write.undo_if_unknown)
             if isinstance(result.error, NotCommitted):
                 self._written_at = -math.inf
                 self._log(result.error)
@@ -250,7 +252,7 @@ class PostgresStore:
             self._repeat(write, result.error)
         elif not write.abandoned and write.task is not None:
             trio.lowlevel.reschedule(write.task, result)
-        elif write.undo is not None and isinstance(result, outcome.Value):
+        if is_lost and write.undo is not None:
             self.write_later(write.undo)
         if not goes_on:
             self.on_commit(0 if failed else 1, write.ended)

@@ -65,6 +65,7 @@ class Write:
     ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     tally: Counter[tuple[int, int, str, int]] = field(default_factory=Counter)
     undo: Callable[[Transaction], object] | None = None
+    undo_if_unknown: bool = False
     waits_for: dict[Topic, float] = field(default_factory=dict)
 
 
@@ -169,6 +170,7 @@ class Writer:
             tx.waited = write.waited
             value = write.use_case(tx)
             tx.check_updates()
+            write.undo, write.undo_if_unknown = tx.undo, tx.undo_if_unknown
             connection.settle()  # so that only the commit is measured as such
             try:
                 if connection.total_changes == before:
@@ -186,7 +188,7 @@ class Writer:
             raise
         write.changes = connection.total_changes - before
         write.ready, write.ended, write.tally = tx.announced(), tx.ended, tx.tally
-        write.undo, write.waits_for = tx.undo, tx.waits_for
+        write.waits_for = tx.waits_for
         return value
 
     def _undo(self, connection: Connection, error: BaseException) -> None:
