@@ -82,6 +82,23 @@ async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_
     assert found == ["item"]
 
 
+async def test_a_connection_too_many_fails_nothing_that_the_other_connections_can_do(
+    database: Database,
+) -> None:
+    limit = f"ALTER DATABASE {database.name} CONNECTION LIMIT"
+    try:
+        async with open_store(database.url) as store:
+            await until(lambda: len(database.sessions()) == 2)  # they tell other managers, and hear them
+            await store.write(put, "first")
+            database.execute(f"{limit} {len(database.sessions())}")
+            async with trio.open_nursery() as nursery:
+                for number in range(50):
+                    nursery.start_soon(store.write, put, str(number))
+    finally:
+        database.execute(f"{limit} -1")
+    assert database.execute("SELECT count(*) FROM store") == [(51,)]
+
+
 async def test_a_result_that_nobody_takes_is_undone_if_its_commit_may_have_happened(
     database: Database, proxy: PostgresProxy
 ) -> None:

@@ -223,6 +223,7 @@ class PostgresStore:
         while (write := self._queue.get()) is not None:
             if not write.abandoned and not writer.run(write):
                 self._queue.put(write)
+                writer.rest()
                 continue
             try:
                 self._token.run_sync_soon(self._deliver, write)

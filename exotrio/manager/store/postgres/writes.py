@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ class Write:
     abandoned: bool = False
     """Whether no task waits for it any more."""
     end: float | None = None
-    """When to give up, from its first run on."""
+    """When to give up, once it had a connection."""
     result: outcome.Outcome[Any] | None = None
     """Once it is committed, or has failed; None if it was not run."""
     changes: int = 0
@@ -78,6 +79,8 @@ class Context:
     stamp: str
     now_ms: Callable[[], int]
     commit_times: CommitTimes = field(default_factory=CommitTimes)
+    connected: set[Writer] = field(default_factory=set)
+    """Those that have a connection."""
 
     def view(self, connection: Connection) -> View:
         return View(
@@ -108,15 +111,17 @@ class Writer:
         self._numbers = _Numbers()
         self._connection: Connection | None = None
         self._lost_at: float | None = None
+        self._refusals = 0
         self._aborted = False
 
     def run(self, write: Write) -> bool:
         """Run a use case and commit it; give it its result.
 
         Return False, without a result, if it has to queue again: somebody holds a row that it needs, and
-        others that do not need that row must not wait for a thread meanwhile.
+        others that do not need that row must not wait for a thread meanwhile; or this writer gets no
+        connection, and others have one.
         """
-        end = write.end = write.end or time.monotonic() + RETRY_FOR
+        began = time.monotonic()
         failures = 0
         while True:
             try:
@@ -129,8 +134,14 @@ class Writer:
             except (psycopg.Error, Conflict) as error:
                 failures += 1
                 pause = _PAUSES.pause(failures)
+                end = write.end or began + RETRY_FOR
                 again = isinstance(error, _REPEATED)
-                if self._connection is None:
+                queues_again = isinstance(error, errors.LockNotAvailable)
+                if self._refusals and self._context.connected:
+                    # As long as it did not run, the others may take what time they need to come to it.
+                    self._lost_at, again, queues_again = None, True, True
+                    end = write.end or math.inf
+                elif self._connection is None:
                     # While the server is away, only the first waits for it: the others would queue up.
                     self._lost_at = self._lost_at or time.monotonic()
                     again, end = True, min(end, self._lost_at + RETRY_FOR)
@@ -138,13 +149,18 @@ class Writer:
                 if not again or given_up or time.monotonic() + pause >= end:
                     write.result = outcome.Error(self._not_written(error))
                     return True
-                if isinstance(error, errors.LockNotAvailable):
+                if queues_again:
                     return False
                 time.sleep(pause)
             except BaseException as error:
                 # Any error: if it ended this thread, the caller would wait for ever.
                 write.result = outcome.Error(error)
                 return True
+
+    def rest(self) -> None:
+        """Wait before the next attempt to connect, if the last one failed, and leave use cases to others."""
+        if self._connection is None and self._refusals:
+            time.sleep(_PAUSES.pause(self._refusals))
 
     def abort(self) -> None:
         """Have a use case that still runs fail, and not run again. For another thread."""
@@ -154,12 +170,17 @@ class Writer:
 
     def close(self) -> None:
         if self._connection is not None:
+            self._context.connected.discard(self)
             self._connection.close()
             self._connection = None
 
     def _attempt(self, write: Write) -> Any:
         if self._connection is None:
+            self._refusals += 1
             self._connection = self._context.server.connect()
+            self._context.connected.add(self)
+            self._refusals = 0
+        write.end = write.end or time.monotonic() + RETRY_FOR
         connection = self._connection
         if self._aborted:
             connection.abort()
