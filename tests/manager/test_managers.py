@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import trio
 
+from exotrio.manager.engine import managers
 from exotrio.manager.engine.claims import Claimed, Claimer, claim
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.managers import Swept, enter, leave, sweep, take_duty
@@ -231,6 +232,25 @@ async def test_a_manager_that_lives_is_not_taken_for_lost_when_the_clock_is_set_
     await world.claim(manager="other")
     await world.sweep(HOUR)
     assert await world.statuses() == ["QUEUED", "CREATED", "CREATED"]
+
+
+async def test_what_others_wrote_in_the_old_time_after_the_clock_was_set_ahead_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = world.now
+    await world.claim(manager="other")
+    await world.write(enter, "other", old)
+    await world.sweep(HOUR)
+    await world.claim(claim_id="c", now=old)
+    await world.write(enter, "other", old)
+    assert (await world.sweep(5 * SECOND)).ended == 0
+    assert await world.statuses() == ["QUEUED", "QUEUED", "CREATED"]
+    monkeypatch.setattr(managers, "LEARNT_AFTER_MS", 0)
+    ended = []
+    for _ in range(12):
+        await world.write(enter, "other", world.now)
+        ended.append((await world.sweep(5 * SECOND)).ended)
+    assert sum(ended) == 1, "later, a lease ends again that nobody renews"
 
 
 async def test_of_a_clock_that_was_set_back_state_managers_know_before_they_sweep_so_that_it_counts_once(

@@ -27,6 +27,10 @@ SEEN_INTERVAL = 5.0
 MIN_LATENESS_MS = 1_000
 """A busy machine is as late as this at times, and no lease ended by it. Two state managers may differ by as
 much in what they take for the time of their database."""
+MIN_AHEAD_MS = 20_000
+"""A lease that was renewed before a smaller step ahead is still renewed in time."""
+LEARNT_AFTER_MS = 10_000
+"""Until then each state manager knows that the clock was set."""
 SWEEP, RETENTION, SCHEDULES = DUTIES = ("sweep", "retention", "schedules")
 
 
@@ -132,6 +136,11 @@ def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
             _follow_clock(tx, now, late)
         return Swept(late_ms=late)
     if is_shared:
+        if ahead := clock.set_ahead_ms(tx, LEARNT_AFTER_MS):
+            # What others wrote meanwhile, who did not know it yet, is in the old time.
+            extend(tx, now, ahead, terms)
+            _move_signs_of_life(tx, now, ahead)
+            return Swept()
         tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,))
     forget_claims(tx, now)
     return Swept(ended=expire(tx, now, terms))
@@ -153,11 +162,15 @@ def _lock_waiting(tx: Transaction) -> None:
 
 def _follow_clock(tx: Transaction, now: int, by_ms: int) -> None:
     """Move what else is in the time of a shared database, which is its clock of leases and its wall clock."""
-    tx.execute(
-        "UPDATE managers SET seen_at = CASE WHEN seen_at + ?1 > ?2 THEN ?2 ELSE seen_at + ?1 END",
-        (max(0, by_ms), now),
-    )
+    _move_signs_of_life(tx, now, max(0, by_ms))
     if by_ms < 0:
         clock.set_back(tx, tx.now_ms, -by_ms)
-    elif by_ms >= clock.MIN_STEP_AHEAD_MS:
+    elif by_ms >= MIN_AHEAD_MS:
         clock.set_ahead(tx, tx.now_ms, by_ms)
+
+
+def _move_signs_of_life(tx: Transaction, now: int, by_ms: int) -> None:
+    tx.execute(
+        "UPDATE managers SET seen_at = CASE WHEN seen_at + ?1 > ?2 THEN ?2 ELSE seen_at + ?1 END",
+        (by_ms, now),
+    )
