@@ -29,14 +29,13 @@ def _leave_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-async def open_listeners(host: str, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
     """Bind and listen on every address of a host.
 
     Args:
         host: Address or name of an interface of this machine. If a name has several addresses, those that
             this machine lacks are left out (``localhost`` without IPv6), as long as one remains.
         port: 0 to let the kernel choose one, the same for all addresses.
-        backlog: Connections the kernel keeps until they are accepted. Defaults to its maximum.
 
     Returns:
         Listeners that already queue connections; ``serve_http`` closes them.
@@ -63,7 +62,7 @@ async def open_listeners(host: str, port: int, *, backlog: int | None = None) ->
     try:
         for address in dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found):
             try:
-                listeners += await trio.open_tcp_listeners(port, host=address, backlog=backlog)
+                listeners += await trio.open_tcp_listeners(port, host=address)
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise

@@ -1,4 +1,4 @@
-"""Pauses between attempts. Pure; randomness is passed in, so that tests can fix it."""
+"""Pauses between attempts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ class Backoff:
     base: float
     cap: float
 
-    def pause(
-        self, failures: int, at_least: float | None = None, *, uniform: Uniform = random.uniform
-    ) -> float:
+    def pause(self, failures: int, at_least: float | None = None) -> float:
         """Return the seconds to wait before the next attempt.
 
         ``failures`` are those before the last one; ``at_least`` is what a server asked for (``Retry-After``).
         """
-        pause = uniform(0.0, min(self.cap, self.base * 2.0 ** min(failures, 64)))
+        pause = random.uniform(0.0, min(self.cap, self.base * 2.0 ** min(failures, 64)))
         return pause if at_least is None else max(pause, at_least)
 
 
