@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import trio
 
 _PARTS = BaseExceptionGroup.exceptions.__get__
@@ -52,3 +55,14 @@ def without_cancelled(error: BaseException) -> BaseException | None:
             rest = rest.exceptions[0]
         return rest
     return error
+
+
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raise an error out of the body without any ``trio.Cancelled`` and without a group of one around it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if error := without_cancelled(group):
+            raise error from None
+        raise

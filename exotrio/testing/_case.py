@@ -15,7 +15,7 @@ import trio
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.runtime import Runtime
-from exotrio._util.exceptions import without_cancelled
+from exotrio._util.exceptions import ungrouped
 from exotrio._wire.vocabulary import to_ms
 from exotrio.client._state_manager import StateManager
 from exotrio.graph import Graph
@@ -185,21 +185,18 @@ class Case:
         )
         trio.lowlevel.add_instrument(self._tracker)
         try:
-            async with service as opened, trio.open_nursery() as self._nursery:
-                # Not as of ``embedded``: leases of runtimes in its own process do not end.
-                app = create_app(opened, key=KEY)
-                self._server = httpx.ASGITransport(app, raise_app_exceptions=False)
-                try:
-                    async with StateManager(
-                        scenario.namespace, "http://rehearsal", KEY, transport=self._server
-                    ) as manager:
-                        yield await self._run(manager, scenario)
-                finally:
-                    await self._discard()
-        except BaseExceptionGroup as group:
-            if error := without_cancelled(group):
-                raise error from None
-            raise
+            with ungrouped():
+                async with service as opened, trio.open_nursery() as self._nursery:
+                    # Not as of ``embedded``: leases of runtimes in its own process do not end.
+                    app = create_app(opened, key=KEY)
+                    self._server = httpx.ASGITransport(app, raise_app_exceptions=False)
+                    try:
+                        async with StateManager(
+                            scenario.namespace, "http://rehearsal", KEY, transport=self._server
+                        ) as manager:
+                            yield await self._run(manager, scenario)
+                    finally:
+                        await self._discard()
         finally:
             trio.lowlevel.remove_instrument(self._tracker)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import trio
 
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.runtime import Runtime
-from exotrio._util.exceptions import without_cancelled
+from exotrio._util.exceptions import ungrouped
 from exotrio._util.words import listed, meant
 from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, PENDING, RunStatus, StateStatus, from_ms, to_ms
 from exotrio.errors import ConfigurationError, NotFound
@@ -129,9 +128,13 @@ async def run_graph(
         embedded(":memory:", clock=virtual_clock()) as transport,
         StateManager(namespace, transport=transport) as manager,
     ):
-        async with _running(Runtime(namespace, "test", nodes, transport=transport)):
-            run_id = await start(manager, graph, inputs or {}, store or {})
-            status = await wait(manager, graph, run_id, timeout)
+        runtime = Runtime(namespace, "test", nodes, transport=transport)
+        with ungrouped():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(runtime.run)
+                run_id = await start(manager, graph, inputs or {}, store or {})
+                status = await wait(manager, graph, run_id, timeout)
+                runtime.stop()
         return await result(manager, graph, run_id, status)
 
 
@@ -202,17 +205,3 @@ async def result(manager: StateManager, graph: Graph, run_id: str, status: RunSt
         ),
         tuple(node.identifier for node in graph.nodes),
     )
-
-
-@asynccontextmanager
-async def _running(runtime: Runtime) -> AsyncIterator[None]:
-    """Run a runtime while the body runs. An error is raised without an exception group around it."""
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(runtime.run)
-            yield
-            runtime.stop()
-    except BaseExceptionGroup as group:
-        if error := without_cancelled(group):
-            raise error from None
-        raise
