@@ -14,17 +14,15 @@ from pydantic import ValidationError
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.tracing import Span, producing
 from exotrio._util.words import readable_errors
-from exotrio._wire.graphs import CancelledTriggers, GraphBody
-from exotrio._wire.operations import DeletedGraph
+from exotrio._wire.graphs import GraphBody
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.client._calls import UNKNOWN_ROUTE, Calls
+from exotrio.client._calls import Calls
 from exotrio.errors import (
     ConfigurationError,
     GraphInvalid,
     ManagerError,
     ManagerUnavailable,
-    NotFound,
     RequestRefused,
 )
 from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
@@ -36,8 +34,6 @@ ID_OR_KEY = "a run is given a run_id or a key, not both: the state manager makes
 _NO_ID = re.compile(r"\brun_id: Field required\b")
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
-DELETION_TIMEOUT = 120.0
-"""Seconds that a state manager may take to delete the runs of a graph before it is asked to go on."""
 _REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 
@@ -175,42 +171,6 @@ async def _put(
         await anyio.sleep(polling_interval)
         graph = await get_graph(calls, name)
     return graph
-
-
-async def cancel_triggers(calls: Calls, name: str) -> int:
-    """Cancel the triggers of a graph and return how many there were."""
-    path = calls.v0("graph", name, "triggers")
-    try:
-        return (await calls.fetch(CancelledTriggers, "DELETE", path)).cancelled_count
-    except NotFound as error:
-        if not error.what.endswith(UNKNOWN_ROUTE):
-            raise
-        raise RequestRefused(
-            f"triggers cannot be cancelled: {calls.http.endpoint.name} has no such request",
-            status=error.status,
-            where=error.where,
-            fix="upsert the graph without triggers, or use exotrio's server (python -m exotrio server)",
-        ) from error
-
-
-async def delete_graph(calls: Calls, name: str, *, cancel_runs: bool) -> DeletedGraph:
-    """Delete a graph; counts are those of the last try."""
-    path = calls.native("graph", name, query={"cancel_runs": "true"} if cancel_runs else None)
-    tries = 0
-
-    async def ask() -> DeletedGraph:
-        nonlocal tries
-        tries += 1
-        try:
-            return await calls.http.fetch(DeletedGraph, "DELETE", path, timeout=DELETION_TIMEOUT)
-        except NotFound as error:
-            if tries == 1 or error.what.endswith(UNKNOWN_ROUTE):
-                raise
-            # An earlier try deleted it; its answer did not arrive.
-            return DeletedGraph(namespace=calls.namespace, graph_name=name, deleted_runs=0, cancelled_runs=0)
-
-    what = "graphs cannot be deleted"
-    return await calls.native_only(lambda: calls.repeat(ask), what, "leave the graph unused")
 
 
 # -- what is sent, and what answers mean

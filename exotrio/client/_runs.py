@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import datetime
 
 import anyio
@@ -27,7 +27,7 @@ from exotrio._wire.vocabulary import (
 )
 from exotrio.client._calls import checked_query
 from exotrio.client._stock_calls import StockCalls
-from exotrio.client._triggers import NewRuns, trigger_many
+from exotrio.client._triggers import ManyRuns, NewRuns
 from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound
 
 FIRST_POLL = 0.05
@@ -81,7 +81,7 @@ class RunCalls(StockCalls):
         Cancellation:
             Any number of the runs may have been started; repeat it as after an error.
         """
-        return await trigger_many(self._calls, graph_name, runs, on_progress, on_existing)
+        return await ManyRuns(self._calls, graph_name, on_progress, on_existing).start_all(runs)
 
     async def runs(self, page: int = 1, size: int = 20) -> RunList:
         """Return one page of the namespace's runs, newest first.
@@ -175,7 +175,7 @@ class RunCalls(StockCalls):
         # Without on_progress, nobody needs the first status: the first request already waits for the end.
         pause, held = 0.0, poll_interval if on_progress is None else 0.0
         found: Run | None = None
-        with _time_limit(timeout):
+        with nullcontext() if timeout is None else event_loop().fail_after(timeout):
             while True:
                 found = await self._status_after_outages(run_id, held, pause, known=found is not None)
                 if on_progress is not None and found != shown:
@@ -315,7 +315,3 @@ def _summarize(run_id: str, graph: RunGraph) -> Run:
         created_at=None,
         nodes=list(places.values()),
     )
-
-
-def _time_limit(seconds: float | None) -> AbstractContextManager[object]:
-    return nullcontext() if seconds is None else event_loop().fail_after(seconds)

@@ -8,16 +8,17 @@ from pathlib import Path
 import anyio
 
 from exotrio._http.event_loop import event_loop
-from exotrio._wire.graphs import GraphInfo, GraphsReply
+from exotrio._wire.graphs import CancelledTriggers, GraphInfo, GraphsReply
 from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, PauseReply, SignInLink
 from exotrio._wire.overview import Checkup, CommandReply, Overview, OverviewQuery, RuntimeList, TasksReply
 from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
-from exotrio.client import _graphs
 from exotrio.client._backup import fetch_backup
-from exotrio.client._calls import checked_query
+from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query
 from exotrio.client._states import StateCalls
-from exotrio.errors import InvalidResponse
+from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
+DELETION_TIMEOUT = 120.0
+"""Seconds that a state manager may take to delete the runs of a graph before it is asked to go on."""
 TASKS_POLL = 0.25
 """Seconds between two requests for a task tree that is to come."""
 _PAUSED = {"node": "the node", "graph": "the schedule of graph"}
@@ -78,7 +79,19 @@ class StateManager(StateCalls):
         Cancellation:
             They may have been cancelled all the same.
         """
-        return await _graphs.cancel_triggers(self._calls, graph_name)
+        calls = self._calls
+        try:
+            path = calls.v0("graph", graph_name, "triggers")
+            return (await calls.fetch(CancelledTriggers, "DELETE", path)).cancelled_count
+        except NotFound as error:
+            if not error.what.endswith(UNKNOWN_ROUTE):
+                raise
+            raise RequestRefused(
+                f"triggers cannot be cancelled: {calls.http.endpoint.name} has no such request",
+                status=error.status,
+                where=error.where,
+                fix=f"upsert the graph without triggers, or {OURS}",
+            ) from error
 
     async def delete_graph(self, graph_name: str, *, cancel_runs: bool = False) -> DeletedGraph:
         """Delete a graph with its runs and their history, its triggers and its secrets. Needs our server.
@@ -97,7 +110,25 @@ class StateManager(StateCalls):
         Cancellation:
             The graph, or some of its runs, may have been deleted all the same; asking again goes on.
         """
-        return await _graphs.delete_graph(self._calls, graph_name, cancel_runs=cancel_runs)
+        calls = self._calls
+        path = calls.native("graph", graph_name, query={"cancel_runs": "true"} if cancel_runs else None)
+        tries = 0
+
+        async def ask() -> DeletedGraph:
+            nonlocal tries
+            tries += 1
+            try:
+                return await calls.http.fetch(DeletedGraph, "DELETE", path, timeout=DELETION_TIMEOUT)
+            except NotFound as error:
+                if tries == 1 or error.what.endswith(UNKNOWN_ROUTE):
+                    raise
+                # An earlier try deleted it; its answer did not arrive.
+                return DeletedGraph(
+                    namespace=calls.namespace, graph_name=graph_name, deleted_runs=0, cancelled_runs=0
+                )
+
+        what = "graphs cannot be deleted"
+        return await calls.native_only(lambda: calls.repeat(ask), what, "leave the graph unused")
 
     async def overview(self, *, runs: int = 10) -> Overview:
         """Return what happens in the namespace: counts of states, nodes, runtimes and the newest runs.

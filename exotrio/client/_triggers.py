@@ -64,26 +64,7 @@ class _Entry:
     content: bytes
 
 
-async def trigger_many(
-    calls: Calls,
-    graph_name: str,
-    runs: NewRuns,
-    on_progress: Callable[[int], None] | None,
-    on_existing: Callable[[int, str], None] | None,
-) -> list[str]:
-    """Start runs, and return their ids in the order of the list."""
-    starting = _Starting(calls, graph_name, on_progress, on_existing)
-    with _graphs.trigger_span(calls, graph_name) as span:
-        more = {} if span is None else {"trace": span.context}
-        await starting.each(_parts(runs, more), MAX_REQUESTS, starting.start)
-        if span is not None:
-            span.add({"messaging.batch.message_count": len(starting.ids)})
-    if starting.failure is not None:
-        raise starting.explained(starting.failure)
-    return [starting.ids[index] for index in sorted(starting.ids)]
-
-
-class _Starting:
+class ManyRuns:
     """The runs of one call.
 
     Attributes:
@@ -108,6 +89,17 @@ class _Starting:
         self._unknown = 0
         self.ids: dict[int, str] = {}
         self.failure: Exception | None = None
+
+    async def start_all(self, runs: NewRuns) -> list[str]:
+        """Start the runs, and return their ids in the order of the list."""
+        with _graphs.trigger_span(self._calls, self._graph_name) as span:
+            more = {} if span is None else {"trace": span.context}
+            await self.each(_parts(runs, more), MAX_REQUESTS, self.start)
+            if span is not None:
+                span.add({"messaging.batch.message_count": len(self.ids)})
+        if self.failure is not None:
+            raise self.explained(self.failure)
+        return [self.ids[index] for index in sorted(self.ids)]
 
     async def each(self, items: AsyncGenerator[T], at_once: int, do: Callable[[T], Awaitable[None]]) -> None:
         """Do something with each item, with so many at once, until something fails."""
