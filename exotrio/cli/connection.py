@@ -6,6 +6,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ import trio
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
 from exotrio._util.database_url import is_database_url, shown_database
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
+from exotrio._util.times import iso_time
 from exotrio._util.words import listed
 from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
@@ -114,6 +116,14 @@ class Connection:
     def print(self, body: Any, lines: Iterable[str]) -> None:
         """Print a result: the body for programs, or the lines for people."""
         print_as(self.form, body, lines)
+
+    def print_pause(self, what: str, command: str, paused_at: datetime | None, **named: str) -> None:
+        """Print since when something with a name is paused, and how it is resumed; None: it is not paused."""
+        (name,) = named.values()
+        since = paused_at and iso_time(paused_at)
+        resume = command_line([command, "resume", name, *self.arguments])
+        state = f"is paused since {since}; resume it with: {resume}" if since else "is not paused any more"
+        self.print({"namespace": self.namespace, **named, "paused_at": since}, [f"{what} {name} {state}"])
 
     def print_list(
         self, heads: Sequence[str], rows: Sequence[Sequence[str]], *more: str, hint: str = "", **body: Any

@@ -19,7 +19,6 @@ from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.file import read_complete
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_graph, of_graph
-from exotrio.cli.program import command_line
 from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.cli.values import merged
 from exotrio.client import GraphInfo, StateManager
@@ -172,9 +171,7 @@ def pause(graph: str, connection: Connection) -> int:
     JSON: namespace, graph, paused_at.
     """
     paused_at = connection.ask(lambda manager: of_graph(manager, graph, manager.pause_schedule(graph)))
-    body = {"namespace": connection.namespace, "graph": graph, "paused_at": iso_time(paused_at)}
-    hint = f"resume it with: {command_line(['graph', 'resume', graph, *connection.arguments])}"
-    connection.print(body, [f"the schedule of graph {graph} is paused since {iso_time(paused_at)}; {hint}"])
+    connection.print_pause("the schedule of graph", "graph", paused_at, graph=graph)
     return SUCCESS
 
 
@@ -187,8 +184,7 @@ def resume(graph: str, connection: Connection) -> int:
     JSON: namespace, graph, paused_at (null).
     """
     connection.ask(lambda manager: of_graph(manager, graph, manager.resume_schedule(graph)))
-    body = {"namespace": connection.namespace, "graph": graph, "paused_at": None}
-    connection.print(body, [f"the schedule of graph {graph} is not paused any more"])
+    connection.print_pause("the schedule of graph", "graph", None, graph=graph)
     return SUCCESS
 
 

@@ -13,7 +13,6 @@ from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import no_node
-from exotrio.cli.program import command_line
 from exotrio.client import RegisteredNode, StateManager
 from exotrio.errors import NotFound
 
@@ -56,9 +55,7 @@ def pause(node: str, connection: Connection) -> int:
     JSON: namespace, node, paused_at.
     """
     paused_at = connection.ask(lambda manager: _change(manager, node, manager.pause_node(node)))
-    body = {"namespace": connection.namespace, "node": node, "paused_at": iso_time(paused_at)}
-    hint = f"resume it with: {command_line(['nodes', 'resume', node, *connection.arguments])}"
-    connection.print(body, [f"node {node} is paused since {iso_time(paused_at)}; {hint}"])
+    connection.print_pause("node", "nodes", paused_at, node=node)
     return SUCCESS
 
 
@@ -71,8 +68,7 @@ def resume(node: str, connection: Connection) -> int:
     JSON: namespace, node, paused_at (null).
     """
     connection.ask(lambda manager: _change(manager, node, manager.resume_node(node)))
-    body = {"namespace": connection.namespace, "node": node, "paused_at": None}
-    connection.print(body, [f"node {node} is not paused any more"])
+    connection.print_pause("node", "nodes", None, node=node)
     return SUCCESS
 
 
