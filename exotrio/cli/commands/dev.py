@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from exotrio.cli import options
+from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.values import merged
 
@@ -63,10 +64,9 @@ def command(
     exits at once. Exits 0 if everything was delivered or released, 75 if something was abandoned.
     """
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
-    # Here, since --help needs neither the runtime nor the state manager.
+    # Here, since --help needs no state manager.
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Session
-    from exotrio.cli.interruption import run_until_stopped
 
     inputs = merged(inputs, inputs_file, "-i", "--inputs-file")
     starts = triggers or graph or inputs or store or key

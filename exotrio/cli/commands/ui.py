@@ -9,10 +9,15 @@ import click
 import trio
 
 from exotrio._http.endpoint import Endpoint
+from exotrio._util.database_url import is_database_url
+from exotrio._util.settings import read_settings
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
+from exotrio.cli.folder import client_at, endpoint_in_use, key_source
+from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import print_message
+from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
 
 LOADING = 10.0
 """Seconds in which a browser that was told to open a page reads it, before it is removed."""
@@ -38,9 +43,6 @@ def command(db: str | None, port: int, no_open: bool) -> int:
     opened there, signed in, and this command ends.
     """
     configure_logs(verbose=0, quiet=True)
-    # Here, since --help needs neither the loop nor the state manager.
-    from exotrio.cli.interruption import run_until_stopped
-
     place = _existing(db)
     scope = trio.CancelScope()
 
@@ -53,11 +55,7 @@ def command(db: str | None, port: int, no_open: bool) -> int:
 
 
 def _existing(db: str | None) -> str | Path:
-    # Here, as above.
-    from exotrio._util.database_url import is_database_url
-    from exotrio._util.settings import read_settings
-    from exotrio.errors import ConfigurationError
-    from exotrio.manager.database import choose_database
+    from exotrio.manager.database import choose_database  # here, since --help needs no state manager
 
     place = choose_database(db, read_settings())
     if not is_database_url(place) and not Path(place).is_file():
@@ -68,9 +66,7 @@ def _existing(db: str | None) -> str | Path:
 
 async def _show(place: str | Path, port: int, *, opens: bool) -> None:
     # Here, as above.
-    from exotrio.cli.folder import endpoint_in_use
     from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
-    from exotrio.errors import DatabaseBusy
     from exotrio.manager.serving import embedded_and_served
 
     try:
@@ -95,9 +91,7 @@ async def _show(place: str | Path, port: int, *, opens: bool) -> None:
 async def _show_running(file: Path, endpoint: Endpoint, *, opens: bool) -> None:
     """Show the dashboard of the process that has a file open and serves it."""
     # Here, as above.
-    from exotrio.cli.folder import client_at, key_source
     from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
-    from exotrio.errors import ManagerError
     from exotrio.manager.store.sqlite.database import MEMORY
 
     by_key = f"dashboard: {endpoint.uri}\nsign in with {key_source(file)}"

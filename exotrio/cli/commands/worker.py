@@ -8,6 +8,7 @@ import click
 
 from exotrio.cli import options
 from exotrio.cli.folder import DATABASE
+from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 
 
@@ -88,20 +89,20 @@ def command(
     if processes is not None:
         # As above.
         from exotrio._util.cores import usable_cores
-        from exotrio.cli.interruption import run_until_stopped
-        from exotrio.cli.processes.supervisor import HealthPort, Supervisor
+        from exotrio.cli.processes.supervisor import Supervisor
 
-        served = None
         arguments = ["--log-format", log_format, *["-v"] * verbose]
         if grace is not None:
             arguments += ["--grace", str(grace)]
         if health_port is not None:
-            served = HealthPort(host=health_host, port=health_port, tasks=health_tasks)
             arguments += ["--health-port", str(health_port)]  # which tells a child to report, not to serve
         if health_tasks:
             arguments += ["--health-tasks"]
         supervisor = Supervisor(
-            count=processes or usable_cores(), arguments=[*arguments, "--", target], health_port=served
+            count=processes or usable_cores(),
+            arguments=[*arguments, "--", target],
+            health=None if health_port is None else (health_host, health_port),
+            shows_tasks=health_tasks,
         )
         return run_until_stopped(supervisor.main, supervisor.stop, exiting=supervisor.exiting)
     from exotrio.cli.load import load  # here, since the parent of several processes never loads the file

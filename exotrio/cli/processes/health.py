@@ -64,6 +64,7 @@ class ProcessesHealth:
     async def metrics(self) -> tuple[bytes, str]:
         # Here, since workers without a health port do not need this.
         from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
         from prometheus_client.registry import Collector
 
         # Here, since it imports the runtime: the parent is small without.
@@ -73,7 +74,10 @@ class ProcessesHealth:
 
         class Sums(Collector):
             def collect(_) -> Iterator[Metric]:
-                yield from self._own_metrics(ready)
+                yield GaugeMetricFamily("exotrio_processes", "Processes there should be.", self._count)
+                yield GaugeMetricFamily("exotrio_processes_ready", "Processes that begin work.", ready)
+                died = "Processes that died and were replaced."
+                yield CounterMetricFamily("exotrio_process_restarts", died, self.restarts)
                 # What a process reported last, if it did not answer: a counter never goes backwards.
                 last = [child.reports.last for child in self._children.values()]
                 yield from self._totals.metrics(report.families for report in last if report is not None)
@@ -87,15 +91,6 @@ class ProcessesHealth:
         return "\n".join(
             f"{child}\n{'it does not answer' if tasks is None else tasks.text}"
             for child, tasks in answers.items()
-        )
-
-    def _own_metrics(self, ready: int) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        yield GaugeMetricFamily("exotrio_processes", "Processes there should be.", self._count)
-        yield GaugeMetricFamily("exotrio_processes_ready", "Processes that begin work.", ready)
-        yield CounterMetricFamily(
-            "exotrio_process_restarts", "Processes that died and were replaced.", self.restarts
         )
 
     async def _reports(self) -> dict[Child, Report | None]:

@@ -36,15 +36,6 @@ LASTING = frozenset({USAGE, INVALID, UNREACHABLE, KEY_REFUSED, NOT_FOUND, BUSY})
 """Exit codes before the nodes are registered that another attempt would end with, too."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthPort:
-    """Where health is served; with ``tasks`` the task trees, too."""
-
-    host: str
-    port: int
-    tasks: bool
-
-
 @dataclass(kw_only=True, eq=False)
 class Supervisor:
     """One call of ``worker --processes``.
@@ -52,12 +43,14 @@ class Supervisor:
     Attributes:
         count: How many processes.
         arguments: Of ``worker``, for each of them.
-        health_port: None for no port.
+        health: Host and port to serve health on; None for no port.
+        shows_tasks: Whether the task trees are served there, too.
     """
 
     count: int
     arguments: Sequence[str]
-    health_port: HealthPort | None
+    health: tuple[str, int] | None
+    shows_tasks: bool
     _children: dict[int, Child] = field(default_factory=dict, init=False)
     _orders: list[tuple[Order, str]] = field(default_factory=list, init=False)
     _stopping: trio.Event = field(default_factory=trio.Event, init=False)
@@ -101,12 +94,12 @@ class Supervisor:
         with bare_errors():
             async with trio.open_nursery() as around:
                 ended = trio.Event()
-                if (port := self.health_port) is not None:
+                if self.health is not None:
                     # Here, since it imports the runtime: the parent is small without.
                     from exotrio.cli.health_server import serve_health
 
-                    serve = partial(serve_health, tasks=port.tasks, stopping=ended)
-                    await around.start(serve, self._health, port.host, port.port)
+                    serve = partial(serve_health, tasks=self.shows_tasks, stopping=ended)
+                    await around.start(serve, self._health, *self.health)
                 async with trio.open_nursery() as nursery:
                     for number in range(1, self.count + 1):
                         nursery.start_soon(self._keep, number, nursery)
