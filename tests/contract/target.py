@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +11,9 @@ from pathlib import Path
 import httpx
 
 from tests.support.helpers import BARE_SSL
+from tests.support.processes import KEY, Process, server
 
-KEY = "contract-suite-key-3f9c"
 ON_POSTGRES = ("postgres", "two-managers", "pooled")
-
-STARTUP_LIMIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -58,39 +51,9 @@ class RoundRobin(httpx.AsyncBaseTransport):
 
 
 @contextmanager
-def serving(
-    folder: Path, *options: str, db: str | None = None
-) -> Iterator[tuple[Target, subprocess.Popen[bytes]]]:
+def serving(folder: Path, *options: str, db: str | None = None) -> Iterator[tuple[Target, Process]]:
     """Run a server process in ``folder``, over the database there or another one, until the body ends."""
-    log = folder / f"log {len(list(folder.iterdir()))}"
-    command = [sys.executable, "-m", "exotrio", "server", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--key", KEY, *options, *([] if db else ["--db", str(folder / "manager.db")])]
-    ignored = ("EXOSPHERE_", "STATE_MANAGER_", "SECRETS_", "EXOTRIO_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
-    if db:
-        # Not an argument: there a URL must not have a password.
-        environment["EXOTRIO_DATABASE_URL"] = db
-    with (
-        log.open("wb") as sink,
-        subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, cwd=folder, env=environment
-        ) as process,
-    ):
-        try:
-            yield Target("tcp", _address(process, log), KEY), process
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + STARTUP_LIMIT
-    while time.monotonic() < deadline and process.poll() is None:
-        found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-        if found:
-            return found[0]
-        time.sleep(0.02)
-    raise RuntimeError(f"the server printed no address:\n{log.read_text()}")
+    # Not an argument: there a URL must not have a password.
+    env = {"EXOTRIO_DATABASE_URL": db} if db else None
+    with server(folder, *options, env=env) as started:
+        yield Target("tcp", started.uri, KEY), started.process

@@ -66,7 +66,6 @@ async def test_a_claim_over_the_network_outlives_a_server_that_was_killed(tmp_pa
             state_id = (ok(await api.claim(["Node_a"], 1))["states"])[0]["state_id"]
             (leased,) = ok(await api.native_claim({"Node_a": 1}))["states"]
             process.kill()
-            process.wait(timeout=30)
     with serving(tmp_path) as (target, _):
         async with open_client(url=target.url, key=target.key) as client:
             api = Api(client, "restart")

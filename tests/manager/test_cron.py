@@ -27,7 +27,7 @@ from tests.contract.flow import Flow
 from tests.support import postgres
 from tests.support.cron import N, put, runs
 from tests.support.helpers import declare, eventually, node_name, ok, place, refused
-from tests.support.manager import ENGINES, Manager, next_line, open_manager, running
+from tests.support.manager import ENGINES, Manager, open_manager, running
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 
@@ -268,10 +268,8 @@ trio.run(main, sys.argv[1])
 async def test_a_schedule_outlives_a_process_that_was_killed(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
     with running(KILLED, db) as process:
-        while next_line(process) != "2":
-            pass
+        process.line("^2$")
         process.kill()
-        process.wait()
     # Ten seconds later, by the clock: one occurrence is caught up, whatever was under way.
     now = wall_clock() + 10_000
     async with (

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -19,7 +17,8 @@ from exotrio import DatabaseBusy, DatabaseError, DatabaseTooNew
 from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.sqlite.database import VERSION
 from exotrio.manager.store.sqlite.store import open_store
-from tests.support.manager import keys, next_line, open_manager, put, running
+from tests.support.manager import keys, open_manager, put, running
+from tests.support.processes import Process
 
 OWNER = """
 import sys, trio
@@ -35,10 +34,10 @@ trio.run(main)
 
 
 @contextmanager
-def owner(path: Path) -> Iterator[subprocess.Popen[str]]:
+def owner(path: Path) -> Iterator[Process]:
     """Own a database in another process."""
     with running(OWNER, path) as process:
-        assert next_line(process) == "owned"
+        process.line("owned")
         yield process
 
 
@@ -118,8 +117,7 @@ async def test_two_names_of_one_file_are_one_database(path: Path) -> None:
 async def test_a_database_owned_by_another_process_is_refused_until_that_is_killed(path: Path) -> None:
     with owner(path) as process:
         assert f"in use by process {process.pid}" in await refusal(path, DatabaseBusy)
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
+        process.kill()
         await make(path, "after the kill")
 
 

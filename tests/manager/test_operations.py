@@ -33,7 +33,6 @@ from tests.support.manager import (
     NO_SETTINGS,
     embedded_in,
     gate,
-    next_line,
     open_manager,
     put,
     running,
@@ -225,7 +224,7 @@ trio.run(main, sys.argv[1])
 
 def test_a_full_disk_ends_the_readiness_until_there_is_space(tmp_path: Path) -> None:
     with running(FULL_DISK, tmp_path / "state.db") as process:
-        assert next_line(process) == "200 NotCommitted 503 503 200"
+        process.line("^200 NotCommitted 503 503 200$")
 
 
 async def test_that_nothing_can_be_written_is_noticed_although_nobody_else_writes(

@@ -8,7 +8,7 @@ from pathlib import Path
 from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
 from tests.support.helpers import ok
-from tests.support.manager import next_line, open_manager, recount, running
+from tests.support.manager import open_manager, recount, running
 
 HOLDS_STATES = """
 import json, sys, trio
@@ -36,7 +36,7 @@ trio.run(main, sys.argv[1])
 async def test_only_the_claims_of_the_killed_process_itself_are_handed_back(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
     with running(HOLDS_STATES, db) as process:
-        held = json.loads(next_line(process))
+        held = json.loads(process.line("^{.*")[0])
     _, local_v0, local_native, _ = held["local"]
     run_id, remote_v0, remote_native, token = held["remote"]
     async with open_manager(db) as manager:
@@ -85,10 +85,10 @@ async def test_what_was_answered_before_a_kill_is_there_after_it_and_the_counter
 ) -> None:
     db = tmp_path / "state.db"
     with running(KILLED_AT_WORK, db) as process:
-        answered = {next_line(process) for _ in range(150)}
+        process.line("", number=150)
         process.kill()
-        assert process.stdout is not None
-        answered |= {line.strip() for line in process.stdout if line.endswith("\n")}
+        printed = process.wait().out.splitlines(keepends=True)
+        answered = {line.strip() for line in printed if line.endswith("\n")}
 
     def succeeded(view: View) -> set[str]:
         return {

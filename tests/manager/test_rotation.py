@@ -26,7 +26,7 @@ from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
 from tests.support.commands import Cli, told
 from tests.support.helpers import ok, place, refused
-from tests.support.manager import NO_SETTINGS, Manager, next_line, open_manager, running
+from tests.support.manager import NO_SETTINGS, Manager, open_manager, running
 
 OLD, NEW, NEWEST = (base64.b64encode(bytes([fill]) * 32).decode() for fill in b"abc")
 SECRETS = {"token": "the-plain-token-5e1f", "other": "the-plain-other-0c77"}
@@ -285,7 +285,7 @@ async def test_killed_half_way_everything_is_read_with_the_old_key(tmp_path: Pat
     db = tmp_path / "state.db"
     states = await store_secrets(db, given(OLD))
     with running(HALF_WAY.replace("{keys}", f"{NEW},{OLD}"), db) as process:
-        assert await trio.to_thread.run_sync(next_line, process) == "half way"
+        process.line("half way")
         process.kill()
     assert key_ids(db) == {key_id(OLD)}
     shutil.copy(db, tmp_path / "copy.db")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,7 @@ from exotrio._runtime.entry import SAME_REQUEST, StopRequests, stop_signals
 from exotrio._util import deadlines
 from exotrio.cli.commands.server import _Serving, _stop_on_signals
 from tests.support.doubles import V0Server, runtime, until_and_stop
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import Process
 
 PROGRAM = """
 import logging, signal, sys, threading, time
@@ -72,45 +71,22 @@ except KeyboardInterrupt:
 )
 
 
-class Process:
-    """The program above, for one state of one node."""
-
-    def __init__(self, node: str, seconds: float, grace: float, program: str = PROGRAM) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, node, str(seconds), str(grace)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=20)
-        return self.process.returncode, out, err
-
-
-@pytest.fixture
-def processes() -> Iterator[list[Process]]:
-    started: list[Process] = []
-    yield started
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.process.communicate()
+@contextmanager
+def running(node: str, seconds: float, grace: float, program: str = PROGRAM) -> Iterator[Process]:
+    """Run the program above, for one state of one node, which has begun."""
+    command = [sys.executable, "-c", program, node, str(seconds), str(grace)]
+    with Process(command, cwd=Path.cwd()) as process:
+        process.line("ready")
+        yield process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_the_first_signal_lets_the_running_node_end(processes: list[Process], number: signal.Signals) -> None:
-    processes.append(Process("Sleeps", 0.3, 15))
-    processes[0].send(number)
-    code, out, err = processes[0].end()
-    assert (code, err) == (0, "")
-    assert "completed 1" in out
+def test_the_first_signal_lets_the_running_node_end(number: signal.Signals) -> None:
+    with running("Sleeps", 0.3, 15) as process:
+        process.signal(number)
+        end = process.wait()
+    assert (end.code, end.err) == (0, "")
+    assert "completed 1" in end.out
 
 
 @pytest.mark.parametrize(
@@ -121,15 +97,13 @@ def test_the_first_signal_lets_the_running_node_end(processes: list[Process], nu
         (signal.SIGHUP, signal.SIGHUP, signal.SIGINT, signal.SIGTERM),
     ],
 )
-def test_signals_that_are_sent_together_are_one_request(
-    processes: list[Process], numbers: tuple[signal.Signals, ...]
-) -> None:
-    processes.append(Process("Sleeps", 0.5, 15))
-    for number in numbers:
-        processes[0].send(number)
-    code, out, err = processes[0].end()
-    assert (code, err) == (0, "")
-    assert "completed 1" in out
+def test_signals_that_are_sent_together_are_one_request(numbers: tuple[signal.Signals, ...]) -> None:
+    with running("Sleeps", 0.5, 15) as process:
+        for number in numbers:
+            process.signal(number)
+        end = process.wait()
+    assert (end.code, end.err) == (0, "")
+    assert "completed 1" in end.out
 
 
 def test_another_signal_is_a_request_of_its_own_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,47 +150,43 @@ async def test_the_server_stops_at_any_of_them_and_cuts_off_only_at_a_second_req
         nursery.cancel_scope.cancel()
 
 
-def test_the_second_signal_cancels_the_running_node_and_its_state_is_handed_back(
-    processes: list[Process],
-) -> None:
-    processes.append(Process("Sleeps", 1000, 1000))
-    processes[0].send(signal.SIGTERM)
-    time.sleep(0.1)  # two pending signals of one kind would be one
-    processes[0].send(signal.SIGTERM)
-    code, out, _ = processes[0].end()
-    assert code == 0
-    assert "cancelled 1" in out
-    assert "'CREATED': 1" in out
+def test_the_second_signal_cancels_the_running_node_and_its_state_is_handed_back() -> None:
+    with running("Sleeps", 1000, 1000) as process:
+        process.signal(signal.SIGTERM)
+        time.sleep(0.1)  # two pending signals of one kind would be one
+        process.signal(signal.SIGTERM)
+        end = process.wait()
+    assert end.code == 0
+    assert "cancelled 1" in end.out
+    assert "'CREATED': 1" in end.out
 
 
-def test_the_third_signal_ends_the_process_even_if_node_code_blocks_the_loop(
-    processes: list[Process],
-) -> None:
-    processes.append(Process("Blocks", 0, 1000))
-    for _ in range(3):
-        processes[0].send(signal.SIGINT)
-        time.sleep(0.2)
-    code, _, err = processes[0].end()
-    assert code == 128 + signal.SIGINT
-    assert "third signal" in err
+def test_the_third_signal_ends_the_process_even_if_node_code_blocks_the_loop() -> None:
+    with running("Blocks", 0, 1000) as process:
+        for _ in range(3):
+            process.signal(signal.SIGINT)
+            time.sleep(0.2)
+        end = process.wait()
+    assert end.code == 128 + signal.SIGINT
+    assert "third signal" in end.err
 
 
-def test_a_ctrl_c_of_an_application_that_owns_its_signals_loses_nothing(processes: list[Process]) -> None:
-    processes.append(Process("Sleeps", 1000, 1000, IN_TRIO))
-    processes[0].send(signal.SIGINT)
-    code, out, err = processes[0].end()
-    assert (code, err) == (0, "")
-    assert "cancelled 1" in out
-    assert "'CREATED': 1" in out
+def test_a_ctrl_c_of_an_application_that_owns_its_signals_loses_nothing() -> None:
+    with running("Sleeps", 1000, 1000, IN_TRIO) as process:
+        process.signal(signal.SIGINT)
+        end = process.wait()
+    assert (end.code, end.err) == (0, "")
+    assert "cancelled 1" in end.out
+    assert "'CREATED': 1" in end.out
 
 
-def test_a_node_in_a_thread_sees_the_drain(processes: list[Process]) -> None:
-    processes.append(Process("Threads", 0, 15))
-    processes[0].send(signal.SIGTERM)
-    code, out, _ = processes[0].end()
-    assert code == 0
-    assert "saw draining" in out
-    assert "completed 1" in out
+def test_a_node_in_a_thread_sees_the_drain() -> None:
+    with running("Threads", 0, 15) as process:
+        process.signal(signal.SIGTERM)
+        end = process.wait()
+    assert end.code == 0
+    assert "saw draining" in end.out
+    assert "completed 1" in end.out
 
 
 class Quick(BaseNode):

@@ -1,4 +1,4 @@
-"""Processes of ``python -m exotrio`` without the start of a Python: forks of one that imported the package.
+"""Processes of ``python -m exotrio`` or ``-c`` without the start of a Python: forks of one that imported it.
 
 Each is a process like any other, which a test signals, kills and waits for. It has its own working directory,
 environment, arguments and streams, and ends as an interpreter does; but its modules are loaded already.
@@ -22,7 +22,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import IO
+
+from pydantic import BaseModel
 
 LOADED = (
     *("exotrio.cli.commands." + name for name in ("run", "worker", "server", "trigger", "dev")),
@@ -106,10 +109,15 @@ def _first(settings: frozenset[tuple[str, str]]) -> socket.socket:
     return ours
 
 
-def _serve(control: socket.socket) -> None:
-    """Fork at each request, and tell how each fork ended. Returns in a fork only."""
+def _serve(control: socket.socket) -> tuple[str, str]:
+    """Fork at each request, and tell how each fork ended. Return in a fork only: its option and what of."""
     for module in LOADED:
         importlib.import_module(module)
+    models: list[type[BaseModel]] = [BaseModel]
+    for model in models:
+        models += model.__subclasses__()
+        if model.__module__.startswith("exotrio."):
+            model.model_rebuild()  # of those that are built when they are first used
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -149,10 +157,16 @@ def _serve(control: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(env)
     sys.path[0] = os.getcwd()
-    sys.argv[1:] = arguments
-    sys.orig_argv[:] = [sys.executable, "-m", "exotrio", *arguments]
+    sys.orig_argv[:] = [sys.executable, *arguments]
+    option, what, *rest = arguments
+    sys.argv[:] = [option, *rest]
+    return option, what
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module("exotrio", run_name="__main__", alter_sys=True)
+    option, what = _serve(socket.socket(fileno=int(sys.argv[1])))
+    if option == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), vars(main))

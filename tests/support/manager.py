@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -26,11 +25,11 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support import postgres
 from tests.support.helpers import SettableClock, node_name, ok, open_client, place
+from tests.support.processes import Process
 
 KEY = "manager-suite-key-77d1"
 NO_SETTINGS = Settings()
 WAITS_FOR_THREAD = 100.0
-CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -158,23 +157,9 @@ def gate() -> Iterator[Gate]:
         held.open()
 
 
-@contextmanager
-def running(script: str, db: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a script over a database in another process, and kill that in the end."""
-    command = [sys.executable, "-c", script, str(db)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def next_line(process: subprocess.Popen[str]) -> str:
-    """Return what the script prints next."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, "the script ended"
-    return line.strip()
+def running(script: str, db: Path) -> Process:
+    """Run a script over a database in another process, which is killed in the end."""
+    return Process([sys.executable, "-c", script, str(db)], cwd=db.parent)
 
 
 # -- the counters, counted anew

@@ -150,8 +150,8 @@ class Process:
 
 
 def _started(command: tuple[str, ...], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str] | Fork:
-    if FORKS and command[:3] == EXOTRIO:
-        return Fork(command[3:], cwd, env)
+    if FORKS and (command[:3] == EXOTRIO or command[:2] == (sys.executable, "-c")):
+        return Fork(command[1:], cwd, env)
     return subprocess.Popen(
         command,
         cwd=cwd,
@@ -273,9 +273,9 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextmanager
-def server(cwd: Path, *arguments: str) -> Iterator[Server]:
+def server(cwd: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Run ``python -m exotrio server`` on a free port for as long as the block lasts."""
-    with exotrio("server", "--port", "0", "--key", KEY, *arguments, cwd=cwd) as process:
+    with exotrio("server", "--port", "0", "--key", KEY, *arguments, cwd=cwd, env=env) as process:
         yield Server(process, process.line(r"serving .* on (http://[^\s\"]+)")[1])
 
 
