@@ -141,6 +141,7 @@ class Scheduler:
                     corrected, is_corrected = await self._store.write(correct_schedules)
                     if corrected:
                         logger.info("%s now in the time zone of the graph", plural(corrected, "schedule"))
+                await self._store.measure_clock()
                 for line in await self._store.write(fire_schedules):
                     logger.info("%s", line)
                 due_in = await self._store.read(due_in_ms)

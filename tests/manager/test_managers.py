@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trio
 
-from exotrio.manager.engine import managers
+from exotrio.manager.engine import leases, managers
 from exotrio.manager.engine.claims import Claimed, Claimer, claim
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.managers import Swept, enter, leave, sweep, take_duty
@@ -278,6 +278,27 @@ async def test_of_a_clock_that_was_set_back_state_managers_know_before_they_swee
         await until(swept_often)
         ((after,),) = database.execute(due)
     assert before - after == pytest.approx(HOUR, abs=10 * SECOND)
+
+
+async def test_of_a_clock_that_was_set_back_a_state_manager_knows_before_it_starts_what_is_scheduled(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "INTERVAL", math.inf)
+    monkeypatch.setattr(leases, "MAX_SWEEP_INTERVAL", math.inf)
+    yearly = [{"type": "CRON", "value": {"expression": "0 0 1 1 *"}}]
+    async with open_manager(database.url, terms=Terms(lease_ttl_ms=10 * HOUR)) as manager:
+        for graph in ("due", "due-in-half-an-hour"):
+            await Flow.deploy(manager.api, place("a"), graph=graph, triggers=yearly)
+        monkeypatch.setattr(server_clock, "_NOW", f"{server_clock._NOW} - {HOUR}")
+        database.execute(
+            "UPDATE schedules SET next_at = CASE name WHEN 'due' THEN 0"
+            f" ELSE extract(epoch FROM clock_timestamp()) * 1000 - {HOUR // 2} END"
+            " FROM graphs WHERE id = graph"
+        )
+        manager.service.scheduler.notify()
+        started = "SELECT name FROM runs JOIN graphs ON graphs.id = graph"
+        await until(lambda: database.execute(started))
+        assert database.execute(started) == [("due",)]
 
 
 # -- claims side by side
