@@ -1,20 +1,23 @@
-"""Real processes under stops, under every fault over v0, and with an outbox, in short.
+"""Real processes under every fault over v0, and with an outbox, in short.
 
-``python -m tests.chaos`` is the long form.
+With ``EXOTRIO_CHAOS=long`` also under stops alone; ``python -m tests.chaos`` is the long form.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.mutations import MUTATIONS, mutated
-from tests.chaos.short import CASES, NATIVE_FAULTS
+from tests.chaos.short import LONG_ONLY, OTHERS
+
+CASES = {**OTHERS, **(LONG_ONLY if os.environ.get("EXOTRIO_CHAOS") == "long" else {})}
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NATIVE_FAULTS])
+@pytest.mark.parametrize("name", CASES)
 async def test_nothing_is_lost_and_nothing_is_done_twice_without_a_reason(name: str, tmp_path: Path) -> None:
     problems = await CASES[name](tmp_path, None)
     assert not problems, "\n".join(problems)
