@@ -112,7 +112,7 @@ def graph(namespace: str = "ns") -> Graph:
             ),
         ],
         secrets={"sign": "!"},
-        retry_policy=RetryPolicyModel(max_retries=1, backoff_factor=3_600_000),
+        retry_policy=RetryPolicyModel(max_retries=1, backoff_factor=120_000),
         store_config=StoreConfigModel(required_keys=["word"]),
     )
 

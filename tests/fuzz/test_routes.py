@@ -25,7 +25,7 @@ from tests.support.manager import recount
 T = TypeVar("T")
 
 PROFILE = settings().max_examples
-IN_A_ROW = 6
+IN_A_ROW = 4
 LOOKS = [target for target in TARGETS if target.method == "GET"]
 
 

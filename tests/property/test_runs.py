@@ -36,7 +36,7 @@ MOVES = [
     "trigger again",
 ]
 WHEN_IDLE = ["retry", "stop", "retry run", "forget", "pause", "trigger again"]
-EXAMPLES = 4 * settings().max_examples
+EXAMPLES = 2 * settings().max_examples
 
 
 class Driver:

@@ -18,7 +18,7 @@ from exotrio import BaseNode, Graph, GraphNodeModel, ReQueueAfterSignal
 from exotrio.testing import CheckFailed, CrashRun, Exploration, explore
 
 ORDER = "order 1"
-POINTS = int(os.environ.get("EXOTRIO_TEST_POINTS", "12"))
+POINTS = int(os.environ.get("EXOTRIO_TEST_POINTS", "4"))
 """Most points that are tried of a correction. The long form tries all: 500."""
 
 
