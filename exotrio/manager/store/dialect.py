@@ -26,26 +26,16 @@ class Dialect(Protocol):
     def items(self, values: Items) -> Any:
         """Return what such a parameter is given."""
 
-    def insert(
-        self,
-        connection: Connection,
-        table: str,
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        conflict: str,
-    ) -> Rows:
-        """Insert rows; the row count of the result is that of those inserted or changed."""
+    def insert(self, table: str, columns: tuple[str, ...], conflict: str) -> str:
+        """Return the statement that inserts rows; ``conflict`` is what follows ON CONFLICT, if anything."""
 
     def update(
-        self,
-        connection: Connection,
-        table: str,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        add: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-    ) -> Rows:
-        """Update rows, each given as (*keys, *columns, *add); the row count is that of those found."""
+        self, table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tuple[str, ...]
+    ) -> str:
+        """Return the statement that updates rows, each given as (*keys, *columns, *add)."""
+
+    def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
+        """Run one of these for rows; the row count is that of those inserted, changed or found."""
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         """Leave nothing in a file, as far as that can be had, of what the body deletes or replaces."""

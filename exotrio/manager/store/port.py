@@ -197,13 +197,12 @@ class Transaction(View):
         them in the same order: sort them by their key.
         """
         if rows:
-            self._dialect.insert(self._connection, table, columns, rows, conflict)
+            self._dialect.run(self._connection, self._dialect.insert(table, columns, conflict), rows)
 
     def insert_new(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> int:
         """Insert those rows that are not there yet, in an order as of ``insert``; return how many."""
-        return (
-            self._dialect.insert(self._connection, table, columns, rows, "DO NOTHING").rowcount if rows else 0
-        )
+        sql = self._dialect.insert(table, columns, "DO NOTHING")
+        return self._dialect.run(self._connection, sql, rows).rowcount if rows else 0
 
     def update(
         self,
@@ -223,7 +222,8 @@ class Transaction(View):
         row, and it has changed since.
         """
         if rows:
-            updated = self._dialect.update(self._connection, table, keys, columns, add, rows)
+            sql = self._dialect.update(table, keys, columns, add)
+            updated = self._dialect.run(self._connection, sql, rows)
             self._updates.append((table, updated, len(rows)))
 
     def check_updates(self) -> None:

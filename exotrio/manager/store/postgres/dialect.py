@@ -13,47 +13,6 @@ from exotrio.manager.store.postgres.adaptation import Array, array
 from exotrio.manager.store.postgres.translation import tables
 
 
-class PostgresDialect:
-    """The dialect of PostgreSQL. Rows of one statement travel as arrays, one for each column."""
-
-    locks_rows = True
-
-    def any_of(self, column: str) -> str:
-        return f"{column} = ANY(?)"
-
-    def items(self, values: Items) -> Array:
-        return array(values)
-
-    def insert(
-        self,
-        connection: Connection,
-        table: str,
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        conflict: str,
-    ) -> Rows:
-        return connection.execute(_insert(table, columns, conflict), _by_column(rows))
-
-    def update(
-        self,
-        connection: Connection,
-        table: str,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        add: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-    ) -> Rows:
-        return connection.execute(_update(table, keys, columns, add), _by_column(rows))
-
-    def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
-        # What a server leaves in its files until it needs the space is not for its clients to decide.
-        return nullcontext()
-
-
-def _by_column(rows: Sequence[tuple[Any, ...]]) -> tuple[Array, ...]:
-    return tuple(array(values) for values in zip(*rows, strict=True))
-
-
 def _arrays(table: str, columns: tuple[str, ...]) -> str:
     types = tables()[table]
     return ", ".join(f"?::{types[column].type}[]" for column in columns)
@@ -83,3 +42,25 @@ def _update(table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tu
         f"UPDATE {table} SET {', '.join(changes)} FROM unnest({arrays}) AS new ({', '.join(names)})"
         f" WHERE {' AND '.join(same)}"
     )
+
+
+class PostgresDialect:
+    """The dialect of PostgreSQL. Rows of one statement travel as arrays, one for each column."""
+
+    locks_rows = True
+
+    def any_of(self, column: str) -> str:
+        return f"{column} = ANY(?)"
+
+    def items(self, values: Items) -> Array:
+        return array(values)
+
+    insert = staticmethod(_insert)
+    update = staticmethod(_update)
+
+    def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
+        return connection.execute(sql, tuple(array(values) for values in zip(*rows, strict=True)))
+
+    def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
+        # What a server leaves in its files until it needs the space is not for its clients to decide.
+        return nullcontext()

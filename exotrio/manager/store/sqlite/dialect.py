@@ -13,49 +13,6 @@ from exotrio.manager.store.dialect import Items
 from exotrio.manager.store.driver import Connection, Rows
 
 
-class SQLiteDialect:
-    """The dialect of SQLite."""
-
-    locks_rows = False
-
-    def any_of(self, column: str) -> str:
-        return f"{column} IN (SELECT value FROM json_each(?))"
-
-    def items(self, values: Items) -> str:
-        return to_json(values).decode()
-
-    def insert(
-        self,
-        connection: Connection,
-        table: str,
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        conflict: str,
-    ) -> Rows:
-        return connection.executemany(_insert(table, columns, conflict), rows)
-
-    def update(
-        self,
-        connection: Connection,
-        table: str,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        add: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-    ) -> Rows:
-        return connection.executemany(_update(table, keys, columns, add), rows)
-
-    @contextmanager
-    def secure_delete(self, connection: Connection) -> Iterator[None]:
-        # Otherwise SQLite leaves it in the file.
-        before = connection.execute("PRAGMA secure_delete").fetchone()[0]
-        connection.execute("PRAGMA secure_delete = ON")
-        try:
-            yield
-        finally:
-            connection.execute(f"PRAGMA secure_delete = {before}")
-
-
 @cache
 def _insert(table: str, columns: tuple[str, ...], conflict: str) -> str:
     places = ", ".join("?" * len(columns))
@@ -72,3 +29,31 @@ def _update(table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tu
     first, *others = keys
     same = [f"{first} = ?1", *(f"{key} IS ?{index}" for index, key in enumerate(others, 2))]
     return f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}"
+
+
+class SQLiteDialect:
+    """The dialect of SQLite."""
+
+    locks_rows = False
+
+    def any_of(self, column: str) -> str:
+        return f"{column} IN (SELECT value FROM json_each(?))"
+
+    def items(self, values: Items) -> str:
+        return to_json(values).decode()
+
+    insert = staticmethod(_insert)
+    update = staticmethod(_update)
+
+    def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
+        return connection.executemany(sql, rows)
+
+    @contextmanager
+    def secure_delete(self, connection: Connection) -> Iterator[None]:
+        # Otherwise SQLite leaves it in the file.
+        before = connection.execute("PRAGMA secure_delete").fetchone()[0]
+        connection.execute("PRAGMA secure_delete = ON")
+        try:
+            yield
+        finally:
+            connection.execute(f"PRAGMA secure_delete = {before}")
