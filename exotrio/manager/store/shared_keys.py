@@ -23,14 +23,6 @@ SILENT_AFTER_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """Another state manager: its id, and the ids of its keys, the one that it encrypts with first."""
-
-    manager: str
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Misfit:
     """Why a state manager would break a rule, and what to do."""
 
@@ -38,13 +30,16 @@ class Misfit:
     fix: str
 
 
-def peers(view: View, now: int) -> list[Peer]:
-    """Return the state managers that are alive. ``now`` is on the clock of leases, ms, here and below."""
+def peers(view: View, now: int) -> dict[str, list[str]]:
+    """Return the ids of the keys of each state manager that is alive, the one that it encrypts with first.
+
+    ``now`` is on the clock of leases, ms, here and below.
+    """
     rows = view.execute(
         "SELECT id, secret_keys FROM managers WHERE seen_at > ? AND secret_keys <> '' ORDER BY id",
         (now - SILENT_AFTER_MS,),
     )
-    return [Peer(row["id"], tuple(row["secret_keys"].split())) for row in rows]
+    return {row["id"]: row["secret_keys"].split() for row in rows}
 
 
 def misfit(view: View, cipher: Cipher, now: int) -> Misfit | None:
@@ -53,21 +48,21 @@ def misfit(view: View, cipher: Cipher, now: int) -> Misfit | None:
         row["key"]
         for row in view.execute(f"SELECT DISTINCT substr(value, 1, {ID_LENGTH}) AS key FROM secrets")
     }
-    for peer in peers(view, now):
-        if cipher.newest not in peer.keys:
+    for manager, keys in peers(view, now).items():
+        if cipher.newest not in keys:
             return Misfit(
-                f"state manager {peer.manager} lacks the key {cipher.newest}, which this one would use",
+                f"state manager {manager} lacks the key {cipher.newest}, which this one would use",
                 "first give all of them both keys with the old one in front (old,new), and only then put the"
                 " new one in front",
             )
-        if peer.keys[0] not in cipher.key_ids:
+        if keys[0] not in cipher.key_ids:
             return Misfit(
-                f"it lacks the key {peer.keys[0]}, with which state manager {peer.manager} encrypts",
+                f"it lacks the key {keys[0]}, with which state manager {manager} encrypts",
                 "give it that key, too",
             )
-        if lacking := used.intersection(peer.keys).difference(cipher.key_ids):
+        if lacking := used.intersection(keys).difference(cipher.key_ids):
             return Misfit(
-                f"it lacks the key {min(lacking)} of stored secrets, which state manager {peer.manager} has",
+                f"it lacks the key {min(lacking)} of stored secrets, which state manager {manager} has",
                 "give it that key, too, until rotate-secrets has encrypted them with the new one",
             )
     return None
@@ -87,7 +82,7 @@ class Rotated:
 
 def rotate(tx: Transaction, cipher: Cipher, now: int) -> Rotated:
     """Encrypt with the newest key what is not, if every living state manager has that key."""
-    others = peers(tx, now)
-    lacking = [peer.manager for peer in others if cipher.newest not in peer.keys]
-    behind = [peer.manager for peer in others if peer.keys[0] != cipher.newest]
+    others = peers(tx, now).items()
+    lacking = [manager for manager, keys in others if cipher.newest not in keys]
+    behind = [manager for manager, keys in others if keys[0] != cipher.newest]
     return Rotated(lacking, behind, Renewed() if lacking else encrypt_anew(tx, cipher))
