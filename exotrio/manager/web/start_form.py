@@ -150,11 +150,9 @@ class StartForm:
             built = any(isinstance(piece, StoreRef) for piece in root.inputs[name])
             self._add(self.inputs, INPUT, inputs.of(root, name), text, built)
         self.store: list[FormField] = []
-        for key in config.required_keys:
-            self._add(self.store, STORE, inputs.from_key(template, key), None)
-        for key, value in config.default_values.items():
-            if key not in config.required_keys:
-                self._add(self.store, STORE, inputs.from_key(template, key), value)
+        required = dict.fromkeys(config.required_keys)
+        for key, value in {**required, **config.default_values, **required}.items():
+            self._add(self.store, STORE, inputs.from_key(template, key), value)
         self.run = [
             FormField(id="key", name="key", label="Key", about=_ABOUT_KEY),
             FormField(id="delay", name="delay", label="Delay in seconds", values=_DELAY, default="0"),
