@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from exotrio._util.durations import format_coarse, format_duration
@@ -131,12 +131,11 @@ def of_checkup(checkup: wire.Checkup, version: str, stale: float) -> list[Findin
     if checkup.version != version:
         what = f"the state manager is exotrio {checkup.version}, and this is {version}"
         findings.append(info(what, "upgrade the older one"))
-    return findings + _of_database(checkup.database)
+    return [*findings, *_of_database(checkup.database)]
 
 
-def _of_claims(claims: wire.HeldClaims, stale: float) -> list[Finding]:
+def _of_claims(claims: wire.HeldClaims, stale: float) -> Iterator[Finding]:
     name = one_line(claims.node)
-    findings = []
     if count := claims.leaseless:
         what = (
             f"{plural(count, 'state')} of {name} {are(count)} QUEUED without a lease, claimed through v0;"
@@ -147,15 +146,14 @@ def _of_claims(claims: wire.HeldClaims, stale: float) -> list[Finding]:
             " --claim-timeout SECONDS, longer than any node runs, and they run elsewhere"
         )
         if claims.oldest_leaseless >= stale:
-            findings.append(Finding(what, fix))
+            yield Finding(what, fix)
         else:
-            findings.append(info(what, "fine while their runtime runs them"))
+            yield info(what, "fine while their runtime runs them")
     if claims.overdue_for > OVERDUE:
         ago = format_coarse(claims.overdue_for)
         what = f"{plural(claims.overdue, 'lease')} of {name} ended {ago} ago or less,"
         fix = "the state manager is late: check its log, its load and its disk"
-        findings.append(Finding(f"{what} and no other runtime got the states", fix))
-    return findings
+        yield Finding(f"{what} and no other runtime got the states", fix)
 
 
 def _of_disagreement(disagreement: wire.Disagreement) -> Finding:
@@ -168,87 +166,81 @@ def _of_disagreement(disagreement: wire.Disagreement) -> Finding:
     return info(what, fix)
 
 
-def _of_leases(leases: wire.LostLeases) -> list[Finding]:
-    findings = []
+def _of_leases(leases: wire.LostLeases) -> Iterator[Finding]:
     if leases.poison:
         what = f"{plural(leases.poison, 'state')} became errors within the hour: each ended several runtimes"
-        findings.append(Finding(what, "find out what kills the runtimes (memory?), then `runs retry RUN`"))
+        yield Finding(what, "find out what kills the runtimes (memory?), then `runs retry RUN`")
     if lost := leases.lost - leases.poison:
         what = f"{plural(lost, 'lease')} ended without an outcome within the hour; the states ran again"
         fix = "runtimes were killed, suspended or disconnected for longer than a lease; see `states show`"
-        findings.append(info(what, fix))
-    return findings
+        yield info(what, fix)
 
 
-def _of_database(database: wire.DatabaseState) -> list[Finding]:
-    findings = [] if database.postgres is None else _of_postgres(database.postgres)
+def _of_database(database: wire.DatabaseState) -> Iterator[Finding]:
+    if database.postgres is not None:
+        yield from _of_postgres(database.postgres)
     if database.in_memory:
         what = "the database is in memory: it is lost when the state manager ends"
-        findings.append(info(what, "keep it in a file with --db FILE"))
+        yield info(what, "keep it in a file with --db FILE")
     if database.free_disk is not None and database.free_disk < MIN_FREE_DISK:
         what = f"the disk of the database has only {bytes_text(database.free_disk)} left"
         fix = "free space: a full disk stops claims and outcomes. `server --keep 30d` deletes old runs"
-        findings.append(Finding(what, fix))
+        yield Finding(what, fix)
     if database.commit_time is not None and database.commit_time > SLOW_COMMIT:
         what = f"a commit takes {format_duration(database.commit_time)}, and every outcome waits for one"
         fix = "give the database a faster disk (not one of a network), or less other work; then look again"
-        findings.append(Finding(what, fix))
+        yield Finding(what, fix)
     if database.log_size > MAX_LOG:
         what = f"the write-ahead log of the database has {bytes_text(database.log_size)}"
-        findings.append(info(what, "its space is reused, and freed when the server is restarted"))
-    return findings
+        yield info(what, "its space is reused, and freed when the server is restarted")
 
 
-def _of_postgres(postgres: wire.PostgresState) -> list[Finding]:
-    findings = [
-        Finding(f"{one_line(name)} is off in PostgreSQL: {_OFF.get(name, 'it protects data')}", "turn it on")
-        for name in postgres.switched_off
-    ]
+def _of_postgres(postgres: wire.PostgresState) -> Iterator[Finding]:
+    for name in map(one_line, postgres.switched_off):
+        yield Finding(f"{name} is off in PostgreSQL: {_OFF.get(name, 'it protects data')}", "turn it on")
     if (horizon := postgres.horizon) is not None:
-        findings += _of_horizon(horizon)
+        yield from _of_horizon(horizon)
     for table in postgres.tables:
         if table.dead > max(MANY_DEAD, table.rows / 5):
             what = f"table {one_line(table.name)} has {table.dead:,} dead rows beside {table.rows:,}"
             fix = (
                 "end what keeps them, if a finding names it; else VACUUM it, and raise autovacuum_max_workers"
             )
-            findings.append(Finding(f"{what}, which slows claims down", fix))
+            yield Finding(f"{what}, which slows claims down", fix)
     for slot in postgres.slots:
         if slot.kept > MAX_KEPT:
             what = f"replication slot {one_line(slot.name)} keeps {bytes_text(slot.kept)} of PostgreSQL's log"
             is_gone = "" if slot.active else ", and its consumer is not connected"
             fix = "start its consumer, or drop it with pg_drop_replication_slot before the disk is full"
-            findings.append(Finding(what + is_gone, fix))
+            yield Finding(what + is_gone, fix)
     if postgres.connections >= postgres.max_connections * NEARLY_ALL:
         what = f"{postgres.connections} of {postgres.max_connections} connections to PostgreSQL are in use"
-        findings.append(Finding(what, "raise max_connections, or put pgbouncer before it"))
-    return findings + _of_managers(postgres.managers)
+        yield Finding(what, "raise max_connections, or put pgbouncer before it")
+    yield from _of_managers(postgres.managers)
 
 
-def _of_horizon(horizon: wire.HorizonHolder) -> list[Finding]:
+def _of_horizon(horizon: wire.HorizonHolder) -> Iterator[Finding]:
     held = horizon.held_for
     if horizon.transactions <= OLD_HORIZON if held is None else held <= LONG_HORIZON:
-        return []
+        return
     since = f"{horizon.transactions:,} transactions" if held is None else format_coarse(held)
     what = f"{one_line(horizon.holder)} keeps dead rows from being removed, for {since} now"
     fix = "end it (pg_terminate_backend, ROLLBACK PREPARED, pg_drop_replication_slot): tables grow meanwhile"
-    return [Finding(what, fix)]
+    yield Finding(what, fix)
 
 
-def _of_managers(managers: Sequence[wire.ManagerState]) -> list[Finding]:
-    findings = []
+def _of_managers(managers: Sequence[wire.ManagerState]) -> Iterator[Finding]:
     for manager in managers:
         if manager.seen_ago > SILENT:
             ago = format_coarse(manager.seen_ago)
             what = f"state manager {one_line(manager.id)} was last heard of {ago} ago"
-            findings.append(info(what, "if it does not run any more, the others take over what it held"))
+            yield info(what, "if it does not run any more, the others take over what it held")
         elif abs(manager.clock_ahead) > CLOCK_OFF:
             by = format_duration(abs(manager.clock_ahead))
             way = "ahead of" if manager.clock_ahead > 0 else "behind"
             what = f"the clock of state manager {one_line(manager.id)} is {by} {way} PostgreSQL's"
-            findings.append(info(what, "its log has other times; all that is stored has PostgreSQL's"))
+            yield info(what, "its log has other times; all that is stored has PostgreSQL's")
     versions = sorted({one_line(manager.version) for manager in managers if manager.seen_ago <= SILENT})
     if len(versions) > 1:
         what = f"state managers of several versions share the database: {listed(versions)}"
-        findings.append(info(what, "fine during a rolling update"))
-    return findings
+        yield info(what, "fine during a rolling update")
