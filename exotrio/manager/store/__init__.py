@@ -2,9 +2,8 @@
 
 ==============  ===================================================================================
 ``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them
-``dialect``     what the engines say differently
 ``catalog``     templates and registered nodes, kept parsed
-``driver``      rows and connections, as far as code outside of ``sqlite`` knows them
+``driver``      rows, connections and dialects, as far as code outside of the engines knows them
 ``schema``      the tables, their version, and migrations
 ``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set

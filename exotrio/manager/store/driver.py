@@ -1,8 +1,13 @@
-"""What a database's driver gives: connections and rows. Only its own folder knows more of it."""
+"""What a database's driver gives, connections and rows, and what SQLite and PostgreSQL say differently.
+
+Only the folder of an engine knows more of it. All other SQL is written once, with ``?`` for parameters, in
+what both understand.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 
@@ -42,3 +47,33 @@ class Connection(Protocol):
     def executemany(self, sql: str, parameters: Iterable[tuple[Any, ...]], /) -> Rows: ...
 
     def serialize(self) -> bytes: ...
+
+
+Items = Sequence[int] | Sequence[str]
+
+
+class Dialect(Protocol):
+    """One engine's words for conditions on lists, locks, and statements on many rows."""
+
+    locks_rows: bool
+    """Whether transactions run side by side, so that rows have to be locked."""
+
+    def any_of(self, column: str) -> str:
+        """Return the condition that a column has one of the values of one parameter, made by ``items``."""
+
+    def items(self, values: Items) -> Any:
+        """Return what such a parameter is given."""
+
+    def insert(self, table: str, columns: tuple[str, ...], conflict: str) -> str:
+        """Return the statement that inserts rows; ``conflict`` is what follows ON CONFLICT, if anything."""
+
+    def update(
+        self, table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tuple[str, ...]
+    ) -> str:
+        """Return the statement that updates rows, each given as (*keys, *columns, *add)."""
+
+    def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
+        """Run one of these for rows; the row count is that of those inserted, changed or found."""
+
+    def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
+        """Leave nothing in a file, as far as that can be had, of what the body deletes or replaces."""

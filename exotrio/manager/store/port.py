@@ -19,8 +19,7 @@ from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
-from exotrio.manager.store.dialect import Dialect, Items
-from exotrio.manager.store.driver import Connection, Row, Rows
+from exotrio.manager.store.driver import Connection, Dialect, Items, Row, Rows
 from exotrio.manager.store.heads import Heads
 
 P = ParamSpec("P")

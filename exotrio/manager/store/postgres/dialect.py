@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
-from exotrio.manager.store.dialect import Items
-from exotrio.manager.store.driver import Connection, Rows
+from exotrio.manager.store.driver import Connection, Items, Rows
 from exotrio.manager.store.postgres.adaptation import Array, array
 from exotrio.manager.store.postgres.translation import tables
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from exotrio.manager.store.dialect import Items
-from exotrio.manager.store.driver import Connection, Rows
+from exotrio.manager.store.driver import Connection, Items, Rows
 
 
 @cache
