@@ -188,7 +188,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
         f" ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs), *chain.from_iterable(parameters for _, _, parameters in causes)),
     ).fetchall()
-    poison = [state for state in states if _is_poison(state, terms)]
+    poison = [state for state in states if state["begun"] and state["deliveries"] + 1 >= terms.poison_limit]
     _end_as_poison(tx, poison)
     ended = {state["seq"] for state in poison}
     free = [state for state in states if state["seq"] not in ended]
@@ -201,10 +201,6 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     for state in free:
         tx.announce_again(state["run"], state["node_id"])
     return len(states)
-
-
-def _is_poison(state: Row, terms: Terms) -> bool:
-    return bool(state["begun"]) and state["deliveries"] + 1 >= terms.poison_limit
 
 
 def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> None:

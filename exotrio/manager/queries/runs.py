@@ -106,7 +106,7 @@ def search(
     last: Row | None = None
     for searched, row in enumerate(rows):
         full = len(found) == PAGE_SIZE
-        if full or searched == MAX_SEARCHED or reader.is_exhausted:
+        if full or searched == MAX_SEARCHED or reader.left <= 0:
             assert last is not None
             return Found(found, _cursor(last), None if full else searched)
         last = row
@@ -150,13 +150,9 @@ class _Reader:
     def __init__(self, view: View, text: str) -> None:
         self._view = view
         self._text = text
-        self._left = MAX_STATES_READ
+        self.left = MAX_STATES_READ
         # Inputs and outputs are JSON, where a quote or a line break stands escaped.
         self._patterns = (_like(to_json(text).decode()[1:-1]), _like(text))
-
-    @property
-    def is_exhausted(self) -> bool:
-        return self._left <= 0
 
     def finds(self, run: Row) -> bool:
         if self._text.lower() in (run["key"] or "").lower():
@@ -166,9 +162,9 @@ class _Reader:
             "SELECT 1 FROM (SELECT inputs, outputs, error FROM states WHERE run = ? LIMIT ?) AS texts"
             " WHERE inputs LIKE ? ESCAPE '\\' OR outputs LIKE ? ESCAPE '\\' OR error LIKE ? ESCAPE '\\'"
             " LIMIT 1",
-            (run["id"], max(self._left, 1), as_json, as_json, plain),
+            (run["id"], max(self.left, 1), as_json, as_json, plain),
         )
-        self._left -= run_size(run)
+        self.left -= run_size(run)
         return row is not None
 
 

@@ -49,10 +49,6 @@ class Cipher:
         self.key_ids: tuple[str, ...] = tuple(dict.fromkeys(map(_key_id, keys)))
         self.source = source
 
-    def is_newest(self, text: str) -> bool:
-        """Return whether a ciphertext was made with the newest key."""
-        return text.startswith(f"{self.newest}.")
-
     def encrypt(self, value: str, *, namespace: str, graph: str, name: str) -> str:
         """Return the ciphertext, made with the newest key."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -177,7 +173,7 @@ def _outdated(
         f" JOIN graphs ON graphs.id = secrets.graph ORDER BY graph, secrets.name{lock}"
     ):
         found.total += 1
-        if cipher.is_newest(row["value"]):
+        if row["value"].startswith(f"{cipher.newest}."):
             continue
         place = {"namespace": row["namespace"], "graph": row["graph_name"], "name": row["name"]}
         try:
