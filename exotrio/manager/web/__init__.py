@@ -8,7 +8,6 @@ From outside only ``Dashboard`` is used, an ASGI app that authenticates its requ
 - ``page``: what a page is: a template, fragments that can be rendered alone, and the files it refers to.
 - ``pages/``: the pages, a module each. ``actions``: what their forms do. ``start_form``: the fields of that
   which starts a run.
-- ``theme``: light or dark, as the browser's cookie says.
 - ``guide``: the documentation of this version, from ``docs``.
 - ``live``: tells the script which fragments changed; the script then requests these.
 - ``faults``: what failed in a run, grouped. ``results``: what it began with and what came out.

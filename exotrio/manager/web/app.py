@@ -25,6 +25,8 @@ from exotrio.manager.web import actions, guard, live, report
 from exotrio.manager.web.guide import PAGES as GUIDE_PAGES
 from exotrio.manager.web.guide import guide_page
 from exotrio.manager.web.page import (
+    THEME_COOKIE,
+    THEMES,
     Data,
     FormRejected,
     Page,
@@ -32,14 +34,16 @@ from exotrio.manager.web.page import (
     link,
     navigation_at,
     render_fragments,
+    render_whole,
     serve_asset,
 )
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.sign_in import SESSION, SignedInEndpoint, SignIn
-from exotrio.manager.web.theme import render_whole, set_theme
 
 logger = logging.getLogger("exotrio.manager.http")
 
+THEME_KEPT = 365 * 86_400
+"""Seconds."""
 FIRST_PARTS = frozenset({"", "ns", "live", "static", "guide", "sign-in", "sign-out", "theme"})
 
 
@@ -56,7 +60,7 @@ class Dashboard:
         routes = [
             *self._sign_in.routes,
             Route("/", self._sign_in.required(self._start)),
-            Route("/theme", self._sign_in.required(set_theme, page_path="/"), methods=["POST"]),
+            Route("/theme", self._sign_in.required(self._set_theme, page_path="/"), methods=["POST"]),
             Route("/static/{version}/{name}", serve_asset),
             Route("/guide", self._sign_in.required(self._guide)),
             Route("/guide/{name}", self._sign_in.required(self._guide)),
@@ -105,6 +109,15 @@ class Dashboard:
     async def _start(self, request: Request, session: str) -> Response:
         namespace = await self._service.store.look(first_namespace)
         return guard.redirect(link(namespace if namespace is not None else "default"))
+
+    async def _set_theme(self, request: Request, session: str) -> Response:
+        form = await guard.read_form(request)
+        theme = guard.field(form, "theme")
+        if theme not in THEMES:
+            raise Refused(400, f"there is no theme {theme!r}")
+        response = guard.redirect(guard.local_path(guard.field(form, "to") or "/"))
+        guard.set_cookie(request, response, THEME_COOKIE, theme, max_age=THEME_KEPT)
+        return response
 
     async def _guide(self, request: Request, session: str) -> Response:
         name = request.path_params.get("name", "guide")

@@ -24,7 +24,7 @@ from exotrio.manager.rules.errors import not_found
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View
 from exotrio.manager.web import format
-from exotrio.manager.web.guard import Form
+from exotrio.manager.web.guard import Form, path_and_query
 from exotrio.manager.web.svg.bars import bar
 
 Data = dict[str, Any]
@@ -32,6 +32,10 @@ Data = dict[str, Any]
 HERE = Path(__file__).parent
 MAX_TEXT = 200
 """Characters of a text that is searched for."""
+THEMES = ("auto", "light", "dark")
+THEME_COOKIE = "exotrio_theme"
+"""Has the theme that somebody chose, so that a page has it from the start, also without the script. It is for
+all ports of this machine, unlike the cookie of the session."""
 TYPES = {
     "style.css": "text/css; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
@@ -205,6 +209,19 @@ templates = _environment()
 
 def render(template: str, **variables: Any) -> Markup:
     return Markup(templates.get_template(template).render(variables))
+
+
+def render_whole(request: Request, template: str, **variables: Any) -> Markup:
+    """Return a whole page, in the theme of the browser."""
+    theme = request.cookies.get(THEME_COOKIE, "auto")
+    return render(
+        template,
+        theme=theme if theme in THEMES else "auto",
+        themes=THEMES,
+        # Of what was sent by a form there is no page.
+        here=path_and_query(request) if request.method == "GET" else "/",
+        **variables,
+    )
 
 
 def render_fragments(page: Page, data: Mapping[str, Data], common: Data) -> dict[str, Markup]:

@@ -15,8 +15,8 @@ from exotrio.manager.engine.sign_in import IDLE_MS
 from exotrio.manager.security.access import Tries, client_address
 from exotrio.manager.store.port import Store
 from exotrio.manager.web import guard
+from exotrio.manager.web.page import render_whole
 from exotrio.manager.web.sessions import Sessions
-from exotrio.manager.web.theme import render_whole
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 SignedInEndpoint = Callable[[Request, str], Awaitable[Response]]
