@@ -20,7 +20,7 @@ from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
 from exotrio.manager.engine import managers
 from exotrio.manager.engine import runs as runs_engine
-from exotrio.manager.engine.schedules import correct_schedules
+from exotrio.manager.engine.graphs import correct_schedules
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow

@@ -15,7 +15,7 @@ from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedI
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
 from exotrio.manager.api.json import ClaimReply, parse_model, path_int, read_body, read_model, reply, settled
 from exotrio.manager.api.routing import namespace_routes, routes_of
-from exotrio.manager.engine import claims, outcomes, retries, runs, schedules
+from exotrio.manager.engine import claims, outcomes, retries, runs
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
@@ -110,7 +110,7 @@ class _V0:
 
     async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
         # Proposed for the stock state manager, and in none of its releases.
-        count = await self._store.write(schedules.cancel_schedules, namespace, graph)
+        count = await self._store.write(graphs_engine.cancel_schedules, namespace, graph)
         message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was to come due"
         return reply(
             CancelledTriggers(namespace=namespace, graph_name=graph, cancelled_count=count, message=message)

@@ -1,9 +1,8 @@
 """Use cases that write: plain functions of a ``Transaction``, each whole in one transaction.
 
 =============  ====================================================================================
-``graphs``     register nodes, store graphs and their secrets
+``graphs``     register nodes, store graphs with their secrets and schedules
 ``runs``       trigger runs, one or many, also by cron; cancel one; which secrets a state's node is given
-``schedules``  what else changes the schedules of graphs
 ``pausing``    nodes of which nothing is claimed, schedules that trigger nothing
 ``claims``     take states
 ``releases``   hand them back
