@@ -95,12 +95,7 @@ class Dashboard:
         return path.startswith("/") and path.split("/", 2)[1] in FIRST_PARTS
 
     async def sign_in_link(self, url: str, to: str = "/") -> str:
-        """Return a link that signs one browser in, once, within ten minutes.
-
-        Args:
-            url: Where the state manager listens, such as ``http://127.0.0.1:8000``.
-            to: Path of the page that the link leads to. Defaults to the start page.
-        """
+        """Return a link below ``url`` that signs one browser in to a page, once, within ten minutes."""
         target = "" if to == "/" else f"&to={quote(to, safe='')}"
         return f"{url}/sign-in?link={await self._sign_in.sessions.make_link()}{target}"
 

@@ -94,11 +94,7 @@ def local_path(path: str) -> str:
 
 
 async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> Form:
-    """Return the fields of a form.
-
-    Raises:
-        Refused: it is longer than ``max_bytes``, too slow, or not a form.
-    """
+    """Return the fields of a form; refuse one that is longer than ``max_bytes``, too slow, or not a form."""
     length = request.headers.get("content-length", "")
     too_large = Refused(413, f"the form is longer than {max_bytes:,} bytes")
     if length.isascii() and length.isdigit() and len(length) < 20 and int(length) > max_bytes:

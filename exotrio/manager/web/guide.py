@@ -30,11 +30,7 @@ _NAMES = {path: name for name, (_, path) in PAGES.items()}
 
 @cache
 def guide_page(name: str) -> Markup:
-    """Return a page as HTML. It takes a tenth of a second, once.
-
-    Raises:
-        Refused: there is no such page.
-    """
+    """Return a page as HTML, or refuse with 404. It takes a tenth of a second, once."""
     # Here, since most state managers are never asked for it.
     from markdown_it import MarkdownIt
     from markdown_it.token import Token

@@ -47,11 +47,7 @@ MAX_TEXT = 8_000_000
 
 
 def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: bool = True) -> str:
-    """Return the page of a run; without ``values`` only names and errors are shown.
-
-    Raises:
-        Refused: there is no such run.
-    """
+    """Return the page of a run, or refuse with 404; without ``values`` only names and errors are shown."""
     run = find_run(view, namespace, run_id)
     template = view.template(run["template"])
     by_place = counts_of(view, run["id"])

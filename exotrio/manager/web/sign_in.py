@@ -41,11 +41,7 @@ class SignIn:
         return await self.sessions.find(request.cookies.get(guard.cookie_name(request), ""))
 
     def session_of(self, request: Request) -> str | None:
-        """Return the session, which is used if a person sent the request.
-
-        Raises:
-            DatabaseError, Refused: it could not be looked up.
-        """
+        """Return the session, used if a person sent the request; or raise why it could not be looked up."""
         found: str | Exception | None = request.scope[SESSION]
         if isinstance(found, Exception):
             raise found

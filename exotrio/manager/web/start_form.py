@@ -267,11 +267,7 @@ def _built(pieces: Iterable[Piece], store: Mapping[str, str]) -> str | None:
 
 
 def start_form(view: View, request: PageRequest, graph: Row, template: Template) -> StartForm:
-    """Return the form of a graph: as it was sent, if it was not accepted, or filled in with another run.
-
-    Raises:
-        Refused: there is no such run of this graph.
-    """
+    """Return the form of a graph: as it was sent, if it was not accepted, or filled in with another run."""
     form = StartForm(view, template)
     if request.rejected is not None:
         form.fill(request.rejected.form)
@@ -288,11 +284,7 @@ def start_form(view: View, request: PageRequest, graph: Row, template: Template)
 
 
 def sent_form(view: View, request: PageRequest, sent: Form) -> StartForm:
-    """Return the form of a graph as it was sent.
-
-    Raises:
-        FormRejected: a field is not filled in as it has to be.
-    """
+    """Return the form of a graph as it was sent; raise FormRejected if a field is wrong."""
     graph = find_graph(view, request.namespace, request.params["graph"])
     form = StartForm(view, view.template(graph["template"]))
     form.fill(sent)
