@@ -9,7 +9,7 @@
 ``inspection``  native routes for people: overview, checkup, export, runtimes (drain, tasks)
 ``operations``  probes, ``/metrics``, and the reply that is a copy of the database
 ``metrics``     what Prometheus scrapes
-``openapi``     ``/openapi.json`` and ``/docs``, which ``document`` makes of ``descriptions``
+``openapi``     ``/openapi.json``, which ``document`` makes of ``descriptions``, and ``/docs``, a page of that
 ==============  ===================================================================================
 
 Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. A

@@ -11,16 +11,24 @@ from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 
+from markupsafe import Markup
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from exotrio._wire.vocabulary import KEY_HEADER
 from exotrio.manager.api.routing import routes_of
 from exotrio.manager.service import Service
 
 OPEN = frozenset({"/openapi.json", "/docs"})
 """Paths without a key."""
+STYLE = (
+    "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
+    "overflow-wrap:anywhere;background:Canvas;color:CanvasText}"
+    "details{border-top:1px solid #8886;padding:.3rem 0}summary{cursor:pointer}"
+    "td,th{text-align:left;vertical-align:top;padding:.1rem 1rem .1rem 0}code{font-size:.9em}"
+)
 
 
 def description_routes(service: Service, routes: Iterable[Route]) -> list[Route]:
@@ -30,13 +38,15 @@ def description_routes(service: Service, routes: Iterable[Route]) -> list[Route]
     @cache
     def make() -> tuple[bytes, bytes, dict[str, str]]:
         # Here: most state managers are never asked for it.
-        from exotrio.manager.api.document import STYLE, document_of, page_of
+        from exotrio.manager.api.document import document_of
+        from exotrio.manager.web.page import render
 
         digest = b64encode(sha256(STYLE.encode()).digest()).decode()
         policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'; base-uri 'none'"
         headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
         document = document_of(described)
-        return to_json(document), "".join(page_of(document)).encode(), headers
+        page = render("api.html", document=document, style=Markup(STYLE), header=KEY_HEADER)
+        return to_json(document), page.encode(), headers
 
     # Beside the other requests: the first takes a quarter of a second.
     async def document(request: Request) -> Response:
