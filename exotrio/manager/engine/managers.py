@@ -19,6 +19,7 @@ from exotrio.manager.engine.leases import Terms, expire, extend
 from exotrio.manager.engine.releases import forget_claims
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
+from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, Misfit, misfit
 
@@ -65,10 +66,7 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
 def enter_if_fit(tx: Transaction, manager: str, now: int, cipher: Cipher) -> Misfit | None:
     """Say that a state manager is there, unless its keys for secrets do not fit those of others."""
     # One at a time: each sees the keys of the one before.
-    tx.execute(
-        "INSERT INTO meta VALUES ('entered_at', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (str(now),),
-    )
+    put_meta(tx, "entered_at", str(now))
     found = misfit(tx, cipher, now)
     if found is None:
         enter(tx, manager, now, cipher.key_ids)
@@ -87,10 +85,7 @@ def leave(tx: Transaction, manager: str) -> None:
 
 
 def keep_backup(tx: Transaction) -> None:
-    tx.execute(
-        "INSERT INTO meta VALUES ('backed_up_at', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (str(tx.now_ms),),
-    )
+    put_meta(tx, "backed_up_at", str(tx.now_ms))
 
 
 def take_duty(tx: Transaction, name: str) -> int | None:

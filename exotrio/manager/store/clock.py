@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import next_occurrence_ms
-from exotrio.manager.store.driver import Connection
+from exotrio.manager.store.driver import Connection, Executor, put_meta
 from exotrio.manager.store.port import View
 from exotrio.manager.store.schedules import TABLES
 
@@ -93,7 +93,7 @@ class WatchedClock:
         is_due = abs(self._highest - self._stored) >= (STORE_AFTER_MS if is_changed else STORE_AFTER_IDLE_MS)
         self._to_be_stored = self._highest if is_due else None
         if is_due:
-            _put(self._connection, "clock_latest", str(self._highest))
+            put_meta(self._connection, "clock_latest", str(self._highest))
 
     def committed(self) -> None:
         """Compare with this transaction from now on. Call it once that is committed."""
@@ -113,7 +113,7 @@ class WatchedClock:
             self._stored = self._to_be_stored
 
 
-def set_back(connection: Connection | View, now: int, by: int) -> None:
+def set_back(connection: Executor, now: int, by: int) -> None:
     """Move what waits: the clock was set back by so many ms, to ``now``."""
     # Held states, too: one that is released waits in its old order.
     # One status after the other: each has an index; for both together SQLite would scan all states.
@@ -132,17 +132,17 @@ def set_back(connection: Connection | View, now: int, by: int) -> None:
         _reschedule(connection, now)
 
 
-def set_ahead(connection: Connection | View, now: int, by: int) -> None:
+def set_ahead(connection: Executor, now: int, by: int) -> None:
     """Keep that the clock was set ahead by so many ms, to ``now``, or that nothing ran meanwhile."""
     _store_steps(connection, now, [*_steps_ahead(connection), (now, by)])
 
 
-def _store_steps(connection: Connection | View, now: int, steps: list[tuple[int, int]]) -> None:
+def _store_steps(connection: Executor, now: int, steps: list[tuple[int, int]]) -> None:
     recent = [(at, by) for at, by in steps if now - at < DAY_MS and by]
-    _put(connection, "clock_ahead", to_json(recent[-MAX_STEPS:]).decode())
+    put_meta(connection, "clock_ahead", to_json(recent[-MAX_STEPS:]).decode())
 
 
-def _reschedule(connection: Connection | View, now: int) -> None:
+def _reschedule(connection: Executor, now: int) -> None:
     for table in TABLES:
         for graph, expression in connection.execute(f"SELECT graph, expression FROM {table}").fetchall():
             following = next_occurrence_ms(expression, now)
@@ -158,13 +158,7 @@ def set_ahead_ms(view: View, within_ms: int) -> int:
     return sum(by for at, by in _steps_ahead(view) if view.now_ms - at < min(within_ms, DAY_MS))
 
 
-def _steps_ahead(connection: Connection | View) -> list[tuple[int, int]]:
+def _steps_ahead(connection: Executor) -> list[tuple[int, int]]:
     """Return (when, by how many ms) the clock was set ahead within the last day or so."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'clock_ahead'").fetchone()
     return [] if row is None else [(at, by) for at, by in from_json(row[0])]
-
-
-def _put(connection: Connection | View, key: str, value: str) -> None:
-    connection.execute(
-        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
-    )

@@ -36,13 +36,17 @@ class Rows(Protocol):
     def close(self) -> None: ...
 
 
-class Connection(Protocol):
+class Executor(Protocol):
+    """What runs statements: a connection, or a view of it."""
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ..., /) -> Rows: ...
+
+
+class Connection(Executor, Protocol):
     """A connection whose transactions are begun and ended by statements."""
 
     @property
     def total_changes(self) -> int: ...
-
-    def execute(self, sql: str, parameters: tuple[Any, ...] = ..., /) -> Rows: ...
 
     def executemany(self, sql: str, parameters: Iterable[tuple[Any, ...]], /) -> Rows: ...
 
@@ -77,3 +81,10 @@ class Dialect(Protocol):
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         """Leave nothing in a file, as far as that can be had, of what the body deletes or replaces."""
+
+
+def put_meta(executor: Executor, key: str, value: str) -> None:
+    """Keep a value in the table ``meta``."""
+    executor.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+    )

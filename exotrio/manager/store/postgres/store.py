@@ -19,6 +19,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.port import NotCommitted, Transaction, UnknownCommit, View
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.clock import ServerClock
@@ -136,7 +137,7 @@ class PostgresStore:
 
     async def check_writable(self) -> None:
         if trio.current_time() - self._written_at >= WRITABLE_FOR:
-            await self.write(_check_writable)
+            await self.write(lambda tx: put_meta(tx, "writable", str(tx.now_ms)))
 
     async def measure_clock(self) -> None:
         await self.read(self._notices.clock.measure)
@@ -316,13 +317,6 @@ class PostgresStore:
         logger.log(logging.DEBUG if known else logging.ERROR, "%s; %s", error.what, error.fix)
         if not known:
             self._logged, self._logged_at = error.what, now
-
-
-def _check_writable(tx: Transaction) -> None:
-    tx.execute(
-        "INSERT INTO meta VALUES ('writable', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (str(tx.now_ms),),
-    )
 
 
 @asynccontextmanager
