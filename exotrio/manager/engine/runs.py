@@ -352,9 +352,8 @@ def secrets_of(
         raise Refused(400, f"secrets are given only while a state is QUEUED; this one is {state['status']}")
     if state["token"] is not None and token != state["token"]:
         raise Refused(403, "the state is held under a lease; only its holder is given secrets")
-    graph = view.row("SELECT id, namespace, name FROM graphs WHERE id = ?", (state["graph"],))
-    assert graph is not None
-    declared = view.execute("SELECT secrets FROM nodes WHERE id = ?", (state["node_id"],)).fetchone()[0]
+    graph = view.one("SELECT id, namespace, name FROM graphs WHERE id = ?", (state["graph"],))
+    declared = view.one("SELECT secrets FROM nodes WHERE id = ?", (state["node_id"],))[0]
     rows = view.execute(
         f"SELECT name, value FROM secrets WHERE graph = ? AND {view.any_of('name')}",
         (graph["id"], view.items(from_json(declared))),

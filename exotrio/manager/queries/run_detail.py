@@ -49,9 +49,7 @@ MAX_FAILURES = 10_000
 
 def first_state(view: View, run: Row) -> int:
     """Return the number of the state that a run began with."""
-    row = view.row("SELECT seq FROM states WHERE run = ? ORDER BY seq LIMIT 1", (run["id"],))
-    assert row is not None, "a run is created with its first state"
-    return int(row["seq"])
+    return int(view.one("SELECT seq FROM states WHERE run = ? ORDER BY seq LIMIT 1", (run["id"],))["seq"])
 
 
 def leaves_of(template: Template) -> list[Place]:
@@ -206,11 +204,10 @@ def failures_of(view: View, run: Row, limit: int, characters: int) -> Iterable[R
 
 def end_of_error(view: View, seq: int, characters: int) -> tuple[str, int]:
     """Return the end of a state's error, and its length. SQLite counts up to the first NUL."""
-    row = view.row(
+    row = view.one(
         f"SELECT {end_of('error', characters)} AS error, length(error) AS size FROM states WHERE seq = ?",
         (seq,),
     )
-    assert row is not None, "a query sees one state of the database"
     return row["error"] or "", row["size"] or 0
 
 

@@ -34,13 +34,11 @@ def find_state(view: View, namespace: str, state_id: str) -> Row:
 
 def find_held(view: View, seq: int) -> Row:
     """Return a state that is held: its place, its run (run_id, namespace, template), its graph's name."""
-    row = view.row(
+    return view.one(
         "SELECT place, runs.run_id, runs.namespace, runs.template, graphs.name FROM states"
         " JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE seq = ?",
         (seq,),
     )
-    assert row is not None, "a query sees one state of the database, in which it is held"
-    return row
 
 
 def newest_event(view: View, state: Row | None = None) -> int | None:

@@ -160,8 +160,7 @@ def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_i
 
 def detail(view: View, state: Row) -> dict[str, Any]:
     """Return a state, from ``find_state``, as v0 shows it."""
-    run = view.row(RUNS + " WHERE runs.id = ?", (state["run"],))
-    assert run is not None, "find_state finds no state without its run"
+    run = view.one(RUNS + " WHERE runs.id = ?", (state["run"],))
     places = view.template(run["template"]).places
     ancestors = [
         (places[row["place"]].identifier, view.state_id(row["seq"])) for row in chain(view, state["parent"])
@@ -185,7 +184,6 @@ def detail(view: View, state: Row) -> dict[str, Any]:
 def chain(view: View, seq: int | None) -> Iterator[Row]:
     """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
     while seq is not None:
-        row = view.row("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
-        assert row is not None, "a state outlives what hangs below it"
+        row = view.one("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
         yield row
         seq = row["parent"]

@@ -28,7 +28,6 @@ T = TypeVar("T")
 Topic = int | str | tuple[int, int]
 """What a use case may wait for: a claimable state of a node (its id), or of a node in one run
 (run, node); the begin or the end of a run (its public id)."""
-
 START_PATIENCE = 30.0
 """Seconds; what started this process may try again after that."""
 START_PAUSE = 0.5
@@ -66,6 +65,12 @@ class View:
 
     def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row | None:
         found: Row | None = self.execute(sql, parameters).fetchone()
+        return found
+
+    def one(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row:
+        """Return the first row, of which there has to be one: a query sees one state of the database."""
+        found = self.row(sql, parameters)
+        assert found is not None, sql
         return found
 
     def any_of(self, column: str) -> str:

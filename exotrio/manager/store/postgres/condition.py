@@ -17,8 +17,7 @@ PROTECTIONS = ("fsync", "full_page_writes", "synchronous_commit", "autovacuum")
 
 def describe(view: View) -> dict[str, Any]:
     """Return the condition of the database, as ``DatabaseState``. A query."""
-    version, size, used, allowed, schema_version = _first(
-        view,
+    version, size, used, allowed, schema_version = view.one(
         "SELECT current_setting('server_version'), pg_database_size(current_database()),"
         " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
         " CAST(current_setting('max_connections') AS INTEGER)"
@@ -105,9 +104,3 @@ def _managers(view: View) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-
-
-def _first(view: View, sql: str) -> Any:
-    row = view.row(sql)
-    assert row is not None, "it selects one row"
-    return row
