@@ -20,7 +20,7 @@ from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.runs import run_size
 from exotrio.manager.queries.state_detail import times
 from exotrio.manager.queries.where import end_of
-from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
@@ -50,15 +50,6 @@ MAX_FAILURES = 10_000
 def first_state(view: View, run: Row) -> int:
     """Return the number of the state that a run began with."""
     return int(view.one("SELECT seq FROM states WHERE run = ? ORDER BY seq LIMIT 1", (run["id"],))["seq"])
-
-
-def leaves_of(template: Template) -> list[Place]:
-    """Return the places that nothing follows: their outputs are what comes out of a run."""
-    return [
-        place
-        for place, declared in zip(template.places, template.body.nodes, strict=True)
-        if not declared.next_nodes
-    ]
 
 
 def last_successes(view: View, run: Row, place: int, limit: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from exotrio.manager.engine.states import SUCCESS
-from exotrio.manager.queries.run_detail import first_state, last_successes, leaves_of, read_states, store_of
+from exotrio.manager.queries.run_detail import first_state, last_successes, read_states, store_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
@@ -44,7 +44,11 @@ def results_of(
     ``more`` counts the other successes of a node; ``left_out`` further nodes. ``href`` returns the link to a
     state, by its id.
     """
-    ended = [place for place in leaves_of(template) if counts.get(place.index, {}).get(SUCCESS)]
+    ended = [
+        place
+        for place, declared in zip(template.places, template.body.nodes, strict=True)
+        if not declared.next_nodes and SUCCESS in counts.get(place.index, {})
+    ]
     leaves = []
     for place in ended[:MAX_LEAVES]:
         states = [
