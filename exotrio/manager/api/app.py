@@ -69,7 +69,17 @@ def create_app(
         open_paths=open_paths,
         dashboard=dashboard,
     )
-    api: ASGIApp = _with_cors(guarded, cors_origins) if cors_origins else guarded
+    api: ASGIApp = guarded
+    if cors_origins:
+        # Outside of the guard: a browser sends its preflight without a key. Starlette adds simple headers.
+        api = CORSMiddleware(
+            guarded,
+            allow_origins=list(cors_origins),
+            allow_credentials=True,
+            allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"],
+            allow_headers=[KEY_HEADER, "Authorization", "X-Requested-With", REQUEST_ID_HEADER],
+            expose_headers=[REQUEST_ID_HEADER],
+        )
     if metrics is not None:
         api = metrics.timed(api, routes)
     if dashboard is None:
@@ -82,15 +92,3 @@ def create_app(
         await (guarded if is_page(scope["path"]) else api)(scope, receive, send)
 
     return either
-
-
-def _with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    # Outside of the guard: a browser sends its preflight without a key. Starlette adds simple headers.
-    return CORSMiddleware(
-        app,
-        allow_origins=list(origins),
-        allow_credentials=True,
-        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"],
-        allow_headers=[KEY_HEADER, "Authorization", "X-Requested-With", REQUEST_ID_HEADER],
-        expose_headers=[REQUEST_ID_HEADER],
-    )

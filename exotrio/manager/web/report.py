@@ -179,18 +179,11 @@ def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
         "pruned": came == "data",
         "outputs": texts.values(row[came], row[f"{came}_size"]) if values else [],
         # They may hold values, and of what went well nobody looks for them.
-        "logs": _logs(view, row, texts) if values and error else [],
+        "logs": [
+            {
+                "at": moment_ms(line["at"]),
+                **{name: texts.begin(line[name] or "") for name in ("level", "logger", "text")},
+            }
+            for line in (logs_of(view, row["seq"]) if values and error else ())
+        ],
     }
-
-
-def _logs(view: View, row: Row, texts: ReportTexts) -> list[Data]:
-    """Return the lines that a state logged and printed."""
-    return [
-        {
-            "at": moment_ms(line["at"]),
-            "level": texts.begin(line["level"] or ""),
-            "logger": texts.begin(line["logger"] or ""),
-            "text": texts.begin(line["text"]),
-        }
-        for line in logs_of(view, row["seq"])
-    ]

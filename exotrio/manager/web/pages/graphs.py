@@ -50,9 +50,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         # Other namespaces have pages of their own.
         return request.link("nodes", place.node_name) if place.namespace == request.namespace else None
 
-    def note(place: Place) -> str | None:
-        return notes.get(place.identifier)
-
+    boxes = boxes_of(template, href=href, note=lambda place: notes.get(place.identifier))
     data: dict[str, Data] = {
         "page": {
             "title": f"Graph {name}",
@@ -60,7 +58,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "graph": name,
             "valid": graph["validation_status"] == "VALID",
             "problems": problems,
-            "picture": draw_graph(boxes_of(template, href=href, note=note), title=f"Graph {name}"),
+            "picture": draw_graph(boxes, title=f"Graph {name}"),
             "policy": template.body.retry_policy,
             "store": [*((key, None) for key in store.required_keys), *store.default_values.items()],
             "secrets": secret_names(view, graph),
