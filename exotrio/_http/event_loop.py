@@ -5,28 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import trio
 
 from exotrio._util import deadlines
 from exotrio.errors import LifecycleError
 
+if TYPE_CHECKING:
+    import anyio
 
-class Scope(Protocol):
-    """A cancel scope."""
-
-    deadline: float
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None: ...
-
-    @property
-    def cancelled_caught(self) -> bool: ...
+    Scope: TypeAlias = trio.CancelScope | anyio.CancelScope
 
 
 class EventLoop(Protocol):
