@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -27,23 +28,6 @@ output = click.option(
     show_default=True,
     help="Format of the output.",
 )
-inputs = click.option(
-    "-i",
-    "--input",
-    "inputs",
-    multiple=True,
-    callback=values.pairs,
-    metavar="NAME=VALUE",
-    help="Input of the graph's first node; repeatable. =@FILE reads the value from a file, =@- from "
-    "standard input; =@@TEXT is @TEXT.",
-)
-store = click.option(
-    "--store",
-    multiple=True,
-    callback=values.pairs,
-    metavar="NAME=VALUE",
-    help="Entry of the run's store; repeatable, with the same forms.",
-)
 secrets = click.option(
     "--secret",
     "secrets",
@@ -62,7 +46,30 @@ def _key(ctx: click.Context, parameter: click.Parameter, value: str | None) -> s
         raise click.UsageError(f"the --key {error}") from None
 
 
-key = click.option(
+def _values_file(what: str) -> Callable[[F], F]:
+    text = f'JSON file with {what}, {{"name": "value"}}; - for standard input.'
+    return click.option(f"--{what}-file", callback=values.values_file, metavar="FILE", help=text)
+
+
+secrets_file = _values_file("secrets")
+_inputs = click.option(
+    "-i",
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=values.pairs,
+    metavar="NAME=VALUE",
+    help="Input of the graph's first node; repeatable. =@FILE reads the value from a file, =@- from "
+    "standard input; =@@TEXT is @TEXT.",
+)
+_store = click.option(
+    "--store",
+    multiple=True,
+    callback=values.pairs,
+    metavar="NAME=VALUE",
+    help="Entry of the run's store; repeatable, with the same forms.",
+)
+_key_option = click.option(
     "--key",
     callback=_key,
     metavar="TEXT",
@@ -71,13 +78,14 @@ key = click.option(
 )
 
 
-def _values_file(what: str) -> Callable[[F], F]:
-    text = f'JSON file with {what}, {{"name": "value"}}; - for standard input.'
-    return click.option(f"--{what}-file", callback=values.values_file, metavar="FILE", help=text)
+def run_values(function: F) -> F:
+    """Add the options for what a run is started with; the command gets ``inputs``, ``store`` and ``key``."""
 
+    @functools.wraps(function)
+    def given(*args: Any, inputs: dict[str, str], inputs_file: dict[str, str], **others: Any) -> Any:
+        return function(*args, inputs=values.merged(inputs, inputs_file, "-i", "--inputs-file"), **others)
 
-inputs_file = _values_file("inputs")
-secrets_file = _values_file("secrets")
+    return cast("F", _inputs(_values_file("inputs")(_store(_key_option(given)))))
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks

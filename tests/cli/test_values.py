@@ -16,11 +16,10 @@ from exotrio.cli.graphs.problems import read_json
 
 
 @click.command()
-@options.inputs
-@options.inputs_file
+@options.run_values
 @options.secrets
-def show(inputs: dict[str, str], inputs_file: dict[str, str], secrets: dict[str, str]) -> None:
-    click.echo(json.dumps([inputs, inputs_file, secrets]))
+def show(inputs: dict[str, str], store: dict[str, str], key: str | None, secrets: dict[str, str]) -> None:
+    click.echo(json.dumps([inputs, store, secrets]))
 
 
 def values(*arguments: str, stdin: bytes = b"") -> list[dict[str, str]]:
@@ -66,8 +65,8 @@ def test_a_value_that_begins_with_an_at_sign_is_written_with_two() -> None:
 
 def test_a_json_file_gives_values_exactly(file: Path) -> None:
     file.write_text('{"a": "@x\\n", "b": ""}', "utf-8")
-    assert values("--inputs-file", str(file))[1] == {"a": "@x\n", "b": ""}
-    assert values("--inputs-file", "-", stdin=b'{"a": "x"}')[1] == {"a": "x"}
+    assert values("--inputs-file", str(file))[0] == {"a": "@x\n", "b": ""}
+    assert values("--inputs-file", "-", stdin=b'{"a": "x"}')[0] == {"a": "x"}
 
 
 def test_secrets_come_from_the_environment_files_and_standard_input(

@@ -11,7 +11,6 @@ import click
 from exotrio.cli import options
 from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs
-from exotrio.cli.values import merged
 
 PORTS = (*range(8000, 8020), 0)
 """Tried in this order without --port: the port of all examples, the next ones, any free one."""
@@ -23,10 +22,7 @@ PORTS = (*range(8000, 8020), 0)
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser, signed in.")
 @click.option("--trigger", "triggers", is_flag=True, help="Start a run at once; so does an input, or a key.")
 @click.option("--graph", "graph", metavar="NAME", help="The Graph that --trigger starts; for several.")
-@options.inputs
-@options.inputs_file
-@options.store
-@options.key
+@options.run_values
 @click.option(
     "--port",
     type=options.Port(),
@@ -44,7 +40,6 @@ def command(
     triggers: bool,
     graph: str | None,
     inputs: dict[str, str],
-    inputs_file: dict[str, str],
     store: dict[str, str],
     key: str | None,
     port: int | None,
@@ -68,7 +63,6 @@ def command(
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Session
 
-    inputs = merged(inputs, inputs_file, "-i", "--inputs-file")
     starts = triggers or graph or inputs or store or key
     session = Session(
         target=target,

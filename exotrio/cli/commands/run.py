@@ -12,16 +12,12 @@ from exotrio.cli.load import load
 from exotrio.cli.runs.local import LocalRun
 from exotrio.cli.terminal.logs import JSON, configure_logs, log_format_option
 from exotrio.cli.terminal.progress import progress_for
-from exotrio.cli.values import merged
 
 
 @click.command(name="run")
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
 @click.option("--graph", "graph_name", metavar="NAME", help="The Graph to run, if the module has several.")
-@options.inputs
-@options.inputs_file
-@options.store
-@options.key
+@options.run_values
 @options.database(
     "Database of the embedded state manager: a SQLite file, :memory:, or postgresql://USER@HOST/NAME.  "
     + options.WHERE_BY_DEFAULT
@@ -44,7 +40,6 @@ def command(
     target: str,
     graph_name: str | None,
     inputs: dict[str, str],
-    inputs_file: dict[str, str],
     store: dict[str, str],
     key: str | None,
     db: str | None,
@@ -67,7 +62,6 @@ def command(
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues is
     printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
     """
-    inputs = merged(inputs, inputs_file, "-i", "--inputs-file")
     if resume and (graph_name or inputs or store or key):
         what = "--graph, --key, -i, --inputs-file or --store"
         raise click.UsageError(f"--resume continues a run as it is: it takes no {what}")

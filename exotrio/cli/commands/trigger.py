@@ -11,15 +11,12 @@ from exotrio.cli.connection import Connection, connection
 from exotrio.cli.runs.each import Runs, start_each
 from exotrio.cli.runs.remote import follow, is_new, start_run
 from exotrio.cli.terminal.output import print_json, print_message, print_text
-from exotrio.cli.values import merged
 from exotrio.client import StateManager
 
 
 @click.command(name="trigger")
 @click.argument("graph")
-@options.inputs
-@options.inputs_file
-@options.store
+@options.run_values
 @click.option(
     "--start-delay",
     default=0.0,
@@ -34,7 +31,6 @@ from exotrio.client import StateManager
     help='Start a run for each line of a file: {"inputs": {...}, "store": {...}, "key": TEXT}, of which '
     'each part may be left out; "run_id": UUID may stand in place of the key; - for standard input.',
 )
-@options.key
 @click.option(
     "--batch",
     type=click.UUID,
@@ -45,7 +41,6 @@ from exotrio.client import StateManager
 def command(
     graph: str,
     inputs: dict[str, str],
-    inputs_file: dict[str, str],
     store: dict[str, str],
     start_delay: float,
     following: bool,
@@ -70,19 +65,18 @@ def command(
     JSON: run_id, graph, status, created (false if it existed). With --follow the result, as of `run`; the
     id comes first on standard error. With --each: graph, run_ids, in the order of the lines.
     """
-    given = merged(inputs, inputs_file, "-i", "--inputs-file")
     if file is not None:
         if following:
             raise click.UsageError("--follow is for one run: with --each, see `runs ls` and `runs watch`")
         if key is not None:
             raise click.UsageError('--key is for one run: with --each, give a "key" in the lines')
-        runs = Runs(graph=graph, file=file, inputs=given, store=store, start_delay=start_delay, batch=batch)
+        runs = Runs(graph=graph, file=file, inputs=inputs, store=store, start_delay=start_delay, batch=batch)
         return start_each(connection, runs)
     if batch is not None:
         raise click.UsageError("--batch is for the runs of --each")
 
     async def start(manager: StateManager) -> str:
-        reply = await start_run(manager, graph, given, store, start_delay=start_delay, key=key)
+        reply = await start_run(manager, graph, inputs, store, start_delay=start_delay, key=key)
         run_id: str = reply["run_id"]
         if connection.form == "table":
             print_text(run_id)
