@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
+from enum import Enum
 
 import click
 import trio
@@ -26,24 +26,16 @@ UNKNOWN = 30.0
 was restarted, the next heartbeat of a live runtime comes within 20 s."""
 
 
-class Fate(StrEnum):
-    """What became of a runtime that was asked to drain."""
+class Fate(Enum):
+    """What became of a runtime that was asked to drain, in words."""
 
-    ASKED = "asked"
+    ASKED = "asked to drain"
     """It is told with its next heartbeat."""
     STOPPED = "stopped"
-    SILENT = "silent"
+    SILENT = "fell silent"
     """Its heartbeats ended, and it did not report that it stopped."""
-    PRESENT = "present"
+    PRESENT = "still running"
     """It was still running at the timeout."""
-
-
-_FATES = {
-    Fate.ASKED: "asked to drain",
-    Fate.STOPPED: "stopped",
-    Fate.SILENT: "fell silent",
-    Fate.PRESENT: "still running",
-}
 
 
 @click.group(name="runtimes", cls=Commands)
@@ -119,11 +111,11 @@ def drain(runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, c
 
     asked, fates = connection.ask(ask)
     shown = [
-        {"worker_id": each.worker_id, "runtime": each.runtime, "result": fates[each.worker_id].value}
+        {"worker_id": each.worker_id, "runtime": each.runtime, "result": fates[each.worker_id].name.lower()}
         for each in asked
     ]
     if asked or connection.form == "json":
-        lines = (f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked)
+        lines = (f"{fates[each.worker_id].value}: {each.worker_id}" for each in asked)
         connection.print({"namespace": connection.namespace, "runtimes": shown}, lines)
     if not asked:
         print_message("nothing to drain: no such runtime is live")

@@ -167,8 +167,10 @@ class Column:
     """0, or it may be left out: the column with the highest number first."""
 
 
-def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
-    """Return a head and the rows, none wider than ``width``."""
+def table_lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int, *, if_empty: str = ""
+) -> list[Text]:
+    """Return a head and the rows, or the text ``if_empty``, none wider than ``width``."""
     needed = []
     for index, column in enumerate(columns):
         natural = max(len(column.head), *(row[index].cell_len for row in rows), 0)
@@ -192,10 +194,11 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width
             cell.no_wrap = True
         table.add_row(*(row[index] for index in kept))
     console = Console(width=width, legacy_windows=False)
-    return [
+    lines = [
         Text.assemble(*((part.text, part.style or "") for part in line))
         for line in console.render_lines(table, pad=False)
     ]
+    return lines if rows or not if_empty else [*lines, Text(if_empty, style="dim")]
 
 
 def node_lines(overview: Overview, width: int) -> list[Text]:
@@ -213,7 +216,7 @@ def node_lines(overview: Overview, width: int) -> list[Text]:
         Column("OFFERED", missing=2),
     )
     rows = [_node(node) for node in sorted(overview.nodes, key=_urgency)]
-    return table_lines(columns, rows, width) + _none_if(not rows, "no node is registered")
+    return table_lines(columns, rows, width, if_empty="no node is registered")
 
 
 def _is_stuck(node: NodeLoad) -> bool:
@@ -259,7 +262,8 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
         Column("HOLDS", missing=1),
         Column("HEARD"),
     )
-    lines = table_lines(columns, [_runtime(runtime) for runtime in overview.runtimes], width)
+    none = "" if overview.v0_runtimes else "no runtime is known; start one: python -m exotrio worker FILE"
+    lines = table_lines(columns, list(map(_runtime, overview.runtimes)), width, if_empty=none)
     if overview.v0_runtimes:
         many = overview.v0_runtimes > 1
         kinds = "kinds of runtimes claim" if many else "runtime claims"
@@ -268,10 +272,7 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
     left = overview.runtime_count - len(overview.runtimes)
     if left > 0:
         lines.append(Text(f"and {left} more", style="dim"))
-    return lines + _none_if(
-        not overview.runtimes and not overview.v0_runtimes,
-        "no runtime is known; start one: python -m exotrio worker FILE",
-    )
+    return lines
 
 
 def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
@@ -303,7 +304,7 @@ def run_lines(overview: Overview, width: int, *, plain: bool) -> list[Text]:
         Column("TOOK", missing=4),
     )
     rows = [_run(run, overview.at, plain=plain) for run in overview.runs]
-    return table_lines(columns, rows, width) + _none_if(not rows, "no run yet")
+    return table_lines(columns, rows, width, if_empty="no run yet")
 
 
 def _run(run: RunSummary, now: datetime, *, plain: bool) -> tuple[Text, ...]:
@@ -347,7 +348,3 @@ def _bar(good: int, bad: int, total: int, *, plain: bool) -> Text:
 
 def _count(number: int, style: str = "") -> Text:
     return Text(f"{number:,}" if number else "", style=style)
-
-
-def _none_if(condition: bool, text: str) -> list[Text]:
-    return [Text(text, style="dim")] if condition else []
