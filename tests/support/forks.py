@@ -153,9 +153,10 @@ def _serve(control: socket.socket) -> tuple[str, str]:
     for number in (out, err, state, woken, wake, *states.values()):
         os.close(number)
     arguments, cwd, env = json.loads(request)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
+    os.chdir(cwd.encode())
+    os.environb.clear()
+    os.environb.update({name.encode(): value.encode() for name, value in env.items()})
+    arguments = [os.fsdecode(each.encode()) for each in arguments]  # as an interpreter does in its locale
     sys.path[0] = os.getcwd()
     sys.orig_argv[:] = [sys.executable, *arguments]
     option, what, *rest = arguments

@@ -21,7 +21,7 @@ for found in (
     *(signal.pthread_sigmask(signal.SIG_BLOCK, []), os.getpgrp(), os.getsid(0), threading.active_count()),
     sys.stdin.read(),
 ):
-    print(found)
+    print(ascii(found))
 os.kill(os.getpid(), signal.SIGTERM)
 """
 
@@ -30,10 +30,11 @@ def test_a_fork_finds_what_a_process_that_was_started_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "look.py").write_text(LOOK, "utf-8")
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "X": "ü"}
     both = []
     for forks in (True, False):
         monkeypatch.setattr(processes, "FORKS", forks)
-        both.append(ended("graph", "check", "look.py", cwd=tmp_path, env={"LC_ALL": "C"}))
+        both.append(ended("graph", "check", "look.py", "--secret", "ü", cwd=tmp_path, env=env))
     assert both[0] == both[1]
     assert both[0].code == -signal.SIGTERM, both[0]
-    assert "'graph', 'check', 'look.py'" in both[0].err
+    assert "'graph', 'check', 'look.py', '--secret', " in both[0].err
