@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import NODES, Cli, told, with_worker
-from tests.support.processes import Server, environment, exotrio
+from tests.support.processes import Server, exotrio
 
 
 @pytest.fixture(scope="module", params=["native", "v0"])
@@ -391,15 +389,3 @@ def test_nodes_are_listed_with_their_fields_and_secrets_by_name(cli: Cli) -> Non
     nodes = cli.json("nodes", "ls")["nodes"]
     assert [node["name"] for node in nodes] == ["Lock", "Split", "Work"]
     assert nodes[0]["secrets"] == ["token"]
-
-
-# -- surroundings
-
-
-@only_native
-def test_a_reader_that_has_seen_enough_is_no_error(cli: Cli, place: Place) -> None:
-    line = f"set -o pipefail; {sys.executable} -m exotrio graph show fan -o json | true"
-    env = environment(cli.folder, {**place.running.env, "EXOSPHERE_NAMESPACE": "n"})
-    done = subprocess.run(["bash", "-c", line], cwd=cli.folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done
-    assert done.stderr == ""

@@ -69,8 +69,8 @@ def test_where_there_is_nothing_it_says_so() -> None:
         assert part in text
 
 
-@pytest.mark.parametrize("height", [None, 1, 5, 11, 18, 24, 60])
-@pytest.mark.parametrize("width", [1, 20, 40, 80, 200])
+@pytest.mark.parametrize("height", [None, 1, 11, 24])
+@pytest.mark.parametrize("width", [1, 20, 80, 200])
 def test_it_fits_whatever_the_size_and_whatever_the_names(width: int, height: int | None) -> None:
     many = overview(
         namespace=HOSTILE,
@@ -172,10 +172,18 @@ def test_a_state_manager_that_speaks_only_v0_or_is_away_is_an_error(cli: Cli) ->
 OPTIONS = ("--namespace", "n", "--interval", "0.1")
 
 
-@pytest.mark.parametrize("way", ["q", "Ctrl-C", "SIGTERM"])
-def test_it_goes_on_until_somebody_quits_and_leaves_the_terminal_as_it_was(
-    running: Server, tmp_path: Path, way: str
-) -> None:
+def end(terminal: Terminal, way: str) -> None:
+    """Quit by a key or a signal, and check that the terminal is left as it was."""
+    if way == "SIGTERM":
+        terminal.signal(signal.SIGTERM)
+    else:
+        terminal.type(way)
+    assert terminal.wait() == 0
+    assert "\x1b[?1049l" in terminal.screen, "the screen before is back"
+    assert "Traceback" not in terminal.screen
+
+
+def test_it_goes_on_until_a_signal(running: Server, tmp_path: Path) -> None:
     command = [*EXOTRIO, "top", *OPTIONS]
     with Terminal(command, cwd=tmp_path, env=running.env, shows_output=True) as terminal:
         terminal.until("q quits")
@@ -183,16 +191,10 @@ def test_it_goes_on_until_somebody_quits_and_leaves_the_terminal_as_it_was(
         terminal.type("x")  # not every key ends it
         terminal.forget()
         terminal.until("RUNTIME")
-        if way == "SIGTERM":
-            terminal.signal(signal.SIGTERM)
-        else:
-            terminal.type("\x03" if way == "Ctrl-C" else way)
-        assert terminal.wait() == 0
-        assert "\x1b[?1049l" in terminal.screen, "the screen before is back"
-        assert "Traceback" not in terminal.screen
+        end(terminal, "SIGTERM")
 
 
-def test_it_fits_the_terminal_also_when_that_changes(running: Server, tmp_path: Path) -> None:
+def test_it_fits_the_terminal_also_when_that_changes_until_ctrl_c(running: Server, tmp_path: Path) -> None:
     command = [*EXOTRIO, "top", "--namespace", "n", "--interval", "3600"]
     with Terminal(command, cwd=tmp_path, env=running.env, shows_output=True) as terminal:
         terminal.until("HEARD")
@@ -204,11 +206,10 @@ def test_it_fits_the_terminal_also_when_that_changes(running: Server, tmp_path: 
         terminal.forget()
         terminal.resize(80, 24)
         terminal.until("HEARD")
-        terminal.type("q")
-        assert terminal.wait() == 0
+        end(terminal, "\x03")
 
 
-def test_it_survives_a_restart_of_the_state_manager(tmp_path: Path) -> None:
+def test_it_survives_a_restart_of_the_state_manager_until_q(tmp_path: Path) -> None:
     with Processes() as processes:
         with server(tmp_path) as first:
             command = [*EXOTRIO, "top", *OPTIONS]
@@ -223,8 +224,7 @@ def test_it_survives_a_restart_of_the_state_manager(tmp_path: Path) -> None:
         again.line("serving")
         terminal.forget()
         terminal.until("   now ")  # which nobody knows while it is away
-        terminal.type("q")
-        assert terminal.wait() == 0
+        end(terminal, "q")
 
 
 def test_a_first_look_that_fails_is_an_error_and_no_view(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ graph = Graph("fan", nodes=[
     place("Work", "work", inputs={"n": "${{ split.outputs.n }}", "bad": "${{ store.bad }}"}),
 ], retry_policy=RetryPolicyModel(max_retries=0),
    store_config=StoreConfigModel(default_values={"bad": "none"}))
-runtime = Runtime(namespace="n", name="r", nodes=[Split, Work, Lock], poll_interval=0.02)
+runtime = Runtime(namespace="n", name="r", nodes=[Split, Work, Lock], poll_interval=0.1)
 """
 
 
