@@ -284,10 +284,16 @@ def browser(day: tuple[Dev, httpx.Client]) -> httpx.Client:
 
 
 def test_new_code_takes_over_at_the_same_address(dev: Dev, browser: httpx.Client) -> None:
+    half = "GREETING = (\n"
+    dev.write(words=half)
+    dev.says(r"^error: words.py: SyntaxError: .*, in line 1")
+    dev.says("^the runtime continues with the code as it was")
+    dev.write(APP + "\n", half)
+    dev.says("^the runtime continues with the code as it was", number=2)
     start_run(browser)
     dev.says("^Hello you")
     dev.write(words='GREETING = "Good morning"\n')
-    dev.says("^words.py changed: the runtime drains, then the code is loaded again")
+    dev.says("words.py changed: the runtime drains, then the code is loaded again")
     dev.says("^runtime greeter: Greet .*; graph greeting")
     start_run(browser)
     dev.says("^Good morning you")
@@ -323,18 +329,7 @@ def test_what_runs_finishes_and_what_waits_is_handed_back_before_new_code_is_loa
     assert sorted(log.items("begin"), key=int) == gated.RESULT.split(), "each ran once"
 
 
-def test_code_that_cannot_be_compiled_leaves_the_runtime_as_it_was(dev: Dev, browser: httpx.Client) -> None:
-    half = "GREETING = (\n"
-    dev.write(words=half)
-    dev.says(r"^error: words.py: SyntaxError: .*, in line 1")
-    dev.says("^the runtime continues with the code as it was")
-    dev.write(APP + "\n", half)
-    dev.says("^the runtime continues with the code as it was", number=2)
-    start_run(browser)
-    dev.says("^Hello you")
-
-
-def test_code_that_crashes_is_shown_by_its_own_lines_and_the_dashboard_stays(
+def test_code_that_crashes_is_shown_by_its_own_lines_until_what_was_missing_is_there(
     dev: Dev, browser: httpx.Client
 ) -> None:
     dev.write(words="def made():\n    return undefined\n\nGREETING = made()\n")
@@ -343,12 +338,9 @@ def test_code_that_crashes_is_shown_by_its_own_lines_and_the_dashboard_stays(
     dev.says('^  File ".*words.py", line 2, in made')
     dev.says("^waiting for a change")
     assert browser.get("/ns/n/graphs/greeting").status_code == 200
-
-
-def test_a_module_that_was_missing_is_noticed(dev: Dev, browser: httpx.Client) -> None:
     dev.write(words="from later import GREETING\n")
     dev.says("ModuleNotFoundError: No module named 'later'")
-    dev.says("^waiting for a change")
+    dev.says("^waiting for a change", number=2)
     (dev.folder / "later.py").write_text('GREETING = "Good night"\n', "utf-8")
     dev.says("^later.py changed")
     dev.says("^runtime greeter")
@@ -372,9 +364,8 @@ def test_a_graph_that_became_invalid_is_told_and_so_is_what_can_be_started(
 
 def test_nodes_and_graphs_that_are_gone_are_told(dev: Dev) -> None:
     meet = APP.replace("Greet", "Meet").replace('node_name="Meet"', 'node_name="Greet"')
-    dev.write(meet)
-    dev.says("^warning: graph 'greeting', node 'greet': the Runtime has no 'Greet', so its states wait")
     dev.write(meet.replace('Graph("greeting"', 'Graph("meeting"'))
+    dev.says("^warning: graph 'meeting', node 'greet': the Runtime has no 'Greet', so its states wait")
     dev.says("^warning: graph 'greeting' is no longer in the code; the state manager keeps it")
 
 

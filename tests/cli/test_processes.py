@@ -199,40 +199,28 @@ def test_the_grace_of_the_command_is_one_for_all(place: Place) -> None:
     assert sorted(place.log.items("cancelled")) == sorted(busy.running)
 
 
-def test_a_third_signal_ends_all_at_once(place: Place) -> None:
-    with place.busy(STUBBORN="1") as busy:
-        for nth in (1, 2):
-            busy.parent.signal(signal.SIGTERM)
-            busy.parent.line("all processes are ordered to", number=nth)
-        busy.parent.signal(signal.SIGTERM)
-        end = busy.parent.wait()
-    assert end.code == 128 + signal.SIGTERM, end
-    for pid in busy.pids:
-        until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
-    assert place.log.items("end") == []
-
-
-@pytest.mark.parametrize("times", [1, 3])
-def test_ctrl_c_in_a_terminal_counts_once_for_each_process(place: Place, times: int) -> None:
-    server = place.running
-    env = {**server.env, "STUBBORN": "1" if times == 3 else ""}
+def test_ctrl_c_in_a_terminal_counts_once_for_each_process_and_the_third_ends_all_at_once(
+    place: Place,
+) -> None:
+    env = {**place.running.env, "STUBBORN": "1"}
     with Terminal([*EXOTRIO, *OPTIONS], cwd=place.folder, env=env) as terminal:
         terminal.until("process 2 (pid")
-        trigger(server)
-        running = place.log.until("begin", BOTH)
-        for order in ("drain", "cancel")[:times]:
+        trigger(place.running)
+        place.log.until("begin", BOTH)
+        for order in ("drain", "cancel"):
+            assert f": w: {order}" not in terminal.screen
             terminal.type("\x03")
             terminal.until(f"all processes are ordered to {order}: SIGINT")
             for child in (1, 2):
                 terminal.until(f"[{child}] exotrio.runtime: w: {order}")
-        if times == 3:
-            terminal.type("\x03")
-        else:
-            place.open()
-        assert terminal.wait() == (130 if times == 3 else 0), terminal.screen
-    assert sorted(place.log.items("end")) == (sorted(running) if times == 1 else [])
-    assert place.log.items("cancelled") == []
-    assert terminal.screen.count("third signal") == (times == 3), terminal.screen
+        assert "third signal" not in terminal.screen
+        terminal.type("\x03")
+        assert terminal.wait() == 130, terminal.screen
+    for child in (1, 2):
+        (pid,) = map(int, re.findall(rf"process {child} \(pid (\d+)\) works as", terminal.screen))
+        until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
+    assert place.log.items("end") == place.log.items("cancelled") == []
+    assert terminal.screen.count("third signal") == 1, terminal.screen
 
 
 def test_a_signal_that_every_process_of_a_service_gets_counts_once(place: Place) -> None:
