@@ -27,7 +27,8 @@ def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, w
     The first slot began at ``first_ms`` of Unix time, and each lasts ``width_ms``.
     """
     highest, worst = max([1, *ended]), max([0, *failed])
-    axis, slot = HEAD + UP, _slot_name(width_ms)
+    axis = HEAD + UP
+    slot = "a minute" if width_ms == MINUTE_MS else f"in {format_duration(width_ms / 1000)}"
     scale = f"at most {highest:,} {slot}" if any(ended) else "no states ended"
     parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
     if worst:
@@ -103,11 +104,6 @@ def _labels(count: int, first_ms: int, width_ms: int, height: int) -> Iterator[M
             text = (minute(at) if step < DAY_MS else day(at)) + zone
             zone = ""
             yield element("text", text, class_="tick", x=share(index / count), y=height - 3)
-
-
-def _slot_name(width_ms: int) -> str:
-    minutes = width_ms // MINUTE_MS
-    return "a minute" if minutes == 1 else f"in {format_duration(minutes * 60)}"
 
 
 def _when(at: int, width_ms: int) -> str:
