@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,10 @@ import trio
 import trio.testing
 
 from exotrio import BaseNode, LifecycleError, Runtime
-from exotrio._runtime.entry import SAME_REQUEST, StopRequests, stop_signals
+from exotrio._runtime.entry import StopRequests, stop_signals
 from exotrio._util import deadlines
-from exotrio.cli.commands.server import _Serving, _stop_on_signals
 from tests.support.doubles import V0Server, runtime, until_and_stop
-from tests.support.processes import Process
+from tests.support.processes import KEY, PATIENCE, Process, Server, server
 
 PROGRAM = """
 import logging, signal, sys, threading, time
@@ -128,26 +128,34 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
     assert signal.SIGHUP in stop_signals()
 
 
-async def test_the_server_stops_at_any_of_them_and_cuts_off_only_at_a_second_request() -> None:
-    stopping, everything, serving = trio.Event(), trio.CancelScope(), _Serving()
-    serving.started([])
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signals, stopping, serving, everything)
-        await trio.testing.wait_all_tasks_blocked()
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-            signal.raise_signal(number)
-        await stopping.wait()
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert not everything.cancel_called
-        signal.raise_signal(signal.SIGHUP)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert not everything.cancel_called
-        await trio.sleep(SAME_REQUEST)
-        signal.raise_signal(signal.SIGTERM)
-        with trio.fail_after(60):
-            while not everything.cancel_called:  # noqa: ASYNC110 - a scope cannot be waited for
-                await trio.sleep(0.01)
-        nursery.cancel_scope.cancel()
+def test_the_server_answers_what_is_in_flight_at_a_first_signal_and_cuts_it_off_at_a_second(
+    tmp_path: Path,
+) -> None:
+    with server(tmp_path, "--db", ":memory:", "--grace", "1000") as found, ExitStack() as stack:
+        first, second = (stack.enter_context(in_flight(found)) for _ in range(2))
+        found.process.signal(signal.SIGINT)
+        found.process.line("SIGINT: stopping")
+        for number in (signal.SIGTERM, signal.SIGHUP):  # of the same request
+            found.process.signal(number)
+        first.sendall(b"{}")
+        assert first.recv(4096).startswith(b"HTTP/1.1 4")
+        found.process.signal(signal.SIGINT)
+        assert found.process.wait().code == 0
+        assert second.recv(4096) == b""
+
+
+@contextmanager
+def in_flight(found: Server) -> Iterator[socket.socket]:
+    """Have a request whose body the server waits for."""
+    host, port = found.uri.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
+        client.sendall(
+            b"POST /v0/namespace/n/graph/g/trigger HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: %s\r\n"
+            b"content-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"
+            % KEY.encode()
+        )
+        assert b"100" in client.recv(4096)
+        yield client
 
 
 def test_the_second_signal_cancels_the_running_node_and_its_state_is_handed_back() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import resource
-import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import click
 import trio
 
-from exotrio._runtime.entry import StopRequests, stop_signals
 from exotrio._util.durations import parse_duration
 from exotrio.cli import options
-from exotrio.cli.exit_codes import bare_errors
+from exotrio.cli.exit_codes import SUCCESS, bare_errors
+from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 from exotrio.manager import Limits, serve
 
@@ -113,24 +112,26 @@ def command(max_body_mib: int, v0_only: bool, log_format: str, verbose: int, **s
     When three quarters are open, polls no longer wait at the server.
 
     SIGTERM or Ctrl-C stops it: requests in flight are answered, then it exits 0. A second signal
-    aborts them.
+    aborts them, a third one exits at once.
     """
     configure_logs(verbose=verbose, form=log_format)
     limits = Limits(max_body=max_body_mib * 1024 * 1024, max_connections=max_connections())
 
-    async def run() -> None:
-        stopping, serving = trio.Event(), _Serving()
-        with bare_errors():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_stop_on_signals, stopping, serving, nursery.cancel_scope)
-                # The other options have the names of its arguments.
-                await serve(
-                    limits=limits, native=not v0_only, stopping=stopping, task_status=serving, **service
-                )
-                nursery.cancel_scope.cancel()
+    stopping, everything, serving = trio.Event(), trio.CancelScope(), _Serving()
 
-    trio.run(run)
-    return 0
+    async def run() -> int:
+        with bare_errors(), everything:
+            # The other options have the names of its arguments.
+            await serve(limits=limits, native=not v0_only, stopping=stopping, task_status=serving, **service)
+        return SUCCESS
+
+    def stop(grace: float | None, why: str) -> None:
+        logger.info("%s: stopping" if grace is None else "%s again: aborting requests in flight", why)
+        stopping.set()
+        if grace is not None or not serving.is_begun:
+            everything.cancel()
+
+    return run_until_stopped(run, stop, exiting=lambda: "requests in flight are aborted")
 
 
 class _Serving:
@@ -140,22 +141,6 @@ class _Serving:
 
     def started(self, value: object = None) -> None:
         self.is_begun = True
-
-
-async def _stop_on_signals(stopping: trio.Event, serving: _Serving, everything: trio.CancelScope) -> None:
-    requests = StopRequests()
-    with trio.open_signal_receiver(*stop_signals()) as signals:
-        async for number in signals:
-            if not requests.add(number):
-                continue
-            if requests.count > 1:
-                logger.info("%s again: aborting requests in flight", signal.Signals(number).name)
-                everything.cancel()
-            else:
-                logger.info("%s: stopping", signal.Signals(number).name)
-                stopping.set()
-                if not serving.is_begun:
-                    everything.cancel()
 
 
 def max_connections() -> int:
