@@ -566,18 +566,18 @@ async def test_a_state_that_is_to_run_alone_and_the_others_wait_for_each_other_f
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-async def test_what_runs_alone_for_hours_and_what_waits_for_its_end_leave_the_workers_to_the_others(
+async def test_what_runs_alone_for_long_and_what_waits_for_its_end_leave_the_workers_to_the_others(
     autojump_clock: MockClock, batch_size: int
 ) -> None:
     server = NativeServer()
-    beside(server, *"ABCD", alone="ABCD", seconds="7200")
+    beside(server, *"ABCD", alone="ABCD", seconds="900")
     began = trio.current_time()
     rt = runtime(server, Together, workers=4, batch_size=batch_size)
     async with running(rt):
         usual = [state_id for each in range(40) for state_id in server.add("Together", name=f"{each}")]
         await server.until(lambda: all(server.states[each].status == "EXECUTED" for each in usual))
         assert trio.current_time() - began < 100
-        await trio.sleep(7200)
+        await trio.sleep(900)
         assert len(Together.now) == 1, "the next one"
     assert (rt.summary.cancelled, rt.summary.released) == (1, 2)
 

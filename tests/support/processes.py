@@ -150,7 +150,7 @@ class Process:
 
 
 def _started(command: tuple[str, ...], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str] | Fork:
-    if FORKS and (command[:3] == EXOTRIO or command[:2] == (sys.executable, "-c")):
+    if FORKS and command[:2] in ((sys.executable, "-m"), (sys.executable, "-c")):
         return Fork(command[1:], cwd, env)
     return subprocess.Popen(
         command,
