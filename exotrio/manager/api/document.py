@@ -21,8 +21,7 @@ def operations_of(routes: Iterable[Route]) -> list[str]:
     found = []
     for route in routes:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
-        if not path.endswith("/"):  # the other form of a path is left out
-            found += [f"{method} {path}" for method in sorted(route.methods or ()) if method != "HEAD"]
+        found += [f"{method} {path}" for method in sorted(route.methods or ()) if method != "HEAD"]
     return found
 
 

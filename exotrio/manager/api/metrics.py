@@ -109,7 +109,7 @@ class ManagerMetrics:
     def timed(self, app: ASGIApp, routes: Iterable[Route]) -> ASGIApp:
         """Return ``app`` with every request counted under the pattern of its route."""
         # The label is the pattern of the route, so ids in the path do not become labels.
-        patterns: dict[Any, str] = {route.endpoint: route.path.rstrip("/") or "/" for route in routes}
+        patterns: dict[Any, str] = {route.endpoint: route.path for route in routes}
 
         async def timing(scope: Scope, receive: Receive, send: Send) -> None:
             began = time.monotonic()

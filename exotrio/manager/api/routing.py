@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Concatenate
 
@@ -37,7 +38,7 @@ def namespace_routes(root: str, table: Iterable[tuple[str, str, NamespaceEndpoin
 
 
 def routes_of(table: Iterable[tuple[str, str, Endpoint]]) -> list[Route]:
-    """Return Starlette routes: one per path and slash form, dispatching on the method.
+    """Return Starlette routes: one per path, with or without a slash at its end, dispatching on the method.
 
     Starlette answers 405 from the first route whose path matches, so the methods of a path must
     share one route.
@@ -45,11 +46,10 @@ def routes_of(table: Iterable[tuple[str, str, Endpoint]]) -> list[Route]:
     by_path: dict[str, dict[str, Endpoint]] = {}
     for method, path, endpoint in table:
         by_path.setdefault(path, {})[method] = endpoint
-    return [
-        Route(form, _dispatcher(methods), methods=list(methods))
-        for path, methods in by_path.items()
-        for form in (path, path + "/")
-    ]
+    routes = [Route(path, _dispatcher(methods), methods=list(methods)) for path, methods in by_path.items()]
+    for route in routes:
+        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + "/?$")
+    return routes
 
 
 def _dispatcher(methods: dict[str, Endpoint]) -> Endpoint:
