@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from platform import python_version
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.vitals import Running, Vitals
 from exotrio._util.events import POLL_RESULTS, Event, LeaseLost, Observer, Polled, Requested, StateEnded
+from exotrio._version import VERSION
 from exotrio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class _Gauges:
             "exotrio_build",
             "What is running.",
             {
-                "version": version("exotrio"),
+                "version": VERSION,
                 "python": python_version(),
                 "namespace": self._runtime.namespace,
                 "runtime": self._runtime.name,
