@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import trio
-
 _PARTS = BaseExceptionGroup.exceptions.__get__
 
 
@@ -47,6 +45,8 @@ def single_leaf(error: BaseException) -> BaseException:
 
 def without_cancelled(error: BaseException) -> BaseException | None:
     """Return ``error`` without any ``trio.Cancelled`` and without a group of one; None if nothing is left."""
+    import trio  # here, since what only prints help need not wait for it
+
     if isinstance(error, trio.Cancelled):
         return None
     if isinstance(error, BaseExceptionGroup):
