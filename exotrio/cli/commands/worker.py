@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import click
 
+from exotrio._http.endpoint import ambient_endpoint
 from exotrio.cli import options
-from exotrio.cli.folder import DATABASE
+from exotrio.cli.folder import DATABASE, served_here
 from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 
@@ -128,9 +129,5 @@ def _server_of_folder() -> AbstractContextManager[None]:
     """Let a Runtime that names no state manager find the one that serves the database of this folder."""
     if not DATABASE.is_file():
         return nullcontext()
-    # Here, since it imports what opens databases, which workers elsewhere do not need.
-    from exotrio._http.endpoint import ambient_endpoint
-    from exotrio.cli.folder import served_here
-
     served = served_here()
     return nullcontext() if served is None else ambient_endpoint(served, is_last_resort=True)
