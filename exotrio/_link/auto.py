@@ -51,6 +51,8 @@ T = TypeVar("T")
 class AutoLink:
     """The link of a runtime: v0 or native, whichever the server speaks, also after the server was replaced.
 
+    What its calls do, ``Link`` says.
+
     When the server may be another one (an outage ended, something was refused), the next call first asks
     it what it is, and registers the nodes again in case it does not know them. During an outage that
     question fails in place of the call. So no v0 claim, whose lost answer would leave states claimed, is
@@ -97,12 +99,10 @@ class AutoLink:
 
     @property
     def is_native(self) -> bool:
-        """As ``Link.is_native`` says."""
         return self._current is self._native
 
     @property
     def lost_claims(self) -> int:
-        """As ``Link.lost_claims`` says."""
         return self._v0.lost_claims
 
     def work_on(self, run_id: str) -> None:
@@ -110,18 +110,16 @@ class AutoLink:
         self._native.run_id = run_id
 
     def settle_by(self, deadline: float) -> None:
-        """As ``Link.settle_by`` says. Without it a v0 claim may last 60 s after a cancellation."""
+        # Without it a v0 claim may last 60 s after a cancellation.
         self._v0.settle_by(deadline)
         self._native.settle_by(deadline)
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
-        """Find out what the server is and register node classes, as ``Link.register`` says."""
         await self._adapter()
         await self._watch(self._v0.register(runtime_name, nodes))
         self._registration = (runtime_name, nodes)
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
-        """Claim states, as ``Link.claim`` says."""
         if self._current is self._v0 and trio.current_time() >= self._find_native_at:
             await self._find_native()
         link = await self._adapter()
@@ -134,12 +132,10 @@ class AutoLink:
             return await self._watch(replacement.claim(limits, limit, wait=wait))
 
     async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
-        """Report outcomes, as ``Link.report`` says."""
         once = any(isinstance(outcome, Requeued) for _, outcome in items)
         return await self._deliver(lambda link, some: link.report(some), items, once=once)
 
     async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged:
-        """Report outcomes and claim states, as ``Link.exchange`` says."""
         if self._sure and self.is_native:
             exchanged = await self._native.exchange(items, wanted)
             if exchanged is not None:
@@ -148,23 +144,17 @@ class AutoLink:
         return Exchanged(await self.report(items))
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        """Release claims, as ``Link.release`` says."""
         return await self._deliver(lambda link, some: link.release(some), claims, once=True)
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
-        """Renew leases, as ``Link.heartbeat`` says.
-
-        Also while it is in doubt what the server is: an answer of the right form is about these leases.
-        """
+        # Also while it is in doubt what the server is: an answer of the right form is about these leases.
         return await self._watch(self._current.heartbeat(heartbeat, timeout=timeout))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
-        """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
         await self._adapter()
         return await self._watch(self._v0.secrets(claim))
 
     async def aclose(self) -> None:
-        """Close connections. Safe to call twice."""
         await self._http.aclose()
 
     async def _adapter(self, *, once: bool = False) -> V0Link | NativeLink:

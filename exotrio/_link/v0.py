@@ -52,7 +52,10 @@ _ROUTES = {"executed": "executed", "errored": "errored", "pruned": "prune"}
 
 
 class V0Link:
-    """Work with any v0 state manager, with ``concurrency`` reports and as many releases at once."""
+    """Work with any v0 state manager, with ``concurrency`` reports and as many releases at once.
+
+    What its calls do, ``Link`` says.
+    """
 
     def __init__(self, http: HttpClient, namespace: str, *, concurrency: int = 8) -> None:
         self._http = http
@@ -67,7 +70,6 @@ class V0Link:
         self.lost_claims = 0
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
-        """Register node classes, as ``Link.register`` says."""
         declared = [{**node.model_dump(mode="json"), "namespace": self._namespace} for node in nodes]
         body = {
             "runtime_name": runtime_name,
@@ -83,7 +85,7 @@ class V0Link:
             ) from error
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
-        """Claim states, as ``Link.claim`` says; ``wait`` is ignored."""
+        # ``wait`` is ignored.
         claims: list[Claim] = []
         try:
             for nodes, most in self._portions(limits, limit):
@@ -104,23 +106,19 @@ class V0Link:
         return claims
 
     def settle_by(self, deadline: float) -> None:
-        """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock."""
         self._shields.settle_by(deadline)
 
     async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
-        """Report outcomes, several at once, as ``Link.report`` says."""
         return await _each(items, lambda item: self._report(*item))
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        """Release claims with the smallest delay that v0 allows, as ``Link.release`` says."""
+        # With the smallest delay that v0 allows.
         return await _each(claims, lambda claim: self._requeue(claim, 1, self._releases))
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
-        """Do nothing: v0 has neither leases nor heartbeats."""
-        return None
+        return None  # v0 has neither leases nor heartbeats
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
-        """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
         headers = {} if claim.token is None else {LEASE_HEADER: claim.token}
         path = v0_path(self._namespace, "state", claim.state_id, "secrets")
         return (await self._http.fetch(SecretsReply, "GET", path, headers=headers)).secrets
