@@ -63,7 +63,9 @@ def start_each(connection: Connection, runs: Runs) -> int:
     """Start the runs, print their ids, and return the exit code."""
     with _opened(runs.file) as lines:
         starting = _Starting(connection, runs, lines)
-        return run_until_stopped(starting.main, starting.stop, exiting=lambda: "runs go on")
+        return run_until_stopped(
+            starting.main, lambda grace, why: starting.scope.cancel(), exiting=lambda: "runs go on"
+        )
 
 
 class _Starting:
@@ -76,21 +78,18 @@ class _Starting:
         self._total = 0
         self._started: int | None = None  # not begun
         self._existing = 0
-        self._scope = trio.CancelScope()
-
-    def stop(self, grace: float | None, why: str) -> None:
-        self._scope.cancel()
+        self.scope = trio.CancelScope()
 
     async def main(self) -> int:
         run_ids: list[str] | None = None
         with self._connection.readable_errors():
             async with self._connection.open() as manager:
-                with self._scope:
+                with self.scope:
                     check = await find_valid_graph(manager, self._runs.graph)
                     await self._require_batches(manager)
                     await self._check(check)
                     run_ids = await self._start(manager)
-        if run_ids is None or self._scope.cancelled_caught:
+        if run_ids is None or self.scope.cancelled_caught:
             print_message(f"interrupted: {self._how_far()}")
             return INTERRUPTED
         if self._existing:

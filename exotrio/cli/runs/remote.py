@@ -33,49 +33,35 @@ def follow(connection: Connection, start: Start) -> int:
 
     SIGINT and SIGTERM end the following, not the run. ``start`` returns the id of the run; it may start it.
     """
-    follower = _Follower(connection, start)
-    return run_until_stopped(follower.main, follower.stop, exiting=lambda: "runs go on")
+    progress, following = progress_for(), trio.CancelScope()
 
-
-class _Follower:
-    def __init__(self, connection: Connection, start: Start) -> None:
-        self._connection = connection
-        self._start = start
-        self._progress = progress_for()
-        self._following = trio.CancelScope()
-
-    def stop(self, grace: float | None, why: str) -> None:
-        self._following.cancel()
-
-    async def main(self) -> int:
+    async def main() -> int:
         run_id: str | None = None
         run: Run | None = None
-        with self._connection.readable_errors():
-            async with self._connection.open() as manager:
-                with self._following:
-                    run_id = await self._start(manager)
-                    if self._connection.is_alone:
-                        await self._require_end(manager, run_id)
-                    with self._progress:
+        with connection.readable_errors():
+            async with connection.open() as manager:
+                with following:
+                    run_id = await start(manager)
+                    if connection.is_alone and (await manager.status(run_id)).status is RunStatus.PENDING:
+                        what = f"run {run_id} has not ended, and nothing executes it"
+                        raise ExotrioError(what, fix=connection.how_to_execute(run_id))
+                    with progress:
                         run = await manager.wait(
-                            run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self._progress.show
+                            run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=progress.show
                         )
-                    await print_result(manager, run, self._connection.form, self._progress.elapsed)
-        if run is None or self._following.cancelled_caught:
-            self._progress.print_message(self._how_to_continue(run_id))
-            return INTERRUPTED
-        return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
-
-    async def _require_end(self, manager: StateManager, run_id: str) -> None:
-        if (await manager.status(run_id)).status is RunStatus.PENDING:
-            what = f"run {run_id} has not ended, and nothing executes it"
-            raise ExotrioError(what, fix=self._connection.how_to_execute(run_id))
-
-    def _how_to_continue(self, run_id: str | None) -> str:
+                    await print_result(manager, run, connection.form, progress.elapsed)
+        if run is not None and not following.cancelled_caught:
+            return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
         if run_id is None:
-            return "interrupted; a run may have been started: see `runs ls`"
-        command = command_line(["runs", "watch", run_id, *self._connection.arguments])
-        return f"no longer following; the run continues. Follow it again with:\n  {command}"
+            progress.print_message("interrupted; a run may have been started: see `runs ls`")
+        else:
+            command = command_line(["runs", "watch", run_id, *connection.arguments])
+            progress.print_message(
+                f"no longer following; the run continues. Follow it again with:\n  {command}"
+            )
+        return INTERRUPTED
+
+    return run_until_stopped(main, lambda grace, why: following.cancel(), exiting=lambda: "runs go on")
 
 
 async def start_run(
