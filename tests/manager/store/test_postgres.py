@@ -150,7 +150,7 @@ async def test_use_cases_that_lock_each_other_out_both_happen(store: Store) -> N
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.write, append, "a", "b")
         nursery.start_soon(store.write, append, "b", "a")
-    assert len(runs) == 3
+    assert len(runs) > 2, "one of them ran again, on a busy machine more than once"
     assert sorted(await store.read(get, "a") or "") == ["a", "b"]
     assert await store.read(get, "a") == await store.read(get, "b")
 
