@@ -50,10 +50,6 @@ NATIVE_ROUTES: list[tuple[str, str, Any]] = [
 ]
 
 
-def _name(value: object) -> str | None:
-    return value.replace("/v0/namespace/ns/", "").strip("/") if isinstance(value, str) else ""
-
-
 async def _send(client: httpx.AsyncClient, route: tuple[str, str, Any], **options: Any) -> httpx.Response:
     method, path, body = route
     if body is not None:
@@ -136,31 +132,28 @@ async def test_a_wrong_method_is_a_json_405(api: Api, method: str, path: str) ->
     refused(await api.request(method, path), 405)
 
 
-@pytest.mark.parametrize("route", WITH_BODY, ids=_name)
 @pytest.mark.before_the_store
-async def test_an_absent_body_is_a_422_that_points_at_the_body(api: Api, route: tuple[str, str, Any]) -> None:
-    method, path, _ = route
-    response = await api.request(method, path)
-    assert response.status_code == 422
-    assert response.json()["detail"][0]["loc"] == ["body"]
+async def test_an_absent_body_is_a_422_that_points_at_the_body(api: Api) -> None:
+    for method, path, _ in WITH_BODY:
+        response = await api.request(method, path)
+        assert response.status_code == 422, path
+        assert response.json()["detail"][0]["loc"] == ["body"], path
 
 
-@pytest.mark.parametrize("route", WITH_BODY, ids=_name)
 @pytest.mark.parametrize("content", [b"{not json", b'{"a": 1', b"\xff\xfe"])
 @pytest.mark.before_the_store
-async def test_a_body_that_is_not_json_is_a_422_with_one_item(
-    api: Api, route: tuple[str, str, Any], content: bytes
-) -> None:
-    method, path, _ = route
-    response = await api.request(method, path, content=content, headers={"content-type": "application/json"})
-    if response.status_code == 400 and content == b"\xff\xfe":
-        pytest.skip("stock answers 400 to bytes that are no text")
-    assert response.status_code == 422, response.text
-    (item,) = response.json()["detail"]
-    assert item["type"] == "json_invalid"
-    assert item["loc"][0] == "body"
-    assert isinstance(item["loc"][1], int)
-    assert isinstance(item["msg"], str)
+async def test_a_body_that_is_not_json_is_a_422_with_one_item(api: Api, content: bytes) -> None:
+    for method, path, _ in WITH_BODY:
+        headers = {"content-type": "application/json"}
+        response = await api.request(method, path, content=content, headers=headers)
+        if response.status_code == 400 and content == b"\xff\xfe":
+            pytest.skip("stock answers 400 to bytes that are no text")
+        assert response.status_code == 422, f"{path}: {response.text}"
+        (item,) = response.json()["detail"]
+        assert item["type"] == "json_invalid"
+        assert item["loc"][0] == "body"
+        assert isinstance(item["loc"][1], int)
+        assert isinstance(item["msg"], str)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +219,6 @@ async def test_unknown_fields_are_ignored(api: Api) -> None:
 # -- types
 
 
-@pytest.mark.parametrize("value", [5, 1.5, True, None, [], {}])
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -242,9 +234,10 @@ async def test_unknown_fields_are_ignored(api: Api) -> None:
     ids=["runtime", "node", "secret", "input", "store", "claim", "error", "fanout_id"],
 )
 @pytest.mark.before_the_store
-async def test_strings_are_strict(api: Api, method: str, path: str, body: Any, value: Any) -> None:
-    response = await api.v0(method, path, json=body(value))
-    assert response.status_code == 422, response.text
+async def test_strings_are_strict(api: Api, method: str, path: str, body: Any) -> None:
+    for value in (5, 1.5, True, None, [], {}):
+        response = await api.v0(method, path, json=body(value))
+        assert response.status_code == 422, f"{value}: {response.text}"
 
 
 @pytest.mark.parametrize("value", ["5", 5, 5.0, "5.0"])
