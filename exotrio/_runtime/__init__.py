@@ -43,10 +43,11 @@ any more) and replayed outcomes go into the reporter's queue directly::
 6. An outcome is replaced in one case: the state manager refuses this body, or answers 500 to it eight times
    in a row while others get through. Then the state is reported as errored, with that reason.
 7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
-   and its states come out of the commit that created them. So while something is held, the poller, whose
-   request may wait at the server, asks for half of the buffer at most; reports ask for what is left. Each
-   leaves free what the other has asked for (``intake``), so no more is held than fits. What a report brings
-   once a stop was requested is released at once.
+   and its states come out of the commit that created them. So the poller does not claim while something is
+   being reported, unless that hangs. While something is held, its request, which may wait at the server,
+   asks for half of the buffer at most; reports ask for what is left. Each leaves free what the other has
+   asked for (``intake``), so no more is held than fits. What a report brings once a stop was requested is
+   released at once.
 
 How a stop works
 ================

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ MAX_BATCH = 100
 OVERTAKING = 0.2
 """Seconds after which the next batch no longer waits for the last one, which may hang. Until then it waits,
 and what finishes meanwhile goes along: two at once, each half as large, cost a fifth of the throughput."""
+SPARE = 8
+"""A report leaves one part of so many of the buffer to the poller, if that is not claiming."""
 PATIENCE = 8
 """Responses 500 in a row to one item, while others get through, after which the item is to blame."""
 FLUSH_DELAY = 0.5
@@ -84,6 +87,10 @@ class Reporter:
     _queued: trio.Event = field(default_factory=trio.Event)
     _failed: dict[HeldClaim, _Failures] = field(default_factory=lambda: defaultdict(_Failures))
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
+    _claiming: int = 0
+    """Reports in flight that claim, too, ..."""
+    _claimed_at: float = -math.inf
+    """... and when the last one of them was sent."""
 
     # -- from the other tasks of the runtime
 
@@ -94,6 +101,14 @@ class Reporter:
         return (
             self.ledger.count(Stage.DONE) <= self.options.batch_size + self.options.workers and not self.stuck
         )
+
+    @property
+    def claims_along(self) -> bool:
+        """Whether what fits is claimed with a report that is to be sent at once, or was sent just now."""
+        if not self.link.is_native or self._failed:
+            return False
+        sent = self._claiming > 0 and trio.current_time() < self._claimed_at + OVERTAKING
+        return sent or bool(self._queue)
 
     def add(self, held: HeldClaim) -> None:
         """Queue an outcome or a release that was entered in the ledger."""
@@ -232,10 +247,14 @@ class Reporter:
         if wanted is None:
             return await self.link.report(items)
         asked = self.ledger.now()
-        with self._intake.asking(wanted):
-            exchanged = await self.link.exchange(items, wanted)
-            for held in self._intake.take(exchanged.claims, asked, wanted.limit):
-                self.release(held)
+        self._claiming, self._claimed_at = self._claiming + 1, trio.current_time()
+        try:
+            with self._intake.asking(wanted):
+                exchanged = await self.link.exchange(items, wanted)
+                for held in self._intake.take(exchanged.claims, asked, wanted.limit):
+                    self.release(held)
+        finally:
+            self._claiming -= 1
         if exchanged.too_slow:
             self._intake.came_too_slowly(wanted.limit)
         elif exchanged.claims:
@@ -246,7 +265,9 @@ class Reporter:
         """Return what to claim with a report; None for nothing."""
         if not self.link.is_native or self._failed or self._intake.stop.requested or not self.may_claim():
             return None
-        wanted = self._intake.wanted(self.options.batch_size)
+        # If it hangs, the poller goes on with the rest.
+        spare = 0 if self.ledger.claiming else max(1, self.options.batch_size // SPARE)
+        wanted = self._intake.wanted(self._intake.room - spare)
         return wanted if wanted.limits else None
 
     def _settled(self, held: HeldClaim, settlement: Settlement) -> None:

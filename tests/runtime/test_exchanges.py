@@ -69,8 +69,8 @@ async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojum
 
 async def test_a_report_asks_for_what_a_claim_that_waits_has_left(autojump_clock: MockClock) -> None:
     server = NativeServer()
-    server.add("Says")
-    async with running(runtime(server, Says, workers=1, batch_size=4)):
+    server.add("Sleeps", seconds="1")
+    async with running(runtime(server, Sleeps, workers=1, batch_size=4)):
         await server.until(lambda: bool(server.routes("outcomes")) and len(server.routes("claim")) == 2)
     [report], [_, waiting] = server.routes("outcomes"), server.routes("claim")
     assert waiting.body["limit"] + report.claim["limit"] == 4
@@ -93,6 +93,14 @@ async def test_what_a_report_brings_during_a_stop_is_released(autojump_clock: Mo
     # The claim that waited meanwhile may have brought them, too.
     assert rt.summary.released in (3, 6)
     assert (rt.summary.completed, rt.summary.exit_code) == (1, 0)
+
+
+async def test_a_report_leaves_some_of_the_buffer_in_case_it_hangs(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Says")
+    async with running(runtime(server, Says, workers=1, batch_size=16)):
+        await server.until(lambda: bool(server.routes("outcomes")))
+    assert server.routes("outcomes")[0].claim["limit"] == 14
 
 
 async def test_a_report_that_hangs_does_not_end_the_claims(autojump_clock: MockClock) -> None:

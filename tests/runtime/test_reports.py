@@ -474,7 +474,8 @@ async def test_short_nodes_take_few_requests(autojump_clock: MockClock) -> None:
     server.add("Instant", 800)
     await until_and_stop(runtime(server, Instant), server, lambda: server.statuses()["EXECUTED"] == 800)
     assert len(server.routes("outcomes")) < 800 / 7
-    assert len(server.routes("claim")) < 800 / 7
+    # A busy runtime claims with its reports.
+    assert len(server.routes("claim")) < 10
 
 
 @pytest.mark.parametrize("seconds", [0.1, 20.0])
@@ -489,7 +490,7 @@ async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_
     on_its_way = trio.Event()
     server = NativeServer()
     server.before = take_long
-    rt = runtime(server, Says, workers=2)
+    rt = runtime(server, Says, workers=2, batch_size=32)
     server.add("Says")
     async with running(rt):
         await on_its_way.wait()
