@@ -66,6 +66,8 @@ class Executor:
             "asyncio": InAsyncio(max_stuck, changed),
             "process": InProcesses(),
         }
+        # As they were checked: node code can change its class, and to ask for each state took 2 us.
+        self._place_of = {node: self._places[place_of(node)] for node in nodes.values()}
 
     def accepts(self, node: type[BaseNode]) -> bool:
         """Whether a state of ``node`` should be begun: not if too many others like it are stuck."""
@@ -78,7 +80,7 @@ class Executor:
         return f"{why}: no such node is begun" if why else ""
 
     def _why_not(self, node: type[BaseNode]) -> str:
-        return self._places[place_of(node)].why_not
+        return self._place_of[node].why_not
 
     async def aclose(self) -> None:
         """End what the places of nodes have begun. Shielded, for up to ``deadlines.CLOSE``."""
@@ -147,7 +149,7 @@ class Executor:
                         shown=_shown(claim),
                         trace=claim.execution,
                     )
-                    attempt.outcome = await self._places[place_of(node)].run(call, execution)
+                    attempt.outcome = await self._place_of[node].run(call, execution)
             # If the scope caught a Cancelled, the runtime ended the node.
             attempt.error = None
         except BaseException as error:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-import anyio
 import trio
 
 from exotrio._execution.output import Output
@@ -38,7 +37,7 @@ class Execution:
         self.view = StopView()
         self.progress = ProgressView()
         self.output = Output(self.progress) if captures else None
-        self.scope = anyio.CancelScope()
+        self.scope = trio.CancelScope()
         self.began = False
         self.elsewhere = False
         self.graph_timeout: float | None = None

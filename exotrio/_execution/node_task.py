@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from operator import is_not
 
 import trio
 
@@ -105,4 +106,4 @@ class NodeTask:
 
 
 def _differ(before: Context, after: Context) -> bool:
-    return len(before) != len(after) or any(after.get(each) is not value for each, value in before.items())
+    return len(before) != len(after) or any(map(is_not, map(after.get, before), before.values()))

@@ -47,6 +47,9 @@ class Stage(Enum):
     DONE = "done"
     """Its outcome, or its release, is with the reporter."""
 
+    # Members are compared by identity. Enum's own is Python code, called twenty times for each state.
+    __hash__ = object.__hash__
+
 
 @dataclass(eq=False, slots=True)
 class HeldClaim:

@@ -67,6 +67,8 @@ class Ending(Enum):
     ABANDONED = "abandoned"
     KEPT = "kept"
 
+    __hash__ = object.__hash__  # as of Stage
+
     @property
     def is_left_behind(self) -> bool:
         """Whether the state manager may still hold the state as claimed."""
