@@ -8,6 +8,7 @@ signal, which is meant for just that, would do nothing.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -29,6 +30,11 @@ T = TypeVar("T")
 
 SAME_REQUEST = 1.0
 """Seconds within which different signals are one request: a terminal or a service manager sends several."""
+PYTHONS_THRESHOLDS = {(700, 10, 10), (2000, 10, 0), (2000, 10, 10)}
+"""With which versions of Python begin to collect garbage."""
+THRESHOLDS = (20_000, 20, 20)
+"""States leave no cycles behind: in 10,000 of them nothing was found. Looking took 6 % of the processor time
+of a state at a batch size of 64, more on a busy machine, and 20 ms each time that all was looked at."""
 _previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 """The handlers that were there before ours, while ours are set; else empty."""
 _RECIPE = (
@@ -45,6 +51,8 @@ def run_blocking(
 ) -> T:
     """Run ``main`` in a Trio loop of its own, and turn signals into requests to stop.
 
+    Meanwhile garbage is collected rarely, unless this is not the main thread: then the process is another's.
+
     Args:
         main: The whole life of the loop.
         stop: Called with None at the first SIGTERM, SIGINT or SIGHUP, with 0 at the second, and with
@@ -60,7 +68,7 @@ def run_blocking(
     refuse_inside_loop()
     if threading.current_thread() is not threading.main_thread():
         return trio.run(main)
-    with _owned_signals(stop, exiting):
+    with _owned_signals(stop, exiting), _rare_collections():
         return trio.run(main)
 
 
@@ -113,6 +121,22 @@ class StopRequests:
         self.count += 1
         self._last, self._at = number, now
         return True
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for garbage rarely while the body runs, in the whole process, unless the program chose how often.
+
+    Up to 20,000 objects in cycles are there until they are found, instead of 700 or 2,000.
+    """
+    before = gc.get_threshold()
+    if before in PYTHONS_THRESHOLDS:
+        gc.set_threshold(*THRESHOLDS)
+    try:
+        yield
+    finally:
+        if gc.get_threshold() == THRESHOLDS:
+            gc.set_threshold(*before)
 
 
 @contextmanager

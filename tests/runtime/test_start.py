@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ import trio.testing
 from exotrio import BaseNode, LifecycleError, Runtime
 from exotrio._runtime.entry import StopRequests, stop_signals
 from exotrio._util import deadlines
-from tests.support.doubles import V0Server, runtime, until_and_stop
+from tests.support.doubles import Call, V0Server, runtime, until_and_stop
 from tests.support.processes import KEY, PATIENCE, Process, Server, server
 
 PROGRAM = """
@@ -199,6 +200,40 @@ def test_a_node_in_a_thread_sees_the_drain() -> None:
 
 class Quick(BaseNode):
     async def execute(self) -> None: ...
+
+
+def test_garbage_is_collected_rarely_while_start_owns_the_process() -> None:
+    class Looks(BaseNode):
+        async def execute(self) -> None:
+            seen.append(gc.get_threshold())
+
+    def run(threshold: tuple[int, int, int], *, in_thread: bool = False) -> None:
+        gc.set_threshold(*threshold)
+        server = V0Server()
+        server.add("Looks")
+        rt = runtime(server, Looks)
+        server.after = lambda call: _stop_after_report(rt, call)
+        if in_thread:
+            thread = threading.Thread(target=rt.start)
+            thread.start()
+            thread.join(60)
+        else:
+            rt.start()
+        assert gc.get_threshold() == threshold
+
+    before, python, own, seen = gc.get_threshold(), (700, 10, 10), (900, 9, 9), list[object]()
+    try:
+        run(python)
+        run(own)
+        run(python, in_thread=True)
+    finally:
+        gc.set_threshold(*before)
+    assert seen == [(20_000, 20, 20), own, python]
+
+
+async def _stop_after_report(rt: Runtime, call: Call) -> None:
+    if call.route == "executed":
+        rt.stop()
 
 
 def test_start_in_another_thread_is_ended_by_stop_from_this_one() -> None:
