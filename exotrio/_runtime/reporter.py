@@ -87,10 +87,10 @@ class Reporter:
     _queued: trio.Event = field(default_factory=trio.Event)
     _failed: dict[HeldClaim, _Failures] = field(default_factory=lambda: defaultdict(_Failures))
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
-    _claiming: int = 0
-    """Reports in flight that claim, too, ..."""
-    _claimed_at: float = -math.inf
-    """... and when the last one of them was sent."""
+    _sending: int = 0
+    """Deliveries in flight, ..."""
+    _sent_at: float = -math.inf
+    """... and when the last one of them was begun."""
 
     # -- from the other tasks of the runtime
 
@@ -105,9 +105,10 @@ class Reporter:
     @property
     def claims_along(self) -> bool:
         """Whether what fits is claimed with a report that is to be sent at once, or was sent just now."""
-        if not self.link.is_native or self._failed:
+        # A buffer for one state is left to the poller: see _wanted.
+        if not self.link.is_native or self._failed or self.options.batch_size == 1:
             return False
-        sent = self._claiming > 0 and trio.current_time() < self._claimed_at + OVERTAKING
+        sent = self._sending > 0 and trio.current_time() < self._sent_at + OVERTAKING
         return sent or bool(self._queue)
 
     def add(self, held: HeldClaim) -> None:
@@ -166,10 +167,14 @@ class Reporter:
                 await self._queued.wait()
                 await limiter.acquire()
                 if self._can_batch(self._queue[0]):
-                    with trio.move_on_after(OVERTAKING):
-                        await latest.wait()
-                    await let_others_finish()
+                    # Nothing to wait for in a chain: its hops are sent at once, in half as many steps.
+                    if not latest.is_set():
+                        with trio.move_on_after(OVERTAKING):
+                            await latest.wait()
+                    if self.ledger.count(Stage.BUFFERED, Stage.RUNNING):
+                        await let_others_finish()
                 latest = trio.Event()
+                self._sending, self._sent_at = self._sending + 1, trio.current_time()
                 self._nursery.start_soon(self._deliver, self._take_batch(), limiter, latest)
 
     def _take_batch(self) -> list[HeldClaim]:
@@ -200,6 +205,7 @@ class Reporter:
             if batch := await self._marked(batch):
                 await self._send(batch)
         finally:
+            self._sending -= 1
             over.set()
             limiter.release()
 
@@ -247,14 +253,10 @@ class Reporter:
         if wanted is None:
             return await self.link.report(items)
         asked = self.ledger.now()
-        self._claiming, self._claimed_at = self._claiming + 1, trio.current_time()
-        try:
-            with self._intake.asking(wanted):
-                exchanged = await self.link.exchange(items, wanted)
-                for held in self._intake.take(exchanged.claims, asked, wanted.limit):
-                    self.release(held)
-        finally:
-            self._claiming -= 1
+        with self._intake.asking(wanted):
+            exchanged = await self.link.exchange(items, wanted)
+            for held in self._intake.take(exchanged.claims, asked, wanted.limit):
+                self.release(held)
         if exchanged.too_slow:
             self._intake.came_too_slowly(wanted.limit)
         elif exchanged.claims:
