@@ -108,8 +108,9 @@ class Reporter:
         # A buffer for one state is left to the poller: see _wanted.
         if not self.link.is_native or self._failed or self.options.batch_size == 1:
             return False
-        sent = self._sending > 0 and trio.current_time() < self._sent_at + OVERTAKING
-        return sent or bool(self._queue)
+        if self._sending:
+            return bool(self._queue) or trio.current_time() < self._sent_at + OVERTAKING
+        return bool(self._queue) or self.ledger.count(Stage.DONE) > 0  # on their way to the queue
 
     def add(self, held: HeldClaim) -> None:
         """Queue an outcome or a release that was entered in the ledger."""
