@@ -67,8 +67,8 @@ MUTATIONS = {
     ),
     "outbox": Mutation(
         "_runtime/outbox_store.py",
-        "self._insert(body) for body in bodies]",
-        "None for body in bodies]",
+        "None if body is None else self._db",
+        "None if body is not None else self._db",
         ("outbox", "outbox, v0 only"),
     ),
     "lease expiry": Mutation(
