@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import gated
 from tests.support.gated import Log, until
-from tests.support.processes import EXOTRIO, PATIENCE, Ended, Process, Processes, ended, link_in
+from tests.support.processes import EXOTRIO, PATIENCE, Ended, Mark, Process, Processes, ended, link_in
 
 APP = """
 import os, sys
@@ -63,7 +63,7 @@ class Dev:
         self._processes = processes
         self.folder = folder
         self.process = processes.start("dev", "app.py", "--port", "0", *options, cwd=folder, env=env)
-        self._mark = self.process.mark()
+        self._mark: Mark | None = None
 
     def fresh(self) -> None:
         """Pass over what was said so far."""
