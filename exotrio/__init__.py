@@ -18,9 +18,9 @@ The rooms, from the ground up; each imports only from those above it (``tests/te
     _execution    runs one node: on Trio, on asyncio, in a thread or a process; makes its outcome
     _runtime      claims, buffers, runs, reports, renews leases, stops
     monitoring    health and metrics of a runtime
-    testing       run_node, run_graph and explore, for tests of users
     _httpd        an HTTP/1.1 server for one ASGI app
     manager       the state manager: rules, store, engine, queries, security, API, dashboard
+    testing       run_node, run_graph and explore, for tests of users: a manager and a runtime in one process
     cli           the command line, one module for each command
 
 The way of one state::
@@ -34,8 +34,8 @@ The way of one state::
     manager.engine.outcomes   records it, and creates the states that follow in the same commit
     manager.engine.exchange   gives the runtime those it has room for in the answer: a busy one need not ask
 
-Meanwhile ``_runtime.heartbeat`` renews the lease at ``manager.engine.leases``. A signal comes in at
-``_runtime.entry``; ``_runtime.shutdown`` is the way from there to the end.
+Meanwhile ``_runtime.heartbeat`` renews the lease at ``manager.engine.workers``, by ``leases``. A signal comes
+in at ``_runtime.entry``; ``_runtime.shutdown`` is the way from there to the end.
 """
 
 from __future__ import annotations

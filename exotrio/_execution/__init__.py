@@ -21,9 +21,9 @@
                     of stuck nodes, which go on though nothing waits for them any more, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``
 
-``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``output`` and ``capture``; ``testing`` runs single
-nodes with ``executor`` and ``handle``; the formatters of the command line read the context variables of
-``handle``.
+``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``output``, ``capture``, ``spans`` and
+``error_text``; ``testing`` runs single nodes with ``executor`` and ``handle``; the formatters of the command
+line read the context variables of ``handle``.
 
 Rules that hold:
 

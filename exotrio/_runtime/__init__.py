@@ -12,6 +12,7 @@
     stop         requests to stop                   shutdown      what follows them
     vitals       how it is, from any thread         task_tree     where its tasks wait, from any thread
     outage       one log line when something begins to fail, one when it works again
+    loop_watch   says when a node blocks the loop, and where
 
 ``Runtime``, ``Phase`` and ``Summary`` are public through ``exotrio``, ``Vitals`` through
 ``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares.

@@ -1,7 +1,8 @@
 """The command line, ``python -m exotrio``.
 
 A new command goes into a module of its own, ``commands/<name>.py``, with a click command called ``command``;
-its name and one line of help go into ``_COMMANDS`` below. It is imported only when it is run or asked for
+its name and one line of help go into ``_COMMANDS`` below, and a row into the guide
+(``examples/README.md``, Commands), which a test asks for. It is imported only when it is run or asked for
 help, so that every command starts fast. Options that several commands share are in ``options`` and
 ``connection``. Return the exit code (``exit_codes``), raise exotrio's errors as they are, and print results
 with ``Connection.print`` or ``terminal.output``. Tests call it in process: see ``Cli`` in
@@ -9,10 +10,10 @@ with ``Connection.print`` or ``terminal.output``. Tests call it in process: see 
 
 The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), ``runs``, ``graphs``, ``dev``,
 ``doctor``, ``top`` and ``processes`` (what those commands do, and ``worker --processes``). Beside them
-``lookup`` finds by name or id, ``load`` imports a user's file, ``values`` reads inputs and secrets,
-``program`` knows how this program was called, ``groups`` are click's groups, ``interruption`` handles Ctrl-C,
-``health_server`` is the health port of ``worker``; ``child_process`` and ``parent_process`` are the two ends
-of a process that runs a user's code for a command.
+``folder`` knows the database of this folder, ``lookup`` finds by name or id, ``load`` imports a user's file,
+``values`` reads inputs and secrets, ``program`` knows how this program was called, ``groups`` are click's
+groups, ``interruption`` handles Ctrl-C, ``health_server`` is the health port of ``worker``; ``child_process``
+and ``parent_process`` are the two ends of a process that runs a user's code for a command.
 """
 
 from __future__ import annotations

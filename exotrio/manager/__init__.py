@@ -5,15 +5,17 @@ socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behi
 
 ==============  ===================================================================================
 ``rules``       what graphs must obey; pure
-``store``       the database: transactions, commits, the engine for SQLite
+``store``       the database: transactions, commits, an engine each for SQLite and PostgreSQL
 ``engine``      use cases that write
 ``queries``     use cases that read
 ``security``    who may come in; keys
-``api``         the HTTP API: v0, native, probes, metrics
-``web``         the dashboard
-``service``     what API and dashboard share: ``open_service``
+``database``    which database is meant, and where the generated keys lie
 ``background``  what happens without being asked: leases end, schedules fire, old runs go
+``service``     what API and dashboard share: ``open_service``
+``web``         the dashboard
+``api``         the HTTP API: v0, native, probes, metrics
 ``serving``     ``embedded``, ``serve``
+``moving``      a database with runs in flight, from SQLite to PostgreSQL
 ==============  ===================================================================================
 
 Each may import what stands above it, and ``exotrio._wire``, ``exotrio.graph``, ``exotrio._httpd``; nothing

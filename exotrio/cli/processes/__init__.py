@@ -1,4 +1,5 @@
-"""What ``worker --processes N`` does. Import ``supervisor`` from here, and ``work`` in a child.
+"""What ``worker --processes N`` does. Import ``supervisor`` and ``outboxes`` from here, and ``work``
+in a child.
 
 Theory of operation:
 

@@ -16,5 +16,5 @@ Rules: an endpoint contains no SQL and decides nothing about states: that is ``e
 claim's write is awaited even if the client goes away, and what it took is released if the reply cannot be
 written. A long poll ends when the client goes away or the server stops. v0 keeps the shapes and status codes
 of the stock server; what is new has a route below ``/exotrio/v1``. Each has a line in
-``descriptions``. From outside import ``app`` only.
+``descriptions``. From outside import ``app``; ``serving`` also the replies of its probes and metrics.
 """

@@ -39,7 +39,7 @@ savepoint around the use case (``manager.store``) and templates that are not cac
 
 Leases: a native claim holds for a term (60 s) from its last heartbeat. Deadlines are on the clock of leases:
 for SQLite the monotonic clock of this process, where a restart (``leases.restart``) gives every claim a fresh
-term; else the clock of the database. ``leases.renew`` is the heartbeat; ``managers.sweep``, which
+term; else the clock of the database. ``workers.heartbeat`` renews them; ``managers.sweep``, which
 ``background`` calls, ends what is overdue and takes back what was held inside a state manager that is gone. A
 state whose lease ended is claimable again without a retry used, and an outcome of its former holder counts
 until somebody else claims it.

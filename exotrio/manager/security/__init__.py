@@ -7,7 +7,7 @@
 ``secret_files``    files beside the database that only their owner can read
 ==================  ===============================================================================
 
-From outside ``access``, ``api_key`` and ``encryption`` may be imported.
+From outside all of them may be imported.
 
 ``tests/security/points.py`` lists each promise with the tests that hold us to it.
 """

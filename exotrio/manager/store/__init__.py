@@ -17,7 +17,8 @@
 ``postgres``    another one, which several state managers may share
 ==============  ===================================================================================
 
-From outside import ``port`` and ``driver``; open a store with ``opening.open_store``.
+Outside, use cases and queries import what has a row above; only commands on a file or a database of their own
+import from an engine. Open a store with ``opening.open_store``.
 
 A *use case* is a plain function of a ``Transaction`` and its arguments, a *query* one of a ``View``. Neither
 awaits anything, so both can be run in any thread, and again.

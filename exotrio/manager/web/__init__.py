@@ -1,6 +1,7 @@
 """The dashboard: HTML rendered on the server, pictures as SVG, one small script that keeps pages current.
 
-From outside only ``Dashboard`` is used, an ASGI app that authenticates its requests itself.
+From outside ``Dashboard`` is used, an ASGI app that authenticates its requests itself; and by the API
+``report`` and the templates of ``page``.
 
 - ``app``: the routes, and errors.
 - ``sign_in``, ``sessions``: signing in and out, and who is signed in. ``guard``: which requests are let in,

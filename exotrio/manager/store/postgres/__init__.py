@@ -16,6 +16,7 @@
 ``pipeline``      statements of a connection, several sent and answered at once
 ``dialect``       what the engines say differently
 ``translation``   statements and tables in PostgreSQL's words
+``condition``     the condition of the database, for ``doctor``
 ``adaptation``    values on their way there and back
 ================  =================================================================================
 
