@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trio
 
+from exotrio.manager import background
 from exotrio.manager.engine import leases, managers
 from exotrio.manager.engine.claims import Claimed, Claimer, claim
 from exotrio.manager.engine.leases import Terms
@@ -251,6 +253,42 @@ async def test_what_others_wrote_in_the_old_time_after_the_clock_was_set_ahead_i
         await world.write(enter, "other", world.now)
         ended.append((await world.sweep(5 * SECOND)).ended)
     assert sum(ended) == 1, "later, a lease ends again that nobody renews"
+
+
+async def test_nor_is_it_lost_right_after_the_sweep_that_found_the_clock_set_ahead(
+    shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Terms, "sweep_interval", 0.001)
+    store, old, found = shared.manager.service.store, shared.now, list[Any]()
+    over = trio.Event()
+
+    async def write(use_case: Any, *args: Any) -> Any:
+        found.append(await store.write(use_case, *args))
+        if len(found) == 1:
+            await shared.claim(claim_id="c", now=old)
+        elif len(found) == 4:
+            over.set()
+        return found[-1]
+
+    other = Mock(is_shared=True, measure_clock=trio.lowlevel.checkpoint, write=write)
+    await shared.write(enter, "other", old)
+    await shared.write(sweep, old, TERMS, None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(background.sweep, other, lambda: old + HOUR, TERMS)
+        await over.wait()
+        nursery.cancel_scope.cancel()
+    assert found[0].late_ms == pytest.approx(HOUR, abs=SECOND)
+    assert "QUEUED" in await shared.statuses(), found
+
+
+async def test_of_short_leases_a_smaller_step_ahead_is_followed(world: World) -> None:
+    terms = Terms(lease_ttl_ms=10 * SECOND)
+    old = world.now
+    await world.write(sweep, old, terms, None)
+    await world.write(sweep, old + 15 * SECOND, terms, None)
+    await world.claim(claim_id="c", now=old + SECOND // 10, ttl_ms=terms.lease_ttl_ms)
+    await world.write(sweep, old + 16 * SECOND, terms, None)
+    assert await world.statuses() == ["QUEUED", "CREATED", "CREATED"]
 
 
 async def test_of_a_clock_that_was_set_back_state_managers_know_before_they_sweep_so_that_it_counts_once(

@@ -29,7 +29,8 @@ MIN_LATENESS_MS = 1_000
 """A busy machine is as late as this at times, and no lease ended by it. Two state managers may differ by as
 much in what they take for the time of their database."""
 MIN_AHEAD_MS = 20_000
-"""A lease that was renewed before a smaller step ahead is still renewed in time."""
+"""A lease of a minute that was renewed before a smaller step ahead is still renewed in time; of a shorter one
+a third is as much."""
 LEARNT_AFTER_MS = 10_000
 """Until then each state manager knows that the clock was set."""
 SWEEP, RETENTION, SCHEDULES = DUTIES = ("sweep", "retention", "schedules")
@@ -128,7 +129,7 @@ def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
             _lock_waiting(tx)
         extend(tx, now, max(0, late), terms)
         if is_shared:
-            _follow_clock(tx, now, late)
+            _follow_clock(tx, now, late, terms)
         return Swept(late_ms=late)
     if is_shared:
         if ahead := clock.set_ahead_ms(tx, LEARNT_AFTER_MS):
@@ -155,12 +156,12 @@ def _lock_waiting(tx: Transaction) -> None:
     tx.execute(waiting + tx.for_update("states")).fetchall()
 
 
-def _follow_clock(tx: Transaction, now: int, by_ms: int) -> None:
+def _follow_clock(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
     """Move what else is in the time of a shared database, which is its clock of leases and its wall clock."""
     _move_signs_of_life(tx, now, max(0, by_ms))
     if by_ms < 0:
         clock.set_back(tx, tx.now_ms, -by_ms)
-    elif by_ms >= MIN_AHEAD_MS:
+    elif by_ms >= min(MIN_AHEAD_MS, terms.lease_ttl_ms // 3):
         clock.set_ahead(tx, tx.now_ms, by_ms)
 
 
