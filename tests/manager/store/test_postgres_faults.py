@@ -94,6 +94,7 @@ async def test_a_connection_too_many_fails_nothing_that_the_other_connections_ca
             async with trio.open_nursery() as nursery:
                 for number in range(50):
                     nursery.start_soon(store.write, put, str(number))
+            await store.measure_clock()
     finally:
         database.execute(f"{limit} -1")
     assert database.execute("SELECT count(*) FROM store") == [(51,)]

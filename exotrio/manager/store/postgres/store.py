@@ -140,7 +140,7 @@ class PostgresStore:
             await self.write(lambda tx: put_meta(tx, "writable", str(tx.now_ms)))
 
     async def measure_clock(self) -> None:
-        await self.read(self._notices.clock.measure)
+        await self.write(self._notices.clock.measure)
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check_open()
