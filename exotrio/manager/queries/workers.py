@@ -169,10 +169,10 @@ def list_workers(view: View, namespace: str, now: int) -> RuntimeList:
 
 
 def progress_of(workers: Iterable[Worker]) -> dict[str, HeartbeatProgress]:
-    """Return the last progress of running nodes, by state."""
+    """Return the last progress of running nodes, by state: that of the runtime that was heard of last."""
     return {
         state.state_id: state.progress
-        for worker in workers
+        for worker in sorted(workers, key=lambda worker: -worker.heard_ms)
         for state in worker.last.states
         if state.progress is not None
     }
