@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable
-from functools import cache
 from hashlib import sha256
 
 from markupsafe import Markup
@@ -35,7 +34,8 @@ def description_routes(service: Service, routes: Iterable[Route]) -> list[Route]
     """Return the routes that describe ``routes`` and themselves."""
     described: list[Route] = list(routes)
 
-    @cache
+    made: tuple[bytes, bytes, dict[str, str]] | None = None
+
     def make() -> tuple[bytes, bytes, dict[str, str]]:
         # Here: most state managers are never asked for it.
         from exotrio.manager.api.document import document_of
@@ -48,13 +48,20 @@ def description_routes(service: Service, routes: Iterable[Route]) -> list[Route]
         page = render("api.html", document=document, style=Markup(STYLE), header=KEY_HEADER)
         return to_json(document), page.encode(), headers
 
-    # Beside the other requests: the first takes a quarter of a second.
+    async def once() -> tuple[bytes, bytes, dict[str, str]]:
+        # Beside the other requests: it takes a quarter of a second, once.
+        nonlocal made
+        if made is None:
+            found = await service.compute(make)
+            made = found
+        return made
+
     async def document(request: Request) -> Response:
-        content, _, _ = await service.compute(make)
+        content, _, _ = await once()
         return Response(content, media_type="application/json")
 
     async def page(request: Request) -> Response:
-        _, content, headers = await service.compute(make)
+        _, content, headers = await once()
         return Response(content, headers=headers, media_type="text/html")
 
     own = routes_of([("GET", "/openapi.json", document), ("GET", "/docs", page)])
