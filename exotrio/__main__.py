@@ -1,11 +1,6 @@
 """``python -m exotrio``."""
 
-import atexit
-import gc
 import sys
-
-# At its end Python looks for garbage in all that was loaded, which takes a sixth of a short command's time.
-atexit.register(gc.freeze)
 
 try:
     from exotrio.cli import main

@@ -7,8 +7,6 @@ terminal) has its usual effect; an order to the same effect adds nothing.
 
 from __future__ import annotations
 
-import atexit
-import gc
 import io
 import logging
 import signal
@@ -98,5 +96,4 @@ def _failed(error: ExotrioError) -> child.Failed:
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # as in the package's __main__
     sys.exit(main())
