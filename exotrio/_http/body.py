@@ -17,9 +17,10 @@ from typing import cast
 # Without the command line of httpx, which imports rich, pygments and click: three quarters of the time.
 if "httpx" not in sys.modules:
     sys.modules["httpx._main"] = None  # type: ignore[assignment]  # httpx takes it for one that is not installed
-    import httpx
-
-    del sys.modules["httpx._main"]
+    try:
+        import httpx
+    finally:
+        sys.modules.pop("httpx._main", None)
 else:
     import httpx
 
