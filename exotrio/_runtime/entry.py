@@ -32,9 +32,10 @@ SAME_REQUEST = 1.0
 """Seconds within which different signals are one request: a terminal or a service manager sends several."""
 PYTHONS_THRESHOLDS = {(700, 10, 10), (2000, 10, 0), (2000, 10, 10)}
 """With which versions of Python begin to collect garbage."""
-THRESHOLDS = (20_000, 20, 20)
+THRESHOLDS = (2_000, 20, 20)
 """States leave no cycles behind: in 10,000 of them nothing was found. Looking took 6 % of the processor time
-of a state at a batch size of 64, more on a busy machine, and 20 ms each time that all was looked at."""
+of a state at a batch size of 64, more on a busy machine, and 20 ms each time that all was looked at. What is
+young is looked at as often as newer versions do: garbage of a node may hold sockets, which are few."""
 _previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 """The handlers that were there before ours, while ours are set; else empty."""
 _RECIPE = (
@@ -127,7 +128,7 @@ class StopRequests:
 def _rare_collections() -> Iterator[None]:
     """Look for garbage rarely while the body runs, in the whole process, unless the program chose how often.
 
-    Up to 20,000 objects in cycles are there until they are found, instead of 700 or 2,000.
+    What outlives two looks at what is young is looked at again a fifth as often as usual, or less.
     """
     before = gc.get_threshold()
     if before in PYTHONS_THRESHOLDS:

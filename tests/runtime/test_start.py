@@ -228,7 +228,7 @@ def test_garbage_is_collected_rarely_while_start_owns_the_process() -> None:
         run(python, in_thread=True)
     finally:
         gc.set_threshold(*before)
-    assert seen == [(20_000, 20, 20), own, python]
+    assert seen == [(2_000, 20, 20), own, python]
 
 
 async def _stop_after_report(rt: Runtime, call: Call) -> None:
