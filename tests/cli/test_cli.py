@@ -162,10 +162,8 @@ def test_a_run_does_without_streams_home_and_path(folder: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_what_the_users_code_left_open_is_written_at_the_end(folder: Path) -> None:
-    log = 'log = open("log", "w")\n'
-    (folder / "app.py").write_text(
-        f"{log}{APP}".replace("return self", 'log.write("done"); return self'), "utf-8"
-    )
+    app = APP.replace("    async def", '    log = open("log", "w")\n\n    async def')
+    (folder / "app.py").write_text(app.replace("return self", 'self.log.write("done"); return self'), "utf-8")
     assert ended("run", "app.py", "--db", ":memory:", cwd=folder).code == 0
     assert (folder / "log").read_text() == "done"
 

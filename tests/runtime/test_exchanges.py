@@ -103,6 +103,25 @@ async def test_a_report_leaves_some_of_the_buffer_in_case_it_hangs(autojump_cloc
     assert server.routes("outcomes")[0].claim["limit"] == 14
 
 
+async def test_beside_reports_that_take_long_the_poller_claims_what_they_leave(
+    autojump_clock: MockClock,
+) -> None:
+    async def travel(call: Call) -> None:
+        if call.route == "outcomes":
+            await trio.sleep(0.1)
+            if len(server.routes("outcomes")) == 2:
+                claimed.append(len(server.routes("claim")))
+
+    server, claimed = NativeServer(), list[int]()
+    server.before = travel
+    server.add("Says")
+    async with running(runtime(server, Says, workers=1, batch_size=16)):
+        await server.until(lambda: len(server.routes("claim")) == 2)
+        server.add("Says")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+    assert claimed == [3]
+
+
 async def test_a_report_that_hangs_does_not_end_the_claims(autojump_clock: MockClock) -> None:
     async def hang(call: Call) -> None:
         if call.route == "outcomes" and len(server.routes("outcomes")) == 1:
