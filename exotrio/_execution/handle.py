@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import anyio
 import trio
 
 from exotrio._execution.output import Output
@@ -37,7 +38,7 @@ class Execution:
         self.view = StopView()
         self.progress = ProgressView()
         self.output = Output(self.progress) if captures else None
-        self.scope = trio.CancelScope()
+        self.scope = anyio.CancelScope()  # nodes run through anyio
         self.began = False
         self.elsewhere = False
         self.graph_timeout: float | None = None
