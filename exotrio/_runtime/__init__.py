@@ -45,10 +45,10 @@ any more) and replayed outcomes go into the reporter's queue directly::
    in a row while others get through. Then the state is reported as errored, with that reason.
 7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
    and its states come out of the commit that created them. So the poller does not claim while something is
-   being reported, unless that hangs. While something is held, its request, which may wait at the server,
-   asks for half of the buffer at most; reports ask for what is left. Each leaves free what the other has
-   asked for (``intake``), so no more is held than fits. What a report brings once a stop was requested is
-   released at once.
+   being reported, unless reports take long or the buffer is small (``Reporter.claims_along``). While
+   something is held, its request, which may wait at the server, asks for half of the buffer at most; reports
+   ask for what is left. Each leaves free what the other has asked for (``intake``), so no more is held than
+   fits. What a report brings once a stop was requested is released at once.
 
 How a stop works
 ================
