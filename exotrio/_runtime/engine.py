@@ -24,7 +24,7 @@ from exotrio._runtime.reporter import Reporter, report
 from exotrio._runtime.shutdown import run_shutdown
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
-from exotrio._runtime.worker import Worker, work
+from exotrio._runtime.worker import TURN, Worker, work
 from exotrio._util import deadlines
 from exotrio._util.backoff import OUTAGE
 from exotrio.errors import ManagerUnavailable
@@ -173,6 +173,7 @@ class Engine:
                 captures=o.capture_logs,
                 finished=finished_in,
                 release=reporter.release,
+                turn=TURN / o.workers,
                 executor=executor,
                 ledger=ledger,
                 stop=stop,

@@ -1,12 +1,17 @@
-"""A node that blocks the event loop is named while it does."""
+"""The event loop: a node that blocks it is named, and many short states do not keep it."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import Counter
+
+import trio
 
 from exotrio import BaseNode
-from tests.support.doubles import V0Server, runtime, until_and_stop
+from exotrio._runtime.worker import TURN
+from tests.support.doubles import NativeServer, V0Server, running, runtime, until_and_stop
 from tests.support.processes import PATIENCE
 
 warned = threading.Event()
@@ -50,3 +55,25 @@ async def test_a_node_that_blocks_the_loop_is_named_with_its_line_while_it_does(
     assert line.startswith("node Blocking blocks the event loop in ")
     assert f"test_loop_watch.py:{number} (block) for more than 1 s" in line
     assert "make it a plain def" in line
+
+
+async def test_states_that_compute_leave_the_loop_to_others_after_the_turn_of_each_worker() -> None:
+    began: list[int] = []
+    steps = 0
+
+    class Computes(BaseNode):
+        async def execute(self) -> None:
+            began.append(steps)
+            until = time.perf_counter() + 3 * TURN
+            while time.perf_counter() < until:
+                pass
+
+    server = NativeServer()
+    for _ in range(12):
+        server.add("Computes")
+    async with running(runtime(server, Computes, workers=2, batch_size=12)):
+        while server.statuses()["EXECUTED"] < 12:
+            await trio.lowlevel.checkpoint()
+            steps += 1
+    # In a step of the loop each task runs once, in any order: each worker twice between two runs of this one.
+    assert max(Counter(began).values()) <= 4
