@@ -10,7 +10,7 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from exotrio._http.endpoint import Endpoint
-from exotrio._http.event_loop import closing_scope, event_loop, running_loop
+from exotrio._http.event_loop import Limiter, closing_scope, event_loop, running_loop
 from exotrio.errors import LifecycleError
 
 if TYPE_CHECKING:
@@ -38,6 +38,25 @@ _ours: ContextVar[bool] = ContextVar("exotrio looks up", default=False)
 _installed: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("exotrio lookups", default=False)
 
 
+class Admission:
+    """Admits as many exchanges at once as ``limiter`` has tokens.
+
+    Without a step of the loop while it has some: that took a thirtieth of a hop.
+    """
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    async def __aenter__(self) -> None:
+        if self._limiter.available_tokens:
+            self._limiter.acquire_nowait()
+        else:
+            await self._limiter.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._limiter.release()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """The connections of one event loop.
@@ -52,7 +71,7 @@ class Pool:
     """
 
     transport: httpx.AsyncBaseTransport
-    limiter: AbstractAsyncContextManager[None]
+    limiter: Admission
     lookups: Callable[[], AbstractContextManager[None]]
     closer: AsyncGeneratorType[None] | None = None
 
@@ -68,7 +87,9 @@ class Connections:
         self._embedded: Pool | None = None
         if endpoint.transport is not None:
             self._embedded = Pool(
-                transport=endpoint.transport, limiter=trio.CapacityLimiter(tasks), lookups=nullcontext
+                transport=endpoint.transport,
+                limiter=Admission(trio.CapacityLimiter(tasks)),
+                lookups=nullcontext,
             )
 
     async def pool(self) -> Pool:
@@ -97,7 +118,7 @@ class Connections:
         await anext(closer)
         pool = self._pools[loop] = Pool(
             transport=transport,
-            limiter=event_loop().CapacityLimiter(self._tasks),
+            limiter=Admission(event_loop().CapacityLimiter(self._tasks)),
             lookups=own_lookups if trio.lowlevel.in_trio_task() else nullcontext,
             closer=closer,
         )

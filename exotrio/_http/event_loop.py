@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import trio
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     Scope: TypeAlias = trio.CancelScope | anyio.CancelScope
 
 
+class Limiter(Protocol):
+    """A ``CapacityLimiter`` of Trio, or of ``anyio`` under asyncio."""
+
+    @property
+    def available_tokens(self) -> float: ...
+
+    def acquire_nowait(self) -> None: ...
+
+    async def acquire(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
 class EventLoop(Protocol):
     """What requests use of ``trio``, and of ``anyio`` under asyncio.
 
@@ -28,7 +41,7 @@ class EventLoop(Protocol):
 
     def CancelScope(self, *, deadline: float = ..., shield: bool = ...) -> Scope: ...
 
-    def CapacityLimiter(self, total_tokens: int) -> AbstractAsyncContextManager[None]: ...
+    def CapacityLimiter(self, total_tokens: int) -> Limiter: ...
 
     def fail_after(self, seconds: float, /) -> AbstractContextManager[object]:
         """Raise ``trio.TooSlowError`` (Trio) or ``TimeoutError`` (asyncio) when the time is up."""

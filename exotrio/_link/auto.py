@@ -275,7 +275,7 @@ class AutoLink:
 
     def _noted(self, settlements: list[Settlement]) -> list[Settlement]:
         for settlement in settlements:
-            if settlement.fate in {Fate.RETRY, Fate.UNKNOWN}:
+            if settlement.fate is Fate.RETRY or settlement.fate is Fate.UNKNOWN:
                 self._doubt(settlement.status)
         return settlements
 

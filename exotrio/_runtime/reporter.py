@@ -173,7 +173,10 @@ class Reporter:
         async with trio.open_nursery() as self._nursery:
             while True:
                 await self._queued.wait()
-                await limiter.acquire()
+                try:
+                    limiter.acquire_nowait()
+                except trio.WouldBlock:
+                    await limiter.acquire()
                 if self._can_batch(self._queue[0]):
                     # Nothing to wait for in a chain: its hops are sent at once, in half as many steps.
                     if not latest.is_set():
