@@ -43,11 +43,13 @@ class ParentProcess:
     def __init__(self, descriptor: int, name: str, answer: Callable[[str], None] = lambda line: None) -> None:
         os.set_inheritable(descriptor, False)  # processes that nodes start must not keep it open
         self.runtime: Runtime | None = None
-        """Orders act on it; None while the code is loaded."""
+        """Orders act on it; None while the code is loaded, and once it has ended."""
         self._stream = socket.socket(fileno=descriptor)
         self._name = name
         self._answer = answer
         self._sending = threading.Lock()
+        self._grace = 0.0
+        self._is_over = False
 
     def send(self, message: object) -> None:
         """Send a message. From any thread."""
@@ -62,7 +64,7 @@ class ParentProcess:
 
     def run(self, runtime: Runtime, *beside: Callable[[], Awaitable[object]]) -> int:
         """Run a Runtime until an order or a signal ends it, and ``beside`` meanwhile; return its code."""
-        self.runtime = runtime
+        self.runtime, self._grace = runtime, runtime.shutdown_grace
 
         async def main() -> int:
             with bare_errors():
@@ -73,7 +75,13 @@ class ParentProcess:
                     nursery.cancel_scope.cancel()
             return code
 
-        return run_blocking(main, lambda grace, why: runtime.stop(grace, why=why))
+        try:
+            return run_blocking(main, lambda grace, why: runtime.stop(grace, why=why))
+        finally:
+            # The listening thread goes on until the process has ended. It is to hold nothing of the user's
+            # code then, or Python would not write what that left open.
+            self._is_over = True
+            self.runtime, self._answer = None, lambda line: None
 
     def started(self, value: object = None) -> None:
         """Send that the nodes are registered, unless a stop came first. For the runtime, as a task status."""
@@ -90,15 +98,13 @@ class ParentProcess:
                     self._answer(word)
         log.warning("%s has ended: this runtime drains and ends", self._name)
         self._execute(Order.DRAIN, f"the end of {self._name}")
-        grace = 0.0 if self.runtime is None else self.runtime.shutdown_grace
-        time.sleep(deadlines.longest_stop(grace) + MARGIN)
+        time.sleep(deadlines.longest_stop(self._grace) + MARGIN)
         os._exit(ABANDONED)
 
     def _execute(self, order: Order, why: str) -> None:
-        if self.runtime is None:
+        runtime = self.runtime
+        if runtime is not None:
+            runtime.stop(None if order is Order.DRAIN else 0, why=why)
+        elif not self._is_over:
             # Still loading: nothing is claimed yet. A real signal also interrupts a blocking call.
             os.kill(os.getpid(), signal.SIGINT)
-        elif order is Order.DRAIN:
-            self.runtime.stop(why=why)
-        else:
-            self.runtime.stop(0, why=why)

@@ -160,7 +160,6 @@ def test_a_run_does_without_streams_home_and_path(folder: Path) -> None:
         assert end.code == 0, (line, end)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_what_the_users_code_left_open_is_written_at_the_end(folder: Path) -> None:
     app = APP.replace("    async def", '    log = open("log", "w")\n\n    async def')
     (folder / "app.py").write_text(app.replace("return self", 'self.log.write("done"); return self'), "utf-8")
@@ -168,6 +167,7 @@ def test_what_the_users_code_left_open_is_written_at_the_end(folder: Path) -> No
     assert (folder / "log").read_text() == "done"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_result_that_cannot_be_written_is_told(folder: Path) -> None:
     end = shell("exec $RUN echo.py >/dev/full", folder)
     assert end.code == 1, end

@@ -152,7 +152,8 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
 ) -> None:
     (tmp_path / "browser.py").write_text("import sys; print('opened', sys.argv[1])", "utf-8")
     browser_command = f"{sys.executable} {tmp_path / 'browser.py'} %s"
-    dev = Dev(processes, make(tmp_path), "--open", BROWSER=browser_command)
+    left_open = "left_open = open('left-open', 'w'); left_open.write('done')\n"
+    dev = Dev(processes, make(tmp_path, left_open + APP), "--open", BROWSER=browser_command)
     page = dev.says(r"^opened (\S+)")[1]
     assert page == (tmp_path / ".exotrio" / "state.db.sign-in.html").as_uri(), (
         "arguments of any process are public"
@@ -174,6 +175,7 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
     end = dev.stop()
     assert end.code == 0, end
     assert is_gone(dev.pid())
+    assert (tmp_path / "left-open").read_text() == "done", "the user's code ended as Python does"
     assert not list(tmp_path.glob(".exotrio/*sign-in*"))
     assert end.err.count(" began") == 2, "none was started without being asked for"
     assert "Traceback" not in end.err

@@ -26,6 +26,20 @@ from tests.support.terminals import Terminal
 BOTH = 2 * WORKERS
 """States that two processes run at once."""
 OPTIONS = ("worker", "app.py", "--processes", "2")
+LEFT_OPEN = """
+import atexit, os, time
+from tests.support.gated import Work
+
+def end():
+    open("ending", "w").close()
+    while os.path.exists("linger"):
+        time.sleep(0.01)
+    Work.file.write("written ")
+
+Work.file = open("left-open", "a")
+atexit.register(end)
+"""
+"""Code that leaves a file open. Python writes it at its end, if nothing but the code refers to it then."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +323,7 @@ def test_what_one_process_abandons_is_the_exit_code_of_all(place: Place) -> None
 
 
 def test_no_process_outlives_a_parent_that_is_killed(place: Place) -> None:
+    place.app(LEFT_OPEN)
     with place.busy() as busy:
         busy.parent.kill()
         for child in (1, 2):
@@ -317,6 +332,7 @@ def test_no_process_outlives_a_parent_that_is_killed(place: Place) -> None:
         for pid in busy.pids:
             until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
     assert sorted(place.log.items("end")) == sorted(busy.running), "they drained"
+    assert (place.folder / "left-open").read_text() == "written " * 2, "they ended as Python does"
     complete(place, busy.run_id)
 
 
@@ -403,6 +419,7 @@ def test_health_metrics_and_log_are_those_of_all_through_a_kill_a_hang_and_a_sto
 
 
 def test_a_process_that_was_drained_by_itself_is_not_replaced_and_what_it_counted_stays(place: Place) -> None:
+    place.app(LEFT_OPEN)
     with place.busy(*HEALTH) as busy:
         url = health_of(busy.parent)
         os.kill(busy.pids[1], signal.SIGTERM)
@@ -412,9 +429,16 @@ def test_a_process_that_was_drained_by_itself_is_not_replaced_and_what_it_counte
         assert finished(place.running, busy.run_id).status == "SUCCESS"
         until(lambda: metrics(url)[COMPLETED] == ITEMS, "those of both are counted")
         assert metrics(url)["exotrio_workers"] == WORKERS
+        (place.folder / "linger").touch()
+        (place.folder / "ending").unlink()
         os.kill(busy.pids[0], signal.SIGTERM)
+        until((place.folder / "ending").exists, "it is at its end")
+        busy.parent.signal(signal.SIGTERM)
+        busy.parent.line("all processes are ordered to drain")
+        (place.folder / "linger").unlink()
         end = busy.parent.wait()
     assert end.code == 0, end
+    assert (place.folder / "left-open").read_text() == "written " * 2
 
 
 HUNG = """
