@@ -236,23 +236,51 @@ async def test_a_manager_that_lives_is_not_taken_for_lost_when_the_clock_is_set_
     assert await world.statuses() == ["QUEUED", "CREATED", "CREATED"]
 
 
-async def test_what_others_wrote_in_the_old_time_after_the_clock_was_set_ahead_is_not_lost(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+async def test_what_others_wrote_in_the_old_time_after_the_clock_was_set_holds_for_a_term_from_then(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     old = world.now
     await world.claim(manager="other")
     await world.write(enter, "other", old)
-    await world.sweep(HOUR)
+    await world.sweep(step)
     await world.claim(claim_id="c", now=old)
     await world.write(enter, "other", old)
     assert (await world.sweep(5 * SECOND)).ended == 0
-    assert await world.statuses() == ["QUEUED", "QUEUED", "CREATED"]
+    states = await world.states()
+    assert [status for status, _, _ in states] == ["QUEUED", "QUEUED", "CREATED"]
+    assert states[1][1] == pytest.approx(world.now + TERM, abs=10 * SECOND)
     monkeypatch.setattr(managers, "LEARNT_AFTER_MS", 0)
     ended = []
-    for _ in range(12):
-        await world.write(enter, "other", world.now)
+    for _ in range(13):
         ended.append((await world.sweep(5 * SECOND)).ended)
-    assert sum(ended) == 1, "later, a lease ends again that nobody renews"
+    assert sum(ended) == 2, "later, leases end again that nobody renews, and silent managers are lost"
+
+
+async def test_a_state_that_others_made_in_the_old_time_after_the_clock_was_set_back_waits_no_longer_by_it(
+    world: World,
+) -> None:
+    await world.write(in_the_old_time)
+    await world.sweep(-HOUR)
+    flow = await Flow.deploy(world.manager.api, place("a"))
+    for _ in range(2):
+        await flow.trigger()
+    before = await world.states()
+    await world.write(in_the_old_time)
+    for _ in range(2):
+        await world.sweep(5 * SECOND)
+        after = await world.states()
+        assert after[:-1] == before[:-1]
+        assert after[-1][2] == pytest.approx(before[-1][2], abs=10 * SECOND)
+
+
+def in_the_old_time(tx: Transaction) -> None:
+    """Let the newest state be as one that does not know it yet would have made it."""
+    tx.execute(
+        "UPDATE states SET created_at = created_at + ?1, enqueue_after = enqueue_after + ?1"
+        " WHERE seq = (SELECT max(seq) FROM states)",
+        (HOUR,),
+    )
 
 
 async def test_nor_is_it_lost_right_after_the_sweep_that_found_the_clock_set_ahead(

@@ -132,8 +132,12 @@ def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
             _follow_clock(tx, now, late, terms)
         return Swept(late_ms=late)
     if is_shared:
-        if ahead := clock.set_ahead_ms(tx, LEARNT_AFTER_MS):
-            # What others wrote meanwhile, who did not know it yet, is in the old time.
+        # What others wrote meanwhile, who did not know it yet, is in the old time.
+        ahead = clock.set_ahead_ms(tx, LEARNT_AFTER_MS)
+        if is_set_back := clock.was_set_back(tx, LEARNT_AFTER_MS):
+            _lock_waiting(tx)
+            clock.move_new_states(tx, tx.now_ms)
+        if ahead or is_set_back:
             extend(tx, now, ahead, terms)
             _move_signs_of_life(tx, now, ahead)
             return Swept()

@@ -12,7 +12,8 @@ the same.
   day, so that there is time to correct the clock before anything is deleted.
 
 The clock of a database that several state managers share is compared in each sweep with the time of the sweep
-before (``engine.managers``).
+before (``engine.managers``). What others write in the old time until they know of it is moved by the sweeps
+of the next seconds.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ def set_back(connection: Executor, now: int, by: int) -> None:
         _store_steps(connection, now, moved[::-1])
     if by >= MINUTE_MS:
         _reschedule(connection, now)
+    (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM states").fetchone()
+    put_meta(connection, "clock_set_back", to_json((now, by, newest)).decode())
 
 
 def set_ahead(connection: Executor, now: int, by: int) -> None:
@@ -156,6 +159,28 @@ def _reschedule(connection: Executor, now: int) -> None:
 def set_ahead_ms(view: View, within_ms: int) -> int:
     """Return by how many ms the clock was set ahead within the last ``within_ms``, at most within a day."""
     return sum(by for at, by in _steps_ahead(view) if view.now_ms - at < min(within_ms, DAY_MS))
+
+
+def was_set_back(view: View, within_ms: int) -> bool:
+    """Whether the clock was set back within the last ``within_ms``."""
+    return view.now_ms - _last_set_back(view)[0] < within_ms
+
+
+def move_new_states(connection: Executor, now: int) -> None:
+    """Move states that were made in the old time after the clock was set back, by who did not know it yet."""
+    _, by, newest = _last_set_back(connection)
+    for status in ("CREATED", "QUEUED"):
+        connection.execute(
+            "UPDATE states SET enqueue_after = enqueue_after - ?1, created_at = created_at - ?1"
+            f" WHERE status = '{status}' AND seq > ?2 AND created_at > ?3",
+            (by, newest, now + MIN_STEP_BACK_MS),
+        )
+
+
+def _last_set_back(connection: Executor) -> tuple[int, int, int]:
+    """Return when the clock was set back, by how many ms, and the newest state then."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'clock_set_back'").fetchone()
+    return (-DAY_MS, 0, 0) if row is None else from_json(row[0])
 
 
 def _steps_ahead(connection: Executor) -> list[tuple[int, int]]:
