@@ -34,7 +34,7 @@ from exotrio.client import StateManager
 from exotrio.errors import NotFound
 from exotrio.manager import embedded
 from exotrio.testing import run_graph
-from tests.support.doubles import Call, NativeServer, V0Server, reply, running, runtime, until_and_stop
+from tests.support.doubles import Call, NativeServer, V0Server, reply, running
 from tests.support.process_nodes import Traced
 from tests.support.spans import Spans, id_of, linked_by, parent_of, recording, traced_by
 
@@ -189,11 +189,9 @@ async def test_spans_of_a_node_nest_in_its_process(spans: Spans) -> None:
 
 
 async def test_spans_of_a_node_nest_in_threads_and_on_asyncio(spans: Spans) -> None:
-    server = NativeServer()
-    server.add("Asyncio")
-    server.add("Thread")
-    rt = runtime(server, Asyncio, Thread)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 2)
+    server = NativeServer(Asyncio=1, Thread=1)
+    async with running(server, Asyncio, Thread):
+        await server.until(EXECUTED=2)
     for name in ("Asyncio", "Thread"):
         assert parent_of(spans.one(f"inside {name.lower()}")) == id_of(spans.one(f"execute {name}"))
 
@@ -211,11 +209,10 @@ class Leaves(BaseNode):
 async def test_over_v0_each_execution_is_the_root_of_a_trace_whatever_is_current_around_it(
     spans: Spans, autojump_clock: MockClock
 ) -> None:
-    server = V0Server()
-    server.add("Leaves", 3)
+    server = V0Server(Leaves=3)
     with trace.get_tracer("test").start_as_current_span("of the program"):
-        rt = runtime(server, Leaves, workers=1)
-        await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 3)
+        async with running(server, Leaves, workers=1):
+            await server.until(EXECUTED=3)
         assert trace.get_current_span().name == "of the program"  # type: ignore[attr-defined]
     executions = spans.of("execute Leaves")
     assert [parent_of(span) for span in executions] == [None] * 3
@@ -245,8 +242,8 @@ async def test_a_span_says_how_its_execution_ended_and_a_release_names_it(
     server = NativeServer()
     for node in (Sleeps, Prunes, Refuses):
         server.add(node.__name__)
-    rt = runtime(server, Sleeps, Prunes, Refuses)
-    await until_and_stop(rt, server, lambda: len(server.statuses()) == 3, grace=0)
+    async with running(server, Sleeps, Prunes, Refuses, grace=0):
+        await server.until(lambda: len(server.statuses()) == 3)
     ended = {
         span.name.split()[1]: {
             name: value
@@ -312,7 +309,7 @@ async def test_an_execution_that_goes_on_under_another_claim_stays_in_its_trace(
     Until.gate = trio.Event()
     server = NativeServer()
     (state_id,) = server.add("Until")
-    async with running(runtime(server, Until)):
+    async with running(server, Until):
         await server.until(lambda: server.states[state_id].deliveries == 1)
         await trio.testing.wait_all_tasks_blocked()
         server.states[state_id].status = "CREATED"
@@ -345,11 +342,10 @@ async def test_a_broken_provider_costs_its_spans_and_nothing_else(
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(FailsLater(exporter))
-    server = V0Server()
-    server.add("Nests", 2)
+    server = V0Server(Nests=2)
     with traced_by(provider):
-        rt = runtime(server, Nests, workers=1)
-        await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 2)
+        async with running(server, Nests, workers=1):
+            await server.until(EXECUTED=2)
     assert "a processor that fails" in caplog.text
     first, second = [span for span in exporter.get_finished_spans() if span.name == "inside"]
     assert parent_of(first) is not None
@@ -365,10 +361,9 @@ async def test_with_a_provider_that_is_missing_or_switched_off_nothing_is_traced
     monkeypatch.setenv(variable, value)
     provider = None if value == "missing" else TracerProvider(shutdown_on_exit=False)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    server = NativeServer()
-    server.add("Prunes")
-    rt = runtime(server, Prunes)
-    await until_and_stop(rt, server, lambda: server.statuses()["PRUNED"] == 1)
+    server = NativeServer(Prunes=1)
+    async with running(server, Prunes):
+        await server.until(PRUNED=1)
     (item,) = server.routes("outcomes")[-1].body
     assert "trace" not in item
 
@@ -377,9 +372,9 @@ async def test_a_span_that_fails_ends_all_the_same(
     spans: Spans, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     monkeypatch.setattr("opentelemetry.sdk.trace.Span.add_event", None)
-    server = V0Server()
-    server.add("Refuses")
-    await until_and_stop(runtime(server, Refuses), server, lambda: server.statuses()["ERRORED"] == 1)
+    server = V0Server(Refuses=1)
+    async with running(server, Refuses):
+        await server.until(ERRORED=1)
     assert spans.one("execute Refuses").end_time is not None
 
 

@@ -26,7 +26,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal, Stopping
 from exotrio._util import deadlines
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
-from tests.support.doubles import NativeServer, V0Server, running, runtime, until_and_stop
+from tests.support.doubles import NativeServer, V0Server, running, runtime
 from tests.support.helpers import eventually
 
 THREAD = "exotrio asyncio"
@@ -140,29 +140,28 @@ async def test_a_node_talks_over_sockets_in_task_groups_within_timeouts() -> Non
 
 
 async def test_nodes_run_at_once_in_one_loop_as_far_as_their_concurrency_allows() -> None:
-    running: dict[str, int] = {"Free": 0, "Limited": 0}
-    most = dict(running)
+    now: dict[str, int] = {"Free": 0, "Limited": 0}
+    most = dict(now)
     loops: set[int] = set()
     all_here = asyncio.Event()
 
     async def execute(self: BaseNode) -> None:
         name = type(self).__name__
         loops.add(id(asyncio.get_running_loop()))
-        running[name] += 1
-        most[name] = max(most[name], running[name])
+        now[name] += 1
+        most[name] = max(most[name], now[name])
         if most["Free"] == 4:
             all_here.set()
         if name == "Free":
             await all_here.wait()
         await asyncio.sleep(0.001)
-        running[name] -= 1
+        now[name] -= 1
 
-    server = V0Server()
-    server.add("Free", 8)
-    server.add("Limited", 6)
+    server = V0Server(Free=8, Limited=6)
     rt = runtime(server, node(execute, "Free"), node(execute, "Limited", concurrency=2), workers=6)
     with trio.fail_after(60):
-        await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 14)
+        async with running(rt):
+            await server.until(EXECUTED=14)
     assert len(loops) == 1
     assert most["Free"] >= 4
     assert most["Limited"] <= 2
@@ -275,12 +274,11 @@ async def test_whatever_a_node_raises_is_its_error_and_the_others_go_on(what: An
         await asyncio.sleep(0.005)
         return Text(text="fine")
 
-    server = V0Server()
-    server.add("Bad")
-    server.add("Good")
+    server = V0Server(Bad=1, Good=1)
     rt = runtime(server, node(execute, "Bad"), node(goes_on, "Good"))
     with trio.fail_after(60):
-        await until_and_stop(rt, server, lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
+        async with running(rt):
+            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
 
 
 async def test_a_loop_that_a_node_broke_fails_its_nodes_and_the_next_gets_another(
@@ -295,8 +293,7 @@ async def test_a_loop_that_a_node_broke_fails_its_nodes_and_the_next_gets_anothe
 
     async def fine(self: BaseNode) -> None: ...
 
-    server = V0Server()
-    server.add("Breaks")
+    server = V0Server(Breaks=1)
     rt = runtime(server, node(execute, "Breaks"), node(fine, "Fine"), poll_interval=0.01)
     with trio.fail_after(60):
         async with running(rt):
@@ -347,10 +344,8 @@ class Cleaning:
 
 async def test_when_the_drain_is_over_a_node_is_cancelled_once_and_cleans_up() -> None:
     cleaning = Cleaning()
-    server = V0Server()
-    server.add("Node")
-    rt = runtime(server, node(cleaning.execute))
-    async with running(rt, grace=0.05):
+    server = V0Server(Node=1)
+    async with running(server, node(cleaning.execute), grace=0.05) as rt:
         await cleaning.began.wait()
     assert cleaning.learnt(Stopping.CANCELLING)
     assert server.statuses() == {"CREATED": 1}
@@ -367,10 +362,8 @@ async def test_a_node_that_ends_within_the_drain_is_reported() -> None:
             await asyncio.sleep(0.001)
         return Text(text=self.stopping)
 
-    server = V0Server()
-    server.add("Node")
-    rt = runtime(server, node(execute))
-    async with running(rt):
+    server = V0Server(Node=1)
+    async with running(server, node(execute)):
         await began.wait()
     assert server.states["0" * 24].result == [{"text": "draining"}]
 
@@ -492,8 +485,7 @@ async def test_a_node_that_swallows_its_cancellation_is_stuck_and_the_loop_goes_
 
     async def quick(self: BaseNode) -> None: ...
 
-    server = V0Server()
-    server.add("Node")
+    server = V0Server(Node=1)
     rt = runtime(server, node(swallowing.execute, timeout=30), node(quick, "Quick"), poll_interval=0.01)
     with trio.fail_after(600):
         async with running(rt):
@@ -516,8 +508,7 @@ async def test_too_many_stuck_nodes_keep_asyncio_nodes_from_being_begun_and_no_o
     async def on_trio(self: BaseNode) -> None:
         await trio.lowlevel.checkpoint()
 
-    server = V0Server()
-    server.add("Node", 6)
+    server = V0Server(Node=6)
     rt = runtime(
         server,
         node(swallowing.execute, timeout=30),
@@ -528,12 +519,12 @@ async def test_too_many_stuck_nodes_keep_asyncio_nodes_from_being_begun_and_no_o
     )
     with trio.fail_after(600):
         async with running(rt):
-            await server.until(lambda: server.statuses()["ERRORED"] == 4)
+            await server.until(ERRORED=4)
             server.add("OnTrio", 3)
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "EXECUTED": 3, "CREATED": 2})
             assert server.routes("enqueue")[-1].body["nodes"] == ["OnTrio"]
             swallowing.release = True
-            await server.until(lambda: server.statuses()["EXECUTED"] == 5)
+            await server.until(EXECUTED=5)
 
 
 async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state_back(
@@ -541,8 +532,7 @@ async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state
 ) -> None:
     jump = jumping(mock_clock)
     swallowing = Swallowing(jump)
-    server = V0Server()
-    server.add("Node")
+    server = V0Server(Node=1)
     rt = runtime(server, node(swallowing.execute))
     with trio.fail_after(600):
         async with running(rt, grace=0):
@@ -567,8 +557,7 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
     async def on_trio(self: BaseNode) -> None:
         await trio.lowlevel.checkpoint()
 
-    server = V0Server()
-    server.add("Blocks")
+    server = V0Server(Blocks=1)
     on_asyncio = {"timeout": 30}
     rt = runtime(
         server,
@@ -589,7 +578,7 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
             await server.until(lambda: server.statuses() == {"EXECUTED": 3, "ERRORED": 2})
             server.add("Waits")  # by now the loop is known to be blocked
             server.add("OnTrio")
-            await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+            await server.until(EXECUTED=4)
             assert server.statuses() == {"EXECUTED": 4, "ERRORED": 2, "CREATED": 1}
     assert "the asyncio loop is blocked, by state 000000000000000000000000 (Blocks)" in caplog.text
     assert "its thread is left running" in caplog.text
@@ -613,8 +602,7 @@ async def test_nodes_are_begun_again_once_the_loop_goes_on(
 
     async def fine(self: BaseNode) -> None: ...
 
-    server = V0Server()
-    server.add("Blocks")
+    server = V0Server(Blocks=1)
     rt = runtime(
         server,
         node(blocks, "Blocks", timeout=30),

@@ -18,7 +18,7 @@ from exotrio._http.endpoint import Endpoint
 from exotrio.manager import embedded
 from exotrio.manager.store.sqlite.copy import copied
 from exotrio.manager.store.sqlite.store import CLOSING_GRACE
-from tests.support.doubles import V0Server, runtime
+from tests.support.doubles import V0Server, running
 from tests.support.http_doubles import tcp_server
 
 
@@ -84,13 +84,9 @@ async def test_outcomes_are_written_to_the_outbox_and_it_is_closed(tmp_path: Pat
         async def execute(self) -> None:
             return None
 
-    server = V0Server()
-    server.add("Node", 3)
-    rt = runtime(server, Node, outbox=tmp_path / "outbox.db")
-    async with busy(), trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    server = V0Server(Node=3)
+    async with busy(), running(server, Node, outbox=tmp_path / "outbox.db"):
         await server.until(lambda: server.statuses() == {"EXECUTED": 3})
-        rt.stop()
 
 
 async def test_the_state_manager_in_the_process_is_copied_and_closed(tmp_path: Path) -> None:
@@ -107,10 +103,6 @@ async def test_plain_nodes_run() -> None:
         def execute(self) -> None:
             return None
 
-    server = V0Server()
-    server.add("Plain")
-    rt = runtime(server, Plain)
-    async with busy(), trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    server = V0Server(Plain=1)
+    async with busy(), running(server, Plain):
         await server.until(lambda: server.statuses() == {"EXECUTED": 1})
-        rt.stop()

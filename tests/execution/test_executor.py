@@ -25,7 +25,7 @@ from exotrio._link.port import Claim
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
-from tests.support.doubles import Call, V0Server, reply, running, runtime, until_and_stop
+from tests.support.doubles import Call, V0Server, reply, running
 
 
 class Text(BaseModel):
@@ -374,8 +374,7 @@ async def test_nothing_a_state_does_ends_the_runtime(autojump_clock: Any) -> Non
         how: server.add("Evil", how=how)[0] for how in ("exit", "surrogate", "not json", "unlike", "tidy")
     }
     stranger = server.add("Evil")[0]
-    rt = runtime(server, Evil, workers=1)
-    async with running(rt):
+    async with running(server, Evil, workers=1):
         await server.until(lambda: not server.statuses()["CREATED"] and not server.statuses()["QUEUED"])
     assert server.states[states.pop("tidy")].status == "EXECUTED"
     for state in (*states.values(), stranger):
@@ -393,8 +392,8 @@ async def test_a_state_for_a_node_that_is_not_here_is_errored(autojump_clock: An
 
     server = Confused()
     (state,) = server.add("Elsewhere")
-    rt = runtime(server, Here)
-    await until_and_stop(rt, server, lambda: server.states[state].status == "ERRORED")
+    async with running(server, Here):
+        await server.until(lambda: server.states[state].status == "ERRORED")
     assert "no node class named 'Elsewhere'; it has: Here" in server.states[state].result
 
 
@@ -421,8 +420,8 @@ async def test_a_state_manager_that_is_away_for_two_seconds_is_waited_for_by_mos
 
     server.before = away
     server.add("Secretive", 40)
-    rt = runtime(server, Secretive, workers=40, batch_size=40)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 40)
+    async with running(server, Secretive, workers=40, batch_size=40) as rt:
+        await server.until(EXECUTED=40)
     assert rt.summary.released < 15, "4 on an average"
 
 
@@ -443,8 +442,8 @@ async def test_a_state_whose_secrets_cannot_be_fetched_is_released_and_never_err
     server.secrets = {"key": "value"}
     server.before = Fails(("secrets",), lambda: reply(status), times=7)
     (state,) = server.add("Keeps")
-    rt = runtime(server, Keeps)
-    await until_and_stop(rt, server, lambda: server.states[state].status == "EXECUTED")
+    async with running(server, Keeps) as rt:
+        await server.until(lambda: server.states[state].status == "EXECUTED")
     assert not server.routes("errored")
     assert server.states[state].deliveries == 2
     assert rt.summary.released == 1

@@ -16,7 +16,7 @@ import trio
 
 from exotrio import BaseNode, PruneSignal, Runtime
 from exotrio.testing import Errored, run_node
-from tests.support.doubles import V0Server, runtime
+from tests.support.doubles import V0Server, running, runtime
 
 
 class Tidy(BaseNode):
@@ -276,13 +276,10 @@ async def test_what_a_node_leaves_in_its_task_ends_with_its_state(autojump_clock
             assert (scope.deadline, scope.shield, scope.cancel_called) == (math.inf, False, False)
 
     server = V0Server()
-    rt = runtime(server, Leaves, Finds, workers=1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(server, Leaves, Finds, workers=1):
         for each, count in (("Leaves", 1), ("Finds", 2), ("Leaves", 3), ("Finds", 4)):
             server.add(each)
             await server.until(lambda: server.statuses() == {"EXECUTED": count})  # noqa: B023
-        rt.stop()
 
 
 async def test_a_node_that_goes_on_after_it_gave_its_task_away_is_the_last_of_that_task(
@@ -295,15 +292,11 @@ async def test_a_node_that_goes_on_after_it_gave_its_task_away_is_the_last_of_th
             given.append(trio.lowlevel.current_task().coro)
             await give_the_task_away(self)
 
-    server = V0Server()
-    server.add("Gives")
-    rt = runtime(server, Gives, workers=1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    server = V0Server(Gives=1)
+    async with running(server, Gives, workers=1) as rt:
         await server.until(lambda: server.statuses() == {"ERRORED": 1})
         with pytest.raises(StopIteration):
             given[0].send(None)
-        rt.stop()
     assert rt.summary.errored == 1
 
 
@@ -342,8 +335,7 @@ async def test_a_broken_group_raised_by_a_cancelled_node_hands_its_state_back(au
             except trio.Cancelled as error:
                 raise nested(error, 5_000) from None
 
-    server = V0Server()
-    server.add("Groups")
+    server = V0Server(Groups=1)
     rt = runtime(server, Groups, shutdown_grace=0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(survive, rt)

@@ -24,7 +24,7 @@ from exotrio import (
 )
 from exotrio.monitoring import Health
 from exotrio.testing import Errored, Executed, Pruned, run_graph, run_node
-from tests.support.doubles import NativeServer, V0Server, reply, running, runtime, until_and_stop
+from tests.support.doubles import NativeServer, V0Server, reply, running, runtime
 from tests.support.helpers import eventually
 
 
@@ -190,22 +190,19 @@ async def test_waiting_for_secrets_does_not_use_the_timeout_up(autojump_clock: M
     server = V0Server()
     server.secrets, server.before = {"token": "abc"}, slow
     server.add("Digest")
-    rt = runtime(server, node(execute, timeout=30, Secrets=Secrets))
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, node(execute, timeout=30, Secrets=Secrets)) as rt:
+        await server.until(EXECUTED=1)
     assert rt.summary.completed == 1
 
 
 async def run_and_stop_at(rt: Any, time: float, grace: float) -> None:
     """Stop ``time`` seconds after the start. Starting and claiming take no virtual time."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt, grace=grace):
         await trio.sleep(time)
-        rt.stop(grace)
 
 
 async def test_the_timeout_still_counts_while_draining(autojump_clock: MockClock) -> None:
-    server = V0Server()
-    server.add("Digest")
+    server = V0Server(Digest=1)
     rt = runtime(server, node(sleeps, timeout=30))
     await run_and_stop_at(rt, 20, grace=20)
     assert server.statuses() == {"ERRORED": 1}
@@ -223,8 +220,7 @@ async def test_of_stop_and_timeout_the_clock_decides_which_was_first(
             with trio.CancelScope(shield=True):
                 await trio.sleep(1)  # the other reason comes during the clean-up
 
-    server = V0Server()
-    server.add("Digest")
+    server = V0Server(Digest=1)
     rt = runtime(server, node(execute, timeout=30))
     await run_and_stop_at(rt, stop_at, grace=0)
     assert server.statuses() == {status: 1}
@@ -235,8 +231,7 @@ async def test_a_stop_in_the_very_moment_of_the_timeout_is_always_a_timeout(
     autojump_clock: MockClock, seed: int
 ) -> None:
     # Which task runs first in that moment is up to the scheduler.
-    server = V0Server()
-    server.add("Digest", 4)
+    server = V0Server(Digest=4)
     rt = runtime(server, node(sleeps, timeout=30))
     await run_and_stop_at(rt, 30, grace=0)
     assert server.statuses() == {"ERRORED": 4}
@@ -263,8 +258,7 @@ class Hanging:
 
 async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogCaptureFixture) -> None:
     hanging = Hanging()
-    server = V0Server()
-    server.add("Digest")
+    server = V0Server(Digest=1)
     rt = runtime(server, hanging.node)
 
     async def heard_of_the_late_end() -> None:
@@ -272,7 +266,7 @@ async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogC
 
     with caplog.at_level(logging.WARNING), trio.fail_after(60):
         async with running(rt):
-            await server.until(lambda: server.statuses()["ERRORED"] == 1)
+            await server.until(ERRORED=1)
             hanging.release.set()
             await eventually(heard_of_the_late_end)
     assert hanging.told == [Stopping.TIMED_OUT]
@@ -282,12 +276,11 @@ async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogC
 
 async def test_stuck_threads_take_no_place_from_the_workers() -> None:
     hanging = Hanging()
-    server = V0Server()
-    server.add("Digest", 3)
-    server.add("Quick", 5)
+    server = V0Server(Digest=3, Quick=5)
     rt = runtime(server, hanging.node, node(lambda self: None, "Quick"), workers=1)
     with trio.fail_after(60):
-        await until_and_stop(rt, server, lambda: server.statuses() == {"ERRORED": 3, "EXECUTED": 5})
+        async with running(rt):
+            await server.until(lambda: server.statuses() == {"ERRORED": 3, "EXECUTED": 5})
     hanging.release.set()
 
 
@@ -298,15 +291,14 @@ async def test_too_many_stuck_threads_keep_plain_nodes_from_being_begun_and_no_o
         await trio.lowlevel.checkpoint()
 
     hanging = Hanging()
-    server = V0Server()
-    server.add("Digest", 9)
+    server = V0Server(Digest=9)
     rt = runtime(server, hanging.node, node(quick, "Quick"), workers=1, batch_size=2, poll_interval=0.01)
     health = Health(rt)
     with caplog.at_level(logging.INFO), trio.fail_after(60):
         async with running(rt):
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "CREATED": 5})
             server.add("Quick", 3)
-            await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+            await server.until(EXECUTED=3)
             asked = [call.body["nodes"] for call in server.routes("enqueue")]
             assert asked[-1] == ["Quick"]
             assert server.statuses() == {"ERRORED": 4, "CREATED": 5, "EXECUTED": 3}
@@ -331,8 +323,7 @@ async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_time_to
         wait.wait(0.8)  # past the timeout
         return Text(text=str(self.stopping))
 
-    server = V0Server()
-    server.add("Digest")
+    server = V0Server(Digest=1)
     rt = runtime(server, node(execute, timeout=0.6))
     with trio.fail_after(60):
         async with running(rt, grace=0):
@@ -398,8 +389,8 @@ async def test_no_more_than_its_concurrency_of_a_class_is_held_at_once(
     server.after = count
     server.add("Limited", 20)
     server.add("Free", 20)
-    rt = runtime(server, limited.node, free.node, workers=8, batch_size=16)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 40)
+    async with running(server, limited.node, free.node, workers=8, batch_size=16):
+        await server.until(EXECUTED=40)
     assert limited.most == 2
     assert free.most >= 6
     # On the server a state is held until its report is in; the place here is free once the node ended.
@@ -412,10 +403,8 @@ async def test_nothing_is_asked_while_no_class_has_room(
     autojump_clock: MockClock, make: type[V0Server]
 ) -> None:
     limited = Counting("Limited", 1, seconds=1000)
-    server = make()
-    server.add("Limited", 3)
-    rt = runtime(server, limited.node)
-    async with running(rt, grace=0):
+    server = make(Limited=3)
+    async with running(server, limited.node, grace=0):
         await trio.sleep(900)
         assert len(server.routes("claim", "enqueue")) == 1
     assert server.statuses() == {"CREATED": 3}
@@ -424,8 +413,8 @@ async def test_nothing_is_asked_while_no_class_has_room(
 async def test_a_native_claim_carries_the_room_of_each_class(autojump_clock: MockClock) -> None:
     limited, free = Counting("Limited", 2), Counting("Free", None)
     server = NativeServer()
-    rt = runtime(server, limited.node, free.node, batch_size=16)
-    await until_and_stop(rt, server, lambda: bool(server.routes("claim")))
+    async with running(server, limited.node, free.node, batch_size=16):
+        await server.until(lambda: bool(server.routes("claim")))
     [claim, *_] = server.routes("claim")
     assert claim.body["limits"] == {"Limited": 2, "Free": 16}
     assert claim.body["limit"] == 16
@@ -435,11 +424,11 @@ async def test_a_class_that_has_room_again_does_not_wait_for_a_long_poll_to_end(
     autojump_clock: MockClock,
 ) -> None:
     limited, free = Counting("Limited", 1, seconds=3), Counting("Free", None)
-    server = LimitingServer()
-    server.add("Limited", 2)
+    server = LimitingServer(Limited=2)
     rt = runtime(server, limited.node, free.node)
     # The free class has nothing to do, so its long poll would last 15 s.
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 2)
+    async with running(rt):
+        await server.until(EXECUTED=2)
     assert trio.current_time() < 8
 
 
@@ -448,10 +437,8 @@ async def test_a_full_class_beside_an_idle_one_does_not_make_the_poller_spin(
     autojump_clock: MockClock, make: type[V0Server]
 ) -> None:
     limited, free = Counting("Limited", 1, seconds=100), Counting("Free", None)
-    server = make()
-    server.add("Limited", 1)
-    rt = runtime(server, limited.node, free.node, poll_interval=1)
-    async with running(rt, grace=0):
+    server = make(Limited=1)
+    async with running(server, limited.node, free.node, poll_interval=1, grace=0):
         await trio.sleep(50)
         assert len(server.routes("claim", "enqueue")) <= 55
 

@@ -182,8 +182,7 @@ async def test_what_holds_the_interpreter_in_c_is_timed_out_with_all_that_it_sta
 async def test_a_lost_lease_and_a_cancelled_run_end_the_process(told: str) -> None:
     server = NativeServer()
     (state_id,) = server.add("Hangs")
-    rt = runtime(server, nodes.Hangs)
-    async with running(rt):
+    async with running(server, nodes.Hangs) as rt:
         running_pids = await pids(await _execution(rt))
         getattr(server, told).add(state_id)
         with trio.fail_after(60):
@@ -192,10 +191,8 @@ async def test_a_lost_lease_and_a_cancelled_run_end_the_process(told: str) -> No
 
 
 async def test_a_stop_hands_back_what_hangs_in_a_process() -> None:
-    server = V0Server()
-    server.add("Hangs")
-    rt = runtime(server, nodes.Hangs)
-    async with running(rt, grace=0):
+    server = V0Server(Hangs=1)
+    async with running(server, nodes.Hangs, grace=0) as rt:
         running_pids = await pids(await _execution(rt))
     assert server.statuses() == {"CREATED": 1}
     assert (rt.summary.cancelled, rt.summary.exit_code) == (1, 0)
@@ -203,10 +200,8 @@ async def test_a_stop_hands_back_what_hangs_in_a_process() -> None:
 
 
 async def test_a_node_in_a_process_learns_that_the_runtime_drains_and_no_signal_ends_it() -> None:
-    server = V0Server()
-    server.add("Drains")
-    rt = runtime(server, nodes.Drains)
-    async with running(rt):
+    server = V0Server(Drains=1)
+    async with running(server, nodes.Drains) as rt:
         (pid,) = await pids(await _execution(rt))
         # A service manager sends it to every process; the runtime alone says when this one ends.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

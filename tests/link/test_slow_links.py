@@ -18,7 +18,7 @@ from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.response import ResponseTooSlow
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager import embedded
-from tests.support.doubles import NativeServer, V0Server, running, until_and_stop
+from tests.support.doubles import NativeServer, V0Server, running
 from tests.support.http_doubles import Double, answer, tcp_server
 
 RATE = 250_000
@@ -81,7 +81,7 @@ async def test_a_native_claim_that_comes_too_slowly_is_followed_by_smaller_ones(
     server.add("Counts", 14, text="x" * MB)
     rt = Runtime("ns", "test", [Counts], transport=Slow(server))
     async with running(rt):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 14)
+        await server.until(EXECUTED=14)
         assert trio.current_time() < 200
     assert (rt.summary.completed, rt.summary.exit_code) == (14, 0)
     assert all(state.deliveries <= 2 for state in server.states.values())
@@ -114,7 +114,8 @@ async def test_a_v0_claim_is_waited_for_as_long_as_it_arrives(autojump_clock: Mo
     server = V0Server()
     server.add("Counts", 40, text="x" * MB)
     rt = Runtime("ns", "test", [Counts], transport=Slow(server), batch_size=40)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 40)
+    async with running(rt):
+        await server.until(EXECUTED=40)
     assert (rt.summary.completed, rt.summary.lost_claims) == (40, 0)
 
 
@@ -124,7 +125,8 @@ async def test_after_a_v0_claim_that_stopped_arriving_less_is_asked_for(
     server = V0Server()
     server.add("Counts", 20, text="x" * MB)
     rt = Runtime("ns", "test", [Counts], transport=Slow(server, most=9 * MB))
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 4)
+    async with running(rt):
+        await server.until(EXECUTED=4)
     assert "a claim of up to 16 states arrived too slowly; the next claim is of up to 8" in caplog.text
     assert rt.summary.lost_claims == 16
 

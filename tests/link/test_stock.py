@@ -220,8 +220,7 @@ async def test_a_claim_that_was_answered_in_html_is_logged_with_its_size(
     stock: Stock, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, fate: Fate
 ) -> None:
     (state,) = stock.add("Plan")
-    rt = runtime(stock)
-    async with running(rt, registered=True):
+    async with running(runtime(stock), registered=True) as rt:
         stock.proxy = does(fate, "POST enqueue", times=1)
         await trio.sleep(60)
     # Whether it took states cannot be known: if it did, they stay with nobody.
@@ -276,8 +275,7 @@ async def test_a_runtime_waits_for_a_database_that_is_away_at_its_start(
     stock: Stock, autojump_clock: MockClock
 ) -> None:
     stock.database_away = True
-    rt = runtime(stock)
-    async with running(rt):
+    async with running(runtime(stock)) as rt:
         await trio.sleep(200)
         stock.database_away = False
         (state,) = stock.add("Plan")
@@ -354,8 +352,7 @@ async def test_each_node_of_a_chain_begins_soon_after_the_one_before(
         for i in range(5)
     ]
     rt = Runtime("n", "r", [Step], transport=StockTransport(stock))
-    async with client(stock) as manager, trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with client(stock) as manager, running(rt, registered=True):
         await manager.upsert_graph(Graph("chain", places))
         run_id = (await manager.trigger("chain"))["run_id"]
         assert (await manager.wait(run_id)).status is RunStatus.SUCCESS
@@ -367,7 +364,6 @@ async def test_each_node_of_a_chain_begins_soon_after_the_one_before(
         asked = stock.times("POST enqueue")
         await trio.sleep(20)
         assert stock.times("POST enqueue") - asked <= 20
-        rt.stop()
 
 
 FAILING = Graph("failing", [place(Silent, "last"), place(Last, n="${{ silent.outputs.n }}")])
@@ -377,15 +373,13 @@ async def fail_many(stock: Stock, where: dict[str, Any], **options: Any) -> Runt
     """Let a runtime work through runs whose next states cannot be created, among others; return it."""
     rt = Runtime("n", "r", [Plan, Work, Last, Silent], **where, **options)
     with trio.fail_after(60):
-        async with StateManager("n", **where) as manager, trio.open_nursery() as nursery:
-            await nursery.start(rt.run)
+        async with StateManager("n", **where) as manager, running(rt, registered=True):
             await manager.upsert_graph(Graph("good", [place(Last, n="1")]), polling_interval=0.02)
             await manager.upsert_graph(FAILING, polling_interval=0.02)
             for number in range(60):
                 await manager.trigger("failing" if number % 2 else "good")
             runs = [run.run_id for run in (await manager.runs(size=60)).runs]
             ends = [(await manager.wait(run_id)).status for run_id in runs]
-            rt.stop()
     assert Counter(ends) == {RunStatus.SUCCESS: 30, RunStatus.FAILED: 30}
     assert stock.statuses() == {"SUCCESS": 30, "NEXT_CREATED_ERROR": 30}
     sound(stock)
@@ -467,10 +461,8 @@ async def test_a_graph_that_will_not_be_valid_by_that_is_put_once(
 
 async def registered(stock: Stock) -> StateManager:
     """Return a client of a server that has the nodes and the graph."""
-    rt = runtime(stock)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
-        rt.stop()
+    async with running(runtime(stock), registered=True):
+        pass
     manager = client(stock)
     await manager.upsert_graph(GRAPH)
     return manager

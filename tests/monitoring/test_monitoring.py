@@ -77,7 +77,7 @@ async def test_whoever_listens_hears_of_claims_requests_and_every_state_that_is_
     heard: list[Event] = []
     rt.observe(heard.append)
     async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+        await server.until(EXECUTED=2)
     ended = sorted((e.node, e.outcome, e.duration) for e in heard if isinstance(e, StateEnded) and e.duration)
     assert ended[-2:] == [
         ("Sleeps", "completed", pytest.approx(2)),
@@ -106,7 +106,7 @@ async def test_an_observer_that_fails_costs_no_outcome_and_is_not_called_again(
     rt.observe(broken)
     rt.observe(others.append)
     async with running(rt, registered=True):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 5)
+        await server.until(EXECUTED=5)
     assert rt.summary.completed == 5
     assert len(told) == 1
     assert len([event for event in others if isinstance(event, StateEnded)]) == 5
@@ -146,16 +146,15 @@ async def test_a_runtime_that_was_started_cannot_be_observed_any_more(autojump_c
 async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
     autojump_clock: MockClock,
 ) -> None:
-    server = NativeServer()
-    server.add("Errs")
+    server = NativeServer(Errs=1)
     rt = runtime(server, Sleeps, Errs, workers=2)
     metrics = RuntimeMetrics(rt)
     assert values(metrics)['exotrio_phase{phase="new"}'] == 1
     assert values(metrics)['exotrio_states_total{node="Sleeps",outcome="errored"}'] == 0
     async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["ERRORED"] == 1)
+        await server.until(ERRORED=1)
         server.add("Sleeps", 5, seconds="10")
-        await server.until(lambda: server.statuses()["QUEUED"] == 5)
+        await server.until(QUEUED=5)
         await trio.sleep(1)
         server.before = Fails(("outcomes",), lambda: reply(503))
         busy = values(metrics)
@@ -184,7 +183,7 @@ async def test_alarms_and_pictures_can_rely_on_these_names_and_labels(autojump_c
     rt = runtime(server, Sleeps)
     metrics = RuntimeMetrics(rt)
     async with running(rt, registered=True):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        await server.until(EXECUTED=1)
     assert labels_in(metrics.render()[0].decode()) == {
         "exotrio_states_total": {"node", "outcome"},
         "exotrio_state_duration_seconds": {"node"},
@@ -243,7 +242,7 @@ async def test_a_runtime_is_ready_from_its_registration_to_the_first_moment_of_i
         assert health.ready() == "starting: its nodes are not registered yet"
         assert health.alive() == "", "a state manager that is away is no reason for a restart"
         server.before = None
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await server.until(QUEUED=1)
         await trio.sleep(1)
         assert health.ready() == ""
         rt.stop()
@@ -280,7 +279,7 @@ async def test_a_runtime_whose_workers_are_all_busy_is_ready_although_it_claims_
     rt = runtime(server, Sleeps, workers=1, batch_size=2)
     health = Health(rt, clock=trio.current_time)
     async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        await server.until(QUEUED=2)
         claims = len(server.routes("claim"))
         await trio.sleep(1000)
         assert len(server.routes("claim")) == claims
@@ -296,7 +295,7 @@ async def test_a_runtime_that_gets_its_states_with_its_reports_is_ready_though_i
     rt = runtime(server, Sleeps, workers=2, batch_size=4)
     health, metrics = Health(rt, clock=trio.current_time), RuntimeMetrics(rt)
     async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        await server.until(QUEUED=2)
         # The claim that waits comes back empty; the one after it fails, and puts the next one off.
         server.before = Fails(("claim",), lambda: reply(503, **{"Retry-After": "60"}), times=1)
         await trio.sleep(18)
@@ -346,7 +345,7 @@ async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
     with trio.fail_after(60):
         async with running(rt, registered=True):
             server.add("Blocks")
-            await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+            await server.until(EXECUTED=1)
         await trio.to_thread.run_sync(watcher.join)
     ((alive, ready, lag, tree),) = seen
     assert "node code blocks it" in alive
@@ -358,8 +357,7 @@ async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
 
 
 def test_a_stop_that_the_blocked_loop_cannot_hear_yet_ends_the_readiness() -> None:
-    server = NativeServer()
-    server.add("Blocks")
+    server = NativeServer(Blocks=1)
     rt = runtime(server, Blocks)
     health = Health(rt)
     runner = threading.Thread(target=rt.start)
@@ -390,12 +388,11 @@ async def test_the_task_tree_shows_where_each_task_waits_and_no_values(autojump_
             await trio.sleep(1000)
             assert secret_value
 
-    server = NativeServer()
-    server.add("Children")
+    server = NativeServer(Children=1)
     rt = runtime(server, Children, workers=2)
     assert await rt.tasks() == "the runtime does not run"
     async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await server.until(QUEUED=1)
         await trio.sleep(1)
         tree = await rt.tasks()
     lines = tree.splitlines()
@@ -422,11 +419,9 @@ async def test_a_tree_of_any_size_is_cut_to_what_a_heartbeat_takes(autojump_cloc
                 for _ in range(600):
                     nursery.start_soon(deep, 100)
 
-    server = NativeServer()
-    server.add("Wide")
-    rt = runtime(server, Wide)
-    async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    server = NativeServer(Wide=1)
+    async with running(server, Wide, grace=0, registered=True) as rt:
+        await server.until(QUEUED=1)
         await trio.sleep(1)
         tree = await rt.tasks()
     assert len(tree) <= 64 * 1024
@@ -443,7 +438,7 @@ async def test_the_state_manager_gets_the_tree_once_it_asks_and_only_if_it_may(
     if shown:
         rt.show_tasks()
     async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await server.until(QUEUED=1)
         await trio.sleep(5)
         beats = server.routes("heartbeat")
         assert {(beat.body["shows_tasks"], beat.body["tasks"]) for beat in beats} == {(shown, None)}

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from exotrio import BaseNode, ConfigurationError, LifecycleError, Runtime
 from exotrio._http.endpoint import Endpoint, ambient_endpoint, resolve_endpoint
 from exotrio._nodes.checks import declare, node_problems
-from tests.support.doubles import V0Server, until_and_stop
+from tests.support.doubles import V0Server, running
 
 
 class Plain(BaseNode):
@@ -202,9 +202,9 @@ async def test_a_runtime_built_while_the_command_line_loads_its_file_runs_on_the
             await built.run()
     with pytest.raises(ConfigurationError, match="no state manager is named"):
         await built.run()
-    server = V0Server()
-    server.add("Plain")
+    server = V0Server(Plain=1)
     with ambient_endpoint(Endpoint("http://embedded", None, server)):
         assert resolve_endpoint(None, None) == (Endpoint("http://embedded", None, server), [])
         assert resolve_endpoint("http://127.0.0.1:9", "k")[0] == Endpoint("http://127.0.0.1:9", "k")
-        await until_and_stop(built, server, lambda: server.statuses()["EXECUTED"] == 1)
+        async with running(built):
+            await server.until(EXECUTED=1)

@@ -73,11 +73,9 @@ async def test_progress_is_one_bounded_line_that_can_be_printed(
             self.progress(*said)
             await trio.sleep(1)
 
-    server = NativeServer()
-    server.add("Once")
-    rt = runtime(server, Once)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    server = NativeServer(Once=1)
+    async with running(server, Once) as rt:
+        await server.until(QUEUED=1)
         await trio.sleep(0.5)
         (state,) = rt.vitals.running
         assert state.progress == shown
@@ -124,9 +122,8 @@ async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None
     server = NativeServer()
     server.secrets = {"token": "sesame-4711-open", "long": "S" * 997}
     server.add("Tells")
-    rt = runtime(server, Tells)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Tells) as rt:
+        await server.until(QUEUED=1)
         await trio.sleep(0.5)
         assert [state.progress for state in rt.vitals.running] == [Progress(0.5, "with ***")]
         assert not any("S" in str(progress) for progress in said), "half of a secret"
@@ -143,9 +140,8 @@ async def test_a_node_that_nobody_watches_may_say_it_all_the_same() -> None:
 async def test_heartbeats_carry_the_last_progress_of_what_runs(autojump_clock: MockClock) -> None:
     server = NativeServer()
     server.add("Pages", 2, fraction="0.25", text="a quarter")
-    rt = runtime(server, Pages, workers=1)
-    async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+    async with running(server, Pages, workers=1, grace=0, registered=True):
+        await server.until(QUEUED=2)
         await trio.sleep(5)
         begun, waiting = server.routes("heartbeat")[-1].body["states"]
         assert begun["progress"] == {"fraction": 0.25, "text": "a quarter"}
@@ -153,8 +149,7 @@ async def test_heartbeats_carry_the_last_progress_of_what_runs(autojump_clock: M
 
 
 async def test_a_thread_says_it_too() -> None:
-    server = V0Server()
-    server.add("Threaded")
+    server = V0Server(Threaded=1)
     rt = runtime(server, Threaded)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -179,9 +174,8 @@ async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_
             return progress_of(await service.store.read(workers_of, namespace, service.monotonic()))
 
         transport = embedded_in(service)
-        rt = runtime(transport, Pages)  # type: ignore[arg-type]
-        async with trio.open_nursery() as nursery, StateManager("ns", transport=transport) as manager:
-            await nursery.start(rt.run)
+        rt = runtime(transport, Pages)
+        async with running(rt, registered=True), StateManager("ns", transport=transport) as manager:
             inputs = {"fraction": "0.5", "text": "half"}
             place = GraphNodeModel(node_name="Pages", namespace="ns", identifier="it", inputs=inputs)
             await manager.upsert_graph(Graph("g", nodes=[place]))
@@ -194,7 +188,6 @@ async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_
             await manager.wait(run_id)
             await trio.sleep(5)
             assert await known("ns") == {}
-            rt.stop()
 
 
 async def test_the_drain_tells_who_asked_and_what_it_waits_for(
@@ -206,7 +199,7 @@ async def test_the_drain_tells_who_asked_and_what_it_waits_for(
     with caplog.at_level(logging.INFO):
         async with trio.open_nursery() as nursery:
             await nursery.start(rt.run)
-            await server.until(lambda: server.statuses()["QUEUED"] == 9)
+            await server.until(QUEUED=9)
             await trio.sleep(12)
             rt.stop(why="SIGTERM")
     first = next(iter(server.states))
@@ -229,7 +222,7 @@ async def test_a_cancelled_scope_is_told_as_what_left_no_time_to_drain(
     with caplog.at_level(logging.INFO):
         async with trio.open_nursery() as nursery:
             await nursery.start(rt.run)
-            await server.until(lambda: server.statuses()["QUEUED"] == 1)
+            await server.until(QUEUED=1)
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
     assert "no time to drain: the scope around it was cancelled; waiting for 1 node: state" in caplog.text

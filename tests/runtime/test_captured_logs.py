@@ -102,7 +102,7 @@ async def items_of(
     server.secrets = {"key": SECRET}
     for node in nodes:
         server.add(node.__name__, count, **dict(inputs))
-    async with running(runtime(server, *nodes, **options)):
+    async with running(server, *nodes, **options):
         with trio.fail_after(20):
             await server.until(lambda: not server.statuses().keys() & {"CREATED", "QUEUED"})
     return [item for call in server.routes("outcomes") for item in call.body]
@@ -270,12 +270,11 @@ async def test_lines_that_come_after_the_end_of_the_node_are_not_sent() -> None:
             goes_on.set()
             await trio.to_thread.run_sync(said.wait, 10)
 
-    server = NativeServer()
-    server.add("Stuck")
-    async with running(runtime(server, Stuck, Waits)):
-        await server.until(lambda: server.statuses()["ERRORED"] == 1)
+    server = NativeServer(Stuck=1)
+    async with running(server, Stuck, Waits):
+        await server.until(ERRORED=1)
         server.add("Waits")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        await server.until(EXECUTED=1)
     first, second = [item for call in server.routes("outcomes") for item in call.body]
     assert (texts_of(first), texts_of(second)) == (["in time"], [])
 
@@ -291,10 +290,9 @@ async def test_nothing_is_captured_where_it_is_switched_off_nor_on_v0() -> None:
     (item,) = await items_of(NativeServer(), Looks, capture_logs=False)
     assert "logs" not in item
     assert seen == [before], "nothing was replaced"
-    server = V0Server()
-    server.add("Looks")
-    async with running(runtime(server, Looks)):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+    server = V0Server(Looks=1)
+    async with running(server, Looks):
+        await server.until(EXECUTED=1)
     (call,) = server.routes("executed")
     assert call.body == {"outputs": []}
     with pytest.raises(ConfigurationError, match="capture_logs must be True or False"):
@@ -305,8 +303,8 @@ async def test_the_streams_are_replaced_while_any_runtime_runs_and_put_back_then
     before = (sys.stdout, sys.stderr, logging.Logger.callHandlers)
     one, other = NativeServer(), NativeServer()
     one.secrets = {"key": SECRET}
-    async with running(runtime(other, Talks), registered=True):
-        async with running(runtime(one, Talks), registered=True):
+    async with running(other, Talks, registered=True):
+        async with running(one, Talks, registered=True):
             assert sys.stdout is not before[0]
             assert (sys.stdout.encoding, sys.stdout.fileno) == (before[0].encoding, before[0].fileno)
         one.add("Talks")
@@ -327,7 +325,7 @@ async def test_a_stream_that_somebody_else_replaced_meanwhile_stays_theirs() -> 
     assert (texts_of(item), theirs.getvalue()) == (["before", "after"], "theirs\n")
     before, left = sys.stdout, io.StringIO()
     try:
-        async with running(runtime(NativeServer(), Redirects), registered=True):
+        async with running(NativeServer(), Redirects, registered=True):
             sys.stdout = left
         assert sys.stdout is left
     finally:
@@ -345,11 +343,11 @@ async def test_a_stream_that_writes_to_ours_is_heard_again_and_its_decoration_is
 
     server = NativeServer()
     before = sys.stdout
-    async with running(runtime(server, Prints), registered=True):
+    async with running(server, Prints, registered=True):
         ours, sys.stdout = sys.stdout, Decorates()
         hear_streams()
         server.add("Prints")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        await server.until(EXECUTED=1)
         sys.stdout = ours
     (item,) = server.routes("outcomes")[0].body
     assert texts_of(item) == ["plain"]

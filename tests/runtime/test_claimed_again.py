@@ -13,7 +13,7 @@ from exotrio import BaseNode, ReQueueAfterSignal
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed
 from exotrio._runtime.ledger import Ledger, Stage
-from tests.support.doubles import Call, Fails, NativeServer, V0Server, reply, running, runtime, until_and_stop
+from tests.support.doubles import Call, Fails, NativeServer, V0Server, reply, running
 
 KINDS = [V0Server, NativeServer]
 OUTCOME = ("outcomes", "executed")
@@ -66,9 +66,8 @@ async def test_a_node_that_runs_goes_on_under_the_new_claim(
 ) -> None:
     server = kind()
     (state_id,) = server.add("Waits")
-    rt = runtime(server, Waits)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Waits) as rt:
+        await server.until(QUEUED=1)
         await trio.sleep(0.1)
         await give_again(server, state_id)
         await trio.sleep(3)
@@ -88,13 +87,12 @@ async def test_a_state_that_waits_for_a_worker_is_run_once(
 ) -> None:
     server = kind()
     _, second = server.add("Waits", 2)
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+    async with running(server, Waits, workers=1) as rt:
+        await server.until(QUEUED=2)
         await trio.sleep(0.1)
         await give_again(server, second)
         Waits.gate.set()
-        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+        await server.until(EXECUTED=2)
         await trio.sleep(5)
     assert Waits.begun == 2
     assert (rt.summary.completed, rt.summary.dropped) == (2, 0)
@@ -106,9 +104,8 @@ async def test_a_finished_result_is_delivered_under_the_new_claim(
 ) -> None:
     server = kind()
     (state_id,) = server.add("Waits")
-    rt = runtime(server, Waits)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Waits) as rt:
+        await server.until(QUEUED=1)
         server.before = Fails(OUTCOME, lambda: reply(503))
         Waits.gate.set()
         await trio.sleep(3)
@@ -136,9 +133,8 @@ async def test_a_result_refused_under_the_old_claim_is_sent_again_under_the_new_
             await give_again(server, state_id)
 
     server.before, server.after = claimed_again_meanwhile, late
-    rt = runtime(server, Waits)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Waits) as rt:
+        await server.until(QUEUED=1)
         Waits.gate.set()
         await server.until(lambda: server.states[state_id].status == "EXECUTED")
     assert Waits.begun == 1
@@ -161,8 +157,7 @@ async def test_a_heartbeat_about_the_old_lease_does_not_end_what_goes_on_under_t
             await give_again(server, state_id)
 
     server.before, server.after = lost, late
-    rt = runtime(server, Waits)
-    async with running(rt):
+    async with running(server, Waits) as rt:
         await server.until(lambda: server.states[state_id].deliveries == 2)
         await trio.sleep(3)
         Waits.gate.set()
@@ -185,9 +180,8 @@ async def test_a_node_that_was_cancelled_for_the_old_lease_ends_before_the_state
 ) -> None:
     server = NativeServer()
     (state_id,) = server.add("Slow")
-    rt = runtime(server, Slow)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Slow) as rt:
+        await server.until(QUEUED=1)
         server.lost = {state_id}
         await trio.sleep(2)
         server.lost = set()
@@ -212,8 +206,8 @@ async def test_what_is_handed_back_is_begun_again_even_if_the_claim_overtakes_th
             await give_again(server, state_id)
 
     server.after = late
-    rt = runtime(server, Again)
-    await until_and_stop(rt, server, lambda: server.states[state_id].status == "EXECUTED")
+    async with running(server, Again) as rt:
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
     assert Again.begun == 2
     assert (rt.summary.requeued, rt.summary.completed, rt.summary.exit_code) == (1, 1, 0)
 
@@ -231,8 +225,7 @@ async def test_a_server_that_repeats_its_claims_is_not_asked_without_a_pause(
             assert len(server.routes("claim", "enqueue")) < 30
 
     server.before = repeat
-    rt = runtime(server, Waits, batch_size=1, poll_interval=1)
-    async with running(rt):
+    async with running(server, Waits, batch_size=1, poll_interval=1):
         await trio.sleep(20)
         server.before = None
         server.states[state_id].status = "QUEUED"

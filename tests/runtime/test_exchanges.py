@@ -36,11 +36,11 @@ async def test_the_states_of_a_chain_come_with_the_reports_of_the_ones_before(
             return await super().serve(call)
 
     server = Counting()
-    async with running(runtime(server, Says)) as rt:
+    async with running(server, Says) as rt:
         await trio.sleep(1)
         before = len(server.routes("claim"))
         server.add("Says")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 5)
+        await server.until(EXECUTED=5)
         await trio.sleep(1)
         assert rt.summary.completed == 5
     # One that was waiting brought the first, and one more waits since then.
@@ -57,11 +57,10 @@ async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojum
 
     server = NativeServer()
     server.after = count
-    rt = runtime(server, Sleeps, workers=3, batch_size=5)
-    async with running(rt):
+    async with running(server, Sleeps, workers=3, batch_size=5) as rt:
         for number in range(60):
             server.add("Sleeps", seconds=f"{number % 7}")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 60)
+        await server.until(EXECUTED=60)
         assert rt.summary.completed == 60
     # Those that run, those that wait for a worker, and those whose outcomes are on their way.
     assert most <= 3 + 5 + 3
@@ -70,7 +69,7 @@ async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojum
 async def test_a_report_asks_for_what_a_claim_that_waits_has_left(autojump_clock: MockClock) -> None:
     server = NativeServer()
     server.add("Sleeps", seconds="1")
-    async with running(runtime(server, Sleeps, workers=1, batch_size=4)):
+    async with running(server, Sleeps, workers=1, batch_size=4):
         await server.until(lambda: bool(server.routes("outcomes")) and len(server.routes("claim")) == 2)
     [report], [_, waiting] = server.routes("outcomes"), server.routes("claim")
     assert waiting.body["limit"] + report.claim["limit"] == 4
@@ -96,9 +95,8 @@ async def test_what_a_report_brings_during_a_stop_is_released(autojump_clock: Mo
 
 
 async def test_a_report_leaves_some_of_the_buffer_in_case_it_hangs(autojump_clock: MockClock) -> None:
-    server = NativeServer()
-    server.add("Says")
-    async with running(runtime(server, Says, workers=1, batch_size=16)):
+    server = NativeServer(Says=1)
+    async with running(server, Says, workers=1, batch_size=16):
         await server.until(lambda: bool(server.routes("outcomes")))
     assert server.routes("outcomes")[0].claim["limit"] == 14
 
@@ -115,10 +113,10 @@ async def test_beside_reports_that_take_long_the_poller_claims_what_they_leave(
     server, claimed = NativeServer(), list[int]()
     server.before = travel
     server.add("Says")
-    async with running(runtime(server, Says, workers=1, batch_size=16)):
+    async with running(server, Says, workers=1, batch_size=16):
         await server.until(lambda: len(server.routes("claim")) == 2)
         server.add("Says")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+        await server.until(EXECUTED=2)
     assert claimed == [3]
 
 
@@ -130,11 +128,11 @@ async def test_a_report_that_hangs_does_not_end_the_claims(autojump_clock: MockC
     server = NativeServer()
     server.before = hang
     server.add("Says")
-    async with running(runtime(server, Says, workers=2, batch_size=4)):
+    async with running(server, Says, workers=2, batch_size=4):
         await server.until(lambda: bool(server.routes("outcomes")))
         server.add("Says", 6)
         with trio.fail_after(60):
-            await server.until(lambda: server.statuses()["EXECUTED"] == 6)
+            await server.until(EXECUTED=6)
 
 
 async def test_nothing_is_claimed_with_reports_while_reports_fail(autojump_clock: MockClock) -> None:
@@ -145,8 +143,8 @@ async def test_nothing_is_claimed_with_reports_while_reports_fail(autojump_clock
     server = NativeServer()
     server.before = lose
     server.add("Says")
-    async with running(runtime(server, Says)):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, Says):
+        await server.until(EXECUTED=1)
     first, second = server.routes("outcomes")
     assert first.claim
     assert second.claim is None
@@ -170,7 +168,7 @@ async def test_a_node_of_one_at_a_time_stays_one_at_a_time(autojump_clock: MockC
     async with (
         embedded(":memory:") as transport,
         StateManager("ns", transport=transport) as manager,
-        running(runtime(transport, Alone, Says), registered=True),  # type: ignore[arg-type]
+        running(transport, Alone, Says, registered=True),
     ):
         await manager.upsert_graph(Graph("g", [place]))
         runs = [await manager.trigger("g") for _ in range(5)]

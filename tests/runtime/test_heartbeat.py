@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -36,7 +35,7 @@ from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import ALONE_PATIENCE
 from exotrio._wire.vocabulary import HeartbeatResult, RunStatus, StateStatus
 from exotrio.manager import embedded
-from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
+from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, running, runtime
 
 
 class Waits(BaseNode):
@@ -61,15 +60,6 @@ def fresh() -> None:
     Waits.ended = []
 
 
-@asynccontextmanager
-async def running(rt: Runtime) -> AsyncIterator[None]:
-    """Run a runtime for the block, then drain it."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
-        yield
-        rt.stop()
-
-
 def beats(server: NativeServer) -> list[Call]:
     return server.routes("heartbeat")
 
@@ -89,8 +79,7 @@ def released(server: NativeServer) -> list[str]:
 async def test_a_heartbeat_names_all_that_is_held_and_how_the_runtime_is(autojump_clock: MockClock) -> None:
     server = NativeServer()
     ids = server.add("Waits", 5)
-    rt = runtime(server, Waits, workers=2)
-    async with running(rt):
+    async with running(server, Waits, workers=2) as rt:
         await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 5)
         body = beats(server)[-1].body
         assert (body["runtime"], body["phase"]) == ("test", "running")
@@ -108,9 +97,8 @@ async def test_a_heartbeat_names_all_that_is_held_and_how_the_runtime_is(autojum
 async def test_leases_are_renewed_until_the_last_outcome_is_delivered(autojump_clock: MockClock) -> None:
     server = NativeServer()
     (state_id,) = server.add("Waits")
-    rt = runtime(server, Waits)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Waits) as rt:
+        await server.until(QUEUED=1)
         await trio.sleep(1)
         server.before = Fails(("outcomes",), lambda: reply(503))
         Waits.gate.set()
@@ -129,10 +117,8 @@ async def test_leases_are_renewed_until_the_last_outcome_is_delivered(autojump_c
 
 
 async def test_a_drain_and_the_end_are_sent_at_once(autojump_clock: MockClock) -> None:
-    server = NativeServer()
-    server.add("Waits")
-    rt = runtime(server, Waits)
-    async with running(rt):
+    server = NativeServer(Waits=1)
+    async with running(server, Waits) as rt:
         await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 1)
         began = trio.current_time()
         rt.stop()
@@ -153,8 +139,7 @@ async def test_a_last_heartbeat_that_hangs_is_given_up_soon(autojump_clock: Mock
             await hang(call)
 
     server.before = hangs
-    rt = runtime(server, Waits)
-    async with running(rt):
+    async with running(server, Waits):
         await server.until(lambda: bool(beats(server)))
         began = trio.current_time()
     assert beats(server)[-1].body["phase"] == "stopped"
@@ -164,9 +149,8 @@ async def test_a_last_heartbeat_that_hangs_is_given_up_soon(autojump_clock: Mock
 async def test_what_is_being_released_is_not_renewed(autojump_clock: MockClock) -> None:
     server = NativeServer()
     ids = server.add("Waits", 3)
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+    async with running(server, Waits, workers=1) as rt:
+        await server.until(QUEUED=3)
         await trio.sleep(1)
         server.before = Fails(("release",), lambda: reply(503))
         rt.stop()
@@ -185,17 +169,15 @@ async def test_more_states_than_fit_one_request_go_in_several(
     server = NativeServer()
     ids = server.add("Waits", 7)
     server.lost = {ids[6]}
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
+    async with running(server, Waits, workers=1) as rt:
         await server.until(lambda: rt.summary.lost_leases == 1)
         assert [len(call.body["states"]) for call in beats(server)[-3:]] == [3, 3, 1]
         Waits.gate.set()
 
 
 async def test_v0_servers_hear_no_heartbeats(autojump_clock: MockClock) -> None:
-    server = V0Server()
-    server.add("Waits")
-    async with running(runtime(server, Waits)):
+    server = V0Server(Waits=1)
+    async with running(server, Waits):
         await trio.sleep(100)
         Waits.gate.set()
     assert not server.routes("heartbeat")
@@ -208,8 +190,8 @@ async def test_heartbeats_begin_when_the_server_is_replaced_by_one_with_leases(
     server = NativeServer()
     server.discovery = reply(404)
     (state_id,) = server.add("Waits")
-    async with running(runtime(server, Waits)):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Waits):
+        await server.until(QUEUED=1)
         server.before = Fails(("enqueue",), lambda: reply(502), times=1)
         server.discovery = NativeServer.discovery
         await server.until(lambda: len(beats(server)) > 1)
@@ -226,9 +208,8 @@ async def test_a_lost_lease_cancels_the_node_and_nothing_is_released(
 ) -> None:
     server = NativeServer()
     lost, kept = server.add("Waits", 2)
-    rt = runtime(server, Waits)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+    async with running(server, Waits) as rt:
+        await server.until(QUEUED=2)
         await trio.sleep(3)
         server.lost = {lost}
         await server.until(lambda: rt.summary.lost_leases == 1)
@@ -255,8 +236,7 @@ async def test_what_a_node_returns_after_its_lease_was_lost_is_sent_all_the_same
     server = NativeServer()
     ids = server.add("Stubborn", 2)
     server.lost = set(ids)
-    rt = runtime(server, Stubborn)
-    async with running(rt):
+    async with running(server, Stubborn) as rt:
         await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 2)
         server.states[ids[1]].deliveries += 1  # another worker has this one by now
         await trio.sleep(3)
@@ -276,8 +256,7 @@ async def test_an_error_of_a_node_that_lost_its_lease_is_not_reported(autojump_c
 
     server = NativeServer()
     server.lost = set(server.add("Breaks"))
-    rt = runtime(server, Breaks)
-    async with running(rt):
+    async with running(server, Breaks) as rt:
         await server.until(lambda: rt.summary.lost_leases == 1)
     assert not server.routes("outcomes")
     assert not released(server)
@@ -287,8 +266,7 @@ async def test_a_buffered_state_that_is_lost_is_never_begun(autojump_clock: Mock
     server = NativeServer()
     first, *rest = server.add("Waits", 4)
     server.lost = set(rest)
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
+    async with running(server, Waits, workers=1) as rt:
         await server.until(lambda: rt.summary.lost_leases == 3)
         Waits.gate.set()
         await server.until(lambda: server.states[first].status == "EXECUTED")
@@ -299,11 +277,9 @@ async def test_a_buffered_state_that_is_lost_is_never_begun(autojump_clock: Mock
 async def test_lost_buffered_states_make_room_once_a_worker_passes_them_over(
     autojump_clock: MockClock,
 ) -> None:
-    server = NativeServer()
-    server.add("Waits")
-    rt = runtime(server, Waits, workers=1, batch_size=4)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    server = NativeServer(Waits=1)
+    async with running(server, Waits, workers=1, batch_size=4) as rt:
+        await server.until(QUEUED=1)
         server.lost |= set(server.add("Waits", 2))
         await server.until(lambda: rt.summary.lost_leases == 2)
         others = server.add("Waits", 2)
@@ -324,7 +300,7 @@ async def test_a_plain_node_in_a_thread_can_see_that_its_lease_is_lost() -> None
     server = NativeServer()
     server.lost = set(server.add("Steps"))
     with trio.fail_after(60):
-        async with running(runtime(server, Steps)):
+        async with running(server, Steps):
             await server.until(lambda: bool(server.routes("outcomes")))
     assert Waits.ended == ["lease lost"]
 
@@ -337,9 +313,8 @@ async def test_a_buffered_state_whose_lease_is_over_waits_for_the_state_manager_
 ) -> None:
     server = NativeServer()
     first, second, third = server.add("Waits", 3)
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+    async with running(server, Waits, workers=1) as rt:
+        await server.until(QUEUED=3)
         server.before = Fails(("heartbeat",), lambda: httpx.ConnectError("away"))
         await trio.sleep(61)
         Waits.gate.set()
@@ -355,15 +330,13 @@ async def test_a_buffered_state_whose_lease_is_over_waits_for_the_state_manager_
 
 
 async def test_a_drain_hands_back_what_waits_for_its_lease(autojump_clock: MockClock) -> None:
-    server = NativeServer()
-    server.add("Waits", 3)
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+    server = NativeServer(Waits=3)
+    async with running(server, Waits, workers=1) as rt:
+        await server.until(QUEUED=3)
         server.before = Fails(("heartbeat",), lambda: reply(503))
         await trio.sleep(61)
         Waits.gate.set()
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        await server.until(EXECUTED=1)
         await trio.sleep(1)
     assert server.statuses() == {"EXECUTED": 1, "CREATED": 2}
     assert rt.summary.exit_code == 0
@@ -377,8 +350,7 @@ async def test_a_claim_that_took_long_is_renewed_at_once(autojump_clock: MockClo
         if call.route == "claim":
             await trio.sleep(2)
 
-    rt = runtime(server, Waits)
-    async with running(rt):
+    async with running(server, Waits) as rt:
         await server.until(lambda: len(beats(server)) > 0)
         (state_id,) = server.add("Waits")
         server.after = slow
@@ -392,11 +364,9 @@ async def test_a_claim_that_took_long_is_renewed_at_once(autojump_clock: MockClo
 async def test_no_worker_waits_for_a_lease_that_the_state_manager_cannot_renew_any_more(
     autojump_clock: MockClock,
 ) -> None:
-    server = NativeServer()
-    server.add("Waits", 3)
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+    server = NativeServer(Waits=3)
+    async with running(server, Waits, workers=1) as rt:
+        await server.until(QUEUED=3)
         await trio.sleep(1)
         server.discovery = reply(404)
         server.before = Fails(("claim", "heartbeat", "release", "outcomes"), lambda: reply(404))
@@ -413,9 +383,8 @@ async def test_nor_does_a_worker_that_has_not_begun_the_node_yet(autojump_clock:
     (suspect,) = server.add("Waits")
     server.states[suspect].announce = True
     server.before = Fails(("heartbeat",), lambda: reply(503))
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Waits, workers=1) as rt:
+        await server.until(QUEUED=1)
         await trio.sleep(61)
         server.discovery = reply(404)
         server.before = Fails(("claim", "heartbeat", "release", "outcomes"), lambda: reply(404))
@@ -436,8 +405,8 @@ async def test_a_state_to_be_announced_begins_once_a_heartbeat_has_said_that_it_
     suspect, usual = server.add("Waits", 2)
     server.states[suspect].announce = True
     server.before = Fails(("heartbeat",), lambda: reply(503))
-    async with running(runtime(server, Waits)):
-        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+    async with running(server, Waits):
+        await server.until(QUEUED=2)
         await trio.sleep(30)
         assert Waits.begun == 1, "only the usual one"
         server.before = None
@@ -477,8 +446,8 @@ async def test_nothing_is_announced_to_a_state_manager_that_has_no_leases_any_mo
     (suspect,) = server.add("Waits")
     server.states[suspect].announce = True
     server.before = Fails(("heartbeat",), lambda: reply(503))
-    async with running(runtime(server, Waits)):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Waits):
+        await server.until(QUEUED=1)
         await trio.sleep(1)
         assert Waits.begun == 0
         server.discovery = reply(404)
@@ -521,7 +490,7 @@ async def test_what_may_be_poison_runs_while_nothing_else_does(
 ) -> None:
     server = NativeServer()
     beside(server, *"abCDefg", alone="CD", fails=fails)
-    async with running(runtime(server, Together, workers=4)):
+    async with running(server, Together, workers=4):
         await server.until(lambda: server.statuses()[end] == 7)
     assert sorted(map(sorted, (seen for seen in Together.seen if seen & {"C", "D"}))) == [["C"], ["D"]]
     assert max(map(len, Together.seen)) > 1, "the others run beside each other"
@@ -541,7 +510,7 @@ async def test_what_may_be_poison_waits_for_outcomes_on_their_way_for_a_bounded_
 
     server.before = record_late
     beside(server, "a")
-    async with running(runtime(server, Together, workers=2)):
+    async with running(server, Together, workers=2):
         await on_its_way.wait()
         (suspect,) = server.add("Together", name="B")
         server.states[suspect].alone = True
@@ -558,10 +527,10 @@ async def test_a_state_that_is_to_run_alone_and_the_others_wait_for_each_other_f
     server = NativeServer()
     beside(server, *"aBcD", alone="BD", seconds="200")
     began = trio.current_time()
-    async with running(runtime(server, Together, workers=4, shutdown_grace=300)):
+    async with running(server, Together, workers=4, shutdown_grace=300):
         await server.until(lambda: len(Together.seen) == 3)
         assert trio.current_time() - began < 121
-        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+        await server.until(EXECUTED=4)
     assert not any({"B", "D"} <= seen for seen in Together.seen), "never what may be poison beside its like"
 
 
@@ -572,8 +541,7 @@ async def test_what_runs_alone_for_long_and_what_waits_for_its_end_leave_the_wor
     server = NativeServer()
     beside(server, *"ABCD", alone="ABCD", seconds="900")
     began = trio.current_time()
-    rt = runtime(server, Together, workers=4, batch_size=batch_size)
-    async with running(rt):
+    async with running(server, Together, workers=4, batch_size=batch_size) as rt:
         usual = [state_id for each in range(40) for state_id in server.add("Together", name=f"{each}")]
         await server.until(lambda: all(server.states[each].status == "EXECUTED" for each in usual))
         assert trio.current_time() - began < 100
@@ -587,9 +555,8 @@ async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
 ) -> None:
     server = NativeServer()
     beside(server, *"aBcD", alone="BD")
-    rt = runtime(server, Together, workers=4)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 4)
+    async with running(server, Together, workers=4) as rt:
+        await server.until(QUEUED=4)
         await trio.sleep(0.1)
     begun = len(Together.seen)  # one alone, or the others, whichever the workers took first
     assert 1 <= begun <= 2
@@ -606,8 +573,7 @@ async def test_after_a_suspend_nothing_is_begun_before_the_state_manager_has_ren
     """Trio's clock stands still meanwhile, and the leases of others go on."""
     server = NativeServer()
     _, lost, kept = server.add("Waits", 3)
-    rt = runtime(server, Waits, workers=1)
-    async with running(rt):
+    async with running(server, Waits, workers=1) as rt:
         await server.until(lambda: server.statuses()["QUEUED"] == 3 and len(beats(server)) > 1)
         server.lost = {lost}
         asleep = rt._ledger.asleep()
@@ -657,10 +623,9 @@ async def test_a_failed_heartbeat_is_repeated_well_before_the_lease_is_over(
 ) -> None:
     """However often it fails: every quarter of the time between two heartbeats, or at least as often as
     those if the server asks for it."""
-    server = NativeServer()
-    server.add("Waits")
-    async with running(runtime(server, Waits)):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    server = NativeServer(Waits=1)
+    async with running(server, Waits):
+        await server.until(QUEUED=1)
         seen = len(beats(server))
         began = trio.current_time()
         server.before = Fails(("heartbeat",), lambda: failure, times=20)
@@ -680,9 +645,8 @@ async def test_a_heartbeat_that_hangs_does_not_delay_the_stop(autojump_clock: Mo
     server.before = hangs
     server.add("Waits")
     Waits.gate.set()
-    rt = runtime(server, Waits)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, Waits):
+        await server.until(EXECUTED=1)
         began = trio.current_time()
     assert trio.current_time() - began < 0.1
     assert "stopped" not in {beat.body["phase"] for beat in beats(server)}, "nobody would hear it"
@@ -691,8 +655,7 @@ async def test_a_heartbeat_that_hangs_does_not_delay_the_stop(autojump_clock: Mo
 async def test_an_answer_about_other_states_is_no_answer(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = NativeServer()
-    server.add("Waits", 2)
+    server = NativeServer(Waits=2)
 
     async def mixes_up(call: Call) -> httpx.Response | None:
         if call.route == "heartbeat" and call.body["states"]:
@@ -700,11 +663,10 @@ async def test_an_answer_about_other_states_is_no_answer(
         return None
 
     server.before = mixes_up
-    rt = runtime(server, Waits)
-    async with running(rt):
+    async with running(server, Waits) as rt:
         await server.until(lambda: len(beats(server)) > 3)
         Waits.gate.set()
-        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+        await server.until(EXECUTED=2)
     assert rt.summary.completed == 2
     assert "the heartbeat fails" in caplog.text
 
@@ -856,8 +818,7 @@ async def test_a_defect_in_the_thread_stops_the_runtime_and_nothing_else(
 async def test_the_command_drain_stops_the_runtime_within_its_grace(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = NativeServer()
-    server.add("Waits", 3)
+    server = NativeServer(Waits=3)
     rt = runtime(server, Waits, workers=1, shutdown_grace=7)
     with caplog.at_level(logging.WARNING):
         async with trio.open_nursery() as nursery:
@@ -884,9 +845,8 @@ async def test_the_nodes_of_a_cancelled_run_are_cancelled_and_their_states_dropp
     ids = server.add("Waits", 2)
     ids += server.add("Returns")
     ids += server.add("Waits", 2)
-    rt = runtime(server, Waits, Returns, workers=3)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 5)
+    async with running(server, Waits, Returns, workers=3) as rt:
+        await server.until(QUEUED=5)
         server.cancelled = set(ids)
         await server.until(lambda: rt.summary.run_cancelled == 5)
     assert sorted(Waits.ended) == ["run cancelled"] * 3
@@ -918,7 +878,7 @@ async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queu
     clock = lambda: int(trio.current_time() * 1000)  # noqa: E731
     async with embedded(":memory:", clock=clock) as transport:
         rt = Runtime("ns", "test", [Waits], transport=transport, workers=1)
-        async with running(rt), StateManager("ns", transport=transport) as manager:
+        async with running(rt, registered=True), StateManager("ns", transport=transport) as manager:
             await manager.upsert_graph(graph())
             runs = [(await manager.trigger("g"))["run_id"] for _ in range(2)]
             await rt._ledger.until(lambda: rt._ledger.leased() != [])

@@ -11,7 +11,7 @@ import trio
 
 from exotrio import BaseNode
 from exotrio._runtime.worker import TURN
-from tests.support.doubles import NativeServer, V0Server, running, runtime, until_and_stop
+from tests.support.doubles import NativeServer, V0Server, running
 from tests.support.processes import PATIENCE
 
 warned = threading.Event()
@@ -42,12 +42,10 @@ async def test_a_node_that_blocks_the_loop_is_named_with_its_line_while_it_does(
     handler = Warned()
     log = logging.getLogger("exotrio.runtime")
     log.addHandler(handler)
-    server = V0Server()
-    server.add("Blocking")
+    server = V0Server(Blocking=1)
     try:
-        await until_and_stop(
-            runtime(server, Blocking), server, lambda: {*server.statuses()}.isdisjoint({"CREATED", "QUEUED"})
-        )
+        async with running(server, Blocking):
+            await server.until(lambda: {*server.statuses()}.isdisjoint({"CREATED", "QUEUED"}))
     finally:
         log.removeHandler(handler)
     (line,) = handler.lines
@@ -68,10 +66,8 @@ async def test_states_that_compute_leave_the_loop_to_others_after_the_turn_of_ea
             while time.perf_counter() < until:
                 pass
 
-    server = NativeServer()
-    for _ in range(12):
-        server.add("Computes")
-    async with running(runtime(server, Computes, workers=2, batch_size=12)):
+    server = NativeServer(Computes=12)
+    async with running(server, Computes, workers=2, batch_size=12):
         while server.statuses()["EXECUTED"] < 12:
             await trio.lowlevel.checkpoint()
             steps += 1

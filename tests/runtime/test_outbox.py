@@ -11,8 +11,7 @@ import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from exotrio._runtime.ledger import HeldClaim
 from exotrio._runtime.outbox import Outbox
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio.testing import Errored, Pruned, Requeued, run_node
-from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
+from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, running, runtime
 from tests.support.helpers import free_port
 from tests.support.processes import KEY, Process, Processes, exotrio
 
@@ -115,21 +114,12 @@ def count(path: Path) -> int:
     return number
 
 
-@asynccontextmanager
-async def running(rt: Runtime, *, grace: float | None = None) -> AsyncIterator[Runtime]:
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
-            yield rt
-            rt.stop(grace)
-
-
 async def left_behind(server: V0Server, path: Path, *nodes: type[BaseNode]) -> Runtime:
     """Run one state of each node while reports cannot be delivered; return the stopped runtime."""
     before, server.before = server.before, Fails(REPORTS, away)
     for node in nodes:
         server.add(node.__name__)
-    async with running(runtime(server, *nodes, outbox=path), grace=0) as rt:
+    async with running(server, *nodes, outbox=path, grace=0) as rt:
         await server.until(lambda: len(server.routes(*REPORTS)) >= len(nodes))
     server.before = before
     server.calls.clear()
@@ -153,7 +143,7 @@ async def test_every_outcome_is_on_disk_before_it_is_sent_and_gone_once_it_is_ac
     server.before = look
     for node in ALL:
         server.add(node.__name__)
-    async with running(runtime(server, *ALL, outbox=outbox)) as rt:
+    async with running(server, *ALL, outbox=outbox) as rt:
         await server.until(lambda: not {"CREATED", "QUEUED"} & server.statuses().keys())
     assert seen
     assert 0 not in seen
@@ -173,8 +163,8 @@ async def test_only_its_owner_can_read_it(outbox: Path) -> None:
 
     server.before = look
     server.add("Says")
-    async with running(runtime(server, Says, outbox=outbox)):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, Says, outbox=outbox):
+        await server.until(EXECUTED=1)
     assert modes == [0o600, 0o600]
 
 
@@ -182,8 +172,8 @@ async def test_a_file_that_others_could_read_is_closed_to_them(outbox: Path) -> 
     server = V0Server()
     await left_behind(server, outbox, Says)
     os.chmod(outbox, 0o644)
-    async with running(runtime(server, Says, outbox=outbox)):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, Says, outbox=outbox):
+        await server.until(EXECUTED=1)
     assert os.stat(outbox).st_mode & 0o777 == 0o600
 
 
@@ -191,7 +181,7 @@ async def test_inputs_are_not_written(outbox: Path) -> None:
     server = V0Server()
     server.before = Fails(REPORTS, away)
     server.add("Says", name="canary-input")
-    async with running(runtime(server, Says, outbox=outbox), grace=0):
+    async with running(server, Says, outbox=outbox, grace=0):
         await server.until(lambda: bool(server.routes("executed")))
     assert b"precious" in content(outbox)
     assert b"canary-input" not in content(outbox)
@@ -208,10 +198,9 @@ async def test_outcomes_that_finish_together_share_a_sync(
         return write(self, new, *others)
 
     monkeypatch.setattr(OutboxStore, "write", counting)
-    server = V0Server()
-    server.add("Says", 64)
-    async with running(runtime(server, Says, outbox=outbox, workers=64, batch_size=64)) as rt:
-        await server.until(lambda: server.statuses()["EXECUTED"] == 64)
+    server = V0Server(Says=64)
+    async with running(server, Says, outbox=outbox, workers=64, batch_size=64) as rt:
+        await server.until(EXECUTED=64)
     assert sum(written) == 64
     assert len([number for number in written if number]) < 32
     assert rt.summary.completed == 64
@@ -222,10 +211,9 @@ async def test_states_that_are_handed_back_do_not_go_through_it(outbox: Path) ->
         async def execute(self) -> None:
             await trio.sleep_forever()
 
-    server = V0Server()
-    server.add("Sleeps", 3)
-    async with running(runtime(server, Sleeps, outbox=outbox, workers=1), grace=0) as rt:
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+    server = V0Server(Sleeps=3)
+    async with running(server, Sleeps, outbox=outbox, workers=1, grace=0) as rt:
+        await server.until(QUEUED=3)
     assert server.statuses() == {"CREATED": 3}
     assert (rt.summary.cancelled + rt.summary.released, rt.summary.exit_code) == (3, 0)
 
@@ -246,7 +234,7 @@ async def test_what_cannot_be_delivered_is_kept_and_sent_at_the_next_start_befor
     assert "kept 4" in str(rt.summary)
     assert "is in the outbox and is sent at the next start" in caplog.text
 
-    async with running(runtime(server, *ALL, outbox=outbox)) as rt:
+    async with running(server, *ALL, outbox=outbox) as rt:
         await server.until(lambda: bool(server.routes("claim", "enqueue")))
     order = [call.route for call in server.calls]
     first_claim = min(order.index(route) for route in ("claim", "enqueue") if route in order)
@@ -258,19 +246,18 @@ async def test_what_cannot_be_delivered_is_kept_and_sent_at_the_next_start_befor
 
 
 async def test_an_outcome_in_flight_at_the_end_is_kept_since_it_may_be_sent_again(outbox: Path) -> None:
-    server = V0Server()
-    server.add("Says")
+    server = V0Server(Says=1)
 
     async def never(call: Call) -> None:
         if call.route == "executed":
             await hang(call)
 
     server.after = never
-    async with running(runtime(server, Says, outbox=outbox), grace=0) as rt:
+    async with running(server, Says, outbox=outbox, grace=0) as rt:
         await server.until(lambda: server.statuses()["EXECUTED"] == 1 or bool(server.routes("executed")))
     assert (rt.summary.kept, rt.summary.unknown) == (1, 0)
     server.after = None
-    async with running(runtime(server, Says, outbox=outbox)) as rt:
+    async with running(server, Says, outbox=outbox) as rt:
         await server.until(lambda: bool(server.routes("enqueue")) and len(server.routes("executed")) == 2)
     assert rt.summary.dropped == 1  # it was recorded by the first: not queued any more
     assert server.states["0" * 24].result == [{"text": "precious"}]
@@ -280,8 +267,8 @@ async def test_a_kept_outcome_that_is_refused_is_reported_as_an_error_once(outbo
     server = V0Server()
     await left_behind(server, outbox, Says)
     server.before = Fails(("executed",), lambda: reply(422))
-    async with running(runtime(server, Says, outbox=outbox)) as rt:
-        await server.until(lambda: server.statuses()["ERRORED"] == 1)
+    async with running(server, Says, outbox=outbox) as rt:
+        await server.until(ERRORED=1)
     assert rt.summary.errored == 1
     assert count(outbox) == 0
 
@@ -294,7 +281,7 @@ async def test_an_outcome_that_the_server_fails_at_does_not_hold_claims_back_for
     await left_behind(server, outbox, Says)
     server.before = Fails(("executed",), lambda: reply(500), state_ids=frozenset({"0" * 24}))
     [other] = server.add("Says")
-    async with running(runtime(server, Says, outbox=outbox), grace=0):
+    async with running(server, Says, outbox=outbox, grace=0):
         await server.until(lambda: server.states[other].status == "EXECUTED")
 
 
@@ -311,7 +298,7 @@ async def in_flight_at_crash(server: V0Server, path: Path) -> Path:
 
     server.before = crash
     server.add("Requeues")
-    async with running(runtime(server, Requeues, outbox=path)):
+    async with running(server, Requeues, outbox=path):
         await server.until(lambda: server.statuses()["DELAYED"] + server.statuses()["REQUEUED"] == 1)
     server.before = None
     server.calls.clear()
@@ -323,12 +310,12 @@ async def test_a_v0_requeue_that_was_being_sent_is_not_sent_again(
 ) -> None:
     server = V0Server()
     left = await in_flight_at_crash(server, outbox)
-    async with running(runtime(server, Requeues, outbox=left)) as rt:
+    async with running(server, Requeues, outbox=left) as rt:
         await server.until(lambda: bool(server.routes("enqueue")))
     assert not server.routes("re-enqueue-after")
     assert (rt.summary.unknown, rt.summary.exit_code) == (1, 75)
     assert "an earlier process was sending it" in caplog.text
-    async with running(runtime(server, Requeues, outbox=left)) as rt:
+    async with running(server, Requeues, outbox=left) as rt:
         await server.until(lambda: len(server.routes("enqueue")) >= 2)
     assert rt.summary.unknown == 0, "it is said once"
 
@@ -336,7 +323,7 @@ async def test_a_v0_requeue_that_was_being_sent_is_not_sent_again(
 async def test_a_native_requeue_that_was_being_sent_is_sent_again(outbox: Path) -> None:
     server = NativeServer()
     left = await in_flight_at_crash(server, outbox)
-    async with running(runtime(server, Requeues, outbox=left)) as rt:
+    async with running(server, Requeues, outbox=left) as rt:
         await server.until(lambda: bool(server.routes("claim")))
     assert len(server.routes("outcomes")) == 1
     assert (rt.summary.requeued, rt.summary.unknown) == (1, 0)
@@ -346,8 +333,8 @@ async def test_a_v0_requeue_that_was_provably_not_sent_is_sent_at_the_next_start
     server = V0Server()
     rt = await left_behind(server, outbox, Requeues)
     assert (rt.summary.kept, rt.summary.unknown) == (1, 0)
-    async with running(runtime(server, Requeues, outbox=outbox)) as rt:
-        await server.until(lambda: server.statuses()["DELAYED"] == 1)
+    async with running(server, Requeues, outbox=outbox) as rt:
+        await server.until(DELAYED=1)
     assert rt.summary.requeued == 1
 
 
@@ -355,8 +342,8 @@ async def test_a_v0_requeue_without_an_answer_is_unknown_and_gone(outbox: Path) 
     server = V0Server()
     server.after = Fails(("re-enqueue-after",), lost)
     server.add("Requeues")
-    async with running(runtime(server, Requeues, outbox=outbox)) as rt:
-        await server.until(lambda: server.statuses()["DELAYED"] == 1)
+    async with running(server, Requeues, outbox=outbox) as rt:
+        await server.until(DELAYED=1)
     assert (rt.summary.unknown, rt.summary.kept) == (1, 0)
     assert count(outbox) == 0
 
@@ -411,7 +398,7 @@ async def test_an_entry_that_cannot_be_read_stays_and_holds_back_no_other(
     database.execute("UPDATE entries SET body = '{}' WHERE id = (SELECT min(id) FROM entries)")
     database.commit()
     database.close()
-    async with running(runtime(server, Says, Broken, outbox=outbox)):
+    async with running(server, Says, Broken, outbox=outbox):
         await server.until(lambda: len(server.routes(*REPORTS)) == 1)
     assert count(outbox) == 1
     assert "cannot be read" in caplog.text
@@ -511,20 +498,19 @@ def test_an_argument_that_is_no_path_is_named(value: Any) -> None:
 
 async def test_two_runtimes_cannot_share_a_file(outbox: Path) -> None:
     server = V0Server()
-    async with running(runtime(server, Says, outbox=outbox)):
+    async with running(server, Says, outbox=outbox):
         await server.until(lambda: bool(server.routes("enqueue")))
         error = await refused(runtime(V0Server(), Says, outbox=outbox))
         assert isinstance(error, DatabaseBusy)
         # The failed attempt must not have dropped the lock either, which POSIX locks do easily.
         assert await trio.to_thread.run_sync(in_use_elsewhere, outbox)
-    async with running(runtime(server, Says, outbox=outbox)):
+    async with running(server, Says, outbox=outbox):
         await trio.lowlevel.checkpoint()
 
 
 async def test_a_stop_while_the_file_is_opened_leaves_it_free(outbox: Path) -> None:
     for _ in range(20):
-        rt = runtime(V0Server(), Says, outbox=outbox)
-        async with running(rt):
+        async with running(V0Server(), Says, outbox=outbox):
             await trio.lowlevel.checkpoint()
         # Whether it was opened before the stop or not; the thread of a given-up opening may still be at it.
         with trio.fail_after(60):
@@ -572,7 +558,7 @@ async def test_outcomes_for_another_namespace_are_not_sent_to_this_one(outbox: P
 
 async def test_an_empty_file_may_change_its_owner(outbox: Path) -> None:
     server = V0Server()
-    async with running(runtime(server, Says, outbox=outbox)):
+    async with running(server, Says, outbox=outbox):
         await server.until(lambda: bool(server.routes("enqueue")))
     async with running(Runtime("other", "test", [Says], transport=server, outbox=outbox)):
         await server.until(lambda: len(server.routes("nodes")) == 2)
@@ -611,12 +597,12 @@ async def test_with_a_full_disk_outcomes_are_sent_all_the_same_and_it_is_said_on
     disk = FullDisk(monkeypatch)
     server = V0Server()
     with caplog.at_level(logging.INFO):
-        async with running(runtime(server, SaysMuch, outbox=outbox, workers=1)) as rt:
+        async with running(server, SaysMuch, outbox=outbox, workers=1) as rt:
             server.add("SaysMuch", 5)
-            await server.until(lambda: server.statuses()["EXECUTED"] == 5)
+            await server.until(EXECUTED=5)
             disk.on = False
             server.add("SaysMuch", 1)
-            await server.until(lambda: server.statuses()["EXECUTED"] == 6)
+            await server.until(EXECUTED=6)
     assert (rt.summary.completed, rt.summary.exit_code) == (6, 0)
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
@@ -638,10 +624,9 @@ async def test_a_v0_requeue_waits_until_it_can_be_marked(
         return write(store, new, marks, gone)
 
     monkeypatch.setattr(OutboxStore, "write", failing)
-    server = V0Server()
-    server.add("Requeues")
-    async with running(runtime(server, Requeues, outbox=outbox)) as rt:
-        await server.until(lambda: server.statuses()["DELAYED"] == 1)
+    server = V0Server(Requeues=1)
+    async with running(server, Requeues, outbox=outbox) as rt:
+        await server.until(DELAYED=1)
         assert failures == 0
     assert (rt.summary.requeued, rt.summary.exit_code) == (1, 0)
     assert len(server.routes("re-enqueue-after")) == 1
@@ -730,12 +715,11 @@ async def test_many_nodes_that_end_at_once_all_find_room(outbox: Path) -> None:
         async def execute(self) -> None:
             await gate.wait()
 
-    server = V0Server()
-    server.add("Together", 12)
+    server = V0Server(Together=12)
     async with running(
         runtime(server, Together, batch_size=1, workers=12, poll_interval=0.01, outbox=outbox)
     ):
-        await server.until(lambda: server.statuses()["QUEUED"] == 12)
+        await server.until(QUEUED=12)
         await trio.testing.wait_all_tasks_blocked()
         gate.set()
         await server.until(lambda: server.statuses() == {"EXECUTED": 12})
@@ -749,9 +733,6 @@ async def test_what_is_left_counts_though_the_state_manager_never_came(outbox: P
         raise httpx.ConnectError("away")
 
     server.before = refuse
-    rt = runtime(server, Says, outbox=outbox)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(server, Says, outbox=outbox) as rt:
         await server.until(lambda: bool(server.calls))
-        rt.stop()
     assert (rt.summary.kept, rt.summary.exit_code) == (1, 75)

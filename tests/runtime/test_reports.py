@@ -19,7 +19,6 @@ from tests.support.doubles import (
     reply,
     running,
     runtime,
-    until_and_stop,
 )
 
 
@@ -71,8 +70,8 @@ async def test_a_report_that_fails_is_repeated_and_never_becomes_an_error(
     server = V0Server()
     server.before = Fails(("executed",), make, times=6)
     server.add("Says")
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, Says) as rt:
+        await server.until(EXECUTED=1)
     assert not server.routes("errored")
     assert rt.summary.completed == 1
 
@@ -81,8 +80,8 @@ async def test_a_report_whose_answer_was_lost_is_settled_by_the_next_try(autojum
     server = V0Server()
     server.after = Fails(("executed",), closed, times=1)
     server.add("Says")
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: len(server.routes("executed")) == 2)
+    async with running(server, Says) as rt:
+        await server.until(lambda: len(server.routes("executed")) == 2)
     assert server.statuses() == {"EXECUTED": 1}
     assert not server.routes("errored", "re-enqueue-after")
     assert rt.summary.exit_code == 0
@@ -92,8 +91,8 @@ async def test_retry_after_is_honoured(autojump_clock: MockClock) -> None:
     server = V0Server()
     server.before = Fails(("executed",), lambda: reply(503, **{"Retry-After": "90"}), times=1)
     server.add("Says")
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, Says):
+        await server.until(EXECUTED=1)
     assert trio.current_time() >= 90
 
 
@@ -107,18 +106,16 @@ class Sleeps(BaseNode):
 async def test_a_gateway_without_a_route_costs_nothing_but_time(
     autojump_clock: MockClock, kind: type[V0Server], make: Any
 ) -> None:
-    server = kind()
-    server.add("Sleeps", 3)
-    rt = runtime(server, Sleeps, workers=2)
-    async with running(rt, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+    server = kind(Sleeps=3)
+    async with running(server, Sleeps, workers=2, registered=True) as rt:
+        await server.until(QUEUED=3)
         server.before = Fails((), make)
         await trio.sleep(30)
         server.before = None
-        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        await server.until(EXECUTED=3)
         before = len(server.calls)
         server.add("Sleeps")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+        await server.until(EXECUTED=4)
         used = {call.route for call in server.calls[before:]}
     assert ({"claim", "outcomes"} if kind is NativeServer else {"enqueue", "executed"}) <= used
     assert rt.summary.completed == 4
@@ -131,9 +128,8 @@ async def test_a_result_that_only_a_gateway_refused_until_the_stop_is_named_and_
 ) -> None:
     server = kind()
     (state,) = server.add("Sleeps")
-    rt = runtime(server, Sleeps)
-    async with running(rt, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Sleeps, registered=True) as rt:
+        await server.until(QUEUED=1)
         server.before = Fails((), lambda: reply(404))
         await trio.sleep(10)
     assert (rt.summary.dropped, rt.summary.left_behind, rt.summary.exit_code) == (0, (state,), 75)
@@ -145,11 +141,10 @@ async def test_a_runtime_waits_for_a_state_manager_behind_a_gateway_without_a_ro
     server = NativeServer()
     server.before = Fails((), lambda: reply(404))
     server.add("Says")
-    rt = runtime(server, Says)
-    async with running(rt):
+    async with running(server, Says):
         await trio.sleep(30)
         server.before = None
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        await server.until(EXECUTED=1)
     assert server.routes("outcomes")
 
 
@@ -162,8 +157,8 @@ async def test_retry_after_of_a_claim_and_of_a_registration_is_honoured(
     server = kind()
     server.before = Fails(routes, lambda: reply(status, **{"Retry-After": "90"}), times=1)
     server.add("Says")
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, Says) as rt:
+        await server.until(EXECUTED=1)
     assert trio.current_time() >= 90
     assert rt.summary.lost_claims == 0
 
@@ -175,8 +170,8 @@ async def test_a_result_that_is_refused_is_reported_as_an_error_once(
     server = V0Server()
     server.before = Fails(("executed",), lambda: reply(status))
     (state,) = server.add("Says")
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: server.statuses()["ERRORED"] == 1)
+    async with running(server, Says) as rt:
+        await server.until(ERRORED=1)
     assert "refused what the node returned" in server.states[state].result
     assert rt.summary.errored == 1
 
@@ -187,8 +182,8 @@ async def test_a_state_whose_error_is_refused_too_is_abandoned_and_logged(
     server = V0Server()
     server.before = Fails(("executed", "errored"), lambda: reply(422))
     (state,) = server.add("Says")
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: len(server.routes("errored")) == 1)
+    async with running(server, Says) as rt:
+        await server.until(lambda: len(server.routes("errored")) == 1)
     assert rt.summary.abandoned == 1
     assert rt.summary.left_behind == (state,)
     assert rt.summary.exit_code == 75
@@ -201,23 +196,22 @@ async def test_eight_500s_in_a_row_while_others_get_through_count_as_a_refusal(
     server = V0Server()
     bad, *good = server.add("Says", 12)
     server.before = fails = Fails(("executed",), lambda: reply(500), state_ids=frozenset({bad}))
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: server.statuses()["ERRORED"] == 1)
+    async with running(server, Says):
+        await server.until(ERRORED=1)
     assert fails.count == 8
     assert all(server.states[each].status == "EXECUTED" for each in good)
 
 
 async def test_any_number_of_500s_while_nothing_gets_through_is_an_outage(autojump_clock: MockClock) -> None:
-    server = V0Server()
-    server.add("Says")
+    server = V0Server(Says=1)
 
     async def everything(call: Call) -> httpx.Response | None:
         down = server.statuses()["QUEUED"] > 0 and len(server.routes("executed")) <= 12
         return reply(500) if down and call.route in ("executed", "enqueue") else None
 
     server.before = everything
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    async with running(server, Says):
+        await server.until(EXECUTED=1)
     assert not server.routes("errored")
 
 
@@ -228,8 +222,8 @@ async def test_a_report_for_a_state_that_is_no_longer_ours_is_dropped(
     server = V0Server()
     server.before = Fails(("executed",), lambda: reply(status))
     server.add("Says")
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: len(server.routes("executed")) == 1)
+    async with running(server, Says) as rt:
+        await server.until(lambda: len(server.routes("executed")) == 1)
     assert rt.summary.dropped == 1
     assert rt.summary.exit_code == 0
     assert not server.routes("errored")
@@ -241,8 +235,8 @@ async def test_one_item_that_fails_does_not_hold_up_the_others(autojump_clock: M
     server.before = Fails(
         ("executed",), lambda: reply(503, **{"Retry-After": "3600"}), state_ids=frozenset(states[:1])
     )
-    rt = runtime(server, Says, workers=1)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 39)
+    async with running(server, Says, workers=1):
+        await server.until(EXECUTED=39)
     assert trio.current_time() < 60
 
 
@@ -270,8 +264,8 @@ async def test_outcomes_and_releases_that_alternate_are_delivered_in_few_request
     server = NativeServer()
     server.before = take_long
     server.add("Ends", 64)
-    rt = runtime(server, Ends, workers=64, batch_size=64)
-    await until_and_stop(rt, server, lambda: len(begun) == 64, grace=0)
+    async with running(server, Ends, workers=64, batch_size=64, grace=0) as rt:
+        await server.until(lambda: len(begun) == 64)
     assert (rt.summary.completed, rt.summary.cancelled, rt.summary.exit_code) == (32, 32, 0)
     assert len(server.routes("outcomes", "release")) < 16
 
@@ -292,8 +286,8 @@ async def test_twice_as_many_reports_as_workers_are_in_flight_at_once_and_no_mor
     server = V0Server()
     server.before = take_long
     server.add("Instant", 30)
-    rt = runtime(server, Instant, workers=3)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 30)
+    async with running(server, Instant, workers=3):
+        await server.until(EXECUTED=30)
     assert most == 6
 
 
@@ -307,8 +301,8 @@ async def test_a_release_whose_answer_is_lost_is_not_repeated_and_is_unknown(
     server = V0Server()
     (state,) = server.add("Waits")
     server.before = Fails(("re-enqueue-after",), closed)
-    rt = runtime(server, Waits)
-    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
+    async with running(server, Waits, grace=0) as rt:
+        await server.until(QUEUED=1)
     assert len(server.routes("re-enqueue-after")) == 1
     assert rt.summary.unknown == 1
     assert rt.summary.left_behind == (state,)
@@ -318,29 +312,26 @@ async def test_a_release_whose_answer_is_lost_is_not_repeated_and_is_unknown(
 async def test_claiming_stops_while_results_cannot_be_delivered_and_goes_on_afterwards(
     autojump_clock: MockClock,
 ) -> None:
-    server = V0Server()
-    server.add("Says", 100)
+    server = V0Server(Says=100)
     server.before = Fails(("executed",))
-    rt = runtime(server, Says, workers=2, batch_size=4)
-    async with running(rt):
+    async with running(server, Says, workers=2, batch_size=4):
         await trio.sleep(300)
         # Undelivered, waiting, running: the last claim may be made before any of the former has failed.
         assert server.statuses()["QUEUED"] <= (4 + 2) + 4 + 2
         server.before = None
-        await server.until(lambda: server.statuses()["EXECUTED"] == 100)
+        await server.until(EXECUTED=100)
 
 
 async def test_more_failing_reports_than_workers_stop_the_claims(autojump_clock: MockClock) -> None:
     server = V0Server()
     server.before = Fails(("executed",))
-    rt = runtime(server, Says, workers=2)
-    async with running(rt):
+    async with running(server, Says, workers=2):
         for _ in range(10):
             server.add("Says")
             await trio.sleep(20)
         assert server.statuses() == {"QUEUED": 3, "CREATED": 7}
         server.before = None
-        await server.until(lambda: server.statuses()["EXECUTED"] == 10)
+        await server.until(EXECUTED=10)
 
 
 async def test_never_more_is_claimed_than_there_is_room_for(autojump_clock: MockClock) -> None:
@@ -348,20 +339,17 @@ async def test_never_more_is_claimed_than_there_is_room_for(autojump_clock: Mock
         async def execute(self) -> None:
             await trio.sleep(5)
 
-    server = V0Server()
-    server.add("Slow", 50)
-    rt = runtime(server, Slow, workers=3, batch_size=7)
-    async with running(rt):
+    server = V0Server(Slow=50)
+    async with running(server, Slow, workers=3, batch_size=7):
         for _ in range(50):
             await trio.sleep(1)
             assert server.statuses()["QUEUED"] <= 10
 
 
 async def test_a_full_batch_is_followed_by_the_next_claim_at_once(autojump_clock: MockClock) -> None:
-    server = V0Server()
-    server.add("Says", 200)
-    rt = runtime(server, Says, poll_interval=1000)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 200)
+    server = V0Server(Says=200)
+    async with running(server, Says, poll_interval=1000):
+        await server.until(EXECUTED=200)
     assert trio.current_time() < 1
 
 
@@ -374,8 +362,8 @@ async def test_what_a_report_made_claimable_is_claimed_without_waiting(autojump_
 
     server.after = child
     server.add("Says")
-    rt = runtime(server, Says, poll_interval=1000)
-    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 10)
+    async with running(server, Says, poll_interval=1000):
+        await server.until(EXECUTED=10)
     assert trio.current_time() < 1
 
 
@@ -390,24 +378,22 @@ async def test_what_comes_while_a_node_runs_is_claimed_at_once_by_a_long_poll(
             await trio.sleep(100)
 
     server = NativeServer()
-    rt = runtime(server, Slow, poll_interval=1000)
-    async with running(rt, registered=True):
+    async with running(server, Slow, poll_interval=1000, registered=True):
         for _ in range(3):
             await trio.sleep(7)
             server.add("Slow")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        await server.until(EXECUTED=3)
     assert begun == [7, 14, 21]
 
 
 async def test_an_idle_v0_poll_asks_for_few_states_until_something_comes(autojump_clock: MockClock) -> None:
     server = V0Server()
-    rt = runtime(server, Says, workers=3)
-    async with running(rt):
+    async with running(server, Says, workers=3):
         await trio.sleep(9.5)
         asked = [call.body["batch_size"] for call in server.routes("enqueue")]
         assert asked == [16] + [3] * 9
         server.add("Says", 3)
-        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        await server.until(EXECUTED=3)
         await trio.sleep(0.1)
         assert [call.body["batch_size"] for call in server.routes("enqueue")][10:12] == [3, 16]
 
@@ -417,13 +403,12 @@ async def test_an_outage_of_claims_is_logged_once_and_so_is_its_end(
 ) -> None:
     caplog.set_level("INFO", logger="exotrio.poller")
     server = V0Server()
-    rt = runtime(server, Says)
-    async with running(rt, registered=True):
+    async with running(server, Says, registered=True):
         server.before = Fails(("enqueue", "discovery"))
         await trio.sleep(120)
         server.before = None
         server.add("Says")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        await server.until(EXECUTED=1)
     lines = [r.getMessage() for r in caplog.records if r.name == "exotrio.poller"]
     assert len(lines) == 2
     assert "claiming states fails" in lines[0]
@@ -433,18 +418,16 @@ async def test_an_outage_of_claims_is_logged_once_and_so_is_its_end(
 async def test_a_refused_key_keeps_the_results_and_stops_claiming_until_it_is_accepted(
     autojump_clock: MockClock,
 ) -> None:
-    server = V0Server()
-    server.add("Says")
+    server = V0Server(Says=1)
     server.before = Fails(("executed",), lambda: reply(401))
-    rt = runtime(server, Says)
-    async with running(rt):
+    async with running(server, Says):
         await server.until(lambda: len(server.routes("executed")) == 1)
         claims = len(server.routes("enqueue"))
         await trio.sleep(100)
         assert len(server.routes("enqueue")) <= claims + 1
         server.before = None
         server.add("Says")
-        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+        await server.until(EXECUTED=2)
     assert not server.routes("errored")
 
 
@@ -459,10 +442,8 @@ async def test_outcomes_travel_in_batches_where_the_link_can(autojump_clock: Moc
     server.add("Says", 48)
     server.add("Prunes", 1)
     server.add("Broken", 1)
-    rt = runtime(server, Says, Prunes, Broken)
-    await until_and_stop(
-        rt, server, lambda: not server.statuses()["CREATED"] and not server.statuses()["QUEUED"]
-    )
+    async with running(server, Says, Prunes, Broken) as rt:
+        await server.until(lambda: not server.statuses()["CREATED"] and not server.statuses()["QUEUED"])
     assert server.statuses() == {"EXECUTED": 48, "PRUNED": 1, "ERRORED": 1}
     assert len(server.routes("outcomes")) < 25
     assert (rt.summary.completed, rt.summary.pruned, rt.summary.errored) == (48, 1, 1)
@@ -470,9 +451,9 @@ async def test_outcomes_travel_in_batches_where_the_link_can(autojump_clock: Moc
 
 async def test_short_nodes_take_few_requests(autojump_clock: MockClock) -> None:
     """At a server that answers at once, too: each request costs more than a state."""
-    server = NativeServer()
-    server.add("Instant", 800)
-    await until_and_stop(runtime(server, Instant), server, lambda: server.statuses()["EXECUTED"] == 800)
+    server = NativeServer(Instant=800)
+    async with running(server, Instant):
+        await server.until(EXECUTED=800)
     assert len(server.routes("outcomes")) < 800 / 7
     # A busy runtime claims with its reports.
     assert len(server.routes("claim")) < 10
@@ -498,7 +479,7 @@ async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_
         server.add("Says", 3)
         await server.until(lambda: server.statuses()["EXECUTED"] >= 3)
         assert trio.current_time() - began < 1
-        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+        await server.until(EXECUTED=4)
     assert [len(call.body) for call in server.routes("outcomes")] == [1, 3]
 
 
@@ -518,7 +499,7 @@ async def test_two_batches_that_hang_hold_up_nothing_behind_them(autojump_clock:
             server.add("Says")
         await trio.sleep(3)
         assert server.statuses() == {"EXECUTED": 1, "QUEUED": 2}
-        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        await server.until(EXECUTED=3)
 
 
 async def test_a_link_that_breaks_over_one_item_fails_that_item_only(
@@ -538,10 +519,8 @@ async def test_a_link_that_breaks_over_one_item_fails_that_item_only(
         monkeypatch.setattr(AutoLink, name, breaking(getattr(AutoLink, name)))
     server = NativeServer()
     bad, *good = server.add("Says", 5)
-    rt = runtime(server, Says)
-    await until_and_stop(
-        rt, server, lambda: not server.statuses()["QUEUED"] and not server.statuses()["CREATED"]
-    )
+    async with running(server, Says):
+        await server.until(lambda: not server.statuses()["QUEUED"] and not server.statuses()["CREATED"])
     assert server.states[bad].status == "ERRORED"
     assert all(server.states[state].status == "EXECUTED" for state in good)
 
@@ -553,8 +532,8 @@ async def test_states_that_nobody_asked_for_go_back(autojump_clock: MockClock) -
 
     server = Generous()
     server.add("Says", 40)
-    rt = runtime(server, Says, batch_size=4, workers=2)
-    await until_and_stop(rt, server, lambda: server.statuses() == {"EXECUTED": 40})
+    async with running(server, Says, batch_size=4, workers=2) as rt:
+        await server.until(lambda: server.statuses() == {"EXECUTED": 40})
     assert rt.summary.completed == 40
     assert rt.summary.released > 0
     assert rt.summary.exit_code == 0
@@ -570,6 +549,6 @@ async def test_empty_claims_do_not_prove_that_a_result_is_refused(autojump_clock
 
     server.before = outage
     server.add("Says", 3)
-    rt = runtime(server, Says)
-    await until_and_stop(rt, server, lambda: server.statuses() == {"EXECUTED": 3})
+    async with running(server, Says) as rt:
+        await server.until(lambda: server.statuses() == {"EXECUTED": 3})
     assert (rt.summary.completed, rt.summary.abandoned) == (3, 0)

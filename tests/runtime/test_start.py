@@ -20,7 +20,7 @@ import trio.testing
 from exotrio import BaseNode, LifecycleError, Runtime
 from exotrio._runtime.entry import StopRequests, stop_signals
 from exotrio._util import deadlines
-from tests.support.doubles import Call, V0Server, runtime, until_and_stop
+from tests.support.doubles import Call, V0Server, running, runtime
 from tests.support.processes import KEY, PATIENCE, Process, Server, server
 
 PROGRAM = """
@@ -73,7 +73,7 @@ except KeyboardInterrupt:
 
 
 @contextmanager
-def running(node: str, seconds: float, grace: float, program: str = PROGRAM) -> Iterator[Process]:
+def program_runs(node: str, seconds: float, grace: float, program: str = PROGRAM) -> Iterator[Process]:
     """Run the program above, for one state of one node, which has begun."""
     command = [sys.executable, "-c", program, node, str(seconds), str(grace)]
     with Process(command, cwd=Path.cwd()) as process:
@@ -83,7 +83,7 @@ def running(node: str, seconds: float, grace: float, program: str = PROGRAM) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_lets_the_running_node_end(number: signal.Signals) -> None:
-    with running("Sleeps", 0.3, 15) as process:
+    with program_runs("Sleeps", 0.3, 15) as process:
         process.signal(number)
         end = process.wait()
     assert (end.code, end.err) == (0, "")
@@ -99,7 +99,7 @@ def test_the_first_signal_lets_the_running_node_end(number: signal.Signals) -> N
     ],
 )
 def test_signals_that_are_sent_together_are_one_request(numbers: tuple[signal.Signals, ...]) -> None:
-    with running("Sleeps", 0.5, 15) as process:
+    with program_runs("Sleeps", 0.5, 15) as process:
         for number in numbers:
             process.signal(number)
         end = process.wait()
@@ -160,7 +160,7 @@ def in_flight(found: Server) -> Iterator[socket.socket]:
 
 
 def test_the_second_signal_cancels_the_running_node_and_its_state_is_handed_back() -> None:
-    with running("Sleeps", 1000, 1000) as process:
+    with program_runs("Sleeps", 1000, 1000) as process:
         process.signal(signal.SIGTERM)
         time.sleep(0.1)  # two pending signals of one kind would be one
         process.signal(signal.SIGTERM)
@@ -171,7 +171,7 @@ def test_the_second_signal_cancels_the_running_node_and_its_state_is_handed_back
 
 
 def test_the_third_signal_ends_the_process_even_if_node_code_blocks_the_loop() -> None:
-    with running("Blocks", 0, 1000) as process:
+    with program_runs("Blocks", 0, 1000) as process:
         for _ in range(3):
             process.signal(signal.SIGINT)
             time.sleep(0.2)
@@ -181,7 +181,7 @@ def test_the_third_signal_ends_the_process_even_if_node_code_blocks_the_loop() -
 
 
 def test_a_ctrl_c_of_an_application_that_owns_its_signals_loses_nothing() -> None:
-    with running("Sleeps", 1000, 1000, IN_TRIO) as process:
+    with program_runs("Sleeps", 1000, 1000, IN_TRIO) as process:
         process.signal(signal.SIGINT)
         end = process.wait()
     assert (end.code, end.err) == (0, "")
@@ -190,7 +190,7 @@ def test_a_ctrl_c_of_an_application_that_owns_its_signals_loses_nothing() -> Non
 
 
 def test_a_node_in_a_thread_sees_the_drain() -> None:
-    with running("Threads", 0, 15) as process:
+    with program_runs("Threads", 0, 15) as process:
         process.signal(signal.SIGTERM)
         end = process.wait()
     assert end.code == 0
@@ -209,8 +209,7 @@ def test_garbage_is_collected_rarely_while_start_owns_the_process() -> None:
 
     def run(threshold: tuple[int, int, int], *, in_thread: bool = False) -> None:
         gc.set_threshold(*threshold)
-        server = V0Server()
-        server.add("Looks")
+        server = V0Server(Looks=1)
         rt = runtime(server, Looks)
         server.after = lambda call: _stop_after_report(rt, call)
         if in_thread:
@@ -238,8 +237,7 @@ async def _stop_after_report(rt: Runtime, call: Call) -> None:
 
 def test_start_in_another_thread_is_ended_by_stop_from_this_one() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    server = V0Server()
-    server.add("Quick")
+    server = V0Server(Quick=1)
     rt = runtime(server, Quick)
     thread = threading.Thread(target=rt.start, daemon=True)
     thread.start()
@@ -296,11 +294,10 @@ async def test_a_thread_that_does_not_come_back_is_left_and_its_state_handed_bac
         def execute(self) -> None:
             go.wait(100)
 
-    server = V0Server()
-    server.add("Stuck")
-    rt = runtime(server, Stuck)
+    server = V0Server(Stuck=1)
     with trio.fail_after(60):
-        await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
+        async with running(server, Stuck, grace=0) as rt:
+            await server.until(QUEUED=1)
     go.set()
     assert server.statuses() == {"CREATED": 1}
     assert rt.summary.cancelled == 1
@@ -312,9 +309,8 @@ async def test_a_thread_that_comes_back_within_its_clean_up_time_is_reported() -
             while not self.stopping:
                 time.sleep(0.005)
 
-    server = V0Server()
-    server.add("Steps")
-    rt = runtime(server, Steps)
+    server = V0Server(Steps=1)
     with trio.fail_after(60):
-        await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
+        async with running(server, Steps, grace=0):
+            await server.until(QUEUED=1)
     assert server.statuses() == {"EXECUTED": 1}

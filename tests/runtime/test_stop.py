@@ -26,7 +26,6 @@ from tests.support.doubles import (
     reply,
     running,
     runtime,
-    until_and_stop,
 )
 
 
@@ -53,7 +52,7 @@ async def test_a_drain_lets_running_nodes_end_and_hands_back_the_buffered_ones_a
     rt = runtime(server, Sleeps, workers=2)
     async with trio.open_nursery() as nursery:
         assert await nursery.start(rt.run) is rt
-        await server.until(lambda: server.statuses()["QUEUED"] == 6)
+        await server.until(QUEUED=6)
         await trio.sleep(1)
         rt.stop()
         await server.until(lambda: len(server.routes("re-enqueue-after")) == 4)
@@ -80,10 +79,9 @@ async def test_when_the_grace_is_over_nodes_are_cancelled_and_their_states_hande
                 with trio.CancelScope(shield=True):
                     await trio.sleep(3)
 
-    server = V0Server()
-    server.add("Patient", 2)
-    rt = runtime(server, Patient, shutdown_grace=7)
-    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 2)
+    server = V0Server(Patient=2)
+    async with running(server, Patient, shutdown_grace=7) as rt:
+        await server.until(QUEUED=2)
     assert trio.current_time() == pytest.approx(10, abs=0.1)
     assert reasons == [Stopping.CANCELLING] * 2
     assert server.statuses() == {"CREATED": 2}
@@ -101,10 +99,9 @@ async def test_a_node_sees_that_the_runtime_drains(autojump_clock: MockClock) ->
                 await trio.sleep(1)
             seen.append(self.stopping)
 
-    server = V0Server()
-    server.add("Looks")
-    rt = runtime(server, Looks)
-    await until_and_stop(rt, server, lambda: bool(seen))
+    server = V0Server(Looks=1)
+    async with running(server, Looks):
+        await server.until(lambda: bool(seen))
     assert seen == [Stopping.NO, Stopping.DRAINING]
     assert server.statuses() == {"EXECUTED": 1}
 
@@ -124,8 +121,8 @@ async def test_a_node_that_returns_although_it_was_cancelled_is_reported_as_exec
 
     server = V0Server()
     (state,) = server.add("Stubborn")
-    rt = runtime(server, Stubborn)
-    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
+    async with running(server, Stubborn, grace=0):
+        await server.until(QUEUED=1)
     assert server.states[state].result == [{"text": "done all the same"}]
 
 
@@ -137,10 +134,9 @@ async def test_an_error_after_our_cancel_hands_the_state_back(autojump_clock: Mo
             finally:
                 raise ValueError("broken by the cancel")
 
-    server = V0Server()
-    server.add("Breaks")
-    rt = runtime(server, Breaks)
-    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
+    server = V0Server(Breaks=1)
+    async with running(server, Breaks, grace=0) as rt:
+        await server.until(QUEUED=1)
     assert server.statuses() == {"CREATED": 1}
     assert rt.summary.cancelled == 1
 
@@ -150,9 +146,8 @@ async def test_a_second_stop_with_less_grace_shortens_the_drain_and_one_with_mor
 ) -> None:
     server = V0Server()
     server.add("Sleeps", seconds="1000")
-    rt = runtime(server, Sleeps)
-    async with running(rt, grace=100):
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Sleeps, grace=100) as rt:
+        await server.until(QUEUED=1)
         rt.stop(10)
         await trio.sleep(1)
         rt.stop(2)
@@ -167,22 +162,18 @@ async def test_a_clean_up_that_takes_too_long_is_not_waited_for_with_handing_the
             with trio.CancelScope(shield=True):
                 await trio.sleep(60)
 
-    server = V0Server()
-    server.add("Clings")
-    rt = runtime(server, Clings)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    server = V0Server(Clings=1)
+    async with running(server, Clings) as rt:
+        await server.until(QUEUED=1)
         rt.stop(0)
-        await server.until(lambda: server.statuses()["CREATED"] == 1)
+        await server.until(CREATED=1)
         assert trio.current_time() < 6
     assert not server.routes("executed")  # it was handed back: somebody else may run it
     assert rt.summary.cancelled == 1
 
 
 async def test_a_stop_before_the_start_is_not_lost(autojump_clock: MockClock) -> None:
-    server = V0Server()
-    server.add("Quick")
+    server = V0Server(Quick=1)
     rt = runtime(server, Quick)
     rt.stop()
     summary = await rt.run()
@@ -203,8 +194,7 @@ async def test_a_stop_while_the_state_manager_is_away_at_the_start_ends_it_at_on
 ) -> None:
     server = V0Server()
     server.before = Fails()
-    rt = runtime(server, Quick)
-    async with running(rt):
+    async with running(server, Quick) as rt:
         await server.until(lambda: len(server.calls) > 3)
         assert rt.phase is Phase.STARTING
         before = trio.current_time()
@@ -227,8 +217,7 @@ async def test_a_stop_after_the_end_does_nothing_and_a_second_run_is_refused(
 async def test_a_second_run_beside_the_first_is_refused_and_leaves_it_alone(
     autojump_clock: MockClock,
 ) -> None:
-    rt = runtime(V0Server(), Quick)
-    async with running(rt, registered=True):
+    async with running(V0Server(), Quick, registered=True) as rt:
         with pytest.raises(LifecycleError):
             await rt.run()
         assert rt.phase is Phase.RUNNING
@@ -236,8 +225,7 @@ async def test_a_second_run_beside_the_first_is_refused_and_leaves_it_alone(
 
 async def test_a_stop_ends_a_long_poll_at_once(autojump_clock: MockClock) -> None:
     server = NativeServer()
-    rt = runtime(server, Quick)
-    async with running(rt):
+    async with running(server, Quick):
         await server.until(lambda: len(server.routes("claim")) == 2)
         await trio.sleep(3)
         before = trio.current_time()
@@ -249,11 +237,10 @@ async def test_what_a_claim_in_flight_brings_after_the_stop_is_handed_back(autoj
         if call.route == "enqueue":
             await trio.sleep(4)
 
-    server = V0Server()
-    server.add("Quick", 3)
+    server = V0Server(Quick=3)
     server.after = slow
-    rt = runtime(server, Quick)
-    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 3)
+    async with running(server, Quick) as rt:
+        await server.until(QUEUED=3)
     assert server.statuses() == {"CREATED": 3}
     assert rt.summary.released == 3
     assert not server.routes("executed")
@@ -280,13 +267,12 @@ async def test_cancelling_the_surrounding_scope_loses_nothing(autojump_clock: Mo
             finally:
                 phases.append(rt.phase)
 
-    server = V0Server()
-    server.add("Watches", 6)
+    server = V0Server(Watches=6)
     rt = runtime(server, Watches, workers=4)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             await nursery.start(rt.run)
-            await server.until(lambda: server.statuses()["QUEUED"] == 6)
+            await server.until(QUEUED=6)
             scope.cancel()
     assert scope.cancelled_caught
     assert phases == [Phase.CANCELLING] * 4
@@ -302,7 +288,7 @@ async def test_an_exception_of_a_sibling_task_loses_nothing_and_goes_on(autojump
     async def application() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(rt.run)
-            await server.until(lambda: server.statuses()["QUEUED"] == 2)
+            await server.until(QUEUED=2)
             raise ValueError("the sibling")
 
     with pytest.raises(ExceptionGroup) as caught:
@@ -317,7 +303,7 @@ async def test_a_cancel_while_draining_ends_the_drain(autojump_clock: MockClock)
     rt = runtime(server, Sleeps, shutdown_grace=500)
     with trio.move_on_after(10):
         async with running(rt, registered=True):
-            await server.until(lambda: server.statuses()["QUEUED"] == 1)
+            await server.until(QUEUED=1)
     assert trio.current_time() == pytest.approx(10, abs=0.1)
     assert server.statuses() == {"CREATED": 1}
 
@@ -339,8 +325,8 @@ async def test_the_flush_tries_again_soon_whatever_the_next_answers_ask_for(
         return reply(503, **{"Retry-After": "2"})
 
     server.before = busy
-    rt = runtime(server, Sleeps, shutdown_grace=1)
-    await until_and_stop(rt, server, lambda: len(server.routes("executed")) == 1)
+    async with running(server, Sleeps, shutdown_grace=1) as rt:
+        await server.until(lambda: len(server.routes("executed")) == 1)
     assert server.statuses() == {"EXECUTED": 1}
     assert rt.summary.completed == 1
 
@@ -431,8 +417,7 @@ async def test_a_plain_node_that_goes_on_after_the_stop_is_not_said_to_have_ende
             begun.set()
             gate.wait()
 
-    server = NativeServer()
-    server.add("Thread")
+    server = NativeServer(Thread=1)
     rt = runtime(server, Thread)
     try:
         async with running(rt, grace=0):
@@ -450,9 +435,8 @@ async def test_with_the_server_down_for_the_whole_stop_it_ends_in_time_and_names
 ) -> None:
     server = V0Server()
     states = server.add("Sleeps", 3, seconds="1000") + server.add("Sleeps", 1, seconds="2")
-    rt = runtime(server, Sleeps, workers=2)
-    async with running(rt):
-        await server.until(lambda: server.statuses()["QUEUED"] == 4)
+    async with running(server, Sleeps, workers=2) as rt:
+        await server.until(QUEUED=4)
         await trio.sleep(0.5)
         server.before = hang if how == "hanging" else Fails()
         await trio.sleep(0.5)
@@ -472,11 +456,10 @@ async def test_a_claim_whose_answer_never_comes_is_counted_and_the_stop_ends_in_
         if call.route == "enqueue":
             await trio.sleep_forever()
 
-    server = V0Server()
-    server.add("Quick", 3)
+    server = V0Server(Quick=3)
     server.after = lose
-    rt = runtime(server, Quick, batch_size=5)
-    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 3)
+    async with running(server, Quick, batch_size=5) as rt:
+        await server.until(QUEUED=3)
     assert trio.current_time() <= 28.6
     assert rt.summary.lost_claims == 5
     assert rt.summary.exit_code == 75
@@ -501,8 +484,7 @@ async def test_a_claim_in_flight_does_not_hold_up_a_cancellation(autojump_clock:
 
 async def test_an_idle_runtime_stops_at_once_while_the_server_is_away(autojump_clock: MockClock) -> None:
     server = V0Server()
-    rt = runtime(server, Quick)
-    async with running(rt, registered=True):
+    async with running(server, Quick, registered=True) as rt:
         server.before = Fails()
         await trio.sleep(100)
         server.before = hang
@@ -524,14 +506,12 @@ async def test_a_late_claim_is_handed_back_at_once_though_every_worker_is_busy(
     server = V0Server()
     server.add("Sleeps", seconds="15")
     server.after = slow
-    rt = runtime(server, Sleeps, workers=1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Sleeps, workers=1) as rt:
+        await server.until(QUEUED=1)
         server.add("Sleeps", 3, seconds="15")
         await server.until(lambda: server.statuses()["QUEUED"] > 1)
         rt.stop()
-        await server.until(lambda: server.statuses()["CREATED"] == 3)
+        await server.until(CREATED=3)
         assert trio.current_time() < 5
 
 
@@ -539,8 +519,8 @@ async def test_the_flush_tries_once_more_whatever_retry_after_said(autojump_cloc
     server = V0Server()
     server.before = Fails(("executed",), lambda: reply(503, **{"Retry-After": "3600"}), times=1)
     server.add("Quick")
-    rt = runtime(server, Quick)
-    await until_and_stop(rt, server, lambda: len(server.routes("executed")) == 1, grace=0)
+    async with running(server, Quick, grace=0):
+        await server.until(lambda: len(server.routes("executed")) == 1)
     assert trio.current_time() < 4
     assert server.statuses() == {"EXECUTED": 1}
 
@@ -548,10 +528,8 @@ async def test_the_flush_tries_once_more_whatever_retry_after_said(autojump_cloc
 async def test_outcomes_wait_out_an_outage_during_the_drain(autojump_clock: MockClock) -> None:
     server = V0Server()
     server.add("Sleeps", seconds="1")
-    rt = runtime(server, Sleeps)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Sleeps) as rt:
+        await server.until(QUEUED=1)
         server.before = Fails()
         rt.stop()
         await trio.sleep(9)
@@ -588,12 +566,10 @@ async def test_a_ctrl_c_that_arrives_in_a_node_goes_to_the_application_and_loses
             await trio.sleep(1)
             raise KeyboardInterrupt
 
-    server = V0Server()
-    server.add("Interrupted")
+    server = V0Server(Interrupted=1)
     server.add("Sleeps", 2, seconds="1000")
-    rt = runtime(server, Interrupted, Sleeps)
     with pytest.raises(KeyboardInterrupt):
-        await rt.run()
+        await runtime(server, Interrupted, Sleeps).run()
     assert trio.current_time() < 2  # not only once the time for cleaning up is over
     assert server.statuses() == {"CREATED": 3}
 
@@ -619,8 +595,7 @@ async def test_a_refused_registration_is_final_and_raised_bare(
 async def test_registration_is_repeated_while_the_state_manager_is_away(autojump_clock: MockClock) -> None:
     server = V0Server()
     server.before = Fails(("nodes",), lambda: reply(503), times=5)
-    rt = runtime(server, Quick)
-    async with running(rt, registered=True):
+    async with running(server, Quick, registered=True):
         assert server.registered == ["Quick"]
 
 
@@ -630,8 +605,8 @@ async def test_phases_are_entered_in_order_and_each_is_logged(
     caplog.set_level("INFO", logger="exotrio")
     server = V0Server()
     server.add("Sleeps", seconds="1000")
-    rt = runtime(server, Sleeps)
-    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1)
+    async with running(server, Sleeps):
+        await server.until(QUEUED=1)
     names = [
         r.getMessage().removeprefix("test: ") for r in caplog.records if r.getMessage().startswith("test: ")
     ]
@@ -655,10 +630,8 @@ async def test_a_stop_ends_the_search_for_the_run_that_is_worked_on(autojump_clo
 
     searching = trio.Event()
     rt.work_on(take_long)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await searching.wait()
-        rt.stop()
     assert rt.phase is Phase.STOPPED
     assert trio.current_time() < 60
     assert server.routes("claim") == []

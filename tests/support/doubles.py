@@ -58,11 +58,15 @@ def reply(status: int, body: Any = None, **headers: str) -> httpx.Response:
 
 
 class V0Server(httpx.AsyncBaseTransport):
-    """The routes of v0 that a runtime uses."""
+    """The routes of v0 that a runtime uses.
+
+    Args:
+        counts: How many states of each node there are from the beginning, without inputs.
+    """
 
     discovery = reply(404)
 
-    def __init__(self) -> None:
+    def __init__(self, **counts: int) -> None:
         self.states: dict[str, State] = {}
         self.secrets: dict[str, str] = {}
         self.registered: list[str] = []
@@ -70,6 +74,8 @@ class V0Server(httpx.AsyncBaseTransport):
         self.before: Hook | None = None
         self.after: Hook | None = None
         self.changed = trio.Event()
+        for node_name, count in counts.items():
+            self.add(node_name, count)
 
     def add(self, node_name: str, count: int = 1, **inputs: Any) -> list[str]:
         """Create states and return their ids."""
@@ -84,10 +90,13 @@ class V0Server(httpx.AsyncBaseTransport):
     def statuses(self) -> Counter[str]:
         return Counter(state.status for state in self.states.values())
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds; it is asked again after every request."""
+    async def until(self, condition: Callable[[], object] | None = None, **counts: int) -> None:
+        """Wait until ``condition`` holds, or until so many states have these statuses.
+
+        It is asked again after every request.
+        """
         with trio.fail_after(600):
-            while not condition():
+            while not (condition() if condition else counts.items() <= self.statuses().items()):
                 await self.changed.wait()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -183,8 +192,8 @@ class NativeServer(V0Server):
 
     discovery = reply(200, {"version": "1", "capabilities": ["leases", "batch", "long_poll", "heartbeat"]})
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **counts: int) -> None:
+        super().__init__(**counts)
         self.lost: set[str] = set()
         self.cancelled: set[str] = set()
         self.commands: list[str] = []
@@ -298,16 +307,27 @@ async def hang(call: Call) -> None:
     await trio.sleep_forever()
 
 
-def runtime(server: V0Server, *nodes: type[BaseNode], **options: Any) -> Runtime:
+def runtime(server: httpx.AsyncBaseTransport, *nodes: type[BaseNode], **options: Any) -> Runtime:
     """Return a runtime for these nodes that works with ``server``."""
     return Runtime("ns", "test", list(nodes), transport=server, **options)
 
 
 @asynccontextmanager
 async def running(
-    rt: Runtime, *, grace: float | None = None, registered: bool = False
+    what: Runtime | httpx.AsyncBaseTransport,
+    *nodes: type[BaseNode],
+    grace: float | None = None,
+    registered: bool = False,
+    **options: Any,
 ) -> AsyncIterator[Runtime]:
-    """Run a runtime beside the block, which begins when it is ``registered`` or before, then stop it."""
+    """Run a runtime beside the block, then stop it.
+
+    Args:
+        what: A runtime, or the server for which ``runtime`` makes one of the nodes and options.
+        grace: Of the stop.
+        registered: Whether the block begins when it is registered, or before.
+    """
+    rt = what if isinstance(what, Runtime) else runtime(what, *nodes, **options)
     async with trio.open_nursery() as nursery:
         if registered:
             await nursery.start(rt.run)
@@ -315,11 +335,3 @@ async def running(
             nursery.start_soon(rt.run)
         yield rt
         rt.stop(grace)
-
-
-async def until_and_stop(
-    rt: Runtime, server: V0Server, condition: Callable[[], bool], *, grace: float | None = None
-) -> None:
-    """Run a runtime until ``condition`` holds."""
-    async with running(rt, grace=grace):
-        await server.until(condition)
