@@ -14,13 +14,11 @@ from exotrio import (
     ConfigurationError,
     Graph,
     GraphInvalid,
-    GraphNodeModel,
     NotFound,
     PruneSignal,
     RequestRefused,
     ReQueueAfterSignal,
     RetryPolicyModel,
-    StoreConfigModel,
 )
 from exotrio.testing import GraphRun, RunStatus, StateStatus, run_graph
 
@@ -87,34 +85,16 @@ NODES: list[type[BaseNode]] = [Split, Greet, Join]
 
 
 def graph(namespace: str = "ns") -> Graph:
-    return Graph(
+    made = Graph(
         "greetings",
-        [
-            GraphNodeModel(
-                node_name="Split",
-                namespace="ns",
-                identifier="split",
-                inputs={"names": "Ada"},
-                next_nodes=["greet"],
-            ),
-            GraphNodeModel(
-                node_name="Greet",
-                namespace=namespace,
-                identifier="greet",
-                inputs={"name": "${{ split.outputs.name }}", "word": "${{ store.word }}"},
-                next_nodes=["join"],
-            ),
-            GraphNodeModel(
-                node_name="Join",
-                namespace="ns",
-                identifier="join",
-                inputs={"texts": "${{ greet.outputs.text }}"},
-            ),
-        ],
+        namespace="ns",
         secrets={"sign": "!"},
         retry_policy=RetryPolicyModel(max_retries=1, backoff_factor=120_000),
-        store_config=StoreConfigModel(required_keys=["word"]),
     )
+    split = made.add(Split, names="Ada")
+    greet = made.add(Greet, namespace=namespace, name=split.name, word=made.store("word"))
+    made.add(Join, texts=greet.text)
+    return made
 
 
 async def greetings(names: str) -> GraphRun:

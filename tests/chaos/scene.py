@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from exotrio import Graph, GraphNodeModel, ManagerError, StateManager
+from exotrio import Graph, ManagerError, StateManager
 from exotrio._wire.v0 import RunGraph
 from tests.chaos.cluster import Child, Cluster
 from tests.chaos.journal import Reading
@@ -22,24 +22,8 @@ STATES = 60
 PROMPT = 0.3
 """Seconds from the end of the running nodes to the end of the process."""
 PATIENCE = 60.0
-GRAPH = Graph(
-    "scenario",
-    nodes=[
-        GraphNodeModel(
-            node_name="Split",
-            namespace=NAMESPACE,
-            identifier="split",
-            inputs={"n": str(STATES)},
-            next_nodes=["work"],
-        ),
-        GraphNodeModel(
-            node_name="Work",
-            namespace=NAMESPACE,
-            identifier="work",
-            inputs={"index": "${{ split.outputs.index }}"},
-        ),
-    ],
-)
+GRAPH = Graph("scenario", namespace=NAMESPACE)
+GRAPH.add("Work", index=GRAPH.add("Split", n=str(STATES)).index)
 
 
 @dataclass(slots=True)

@@ -45,11 +45,14 @@ MEBI = 1024 * 1024
 # --- apps
 
 
+async def start(send: Any, status: int = 200, *headers: tuple[bytes, bytes]) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [*headers]})
+
+
 async def respond(
     send: Any, body: bytes = b"hello", status: int = 200, *headers: tuple[bytes, bytes]
 ) -> None:
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+    await start(send, status, (b"content-length", b"%d" % len(body)), *headers)
     await send({"type": "http.response.body", "body": body})
 
 
@@ -217,15 +220,28 @@ async def serving(
 
 
 @asynccontextmanager
+async def client_of(app: Any, **options: Any) -> AsyncIterator[Client]:
+    """One connection to a server of its own."""
+    async with serving(app, **options) as served:
+        yield await served.connect()
+
+
+@asynccontextmanager
 async def connected(
     app: Any,
     *,
     limits: Limits | None = None,
     stopping: trio.Event | None = None,
     strangers: bool = False,
+    lockstep: bool = False,
 ) -> AsyncIterator[Client]:
-    """One connection over memory streams, for virtual time. ``send_all`` of the server never blocks."""
-    ours, theirs = trio.testing.memory_stream_pair()
+    """One connection over memory streams, for virtual time.
+
+    Args:
+        lockstep: Whether ``send_all`` of the server waits until the client has read; else it never blocks.
+    """
+    pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
+    ours, theirs = pair()
     limits = limits or Limits()
 
     async def serve() -> None:
@@ -250,8 +266,7 @@ async def connected(
 
 
 async def test_a_connection_is_kept_alive_between_requests() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         for _ in range(3):
             response = await client.ask(GET)
             assert (response.status, response.body, response.closes) == (200, b"hello", False)
@@ -260,15 +275,13 @@ async def test_a_connection_is_kept_alive_between_requests() -> None:
 
 
 async def test_a_client_may_ask_for_the_connection_to_be_closed() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         assert (await client.ask(CLOSING)).closes
         assert await client.to_end() == b""
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    async with serving(echo) as served:
-        client = await served.connect()
+    async with client_of(echo) as client:
         posts = (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n%d" % n for n in range(9))
         await client.send(b"".join(posts))
         assert [(await client.response()).body for _ in range(9)] == [b"%d" % n for n in range(9)]
@@ -283,8 +296,7 @@ async def test_a_pipelined_request_is_no_disconnect() -> None:
             messages.append(await receive())
         await respond(send)
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.send(GET + GET)
         assert (await client.response()).status == 200
         assert (await client.response()).status == 200
@@ -326,15 +338,13 @@ async def test_the_scope_says_what_asgi_asks_for() -> None:
     ("target", "path"), [(b"http://other:1/p?q", "/p"), (b"HTTP://other", "/"), (b"//x/y", "//x/y")]
 )
 async def test_targets_in_other_forms_give_their_path(target: bytes, path: str) -> None:
-    async with serving(describe) as served:
-        client = await served.connect()
+    async with client_of(describe) as client:
         response = await client.ask(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n")
         assert f"'path': {path!r}" in response.body.decode()
 
 
 async def test_an_upgrade_request_is_served_as_a_plain_one_and_the_connection_lives_on() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         upgrade = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
         assert (await client.ask(upgrade)).body == b"hello"
         assert (await client.ask(GET)).body == b"hello"
@@ -342,17 +352,14 @@ async def test_an_upgrade_request_is_served_as_a_plain_one_and_the_connection_li
 
 @pytest.mark.parametrize("size", [0, 5, 3 * MEBI])
 async def test_a_body_with_a_length_arrives(size: int) -> None:
-    async with serving(echo) as served:
-        client = await served.connect()
-        async with trio.open_nursery() as nursery:
-            request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + b"b" * size
-            nursery.start_soon(client.send, request)
-            assert len((await client.response()).body) == size
+    async with client_of(echo) as client, trio.open_nursery() as nursery:
+        request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + b"b" * size
+        nursery.start_soon(client.send, request)
+        assert len((await client.response()).body) == size
 
 
 async def test_a_chunked_body_arrives_and_the_connection_lives_on() -> None:
-    async with serving(echo) as served:
-        client = await served.connect()
+    async with client_of(echo) as client:
         await client.send(CHUNKED + b"3\r\nabc\r\n4")
         await client.send(b";ext=1\r\ndefg\r\n")
         assert (await client.ask(b"0\r\ntrailer: t\r\n\r\n")).body == b"abcdefg"
@@ -360,8 +367,7 @@ async def test_a_chunked_body_arrives_and_the_connection_lives_on() -> None:
 
 
 async def test_a_client_that_expects_100_continue_gets_it_when_the_app_reads() -> None:
-    async with serving(echo) as served:
-        client = await served.connect()
+    async with client_of(echo) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
         assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue"
         assert (await client.ask(b"hi")).body == b"hi"
@@ -369,8 +375,7 @@ async def test_a_client_that_expects_100_continue_gets_it_when_the_app_reads() -
 
 
 async def test_a_client_that_expects_100_continue_gets_a_refusal_when_the_app_does_not_read() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         response = await client.ask(
             b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"
         )
@@ -379,20 +384,18 @@ async def test_a_client_that_expects_100_continue_gets_a_refusal_when_the_app_do
 
 async def test_http_1_0_gets_its_answer_until_the_connection_closes() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await start(send)
         await send({"type": "http.response.body", "body": b"one", "more_body": True})
         await send({"type": "http.response.body", "body": b"two"})
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         response = await client.ask(b"GET / HTTP/1.0\r\n\r\n")
         assert (response.status, response.body, response.closes) == (200, b"onetwo", True)
         assert b"transfer-encoding" not in response.headers
 
 
 async def test_head_has_the_length_and_no_body() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         await client.send(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await client.head()).headers[b"content-length"] == b"5"
         assert (await client.ask(GET)).body == b"hello"
@@ -401,11 +404,10 @@ async def test_head_has_the_length_and_no_body() -> None:
 @pytest.mark.parametrize("status", [204, 304])
 async def test_statuses_without_a_body_have_none(status: int) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": []})
+        await start(send, status)
         await send({"type": "http.response.body", "body": b"not sent"})
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         for _ in range(2):
             await client.send(GET)
             head = await client.head()
@@ -418,14 +420,13 @@ async def test_a_streamed_response_is_flushed_piece_by_piece() -> None:
     go_on = trio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await start(send)
         await send({"type": "http.response.body", "body": b"", "more_body": True})
         await send({"type": "http.response.body", "body": b"first", "more_body": True})
         await go_on.wait()
         await send({"type": "http.response.body", "body": b"last"})
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.send(GET)
         assert (await client.head()).headers[b"transfer-encoding"] == b"chunked"
         assert await client.chunk() == b"first"
@@ -434,8 +435,7 @@ async def test_a_streamed_response_is_flushed_piece_by_piece() -> None:
 
 
 async def test_a_large_response_arrives_whole() -> None:
-    async with serving(flood) as served:
-        client = await served.connect()
+    async with client_of(flood) as client:
         await client.send(GET)
         length = int((await client.head()).headers[b"content-length"])
         received = len(client.buffer)
@@ -459,8 +459,7 @@ async def test_receive_says_disconnect_once_the_response_is_complete() -> None:
             await respond(send)
         messages.append(await receive())
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.ask(GET)
         assert (await client.ask(GET)).status == 200
         assert messages[:2] == [{"type": "http.disconnect"}] * 2
@@ -524,8 +523,7 @@ async def test_a_refusal_repeats_nothing_of_the_request(request_bytes: bytes, sa
 
 
 async def test_a_refusal_of_a_head_request_has_no_body() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         await client.send(b"HEAD /%zz HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await client.head()).status == 400
         assert await client.to_end() == b""
@@ -542,16 +540,14 @@ async def test_an_app_that_ignores_the_refusal_of_its_request_cannot_answer_twic
         except OSError as error:
             raised.append(error)
 
-    async with serving(app, limits=Limits(max_body=10)) as served:
-        client = await served.connect()
+    async with client_of(app, limits=Limits(max_body=10)) as client:
         assert (await client.ask(CHUNKED + b"b\r\nelevenbytes\r\n")).status == 413
         assert await client.to_end() == b""
     assert isinstance(raised[0], ClientDisconnected)
 
 
 async def test_a_client_that_sends_on_after_its_refusal_still_reads_it() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (20 * MEBI))
         # All of it before reading: a reset would take the answer away.
         await client.send(b"x" * (20 * MEBI))
@@ -559,15 +555,13 @@ async def test_a_client_that_sends_on_after_its_refusal_still_reads_it() -> None
 
 
 async def test_a_client_that_sends_on_after_nonsense_still_reads_the_refusal() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         await client.send(b"nonsense\r\n\r\n" + b"x" * (20 * MEBI))
         assert (await client.response()).status == 400
 
 
 async def test_an_answer_without_reading_the_body_reaches_the_client() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (9 * MEBI))
         await client.send(b"x" * (9 * MEBI))
         response = await client.response()
@@ -575,8 +569,7 @@ async def test_an_answer_without_reading_the_body_reaches_the_client() -> None:
 
 
 async def test_an_unread_body_that_came_with_the_head_does_not_cost_the_connection() -> None:
-    async with serving(hello) as served:
-        client = await served.connect()
+    async with client_of(hello) as client:
         request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi"
         assert not (await client.ask(request)).closes
         assert (await client.ask(request)).body == b"hello"
@@ -584,12 +577,11 @@ async def test_an_unread_body_that_came_with_the_head_does_not_cost_the_connecti
 
 async def test_an_app_may_read_the_body_after_it_began_to_answer() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await start(send)
         await send({"type": "http.response.body", "body": b"got ", "more_body": True})
         await send({"type": "http.response.body", "body": await read_body(receive)})
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
         await client.head()
         await client.send(b"cd")
@@ -599,13 +591,12 @@ async def test_an_app_may_read_the_body_after_it_began_to_answer() -> None:
 async def test_an_answer_cancelled_before_it_left_can_be_replaced() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         with trio.CancelScope() as giving_up:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await start(send)
             giving_up.cancel()
             await send({"type": "http.response.body", "body": b"too late"})
         await send({"type": "http.response.body", "body": b"sorry"})
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         for _ in range(2):
             assert (await client.ask(GET)).body == b"sorry"
 
@@ -757,8 +748,7 @@ async def test_a_client_that_leaves_is_noticed_during_a_long_poll() -> None:
             await respond(send)
         noticed.set()
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.send(GET)
         await client.stream.aclose()
         await noticed.wait()
@@ -778,8 +768,7 @@ async def test_a_client_that_leaves_is_noticed_by_an_app_that_only_looks_now_and
                 message = await receive()
         noticed.set()
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.send(GET)
         await client.stream.aclose()
         await noticed.wait()
@@ -798,8 +787,7 @@ async def test_a_client_that_left_makes_send_raise_for_an_app_that_never_looked(
             raised.append(error)
         noticed.set()
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.send(GET)
         await client.stream.aclose()
         await trio.testing.wait_all_tasks_blocked(0.05)
@@ -817,8 +805,7 @@ async def test_a_client_that_leaves_within_its_body_is_a_disconnect(caplog: pyte
         finally:
             ended.set()
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc")
         await client.stream.aclose()
         await ended.wait()
@@ -835,8 +822,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_the_app_told() -> None
         assert await receive() == {"type": "http.disconnect"}
         told.set()
 
-    async with serving(app, limits=Limits(write=0.2)) as served:
-        client = await served.connect()
+    async with client_of(app, limits=Limits(write=0.2)) as client:
         await client.send(GET)
         await told.wait()
 
@@ -844,57 +830,32 @@ async def test_a_client_that_does_not_read_is_dropped_and_the_app_told() -> None
 async def test_a_slow_reader_that_makes_progress_is_not_dropped(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ours, theirs = trio.testing.lockstep_stream_pair()
-    limits = Limits(write=10)
-
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await respond(send, b"x" * MEBI)
 
-    async with trio.open_nursery() as nursery:
-
-        async def serve() -> None:
-            connection = ConnectionLimiter(9).enter(limits.keyless)
-            await serve_connection(keyed(app), theirs, connection, limits=limits, stopping=trio.Event())
-
-        nursery.start_soon(serve)
-        await ours.send_all(GET)
+    async with connected(app, limits=Limits(write=10), lockstep=True) as client:
+        await client.send(GET)
         received = b""
         while len(received) < MEBI:
             await trio.sleep(4)
-            received += await ours.receive_some(32 * 1024)
-        assert trio.current_time() > limits.write * 5
-        nursery.cancel_scope.cancel()
+            received += await client.stream.receive_some(32 * 1024)
+        assert trio.current_time() > 10 * 5
 
 
 async def test_a_client_without_a_key_gets_one_answer_for_each_connection() -> None:
-    async with serving(hello, strangers=True) as served:
-        client = await served.connect()
+    async with client_of(hello, strangers=True) as client:
         response = await client.ask(GET + GET)
         assert (response.status, response.body, response.closes) == (200, b"hello", True)
         assert await client.to_end() == b""
 
 
 async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: trio.testing.MockClock) -> None:
-    ours, theirs = trio.testing.lockstep_stream_pair()
-    limits = Limits(keyless=30)
-    connection = ConnectionLimiter(9).enter(limits.keyless)
-
-    async def serve() -> None:
-        with connection.scope:
-            await serve_connection(flood, theirs, connection, limits=limits, stopping=trio.Event())
-        await trio.aclose_forcefully(theirs)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
-        await ours.send_all(GET)
+    async with connected(flood, limits=Limits(keyless=30), strangers=True, lockstep=True) as client:
+        await client.send(GET)
         # Fast enough for the limit on stalling: 64 KiB within 20 s.
-        for _ in range(3):
-            assert await ours.receive_some(32 * 1024)
+        while await client.stream.receive_some(32 * 1024):  # noqa: ASYNC110 - it reads slowly
             await trio.sleep(8)
-        start = trio.current_time()
-        assert not connection.scope.cancelled_caught
-        await trio.sleep(30 - start + 1)
-        assert connection.scope.cancelled_caught
+        assert 30 < trio.current_time() <= 30 + 2 * 8, "what was on its way is read still"
 
 
 async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(
@@ -942,7 +903,7 @@ async def returning_nothing(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def only_starting(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await start(send)
 
 
 async def sending_a_body_first(scope: Any, receive: Any, send: Any) -> None:
@@ -950,12 +911,12 @@ async def sending_a_body_first(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def sending_too_much(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+    await start(send, 200, (b"content-length", b"1"))
     await send({"type": "http.response.body", "body": b"xx"})
 
 
 async def sending_too_little(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+    await start(send, 200, (b"content-length", b"9"))
     await send({"type": "http.response.body", "body": b"xx"})
 
 
@@ -1011,8 +972,7 @@ async def test_an_app_that_fails_before_it_answers_gives_a_500_and_the_server_li
 async def test_an_app_that_fails_after_its_answer_has_it_delivered_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with serving(raising_after_its_answer) as served:
-        client = await served.connect()
+    async with client_of(raising_after_its_answer) as client:
         response = await client.ask(GET)
         assert (response.status, response.body) == (500, b'{"mine": 1}')
     assert len(caplog.records) == 1
@@ -1021,12 +981,11 @@ async def test_an_app_that_fails_after_its_answer_has_it_delivered_and_is_logged
 
 async def test_an_app_that_fails_within_its_answer_leaves_it_visibly_incomplete() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await start(send)
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
         raise ValueError("oops")
 
-    async with serving(app) as served:
-        client = await served.connect()
+    async with client_of(app) as client:
         await client.send(GET)
         await client.head()
         assert await client.to_end() == b"4\r\nhalf\r\n"

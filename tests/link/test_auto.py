@@ -14,7 +14,7 @@ from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, LinkKind
 from exotrio._nodes.outcome import Executed, Requeued
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound
-from tests.support.http_doubles import Double, answer, done, no_nodes
+from tests.support.http_doubles import Double, answer, done, no_nodes, silent
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])
 DONE = Executed([])
@@ -79,11 +79,17 @@ class Server:
         return asked
 
 
-@pytest.mark.parametrize("kind", ["native", "v0"])
-async def test_the_first_registration_finds_out_what_the_server_is(kind: str) -> None:
+async def registered(kind: str) -> tuple[Server, AutoLink]:
+    """Return a server, and a link that has registered there."""
     server = Server(kind)
     link = server.link()
     await link.register("rt", [NODE])
+    return server, link
+
+
+@pytest.mark.parametrize("kind", ["native", "v0"])
+async def test_the_first_registration_finds_out_what_the_server_is(kind: str) -> None:
+    server, link = await registered(kind)
     assert link.is_native is (kind == "native")
     [claim] = await link.claim({"D": 1}, 1)
     assert claim.token == ("t1" if kind == "native" else None)
@@ -142,9 +148,7 @@ async def test_registering_at_a_server_that_is_away_may_be_repeated() -> None:
 
 
 async def test_a_native_server_replaced_by_a_v0_one_is_noticed_by_the_next_claim() -> None:
-    server = Server("native")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("native")
     server.kind = "v0"
     server.asked_anew()
     [claim] = await link.claim({"D": 1}, 1)
@@ -153,9 +157,7 @@ async def test_a_native_server_replaced_by_a_v0_one_is_noticed_by_the_next_claim
 
 
 async def test_a_claim_with_a_lease_is_reported_without_it_once_the_server_speaks_v0_only() -> None:
-    server = Server("native")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("native")
     [claim] = await link.claim({"D": 1}, 1)
     server.kind = "v0"
     server.asked_anew()
@@ -167,9 +169,7 @@ async def test_a_claim_with_a_lease_is_reported_without_it_once_the_server_speak
 
 
 async def test_after_an_outage_the_server_is_asked_again_what_it_is_and_told_the_nodes() -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     [old] = await link.claim({"D": 1}, 1)
     server.away = httpx.ReadError("reset")
     with pytest.raises(ClaimLost):
@@ -184,9 +184,7 @@ async def test_after_an_outage_the_server_is_asked_again_what_it_is_and_told_the
 
 
 async def test_during_an_outage_a_v0_claim_is_not_risked_again() -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     server.away = httpx.Response(502, text="<html>")
     with pytest.raises(ClaimLost):
         await link.claim({"D": 5}, 5)
@@ -199,9 +197,7 @@ async def test_during_an_outage_a_v0_claim_is_not_risked_again() -> None:
 
 
 async def test_during_an_outage_reports_and_releases_are_unsent_and_blame_no_item() -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     server.away = httpx.Response(502, text="<html>", headers={"retry-after": "9"})
     claims = [Claim(f"s{i}", "D", "d", {}) for i in range(3)]
     await link.report([(claims[0], DONE)])
@@ -217,9 +213,7 @@ async def test_during_an_outage_reports_and_releases_are_unsent_and_blame_no_ite
     ],
 )
 async def test_after_which_statuses_the_server_is_asked_again_what_it_is(status: int, asked: bool) -> None:
-    server = Server("native")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("native")
     server.away = answer(status)
     await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
     server.away = None
@@ -229,9 +223,7 @@ async def test_after_which_statuses_the_server_is_asked_again_what_it_is(status:
 
 
 async def test_a_500_for_one_state_is_no_outage() -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     server.away = answer(500)
     [settlement] = await link.report([(Claim("s1", "D", "d", {}), DONE)])
     assert (settlement.fate, settlement.status) == (Fate.RETRY, 500)
@@ -241,9 +233,7 @@ async def test_a_500_for_one_state_is_no_outage() -> None:
 
 
 async def test_after_a_500_what_can_be_sent_only_once_is_not_risked_on_a_server_that_fails() -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     [claim, other] = [Claim(f"s{i}", "D", "d", {}) for i in range(2)]
     server.away = answer(500)
     await link.report([(claim, DONE)])
@@ -271,10 +261,6 @@ async def test_a_key_refused_while_asking_keeps_the_outcomes() -> None:
 async def test_tasks_that_wait_for_the_same_question_share_its_failure(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async def silent(_: httpx.Request) -> httpx.Response:
-        await trio.sleep_forever()
-        raise AssertionError
-
     double = Double(silent)
     link = AutoLink(double.endpoint, "ns", worker_id="me", workers=4)
     fates: list[Fate] = []
@@ -291,9 +277,7 @@ async def test_tasks_that_wait_for_the_same_question_share_its_failure(
 
 
 async def test_a_refused_new_registration_does_not_keep_outcomes_from_being_reported() -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     server.away = httpx.ConnectError("refused")
     claim = Claim("s1", "D", "d", {})
     await link.report([(claim, DONE)])
@@ -303,15 +287,9 @@ async def test_a_refused_new_registration_does_not_keep_outcomes_from_being_repo
 
 
 async def test_settle_by_reaches_whatever_adapter_is_in_use(autojump_clock: trio.testing.MockClock) -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
 
-    async def slow(_: httpx.Request) -> httpx.Response:
-        await trio.sleep(50)
-        return answer(200)
-
-    server.double.handler = slow
+    server.double.handler = silent
     with trio.move_on_after(1):
         link.settle_by(trio.current_time() + 4)
         await link.claim({"D": 3}, 3)
@@ -361,25 +339,19 @@ async def test_a_stranger_at_the_address_costs_neither_an_outcome_nor_the_link(
 
 @pytest.mark.parametrize("kind", ["native", "v0"])
 async def test_a_refusal_is_believed_if_a_server_that_said_what_it_is_repeats_it(kind: str) -> None:
-    server = Server(kind)
+    server, link = await registered(kind)
     server.gone = {"s1"}
-    link = server.link()
-    await link.register("rt", [NODE])
     claims = [Claim("s1", "D", "d", {}), Claim("s2", "D", "d", {})]
     server.asked_anew()
-    assert [s.fate for s in await link.report([(claim, DONE) for claim in claims])] == [
-        Fate.DROPPED,
-        Fate.SETTLED,
-    ]
+    fates = [s.fate for s in await link.report([(claim, DONE) for claim in claims])]
+    assert fates == [Fate.DROPPED, Fate.SETTLED]
     asked = ["GET v1", "PUT nodes"] if kind == "native" else ["GET v1", "GET nodes", "PUT nodes"]
     assert server.asked_anew() == ["POST executed"] * 2 + asked + ["POST executed"]
 
 
 async def test_a_refusal_is_not_believed_while_the_registration_is_not_found() -> None:
     """By turns a state manager and something else answer."""
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     server.double.handler = lambda r: (
         server(r) if r.method == "GET" and "nodes" in r.url.path else answer(404)
     )
@@ -388,18 +360,14 @@ async def test_a_refusal_is_not_believed_while_the_registration_is_not_found() -
 
 async def test_a_result_that_only_a_stranger_refuses_is_delivered() -> None:
     """It answers the outcome, and is gone when it is asked what it is."""
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     strange = [answer(404)]
     server.double.handler = lambda r: strange.pop() if r.method == "POST" and strange else server(r)
     assert [s.fate for s in await link.report([(Claim("s1", "D", "d", {}), DONE)])] == [Fate.SETTLED]
 
 
 async def test_not_queued_after_a_lost_answer_still_reads_as_probably_recorded() -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     claim = Claim("s1", "D", "d", {})
     server.away = httpx.ReadError("reset")
     await link.report([(claim, DONE)])
@@ -413,9 +381,7 @@ async def test_not_queued_after_a_lost_answer_still_reads_as_probably_recorded()
 async def test_a_native_server_whose_root_alone_is_hidden_is_used_over_v0_until_it_is_seen_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    server = Server("native")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("native")
     server.double.handler = lambda r: answer(404) if r.url.path.startswith("/exotrio/") else server(r)
     [claim] = await link.claim({"D": 1}, 1)
     assert claim.token is None
@@ -446,9 +412,7 @@ async def test_a_heartbeat_does_not_wait_until_it_is_known_what_the_server_is(ki
 async def test_a_server_that_stays_v0_is_looked_at_once_a_minute_and_not_told_the_nodes_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    server = Server("v0")
-    link = server.link()
-    await link.register("rt", [NODE])
+    server, link = await registered("v0")
     server.asked_anew()
     for _ in range(121):
         await link.claim({"D": 1}, 1)

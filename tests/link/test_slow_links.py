@@ -12,14 +12,14 @@ import trio
 from trio.testing import MockClock
 
 import exotrio._http.body
-from exotrio import BaseNode, Graph, GraphNodeModel, ManagerUnavailable, Runtime, StateManager
+from exotrio import BaseNode, Graph, GraphNodeModel, ManagerUnavailable, StateManager
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.response import ResponseTooSlow
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager import embedded
 from tests.support.doubles import NativeServer, V0Server, running
-from tests.support.http_doubles import Double, answer, tcp_server
+from tests.support.http_doubles import Double, answer, silent, tcp_server
 
 RATE = 250_000
 MB = 1_000_000
@@ -65,9 +65,8 @@ class Counts(BaseNode):
         return self.Outputs(length=str(len(self.inputs.text)))
 
 
-def slow_client(double: Double) -> HttpClient:
-    assert double.endpoint.transport is not None
-    return HttpClient(Endpoint(EMBEDDED_URI, None, Slow(double.endpoint.transport)))
+def slow_client(reply: httpx.Response) -> HttpClient:
+    return HttpClient(Endpoint(EMBEDDED_URI, None, Slow(httpx.MockTransport(lambda _: reply))))
 
 
 # -- the runtime
@@ -79,8 +78,7 @@ async def test_a_native_claim_that_comes_too_slowly_is_followed_by_smaller_ones(
     """At a server that does not bound its replies."""
     server = NativeServer()
     server.add("Counts", 14, text="x" * MB)
-    rt = Runtime("ns", "test", [Counts], transport=Slow(server))
-    async with running(rt):
+    async with running(Slow(server), Counts) as rt:
         await server.until(EXECUTED=14)
         assert trio.current_time() < 200
     assert (rt.summary.completed, rt.summary.exit_code) == (14, 0)
@@ -97,24 +95,25 @@ async def test_our_server_bounds_its_replies_so_that_nothing_comes_too_slowly(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = GraphNodeModel(node_name="Counts", namespace="ns", identifier="counts", inputs={"text": ""})
-    async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:
-        rt = Runtime("ns", "test", [Counts], transport=Slow(transport))
-        async with running(rt, registered=True):
-            await manager.upsert_graph(Graph("g", [place]))
-            for _ in range(14):
-                last = await manager.trigger("g", inputs={"text": "x" * MB})
-            began = trio.current_time()
-            await rt._ledger.until(lambda: rt.summary.completed == 14)
-            assert trio.current_time() - began < 2 * 14 * MB / RATE
-            assert (await manager.status(last["run_id"])).status is RunStatus.SUCCESS
+    async with (
+        embedded(":memory:") as transport,
+        StateManager("ns", transport=transport) as manager,
+        running(Slow(transport), Counts, registered=True) as rt,
+    ):
+        await manager.upsert_graph(Graph("g", [place]))
+        for _ in range(14):
+            last = await manager.trigger("g", inputs={"text": "x" * MB})
+        began = trio.current_time()
+        await rt._ledger.until(lambda: rt.summary.completed == 14)
+        assert trio.current_time() - began < 2 * 14 * MB / RATE
+        assert (await manager.status(last["run_id"])).status is RunStatus.SUCCESS
     assert "too slowly" not in caplog.text
 
 
 async def test_a_v0_claim_is_waited_for_as_long_as_it_arrives(autojump_clock: MockClock) -> None:
     server = V0Server()
     server.add("Counts", 40, text="x" * MB)
-    rt = Runtime("ns", "test", [Counts], transport=Slow(server), batch_size=40)
-    async with running(rt):
+    async with running(Slow(server), Counts, batch_size=40) as rt:
         await server.until(EXECUTED=40)
     assert (rt.summary.completed, rt.summary.lost_claims) == (40, 0)
 
@@ -124,8 +123,7 @@ async def test_after_a_v0_claim_that_stopped_arriving_less_is_asked_for(
 ) -> None:
     server = V0Server()
     server.add("Counts", 20, text="x" * MB)
-    rt = Runtime("ns", "test", [Counts], transport=Slow(server, most=9 * MB))
-    async with running(rt):
+    async with running(Slow(server, most=9 * MB), Counts) as rt:
         await server.until(EXECUTED=4)
     assert "a claim of up to 16 states arrived too slowly; the next claim is of up to 8" in caplog.text
     assert rt.summary.lost_claims == 16
@@ -135,15 +133,13 @@ async def test_after_a_v0_claim_that_stopped_arriving_less_is_asked_for(
 
 
 async def test_a_large_body_gets_the_time_that_a_slow_link_needs(autojump_clock: MockClock) -> None:
-    double = Double(lambda _: answer(200, {}))
-    http = slow_client(double)
+    http = slow_client(answer(200, {}))
     await http.ask("POST", "/outcomes", body=b"x" * (40 * RATE))
     assert trio.current_time() > REQUEST_TIMEOUT
 
 
 async def test_an_answer_that_arrives_too_slowly_says_how_much_of_it_did(autojump_clock: MockClock) -> None:
-    double = Double(lambda _: answer(200, {"text": "x" * (40 * RATE)}))
-    http = slow_client(double)
+    http = slow_client(answer(200, {"text": "x" * (40 * RATE)}))
     with pytest.raises(ResponseTooSlow, match="did not arrive as a whole within 30 s: 7250000 bytes did"):
         await http.ask("GET", "/ping")
     assert (await http.ask("GET", "/ping", extend=True)).status == 200
@@ -152,10 +148,6 @@ async def test_an_answer_that_arrives_too_slowly_says_how_much_of_it_did(autojum
 async def test_an_answer_that_only_begins_too_late_is_not_said_to_be_too_large(
     autojump_clock: MockClock,
 ) -> None:
-    async def silent(_: httpx.Request) -> httpx.Response:
-        await trio.sleep_forever()
-        raise AssertionError
-
     with pytest.raises(ManagerUnavailable) as caught:
         await HttpClient(Double(silent).endpoint).ask("GET", "/ping")
     assert not isinstance(caught.value, ResponseTooSlow)

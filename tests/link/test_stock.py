@@ -92,23 +92,17 @@ class Silent(BaseNode):
         return None
 
 
-def place(node: type[BaseNode], *following: str, **inputs: str) -> GraphNodeModel:
-    name = node.__name__
-    return GraphNodeModel(
-        node_name=name, namespace="n", identifier=name.lower(), inputs=inputs, next_nodes=list(following)
-    )
-
-
 GRAPH = Graph(
     "g",
-    [
-        place(Plan, "work"),
-        place(Work, "last", n="${{ plan.outputs.n }}"),
-        place(Last, n="${{ work.outputs.n }}"),
-    ],
+    namespace="n",
     secrets={"token": "a secret"},
     retry_policy=RetryPolicyModel(max_retries=2, backoff_factor=1000),
 )
+GRAPH.add(Last, n=GRAPH.add(Work, n=GRAPH.add(Plan).n).n)
+GOOD = Graph("good", namespace="n")
+GOOD.add(Last, n="1")
+FAILING = Graph("failing", namespace="n")
+FAILING.add(Last, n=FAILING.add(Silent).n)
 
 
 @pytest.fixture
@@ -126,23 +120,25 @@ def client(stock: Stock) -> StateManager:
     return StateManager("n", transport=StockTransport(stock))
 
 
-async def play(stock: Stock, meanwhile: Callable[[Runtime], Awaitable[None]] | None = None) -> Runtime:
+async def play(
+    stock: Stock, meanwhile: Callable[[Runtime], Awaitable[None]] | None = None, *, seconds: float = 0
+) -> Runtime:
     """Let a runtime work through one run, from the PUT of its graph to the end of its last state.
 
     Args:
-        meanwhile: Stops the runtime instead.
+        meanwhile: It is stopped behind this instead.
+        seconds: Or after these.
     """
-    rt = runtime(stock)
     with trio.fail_after(3600):
-        async with client(stock) as manager, trio.open_nursery() as nursery:
-            await nursery.start(rt.run)
+        async with client(stock) as manager, running(runtime(stock), registered=True) as rt:
             await manager.upsert_graph(GRAPH)
             run_id = (await manager.trigger("g"))["run_id"]
             if meanwhile is not None:
                 await meanwhile(rt)
+            elif seconds:
+                await trio.sleep(seconds)
             else:
                 assert (await manager.wait(run_id)).status is RunStatus.SUCCESS
-                rt.stop()
     return rt
 
 
@@ -233,12 +229,8 @@ async def test_a_claim_that_was_answered_in_html_is_logged_with_its_size(
 async def test_a_requeue_that_was_answered_in_html_is_not_sent_again(
     stock: Stock, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, fate: Fate
 ) -> None:
-    async def until_quiet(rt: Runtime) -> None:
-        await trio.sleep(120)
-        rt.stop()
-
     stock.proxy = does(fate, "POST re-enqueue-after", times=1)
-    rt = await play(stock, until_quiet)
+    rt = await play(stock, seconds=120)
     # Sent twice it could bring back what has ended meanwhile. So it is left as it may be, and named.
     assert began == (ONCE_EACH if fate == "lost" else {**ONCE_EACH, "3": 1})
     assert finished == Counter(AT_THE_END if fate == "lost" else {**AT_THE_END, "3": 0})
@@ -251,16 +243,12 @@ async def test_a_requeue_that_was_answered_in_html_is_not_sent_again(
 async def test_while_the_database_is_away_results_are_kept_and_no_claim_is_taken_for_an_answer(
     stock: Stock, autojump_clock: MockClock
 ) -> None:
-    async def take_the_database_away() -> None:
+    async def meanwhile(rt: Runtime) -> None:
         await trio.sleep(3)  # in the middle of the work
         stock.database_away = True
         await trio.sleep(300)
         stock.database_away = False
-
-    async def meanwhile(rt: Runtime) -> None:
-        await take_the_database_away()
         await trio.sleep(60)
-        rt.stop()
 
     rt = await play(stock, meanwhile)
     assert stock.answered.count(("POST executed", 500)) > 1
@@ -315,14 +303,9 @@ async def test_outcomes_that_overtake_each_other_are_at_least_the_same_one(
 async def test_a_drain_hands_back_what_was_not_begun_and_another_runtime_completes_it(
     stock: Stock, autojump_clock: MockClock
 ) -> None:
-    async def meanwhile(rt: Runtime) -> None:
-        await trio.sleep(1.5)  # four pieces have begun, two wait for a worker
-        rt.stop()
-
-    first = await play(stock, meanwhile)
+    first = await play(stock, seconds=1.5)  # four pieces have begun, two wait for a worker
     assert (first.summary.released, first.summary.exit_code) == (2, 0)
-    second = runtime(stock)
-    async with running(second, registered=True):
+    async with running(runtime(stock), registered=True):
         await trio.sleep(60)
     assert began == ONCE_EACH
     assert finished == AT_THE_END
@@ -341,19 +324,12 @@ async def test_each_node_of_a_chain_begins_soon_after_the_one_before(
             begun.append(trio.current_time())
             return self.inputs
 
-    places = [
-        GraphNodeModel(
-            node_name="Step",
-            namespace="n",
-            identifier=f"s{i}",
-            inputs={"n": f"${{{{ s{i - 1}.outputs.n }}}}" if i else "0"},
-            next_nodes=[f"s{i + 1}"] if i < 4 else [],
-        )
-        for i in range(5)
-    ]
+    chain, before = Graph("chain", namespace="n"), None
+    for name in "abcde":
+        before = chain.add(Step, identifier=name, n=before.n if before else "0")
     rt = Runtime("n", "r", [Step], transport=StockTransport(stock))
     async with client(stock) as manager, running(rt, registered=True):
-        await manager.upsert_graph(Graph("chain", places))
+        await manager.upsert_graph(chain)
         run_id = (await manager.trigger("chain"))["run_id"]
         assert (await manager.wait(run_id)).status is RunStatus.SUCCESS
         await trio.sleep(1)
@@ -366,15 +342,12 @@ async def test_each_node_of_a_chain_begins_soon_after_the_one_before(
         assert stock.times("POST enqueue") - asked <= 20
 
 
-FAILING = Graph("failing", [place(Silent, "last"), place(Last, n="${{ silent.outputs.n }}")])
-
-
 async def fail_many(stock: Stock, where: dict[str, Any], **options: Any) -> Runtime:
     """Let a runtime work through runs whose next states cannot be created, among others; return it."""
     rt = Runtime("n", "r", [Plan, Work, Last, Silent], **where, **options)
     with trio.fail_after(60):
         async with StateManager("n", **where) as manager, running(rt, registered=True):
-            await manager.upsert_graph(Graph("good", [place(Last, n="1")]), polling_interval=0.02)
+            await manager.upsert_graph(GOOD, polling_interval=0.02)
             await manager.upsert_graph(FAILING, polling_interval=0.02)
             for number in range(60):
                 await manager.trigger("failing" if number % 2 else "good")

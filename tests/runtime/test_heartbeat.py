@@ -19,7 +19,6 @@ from trio.testing import MockClock
 from exotrio import (
     BaseNode,
     Graph,
-    GraphNodeModel,
     NotFound,
     Phase,
     RequestRefused,
@@ -859,19 +858,6 @@ async def test_the_nodes_of_a_cancelled_run_are_cancelled_and_their_states_dropp
 # -- together with our state manager, in process
 
 
-def graph(**more: object) -> Graph:
-    return Graph(
-        "g",
-        nodes=[
-            GraphNodeModel(
-                node_name="Waits", namespace="ns", identifier="first", inputs={}, next_nodes=["second"]
-            ),
-            GraphNodeModel(node_name="Waits", namespace="ns", identifier="second", inputs={}),
-        ],
-        retry_policy=RetryPolicyModel(max_retries=3, backoff_factor=1),
-    )
-
-
 async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queued(
     autojump_clock: MockClock,
 ) -> None:
@@ -879,7 +865,9 @@ async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queu
     async with embedded(":memory:", clock=clock) as transport:
         rt = Runtime("ns", "test", [Waits], transport=transport, workers=1)
         async with running(rt, registered=True), StateManager("ns", transport=transport) as manager:
-            await manager.upsert_graph(graph())
+            graph = Graph("g", namespace="ns", retry_policy=RetryPolicyModel(max_retries=3, backoff_factor=1))
+            graph.add(Waits, identifier="second", after=graph.add(Waits, identifier="first"))
+            await manager.upsert_graph(graph)
             runs = [(await manager.trigger("g"))["run_id"] for _ in range(2)]
             await rt._ledger.until(lambda: rt._ledger.leased() != [])
             began = trio.current_time()

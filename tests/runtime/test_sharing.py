@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, StateManager
+from exotrio import BaseNode, Graph, StateManager
 from exotrio._link.port import LinkKind
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager import embedded
+from tests.support.doubles import running
 
 STATES = 240
 RUNTIMES = ("one", "two", "three")
@@ -44,32 +46,22 @@ async def test_runtimes_at_one_state_manager_share_the_work_fairly(
     autojump_clock: MockClock, link: LinkKind
 ) -> None:
     done: Counter[str] = Counter()
-    graph = Graph(
-        "g",
-        [
-            GraphNodeModel(node_name="Many", namespace="ns", identifier="many", next_nodes=["work"]),
-            GraphNodeModel(
-                node_name="Work", namespace="ns", identifier="work", inputs={"n": "${{ many.outputs.n }}"}
-            ),
-        ],
-    )
+    many, work = nodes_of("any", done)
+    graph = Graph("g", namespace="ns")
+    graph.add(work, n=graph.add(many).n)
     async with (
         embedded(":memory:") as transport,
         StateManager("ns", transport=transport) as manager,
-        trio.open_nursery() as nursery,
+        AsyncExitStack() as stack,
     ):
-        runtimes = [
+        for name in RUNTIMES:
             # On v0 who is idle hears of work only at its next poll.
-            Runtime("ns", name, nodes_of(name, done), transport=transport, link=link, poll_interval=0.05)
-            for name in RUNTIMES
-        ]
-        for runtime in runtimes:
-            await nursery.start(runtime.run)
+            nodes = nodes_of(name, done)
+            one = running(transport, *nodes, link=link, poll_interval=0.05, registered=True)
+            await stack.enter_async_context(one)
         await manager.upsert_graph(graph)
         run = await manager.trigger("g")
         assert (await manager.wait(run["run_id"], timeout=600)).status is RunStatus.SUCCESS
-        for runtime in runtimes:
-            runtime.stop()
     assert done.total() == STATES
     # All have the same workers, and nobody holds more than a batch that others could run.
     fair = STATES / len(RUNTIMES)

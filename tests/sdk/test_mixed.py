@@ -13,8 +13,9 @@ import pytest
 import trio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, StateManager, UnitesModel
+from exotrio import BaseNode, Graph, Runtime, StateManager
 from tests.contract.target import Target, serving
+from tests.support.doubles import running
 from tests.support.helpers import eventually
 
 pytestmark = pytest.mark.sdk
@@ -43,38 +44,17 @@ class Collect(BaseNode):
         collected.append(self.inputs.doubled)
 
 
-def place(name: str, *following: str, unites: str | None = None, **inputs: str) -> GraphNodeModel:
-    return GraphNodeModel(
-        node_name=name,
-        namespace="mixed",
-        identifier=name.lower(),
-        inputs=inputs,
-        next_nodes=list(following),
-        unites=None if unites is None else UnitesModel(identifier=unites),
-    )
-
-
-GRAPH = Graph(
-    "mixed",
-    [
-        place("Start", "numbers"),
-        place("Numbers", "double"),
-        place("Double", "collect", text="${{ numbers.outputs.number }}"),
-        place("Collect", unites="start", doubled="${{ double.outputs.text }}"),
-    ],
-)
+GRAPH = Graph("mixed", namespace="mixed")
+start = GRAPH.add(Start)
+double = GRAPH.add("Double", text=GRAPH.add(Numbers, after=start).number)
+GRAPH.add(Collect, unites=start, doubled=double.every.text)
 
 
 @contextmanager
 def stock_worker(python: str, target: Target) -> Iterator[None]:
-    environment = {
-        **os.environ,
-        "EXOSPHERE_STATE_MANAGER_URI": target.url,
-        "EXOSPHERE_API_KEY": target.key or "",
-    }
-    with subprocess.Popen(
-        [python, str(WORKER), "mixed"], env=environment, stderr=subprocess.DEVNULL
-    ) as worker:
+    where = {"EXOSPHERE_STATE_MANAGER_URI": target.url, "EXOSPHERE_API_KEY": target.key or ""}
+    command = [python, str(WORKER), "mixed"]
+    with subprocess.Popen(command, env={**os.environ, **where}, stderr=subprocess.DEVNULL) as worker:
         try:
             yield
         finally:
@@ -84,9 +64,8 @@ def stock_worker(python: str, target: Target) -> Iterator[None]:
 async def test_nodes_of_the_sdk_and_typed_nodes_work_in_one_graph(stock_python: str, tmp_path: Path) -> None:
     collected.clear()
     with serving(tmp_path) as (target, _), stock_worker(stock_python, target), trio.fail_after(60):
-        async with StateManager("mixed", target.url, target.key) as manager, trio.open_nursery() as nursery:
-            rt = Runtime("mixed", "ours", [Start, Numbers, Collect], target.url, target.key)
-            await nursery.start(rt.run)
+        rt = Runtime("mixed", "ours", [Start, Numbers, Collect], target.url, target.key)
+        async with StateManager("mixed", target.url, target.key) as manager, running(rt):
 
             async def registered() -> None:
                 assert len(await manager.nodes()) == 4
@@ -94,6 +73,5 @@ async def test_nodes_of_the_sdk_and_typed_nodes_work_in_one_graph(stock_python: 
             await eventually(registered, within=30)
             await manager.upsert_graph(GRAPH)
             run = await manager.wait((await manager.trigger("mixed"))["run_id"])
-            rt.stop()
     assert run.status == "SUCCESS"
     assert collected == [[6, 2, 4]]

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import TypeVar
 import anyio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, Graph, GraphNodeModel, UnitesModel
+from exotrio import BaseNode, Graph
 from tests.support.processes import PATIENCE
 
 T = TypeVar("T")
@@ -82,44 +81,24 @@ class Work(BaseNode):
 
 class End(BaseNode):
     class Inputs(BaseModel):
-        items: str
+        items: list[str]
 
     class Outputs(BaseModel):
         items: str
 
     async def execute(self) -> Outputs:
-        return self.Outputs(items=" ".join(sorted(json.loads(self.inputs.items), key=int)))
+        return self.Outputs(items=" ".join(sorted(self.inputs.items, key=int)))
 
 
 NODES = [Plan, Fan, Work, End]
 RESULT = " ".join(str(item) for item in range(ITEMS))
 """What ``end`` returns."""
 
-graph = Graph(
-    "gated",
-    nodes=[
-        GraphNodeModel(
-            node_name="Plan", namespace=NAMESPACE, identifier="plan", inputs={}, next_nodes=["fan"]
-        ),
-        GraphNodeModel(
-            node_name="Fan", namespace=NAMESPACE, identifier="fan", inputs={}, next_nodes=["work"]
-        ),
-        GraphNodeModel(
-            node_name="Work",
-            namespace=NAMESPACE,
-            identifier="work",
-            inputs={"item": "${{ fan.outputs.item }}"},
-            next_nodes=["end"],
-        ),
-        GraphNodeModel(
-            node_name="End",
-            namespace=NAMESPACE,
-            identifier="end",
-            inputs={"items": "${{ work.outputs.item }}"},
-            unites=UnitesModel(identifier="plan"),
-        ),
-    ],
-)
+graph = Graph("gated", namespace=NAMESPACE)
+plan = graph.add(Plan)
+fan = graph.add(Fan, after=plan)
+work = graph.add(Work, item=fan.item)
+graph.add(End, items=work.every.item, unites=plan)
 
 
 async def _wait_for(file: str) -> None:

@@ -33,6 +33,12 @@ def done() -> httpx.Response:
     return answer(200, {"status": "EXECUTED"})
 
 
+async def silent(_: httpx.Request) -> httpx.Response:
+    """Answer never."""
+    await trio.sleep_forever()
+    raise AssertionError
+
+
 class Double:
     """An in-memory server that answers by ``handler`` and notes what it was asked.
 

@@ -290,15 +290,8 @@ class Toss(BaseNode):
             await trio.lowlevel.checkpoint()
 
 
-FAN_OUT = Graph(
-    "tosses",
-    [
-        GraphNodeModel(node_name="Roll", namespace="ns", identifier="roll", next_nodes=["toss"]),
-        GraphNodeModel(
-            node_name="Toss", namespace="ns", identifier="toss", inputs={"n": "${{ roll.outputs.n }}"}
-        ),
-    ],
-)
+FAN_OUT = Graph("tosses", namespace="ns")
+FAN_OUT.add(Toss, n=FAN_OUT.add(Roll).n)
 
 
 async def toss(check: Callable[[CrashRun[None]], object] = bool, **options: int) -> Exploration:
