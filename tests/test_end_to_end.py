@@ -94,8 +94,7 @@ def test_a_signal_drains_a_run_and_the_printed_command_completes_it(place: Place
         process.signal(signal.SIGTERM)
         process.line("stopping: running nodes may finish")
         place.open()
-        interrupted = process.wait()
-    assert interrupted.code == 130, interrupted
+        interrupted = process.wait(code=130)
     assert interrupted.out == ""
     assert "WARNING" not in interrupted.err, interrupted
     assert place.log.items("begin") == running, "a buffered state was run after the signal"
@@ -112,9 +111,7 @@ def test_a_second_ctrl_c_cancels_running_nodes_and_the_run_can_be_continued(plac
         running = place.log.until("begin", WORKERS)
         process.signal(signal.SIGINT)
         process.line("draining")
-        process.signal(signal.SIGINT)
-        interrupted = process.wait()
-    assert interrupted.code == 130, interrupted
+        interrupted = process.stop(signal.SIGINT, code=130)
     assert sorted(place.log.items("cancelled")) == sorted(running)
     assert place.log.items("end") == []
     place.open()
@@ -130,9 +127,7 @@ def test_a_third_ctrl_c_ends_the_process_though_a_node_ignores_its_cancellation(
         for sign in ("draining", "cancelling"):
             process.signal(signal.SIGINT)
             process.line(sign)
-        process.signal(signal.SIGINT)
-        interrupted = process.wait()
-    assert interrupted.code == 128 + signal.SIGINT, interrupted
+        interrupted = process.stop(signal.SIGINT, code=128 + signal.SIGINT)
     assert "third signal: exiting without waiting; nodes are cut off, and run again." in interrupted.err
     assert "kept" not in interrupted.err
     assert f"--resume {run_id}\n" in interrupted.err
@@ -183,8 +178,7 @@ def test_a_run_leaves_earlier_ones_alone_and_says_how_to_continue_or_end_them(pl
     )
     for command, code in ((end, 0), (resume, 0)):
         with Process(command, cwd=place.folder) as process:
-            ended_so = process.wait()
-            assert ended_so.code == code, ended_so
+            process.wait(code=code)
     last = place.ended("run", "app.py", "--db", "a b.db")
     assert last.code == 0, last
     assert "not finished earlier" not in last.err
@@ -233,8 +227,7 @@ def test_an_interrupted_run_in_memory_does_not_claim_to_be_kept(place: Place) ->
         place.log.until("begin", WORKERS)
         process.signal(signal.SIGINT)
         place.open()
-        interrupted = process.wait()
-    assert interrupted.code == 130, interrupted
+        interrupted = process.wait(code=130)
     assert "it is gone" in interrupted.err
     assert "--resume" not in interrupted.err
 
@@ -248,8 +241,7 @@ def test_run_works_through_the_state_manager_of_the_environment_and_continues_th
         place.log.until("begin", WORKERS)
         process.signal(signal.SIGINT)
         place.open()
-        interrupted = process.wait()
-    assert interrupted.code == 130, interrupted
+        interrupted = process.wait(code=130)
     assert "--db" not in printed_command(interrupted.err)
     continued = place.continued(interrupted.err, **server.env)
     assert continued.code == 0, continued
@@ -261,9 +253,7 @@ def test_ctrl_c_ends_a_worker_that_waits_for_a_state_manager_that_is_down(place:
     env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1", "EXOSPHERE_API_KEY": KEY}
     with place.start("worker", "app.py", **env) as process:
         process.line("cannot be reached")
-        process.signal(signal.SIGINT)
-        end = process.wait()
-    assert end.code == 0, end
+        end = process.stop(signal.SIGINT, code=0)
     assert "Traceback" not in end.err
 
 
@@ -275,9 +265,7 @@ def test_ctrl_c_ends_a_run_whose_state_manager_never_answers(place: Place) -> No
             silent.settimeout(30)
             silent.accept()[0].close()
             with silent.accept()[0]:
-                process.signal(signal.SIGINT)
-                end = process.wait()
-    assert end.code == 130, end
+                end = process.stop(signal.SIGINT, code=130)
     assert end.err == "interrupted before the run began: nothing was started\n"
 
 
@@ -288,9 +276,7 @@ def test_ctrl_c_ends_a_run_whose_state_manager_went_away(place: Place) -> None:
         server.process.kill()
         process.signal(signal.SIGINT)
         process.line("draining")
-        process.signal(signal.SIGINT)
-        end = process.wait()
-    assert end.code == 130, end
+        end = process.stop(signal.SIGINT, code=130)
     assert sorted(place.log.items("cancelled")) == sorted(running)
     assert "is abandoned" in end.err, "what is abandoned is named"
     assert "Traceback" not in end.err
@@ -338,9 +324,7 @@ def test_two_workers_share_a_run_drain_at_a_signal_and_a_third_completes_it(plac
     place.open("c")
     with place.start("worker", "app.py", WORKER="c", **env) as c:
         run = ask(server, lambda m: m.wait(run_id, timeout=30, poll_interval=0.05))
-        c.signal(signal.SIGTERM)
-        end = c.wait()
-    assert end.code == 0, end
+        end = c.stop(code=0)
     assert run.status == "SUCCESS"
     done = [item for name in "abc" for item in place.log.items("end", name)]
     assert sorted(done, key=int) == RESULT.split(), "each once, none lost"

@@ -164,8 +164,7 @@ def test_an_unreadable_file_is_tried_again_then_shown_and_the_others_are_listed(
     ],
 )
 def test_the_audit_says_what_it_cannot_work_with(tmp_path: Path, store: str, error: str) -> None:
-    end = ended("run", AUDIT, "--store", store, "--db", ":memory:", cwd=tmp_path)
-    assert end.code == 1, end
+    end = ended("run", AUDIT, "--store", store, "--db", ":memory:", cwd=tmp_path, code=1)
     assert error in end.out
     assert not list(tmp_path.glob("*SUMS"))
 
@@ -194,8 +193,7 @@ def test_a_killed_audit_is_continued_and_every_file_stands_in_the_list_once(tmp_
     assert done["SUCCESS"] > 600, "some digests are done, beside the places before them"
     assert done["QUEUED"] > 0, "some were held by the process that is gone"
 
-    end = ended("run", AUDIT, "--resume", run_id, "-o", "json", cwd=tmp_path)
-    assert end.code == 0, end
+    end = ended("run", AUDIT, "--resume", run_id, "-o", "json", cwd=tmp_path, code=0)
     assert json.loads(end.out)["seconds"] < 30, "no lease is waited for"
     assert sums(tmp_path) == digests(*tree.rglob("*.txt"))
     check_with_sha256sum(tmp_path)
@@ -203,8 +201,7 @@ def test_a_killed_audit_is_continued_and_every_file_stands_in_the_list_once(tmp_
 
 def test_a_runtime_inside_a_trio_application_ends_with_it(tmp_path: Path) -> None:
     with Process([sys.executable, str(EXAMPLES / "inside_trio.py")], cwd=tmp_path) as process:
-        end = process.wait()
-    assert end.code == 0, end
+        end = process.wait(code=0)
     assert "the application is alive\n" in end.out
     assert end.out.endswith("SUCCESS: HELLO, ADA!\n")
     assert end.err == ""
@@ -233,8 +230,7 @@ def test_a_job_is_waited_for_through_a_kill_and_never_submitted_twice(tmp_path: 
         run_id = process.line("run (\\S+) of graph")[1]
         process.line("Wait as wait\\) begins", number=2)
         process.kill()
-    end = ended("run", EXAMPLES / "polling.py", "--resume", run_id, cwd=tmp_path)
-    assert end.code == 0, end
+    end = ended("run", EXAMPLES / "polling.py", "--resume", run_id, cwd=tmp_path, code=0)
     assert end.out.splitlines()[1:] == ["wait:", "  result: 5736396"]
     assert len(list((tmp_path / ".jobs").glob("*.accepted"))) == 1
 
@@ -268,8 +264,7 @@ def test_a_pipeline_runs_on_any_v0_server_with_its_worker_here_or_there(tmp_path
 def test_the_audit_says_at_a_stock_server_that_only_ours_can_run_it(tmp_path: Path) -> None:
     with on_a_port(Stock(time.monotonic)) as uri:
         env = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}
-        end = ended("graph", "apply", AUDIT, "-n", "examples", cwd=tmp_path, env=env)
-    assert end.code == 3, end
+        end = ended("graph", "apply", AUDIT, "-n", "examples", cwd=tmp_path, env=env, code=3)
     assert "graph 'audit' needs exotrio's own state manager" in end.err
     assert "node 'report' unites branches and refers to outputs of 'digest' in them" in end.err
     assert "validation error" not in end.err

@@ -243,8 +243,7 @@ def test_the_set_up_installs_what_the_first_steps_need() -> None:
 
 def test_the_first_node_greets(tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text(GREET.code, "utf-8")
-    end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path)
-    assert end.code == 0, end
+    end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path, code=0)
     assert end.out.splitlines()[-1].strip() == "text: Hello, Ada!"
 
 
@@ -498,8 +497,7 @@ async def test_the_rehearsed_crash_finds_what_is_printed_and_then_nothing(
 
 def test_the_provider_of_tracers_gets_one_trace_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text(TRACES.code + GREET.code, "utf-8")
-    end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path)
-    assert end.code == 0, end
+    end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path, code=0)
     for name in ("trigger greeting", "execute Greet"):
         assert f'"name": "{name}"' in end.err  # where the file was loaded, what it prints is no result
     assert len(set(re.findall(r'"trace_id": "(\w+)"', end.err))) == 1

@@ -19,7 +19,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def cli(
-    running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
-    return with_graph(Cli(tmp_path, monkeypatch, capsys), running)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Commands in an empty folder, with nothing configured."""
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def cli(bare: Cli, running: Server) -> Cli:
+    return with_graph(bare, running)

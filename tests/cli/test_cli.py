@@ -95,13 +95,9 @@ def shell(line: str, folder: Path) -> Ended:
 
 
 @pytest.mark.parametrize("command", ["", "run", "worker", "server", "dev", "runtimes drain"])
-def test_help_fits_100_columns_and_explains_every_option(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli = Cli(tmp_path, monkeypatch, capsys)
-    cli.set(COLUMNS="200")
-    end = cli(*command.split(), "--help")
-    assert end.code == 0
+def test_help_fits_100_columns_and_explains_every_option(bare: Cli, command: str) -> None:
+    bare.set(COLUMNS="200")
+    end = bare(*command.split(), "--help", code=0)
     assert end.err == ""
     lines = end.out.splitlines()
     assert lines[0].startswith(f"Usage: python -m exotrio {command}".rstrip())
@@ -115,8 +111,7 @@ def test_help_fits_100_columns_and_explains_every_option(
 
 
 def test_version_is_printed(tmp_path: Path) -> None:
-    end = ended("--version", cwd=tmp_path)
-    assert end.code == 0
+    end = ended("--version", cwd=tmp_path, code=0)
     assert version("exotrio") in end.out
 
 
@@ -124,8 +119,7 @@ def test_version_is_printed(tmp_path: Path) -> None:
 
 
 def test_only_the_result_of_a_file_or_module_goes_to_standard_output(folder: Path) -> None:
-    text = ended("run", "echo", "-i", "text=Ada = ü", cwd=folder)
-    assert text.code == 0, text
+    text = ended("run", "echo", "-i", "text=Ada = ü", cwd=folder, code=0)
     assert text.out.startswith("SUCCESS: 1 state in ")
     assert text.out.endswith("echo:\n  text: Ada = ü\n")
     run_id = text.err.split()[1]
@@ -183,12 +177,10 @@ def test_a_result_that_cannot_be_written_is_told(folder: Path) -> None:
 
 def test_a_locale_without_unicode_keeps_text_whole(folder: Path) -> None:
     env = {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    end = ended("run", "echo.py", "-i", "text=grün ✓", "-o", "json", cwd=folder, env=env)
-    assert end.code == 0, end
+    end = ended("run", "echo.py", "-i", "text=grün ✓", "-o", "json", cwd=folder, env=env, code=0)
     assert json.loads(end.out)["outputs"][0]["outputs"] == {"text": "grün ✓"}
     # What the stream cannot show is shown by its number, in place of an error.
-    end = ended("run", "echo.py", "-i", "text=grün ✓", cwd=folder, env=env)
-    assert end.code == 0, end
+    end = ended("run", "echo.py", "-i", "text=grün ✓", cwd=folder, env=env, code=0)
     assert "text: gr\\xfcn \\u2713\n" in end.out
 
 
@@ -203,12 +195,9 @@ def test_a_run_on_a_disk_that_fills_up_can_be_stopped_and_continued_with_more_ro
     with exotrio("run", "fan.py", cwd=folder, after=disk_of(700_000)) as process:
         process.line("could not be committed")
         process.signal(signal.SIGINT)
-        process.signal(signal.SIGINT)
-        end = process.wait()
-    assert end.code == 130, end
+        end = process.stop(signal.SIGINT, code=130)
     assert "Traceback" not in end.err, end
-    continued = as_printed(end.err, cwd=folder)
-    assert continued.code == 0, continued
+    continued = as_printed(end.err, cwd=folder, code=0)
     assert continued.out.startswith("SUCCESS: 200 states")
 
 
@@ -253,8 +242,7 @@ def test_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_and_prints_the_command_w
         assert terminal.wait() == 130
         assert terminal.out == ""
         assert_given_back(terminal.screen)
-        continued = as_printed(terminal.screen.replace("\r\n", "\n"), cwd=folder)
-    assert continued.code == 0, continued
+        continued = as_printed(terminal.screen.replace("\r\n", "\n"), cwd=folder, code=0)
     assert f"items: {gated.RESULT}\n" in continued.out
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.support.commands import NODES, Cli, told
@@ -18,10 +16,9 @@ COMMANDS = (
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    cli = Cli(tmp_path, monkeypatch, capsys)
-    cli.write("nodes.py", NODES)
-    return cli
+def cli(bare: Cli) -> Cli:
+    bare.write("nodes.py", NODES)
+    return bare
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -39,8 +36,7 @@ def test_a_password_in_the_arguments_is_refused_and_not_printed(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_url_of_another_database_makes_no_file(cli: Cli, command: tuple[str, ...]) -> None:
-    end = cli(*command, "--db", f"mysql://ada:{PASSWORD}@h/n")
-    assert end.code == 2, end
+    end = cli(*command, "--db", f"mysql://ada:{PASSWORD}@h/n", code=2)
     assert PASSWORD not in end.err
     assert [path.name for path in cli.folder.iterdir()] == ["nodes.py"]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +15,17 @@ import pytest
 
 from tests.support import gated
 from tests.support.gated import Log, until
-from tests.support.processes import EXOTRIO, PATIENCE, Ended, Mark, Process, Processes, ended, link_in
+from tests.support.processes import (
+    EXOTRIO,
+    Ended,
+    Mark,
+    Process,
+    Processes,
+    ended,
+    is_running,
+    link_in,
+    until_gone,
+)
 
 APP = """
 import os, sys
@@ -101,9 +109,8 @@ class Dev:
             if file.read_text("utf-8") != text:
                 file.write_text(text, "utf-8")
 
-    def stop(self) -> Ended:
-        self.process.signal(signal.SIGINT)
-        return self.process.wait()
+    def stop(self, *, code: int | None = None) -> Ended:
+        return self.process.stop(signal.SIGINT, code=code)
 
 
 def start_run(browser: httpx.Client, **inputs: str) -> str:
@@ -112,24 +119,6 @@ def start_run(browser: httpx.Client, **inputs: str) -> str:
     answer = browser.post("/ns/n/graphs/greeting", data=fields)
     assert answer.status_code == 303
     return str(answer.headers["location"]).rpartition("/")[2]
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, though nobody may have asked for its exit code yet."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
-    return found.stdout.strip()[:1] in ("", "Z")
-
-
-def until_gone(pid: int) -> None:
-    for _ in range(int(PATIENCE / 0.1)):
-        if is_gone(pid):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"process {pid} does not end")
 
 
 def make(folder: Path, app: str = APP) -> Path:
@@ -168,13 +157,11 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
     assert "greeter" in browser.get("/ns/n/runtimes").text
 
     with Process([*dev.command(), "-i", "name=Grace"], cwd=tmp_path) as command:
-        triggered = command.wait()
-    assert triggered.code == 0, triggered
+        triggered = command.wait(code=0)
     assert "text: Hello Grace\n" in triggered.out
     dev.says("^run .* began", number=2)  # it looks for other runs now and then
-    end = dev.stop()
-    assert end.code == 0, end
-    assert is_gone(dev.pid())
+    end = dev.stop(code=0)
+    assert not is_running(dev.pid())
     assert (tmp_path / "left-open").read_text() == "done", "the user's code ended as Python does"
     assert not list(tmp_path.glob(".exotrio/*sign-in*"))
     assert end.err.count(" began") == 2, "none was started without being asked for"
@@ -183,8 +170,7 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
 
 
 def test_values_that_do_not_fit_end_it_before_anything_is_done(tmp_path: Path) -> None:
-    end = ended("dev", "app.py", "--port", "0", "-i", "nmae=x", cwd=make(tmp_path))
-    assert end.code == 2, end
+    end = ended("dev", "app.py", "--port", "0", "-i", "nmae=x", cwd=make(tmp_path), code=2)
     assert "has no input 'nmae'; it has: name; did you mean 'name'?" in end.err
     assert "dashboard" not in end.err
 
@@ -196,11 +182,10 @@ def test_a_database_in_memory_has_its_key_in_a_file_as_long_as_it_lasts(
     dev.says("^Hello you")
     command = dev.command()
     with Process([*command, "--key", "greeting 1"], cwd=tmp_path) as triggered:
-        told = triggered.wait()
-    assert told.code == 0
+        told = triggered.wait(code=0)
     assert "the run with the key 'greeting 1' existed already" in told.err
     key_file = Path(command[command.index("--key-file") + 1])
-    assert dev.stop().code == 0
+    dev.stop(code=0)
     assert not key_file.exists()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["app.py", "words.py"]
 
@@ -216,7 +201,7 @@ def test_a_state_manager_that_is_named_elsewhere_is_left_alone(processes: Proces
         uri = dev.command()[dev.command().index("--uri") + 1]
         answer = client.get(f"{uri}/v0/namespaces", headers={"x-api-key": "a-key-of-mine"})
         assert answer.status_code == 200
-    assert dev.stop().code == 0
+    dev.stop(code=0)
 
 
 # -- without reload
@@ -237,8 +222,7 @@ def test_what_cannot_be_run_ends_it(tmp_path: Path, target: str, code: int, told
     (tmp_path / "crash.py").write_text(APP.replace('"you"', '"crash"'), "utf-8")
     (tmp_path / "crash-now").touch()
     options = ["--reload"] if target == "ap.py" else ["--trigger"]
-    end = ended("dev", target, "--port", "0", *options, cwd=tmp_path)
-    assert end.code == code, end
+    end = ended("dev", target, "--port", "0", *options, cwd=tmp_path, code=code)
     assert told in end.err
     assert "waiting" not in end.err
     assert ("not finished: 1 run" in end.err) == (target == "crash.py")
@@ -260,8 +244,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dev, httpx.C
         dev.says("^runtime greeter")
         assert dev.command()
         yield dev, browser
-        end = dev.stop()
-        assert end.code == 0, end
+        end = dev.stop(code=0)
         assert end.err.count("dashboard: ") == 1, "said once, for it never changes"
         for noise in ("Traceback", "frozen", "exotrio/cli"):
             assert noise not in end.err
@@ -321,10 +304,10 @@ def test_what_runs_finishes_and_what_waits_is_handed_back_before_new_code_is_loa
     running = log.until("begin", gated.WORKERS)
     (dev.folder / "app.py").touch()
     dev.says("^app.py changed: the runtime drains")
-    assert not is_gone(pid)
+    assert is_running(pid)
     (dev.folder / "open-w").touch()
     dev.pid(number=2)
-    assert is_gone(pid)
+    assert not is_running(pid)
     # Perhaps with another one, which began before the runtime had heard that it is to drain.
     assert set(running) <= set(log.items("end"))
     dev.says("^run .* of graph 'gated': SUCCESS")
@@ -416,26 +399,23 @@ def test_a_signal_drains_and_the_next_start_goes_on(processes: Processes, tmp_pa
     dev.says("^stopping: running nodes may finish")
     dev.says("asked to stop by dev: 2 running")
     (tmp_path / "open-w").touch()
-    end = dev.process.wait()
-    assert end.code == 0, end
-    assert is_gone(pid)
+    end = dev.process.wait(code=0)
+    assert not is_running(pid)
     assert len(Log(tmp_path).items("end")) == gated.WORKERS
     assert "not finished: 1 run; dev continues" in end.err
     assert "Traceback" not in end.err
     dev = Dev(processes, tmp_path)
     dev.says("^not finished earlier, and continued: 1 run")
     dev.says("SUCCESS")
-    assert dev.stop().code == 0
+    dev.stop(code=0)
 
 
 def test_a_second_signal_cancels(processes: Processes, tmp_path: Path) -> None:
     dev, pid = start_gated(processes, tmp_path)
     dev.process.signal(signal.SIGINT)
     dev.says("asked to stop by dev")
-    dev.process.signal(signal.SIGINT)
-    end = dev.process.wait()
-    assert end.code == 0, end
-    assert is_gone(pid)
+    dev.process.stop(signal.SIGINT, code=0)
+    assert not is_running(pid)
     assert len(Log(tmp_path).items("cancelled")) == gated.WORKERS
 
 
@@ -446,9 +426,7 @@ def test_a_third_signal_exits_at_once_and_takes_the_runtime_along(
     for sign in ("asked to stop by dev", "cancelling"):
         dev.process.signal(signal.SIGINT)
         dev.says(sign)
-    dev.process.signal(signal.SIGINT)
-    end = dev.process.wait()
-    assert end.code == 128 + signal.SIGINT, end
+    end = dev.process.stop(signal.SIGINT, code=128 + signal.SIGINT)
     until_gone(pid)
     assert "flushing" not in end.err, "it did not go on by itself"
     assert "exiting without waiting; nodes are cut off, and run again when dev is started again\n" in end.err
@@ -473,8 +451,7 @@ def test_ctrl_c_typed_at_a_terminal_counts_once_though_both_processes_get_it(tmp
 def test_a_stop_while_the_code_is_being_loaded_is_quiet(processes: Processes, tmp_path: Path) -> None:
     dev = Dev(processes, make(tmp_path, f"{APP}\nprint('asleep')\n__import__('time').sleep(600)\n"))
     dev.says("^asleep")
-    end = dev.stop()
-    assert end.code == 0, end
+    end = dev.stop(code=0)
     assert "Traceback" not in end.err
 
 

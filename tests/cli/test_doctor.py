@@ -65,11 +65,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Commands with nothing set at all."""
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
-    return Cli(tmp_path, monkeypatch, capsys)
+    return bare
 
 
 def says(end: Ended, code: int, *parts: str) -> None:
@@ -109,8 +109,7 @@ def test_each_setting_is_shown_with_where_it_came_from_and_no_secret_is(cli: Cli
     )
     cli.set(EXOSPHERE_NAMESPACE="named", STATE_MANAGER_SECRET="server-key-77")
     for arguments in ((), ("-o", "json")):
-        end = cli("doctor", *arguments)
-        assert end.code == 4, end
+        end = cli("doctor", *arguments, code=4)
         for secret in ("key-in-the-file", "pass-in-the-uri", "enc-key-1", "server-key-77"):
             assert secret not in end.out + end.err
     report = json.loads(end.out)

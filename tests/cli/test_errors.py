@@ -200,8 +200,7 @@ def test_an_error_is_told_in_a_process_of_its_own_as_well(folder: Path) -> None:
 
 
 def test_without_a_command_the_help_is_shown(cli: Cli) -> None:
-    end = cli()
-    assert end.code == 2
+    end = cli(code=2)
     for command in ("run", "worker", "server"):
         assert f"\n  {command} " in end.err
 
@@ -244,8 +243,7 @@ def test_a_port_belongs_to_one_process(cli: Cli, running: Server) -> None:
 @pytest.mark.parametrize("command", ["run", "worker"])
 def test_a_refused_key_is_told(cli: Cli, running: Server, command: str) -> None:
     cli.at(running).set(EXOSPHERE_API_KEY="another")
-    end = cli(command, "ok.py")
-    assert end.code == 5, end
+    end = cli(command, "ok.py", code=5)
     assert f"error: the state manager at {running.uri} answered 401" in end.err
     assert "EXOSPHERE_API_KEY" in end.err
     if command == "run":
@@ -289,8 +287,7 @@ def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_envir
     (tmp_path / ".env").write_text(f"EXOSPHERE_API_KEY={KEY}\n", "utf-8")
     uri = f"http://127.0.0.1:{free_port()}"  # each command's own: a process warns once of an address
     cli.set(EXOSPHERE_STATE_MANAGER_URI=uri)
-    end = cli(*command.split())
-    assert end.code == 4, end
+    end = cli(*command.split(), code=4)
     warning = end.err.splitlines()[0]
     assert "WARNING" in warning
     assert "EXOSPHERE_API_KEY in .env" in warning
@@ -332,8 +329,7 @@ def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path, size
 
 def test_a_backup_is_written_and_never_over_a_file_that_is_there(cli: Cli, running: Server) -> None:
     cli.at(running)
-    end = cli("backup", "copy.db")
-    assert end.code == 0, end
+    end = cli("backup", "copy.db", code=0)
     assert end.out == f"copy.db: {(cli.folder / 'copy.db').stat().st_size:,} bytes\n"
     told(cli("backup", "copy.db"), 2, "copy.db already exists", "replace it: --overwrite\n")
     live = cli("backup", "busy.db", "--overwrite")
@@ -380,13 +376,9 @@ runtime = Runtime("n", "r", [Replace], shutdown_grace=0)
 """
 
 
-def test_what_could_not_be_stored_is_not_said_to_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_could_not_be_stored_is_not_said_to_be_kept(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exotrio._util.deadlines.FLUSH", 0.1)
-    cli = Cli(tmp_path, monkeypatch, capsys)
-    cli.write("replaced.py", REPLACED)
-    end = cli("run", "replaced.py")
-    assert end.code == 130, end
+    bare.write("replaced.py", REPLACED)
+    end = bare("run", "replaced.py", code=130)
     assert "interrupted; what came of 1 state may not be stored, as the log says: those run again" in end.err
     assert "everything is kept" not in end.err

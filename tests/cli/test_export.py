@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from pathlib import Path
 
 import pytest
 
@@ -21,8 +20,7 @@ def run(cli: Cli) -> str:
 
 
 def test_a_run_is_written_to_a_file_that_only_its_owner_reads(cli: Cli, run: str) -> None:
-    end = cli("export", run[:8], "-o", "run.html")
-    assert end.code == 0, end
+    end = cli("export", run[:8], "-o", "run.html", code=0)
     page = (cli.folder / "run.html").read_bytes()
     assert end.out == f"run.html: {len(page):,} bytes\n"
     assert page.startswith(b"<!doctype html>")
@@ -60,8 +58,7 @@ def test_a_full_disk_leaves_nothing_behind(cli: Cli, run: str, running: Server) 
 
 
 def test_standard_output_gets_the_page_and_nothing_else(running: Server, cli: Cli, run: str) -> None:
-    end = ended("export", run, "--namespace", "n", "-o", "-", cwd=cli.folder, env=running.env)
-    assert end.code == 0, end
+    end = ended("export", run, "--namespace", "n", "-o", "-", cwd=cli.folder, env=running.env, code=0)
     assert end.err == ""
     assert end.out.startswith("<!doctype html>")
     assert end.out.endswith("</html>")
@@ -79,16 +76,13 @@ def test_a_run_that_is_not_there_is_said_to_be_missing(cli: Cli, run: str) -> No
     assert not list(cli.folder.glob("*.html"))
 
 
-def test_a_state_manager_that_speaks_only_v0_cannot_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_state_manager_that_speaks_only_v0_cannot_export(bare: Cli) -> None:
     stock = Stock(time.monotonic)
     stock.runs["r"] = {"graph": "g", "namespace": "n"}
     stock.add("A")
     with on_a_port(stock) as uri:
-        cli = Cli(tmp_path, monkeypatch, capsys).at_nobody()
-        cli.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=KEY)
-        told(cli("export", "r"), 3, "the run r cannot be exported", "speaks only v0", "exotrio server")
+        bare.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=KEY, EXOSPHERE_NAMESPACE="n")
+        told(bare("export", "r"), 3, "the run r cannot be exported", "speaks only v0", "exotrio server")
 
 
 def test_a_state_manager_that_is_away_is_no_run(cli: Cli) -> None:

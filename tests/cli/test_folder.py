@@ -25,12 +25,11 @@ OTHER = (
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(bare: Cli) -> Cli:
     """Commands in a folder in which a graph ran, and nothing is configured."""
-    cli = Cli(tmp_path, monkeypatch, capsys)
-    cli.write("nodes.py", NODES)
-    assert cli("run", "nodes.py").code == 0
-    return cli
+    bare.write("nodes.py", NODES)
+    bare("run", "nodes.py", code=0)
+    return bare
 
 
 def only_run(cli: Cli, *options: str) -> str:
@@ -96,8 +95,7 @@ def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:
     run_id = cli("trigger", "fan", "--key", "order 1", "--inputs-file", given).out.strip()
     command = ("run", "nodes.py", "--key", "order 1", "--inputs-file", given)
     for _ in range(2):
-        end = cli(*command)
-        assert end.code == 0
+        end = cli(*command, code=0)
         assert f"run {run_id} of graph 'fan', which has the key 'order 1' and existed already\n" in end.err
         assert f"(run {run_id}, key order 1)" in end.out
     assert len(cli.json("states", "ls", "--run", run_id, "--place", "split")["states"]) == 3
@@ -111,8 +109,7 @@ def test_a_run_with_a_key_that_waits_for_nodes_that_are_gone_is_refused(cli: Cli
     run_id = cli("trigger", "fan", "--key", "order 2").out.strip()
     source = (cli.folder / "nodes.py").read_text()
     cli.write("renamed.py", source.replace("Split", "Divide"))
-    end = cli("run", "renamed.py", "--key", "order 2")
-    assert end.code == 3
+    end = cli("run", "renamed.py", "--key", "order 2", code=3)
     assert f"error: run {run_id} waits for nodes that the Runtime in renamed.py lacks" in end.err
     assert "not finished earlier" not in end.err
 
@@ -151,30 +148,23 @@ def test_a_database_that_is_in_use_and_not_served_is_named_with_what_to_do(cli: 
     assert cli("runs", "ls").code == 0
 
 
-def test_an_empty_folder_is_said_to_be_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli = Cli(tmp_path, monkeypatch, capsys)
-    told(
-        cli("runs", "ls"), 2, "no state manager is given", "no database .exotrio/state.db", "run FILE", "--db"
-    )
-    assert list(tmp_path.iterdir()) == []
-    told(cli("runs", "ls", "--db", "gone.db"), 2, "there is no database gone.db")
-    (tmp_path / ".exotrio").mkdir(mode=0o700)
-    (tmp_path / ".exotrio/state.db").touch(0o600)
-    told(cli("runs", "ls"), 2, "nothing was ever run in the database .exotrio/state.db")
+def test_an_empty_folder_is_said_to_be_one(bare: Cli) -> None:
+    end = bare("runs", "ls")
+    told(end, 2, "no state manager is given", "no database .exotrio/state.db", "run FILE", "--db")
+    assert list(bare.folder.iterdir()) == []
+    told(bare("runs", "ls", "--db", "gone.db"), 2, "there is no database gone.db")
+    (bare.folder / ".exotrio").mkdir(mode=0o700)
+    (bare.folder / ".exotrio/state.db").touch(0o600)
+    told(bare("runs", "ls"), 2, "nothing was ever run in the database .exotrio/state.db")
 
 
-def test_the_postgresql_that_the_environment_names_is_used_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli = Cli(tmp_path, monkeypatch, capsys)
-    cli.write("nodes.py", NODES)
+def test_the_postgresql_that_the_environment_names_is_used_too(bare: Cli) -> None:
+    bare.write("nodes.py", NODES)
     with database() as postgres:
-        cli.set(EXOTRIO_DATABASE_URL=postgres.url)
-        assert cli("run", "nodes.py").code == 0
-        assert cli("runs", "watch", only_run(cli)).code == 0
-        assert cli("trigger", "fan").err == ""  # runtimes elsewhere may work on it
+        bare.set(EXOTRIO_DATABASE_URL=postgres.url)
+        bare("run", "nodes.py", code=0)
+        bare("runs", "watch", only_run(bare), code=0)
+        assert bare("trigger", "fan").err == ""  # runtimes elsewhere may work on it
 
 
 READING_BROWSER = """
@@ -203,23 +193,20 @@ def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(
         assert f"no state manager is given: examined is that of this folder, {url}\n" in end.out
         assert "exotrio, native" in end.out
         with exotrio("worker", "nodes.py", cwd=cli.folder):  # and what names no state manager finds it
-            end = cli("trigger", "fan", "--follow")
-        assert end.code == 0, end
+            cli("trigger", "fan", "--follow", code=0)
         end = cli("ui", "--no-open")
         assert (end.code, end.out) == (0, ""), end
         assert end.err == f"dashboard: {url}\nsign in with the key in .exotrio/state.db.api-key\n"
         monkeypatch.setattr(ui, "LOADING", 0.0)
         cli.write("browser.py", READING_BROWSER)
-        end = cli("ui")
-        assert end.code == 0
+        end = cli("ui", code=0)
         told_link = (cli.folder / "read").read_text()
         assert told_link.startswith(f"{url}/sign-in?link=")
         assert told_link not in end.err
         with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
             assert browser.get(told_link).status_code == 200
             assert "Timeline" in browser.get(f"/ns/n/runs/{run_id}").text
-        process.signal(signal.SIGINT)
-        end = process.wait()
+        end = process.stop(signal.SIGINT)
     assert (end.code, "link=" in end.err, Path(page).exists()) == (0, False, False), end
     told(
         cli("worker", "nodes.py"), 2, "no state manager is named", "python -m exotrio server, in this folder"

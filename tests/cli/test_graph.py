@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,18 +53,16 @@ def node(identifier: str, name: str = "Lock", *following: str, **more: Any) -> d
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    cli = Cli(tmp_path, monkeypatch, capsys)
-    cli.write("nodes.py", NODES)
-    return cli
+def cli(bare: Cli) -> Cli:
+    bare.write("nodes.py", NODES)
+    return bare
 
 
 # -- check
 
 
 def test_a_valid_graph_is_told_so(cli: Cli) -> None:
-    end = cli("graph", "check", cli.write("fan.json", fan(name="fan")), "nodes.py")
-    assert end.code == 0, end
+    end = cli("graph", "check", cli.write("fan.json", fan(name="fan")), "nodes.py", code=0)
     assert end.out == "fan.json: graph fan is valid\nnodes.py: graph fan is valid\n"
     assert end.err == ""
 
@@ -85,8 +82,7 @@ def test_every_problem_of_a_file_is_named_with_its_place(cli: Cli) -> None:
      "inputs": {}}
   ]
 }"""
-    end = cli("graph", "check", cli.write("g.json", text), "nodes.py")
-    assert end.code == 3, end
+    end = cli("graph", "check", cli.write("g.json", text), "nodes.py", code=3)
     assert end.out.splitlines() == [
         "g.json:6: node 'b': 'Wrok' is not registered in namespace 'n'; did you mean 'Work'?",
         "g.json:8: node 'b', input 'n': 'a' has no output 'm'",
@@ -127,8 +123,7 @@ def test_every_problem_of_a_file_is_named_with_its_place(cli: Cli) -> None:
     ],
 )  # fmt: skip
 def test_a_json_file_that_is_no_graph_is_told_where(cli: Cli, text: str, said: str) -> None:
-    end = cli("graph", "check", cli.write("g.json", text))
-    assert end.code == 3, end
+    end = cli("graph", "check", cli.write("g.json", text), code=3)
     assert said in end.out
 
 
@@ -152,8 +147,7 @@ def test_a_json_file_that_is_no_graph_is_told_where(cli: Cli, text: str, said: s
 )
 def test_the_rules_of_the_state_manager_are_applied(cli: Cli, nodes: list[Any], said: str) -> None:
     lines = ",\n".join(map(json.dumps, nodes))
-    end = cli("graph", "check", cli.write("g.json", f'{{"nodes":\n[\n{lines}\n]}}'))
-    assert end.code == 3, end
+    end = cli("graph", "check", cli.write("g.json", f'{{"nodes":\n[\n{lines}\n]}}'), code=3)
     assert said in end.out
 
 
@@ -161,8 +155,7 @@ def test_a_mistyped_field_is_a_warning(cli: Cli) -> None:
     graph = fan(
         nodes=[{**node("a"), "next_node": ["b"]}], retry_polcy={}, name="g", validation_status="VALID"
     )
-    end = cli("graph", "check", cli.write("g.json", graph))
-    assert end.code == 0, end
+    end = cli("graph", "check", cli.write("g.json", graph), code=0)
     assert "warning: node 'a', next_node: unknown field, ignored; did you mean 'next_nodes'?" in (end.out)
     assert "warning: retry_polcy: unknown field" in end.out
     assert "validation_status" not in end.out
@@ -203,8 +196,7 @@ def test_a_node_that_unites_one_that_returns_a_list_is_a_warning(cli: Cli, futur
     def check(unites: str) -> Any:
         text = BUILT.format(future=future, root="root=plan.root", unites=unites)
         # Not the same file again: within a second, with as many bytes, Python would take it for unchanged.
-        end = cli("graph", "check", cli.write(f"unites_{unites}.py", text), "-o", "json")
-        assert end.code == 0, end
+        end = cli("graph", "check", cli.write(f"unites_{unites}.py", text), "-o", "json", code=0)
         return json.loads(end.out)["problems"]
 
     assert check("plan") == []
@@ -218,8 +210,7 @@ def test_a_node_that_unites_one_that_returns_a_list_is_a_warning(cli: Cli, futur
 @pytest.mark.parametrize("wrong", ["rot=plan.root", "root=plan.rot"])
 def test_a_mistake_in_a_graph_that_is_built_is_told_with_its_line(cli: Cli, wrong: str) -> None:
     text = BUILT.format(future="", root=wrong, unites="plan")
-    end = cli("graph", "check", cli.write("built.py", text))
-    assert end.code == 3, end
+    end = cli("graph", "check", cli.write("built.py", text), code=3)
     assert end.out.startswith("built.py:24: ")
     assert "'rot'; did you mean 'root'?" in end.out
     assert "built.py, line 24\n" in cli("run", "built.py").err
@@ -228,8 +219,7 @@ def test_a_mistake_in_a_graph_that_is_built_is_told_with_its_line(cli: Cli, wron
 def test_nodes_of_namespaces_that_no_file_is_about_are_not_checked_and_that_is_told(cli: Cli) -> None:
     graph = fan(nodes=[node("a", "Split", "b", inputs={"count": "1"}), {**node("b", "X"), "namespace": "m"}])
     graph["nodes"][1]["inputs"] = {"any": "${{ a.outputs.n }}"}
-    end = cli("graph", "check", cli.write("g.json", graph), "nodes.py")
-    assert end.code == 0, end
+    end = cli("graph", "check", cli.write("g.json", graph), "nodes.py", code=0)
     assert end.err.startswith("not checked: the nodes of namespace 'm'")
     assert "namespace 'm', 'n'" in cli("graph", "check", "g.json").err
 
@@ -242,8 +232,7 @@ def test_several_files_are_checked_at_once_also_when_some_cannot_be_read(cli: Cl
     (cli.folder / "binary.json").write_bytes(b"\xff")
     cli.write("other.yaml", "nodes: []")
     files = "fan.jsn fna.json broken.py invalid.py empty.py other.yaml binary.json fan.json"
-    end = cli("graph", "check", *files.split())
-    assert end.code == 3, end
+    end = cli("graph", "check", *files.split(), code=3)
     for said in (
         "fan.jsn: there is no module 'fan.jsn'",
         "fna.json: there is no such file; did you mean 'fan.json'?",
@@ -262,16 +251,14 @@ def test_several_files_are_checked_at_once_also_when_some_cannot_be_read(cli: Cl
 
 
 def test_a_graph_is_checked_from_standard_input(cli: Cli) -> None:
-    end = cli("graph", "check", "-", "nodes.py", stdin=json.dumps(fan()))
-    assert end.code == 0, end
+    end = cli("graph", "check", "-", "nodes.py", stdin=json.dumps(fan()), code=0)
     assert end.out.startswith("standard input: the graph is valid\n")
     assert "standard input: is read twice" in cli("graph", "check", "-", "-", stdin=json.dumps(fan())).out
 
 
 def test_secrets_in_a_file_are_never_shown(cli: Cli) -> None:
     graph = fan(secrets={"token": {"a": "hunter22"}, "other": "hunter22"})
-    end = cli("graph", "check", cli.write("g.json", graph))
-    assert end.code == 3
+    end = cli("graph", "check", cli.write("g.json", graph), code=3)
     told(cli.at_nobody()("graph", "apply", "g.json"), 3, "g.json:", "secrets.token")
     for shown in (end, cli("graph", "apply", "g.json"), cli("graph", "check", "g.json", "-o", "json")):
         assert "hunter22" not in shown.out + shown.err
@@ -288,12 +275,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_a_json_graph_is_applied_and_shown(cli: Cli, running: Server) -> None:
     cli.at(running)
-    end = cli("graph", "apply", cli.write("fan.json", fan(name="from-json")))
-    assert end.code == 0, end
+    end = cli("graph", "apply", cli.write("fan.json", fan(name="from-json")), code=0)
     assert end.out.startswith("graph from-json of namespace n: VALID, 2 nodes\ncron: 0 9 * * 1-5  next ")
 
-    shown = cli("graph", "show", "from-json")
-    assert shown.code == 0, shown
+    shown = cli("graph", "show", "from-json", code=0)
     for line in (
         "  split (Split) -> work",
         "    n = ${{ split.outputs.n }}",
@@ -338,8 +323,7 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     )
 
     trigger["value"]["timezone"] = "Asia/Kolkatta"
-    said = cli("graph", "check", cli.write("zone.json", fan(triggers=[trigger])))
-    assert said.code == 3
+    said = cli("graph", "check", cli.write("zone.json", fan(triggers=[trigger])), code=3)
     assert "triggers.0.value.timezone: there is no time zone 'Asia/Kolkatta'; did you mean" in said.out
 
 
@@ -402,8 +386,7 @@ def test_a_graph_that_was_shown_can_be_applied_again_with_its_secrets(
     shown = cli.json("graph", "show", "lock")
     assert shown["secrets"] == {"token": True}
     cli.write("again.json", shown)
-    end = cli("graph", "apply", "again.json", "--secrets-file", "-", stdin='{"token": "hunter22"}')
-    assert end.code == 0, end
+    end = cli("graph", "apply", "again.json", "--secrets-file", "-", stdin='{"token": "hunter22"}', code=0)
     assert end.err == ""
     assert (
         cli("graph", "apply", "-", "--secret", "token", "--name", "piped", stdin=json.dumps(shown)).code == 0
@@ -431,8 +414,7 @@ def test_what_the_state_manager_finds_wrong_is_told_with_its_place(cli: Cli, run
         "graph 'bad' is invalid",
         f"  - bad.json:{line}: node 'work': 'Gone' is not registered in namespace 'n'",
     )
-    shown = cli("graph", "show", "bad")
-    assert shown.code == 0
+    shown = cli("graph", "show", "bad", code=0)
     assert "graph bad of namespace n: INVALID" in shown.out
     assert "\nproblems:\n  - node 'work': 'Gone' is not registered" in shown.out
     told(
@@ -494,11 +476,8 @@ def test_settings_that_are_missing_are_all_named(cli: Cli, running: Server) -> N
 
 
 @pytest.mark.parametrize("command", [*GROUPS, *COMMANDS])
-def test_every_command_explains_itself(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    end = Cli(tmp_path, monkeypatch, capsys)(*command.split(), "--help")
-    assert end.code == 0, end
+def test_every_command_explains_itself(bare: Cli, command: str) -> None:
+    end = bare(*command.split(), "--help", code=0)
     assert max(map(len, end.out.splitlines())) <= 100
     assert ("\n  JSON: " in end.out) is (command in COMMANDS)
     assert ("-o, --output [table|json]" in end.out) is (command in COMMANDS)

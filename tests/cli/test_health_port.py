@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from exotrio import Graph, GraphNodeModel, StateManager
-from tests.support.processes import KEY, Process, Processes, Server, ended
+from tests.support.processes import KEY, NOWHERE, Process, Processes, Server, ended
 from tests.support.scrapes import get, until
 
 APP = """
@@ -118,8 +118,7 @@ def test_a_worker_shows_its_health_from_its_start_to_the_end_of_its_drain(
     assert 'exotrio_phase{phase="draining"} 1.0' in get(f"{url}/metrics")[1]
     process.line(r"waiting for 1 node: state \w+ \(Pages as it\) running \d+ s, 0.4 12 of 30 pages")
     (tmp_path / "open").touch()
-    end = process.wait()
-    assert end.code == 0, end
+    end = process.wait(code=0)
     with pytest.raises(urllib.error.URLError):
         get(f"{url}/livez")
 
@@ -163,8 +162,7 @@ def test_a_blocked_worker_is_hung_for_its_probe_and_shows_where(
 def test_a_worker_lives_but_is_not_ready_while_there_is_no_state_manager(
     processes: Processes, tmp_path: Path
 ) -> None:
-    nowhere = Server(None, "http://127.0.0.1:9")  # type: ignore[arg-type]
-    process, url = worker(processes, tmp_path, nowhere)
+    process, url = worker(processes, tmp_path, NOWHERE)
     process.line("registering at")
     assert get(f"{url}/livez") == (200, "ok\n")
     assert get(f"{url}/readyz") == (503, "starting: its nodes are not registered yet\n")
@@ -193,8 +191,7 @@ def test_a_health_port_that_is_taken_is_told(server: Server, tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         options = ("--health-port", port, "--log-format", "json")
-        end = ended("worker", "app.py", *options, cwd=tmp_path, env=server.env)
-    assert end.code == 7
+        end = ended("worker", "app.py", *options, cwd=tmp_path, env=server.env, code=7)
     (line,) = end.err.splitlines()
     assert json.loads(line)["level"] == "CRITICAL"
     assert json.loads(line)["message"].startswith(f"port {port} is in use")
@@ -213,7 +210,5 @@ def test_the_state_manager_asks_for_its_key_before_it_shows_metrics_unless_they_
     opened = processes.server(tmp_path, "--open-metrics", "--log-format", "json")
     assert get(f"{opened.uri}/metrics")[0] == 200
     assert get(f"{opened.uri}/v0/namespaces")[0] == 401
-    opened.process.signal(signal.SIGTERM)
-    end = opened.process.wait()
-    assert end.code == 0
+    end = opened.process.stop(code=0)
     assert all(json.loads(line)["level"] == "INFO" for line in end.err.splitlines())

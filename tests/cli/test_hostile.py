@@ -66,14 +66,8 @@ def runs() -> dict[str, str]:
 
 
 @pytest.fixture
-def cli(
-    running: Server,
-    runs: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Cli:
-    cli = with_graph(Cli(tmp_path, monkeypatch, capsys), running)
+def cli(running: Server, runs: dict[str, str], bare: Cli) -> Cli:
+    cli = with_graph(bare, running)
     if not runs:
         runs["good"] = cli("trigger", "fan", "--follow").out.split()[0]
         runs["bad"] = cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
@@ -212,8 +206,7 @@ runtime = Runtime(namespace="n", name="r" + {ALLOWED!r}, nodes=[Say], poll_inter
 @pytest.mark.parametrize("options", [("-vv",), ("--log-format", "json", "-vv"), ("-o", "json")], ids=" ".join)
 def test_what_nodes_and_graphs_say_is_shown_and_not_obeyed(options: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP, "utf-8")
-    end = ended("run", "app.py", *options, cwd=tmp_path)
-    assert end.code == 1, end
+    end = ended("run", "app.py", *options, cwd=tmp_path, code=1)
     assert_harmless(end.out)
     assert_harmless(end.err)
     assert MARKUP in end.out
@@ -243,8 +236,7 @@ def test_dev_and_worker_say_what_nodes_and_graphs_say_and_a_terminal_obeys_nothi
     (tmp_path / "app.py").write_text(APP, "utf-8")
     with exotrio("dev", "app.py", "--port", "0", "--trigger", "-v", cwd=tmp_path) as dev:
         dev.line(r"^run .* of graph .*: FAILED")
-        dev.signal(signal.SIGINT)
-        end = dev.wait()
+        end = dev.stop(signal.SIGINT)
     assert_harmless(end.out)
     assert_harmless(end.err)
     assert MARKUP in end.err

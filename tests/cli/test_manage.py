@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -38,11 +37,9 @@ class Place:
 
 
 @pytest.fixture
-def cli(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
+def cli(bare: Cli, place: Place) -> Cli:
     """Commands in a namespace with the graph ``fan``, one run of which succeeded and one failed."""
-    cli = Cli(tmp_path, monkeypatch, capsys).at(place.running)
+    cli = bare.at(place.running)
     cli.write("nodes.py", NODES)
     if not place.failed:
         assert cli("graph", "apply", "nodes.py").code == 0
@@ -61,8 +58,7 @@ def waiting_run(cli: Cli) -> str:
 
 
 def test_the_id_of_the_run_is_printed_and_nothing_else(cli: Cli) -> None:
-    end = cli("trigger", "fan")
-    assert end.code == 0, end
+    end = cli("trigger", "fan", code=0)
     assert end.err == ""
     run_id = end.out.strip()
     assert cli.json("runs", "show", run_id)["graph_name"] == "fan"
@@ -80,14 +76,12 @@ def test_a_run_that_ended_is_followed_by_its_key_and_its_result_has_that(cli: Cl
 
 
 def test_following_shows_progress_then_the_result_and_tells_failure_by_the_exit_code(cli: Cli) -> None:
-    good = cli("trigger", "fan", "--follow", "-i", "count=1")
-    assert good.code == 0, good
+    good = cli("trigger", "fan", "--follow", "-i", "count=1", code=0)
     run_id, summary = good.out.splitlines()[:2]
     assert summary.startswith("SUCCESS: 2 states in ")
     assert good.out.endswith("work:\n  text: <0>\n")
     assert good.err.endswith("split 1/1  work 1/1\n")
-    bad = cli("trigger", "fan", "--follow", "--store", "bad=0")
-    assert bad.code == 1, bad
+    bad = cli("trigger", "fan", "--follow", "--store", "bad=0", code=1)
     assert "\nFAILED: 4 states in " in bad.out
     failed = bad.out.splitlines().index("  Traceback (most recent call last):") - 1
     assert bad.out.splitlines()[failed].endswith("ValueError: \\x1b[31mcannot work on 0")
@@ -96,8 +90,7 @@ def test_following_shows_progress_then_the_result_and_tells_failure_by_the_exit_
 
 
 def test_the_result_of_a_followed_run_is_one_json_document(cli: Cli) -> None:
-    end = cli("trigger", "fan", "--follow", "-o", "json")
-    assert end.code == 0, end
+    end = cli("trigger", "fan", "--follow", "-o", "json", code=0)
     result = json.loads(end.out)
     assert end.err.startswith(f"run {result['run_id']} of graph 'fan'\n")
     assert result["status"] == "SUCCESS"
@@ -110,8 +103,9 @@ def test_the_result_of_a_followed_run_is_one_json_document(cli: Cli) -> None:
 
 def test_values_come_from_files_and_pipes(cli: Cli) -> None:
     cli.write("values.json", {"count": "1"})
-    end = cli("trigger", "fan", "--follow", "--inputs-file", "values.json", "--store", "bad=@-", stdin="0\n")
-    assert end.code == 1, end
+    end = cli(
+        "trigger", "fan", "--follow", "--inputs-file", "values.json", "--store", "bad=@-", stdin="0\n", code=1
+    )
     states = cli.json("states", "ls", "--run", end.out.split()[0])["states"]
     assert [state["status"] for state in states] == ["ERRORED", "SUCCESS"]
     shown = cli.json("states", "show", states[0]["id"], "--run", states[0]["run_id"])
@@ -183,8 +177,7 @@ def test_an_empty_namespace_is_no_error_and_those_there_are_are_named(cli: Cli) 
 
 
 def test_runs_are_listed_and_found(cli: Cli, place: Place) -> None:
-    listed = cli("runs", "ls", "--graph", "fan", "--status", "failed", "--limit", "1000")
-    assert listed.code == 0, listed
+    listed = cli("runs", "ls", "--graph", "fan", "--status", "failed", "--limit", "1000", code=0)
     row = next(line for line in listed.out.splitlines() if line.startswith(place.failed))
     assert row.split()[1:-1] == ["fan", "FAILED", "3", "1", "0"]
     assert place.succeeded not in listed.out
@@ -198,8 +191,7 @@ def test_runs_are_listed_and_found(cli: Cli, place: Place) -> None:
 
 
 def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
-    shown = cli("runs", "show", place.failed[:8])
-    assert shown.code == 0, shown
+    shown = cli("runs", "show", place.failed[:8], code=0)
     assert shown.out.startswith(f"run {place.failed} of graph fan: FAILED")
     assert "\nfailed: work (" in shown.out
     assert shown.out.endswith("): ValueError: \\x1b[31mcannot work on 1\n")
@@ -224,8 +216,7 @@ def test_a_slip_in_an_id_is_told(cli: Cli, place: Place) -> None:
 
 def test_what_failed_in_a_run_is_retried(cli: Cli) -> None:
     run_id = cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
-    end = cli("runs", "retry", run_id[:8])
-    assert end.code == 0, end
+    end = cli("runs", "retry", run_id[:8], code=0)
     assert end.out == f"1 state of run {run_id} will run again\n"
     assert cli("runs", "watch", run_id).code == 1
     reply = cli.json("runs", "retry", run_id)
@@ -244,8 +235,7 @@ def test_a_run_is_cancelled_where_that_is_possible(cli: Cli, place: Place) -> No
         return
     slip = run_id[:-1] + ("0" if run_id[-1] != "0" else "1")
     told(cli("runs", "cancel", slip), 6, f"did you mean {run_id}?")
-    end = cli("runs", "cancel", run_id[:8])
-    assert end.code == 0, end
+    end = cli("runs", "cancel", run_id[:8], code=0)
     assert ", cancelled 2" in end.out
     row = next(line for line in cli("runs", "ls").out.splitlines() if line.startswith(run_id))
     assert row.split()[1:4] == ["fan", "FAILED", "(cancelled)"]
@@ -259,9 +249,7 @@ def test_ctrl_c_while_following_leaves_the_run_alone_and_says_so(cli: Cli, place
     command = ("trigger", "fan", "--start-delay", "3600", "--follow", "--namespace", "n")
     with exotrio(*command, cwd=cli.folder, env=place.running.env) as process:
         process.line("split 0/1")
-        process.signal(signal.SIGINT)
-        end = process.wait()
-    assert end.code == 130, end
+        end = process.stop(signal.SIGINT, code=130)
     run_id = end.out.strip()
     assert "no longer following; the run continues" in end.err
     assert f"-m exotrio runs watch {run_id} --namespace n\n" in end.err
@@ -272,8 +260,7 @@ def test_ctrl_c_while_following_leaves_the_run_alone_and_says_so(cli: Cli, place
 
 
 def test_states_are_listed_and_found(cli: Cli, place: Place) -> None:
-    listed = cli("states", "ls", "--run", place.failed[:8])
-    assert listed.code == 0, listed
+    listed = cli("states", "ls", "--run", place.failed[:8], code=0)
     assert listed.out.endswith("4 states\n")
     of_place = cli.json("states", "ls", "--run", place.failed, "--place", "work", "--status", "errored")
     assert [state["status"] for state in of_place["states"]] == ["ERRORED"]
@@ -298,8 +285,7 @@ def test_a_state_is_shown_with_its_values_and_its_traceback(cli: Cli, place: Pla
     if not place.native:
         told(cli("states", "show", failure["id"]), 3, "speaks only v0", "give the run too: --run RUN")
     of_run = [] if place.native else ["--run", place.failed[:8]]
-    shown = cli("states", "show", failure["id"], *of_run)
-    assert shown.code == 0, shown
+    shown = cli("states", "show", failure["id"], *of_run, code=0)
     assert shown.out.startswith(f"state {failure['id']}: ERRORED\nplace: work (Work)\n")
     assert "\ninputs:\n  n = 1\n  bad = 1\n" in shown.out
     assert "\nerror:\n  Traceback (most recent call last):\n" in shown.out
@@ -314,8 +300,7 @@ def test_a_state_is_shown_with_its_values_and_its_traceback(cli: Cli, place: Pla
 def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -> None:
     run_id = cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
     (failure,) = cli.json("runs", "show", run_id)["failed"]
-    new = cli("states", "retry", failure["id"], "--fanout-id", "once")
-    assert new.code == 0, new
+    new = cli("states", "retry", failure["id"], "--fanout-id", "once", code=0)
     told(cli("states", "retry", failure["id"], "--fanout-id", "once"), 3, "answered 409")
     assert cli("runs", "watch", run_id).code == 1
     reply = cli.json("states", "retry", new.out.strip())
@@ -381,8 +366,7 @@ def test_a_schedule_is_paused_and_its_graph_says_so(cli: Cli) -> None:
 
 
 def test_nodes_are_listed_with_their_fields_and_secrets_by_name(cli: Cli) -> None:
-    listed = cli("nodes", "ls")
-    assert listed.code == 0, listed
+    listed = cli("nodes", "ls", code=0)
     rows = {line.split()[0]: line.split()[1:] for line in listed.out.splitlines()}
     assert rows["Work"][:4] == ["r", "n,", "bad", "text"]
     assert rows["Lock"][:2] == ["r", "token"]

@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,17 @@ from exotrio import StateManager
 from exotrio._runtime.outbox_store import read_totals
 from exotrio._wire.native import Run
 from tests.support.gated import APP, ITEMS, NAMESPACE, RESULT, WORKERS, Log, graph, until
-from tests.support.processes import EXOTRIO, KEY, Process, Processes, Server, server
+from tests.support.processes import (
+    EXOTRIO,
+    KEY,
+    NOWHERE,
+    Process,
+    Processes,
+    Server,
+    is_running,
+    server,
+    until_gone,
+)
 from tests.support.scrapes import get, values_in
 from tests.support.terminals import Terminal
 
@@ -87,7 +97,7 @@ class Place:
         finally:
             parent.kill()
             for pid in {int(pid) for pid in re.findall(r"process \d+ \(pid (\d+)\)", parent.so_far().err)}:
-                if runs(pid) and "--child" in Path(f"/proc/{pid}/cmdline").read_text():
+                if is_running(pid) and "--child" in Path(f"/proc/{pid}/cmdline").read_text():
                     os.kill(pid, signal.SIGKILL)
 
     @contextmanager
@@ -141,26 +151,11 @@ def pid_of(process: Process, number: int, nth: int = 1) -> int:
     return int(process.line(rf"process {number} \(pid (\d+)\) works as", number=nth)[1])
 
 
-def runs(pid: int) -> bool:
-    """Whether a process runs; not whether somebody has asked for its exit code."""
-    # Each thread: what the process holds is free when the last one has ended.
-    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
-            if thread.read_text().rpartition(")")[2].split()[0] not in "ZX":
-                return True
-    return False
-
-
-def is_gone(pid: int) -> bool:
-    return not runs(pid)
-
-
 def kill(*pids: int) -> None:
     """As the end of the machine does it: nobody can do anything about it, and locks are free then."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    for pid in pids:
-        until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
+    until_gone(*pids)
 
 
 def complete(place: Place, run_id: str) -> None:
@@ -168,9 +163,7 @@ def complete(place: Place, run_id: str) -> None:
     place.open()
     with place.start(place.running, "worker", "app.py") as rest:
         run = finished(place.running, run_id)
-        rest.signal(signal.SIGTERM)
-        end = rest.wait()
-    assert end.code == 0, end
+        rest.stop(code=0)
     assert run.status == "SUCCESS"
     assert sorted(place.log.items("end"), key=int) == RESULT.split(), "each once, none lost"
 
@@ -189,12 +182,11 @@ def test_a_signal_that_every_process_of_a_service_gets_drains_all_once_and_nothi
         for child in (1, 2):
             busy.parent.line(rf"\[{child}\] .*asked to stop by SIGTERM: {WORKERS} running")
         place.open()
-        end = busy.parent.wait()
-    assert end.code == 0, end
+        end = busy.parent.wait(code=0)
     assert sorted(place.log.items("end")) == sorted(busy.running)
     assert sorted(place.log.items("begin")) == sorted(busy.running), "a state was begun after the signal"
     assert "cancelled 0, unknown 0, abandoned 0" in end.err
-    assert not any(map(runs, busy.pids))
+    assert not any(map(is_running, busy.pids))
     complete(place, busy.run_id)
 
 
@@ -203,17 +195,14 @@ def test_a_second_signal_cancels_the_nodes_of_all(place: Place) -> None:
         for order in ("drain", "cancel"):
             busy.parent.signal(signal.SIGINT)
             busy.parent.line(f"all processes are ordered to {order}: SIGINT")
-        end = busy.parent.wait()
-    assert end.code == 0, end
+        busy.parent.wait(code=0)
     assert sorted(place.log.items("cancelled")) == sorted(busy.running)
     complete(place, busy.run_id)
 
 
 def test_the_grace_of_the_command_is_one_for_all(place: Place) -> None:
     with place.busy("--grace", "0.2") as busy:
-        busy.parent.signal(signal.SIGTERM)
-        end = busy.parent.wait()
-    assert end.code == 0, end
+        end = busy.parent.stop(code=0)
     assert end.err.count("the grace is over; ") == 2, end
     assert sorted(place.log.items("cancelled")) == sorted(busy.running)
 
@@ -237,18 +226,16 @@ def test_ctrl_c_in_a_terminal_counts_once_for_each_process_and_the_third_ends_al
         assert terminal.wait() == 130, terminal.screen
     for child in (1, 2):
         (pid,) = map(int, re.findall(rf"process {child} \(pid (\d+)\) works as", terminal.screen))
-        until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
+        until_gone(pid)
     assert place.log.items("end") == place.log.items("cancelled") == []
     assert terminal.screen.count("third signal") == 1, terminal.screen
 
 
 def test_a_signal_while_the_code_is_loaded_ends_all(place: Place) -> None:
     place.app("import time\nopen('loading', 'w').close()\ntime.sleep(600)\n")
-    with place.start(Server(None, "http://127.0.0.1:9")) as parent:  # type: ignore[arg-type]
+    with place.start(NOWHERE) as parent:
         until((place.folder / "loading").exists, "the code is loaded")
-        parent.signal(signal.SIGTERM)
-        end = parent.wait()
-    assert end.code == 0, end
+        end = parent.stop(code=0)
     assert "Traceback" not in end.err
 
 
@@ -264,26 +251,22 @@ def test_a_process_that_is_killed_is_replaced_and_its_states_run_elsewhere(place
         assert pid_of(busy.parent, 2, nth=2) != first
         place.open()
         assert finished(server, busy.run_id).status == "SUCCESS"
-        busy.parent.signal(signal.SIGTERM)
-        end = busy.parent.wait()
-    assert end.code == 0, f"who was replaced does not count; {end}"
+        busy.parent.stop(code=0)
     assert sorted(set(place.log.items("end")), key=int) == RESULT.split(), "none is lost"
     assert len(place.log.items("begin")) == ITEMS + WORKERS, "only its states ran again"
 
 
 def test_code_that_cannot_be_loaded_is_told_once(place: Place) -> None:
     place.app("import nothing_like_it\n")
-    with place.start(Server(None, "http://127.0.0.1:9")) as parent:  # type: ignore[arg-type]
-        end = parent.wait()
-    assert end.code == 3, end
+    with place.start(NOWHERE) as parent:
+        end = parent.wait(code=3)
     assert end.err.count("No module named 'nothing_like_it'") == 1, end
 
 
 def test_a_refused_key_ends_all(place: Place) -> None:
     server = place.running
     with place.start(server, EXOSPHERE_API_KEY="another-key-for-tests") as parent:
-        end = parent.wait()
-    assert end.code == 5, end
+        parent.wait(code=5)
 
 
 def test_a_process_that_cannot_be_replaced_ends_all_and_they_drain(place: Place) -> None:
@@ -292,8 +275,7 @@ def test_a_process_that_cannot_be_replaced_ends_all_and_they_drain(place: Place)
         os.kill(busy.pids[1], signal.SIGKILL)
         busy.parent.line(r"\[1\] .*asked to stop by exit code 3 of process 2")
         place.open()
-        end = busy.parent.wait()
-    assert end.code == 3, end
+        busy.parent.wait(code=3)
     assert len(place.log.items("end")) == WORKERS
 
 
@@ -307,8 +289,7 @@ def test_a_signal_to_the_parent_drains_all_and_a_process_that_dies_meanwhile_lea
         os.kill(busy.pids[1], signal.SIGKILL)
         busy.parent.line("was killed by SIGKILL; .* while it stopped")
         place.open()
-        end = busy.parent.wait()
-    assert end.code == 75, end
+        busy.parent.wait(code=75)
 
 
 def test_what_one_process_abandons_is_the_exit_code_of_all(place: Place) -> None:
@@ -317,9 +298,7 @@ def test_what_one_process_abandons_is_the_exit_code_of_all(place: Place) -> None
         server.process.kill()
         busy.parent.signal(signal.SIGTERM)
         busy.parent.line(r"\[2\] .*asked to stop by SIGTERM")
-        busy.parent.signal(signal.SIGTERM)
-        end = busy.parent.wait()
-    assert end.code == 75, end
+        busy.parent.stop(code=75)
 
 
 def test_no_process_outlives_a_parent_that_is_killed(place: Place) -> None:
@@ -329,8 +308,7 @@ def test_no_process_outlives_a_parent_that_is_killed(place: Place) -> None:
         for child in (1, 2):
             busy.parent.line(rf"\[{child}\] .*asked to stop by the end of the parent process")
         place.open()
-        for pid in busy.pids:
-            until(lambda pid=pid: is_gone(pid), f"process {pid} ends")
+        until_gone(*busy.pids)
     assert sorted(place.log.items("end")) == sorted(busy.running), "they drained"
     assert (place.folder / "left-open").read_text() == "written " * 2, "they ended as Python does"
     complete(place, busy.run_id)
@@ -342,7 +320,7 @@ def test_a_process_that_loads_its_code_does_not_outlive_its_parent_either(place:
     with place.start(place.running) as parent:
         pid = int(until(lambda: file.exists() and file.read_text(), "the code is loaded"))
         parent.kill()
-        until(lambda: is_gone(pid), f"process {pid} ends")
+        until_gone(pid)
 
 
 # -- health and metrics
@@ -411,8 +389,7 @@ def test_health_metrics_and_log_are_those_of_all_through_a_kill_a_hang_and_a_sto
             parent.line("all processes are ordered to drain")
         finally:
             os.kill(pid, signal.SIGCONT)
-        end = parent.wait()
-    assert end.code == 0, end
+        end = parent.wait(code=0)
     lines = [json.loads(line) for line in end.err.splitlines()]
     assert {line.get("process") for line in lines if line["message"].endswith(": running")} == {1, 2}
     assert all("process" not in line for line in lines if line["logger"] == "exotrio.cli")
@@ -436,8 +413,7 @@ def test_a_process_that_was_drained_by_itself_is_not_replaced_and_what_it_counte
         busy.parent.signal(signal.SIGTERM)
         busy.parent.line("all processes are ordered to drain")
         (place.folder / "linger").unlink()
-        end = busy.parent.wait()
-    assert end.code == 0, end
+        busy.parent.wait(code=0)
     assert (place.folder / "left-open").read_text() == "written " * 2
 
 
@@ -476,8 +452,7 @@ def test_a_process_whose_loop_is_blocked_is_hung_and_so_are_all(place: Place) ->
 
 
 def test_they_live_but_are_not_ready_while_there_is_no_state_manager(place: Place) -> None:
-    nowhere = Server(None, "http://127.0.0.1:9")  # type: ignore[arg-type]
-    with place.start(nowhere, *OPTIONS, *HEALTH) as parent:
+    with place.start(NOWHERE, *OPTIONS, *HEALTH) as parent:
         url = health_of(parent)
         parent.line("registering at")
         assert get(f"{url}/livez") == (200, "ok\n")
@@ -492,10 +467,8 @@ def test_a_health_port_that_is_taken_starts_no_process(place: Place) -> None:
     place.app("open('loaded', 'w').close()\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        nowhere = Server(None, "http://127.0.0.1:9")  # type: ignore[arg-type]
-        with place.start(nowhere, *OPTIONS, "--health-port", port) as parent:
-            end = parent.wait()
-    assert end.code == 7, end
+        with place.start(NOWHERE, *OPTIONS, "--health-port", port) as parent:
+            parent.wait(code=7)
     assert not (place.folder / "loaded").exists()
 
 
@@ -529,9 +502,7 @@ def test_each_has_an_outbox_and_that_of_an_absent_one_is_named_then_delivered(
     with place.start(server, "worker", "app.py", "--processes", "1") as parent:
         parent.line(rf"\[2\] .*: {held} outcomes of an earlier process are sent from {second}")
         parent.line(r"process 2 \(pid \d+\) ended; its outbox is empty")
-        parent.signal(signal.SIGTERM)
-        end = parent.wait()
-    assert end.code == 0, end
+        parent.stop(code=0)
     assert held >= WORKERS
     assert read_totals(second).outcomes == 0
     began = place.log.items("begin")
@@ -543,7 +514,6 @@ def test_a_state_manager_within_the_process_is_refused(place: Place) -> None:
         "import exotrio, functools, httpx\n"
         "exotrio.Runtime = functools.partial(exotrio.Runtime, transport=httpx.ASGITransport(app=None))\n"
     )
-    with place.start(Server(None, "http://127.0.0.1:9")) as parent:  # type: ignore[arg-type]
-        end = parent.wait()
-    assert end.code == 2, end
+    with place.start(NOWHERE) as parent:
+        end = parent.wait(code=2)
     assert "several processes cannot share the state manager that is in this one" in end.err

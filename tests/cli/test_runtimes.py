@@ -24,7 +24,7 @@ from tests.support.client_double import worker
 from tests.support.commands import NODES, Cli, told
 from tests.support.gated import Log, until
 from tests.support.http_doubles import answer
-from tests.support.processes import Process, Processes, Server, ended
+from tests.support.processes import Process, Processes, Server, ended, server
 
 BEATS_EVERY_SECOND = ("--lease-ttl", "3")
 
@@ -55,11 +55,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture
-def cli(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
+def cli(bare: Cli, place: Place) -> Cli:
     """Commands in a namespace with a worker that shows its tasks."""
-    return Cli(tmp_path, monkeypatch, capsys).at(place.server)
+    return bare.at(place.server)
 
 
 def heard(cli: Cli, count: int = 1) -> list[dict[str, Any]]:
@@ -82,8 +80,7 @@ def test_runtimes_are_listed_with_what_they_do(cli: Cli, place: Place) -> None:
     host, process, unique = re.fullmatch(r"r@(.+):(\d+):([0-9a-f]{12})", shown["worker_id"]).groups()  # type: ignore[union-attr]
     assert (shown["runtime"], shown["phase"], shown["workers"]) == ("r", "running", 4)
     assert shown["nodes"] == ["Lock", "Split", "Work"]
-    end = cli("runtimes", "ls")
-    assert end.code == 0, end
+    end = cli("runtimes", "ls", code=0)
     heads, line, count = end.out.splitlines()
     assert " ".join(heads.split()) == "runtime worker phase busy free buffered reporting held heard nodes"
     assert re.fullmatch(
@@ -119,8 +116,7 @@ def test_runtimes_of_v0_are_shown_as_far_as_they_are_known(cli: Cli, place: Plac
 
 
 def test_it_is_one_command_line_as_any_other(place: Place) -> None:
-    end = ended("runtimes", "ls", "-n", "n", cwd=place.folder, env=place.server.env)
-    assert end.code == 0, end
+    end = ended("runtimes", "ls", "-n", "n", cwd=place.folder, env=place.server.env, code=0)
     assert "1 runtime in namespace n\n" in end.out
     assert end.err == ""
 
@@ -130,8 +126,7 @@ def test_it_is_one_command_line_as_any_other(place: Place) -> None:
 
 def test_a_task_tree_is_printed_by_name_and_by_the_beginning_of_the_id(cli: Cli) -> None:
     (shown,) = heard(cli)
-    end = cli("runtimes", "tasks", "r")
-    assert end.code == 0, end
+    end = cli("runtimes", "tasks", "r", code=0)
     assert end.out.startswith("r\n")
     assert "\n  poll\n" in end.out
     worker_id = shown["worker_id"]
@@ -143,8 +138,7 @@ def test_a_task_tree_is_printed_by_name_and_by_the_beginning_of_the_id(cli: Cli)
 
 def test_a_task_tree_that_does_not_come_in_time_is_no_traceback(cli: Cli) -> None:
     heard(cli)
-    end = cli("runtimes", "tasks", "r", "--timeout", "0")
-    assert end.code == 1, end
+    end = cli("runtimes", "tasks", "r", "--timeout", "0", code=1)
     assert "no task tree came from r@" in end.err
     assert "wait longer with --timeout" in end.err
 
@@ -160,8 +154,7 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli
     told(cli("runtimes", "tasks", "r"), 6, "2 runtimes match 'r'", "name one of them")
 
     unique = other["worker_id"].rpartition(":")[2]
-    end = cli("runtimes", "drain", unique[:8], "--wait")
-    assert end.code == 0, end
+    end = cli("runtimes", "drain", unique[:8], "--wait", code=0)
     assert end.out == f"stopped: {other['worker_id']}\n"
     assert process.wait().code == 0
     states = {each["worker_id"]: each["phase"] for each in cli.json("runtimes", "ls")["runtimes"]}
@@ -183,12 +176,9 @@ def test_a_drain_goes_on_though_nobody_waits_for_it_any_longer(cli: Cli, place: 
     with Processes() as processes:
         waiting = processes.start(*command, cwd=place.folder, env=place.server.env)
         waiting.line("^w@.*: draining; 2 running, 2 held")
-        waiting.signal(signal.SIGINT)
-        interrupted = waiting.wait()
-    assert interrupted.code == 130, interrupted
+        interrupted = waiting.stop(signal.SIGINT, code=130)
     assert "Traceback" not in interrupted.err
-    end = cli("runtimes", "drain", "--all", "--wait", "--timeout", "0.2")
-    assert end.code == 75, end
+    end = cli("runtimes", "drain", "--all", "--wait", "--timeout", "0.2", code=75)
     assert re.fullmatch(r"still running: w@\S+\n", end.out)
     assert cli.json("runtimes", "ls")["runtimes"][0]["phase"] == "draining"
     (place.folder / "open-w").touch()
@@ -257,19 +247,15 @@ async def test_a_state_manager_that_was_restarted_is_told_once_more_whom_to_ask(
 # -- other state managers
 
 
-@pytest.mark.parametrize("command", ["ls", "drain --all", "tasks r"])
-def test_a_state_manager_that_speaks_only_v0_knows_no_runtimes(v0_cli: Cli, command: str) -> None:
-    told(v0_cli("runtimes", *command.split()), 3, "speaks only v0, which cannot do that", "exotrio's server")
-
-
 @pytest.fixture(scope="module")
 def v0_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Processes() as processes:
-        yield processes.server(tmp_path_factory.mktemp("v0"), "--v0-only")
+    with server(tmp_path_factory.mktemp("v0"), "--v0-only") as running:
+        yield running
 
 
-@pytest.fixture
-def v0_cli(
-    v0_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
-    return Cli(tmp_path, monkeypatch, capsys).at(v0_server)
+@pytest.mark.parametrize("command", ["ls", "drain --all", "tasks r"])
+def test_a_state_manager_that_speaks_only_v0_knows_no_runtimes(
+    bare: Cli, v0_server: Server, command: str
+) -> None:
+    v0 = bare.at(v0_server)
+    told(v0("runtimes", *command.split()), 3, "speaks only v0, which cannot do that", "exotrio's server")

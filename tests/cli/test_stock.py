@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -93,9 +92,7 @@ class World:
 
 
 @pytest.fixture
-def world(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[World]:
+def world(bare: Cli) -> Iterator[World]:
     stock = Stock(time.monotonic)
     with on_a_port(stock) as uri:
         env = {
@@ -103,11 +100,10 @@ def world(
             "EXOSPHERE_API_KEY": KEY,
             "EXOSPHERE_NAMESPACE": "n",
         }
-        cli = Cli(tmp_path, monkeypatch, capsys)
-        cli.set(**env)
-        cli.write("nodes.py", FILE)
-        cli.write("g.json", GRAPH)
-        yield World(stock, cli, env)
+        bare.set(**env)
+        bare.write("nodes.py", FILE)
+        bare.write("g.json", GRAPH)
+        yield World(stock, bare, env)
 
 
 def test_a_graph_is_applied_once_it_was_validated_and_shown_as_it_is_stored(world: World) -> None:
@@ -210,19 +206,16 @@ def test_a_refused_key_is_told(world: World) -> None:
     world.cli.set(EXOSPHERE_API_KEY="wrong")
     told(world.cli("nodes", "ls"), 5, "EXOSPHERE_API_KEY")
     wrong = {**world.env, "EXOSPHERE_API_KEY": "wrong"}
-    end = ended("worker", "nodes.py", cwd=world.cli.folder, env=wrong)
-    assert end.code == 5, end
+    end = ended("worker", "nodes.py", cwd=world.cli.folder, env=wrong, code=5)
     assert "error: the state manager at" in end.err
 
 
 def test_a_run_is_worked_through_and_its_result_printed(world: World) -> None:
     world.stock.registrations_collide = 1
     world.stock.looks_pending = 0
-    end = ended("run", "nodes.py", "-i", "text=xyz", cwd=world.cli.folder, env=world.env)
-    assert end.code == 0, end
+    end = ended("run", "nodes.py", "-i", "text=xyz", cwd=world.cli.folder, env=world.env, code=0)
     assert sorted(line.split(": ")[1] for line in end.out.splitlines() if "text: " in line) == ["X", "Y", "Z"]
-    end = ended("run", "nodes.py", "-i", "text=a!", cwd=world.cli.folder, env=world.env)
-    assert end.code == 1, end
+    end = ended("run", "nodes.py", "-i", "text=a!", cwd=world.cli.folder, env=world.env, code=1)
     assert "cannot shout that" in end.out + end.err
 
 
@@ -241,7 +234,5 @@ def test_a_worker_whose_requeue_got_no_answer_names_the_state_and_ends_with_75(w
     (state,) = world.stock.add("Shout", text="later")
     with world.worker() as worker:
         worker.line(f"{state.id}.*whether its .* arrived is unknown")
-        worker.signal(signal.SIGTERM)
-        end = worker.wait()
-    assert end.code == 75, end
+        worker.stop(code=75)
     assert world.stock.times("POST re-enqueue-after") == 1

@@ -63,10 +63,8 @@ class Place:
 
 
 @pytest.fixture
-def cli(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
-    return Cli(tmp_path, monkeypatch, capsys).at(place.running)
+def cli(bare: Cli, place: Place) -> Cli:
+    return bare.at(place.running)
 
 
 def lines(*runs: Any) -> str:
@@ -235,8 +233,7 @@ def test_an_error_names_ten_lines_and_no_value(cli: Cli) -> None:
 )
 @only_native
 def test_options_that_do_not_fit_are_told(cli: Cli, arguments: str, code: int, said: str) -> None:
-    end = cli(*arguments.split())
-    assert end.code == code, end
+    end = cli(*arguments.split(), code=code)
     assert said in end.err
 
 

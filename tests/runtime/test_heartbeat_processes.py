@@ -144,9 +144,7 @@ async def test_a_node_that_blocks_the_loop_for_longer_than_its_lease_keeps_it(pl
     place.worker("b")
     assert await place.finished(run_id) == "a"
     assert place.log == ["begin Blocks a", "end Blocks a"], "it ran once"
-    first.signal(signal.SIGTERM)
-    end = first.wait()
-    assert end.code == 0, end
+    end = first.stop(code=0)
     assert "lost" not in end.err
 
 
@@ -165,9 +163,7 @@ async def test_what_a_frozen_worker_held_runs_elsewhere_and_its_nodes_are_cancel
     zombie.line(r"dropping the outcome Executed of .*\(Stubborn as it\): it is no longer claimed .*: stale")
     place.open("b")
     assert [await place.finished(run_id) for run_id in runs] == ["b", "b"]
-    zombie.signal(signal.SIGTERM)
-    end = zombie.wait()
-    assert end.code == 0, end
+    end = zombie.stop(code=0)
     assert "lost leases 1" in end.err
     assert "dropped 1" in end.err
 
@@ -192,9 +188,7 @@ async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queu
     await place.until(lambda: place.log[1:] == ["run cancelled Waits a"])
     body = place.run(run_id)
     assert (body["pending_count"], body["errored_count"]) == (0, 1)
-    worker.signal(signal.SIGTERM)
-    end = worker.wait()
-    assert end.code == 0, end
+    end = worker.stop(code=0)
     assert "run cancelled 1" in end.err
 
 

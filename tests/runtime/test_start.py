@@ -84,8 +84,7 @@ def program_runs(node: str, seconds: float, grace: float, program: str = PROGRAM
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_lets_the_running_node_end(number: signal.Signals) -> None:
     with program_runs("Sleeps", 0.3, 15) as process:
-        process.signal(number)
-        end = process.wait()
+        end = process.stop(number)
     assert (end.code, end.err) == (0, "")
     assert "completed 1" in end.out
 
@@ -163,9 +162,7 @@ def test_the_second_signal_cancels_the_running_node_and_its_state_is_handed_back
     with program_runs("Sleeps", 1000, 1000) as process:
         process.signal(signal.SIGTERM)
         time.sleep(0.1)  # two pending signals of one kind would be one
-        process.signal(signal.SIGTERM)
-        end = process.wait()
-    assert end.code == 0
+        end = process.stop(code=0)
     assert "cancelled 1" in end.out
     assert "'CREATED': 1" in end.out
 
@@ -175,15 +172,13 @@ def test_the_third_signal_ends_the_process_even_if_node_code_blocks_the_loop() -
         for _ in range(3):
             process.signal(signal.SIGINT)
             time.sleep(0.2)
-        end = process.wait()
-    assert end.code == 128 + signal.SIGINT
+        end = process.wait(code=128 + signal.SIGINT)
     assert "third signal" in end.err
 
 
 def test_a_ctrl_c_of_an_application_that_owns_its_signals_loses_nothing() -> None:
     with program_runs("Sleeps", 1000, 1000, IN_TRIO) as process:
-        process.signal(signal.SIGINT)
-        end = process.wait()
+        end = process.stop(signal.SIGINT)
     assert (end.code, end.err) == (0, "")
     assert "cancelled 1" in end.out
     assert "'CREATED': 1" in end.out
@@ -191,9 +186,7 @@ def test_a_ctrl_c_of_an_application_that_owns_its_signals_loses_nothing() -> Non
 
 def test_a_node_in_a_thread_sees_the_drain() -> None:
     with program_runs("Threads", 0, 15) as process:
-        process.signal(signal.SIGTERM)
-        end = process.wait()
-    assert end.code == 0
+        end = process.stop(code=0)
     assert "saw draining" in end.out
     assert "completed 1" in end.out
 

@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from exotrio._execution.messages import CONNECTION_LOST, Job, Setup, packed
 from exotrio._execution.processes import BEGIN
 from exotrio._nodes.importing import target_of
 from tests.support import process_nodes
-from tests.support.processes import EXOTRIO, PATIENCE, Processes, environment, is_running
+from tests.support.processes import EXOTRIO, PATIENCE, Processes, environment, until_gone
 from tests.support.terminals import Terminal
 
 NODES = """
@@ -153,14 +152,6 @@ def test_a_ctrl_c_at_the_terminal_reaches_the_runtime_only(tmp_path: Path) -> No
         assert "ERROR" not in terminal.screen
 
 
-def _gone(pid: int) -> None:
-    """Wait until a process that is no child of ours has ended."""
-    deadline = time.monotonic() + PATIENCE
-    while is_running(pid):
-        assert time.monotonic() < deadline, "it goes on"
-        time.sleep(0.01)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the end of its stream is all there is")
 def test_a_process_that_computes_in_c_ends_with_a_runtime_that_is_killed(
     tmp_path: Path,
@@ -170,7 +161,7 @@ def test_a_process_that_computes_in_c_ends_with_a_runtime_that_is_killed(
         runtime = processes.start("run", "app.py", cwd=tmp_path)
         pid = int(runtime.line(r"node in (\d+)")[1])
         runtime.kill()
-    _gone(pid)
+    until_gone(pid)
 
 
 def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:

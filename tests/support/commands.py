@@ -108,7 +108,8 @@ class Cli:
         )
         return name
 
-    def __call__(self, *arguments: str, stdin: str | bytes = "") -> Ended:
+    def __call__(self, *arguments: str, stdin: str | bytes = "", code: int | None = None) -> Ended:
+        """Return how a command ended, which has to be with this exit code, if one is given."""
         data = stdin if isinstance(stdin, bytes) else stdin.encode()
         self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         self._capsys.readouterr()
@@ -116,13 +117,13 @@ class Cli:
             main(list(arguments))
         out, err = self._capsys.readouterr()
         assert "Traceback" not in err, err
-        return Ended(int(exit.value.code or 0), out, err)
+        end = Ended(int(exit.value.code or 0), out, err)
+        assert code in (None, end.code), end
+        return end
 
     def json(self, *arguments: str, code: int = 0, stdin: str | bytes = "") -> Any:
         """Return what a command prints as JSON, and nothing else."""
-        end = self(*arguments, "-o", "json", stdin=stdin)
-        assert end.code == code, end
-        return json.loads(end.out)
+        return json.loads(self(*arguments, "-o", "json", stdin=stdin, code=code).out)
 
 
 def told(end: Ended, code: int, *parts: str) -> None:

@@ -118,6 +118,11 @@ class Process:
                     raise AssertionError(f"no line {number} with {pattern!r} came; {self.so_far()}")
                 self._more.wait(min(left, 0.1))
 
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, code: int | None = None) -> Ended:
+        """Send a signal, and return how it ended, as ``wait`` does."""
+        self.signal(number)
+        return self.wait(code=code)
+
     def signal(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)
 
@@ -126,14 +131,17 @@ class Process:
         self._popen.kill()
         self._popen.wait(PATIENCE)
 
-    def wait(self) -> Ended:
+    def wait(self, *, code: int | None = None) -> Ended:
+        """Return how it ended, which has to be with this exit code, if one is given."""
         try:
             self._popen.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end; {self.so_far()}") from None
         for reader in self._readers:
             reader.join(PATIENCE)
-        return self.so_far()
+        end = self.so_far()
+        assert code in (None, end.code), end
+        return end
 
     def so_far(self) -> Ended:
         """Return what it has written; the code is -1000 while it runs."""
@@ -165,10 +173,23 @@ def _started(command: tuple[str, ...], cwd: Path, env: Mapping[str, str]) -> sub
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process still runs: one that ended, and whose parent has not asked for it yet, does not."""
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    """Whether a process still runs: one that ended, and whose parent has not asked for it yet, does not.
+
+    What it holds is free when the last of its threads has ended.
+    """
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            if thread.read_text().rpartition(") ")[2][0] not in "ZX":
+                return True
     return False
+
+
+def until_gone(*pids: int) -> None:
+    """Wait until processes have ended that may be no children of ours."""
+    deadline = time.monotonic() + PATIENCE
+    while running := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < deadline, f"they go on: {running}"
+        time.sleep(0.01)
 
 
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -214,10 +235,16 @@ def disk_of(size: int) -> str:
     return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
-def ended(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, after: str = "") -> Ended:
-    """Run ``python -m exotrio`` to its end."""
+def ended(
+    *arguments: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    after: str = "",
+    code: int | None = None,
+) -> Ended:
+    """Run ``python -m exotrio`` to its end, as ``Process.wait`` does."""
     with exotrio(*arguments, cwd=cwd, env=env, after=after) as process:
-        return process.wait()
+        return process.wait(code=code)
 
 
 def printed_command(text: str) -> list[str]:
@@ -227,10 +254,12 @@ def printed_command(text: str) -> list[str]:
     return shlex.split(found[1])
 
 
-def as_printed(text: str, *, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
+def as_printed(
+    text: str, *, cwd: Path, env: Mapping[str, str] | None = None, code: int | None = None
+) -> Ended:
     """Execute the command that an interrupted run printed, and wait for it."""
     with Process(printed_command(text), cwd=cwd, env=env) as process:
-        return process.wait()
+        return process.wait(code=code)
 
 
 @dataclass(frozen=True)
@@ -268,6 +297,9 @@ class Server:
             with error:
                 return error.code, json.load(error)
 
+
+NOWHERE = Server(None, "http://127.0.0.1:9")  # type: ignore[arg-type]
+"""A state manager that is not there."""
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
