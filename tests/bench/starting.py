@@ -1,4 +1,4 @@
-"""Starting runs over TCP: many that nobody runs yet, and some while a runtime runs them."""
+"""Starting runs over TCP: many before a runtime runs them, and some while it does."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ AT_ONCE = 32
 
 
 def starting(plan: Plan) -> Iterator[Sample]:
-    """Runs per second: stored by lists and one by one, and executed while they are triggered."""
+    """Runs per second: stored by lists and one by one, and executed after they were triggered, and while."""
     with apart(plan.folder) as where:
         rate = trio.run(_executed, where, plan.live_runs)
         name = f"{plan.live_runs:,} one-node runs over TCP, triggered {AT_ONCE} at once while they run"
         yield Sample(name, rate, "runs/s")
-        stored = f"{plan.stored:,} one-node runs stored over TCP"
-        yield Sample(f"{stored}, trigger_many", trio.run(_stored, where, plan.stored), "runs/s", least=20_000)
+        stored, tag = f"{plan.stored:,} one-node runs stored over TCP", f"{random.random()}"
+        many = trio.run(_stored, where, plan.stored, tag)
+        yield Sample(f"{stored}, trigger_many", many, "runs/s", least=20_000)
+        name = f"{plan.stored:,} one-node runs triggered before, drained over TCP, batch 64"
+        yield Sample(name, trio.run(_drained, where, plan.stored, tag), "runs/s")
         one_by_one = trio.run(_stored_one_by_one, where, plan.stored)
         yield Sample(f"{stored}, trigger, {AT_ONCE} at once", one_by_one, "runs/s")
 
@@ -39,10 +42,20 @@ async def _executed(where: Where, count: int) -> float:
         return count / (time.perf_counter() - begin)
 
 
-async def _stored(where: Where, count: int) -> float:
+async def _stored(where: Where, count: int, tag: str) -> float:
     async with StateManager(NAMESPACE, **where) as manager:
         begin = time.perf_counter()
-        await manager.trigger_many(ONE.name, ({"i": str(number)} for number in range(count)))
+        await manager.trigger_many(ONE.name, ({"i": tag} for _ in range(count)))
+        return count / (time.perf_counter() - begin)
+
+
+async def _drained(where: Where, count: int, tag: str) -> float:
+    """Run what ``_stored`` has stored."""
+    done = trio.Event()
+    awaited[tag] = (done, count)
+    begin = time.perf_counter()
+    async with working(where, ONE, batch_size=64):
+        await done.wait()
         return count / (time.perf_counter() - begin)
 
 
