@@ -348,7 +348,7 @@ async def test_cancelling_the_nursery_around_a_runtime_hands_everything_back(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WORKER", raising=False)
-    log, held = Log(tmp_path), WORKERS + BUFFERED[link]
+    log, held = Log(tmp_path), WORKERS + BATCH
     async with trio.open_nursery() as outer:
         (uri,) = await outer.start(lambda **k: serve(port=0, db=tmp_path / "state.db", key=KEY, **k))
         runtime = Runtime(NAMESPACE, "w", NODES, uri, KEY, BATCH, WORKERS, poll_interval=0.05, link=link)
@@ -368,4 +368,4 @@ async def test_cancelling_the_nursery_around_a_runtime_hands_everything_back(
             assert counts(await manager.status(run_id)) == {"CREATED": ITEMS}
         outer.cancel_scope.cancel()
     assert runtime.summary.exit_code == 0
-    assert (runtime.summary.cancelled, runtime.summary.released) == (WORKERS, BUFFERED[link])
+    assert (runtime.summary.cancelled, runtime.summary.released) == (WORKERS, BATCH)

@@ -131,8 +131,10 @@ class Intake:
 
     @property
     def room(self) -> int:
-        """How many states fit beside what was asked for."""
-        return self.options.batch_size - self.buffered - self._asked
+        """How many states fit beside what was asked for: into the buffer, and with idle workers."""
+        # Only those that wait at the channel by now: what was asked for has to find a place when it comes.
+        idle = self.claimed.statistics().tasks_waiting_receive
+        return self.options.batch_size + idle - self.buffered - self._asked
 
     @property
     def buffered(self) -> int:
