@@ -20,6 +20,7 @@ is answered. The last heartbeat says that the runtime has stopped, so that nobod
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import random
@@ -62,6 +63,8 @@ JITTER = 0.1
 INTERVAL_IN_PROCESS = 1.0
 MIN_TIMEOUT = 1.0
 MAX_TIMEOUT = 10.0
+MAX_JOIN = 1.0
+"""Seconds that the end of the process waits for a thread that did not end in time, on a busy machine."""
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -314,12 +317,13 @@ class HeartbeatThread:
 
         Cancellation:
             Calls ``end`` in the thread, after which ``body`` should return soon. Waits until the thread
-            has ended, for ``deadlines.CLOSE`` at most; then it is left to itself.
+            has ended, for ``deadlines.CLOSE`` at most; then it is left to itself until the process ends.
         """
         # A daemon: one that hangs in spite of all must not keep the process from ending.
         # In this context, so that its log lines have the phase too.
         target = partial(copy_context().run, self._run, body)
-        threading.Thread(target=target, name="exotrio heartbeat", daemon=True).start()
+        thread = threading.Thread(target=target, name="exotrio heartbeat", daemon=True)
+        thread.start()
         try:
             await trio.sleep_forever()
         finally:
@@ -327,6 +331,9 @@ class HeartbeatThread:
             call_in_loop(self._loop, end)
             with trio.move_on_after(deadlines.CLOSE, shield=True):
                 await self._over.wait()
+            if thread.is_alive():
+                # As long as it refers to the user's code, Python does not write what that left open.
+                atexit.register(thread.join, MAX_JOIN)
 
     def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""

@@ -49,6 +49,7 @@ class ParentProcess:
         self._answer = answer
         self._sending = threading.Lock()
         self._grace = 0.0
+        self._acting = threading.Lock()
         self._is_over = False
 
     def send(self, message: object) -> None:
@@ -80,8 +81,9 @@ class ParentProcess:
         finally:
             # The listening thread goes on until the process has ended. It is to hold nothing of the user's
             # code then, or Python would not write what that left open.
-            self._is_over = True
-            self.runtime, self._answer = None, lambda line: None
+            with self._acting:
+                self._is_over = True
+                self.runtime, self._answer = None, lambda line: None
 
     def started(self, value: object = None) -> None:
         """Send that the nodes are registered, unless a stop came first. For the runtime, as a task status."""
@@ -95,16 +97,17 @@ class ParentProcess:
                 if word in list(Order):
                     self._execute(Order(word), why)
                 else:
-                    self._answer(word)
+                    with self._acting:
+                        self._answer(word)
         log.warning("%s has ended: this runtime drains and ends", self._name)
         self._execute(Order.DRAIN, f"the end of {self._name}")
         time.sleep(deadlines.longest_stop(self._grace) + MARGIN)
         os._exit(ABANDONED)
 
     def _execute(self, order: Order, why: str) -> None:
-        runtime = self.runtime
-        if runtime is not None:
-            runtime.stop(None if order is Order.DRAIN else 0, why=why)
-        elif not self._is_over:
-            # Still loading: nothing is claimed yet. A real signal also interrupts a blocking call.
-            os.kill(os.getpid(), signal.SIGINT)
+        with self._acting:
+            if self.runtime is not None:
+                self.runtime.stop(None if order is Order.DRAIN else 0, why=why)
+            elif not self._is_over:
+                # Still loading: nothing is claimed yet. A real signal also interrupts a blocking call.
+                os.kill(os.getpid(), signal.SIGINT)

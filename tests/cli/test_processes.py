@@ -36,8 +36,29 @@ from tests.support.terminals import Terminal
 BOTH = 2 * WORKERS
 """States that two processes run at once."""
 OPTIONS = ("worker", "app.py", "--processes", "2")
+LATE = """
+import sys, threading, time, traceback
+from exotrio import Runtime
+from exotrio._runtime.heartbeat import HeartbeatThread
+
+def late(function, by):
+    def call(*args, **options):
+        function(*args, **options)
+        main = threading.main_thread().ident
+        if main != threading.get_ident():
+            while any("trio/_core" in f.f_code.co_filename for f, _ in traceback.walk_stack(frames()[main])):
+                time.sleep(0.01)
+            time.sleep(by)
+    return call
+
+frames = sys._current_frames
+HeartbeatThread._run = late(HeartbeatThread._run, 0.1)
+Runtime.stop = late(Runtime.stop, 0.3)
+"""
+"""A module that lets the threads of a runtime end after its loop."""
 LEFT_OPEN = """
 import atexit, os, time
+import late
 from tests.support.gated import Work
 
 def end():
@@ -82,6 +103,7 @@ class Place:
 
     def app(self, more: str = "") -> None:
         (self.folder / "app.py").write_text(more + APP, "utf-8")
+        (self.folder / "late.py").write_text(LATE, "utf-8")
 
     def server(self, *arguments: str) -> Server:
         """Start a state manager for this test alone: with other options, or to be killed."""
