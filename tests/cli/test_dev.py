@@ -17,6 +17,7 @@ from tests.support import gated
 from tests.support.gated import Log, until
 from tests.support.processes import (
     EXOTRIO,
+    PATIENCE,
     Ended,
     Mark,
     Process,
@@ -89,7 +90,7 @@ class Dev:
     def signed_in(self, link: str) -> httpx.Client:
         """Return a browser that opens a link of the dashboard first."""
         url = re.sub("/sign-in.*", "", link)
-        browser = httpx.Client(base_url=url, trust_env=False, headers={"origin": url})
+        browser = httpx.Client(base_url=url, trust_env=False, headers={"origin": url}, timeout=PATIENCE)
         self._processes.callback(browser.close)
         assert browser.get(link).status_code == 200
         return browser
@@ -165,8 +166,9 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
     assert (tmp_path / "left-open").read_text() == "done", "the user's code ended as Python does"
     assert not list(tmp_path.glob(".exotrio/*sign-in*"))
     assert end.err.count(" began") == 2, "none was started without being asked for"
-    assert "Traceback" not in end.err
-    assert "WARNING" not in end.err
+    assert "Traceback" not in end.err, end
+    # A busy machine may leave no time to a process, which is a warning.
+    assert not re.search("WARNING(?!.* did not run for )", end.err), end
 
 
 def test_values_that_do_not_fit_end_it_before_anything_is_done(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dev, httpx.C
         end = dev.stop(code=0)
         assert end.err.count("dashboard: ") == 1, "said once, for it never changes"
         for noise in ("Traceback", "frozen", "exotrio/cli"):
-            assert noise not in end.err
+            assert noise not in end.err, end
 
 
 @pytest.fixture

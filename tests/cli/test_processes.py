@@ -374,9 +374,9 @@ def test_health_metrics_and_log_are_those_of_all_through_a_kill_a_hang_and_a_sto
         assert len(ids) == 2
         assert get(f"{url}/livez") == (200, "ok\n")
         assert get(f"{url}/readyz") == (200, "ok\n")
+        until(lambda: get(f"{url}/tasks")[1].count("Poller.claim (") == 2, "both wait for states")
         tree = get(f"{url}/tasks")[1]
         assert all(f"process {number} (pid " in tree for number in (1, 2))
-        assert tree.count("Poller.claim (") == 2
 
         run_id = trigger(server)
         place.log.until("begin", BOTH)
