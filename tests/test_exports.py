@@ -139,13 +139,18 @@ def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_a
     assert not loaded & {"exotrio._wire.v0", "exotrio._wire.native", "exotrio.client._state_manager"}
 
 
-def test_a_request_loads_httpx_without_its_command_line() -> None:
-    code = (
-        "import trio, exotrio\n"
-        "try: trio.run(exotrio.StateManager('n', 'http://127.0.0.1:1', 'k').nodes)\n"
-        "except exotrio.ManagerUnavailable: pass"
-    )
-    loaded = loaded_by(code)
+@pytest.mark.parametrize(
+    "main",
+    [
+        "try: await exotrio.StateManager('n', 'http://127.0.0.1:1', 'k').nodes()\n"
+        "    except exotrio.ManagerUnavailable: pass",
+        "async with exotrio.manager.embedded(':memory:'): pass",
+    ],
+    ids=["request", "embedded"],
+)
+def test_httpx_is_loaded_without_its_command_line(main: str) -> None:
+    imports = "import trio, exotrio.manager"
+    loaded = loaded_by(f"{imports}\nasync def main():\n    {main}\ntrio.run(main)")
     assert "httpx" in loaded
     assert not loaded & {"httpx._main", "rich", "click"}
 

@@ -16,7 +16,7 @@ Rules:
   request left, and only then may the caller repeat everything.
 - Nothing is repeated and no redirect is followed here.
 - httpx is imported within functions: a file of nodes must not wait for it. So ``body``, which needs its
-  classes, is imported late; that module imports it first, without its command line.
+  classes, is imported late; that module imports it first, without its command line (``_util.slim_httpx``).
 - Each exchange has a time limit; closing connections is shielded, for ``deadlines.HANG_UP``.
 - Requests wait before httpcore's pool (``connections.Pool.limiter``), never in it: it loses connections for
   good when waiting requests are cancelled.

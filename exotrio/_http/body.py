@@ -9,23 +9,13 @@ for could become more than there is memory.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import cast
 
-# Without the command line of httpx, which imports rich, pygments and click: three quarters of the time.
-if "httpx" not in sys.modules:
-    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # httpx takes it for one that is not installed
-    try:
-        import httpx
-    finally:
-        sys.modules.pop("httpx._main", None)
-else:
-    import httpx
-
 from exotrio._http.event_loop import closing_scope
 from exotrio._http.response import invalid_response
+from exotrio._util.slim_httpx import httpx
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of an answer that are read into memory."""

@@ -7,7 +7,8 @@
 - Data: ``json`` (a value without a JSON form is an error), ``new_file`` (a file appears complete or not at
   all), ``settings`` (the only reader of settings in the environment and ``.env``, besides the command line),
   ``database_url`` (of PostgreSQL, and what of it may be shown), ``cores`` (that this process may use).
+- Libraries: ``slim_httpx`` (httpx without its command line), ``tracing`` (spans of OpenTelemetry, if the
+  program traces).
 - ``exceptions`` (what is inside exception groups), ``crossing`` (from a thread to the Trio loop of another),
-  ``events`` (what observers and metrics are called with; public in ``exotrio.monitoring``), ``tracing``
-  (spans of OpenTelemetry, if the program traces).
+  ``events`` (what observers and metrics are called with; public in ``exotrio.monitoring``).
 """

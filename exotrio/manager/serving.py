@@ -88,7 +88,7 @@ async def embedded(
         Inside the block nothing is different. At its end the last writes are committed, shielded
         for at most ten seconds.
     """
-    import httpx
+    from exotrio._util.slim_httpx import httpx  # here, since `serve` needs no client
 
     _require_seconds(keep=keep)
     keep_ms = None if keep is None else to_ms(keep)
@@ -140,8 +140,7 @@ async def embedded_and_served(
         ConfigurationError: the port cannot be used, or the key.
         PortBusy: other processes listen on all of them.
     """
-    import httpx
-
+    from exotrio._util.slim_httpx import httpx  # here, as above
     from exotrio.manager.web import Dashboard  # here, since only who serves the dashboard loads templates
 
     settings = settings or read_settings()

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-import httpx
 import trio
 
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import ungrouped
+from exotrio._util.slim_httpx import httpx
 from exotrio._wire.vocabulary import to_ms
 from exotrio.client._state_manager import StateManager
 from exotrio.graph import Graph

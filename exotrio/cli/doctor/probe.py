@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import trio
 
 from exotrio._http.body import body_chunks
 from exotrio._http.client import send
 from exotrio._http.connections import Connections
 from exotrio._http.endpoint import Endpoint
+from exotrio._util.slim_httpx import httpx
 from exotrio._wire.vocabulary import KEY_HEADER
 from exotrio.errors import InvalidResponse
 

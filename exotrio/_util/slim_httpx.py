@@ -1,0 +1,19 @@
+"""httpx without its command line, which imports rich, pygments and click: three quarters of the time.
+
+Import ``httpx`` from here, or after this.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if "httpx" not in sys.modules:
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # httpx takes it for one that is not installed
+    try:
+        import httpx
+    finally:
+        sys.modules.pop("httpx._main", None)
+else:
+    import httpx
+
+__all__ = ["httpx"]
