@@ -155,9 +155,11 @@ def test_httpx_is_loaded_without_its_command_line(main: str) -> None:
     assert not loaded & {"httpx._main", "rich", "click"}
 
 
-def test_the_worker_command_loads_no_client() -> None:
-    loaded = loaded_by("import exotrio.cli.commands.worker, exotrio.cli.load")
-    assert not loaded & {"httpx", "sqlite3", "exotrio._wire.graphs", "exotrio.client"}
+def test_the_worker_command_loads_neither_client_nor_state_manager() -> None:
+    loaded = loaded_by(
+        "import exotrio.cli.commands.worker, exotrio.cli.load\nexotrio.cli.commands.worker.served_here()"
+    )
+    assert not loaded & {"httpx", "sqlite3", "exotrio._wire.graphs", "exotrio.client", "exotrio.manager"}
 
 
 def test_a_file_of_nodes_waits_for_pydantic_only() -> None:

@@ -6,7 +6,8 @@
   ``error_message`` (the line of a traceback that says what happened), ``redaction`` (secrets masked).
 - Data: ``json`` (a value without a JSON form is an error), ``new_file`` (a file appears complete or not at
   all), ``settings`` (the only reader of settings in the environment and ``.env``, besides the command line),
-  ``database_url`` (of PostgreSQL, and what of it may be shown), ``cores`` (that this process may use).
+  ``database_url`` (of PostgreSQL, and what of it may be shown), ``own_files`` (opening files in folders that
+  others may write to), ``lock_file`` (who has a SQLite database open), ``cores`` (that this process may use).
 - Libraries: ``slim_httpx`` (httpx without its command line), ``tracing`` (spans of OpenTelemetry, if the
   program traces).
 - ``exceptions`` (what is inside exception groups), ``crossing`` (from a thread to the Trio loop of another),

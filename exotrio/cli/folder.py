@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._util.database_url import is_database_url
+from exotrio._util.lock_file import url_of_owner
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, SERVER_KEY_VARIABLE, read_settings
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError, DatabaseBusy
@@ -53,16 +54,12 @@ async def open_endpoint(stack: AsyncExitStack, db: str | None) -> Endpoint:
 
 def served_here() -> Endpoint | None:
     """Return the state manager that a process serves for the database of this folder; None if none does."""
-    from exotrio.manager.store.sqlite.database import url_of_owner  # here, as above
-
     url = url_of_owner(DATABASE, checks=True)
     return None if url is None else Endpoint(url, _key_beside(DATABASE))
 
 
 def endpoint_in_use(file: Path, busy: DatabaseBusy) -> Endpoint:
     """Return the state manager of the process that has a database open; DatabaseBusy if it serves none."""
-    from exotrio.manager.store.sqlite.database import url_of_owner  # here, as above
-
     url = url_of_owner(file)
     if url is None:
         fix = "wait until that process ends; one that is started with `run --serve` or `dev` answers"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import trio
 
+from exotrio._util.own_files import real_path
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.engine.leases import Terms, monotonic_clock
 from exotrio.manager.service import take_over
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.sqlite.database import MOVED, Ownership, open_writer
-from exotrio.manager.store.sqlite.own_files import real_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

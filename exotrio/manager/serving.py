@@ -25,6 +25,7 @@ from exotrio._httpd import (
     serve_http,
     urls,
 )
+from exotrio._util.lock_file import announce_url
 from exotrio._util.settings import Settings, read_settings
 from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy
@@ -40,7 +41,6 @@ from exotrio.manager.security.access import Access, local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.sqlite.database import announce_url
 
 if TYPE_CHECKING:
     import httpx

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from exotrio._util.own_files import make_folder, open_own
 from exotrio.errors import ConfigurationError
-from exotrio.manager.store.sqlite.own_files import make_folder, open_own
 
 logger = logging.getLogger("exotrio.manager")
 

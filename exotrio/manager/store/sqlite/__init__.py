@@ -9,7 +9,6 @@
 ``database``    opening a file, checking its version, and owning it by a lock
 ``condition``   how a database is, for ``doctor``
 ``copy``        a consistent copy of a file that is in use, for backups
-``own_files``   opening files in folders that others may write to
 ==============  ===================================================================================
 
 Rules: one process owns a file (a lock beside it says so). One connection writes, in one thread: the store's

@@ -12,13 +12,14 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
+from exotrio._util.lock_file import lock_of
+from exotrio._util.own_files import check_beside, make_folder, open_own
 from exotrio._util.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
 from exotrio.manager.store.schema import MIGRATIONS, SCHEMA, VERSION
-from exotrio.manager.store.sqlite.own_files import check_beside, make_folder, open_own, real_path
 
 MEMORY = ":memory:"
 APPLICATION_ID = 0x65786F31  # "exo1"
@@ -41,7 +42,7 @@ class Ownership:
                 f"the database {path} cannot be opened: {os.strerror(errno.EISDIR)}",
                 fix="choose another place with --db FILE",
             )
-        lock = _lock_of(path)
+        lock = lock_of(path)
         try:
             make_folder(path.parent)
             self._fd = open_own(lock, os.O_RDWR | os.O_CREAT)
@@ -78,53 +79,6 @@ class Ownership:
         if self._fd in _locked:  # it is not in a child that was forked meanwhile
             _locked.remove(self._fd)
             os.close(self._fd)
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
-
-
-def announce_url(path: Path, url: str) -> None:
-    """Tell other processes of this user where the owner of a database file, which is this process, serves it.
-
-    It is the second line of the lock file. If it cannot be written, they do not learn it.
-    """
-    with suppress(OSError):
-        fd = open_own(_lock_of(path), os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(fd, f"{url}\n".encode())
-        finally:
-            os.close(fd)
-
-
-def url_of_owner(path: Path, *, checks: bool = False) -> str | None:
-    """Return where the process that has a database file open serves it; None if it does not.
-
-    With ``checks`` also if that process is gone. The lock is not tried: whoever wants the file just now would
-    find it locked.
-    """
-    try:
-        # Checked as any file of a database: a key is sent to the address that is in it.
-        fd = open_own(_lock_of(real_path(path)), os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        lines = os.read(fd, 1_024).decode("ascii", "replace").splitlines()
-    finally:
-        os.close(fd)
-    if len(lines) < 2 or (checks and not _is_alive(lines[0])):
-        return None
-    return lines[1]
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OverflowError, ProcessLookupError):
-        return False
-    except OSError:
-        pass  # it is another user's
-    return True
 
 
 _locked: set[int] = set()

@@ -22,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import outcome
 import trio
 
+from exotrio._util.own_files import real_path
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
@@ -30,7 +31,6 @@ from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.condition import describe
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files
-from exotrio.manager.store.sqlite.own_files import real_path
 from exotrio.manager.store.sqlite.readers import Readers, not_read
 from exotrio.manager.store.sqlite.writes import Write
 
