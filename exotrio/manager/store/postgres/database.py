@@ -22,9 +22,11 @@ _FIX = "name another database in the URL, or another schema with ?options=-csear
 _SETTINGS = {
     # Room on each page for the new version of a row that changes: its indexes then need no change.
     "runs": "fillfactor = 80",
-    "states": "fillfactor = 85",
     "counts": "fillfactor = 80",
     "unite_counters": "fillfactor = 80",
+    # Of a state they always do. But as more versions stay on their page, 20,000 states took 4 % less space
+    # and 3 % less of the write-ahead log than without, in the same time.
+    "states": "fillfactor = 85",
     # Rows that come and go are cleared away before they are a fifth of the table.
     **dict.fromkeys(("claims", "tallies", "trends", "schedules", "meta", "unite_members"), ""),
 }
