@@ -1,15 +1,22 @@
-"""A database on PostgreSQL of a test's own, and a proxy before it."""
+"""A state manager in memory; a database on PostgreSQL of a test's own, and a proxy before it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
 
 from tests.support import postgres
+from tests.support.manager import Manager, open_manager
 from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy
+
+
+@pytest.fixture
+async def manager() -> AsyncIterator[Manager]:
+    async with open_manager() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from exotrio.manager.web.sessions import TRUSTED_FOR, Sessions
 from tests.support.helpers import virtual_ms
 from tests.support.manager import ENGINES, open_two
 from tests.support.statements import noted
-from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_second, open_site
+from tests.support.web import HOST, KEY, ORIGIN, Site, failed_run, open_second, open_site
 
 IDLE, MAX_AGE = IDLE_MS / 1000, MAX_AGE_MS / 1000
 
@@ -41,84 +41,74 @@ PAGES = (
 # -- signing in
 
 
-async def test_the_key_opens_a_session_whose_cookie_is_not_the_key() -> None:
-    async with open_site() as site:
-        answer = await site.stranger.sign_in()
-        cookie = answer.headers["set-cookie"]
-        assert answer.headers["location"] == "/"
-        assert KEY not in cookie
-        for attribute in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age=43200"):
-            assert attribute in cookie
-        assert "Secure" not in cookie
-        await site.stranger.page("/ns/shop")
+async def test_the_key_opens_a_session_whose_cookie_is_not_the_key(site: Site) -> None:
+    answer = await site.stranger.sign_in()
+    cookie = answer.headers["set-cookie"]
+    assert answer.headers["location"] == "/"
+    assert KEY not in cookie
+    for attribute in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age=43200"):
+        assert attribute in cookie
+    assert "Secure" not in cookie
+    await site.stranger.page("/ns/shop")
 
 
-async def test_over_https_the_cookie_is_secure() -> None:
-    async with open_site() as site:
-        answer = await site.stranger.post("/sign-in", {"key": KEY}, origin=f"https://{HOST}")
-        assert "Secure" in answer.headers["set-cookie"]
+async def test_over_https_the_cookie_is_secure(site: Site) -> None:
+    answer = await site.stranger.post("/sign-in", {"key": KEY}, origin=f"https://{HOST}")
+    assert "Secure" in answer.headers["set-cookie"]
 
 
 @pytest.mark.parametrize("key", ["", KEY[:-1], KEY + "x", KEY.upper(), "ümläut\ud7ff"])
-async def test_a_wrong_key_opens_nothing(key: str) -> None:
-    async with open_site() as site:
-        answer = await site.stranger.sign_in(key)
-        assert answer.status_code == 401
-        assert "set-cookie" not in answer.headers
-        assert "That is not the key." in answer.text
+async def test_a_wrong_key_opens_nothing(site: Site, key: str) -> None:
+    answer = await site.stranger.sign_in(key)
+    assert answer.status_code == 401
+    assert "set-cookie" not in answer.headers
+    assert "That is not the key." in answer.text
 
 
-async def test_who_is_not_signed_in_is_asked_to_and_comes_back_to_where_they_wanted() -> None:
-    async with open_site() as site:
-        for path in PAGES:
-            answer = await site.stranger.get(path)
-            assert (answer.status_code, answer.text) == (303, "")
-            assert answer.headers["location"].startswith("/sign-in")
-        wanted = "/ns/shop/runs?status=failed&text=a%26b"
-        answer = await site.stranger.get(wanted)
-        form = await site.stranger.page(answer.headers["location"])
-        assert 'name="to" value="/ns/shop/runs?status=failed&amp;text=a%26b"' in form
-        assert (await site.stranger.sign_in(to=wanted)).headers["location"] == wanted
+async def test_who_is_not_signed_in_is_asked_to_and_comes_back_to_where_they_wanted(site: Site) -> None:
+    for path in PAGES:
+        answer = await site.stranger.get(path)
+        assert (answer.status_code, answer.text) == (303, "")
+        assert answer.headers["location"].startswith("/sign-in")
+    wanted = "/ns/shop/runs?status=failed&text=a%26b"
+    answer = await site.stranger.get(wanted)
+    form = await site.stranger.page(answer.headers["location"])
+    assert 'name="to" value="/ns/shop/runs?status=failed&amp;text=a%26b"' in form
+    assert (await site.stranger.sign_in(to=wanted)).headers["location"] == wanted
 
 
-async def test_strangers_do_not_learn_what_exists() -> None:
-    async with open_site() as site:
-        flow, state = await failed_run(site.api)
-        known = await site.stranger.get(f"/ns/shop/runs/{flow.run_id}")
-        unknown = await site.stranger.get("/ns/shop/nothing")
-        assert known.status_code == unknown.status_code == 303
-        for path in (f"/live/ns/shop/runs/{flow.run_id}", "/live/ns/shop"):
-            assert (await site.stranger.get(path)).status_code == 401
-        asked = await site.stranger.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
-        assert (asked.status_code, asked.text) == (401, "signed out")
-        assert asked.headers["content-type"] == "text/plain; charset=utf-8"
+async def test_strangers_do_not_learn_what_exists(site: Site) -> None:
+    flow, state = await failed_run(site.api)
+    known = await site.stranger.get(f"/ns/shop/runs/{flow.run_id}")
+    unknown = await site.stranger.get("/ns/shop/nothing")
+    assert known.status_code == unknown.status_code == 303
+    for path in (f"/live/ns/shop/runs/{flow.run_id}", "/live/ns/shop"):
+        assert (await site.stranger.get(path)).status_code == 401
+    asked = await site.stranger.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
+    assert (asked.status_code, asked.text) == (401, "signed out")
+    assert asked.headers["content-type"] == "text/plain; charset=utf-8"
 
 
-async def test_signing_out_ends_the_session_on_the_server() -> None:
-    async with open_site() as site:
-        kept = "; ".join(f"{name}={value}" for name, value in site.browser.client.cookies.items())
-        answer = await site.browser.post("/sign-out")
-        assert answer.headers["location"] == "/sign-in"
-        again = await site.browser.get("/ns/shop", headers={"cookie": kept})
-        assert again.status_code == 303
+async def test_signing_out_ends_the_session_on_the_server(site: Site) -> None:
+    kept = "; ".join(f"{name}={value}" for name, value in site.browser.client.cookies.items())
+    answer = await site.browser.post("/sign-out")
+    assert answer.headers["location"] == "/sign-in"
+    again = await site.browser.get("/ns/shop", headers={"cookie": kept})
+    assert again.status_code == 303
 
 
-async def test_the_cookie_opens_the_dashboard_only_and_the_key_the_api_only() -> None:
-    async with open_site() as site:
-        for path in ("/v0/namespaces", "/exotrio/v1"):
-            assert (await site.browser.get(path)).status_code == 401
-        answer = await site.stranger.get("/ns/shop", headers={"x-api-key": KEY})
-        assert answer.status_code == 303
+async def test_the_cookie_opens_the_dashboard_only_and_the_key_the_api_only(site: Site) -> None:
+    for path in ("/v0/namespaces", "/exotrio/v1"):
+        assert (await site.browser.get(path)).status_code == 401
+    answer = await site.stranger.get("/ns/shop", headers={"x-api-key": KEY})
+    assert answer.status_code == 303
 
 
-async def test_two_state_managers_on_one_machine_do_not_share_a_cookie() -> None:
-    async with open_site() as site:
-        answer = await site.stranger.client.post(
-            "/sign-in",
-            data={"key": KEY},
-            headers={"origin": "http://localhost:9000", "host": "localhost:9000"},
-        )
-        assert answer.headers["set-cookie"].startswith("exotrio_9000=")
+async def test_two_state_managers_on_one_machine_do_not_share_a_cookie(site: Site) -> None:
+    answer = await site.stranger.client.post(
+        "/sign-in", data={"key": KEY}, headers={"origin": "http://localhost:9000", "host": "localhost:9000"}
+    )
+    assert answer.headers["set-cookie"].startswith("exotrio_9000=")
 
 
 @pytest.mark.parametrize(
@@ -259,23 +249,22 @@ async def test_a_session_and_a_link_are_known_to_every_state_manager(engine: str
         assert opened.count(None) == 3, "it opens one session"
 
 
-async def test_a_link_of_one_state_manager_opens_a_session_at_another() -> None:
-    async with open_site() as site, open_second(site) as second:
+async def test_a_link_of_one_state_manager_opens_a_session_at_another(site: Site) -> None:
+    async with open_second(site) as second:
         path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
         await second.stranger.page(path)
         await second.stranger.page("/ns/shop")
         assert (await site.stranger.get(path)).status_code == 401, "it is used"
 
 
-async def test_who_is_not_signed_in_writes_nothing_by_signing_out_or_guessing_links() -> None:
-    async with open_site() as site:
-        with noted(site.service.store) as statements:
-            assert (await site.stranger.get("/sign-in?link=guess")).status_code == 401
-            guess = {"cookie": f"exotrio_8000={'x' * 43}", "origin": ORIGIN}
-            assert (await site.stranger.client.post("/sign-out", headers=guess)).status_code == 303
-            assert statements == []
-            await site.browser.post("/sign-out")
-            assert statements, "those of who is signed in are noted"
+async def test_who_is_not_signed_in_writes_nothing_by_signing_out_or_guessing_links(site: Site) -> None:
+    with noted(site.service.store) as statements:
+        assert (await site.stranger.get("/sign-in?link=guess")).status_code == 401
+        guess = {"cookie": f"exotrio_8000={'x' * 43}", "origin": ORIGIN}
+        assert (await site.stranger.client.post("/sign-out", headers=guess)).status_code == 303
+        assert statements == []
+        await site.browser.post("/sign-out")
+        assert statements, "those of who is signed in are noted"
 
 
 async def test_a_page_that_refreshes_itself_reads_its_session_every_few_seconds_only(
@@ -298,36 +287,34 @@ async def test_a_page_that_refreshes_itself_reads_its_session_every_few_seconds_
         assert 0 < reads <= (trio.current_time() - began) / TRUSTED_FOR + 1
 
 
-async def test_a_link_signs_a_browser_in() -> None:
-    async with open_site() as site:
-        link = await site.dashboard.sign_in_link(ORIGIN)
-        path = link.removeprefix(ORIGIN)
-        looked = await site.stranger.client.head(path)
-        assert "set-cookie" not in looked.headers, "who only looks at a link does not use it up"
-        answer = await site.stranger.get(path)
-        assert 'http-equiv="refresh" content="0; url=/"' in answer.text
-        await site.stranger.page("/ns/shop")
-        site.stranger.client.cookies.clear()
-        assert (await site.stranger.get(path)).status_code == 401
+async def test_a_link_signs_a_browser_in(site: Site) -> None:
+    link = await site.dashboard.sign_in_link(ORIGIN)
+    path = link.removeprefix(ORIGIN)
+    looked = await site.stranger.client.head(path)
+    assert "set-cookie" not in looked.headers, "who only looks at a link does not use it up"
+    answer = await site.stranger.get(path)
+    assert 'http-equiv="refresh" content="0; url=/"' in answer.text
+    await site.stranger.page("/ns/shop")
+    site.stranger.client.cookies.clear()
+    assert (await site.stranger.get(path)).status_code == 401
 
 
-async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(autojump_clock: Any) -> None:
-    async with open_site() as site:
-        for number in range(TRIES):
-            assert (await site.stranger.sign_in(f"guess {number}")).status_code == 401
-        began = trio.current_time()
-        answer = await site.stranger.sign_in("guess")
-        assert trio.current_time() - began == pytest.approx(MAX_DELAY)
-        assert answer.status_code == 401
-        assert "Many wrong keys came from your address" in answer.text
-        assert "held back for 5 s. Try again at any time" in answer.text
-        began = trio.current_time()
-        assert (await site.stranger.sign_in(KEY)).status_code == 303
-        assert trio.current_time() == began
+async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(site: Site, autojump_clock: Any) -> None:
+    for number in range(TRIES):
+        assert (await site.stranger.sign_in(f"guess {number}")).status_code == 401
+    began = trio.current_time()
+    answer = await site.stranger.sign_in("guess")
+    assert trio.current_time() - began == pytest.approx(MAX_DELAY)
+    assert answer.status_code == 401
+    assert "Many wrong keys came from your address" in answer.text
+    assert "held back for 5 s. Try again at any time" in answer.text
+    began = trio.current_time()
+    assert (await site.stranger.sign_in(KEY)).status_code == 303
+    assert trio.current_time() == began
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs(announced: bool) -> None:
+async def test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs(site: Site, announced: bool) -> None:
     read, statuses = 0, []
 
     async def receive() -> dict[str, Any]:
@@ -340,26 +327,24 @@ async def test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs(announced: 
 
     headers = {**FORM, "host": HOST, **({"content-length": "1000000"} if announced else {})}
     scope = {"type": "http", "method": "POST", "path": "/sign-in", "query_string": b"", "root_path": ""}
-    async with open_site() as site:
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await site.app({**scope, "headers": raw}, receive, send)
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await site.app({**scope, "headers": raw}, receive, send)
     assert statuses[0] == 413
     assert read <= (0 if announced else MAX_SIGN_IN_FORM + 1_000)
 
 
-async def test_a_form_that_trickles_is_refused(autojump_clock: Any) -> None:
-    async with open_site() as site:
+async def test_a_form_that_trickles_is_refused(site: Site, autojump_clock: Any) -> None:
 
-        async def trickling() -> AsyncIterator[bytes]:
-            while True:
-                yield b"x"
-                await trio.sleep(1)
+    async def trickling() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await trio.sleep(1)
 
-        for browser, path in ((site.stranger, "/sign-in"), (site.browser, "/ns/shop/runs/change")):
-            began = trio.current_time()
-            answer = await browser.client.post(path, content=trickling(), headers=FORM)
-            assert answer.status_code == 408
-            assert trio.current_time() - began == pytest.approx(FORM_TIME)
+    for browser, path in ((site.stranger, "/sign-in"), (site.browser, "/ns/shop/runs/change")):
+        began = trio.current_time()
+        answer = await browser.client.post(path, content=trickling(), headers=FORM)
+        assert answer.status_code == 408
+        assert trio.current_time() - began == pytest.approx(FORM_TIME)
 
 
 # -- where requests come from
@@ -377,48 +362,44 @@ async def test_a_form_that_trickles_is_refused(autojump_clock: Any) -> None:
         "http://[",
     ],
 )
-async def test_a_form_from_elsewhere_changes_nothing(origin: str | None) -> None:
-    async with open_site() as site:
-        flow, state = await failed_run(site.api)
-        for path in (
-            f"/ns/shop/runs/{flow.run_id}/retry",
-            f"/ns/shop/runs/{flow.run_id}/again",
-            f"/ns/shop/states/{state}/retry",
-            "/ns/shop/graphs/orders",
-            "/ns/shop/runs/change",
-            "/ns/shop/runtimes/drain",
-            "/ns/shop/nodes/Node_work/pause",
-            "/ns/shop/graphs/orders/pause",
-            "/sign-out",
-            "/sign-in",
-            "/theme",
-        ):
-            answer = await site.browser.post(path, {"key": KEY}, origin=origin)
-            assert answer.status_code == 403, path
-        await site.browser.page("/ns/shop")
-        assert await flow.status(state) == "ERRORED"
+async def test_a_form_from_elsewhere_changes_nothing(site: Site, origin: str | None) -> None:
+    flow, state = await failed_run(site.api)
+    for path in (
+        f"/ns/shop/runs/{flow.run_id}/retry",
+        f"/ns/shop/runs/{flow.run_id}/again",
+        f"/ns/shop/states/{state}/retry",
+        "/ns/shop/graphs/orders",
+        "/ns/shop/runs/change",
+        "/ns/shop/runtimes/drain",
+        "/ns/shop/nodes/Node_work/pause",
+        "/ns/shop/graphs/orders/pause",
+        "/sign-out",
+        "/sign-in",
+        "/theme",
+    ):
+        answer = await site.browser.post(path, {"key": KEY}, origin=origin)
+        assert answer.status_code == 403, path
+    await site.browser.page("/ns/shop")
+    assert await flow.status(state) == "ERRORED"
 
 
-async def test_a_form_of_somebody_who_is_signed_out_changes_nothing() -> None:
-    async with open_site() as site:
-        _, state = await failed_run(site.api)
-        for path, page in ((f"states/{state}/retry", f"states/{state}"), ("graphs/orders", "graphs/orders")):
-            answer = await site.stranger.post(f"/ns/shop/{path}")
-            # To the page, since the address of a form alone shows nothing.
-            assert answer.headers["location"] == f"/sign-in?to={quote(f'/ns/shop/{page}', safe='')}"
+async def test_a_form_of_somebody_who_is_signed_out_changes_nothing(site: Site) -> None:
+    _, state = await failed_run(site.api)
+    for path, page in ((f"states/{state}/retry", f"states/{state}"), ("graphs/orders", "graphs/orders")):
+        answer = await site.stranger.post(f"/ns/shop/{path}")
+        # To the page, since the address of a form alone shows nothing.
+        assert answer.headers["location"] == f"/sign-in?to={quote(f'/ns/shop/{page}', safe='')}"
 
 
 @pytest.mark.parametrize("path", ["/", "/sign-in", "/ns/shop", "/live/ns/shop", "/static/x/style.css"])
-async def test_a_host_that_is_not_served_gets_nothing(path: str) -> None:
-    async with open_site() as site:
-        assert (await site.browser.get(path, headers={"host": "evil.example"})).status_code == 421
+async def test_a_host_that_is_not_served_gets_nothing(site: Site, path: str) -> None:
+    assert (await site.browser.get(path, headers={"host": "evil.example"})).status_code == 421
 
 
-async def test_links_change_nothing() -> None:
-    async with open_site() as site:
-        flow, _ = await failed_run(site.api)
-        assert (await site.browser.get(f"/ns/shop/runs/{flow.run_id}/retry")).status_code == 405
-        assert (await site.browser.get("/sign-out")).status_code == 405
+async def test_links_change_nothing(site: Site) -> None:
+    flow, _ = await failed_run(site.api)
+    assert (await site.browser.get(f"/ns/shop/runs/{flow.run_id}/retry")).status_code == 405
+    assert (await site.browser.get("/sign-out")).status_code == 405
 
 
 async def test_origins_that_may_call_the_api_cannot_read_the_dashboard() -> None:
@@ -432,26 +413,24 @@ async def test_origins_that_may_call_the_api_cannot_read_the_dashboard() -> None
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/sign-in", "/ns/shop/absent", "/sign-out"])
-async def test_every_answer_has_the_strict_policy_and_is_not_kept(path: str) -> None:
-    async with open_site() as site:
-        headers = (await site.browser.get(path)).headers
-        policy = headers["content-security-policy"]
-        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
-        assert "unsafe" not in policy
-        assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "same-origin"
-        assert headers["cache-control"] == "no-store"
+async def test_every_answer_has_the_strict_policy_and_is_not_kept(site: Site, path: str) -> None:
+    headers = (await site.browser.get(path)).headers
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["cache-control"] == "no-store"
 
 
-async def test_files_need_no_session_and_are_kept_for_good_under_their_names() -> None:
-    async with open_site() as site:
-        form = await site.stranger.page("/sign-in")
-        path = form.partition('rel="stylesheet" href="')[2].partition('"')[0]
-        answer = await site.stranger.get(path)
-        assert answer.headers["content-type"] == "text/css; charset=utf-8"
-        assert "immutable" in answer.headers["cache-control"]
-        old = await site.stranger.get("/static/0/live.js")
-        assert old.headers["cache-control"] == "no-cache"
-        assert KEY not in old.text + answer.text
-        for name in ("absent.css", "..%2f_guard.py", ".."):
-            assert (await site.stranger.get(f"/static/0/{name}")).status_code in (303, 404)
+async def test_files_need_no_session_and_are_kept_for_good_under_their_names(site: Site) -> None:
+    form = await site.stranger.page("/sign-in")
+    path = form.partition('rel="stylesheet" href="')[2].partition('"')[0]
+    answer = await site.stranger.get(path)
+    assert answer.headers["content-type"] == "text/css; charset=utf-8"
+    assert "immutable" in answer.headers["cache-control"]
+    old = await site.stranger.get("/static/0/live.js")
+    assert old.headers["cache-control"] == "no-cache"
+    assert KEY not in old.text + answer.text
+    for name in ("absent.css", "..%2f_guard.py", ".."):
+        assert (await site.stranger.get(f"/static/0/{name}")).status_code in (303, 404)

@@ -13,176 +13,162 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, declare, node_name, ok, place, refused
-from tests.support.web import SCRIPT, Browser, failed_run, open_site, text_of
+from tests.support.web import SCRIPT, Browser, Site, failed_run, text_of
 
 
 def runs_in(html: str) -> list[str]:
     return re.findall(r'name="run" value="([^"]+)"', html)
 
 
-async def test_a_failed_state_is_retried_and_its_new_attempt_shown() -> None:
-    async with open_site() as site:
-        flow, state = await failed_run(site.api)
-        html = await site.browser.do(f"/ns/shop/states/{state}/retry")
-        assert "This is its new attempt" in html
-        assert "waiting" in html
-        assert await flow.status(state) == "RETRY_CREATED"
-        assert "This is its new attempt" not in await site.browser.page("/ns/shop"), "said once"
+async def test_a_failed_state_is_retried_and_its_new_attempt_shown(site: Site) -> None:
+    flow, state = await failed_run(site.api)
+    html = await site.browser.do(f"/ns/shop/states/{state}/retry")
+    assert "This is its new attempt" in html
+    assert "waiting" in html
+    assert await flow.status(state) == "RETRY_CREATED"
+    assert "This is its new attempt" not in await site.browser.page("/ns/shop"), "said once"
 
 
-async def test_all_failed_states_of_a_run_are_retried() -> None:
-    async with open_site() as site:
-        flow, state = await failed_run(site.api)
-        assert "1 failed state will run again." in await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
-        assert await flow.status(state) == "RETRY_CREATED"
-        html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
-        assert f"Nothing changed: the run {flow.run_id} has no failed states." in html
-        assert f'action="/ns/shop/runs/{flow.run_id}/again"' in html, "it leads back to the run"
+async def test_all_failed_states_of_a_run_are_retried(site: Site) -> None:
+    flow, state = await failed_run(site.api)
+    assert "1 failed state will run again." in await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
+    assert await flow.status(state) == "RETRY_CREATED"
+    html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
+    assert f"Nothing changed: the run {flow.run_id} has no failed states." in html
+    assert f'action="/ns/shop/runs/{flow.run_id}/again"' in html, "it leads back to the run"
 
 
-async def test_a_graph_is_deleted_with_its_runs() -> None:
-    async with open_site() as site:
-        flow = await Flow.start(site.api, place("a"))
-        path = f"/ns/shop/graphs/{flow.graph}/delete"
-        assert f'action="{path}"' in await site.browser.page(f"/ns/shop/graphs/{flow.graph}")
-        assert "has runs that have not ended" in (html := await site.browser.do(path))
-        assert f'action="{path}"' in html, "it leads back to the graph"
-        html = await site.browser.do(path, {"cancel_runs": "on"})
-        assert f"Graph {flow.graph} was deleted with 1 run." in html
-        refused(await site.api.get_graph(flow.graph), 404)
+async def test_a_graph_is_deleted_with_its_runs(site: Site) -> None:
+    flow = await Flow.start(site.api, place("a"))
+    path = f"/ns/shop/graphs/{flow.graph}/delete"
+    assert f'action="{path}"' in await site.browser.page(f"/ns/shop/graphs/{flow.graph}")
+    assert "has runs that have not ended" in (html := await site.browser.do(path))
+    assert f'action="{path}"' in html, "it leads back to the graph"
+    html = await site.browser.do(path, {"cancel_runs": "on"})
+    assert f"Graph {flow.graph} was deleted with 1 run." in html
+    refused(await site.api.get_graph(flow.graph), 404)
 
 
-async def test_a_run_is_cancelled() -> None:
-    async with open_site() as site:
-        flow = await Flow.start(site.api, place("work"))
-        html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/cancel")
-        assert "The run was cancelled." in html
-        assert "cancelled</span>" in html
-        await flow.none_ready("work")
+async def test_a_run_is_cancelled(site: Site) -> None:
+    flow = await Flow.start(site.api, place("work"))
+    html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/cancel")
+    assert "The run was cancelled." in html
+    assert "cancelled</span>" in html
+    await flow.none_ready("work")
 
 
-async def test_ticked_runs_are_changed_as_far_as_each_can_be() -> None:
-    async with open_site() as site:
-        failed, _ = await failed_run(site.api)
-        flow = await Flow.deploy(site.api, place("work"))
-        waiting = [await flow.trigger() for _ in range(2)]
-        chosen = {"run": [failed.run_id, *waiting], "do": "cancel", "graph": "", "status": "running"}
-        html = text_of(await site.browser.do("/ns/shop/runs/change", chosen))
-        assert "2 runs cancelled. 1 could not be: the run" in html
-        assert "<option selected>running</option>" in html, "the filters stay"
-        said = await site.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
-        assert "1 run retried." in said
-        assert "No run was ticked" in await site.browser.do("/ns/shop/runs/change", {"do": "retry"})
-        assert "choose what to do" in await site.browser.do("/ns/shop/runs/change", {"do": "delete"})
-        many = await site.browser.do(
-            "/ns/shop/runs/change", {"do": "retry", "run": [str(n) for n in range(101)]}
-        )
-        assert "Nothing changed: at most 100 runs at once, and 101 are ticked." in many
+async def test_ticked_runs_are_changed_as_far_as_each_can_be(site: Site) -> None:
+    failed, _ = await failed_run(site.api)
+    flow = await Flow.deploy(site.api, place("work"))
+    waiting = [await flow.trigger() for _ in range(2)]
+    chosen = {"run": [failed.run_id, *waiting], "do": "cancel", "graph": "", "status": "running"}
+    html = text_of(await site.browser.do("/ns/shop/runs/change", chosen))
+    assert "2 runs cancelled. 1 could not be: the run" in html
+    assert "<option selected>running</option>" in html, "the filters stay"
+    said = await site.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
+    assert "1 run retried." in said
+    assert "No run was ticked" in await site.browser.do("/ns/shop/runs/change", {"do": "retry"})
+    assert "choose what to do" in await site.browser.do("/ns/shop/runs/change", {"do": "delete"})
+    many = await site.browser.do("/ns/shop/runs/change", {"do": "retry", "run": [str(n) for n in range(101)]})
+    assert "Nothing changed: at most 100 runs at once, and 101 are ticked." in many
 
 
-async def test_a_run_is_started_from_the_form_of_its_graph() -> None:
-    async with open_site() as site:
-        flow = await Flow.deploy(
-            site.api,
-            place("root", inputs={"a": "from the graph", "b": "${{ store.key }}"}),
-            store_config={"required_keys": ["must"], "default_values": {"key": "default"}},
-            retry_policy=NO_RETRY,
-        )
-        form = text_of(await site.browser.page("/ns/shop/graphs/graph"))
-        for name in ("input.a", "input.b", "store.must", "store.key", "request_id"):
-            assert f'name="{name}"' in form
-        given = {"request_id": str(uuid4()), "input.a": SCRIPT, "store.must": "1", "store.key": "x\r\ny"}
-        html = await site.browser.do("/ns/shop/graphs/graph", given)
-        assert "The run was started." in html
-        assert SCRIPT not in html
-        await site.browser.do("/ns/shop/graphs/graph", given)
-        assert len(runs_in(await site.browser.page("/ns/shop/runs"))) == 1, "sent twice, it starts once"
-        (state,) = await flow.take("root")
-        assert state["inputs"] == {"a": SCRIPT, "b": "x\ny"}
+async def test_a_run_is_started_from_the_form_of_its_graph(site: Site) -> None:
+    flow = await Flow.deploy(
+        site.api,
+        place("root", inputs={"a": "from the graph", "b": "${{ store.key }}"}),
+        store_config={"required_keys": ["must"], "default_values": {"key": "default"}},
+        retry_policy=NO_RETRY,
+    )
+    form = text_of(await site.browser.page("/ns/shop/graphs/graph"))
+    for name in ("input.a", "input.b", "store.must", "store.key", "request_id"):
+        assert f'name="{name}"' in form
+    given = {"request_id": str(uuid4()), "input.a": SCRIPT, "store.must": "1", "store.key": "x\r\ny"}
+    html = await site.browser.do("/ns/shop/graphs/graph", given)
+    assert "The run was started." in html
+    assert SCRIPT not in html
+    await site.browser.do("/ns/shop/graphs/graph", given)
+    assert len(runs_in(await site.browser.page("/ns/shop/runs"))) == 1, "sent twice, it starts once"
+    (state,) = await flow.take("root")
+    assert state["inputs"] == {"a": SCRIPT, "b": "x\ny"}
 
 
-async def test_a_run_is_started_once_for_each_key_that_a_form_has() -> None:
-    async with open_site() as site:
-        flow = await Flow.deploy(site.api, place("root", inputs={"a": ""}))
-        given = {"key": " order <17> ", "input.a": "x"}
-        for said in ("The run was started.", "The run with the key order <17> existed already."):
-            # From the form loaded anew, so with another id.
-            given["request_id"] = str(uuid4())
-            html = text_of(await site.browser.do("/ns/shop/graphs/graph", given))
-            assert said in html
-            assert 'key <code class="wrap">order <17></code>' in html, "the page of the run has it, too"
-        for fields, problem in (
-            ({**given, "input.a": "y"}, "with other inputs or another store"),
-            ({"key": "a\tb"}, "Key contains a control character."),
-        ):
-            answer = await site.browser.post("/ns/shop/graphs/graph", fields)
-            assert answer.status_code == 422
-            assert problem in answer.text
-            assert 'aria-describedby="key-about key-problem" aria-invalid="true" autofocus' in answer.text
-        await flow.trigger()
-        for text, count in (("ORDER <17", 1), ("order 18", 0), ("", 2)):
-            found = await site.browser.page(f"/ns/shop/runs?text={quote(text)}")
-            assert len(runs_in(found)) == count, text
+async def test_a_run_is_started_once_for_each_key_that_a_form_has(site: Site) -> None:
+    flow = await Flow.deploy(site.api, place("root", inputs={"a": ""}))
+    given = {"key": " order <17> ", "input.a": "x"}
+    for said in ("The run was started.", "The run with the key order <17> existed already."):
+        # From the form loaded anew, so with another id.
+        given["request_id"] = str(uuid4())
+        html = text_of(await site.browser.do("/ns/shop/graphs/graph", given))
+        assert said in html
+        assert 'key <code class="wrap">order <17></code>' in html, "the page of the run has it, too"
+    for fields, problem in (
+        ({**given, "input.a": "y"}, "with other inputs or another store"),
+        ({"key": "a\tb"}, "Key contains a control character."),
+    ):
+        answer = await site.browser.post("/ns/shop/graphs/graph", fields)
+        assert answer.status_code == 422
+        assert problem in answer.text
+        assert 'aria-describedby="key-about key-problem" aria-invalid="true" autofocus' in answer.text
+    await flow.trigger()
+    for text, count in (("ORDER <17", 1), ("order 18", 0), ("", 2)):
+        found = await site.browser.page(f"/ns/shop/runs?text={quote(text)}")
+        assert len(runs_in(found)) == count, text
 
 
-async def test_a_node_is_paused_and_whatever_waits_for_it_says_so_until_it_is_resumed() -> None:
-    async with open_site() as site:
-        flow = await Flow.start(site.api, place("work"))
-        node = node_name("work")
-        (state,) = await flow.states("work")
-        waiting = {
-            f"/ns/shop/runs/{flow.run_id}": (f"{node}</a> is paused since <time", "its node is paused"),
-            f"/ns/shop/states/{state['id']}": (f"waits: node {node} is paused since <time",),
-            f"/ns/shop/nodes/{node}": ("nothing of it is claimed", f"/ns/shop/nodes/{node}/resume"),
-            "/ns/shop/nodes": ("paused</span>",),
-            "/ns/shop": (f'paused: <a href="/ns/shop/nodes/{node}">', "(1 waits)"),
-        }
-        html = await site.browser.do(f"/ns/shop/nodes/{node}/pause")
-        assert "The node is paused: nothing more of it is claimed." in html
-        for path, parts in waiting.items():
-            page = await site.browser.page(path)
-            for part in parts:
-                assert part in page, (path, part)
-        await flow.none_ready("work")
-        html = await site.browser.do(f"/ns/shop/nodes/{node}/resume")
-        assert "The node is claimed again." in html
-        for path, parts in waiting.items():
-            page = await site.browser.page(path)
-            assert not [part for part in parts if part in page], path
-        await flow.one("work")
-        assert (await site.browser.post("/ns/shop/nodes/none/pause")).status_code == 404
+async def test_a_node_is_paused_and_whatever_waits_for_it_says_so_until_it_is_resumed(site: Site) -> None:
+    flow = await Flow.start(site.api, place("work"))
+    node = node_name("work")
+    (state,) = await flow.states("work")
+    waiting = {
+        f"/ns/shop/runs/{flow.run_id}": (f"{node}</a> is paused since <time", "its node is paused"),
+        f"/ns/shop/states/{state['id']}": (f"waits: node {node} is paused since <time",),
+        f"/ns/shop/nodes/{node}": ("nothing of it is claimed", f"/ns/shop/nodes/{node}/resume"),
+        "/ns/shop/nodes": ("paused</span>",),
+        "/ns/shop": (f'paused: <a href="/ns/shop/nodes/{node}">', "(1 waits)"),
+    }
+    html = await site.browser.do(f"/ns/shop/nodes/{node}/pause")
+    assert "The node is paused: nothing more of it is claimed." in html
+    for path, parts in waiting.items():
+        page = await site.browser.page(path)
+        for part in parts:
+            assert part in page, (path, part)
+    await flow.none_ready("work")
+    html = await site.browser.do(f"/ns/shop/nodes/{node}/resume")
+    assert "The node is claimed again." in html
+    for path, parts in waiting.items():
+        page = await site.browser.page(path)
+        assert not [part for part in parts if part in page], path
+    await flow.one("work")
+    assert (await site.browser.post("/ns/shop/nodes/none/pause")).status_code == 404
 
 
-async def test_the_schedule_of_a_graph_is_paused_resumed_and_cancelled() -> None:
-    async with open_site() as site:
-        cron = [{"type": "CRON", "value": {"expression": "0 3 * * *"}}]
-        await Flow.deploy(site.api, place("work"), triggers=cron)
-        page = "/ns/shop/graphs/graph"
-        assert f"{page}/pause" in await site.browser.page(page)
-        assert "The schedule is paused: it starts no runs." in (
-            html := await site.browser.do(f"{page}/pause")
-        )
-        assert f"{page}/resume" in html
-        assert "next:" not in html
-        assert "paused</span>" in await site.browser.page("/ns/shop/graphs")
-        html = await site.browser.do(f"{page}/resume")
-        assert "from its next time on." in html
-        assert "next:" in html
-        html = await site.browser.do(f"{page}/cancel")
-        assert "The schedule is cancelled." in html
-        assert "was cancelled; to upsert the graph begins it again" in html
-        assert f"{page}/cancel" not in html
-        await Flow.deploy(site.api, place("work"), graph="unscheduled")
-        assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")
+async def test_the_schedule_of_a_graph_is_paused_resumed_and_cancelled(site: Site) -> None:
+    cron = [{"type": "CRON", "value": {"expression": "0 3 * * *"}}]
+    await Flow.deploy(site.api, place("work"), triggers=cron)
+    page = "/ns/shop/graphs/graph"
+    assert f"{page}/pause" in await site.browser.page(page)
+    assert "The schedule is paused: it starts no runs." in (html := await site.browser.do(f"{page}/pause"))
+    assert f"{page}/resume" in html
+    assert "next:" not in html
+    assert "paused</span>" in await site.browser.page("/ns/shop/graphs")
+    html = await site.browser.do(f"{page}/resume")
+    assert "from its next time on." in html
+    assert "next:" in html
+    html = await site.browser.do(f"{page}/cancel")
+    assert "The schedule is cancelled." in html
+    assert "was cancelled; to upsert the graph begins it again" in html
+    assert f"{page}/cancel" not in html
+    await Flow.deploy(site.api, place("work"), graph="unscheduled")
+    assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")
 
 
-async def test_an_empty_text_can_be_given_and_what_is_left_empty_stays() -> None:
-    async with open_site() as site:
-        flow = await Flow.deploy(site.api, place("root", inputs={"a": "kept", "b": "replaced"}))
-        fields = {"input.a": "", "input.b": "", "empty.input.b": "on"}
-        await site.browser.do("/ns/shop/graphs/graph", fields)
-        (state,) = await flow.take("root")
-        assert state["inputs"] == {"a": "kept", "b": ""}
+async def test_an_empty_text_can_be_given_and_what_is_left_empty_stays(site: Site) -> None:
+    flow = await Flow.deploy(site.api, place("root", inputs={"a": "kept", "b": "replaced"}))
+    fields = {"input.a": "", "input.b": "", "empty.input.b": "on"}
+    await site.browser.do("/ns/shop/graphs/graph", fields)
+    (state,) = await flow.take("root")
+    assert state["inputs"] == {"a": "kept", "b": ""}
 
 
 def sent_by(html: str) -> dict[str, str]:
@@ -221,217 +207,205 @@ async def deploy_typed(api: Api, inputs: Mapping[str, str] = FITTING) -> Flow:
     return await Flow.put(api, "graph", api.body([place("root", inputs=given)], store_config=store))
 
 
-async def test_a_field_is_made_by_what_its_node_takes() -> None:
-    async with open_site() as site:
-        await deploy_typed(site.api, {**FITTING, "tags": "none"})
-        html = text_of(await site.browser.page("/ns/shop/graphs/graph"))
+async def test_a_field_is_made_by_what_its_node_takes(site: Site) -> None:
+    await deploy_typed(site.api, {**FITTING, "tags": "none"})
+    html = text_of(await site.browser.page("/ns/shop/graphs/graph"))
 
-        def element(name: str) -> str:
-            return re.search(rf'<\w+ id="[\w-]+" name="{re.escape(name)}"[^>]*>', html)[0]  # type: ignore[index]
+    def element(name: str) -> str:
+        return re.search(rf'<\w+ id="[\w-]+" name="{re.escape(name)}"[^>]*>', html)[0]  # type: ignore[index]
 
-        assert 'type="number"' in (count := element("store.count"))
-        assert 'placeholder="1"' in count
-        assert 'min="1" step="1"' in count
-        assert "About count; a whole number, at least 1" in html
-        assert element("input.dry").startswith("<select")
-        assert '<option value="">small (the graph\'s value)</option>' in html
-        assert '<option value="large">large</option>' in html
-        assert 'type="date"' in element("input.day")
-        assert element("input.tags").startswith("<textarea")
-        assert 'aria-required="true"' in element("input.tags"), "the graph has what does not fit"
-        assert 'aria-required="true"' in element("store.must")
-        assert 'type="text"' in element("input.limit"), "it may be null"
-        assert 'type="text"' in element("input.note")
-        assert 'placeholder="no note"' in element("input.note")
-        boxes = re.findall(r'name="empty.([^"]+)"', html)
-        assert boxes == ["input.note", "store.must"], "an empty text is a value of these alone"
+    assert 'type="number"' in (count := element("store.count"))
+    assert 'placeholder="1"' in count
+    assert 'min="1" step="1"' in count
+    assert "About count; a whole number, at least 1" in html
+    assert element("input.dry").startswith("<select")
+    assert '<option value="">small (the graph\'s value)</option>' in html
+    assert '<option value="large">large</option>' in html
+    assert 'type="date"' in element("input.day")
+    assert element("input.tags").startswith("<textarea")
+    assert 'aria-required="true"' in element("input.tags"), "the graph has what does not fit"
+    assert 'aria-required="true"' in element("store.must")
+    assert 'type="text"' in element("input.limit"), "it may be null"
+    assert 'type="text"' in element("input.note")
+    assert 'placeholder="no note"' in element("input.note")
+    boxes = re.findall(r'name="empty.([^"]+)"', html)
+    assert boxes == ["input.note", "store.must"], "an empty text is a value of these alone"
 
 
-async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent() -> None:
-    async with open_site() as site:
-        flow = await deploy_typed(site.api)
-        sent = {
-            "request_id": str(uuid4()),
-            "store.count": "0",
-            "store.other": "more",
-            "input.size": "medium",
-            "input.day": "31.1.",
-            "input.tags": "[1]",
-            "input.note": "<two>\r\nlines",
-            "input.limit": "7",
-            "key": "k",
-            "delay": "-1",
-        }
-        answer = await site.browser.post("/ns/shop/graphs/graph", sent)
+async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: Site) -> None:
+    flow = await deploy_typed(site.api)
+    sent = {
+        "request_id": str(uuid4()),
+        "store.count": "0",
+        "store.other": "more",
+        "input.size": "medium",
+        "input.day": "31.1.",
+        "input.tags": "[1]",
+        "input.note": "<two>\r\nlines",
+        "input.limit": "7",
+        "key": "k",
+        "delay": "-1",
+    }
+    answer = await site.browser.post("/ns/shop/graphs/graph", sent)
+    assert answer.status_code == 422
+    html = text_of(answer.text)
+    problems = {
+        "input-2": ("size", "must be one of small, large"),
+        "input-4": ("day", "must be a date such as 2026-01-31"),
+        "input-5": ("tags", "must be a JSON array: element 0: it must be text"),
+        "store-1": ("must", "is required"),
+        "store-2": ("count", "must be a whole number, at least 1"),
+        "delay": ("Delay in seconds", "must be a number of seconds from 0 to 2,592,000"),
+    }
+    links = re.findall(r'<li class="wrap"><a href="#([\w-]+)">([^<]+)</a> ([^<]+)</li>', html)
+    assert {id: (label, problem) for id, label, problem in links} == problems
+    for id, (label, problem) in problems.items():
+        assert f'id="{id}-problem">{label} {problem}.</p>' in html
+        assert re.search(rf'id="{id}" [^>]*{id}-problem"[^>]* aria-invalid="true"', html), id
+    assert html.count(" autofocus") == 1
+    assert re.search('id="input-2" [^>]* autofocus>', html), "the first of them"
+    for kept in (
+        '<option value="medium" selected>medium</option>',
+        'value="31.1."',
+        ">\n[1]</textarea>",
+        'value="more"',
+    ):
+        assert kept in html
+    assert ">\n<two>\nlines</textarea>" in html
+    assert 'value="7"' in html
+    assert 'type="text" value="k"' in html
+    assert 'type="number" value="-1"' in html
+    assert runs_in(await site.browser.page("/ns/shop/runs")) == []
+    sent |= {"store.count": "2", "input.size": "", "input.day": "", "input.tags": '["a"]', "delay": ""}
+    await site.browser.do("/ns/shop/graphs/graph", {**sent, "store.must": "", "empty.store.must": "on"})
+    (state,) = await flow.take("root")
+    given = {"count": "2", "note": "<two>\nlines", "tags": '["a"]', "limit": "7"}
+    assert state["inputs"] == {**FITTING, **given}
+    # What browsers do not take for a number they would not show.
+    for delay, kind in (("soon", "text"), ("nan", "text"), ("1e99", "number")):
+        answer = await site.browser.post("/ns/shop/graphs/graph", {"store.must": "x", "delay": delay})
         assert answer.status_code == 422
-        html = text_of(answer.text)
-        problems = {
-            "input-2": ("size", "must be one of small, large"),
-            "input-4": ("day", "must be a date such as 2026-01-31"),
-            "input-5": ("tags", "must be a JSON array: element 0: it must be text"),
-            "store-1": ("must", "is required"),
-            "store-2": ("count", "must be a whole number, at least 1"),
-            "delay": ("Delay in seconds", "must be a number of seconds from 0 to 2,592,000"),
-        }
-        links = re.findall(r'<li class="wrap"><a href="#([\w-]+)">([^<]+)</a> ([^<]+)</li>', html)
-        assert {id: (label, problem) for id, label, problem in links} == problems
-        for id, (label, problem) in problems.items():
-            assert f'id="{id}-problem">{label} {problem}.</p>' in html
-            assert re.search(rf'id="{id}" [^>]*{id}-problem"[^>]* aria-invalid="true"', html), id
-        assert html.count(" autofocus") == 1
-        assert re.search('id="input-2" [^>]* autofocus>', html), "the first of them"
-        for kept in (
-            '<option value="medium" selected>medium</option>',
-            'value="31.1."',
-            ">\n[1]</textarea>",
-            'value="more"',
-        ):
-            assert kept in html
-        assert ">\n<two>\nlines</textarea>" in html
-        assert 'value="7"' in html
-        assert 'type="text" value="k"' in html
-        assert 'type="number" value="-1"' in html
-        assert runs_in(await site.browser.page("/ns/shop/runs")) == []
-        sent |= {"store.count": "2", "input.size": "", "input.day": "", "input.tags": '["a"]', "delay": ""}
-        await site.browser.do("/ns/shop/graphs/graph", {**sent, "store.must": "", "empty.store.must": "on"})
-        (state,) = await flow.take("root")
-        given = {"count": "2", "note": "<two>\nlines", "tags": '["a"]', "limit": "7"}
-        assert state["inputs"] == {**FITTING, **given}
-        # What browsers do not take for a number they would not show.
-        for delay, kind in (("soon", "text"), ("nan", "text"), ("1e99", "number")):
-            answer = await site.browser.post("/ns/shop/graphs/graph", {"store.must": "x", "delay": delay})
-            assert answer.status_code == 422
-            assert f'type="{kind}" value="{delay}"' in answer.text
-        assert (await site.browser.post("/ns/shop/graphs/absent")).status_code == 404
+        assert f'type="{kind}" value="{delay}"' in answer.text
+    assert (await site.browser.post("/ns/shop/graphs/absent")).status_code == 404
 
 
-async def test_what_is_wrong_with_no_field_is_said_above_the_form() -> None:
-    async with open_site() as site:
-        await Flow.deploy(site.api, place("root", inputs={"a": "x"}))
-        ok(await site.api.put_graph("graph", site.api.body([{**place("root"), "node_name": "Absent"}])), 201)
-        answer = await site.browser.post("/ns/shop/graphs/graph")
-        assert answer.status_code == 422
-        assert "No run was started: the graph 'graph' is INVALID" in text_of(answer.text)
+async def test_what_is_wrong_with_no_field_is_said_above_the_form(site: Site) -> None:
+    await Flow.deploy(site.api, place("root", inputs={"a": "x"}))
+    ok(await site.api.put_graph("graph", site.api.body([{**place("root"), "node_name": "Absent"}])), 201)
+    answer = await site.browser.post("/ns/shop/graphs/graph")
+    assert answer.status_code == 422
+    assert "No run was started: the graph 'graph' is INVALID" in text_of(answer.text)
 
 
-async def test_a_run_is_started_again_with_the_same_inputs_and_store() -> None:
-    async with open_site() as site:
-        flow = await Flow.deploy(
-            site.api,
-            place("root", inputs={"a": "x", "b": "${{ store.key }}"}),
-            store_config={"default_values": {"key": "default"}},
-        )
-        await flow.trigger(inputs={"a": SCRIPT}, store={"key": "given"})
-        (first,) = await flow.take("root")
-        html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/again")
-        assert "A new run with the same inputs and store was started." in html
-        (second,) = await flow.take("root")
-        assert second["inputs"] == first["inputs"] == {"a": SCRIPT, "b": "given"}
+async def test_a_run_is_started_again_with_the_same_inputs_and_store(site: Site) -> None:
+    flow = await Flow.deploy(
+        site.api,
+        place("root", inputs={"a": "x", "b": "${{ store.key }}"}),
+        store_config={"default_values": {"key": "default"}},
+    )
+    await flow.trigger(inputs={"a": SCRIPT}, store={"key": "given"})
+    (first,) = await flow.take("root")
+    html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/again")
+    assert "A new run with the same inputs and store was started." in html
+    (second,) = await flow.take("root")
+    assert second["inputs"] == first["inputs"] == {"a": SCRIPT, "b": "given"}
 
 
-async def test_the_form_is_filled_in_with_what_another_run_was_started_with() -> None:
-    async with open_site() as site:
-        await deploy_typed(site.api)
-        flow = Flow(site.api, "graph")
-        given = {"note": SCRIPT, "size": "large", "day": "2026-01-31", "dry": "false", "gone": "x"}
-        store = {"must": "", "count": "5", "extra": "two\nlines"}
-        await flow.trigger(inputs=given, store=store)
-        assert f"/ns/shop/graphs/graph?from={flow.run_id}#h-trigger" in await site.browser.page(
-            f"/ns/shop/runs/{flow.run_id}"
-        )
-        (first,) = await flow.take("root")
-        html = await site.browser.page(f"/ns/shop/graphs/graph?from={flow.run_id}")
-        assert "started with" in html
-        filled = sent_by(html)
-        assert filled == {
-            "from": flow.run_id,
-            "input.note": SCRIPT,
-            "input.size": "large",
-            "input.dry": "false",
-            "empty.store.must": "on",
-            "store.count": "5",
-            "store.extra": "two\nlines",
-        }, "what the graph would have so by itself is left to it: a change of a store key has its effect"
-        await site.browser.do("/ns/shop/graphs/graph", filled)
-        (second,) = await flow.take("root")
-        assert second["inputs"] == first["inputs"]
-        answer = await site.browser.post("/ns/shop/graphs/graph", {**filled, "store.count": "-5"})
-        assert (answer.status_code, sent_by(answer.text)) == (422, {**filled, "store.count": "-5"})
-        await Flow.deploy(site.api, place("other"), graph="other")
-        assert "is not one of graph" in await site.browser.page(
-            f"/ns/shop/graphs/other?from={flow.run_id}", 404
-        )
+async def test_the_form_is_filled_in_with_what_another_run_was_started_with(site: Site) -> None:
+    await deploy_typed(site.api)
+    flow = Flow(site.api, "graph")
+    given = {"note": SCRIPT, "size": "large", "day": "2026-01-31", "dry": "false", "gone": "x"}
+    store = {"must": "", "count": "5", "extra": "two\nlines"}
+    await flow.trigger(inputs=given, store=store)
+    assert f"/ns/shop/graphs/graph?from={flow.run_id}#h-trigger" in await site.browser.page(
+        f"/ns/shop/runs/{flow.run_id}"
+    )
+    (first,) = await flow.take("root")
+    html = await site.browser.page(f"/ns/shop/graphs/graph?from={flow.run_id}")
+    assert "started with" in html
+    filled = sent_by(html)
+    assert filled == {
+        "from": flow.run_id,
+        "input.note": SCRIPT,
+        "input.size": "large",
+        "input.dry": "false",
+        "empty.store.must": "on",
+        "store.count": "5",
+        "store.extra": "two\nlines",
+    }, "what the graph would have so by itself is left to it: a change of a store key has its effect"
+    await site.browser.do("/ns/shop/graphs/graph", filled)
+    (second,) = await flow.take("root")
+    assert second["inputs"] == first["inputs"]
+    answer = await site.browser.post("/ns/shop/graphs/graph", {**filled, "store.count": "-5"})
+    assert (answer.status_code, sent_by(answer.text)) == (422, {**filled, "store.count": "-5"})
+    await Flow.deploy(site.api, place("other"), graph="other")
+    assert "is not one of graph" in await site.browser.page(f"/ns/shop/graphs/other?from={flow.run_id}", 404)
 
 
-async def test_no_secret_is_filled_in_and_nothing_too_long_to_be_sent() -> None:
-    async with open_site() as site:
-        flow = await Flow.deploy(
-            site.api,
-            place("root", inputs={"a": "", "b": "", "c": "", "d": ""}),
-            secrets={"token": "s3cret-token", "pin": "1234"},
-        )
-        given = {"a": "Bearer s3cret-token", "b": "1234", "c": "\u00fc" * 149_999, "d": "fits not"}
-        await flow.trigger(inputs=given)
-        html = await site.browser.page(f"/ns/shop/graphs/graph?from={flow.run_id}")
-        main = html.partition("<main")[2]
-        assert "s3cret" not in main
-        assert 'value="1234"' not in main
-        assert main.count("has a secret of the graph in that run, which is not shown.</p>") == 2
-        assert "fits not" not in main
-        assert "has 8 characters in that run, too many for this form" in main
-        assert len(sent_by(html)["input.c"]) == 149_999
-        assert (await site.browser.post("/ns/shop/graphs/graph", sent_by(html))).status_code == 303
+async def test_no_secret_is_filled_in_and_nothing_too_long_to_be_sent(site: Site) -> None:
+    flow = await Flow.deploy(
+        site.api,
+        place("root", inputs={"a": "", "b": "", "c": "", "d": ""}),
+        secrets={"token": "s3cret-token", "pin": "1234"},
+    )
+    given = {"a": "Bearer s3cret-token", "b": "1234", "c": "\u00fc" * 149_999, "d": "fits not"}
+    await flow.trigger(inputs=given)
+    html = await site.browser.page(f"/ns/shop/graphs/graph?from={flow.run_id}")
+    main = html.partition("<main")[2]
+    assert "s3cret" not in main
+    assert 'value="1234"' not in main
+    assert main.count("has a secret of the graph in that run, which is not shown.</p>") == 2
+    assert "fits not" not in main
+    assert "has 8 characters in that run, too many for this form" in main
+    assert len(sent_by(html)["input.c"]) == 149_999
+    assert (await site.browser.post("/ns/shop/graphs/graph", sent_by(html))).status_code == 303
 
 
-async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat() -> None:
-    async with open_site() as site:
-        beat = {"worker_id": "a/b", "runtime": "R", "phase": "running"}
-        ok(await site.api.native("POST", "heartbeat", json=beat))
-        assert "asked to drain" in await site.browser.do("/ns/shop/runtimes/drain", {"worker": "a/b"})
-        assert "asked to drain" in await site.browser.page("/ns/shop/runtimes")
-        assert ok(await site.api.native("POST", "heartbeat", json=beat))["commands"] == ["drain"]
-        assert (await site.browser.post("/ns/shop/runtimes/drain", {"worker": "x"})).status_code == 404
+async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat(site: Site) -> None:
+    beat = {"worker_id": "a/b", "runtime": "R", "phase": "running"}
+    ok(await site.api.native("POST", "heartbeat", json=beat))
+    assert "asked to drain" in await site.browser.do("/ns/shop/runtimes/drain", {"worker": "a/b"})
+    assert "asked to drain" in await site.browser.page("/ns/shop/runtimes")
+    assert ok(await site.api.native("POST", "heartbeat", json=beat))["commands"] == ["drain"]
+    assert (await site.browser.post("/ns/shop/runtimes/drain", {"worker": "x"})).status_code == 404
 
 
 @pytest.mark.parametrize(
     "path",
     [f"/ns/shop/states/{UNKNOWN_ID}/retry", f"/ns/shop/runs/{UNKNOWN_RUN}/cancel", "/ns/shop/runs/x/again"],
 )
-async def test_what_is_not_there_cannot_be_changed(path: str) -> None:
-    async with open_site() as site:
-        await failed_run(site.api)
-        assert (await site.browser.post(path)).status_code == 404
+async def test_what_is_not_there_cannot_be_changed(site: Site, path: str) -> None:
+    await failed_run(site.api)
+    assert (await site.browser.post(path)).status_code == 404
 
 
-async def test_what_is_no_form_or_too_large_is_refused() -> None:
-    async with open_site() as site:
-        path = "/ns/shop/runs/change"
+async def test_what_is_no_form_or_too_large_is_refused(site: Site) -> None:
+    path = "/ns/shop/runs/change"
 
-        async def send(browser: Browser, content: bytes, kind: str) -> int:
-            headers = {"origin": "http://localhost:8000", "content-type": kind}
-            return (await browser.client.post(path, content=content, headers=headers)).status_code
+    async def send(browser: Browser, content: bytes, kind: str) -> int:
+        headers = {"origin": "http://localhost:8000", "content-type": kind}
+        return (await browser.client.post(path, content=content, headers=headers)).status_code
 
-        form = "application/x-www-form-urlencoded"
-        assert await send(site.browser, b"{}", "application/json") == 415
-        assert await send(site.browser, b"a=%FF", form) == 400
-        assert await send(site.browser, b"\xff", form) == 400
-        assert await send(site.browser, b"a=1&" * 3_000, form) == 400
-        assert await send(site.browser, b"a" * (1024 * 1024 + 1), form) == 413
+    form = "application/x-www-form-urlencoded"
+    assert await send(site.browser, b"{}", "application/json") == 415
+    assert await send(site.browser, b"a=%FF", form) == 400
+    assert await send(site.browser, b"\xff", form) == 400
+    assert await send(site.browser, b"a=1&" * 3_000, form) == 400
+    assert await send(site.browser, b"a" * (1024 * 1024 + 1), form) == 413
 
 
-async def test_the_task_tree_of_a_runtime_is_asked_for_and_shown() -> None:
-    async with open_site() as site:
-        beat = {"worker_id": "w", "runtime": "R", "phase": "running"}
-        ok(await site.api.native("POST", "heartbeat", json=beat))
-        html = await site.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
-        assert "Nothing changed: runtime" in html
-        assert "--health-tasks" in html
-        beat["shows_tasks"] = True  # type: ignore[assignment]
-        ok(await site.api.native("POST", "heartbeat", json=beat))
-        assert "Requested" in await site.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
-        assert ok(await site.api.native("POST", "heartbeat", json=beat))["commands"] == ["tasks"]
-        ok(await site.api.native("POST", "heartbeat", json={**beat, "tasks": f"main\n  {SCRIPT}"}))
-        html = await site.browser.page("/ns/shop/runtimes")
-        assert f"main\n  {SCRIPT}" in text_of(html)
-        assert "<script>alert" not in html
-        assert (await site.browser.post("/ns/shop/runtimes/tasks", {"worker": "x"})).status_code == 404
+async def test_the_task_tree_of_a_runtime_is_asked_for_and_shown(site: Site) -> None:
+    beat = {"worker_id": "w", "runtime": "R", "phase": "running"}
+    ok(await site.api.native("POST", "heartbeat", json=beat))
+    html = await site.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
+    assert "Nothing changed: runtime" in html
+    assert "--health-tasks" in html
+    beat["shows_tasks"] = True  # type: ignore[assignment]
+    ok(await site.api.native("POST", "heartbeat", json=beat))
+    assert "Requested" in await site.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
+    assert ok(await site.api.native("POST", "heartbeat", json=beat))["commands"] == ["tasks"]
+    ok(await site.api.native("POST", "heartbeat", json={**beat, "tasks": f"main\n  {SCRIPT}"}))
+    html = await site.browser.page("/ns/shop/runtimes")
+    assert f"main\n  {SCRIPT}" in text_of(html)
+    assert "<script>alert" not in html
+    assert (await site.browser.post("/ns/shop/runtimes/tasks", {"worker": "x"})).status_code == 404

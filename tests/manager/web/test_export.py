@@ -19,8 +19,8 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, item_for, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, ok, place, refused
-from tests.support.manager import open_manager
-from tests.support.web import NAMESPACE, SCRIPT, failed_run, open_site, text_of
+from tests.support.manager import Manager, open_manager
+from tests.support.web import NAMESPACE, SCRIPT, Site, failed_run, text_of
 
 SECRET = 'pass"word\\of-nobody'
 TRACE = """Traceback (most recent call last):
@@ -56,32 +56,30 @@ async def fanned(api: Api, count: int, *, failing: int = 0) -> Flow:
     return flow
 
 
-async def test_a_page_shows_the_run_with_values_tracebacks_store_and_events() -> None:
-    async with open_manager() as manager:
-        flow = await fanned(manager.api, 3, failing=1)
-        html = text_of(await export(manager.api, flow.run_id))
-        for part in (
-            flow.run_id,
-            "graph",
-            '<svg class="graph"',
-            '<svg class="timeline"',
-            "number 0",
-            "done 1",
-            'File "/app/nodes.py", line 7, in execute',
-            "ValueError: row 2",
-            "color",
-            "greenish",
-            "No events: no lost lease",
-        ):
-            assert part in html, part
-        assert "left out" not in html
-        assert html.index("What failed") < html.index(">States<")
+async def test_a_page_shows_the_run_with_values_tracebacks_store_and_events(manager: Manager) -> None:
+    flow = await fanned(manager.api, 3, failing=1)
+    html = text_of(await export(manager.api, flow.run_id))
+    for part in (
+        flow.run_id,
+        "graph",
+        '<svg class="graph"',
+        '<svg class="timeline"',
+        "number 0",
+        "done 1",
+        'File "/app/nodes.py", line 7, in execute',
+        "ValueError: row 2",
+        "color",
+        "greenish",
+        "No events: no lost lease",
+    ):
+        assert part in html, part
+    assert "left out" not in html
+    assert html.index("What failed") < html.index(">States<")
 
 
-async def test_a_page_needs_nothing_but_itself_and_its_policy_forbids_all_else() -> None:
-    async with open_manager() as manager:
-        flow, _ = await failed_run(manager.api, error=f"see http://example.org {SCRIPT}")
-        html = await export(manager.api, flow.run_id)
+async def test_a_page_needs_nothing_but_itself_and_its_policy_forbids_all_else(manager: Manager) -> None:
+    flow, _ = await failed_run(manager.api, error=f"see http://example.org {SCRIPT}")
+    html = await export(manager.api, flow.run_id)
     assert "<script>" not in html
     assert not re.search(
         r"<(?:script|link|img|iframe|object|embed|form|base|video|audio|source|use|image)\b", html
@@ -102,50 +100,50 @@ async def test_a_page_needs_nothing_but_itself_and_its_policy_forbids_all_else()
     assert html.index("Content-Security-Policy") < html.index("<style>")
 
 
-async def test_secrets_are_masked_wherever_they_got(tmp_path: Path) -> None:
-    async with open_manager() as manager:
-        flow = await Flow.deploy(
-            manager.api,
-            place("a", "b", inputs={"v": "x"}),
-            place("b", inputs={"v": "${{ a.outputs.v }}"}),
-            retry_policy=NO_RETRY,
-            secrets={"token": SECRET},
-            store_config={"required_keys": ["s"], "default_values": {}},
-        )
-        await flow.trigger(store={"s": f"it is {SECRET}"})
-        long = "x" * (MAX_VALUE - 5)
-        await flow.run("a", {"v": SECRET, "w": f"{long}{SECRET}"})
-        await flow.fail("b", times=1, error=f"Traceback\nKeyError: {SECRET!r}")
-        html = text_of(await export(manager.api, flow.run_id))
-        for form in (
-            SECRET,
-            repr(SECRET)[1:-1],
-            SECRET.replace("\\", "\\\\").replace('"', '\\"'),
-            SECRET[:9],
-        ):
-            assert form not in html
-        assert "it is ***" in html
-        assert "KeyError: '***'" in html
-        assert "secret is masked" in html
+async def test_secrets_are_masked_wherever_they_got(manager: Manager, tmp_path: Path) -> None:
+    flow = await Flow.deploy(
+        manager.api,
+        place("a", "b", inputs={"v": "x"}),
+        place("b", inputs={"v": "${{ a.outputs.v }}"}),
+        retry_policy=NO_RETRY,
+        secrets={"token": SECRET},
+        store_config={"required_keys": ["s"], "default_values": {}},
+    )
+    await flow.trigger(store={"s": f"it is {SECRET}"})
+    long = "x" * (MAX_VALUE - 5)
+    await flow.run("a", {"v": SECRET, "w": f"{long}{SECRET}"})
+    await flow.fail("b", times=1, error=f"Traceback\nKeyError: {SECRET!r}")
+    html = text_of(await export(manager.api, flow.run_id))
+    for form in (
+        SECRET,
+        repr(SECRET)[1:-1],
+        SECRET.replace("\\", "\\\\").replace('"', '\\"'),
+        SECRET[:9],
+    ):
+        assert form not in html
+    assert "it is ***" in html
+    assert "KeyError: '***'" in html
+    assert "secret is masked" in html
 
 
-async def test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it() -> None:
+async def test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it(
+    manager: Manager,
+) -> None:
     secret = "SESAME-" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 3
     assert chosen.MAX_PARSED // len(secret) > 2 * MAX_VALUE // len(secret) > 10
-    async with open_manager() as manager:
-        flow = await Flow.deploy(
-            manager.api,
-            place("a", "b", inputs={"v": "x"}),
-            place("b", inputs={"v": "${{ a.outputs.v }}"}),
-            retry_policy=NO_RETRY,
-        )
-        await flow.trigger()
-        await flow.run("a", {"v": secret * 1_000, "w": "w"})
-        await flow.fail("b", times=1, error=secret * 1_000)
-        # Known to be secret only since then, or the error would have been masked when it was stored.
-        body = manager.api.body([place("a")], secrets={"token": secret})
-        ok(await manager.api.put_graph("graph", body), 201)
-        html = text_of(await export(manager.api, flow.run_id))
+    flow = await Flow.deploy(
+        manager.api,
+        place("a", "b", inputs={"v": "x"}),
+        place("b", inputs={"v": "${{ a.outputs.v }}"}),
+        retry_policy=NO_RETRY,
+    )
+    await flow.trigger()
+    await flow.run("a", {"v": secret * 1_000, "w": "w"})
+    await flow.fail("b", times=1, error=secret * 1_000)
+    # Known to be secret only since then, or the error would have been masked when it was stored.
+    body = manager.api.body([place("a")], secrets={"token": secret})
+    ok(await manager.api.put_graph("graph", body), 201)
+    html = text_of(await export(manager.api, flow.run_id))
     assert "***" in html
     assert not re.findall(r"[A-Z]{5,}", html[html.index("<body") :])
 
@@ -160,43 +158,38 @@ async def test_secrets_that_cannot_be_decrypted_are_named(tmp_path: Path) -> Non
     assert "Not masked, because the state manager cannot decrypt it: token." in html
 
 
-async def test_what_failed_is_shown_with_what_it_logged_and_printed() -> None:
-    async with open_manager() as manager:
-        flow = await Flow.start(
-            manager.api, place("a"), retry_policy=NO_RETRY, secrets={"token": "old-s3cret"}
-        )
-        (state,) = await claim(manager.api)
-        text = f"charged with {SECRET}\x1b[1m"
-        logs = [{"at": "2026-01-31T12:00:00.123Z", "level": "WARNING", "logger": "shop", "text": text}]
-        item = item_for(state, outcome="errored", error="it failed", logs=logs)
-        assert await report(manager.api, item) == ["ok"]
-        # Masked once more: it may be a secret by now.
-        body = manager.api.body([place("a")], secrets={"token": SECRET})
-        ok(await manager.api.put_graph("graph", body), 201)
-        html = text_of(await export(manager.api, flow.run_id))
-        assert "WARNING</span><pre>charged with ***\\x1b[1m</pre>" in html
-        assert "charged with" not in await export(manager.api, flow.run_id, values="false")
+async def test_what_failed_is_shown_with_what_it_logged_and_printed(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a"), retry_policy=NO_RETRY, secrets={"token": "old-s3cret"})
+    (state,) = await claim(manager.api)
+    text = f"charged with {SECRET}\x1b[1m"
+    logs = [{"at": "2026-01-31T12:00:00.123Z", "level": "WARNING", "logger": "shop", "text": text}]
+    item = item_for(state, outcome="errored", error="it failed", logs=logs)
+    assert await report(manager.api, item) == ["ok"]
+    # Masked once more: it may be a secret by now.
+    body = manager.api.body([place("a")], secrets={"token": SECRET})
+    ok(await manager.api.put_graph("graph", body), 201)
+    html = text_of(await export(manager.api, flow.run_id))
+    assert "WARNING</span><pre>charged with ***\\x1b[1m</pre>" in html
+    assert "charged with" not in await export(manager.api, flow.run_id, values="false")
 
 
-async def test_values_can_be_left_out_and_errors_stay() -> None:
-    async with open_manager() as manager:
-        flow = await fanned(manager.api, 2, failing=1)
-        html = await export(manager.api, flow.run_id, values="false")
-        assert "number 0" not in html
-        assert "done 0" not in html
-        assert "greenish" not in html
-        assert "color" in html
-        assert "ValueError: row 1" in html
+async def test_values_can_be_left_out_and_errors_stay(manager: Manager) -> None:
+    flow = await fanned(manager.api, 2, failing=1)
+    html = await export(manager.api, flow.run_id, values="false")
+    assert "number 0" not in html
+    assert "done 0" not in html
+    assert "greenish" not in html
+    assert "color" in html
+    assert "ValueError: row 1" in html
 
 
 async def test_a_large_run_shows_what_failed_first_and_says_what_is_left_out(
-    monkeypatch: pytest.MonkeyPatch,
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chosen, "MAX_BARS", 20)
     monkeypatch.setattr(chosen, "SLOWEST", 3)
-    async with open_manager() as manager:
-        flow = await fanned(manager.api, 40, failing=6)
-        html = text_of(await export(manager.api, flow.run_id))
+    flow = await fanned(manager.api, 40, failing=6)
+    html = text_of(await export(manager.api, flow.run_id))
     leaves = html[html.index('id="n1"') :]
     assert re.findall(r"ValueError: (row \d+)</code></summary>", leaves) == [
         f"row {n}" for n in range(34, 40)
@@ -224,10 +217,9 @@ async def test_of_what_went_well_a_large_run_shows_the_slowest(monkeypatch: pyte
     assert re.findall(r"ran ([\d.]+ m?s)", shown) == ["3.0 s", "3.0 s"]
 
 
-async def test_what_failed_alike_is_one_entry_with_one_traceback() -> None:
-    async with open_manager() as manager:
-        flow = await fanned(manager.api, 8, failing=7)
-        html = text_of(await export(manager.api, flow.run_id))
+async def test_what_failed_alike_is_one_entry_with_one_traceback(manager: Manager) -> None:
+    flow = await fanned(manager.api, 8, failing=7)
+    html = text_of(await export(manager.api, flow.run_id))
     faults = html[html.index(">What failed<") : html.index(">Started with<")]
     assert faults.count("Traceback") == 1
     assert re.search(r">7.</strong>", faults)
@@ -235,43 +227,41 @@ async def test_what_failed_alike_is_one_entry_with_one_traceback() -> None:
     assert faults.count("<li>") == MAX_MESSAGES
 
 
-async def test_values_end_where_the_page_would_get_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_values_end_where_the_page_would_get_too_long(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exported, "MAX_TEXT", 60)
-    async with open_manager() as manager:
-        flow = await fanned(manager.api, 5)
-        html = await export(manager.api, flow.run_id)
+    flow = await fanned(manager.api, 5)
+    html = await export(manager.api, flow.run_id)
     assert "4 of them are shown without their values" in html
     shown = html[html.index('id="h-states"') :]
     assert "number 0" in shown
     assert "done 4" not in shown
 
 
-async def test_a_huge_value_is_cut_unparsed() -> None:
-    async with open_manager() as manager:
-        flow = await Flow.start(manager.api, place("a"))
-        await flow.run("a", {"v": "x" * 200_000, "w": ""})
-        html = await export(manager.api, flow.run_id)
+async def test_a_huge_value_is_cut_unparsed(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a"))
+    await flow.run("a", {"v": "x" * 200_000, "w": ""})
+    html = await export(manager.api, flow.run_id)
     assert len(html) < 60_000
     assert "characters of JSON in all" in html
 
 
-async def test_a_run_that_goes_on_says_so() -> None:
-    async with open_manager() as manager:
-        flow = await Flow.start(manager.api, place("a"))
-        assert "still running when this page was created" in await export(manager.api, flow.run_id)
-        await flow.run("a")
-        assert "still running" not in await export(manager.api, flow.run_id)
+async def test_a_run_that_goes_on_says_so(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a"))
+    assert "still running when this page was created" in await export(manager.api, flow.run_id)
+    await flow.run("a")
+    assert "still running" not in await export(manager.api, flow.run_id)
 
 
-async def test_what_was_cancelled_is_no_failure() -> None:
-    async with open_manager() as manager:
-        flow = await fanned(manager.api, 3, failing=1)
-        await flow.trigger(store={"color": "x"})
-        await flow.run("fan", {"v": "1", "w": ""}, {"v": "2", "w": ""})
-        (bad,) = ok(await manager.api.claim(["Node_leaf"], 1))["states"]
-        ok(await manager.api.errored(bad["state_id"], TRACE.format("really")))
-        ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
-        html = text_of(await export(manager.api, flow.run_id))
+async def test_what_was_cancelled_is_no_failure(manager: Manager) -> None:
+    flow = await fanned(manager.api, 3, failing=1)
+    await flow.trigger(store={"color": "x"})
+    await flow.run("fan", {"v": "1", "w": ""}, {"v": "2", "w": ""})
+    (bad,) = ok(await manager.api.claim(["Node_leaf"], 1))["states"]
+    ok(await manager.api.errored(bad["state_id"], TRACE.format("really")))
+    ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
+    html = text_of(await export(manager.api, flow.run_id))
     faults = html[html.index(">What failed<") : html.index(">Started with<")]
     assert re.findall(r"(\d+).</strong>", faults) == ["1"]
     assert "ValueError: really" in faults
@@ -279,26 +269,24 @@ async def test_what_was_cancelled_is_no_failure() -> None:
     assert html.count(">cancelled</span>") == 2, "the run, and the state that waited"
 
 
-async def test_what_is_not_there_is_not_exported() -> None:
-    async with open_manager() as manager:
-        flow = await Flow.start(manager.api, place("a"))
-        refused(await manager.api.native("GET", f"run/{UNKNOWN_RUN}/export"), 404)
-        refused(await manager.api.elsewhere().native("GET", f"run/{flow.run_id}/export"), 404)
-        refused(await manager.api.native("GET", f"run/{flow.run_id}/export?values=perhaps"), 422)
+async def test_what_is_not_there_is_not_exported(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a"))
+    refused(await manager.api.native("GET", f"run/{UNKNOWN_RUN}/export"), 404)
+    refused(await manager.api.elsewhere().native("GET", f"run/{flow.run_id}/export"), 404)
+    refused(await manager.api.native("GET", f"run/{flow.run_id}/export?values=perhaps"), 422)
 
 
-async def test_the_page_of_a_run_offers_the_file() -> None:
-    async with open_site() as site:
-        flow, _ = await failed_run(site.api)
-        path = f"/ns/{NAMESPACE}/runs/{flow.run_id}/export"
-        assert f'href="{path}" download' in await site.browser.page(f"/ns/{NAMESPACE}/runs/{flow.run_id}")
-        response = await site.browser.get(path)
-        assert response.status_code == 200
-        assert response.headers["content-disposition"] == f'attachment; filename="run-{flow.run_id[:8]}.html"'
-        assert "What failed" in response.text
-        stranger = await site.stranger.get(path)
-        assert (stranger.status_code, stranger.headers["location"].partition("?")[0]) == (303, "/sign-in")
-        await site.browser.page(f"/ns/{NAMESPACE}/runs/{UNKNOWN_RUN}/export", 404)
+async def test_the_page_of_a_run_offers_the_file(site: Site) -> None:
+    flow, _ = await failed_run(site.api)
+    path = f"/ns/{NAMESPACE}/runs/{flow.run_id}/export"
+    assert f'href="{path}" download' in await site.browser.page(f"/ns/{NAMESPACE}/runs/{flow.run_id}")
+    response = await site.browser.get(path)
+    assert response.status_code == 200
+    assert response.headers["content-disposition"] == f'attachment; filename="run-{flow.run_id[:8]}.html"'
+    assert "What failed" in response.text
+    stranger = await site.stranger.get(path)
+    assert (stranger.status_code, stranger.headers["location"].partition("?")[0]) == (303, "/sign-in")
+    await site.browser.page(f"/ns/{NAMESPACE}/runs/{UNKNOWN_RUN}/export", 404)
 
 
 # -- which errors are alike

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 
 from tests.support.pages import GUIDE, PRODUCTION, PROOF, README, text, without_code
-from tests.support.web import open_site
+from tests.support.web import Site
 
 NAMES = {"readme": README, "guide": GUIDE, "production": PRODUCTION, "proof": PROOF}
 
 
-async def test_each_page_is_whole_and_its_links_lead_to_places_that_there_are() -> None:
-    async with open_site() as site:
-        overview = await site.browser.page("/ns/default")
-        assert '<a href="/guide">Guide</a>' in overview
-        pages = {f"/guide/{name}": await site.browser.page(f"/guide/{name}") for name in NAMES}
-        assert await site.browser.page("/guide") == pages["/guide/guide"]
-        await site.browser.page("/guide/other", status=404)
+async def test_each_page_is_whole_and_its_links_lead_to_places_that_there_are(site: Site) -> None:
+    overview = await site.browser.page("/ns/default")
+    assert '<a href="/guide">Guide</a>' in overview
+    pages = {f"/guide/{name}": await site.browser.page(f"/guide/{name}") for name in NAMES}
+    assert await site.browser.page("/guide") == pages["/guide/guide"]
+    await site.browser.page("/guide/other", status=404)
     assert 'href="/guide/guide#tutorial"' in pages["/guide/readme"]
     for name, page in NAMES.items():
         served = pages[f"/guide/{name}"]
@@ -32,7 +31,6 @@ async def test_each_page_is_whole_and_its_links_lead_to_places_that_there_are() 
         assert "src=" not in served, "it would be in the repository only"
 
 
-async def test_strangers_sign_in_first() -> None:
-    async with open_site() as site:
-        answer = await site.stranger.get("/guide/proof")
-        assert answer.headers["location"] == "/sign-in?to=%2Fguide%2Fproof"
+async def test_strangers_sign_in_first(site: Site) -> None:
+    answer = await site.stranger.get("/guide/proof")
+    assert answer.headers["location"] == "/sign-in?to=%2Fguide%2Fproof"
