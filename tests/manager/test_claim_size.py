@@ -10,7 +10,7 @@ from exotrio.manager.engine.claims import MAX_CLAIM_BYTES
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim
 from tests.support.helpers import declare, ok, place
-from tests.support.manager import Manager, open_manager, recount
+from tests.support.manager import Manager, recount
 
 both = pytest.mark.parametrize("native", [True, False], ids=["native", "v0"])
 
@@ -32,40 +32,38 @@ async def take(manager: Manager, native: bool, limit: int = 1000) -> list[Any]:
 @both
 @pytest.mark.parametrize("letter", ["x", "€"])
 async def test_a_claim_of_large_states_is_cut_and_the_next_ones_bring_the_others(
-    native: bool, letter: str
+    manager: Manager, native: bool, letter: str
 ) -> None:
-    async with open_manager() as manager:
-        await waiting(manager, *[600_000] * 8, letter=letter)
-        taken = [await take(manager, native) for _ in range(4)]
-        await manager.service.store.read(recount)
+    await waiting(manager, *[600_000] * 8, letter=letter)
+    taken = [await take(manager, native) for _ in range(4)]
+    await manager.service.store.read(recount)
     assert [len(states) for states in taken] == [3, 3, 2, 0]
     assert len({state["state_id"] for states in taken for state in states}) == 8
 
 
 @both
-async def test_a_state_that_is_larger_than_a_claim_comes_alone(native: bool) -> None:
-    async with open_manager() as manager:
-        await waiting(manager, MAX_CLAIM_BYTES + 1, 10, 10)
-        assert [len(await take(manager, native)) for _ in range(2)] == [1, 2]
+async def test_a_state_that_is_larger_than_a_claim_comes_alone(manager: Manager, native: bool) -> None:
+    await waiting(manager, MAX_CLAIM_BYTES + 1, 10, 10)
+    assert [len(await take(manager, native)) for _ in range(2)] == [1, 2]
 
 
-async def test_a_claim_that_was_cut_brings_the_same_states_when_it_is_repeated() -> None:
-    async with open_manager() as manager:
-        await waiting(manager, *[1_500_000] * 2)
-        (first,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")
-        (again,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")
+async def test_a_claim_that_was_cut_brings_the_same_states_when_it_is_repeated(manager: Manager) -> None:
+    await waiting(manager, *[1_500_000] * 2)
+    (first,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")
+    (again,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")
     assert first["state_id"] == again["state_id"]
     assert first["lease"]["token"] == again["lease"]["token"]
 
 
 @both
-async def test_a_claim_may_name_more_nodes_than_one_statement_has_parts(native: bool) -> None:
+async def test_a_claim_may_name_more_nodes_than_one_statement_has_parts(
+    manager: Manager, native: bool
+) -> None:
     names = [f"Other_{number}" for number in range(600)]
-    async with open_manager() as manager:
-        ok(await manager.api.register([declare(name, [], ["v"]) for name in names]))
-        await waiting(manager, 1)
-        if native:
-            taken = await claim(manager.api, dict.fromkeys([*names, A], 1))
-        else:
-            taken = ok(await manager.api.claim([*names, A], 1))["states"]
-        assert [state["node_name"] for state in taken] == [A]
+    ok(await manager.api.register([declare(name, [], ["v"]) for name in names]))
+    await waiting(manager, 1)
+    if native:
+        taken = await claim(manager.api, dict.fromkeys([*names, A], 1))
+    else:
+        taken = ok(await manager.api.claim([*names, A], 1))["states"]
+    assert [state["node_name"] for state in taken] == [A]

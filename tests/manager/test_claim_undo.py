@@ -77,31 +77,31 @@ async def check_claimable(manager: Manager) -> None:
 
 @each
 @pytest.mark.parametrize("breaks_at", ["http.response.start", "http.response.body"])
-async def test_a_reply_that_cannot_be_written_undoes_the_claim(path: str, breaks_at: str) -> None:
+async def test_a_reply_that_cannot_be_written_undoes_the_claim(
+    manager: Manager, path: str, breaks_at: str
+) -> None:
     async def send(message: Message) -> None:
         if message["type"] == breaks_at:
             raise Gone
 
-    async with open_manager() as manager:
-        await ready(manager)
-        with pytest.raises(Gone):
-            await ask(create_app(manager.service, key=KEY), path, send)
-        await check_claimable(manager)
+    await ready(manager)
+    with pytest.raises(Gone):
+        await ask(create_app(manager.service, key=KEY), path, send)
+    await check_claimable(manager)
 
 
 @each
-async def test_a_claim_that_cannot_be_undone_is_undone_as_soon_as_it_can(path: str) -> None:
+async def test_a_claim_that_cannot_be_undone_is_undone_as_soon_as_it_can(manager: Manager, path: str) -> None:
     async def send(message: Message) -> None:
         if message["type"] == "http.response.body":
             await refuse_states(manager)
             raise Gone
 
-    async with open_manager() as manager:
-        await ready(manager)
-        with pytest.raises(Gone):
-            await ask(create_app(manager.service, key=KEY), path, send)
-        await take_states(manager)
-        await check_claimable(manager)
+    await ready(manager)
+    with pytest.raises(Gone):
+        await ask(create_app(manager.service, key=KEY), path, send)
+    await take_states(manager)
+    await check_claimable(manager)
 
 
 async def test_a_v0_claim_that_is_undone_late_leaves_alone_what_was_claimed_anew() -> None:
@@ -127,21 +127,22 @@ async def test_a_v0_claim_that_is_undone_late_leaves_alone_what_was_claimed_anew
 
 
 @each
-async def test_a_reply_that_is_cancelled_while_it_is_written_undoes_the_claim(path: str) -> None:
+async def test_a_reply_that_is_cancelled_while_it_is_written_undoes_the_claim(
+    manager: Manager, path: str
+) -> None:
     async def send(message: Message) -> None:
         if message["type"] == "http.response.body":
             scope.cancel()
             await trio.sleep_forever()
 
-    async with open_manager() as manager:
-        await ready(manager)
-        with trio.CancelScope() as scope:
-            await ask(create_app(manager.service, key=KEY), path, send)
-        assert scope.cancelled_caught
-        await check_claimable(manager)
+    await ready(manager)
+    with trio.CancelScope() as scope:
+        await ask(create_app(manager.service, key=KEY), path, send)
+    assert scope.cancelled_caught
+    await check_claimable(manager)
 
 
-async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone() -> None:
+async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone(manager: Manager) -> None:
     async def send(message: Message) -> None:
         # As the real one: a checkpoint before the body.
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -151,7 +152,7 @@ async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone() 
             await ask(create_app(manager.service, key=KEY), NATIVE, send, wait_ms=15_000)
 
     scope = trio.CancelScope()
-    async with open_manager() as manager, trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         await Flow.deploy(manager.api, place("a"))
         nursery.start_soon(poll)
         await trio.testing.wait_all_tasks_blocked()
@@ -250,21 +251,20 @@ async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
                 await check_claimable(manager)
 
 
-async def test_undoing_leaves_alone_what_was_reported_meanwhile() -> None:
-    async with open_manager() as manager:
-        flow = await ready(manager)
+async def test_undoing_leaves_alone_what_was_reported_meanwhile(manager: Manager) -> None:
+    flow = await ready(manager)
 
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                first = json.loads(message["body"])["states"][0]["state_id"]
-                ok(await manager.api.executed(first, {"v": "1"}))
-                raise Gone
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            first = json.loads(message["body"])["states"][0]["state_id"]
+            ok(await manager.api.executed(first, {"v": "1"}))
+            raise Gone
 
-        with pytest.raises(Gone):
-            await ask(create_app(manager.service, key=KEY), V0, send)
-        await manager.service.store.read(recount)
-        assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1
-        assert flow.run_id
+    with pytest.raises(Gone):
+        await ask(create_app(manager.service, key=KEY), V0, send)
+    await manager.service.store.read(recount)
+    assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1
+    assert flow.run_id
 
 
 async def test_undoing_leaves_alone_what_somebody_else_holds_by_now() -> None:
@@ -289,37 +289,35 @@ async def test_undoing_leaves_alone_what_somebody_else_holds_by_now() -> None:
         assert states[0]["state_id"] not in held
 
 
-async def test_undoing_leaves_alone_what_a_repeated_claim_has_handed_out_since() -> None:
-    async with open_manager() as manager:
-        await ready(manager)
-        again: list[Any] = []
+async def test_undoing_leaves_alone_what_a_repeated_claim_has_handed_out_since(manager: Manager) -> None:
+    await ready(manager)
+    again: list[Any] = []
 
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.body" and not again:
-                again.extend(await repeated(manager))
-                raise Gone
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body" and not again:
+            again.extend(await repeated(manager))
+            raise Gone
 
-        app = create_app(manager.service, key=KEY)
-        with pytest.raises(Gone):
-            await ask(app, NATIVE, send)
-        assert len(again) == 2
-        held = [{"state_id": state["state_id"], "token": state["lease"]["token"]} for state in again]
-        items = ok(await manager.remote.heartbeat(states=held))["items"]
-        assert [item["result"] for item in items] == ["ok", "ok"]
-        assert len(await repeated(manager)) == 2, "nor is the id void"
+    app = create_app(manager.service, key=KEY)
+    with pytest.raises(Gone):
+        await ask(app, NATIVE, send)
+    assert len(again) == 2
+    held = [{"state_id": state["state_id"], "token": state["lease"]["token"]} for state in again]
+    items = ok(await manager.remote.heartbeat(states=held))["items"]
+    assert [item["result"] for item in items] == ["ok", "ok"]
+    assert len(await repeated(manager)) == 2, "nor is the id void"
 
 
-async def test_a_reply_to_a_repeated_claim_that_cannot_be_written_undoes_it() -> None:
+async def test_a_reply_to_a_repeated_claim_that_cannot_be_written_undoes_it(manager: Manager) -> None:
     async def send(message: Message) -> None:
         if message["type"] == "http.response.body":
             raise Gone
 
-    async with open_manager() as manager:
-        await ready(manager)
-        assert len(await repeated(manager)) == 2
-        with pytest.raises(Gone):
-            await ask(create_app(manager.service, key=KEY), NATIVE, send)
-        await check_claimable(manager)
+    await ready(manager)
+    assert len(await repeated(manager)) == 2
+    with pytest.raises(Gone):
+        await ask(create_app(manager.service, key=KEY), NATIVE, send)
+    await check_claimable(manager)
 
 
 async def repeated(manager: Manager) -> list[Any]:

@@ -74,7 +74,9 @@ async def test_nothing_of_a_deleted_graph_stays_in_the_database(engine: str) -> 
             await eventually(cleared)
 
 
-async def test_a_graph_that_is_triggered_all_the_time_can_be_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_graph_that_is_triggered_all_the_time_can_be_deleted(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = []
 
     def cancel_and_trigger(tx: Transaction, namespace: str, run_id: str) -> None:
@@ -83,12 +85,11 @@ async def test_a_graph_that_is_triggered_all_the_time_can_be_deleted(monkeypatch
         assert len(begun) < 10, "for each one that is cancelled another one begins"
 
     monkeypatch.setattr(service, "cancel", cancel_and_trigger)
-    async with open_manager() as manager:
-        flow = await with_runs(manager, 1)
-        await flow.trigger()
-        answer = ok(await manager.api.delete_graph("graph", cancel_runs="true"))
-        assert (answer["deleted_runs"], answer["cancelled_runs"]) == (4, 2)
-        assert await claim(manager.api, {A: 1}) == []
+    flow = await with_runs(manager, 1)
+    await flow.trigger()
+    answer = ok(await manager.api.delete_graph("graph", cancel_runs="true"))
+    assert (answer["deleted_runs"], answer["cancelled_runs"]) == (4, 2)
+    assert await claim(manager.api, {A: 1}) == []
 
 
 async def test_a_deletion_that_ended_in_the_middle_goes_on_when_it_is_asked_for_again(

@@ -24,7 +24,7 @@ from tests.contract.fan import fanned
 from tests.contract.flow import Flow
 from tests.support import postgres
 from tests.support.helpers import ok, open_client, place, refused
-from tests.support.manager import KEY, open_manager, recount
+from tests.support.manager import KEY, Manager, open_manager, recount
 from tests.support.stores import new_database
 
 MIB = 1024 * 1024
@@ -52,52 +52,51 @@ async def test_inputs_of_a_state_have_a_limit_in_bytes(value: str) -> None:
         assert (await flow.run_summary())["status"] == "FAILED", "nothing waits for what will never be"
 
 
-async def test_what_is_too_large_is_never_built() -> None:
-    async with open_manager() as manager:
-        flow = await Flow.start(manager.api, *doubling(1_000))
-        tracemalloc.start()
-        error = await follows(flow, "x" * MIB)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert f"more than {16 * MIB} bytes" in error
-        assert peak < 32 * MIB
+async def test_what_is_too_large_is_never_built(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, *doubling(1_000))
+    tracemalloc.start()
+    error = await follows(flow, "x" * MIB)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert f"more than {16 * MIB} bytes" in error
+    assert peak < 32 * MIB
 
 
-async def test_a_united_node_that_would_be_given_too_much_is_an_error_and_reads_no_more_than_that() -> None:
-    async with open_manager() as manager:
-        flow, branches = await fanned(manager.api, size=60, inputs={"p": "${{c.outputs.v}}"})
-        *others, last = branches
-        for branch in others:
-            ok(await manager.api.executed(branch, {"v": "x" * MIB}))
-        tracemalloc.start()
-        ok(await manager.api.executed(last, {"v": "x" * MIB}))
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        shown = ok(await manager.api.run_graph(flow.run_id))["nodes"]
-        (united,) = (state for state in shown if state["identifier"] == "u")
-        assert united["status"] == "ERRORED"
-        assert (
-            f"cannot run: input 'p' of 'u': with it the inputs take more than {16 * MIB}" in united["error"]
-        )
-        assert peak < 40 * MIB
+async def test_a_united_node_that_would_be_given_too_much_is_an_error_and_reads_no_more_than_that(
+    manager: Manager,
+) -> None:
+    flow, branches = await fanned(manager.api, size=60, inputs={"p": "${{c.outputs.v}}"})
+    *others, last = branches
+    for branch in others:
+        ok(await manager.api.executed(branch, {"v": "x" * MIB}))
+    tracemalloc.start()
+    ok(await manager.api.executed(last, {"v": "x" * MIB}))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    shown = ok(await manager.api.run_graph(flow.run_id))["nodes"]
+    (united,) = (state for state in shown if state["identifier"] == "u")
+    assert united["status"] == "ERRORED"
+    assert f"cannot run: input 'p' of 'u': with it the inputs take more than {16 * MIB}" in united["error"]
+    assert peak < 40 * MIB
 
 
 @pytest.mark.parametrize("length", [10, MAX_SHARED + 1])
-async def test_states_that_are_reported_together_read_short_and_long_values_alike(length: int) -> None:
+async def test_states_that_are_reported_together_read_short_and_long_values_alike(
+    manager: Manager, length: int
+) -> None:
     output, stored = "o" * length, "s" * length
-    async with open_manager() as manager:
-        flow = await Flow.deploy(
-            manager.api,
-            place("a", "b"),
-            place("b", "c"),
-            place("c", inputs={"p": "${{a.outputs.v}}${{store.k}}"}),
-            store_config={"required_keys": ["k"], "default_values": {}},
-        )
-        await flow.trigger(store={"k": stored})
-        await flow.run("a", {"v": output})
-        await flow.run("b", {}, {})
-        first, second = await flow.take("c", 2)
-        assert first["inputs"] == second["inputs"] == {"p": output + stored}
+    flow = await Flow.deploy(
+        manager.api,
+        place("a", "b"),
+        place("b", "c"),
+        place("c", inputs={"p": "${{a.outputs.v}}${{store.k}}"}),
+        store_config={"required_keys": ["k"], "default_values": {}},
+    )
+    await flow.trigger(store={"k": stored})
+    await flow.run("a", {"v": output})
+    await flow.run("b", {}, {})
+    first, second = await flow.take("c", 2)
+    assert first["inputs"] == second["inputs"] == {"p": output + stored}
 
 
 async def test_all_that_follows_one_outcome_has_a_limit_too() -> None:

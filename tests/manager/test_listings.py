@@ -10,47 +10,45 @@ from exotrio import StateManager
 from exotrio.manager.queries import runs, states
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, ok, place
-from tests.support.manager import open_manager
+from tests.support.manager import Manager
 
 
 async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
-    monkeypatch: pytest.MonkeyPatch,
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states, "WINDOW", 4)
-    async with open_manager() as manager:
-        api = manager.api
-        flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
-        await flow.run("a", *({"v": str(index)} for index in range(5)))
-        first, *rest = await flow.take("b", 5)
-        ok(await api.errored(first["state_id"]))
-        for state in rest:
-            ok(await api.executed(state["state_id"]))
-        everything = [node["id"] for node in (await flow.shown())["nodes"]][::-1]
-        found, pages, before = [], 0, {}
-        while True:
-            page = ok(await api.states(**before))
-            found += [state["id"] for state in page["states"]]
-            assert len(page["states"]) <= 4
-            pages += 1
-            if page["next"] is None:
-                break
-            before = {"before": page["next"]}
-        assert (found, pages) == (everything, 3)
-        # One run's own are all looked through: they have an index.
-        assert len(ok(await api.states(run=flow.run_id))["states"]) == 10
-        client = StateManager("tests", transport=api.client._transport)
-        assert [state.id for state in (await client.states()).states] == everything
-        (failed,) = (await client.states(status="ERRORED", limit=1)).states
-        assert failed.id == first["state_id"]
+    api = manager.api
+    flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
+    await flow.run("a", *({"v": str(index)} for index in range(5)))
+    first, *rest = await flow.take("b", 5)
+    ok(await api.errored(first["state_id"]))
+    for state in rest:
+        ok(await api.executed(state["state_id"]))
+    everything = [node["id"] for node in (await flow.shown())["nodes"]][::-1]
+    found, pages, before = [], 0, {}
+    while True:
+        page = ok(await api.states(**before))
+        found += [state["id"] for state in page["states"]]
+        assert len(page["states"]) <= 4
+        pages += 1
+        if page["next"] is None:
+            break
+        before = {"before": page["next"]}
+    assert (found, pages) == (everything, 3)
+    # One run's own are all looked through: they have an index.
+    assert len(ok(await api.states(run=flow.run_id))["states"]) == 10
+    client = StateManager("tests", transport=api.client._transport)
+    assert [state.id for state in (await client.states()).states] == everything
+    (failed,) = (await client.states(status="ERRORED", limit=1)).states
+    assert failed.id == first["state_id"]
 
 
 @pytest.mark.parametrize("count", [4, 5])
 async def test_a_search_reads_runs_in_parts_until_there_are_no_more(
-    count: int, monkeypatch: pytest.MonkeyPatch
+    manager: Manager, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "READ_AT_ONCE", 2)
-    async with open_manager() as manager:
-        flow = await Flow.deploy(manager.api, place("a"))
-        started = [await flow.trigger() for _ in range(count)]
-        found = await manager.service.store.look(partial(runs.search, graph="graph"), manager.api.namespace)
-        assert [row["id"] for row in found.rows] == started[::-1]
+    flow = await Flow.deploy(manager.api, place("a"))
+    started = [await flow.trigger() for _ in range(count)]
+    found = await manager.service.store.look(partial(runs.search, graph="graph"), manager.api.namespace)
+    assert [row["id"] for row in found.rows] == started[::-1]

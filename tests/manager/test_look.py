@@ -72,16 +72,15 @@ async def looked_at(manager: Manager, flow: Flow) -> None:
     assert page.status_code == 200
 
 
-async def test_looking_scans_nothing_that_grows_beside_what_waits_and_what_is_held() -> None:
-    async with open_manager() as manager:
-        flow = await Flow.start(manager.api, place("a"))
-        await claim_one(manager.api)
-        connection = await connection_of(manager.service.store)
-        statements: set[str] = set()
-        connection.set_trace_callback(statements.add)
-        await looked_at(manager, flow)
-        connection.set_trace_callback(None)
-        plans = plans_of(connection, statements)
+async def test_looking_scans_nothing_that_grows_beside_what_waits_and_what_is_held(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a"))
+    await claim_one(manager.api)
+    connection = await connection_of(manager.service.store)
+    statements: set[str] = set()
+    connection.set_trace_callback(statements.add)
+    await looked_at(manager, flow)
+    connection.set_trace_callback(None)
+    plans = plans_of(connection, statements)
     assert len(plans) > 15, "hardly anything was watched"
     # What is held, and the newest events: both bounded.
     allowed = re.compile(

@@ -21,7 +21,7 @@ from exotrio.manager.api.operations import operation_routes, sign_in_routes
 from exotrio.manager.api.v0 import v0_routes
 from exotrio.manager.web import Dashboard
 from tests.support.helpers import ok, open_client
-from tests.support.manager import KEY, open_manager
+from tests.support.manager import KEY, Manager, open_manager
 
 REFS = "#/components/schemas/"
 
@@ -48,18 +48,17 @@ def refs(value: Any) -> Iterator[str]:
             yield from refs(each)
 
 
-async def test_each_route_is_described_and_nothing_else() -> None:
-    async with open_manager() as manager:
-        service = manager.service
-        routes = [
-            *v0_routes(service),
-            *operation_routes(service.store, ManagerMetrics(service.store)),
-            *sign_in_routes(Dashboard(service, key=KEY)),
-            *native_routes(service),
-            *inspection_routes(service),
-            *description_routes(service, ()),
-        ]
-        assert sorted(operations_of(routes)) == sorted(DESCRIPTIONS)
+async def test_each_route_is_described_and_nothing_else(manager: Manager) -> None:
+    service = manager.service
+    routes = [
+        *v0_routes(service),
+        *operation_routes(service.store, ManagerMetrics(service.store)),
+        *sign_in_routes(Dashboard(service, key=KEY)),
+        *native_routes(service),
+        *inspection_routes(service),
+        *description_routes(service, ()),
+    ]
+    assert sorted(operations_of(routes)) == sorted(DESCRIPTIONS)
 
 
 async def test_a_route_reads_the_body_that_is_described() -> None:

@@ -92,7 +92,9 @@ async def test_the_key_for_secrets_has_nothing_to_do_with_the_api_key(tmp_path: 
 
 
 @pytest.mark.parametrize("moved_to", ["another name", "another graph"])
-async def test_a_ciphertext_that_was_moved_in_the_database_is_worth_nothing(moved_to: str) -> None:
+async def test_a_ciphertext_that_was_moved_in_the_database_is_worth_nothing(
+    manager: Manager, moved_to: str
+) -> None:
     def move_name(tx: Transaction) -> None:
         (text,) = tx.execute("SELECT value FROM secrets WHERE name = 'token'").fetchone()
         tx.execute("UPDATE secrets SET value = ? WHERE name = 'other'", (text,))
@@ -101,12 +103,11 @@ async def test_a_ciphertext_that_was_moved_in_the_database_is_worth_nothing(move
         (text,) = tx.execute("SELECT value FROM secrets WHERE name = 'token' ORDER BY graph").fetchone()
         tx.execute("UPDATE secrets SET value = ? WHERE name = 'token'", (text,))
 
-    async with open_manager() as manager:
-        first, second = await hold(manager, "one"), await hold(manager, "two")
-        await manager.service.store.write(move_name if moved_to == "another name" else move_graph)
-        refused(await manager.api.secrets(second), 503, 200 if moved_to == "another name" else 503)
-        state = first if moved_to == "another name" else second
-        refused(await manager.api.secrets(state), 503)
+    first, second = await hold(manager, "one"), await hold(manager, "two")
+    await manager.service.store.write(move_name if moved_to == "another name" else move_graph)
+    refused(await manager.api.secrets(second), 503, 200 if moved_to == "another name" else 503)
+    state = first if moved_to == "another name" else second
+    refused(await manager.api.secrets(state), 503)
 
 
 @pytest.mark.parametrize("changed", list(PLACE))
