@@ -89,10 +89,16 @@ async def test_a_worker_is_asked_to_drain_whatever_it_is_called(api: Api, worker
     assert (reply.worker_id, reply.command) == (worker_id, "drain")
     (asked,) = (await workers(api)).workers
     assert (asked.worker_id, asked.asked_to_drain) == (worker_id, True)
-    assert ok(await api.heartbeat(worker_id, phase="running"))["commands"] == ["drain"]
-    assert ok(await api.heartbeat(worker_id, phase="draining"))["commands"] == []
-    (drains,) = (await workers(api)).workers
-    assert (drains.phase, drains.asked_to_drain) == ("draining", False)
+    assert ok(await api.heartbeat("another"))["commands"] == []
+    for phase, commands in (
+        ("running", ["drain"]),
+        ("running", ["drain"]),
+        ("draining", []),
+        ("running", []),
+    ):
+        assert ok(await api.heartbeat(worker_id, phase=phase))["commands"] == commands
+    refused(await api.elsewhere().worker("POST", worker_id, "drain"), 404)
+    assert not any(each.asked_to_drain for each in (await workers(api)).workers)
 
 
 async def test_a_task_tree_is_sent_once_it_is_asked_for(api: Api) -> None:

@@ -1,9 +1,10 @@
-"""A wall clock that is set: what waits, cron, retention, tallies and claim ids."""
+"""A wall clock that is set: what waits, cron, retention, tallies and claim ids; and the clock of leases."""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio.manager.engine import retention
+from exotrio.manager.engine.leases import monotonic_clock
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
@@ -142,6 +144,20 @@ async def test_a_time_is_stored_now_and_then_while_nothing_happens(autojump_cloc
 
 def _latest(view: View) -> int:
     return int(view.execute("SELECT value FROM meta WHERE key = 'clock_latest'").fetchone()[0])
+
+
+# -- leases
+
+
+def test_the_clock_of_leases_counts_suspends_where_there_is_one_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime_ns", {7: 5_000_000_000}.__getitem__)
+    assert monotonic_clock() == 5_000
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    before = time.monotonic()
+    assert before * 1000 - 1 <= monotonic_clock() <= time.monotonic() * 1000
 
 
 # -- cron

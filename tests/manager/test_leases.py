@@ -3,28 +3,24 @@ and the cancelling of runs, which heartbeats tell of."""
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio.manager import create_app, open_service
-from exotrio.manager.engine.leases import Terms, end_leases, expire, monotonic_clock
+from exotrio.manager.engine.leases import Terms, end_leases, expire
 from exotrio.manager.engine.managers import sweep
-from exotrio.manager.security.access import local
 from exotrio.manager.store.clock import wall_clock
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, claim_one, executed_item, item_for, report
-from tests.support.helpers import ok, open_client, place, refused
-from tests.support.manager import KEY, NO_SETTINGS, Manager, recount
+from tests.support.helpers import ok, place, refused
+from tests.support.manager import Manager, open_manager, recount
 
 TERMS = Terms(lease_ttl_ms=12_000, poison_limit=3)
 TTL = 12.0
@@ -50,13 +46,32 @@ async def managing(
     boot = boot or Boot()
     # Threads cannot read Trio's clock, and a file has some.
     clock = boot if db == ":memory:" else wall_clock
-    async with open_service(db, clock=clock, monotonic=boot, terms=terms, settings=NO_SETTINGS) as service:
-        app = create_app(service, key=KEY)
-        inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
-        outside = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with open_client(transport=inside) as client, open_client(transport=outside, key=KEY) as other:
-            yield Manager(service, Api(client, "tests"), Api(other, "tests"))
-            await service.store.read(recount)
+    async with open_manager(db, clock=clock, monotonic=boot, terms=terms) as manager:
+        yield manager
+        await manager.service.store.read(recount)
+
+
+@pytest.fixture
+def boot() -> Boot:
+    return Boot()
+
+
+@pytest.fixture
+async def manager(boot: Boot) -> AsyncIterator[Manager]:
+    async with managing(boot=boot) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def api(manager: Manager) -> Api:
+    """A state manager, as a worker in another process sees it."""
+    return manager.remote
+
+
+@pytest.fixture
+async def flow(api: Api) -> Flow:
+    """A run whose ``a`` can be claimed."""
+    return await Flow.start(api, A, B)
 
 
 async def beat(api: Api, *states: dict[str, Any], worker_id: str = "w", phase: str = "running") -> Any:
@@ -90,131 +105,106 @@ async def status(flow: Flow, state: dict[str, Any]) -> str:
 
 
 async def test_a_lease_that_nobody_renews_ends_and_the_state_can_be_claimed_again(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        first = await claim_one(api)
-        assert (first["lease"]["ttl_ms"], first["lease"]["deliveries"]) == (12_000, 0)
-        await trio.sleep(TTL - 0.1)
-        assert await claim(api) == []
-        assert await status(flow, first) == "QUEUED"
-        await trio.sleep(0.1 + SWEEP)
-        assert await status(flow, first) == "CREATED"
-        second = await claim_one(api)
-        assert second["state_id"] == first["state_id"]
-        lease = second["lease"]
-        assert (lease["ttl_ms"], lease["attempt"], lease["deliveries"]) == (12_000, 1, 1), "no retry is used"
-        assert lease["token"] != first["lease"]["token"]
+    first = await claim_one(api)
+    assert (first["lease"]["ttl_ms"], first["lease"]["deliveries"]) == (12_000, 0)
+    await trio.sleep(TTL - 0.1)
+    assert await claim(api) == []
+    assert await status(flow, first) == "QUEUED"
+    await trio.sleep(0.1 + SWEEP)
+    assert await status(flow, first) == "CREATED"
+    second = await claim_one(api)
+    assert second["state_id"] == first["state_id"]
+    lease = second["lease"]
+    assert (lease["ttl_ms"], lease["attempt"], lease["deliveries"]) == (12_000, 1, 1), "no retry is used"
+    assert lease["token"] != first["lease"]["token"]
 
 
-async def test_the_end_of_a_lease_wakes_a_long_poll(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        await Flow.start(api, A, B)
-        first = await claim_one(api)
-        began = trio.current_time()
-        (second,) = await claim(api, wait_ms=15_000)
-        assert second["state_id"] == first["state_id"]
-        assert TTL <= trio.current_time() - began <= TTL + SWEEP
+async def test_the_end_of_a_lease_wakes_a_long_poll(autojump_clock: MockClock, api: Api) -> None:
+    await Flow.start(api, A, B)
+    first = await claim_one(api)
+    began = trio.current_time()
+    (second,) = await claim(api, wait_ms=15_000)
+    assert second["state_id"] == first["state_id"]
+    assert TTL <= trio.current_time() - began <= TTL + SWEEP
 
 
-async def test_heartbeats_keep_a_lease_for_as_long_as_they_come(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        state = await claim_one(api)
-        for _ in range(10):
-            await trio.sleep(TTL - 1)
-            reply = await beat(api, state)
-            assert (reply["ttl_ms"], reply["items"][0]["result"]) == (12_000, "ok")
-        assert await status(flow, state) == "QUEUED"
-        assert await report(api, executed_item(state)) == ["ok"]
-        assert await told(api, state) == ["lost"]
+async def test_heartbeats_keep_a_lease_for_as_long_as_they_come(
+    autojump_clock: MockClock, api: Api, flow: Flow
+) -> None:
+    state = await claim_one(api)
+    for _ in range(10):
+        await trio.sleep(TTL - 1)
+        reply = await beat(api, state)
+        assert (reply["ttl_ms"], reply["items"][0]["result"]) == (12_000, "ok")
+    assert await status(flow, state) == "QUEUED"
+    assert await report(api, executed_item(state)) == ["ok"]
+    assert await told(api, state) == ["lost"]
 
 
-async def test_claims_in_process_never_end(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        flow = await Flow.start(manager.api, A, B)
-        state = await claim_one(manager.api)
-        assert state["lease"]["ttl_ms"] is None
-        reply = await beat(manager.api, state)
-        assert (reply["ttl_ms"], reply["items"][0]["result"]) == (None, "ok")
-        await trio.sleep(100 * TTL)
-        assert await status(flow, state) == "QUEUED"
+async def test_claims_in_process_never_end(autojump_clock: MockClock, manager: Manager) -> None:
+    flow = await Flow.start(manager.api, A, B)
+    state = await claim_one(manager.api)
+    assert state["lease"]["ttl_ms"] is None
+    reply = await beat(manager.api, state)
+    assert (reply["ttl_ms"], reply["items"][0]["result"]) == (None, "ok")
+    await trio.sleep(100 * TTL)
+    assert await status(flow, state) == "QUEUED"
 
 
-async def test_a_repeated_claim_tells_what_is_left_of_the_lease(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        await Flow.start(manager.remote, A, B)
-        first = await claim_one(manager.remote, claim_id="c")
-        await trio.sleep(5)
-        again = await claim_one(manager.remote, claim_id="c")
-        assert again["lease"] == {**first["lease"], "ttl_ms": 7_000}
+async def test_a_repeated_claim_tells_what_is_left_of_the_lease(autojump_clock: MockClock, api: Api) -> None:
+    await Flow.start(api, A, B)
+    first = await claim_one(api, claim_id="c")
+    await trio.sleep(5)
+    again = await claim_one(api, claim_id="c")
+    assert again["lease"] == {**first["lease"], "ttl_ms": 7_000}
 
 
 async def test_a_sweep_that_comes_late_extends_the_leases_first(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, boot: Boot, api: Api, flow: Flow, caplog: pytest.LogCaptureFixture
 ) -> None:
-    boot = Boot()
-    async with managing(boot=boot) as manager:
-        flow = await Flow.start(manager.remote, A, B)
-        state = await claim_one(manager.remote)
-        boot.skipped += 3_600  # this process was stopped for an hour: nobody could be heard
-        await trio.sleep(TTL - SWEEP)
-        assert await status(flow, state) == "QUEUED"
-        assert "did not run for 3600.0 s" in caplog.text
-        await trio.sleep(3 * SWEEP)
-        assert await status(flow, state) == "CREATED"
-
-
-def test_the_clock_of_leases_counts_suspends_where_there_is_one_that_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
-    monkeypatch.setattr(time, "clock_gettime_ns", {7: 5_000_000_000}.__getitem__)
-    assert monotonic_clock() == 5_000
-    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
-    before = time.monotonic()
-    assert before * 1000 - 1 <= monotonic_clock() <= time.monotonic() * 1000
+    state = await claim_one(api)
+    boot.skipped += 3_600  # this process was stopped for an hour: nobody could be heard
+    await trio.sleep(TTL - SWEEP)
+    assert await status(flow, state) == "QUEUED"
+    assert "did not run for 3600.0 s" in caplog.text
+    await trio.sleep(3 * SWEEP)
+    assert await status(flow, state) == "CREATED"
 
 
 async def test_what_loses_its_lease_again_and_again_is_poison_and_can_be_retried_by_hand(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        for lost in range(3):
-            state = await claim_one(api)
-            assert state["lease"]["deliveries"] == lost
-            await trio.sleep(TTL + SWEEP)
-        shown = await flow.detail(state["state_id"])
-        assert shown["status"] == "ERRORED"
-        assert "poison: 3 runtimes in a row" in shown["error"]
-        assert await claim(api) == []
-        assert await told(api, state) == ["lost"]
-        assert (await flow.run_summary())["status"] == "FAILED"
-        ok(await api.manual_retry(state["state_id"]))
-        again = await claim_one(api)
-        assert again["lease"]["deliveries"] == 0
-        assert await report(api, executed_item(again)) == ["ok"]
-        assert (await flow.statuses())[("b", "CREATED")] == 1
-
-
-async def test_an_outcome_in_between_clears_the_count_of_lost_leases(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        await Flow.start(api, A, B)
-        for _ in range(2):
-            await claim_one(api)
-            await trio.sleep(TTL + SWEEP)
+    for lost in range(3):
         state = await claim_one(api)
-        assert state["lease"]["deliveries"] == 2
-        assert await report(api, item_for(state, outcome="requeued", delay_ms=1)) == ["ok"]
-        await trio.sleep(0.001)
-        assert (await claim_one(api))["lease"]["deliveries"] == 0
+        assert state["lease"]["deliveries"] == lost
+        await trio.sleep(TTL + SWEEP)
+    shown = await flow.detail(state["state_id"])
+    assert shown["status"] == "ERRORED"
+    assert "poison: 3 runtimes in a row" in shown["error"]
+    assert await claim(api) == []
+    assert await told(api, state) == ["lost"]
+    assert (await flow.run_summary())["status"] == "FAILED"
+    ok(await api.manual_retry(state["state_id"]))
+    again = await claim_one(api)
+    assert again["lease"]["deliveries"] == 0
+    assert await report(api, executed_item(again)) == ["ok"]
+    assert (await flow.statuses())[("b", "CREATED")] == 1
+
+
+async def test_an_outcome_in_between_clears_the_count_of_lost_leases(
+    autojump_clock: MockClock, api: Api
+) -> None:
+    await Flow.start(api, A, B)
+    for _ in range(2):
+        await claim_one(api)
+        await trio.sleep(TTL + SWEEP)
+    state = await claim_one(api)
+    assert state["lease"]["deliveries"] == 2
+    assert await report(api, item_for(state, outcome="requeued", delay_ms=1)) == ["ok"]
+    await trio.sleep(0.001)
+    assert (await claim_one(api))["lease"]["deliveries"] == 0
 
 
 # -- which states end their workers
@@ -225,36 +215,30 @@ def lease_of(state: dict[str, Any]) -> tuple[int, bool, bool]:
 
 
 async def test_only_what_heartbeats_called_running_counts_when_its_lease_ends(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        await flow.trigger()
-        for lost in range(3):
-            killer, innocent = await claim(api, announces=True)
-            assert lease_of(killer) == (lost, lost > 0, lost == 2), "alone before it is one too many"
-            assert lease_of(innocent) == (0, lost > 0, False)
-            await beat(api, {**killer, "runs": True}, innocent)
-            await beat(api, killer, innocent)  # said once is enough
-            await trio.sleep(TTL + SWEEP)
-        (left,) = await claim(api, announces=True)
-        assert left["state_id"] == innocent["state_id"]
-        assert lease_of(left) == (0, True, False)
-        assert await report(api, executed_item(left)) == ["ok"]
+    await flow.trigger()
+    for lost in range(3):
+        killer, innocent = await claim(api, announces=True)
+        assert lease_of(killer) == (lost, lost > 0, lost == 2), "alone before it is one too many"
+        assert lease_of(innocent) == (0, lost > 0, False)
+        await beat(api, {**killer, "runs": True}, innocent)
+        await beat(api, killer, innocent)  # said once is enough
+        await trio.sleep(TTL + SWEEP)
+    (left,) = await claim(api, announces=True)
+    assert left["state_id"] == innocent["state_id"]
+    assert lease_of(left) == (0, True, False)
+    assert await report(api, executed_item(left)) == ["ok"]
 
 
 async def test_a_worker_that_does_not_say_what_runs_runs_all_that_it_claimed(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        await flow.trigger()
-        old = await claim(api)
-        await beat(api, *old)
-        await trio.sleep(TTL + SWEEP)
-        assert {lease_of(state)[0] for state in await claim(api, announces=True)} == {1}
+    await flow.trigger()
+    old = await claim(api)
+    await beat(api, *old)
+    await trio.sleep(TTL + SWEEP)
+    assert {lease_of(state)[0] for state in await claim(api, announces=True)} == {1}
 
 
 async def test_with_a_limit_of_one_nothing_is_run_alone_before_it_was_lost(autojump_clock: MockClock) -> None:
@@ -294,119 +278,104 @@ async def test_what_ends_a_process_with_its_state_manager_inside_is_poison_and_n
 
 
 async def test_a_late_outcome_counts_while_nobody_else_has_claimed_the_state(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        state = await claim_one(api)
-        await trio.sleep(TTL + SWEEP)
-        assert await status(flow, state) == "CREATED"
-        assert await report(api, executed_item(state)) == ["ok"]
-        assert await flow.statuses() == {("a", "SUCCESS"): 1, ("b", "CREATED"): 1}
+    state = await claim_one(api)
+    await trio.sleep(TTL + SWEEP)
+    assert await status(flow, state) == "CREATED"
+    assert await report(api, executed_item(state)) == ["ok"]
+    assert await flow.statuses() == {("a", "SUCCESS"): 1, ("b", "CREATED"): 1}
 
 
 async def test_a_late_outcome_is_stale_once_somebody_else_has_claimed_the_state(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        zombie = await claim_one(api)
-        await trio.sleep(TTL + SWEEP)
-        state = await claim_one(api)
-        assert await report(api, executed_item(zombie, {"v": "zombie"})) == ["stale"]
-        assert await told(api, zombie, state) == ["lost", "ok"]
-        assert await report(api, executed_item(state)) == ["ok"]
-        assert await report(api, executed_item(zombie, {"v": "zombie"})) == ["stale"]
-        assert (await flow.detail(state["state_id"]))["outputs"]["v"] == "x"
+    zombie = await claim_one(api)
+    await trio.sleep(TTL + SWEEP)
+    state = await claim_one(api)
+    assert await report(api, executed_item(zombie, {"v": "zombie"})) == ["stale"]
+    assert await told(api, zombie, state) == ["lost", "ok"]
+    assert await report(api, executed_item(state)) == ["ok"]
+    assert await report(api, executed_item(zombie, {"v": "zombie"})) == ["stale"]
+    assert (await flow.detail(state["state_id"]))["outputs"]["v"] == "x"
 
 
 async def test_a_heartbeat_regains_a_lease_that_ended_while_nobody_else_has_claimed_the_state(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        state = await claim_one(api)
-        await trio.sleep(TTL + SWEEP)
-        assert await told(api, state) == ["ok"]
-        assert await status(flow, state) == "QUEUED"
-        assert await claim(api) == []
-        await trio.sleep(TTL - 1)
-        assert await report(api, executed_item(state)) == ["ok"]
+    state = await claim_one(api)
+    await trio.sleep(TTL + SWEEP)
+    assert await told(api, state) == ["ok"]
+    assert await status(flow, state) == "QUEUED"
+    assert await claim(api) == []
+    await trio.sleep(TTL - 1)
+    assert await report(api, executed_item(state)) == ["ok"]
 
 
 async def test_a_worker_that_regains_its_lease_again_and_again_is_not_taken_for_several_that_ended(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        state = await claim_one(api)
-        for _ in range(TERMS.poison_limit):
-            await trio.sleep(TTL + SWEEP)
-            assert await told(api, state) == ["ok"]
-        assert await status(flow, state) == "QUEUED"
+    state = await claim_one(api)
+    for _ in range(TERMS.poison_limit):
         await trio.sleep(TTL + SWEEP)
-        assert (await claim_one(api))["lease"]["deliveries"] == 1
+        assert await told(api, state) == ["ok"]
+    assert await status(flow, state) == "QUEUED"
+    await trio.sleep(TTL + SWEEP)
+    assert (await claim_one(api))["lease"]["deliveries"] == 1
 
 
 @pytest.mark.parametrize("way", ["released", "requeued"])
 async def test_a_heartbeat_does_not_take_back_what_was_given_away(
-    autojump_clock: MockClock, way: str
+    autojump_clock: MockClock, api: Api, flow: Flow, way: str
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        state = await claim_one(api)
-        if way == "released":
-            await release(api, state)
-        else:
-            await report(api, item_for(state, outcome="requeued", delay_ms=1_000))
-        assert await told(api, state) == ["lost"]
-        assert await status(flow, state) == "CREATED"
+    state = await claim_one(api)
+    if way == "released":
+        await release(api, state)
+    else:
+        await report(api, item_for(state, outcome="requeued", delay_ms=1_000))
+    assert await told(api, state) == ["lost"]
+    assert await status(flow, state) == "CREATED"
 
 
 async def test_what_a_worker_held_whose_process_has_ended_need_not_wait_for_its_lease(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, manager: Manager
 ) -> None:
-    async with managing() as manager:
-        api, service = manager.remote, manager.service
-        flow = await Flow.start(api, A, B)
-        dead = await claim_one(api, worker_id="dead")
-        await flow.trigger()
-        alive = await claim_one(api, worker_id="alive")
-        assert await service.store.write(end_leases, "other", "dead", service.monotonic()) == 0
-        assert await service.store.write(end_leases, "tests", "dead", service.monotonic()) == 1
-        await trio.sleep(0.1 + SWEEP)
-        again = await claim(api)
-        assert [(state["state_id"], state["lease"]["deliveries"]) for state in again] == [
-            (dead["state_id"], 1)
-        ], "as a lost lease: what ends every worker has to come to an end"
-        assert await told(api, alive) == ["ok"]
+    api, service = manager.remote, manager.service
+    flow = await Flow.start(api, A, B)
+    dead = await claim_one(api, worker_id="dead")
+    await flow.trigger()
+    alive = await claim_one(api, worker_id="alive")
+    assert await service.store.write(end_leases, "other", "dead", service.monotonic()) == 0
+    assert await service.store.write(end_leases, "tests", "dead", service.monotonic()) == 1
+    await trio.sleep(0.1 + SWEEP)
+    again = await claim(api)
+    assert [(state["state_id"], state["lease"]["deliveries"]) for state in again] == [
+        (dead["state_id"], 1)
+    ], "as a lost lease: what ends every worker has to come to an end"
+    assert await told(api, alive) == ["ok"]
 
 
-async def test_heartbeats_about_strange_states_learn_that_they_are_lost(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        await Flow.start(manager.remote, A, B)
-        state = await claim_one(manager.remote)
-        stranger = {"state_id": "0" * 24, "lease": {"token": "t"}}
-        wrong = {**state, "lease": {"token": "t"}}
-        assert await told(manager.remote, stranger, wrong, state) == ["lost", "lost", "ok"]
-        assert await told(manager.remote.elsewhere("other"), state) == ["lost"]
+async def test_heartbeats_about_strange_states_learn_that_they_are_lost(
+    autojump_clock: MockClock, api: Api
+) -> None:
+    await Flow.start(api, A, B)
+    state = await claim_one(api)
+    stranger = {"state_id": "0" * 24, "lease": {"token": "t"}}
+    wrong = {**state, "lease": {"token": "t"}}
+    assert await told(api, stranger, wrong, state) == ["lost", "lost", "ok"]
+    assert await told(api.elsewhere("other"), state) == ["lost"]
 
 
 # -- v0
 
 
-async def test_v0_claims_hold_for_ever_unless_a_timeout_is_set(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        flow = await Flow.start(manager.remote, A, B)
-        state_id = await flow.one("a")
-        await trio.sleep(100 * TTL)
-        assert await flow.status(state_id) == "QUEUED"
-        ok(await manager.remote.executed(state_id, {"v": "1", "w": "2"}))
+async def test_v0_claims_hold_for_ever_unless_a_timeout_is_set(
+    autojump_clock: MockClock, api: Api, flow: Flow
+) -> None:
+    state_id = await flow.one("a")
+    await trio.sleep(100 * TTL)
+    assert await flow.status(state_id) == "QUEUED"
+    ok(await api.executed(state_id, {"v": "1", "w": "2"}))
 
 
 async def test_a_v0_claim_ends_with_its_timeout_and_its_late_outcome_is_refused(
@@ -463,28 +432,26 @@ async def cancelled(api: Api, run_id: str) -> Any:
 
 
 async def test_cancelling_ends_what_waits_and_what_runs_and_heartbeats_tell_of_it(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, api: Api
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, place("t", "b"), place("b", "u"), place("u", unites="t"))
-        await flow.run("t", *({"v": str(index), "w": ""} for index in range(3)))
-        running, done, waiting = await claim(api, {"Node_b": 3})
-        assert await report(api, executed_item(done)) == ["ok"]
-        await release(api, waiting)
-        run_id, other = flow.run_id, await flow.trigger()
+    flow = await Flow.start(api, place("t", "b"), place("b", "u"), place("u", unites="t"))
+    await flow.run("t", *({"v": str(index), "w": ""} for index in range(3)))
+    running, done, waiting = await claim(api, {"Node_b": 3})
+    assert await report(api, executed_item(done)) == ["ok"]
+    await release(api, waiting)
+    run_id, other = flow.run_id, await flow.trigger()
 
-        run = await cancelled(api, run_id)
-        assert (run["status"], run["pending_count"], run["errored_count"]) == ("FAILED", 0, 3)
-        assert await told(api, running) == ["cancelled"]
-        flow.run_id = run_id
-        for state in (running, waiting):
-            shown = await flow.detail(state["state_id"])
-            assert (shown["status"], shown["error"]) == ("ERRORED", "cancelled")
-        assert (await flow.statuses())[("u", "ERRORED")] == 1, "the united node of the one that was done"
-        assert await cancelled(api, run_id) == run, "again changes nothing"
-        assert await claim(api, {"Node_b": 9, "Node_u": 9}) == []
-        assert ok(await api.native_run(other))["status"] == "PENDING", "other runs go on"
+    run = await cancelled(api, run_id)
+    assert (run["status"], run["pending_count"], run["errored_count"]) == ("FAILED", 0, 3)
+    assert await told(api, running) == ["cancelled"]
+    flow.run_id = run_id
+    for state in (running, waiting):
+        shown = await flow.detail(state["state_id"])
+        assert (shown["status"], shown["error"]) == ("ERRORED", "cancelled")
+    assert (await flow.statuses())[("u", "ERRORED")] == 1, "the united node of the one that was done"
+    assert await cancelled(api, run_id) == run, "again changes nothing"
+    assert await claim(api, {"Node_b": 9, "Node_u": 9}) == []
+    assert ok(await api.native_run(other))["status"] == "PENDING", "other runs go on"
 
 
 @pytest.mark.parametrize(
@@ -498,64 +465,26 @@ async def test_cancelling_ends_what_waits_and_what_runs_and_heartbeats_tell_of_i
     ids=lambda outcome: str(outcome["outcome"]),
 )
 async def test_after_the_cancel_no_outcome_is_accepted_and_nothing_follows(
-    autojump_clock: MockClock, outcome: dict[str, Any]
+    autojump_clock: MockClock, api: Api, flow: Flow, outcome: dict[str, Any]
 ) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, A, B)
-        state = await claim_one(api)
-        await cancelled(api, flow.run_id)
-        assert await report(api, item_for(state, **outcome)) == ["stale"]
-        assert await flow.statuses() == {("a", "ERRORED"): 1}
-        detail = refused(await api.manual_retry(state["state_id"]), 409)
-        assert "cancelled" in detail
-        await trio.sleep(TTL + SWEEP)
-        assert await flow.statuses() == {("a", "ERRORED"): 1}, "the end of its lease changes nothing either"
+    state = await claim_one(api)
+    await cancelled(api, flow.run_id)
+    assert await report(api, item_for(state, **outcome)) == ["stale"]
+    assert await flow.statuses() == {("a", "ERRORED"): 1}
+    detail = refused(await api.manual_retry(state["state_id"]), 409)
+    assert "cancelled" in detail
+    await trio.sleep(TTL + SWEEP)
+    assert await flow.statuses() == {("a", "ERRORED"): 1}, "the end of its lease changes nothing either"
 
 
-async def test_a_run_that_has_ended_or_is_not_known_cannot_be_cancelled(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        flow = await Flow.start(api, B)
-        await flow.run("b")
-        assert "already ended" in refused(await api.native("POST", f"run/{flow.run_id}/cancel"), 409)
-        refused(await api.native("POST", "run/nobody/cancel"), 404)
-        refused(await api.elsewhere("other").native("POST", f"run/{flow.run_id}/cancel"), 404)
-
-
-# -- commands
-
-
-async def test_a_worker_is_told_to_drain_until_it_does(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        refused(await api.native("POST", "worker/w/drain"), 404)
-        assert (await beat(api))["commands"] == []
-        ok(await api.native("POST", "worker/w/drain"))
-        assert (await beat(api, worker_id="other"))["commands"] == []
-        for _ in range(2):
-            assert (await beat(api))["commands"] == ["drain"]
-        assert (await beat(api, phase="draining"))["commands"] == []
-        assert (await beat(api))["commands"] == []
-        refused(await api.elsewhere("other").native("POST", "worker/w/drain"), 404)
-
-
-async def test_who_stopped_is_forgotten_soon_and_who_fell_silent_later(autojump_clock: MockClock) -> None:
-    async with managing() as manager:
-        api = manager.remote
-        await beat(api, worker_id="stopped", phase="stopped")
-        await beat(api, worker_id="silent")
-
-        async def listed() -> list[tuple[str, bool]]:
-            found = ok(await api.workers())["workers"]
-            return [(worker["worker_id"], worker["live"]) for worker in found]
-
-        await trio.sleep(59)
-        assert await listed() == [("silent", True), ("stopped", False)]
-        await trio.sleep(2)
-        assert await listed() == [("silent", False)]
-        await trio.sleep(600)
-        assert await listed() == []
+async def test_a_run_that_has_ended_or_is_not_known_cannot_be_cancelled(
+    autojump_clock: MockClock, api: Api
+) -> None:
+    flow = await Flow.start(api, B)
+    await flow.run("b")
+    assert "already ended" in refused(await api.native("POST", f"run/{flow.run_id}/cancel"), 409)
+    refused(await api.native("POST", "run/nobody/cancel"), 404)
+    refused(await api.elsewhere("other").native("POST", f"run/{flow.run_id}/cancel"), 404)
 
 
 # -- ids of claims

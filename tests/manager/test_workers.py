@@ -85,12 +85,15 @@ async def test_a_runtime_is_forgotten_ten_minutes_after_it_fell_silent_or_one_af
 
         async def known() -> list[str]:
             found = await runtimes(api)
-            return [worker.worker_id for worker in found.workers] + ["v0"] * len(found.v0)
+            workers = [f"{worker.worker_id}, {'live' if worker.live else 'not'}" for worker in found.workers]
+            return workers + ["v0"] * len(found.v0)
 
-        monotonic.advance(STOPPED_FORGOTTEN_AFTER_MS)
-        assert await known() == ["silent", "stopped", "v0"]
+        monotonic.advance(STOPPED_FORGOTTEN_AFTER_MS - 1)
+        assert await known() == ["silent, live", "stopped, not", "v0"]
         monotonic.advance(1)
-        assert await known() == ["silent", "v0"]
+        assert await known() == ["silent, not", "stopped, not", "v0"]
+        monotonic.advance(1)
+        assert await known() == ["silent, not", "v0"]
         refused(await api.worker("GET", "stopped", "tasks"), 404)
         monotonic.advance(FORGOTTEN_AFTER_MS)
         assert await known() == []
