@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -151,15 +152,33 @@ async def test_a_long_poll_without_work_ends_empty(api: Api) -> None:
         assert await claim(api, wait_ms=30) == []
 
 
-@pytest.mark.parametrize("event", ["trigger", "next state", "requeue", "retry", "release", "delay"])
+APPEARS: dict[str, Callable[[Api, Flow, dict[str, Any]], Awaitable[Any]]] = {
+    "trigger": lambda api, flow, held: flow.trigger(),
+    "delay": lambda api, flow, held: flow.trigger(start_delay=30),
+    "next state": lambda api, flow, held: report(api, executed_item(held)),
+    "unite": lambda api, flow, held: report(api, executed_item(held)),
+    "requeue": lambda api, flow, held: report(api, item_for(held, outcome="requeued", delay_ms=10)),
+    "retry": lambda api, flow, held: report(api, item_for(held, outcome="errored", error="x")),
+    "retry by hand": lambda api, flow, held: api.manual_retry(held["state_id"]),
+    "release": lambda api, flow, held: api.release(states=[item_for(held)]),
+}
+
+
+@pytest.mark.parametrize("event", APPEARS)
 async def test_a_long_poll_returns_as_soon_as_a_state_appears(api: Api, event: str) -> None:
-    flow = await Flow.deploy(api, place("a", "b"), place("b"), retry_policy=NO_RETRY | {"max_retries": 1})
+    places = place("a", "b"), place("b", "u"), place("u", unites="a")
+    flow = await Flow.deploy(api, *places, retry_policy=NO_RETRY | {"max_retries": 1})
     claimed: list[dict[str, Any]] = []
-    wanted = B if event == "next state" else A
+    wanted = {"next state": B, "unite": node_name("u")}.get(event, A)
     held: dict[str, Any] = {}
-    if event in {"next state", "requeue", "retry", "release"}:
+    if event not in {"trigger", "delay"}:
         await flow.trigger()
         held = await claim_one(api)
+    if event == "unite":
+        assert await report(api, executed_item(held)) == ["ok"]
+        held = await claim_one(api, limits={B: 1})
+    if event == "retry by hand":
+        assert await report(api, item_for(held, outcome="pruned", data={})) == ["ok"]
 
     async def poll() -> None:
         claimed.extend(await claim(api, {wanted: 1}, wait_ms=15_000))
@@ -169,18 +188,7 @@ async def test_a_long_poll_returns_as_soon_as_a_state_appears(api: Api, event: s
             nursery.start_soon(poll)
             # Long enough for the poll to be waiting, in nearly every run: else it answers at once.
             await trio.sleep(0.03)
-            if event == "trigger":
-                await flow.trigger()
-            elif event == "delay":
-                await flow.trigger(start_delay=30)
-            elif event == "next state":
-                assert await report(api, executed_item(held)) == ["ok"]
-            elif event == "requeue":
-                assert await report(api, item_for(held, outcome="requeued", delay_ms=10)) == ["ok"]
-            elif event == "retry":
-                assert await report(api, item_for(held, outcome="errored", error="x")) == ["ok"]
-            else:
-                ok(await api.release(states=[item_for(held)]))
+            await APPEARS[event](api, flow, held)
     assert len(claimed) == 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -10,22 +10,24 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from exotrio._httpd import ConnectionLimiter, open_listeners, serve_http, urls
 from exotrio.manager import create_app, serve
 from exotrio.manager.queries.workers import workers_of
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.helpers import eventually, node_name, ok, open_client, place
+from tests.contract.native import executed_item, item_for
+from tests.support.helpers import eventually, node_name, ok, open_client, place, virtual_ms
 from tests.support.manager import KEY, Manager, open_manager, refuse_states, take_states
 
-START_MS = 1_700_000_000_000
 LONGEST = 15_000
 
 
-def virtual_ms() -> int:
-    """The time of Trio's clock, as Unix milliseconds."""
-    return START_MS + round(trio.current_time() * 1000)
+@pytest.fixture
+async def manager() -> AsyncIterator[Manager]:
+    async with open_manager(clock=virtual_ms) as opened:
+        yield opened
 
 
 async def claim(
@@ -51,55 +53,54 @@ class Poll:
         self.ended_at = trio.current_time()
 
 
-async def deploy(manager: Manager, *places: dict[str, Any]) -> Flow:
-    return await Flow.deploy(manager.api, *places)
+@pytest.fixture
+async def flow(manager: Manager) -> Flow:
+    """A graph of one node, ``a``, of which nothing was started."""
+    return await Flow.deploy(manager.api, place("a"))
+
+
+StartPoll = Callable[..., Poll]
+
+
+@pytest.fixture
+async def start_poll(manager: Manager) -> AsyncIterator[StartPoll]:
+    """Start a claim of nodes that waits; the test ends without those that still do."""
+    async with trio.open_nursery() as nursery:
+        yield partial(Poll, nursery, manager.api)
+        nursery.cancel_scope.cancel()
 
 
 # -- under the virtual clock
 
 
-async def test_an_idle_poll_ends_empty_when_its_time_is_over(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_manager(clock=virtual_ms) as manager:
-        await deploy(manager, place("a"))
-        assert await claim(manager.api, "a", wait_ms=7_000) == []
-        assert trio.current_time() == pytest.approx(7, abs=0.01)
-
-
-async def test_a_poll_wakes_when_a_run_is_triggered(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a"))
-        poll = Poll(nursery, manager.api, "a")
-        await trio.sleep(3)
-        assert poll.states is None
-        await flow.trigger()
-        await trio.testing.wait_all_tasks_blocked()
-        assert poll.states is not None
-        assert [state["identifier"] for state in poll.states] == ["a"]
-        assert poll.ended_at == 3
+async def test_an_idle_poll_ends_empty_when_its_time_is_over(
+    manager: Manager, flow: Flow, autojump_clock: MockClock
+) -> None:
+    assert await claim(manager.api, "a", wait_ms=7_000) == []
+    assert trio.current_time() == pytest.approx(7, abs=0.01)
 
 
 @pytest.mark.parametrize("of_one_run", [False, True], ids=["", "of one run"])
 async def test_a_poll_wakes_when_its_node_is_resumed(
-    autojump_clock: trio.testing.MockClock, of_one_run: bool
+    manager: Manager, start_poll: StartPoll, autojump_clock: MockClock, of_one_run: bool
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await Flow.start(manager.api, place("a"))
-        ok(await manager.api.native("POST", f"node/{node_name('a')}/pause"))
-        poll = Poll(nursery, manager.api, "a", **({"run_id": flow.run_id} if of_one_run else {}))
-        await trio.sleep(3)
-        await flow.trigger()  # a new one is announced, and not given out either
-        await trio.sleep(3)
-        assert poll.states is None
-        ok(await manager.api.native("POST", f"node/{node_name('a')}/resume"))
-        await trio.testing.wait_all_tasks_blocked()
-        assert poll.states is not None
-        assert len(poll.states) == (1 if of_one_run else 2)
+    flow = await Flow.start(manager.api, place("a"))
+    ok(await manager.api.native("POST", f"node/{node_name('a')}/pause"))
+    poll = start_poll("a", **({"run_id": flow.run_id} if of_one_run else {}))
+    await trio.sleep(3)
+    await flow.trigger()  # a new one is announced, and not given out either
+    await trio.sleep(3)
+    assert poll.states is None
+    ok(await manager.api.native("POST", f"node/{node_name('a')}/resume"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert poll.states is not None
+    assert len(poll.states) == (1 if of_one_run else 2)
 
 
 async def test_a_look_at_a_run_waits_for_the_very_commit_that_ends_it(
-    autojump_clock: trio.testing.MockClock,
+    manager: Manager, autojump_clock: MockClock
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         flow = await Flow.start(manager.api, place("t", "a"), place("a", "u"), place("u", unites="t"))
         seen: list[Any] = []
 
@@ -121,242 +122,183 @@ async def test_a_look_at_a_run_waits_for_the_very_commit_that_ends_it(
 
 
 async def test_a_look_at_a_run_shows_it_pending_when_its_time_is_over(
-    autojump_clock: trio.testing.MockClock,
+    manager: Manager, autojump_clock: MockClock
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager:
-        flow = await Flow.start(manager.api, place("a"))
-        assert ok(await manager.api.native_run(flow.run_id, 7_000))["status"] == "PENDING"
-        assert trio.current_time() == pytest.approx(7, abs=0.01)
-        for wrong in ("-1", "x", "15001", "1" * 30):
-            assert "wait_ms" in str(ok(await manager.api.native_run(flow.run_id, wrong), 422)["detail"])
+    flow = await Flow.start(manager.api, place("a"))
+    assert ok(await manager.api.native_run(flow.run_id, 7_000))["status"] == "PENDING"
+    assert trio.current_time() == pytest.approx(7, abs=0.01)
+    for wrong in ("-1", "x", "15001", "1" * 30):
+        assert "wait_ms" in str(ok(await manager.api.native_run(flow.run_id, wrong), 422)["detail"])
 
 
-@pytest.mark.parametrize("how", ["executed", "errored", "released", "requeued", "retried by hand", "united"])
-async def test_whatever_makes_a_state_claimable_wakes_the_poll(
-    autojump_clock: trio.testing.MockClock, how: str
+async def test_a_poll_wakes_when_a_delayed_state_comes_due(
+    flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
-    policy = {"max_retries": 1 if how == "errored" else 0, "strategy": "FIXED", "backoff_factor": 1}
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        api = manager.api
-        places = [place("t", "a"), place("a", "b"), place("b", "u"), place("u", unites="t")]
-        flow = await Flow.start(api, *places, retry_policy=policy)
-        await flow.run("t")
-        (held,) = await claim(api, "a", wait_ms=0)
-        state_id, token = held["state_id"], held["lease"]["token"]
-        item = {"state_id": state_id, "token": token}
-        awaited = {"executed": "b", "united": "u"}.get(how, "a")
-        if how == "retried by hand":
-            ok(await api.outcomes({**item, "outcome": "errored", "error": "e"}))
-        elif how == "united":
-            ok(await api.outcomes({**item, "outcome": "executed", "outputs": [{"v": "1"}]}))
-            (held,) = await claim(api, "b", wait_ms=0)
-            item = {"state_id": held["state_id"], "token": held["lease"]["token"]}
-        poll = Poll(nursery, api, awaited)
-        await trio.sleep(2)
-        assert poll.states is None
-        if how in {"executed", "united"}:
-            ok(await api.outcomes({**item, "outcome": "executed", "outputs": [{"v": "1"}]}))
-        elif how == "errored":
-            ok(await api.outcomes({**item, "outcome": "errored", "error": "e"}))
-        elif how == "released":
-            ok(await api.release(states=[item]))
-        elif how == "requeued":
-            ok(await api.outcomes({**item, "outcome": "requeued", "delay_ms": 4_000}))
-        else:
-            ok(await api.manual_retry(state_id))
-        # Long before the poll's own end, so that it is this commit that woke it.
-        await trio.sleep(4.5)
-        assert poll.states is not None
-        assert [state["identifier"] for state in poll.states] == [awaited]
-
-
-async def test_a_poll_wakes_when_a_delayed_state_comes_due(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a"))
-        await flow.trigger(start_delay=9_000)
-        before = Poll(nursery, manager.api, "a")
-        await trio.testing.wait_all_tasks_blocked()
-        await trio.sleep(10)
-        assert before.states
-        assert before.ended_at == pytest.approx(9, abs=0.01)
+    await flow.trigger(start_delay=9_000)
+    before = start_poll("a")
+    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(10)
+    assert before.states
+    assert before.ended_at == pytest.approx(9, abs=0.01)
 
 
 async def test_a_state_that_is_delayed_while_the_poll_waits_is_waited_for(
-    autojump_clock: trio.testing.MockClock,
+    flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a"))
-        poll = Poll(nursery, manager.api, "a")
-        await trio.sleep(2)
-        await flow.trigger(start_delay=3_000)
-        await trio.sleep(10)
-        assert poll.states
-        assert poll.ended_at == pytest.approx(5, abs=0.01)
+    poll = start_poll("a")
+    await trio.sleep(2)
+    await flow.trigger(start_delay=3_000)
+    await trio.sleep(10)
+    assert poll.states
+    assert poll.ended_at == pytest.approx(5, abs=0.01)
 
 
 async def test_states_that_come_due_together_are_given_to_all_polls_that_want_them(
-    autojump_clock: trio.testing.MockClock,
+    flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a"))
-        polls = [Poll(nursery, manager.api, "a", limit=1) for _ in range(4)]
-        await trio.sleep(1)
-        for _ in range(3):
-            await flow.trigger(start_delay=5_000)
-        await trio.sleep(1)
-        polls[0].scope.cancel()
-        await trio.sleep(5)
-        assert [poll.ended_at for poll in polls] == [2, *[pytest.approx(6, abs=0.01)] * 3]
-        assert all(len(poll.states or ()) == 1 for poll in polls[1:])
+    polls = [start_poll("a", limit=1) for _ in range(4)]
+    await trio.sleep(1)
+    for _ in range(3):
+        await flow.trigger(start_delay=5_000)
+    await trio.sleep(1)
+    polls[0].scope.cancel()
+    await trio.sleep(5)
+    assert [poll.ended_at for poll in polls] == [2, *[pytest.approx(6, abs=0.01)] * 3]
+    assert all(len(poll.states or ()) == 1 for poll in polls[1:])
 
 
-async def test_one_state_wakes_many_polls_and_one_gets_it(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a"))
-        polls = [Poll(nursery, manager.api, "a") for _ in range(10)]
-        await trio.sleep(1)
-        await flow.trigger()
-        await trio.sleep(1)
-        winners = [poll for poll in polls if poll.states]
-        assert len(winners) == 1
-        assert all(poll.states is None for poll in polls if poll not in winners)
-        await trio.sleep(15)
-        assert all(poll.states == [] for poll in polls if poll not in winners)
+async def test_one_state_wakes_many_polls_and_one_gets_it(
+    flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
+) -> None:
+    polls = [start_poll("a") for _ in range(10)]
+    await trio.sleep(1)
+    await flow.trigger()
+    await trio.sleep(1)
+    winners = [poll for poll in polls if poll.states]
+    assert len(winners) == 1
+    assert all(poll.states is None for poll in polls if poll not in winners)
+    await trio.sleep(15)
+    assert all(poll.states == [] for poll in polls if poll not in winners)
 
 
 async def test_other_nodes_and_other_namespaces_do_not_wake_a_poll_for_good(
-    autojump_clock: trio.testing.MockClock,
+    manager: Manager, flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        await deploy(manager, place("a"))
-        other = await Flow.deploy(manager.api.elsewhere(), place("a"))
-        same = await Flow.deploy(manager.api, place("b"), graph="other")
-        poll = Poll(nursery, manager.api, "a")
-        await trio.sleep(1)
-        await other.trigger()
-        await same.trigger()
-        await trio.sleep(1)
-        assert poll.states is None
+    other = await Flow.deploy(manager.api.elsewhere(), place("a"))
+    same = await Flow.deploy(manager.api, place("b"), graph="other")
+    poll = start_poll("a")
+    await trio.sleep(1)
+    await other.trigger()
+    await same.trigger()
+    await trio.sleep(1)
+    assert poll.states is None
 
 
 async def test_a_claim_for_one_run_waits_for_its_begin_and_takes_nothing_of_others(
-    autojump_clock: trio.testing.MockClock,
+    manager: Manager, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     mine = "6b1f1c1e-0000-4000-8000-000000000000"
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a", "b"), place("b"))
-        await flow.trigger()
-        poll = Poll(nursery, manager.api, "a", "b", run_id=mine)
-        await trio.sleep(1)
-        await flow.trigger()
-        await trio.sleep(1)
-        assert poll.states is None
-        ok(await manager.api.native_trigger(flow.graph, mine, start_delay=2_000))
-        await trio.sleep(5)
-        assert poll.states is not None
-        assert [state["run_id"] for state in poll.states] == [mine]
-        assert poll.ended_at == pytest.approx(4, abs=0.01), "when it came due, though others were due before"
-        following = Poll(nursery, manager.api, "a", "b", run_id=mine)
-        await trio.sleep(1)
-        (state,) = await claim(manager.api, "a", limit=1)
-        ok(await manager.api.outcomes({**_item(state), "outcome": "executed", "outputs": [{"v": "x"}]}))
-        await trio.sleep(1)
-        assert following.states is None
-        (root,) = poll.states
-        ok(await manager.api.outcomes({**_item(root), "outcome": "executed", "outputs": [{"v": "x"}]}))
-        await trio.testing.wait_all_tasks_blocked()
-        assert following.states is not None
-        assert [(state["identifier"], state["run_id"]) for state in following.states] == [("b", mine)]
-
-
-def _item(state: Any) -> dict[str, str]:
-    return {"state_id": state["state_id"], "token": state["lease"]["token"]}
+    flow = await Flow.deploy(manager.api, place("a", "b"), place("b"))
+    await flow.trigger()
+    poll = start_poll("a", "b", run_id=mine)
+    await trio.sleep(1)
+    await flow.trigger()
+    await trio.sleep(1)
+    assert poll.states is None
+    ok(await manager.api.native_trigger(flow.graph, mine, start_delay=2_000))
+    await trio.sleep(5)
+    assert poll.states is not None
+    assert [state["run_id"] for state in poll.states] == [mine]
+    assert poll.ended_at == pytest.approx(4, abs=0.01), "when it came due, though others were due before"
+    following = start_poll("a", "b", run_id=mine)
+    await trio.sleep(1)
+    (state,) = await claim(manager.api, "a", limit=1)
+    ok(await manager.api.outcomes(executed_item(state)))
+    await trio.sleep(1)
+    assert following.states is None
+    (root,) = poll.states
+    ok(await manager.api.outcomes(executed_item(root)))
+    await trio.testing.wait_all_tasks_blocked()
+    assert following.states is not None
+    assert [(state["identifier"], state["run_id"]) for state in following.states] == [("b", mine)]
 
 
 async def test_who_waits_for_one_run_does_not_stand_before_who_takes_any(
-    autojump_clock: trio.testing.MockClock,
+    manager: Manager, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     mine, other = "6b1f1c1e-0000-4000-8000-000000000000", "6b1f1c1e-0000-4000-8000-000000000001"
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a"))
-        ok(await manager.api.native_trigger(flow.graph, mine))
-        (held,) = await claim(manager.api, "a", wait_ms=0)
-        picky = Poll(nursery, manager.api, "a", run_id=mine)
-        await trio.sleep(1)
-        any_run = Poll(nursery, manager.api, "a")
-        await trio.sleep(1)
-        ok(await manager.api.native_trigger(flow.graph, other))
-        await trio.testing.wait_all_tasks_blocked()
-        assert any_run.states is not None
-        assert [state["run_id"] for state in any_run.states] == [other]
-        assert picky.states is None
-        ok(await manager.api.release(states=[_item(held)]))
-        await trio.testing.wait_all_tasks_blocked()
-        assert picky.states is not None
-        assert [state["state_id"] for state in picky.states] == [held["state_id"]]
+    flow = await Flow.deploy(manager.api, place("a"))
+    ok(await manager.api.native_trigger(flow.graph, mine))
+    (held,) = await claim(manager.api, "a", wait_ms=0)
+    picky = start_poll("a", run_id=mine)
+    await trio.sleep(1)
+    any_run = start_poll("a")
+    await trio.sleep(1)
+    ok(await manager.api.native_trigger(flow.graph, other))
+    await trio.testing.wait_all_tasks_blocked()
+    assert any_run.states is not None
+    assert [state["run_id"] for state in any_run.states] == [other]
+    assert picky.states is None
+    ok(await manager.api.release(states=[item_for(held)]))
+    await trio.testing.wait_all_tasks_blocked()
+    assert picky.states is not None
+    assert [state["state_id"] for state in picky.states] == [held["state_id"]]
 
 
 async def test_a_claim_id_that_takes_no_more_is_answered_at_once(
-    autojump_clock: trio.testing.MockClock,
+    manager: Manager, flow: Flow, autojump_clock: MockClock
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager:
-        await deploy(manager, place("a"))
-        ok(await manager.api.release(claim_id="voided"))
-        assert await claim(manager.api, "a", claim_id="voided") == []
-        assert trio.current_time() == 0
+    ok(await manager.api.release(claim_id="voided"))
+    assert await claim(manager.api, "a", claim_id="voided") == []
+    assert trio.current_time() == 0
 
 
 async def test_what_a_claim_took_whose_id_was_used_again_is_not_given_to_the_first_that_waits_still(
-    autojump_clock: trio.testing.MockClock,
+    manager: Manager, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a", "b"), place("b"))
-        first = Poll(nursery, manager.api, "b", claim_id="c")
-        await trio.sleep(1)
-        await flow.trigger()
-        (held,) = await claim(manager.api, "a", wait_ms=0, claim_id="c")
-        await flow.trigger()
-        await flow.run("a", {"v": "1"})
-        await trio.sleep(1)
-        assert first.states == []
-        assert [state["state_id"] for state in await claim(manager.api, "a", claim_id="c")] == [
-            held["state_id"]
-        ]
-        assert len(await claim(manager.api, "b", wait_ms=0)) == 1
+    flow = await Flow.deploy(manager.api, place("a", "b"), place("b"))
+    first = start_poll("b", claim_id="c")
+    await trio.sleep(1)
+    await flow.trigger()
+    (held,) = await claim(manager.api, "a", wait_ms=0, claim_id="c")
+    await flow.trigger()
+    await flow.run("a", {"v": "1"})
+    await trio.sleep(1)
+    assert first.states == []
+    assert [state["state_id"] for state in await claim(manager.api, "a", claim_id="c")] == [held["state_id"]]
+    assert len(await claim(manager.api, "b", wait_ms=0)) == 1
 
 
-async def test_a_claim_for_nothing_is_answered_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_manager(clock=virtual_ms) as manager:
-        await deploy(manager, place("a"))
-        reply = ok(await manager.api.native_claim({node_name("a"): 5}, limit=0, wait_ms=LONGEST))
-        assert reply["states"] == []
-        assert trio.current_time() == 0
+async def test_a_claim_for_nothing_is_answered_at_once(
+    manager: Manager, flow: Flow, autojump_clock: MockClock
+) -> None:
+    reply = ok(await manager.api.native_claim({node_name("a"): 5}, limit=0, wait_ms=LONGEST))
+    assert reply["states"] == []
+    assert trio.current_time() == 0
 
 
-async def test_a_poll_whose_client_is_cancelled_takes_nothing(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
-        flow = await deploy(manager, place("a"))
-        poll = Poll(nursery, manager.api, "a")
-        await trio.sleep(1)
-        poll.scope.cancel()
-        await trio.testing.wait_all_tasks_blocked()
-        await flow.trigger()
-        await trio.sleep(1)
-        assert len(await claim(manager.api, "a", wait_ms=0)) == 1
+async def test_a_poll_whose_client_is_cancelled_takes_nothing(
+    manager: Manager, flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
+) -> None:
+    poll = start_poll("a")
+    await trio.sleep(1)
+    poll.scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    await flow.trigger()
+    await trio.sleep(1)
+    assert len(await claim(manager.api, "a", wait_ms=0)) == 1
 
 
 @pytest.mark.parametrize("wait_ms", [0, LONGEST])
 async def test_a_poll_that_cannot_be_written_is_refused_as_any_claim_is(
-    autojump_clock: trio.testing.MockClock, wait_ms: int
+    manager: Manager, flow: Flow, autojump_clock: MockClock, wait_ms: int
 ) -> None:
-    async with open_manager(clock=virtual_ms) as manager:
-        flow = await deploy(manager, place("a"))
-        await flow.trigger()
-        await refuse_states(manager)
-        answer = await manager.api.native_claim({node_name("a"): 1}, wait_ms=wait_ms)
-        assert "database" in ok(answer, 503)["detail"]
-        await take_states(manager)
-        assert len(await claim(manager.api, "a", wait_ms=wait_ms)) == 1
+    await flow.trigger()
+    await refuse_states(manager)
+    answer = await manager.api.native_claim({node_name("a"): 1}, wait_ms=wait_ms)
+    assert "database" in ok(answer, 503)["detail"]
+    await take_states(manager)
+    assert len(await claim(manager.api, "a", wait_ms=wait_ms)) == 1
 
 
 # -- over TCP: clients that leave, servers that stop
