@@ -6,6 +6,7 @@ these end with wrong counters, states that run twice, or refusals that nobody de
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from exotrio.manager.engine.graphs import correct_schedules
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import drop_templates
 from exotrio.manager.engine.runs import fire_schedules
+from tests.contract.api import Api
 from tests.contract.fan import OK
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, executed_item, report
@@ -24,10 +26,11 @@ from tests.support.manager import Manager, recount
 from tests.support.races import Call, Pair, open_pair
 
 in_both_orders = pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
+HOURLY = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
 RUN_ID = "f2b3d9a0-9f6e-4d43-8c59-3a6c2a1b7e10"
 
 
-async def sound(pair: Pair) -> None:
+async def check_sound(pair: Pair) -> None:
     """Check that every counter is what the states say, once nothing is left of deleted runs."""
 
     async def cleared() -> None:
@@ -39,11 +42,35 @@ async def sound(pair: Pair) -> None:
     await pair.second.service.store.read(recount)
 
 
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+async def pair(clock: SettableClock) -> AsyncIterator[Pair]:
+    """Two state managers, whose database has to be sound in the end."""
+    async with open_pair(clock=clock) as opened:
+        yield opened
+        await check_sound(opened)
+
+
+@pytest.fixture
+def api(pair: Pair) -> Api:
+    """The second of the two, which is never held up, as a client in another process sees it."""
+    return pair.second.remote
+
+
 async def race(pair: Pair, swapped: bool, one: Call, other: Call) -> tuple[Any, Any]:
     """Hold up one call, or the other one if swapped, and return their results."""
     if swapped:
         return tuple(reversed(await pair.race(other, one)))  # type: ignore[return-value]
     return await pair.race(one, other)
+
+
+async def fire(manager: Manager) -> list[str]:
+    lines: list[str] = await manager.service.store.write(fire_schedules)
+    return lines
 
 
 def cancelling(flow: Flow) -> Call:
@@ -55,89 +82,77 @@ def reporting(*items: dict[str, Any]) -> Call:
 
 
 @in_both_orders
-async def test_a_run_is_cancelled_while_an_outcome_arrives(swapped: bool) -> None:
-    async with open_pair() as pair:
-        flow = await Flow.start(pair.second.remote, place("a", "b"), place("b"))
-        state = await claim_one(pair.second.remote)
-        results, cancelled = await race(pair, swapped, reporting(executed_item(state)), cancelling(flow))
-        ok(cancelled)
-        shown = await flow.run_summary()
-        assert shown["status"] == "FAILED"
-        assert await flow.take("b", 0) == []
-        assert results in (["ok"], ["stale"])
-        await sound(pair)
+async def test_a_run_is_cancelled_while_an_outcome_arrives(pair: Pair, api: Api, swapped: bool) -> None:
+    flow = await Flow.start(api, place("a", "b"), place("b"))
+    state = await claim_one(api)
+    results, cancelled = await race(pair, swapped, reporting(executed_item(state)), cancelling(flow))
+    ok(cancelled)
+    shown = await flow.run_summary()
+    assert shown["status"] == "FAILED"
+    assert await flow.take("b", 0) == []
+    assert results in (["ok"], ["stale"])
 
 
 @in_both_orders
-async def test_a_lease_expires_while_the_outcome_arrives(swapped: bool) -> None:
+async def test_a_lease_expires_while_the_outcome_arrives(pair: Pair, api: Api, swapped: bool) -> None:
     async def expire_all(manager: Manager) -> int:
         lost: int = await manager.service.store.write(expire, 2**60, Terms())
         return lost
 
-    async with open_pair() as pair:
-        flow = await Flow.start(pair.second.remote, place("a", "b"), place("b"))
-        state = await claim_one(pair.second.remote)
-        results, lost = await race(pair, swapped, reporting(executed_item(state)), expire_all)
-        # A token is good until somebody else has claimed the state, so the outcome counts either way.
-        assert results == ["ok"]
-        assert lost in (0, 1)
-        assert await claim(pair.second.remote) == []
-        assert len(await flow.take("b")) == 1
-        await sound(pair)
+    flow = await Flow.start(api, place("a", "b"), place("b"))
+    state = await claim_one(api)
+    results, lost = await race(pair, swapped, reporting(executed_item(state)), expire_all)
+    # A token is good until somebody else has claimed the state, so the outcome counts either way.
+    assert results == ["ok"]
+    assert lost in (0, 1)
+    assert await claim(api) == []
+    assert len(await flow.take("b")) == 1
 
 
-async def test_one_outcome_at_two_state_managers_creates_what_follows_once() -> None:
-    async with open_pair() as pair:
-        flow = await Flow.start(pair.second.remote, place("a", "b"), place("b"))
-        item = executed_item(await claim_one(pair.second.remote))
-        answers = await pair.race(reporting(item), reporting(item))
-        assert sorted(map(str, answers)) == ["['duplicate']", "['ok']"]
-        assert len(await flow.states("b")) == 1
-        await sound(pair)
+async def test_one_outcome_at_two_state_managers_creates_what_follows_once(pair: Pair, api: Api) -> None:
+    flow = await Flow.start(api, place("a", "b"), place("b"))
+    item = executed_item(await claim_one(api))
+    answers = await pair.race(reporting(item), reporting(item))
+    assert sorted(map(str, answers)) == ["['duplicate']", "['ok']"]
+    assert len(await flow.states("b")) == 1
 
 
-async def test_the_last_two_of_a_group_at_two_state_managers_unite_once() -> None:
-    async with open_pair() as pair:
-        places = (place("t", "a"), place("a", "b"), place("b", "u"), place("u", unites="t"))
-        flow = await Flow.start(pair.second.remote, *places)
-        await flow.run("t")
-        await flow.run("a", OK, OK)
-        one, other = await claim(pair.second.remote, {node_name("b"): 2})
-        answers = await pair.race(reporting(executed_item(one)), reporting(executed_item(other)))
-        assert answers == (["ok"], ["ok"])
-        assert len(await flow.states("u")) == 1
-        await flow.run("u")
-        assert (await flow.run_summary())["status"] == "SUCCESS"
-        await sound(pair)
+async def test_the_last_two_of_a_group_at_two_state_managers_unite_once(pair: Pair, api: Api) -> None:
+    places = (place("t", "a"), place("a", "b"), place("b", "u"), place("u", unites="t"))
+    flow = await Flow.start(api, *places)
+    await flow.run("t")
+    await flow.run("a", OK, OK)
+    one, other = await claim(api, {node_name("b"): 2})
+    answers = await pair.race(reporting(executed_item(one)), reporting(executed_item(other)))
+    assert answers == (["ok"], ["ok"])
+    assert len(await flow.states("u")) == 1
+    await flow.run("u")
+    assert (await flow.run_summary())["status"] == "SUCCESS"
 
 
 @in_both_orders
-async def test_a_run_is_cancelled_while_its_states_are_claimed(swapped: bool) -> None:
-    async with open_pair() as pair:
-        flow = await Flow.start(pair.second.remote, place("a"))
-        _, cancelled = await race(pair, swapped, lambda manager: claim(manager.remote), cancelling(flow))
-        ok(cancelled)
-        assert await flow.statuses() == {("a", "ERRORED"): 1}
-        assert await claim(pair.second.remote) == []
-        await sound(pair)
+async def test_a_run_is_cancelled_while_its_states_are_claimed(pair: Pair, api: Api, swapped: bool) -> None:
+    flow = await Flow.start(api, place("a"))
+    _, cancelled = await race(pair, swapped, lambda manager: claim(manager.remote), cancelling(flow))
+    ok(cancelled)
+    assert await flow.statuses() == {("a", "ERRORED"): 1}
+    assert await claim(api) == []
 
 
-async def test_two_that_claim_at_once_take_different_states() -> None:
-    async with open_pair() as pair:
-        flow = await Flow.deploy(pair.second.remote, place("a"))
-        for _ in range(4):
-            await flow.trigger()
+async def test_two_that_claim_at_once_take_different_states(pair: Pair, api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    for _ in range(4):
+        await flow.trigger()
 
-        async def take(manager: Manager) -> list[dict[str, Any]]:
-            return await claim(manager.remote, {A: 2}, limit=2)
+    async def take(manager: Manager) -> list[dict[str, Any]]:
+        return await claim(manager.remote, {A: 2}, limit=2)
 
-        one, other = await pair.race(take, take)
-        assert len({state["state_id"] for state in one + other}) == 4
-        await sound(pair)
+    one, other = await pair.race(take, take)
+    assert len({state["state_id"] for state in one + other}) == 4
 
 
 @in_both_orders
-async def test_a_run_begins_while_its_graph_gets_another_version(swapped: bool) -> None:
+async def test_a_run_begins_while_its_graph_gets_another_version(pair: Pair, api: Api, swapped: bool) -> None:
     async def trigger(manager: Manager) -> httpx.Response:
         return await manager.remote.trigger("graph")
 
@@ -146,98 +161,67 @@ async def test_a_run_begins_while_its_graph_gets_another_version(swapped: bool) 
         ok(await manager.remote.put_graph("graph", body), 201)
         await manager.service.store.write(drop_templates)
 
-    async with open_pair() as pair:
-        flow = await Flow.deploy(pair.second.remote, place("a", inputs={"p": "first"}))
-        triggered, _ = await race(pair, swapped, trigger, replace_and_drop)
-        flow.run_id = ok(triggered)["run_id"]
-        await pair.second.service.store.write(drop_templates)
-        (state,) = await claim(pair.second.remote)
-        assert state["inputs"]["p"] in ("first", "second")
-        assert await report(pair.second.remote, executed_item(state)) == ["ok"]
-        assert (await flow.run_summary())["status"] == "SUCCESS"
-        await sound(pair)
+    flow = await Flow.deploy(api, place("a", inputs={"p": "first"}))
+    triggered, _ = await race(pair, swapped, trigger, replace_and_drop)
+    flow.run_id = ok(triggered)["run_id"]
+    await pair.second.service.store.write(drop_templates)
+    (state,) = await claim(api)
+    assert state["inputs"]["p"] in ("first", "second")
+    assert await report(api, executed_item(state)) == ["ok"]
+    assert (await flow.run_summary())["status"] == "SUCCESS"
 
 
-async def test_an_occurrence_of_a_schedule_triggers_once() -> None:
-    async def fire(manager: Manager) -> list[str]:
-        lines: list[str] = await manager.service.store.write(fire_schedules)
-        return lines
-
-    clock = SettableClock()
-    async with open_pair(clock=clock) as pair:
-        triggers = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
-        await Flow.deploy(pair.second.remote, place("a"), triggers=triggers)
-        clock.advance(3_600_000)
-        one, other = await pair.race(fire, fire)
-        assert len(one + other) == 1
-        assert ok(await pair.second.remote.runs())["total"] == 1
-        await sound(pair)
+async def test_an_occurrence_of_a_schedule_triggers_once(pair: Pair, api: Api, clock: SettableClock) -> None:
+    await Flow.deploy(api, place("a"), triggers=HOURLY)
+    clock.advance(3_600_000)
+    one, other = await pair.race(fire, fire)
+    assert len(one + other) == 1
+    assert ok(await api.runs())["total"] == 1
 
 
 @in_both_orders
-async def test_triggers_are_cancelled_while_one_comes_due(swapped: bool) -> None:
-    async def fire(manager: Manager) -> list[str]:
-        lines: list[str] = await manager.service.store.write(fire_schedules)
-        return lines
-
+async def test_triggers_are_cancelled_while_one_comes_due(
+    pair: Pair, api: Api, clock: SettableClock, swapped: bool
+) -> None:
     async def cancel(manager: Manager) -> httpx.Response:
         return await manager.remote.cancel_triggers("graph")
 
-    clock = SettableClock()
-    async with open_pair(clock=clock) as pair:
-        triggers = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
-        await Flow.deploy(pair.second.remote, place("a"), triggers=triggers)
-        clock.advance(3_600_000)
-        lines, cancelled = await race(pair, swapped, fire, cancel)
-        assert ok(cancelled)["cancelled_count"] == 1
-        assert len(lines) == (not swapped) == ok(await pair.second.remote.runs())["total"]
-        clock.advance(3_600_000)
-        assert await fire(pair.first) == []
-        await sound(pair)
+    await Flow.deploy(api, place("a"), triggers=HOURLY)
+    clock.advance(3_600_000)
+    lines, cancelled = await race(pair, swapped, fire, cancel)
+    assert ok(cancelled)["cancelled_count"] == 1
+    assert len(lines) == (not swapped) == ok(await api.runs())["total"]
+    clock.advance(3_600_000)
+    assert await fire(pair.first) == []
 
 
-async def test_a_schedule_is_paused_while_it_comes_due_behind_another() -> None:
-    async def fire(manager: Manager) -> list[str]:
-        lines: list[str] = await manager.service.store.write(fire_schedules)
-        return lines
-
+async def test_a_schedule_is_paused_while_it_comes_due_behind_another(
+    pair: Pair, api: Api, clock: SettableClock
+) -> None:
     async def pause(manager: Manager) -> int:
         ok(await manager.remote.native("POST", "graph/second/pause"))
         total: int = ok(await manager.remote.runs())["total"]
         return total
 
-    clock = SettableClock()
-    async with open_pair(clock=clock) as pair:
-        triggers = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
-        for name in ("first", "second"):
-            await Flow.deploy(pair.second.remote, place("a"), graph=name, triggers=triggers)
-        clock.advance(3_600_000)
-        _, total = await pair.race(fire, pause)
-        assert ok(await pair.second.remote.runs())["total"] == total, "it started a run once it was paused"
-        await sound(pair)
+    for name in ("first", "second"):
+        await Flow.deploy(api, place("a"), graph=name, triggers=HOURLY)
+    clock.advance(3_600_000)
+    _, total = await pair.race(fire, pause)
+    assert ok(await api.runs())["total"] == total, "it started a run once it was paused"
 
 
-async def test_schedules_are_corrected_while_those_of_two_graphs_come_due() -> None:
-    async def fire(manager: Manager) -> list[str]:
-        lines: list[str] = await manager.service.store.write(fire_schedules)
-        return lines
-
-    clock = SettableClock()
-    async with open_pair(clock=clock) as pair:
-        # The one that is stored later comes due first, so that they are locked in the other order.
-        for name, minute in (("first", 1), ("second", 0)):
-            value = {"expression": f"{minute} * * * *", "timezone": "Europe/Berlin"}
-            await Flow.deploy(
-                pair.second.remote, place("a"), graph=name, triggers=[{"type": "CRON", "value": value}]
-            )
-        clock.advance(3_600_000)
-        before = len(pair.database.server.log)
-        lines, corrected = await pair.race(
-            fire, lambda manager: manager.service.store.write(correct_schedules)
-        )
-        assert (len(lines), corrected) == (2, (0, False))
-        assert "deadlock detected" not in pair.database.server.log[before:]
-        await sound(pair)
+async def test_schedules_are_corrected_while_those_of_two_graphs_come_due(
+    pair: Pair, api: Api, clock: SettableClock
+) -> None:
+    # The one that is stored later comes due first, so that they are locked in the other order.
+    for name, minute in (("first", 1), ("second", 0)):
+        value = {"expression": f"{minute} * * * *", "timezone": "Europe/Berlin"}
+        await Flow.deploy(api, place("a"), graph=name, triggers=[{"type": "CRON", "value": value}])
+    clock.advance(3_600_000)
+    before = len(pair.database.server.log)
+    lines, corrected = await pair.race(fire, lambda manager: manager.service.store.write(correct_schedules))
+    assert (len(lines), corrected) == (2, (0, False))
+    assert "deadlock detected" not in pair.database.server.log[before:]
 
 
 def deleting(name: str) -> Call:
@@ -245,154 +229,132 @@ def deleting(name: str) -> Call:
 
 
 @in_both_orders
-async def test_a_run_begins_while_its_graph_is_deleted(swapped: bool) -> None:
-    async with open_pair() as pair:
-        flow = await Flow.start(pair.second.remote, place("a"))
-        await flow.run("a")
-        triggered, deleted = await race(
-            pair, swapped, lambda manager: manager.remote.trigger("graph"), deleting("graph")
-        )
-        assert (triggered.status_code, deleted.status_code) == ((404, 200) if swapped else (200, 409))
-        kept = ok(await pair.second.remote.runs())["total"]
-        assert kept == (0 if swapped else 2), "a deletion that is refused deletes nothing"
-        assert len(await claim(pair.second.remote)) == (not swapped)
-        await sound(pair)
+async def test_a_run_begins_while_its_graph_is_deleted(pair: Pair, api: Api, swapped: bool) -> None:
+    flow = await Flow.start(api, place("a"))
+    await flow.run("a")
+    triggered, deleted = await race(
+        pair, swapped, lambda manager: manager.remote.trigger("graph"), deleting("graph")
+    )
+    assert (triggered.status_code, deleted.status_code) == ((404, 200) if swapped else (200, 409))
+    kept = ok(await api.runs())["total"]
+    assert kept == (0 if swapped else 2), "a deletion that is refused deletes nothing"
+    assert len(await claim(api)) == (not swapped)
 
 
 @in_both_orders
-async def test_a_run_is_retried_while_its_graph_is_deleted(swapped: bool) -> None:
-    async with open_pair() as pair:
-        flow = await Flow.start(pair.second.remote, place("a"), retry_policy=NO_RETRY)
-        await flow.fail("a", times=1)
-        retried, deleted = await race(
-            pair, swapped, lambda manager: manager.remote.retry_run(flow.run_id), deleting("graph")
-        )
-        assert (retried.status_code, deleted.status_code) == ((404, 200) if swapped else (200, 409))
-        assert len(await claim(pair.second.remote)) == (not swapped)
-        await sound(pair)
+async def test_a_run_is_retried_while_its_graph_is_deleted(pair: Pair, api: Api, swapped: bool) -> None:
+    flow = await Flow.start(api, place("a"), retry_policy=NO_RETRY)
+    await flow.fail("a", times=1)
+    retried, deleted = await race(
+        pair, swapped, lambda manager: manager.remote.retry_run(flow.run_id), deleting("graph")
+    )
+    assert (retried.status_code, deleted.status_code) == ((404, 200) if swapped else (200, 409))
+    assert len(await claim(api)) == (not swapped)
 
 
 @in_both_orders
-async def test_a_trigger_comes_due_while_its_graph_is_deleted(swapped: bool) -> None:
-    async def fire(manager: Manager) -> list[str]:
-        lines: list[str] = await manager.service.store.write(fire_schedules)
-        return lines
-
-    clock = SettableClock()
-    async with open_pair(clock=clock) as pair:
-        triggers = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
-        await Flow.deploy(pair.second.remote, place("a"), triggers=triggers)
-        clock.advance(3_600_000)
-        lines, deleted = await race(pair, swapped, fire, deleting("graph"))
-        assert (len(lines), deleted.status_code) == ((0, 200) if swapped else (1, 409))
-        assert len(await claim(pair.second.remote)) == (not swapped)
-        await sound(pair)
+async def test_a_trigger_comes_due_while_its_graph_is_deleted(
+    pair: Pair, api: Api, clock: SettableClock, swapped: bool
+) -> None:
+    await Flow.deploy(api, place("a"), triggers=HOURLY)
+    clock.advance(3_600_000)
+    lines, deleted = await race(pair, swapped, fire, deleting("graph"))
+    assert (len(lines), deleted.status_code) == ((0, 200) if swapped else (1, 409))
+    assert len(await claim(api)) == (not swapped)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
-async def test_one_node_is_registered_at_two_state_managers(known: bool) -> None:
+async def test_one_node_is_registered_at_two_state_managers(pair: Pair, api: Api, known: bool) -> None:
     async def register(manager: Manager) -> httpx.Response:
         return await manager.remote.register([declare("Node_a", inputs=("p", "q"))])
 
-    async with open_pair() as pair:
-        if known:
-            ok(await pair.second.remote.register([declare("Node_a", inputs=("p",))]))
-        for answer in await pair.race(register, register):
-            ok(answer)
-        (node,) = ok(await pair.second.remote.nodes())["nodes"]
-        assert set(node["inputs_schema"]["properties"]) == {"p", "q"}
+    if known:
+        ok(await api.register([declare("Node_a", inputs=("p",))]))
+    for answer in await pair.race(register, register):
+        ok(answer)
+    (node,) = ok(await api.nodes())["nodes"]
+    assert set(node["inputs_schema"]["properties"]) == {"p", "q"}
 
 
-async def test_one_graph_is_put_at_two_state_managers() -> None:
+async def test_one_graph_is_put_at_two_state_managers(pair: Pair, api: Api) -> None:
     async def put(manager: Manager) -> httpx.Response:
         body = manager.remote.body([place("a")], secrets={"token": "s3cret"})
         return await manager.remote.put_graph("graph", body)
 
-    async with open_pair() as pair:
-        await pair.second.remote.register_for([place("a")], secrets=("token",))
-        for answer in await pair.race(put, put):
-            ok(answer, 201)
-        flow = Flow(pair.second.remote, "graph")
-        await flow.trigger()
-        await flow.run("a")
+    await api.register_for([place("a")], secrets=("token",))
+    for answer in await pair.race(put, put):
+        ok(answer, 201)
+    flow = Flow(api, "graph")
+    await flow.trigger()
+    await flow.run("a")
 
 
-async def test_one_run_id_begins_one_run() -> None:
+async def test_one_run_id_begins_one_run(pair: Pair, api: Api) -> None:
     async def trigger(manager: Manager) -> httpx.Response:
         return await manager.remote.native_trigger("graph", RUN_ID)
 
-    async with open_pair() as pair:
-        flow = await Flow.deploy(pair.second.remote, place("a"))
-        for answer in await pair.race(trigger, trigger):
-            assert ok(answer)["run_id"] == RUN_ID
-        flow.run_id = RUN_ID
-        assert await flow.statuses() == {("a", "CREATED"): 1}
-        await sound(pair)
+    flow = await Flow.deploy(api, place("a"))
+    for answer in await pair.race(trigger, trigger):
+        assert ok(answer)["run_id"] == RUN_ID
+    flow.run_id = RUN_ID
+    assert await flow.statuses() == {("a", "CREATED"): 1}
 
 
-async def test_one_key_begins_one_run() -> None:
+async def test_one_key_begins_one_run(pair: Pair, api: Api) -> None:
     async def trigger(manager: Manager) -> httpx.Response:
         return await manager.remote.v0("POST", "graph/graph/trigger", json={"key": "order-17"})
 
-    async with open_pair() as pair:
-        flow = await Flow.deploy(pair.second.remote, place("a"))
-        replies = [ok(answer) for answer in await pair.race(trigger, trigger)]
-        assert sorted(reply["created"] for reply in replies) == [False, True]
-        (flow.run_id,) = {reply["run_id"] for reply in replies}
-        assert await flow.statuses() == {("a", "CREATED"): 1}
-        await sound(pair)
+    flow = await Flow.deploy(api, place("a"))
+    replies = [ok(answer) for answer in await pair.race(trigger, trigger)]
+    assert sorted(reply["created"] for reply in replies) == [False, True]
+    (flow.run_id,) = {reply["run_id"] for reply in replies}
+    assert await flow.statuses() == {("a", "CREATED"): 1}
 
 
-async def test_two_lists_with_the_same_keys_begin_each_run_once() -> None:
+async def test_two_lists_with_the_same_keys_begin_each_run_once(pair: Pair, api: Api) -> None:
     keys = [f"key-{number:02}" for number in range(20)]
 
     def trigger(*keys: str) -> Call:
         runs = [{"key": key, "inputs": {"p": key}} for key in keys]
         return lambda manager: manager.remote.trigger_many("graph", *runs)
 
-    async with open_pair() as pair:
-        await Flow.deploy(pair.second.remote, place("a", inputs={"p": ""}))
-        one, other = keys[:15], keys[:4:-1]
-        answers = await pair.race(trigger(*one), trigger(*other))
-        ids: dict[str, str] = {}
-        for answer, given in zip(answers, (one, other), strict=True):
-            for key, run_id in zip(given, ok(answer)["run_ids"], strict=True):
-                assert ids.setdefault(key, run_id) == run_id
-        states = await claim(pair.second.remote, {A: 100}, limit=100)
-        assert sorted((state["inputs"]["p"], state["run_id"]) for state in states) == sorted(ids.items())
-        await sound(pair)
+    await Flow.deploy(api, place("a", inputs={"p": ""}))
+    one, other = keys[:15], keys[:4:-1]
+    answers = await pair.race(trigger(*one), trigger(*other))
+    ids: dict[str, str] = {}
+    for answer, given in zip(answers, (one, other), strict=True):
+        for key, run_id in zip(given, ok(answer)["run_ids"], strict=True):
+            assert ids.setdefault(key, run_id) == run_id
+    states = await claim(api, {A: 100}, limit=100)
+    assert sorted((state["inputs"]["p"], state["run_id"]) for state in states) == sorted(ids.items())
 
 
 @in_both_orders
-async def test_two_lists_with_the_same_ids_begin_each_run_once(swapped: bool) -> None:
+async def test_two_lists_with_the_same_ids_begin_each_run_once(pair: Pair, api: Api, swapped: bool) -> None:
     ids = [str(uuid4()) for _ in range(20)]
 
     def trigger(run_ids: list[str]) -> Call:
         runs = [{"run_id": run_id, "inputs": {"p": run_id}} for run_id in run_ids]
         return lambda manager: manager.remote.trigger_many("graph", *runs)
 
-    async with open_pair() as pair:
-        await Flow.deploy(pair.second.remote, place("a", inputs={"p": ""}))
-        # In opposite orders, so that each could wait for the other.
-        one, other = ids[:15], ids[:4:-1]
-        answers = await race(pair, swapped, trigger(one), trigger(other))
-        assert [ok(answer)["run_ids"] for answer in answers] == [one, other]
-        states = await claim(pair.second.remote, {A: 100}, limit=100)
-        assert sorted((state["run_id"], state["inputs"]["p"]) for state in states) == sorted(
-            (each, each) for each in ids
-        )
-        await sound(pair)
+    await Flow.deploy(api, place("a", inputs={"p": ""}))
+    # In opposite orders, so that each could wait for the other.
+    one, other = ids[:15], ids[:4:-1]
+    answers = await race(pair, swapped, trigger(one), trigger(other))
+    assert [ok(answer)["run_ids"] for answer in answers] == [one, other]
+    states = await claim(api, {A: 100}, limit=100)
+    assert sorted((state["run_id"], state["inputs"]["p"]) for state in states) == sorted(
+        (each, each) for each in ids
+    )
 
 
-async def test_one_manual_retry_asked_for_at_two_state_managers_is_one_attempt() -> None:
+async def test_one_manual_retry_asked_for_at_two_state_managers_is_one_attempt(pair: Pair, api: Api) -> None:
     async def retry(manager: Manager) -> httpx.Response:
         return await manager.remote.manual_retry(state_id, "the-same-request")
 
-    async with open_pair() as pair:
-        flow = await Flow.start(pair.second.remote, place("a"), retry_policy=NO_RETRY)
-        state_id = await flow.fail("a", times=1)
-        answers = await pair.race(retry, retry)
-        assert 200 in {answer.status_code for answer in answers}
-        assert {answer.status_code for answer in answers} <= {200, 409}
-        assert await flow.statuses() == {("a", "RETRY_CREATED"): 1, ("a", "CREATED"): 1}
-        await sound(pair)
+    flow = await Flow.start(api, place("a"), retry_policy=NO_RETRY)
+    state_id = await flow.fail("a", times=1)
+    answers = await pair.race(retry, retry)
+    assert 200 in {answer.status_code for answer in answers}
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert await flow.statuses() == {("a", "RETRY_CREATED"): 1, ("a", "CREATED"): 1}

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import trio
 
 from exotrio._util.settings import Settings
 from exotrio.manager import Service, create_app, open_service
@@ -20,7 +22,7 @@ from exotrio.manager.queries.states import chain
 from exotrio.manager.security.access import local
 from exotrio.manager.service import WaitingClaims
 from exotrio.manager.store.clock import wall_clock
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.port import Store, Transaction, View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support import postgres
@@ -155,6 +157,22 @@ def gate() -> Iterator[Gate]:
         yield held
     finally:
         held.open()
+
+
+@asynccontextmanager
+async def held_up(store: Store, use_case: Callable[..., Any] | None = None) -> AsyncIterator[Gate]:
+    """Begin the block when a use case is held up, and let it go on when the block ends.
+
+    Args:
+        store: What runs it.
+        use_case: Calls ``held.hold()`` of its keyword argument; by default it does nothing else.
+    """
+    with gate() as held:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.write, partial(use_case, held=held) if use_case else held.hold)
+            await trio.to_thread.run_sync(held.wait_entered)
+            yield held
+            held.open()
 
 
 def running(script: str, db: Path) -> Process:
