@@ -105,14 +105,20 @@ async def test_a_task_tree_is_sent_once_it_is_asked_for(api: Api) -> None:
     async def tree() -> TasksReply:
         return TasksReply.model_validate(ok(await api.worker("GET", "w", "tasks")))
 
+    for method in ("POST", "GET"):
+        refused(await api.worker(method, "w", "tasks"), 404)
     ok(await api.heartbeat("w"))
     assert "--health-tasks" in refused(await api.worker("POST", "w", "tasks"), 409)
     body: dict[str, Any] = {"phase": "running", "shows_tasks": True}
     ok(await api.heartbeat("w", **body))
+    assert await tree() == TasksReply(worker_id="w", asked=False, tasks=None, age_ms=None)
     ok(await api.worker("POST", "w", "tasks"))
     assert (await tree()).asked
     assert ok(await api.heartbeat("w", **body))["commands"] == ["tasks"]
-    ok(await api.heartbeat("w", **body, tasks="main\n  poll"))
+    assert ok(await api.heartbeat("w", **body, tasks="main\n  poll"))["commands"] == []
     shown = await tree()
     assert (shown.asked, shown.tasks) == (False, "main\n  poll")
     assert shown.age_ms is not None
+    assert shown.age_ms >= 0
+    refused(await api.elsewhere().worker("GET", "w", "tasks"), 404)
+    refused(await api.heartbeat("w", tasks="x" * (64 * 1024 + 1)), 422)

@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tests.support.manager import (
     KEY,
     NO_SETTINGS,
     embedded_in,
-    gate,
+    held_up,
     open_manager,
     put,
     running,
@@ -42,13 +43,13 @@ from tests.support.query_plans import connection_of, plans_of, refuses_scans, st
 from tests.support.scrapes import labels_in, values_in
 
 
+@dataclass(frozen=True)
 class Operated:
     """A state manager with metrics."""
 
-    def __init__(self, service: Service, api: Api, outside: httpx.AsyncClient) -> None:
-        self.service = service
-        self.api = api
-        self.outside = outside
+    service: Service
+    api: Api
+    outside: httpx.AsyncClient
 
     async def values(self) -> dict[str, float]:
         """Return what a scrape shows, as ``name{label="value"}`` to value."""
@@ -72,6 +73,12 @@ async def operated(
             open_client(transport=outside, key=key) as other,
         ):
             yield Operated(service, Api(client, "tests"), other)
+
+
+@pytest.fixture
+async def manager() -> AsyncIterator[Operated]:
+    async with operated() as opened:
+        yield opened
 
 
 CRON = [{"type": "CRON", "value": {"expression": "0 0 * * *"}}]
@@ -125,8 +132,8 @@ async def test_metrics_may_have_a_port_of_their_own_where_nothing_else_is_served
 
 
 async def test_an_embedded_state_manager_has_no_metrics() -> None:
-    async with open_manager() as manager:
-        assert (await manager.remote.request("GET", "/metrics")).status_code == 404
+    async with open_manager() as embedded:
+        assert (await embedded.remote.request("GET", "/metrics")).status_code == 404
 
 
 # -- readiness
@@ -136,15 +143,10 @@ async def test_a_database_that_takes_no_writes_ends_the_readiness_and_not_the_li
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "MAX_WRITE", 0.1)
-    async with operated(tmp_path / "state.db") as manager:
-        with gate() as held:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(manager.service.store.write, held.hold)
-                await trio.to_thread.run_sync(held.wait_entered)
-                answer = await manager.outside.get("/readyz")
-                assert (answer.status_code, answer.text) == (503, "a write did not end within 0.1 s\n")
-                assert (await manager.outside.get("/livez")).status_code == 200
-                held.open()
+    async with operated(tmp_path / "state.db") as manager, held_up(manager.service.store):
+        answer = await manager.outside.get("/readyz")
+        assert (answer.status_code, answer.text) == (503, "a write did not end within 0.1 s\n")
+        assert (await manager.outside.get("/livez")).status_code == 200
 
 
 @asynccontextmanager
@@ -157,15 +159,14 @@ async def broken(manager: Operated) -> AsyncIterator[None]:
 
 
 async def test_a_database_that_fails_ends_the_readiness_until_it_works_again(
-    autojump_clock: MockClock,
+    manager: Operated, autojump_clock: MockClock
 ) -> None:
-    async with operated() as manager:
-        async with broken(manager):
-            answer = await manager.outside.get("/readyz")
-            assert answer.status_code == 503
-            assert answer.text == "the database cannot be written (DatabaseError)\n"
-        await trio.sleep(1)
-        assert (await manager.outside.get("/readyz")).text == "ok\n"
+    async with broken(manager):
+        answer = await manager.outside.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.text == "the database cannot be written (DatabaseError)\n"
+    await trio.sleep(1)
+    assert (await manager.outside.get("/readyz")).text == "ok\n"
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
@@ -228,19 +229,18 @@ def test_a_full_disk_ends_the_readiness_until_there_is_space(tmp_path: Path) -> 
 
 
 async def test_that_nothing_can_be_written_is_noticed_although_nobody_else_writes(
-    autojump_clock: MockClock,
+    manager: Operated, autojump_clock: MockClock
 ) -> None:
-    async with operated() as manager:
-        assert (await manager.outside.get("/readyz")).text == "ok\n"
-        connection = await connection_of(manager.service.store)
-        connection.execute(
-            "CREATE TEMP TRIGGER no BEFORE INSERT ON main.meta BEGIN SELECT RAISE(ABORT, 'no'); END"
-        )
-        await trio.sleep(WRITABLE_FOR)
-        assert (await manager.outside.get("/readyz")).status_code == 503
-        connection.execute("DROP TRIGGER no")
-        await trio.sleep(1)
-        assert (await manager.outside.get("/readyz")).status_code == 200
+    assert (await manager.outside.get("/readyz")).text == "ok\n"
+    connection = await connection_of(manager.service.store)
+    connection.execute(
+        "CREATE TEMP TRIGGER no BEFORE INSERT ON main.meta BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    await trio.sleep(WRITABLE_FOR)
+    assert (await manager.outside.get("/readyz")).status_code == 503
+    connection.execute("DROP TRIGGER no")
+    await trio.sleep(1)
+    assert (await manager.outside.get("/readyz")).status_code == 200
 
 
 @pytest.mark.parametrize("table", ["runs", "graphs"])
@@ -269,42 +269,40 @@ async def test_damaged_pages_end_the_readiness_although_others_can_be_written(
 
 
 async def test_a_damaged_page_that_one_use_case_met_ends_the_readiness_until_another_one_could_write(
-    autojump_clock: MockClock,
+    manager: Operated, autojump_clock: MockClock
 ) -> None:
     def meet_damage(tx: Transaction) -> None:
         error = sqlite3.DatabaseError("database disk image is malformed")
         error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
         raise error
 
-    async with operated() as manager:
-        with pytest.raises(DatabaseError):
-            await manager.service.store.write(meet_damage)
-        await trio.sleep(60)
-        assert (await manager.outside.get("/readyz")).status_code == 503
-        await manager.service.store.write(put, "something")
+    with pytest.raises(DatabaseError):
+        await manager.service.store.write(meet_damage)
+    await trio.sleep(60)
+    assert (await manager.outside.get("/readyz")).status_code == 503
+    await manager.service.store.write(put, "something")
+    await trio.sleep(1)
+    assert (await manager.outside.get("/readyz")).status_code == 200
+
+
+async def test_probes_write_no_more_than_it_takes(manager: Operated, autojump_clock: MockClock) -> None:
+    written = manager.service.store.written
+    for _ in range(20):
         await trio.sleep(1)
         assert (await manager.outside.get("/readyz")).status_code == 200
-
-
-async def test_probes_write_no_more_than_it_takes(autojump_clock: MockClock) -> None:
-    async with operated() as manager:
+    assert manager.service.store.written - written <= 4
+    for _ in range(20):
+        await manager.service.store.write(put, str(trio.current_time()))
         written = manager.service.store.written
-        for _ in range(20):
-            await trio.sleep(1)
-            assert (await manager.outside.get("/readyz")).status_code == 200
-        assert manager.service.store.written - written <= 4
-        for _ in range(20):
-            await manager.service.store.write(put, str(trio.current_time()))
-            written = manager.service.store.written
-            await trio.sleep(1)
-            assert (await manager.outside.get("/readyz")).status_code == 200
-            assert manager.service.store.written - written <= 1, "the time at most"
+        await trio.sleep(1)
+        assert (await manager.outside.get("/readyz")).status_code == 200
+        assert manager.service.store.written - written <= 1, "the time at most"
 
 
 async def test_while_the_database_fails_only_health_is_answered_and_the_rest_in_json(
-    autojump_clock: MockClock,
+    manager: Operated, autojump_clock: MockClock
 ) -> None:
-    async with operated() as manager, broken(manager):
+    async with broken(manager):
         assert ok(await manager.outside.get("/health")) == {"message": "OK"}
         refused(await manager.outside.get("/v0/namespaces"), 503)
         claim = await manager.outside.post(
@@ -347,12 +345,11 @@ async def test_metrics_tell_what_waits_what_is_held_and_what_ended(autojump_cloc
         assert look["exotrio_manager_commit_group_size_count"] > 5
 
 
-async def test_alarms_and_pictures_can_rely_on_these_names_and_labels() -> None:
-    async with operated() as manager:
-        flow = await Flow.start(manager.api, place("a"), triggers=CRON)
-        await flow.run("a")
-        text = (await manager.outside.get("/metrics")).text
-        text += (await manager.outside.get("/metrics")).text  # now with the request before
+async def test_alarms_and_pictures_can_rely_on_these_names_and_labels(manager: Operated) -> None:
+    flow = await Flow.start(manager.api, place("a"), triggers=CRON)
+    await flow.run("a")
+    text = (await manager.outside.get("/metrics")).text
+    text += (await manager.outside.get("/metrics")).text  # now with the request before
     assert labels_in(text) == {
         "exotrio_manager_states": {"namespace", "node", "status"},
         "exotrio_manager_eligible_states": {"namespace", "node"},
@@ -367,110 +364,107 @@ async def test_alarms_and_pictures_can_rely_on_these_names_and_labels() -> None:
     }
 
 
-async def test_what_waits_for_a_paused_node_is_no_cause_for_alarm_but_for_one_about_that() -> None:
-    async with operated() as manager:
-        await Flow.start(manager.api, place("a"))
-        ok(await manager.api.native("POST", f"node/{node_name('a')}/pause"))
-        values = await manager.values()
-        node = f'namespace="tests",node="{node_name("a")}"'
-        assert values[f"exotrio_manager_node_paused{{{node}}}"] == 1
-        assert values[f'exotrio_manager_states{{{node},status="CREATED"}}'] == 1
-        assert values[f"exotrio_manager_eligible_states{{{node}}}"] == 0
-        assert values[f"exotrio_manager_oldest_eligible_seconds{{{node}}}"] == 0
+async def test_what_waits_for_a_paused_node_is_no_cause_for_alarm_but_for_one_about_that(
+    manager: Operated,
+) -> None:
+    await Flow.start(manager.api, place("a"))
+    ok(await manager.api.native("POST", f"node/{node_name('a')}/pause"))
+    values = await manager.values()
+    node = f'namespace="tests",node="{node_name("a")}"'
+    assert values[f"exotrio_manager_node_paused{{{node}}}"] == 1
+    assert values[f'exotrio_manager_states{{{node},status="CREATED"}}'] == 1
+    assert values[f"exotrio_manager_eligible_states{{{node}}}"] == 0
+    assert values[f"exotrio_manager_oldest_eligible_seconds{{{node}}}"] == 0
 
 
-async def test_a_schedule_that_is_paused_can_be_alarmed_about() -> None:
-    async with operated() as manager:
-        for graph, triggers in (("paused", CRON), ("other", CRON), ("without", [])):
-            await Flow.deploy(manager.api, place("a"), graph=graph, triggers=triggers)
-        for graph in ("paused", "without"):
-            ok(await manager.api.native("POST", f"graph/{graph}/pause"))
-        values = {
-            name: value for name, value in (await manager.values()).items() if "schedule_paused" in name
-        }
-        name = 'exotrio_manager_schedule_paused{{graph="{}",namespace="tests"}}'.format
-        assert values == {name("other"): 0, name("paused"): 1}
+async def test_a_schedule_that_is_paused_can_be_alarmed_about(manager: Operated) -> None:
+    for graph, triggers in (("paused", CRON), ("other", CRON), ("without", [])):
+        await Flow.deploy(manager.api, place("a"), graph=graph, triggers=triggers)
+    for graph in ("paused", "without"):
+        ok(await manager.api.native("POST", f"graph/{graph}/pause"))
+    values = {name: value for name, value in (await manager.values()).items() if "schedule_paused" in name}
+    name = 'exotrio_manager_schedule_paused{{graph="{}",namespace="tests"}}'.format
+    assert values == {name("other"): 0, name("paused"): 1}
 
 
-async def test_a_cancelled_run_ends_its_states_for_the_metrics_too(autojump_clock: MockClock) -> None:
-    async with operated() as manager:
-        flow = await Flow.start(manager.api, place("a"))
-        ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
-        name = f'{{namespace="tests",node="{node_name("a")}",status="ERRORED"}}'
-        assert (await manager.values())[f"exotrio_manager_states_ended_total{name}"] == 1
+async def test_a_cancelled_run_ends_its_states_for_the_metrics_too(
+    manager: Operated, autojump_clock: MockClock
+) -> None:
+    flow = await Flow.start(manager.api, place("a"))
+    ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
+    name = f'{{namespace="tests",node="{node_name("a")}",status="ERRORED"}}'
+    assert (await manager.values())[f"exotrio_manager_states_ended_total{name}"] == 1
 
 
-async def test_an_ended_state_that_was_undone_does_not_count(autojump_clock: MockClock) -> None:
-    async with operated() as manager:
-        flow = await Flow.start(manager.api, place("a"))
-        held = await flow.one("a")
-        store = manager.service.store
-        await store.write(
-            lambda tx: tx.execute(
-                "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.runs BEGIN SELECT RAISE(ABORT, 'no'); END"
-            )
+async def test_an_ended_state_that_was_undone_does_not_count(
+    manager: Operated, autojump_clock: MockClock
+) -> None:
+    flow = await Flow.start(manager.api, place("a"))
+    held = await flow.one("a")
+    store = manager.service.store
+    await store.write(
+        lambda tx: tx.execute(
+            "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.runs BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
-        assert (await manager.api.executed(held, {"v": "1"})).status_code == 503
-        await store.write(lambda tx: tx.execute("DROP TRIGGER no"))
-        assert not [
-            name for name in await manager.values() if name.startswith("exotrio_manager_states_ended")
-        ]
+    )
+    assert (await manager.api.executed(held, {"v": "1"})).status_code == 503
+    await store.write(lambda tx: tx.execute("DROP TRIGGER no"))
+    assert not [name for name in await manager.values() if name.startswith("exotrio_manager_states_ended")]
 
 
-async def test_requests_are_counted_by_pattern_never_by_path(autojump_clock: MockClock) -> None:
-    async with operated() as manager:
-        flow = await Flow.deploy(Api(manager.outside, "tests"), place("a"))
-        await flow.trigger()
-        refused(await manager.outside.get("/v0/namespace/tests/graph/nothing"), 404)
-        await manager.outside.get("/no/such/route/4711")
-        await manager.outside.request("BREW", "/v0/namespaces/")
-        await manager.outside.get("/v0/namespaces/", headers={"x-api-key": "wrong"})
-        values = await manager.values()
-        counts = {
-            (route, method, code): values[name]
-            for name in values
-            if (found := re.fullmatch(r".*_duration_seconds_count\{(.*)\}", name))
-            for code, method, route in [re.findall(r'"(.*?)"', found[1])]
-        }
-        graph = "/v0/namespace/{namespace}/graph/{graph}"
-        assert counts[graph, "PUT", "201"] == 1
-        assert counts[graph, "GET", "404"] == 1
-        assert counts[f"{graph}/trigger", "POST", "200"] == 1
-        assert counts["none", "GET", "404"] == 1
-        assert counts["none", "GET", "401"] == 1
-        assert counts["/v0/namespaces", "other", "405"] == 1
-        assert not [name for name in values if flow.run_id in name or "4711" in name or "BREW" in name]
+async def test_requests_are_counted_by_pattern_never_by_path(
+    manager: Operated, autojump_clock: MockClock
+) -> None:
+    flow = await Flow.deploy(Api(manager.outside, "tests"), place("a"))
+    await flow.trigger()
+    refused(await manager.outside.get("/v0/namespace/tests/graph/nothing"), 404)
+    await manager.outside.get("/no/such/route/4711")
+    await manager.outside.request("BREW", "/v0/namespaces/")
+    await manager.outside.get("/v0/namespaces/", headers={"x-api-key": "wrong"})
+    values = await manager.values()
+    counts = {
+        (route, method, code): values[name]
+        for name in values
+        if (found := re.fullmatch(r".*_duration_seconds_count\{(.*)\}", name))
+        for code, method, route in [re.findall(r'"(.*?)"', found[1])]
+    }
+    graph = "/v0/namespace/{namespace}/graph/{graph}"
+    assert counts[graph, "PUT", "201"] == 1
+    assert counts[graph, "GET", "404"] == 1
+    assert counts[f"{graph}/trigger", "POST", "200"] == 1
+    assert counts["none", "GET", "404"] == 1
+    assert counts["none", "GET", "401"] == 1
+    assert counts["/v0/namespaces", "other", "405"] == 1
+    assert not [name for name in values if flow.run_id in name or "4711" in name or "BREW" in name]
 
 
 async def test_however_many_scrape_the_database_is_looked_at_once_in_a_while(
-    autojump_clock: MockClock,
+    manager: Operated, autojump_clock: MockClock
 ) -> None:
-    async with operated() as manager:
-        await Flow.start(manager.api, place("a"))
-        connection = await connection_of(manager.service.store)
-        looks: list[str] = []
-        connection.set_trace_callback(lambda sql: looks.append(sql) if "'QUEUED' GROUP BY" in sql else None)
-        async with trio.open_nursery() as nursery:
-            for _ in range(20):
-                nursery.start_soon(manager.values)
-        assert len(looks) == 1
-        await trio.sleep(6)
-        await manager.values()
-        assert len(looks) == 2
-        connection.set_trace_callback(None)
+    await Flow.start(manager.api, place("a"))
+    connection = await connection_of(manager.service.store)
+    looks: list[str] = []
+    connection.set_trace_callback(lambda sql: looks.append(sql) if "'QUEUED' GROUP BY" in sql else None)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(manager.values)
+    assert len(looks) == 1
+    await trio.sleep(6)
+    await manager.values()
+    assert len(looks) == 2
+    connection.set_trace_callback(None)
 
 
 async def test_metrics_are_served_without_what_the_database_cannot_tell(
-    autojump_clock: MockClock,
+    manager: Operated, autojump_clock: MockClock
 ) -> None:
-    async with operated() as manager:
-        await Flow.start(manager.api, place("a"))
-        assert state("a", "CREATED") in await manager.values()
-        await trio.sleep(6)
-        async with broken(manager):
-            values = await manager.values()
-        assert "exotrio_manager_connections" in values
-        assert not [name for name in values if name.startswith("exotrio_manager_states{")]
+    await Flow.start(manager.api, place("a"))
+    assert state("a", "CREATED") in await manager.values()
+    await trio.sleep(6)
+    async with broken(manager):
+        values = await manager.values()
+    assert "exotrio_manager_connections" in values
+    assert not [name for name in values if name.startswith("exotrio_manager_states{")]
 
 
 async def test_a_look_costs_the_same_beside_any_history() -> None:
@@ -483,16 +477,15 @@ async def test_a_look_costs_the_same_beside_any_history() -> None:
     assert await cost(400) <= await cost(20) + 1
 
 
-async def test_a_look_walks_what_waits_and_what_is_held_only() -> None:
-    async with open_manager() as manager:
-        await Flow.start(manager.api, place("a"))
-        store = manager.service.store
-        connection = await connection_of(store)
-        statements: set[str] = set()
-        connection.set_trace_callback(statements.add)
-        await store.read(backlog)
-        connection.set_trace_callback(None)
-        plans = plans_of(connection, statements)
+async def test_a_look_walks_what_waits_and_what_is_held_only(manager: Operated) -> None:
+    await Flow.start(manager.api, place("a"))
+    store = manager.service.store
+    connection = await connection_of(store)
+    statements: set[str] = set()
+    connection.set_trace_callback(statements.add)
+    await store.read(backlog)
+    connection.set_trace_callback(None)
+    plans = plans_of(connection, statements)
     assert len(plans) >= 2
     allowed = re.compile(r"SCAN (states USING INDEX states_(held|leased|queued)|waits|nodes.*)$")
     for sql, plan in refuses_scans(plans).items():
@@ -501,33 +494,6 @@ async def test_a_look_walks_what_waits_and_what_is_held_only() -> None:
 
 
 # -- tasks
-
-
-async def beat(api: Api, **body: Any) -> Any:
-    return ok(await api.native("POST", "heartbeat", json={"worker_id": "w", **body}))
-
-
-async def test_a_worker_that_shows_its_tasks_is_asked_once(autojump_clock: MockClock) -> None:
-    async with open_manager() as manager:
-        api = manager.remote
-        path = "worker/w/tasks"
-        refused(await api.native("POST", path), 404)
-        refused(await api.native("GET", path), 404)
-        await beat(api)
-        assert "--health-tasks" in refused(await api.native("POST", path), 409)
-        await beat(api, shows_tasks=True)
-        shown = ok(await api.native("GET", path))
-        assert shown == {"worker_id": "w", "asked": False, "tasks": None, "age_ms": None}
-        ok(await api.native("POST", path))
-        assert ok(await api.native("GET", path))["asked"] is True
-        assert (await beat(api, shows_tasks=True))["commands"] == ["tasks"]
-        assert (await beat(api, shows_tasks=True, tasks="a tree"))["commands"] == []
-        shown = ok(await api.native("GET", path))
-        assert (shown["asked"], shown["tasks"]) == (False, "a tree")
-        assert shown["age_ms"] >= 0
-        refused(await api.elsewhere("other").native("GET", path), 404)
-        too_long = {"worker_id": "w", "tasks": "x" * (64 * 1024 + 1)}
-        refused(await api.native("POST", "heartbeat", json=too_long), 422)
 
 
 class Waits(BaseNode):
