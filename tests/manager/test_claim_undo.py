@@ -21,6 +21,7 @@ from tests.support.manager import (
     KEY,
     Manager,
     gate,
+    held_up,
     open_manager,
     recount,
     refuse_states,
@@ -175,18 +176,15 @@ async def test_a_claim_cancelled_while_it_is_committed_is_undone(path: str, tmp_
             await ask(create_app(manager.service, key=KEY), path, send)
 
     scope = trio.CancelScope()
-    with gate() as closed, trio.fail_after(60):
+    with trio.fail_after(60):
         async with open_manager(tmp_path / "state.db") as manager:
             await ready(manager)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(manager.service.store.write, closed.hold)
-                await trio.to_thread.run_sync(closed.wait_entered)
+            async with held_up(manager.service.store.write) as nursery:
                 nursery.start_soon(claim)
                 # The claim waits behind the held use case: the writer will run it after the cancel.
                 await trio.testing.wait_all_tasks_blocked()
                 scope.cancel()
                 await trio.testing.wait_all_tasks_blocked()
-                closed.open()
             assert scope.cancelled_caught
             await check_claimable(manager)
 
@@ -201,16 +199,13 @@ async def test_a_claim_that_is_not_written_in_time_is_given_up_as_uncertain(
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    with gate() as closed, trio.fail_after(60):
+    with trio.fail_after(60):
         async with open_manager(tmp_path / "state.db") as manager:
             await ready(manager)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(manager.service.store.write, closed.hold)
-                await trio.to_thread.run_sync(closed.wait_entered)
+            async with held_up(manager.service.store.write):
                 with monkeypatch.context() as impatient:
                     impatient.setattr("exotrio.manager.api.json.CLAIM_LIMIT", 0.1)
                     await ask(create_app(manager.service, key=KEY), path, send)
-                closed.open()
             # Not 503, which says that nothing was taken.
             assert statuses == [504]
             # Given up before the writer came to it, so it never happened.

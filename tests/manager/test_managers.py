@@ -11,7 +11,6 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -35,7 +34,7 @@ from exotrio.manager.store.postgres import notices
 from exotrio.manager.store.postgres.server import Server
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, place
-from tests.support.manager import Gate, Manager, gate, open_manager, recount
+from tests.support.manager import Gate, Manager, held_up, open_manager, recount
 from tests.support.postgres import Database
 from tests.support.stores import new_database, until
 
@@ -186,14 +185,10 @@ async def test_a_duty_that_another_manager_is_at_is_left_alone(shared: World) ->
         held.hold()
 
     await shared.claim(claim_id="c")
-    with gate() as held:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(shared.write, partial(at_it, held=held))
-            await trio.to_thread.run_sync(held.wait_entered)
-            assert await shared.sweep(2 * HOUR) == Swept()
-            assert await shared.write(fire_schedules) == []
-            assert await shared.write(discard, 0) == 0
-            held.open()
+    async with held_up(shared.write, at_it):
+        assert await shared.sweep(2 * HOUR) == Swept()
+        assert await shared.write(fire_schedules) == []
+        assert await shared.write(discard, 0) == 0
 
 
 # -- leases and the clock
@@ -370,12 +365,6 @@ async def test_of_a_clock_that_was_set_back_a_state_manager_knows_before_it_star
 # -- claims side by side
 
 
-def claim_and_hold(tx: Transaction, now: int, limit: int, claimer: dict[str, Any], held: Gate) -> Claimed:
-    claimed = claim_at(tx, now, limit, claimer)
-    held.hold()
-    return claimed
-
-
 def ids(claimed: Claimed) -> set[str]:
     return {state.v0["state_id"] for state in claimed.states}
 
@@ -385,16 +374,12 @@ async def test_claims_at_the_same_time_take_different_states_and_do_not_wait_for
 ) -> None:
     taken: list[Claimed] = []
 
-    async def first(held: Gate) -> None:
-        use_case = partial(claim_and_hold, now=shared.now, limit=2, claimer={"claim_id": "one"}, held=held)
-        taken.append(await shared.write(use_case))
+    def claim_and_hold(tx: Transaction, held: Gate) -> None:
+        taken.append(claim_at(tx, shared.now, 2, {"claim_id": "one"}))
+        held.hold()
 
-    with gate() as held:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(first, held)
-            await trio.to_thread.run_sync(held.wait_entered)
-            second = await shared.claim(3, claim_id="two")
-            held.open()
+    async with held_up(shared.write, claim_and_hold):
+        second = await shared.claim(3, claim_id="two")
     assert (len(ids(taken[0])), len(ids(second))) == (2, 1)
     assert not ids(taken[0]) & ids(second)
 
@@ -404,18 +389,16 @@ async def test_a_claim_that_comes_twice_at_the_same_time_takes_states_once(
 ) -> None:
     taken: list[Claimed] = []
 
-    async def take(use_case: Any) -> None:
-        taken.append(await shared.write(use_case))
+    def claim_and_hold(tx: Transaction, held: Gate) -> None:
+        taken.append(claim_at(tx, shared.now, 1, {"claim_id": "same"}))
+        held.hold()
 
-    claimer = {"claim_id": "same"}
-    with gate() as held:
-        async with trio.open_nursery() as nursery:
-            first = partial(claim_and_hold, now=shared.now, limit=1, claimer=claimer, held=held)
-            nursery.start_soon(take, first)
-            await trio.to_thread.run_sync(held.wait_entered)
-            nursery.start_soon(take, partial(claim_at, now=shared.now, limit=1, claimer=claimer))
-            await until(database.blocked)
-            held.open()
+    async def claim_again() -> None:
+        taken.append(await shared.claim(claim_id="same"))
+
+    async with held_up(shared.write, claim_and_hold) as nursery:
+        nursery.start_soon(claim_again)
+        await until(database.blocked)
     assert ids(taken[0]) == ids(taken[1])
     assert (await shared.statuses()).count("QUEUED") == 1
 
@@ -430,13 +413,9 @@ async def test_the_undo_of_a_claim_without_an_id_waits_for_a_commit_that_is_on_i
         undos.append(tx.undo)
         held.hold()
 
-    with gate() as held:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(shared.write, partial(claim_and_hold, held=held))
-            await trio.to_thread.run_sync(held.wait_entered)
-            nursery.start_soon(shared.write, undos[0])
-            await until(database.blocked)
-            held.open()
+    async with held_up(shared.write, claim_and_hold) as nursery:
+        nursery.start_soon(shared.write, undos[0])
+        await until(database.blocked)
     assert await shared.statuses() == ["CREATED"] * 3
 
 
@@ -459,13 +438,9 @@ async def test_a_retry_that_waited_for_a_cancellation_knows_of_it(shared: World,
             await shared.write(retry_run, NAMESPACE, run_id, "again")
 
     run_id = await shared.manager.service.store.read(run_of)
-    with gate() as held:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(shared.write, partial(cancel_and_hold, held=held))
-            await trio.to_thread.run_sync(held.wait_entered)
-            nursery.start_soon(retry)
-            await until(database.blocked)
-            held.open()
+    async with held_up(shared.write, cancel_and_hold) as nursery:
+        nursery.start_soon(retry)
+        await until(database.blocked)
 
 
 @pytest.mark.parametrize("at_start", [True, False])

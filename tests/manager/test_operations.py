@@ -143,7 +143,7 @@ async def test_a_database_that_takes_no_writes_ends_the_readiness_and_not_the_li
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "MAX_WRITE", 0.1)
-    async with operated(tmp_path / "state.db") as manager, held_up(manager.service.store):
+    async with operated(tmp_path / "state.db") as manager, held_up(manager.service.store.write):
         answer = await manager.outside.get("/readyz")
         assert (answer.status_code, answer.text) == (503, "a write did not end within 0.1 s\n")
         assert (await manager.outside.get("/livez")).status_code == 200

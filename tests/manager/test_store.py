@@ -27,11 +27,26 @@ from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, declare, ok, place
 from tests.support.manager import PUT_KEYS, Gate, gate, keys, open_manager, put
+from tests.support.stores import until
 
 
 @pytest.fixture(params=["file", "memory"])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return ":memory:" if request.param == "memory" else str(tmp_path / "state.db")
+
+
+class Clock:
+    """A clock that fails for the reason ``broken``, if there is one."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+        self.asked = 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        if self.broken:
+            raise RuntimeError(self.broken)
+        return 1
 
 
 def fail_after_put(tx: Transaction, key: str) -> None:
@@ -53,18 +68,12 @@ async def held(store: Store, nursery: trio.Nursery, gate: Gate) -> None:
 
 
 async def test_a_clock_that_fails_fails_the_write_and_nobody_waits_for_ever(db: str) -> None:
-    broken = True
-
-    def clock() -> int:
-        if broken:
-            raise RuntimeError("no time")
-        return 1
-
+    clock = Clock("no time")
     with trio.fail_after(60):
         async with open_store(db, clock=clock) as store:
             with pytest.raises(DatabaseError, match="no time"):
                 await store.write(put, "a")
-            broken = False
+            clock.broken = ""
             await store.write(put, "b")
             assert await store.read(keys) == {"b"}
 
@@ -199,25 +208,15 @@ def test_a_commit_that_fails_fails_every_write_of_its_group_and_the_next_one_wor
 async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
     db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, broken = 0, False
-
-    def clock() -> int:
-        nonlocal asked
-        asked += 1
-        if broken:
-            raise RuntimeError("no time")
-        return 1
-
     monkeypatch.setattr("exotrio.manager.store.sqlite.commits.RETRY_AFTER", 0.01)
+    clock = Clock()
     async with open_store(db, clock=clock) as store:
-        broken, asked = True, 0
+        clock.broken, clock.asked = "no time", 0
         store.write_later(lambda tx: put(tx, "later"))
         with pytest.raises(DatabaseError):
             await store.write(put, "not later")
-        with trio.fail_after(60):
-            while asked < 5 and db != ":memory:":  # there nobody looks but who writes
-                await trio.lowlevel.checkpoint()
-        broken = False
+        await until(lambda: clock.asked >= 5 or db == ":memory:")  # there nobody looks but who writes
+        clock.broken = ""
         await store.write(put, "other")
         assert await store.read(keys) == {"later", "other"}
 
@@ -304,8 +303,7 @@ async def test_who_is_called_to_look_hears_of_what_happens_just_then(closes: boo
                     await trio.lowlevel.checkpoint()
                 else:
                     await store.write(put_item, 1)
-                    while not waiter.ended:
-                        await trio.lowlevel.checkpoint()
+                    await until(lambda it=waiter: it.ended)
         assert "was closed" in str(waiter.error) if closes else waiter.found
 
 
@@ -342,25 +340,18 @@ async def test_who_waits_longest_gets_what_comes_due_and_few_look_in_vain(
 async def test_what_comes_due_while_nothing_can_be_committed_is_found_later(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    asked = 0
-
-    def clock() -> int:
-        nonlocal asked
-        asked += 1
-        if 10 < trio.current_time() < 20:
-            raise RuntimeError("no time")
-        return 1
-
+    clock = Clock()
     async with open_store(":memory:", clock=clock) as store, trio.open_nursery() as nursery:
         waiter = Waiter(nursery, store, again_in=11)
         await trio.sleep(1)
         await store.write(put, "item not announced")
-        asked = 0
+        clock.broken, clock.asked = "no time", 0
         await trio.sleep(18)
         assert (waiter.looks, waiter.ended) == (1, False)
+        clock.broken = ""
         await trio.sleep(3)
         assert waiter.found is not None
-        assert asked < 30, "it is tried now and then, not as often as possible"
+        assert clock.asked < 30, "it is tried now and then, not as often as possible"
 
 
 async def test_what_finds_nothing_waits_on(db: str) -> None:
@@ -394,8 +385,7 @@ async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_
             nursery.start_soon(store.write, put_item, 1)
             await trio.testing.wait_all_tasks_blocked()
             closed.open()
-            while patient.found is None:
-                await trio.lowlevel.checkpoint()
+            await until(lambda: patient.found)
             assert (hasty.looks, hasty.found) == (1, None)
             nursery.cancel_scope.cancel()
 
@@ -416,8 +406,7 @@ async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path)
             await trio.to_thread.run_sync(closed.wait_entered)
             waiter.scope.cancel()
             closed.open()
-            while waiter.undone == 0:
-                await trio.lowlevel.checkpoint()
+            await until(lambda: waiter.undone)
             await store.write(put, "behind the undone")
             assert "item put back 1" in await store.read(keys)
             assert waiter.found is None
@@ -425,19 +414,13 @@ async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path)
 
 
 async def test_a_commit_that_fails_leaves_waiting_what_waited_before(db: str) -> None:
-    broken = False
-
-    def clock() -> int:
-        if broken:
-            raise RuntimeError("no time")
-        return 1
-
+    clock = Clock()
     async with open_store(db, clock=clock) as store, trio.open_nursery() as nursery:
         waiter = await waiting(nursery, store)
-        broken = True
+        clock.broken = "no time"
         with pytest.raises(DatabaseError, match="no time"):
             await store.write(put_item, 1)
-        broken = False
+        clock.broken = ""
         await trio.testing.wait_all_tasks_blocked()
         assert (waiter.looks, waiter.found, waiter.error) == (1, None, None)
         await store.write(put_item, 1)
@@ -446,22 +429,14 @@ async def test_a_commit_that_fails_leaves_waiting_what_waited_before(db: str) ->
 
 
 async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: str) -> None:
-    broken = False
-
-    def clock() -> int:
-        if broken:
-            raise RuntimeError("no time")
-        return 1
-
+    clock = Clock()
     async with open_store(db, clock=clock) as store, trio.open_nursery() as nursery:
         waiter = Waiter(nursery, store, longest=0.1)
         await trio.testing.wait_all_tasks_blocked()
         await store.write(announce)
-        broken = True
-        with trio.fail_after(60):
-            while not waiter.ended:
-                await trio.lowlevel.checkpoint()
-        broken = False
+        clock.broken = "no time"
+        await until(lambda: waiter.ended)
+        clock.broken = ""
         assert "no time" in str(waiter.error)
         for _ in range(3):
             await store.write(put_item, 1)
@@ -472,16 +447,12 @@ async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: 
 async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log(
     db: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reason = "no time"
-
-    def clock() -> int:
-        raise RuntimeError(reason)
-
+    clock = Clock("no time")
     async with open_store(db, clock=clock) as store:
         for _ in range(3):
             with pytest.raises(DatabaseError, match="no time"):
                 await store.write(put, "a")
-        reason = "no date"
+        clock.broken = "no date"
         with pytest.raises(DatabaseError, match="no date"):
             await store.write(put, "a")
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
@@ -512,8 +483,7 @@ async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_h
                 scope.cancel()
                 await trio.testing.wait_all_tasks_blocked()
                 threading.Timer(0.05, closed.open).start()
-            while not waiter.ended:
-                await trio.lowlevel.checkpoint()
+            await until(lambda: waiter.ended)
     assert (waiter.error is not None) == bool(seen_from_outside(path))
 
 
@@ -536,24 +506,6 @@ async def test_a_write_cancelled_while_it_waits_ends_at_once_and_does_not_happen
 async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
     await trio.testing.wait_all_tasks_blocked()
     scope.cancel()
-
-
-async def test_writes_handed_in_before_the_end_are_committed_and_answered(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    answers: list[str] = []
-
-    async def write(key: str) -> None:
-        answers.append(await store.write(put, key))
-
-    with gate() as closed, trio.fail_after(60):
-        async with trio.open_nursery() as nursery, open_store(path) as store:
-            await held(store, nursery, closed)
-            for number in range(300):  # more than one group
-                nursery.start_soon(write, f"n{number}")
-            await trio.testing.wait_all_tasks_blocked()
-            threading.Timer(0.05, closed.open).start()
-    assert len(answers) == 300
-    assert len(seen_from_outside(path)) == 300
 
 
 async def test_a_cancelled_caller_still_has_its_last_writes_committed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from exotrio.manager.queries.states import chain
 from exotrio.manager.security.access import local
 from exotrio.manager.service import WaitingClaims
 from exotrio.manager.store.clock import wall_clock
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.port import Transaction, View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support import postgres
@@ -160,19 +160,26 @@ def gate() -> Iterator[Gate]:
 
 
 @asynccontextmanager
-async def held_up(store: Store, use_case: Callable[..., Any] | None = None) -> AsyncIterator[Gate]:
-    """Begin the block when a use case is held up, and let it go on when the block ends.
+async def held_up(
+    run: Callable[..., Awaitable[Any]], use_case: Callable[..., Any] | None = None
+) -> AsyncIterator[trio.Nursery]:
+    """Begin the block when a use case or a query is held up, and let it go on when the block ends.
 
     Args:
-        store: What runs it.
-        use_case: Calls ``held.hold()`` of its keyword argument; by default it does nothing else.
+        run: The method of a store that runs it.
+        use_case: Calls ``hold()`` of its keyword argument ``held``; by default it does nothing else.
+
+    Yields:
+        A nursery for others whose end is waited for, too.
     """
     with gate() as held:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.write, partial(use_case, held=held) if use_case else held.hold)
-            await trio.to_thread.run_sync(held.wait_entered)
-            yield held
-            held.open()
+            nursery.start_soon(run, partial(use_case, held=held) if use_case else held.hold)
+            try:
+                await trio.to_thread.run_sync(held.wait_entered)
+                yield nursery
+            finally:
+                held.open()
 
 
 def running(script: str, db: Path) -> Process:

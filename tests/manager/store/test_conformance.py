@@ -19,7 +19,7 @@ from exotrio import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Conflict, Store, Transaction, View
-from tests.support.manager import gate
+from tests.support.manager import Gate, gate, held_up
 from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, remove, until
 
 COUNTERS = ("target_state", "place", "pending", "failed", "succeeded")
@@ -287,9 +287,21 @@ async def test_ids_of_states_are_their_numbers_behind_the_stamp_of_the_database(
     first, last = await store.read(ids)
     assert await store.write(ids) == [first, last]
     assert await store.read(lambda view: [view.seq(first), view.seq(last)]) == [1, 2**63 - 1]
-    other = ("0" if first[0] != "0" else "1") + first[1:]
-    for wrong in (other, first[:-1], first + "0", first[:8] + "8" + first[9:], first[:-1] + "_"):
-        assert await store.read(lambda view, it=wrong: view.seq(it)) is None
+    other, stamp = ("0" if first[0] != "0" else "1") + first[1:], first[:8]
+    assert first == f"{stamp}{1:016x}"
+    tails = [
+        "",
+        "1",
+        "0" * 15,
+        "0" * 17,
+        " " * 15 + "1",
+        "+" + "0" * 14 + "1",
+        "0_0_0_0_0_0_0_01",
+        "8" + "0" * 15,
+    ]
+    tails += ["0" * 15 + digit for digit in ("\u0661", "A", "g")]
+    for wrong in (other, *(stamp + tail for tail in tails)):
+        assert await store.read(lambda view, it=wrong: view.seq(it)) is None, wrong
 
 
 async def test_use_cases_and_queries_know_the_time(store: Store) -> None:
@@ -525,36 +537,30 @@ async def test_what_can_never_be_written_later_is_logged_and_forgotten(
 
 @in_threads
 async def test_a_slow_query_sees_one_moment_and_holds_up_nobody(store: Store) -> None:
-    def read_twice(view: View) -> None:
+    def read_twice(view: View, held: Gate) -> None:
         seen.append(keys(view))
-        closed.hold()
+        held.hold()
         seen.append(keys(view))
 
     seen: list[list[str]] = []
-    with gate() as closed, trio.fail_after(PATIENCE):
-        await store.write(put, "before")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.read, read_twice)
-            await trio.to_thread.run_sync(closed.wait_entered)
+    await store.write(put, "before")
+    with trio.fail_after(PATIENCE):
+        async with held_up(store.read, read_twice):
             await store.write(put, "meanwhile")
             assert await store.read(keys) == ["before", "meanwhile"]
-            closed.open()
     assert seen == [["before"], ["before"]]
 
 
 @in_threads
 async def test_a_query_does_not_wait_for_a_use_case(store: Store) -> None:
-    def put_and_hold(tx: Transaction) -> None:
+    def put_and_hold(tx: Transaction, held: Gate) -> None:
         put(tx, "uncommitted")
-        closed.hold()
+        held.hold()
 
-    with gate() as closed, trio.fail_after(PATIENCE):
-        await store.write(put, "committed")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.write, put_and_hold)
-            await trio.to_thread.run_sync(closed.wait_entered)
+    await store.write(put, "committed")
+    with trio.fail_after(PATIENCE):
+        async with held_up(store.write, put_and_hold):
             assert await store.read(keys) == ["committed"]
-            closed.open()
     assert await store.read(keys) == ["committed", "uncommitted"]
 
 

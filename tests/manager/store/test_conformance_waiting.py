@@ -15,7 +15,7 @@ import trio.testing
 from exotrio import DatabaseError
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, Topic, Transaction
-from tests.support.manager import gate
+from tests.support.manager import gate, held_up
 from tests.support.stores import IN_THREADS, PATIENCE, announce, keys, put, put_and_fail, remove, until
 
 TOPICS: list[Topic] = [1, "0123456789abcdef01234567", (3, 2**40)]
@@ -307,13 +307,10 @@ async def test_what_was_handed_in_before_the_end_is_committed_and_answered(db: s
     answers: list[str] = []
     names = [f"{number:03}" for number in range(300)]
     with trio.fail_after(PATIENCE):
-        async with trio.open_nursery() as nursery, open_store(db) as store:
-            with gate() as closed:
-                nursery.start_soon(store.write, closed.hold)
-                await trio.to_thread.run_sync(closed.wait_entered)
-                for name in names:
-                    nursery.start_soon(write, name)
-                await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery, open_store(db) as store, held_up(store.write):
+            for name in names:
+                nursery.start_soon(write, name)
+            await trio.testing.wait_all_tasks_blocked()
     assert sorted(answers) == names
     async with open_store(db) as store:
         assert await store.read(keys) == names

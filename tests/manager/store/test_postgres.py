@@ -310,35 +310,6 @@ async def test_while_the_server_is_away_use_cases_fail_soon_and_later_ones_succe
         await store.check_writable()
 
 
-async def test_a_use_case_that_raises_changes_nothing(store: Store) -> None:
-    def refuse(tx: Transaction) -> None:
-        put(tx, "a", "b")
-        raise Refused(400, "no")
-
-    with pytest.raises(Refused):
-        await store.write(refuse)
-    assert await store.read(get, "a") is None
-
-
-async def test_a_result_that_nobody_takes_is_undone(store: Store, database: Database) -> None:
-    running, go = threading.Event(), threading.Event()
-
-    def take(tx: Transaction) -> None:
-        put(tx, "a", "taken")
-        tx.undo = lambda tx: put(tx, "a", "undone")
-        running.set()
-        go.wait()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.write, take)
-        await trio.to_thread.run_sync(running.wait)
-        nursery.cancel_scope.cancel()
-    go.set()
-    with trio.fail_after(PATIENCE):
-        while await store.read(get, "a") != "undone":  # noqa: ASYNC110 - only the database knows
-            await trio.sleep(0.01)
-
-
 async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, database: Database) -> None:
     sleep = "SELECT pg_sleep(600)"
     async with trio.open_nursery() as nursery:
@@ -352,19 +323,6 @@ async def test_a_look_ends_in_time(store: Store, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(readers, "LOOK_LIMIT", 0.1)
     with pytest.raises(Refused, match="longer than"):
         await store.look(lambda view: view.row("SELECT pg_sleep(600)"))
-
-
-async def test_a_query_sees_one_snapshot_and_can_change_nothing(store: Store, database: Database) -> None:
-    await store.write(put, "a", "old")
-
-    def look(view: View) -> tuple[str | None, str | None]:
-        before = get(view, "a")
-        database.execute("UPDATE meta SET value = 'new' WHERE key = 'a'")
-        return before, get(view, "a")
-
-    assert await store.read(look) == ("old", "old")
-    with pytest.raises(DatabaseError, match="read-only"):
-        await store.read(lambda view: view.execute("DELETE FROM meta"))
 
 
 async def test_registered_nodes_are_read_again_once_another_manager_registers_some(

@@ -18,7 +18,7 @@ from exotrio.manager.store.postgres import database as making
 from exotrio.manager.store.postgres import start
 from exotrio.manager.store.schema import OLDEST, VERSION
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
-from tests.support.manager import Gate, gate, open_manager
+from tests.support.manager import Gate, held_up, open_manager
 from tests.support.postgres import Database
 from tests.support.stores import put, until
 
@@ -130,13 +130,10 @@ async def test_a_manager_that_is_about_to_come_is_found_by_one_that_removes_what
         with pytest.raises(DatabaseError, match="m-1"):
             await start_and_end(database)
 
-    with release(CONTRACTED, patience=0), gate() as held:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.write, come_slowly, held)
-            await trio.to_thread.run_sync(held.wait_entered)
+    with release(CONTRACTED, patience=0):
+        async with held_up(store.write, come_slowly) as nursery:
             nursery.start_soon(start_newer)
             await until(database.blocked)
-            held.open()
     assert stored(database) == PRESENT
 
 

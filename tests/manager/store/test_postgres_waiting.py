@@ -251,16 +251,6 @@ async def test_what_nobody_announced_is_found_by_polling(database: Database) -> 
         assert await takers.taken(1) == [("first", "unannounced")]
 
 
-@pytest.mark.usefixtures("quick_polling")
-async def test_it_goes_on_waiting_while_the_server_is_away(database: Database) -> None:
-    async with open_store(database.url) as store, trio.open_nursery() as nursery:
-        takers = Takers(store, nursery)
-        await takers.start("first", "topic")
-        database.server.restart()
-        await store.write(offer, "topic", "a")
-        assert await takers.taken(1) == [("first", "a")]
-
-
 async def test_managers_wake_what_waits_at_others(store: Store, takers: Takers, database: Database) -> None:
     async with listening(database) as other:
         await takers.start("first", "topic")
