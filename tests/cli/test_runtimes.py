@@ -24,7 +24,7 @@ from tests.support.client_double import worker
 from tests.support.commands import NODES, Cli, told
 from tests.support.gated import Log, until
 from tests.support.http_doubles import answer
-from tests.support.processes import Process, Processes, Server, ended, server
+from tests.support.processes import Process, Processes, Server, server
 
 BEATS_EVERY_SECOND = ("--lease-ttl", "3")
 
@@ -113,12 +113,6 @@ def test_runtimes_of_v0_are_shown_as_far_as_they_are_known(cli: Cli, place: Plac
     end = cli("runtimes", "ls")
     assert re.match(r"unnamed, through v0: A, B, last \d+ s ago\n", end.out)
     assert cli.json("runtimes", "ls")["v0"][0]["nodes"] == ["A", "B"]
-
-
-def test_it_is_one_command_line_as_any_other(place: Place) -> None:
-    end = ended("runtimes", "ls", "-n", "n", cwd=place.folder, env=place.server.env, code=0)
-    assert "1 runtime in namespace n\n" in end.out
-    assert end.err == ""
 
 
 # -- tasks

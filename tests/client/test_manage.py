@@ -247,6 +247,7 @@ async def test_on_v0_the_states_of_one_run_come_from_its_graph_newest_first() ->
         lambda manager: manager.states(status=ERRORED),
         lambda manager: manager.find_runs(),
         lambda manager: manager.history("s"),
+        lambda manager: manager.cancel("r"),
     ],
 )
 async def test_what_only_our_server_can_do_is_told_with_what_to_do_instead(call: Any) -> None:

@@ -162,26 +162,9 @@ async def test_a_cancelled_that_a_node_kept_and_raises_again_is_an_error_of_its_
     assert "Cancelled" in error
 
 
-async def test_a_cancellation_from_outside_is_no_outcome() -> None:
-    async def execute(self: BaseNode) -> None:
-        await trio.sleep_forever()
-
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await run_node(node(execute))
-    assert scope.cancelled_caught
-
-
 async def test_a_key_that_is_not_ours_to_handle_passes() -> None:
     with pytest.raises(KeyboardInterrupt):
         await run_node(raising(KeyboardInterrupt))
-
-
-async def test_a_scope_left_open_by_a_node_is_an_error_of_its_state() -> None:
-    async def execute(self: BaseNode) -> None:
-        trio.CancelScope().__enter__()
-
-    assert "scope" in (await error_of(node(execute))).lower()
 
 
 async def test_inputs_that_do_not_fit_are_an_error() -> None:

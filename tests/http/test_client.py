@@ -330,32 +330,6 @@ async def test_a_download_that_is_given_up_hangs_up_and_gives_its_connection_bac
         await http.aclose()
 
 
-async def test_a_timeout_after_the_request_was_sent_says_that_it_may_have_arrived() -> None:
-    async def respond(stream: trio.SocketStream, _: bytes) -> None:
-        await trio.sleep_forever()
-
-    async with tcp_server(respond) as (uri, seen):
-        http = HttpClient(Endpoint(uri, "the-key"))
-        with pytest.raises(ManagerUnavailable) as caught:
-            await http.ask("GET", "/ping", timeout=0.2)
-        await http.aclose()
-    assert caught.value.sent
-    assert len(seen) == 1
-
-
-async def test_a_html_502_of_a_proxy_is_no_usable_answer() -> None:
-    async def respond(stream: trio.SocketStream, _: bytes) -> None:
-        await stream.send_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 6\r\n\r\n<html>")
-
-    async with tcp_server(respond) as (uri, _):
-        http = HttpClient(Endpoint(uri, "the-key"))
-        with pytest.raises(ManagerUnavailable) as caught:
-            await http.ask("GET", "/ping")
-        await http.aclose()
-    assert caught.value.status == 502
-    assert not isinstance(caught.value, NotAccepted)
-
-
 async def test_a_request_cancelled_while_its_body_is_sent_leaves_nothing_to_collect() -> None:
     async def never_read(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()

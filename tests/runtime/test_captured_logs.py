@@ -182,15 +182,6 @@ async def test_a_node_that_ends_by_a_signal_keeps_its_lines(signal: Exception) -
     assert texts_of(item) == ["so"]
 
 
-async def test_a_node_that_says_nothing_sends_nothing() -> None:
-    class Quiet(BaseNode):
-        async def execute(self) -> Any:
-            return None
-
-    (item,) = await items_of(NativeServer(), Quiet)
-    assert "logs" not in item
-
-
 async def test_what_the_runtime_itself_logs_of_a_state_is_none_of_its_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

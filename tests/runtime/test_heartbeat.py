@@ -887,10 +887,3 @@ async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queu
                 await manager.cancel("no-such-run")
     assert Waits.ended == ["run cancelled", "returned", "returned"]
     assert rt.summary.completed == 2
-
-
-async def test_a_run_on_a_v0_server_cannot_be_cancelled() -> None:
-    async with StateManager("ns", transport=V0Server()) as manager:
-        with pytest.raises(RequestRefused, match="only v0") as refused:
-            await manager.cancel("r")
-    assert "python -m exotrio server" in refused.value.fix

@@ -6,13 +6,12 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from exotrio import Graph, GraphNodeModel, StateManager
-from exotrio._wire.vocabulary import RunStatus, native_path
+from exotrio._wire.vocabulary import RunStatus
 from tests.support.processes import KEY, PATIENCE, Process, Processes, Server
 
 TTL = "1"
@@ -117,11 +116,6 @@ class Place:
         (state,) = (await self.manager.run(run_id)).nodes
         return (await self.manager.state(run.graph_name, run_id, state.id)).outputs["by"]  # type: ignore[no-any-return]
 
-    def run(self, run_id: str) -> Any:
-        status, body = self.server.get(native_path(self.namespace, "run", run_id))
-        assert status == 200
-        return body
-
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -177,19 +171,6 @@ async def test_what_a_killed_worker_held_runs_elsewhere_after_the_lease(place: P
     place.worker("b")
     assert [await place.finished(run_id) for run_id in runs] == ["b"] * 4
     assert place.log.count("end Waits b") == 4
-
-
-async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queued(place: Place) -> None:
-    worker = place.worker("a")
-    run_id = await place.trigger("Waits")
-    await place.until(lambda: place.log == ["begin Waits a"])
-    for _ in range(2):
-        assert (await place.manager.cancel(run_id)).status is RunStatus.FAILED
-    await place.until(lambda: place.log[1:] == ["run cancelled Waits a"])
-    body = place.run(run_id)
-    assert (body["pending_count"], body["errored_count"]) == (0, 1)
-    end = worker.stop(code=0)
-    assert "run cancelled 1" in end.err
 
 
 async def test_nodes_outlive_a_state_manager_that_is_away_for_longer_than_their_leases(

@@ -87,15 +87,6 @@ async def test_a_report_whose_answer_was_lost_is_settled_by_the_next_try(autojum
     assert rt.summary.exit_code == 0
 
 
-async def test_retry_after_is_honoured(autojump_clock: MockClock) -> None:
-    server = V0Server()
-    server.before = Fails(("executed",), lambda: reply(503, **{"Retry-After": "90"}), times=1)
-    server.add("Says")
-    async with running(server, Says):
-        await server.until(EXECUTED=1)
-    assert trio.current_time() >= 90
-
-
 class Sleeps(BaseNode):
     async def execute(self) -> None:
         await trio.sleep(5)
@@ -150,8 +141,8 @@ async def test_a_runtime_waits_for_a_state_manager_behind_a_gateway_without_a_ro
 
 @pytest.mark.parametrize("kind", [V0Server, NativeServer])
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("routes", [("claim", "enqueue"), ("nodes",)])
-async def test_retry_after_of_a_claim_and_of_a_registration_is_honoured(
+@pytest.mark.parametrize("routes", [("claim", "enqueue"), ("nodes",), ("executed", "outcomes")])
+async def test_retry_after_of_a_claim_a_registration_and_a_report_is_honoured(
     autojump_clock: MockClock, kind: type[V0Server], status: int, routes: tuple[str, ...]
 ) -> None:
     server = kind()

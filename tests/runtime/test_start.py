@@ -14,13 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-import trio
-import trio.testing
 
 from exotrio import BaseNode, LifecycleError, Runtime
 from exotrio._runtime.entry import StopRequests, stop_signals
-from exotrio._util import deadlines
-from tests.support.doubles import Call, V0Server, running, runtime
+from tests.support.doubles import Call, V0Server, runtime
 from tests.support.processes import KEY, PATIENCE, Process, Server, server
 
 PROGRAM = """
@@ -275,35 +272,3 @@ def test_start_inside_asyncio_names_what_to_do_instead() -> None:
 
     with pytest.raises(LifecycleError, match="Thread"):
         asyncio.run(main(runtime(V0Server(), Quick)))
-
-
-async def test_a_thread_that_does_not_come_back_is_left_and_its_state_handed_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(deadlines, "CLEAN_UP", 0.05)
-    go = threading.Event()
-
-    class Stuck(BaseNode):
-        def execute(self) -> None:
-            go.wait(100)
-
-    server = V0Server(Stuck=1)
-    with trio.fail_after(60):
-        async with running(server, Stuck, grace=0) as rt:
-            await server.until(QUEUED=1)
-    go.set()
-    assert server.statuses() == {"CREATED": 1}
-    assert rt.summary.cancelled == 1
-
-
-async def test_a_thread_that_comes_back_within_its_clean_up_time_is_reported() -> None:
-    class Steps(BaseNode):
-        def execute(self) -> None:
-            while not self.stopping:
-                time.sleep(0.005)
-
-    server = V0Server(Steps=1)
-    with trio.fail_after(60):
-        async with running(server, Steps, grace=0):
-            await server.until(QUEUED=1)
-    assert server.statuses() == {"EXECUTED": 1}
