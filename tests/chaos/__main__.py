@@ -20,24 +20,7 @@ import trio
 
 from tests.chaos.campaign import campaign
 from tests.chaos.graph import EXECUTED
-from tests.chaos.plan import (
-    CLOCK,
-    COMES_DUE,
-    COMMIT_CUT,
-    CUT,
-    DATABASE_CRASH,
-    GATEWAY,
-    HUP,
-    MAX_WINDOW,
-    PAUSE,
-    SERVER_KILL,
-    SESSION_END,
-    SUSPENDED,
-    TERM,
-    WORKER_KILL,
-    ZOMBIE,
-    Plan,
-)
+from tests.chaos.plan import MAX_WINDOW, Fault, Plan
 from tests.chaos.proxy import KINDS
 
 MAX_LONG = 12.0
@@ -45,26 +28,40 @@ MAX_LONG = 12.0
 LARGE = 1_000_000
 RATE = 250_000
 
+FAULTS = {
+    Fault.WORKER_KILL: ("--worker-kills", 20, "kill -9 of a worker, replaced at once"),
+    Fault.SERVER_KILL: ("--server-kills", 4, "kill -9 of the state manager, restarted at once"),
+    Fault.CUT: ("--cuts", 10, "all connections broken"),
+    Fault.ZOMBIE: ("--zombies", 4, "SIGSTOP for longer than the lease, then SIGCONT"),
+    Fault.TERM: ("--terms", 10, "SIGTERM of a worker, replaced at once"),
+    Fault.HUP: ("--hups", 4, "SIGHUP of a worker, replaced at once"),
+    Fault.GATEWAY: ("--gateways", 4, f"up to {MAX_WINDOW:g} s in which all is answered 404 in JSON"),
+    Fault.CLOCK: ("--clocks", 4, "the state manager's wall clock set back or ahead, by an hour or 40 days"),
+    Fault.PAUSE: ("--pauses", 4, "a node paused for up to 2 s"),
+    Fault.SUSPENDED: (
+        "--suspended",
+        0,
+        "SIGSTOP of a state manager for longer than the lease (several only)",
+    ),
+    Fault.DATABASE_CRASH: ("--database-crashes", 0, "PostgreSQL ended at once, and restarted"),
+    Fault.SESSION_END: ("--sessions", 0, "sessions of PostgreSQL ended, one at a time"),
+    Fault.COMMIT_CUT: (
+        "--commit-cuts",
+        0,
+        "connections to PostgreSQL cut just before or just after a COMMIT",
+    ),
+    Fault.COMES_DUE: ("--dues", 20, "a schedule comes due (several state managers only)"),
+}
+"""Each with its option, how many there are by default, and what it is."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     add = partial(parser.add_argument, type=int)
     add("--states", default=1_000, help="states to execute, at least")
-    add("--worker-kills", default=20, help="kill -9 of a worker, replaced at once")
-    add("--server-kills", default=4, help="kill -9 of the state manager, restarted at once")
-    add("--cuts", default=10, help="all connections broken")
-    add("--zombies", default=4, help="SIGSTOP for longer than the lease, then SIGCONT")
-    add("--terms", default=10, help="SIGTERM of a worker, replaced at once")
-    add("--hups", default=4, help="SIGHUP of a worker, replaced at once")
-    add("--gateways", default=4, help=f"up to {MAX_WINDOW:g} s in which all is answered 404 in JSON")
-    add("--clocks", default=4, help="the state manager's wall clock set back or ahead, by an hour or 40 days")
-    add("--pauses", default=4, help="a node paused for up to 2 s")
+    for fault, (option, default, text) in FAULTS.items():
+        add(option, dest=fault, metavar="N", default=default, help=text)
     add("--managers", default=0, help="state managers on one PostgreSQL; 0: one on a file")
-    add("--suspended", default=0, help="SIGSTOP of a state manager for longer than the lease (several only)")
-    add("--database-crashes", default=0, help="PostgreSQL ended at once, and restarted")
-    add("--sessions", default=0, help="sessions of PostgreSQL ended, one at a time")
-    add("--commit-cuts", default=0, help="connections to PostgreSQL cut just before or just after a COMMIT")
-    add("--dues", default=20, help="a schedule comes due (several state managers only)")
     add("--requests", help="of each fault of a single request: " + ", ".join(KINDS) + "; default: as --cuts")
     add("--processes", default=4, help="worker processes")
     add("--seed", default=0)
@@ -83,28 +80,16 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="keep logs, journal and database here")
     o = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    requests = o.cuts if o.requests is None else o.requests
+    faults = {fault: getattr(o, fault) for fault in FAULTS}
+    if o.v0_only:
+        faults[Fault.PAUSE] = 0
+    if not o.managers:
+        faults[Fault.COMES_DUE] = 0
     lease_ttl = o.lease_ttl or (20.0 if o.slow_link else 3.0)
     claim_timeout = o.claim_timeout or (60.0 if o.slow_link else 10.0)
     plan = Plan(
         runs=math.ceil(o.states / EXECUTED),
-        faults={
-            WORKER_KILL: o.worker_kills,
-            SERVER_KILL: o.server_kills,
-            ZOMBIE: o.zombies,
-            TERM: o.terms,
-            HUP: o.hups,
-            CUT: o.cuts,
-            GATEWAY: o.gateways,
-            CLOCK: o.clocks,
-            PAUSE: 0 if o.v0_only else o.pauses,
-            SUSPENDED: o.suspended,
-            DATABASE_CRASH: o.database_crashes,
-            SESSION_END: o.sessions,
-            COMMIT_CUT: o.commit_cuts,
-            COMES_DUE: o.dues if o.managers else 0,
-            **dict.fromkeys(KINDS, requests),
-        },
+        faults={**faults, **dict.fromkeys(KINDS, faults[Fault.CUT] if o.requests is None else o.requests)},
         managers=o.managers,
         v0_only=o.v0_only,
         seed=o.seed,

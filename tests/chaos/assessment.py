@@ -19,7 +19,7 @@ from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.graph import EDGES, NAMESPACE, STATES
 from tests.chaos.journal import Execution, Reading, key_of
-from tests.chaos.plan import GATEWAY, STOPS, WORKER_KILL, ZOMBIE, Figures, Plan, Strike
+from tests.chaos.plan import STOPS, Fault, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
 from tests.support.postgres import Database
 
@@ -230,7 +230,7 @@ class _Judge:
             for execution in by_pid[strike.pid]:
                 if execution.began <= strike.until and accepted_at.get(execution.id, strike.at) >= strike.at:
                     touched[execution.key] += 1
-            if strike.kind in (ZOMBIE, GATEWAY):
+            if strike.kind in (Fault.ZOMBIE, Fault.GATEWAY):
                 after = (each for each in by_pid[strike.pid] if each.began > strike.until)
                 touched.update(execution.key for execution in islice(after, self._held(strike)))
         for key, executions in self.evidence.reading.by_key.items():
@@ -292,7 +292,7 @@ class _Judge:
         plan = self.evidence.plan
         if plan.v0_only:
             return BUFFERED + plan.workers
-        return plan.workers - len(strike.running) if strike.kind == ZOMBIE else 0
+        return plan.workers - len(strike.running) if strike.kind == Fault.ZOMBIE else 0
 
     def _accepted_at(self) -> dict[str, float]:
         """Return when the outcome of each execution was acknowledged, if it was."""
@@ -318,7 +318,7 @@ class _Judge:
 
     def _measure_recovery(self) -> None:
         for strike in self.evidence.strikes:
-            if strike.kind != WORKER_KILL:
+            if strike.kind != Fault.WORKER_KILL:
                 continue
             for key in strike.running:
                 later = [each.began for each in self.evidence.reading.by_key[key] if each.began > strike.at]

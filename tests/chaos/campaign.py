@@ -26,26 +26,7 @@ from tests.chaos.crew import Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
 from tests.chaos.journal import Execution, Reading
 from tests.chaos.pausing import Pausing
-from tests.chaos.plan import (
-    CLOCK,
-    CLOCKS,
-    COMES_DUE,
-    CUT,
-    DATABASE_CRASH,
-    GATEWAY,
-    MAX_WINDOW,
-    ON_POSTGRES,
-    PAUSE,
-    SERVER_KILL,
-    SESSION_END,
-    STRIKES,
-    SUSPENDED,
-    WORKER_KILL,
-    ZOMBIE,
-    Figures,
-    Plan,
-    Strike,
-)
+from tests.chaos.plan import CLOCKS, MAX_WINDOW, ON_POSTGRES, STRIKES, Fault, Figures, Plan, Strike
 from tests.chaos.proxy import KINDS, Proxy
 from tests.chaos.schedule import Schedule
 from tests.support import postgres
@@ -269,21 +250,21 @@ class _Chaos:
 
     async def _disturb(self, beside: trio.Nursery) -> None:
         """Injure connections, and the clock."""
-        others = (CUT, GATEWAY, CLOCK, PAUSE, *ON_POSTGRES, *KINDS)
+        others = (Fault.CUT, Fault.GATEWAY, Fault.CLOCK, Fault.PAUSE, *ON_POSTGRES, *KINDS)
         kinds = [kind for kind in others for _ in range(self.plan.faults.get(kind, 0))]
         self.rng.shuffle(kinds)
-        clocks = self._clocks(kinds.count(CLOCK))
+        clocks = self._clocks(kinds.count(Fault.CLOCK))
         gap = self.plan.duration / (len(kinds) + 1)
         for kind in kinds:
             await trio.sleep(gap * self.rng.uniform(0.5, 1.5))
-            if kind == CUT:
+            if kind == Fault.CUT:
                 self.proxy.cut()
-            elif kind == GATEWAY:
+            elif kind == Fault.GATEWAY:
                 beside.start_soon(self._turn_away, self.rng.uniform(0.1, 1.0) * MAX_WINDOW)
-            elif kind == PAUSE:
+            elif kind == Fault.PAUSE:
                 self.injected[kind] += 1
                 beside.start_soon(self.pausing.one)
-            elif kind == CLOCK:
+            elif kind == Fault.CLOCK:
                 self.injected[kind] += 1
                 self.cluster.clock.set(next(clocks))
             elif kind in ON_POSTGRES:
@@ -306,18 +287,18 @@ class _Chaos:
             self._asked = self.plan.runs * done // len(kinds)
             await trio.sleep(self.plan.gap * self.rng.uniform(0.5, 1.5))
             self.injected[kind] += 1
-            if kind == SERVER_KILL:
+            if kind == Fault.SERVER_KILL:
                 await self._kill_server()
                 continue
-            if kind == SUSPENDED:
+            if kind == Fault.SUSPENDED:
                 beside.start_soon(self._suspend_server)
                 continue
             slot = await self._victim()
-            if kind == WORKER_KILL:
+            if kind == Fault.WORKER_KILL:
                 await self.crew.kill(slot)
                 self._struck(kind, self.crew.members[slot])
                 await self.crew.replace(slot)
-            elif kind == ZOMBIE:
+            elif kind == Fault.ZOMBIE:
                 self.crew.busy.add(slot)
                 beside.start_soon(self._make_zombie, slot)
             else:
@@ -326,14 +307,14 @@ class _Chaos:
 
     async def _turn_away(self, seconds: float) -> None:
         """Let a gateway that knows no route stand in for the state manager."""
-        self.injected[GATEWAY] += 1
+        self.injected[Fault.GATEWAY] += 1
         began, pids = time.monotonic(), [child.pid for child in self.crew.members]
         with self.proxy.turning_away():
             await trio.sleep(seconds)
         # A lease outlives this if a heartbeat that came just before is followed by one just after.
         if self.plan.v0_only or seconds > self.plan.lease_ttl / 4:
             for pid in {*pids, *(child.pid for child in self.crew.members)}:
-                self.strikes.append(Strike(GATEWAY, pid, began, time.monotonic()))
+                self.strikes.append(Strike(Fault.GATEWAY, pid, began, time.monotonic()))
 
     async def _victim(self) -> int:
         """Choose a worker, preferably one that runs something."""
@@ -364,7 +345,7 @@ class _Chaos:
                 self.reading.update()
         child.send(signal.SIGCONT)
         keys = tuple(execution.key for execution in running)
-        self.strikes.append(Strike(ZOMBIE, child.pid, began, time.monotonic(), keys))
+        self.strikes.append(Strike(Fault.ZOMBIE, child.pid, began, time.monotonic(), keys))
         self.crew.busy.discard(slot)
 
     def _elsewhere(self, mine: Execution) -> bool:
@@ -394,17 +375,17 @@ class _Chaos:
         self.suspended.discard(number)
         # The heartbeats of any of them may have hung.
         for pid in {*pids, *(child.pid for child in self.crew.members)}:
-            self.strikes.append(Strike(SUSPENDED, pid, began, time.monotonic()))
+            self.strikes.append(Strike(Fault.SUSPENDED, pid, began, time.monotonic()))
 
     async def _injure_database(self, kind: str) -> None:
         assert self.database is not None
         assert self.to_database is not None
-        if kind == DATABASE_CRASH:
+        if kind == Fault.DATABASE_CRASH:
             await trio.to_thread.run_sync(self.database.server.restart)
-        elif kind == COMES_DUE:
+        elif kind == Fault.COMES_DUE:
             assert self.schedule is not None
             await self.schedule.come_due()
-        elif kind == SESSION_END:
+        elif kind == Fault.SESSION_END:
             if sessions := await trio.to_thread.run_sync(self.database.sessions):
                 await trio.to_thread.run_sync(self.database.terminate, self.rng.choice(sessions))
         else:

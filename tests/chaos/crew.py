@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import trio
 
 from tests.chaos.cluster import Child, Cluster, ready, until
-from tests.chaos.plan import STOPS, TERM, Plan
+from tests.chaos.plan import STOPS, Fault, Plan
 
 EXIT_PATIENCE = 32.0
 """Seconds a process may take to stop: the 28 a worker promises, and a busy machine."""
@@ -46,7 +46,7 @@ class Crew:
         """Ask all to stop, and wait for it."""
         async with trio.open_nursery() as nursery:
             for child in self.members:
-                nursery.start_soon(self._terminate, child, TERM)
+                nursery.start_soon(self._terminate, child, Fault.TERM)
 
     def free(self) -> list[int]:
         """Return the slots nothing is being done to."""

@@ -8,36 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-import exotrio
+from tests.chaos.mutation import Mutation, mutated
 from tests.chaos.short import CASES
-
-PACKAGE = Path(exotrio.__file__).parent
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """One safeguard, switched off.
-
-    Attributes:
-        file: In the package.
-        old: Text that occurs there once.
-        new: What stands there instead.
-        cases: Of the short form, tried in this order until one fails.
-    """
-
-    file: str
-    old: str
-    new: str
-    cases: tuple[str, ...]
-
 
 MUTATIONS = {
     "schedules once": Mutation(
@@ -93,17 +71,6 @@ MUTATIONS = {
         ("every fault",),
     ),
 }
-
-
-def mutated(mutation: Mutation, folder: Path) -> Path:
-    """Copy the package into ``folder``, change it there, and return the folder."""
-    copy = folder / "exotrio"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    source = (copy / mutation.file).read_text("utf-8")
-    if source.count(mutation.old) != 1:
-        raise ValueError(f"{mutation.file} has {source.count(mutation.old)} places like {mutation.old!r}")
-    (copy / mutation.file).write_text(source.replace(mutation.old, mutation.new), "utf-8")
-    return folder
 
 
 def find(mutation: Mutation) -> tuple[str, list[str]] | None:

@@ -7,17 +7,33 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
-WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP = "worker kill", "server kill", "zombie", "sigterm", "sighup"
-SUSPENDED = "server suspended"
-STRIKES = (WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP, SUSPENDED)
+
+class Fault(StrEnum):
+    """What is injected, beside the faults of single requests (``proxy.KINDS``)."""
+
+    WORKER_KILL = "worker kill"
+    SERVER_KILL = "server kill"
+    ZOMBIE = "zombie"
+    TERM = "sigterm"
+    HUP = "sighup"
+    SUSPENDED = "server suspended"
+    CUT = "cut"
+    GATEWAY = "json 404 window"
+    CLOCK = "clock set"
+    PAUSE = "node paused"
+    DATABASE_CRASH = "database crash"
+    SESSION_END = "session ended"
+    COMMIT_CUT = "cut at commit"
+    COMES_DUE = "schedule due"
+
+
+STRIKES = (Fault.WORKER_KILL, Fault.SERVER_KILL, Fault.ZOMBIE, Fault.TERM, Fault.HUP, Fault.SUSPENDED)
 """Faults that hit processes; the others hit connections and the clock."""
-STOPS = {TERM: signal.SIGTERM, HUP: signal.SIGHUP}
-CUT, GATEWAY, CLOCK, PAUSE = "cut", "json 404 window", "clock set", "node paused"
-DATABASE_CRASH, SESSION_END, COMMIT_CUT = "database crash", "session ended", "cut at commit"
-COMES_DUE = "schedule due"
-ON_POSTGRES = (DATABASE_CRASH, SESSION_END, COMMIT_CUT, COMES_DUE)
+STOPS: Mapping[str, signal.Signals] = {Fault.TERM: signal.SIGTERM, Fault.HUP: signal.SIGHUP}
+ON_POSTGRES = (Fault.DATABASE_CRASH, Fault.SESSION_END, Fault.COMMIT_CUT, Fault.COMES_DUE)
 """Faults of PostgreSQL, and of the connections to it; and what SQL makes happen there."""
 CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
 """Milliseconds by which the state manager's wall clock is wrong, one after the other in any order."""

@@ -9,154 +9,120 @@ fault that should miss it, which the tests have too: it has to fail. Takes some 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from tests.chaos.mutation import Mutation, mutated
 
 CHECKOUT = Path(__file__).parents[2]
 
-
-@dataclass(frozen=True)
-class Mutation:
-    """A safeguard to take out, and the ``case`` that has to fail then."""
-
-    name: str
-    module: str
-    old: str
-    new: str
-    case: str
-
-
-MUTATIONS = (
-    Mutation(
-        "fencing of outcomes off",
+MUTATIONS = {
+    "fencing of outcomes off": Mutation(
         "manager/engine/outcomes.py",
         "    if state.token != token:\n        return False\n",
         "",
-        "a delay longer than the lease before the send of claim on native",
+        ("a delay longer than the lease before the send of claim on native",),
     ),
-    Mutation(
-        "fencing of renewals off",
+    "fencing of renewals off": Mutation(
         "manager/engine/leases.py",
         'if state is None or state["token"] != beat.token else state',
         "if state is None else state",
-        "a delay longer than the lease after the send of secrets on native",
+        ("a delay longer than the lease after the send of secrets on native",),
     ),
-    Mutation(
-        "release by claim id off",
+    "release by claim id off": Mutation(
         "_link/native.py",
         "        with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:\n",
         "        return\n        with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:\n",
-        "a stop with time after the send of claim on native",
+        ("a stop with time after the send of claim on native",),
     ),
-    Mutation(
-        "a claim repeated under another id",
+    "a claim repeated under another id": Mutation(
         "_link/native.py",
         'request.model_copy(update={"wait_ms": 0})',
         'request.model_copy(update={"wait_ms": 0, "claim_id": uuid4().hex})',
-        "connection reset after the send of claim on native",
+        ("connection reset after the send of claim on native",),
     ),
-    Mutation(
-        "rule 3 off: a requeue or release of unknown fate is repeated",
+    "rule 3 off: a requeue or release of unknown fate is repeated": Mutation(
         "_link/v0.py",
         "                if error.sent:\n                    return Settlement(Fate.UNKNOWN",
         "                if False:\n                    return Settlement(Fate.UNKNOWN",
-        "connection reset after the send of requeue on v0",
+        ("connection reset after the send of requeue on v0",),
     ),
-    Mutation(
-        "the shield of v0 claims off",
+    "the shield of v0 claims off": Mutation(
         "_link/v0.py",
         "                    scope=shield,\n",
         "",
-        "a cancelled scope before execute on v0",
+        ("a cancelled scope before execute on v0",),
     ),
-    Mutation(
-        "retries of the reporter off",
+    "retries of the reporter off": Mutation(
         "_runtime/reporter.py",
         "            case Fate.RETRY | Fate.KEY_REFUSED:\n",
         "            case Fate.RETRY | Fate.KEY_REFUSED:\n"
         "                self._end(held, Ending.ABANDONED)\n                return\n",
-        "connection refused before the send of report on native",
+        ("connection refused before the send of report on native",),
     ),
-    Mutation(
-        "heartbeats off",
+    "heartbeats off": Mutation(
         "_runtime/heartbeat.py",
         "            pause = await self._send()\n",
         "            pause = self._interval\n",
-        "a delay longer than the lease in execute on native",
+        ("a delay longer than the lease in execute on native",),
     ),
-    Mutation(
-        "the sweeper off",
+    "the sweeper off": Mutation(
         "manager/background.py",
         "await store.write(managers.sweep, clock(), terms, last)",
         "managers.Swept()",
-        "a kill of the worker in execute on native",
+        ("a kill of the worker in execute on native",),
     ),
-    Mutation(
-        "a refusal believed, whoever answers",
+    "a refusal believed, whoever answers": Mutation(
         "_link/auto.py",
         "        if refused:\n            self._sure = False\n",
         "        if False:\n            self._sure = False\n",
-        "a 404 in JSON before the send of report on v0",
+        ("a 404 in JSON before the send of report on v0",),
     ),
-    Mutation(
-        "a clock that is set back unnoticed",
+    "a clock that is set back unnoticed": Mutation(
         "manager/store/clock.py",
         "            set_back(self._connection, now, -step)\n",
         "            pass\n",
-        "a clock set back by an hour after the commit of claim_once_ready on native",
+        ("a clock set back by an hour after the commit of claim_once_ready on native",),
     ),
-    Mutation(
-        "a cancelled node reported as an error",
+    "a cancelled node reported as an error": Mutation(
         "_execution/executor.py",
         "return attempt.outcome\n",
         'return attempt.outcome or (Errored("cancelled") if execution.cancelled else None)\n',
-        "a cancelled scope in execute on native",
+        ("a cancelled scope in execute on native",),
     ),
-)
+}
 
 
 def main() -> None:
     """Run the mutations named on the command line, or all; exit with 1 if one goes unnoticed."""
     words = sys.argv[1:]
     unnoticed = 0
-    for mutation in MUTATIONS:
-        if all(word in mutation.name for word in words):
+    for name, mutation in MUTATIONS.items():
+        if all(word in name for word in words):
             noticed = is_noticed(mutation)
             unnoticed += not noticed
-            print(f"{mutation.name}: {'' if noticed else 'NOT '}noticed by {mutation.case}", flush=True)
+            print(f"{name}: {'' if noticed else 'NOT '}noticed by {mutation.cases[0]}", flush=True)
     sys.exit(1 if unnoticed else 0)
-
-
-def mutated(mutation: Mutation) -> str:
-    """Return the text of the module once ``mutation`` is made."""
-    text = (CHECKOUT / "exotrio" / mutation.module).read_text("utf-8")
-    if text.count(mutation.old) != 1:
-        raise ValueError(f"{mutation.name}: {mutation.module} no longer holds its text exactly once")
-    return text.replace(mutation.old, mutation.new)
 
 
 def is_noticed(mutation: Mutation) -> bool:
     """Return whether its case fails once ``mutation`` is made."""
+    (case,) = mutation.cases
     with tempfile.TemporaryDirectory(prefix="exotrio-mutation-") as folder:
-        copy = Path(folder)
-        for part in ("exotrio", "tests"):
-            shutil.copytree(CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / "exotrio" / mutation.module).write_text(mutated(mutation), "utf-8")
+        path = os.pathsep.join([str(mutated(mutation, Path(folder))), str(CHECKOUT)])
         ended = subprocess.run(
-            [sys.executable, "-m", "tests.chaos.points", "--seeds", "0", "--only", mutation.case],
-            cwd=copy,
-            env={**os.environ, "PYTHONPATH": folder},
+            [sys.executable, "-m", "tests.chaos.points", "--seeds", "0", "--only", case],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path},
             capture_output=True,
             text=True,
             timeout=1_800,
         )
-    failed = f"FAILED {mutation.case}: " in ended.stderr
+    failed = f"FAILED {case}: " in ended.stderr
     if failed is (ended.returncode == 0):
-        raise SystemExit(f"{mutation.name}: the campaign broke down:\n{ended.stderr[-2_000:]}")
+        raise SystemExit(f"{case}: the campaign broke down:\n{ended.stderr[-2_000:]}")
     return failed
 
 
