@@ -97,6 +97,8 @@ class Reporter:
     """... and when the last one of them was begun."""
     _took: float = 0.0
     """Seconds of the last one that ended."""
+    _brings_all: bool = True
+    """The last one that claimed brought as many states as it asked for: more wait at the server."""
 
     # -- from the other tasks of the runtime
 
@@ -111,7 +113,7 @@ class Reporter:
     @property
     def claims_along(self) -> bool:
         """Whether what fits is claimed with a report that is to be sent at once, or was sent just now."""
-        if not self.link.is_native or self._failed or self._took > QUICK:
+        if not self.link.is_native or self._failed or self._took > QUICK or not self._brings_all:
             return False
         if self.options.batch_size < SPARE:  # what reports leave is much of a small buffer
             return False
@@ -270,6 +272,7 @@ class Reporter:
             exchanged = await self.link.exchange(items, wanted)
             for held in self._intake.take(exchanged.claims, asked, wanted.limit):
                 self.release(held)
+        self._brings_all = len(exchanged.claims) == wanted.limit
         if exchanged.too_slow:
             self._intake.came_too_slowly(wanted.limit)
         elif exchanged.claims:
