@@ -34,7 +34,7 @@ PLACES = [
 ]
 # Only at the start, and only what is held, a partial index, or claimed in the last minutes.
 AT_THE_START = re.compile(
-    r"SCAN (states|claims) USING (COVERING )?INDEX (states_held|states_leased|states_queued|claims_by_age)$"
+    r"SCAN (states|claims) USING (COVERING )?INDEX (states_held|claims_by_age)$"
 )
 
 

@@ -16,11 +16,12 @@ from exotrio.manager.store.postgres.translation import translate
 from tests.support.postgres import Database
 
 # Tables that stay small (nodes, graphs, managers) or have a maximum of rows (from workers on), the numbers a
-# request brings along, what an inner SELECT found (waiting, scheduled), and the first of what is to be
-# cleared away.
+# request brings along, what an inner SELECT found (waiting, scheduled, held), what is held, which runtimes
+# have no more of than they can run, and the first of what is to be cleared away.
 MAY_BE_SCANNED = re.compile(
     r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|CONSTANT ROW"
-    r"|workers|v0_runtimes|sessions|sign_in_links|wrong_keys)"
+    r"|workers|v0_runtimes|sessions|sign_in_links|wrong_keys|held"
+    r"|states USING (COVERING )?INDEX states_held$)"
 )
 
 
@@ -41,7 +42,7 @@ def plans_of(connection: sqlite3.Connection, statements: set[str]) -> dict[str, 
     return {
         sql: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
         for sql in sorted(statements)
-        if sql.startswith(("SELECT", "UPDATE", "DELETE"))
+        if sql.startswith(("SELECT", "WITH", "UPDATE", "DELETE"))
     }
 
 

@@ -147,9 +147,9 @@ def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
     return {row["id"] for row in tx.execute(which, (tx.items(sorted(runs)),))}
 
 
-Cause = tuple[str, str, tuple[int, ...]]
-"""Which held states are lost: as a condition, with the column that an index finds them by, and parameters."""
-_GONE: Cause = ("manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)", "manager", ())
+Cause = tuple[str, tuple[int, ...]]
+"""Which held states are lost: as a condition, with its parameters."""
+_GONE: Cause = ("manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)", ())
 
 
 def recover(tx: Transaction, terms: Terms) -> int:
@@ -163,22 +163,23 @@ def expire(tx: Transaction, now: int, terms: Terms) -> int:
 
     Both at once: the one after the other would lock runs while it has states locked.
     """
-    return _lose(tx, terms, ("lease_until <= ?", "lease_until", (now,)), _GONE)
+    return _lose(tx, terms, ("lease_until <= ?", (now,)), _GONE)
 
 
 def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     """Take some states back from lost runtimes; return how many those were."""
     seqs = [
         state["seq"]
-        for which, first, parameters in causes
+        for which, parameters in causes
         for state in tx.execute(
-            f"SELECT seq FROM states WHERE status = 'QUEUED' AND {which} ORDER BY {first} LIMIT ?",
+            f"SELECT seq FROM states INDEXED BY states_held WHERE status = 'QUEUED' AND {which}"
+            " ORDER BY lease_until LIMIT ?",
             (*parameters, MAX_STATES_PER_SWEEP),
         )
     ]
     if not seqs:
         return 0
-    any_cause = " OR ".join(which for which, _, _ in causes)
+    any_cause = " OR ".join(which for which, _ in causes)
     tx.lock_runs_of(seqs)
     # Again: an outcome, or a heartbeat, may have come before the lock.
     states = tx.execute(
@@ -186,7 +187,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
         " runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
         f" WHERE {tx.any_of('seq')} AND status = 'QUEUED' AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
-        (tx.items(seqs), *chain.from_iterable(parameters for _, _, parameters in causes)),
+        (tx.items(seqs), *chain.from_iterable(parameters for _, parameters in causes)),
     ).fetchall()
     poison = [state for state in states if state["begun"] and state["deliveries"] + 1 >= terms.poison_limit]
     _end_as_poison(tx, poison)
@@ -259,7 +260,7 @@ def _locked_leases(tx: Transaction, which: str = "", *parameters: str) -> list[i
     """
     # SQLite would read all states in their order otherwise.
     found = tx.execute(
-        "SELECT seq FROM states INDEXED BY states_leased WHERE status = 'QUEUED' AND lease_until IS NOT NULL"
+        "SELECT seq FROM states INDEXED BY states_held WHERE status = 'QUEUED' AND lease_until IS NOT NULL"
         f"{which} ORDER BY seq{tx.for_update('states')}",
         parameters,
     )

@@ -14,17 +14,15 @@ from exotrio.manager.store.port import Transaction
 CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request comes much sooner."""
 
-_TO_RELEASE = (
-    "SELECT seq, run, node_id, status, token, worker, claimed_at, trace FROM states"
-    " JOIN nodes ON nodes.id = node_id WHERE"
-)
+_TO_RELEASE = "SELECT seq, run, node_id, status, token, worker, claimed_at, trace FROM states"
+_OF_NODES = "JOIN nodes ON nodes.id = node_id WHERE"
 
 
 def held_under(tx: Transaction, namespace: str, claim_id: str) -> list[Row]:
     """Return what is held under a claim id, in the order of its numbers."""
     return tx.execute(
-        f"{_TO_RELEASE} status = 'QUEUED' AND claim = ? AND namespace = ? ORDER BY seq"
-        f"{tx.for_update('states')}",
+        f"{_TO_RELEASE} INDEXED BY states_held {_OF_NODES} status = 'QUEUED' AND claim = ? AND namespace = ?"
+        f" ORDER BY seq{tx.for_update('states')}",
         (claim_id, namespace),
     ).fetchall()
 
@@ -43,7 +41,8 @@ def release(
     known = {
         state["seq"]: state
         for state in tx.execute(
-            f"{_TO_RELEASE} {tx.any_of('seq')} AND namespace = ? ORDER BY seq{tx.for_update('states')}",
+            f"{_TO_RELEASE} {_OF_NODES} {tx.any_of('seq')} AND namespace = ?"
+            f" ORDER BY seq{tx.for_update('states')}",
             (tx.items([seq for seq in seqs.values() if seq is not None]), namespace),
         )
     }
@@ -96,7 +95,8 @@ def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None
     """Release what a v0 claim took at that time whose reply could not be written."""
     # Those that are still as before the claim, too: its commit may be on its way, and is waited for.
     states = tx.execute(
-        f"{_TO_RELEASE} {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}", (tx.items(seqs),)
+        f"{_TO_RELEASE} {_OF_NODES} {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}",
+        (tx.items(seqs),),
     ).fetchall()
     taken = (QUEUED, None, claimed_at)
     _release(tx, [each for each in states if (each["status"], each["token"], each["claimed_at"]) == taken], 0)

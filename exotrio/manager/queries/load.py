@@ -54,7 +54,8 @@ def backlog(view: View, *, namespace: str | None = None, node: str | None = None
     """Return the backlog of every registered node, or of those with this namespace and this name."""
     held = dict(
         view.execute(
-            "SELECT node_id, count(*) FROM states WHERE status = 'QUEUED' GROUP BY node_id"
+            "SELECT node_id, count(*) FROM states INDEXED BY states_held WHERE status = 'QUEUED'"
+            " GROUP BY node_id"
         ).fetchall()
     )
     where = Where()
