@@ -156,12 +156,16 @@ class _Chaos:
         await self._ask(lambda manager: manager.upsert_graph(graph(canary)))
         if self.schedule is not None:
             await self.schedule.declare()
+        *_, first, second = range(self.plan.runs)
+        pauses = self.plan.faults.get(Fault.PAUSE, 0) > 0
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._feed)
+            nursery.start_soon(self._feed, first if pauses else self.plan.runs)
             async with trio.open_nursery() as beside:
                 beside.start_soon(self._disturb, beside)
                 await self._strike(beside)
             self._asked = self.plan.runs
+        if pauses:
+            await self.pausing.last(*(partial(self._trigger_twice, number) for number in (first, second)))
         await self._settle()
         if self.schedule is not None:
             await self.schedule.check()
@@ -174,10 +178,10 @@ class _Chaos:
 
     # -- work
 
-    async def _feed(self) -> None:
+    async def _feed(self, runs: int) -> None:
         """Trigger runs as the faults go on, so that each fault meets some."""
         numbers = itertools.count()
-        for triggered in range(self.plan.runs):
+        for triggered in range(runs):
             await until(partial(self._is_due, triggered))
             if self.plan.v0_only:
                 # Every try has a number of its own: if its answer is lost, it may have started a run.
@@ -185,7 +189,7 @@ class _Chaos:
             else:
                 await self._trigger_twice(triggered)
 
-    async def _trigger_twice(self, number: int) -> None:
+    async def _trigger_twice(self, number: int) -> str:
         """Trigger a run by its key, twice at the same time, with the workers' faults: it is one run."""
         replies: list[dict[str, Any]] = []
 
@@ -201,6 +205,7 @@ class _Chaos:
         ids, created = {reply["run_id"] for reply in replies}, [reply["created"] for reply in replies]
         if len(ids) != 1 or created.count(True) > 1:
             self.crew.problems.append(f"two runs were started by the key of run {number}: {replies}")
+        return str(replies[0]["run_id"])
 
     def _is_due(self, number: int) -> bool:
         return number < self._asked + AHEAD

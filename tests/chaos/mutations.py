@@ -56,7 +56,7 @@ MUTATIONS = {
         "manager/engine/claims.py",
         " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL",
         " AND (SELECT paused_at FROM nodes WHERE id = -coalesce(?, 0)) IS NULL",
-        ("every fault", "every fault, three on PostgreSQL"),
+        ("every fault",),
     ),
     "keys of runs": Mutation(
         "manager/engine/runs.py",

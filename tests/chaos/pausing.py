@@ -1,4 +1,8 @@
-"""A node is paused and resumed while work flows: meanwhile nothing of it is claimed, whatever happens."""
+"""A node is paused and resumed while work flows: meanwhile nothing of it is claimed, whatever happens.
+
+Whether states wait then is a matter of chance. So there is a last pause, after all other faults: of a state
+that waits while a later one, of another node, is claimed.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,8 @@ WAITING_OR_HELD = (StateStatus.CREATED, StateStatus.QUEUED)
 
 Ask = Callable[[Callable[[StateManager], Awaitable[Any]]], Awaitable[Any]]
 """Ask the state manager something, until it answers."""
+Trigger = Callable[[], Awaitable[str]]
+"""Start a run, and return its id."""
 
 
 @dataclass(slots=True)
@@ -63,6 +69,31 @@ class Pausing:
         self.watched += sum(state.status == StateStatus.CREATED for state in now.values())
         await self.ask(partial(StateManager.resume_node, name=node))
         self.paused.discard(node)
+
+    async def last(self, first: Trigger, second: Trigger) -> None:
+        """Pause a node, and look whether a state of it still waits when another one was claimed after it.
+
+        A claim asks for all nodes and takes the oldest states of each, so it would have taken that one, too.
+        """
+        node = NODES[0]
+        await self.ask(partial(StateManager.pause_node, name=node))
+        await self._claims_have_ended()
+        run = await first()
+        await self._state(run, node)
+        await self._state(await second(), node)
+        state = await self._state(run, node)
+        if state.status != StateStatus.CREATED:
+            self.problems.append(f"the last state of {node} was claimed while it was paused")
+        self.watched += 1
+        await self.ask(partial(StateManager.resume_node, name=node))
+
+    async def _state(self, run: str, node: str) -> StateSummary:
+        """Return the only state of a node in a run, once the one before it has ended."""
+        while True:
+            page = await self.ask(partial(StateManager.states, run=run, node=node))
+            for state in page.states:
+                return state
+            await trio.sleep(0.1)
 
     async def _states(self, node: str) -> dict[str, StateSummary]:
         """Return each state of a node that waits or is held."""

@@ -13,7 +13,7 @@ from tests.chaos.plan import Fault, Plan
 from tests.chaos.proxy import CUT_NEXT, KINDS
 
 EVERYTHING = Plan(
-    runs=6,
+    runs=8,
     faults={
         Fault.WORKER_KILL: 1,
         Fault.SERVER_KILL: 1,
@@ -23,7 +23,7 @@ EVERYTHING = Plan(
         Fault.CUT: 1,
         Fault.GATEWAY: 1,
         Fault.CLOCK: 2,
-        Fault.PAUSE: 4,
+        Fault.PAUSE: 2,
         **dict.fromkeys(KINDS, 1),
     },
     processes=2,
@@ -34,7 +34,7 @@ EVERYTHING = Plan(
 )
 THREE_MANAGERS = replace(
     EVERYTHING,
-    runs=6,
+    runs=8,
     faults={
         Fault.SERVER_KILL: 1,
         Fault.ZOMBIE: 1,
