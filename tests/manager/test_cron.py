@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
-import trio.testing
 from pydantic import ValidationError
+from trio.testing import MockClock
 
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import timestamp
@@ -26,204 +26,203 @@ from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
 from tests.support import postgres
 from tests.support.cron import N, put, runs
-from tests.support.helpers import declare, eventually, node_name, ok, place, refused
+from tests.support.helpers import (
+    SettableClock,
+    declare,
+    eventually,
+    node_name,
+    ok,
+    open_client,
+    place,
+    refused,
+)
 from tests.support.manager import ENGINES, Manager, open_manager, running
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 
 
+DAY_MS = 24 * 3_600_000
+NODES = {"runtime_name": "r", "nodes": [declare("Node_a")]}
+
+
+class Clock:
+    """Trio's clock, which stands at midnight when a test begins, and may jump ahead."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def __call__(self) -> int:
+        return START_MS + round(trio.current_time() * 1000) + self.ahead_ms
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @asynccontextmanager
-async def manager(ahead_ms: Callable[[], int] = lambda: 0) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of a manager whose clock is Trio's, stands at midnight now, and may jump ahead."""
-    midnight = trio.current_time()
-
-    def clock() -> int:
-        return START_MS + round((trio.current_time() - midnight) * 1000) + ahead_ms()
-
-    async with (
-        embedded(":memory:", clock=clock) as transport,
-        httpx.AsyncClient(transport=transport, base_url="http://embedded") as client,
-    ):
-        body = {"runtime_name": "r", "nodes": [declare("Node_a")]}
-        ok(await client.put(f"{N}/nodes/", json=body))
+async def manager(db: str | Path, clock: Callable[[], int]) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a manager with this clock."""
+    async with embedded(db, clock=clock) as transport, open_client(transport=transport) as client:
         yield client
 
 
-async def test_a_graph_is_triggered_at_each_occurrence(autojump_clock: trio.testing.MockClock) -> None:
-    async with manager() as client:
-        ok(await put(client, "*/10 * * * *"), 201)
-        await trio.sleep(599)
-        assert await runs(client) == 0
-        await trio.sleep(2)
-        assert await runs(client) == 1
-        await trio.sleep(3600)
-        assert await runs(client) == 7
+@pytest.fixture
+async def client(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a manager in memory, at which the node of the graphs is registered."""
+    async with manager(":memory:", clock) as opened:
+        ok(await opened.put(f"{N}/nodes/", json=NODES))
+        yield opened
+
+
+async def test_a_graph_is_triggered_at_each_occurrence(
+    client: httpx.AsyncClient, autojump_clock: MockClock
+) -> None:
+    ok(await put(client, "*/10 * * * *"), 201)
+    await trio.sleep(599)
+    assert await runs(client) == 0
+    await trio.sleep(2)
+    assert await runs(client) == 1
+    await trio.sleep(3600)
+    assert await runs(client) == 7
 
 
 async def test_a_paused_graph_is_not_triggered_and_what_it_missed_is_not_made_up(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
     graph = f"{N.replace('/v0', '/exotrio/v1')}/graph/g"
-    async with manager() as client:
-        ok(await put(client, "*/10 * * * *"), 201)
-        await trio.sleep(601)
-        assert await runs(client) == 1
-        ok(await client.post(f"{graph}/pause"))
-        await trio.sleep(1800)
-        ok(await put(client, "*/10 * * * *"), 201)  # stored again it is still paused
-        await trio.sleep(1800)
-        ok(await client.post(f"{graph}/resume"))
-        await trio.sleep(598)
-        assert await runs(client) == 1
-        await trio.sleep(2)
-        assert await runs(client) == 2
+    ok(await put(client, "*/10 * * * *"), 201)
+    await trio.sleep(601)
+    assert await runs(client) == 1
+    ok(await client.post(f"{graph}/pause"))
+    await trio.sleep(1800)
+    ok(await put(client, "*/10 * * * *"), 201)  # stored again it is still paused
+    await trio.sleep(1800)
+    ok(await client.post(f"{graph}/resume"))
+    await trio.sleep(598)
+    assert await runs(client) == 1
+    await trio.sleep(2)
+    assert await runs(client) == 2
 
 
 async def test_seconds_and_names_and_shorthands_are_understood(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with manager() as client:
-        ok(await put(client, "* * * * * */20", "@hourly", "0 0 * * mon"), 201)
-        await trio.sleep(61)
-        assert await runs(client) == 3
+    ok(await put(client, "* * * * * */20", "@hourly", "0 0 * * mon"), 201)
+    await trio.sleep(61)
+    assert await runs(client) == 3
 
 
-async def test_equal_expressions_count_once(autojump_clock: trio.testing.MockClock) -> None:
-    async with manager() as client:
-        ok(await put(client, "* * * * *", "* * * * *"), 201)
-        await trio.sleep(61)
-        assert await runs(client) == 1
+async def test_equal_expressions_count_once(client: httpx.AsyncClient, autojump_clock: MockClock) -> None:
+    ok(await put(client, "* * * * *", "* * * * *"), 201)
+    await trio.sleep(61)
+    assert await runs(client) == 1
 
 
 async def test_an_update_replaces_the_schedules_and_leaves_those_of_other_namespaces(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with manager() as client:
-        ok(
-            await client.put(
-                "/v0/namespace/other/nodes/", json={"runtime_name": "r", "nodes": [declare("Node_a")]}
-            )
-        )
-        triggers = [{"type": "CRON", "value": {"expression": "*/10 * * * *"}}]
-        other = {"secrets": {}, "nodes": [place("a", namespace="other")], "triggers": triggers}
-        ok(await client.put("/v0/namespace/other/graph/g", json=other), 201)
-        ok(await put(client, "*/10 * * * *"), 201)
-        ok(await put(client), 201)
-        await trio.sleep(601)
-        assert await runs(client) == 0
-        assert ok(await client.get("/v0/namespace/other/runs/1/1"))["total"] == 1
+    ok(await client.put("/v0/namespace/other/nodes/", json=NODES))
+    triggers = [{"type": "CRON", "value": {"expression": "*/10 * * * *"}}]
+    other = {"secrets": {}, "nodes": [place("a", namespace="other")], "triggers": triggers}
+    ok(await client.put("/v0/namespace/other/graph/g", json=other), 201)
+    ok(await put(client, "*/10 * * * *"), 201)
+    ok(await put(client), 201)
+    await trio.sleep(601)
+    assert await runs(client) == 0
+    assert ok(await client.get("/v0/namespace/other/runs/1/1"))["total"] == 1
 
 
 async def test_an_unchanged_expression_keeps_its_next_occurrence_across_updates(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with manager() as client:
-        ok(await put(client, "*/10 * * * *"), 201)
-        await trio.sleep(300)
-        ok(await put(client, "*/10 * * * *", store_config={"default_values": {"k": "v"}}), 201)
-        await trio.sleep(301)
-        assert await runs(client) == 1
+    ok(await put(client, "*/10 * * * *"), 201)
+    await trio.sleep(300)
+    ok(await put(client, "*/10 * * * *", store_config={"default_values": {"k": "v"}}), 201)
+    await trio.sleep(301)
+    assert await runs(client) == 1
 
 
 async def test_an_update_takes_effect_for_graph_and_schedules_at_once(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with manager() as client:
-        ok(await put(client, "*/10 * * * *"), 201)
-        await trio.sleep(599)
-        nodes = [place("b", namespace="ns", node_name="Node_a")]
-        ok(await put(client, "5,15 * * * *", nodes=nodes), 201)
-        await trio.sleep(5 * 60)
-        assert await runs(client) == 0, "10 minutes past is no longer asked for"
-        await trio.sleep(2)
-        assert await runs(client) == 1
-        reply = await client.post(f"{N}/states/enqueue", json={"nodes": ["Node_a"], "batch_size": 5})
-        assert [state["identifier"] for state in ok(reply)["states"]] == ["b"]
+    ok(await put(client, "*/10 * * * *"), 201)
+    await trio.sleep(599)
+    nodes = [place("b", namespace="ns", node_name="Node_a")]
+    ok(await put(client, "5,15 * * * *", nodes=nodes), 201)
+    await trio.sleep(5 * 60)
+    assert await runs(client) == 0, "10 minutes past is no longer asked for"
+    await trio.sleep(2)
+    assert await runs(client) == 1
+    reply = await client.post(f"{N}/states/enqueue", json={"nodes": ["Node_a"], "batch_size": 5})
+    assert [state["identifier"] for state in ok(reply)["states"]] == ["b"]
 
 
 @pytest.mark.parametrize("refused_for", ["expression", "graph"])
 async def test_a_refused_update_leaves_the_schedules_alone(
-    autojump_clock: trio.testing.MockClock, refused_for: str
+    client: httpx.AsyncClient, autojump_clock: MockClock, refused_for: str
 ) -> None:
-    async with manager() as client:
-        ok(await put(client, "*/10 * * * *"), 201)
-        if refused_for == "expression":
-            refused(await put(client, "@daily", "nonsense"), 422)
-        else:
-            refused(await put(client, "@daily", nodes=[]), 400)
-        await trio.sleep(601)
-        assert await runs(client) == 1
+    ok(await put(client, "*/10 * * * *"), 201)
+    if refused_for == "expression":
+        refused(await put(client, "@daily", "nonsense"), 422)
+    else:
+        refused(await put(client, "@daily", nodes=[]), 400)
+    await trio.sleep(601)
+    assert await runs(client) == 1
 
 
 async def test_an_invalid_update_starts_nothing_and_its_schedule_goes_on_when_the_graph_is_valid(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with manager() as client:
-        ok(await put(client, "*/10 * * * *"), 201)
-        nodes = [place("b", namespace="ns")]
-        assert ok(await put(client, "*/10 * * * *", nodes=nodes), 201)["validation_status"] == "INVALID"
-        await trio.sleep(601)
-        assert await runs(client) == 0
-        body = {"runtime_name": "r", "nodes": [declare("Node_b")]}
-        ok(await client.put(f"{N}/nodes/", json=body))
-        assert ok(await put(client, "*/10 * * * *", nodes=nodes), 201)["validation_status"] == "VALID"
-        await trio.sleep(601)
-        assert await runs(client) == 1
+    ok(await put(client, "*/10 * * * *"), 201)
+    nodes = [place("b", namespace="ns")]
+    assert ok(await put(client, "*/10 * * * *", nodes=nodes), 201)["validation_status"] == "INVALID"
+    await trio.sleep(601)
+    assert await runs(client) == 0
+    ok(await client.put(f"{N}/nodes/", json={**NODES, "nodes": [declare("Node_b")]}))
+    assert ok(await put(client, "*/10 * * * *", nodes=nodes), 201)["validation_status"] == "VALID"
+    await trio.sleep(601)
+    assert await runs(client) == 1
 
 
 async def test_a_run_that_cannot_be_started_does_not_end_the_schedule(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with manager() as client:
-        ok(await put(client, "* * * * *", store_config={"required_keys": ["k"]}), 201)
-        await trio.sleep(121)
-        assert await runs(client) == 0
-        ok(await put(client, "* * * * *"), 201)
-        await trio.sleep(60)
-        assert await runs(client) == 1
+    ok(await put(client, "* * * * *", store_config={"required_keys": ["k"]}), 201)
+    await trio.sleep(121)
+    assert await runs(client) == 0
+    ok(await put(client, "* * * * *"), 201)
+    await trio.sleep(60)
+    assert await runs(client) == 1
 
 
 async def test_one_missed_occurrence_is_caught_up_after_a_downtime(tmp_path: Path) -> None:
-    now = START_MS
-
-    def clock() -> int:
-        return now
-
-    async def open_with(expression: str | None) -> int:
-        async with (
-            embedded(tmp_path / "state.db", clock=clock) as transport,
-            httpx.AsyncClient(transport=transport, base_url="http://embedded") as client,
-        ):
-            if expression is not None:
-                ok(await client.put(f"{N}/nodes/", json={"runtime_name": "r", "nodes": [declare("Node_a")]}))
-                ok(await put(client, expression), 201)
-                return 0
-            with trio.fail_after(60):
-                while not await runs(client):
-                    await trio.lowlevel.checkpoint()
-            return await runs(client)
-
     # A file, so threads, so real time: the clock given here stands still meanwhile.
-    await open_with("*/10 * * * *")
-    now += 24 * 3_600_000
-    assert await open_with(None) == 1
+    clock, db = SettableClock(START_MS), tmp_path / "state.db"
+    async with manager(db, clock) as client:
+        ok(await client.put(f"{N}/nodes/", json=NODES))
+        ok(await put(client, "*/10 * * * *"), 201)
+    clock.advance(DAY_MS)
+    async with manager(db, clock) as client:
+        with trio.fail_after(60):
+            while not await runs(client):
+                await trio.lowlevel.checkpoint()
+        assert await runs(client) == 1
 
 
 async def test_after_a_standstill_one_occurrence_is_caught_up_and_the_others_are_not(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, clock: Clock, autojump_clock: MockClock
 ) -> None:
-    stood_still = 0
-    async with manager(lambda: stood_still) as client:
-        ok(await put(client, "*/10 * * * *"), 201)
-        stood_still = 24 * 3_600_000 + 60_000  # as of a machine that was suspended
-        await trio.sleep(61)
-        assert await runs(client) == 1
-        await trio.sleep(600)
-        assert await runs(client) == 2
+    ok(await put(client, "*/10 * * * *"), 201)
+    clock.ahead_ms = DAY_MS + 60_000  # as of a machine that was suspended
+    await trio.sleep(61)
+    assert await runs(client) == 1
+    await trio.sleep(600)
+    assert await runs(client) == 2
 
 
 async def test_an_occurrence_that_breaks_off_in_the_middle_is_neither_lost_nor_fired_twice(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken: list[str] = []
 
@@ -233,17 +232,16 @@ async def test_an_occurrence_that_breaks_off_in_the_middle_is_neither_lost_nor_f
             raise DatabaseError("the disk is full")
         return next_occurrence_ms(expression, after_ms)
 
-    async with manager() as client:
-        ok(await put(client, "*/10 * * * *"), 201)
-        # After the run was started, before the schedule is moved on: both are one transaction.
-        monkeypatch.setattr(runs_engine, "next_occurrence_ms", breaks_once)
-        await trio.sleep(601)
-        assert broken
-        assert await runs(client) == 0
-        await trio.sleep(10)
-        assert await runs(client) == 1
-        await trio.sleep(600)
-        assert await runs(client) == 2
+    ok(await put(client, "*/10 * * * *"), 201)
+    # After the run was started, before the schedule is moved on: both are one transaction.
+    monkeypatch.setattr(runs_engine, "next_occurrence_ms", breaks_once)
+    await trio.sleep(601)
+    assert broken
+    assert await runs(client) == 0
+    await trio.sleep(10)
+    assert await runs(client) == 1
+    await trio.sleep(600)
+    assert await runs(client) == 2
 
 
 KILLED = """
@@ -272,10 +270,7 @@ async def test_a_schedule_outlives_a_process_that_was_killed(tmp_path: Path) -> 
         process.kill()
     # Ten seconds later, by the clock: one occurrence is caught up, whatever was under way.
     now = wall_clock() + 10_000
-    async with (
-        embedded(db, clock=lambda: now) as transport,
-        httpx.AsyncClient(transport=transport, base_url="http://embedded") as client,
-    ):
+    async with manager(db, lambda: now) as client:
 
         async def caught_up() -> None:
             assert ok(await client.get(f"{N}/runs/1/1"))["runs"][0]["created_at"] == timestamp(now)
@@ -287,11 +282,8 @@ async def test_a_schedule_outlives_a_process_that_was_killed(tmp_path: Path) -> 
 
 
 async def test_occurrences_leave_nothing_but_their_runs_which_go_when_they_are_old(
-    autojump_clock: trio.testing.MockClock,
+    clock: Clock, autojump_clock: MockClock
 ) -> None:
-    def clock() -> int:
-        return START_MS + round(trio.current_time() * 1000)
-
     def schedules(view: View) -> int:
         found: int = view.execute("SELECT count(*) FROM schedules").fetchone()[0]
         return found
@@ -316,13 +308,12 @@ async def test_occurrences_leave_nothing_but_their_runs_which_go_when_they_are_o
 
 @pytest.mark.parametrize("expression", ["", "nonsense", "61 * * * *", "@reboot", "H * * * *", "* * * *"])
 async def test_an_expression_that_cannot_be_read_is_refused_with_its_place(
-    autojump_clock: trio.testing.MockClock, expression: str
+    client: httpx.AsyncClient, autojump_clock: MockClock, expression: str
 ) -> None:
-    async with manager() as client:
-        reply = await put(client, expression)
-        refused(reply, 422)
-        assert reply.json()["detail"][0]["loc"] == ["body", "triggers", 0, "value", "expression"]
-        refused(await client.get(f"{N}/graph/g"), 404)
+    reply = await put(client, expression)
+    refused(reply, 422)
+    assert reply.json()["detail"][0]["loc"] == ["body", "triggers", 0, "value", "expression"]
+    refused(await client.get(f"{N}/graph/g"), 404)
 
 
 def test_an_expression_that_cannot_be_read_is_refused_where_the_trigger_is_made() -> None:
@@ -332,25 +323,25 @@ def test_an_expression_that_cannot_be_read_is_refused_where_the_trigger_is_made(
         CronTrigger(expression="0 9 * * *", timezone="Europe/Brelin")
 
 
-async def test_stored_triggers_are_shown_as_they_were_put(autojump_clock: trio.testing.MockClock) -> None:
-    async with manager() as client:
-        shown = ok(await put(client, "*/5 * * * *"), 201)
-        assert shown["triggers"] == [{"type": "CRON", "value": {"expression": "*/5 * * * *"}}]
-        assert ok(await client.get(f"{N}/graph/g")) == shown
+async def test_stored_triggers_are_shown_as_they_were_put(
+    client: httpx.AsyncClient, autojump_clock: MockClock
+) -> None:
+    shown = ok(await put(client, "*/5 * * * *"), 201)
+    assert shown["triggers"] == [{"type": "CRON", "value": {"expression": "*/5 * * * *"}}]
+    assert ok(await client.get(f"{N}/graph/g")) == shown
 
 
 async def test_a_trigger_with_a_zone_starts_its_runs_at_the_times_there(
-    autojump_clock: trio.testing.MockClock,
+    client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with manager() as client:
-        value = {"expression": "45 5-6 * * *", "timezone": "Asia/Kolkata"}
-        ok(await put(client, triggers=[{"type": "CRON", "value": value}]), 201)
-        await trio.sleep(14 * 60)
-        assert await runs(client) == 0
-        await trio.sleep(2 * 60)
-        assert await runs(client) == 1
-        await trio.sleep(3600)
-        assert await runs(client) == 2
+    value = {"expression": "45 5-6 * * *", "timezone": "Asia/Kolkata"}
+    ok(await put(client, triggers=[{"type": "CRON", "value": value}]), 201)
+    await trio.sleep(14 * 60)
+    assert await runs(client) == 0
+    await trio.sleep(2 * 60)
+    assert await runs(client) == 1
+    await trio.sleep(3600)
+    assert await runs(client) == 2
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -413,15 +404,12 @@ async def test_an_older_state_manager_beside_this_one_meets_no_zone_and_what_it_
 
 
 async def test_a_schedule_in_a_zone_that_this_machine_does_not_know_holds_up_no_other_and_is_kept(
-    autojump_clock: trio.testing.MockClock,
+    clock: Clock, autojump_clock: MockClock
 ) -> None:
     unknown = "CRON_TZ=Mars/Olympus * * * * *"
 
     def stored_elsewhere(tx: Transaction) -> None:
         tx.execute("INSERT INTO zoned_schedules SELECT id, ?, 1 FROM graphs", (unknown,))
-
-    def clock() -> int:
-        return START_MS + round(trio.current_time() * 1000)
 
     async with open_manager(clock=clock, schedules=False) as opened:
         triggers = [{"type": "CRON", "value": {"expression": "* * * * *"}}]
