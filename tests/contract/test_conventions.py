@@ -308,7 +308,13 @@ async def test_every_route_answers_the_same_in_both_slash_forms(keyed: Target) -
             assert answers[0].content == answers[1].content
 
 
-@pytest.mark.parametrize("name", ["with space", "ünïcode-名", "100%", "a+b", "q?x=1", "h#1", "a.b:c@d;e,f"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("with space", "ünïcode-名", "🙂", "100%", "%2F", "a+b", "q?x=1", "h#1", "a.b:c@d;e,f"),
+        "'; DROP TABLE states; --",
+    ],
+)
 async def test_names_in_paths_are_percent_decoded(api: Api, name: str) -> None:
     here = api.elsewhere(f"{api.namespace} {name}")
     flow = await Flow.start(here, place("a"), graph=name)

@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -16,17 +16,17 @@ from typing import Any
 import httpx
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from exotrio._httpd import LOOPBACK_HOSTS
 from exotrio.cli.commands.server import command as server_command
-from exotrio.manager import Service, create_app, open_service, serve
+from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.engine import sign_in
 from exotrio.manager.engine.sign_in import FORGOTTEN_AFTER_MS, TRIES
 from exotrio.manager.queries import graphs
 from exotrio.manager.security.access import MAX_DELAY, Tries
-from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.port import Store, View
 from exotrio.manager.web.sessions import Sessions
 from tests.support.helpers import ok, open_client, refused, virtual_ms
 from tests.support.manager import ENGINES, KEY, NO_SETTINGS, open_two
@@ -37,13 +37,35 @@ SAME = "12345678-1234-5678-1234-567812345678"
 
 @asynccontextmanager
 async def opened(
-    *, hosts: frozenset[str] | None = None, host: str = "localhost", key: str | None = KEY
+    *, hosts: frozenset[str] | None = None, key: str | None = KEY, cors_origins: Sequence[str] = ()
 ) -> AsyncIterator[httpx.AsyncClient]:
     async with open_service(":memory:", settings=NO_SETTINGS) as service:
-        app = create_app(service, key=KEY, allowed_hosts=hosts)
+        app = create_app(service, key=KEY, allowed_hosts=hosts, cors_origins=cors_origins)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with open_client(url=f"http://{host}", key=key, transport=transport) as client:
+        async with open_client(url="http://localhost", key=key, transport=transport) as client:
             yield client
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with opened() as holder_of_the_key:
+        yield holder_of_the_key
+
+
+@pytest.fixture
+async def stranger() -> AsyncIterator[httpx.AsyncClient]:
+    async with opened(key=None) as keyless:
+        yield keyless
+
+
+@asynccontextmanager
+async def served(*, key: str | None = KEY, **options: Any) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
+    """Serve on a port until the block ends; give the URL and a client with the key."""
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(partial(serve, port=0, db=":memory:", key=KEY, **options))
+        async with open_client(url=url.replace("0.0.0.0", "127.0.0.1"), key=key) as client:
+            yield url, client
+        nursery.cancel_scope.cancel()
 
 
 # -- the key
@@ -51,15 +73,11 @@ async def opened(
 
 @pytest.mark.parametrize("key", [None, "", KEY[:-1], KEY + "x", KEY.upper(), "ümlaut"])
 @pytest.mark.parametrize("path", ["/v0/namespaces", "/exotrio/v1", "/no/such/route", "/health/"])
-async def test_without_the_key_nothing_is_told_not_even_what_exists(key: str | None, path: str) -> None:
-    async with opened(key=None) as client:
-        headers = {} if key is None else {"x-api-key": key.encode()}
-        assert "x-api-key" in refused(await client.get(path, headers=headers), 401)  # type: ignore[arg-type]
-
-
-async def test_health_needs_no_key() -> None:
-    async with opened(key=None) as client:
-        assert ok(await client.get("/health")) == {"message": "OK"}
+async def test_without_the_key_nothing_is_told_not_even_what_exists(
+    stranger: httpx.AsyncClient, key: str | None, path: str
+) -> None:
+    headers = {} if key is None else {"x-api-key": key.encode()}
+    assert "x-api-key" in refused(await stranger.get(path, headers=headers), 401)  # type: ignore[arg-type]
 
 
 async def test_a_key_may_hold_any_characters() -> None:
@@ -69,7 +87,9 @@ async def test_a_key_may_hold_any_characters() -> None:
             ok(await client.get("/v0/namespaces", headers=[(b"x-api-key", "schlüssel".encode())]))
 
 
-async def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_are_compared_in_constant_time(
+    stranger: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compared: list[bytes] = []
     compare = hmac.compare_digest
 
@@ -78,83 +98,81 @@ async def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
         return compare(given, right)
 
     monkeypatch.setattr(hmac, "compare_digest", noting)
-    async with opened(key=None) as client:
-        refused(await client.get("/v0/namespaces", headers={"x-api-key": "guess"}), 401)
-        ok(await client.get("/v0/namespaces", headers={"x-api-key": KEY}))
+    refused(await stranger.get("/v0/namespaces", headers={"x-api-key": "guess"}), 401)
+    ok(await stranger.get("/v0/namespaces", headers={"x-api-key": KEY}))
     assert compared == [b"guess", KEY.encode()]
-    async with open_service(":memory:", settings=NO_SETTINGS) as service:
-        sessions = Sessions(service.store, KEY)
+    async with open_store(":memory:") as store:
+        sessions = Sessions(store, KEY)
         assert await sessions.sign_in("guess") is None
         assert await sessions.sign_in(KEY) is not None
     assert len(compared) == 4
 
 
 async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(
-    autojump_clock: trio.testing.MockClock,
+    stranger: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with opened(key=None) as client:
-        for number in range(TRIES + 3):
-            began = trio.current_time()
-            refused(await client.get("/v0/namespaces", headers={"x-api-key": f"guess {number}"}), 401)
-            assert trio.current_time() - began == pytest.approx(0 if number < TRIES else MAX_DELAY)
+    for number in range(TRIES + 3):
         began = trio.current_time()
-        ok(await client.get("/v0/namespaces", headers={"x-api-key": KEY}))
-        assert trio.current_time() == began
+        refused(await stranger.get("/v0/namespaces", headers={"x-api-key": f"guess {number}"}), 401)
+        assert trio.current_time() - began == pytest.approx(0 if number < TRIES else MAX_DELAY)
+    began = trio.current_time()
+    ok(await stranger.get("/v0/namespaces", headers={"x-api-key": KEY}))
+    assert trio.current_time() == began
 
 
 async def test_a_client_with_an_old_key_or_none_is_told_so_at_once_each_time(
-    autojump_clock: trio.testing.MockClock,
+    stranger: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
-    async with opened(key=None) as client:
-        for _ in range(3 * TRIES):
-            refused(await client.get("/v0/namespaces", headers={"x-api-key": "old"}), 401)
-            refused(await client.get("/v0/namespaces"), 401)
-        assert trio.current_time() == 0
+    for _ in range(3 * TRIES):
+        refused(await stranger.get("/v0/namespaces", headers={"x-api-key": "old"}), 401)
+        refused(await stranger.get("/v0/namespaces"), 401)
+    assert trio.current_time() == 0
 
 
-@asynccontextmanager
-async def opened_tries() -> AsyncIterator[tuple[Tries, Service]]:
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
     async with open_service(":memory:", clock=virtual_ms, settings=NO_SETTINGS) as service:
-        yield Tries(service.store, KEY), service
+        yield service.store
 
 
-async def test_wrong_keys_count_by_address_and_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
-    async with opened_tries() as (tries, _):
-        for number in range(1_000):
-            assert (await tries.failed("203.0.113.9", f"guess {number}") > 0) == (number >= TRIES)
-        assert await tries.failed("203.0.113.10", "guess") == 0
-        await trio.sleep((TRIES + 1) * FORGOTTEN_AFTER_MS / 1000)
-        assert await tries.failed("203.0.113.9", "guess") == 0
+@pytest.fixture
+def tries(store: Store) -> Tries:
+    return Tries(store, KEY)
 
 
-async def test_addresses_of_one_subscriber_count_together(autojump_clock: trio.testing.MockClock) -> None:
-    async with opened_tries() as (tries, _):
-        for number in range(TRIES):
-            assert await tries.failed(f"2001:db8:1:2::{number:x}", f"guess {number}") == 0
-        assert await tries.failed("2001:db8:1:2:ffff::1", "guess") > 0
-        assert await tries.failed("2001:db8:1:3::1", "guess") == 0
-        for number in range(TRIES):
-            assert await tries.failed("::ffff:192.0.2.1", f"guess {number}") == 0
-        assert await tries.failed("192.0.2.1", "guess") > 0
+async def test_wrong_keys_count_by_address_and_are_forgotten(tries: Tries, autojump_clock: MockClock) -> None:
+    for number in range(1_000):
+        assert (await tries.failed("203.0.113.9", f"guess {number}") > 0) == (number >= TRIES)
+    assert await tries.failed("203.0.113.10", "guess") == 0
+    await trio.sleep((TRIES + 1) * FORGOTTEN_AFTER_MS / 1000)
+    assert await tries.failed("203.0.113.9", "guess") == 0
+
+
+async def test_addresses_of_one_subscriber_count_together(tries: Tries, autojump_clock: MockClock) -> None:
+    for number in range(TRIES):
+        assert await tries.failed(f"2001:db8:1:2::{number:x}", f"guess {number}") == 0
+    assert await tries.failed("2001:db8:1:2:ffff::1", "guess") > 0
+    assert await tries.failed("2001:db8:1:3::1", "guess") == 0
+    for number in range(TRIES):
+        assert await tries.failed("::ffff:192.0.2.1", f"guess {number}") == 0
+    assert await tries.failed("192.0.2.1", "guess") > 0
 
 
 async def test_wrong_keys_at_all_state_managers_on_a_database_count_together(
-    autojump_clock: trio.testing.MockClock,
+    store: Store, autojump_clock: MockClock
 ) -> None:
-    async with opened_tries() as (tries, service):
-        several = [tries, Tries(service.store, KEY)]
-        for number in range(TRIES):
-            assert await several[number % 2].failed("203.0.113.9", f"guess {number}") == 0
-        for each in several:
-            assert await each.failed("203.0.113.9", "one more guess") == pytest.approx(MAX_DELAY)
+    several = [Tries(store, KEY), Tries(store, KEY)]
+    for number in range(TRIES):
+        assert await several[number % 2].failed("203.0.113.9", f"guess {number}") == 0
+    for each in several:
+        assert await each.failed("203.0.113.9", "one more guess") == pytest.approx(MAX_DELAY)
 
 
 async def test_an_old_key_counts_once_at_however_many_state_managers(
-    autojump_clock: trio.testing.MockClock,
+    store: Store, autojump_clock: MockClock
 ) -> None:
-    async with opened_tries() as (_, service):
-        for _ in range(3 * TRIES):
-            assert await Tries(service.store, KEY).failed("203.0.113.9", "old") == 0
+    for _ in range(3 * TRIES):
+        assert await Tries(store, KEY).failed("203.0.113.9", "old") == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -169,57 +187,47 @@ async def test_wrong_keys_that_come_at_once_to_two_state_managers_are_all_counte
 
 
 async def test_who_guesses_without_a_pause_writes_no_more_than_is_counted(
-    autojump_clock: trio.testing.MockClock,
+    tries: Tries, store: Store, autojump_clock: MockClock
 ) -> None:
-    async with opened_tries() as (tries, service):
-        before = service.store.written
-        async with trio.open_nursery() as nursery:
-            for number in range(1_000):
-                nursery.start_soon(tries.failed, "203.0.113.9", f"guess {number}")
-        assert service.store.written - before <= TRIES + 2
+    before = store.written
+    async with trio.open_nursery() as nursery:
+        for number in range(1_000):
+            nursery.start_soon(tries.failed, "203.0.113.9", f"guess {number}")
+    assert store.written - before <= TRIES + 2
 
 
 async def test_no_wrong_key_and_of_many_addresses_only_the_last_are_kept(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    tries: Tries, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def kept(view: View) -> list[tuple[str, str]]:
+        rows = view.execute("SELECT network, keys FROM wrong_keys ORDER BY until")
+        return [(row["network"], row["keys"]) for row in rows]
+
     monkeypatch.setattr(sign_in, "MAX_NETWORKS", 5)
-    async with opened_tries() as (tries, service):
-
-        async def kept() -> list[tuple[str, str]]:
-            query = "SELECT network, keys FROM wrong_keys ORDER BY until"
-            return [(row["network"], row["keys"]) for row in await service.store.read(_rows, query)]
-
-        for number in range(8):
-            await trio.sleep(0.001)
-            await tries.failed(f"203.0.113.{number}", "hunter2")
-        assert [network for network, _ in await kept()] == [f"203.0.113.{number}" for number in range(3, 8)]
-        assert sha256(b"hunter2").hexdigest() not in str(await kept()), "it may be a key of something else"
-        await trio.sleep(FORGOTTEN_AFTER_MS / 1000 + 1)
-        await tries.failed("203.0.113.9", "hunter2")
-        assert len(await kept()) == 1
-
-
-def _rows(view: View, query: str) -> list[Row]:
-    return view.execute(query).fetchall()
+    for number in range(8):
+        await trio.sleep(0.001)
+        await tries.failed(f"203.0.113.{number}", "hunter2")
+    found = await store.read(kept)
+    assert [network for network, _ in found] == [f"203.0.113.{number}" for number in range(3, 8)]
+    assert sha256(b"hunter2").hexdigest() not in str(found), "it may be a key of something else"
+    await trio.sleep(FORGOTTEN_AFTER_MS / 1000 + 1)
+    await tries.failed("203.0.113.9", "hunter2")
+    assert len(await store.read(kept)) == 1
 
 
 async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(_serve, "127.0.0.1")
-        async with open_client(url=url, key=KEY) as client:
-            ok(await client.get("/v0/namespaces"))
-            refused(await client.get("/v0/nothing", params={"key": KEY}), 404)
-            refused(await client.put("/v0/namespace/n/nodes/", content=KEY), 422)
-        nursery.cancel_scope.cancel()
+    async with served() as (url, client):
+        ok(await client.get("/v0/namespaces"))
+        refused(await client.get("/v0/nothing", params={"key": KEY}), 404)
+        refused(await client.put("/v0/namespace/n/nodes/", content=KEY), 422)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("exotrio")]
     assert any(url in text for text in ours)
     assert not any(KEY in text for text in ours)
 
 
-async def test_the_mark_of_the_inside_cannot_be_sent_as_a_header() -> None:
-    async with opened(key=None) as client:
-        refused(await client.get("/v0/namespaces", headers={"exotrio.local": "1"}), 401)
+async def test_the_mark_of_the_inside_cannot_be_sent_as_a_header(stranger: httpx.AsyncClient) -> None:
+    refused(await stranger.get("/v0/namespaces", headers={"exotrio.local": "1"}), 401)
 
 
 @pytest.mark.parametrize("headers", [[], [(b"host", b"evil.example"), (b"x-api-key", KEY.encode())]])
@@ -280,47 +288,31 @@ async def test_health_too_is_served_under_the_right_name_only() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only 127.0.0.1 is there")
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
 async def test_a_server_answers_under_the_address_it_says_it_has(host: str) -> None:
-    async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(_serve, host)
-        async with open_client(url=url, key=KEY) as client:
-            ok(await client.get("/v0/namespaces"))
-            refused(await client.get("/v0/namespaces", headers={"host": "evil.example"}), 421)
-        nursery.cancel_scope.cancel()
+    async with served(host=host) as (_, client):
+        ok(await client.get("/v0/namespaces"))
+        refused(await client.get("/v0/namespaces", headers={"host": "evil.example"}), 421)
 
 
 async def test_a_server_binds_this_machine_only_unless_told_otherwise() -> None:
-    async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(partial(serve, port=0, db=":memory:", key=KEY))
+    async with served() as (url, _):
         assert url.startswith("http://127.0.0.1:")
-        nursery.cancel_scope.cancel()
     (option,) = [option for option in server_command.params if option.name == "host"]
     assert option.default == "127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 async def test_an_allowed_host_is_served_and_no_other(host: str) -> None:
-    run = partial(serve, host=host, port=0, db=":memory:", key=KEY, allowed_hosts=["exotrio.example"])
-    async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(run)
-        async with open_client(url=url.replace("0.0.0.0", "127.0.0.1"), key=KEY) as client:
-            ok(await client.get("/v0/namespaces", headers={"host": "exotrio.example:80"}))
-            refused(await client.get("/v0/namespaces", headers={"host": "evil.example"}), 421)
-            here = await client.get("/v0/namespaces")
-            assert here.status_code == (200 if host == "127.0.0.1" else 421)
-        nursery.cancel_scope.cancel()
+    async with served(host=host, allowed_hosts=["exotrio.example"]) as (_, client):
+        ok(await client.get("/v0/namespaces", headers={"host": "exotrio.example:80"}))
+        refused(await client.get("/v0/namespaces", headers={"host": "evil.example"}), 421)
+        here = await client.get("/v0/namespaces")
+        assert here.status_code == (200 if host == "127.0.0.1" else 421)
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
 async def test_a_server_on_ipv6_loopback_answers_under_its_bracketed_address() -> None:
-    async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(_serve, "::1")
-        async with open_client(url=url, key=KEY) as client:
-            ok(await client.get("/v0/namespaces"))
-        nursery.cancel_scope.cancel()
-
-
-async def _serve(host: str, *, task_status: trio.TaskStatus[list[str]]) -> None:
-    await serve(host=host, port=0, db=":memory:", key=KEY, task_status=task_status)
+    async with served(host="::1") as (_, client):
+        ok(await client.get("/v0/namespaces"))
 
 
 # -- the request id
@@ -329,11 +321,10 @@ async def _serve(host: str, *, task_status: trio.TaskStatus[list[str]]) -> None:
 @pytest.mark.parametrize(
     "given", [SAME, SAME.replace("-", ""), SAME.upper(), f"{{{SAME}}}", f"urn:uuid:{SAME}"]
 )
-async def test_a_request_id_that_is_a_uuid_comes_back_as_it_is(given: str) -> None:
-    async with opened() as client:
-        for path in ("/health", "/v0/namespaces", "/absent"):
-            response = await client.get(path, headers={"X-Exosphere-Request-ID": given})
-            assert response.headers["x-exosphere-request-id"] == given
+async def test_a_request_id_that_is_a_uuid_comes_back_as_it_is(client: httpx.AsyncClient, given: str) -> None:
+    for path in ("/health", "/v0/namespaces", "/absent"):
+        response = await client.get(path, headers={"X-Exosphere-Request-ID": given})
+        assert response.headers["x-exosphere-request-id"] == given
 
 
 @pytest.mark.parametrize(
@@ -347,17 +338,10 @@ async def test_a_request_id_that_is_a_uuid_comes_back_as_it_is(given: str) -> No
         "\u0661" * 32,
     ],
 )
-async def test_any_other_request_id_is_replaced(given: str) -> None:
-    async with opened() as client:
-        headers = [(b"X-Exosphere-Request-ID", given.encode())]
-        replaced = (await client.get("/health", headers=headers)).headers["x-exosphere-request-id"]
-        assert str(uuid.UUID(replaced)) == replaced != SAME
-
-
-async def test_refusals_carry_a_request_id_too() -> None:
-    async with opened(key=None) as client:
-        response = await client.get("/v0/namespaces", headers={"X-Exosphere-Request-ID": SAME})
-        assert (response.status_code, response.headers["x-exosphere-request-id"]) == (401, SAME)
+async def test_any_other_request_id_is_replaced(client: httpx.AsyncClient, given: str) -> None:
+    headers = [(b"X-Exosphere-Request-ID", given.encode())]
+    replaced = (await client.get("/health", headers=headers)).headers["x-exosphere-request-id"]
+    assert str(uuid.UUID(replaced)) == replaced != SAME
 
 
 # -- forms of requests
@@ -365,45 +349,29 @@ async def test_refusals_carry_a_request_id_too() -> None:
 
 @pytest.mark.parametrize("method", ["OPTIONS", "PATCH", "DELETE", "TRACE", "NONSENSE"])
 @pytest.mark.parametrize("path", ["/v0/namespace/n/nodes/", "/v0/namespace/n/graph/g", "/exotrio/v1"])
-async def test_other_methods_are_405_in_json(method: str, path: str) -> None:
-    async with opened() as client:
-        response = await client.request(method, path)
-        refused(response, 405)
-        assert "GET" in response.headers["allow"]
+async def test_other_methods_are_405_in_json(client: httpx.AsyncClient, method: str, path: str) -> None:
+    response = await client.request(method, path)
+    refused(response, 405)
+    assert "GET" in response.headers["allow"]
 
 
 @pytest.mark.parametrize("path", ["/health", "/v0/namespaces", "/exotrio/v1", "/v0/namespace/n/nodes/"])
-async def test_head_is_answered_where_get_is(path: str) -> None:
-    async with opened() as client:
-        assert (await client.head(path)).status_code == (await client.get(path)).status_code == 200
-
-
-@pytest.mark.parametrize("namespace", ["%2e%2e", "%2e", "a%00b", "a%0ab", "x" * 257])
-async def test_what_cannot_be_a_name_is_422(namespace: str) -> None:
-    async with opened() as client:
-        url = httpx.URL("http://localhost").copy_with(raw_path=f"/v0/namespace/{namespace}/nodes/".encode())
-        refused(await client.get(url), 422)
-
-
-@pytest.mark.parametrize("namespace", ["a%2Fb", "..%2f..", "a/b"])
-async def test_a_slash_in_a_name_leads_nowhere(namespace: str) -> None:
-    async with opened() as client:
-        url = httpx.URL("http://localhost").copy_with(raw_path=f"/v0/namespace/{namespace}/nodes/".encode())
-        refused(await client.get(url), 404)
+async def test_head_is_answered_where_get_is(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.head(path)).status_code == (await client.get(path)).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "namespace", ["ü ö", "名前", "100%", "%2F", "a+b", "a?b#c", "'; DROP TABLE states; --", "🙂"]
+    ("status", "namespace"),
+    [
+        *((422, each) for each in ("%2e%2e", "%2e", "a%00b", "a%0ab", "x" * 257)),
+        *((404, each) for each in ("a%2Fb", "..%2f..", "a/b")),
+    ],
 )
-async def test_names_are_data(namespace: str) -> None:
-    from tests.contract.api import Api
-    from tests.support.helpers import declare
-
-    async with opened() as client:
-        api = Api(client, namespace)
-        ok(await api.register([declare(namespace)]))
-        assert [node["name"] for node in ok(await api.nodes())["nodes"]] == [namespace]
-        assert ok(await api.namespaces())["namespaces"] == [namespace]
+async def test_what_cannot_be_a_name_is_422_and_a_slash_in_one_leads_nowhere(
+    client: httpx.AsyncClient, status: int, namespace: str
+) -> None:
+    url = httpx.URL("http://localhost").copy_with(raw_path=f"/v0/namespace/{namespace}/nodes/".encode())
+    refused(await client.get(url), status)
 
 
 @pytest.mark.parametrize(
@@ -420,16 +388,9 @@ async def test_names_are_data(namespace: str) -> None:
     ],
 )
 async def test_a_body_that_is_not_what_it_should_be_is_422_in_json(
-    method: str, path: str, content: bytes
+    client: httpx.AsyncClient, method: str, path: str, content: bytes
 ) -> None:
-    async with opened() as client:
-        assert refused(await client.request(method, path, content=content), 422)
-
-
-@pytest.mark.parametrize("content", [b"", b"null", b"{}", b"{", b"[" * 100_000, b"\xff"])
-async def test_a_batch_that_is_no_list_is_422(content: bytes) -> None:
-    async with opened() as client:
-        refused(await client.post("/exotrio/v1/namespace/n/outcomes", content=content), 422)
+    assert refused(await client.request(method, path, content=content), 422)
 
 
 @pytest.mark.parametrize(
@@ -442,12 +403,11 @@ async def test_a_batch_that_is_no_list_is_422(content: bytes) -> None:
         b'{"secrets": {"a": ["hunter2"]}, "nodes": []}',
     ],
 )
-async def test_a_refused_body_is_not_echoed(body: bytes) -> None:
-    async with opened() as client:
-        response = await client.put("/v0/namespace/n/graph/g", content=body)
-        refused(response, 422)
-        assert "hunter2" not in response.text
-        assert "4713472" not in response.text
+async def test_a_refused_body_is_not_echoed(client: httpx.AsyncClient, body: bytes) -> None:
+    response = await client.put("/v0/namespace/n/graph/g", content=body)
+    refused(response, 422)
+    assert "hunter2" not in response.text
+    assert "4713472" not in response.text
 
 
 MANY = {str(number): 1 for number in range(10_000)}
@@ -462,14 +422,15 @@ MANY = {str(number): 1 for number in range(10_000)}
     ],
     ids=["many", "long", "several times many"],
 )
-async def test_a_refusal_is_short_however_long_what_it_refuses_is(fields: dict[str, object]) -> None:
-    async with opened() as client:
-        response = await client.put("/v0/namespace/n/graph/g", json={**fields, "nodes": []})
-        refused(response, 422)
-        assert len(response.content) < 20_000
-        problems = response.json()["detail"]
-        assert problems[0]["loc"][:2] == ["body", "secrets"]
-        assert len(problems) <= 100
+async def test_a_refusal_is_short_however_long_what_it_refuses_is(
+    client: httpx.AsyncClient, fields: dict[str, object]
+) -> None:
+    response = await client.put("/v0/namespace/n/graph/g", json={**fields, "nodes": []})
+    refused(response, 422)
+    assert len(response.content) < 20_000
+    problems = response.json()["detail"]
+    assert problems[0]["loc"][:2] == ["body", "secrets"]
+    assert len(problems) <= 100
 
 
 ORIGIN = "http://localhost:3000"
@@ -480,61 +441,50 @@ PREFLIGHT = {
 }
 
 
-async def test_no_origin_is_let_in_unless_it_is_named() -> None:
-    async with open_service(":memory:", settings=NO_SETTINGS) as service:
-        app = create_app(service, key="k")
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
-            reply = await client.get("/health", headers={"Origin": ORIGIN})
-            assert "access-control-allow-origin" not in reply.headers
+async def test_no_origin_is_let_in_unless_it_is_named(client: httpx.AsyncClient) -> None:
+    reply = await client.get("/health", headers={"Origin": ORIGIN})
+    assert "access-control-allow-origin" not in reply.headers
 
 
 async def test_a_named_origin_gets_its_preflight_without_a_key_and_its_answers_exposed() -> None:
-    async with open_service(":memory:", settings=NO_SETTINGS) as service:
-        app = create_app(service, key="k", cors_origins=[ORIGIN])
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
-            preflight = await client.options("/v0/namespaces", headers=PREFLIGHT)
-            assert preflight.status_code == 200
-            assert preflight.headers["access-control-allow-origin"] == ORIGIN
-            other = await client.options(
-                "/v0/namespaces", headers={**PREFLIGHT, "Origin": "http://evil.example"}
-            )
-            assert other.status_code == 400
-            answer = await client.get("/v0/namespaces", headers={"Origin": ORIGIN, "x-api-key": "k"})
-            assert answer.headers["access-control-expose-headers"].lower() == "x-exosphere-request-id"
-            refused = await client.get("/v0/namespaces", headers={"Origin": ORIGIN})
-            assert refused.status_code == 401
-            assert refused.headers["access-control-allow-origin"] == ORIGIN
+    async with opened(key=None, cors_origins=[ORIGIN]) as client:
+        preflight = await client.options("/v0/namespaces", headers=PREFLIGHT)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == ORIGIN
+        other = {**PREFLIGHT, "Origin": "http://evil.example"}
+        assert (await client.options("/v0/namespaces", headers=other)).status_code == 400
+        answer = await client.get("/v0/namespaces", headers={"Origin": ORIGIN, "x-api-key": KEY})
+        assert answer.headers["access-control-expose-headers"].lower() == "x-exosphere-request-id"
+        reply = await client.get("/v0/namespaces", headers={"Origin": ORIGIN})
+        refused(reply, 401)
+        assert reply.headers["access-control-allow-origin"] == ORIGIN
 
 
 async def test_the_origins_of_a_server_come_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORS_ORIGINS", f"http://other.example , {ORIGIN}")
-    async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(partial(serve, port=0, db=":memory:", key=KEY))
-        async with open_client(url=url) as client:
-            for origin in (ORIGIN, "http://other.example"):
-                preflight = await client.options("/v0/namespaces", headers={**PREFLIGHT, "Origin": origin})
-                assert preflight.headers["access-control-allow-origin"] == origin
-                assert preflight.headers["access-control-allow-credentials"] == "true"
-                allowed = preflight.headers["access-control-allow-methods"].split(", ")
-                assert {"GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} <= set(allowed)
-        nursery.cancel_scope.cancel()
+    async with served(key=None) as (_, client):
+        for origin in (ORIGIN, "http://other.example"):
+            preflight = await client.options("/v0/namespaces", headers={**PREFLIGHT, "Origin": origin})
+            assert preflight.headers["access-control-allow-origin"] == origin
+            assert preflight.headers["access-control-allow-credentials"] == "true"
+            allowed = preflight.headers["access-control-allow-methods"].split(", ")
+            assert {"GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} <= set(allowed)
 
 
 # -- defects
 
 
 async def test_a_defect_is_a_500_in_json_that_tells_nothing_and_has_its_request_id(
-    monkeypatch: pytest.MonkeyPatch,
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("canary")
 
-    async with opened() as client:
-        monkeypatch.setattr(graphs, "list_nodes", fail)
-        answer = await client.get("/v0/namespace/n/nodes/", headers={"X-Exosphere-Request-ID": SAME})
-        assert answer.status_code == 500
-        assert answer.json()["success"] is False
-        assert isinstance(answer.json()["detail"], str)
-        assert answer.headers["X-Exosphere-Request-ID"] == SAME
-        assert "canary" not in answer.text
-        ok(await client.get("/v0/namespaces"))
+    monkeypatch.setattr(graphs, "list_nodes", fail)
+    answer = await client.get("/v0/namespace/n/nodes/", headers={"X-Exosphere-Request-ID": SAME})
+    assert answer.status_code == 500
+    assert answer.json()["success"] is False
+    assert isinstance(answer.json()["detail"], str)
+    assert answer.headers["X-Exosphere-Request-ID"] == SAME
+    assert "canary" not in answer.text
+    ok(await client.get("/v0/namespaces"))
