@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ class WallClock:
         self._ahead += by
 
 
+@pytest.fixture
+def clock() -> WallClock:
+    return WallClock()
+
+
+@pytest.fixture
+async def manager(clock: WallClock) -> AsyncIterator[Manager]:
+    async with open_manager(clock=clock) as opened:
+        yield opened
+
+
 async def start_runs(manager: Manager, count: int, **request: Any) -> Flow:
     flow = await Flow.deploy(manager.api, place("a"))
     for _ in range(count):
@@ -60,21 +72,19 @@ async def run_count(manager: Manager) -> int:
 
 
 async def test_what_was_ready_stays_ready_and_in_order_when_the_clock_is_set_back(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    manager: Manager, clock: WallClock, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = WallClock()
-    async with open_manager(clock=clock) as manager:
-        await start_runs(manager, 1)
-        await trio.sleep(1.5 * HOUR)
-        await start_runs(manager, 2)
-        held = await claim(manager.api, limits={A: 2})
-        clock.set(-HOUR)
-        await start_runs(manager, 1)
-        ok(await manager.api.release(states=[item_for(state) for state in held]))
-        ready = await all_ready(manager)
-        assert len(ready) == 4
-        assert ready == sorted(ready)
-        assert ready[0] == held[0]["state_id"]
+    await start_runs(manager, 1)
+    await trio.sleep(1.5 * HOUR)
+    await start_runs(manager, 2)
+    held = await claim(manager.api, limits={A: 2})
+    clock.set(-HOUR)
+    await start_runs(manager, 1)
+    ok(await manager.api.release(states=[item_for(state) for state in held]))
+    ready = await all_ready(manager)
+    assert len(ready) == 4
+    assert ready == sorted(ready)
+    assert ready[0] == held[0]["state_id"]
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         "the clock was set back by 3600 s; waiting states keep their order and delays"
     ]
@@ -82,20 +92,18 @@ async def test_what_was_ready_stays_ready_and_in_order_when_the_clock_is_set_bac
 
 @pytest.mark.parametrize("sets", [(-HOUR,), (40 * DAY, -40 * DAY)])
 async def test_a_delay_ends_at_most_a_minute_late_when_the_clock_is_set_back(
-    autojump_clock: MockClock, sets: tuple[float, ...]
+    manager: Manager, clock: WallClock, autojump_clock: MockClock, sets: tuple[float, ...]
 ) -> None:
-    clock = WallClock()
-    async with open_manager(clock=clock) as manager:
-        if len(sets) > 1:
-            clock.set(sets[0])
-            await trio.sleep(MINUTE)
-        await start_runs(manager, 1, start_delay=600_000)
-        await trio.sleep(301)
-        clock.set(sets[-1])
-        began = trio.current_time()
-        while not await claim(manager.remote, wait_ms=15_000):
-            assert trio.current_time() - began < 360
-        assert trio.current_time() - began >= 298
+    if len(sets) > 1:
+        clock.set(sets[0])
+        await trio.sleep(MINUTE)
+    await start_runs(manager, 1, start_delay=600_000)
+    await trio.sleep(301)
+    clock.set(sets[-1])
+    began = trio.current_time()
+    while not await claim(manager.remote, wait_ms=15_000):
+        assert trio.current_time() - began < 360
+    assert trio.current_time() - began >= 298
 
 
 async def test_what_waits_is_ready_when_the_clock_was_set_back_between_two_starts(tmp_path: Path) -> None:
@@ -131,15 +139,15 @@ def _fail(*_: object) -> None:
     raise sqlite3.OperationalError("database or disk is full")
 
 
-async def test_a_time_is_stored_now_and_then_while_nothing_happens(autojump_clock: MockClock) -> None:
-    clock = WallClock()
-    async with open_manager(clock=clock) as manager:
-        stored = set()
-        for _ in range(600):
-            await trio.sleep(1)
-            stored.add(await manager.service.store.read(_latest))
-        assert 10 <= len(stored) <= 21
-        assert clock() - max(stored) <= MINUTE * 1000
+async def test_a_time_is_stored_now_and_then_while_nothing_happens(
+    manager: Manager, clock: WallClock, autojump_clock: MockClock
+) -> None:
+    stored = set()
+    for _ in range(600):
+        await trio.sleep(1)
+        stored.add(await manager.service.store.read(_latest))
+    assert 10 <= len(stored) <= 21
+    assert clock() - max(stored) <= MINUTE * 1000
 
 
 def _latest(view: View) -> int:
@@ -168,21 +176,21 @@ async def schedule(manager: Manager, expression: str) -> None:
     await Flow.deploy(manager.api, place("a"), triggers=triggers)
 
 
-async def test_cron_follows_a_clock_that_is_corrected(autojump_clock: MockClock) -> None:
-    clock = WallClock()
-    async with open_manager(clock=clock) as manager:
-        await schedule(manager, "*/10 * * * *")
-        await trio.sleep(11 * MINUTE)
-        assert await run_count(manager) == 1
-        clock.set(40 * DAY)
-        await trio.sleep(2 * MINUTE)
-        assert await run_count(manager) == 2, "one that was missed"
-        clock.set(-40 * DAY)
-        await trio.sleep(8 * MINUTE)
-        assert await run_count(manager) == 3, "at 20 past"
-        clock.set(-15 * MINUTE)
-        await trio.sleep(5 * MINUTE)
-        assert await run_count(manager) == 4, "at 10 past, a second time"
+async def test_cron_follows_a_clock_that_is_corrected(
+    manager: Manager, clock: WallClock, autojump_clock: MockClock
+) -> None:
+    await schedule(manager, "*/10 * * * *")
+    await trio.sleep(11 * MINUTE)
+    assert await run_count(manager) == 1
+    clock.set(40 * DAY)
+    await trio.sleep(2 * MINUTE)
+    assert await run_count(manager) == 2, "one that was missed"
+    clock.set(-40 * DAY)
+    await trio.sleep(8 * MINUTE)
+    assert await run_count(manager) == 3, "at 20 past"
+    clock.set(-15 * MINUTE)
+    await trio.sleep(5 * MINUTE)
+    assert await run_count(manager) == 4, "at 10 past, a second time"
 
 
 async def test_cron_follows_a_clock_that_was_corrected_between_two_starts(tmp_path: Path) -> None:
@@ -205,28 +213,26 @@ async def _has_runs(manager: Manager, count: int) -> None:
 
 
 async def test_an_occurrence_does_not_come_twice_when_the_clock_is_set_back_by_seconds(
-    autojump_clock: MockClock,
+    manager: Manager, clock: WallClock, autojump_clock: MockClock
 ) -> None:
-    clock = WallClock()
-    async with open_manager(clock=clock) as manager:
-        await schedule(manager, "*/10 * * * *")
-        await trio.sleep(10 * MINUTE + 0.5)
-        assert await run_count(manager) == 1
-        clock.set(-30)
-        await trio.sleep(9 * MINUTE)
-        assert await run_count(manager) == 1
-        await trio.sleep(MINUTE + 30)
-        assert await run_count(manager) == 2
+    await schedule(manager, "*/10 * * * *")
+    await trio.sleep(10 * MINUTE + 0.5)
+    assert await run_count(manager) == 1
+    clock.set(-30)
+    await trio.sleep(9 * MINUTE)
+    assert await run_count(manager) == 1
+    await trio.sleep(MINUTE + 30)
+    assert await run_count(manager) == 2
 
 
-async def test_cron_looks_at_the_clock_each_minute(autojump_clock: MockClock) -> None:
-    clock = WallClock()
-    async with open_manager(clock=clock) as manager:
-        await schedule(manager, "0 * * * *")
-        await trio.sleep(MINUTE)
-        clock.set(59 * MINUTE)
-        await trio.sleep(MINUTE)
-        assert await run_count(manager) == 1
+async def test_cron_looks_at_the_clock_each_minute(
+    manager: Manager, clock: WallClock, autojump_clock: MockClock
+) -> None:
+    await schedule(manager, "0 * * * *")
+    await trio.sleep(MINUTE)
+    clock.set(59 * MINUTE)
+    await trio.sleep(MINUTE)
+    assert await run_count(manager) == 1
 
 
 # -- retention

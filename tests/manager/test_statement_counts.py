@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -68,25 +68,28 @@ async def siblings(manager: Manager, count: int, retry_policy: dict[str, Any] = 
 # -- what is done to so many states; each returns the request to watch
 
 
-async def fanning_out(manager: Manager, count: int) -> Act:
-    await siblings(manager, count)
-    batch = await items(manager, "b", count, **executed(OUTPUT, OUTPUT))
-    return lambda: manager.api.outcomes(*batch)
+Prepare = Callable[[Manager, int], Awaitable[Act]]
 
 
-async def completing_a_group_each(manager: Manager, count: int) -> Act:
-    await siblings(manager, count)
-    await report(manager, "b", count, **executed(OUTPUT))
-    batch = await items(manager, "c", count, **executed(OUTPUT))
-    return lambda: manager.api.outcomes(*batch)
+def reporting(
+    name: str, *before: str, policy: dict[str, Any] = NO_RETRY, of: str = "b", **outcome: Any
+) -> Any:
+    """Return what prepares the same outcome of each of so many states of a place, as a row of a table.
 
+    Args:
+        name: Of the row.
+        before: The places before it, below ``r``, whose states are executed first.
+        of: The place.
+    """
 
-async def completing_one_group(manager: Manager, count: int) -> Act:
-    await siblings(manager, count)
-    await report(manager, "b", count, **executed(OUTPUT))
-    await report(manager, "c", count, **executed(OUTPUT))
-    batch = await items(manager, "u", count, **executed(OUTPUT))
-    return lambda: manager.api.outcomes(*batch)
+    async def prepare(manager: Manager, count: int) -> Act:
+        await siblings(manager, count, policy)
+        for identifier in before:
+            await report(manager, identifier, count, **executed(OUTPUT))
+        batch = await items(manager, of, count, **outcome)
+        return lambda: manager.api.outcomes(*batch)
+
+    return pytest.param(prepare, id=name)
 
 
 async def one_state_in_each_run(manager: Manager, count: int) -> Act:
@@ -103,30 +106,6 @@ async def the_end_of_each_run(manager: Manager, count: int) -> Act:
     for _ in range(count):
         await flow.trigger()
     batch = await items(manager, "a", count, **executed(OUTPUT))
-    return lambda: manager.api.outcomes(*batch)
-
-
-async def failing_with_a_retry(manager: Manager, count: int) -> Act:
-    await siblings(manager, count, FAST_RETRY)
-    batch = await items(manager, "b", count, outcome="errored", error="no")
-    return lambda: manager.api.outcomes(*batch)
-
-
-async def failing_for_good(manager: Manager, count: int) -> Act:
-    await siblings(manager, count)
-    batch = await items(manager, "b", count, outcome="errored", error="no")
-    return lambda: manager.api.outcomes(*batch)
-
-
-async def pruning(manager: Manager, count: int) -> Act:
-    await siblings(manager, count)
-    batch = await items(manager, "b", count, outcome="pruned", data={})
-    return lambda: manager.api.outcomes(*batch)
-
-
-async def requeueing(manager: Manager, count: int) -> Act:
-    await siblings(manager, count)
-    batch = await items(manager, "b", count, outcome="requeued", delay_ms=1)
     return lambda: manager.api.outcomes(*batch)
 
 
@@ -170,14 +149,18 @@ async def managed(manager: Manager, use_case: Callable[..., Any], *args: Any) ->
     return await manager.api.graphs()
 
 
+def claims_all(manager: Manager) -> Act:
+    return lambda: manager.remote.native_claim({node_name("b"): 1_000}, limit=1_000, claim_id="c")
+
+
 async def claiming(manager: Manager, count: int) -> Act:
     await siblings(manager, count)
-    return lambda: manager.remote.native_claim({node_name("b"): 1_000}, limit=1_000, claim_id="c")
+    return claims_all(manager)
 
 
 async def claiming_again(manager: Manager, count: int) -> Act:
     await held(manager, count, "c")
-    return lambda: manager.remote.native_claim({node_name("b"): 1_000}, limit=1_000, claim_id="c")
+    return claims_all(manager)
 
 
 async def renewing(manager: Manager, count: int) -> Act:
@@ -266,22 +249,22 @@ async def triggering_again(manager: Manager, count: int) -> Act:
         ending_as_poison,
         losing_a_manager,
         cancelling,
-        fanning_out,
-        completing_a_group_each,
-        completing_one_group,
+        reporting("fanning_out", **executed(OUTPUT, OUTPUT)),
+        reporting("completing_a_group_each", "b", of="c", **executed(OUTPUT)),
+        reporting("completing_one_group", "b", "c", of="u", **executed(OUTPUT)),
         one_state_in_each_run,
         the_end_of_each_run,
-        failing_with_a_retry,
-        failing_for_good,
-        pruning,
-        requeueing,
+        reporting("failing_with_a_retry", policy=FAST_RETRY, outcome="errored", error="no"),
+        reporting("failing_for_good", outcome="errored", error="no"),
+        reporting("pruning", outcome="pruned", data={}),
+        reporting("requeueing", outcome="requeued", delay_ms=1),
         repeating_outcomes,
         retrying_a_run,
     ],
 )
 @pytest.mark.parametrize("engine", ["memory", "postgres"])
 async def test_many_states_take_no_more_statements_than_one(
-    engine: str, prepare: Callable[[Manager, int], Awaitable[Act]], tmp_path: Path
+    engine: str, prepare: Prepare, tmp_path: Path
 ) -> None:
     ran = {}
     for count in (1, 16):
@@ -296,32 +279,29 @@ async def test_many_states_take_no_more_statements_than_one(
     assert len({len(statements) for statements in ran.values()}) == 1, ran
 
 
-@pytest.mark.parametrize("engine", ["memory", "postgres"])
-async def test_whether_a_node_is_paused_costs_a_claim_no_statement_of_its_own(
-    engine: str, tmp_path: Path
-) -> None:
+@pytest.fixture(params=["memory", "postgres"])
+async def manager(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Manager]:
     with ExitStack() as stack:
-        async with open_manager(new_database(engine, tmp_path, stack)) as manager:
-            flow = await Flow.start(manager.api, place("a"))
-            await flow.one("a")  # what is kept of nodes is read
-            await flow.trigger()
-            with noted(manager.service.store) as statements:
-                (state,) = ok(await manager.api.claim([node_name("a")], 10))["states"]
-            assert [sql for sql in statements if "nodes" in sql and " states " not in sql] == []
-            assert len([sql for sql in statements if "paused_at" in sql]) == 1
-            ok(await manager.api.executed(state["state_id"], OUTPUT))
+        async with open_manager(new_database(request.param, tmp_path, stack)) as opened:
+            yield opened
 
 
-@pytest.mark.parametrize("engine", ["memory", "postgres"])
-async def test_whether_a_run_ended_is_looked_up_only_if_it_may_have(engine: str, tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        async with open_manager(new_database(engine, tmp_path, stack)) as manager:
-            flow = await Flow.start(manager.api, place("a", "b"), place("b"))
-            await report(manager, "a", 1, **executed(OUTPUT, OUTPUT))
-            for item, ends in zip(
-                await items(manager, "b", 2, **executed(OUTPUT)), (False, True), strict=True
-            ):
-                with noted(manager.service.store) as statements:
-                    ok(await manager.api.outcomes(item))
-                assert len([sql for sql in statements if "SET finished_at" in sql]) == ends
-            assert (await flow.statuses())["b", "SUCCESS"] == 2
+async def test_whether_a_node_is_paused_costs_a_claim_no_statement_of_its_own(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a"))
+    await flow.one("a")  # what is kept of nodes is read
+    await flow.trigger()
+    with noted(manager.service.store) as statements:
+        (state,) = ok(await manager.api.claim([node_name("a")], 10))["states"]
+    assert [sql for sql in statements if "nodes" in sql and " states " not in sql] == []
+    assert len([sql for sql in statements if "paused_at" in sql]) == 1
+    ok(await manager.api.executed(state["state_id"], OUTPUT))
+
+
+async def test_whether_a_run_ended_is_looked_up_only_if_it_may_have(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a", "b"), place("b"))
+    await report(manager, "a", 1, **executed(OUTPUT, OUTPUT))
+    for item, ends in zip(await items(manager, "b", 2, **executed(OUTPUT)), (False, True), strict=True):
+        with noted(manager.service.store) as statements:
+            ok(await manager.api.outcomes(item))
+        assert len([sql for sql in statements if "SET finished_at" in sql]) == ends
+    assert (await flow.statuses())["b", "SUCCESS"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,17 @@ from tests.support.manager import Manager, open_manager, tallied
 DAY = 24 * 60
 
 
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+async def manager(clock: SettableClock) -> AsyncIterator[Manager]:
+    async with open_manager(clock=clock) as opened:
+        yield opened
+
+
 async def counted(manager: Manager, clock: SettableClock) -> dict[str, int]:
     """Return how many ended in which status, once that is written."""
     await tallied(manager.service, clock)
@@ -33,49 +45,47 @@ async def counted(manager: Manager, clock: SettableClock) -> dict[str, int]:
     return await manager.service.store.read(read)
 
 
-async def test_each_outcome_counts_once_and_what_is_no_execution_does_not() -> None:
-    clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        api = manager.api
-        flow = await Flow.start(
-            api,
-            place("fan", "leaf"),
-            place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
-            retry_policy={**NO_RETRY, "max_retries": 1},
-        )
-        await flow.run("fan", *({"v": str(index), "w": ""} for index in range(4)))
-        one, two, three, four = ok(await api.claim(["Node_leaf"], 4))["states"]
-        ok(await api.executed(one["state_id"]))
-        ok(await api.errored(two["state_id"]))
-        ok(await api.prune(three["state_id"]))
-        ok(await api.requeue(four["state_id"]))
-        await api.executed(one["state_id"])  # again, and refused
-        assert await counted(manager, clock) == {"SUCCESS": 2, "RETRY_CREATED": 1, "PRUNED": 1}
+async def test_each_outcome_counts_once_and_what_is_no_execution_does_not(
+    manager: Manager, clock: SettableClock
+) -> None:
+    api = manager.api
+    flow = await Flow.start(
+        api,
+        place("fan", "leaf"),
+        place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
+        retry_policy={**NO_RETRY, "max_retries": 1},
+    )
+    await flow.run("fan", *({"v": str(index), "w": ""} for index in range(4)))
+    one, two, three, four = ok(await api.claim(["Node_leaf"], 4))["states"]
+    ok(await api.executed(one["state_id"]))
+    ok(await api.errored(two["state_id"]))
+    ok(await api.prune(three["state_id"]))
+    ok(await api.requeue(four["state_id"]))
+    await api.executed(one["state_id"])  # again, and refused
+    assert await counted(manager, clock) == {"SUCCESS": 2, "RETRY_CREATED": 1, "PRUNED": 1}
 
 
-async def test_a_lease_lost_too_often_counts_as_an_error() -> None:
-    clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        await Flow.start(manager.api, place("work"))
-        await claim_one(manager.remote, limits={"Node_work": 1})
-        terms = manager.service.terms
-        now = manager.service.monotonic() + terms.lease_ttl_ms + 1
-        await manager.service.store.write(expire, now, replace(terms, poison_limit=1))
-        assert await counted(manager, clock) == {"ERRORED": 1}
+async def test_a_lease_lost_too_often_counts_as_an_error(manager: Manager, clock: SettableClock) -> None:
+    await Flow.start(manager.api, place("work"))
+    await claim_one(manager.remote, limits={"Node_work": 1})
+    terms = manager.service.terms
+    now = manager.service.monotonic() + terms.lease_ttl_ms + 1
+    await manager.service.store.write(expire, now, replace(terms, poison_limit=1))
+    assert await counted(manager, clock) == {"ERRORED": 1}
 
 
-async def test_what_could_not_be_recorded_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        flow = await Flow.start(manager.api, place("work"))
-        (state,) = await flow.take("work")
-        with monkeypatch.context() as patch:
-            patch.setattr(tallies, "write", _fail)
-            clock.advance(1_000)
-            assert (await manager.api.executed(state["state_id"])).status_code == 503
-        assert await counted(manager, clock) == {}
-        ok(await manager.api.executed(state["state_id"]))
-        assert await counted(manager, clock) == {"SUCCESS": 1}
+async def test_what_could_not_be_recorded_is_not_counted(
+    manager: Manager, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = await Flow.start(manager.api, place("work"))
+    (state,) = await flow.take("work")
+    with monkeypatch.context() as patch:
+        patch.setattr(tallies, "write", _fail)
+        clock.advance(1_000)
+        assert (await manager.api.executed(state["state_id"])).status_code == 503
+    assert await counted(manager, clock) == {}
+    ok(await manager.api.executed(state["state_id"]))
+    assert await counted(manager, clock) == {"SUCCESS": 1}
 
 
 def _fail(*_: object) -> None:
@@ -93,89 +103,85 @@ async def test_what_was_counted_last_is_written_at_the_end(tmp_path: Path) -> No
         assert connection.execute("SELECT sum(count) FROM tallies").fetchone()[0] == 3
 
 
-async def test_states_and_runs_of_each_graph_are_counted_in_slots_that_are_deleted_when_they_are_old() -> (
-    None
-):
-    clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        store = manager.service.store
+async def test_states_and_runs_of_each_graph_are_counted_in_slots_that_are_deleted_when_they_are_old(
+    manager: Manager, clock: SettableClock
+) -> None:
+    store = manager.service.store
 
-        def rows(view: View) -> set[tuple[str, bool, str, int, int]]:
-            return {
-                (row["name"], row["node_id"] == tallies.RUN, row["status"], row["width"], row["count"])
-                for row in view.execute("SELECT trends.*, name FROM trends JOIN graphs ON graphs.id = graph")
-            }
+    def rows(view: View) -> set[tuple[str, bool, str, int, int]]:
+        return {
+            (row["name"], row["node_id"] == tallies.RUN, row["status"], row["width"], row["count"])
+            for row in view.execute("SELECT trends.*, name FROM trends JOIN graphs ON graphs.id = graph")
+        }
 
-        for graph in ("a", "b"):
-            flow = await Flow.start(manager.api, place("work"), graph=graph, retry_policy=NO_RETRY)
-            (state,) = await flow.take("work")
-            await (manager.api.executed if graph == "a" else manager.api.errored)(state["state_id"])
-        await flow.trigger()
-        ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
-        await tallied(manager.service, clock)
-        runs = {("a", True, "SUCCESS"), ("b", True, "ERRORED"), ("b", True, "CANCELLED")}
-        states = {("a", False, "SUCCESS"), ("b", False, "ERRORED")}
-        assert await store.read(rows) == {
-            (*counted, width, 1) for counted in runs | states for width in tallies.WIDTHS
-        }, "a state that was cancelled was not executed"
-        clock.advance(4 * 3_600_000)
-        flow = await Flow.start(manager.api, place("work"), graph="c")
-        await flow.run("work")
-        await tallied(manager.service, clock)
-        left = await store.read(rows)
-        assert {row[0] for row in left if row[3] == 1} == {"c"}
-        assert {row[0] for row in left if row[3] == 15} == {"a", "b", "c"}
-        ok(await manager.api.delete_graph("a"))
-        assert {row[0] for row in await store.read(rows)} == {"b", "c"}
+    for graph in ("a", "b"):
+        flow = await Flow.start(manager.api, place("work"), graph=graph, retry_policy=NO_RETRY)
+        (state,) = await flow.take("work")
+        await (manager.api.executed if graph == "a" else manager.api.errored)(state["state_id"])
+    await flow.trigger()
+    ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
+    await tallied(manager.service, clock)
+    runs = {("a", True, "SUCCESS"), ("b", True, "ERRORED"), ("b", True, "CANCELLED")}
+    states = {("a", False, "SUCCESS"), ("b", False, "ERRORED")}
+    assert await store.read(rows) == {
+        (*counted, width, 1) for counted in runs | states for width in tallies.WIDTHS
+    }, "a state that was cancelled was not executed"
+    clock.advance(4 * 3_600_000)
+    flow = await Flow.start(manager.api, place("work"), graph="c")
+    await flow.run("work")
+    await tallied(manager.service, clock)
+    left = await store.read(rows)
+    assert {row[0] for row in left if row[3] == 1} == {"c"}
+    assert {row[0] for row in left if row[3] == 15} == {"a", "b", "c"}
+    ok(await manager.api.delete_graph("a"))
+    assert {row[0] for row in await store.read(rows)} == {"b", "c"}
 
 
 @pytest.mark.parametrize("can_be_built", [True, False])
-async def test_a_run_that_a_united_node_ends_is_counted_once_as_it_ended(can_be_built: bool) -> None:
+async def test_a_run_that_a_united_node_ends_is_counted_once_as_it_ended(
+    manager: Manager, clock: SettableClock, can_be_built: bool
+) -> None:
     def rows(view: View) -> list[tuple[str, int]]:
         sql = "SELECT status, count FROM trends WHERE node_id = ? AND width = 1"
         return [(row["status"], row["count"]) for row in view.execute(sql, (tallies.RUN,))]
 
-    clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        flow = await Flow.start(
-            manager.api,
-            place("a", "b"),
-            place("b", "u"),
-            place("u", unites="a", inputs={"v": "${{ b.outputs.v }}"}),
-            retry_policy=NO_RETRY,
-        )
-        await flow.run("a", {"v": "1"})
-        await flow.run("b", {"v": "1"} if can_be_built else {})
+    flow = await Flow.start(
+        manager.api,
+        place("a", "b"),
+        place("b", "u"),
+        place("u", unites="a", inputs={"v": "${{ b.outputs.v }}"}),
+        retry_policy=NO_RETRY,
+    )
+    await flow.run("a", {"v": "1"})
+    await flow.run("b", {"v": "1"} if can_be_built else {})
+    await tallied(manager.service, clock)
+    assert await manager.service.store.read(rows) == ([] if can_be_built else [("ERRORED", 1)])
+    if can_be_built:
+        await flow.run("u")
         await tallied(manager.service, clock)
-        assert await manager.service.store.read(rows) == ([] if can_be_built else [("ERRORED", 1)])
-        if can_be_built:
-            await flow.run("u")
-            await tallied(manager.service, clock)
-            assert await manager.service.store.read(rows) == [("SUCCESS", 1)]
+        assert await manager.service.store.read(rows) == [("SUCCESS", 1)]
 
 
-async def test_what_was_counted_of_a_deleted_graph_is_not_written_for_another_one_with_its_number() -> None:
-    clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        flow = await Flow.start(manager.api, place("work"), graph="old")
-        await flow.run("work")
-        ok(await manager.api.delete_graph("old"))
-        await tallied(manager.service, clock)
-        await Flow.deploy(manager.api, place("work"), graph="new")
-        sql = "SELECT count(*) FROM trends"
-        assert (await manager.service.store.read(lambda view: view.execute(sql).fetchone()))[0] == 0
+async def test_what_was_counted_of_a_deleted_graph_is_not_written_for_another_one_with_its_number(
+    manager: Manager, clock: SettableClock
+) -> None:
+    flow = await Flow.start(manager.api, place("work"), graph="old")
+    await flow.run("work")
+    ok(await manager.api.delete_graph("old"))
+    await tallied(manager.service, clock)
+    await Flow.deploy(manager.api, place("work"), graph="new")
+    sql = "SELECT count(*) FROM trends"
+    assert (await manager.service.store.read(lambda view: view.execute(sql).fetchone()))[0] == 0
 
 
-async def test_counts_are_kept_for_a_day() -> None:
-    clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        flow = await Flow.start(manager.api, place("work"))
-        await flow.run("work")
-        assert await counted(manager, clock) == {"SUCCESS": 1}
-        clock.advance(2 * 86_400_000)
-        await flow.trigger()
-        await flow.run("work")
-        assert await counted(manager, clock) == {"SUCCESS": 1}
-        rows = await manager.service.store.read(lambda view: view.row("SELECT count(*) FROM tallies"))
-        assert rows is not None
-        assert rows[0] == 1
+async def test_counts_are_kept_for_a_day(manager: Manager, clock: SettableClock) -> None:
+    flow = await Flow.start(manager.api, place("work"))
+    await flow.run("work")
+    assert await counted(manager, clock) == {"SUCCESS": 1}
+    clock.advance(2 * 86_400_000)
+    await flow.trigger()
+    await flow.run("work")
+    assert await counted(manager, clock) == {"SUCCESS": 1}
+    rows = await manager.service.store.read(lambda view: view.row("SELECT count(*) FROM tallies"))
+    assert rows is not None
+    assert rows[0] == 1

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ import trio
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.postgres import notices, readers, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server
@@ -28,6 +29,12 @@ from tests.support.stores import PATIENCE, get, keys, put, remove, until
 
 MINUTE = 60.0
 UNREADABLE = "postgresql://user:secret%zz@host/db"
+
+
+@pytest.fixture
+async def store(database: Database) -> AsyncIterator[Store]:
+    async with open_store(database.url) as opened:
+        yield opened
 
 
 def setting(view: View, name: str) -> str:
@@ -170,25 +177,21 @@ async def test_settings_of_the_role_do_not_end_sessions_that_listen(database: Da
         ("jit", "off"),
     ],
 )
-async def test_use_cases_have_limits_and_plans_of_their_own(
-    database: Database, name: str, value: str
-) -> None:
-    async with open_store(database.url) as store:
-        assert await store.write(setting, name) == value
+async def test_use_cases_have_limits_and_plans_of_their_own(store: Store, name: str, value: str) -> None:
+    assert await store.write(setting, name) == value
 
 
 async def test_a_use_case_that_goes_on_after_a_statement_failed_is_not_said_to_be_committed(
-    database: Database,
+    store: Store,
 ) -> None:
     def go_on(tx: Transaction) -> None:
         put(tx, "a")
         with suppress(psycopg.Error):
             tx.row("SELECT * FROM absent")
 
-    async with open_store(database.url) as store:
-        with pytest.raises(DatabaseError, match="a statement before it failed"):
-            await store.write(go_on)
-        assert await store.read(keys) == []
+    with pytest.raises(DatabaseError, match="a statement before it failed"):
+        await store.write(go_on)
+    assert await store.read(keys) == []
 
 
 async def test_a_session_that_listens_and_falls_silent_is_replaced(
@@ -212,29 +215,27 @@ async def test_a_session_that_listens_and_falls_silent_is_replaced(
 
 
 @pytest.mark.parametrize("way", ["read", "look"])
-async def test_a_query_does_not_wait_for_ever_for_who_rewrites_a_table(database: Database, way: str) -> None:
-    async with open_store(database.url) as store:
-        assert await getattr(store, way)(setting, "lock_timeout") == "4s"
+async def test_a_query_does_not_wait_for_ever_for_who_rewrites_a_table(store: Store, way: str) -> None:
+    assert await getattr(store, way)(setting, "lock_timeout") == "4s"
 
 
 async def test_a_query_that_was_wrong_long_ago_does_not_keep_the_next_ones_from_finding_a_server_again(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_store(database.url) as store:
-        await store.write(put, "a", "1")
-        with pytest.raises(DatabaseError, match="absent"):
-            await store.read(lambda view: view.row("SELECT * FROM absent"))
-        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * readers.RETRY_FOR, sleep=time.sleep)
-        monkeypatch.setattr(readers, "time", later)
-        sessions = []
+    await store.write(put, "a", "1")
+    with pytest.raises(DatabaseError, match="absent"):
+        await store.read(lambda view: view.row("SELECT * FROM absent"))
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * readers.RETRY_FOR, sleep=time.sleep)
+    monkeypatch.setattr(readers, "time", later)
+    sessions = []
 
-        def read(view: View) -> str | None:
-            sessions.append(1)
-            if len(sessions) == 1:
-                database.terminate()
-            return get(view, "a")
+    def read(view: View) -> str | None:
+        sessions.append(1)
+        if len(sessions) == 1:
+            database.terminate()
+        return get(view, "a")
 
-        assert await store.read(read) == "1"
+    assert await store.read(read) == "1"
     assert len(sessions) == 2
 
 
@@ -242,7 +243,7 @@ def cancel_oneself(view: View) -> None:
     view.row("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(600)")
 
 
-async def test_a_query_that_an_administrator_cancels_runs_again(database: Database) -> None:
+async def test_a_query_that_an_administrator_cancels_runs_again(store: Store) -> None:
     runs = []
 
     def read(view: View) -> list[str]:
@@ -251,9 +252,8 @@ async def test_a_query_that_an_administrator_cancels_runs_again(database: Databa
             cancel_oneself(view)
         return keys(view)
 
-    async with open_store(database.url) as store:
-        await store.write(put, "a")
-        assert await store.read(read) == ["a"]
+    await store.write(put, "a")
+    assert await store.read(read) == ["a"]
     assert len(runs) == 2
 
 
