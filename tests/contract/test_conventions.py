@@ -12,7 +12,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.target import KEY, Target
-from tests.support.helpers import UNKNOWN_ID, declare, node_name, ok, open_client, place, refused
+from tests.support.helpers import UNKNOWN_ID, declare, ok, open_client, place, refused
 
 RUN_ID = "7b0d1f9e-0000-4000-8000-000000000000"
 
@@ -275,28 +275,6 @@ async def test_integers_beyond_64_bits_are_no_server_error(api: Api, value: int)
 # -- paths
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body"),
-    [
-        ("PUT", "nodes", {"runtime_name": "r", "nodes": []}),
-        ("PUT", "nodes/", {"runtime_name": "r", "nodes": []}),
-        ("GET", "nodes", None),
-        ("GET", "nodes/", None),
-        ("GET", "graphs", None),
-        ("GET", "graphs/", None),
-        ("POST", "states/enqueue", {"nodes": [], "batch_size": 1}),
-        ("POST", "states/enqueue/", {"nodes": [], "batch_size": 1}),
-        ("GET", "runs/1/20", None),
-        ("GET", "runs/1/20/", None),
-        ("GET", f"states/run/{RUN_ID}/graph", None),
-        ("GET", f"states/run/{RUN_ID}/graph/", None),
-    ],
-)
-@pytest.mark.deviates_from_stock("stock redirects to the canonical form")
-async def test_both_slash_forms_answer_without_redirect(api: Api, method: str, path: str, body: Any) -> None:
-    ok(await _send(api.client, (method, f"/v0/namespace/{api.namespace}/{path}", body)))
-
-
 @pytest.mark.deviates_from_stock("stock redirects to the canonical form")
 async def test_every_route_answers_the_same_in_both_slash_forms(keyed: Target) -> None:
     namespace = Api.fresh_namespace()
@@ -403,9 +381,3 @@ async def test_a_malformed_state_id_is_not_a_server_error(api: Api, malformed: s
     refused(await api.manual_retry(malformed), 404, 422)
     refused(await api.secrets(malformed), 404, 422)
     refused(await api.state(flow.graph, flow.run_id, malformed), 400, 404, 422)
-
-
-async def test_a_get_may_announce_a_content_type_without_having_a_body(api: Api) -> None:
-    assert node_name("a")
-    ok(await api.v0("GET", "nodes/", headers={"content-type": "application/json"}))
-    ok(await api.v0("GET", "runs/1/20", headers={"content-type": "application/json"}))

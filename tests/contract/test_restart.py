@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from exotrio.errors import DatabaseBusy
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.target import serving
@@ -77,15 +76,6 @@ async def test_a_claim_over_the_network_outlives_a_server_that_was_killed(tmp_pa
             assert len(ok(await api.claim(["Node_b"], 5))["states"]) == 2
 
 
-async def test_a_claim_through_v0_in_the_same_process_is_free_at_once(db: Path) -> None:
-    async with _opened(db) as api:
-        flow = await Flow.start(api, place("a"))
-        state_id = await flow.one("a")
-    async with _opened(db) as api:
-        (state,) = ok(await api.claim(["Node_a"], 5))["states"]
-        assert state["state_id"] == state_id
-
-
 async def test_a_lease_of_a_worker_in_the_same_process_is_free_at_once(db: Path) -> None:
     async with _opened(db) as api:
         await Flow.start(api, place("a"))
@@ -110,13 +100,3 @@ async def test_a_native_trigger_is_repeatable_over_a_restart(db: Path) -> None:
     async with _opened(db) as api:
         assert ok(await api.native_trigger("graph", run_id)) == {**first, "created": False}
         assert ok(await api.runs())["total"] == 1
-
-
-async def test_a_file_belongs_to_one_manager_at_a_time(db: Path) -> None:
-    async with _opened(db) as api:
-        with pytest.raises(DatabaseBusy):
-            async with _opened(db):
-                pass
-        ok(await api.health())
-    async with _opened(db) as api:
-        ok(await api.health())

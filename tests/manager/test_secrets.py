@@ -49,15 +49,6 @@ async def test_the_plain_value_is_in_no_file_and_no_log(
     assert VALUE not in caplog.text
 
 
-async def test_no_reply_but_the_one_to_the_holder_shows_a_value(tmp_path: Path) -> None:
-    async with open_manager(tmp_path / "state.db") as manager:
-        await hold(manager)
-        api = manager.api
-        for response in (await api.get_graph("graph"), await api.graphs(), await api.nodes()):
-            assert VALUE not in response.text
-        assert ok(await api.get_graph("graph"))["secrets"] == {"other": True, "token": True}
-
-
 async def test_another_key_is_noticed_and_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     db = tmp_path / "state.db"
     async with open_manager(db) as manager:

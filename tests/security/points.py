@@ -385,7 +385,8 @@ POINTS = (
     Point(
         "No list, reply or refusal shows a secret's value.",
         [
-            "manager/test_secrets::test_no_reply_but_the_one_to_the_holder_shows_a_value",
+            "contract/test_nodes_and_graphs::test_secrets_are_never_shown",
+            "contract/test_nodes_and_graphs::test_the_list_of_graphs_shows_secrets_by_name_only",
             "manager/test_access::test_a_refused_body_is_not_echoed",
         ],
         Change(
