@@ -49,10 +49,11 @@ class Flow:
         return cls(api, graph)
 
     @classmethod
-    async def start(cls, api: Api, *places: dict[str, Any], **fields: Any) -> Flow:
-        """Deploy the graph and trigger it."""
+    async def start(cls, api: Api, *places: dict[str, Any], runs: int = 1, **fields: Any) -> Flow:
+        """Deploy the graph and trigger it, as often as ``runs`` says."""
         flow = await cls.deploy(api, *places, **fields)
-        await flow.trigger()
+        for _ in range(runs):
+            await flow.trigger()
         return flow
 
     async def trigger(self, **request: Any) -> str:
@@ -79,6 +80,11 @@ class Flow:
         """Claim the only state of ``identifier`` that is ready, and return its id."""
         (state,) = await self.take(identifier)
         return str(state["state_id"])
+
+    async def inputs(self, identifier: str) -> dict[str, str]:
+        """Claim the only state of ``identifier`` that is ready, and return its inputs."""
+        (state,) = await self.take(identifier)
+        return dict(state["inputs"])
 
     async def run(self, identifier: str, *outputs: dict[str, Any]) -> str:
         """Claim the only ready state of ``identifier``, report it executed, and return its id."""

@@ -32,8 +32,7 @@ async def test_it_tells_its_clock_its_version_and_its_terms(api: Api) -> None:
 
 
 async def test_claims_through_v0_are_told_from_those_under_a_lease(api: Api, target: Target) -> None:
-    flow = await Flow.start(api, place("a"))
-    await flow.trigger()
+    flow = await Flow.start(api, place("a"), runs=2)
     await flow.trigger()
     await claim_one(api, limit=1)
     await flow.take("a", 2)

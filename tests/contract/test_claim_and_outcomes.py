@@ -43,9 +43,7 @@ async def test_a_batch_size_below_one_claims_nothing(api: Api, batch_size: int) 
 
 
 async def test_a_claim_takes_at_most_its_batch(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(5):
-        await flow.trigger()
+    await Flow.start(api, place("a"), runs=5)
     sizes = [len(ok(await api.claim([node_name("a")], 2))["states"]) for _ in range(4)]
     assert sizes == [2, 2, 1, 0]
 
@@ -73,9 +71,7 @@ async def test_a_claim_stays_in_its_namespace(api: Api) -> None:
 
 
 async def test_a_state_goes_to_one_of_many_claimers(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(12):
-        await flow.trigger()
+    await Flow.start(api, place("a"), runs=12)
     taken: list[str] = []
 
     async def claimer() -> None:

@@ -64,9 +64,7 @@ async def test_a_graph_with_runs_that_have_not_ended_is_not_deleted_and_keeps_ev
 
 
 async def test_runs_that_have_not_ended_are_cancelled_with_their_graph_if_that_is_asked_for(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(3):
-        await flow.trigger()
+    flow = await Flow.start(api, place("a"), runs=3)
     (held,) = await claim(api, {A: 1}, limit=1)
     answer = ok(await api.delete_graph(flow.graph, cancel_runs="true"))
     assert (answer["deleted_runs"], answer["cancelled_runs"]) == (3, 3)

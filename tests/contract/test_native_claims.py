@@ -93,9 +93,7 @@ async def test_a_claim_takes_only_the_nodes_it_names_in_its_namespace(api: Api) 
 
 
 async def test_the_same_claim_id_returns_the_states_still_held(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(3):
-        await flow.trigger()
+    await Flow.start(api, place("a"), runs=3)
     claim_id = str(uuid.uuid4())
     first = await claim(api, {A: 2}, claim_id=claim_id)
     again = await claim(api, {A: 2}, claim_id=claim_id)
@@ -229,9 +227,7 @@ async def test_a_release_may_delay(api: Api) -> None:
 
 
 async def test_a_release_answers_for_every_state(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(3):
-        await flow.trigger()
+    await Flow.start(api, place("a"), runs=3)
     held, done, forged = await claim(api)
     assert await report(api, executed_item(done)) == ["ok"]
     items = [
@@ -248,9 +244,7 @@ async def test_a_release_answers_for_every_state(api: Api) -> None:
 
 
 async def test_releasing_a_claim_id_frees_what_is_held_and_voids_the_id(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(3):
-        await flow.trigger()
+    await Flow.start(api, place("a"), runs=3)
     claim_id = str(uuid.uuid4())
     states = await claim(api, {A: 2}, claim_id=claim_id)
     assert await report(api, executed_item(states[0])) == ["ok"]

@@ -47,9 +47,7 @@ async def test_the_oldest_is_claimed_first_and_no_more_than_fits(api: Api) -> No
 
 
 async def test_outcomes_that_are_refused_do_not_cost_the_claim_nor_the_claim_them(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(2):
-        await flow.trigger()
+    await Flow.start(api, place("a"), runs=2)
     [state] = await claim(api, {A: 1})
     stale = {**executed_item(state), "token": "another"}
     reply = ok(await api.outcomes({"outcome": "nonsense"}, stale, along({A: 1})))

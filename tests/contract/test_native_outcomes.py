@@ -32,9 +32,7 @@ pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 
 
 async def test_every_kind_of_outcome_in_one_batch(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"), retry_policy=NO_RETRY)
-    for _ in range(4):
-        await flow.trigger()
+    await Flow.start(api, place("a"), retry_policy=NO_RETRY, runs=4)
     states = await claim(api)
     items = [
         executed_item(states[0]),
@@ -50,8 +48,7 @@ async def test_every_kind_of_outcome_in_one_batch(api: Api) -> None:
 
 
 async def test_an_error_that_is_not_to_be_retried_ends_its_state_and_can_be_retried_by_hand(api: Api) -> None:
-    flow = await Flow.start(api, place("a"), retry_policy=FAST_RETRY)
-    await flow.trigger()
+    await Flow.start(api, place("a"), retry_policy=FAST_RETRY, runs=2)
     for state, more in zip(await claim(api), ({"retry": False}, {"unknown": 1}), strict=True):
         item = item_for(state, outcome="errored", error="declined", **more)
         assert await report(api, item) == ["ok"]
@@ -178,9 +175,7 @@ async def test_a_state_that_does_not_exist_here_is_unknown(api: Api) -> None:
 async def test_an_invalid_item_does_not_refuse_the_rest_of_the_batch(
     api: Api, broken: dict[str, Any]
 ) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(3):
-        await flow.trigger()
+    await Flow.start(api, place("a"), runs=3)
     first, second, third = await claim(api)
     assert await report(api, executed_item(first), item_for(second, **broken), executed_item(third)) == [
         "ok",

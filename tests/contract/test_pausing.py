@@ -68,9 +68,7 @@ async def test_who_waits_for_a_paused_node_gets_its_states_when_it_is_resumed(ap
 
 
 async def test_what_runs_goes_on_and_what_comes_of_it_waits(api: Api) -> None:
-    flow = await Flow.deploy(api, place("b", "b2"), place("b2", node_name=B))
-    for _ in range(3):
-        await flow.trigger()
+    flow = await Flow.start(api, place("b", "b2"), place("b2", node_name=B), runs=3)
     done, failed, released = await claim(api, {B: 3})
     await pause(api)
     held = [item_for(state, running=True) for state in (done, failed, released)]

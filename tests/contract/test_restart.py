@@ -60,8 +60,7 @@ async def test_a_claim_over_the_network_outlives_a_server_that_was_killed(tmp_pa
     with serving(tmp_path) as (target, process):
         async with open_client(url=target.url, key=target.key) as client:
             api = Api(client, "restart")
-            flow = await Flow.start(api, place("a", "b"), place("b"))
-            await flow.trigger()
+            await Flow.start(api, place("a", "b"), place("b"), runs=2)
             state_id = (ok(await api.claim(["Node_a"], 1))["states"])[0]["state_id"]
             (leased,) = ok(await api.native_claim({"Node_a": 1}))["states"]
             process.kill()

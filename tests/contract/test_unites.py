@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.contract.api import Api
@@ -10,6 +12,19 @@ from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, declare, node_name, ok, place, refused
 
 STRATEGIES = ["ALL_SUCCESS", "ALL_DONE"]
+
+
+def _chain(**united: Any) -> list[Place]:
+    """t, whose child b leads to u, which unites t."""
+    return [place("t", "b"), place("b", "u"), place("u", unites="t", **united)]
+
+
+def _nested(outer: str = "ALL_SUCCESS", **inner: Any) -> list[Place]:
+    """v unites t within the group of s, which u unites."""
+    return [
+        *(place("s", "t"), place("t", "b"), place("b", "v")),
+        *(place("v", "u", unites="t", **inner), place("u", unites="s", strategy=outer)),
+    ]
 
 
 def _side(strategy: str) -> list[Place]:
@@ -36,12 +51,7 @@ async def test_a_united_node_runs_once_after_everything_below_its_target(api: Ap
 
 
 async def test_each_state_of_the_target_has_a_united_state_of_its_own(api: Api) -> None:
-    flow = await Flow.start(
-        api,
-        place("t", "b"),
-        place("b", "u"),
-        place("u", unites="t", inputs={"p": "${{t.outputs.v}}"}),
-    )
+    flow = await Flow.start(api, *_chain(inputs={"p": "${{t.outputs.v}}"}))
     await flow.run("t", {"v": "0"}, {"v": "1"})
     for state in await flow.take("b", 2):
         ok(await api.executed(state["state_id"], OK))
@@ -61,8 +71,7 @@ async def test_the_inputs_of_a_united_node_come_from_its_target_and_above(api: A
     await flow.run("a", {"v": "a"})
     await flow.run("t", {"v": "t"})
     await flow.run("b", {"v": "never"})
-    (state,) = await flow.take("u")
-    assert state["inputs"] == {"p": "a/t/stored"}
+    assert await flow.inputs("u") == {"p": "a/t/stored"}
 
 
 async def test_a_united_node_that_fans_out_is_followed_by_every_sibling(api: Api) -> None:
@@ -75,7 +84,7 @@ async def test_a_united_node_that_fans_out_is_followed_by_every_sibling(api: Api
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_a_retried_branch_holds_the_united_node_until_it_ends(api: Api, strategy: str) -> None:
-    flow = await Flow.start(api, place("t", "b"), place("b", "u"), place("u", unites="t", strategy=strategy))
+    flow = await Flow.start(api, *_chain(strategy=strategy))
     await flow.run("t")
     ok(await api.errored(await flow.one("b")))
     await flow.none_ready("u")
@@ -248,14 +257,7 @@ async def test_a_united_node_that_precedes_another_belongs_to_its_group(api: Api
 
 
 async def test_an_inner_unite_comes_before_the_outer_one(api: Api) -> None:
-    flow = await Flow.start(
-        api,
-        place("s", "t"),
-        place("t", "b"),
-        place("b", "v"),
-        place("v", "u", unites="t"),
-        place("u", unites="s"),
-    )
+    flow = await Flow.start(api, *_nested())
     await flow.run("s")
     await flow.run("t", {"v": "0"}, {"v": "1"})
     for state in await flow.take("b", 2):
@@ -274,15 +276,7 @@ async def test_an_inner_unite_comes_before_the_outer_one(api: Api) -> None:
 async def test_an_inner_unite_that_cannot_fire_blocks_all_success_only(
     api: Api, outer: str, fires: bool
 ) -> None:
-    flow = await Flow.start(
-        api,
-        place("s", "t"),
-        place("t", "b"),
-        place("b", "v"),
-        place("v", "u", unites="t"),
-        place("u", unites="s", strategy=outer),
-        retry_policy=NO_RETRY,
-    )
+    flow = await Flow.start(api, *_nested(outer), retry_policy=NO_RETRY)
     await flow.run("s")
     await flow.run("t")
     failed = await flow.fail("b", times=1)
@@ -356,12 +350,7 @@ async def test_a_united_state_retried_by_hand_keeps_its_automatic_retries(api: A
 
 @pytest.mark.deviates_from_stock("stock marks the predecessor instead")
 async def test_a_united_state_whose_inputs_cannot_be_built_is_errored_with_the_reason(api: Api) -> None:
-    flow = await Flow.start(
-        api,
-        place("t", "b"),
-        place("b", "u"),
-        place("u", unites="t", inputs={"p": "${{t.outputs.v}}", "q": "q"}),
-    )
+    flow = await Flow.start(api, *_chain(inputs={"p": "${{t.outputs.v}}", "q": "q"}))
     await flow.run("t", {"w": "no v"})
     await flow.run("b")
     await flow.none_ready("u")
@@ -387,14 +376,7 @@ async def test_a_united_state_whose_inputs_cannot_be_built_is_errored_with_the_r
 async def test_an_inner_united_state_that_cannot_be_built_counts_as_failed(
     api: Api, outer: str, fires: bool
 ) -> None:
-    flow = await Flow.start(
-        api,
-        place("s", "t"),
-        place("t", "b"),
-        place("b", "v"),
-        place("v", "u", unites="t", inputs={"p": "${{t.outputs.v}}"}),
-        place("u", unites="s", strategy=outer),
-    )
+    flow = await Flow.start(api, *_nested(outer, inputs={"p": "${{t.outputs.v}}"}))
     await flow.run("s")
     await flow.run("t", {})
     await flow.run("b")

@@ -63,8 +63,7 @@ async def test_a_state_manager_started_on_a_backup_goes_on_with_its_runs(tmp_pat
     db, copy = tmp_path / "live" / "state.db", tmp_path / "copy.db"
     async with serving(db) as url, seen(url) as (api, manager):
         places = (place("a", "b"), place("b"))
-        flow = await Flow.start(api, *places, secrets={"token": "still a secret"})
-        await flow.trigger()
+        flow = await Flow.start(api, *places, secrets={"token": "still a secret"}, runs=2)
         (held,) = await claim(api, {A: 1})
         size = await manager.backup(copy)
         assert size == copy.stat().st_size
@@ -140,9 +139,7 @@ async def test_a_client_that_goes_away_leaves_no_copy_and_the_next_one_gets_its_
 
 async def fill(api: Api) -> None:
     """Make the database larger than what a socket takes without a reader."""
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(3):
-        await flow.trigger()
+    flow = await Flow.start(api, place("a"), runs=3)
     for state in await flow.take("a", 3):
         ok(await api.executed(state["state_id"], {"v": "x" * 4_000_000}))
 

@@ -61,9 +61,7 @@ async def shares(manager: Manager, at_once: int, waits: str) -> tuple[int, int]:
     async def wait() -> None:
         got.extend(await claim(api, {B: 10}, wait_ms=15_000, worker_id=waits))
 
-    flow = await Flow.deploy(api, place("a", "b"), place("b"))
-    for _ in range(4):
-        await flow.trigger()
+    await Flow.start(api, place("a", "b"), place("b"), runs=4)
     states = await claim(api, {A: 4})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)

@@ -496,9 +496,7 @@ async def test_the_id_of_a_claim_is_remembered_for_ten_minutes_across_a_restart(
 ) -> None:
     db = tmp_path / "state.db"
     async with managing(db=db) as manager:
-        flow = await Flow.deploy(manager.api, place("a"))
-        for _ in range(4):
-            await flow.trigger()
+        await Flow.start(manager.api, place("a"), runs=4)
         (state,) = await claim(manager.remote, limits={"Node_a": 1}, claim_id="used")
         assert await report(manager.remote, executed_item(state)) == ["ok"]
     boot = Boot(boot_after)

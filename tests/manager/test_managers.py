@@ -94,9 +94,7 @@ def claim_at(tx: Transaction, now: int, limit: int, claimer: dict[str, Any]) -> 
 
 async def opened(db: str, runs: int = 3) -> AsyncIterator[World]:
     async with open_manager(db, terms=Terms(lease_ttl_ms=HOUR)) as manager:
-        flow = await Flow.deploy(manager.api, place("a"))
-        for _ in range(runs):
-            await flow.trigger()
+        await Flow.start(manager.api, place("a"), runs=runs)
         yield World(db, manager, manager.service.monotonic())
         await manager.service.store.read(recount)
 

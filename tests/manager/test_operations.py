@@ -318,9 +318,7 @@ async def test_metrics_tell_what_waits_what_is_held_and_what_ended(autojump_cloc
     clock = SettableClock()
     async with operated(clock=clock) as manager:
         api = manager.api
-        flow = await Flow.deploy(api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
-        for _ in range(3):
-            await flow.trigger()
+        flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=NO_RETRY, runs=3)
         await flow.trigger(start_delay=60_000)
         clock.advance(5_000)
         values = await manager.values()

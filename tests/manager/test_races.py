@@ -140,9 +140,7 @@ async def test_a_run_is_cancelled_while_its_states_are_claimed(pair: Pair, api: 
 
 
 async def test_two_that_claim_at_once_take_different_states(pair: Pair, api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    for _ in range(4):
-        await flow.trigger()
+    await Flow.start(api, place("a"), runs=4)
 
     async def take(manager: Manager) -> list[dict[str, Any]]:
         return await claim(manager.remote, {A: 2}, limit=2)

@@ -75,9 +75,7 @@ async def served(db: Path) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
 async def test_what_runtimes_need_is_answered_while_others_search(tmp_path: Path) -> None:
     async with served(tmp_path / "state.db") as (service, client):
         api = Api(client, "tests")
-        flow = await Flow.deploy(api, place("a"), secrets={"token": "s3cret-value"})
-        for _ in range(2):
-            await flow.trigger()
+        flow = await Flow.start(api, place("a"), secrets={"token": "s3cret-value"}, runs=2)
         async with looks_held_up(service.store.look):
             state = await claim_one(api, limits={A: 1})
             assert ok(await api.secrets(state["state_id"], state["lease"]["token"]))["secrets"]

@@ -33,6 +33,11 @@ SECRETS = {"token": "the-plain-token-5e1f", "other": "the-plain-other-0c77"}
 GRAPHS = ("one", "two", "three")
 
 
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
 def given(*keys: str, separator: str = ",") -> Settings:
     """Return settings with keys in ``SECRETS_ENCRYPTION_KEY``, newest first."""
     return dataclasses.replace(NO_SETTINGS, secrets_encryption_key=separator.join(keys))
@@ -106,9 +111,8 @@ def test_what_a_key_is_called_tells_nothing_of_it() -> None:
 
 
 async def test_a_start_with_a_new_key_in_front_encrypts_everything_with_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    db = tmp_path / "state.db"
     states = await store_secrets(db, given(OLD))
     assert key_ids(db) == {key_id(OLD)}
     caplog.set_level("INFO", logger="exotrio.manager")  # a command set it, if one ran before
@@ -121,16 +125,14 @@ async def test_a_start_with_a_new_key_in_front_encrypts_everything_with_it(
     assert OLD not in caplog.text
 
 
-async def test_a_start_with_the_keys_it_had_changes_nothing(tmp_path: Path) -> None:
-    db = tmp_path / "state.db"
+async def test_a_start_with_the_keys_it_had_changes_nothing(db: Path) -> None:
     states = await store_secrets(db, given(NEW, OLD))
     before = ciphertexts(db)
     await read_secrets(db, states, given(NEW, OLD))
     assert ciphertexts(db) == before
 
 
-async def test_a_key_in_front_of_the_one_in_the_file_is_the_new_one(tmp_path: Path) -> None:
-    db = tmp_path / "state.db"
+async def test_a_key_in_front_of_the_one_in_the_file_is_the_new_one(db: Path, tmp_path: Path) -> None:
     states = await store_secrets(db)
     file = tmp_path / "state.db.secrets-key"
     file.write_text(f"{NEW}\n{file.read_text()}")
@@ -149,9 +151,8 @@ async def test_a_backup_from_before_is_read_with_the_old_key(tmp_path: Path) -> 
 
 
 async def test_a_key_that_was_taken_away_too_early_is_named_and_costs_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    db = tmp_path / "state.db"
     states = await store_secrets(db, given(OLD))
     before = ciphertexts(db)
     async with open_manager(db, settings=given(NEWEST, NEW)) as manager:
@@ -164,8 +165,7 @@ async def test_a_key_that_was_taken_away_too_early_is_named_and_costs_nothing(
     await read_secrets(db, states, given(NEW, OLD))
 
 
-async def test_what_can_be_read_is_encrypted_anew_beside_what_cannot(tmp_path: Path) -> None:
-    db = tmp_path / "state.db"
+async def test_what_can_be_read_is_encrypted_anew_beside_what_cannot(db: Path) -> None:
     states = await store_secrets(db, given(OLD))
     async with open_manager(db, settings=given(NEW)) as manager:
         states.append(await hold(manager, "four"))
@@ -181,9 +181,8 @@ async def store_more(db: Path) -> None:
 
 
 async def test_a_ciphertext_that_was_moved_does_not_become_good_by_a_new_key(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    db = tmp_path / "state.db"
     states = await store_secrets(db, given(OLD))
     change(
         db, "UPDATE secrets SET value = (SELECT value FROM secrets WHERE name = 'token') WHERE name = 'other'"
@@ -195,8 +194,7 @@ async def test_a_ciphertext_that_was_moved_does_not_become_good_by_a_new_key(
 
 
 @pytest.mark.parametrize("value", ["", ".", "x.y", "not base64!", "AAAA", f"{'0' * 8}."])
-async def test_what_is_no_ciphertext_is_no_defect(tmp_path: Path, value: str) -> None:
-    db = tmp_path / "state.db"
+async def test_what_is_no_ciphertext_is_no_defect(db: Path, value: str) -> None:
     states = await store_secrets(db, given(OLD))
     change(db, f"UPDATE secrets SET value = '{value}' WHERE name = 'token'")
     async with open_manager(db, settings=given(OLD)) as manager:
@@ -217,9 +215,8 @@ def careless_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("careless_sqlite")
 async def test_no_file_keeps_what_the_old_key_could_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    db = tmp_path / "state.db"
     short, old = store_cipher._key_id, key_id(OLD)
     # The new ones are longer, so that they do not fit into the place of the old ones.
     monkeypatch.setattr(store_cipher, "_key_id", lambda key: short(key) * (1 if short(key) == old else 9))
@@ -235,8 +232,7 @@ async def test_no_file_keeps_what_the_old_key_could_read(
 
 
 @pytest.mark.usefixtures("careless_sqlite")
-async def test_no_file_keeps_a_secret_that_its_graph_no_longer_has(tmp_path: Path) -> None:
-    db = tmp_path / "state.db"
+async def test_no_file_keeps_a_secret_that_its_graph_no_longer_has(db: Path, tmp_path: Path) -> None:
     await store_secrets(db, given(OLD))
     replaced = [*ciphertexts(db).values()]
     async with open_manager(db, settings=given(OLD)) as manager:
@@ -281,8 +277,7 @@ trio.run(main)
 """
 
 
-async def test_killed_half_way_everything_is_read_with_the_old_key(tmp_path: Path) -> None:
-    db = tmp_path / "state.db"
+async def test_killed_half_way_everything_is_read_with_the_old_key(db: Path, tmp_path: Path) -> None:
     states = await store_secrets(db, given(OLD))
     with running(HALF_WAY.replace("{keys}", f"{NEW},{OLD}"), db) as process:
         process.line("half way")
@@ -326,8 +321,7 @@ async def test_the_old_key_can_be_dropped(tmp_path: Path) -> None:
     await read_secrets(db, states)
 
 
-async def test_keys_in_the_environment_are_used_as_they_are(tmp_path: Path) -> None:
-    db = tmp_path / "state.db"
+async def test_keys_in_the_environment_are_used_as_they_are(db: Path, tmp_path: Path) -> None:
     states = await store_secrets(db, given(OLD))
     done = await rotate_secrets(db, settings=given(NEW, OLD))
     assert (done.renewed, done.key_id, done.source) == (6, key_id(NEW), "SECRETS_ENCRYPTION_KEY")
@@ -374,8 +368,7 @@ async def test_an_administrator_does_not_take_the_key_from_the_server(tmp_path: 
     assert (file.stat().st_uid, file.stat().st_gid) == (12_345, 12_345)
 
 
-async def test_a_database_in_use_is_left_alone(tmp_path: Path) -> None:
-    db = tmp_path / "state.db"
+async def test_a_database_in_use_is_left_alone(db: Path, tmp_path: Path) -> None:
     async with open_store(db):
         with pytest.raises(DatabaseBusy):
             await rotate_secrets(db, settings=NO_SETTINGS)

@@ -102,9 +102,7 @@ async def one_state_in_each_run(manager: Manager, count: int) -> Act:
 
 
 async def the_end_of_each_run(manager: Manager, count: int) -> Act:
-    flow = await Flow.deploy(manager.api, place("a"))
-    for _ in range(count):
-        await flow.trigger()
+    await Flow.start(manager.api, place("a"), runs=count)
     batch = await items(manager, "a", count, **executed(OUTPUT))
     return lambda: manager.api.outcomes(*batch)
 

@@ -221,8 +221,7 @@ async def test_the_overview_counts_what_waits_runs_and_failed() -> None:
     clock = SettableClock()
     async with open_site(clock=clock) as site:
         await failed_run(site.api)
-        flow = await Flow.start(site.api, place("slow"), graph="slow")
-        await flow.trigger()
+        await Flow.start(site.api, place("slow"), graph="slow", runs=2)
         await tallied(site.service, clock)
         ok(await site.api.claim(["Node_slow"], 1))
         clock.advance(90_000)
@@ -276,9 +275,7 @@ async def test_the_overview_says_what_fails_since_when_and_where_to_retry_it() -
 
 
 async def test_what_waits_in_the_buffer_of_a_runtime_does_not_run(site: Site) -> None:
-    flow = await Flow.deploy(site.api, place("work"))
-    for _ in range(5):
-        await flow.trigger()
+    await Flow.start(site.api, place("work"), runs=5)
     ok(await site.api.claim(["Node_work"], 1))
     ok(await site.api.native_claim({"Node_work": 3}, limit=3, worker_id="w-1"))
     ok(await site.api.heartbeat("w-1", runtime="r", workers=1))
