@@ -14,10 +14,10 @@ Claimed = dict[str, Any]
 class Flow:
     """A graph that was put and found VALID, and a run of it."""
 
-    def __init__(self, api: Api, graph: str) -> None:
+    def __init__(self, api: Api, graph: str, run_id: str = "") -> None:
         self.api = api
         self.graph = graph
-        self.run_id = ""
+        self.run_id = run_id
 
     @classmethod
     async def deploy(

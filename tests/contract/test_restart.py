@@ -42,8 +42,7 @@ async def test_a_run_goes_on_where_it_stood(db: Path) -> None:
         ok(await api.executed(first, {"v": "first"}, {"v": "and more"}))
         assert (await flow.statuses())[("u", "CREATED")] == 1
     async with _opened(db) as api:
-        again = Flow(api, flow.graph)
-        again.run_id = flow.run_id
+        again = Flow(api, flow.graph, flow.run_id)
         # Its holder lived in this process and is gone: the state can be claimed again.
         assert await again.one("b") == second
         assert ok(await api.secrets(second)) == {"secrets": {"token": "kept over restarts"}}

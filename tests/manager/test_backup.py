@@ -81,8 +81,7 @@ async def test_a_state_manager_started_on_a_backup_goes_on_with_its_runs(tmp_pat
         secrets = ok(await api.secrets(held["state_id"], held["lease"]["token"]))
         assert secrets == {"secrets": {"token": "still a secret"}}
         assert await report(api, executed_item(held)) == ["ok"]
-        fresh = Flow(api, "graph")
-        fresh.run_id = held["run_id"]
+        fresh = Flow(api, "graph", held["run_id"])
         await fresh.run("b")
         assert (await manager.status(fresh.run_id)).status == "SUCCESS"
 

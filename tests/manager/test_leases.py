@@ -267,8 +267,7 @@ async def test_what_ends_a_process_with_its_state_manager_inside_is_poison_and_n
             else:
                 (left,) = held
                 assert left["state_id"] == innocent["state_id"]
-                killed = Flow(api, first.graph)
-                killed.run_id = first.run_id
+                killed = Flow(api, first.graph, first.run_id)
                 shown = await killed.detail(killer["state_id"])
                 assert "poison: 3 runtimes in a row" in shown["error"]
                 assert second.run_id != first.run_id
@@ -419,8 +418,7 @@ async def test_after_a_restart_every_lease_has_a_fresh_term_whatever_the_clock_s
         assert await manager.service.store.write(expire, began + 600_000, terms) == 1
         assert await manager.service.store.write(expire, began + 890_000, terms) == 0
         assert await manager.service.store.write(expire, began + 900_000, terms) == 1
-        flow = Flow(manager.remote, "graph")
-        flow.run_id = other
+        flow = Flow(manager.remote, "graph", other)
         assert await flow.status(v0) == "CREATED"
 
 

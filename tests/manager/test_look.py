@@ -14,7 +14,7 @@ from tests.contract.flow import Flow
 from tests.contract.native import claim_one
 from tests.support.helpers import NO_RETRY, SettableClock, ok, open_client, place
 from tests.support.manager import KEY, NO_SETTINGS, Manager, open_manager, tallied, with_history
-from tests.support.query_plans import connection_of, plans_of, refuses_scans, steps_of
+from tests.support.query_plans import planned, refuses_scans, steps_of
 
 
 async def test_what_ended_is_counted_by_minute_and_by_node() -> None:
@@ -75,12 +75,8 @@ async def looked_at(manager: Manager, flow: Flow) -> None:
 async def test_looking_scans_nothing_that_grows_beside_what_waits_and_what_is_held(manager: Manager) -> None:
     flow = await Flow.start(manager.api, place("a"))
     await claim_one(manager.api)
-    connection = await connection_of(manager.service.store)
-    statements: set[str] = set()
-    connection.set_trace_callback(statements.add)
-    await looked_at(manager, flow)
-    connection.set_trace_callback(None)
-    plans = plans_of(connection, statements)
+    async with planned(manager.service.store) as plans:
+        await looked_at(manager, flow)
     assert len(plans) > 15, "hardly anything was watched"
     # What is held, and the newest events: both bounded.
     allowed = re.compile(

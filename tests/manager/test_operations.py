@@ -39,7 +39,7 @@ from tests.support.manager import (
     running,
     with_history,
 )
-from tests.support.query_plans import connection_of, plans_of, refuses_scans, steps_of
+from tests.support.query_plans import connection_of, planned, refuses_scans, steps_of
 from tests.support.scrapes import labels_in, values_in
 
 
@@ -477,13 +477,8 @@ async def test_a_look_costs_the_same_beside_any_history() -> None:
 
 async def test_a_look_walks_what_waits_and_what_is_held_only(manager: Operated) -> None:
     await Flow.start(manager.api, place("a"))
-    store = manager.service.store
-    connection = await connection_of(store)
-    statements: set[str] = set()
-    connection.set_trace_callback(statements.add)
-    await store.read(backlog)
-    connection.set_trace_callback(None)
-    plans = plans_of(connection, statements)
+    async with planned(manager.service.store) as plans:
+        await manager.service.store.read(backlog)
     assert len(plans) >= 2
     allowed = re.compile(r"SCAN (states USING INDEX states_(held|leased|queued)|waits|nodes.*)$")
     for sql, plan in refuses_scans(plans).items():

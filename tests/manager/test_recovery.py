@@ -49,8 +49,7 @@ async def test_only_the_claims_of_the_killed_process_itself_are_handed_back(tmp_
         ok(await manager.remote.executed(remote_v0, {"v": "x"}))
         item = {"state_id": remote_native, "token": token, "outcome": "executed", "outputs": []}
         assert ok(await manager.remote.outcomes(item))["items"][0]["result"] == "ok"
-        flow = Flow(manager.api, "graph")
-        flow.run_id = run_id
+        flow = Flow(manager.api, "graph", run_id)
         assert (await flow.statuses())[("u", "CREATED")] == 2
         await manager.service.store.read(recount)
 

@@ -19,8 +19,7 @@ from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import database
 from tests.support.query_plans import (
-    connection_of,
-    plans_of,
+    planned,
     refuses_scans,
     scans_on_postgres,
     steps_of,
@@ -133,12 +132,8 @@ async def everything_of_a_graph(manager: Manager) -> None:
 
 
 async def test_no_statement_of_any_use_case_or_query_scans_a_table_that_grows(manager: Manager) -> None:
-    connection = await connection_of(manager.service.store)
-    statements: set[str] = set()
-    connection.set_trace_callback(statements.add)
-    await everything_once(manager)
-    connection.set_trace_callback(None)
-    plans = plans_of(connection, statements)
+    async with planned(manager.service.store) as plans:
+        await everything_once(manager)
     assert len(plans) > 50, "hardly anything was watched"
     assert any("FROM states WHERE parent" in sql for sql in plans)
     assert any("FROM unite_members" in sql for sql in plans)
@@ -163,29 +158,18 @@ async def test_no_statement_scans_a_table_that_grows_on_postgresql(monkeypatch: 
 
 
 async def test_a_start_looks_at_what_is_held_and_not_at_all_states(manager: Manager) -> None:
-    store = manager.service.store
-    connection = await connection_of(store)
-    statements: set[str] = set()
-    connection.set_trace_callback(statements.add)
-    await store.write(leases.recover, leases.Terms())
-    await store.write(leases.restart, 0, manager.service.terms)
-    connection.set_trace_callback(None)
-    found = refuses_scans(plans_of(connection, statements))
-    for sql, plan in found.items():
+    async with planned(manager.service.store) as plans:
+        await manager.service.store.write(leases.recover, leases.Terms())
+        await manager.service.store.write(leases.restart, 0, manager.service.terms)
+    for sql, plan in refuses_scans(plans).items():
         assert all(AT_THE_START.match(line) or not line.startswith("SCAN") for line in plan), (sql, plan)
 
 
 async def test_a_clock_that_is_set_back_costs_what_waits_and_not_all_states() -> None:
     clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        store = manager.service.store
-        connection = await connection_of(store)
-        statements: set[str] = set()
-        connection.set_trace_callback(statements.add)
+    async with open_manager(clock=clock) as manager, planned(manager.service.store, " states ") as plans:
         clock.advance(-3_600_000)
-        await store.write(lambda tx: None)
-        connection.set_trace_callback(None)
-        plans = plans_of(connection, {sql for sql in statements if " states " in sql})
+        await manager.service.store.write(lambda tx: None)
     assert plans
     for sql, plan in plans.items():
         assert all("USING INDEX" in line for line in plan), (sql, plan)
@@ -194,12 +178,8 @@ async def test_a_clock_that_is_set_back_costs_what_waits_and_not_all_states() ->
 async def test_a_claim_does_not_sort_and_so_reads_no_inputs_beyond_its_size(manager: Manager) -> None:
     flow = await Flow.deploy(manager.api, place("a"))
     await flow.trigger()
-    connection = await connection_of(manager.service.store)
-    statements: set[str] = set()
-    connection.set_trace_callback(statements.add)
-    ok(await manager.api.native_claim({node_name("a"): 9}))
-    connection.set_trace_callback(None)
-    plans = plans_of(connection, {sql for sql in statements if "FROM states" in sql})
+    async with planned(manager.service.store, "FROM states") as plans:
+        ok(await manager.api.native_claim({node_name("a"): 9}))
     assert [sql for sql in plans if " inputs" in sql] == [sql for sql in plans if "seq IN" in sql]
     for sql, plan in plans.items():
         assert not any("TEMP B-TREE" in line for line in plan), (sql, plan)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -38,12 +38,17 @@ def refuses_scans(plans: dict[str, list[str]]) -> dict[str, list[str]]:
     }
 
 
-def plans_of(connection: sqlite3.Connection, statements: set[str]) -> dict[str, list[str]]:
-    return {
-        sql: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
-        for sql in sorted(statements)
-        if sql.startswith(("SELECT", "WITH", "UPDATE", "DELETE"))
-    }
+@asynccontextmanager
+async def planned(store: Store, part: str = "") -> AsyncIterator[dict[str, list[str]]]:
+    """Give a dictionary that gets the plans of what SQLite runs in the block, of statements with this part."""
+    connection, statements = await connection_of(store), set[str]()
+    plans: dict[str, list[str]] = {}
+    connection.set_trace_callback(statements.add)
+    yield plans
+    connection.set_trace_callback(None)
+    for sql in sorted(statements):
+        if part in sql and sql.startswith(("SELECT", "WITH", "UPDATE", "DELETE")):
+            plans[sql] = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
 
 
 async def steps_of(store: Store, act: Callable[[], Any]) -> int:
