@@ -31,18 +31,13 @@ from tests.support.manager import KEY, PUT_KEYS, gate, open_manager, put
 
 
 @asynccontextmanager
-async def serving(db: Path) -> AsyncIterator[str]:
-    """Serve a database on a port until the block ends; give the URL."""
+async def served(db: Path) -> AsyncIterator[tuple[Api, StateManager]]:
+    """Serve a database on a port until the block ends."""
     async with trio.open_nursery() as nursery:
-        urls: list[str] = await nursery.start(partial(serve, port=0, db=db, key=KEY))
-        yield urls[0]
+        (url,) = await nursery.start(partial(serve, port=0, db=db, key=KEY))
+        async with open_client(url=url, key=KEY) as client, StateManager("tests", url, KEY) as manager:
+            yield Api(client, "tests"), manager
         nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def seen(url: str) -> AsyncIterator[tuple[Api, StateManager]]:
-    async with open_client(url=url, key=KEY) as client, StateManager("tests", url, KEY) as manager:
-        yield Api(client, "tests"), manager
 
 
 def beside(db: Path) -> set[str]:
@@ -52,16 +47,16 @@ def beside(db: Path) -> set[str]:
 
 
 def names(folder: Path) -> list[str]:
-    return [file.name for file in list_of(folder)]
+    return [file.name for file in folder.iterdir()]
 
 
-def list_of(folder: Path) -> list[Path]:
-    return list(folder.iterdir())
+def sizes(folder: Path) -> list[int]:
+    return [file.stat().st_size for file in folder.iterdir()]
 
 
 async def test_a_state_manager_started_on_a_backup_goes_on_with_its_runs(tmp_path: Path) -> None:
     db, copy = tmp_path / "live" / "state.db", tmp_path / "copy.db"
-    async with serving(db) as url, seen(url) as (api, manager):
+    async with served(db) as (api, manager):
         places = (place("a", "b"), place("b"))
         flow = await Flow.start(api, *places, secrets={"token": "still a secret"}, runs=2)
         (held,) = await claim(api, {A: 1})
@@ -72,7 +67,7 @@ async def test_a_state_manager_started_on_a_backup_goes_on_with_its_runs(tmp_pat
         await flow.trigger()
         assert not beside(db)
     shutil.copy(db.with_name("state.db.secrets-key"), copy.with_name("copy.db.secrets-key"))
-    async with serving(copy) as url, seen(url) as (api, manager):
+    async with served(copy) as (api, manager):
         assert (await manager.runs()).total == 2
         holder = (await manager.history(held["state_id"])).holder
         assert holder is not None
@@ -106,7 +101,7 @@ async def test_only_its_owner_may_read_a_backup_or_the_copy_it_is_made_from(tmp_
     try:
         async with open_store(db), copied(db) as copy:
             assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-        async with serving(db) as url, seen(url) as (_, manager):
+        async with served(db) as (_, manager):
             await manager.backup(tmp_path / "copy.db")
     finally:
         os.umask(umask)
@@ -117,11 +112,11 @@ async def test_a_client_that_goes_away_leaves_no_copy_and_the_next_one_gets_its_
     tmp_path: Path,
 ) -> None:
     db = tmp_path / "live" / "state.db"
-    async with serving(db) as url, seen(url) as (api, manager):
-        host, port = url.removeprefix("http://").split(":")
+    async with served(db) as (api, manager):
+        url = api.client.base_url
         await fill(api)
-        stream = await trio.open_tcp_stream(host, int(port))
-        head = f"GET /exotrio/v1/backup HTTP/1.1\r\nhost: {host}\r\nx-api-key: {KEY}\r\n\r\n"
+        stream = await trio.open_tcp_stream(url.host, url.port or 0)
+        head = f"GET /exotrio/v1/backup HTTP/1.1\r\nhost: {url.host}\r\nx-api-key: {KEY}\r\n\r\n"
         await stream.send_all(head.encode())
         assert (await stream.receive_some(12)).startswith(b"HTTP/1.1 200")
         await stream.aclose()
@@ -360,7 +355,7 @@ async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
         nursery.start_soon(manager.backup, tmp_path / "copy.db")
 
         async def begun() -> None:
-            assert [file.stat().st_size for file in list_of(tmp_path)] == [5]
+            assert sizes(tmp_path) == [5]
 
         await eventually(begun)
         nursery.cancel_scope.cancel()

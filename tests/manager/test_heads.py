@@ -9,22 +9,19 @@ import pytest
 from exotrio.manager.store import heads
 from exotrio.manager.store.heads import START, Heads
 from tests.contract.flow import Flow
-from tests.support.helpers import node_name, ok, place
+from tests.contract.native import B, claim_one, item_for, results
+from tests.support.helpers import ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import database
 
 
 async def claimed(manager: Manager) -> dict[str, Any]:
     """Claim one state of b."""
-    (state,) = ok(await manager.api.native_claim({node_name("b"): 1}, limit=1))["states"]
-    found: dict[str, Any] = state
-    return found
+    return await claim_one(manager.api, limits={B: 1}, limit=1)
 
 
 async def release(manager: Manager, state: dict[str, Any]) -> None:
-    held = {"state_id": state["state_id"], "token": state["lease"]["token"]}
-    (reply,) = ok(await manager.api.release(states=[held]))["items"]
-    assert reply["result"] == "ok"
+    assert results(ok(await manager.api.release(states=[item_for(state)]))) == ["ok"]
 
 
 async def test_what_comes_back_from_before_is_claimed_in_its_place_here_and_at_last_elsewhere(

@@ -13,15 +13,24 @@ import pytest
 from exotrio import ConfigurationError
 from exotrio._httpd import is_loopback
 from exotrio._util.settings import Settings
-from exotrio.manager.security.api_key import PUBLISHED_KEYS, choose_key
+from exotrio.manager.security.api_key import PUBLISHED_KEYS, Key, choose_key
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file, write_secret_file
 
 PUBLISHED = next(iter(PUBLISHED_KEYS))
 EVERYWHERE = "0.0.0.0"
 
 
-def settings(secret: str | None = None, key: str | None = None) -> Settings:
-    return Settings(api_key=key, state_manager_secret=secret)
+def choose(
+    key: str | None = None,
+    *,
+    file: Path | None = None,
+    secret: str | None = None,
+    variable: str | None = None,
+    host: str = "127.0.0.1",
+    db: Path | None = None,
+) -> Key:
+    given = Settings(api_key=variable, state_manager_secret=secret)
+    return choose_key(key=key, key_file=file, settings=given, host=host, db=db)
 
 
 @pytest.mark.parametrize(
@@ -45,22 +54,17 @@ def test_the_first_source_that_gives_a_key_wins(
 ) -> None:
     path = tmp_path / "key"
     path.write_text(f"  {file}\n")
-    key = choose_key(
-        key=argument,
-        key_file=path if file else None,
-        settings=settings(secret, variable),
-        host=host,
-        db=tmp_path / "state.db",
-    )
+    given = path if file else None
+    key = choose(argument, file=given, secret=secret, variable=variable, host=host, db=tmp_path / "state.db")
     assert key.text == chosen
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_on_loopback_a_key_is_made_once_and_kept_beside_the_database(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
-    made, source, file = choose_key(key=None, key_file=None, settings=settings(), host="localhost", db=db)
+    made, source, file = choose(host="localhost", db=db)
     assert len(made) >= 32
-    assert choose_key(key=None, key_file=None, settings=settings(), host="::1", db=db).text == made
+    assert choose(host="::1", db=db).text == made
     kept = tmp_path / "state.db.api-key"
     assert (source, file) == (f"the file {kept}", kept)
     assert kept.read_text() == made + "\n"
@@ -69,7 +73,7 @@ def test_on_loopback_a_key_is_made_once_and_kept_beside_the_database(tmp_path: P
 
 def test_in_memory_a_key_is_needed_since_nobody_could_find_a_generated_one() -> None:
     with pytest.raises(ConfigurationError, match="in memory"):
-        choose_key(key=None, key_file=None, settings=settings(), host="::1", db=None)
+        choose(host="::1")
 
 
 @pytest.mark.parametrize(
@@ -87,21 +91,18 @@ def test_off_loopback_a_key_is_needed_that_not_everybody_knows(
     tmp_path: Path, argument: str | None, secret: str | None, says: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        choose_key(
-            key=argument, key_file=None, settings=settings(secret), host=EVERYWHERE, db=tmp_path / "state.db"
-        )
+        choose(argument, secret=secret, host=EVERYWHERE, db=tmp_path / "state.db")
     assert says in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_on_loopback_the_published_key_is_accepted() -> None:
-    key = choose_key(key=PUBLISHED, key_file=None, settings=settings(), host="127.0.0.1", db=None)
-    assert key.text == PUBLISHED
+    assert choose(PUBLISHED).text == PUBLISHED
 
 
 def test_an_empty_key_is_refused_on_loopback_too() -> None:
     with pytest.raises(ConfigurationError, match="empty"):
-        choose_key(key="", key_file=None, settings=settings(), host="127.0.0.1", db=None)
+        choose("")
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"", "is empty"), (b" \n", "is empty"), (b"\xff", "be read")])
@@ -109,14 +110,12 @@ def test_a_key_file_that_gives_no_key_is_refused(tmp_path: Path, content: bytes,
     path = tmp_path / "key"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=says):
-        choose_key(key=None, key_file=path, settings=settings("other"), host="127.0.0.1", db=None)
+        choose(file=path, secret="other")
 
 
 def test_a_key_file_that_is_not_there_is_refused_and_no_other_source_asked(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no key file"):
-        choose_key(
-            key=None, key_file=tmp_path / "absent", settings=settings("other"), host="127.0.0.1", db=None
-        )
+        choose(file=tmp_path / "absent", secret="other")
 
 
 @pytest.mark.parametrize(

@@ -75,13 +75,8 @@ async def flow(api: Api) -> Flow:
 
 
 async def beat(api: Api, *states: dict[str, Any], worker_id: str = "w", phase: str = "running") -> Any:
-    held = [
-        {"state_id": state["state_id"], "token": state["lease"]["token"], "running": state.get("runs", False)}
-        for state in states
-    ]
-    return ok(
-        await api.native("POST", "heartbeat", json={"worker_id": worker_id, "phase": phase, "states": held})
-    )
+    held = [item_for(state, running=state.get("runs", False)) for state in states]
+    return ok(await api.heartbeat(worker_id, phase=phase, states=held))
 
 
 async def told(api: Api, *states: dict[str, Any]) -> list[str]:
@@ -89,11 +84,6 @@ async def told(api: Api, *states: dict[str, Any]) -> list[str]:
     reply = await beat(api, *states)
     assert [item["state_id"] for item in reply["items"]] == [state["state_id"] for state in states]
     return [item["result"] for item in reply["items"]]
-
-
-async def release(api: Api, state: dict[str, Any]) -> None:
-    held = {"state_id": state["state_id"], "token": state["lease"]["token"]}
-    ok(await api.release(states=[held]))
 
 
 async def status(flow: Flow, state: dict[str, Any]) -> str:
@@ -329,7 +319,7 @@ async def test_a_heartbeat_does_not_take_back_what_was_given_away(
 ) -> None:
     state = await claim_one(api)
     if way == "released":
-        await release(api, state)
+        ok(await api.release(states=[item_for(state)]))
     else:
         await report(api, item_for(state, outcome="requeued", delay_ms=1_000))
     assert await told(api, state) == ["lost"]
@@ -436,7 +426,7 @@ async def test_cancelling_ends_what_waits_and_what_runs_and_heartbeats_tell_of_i
     await flow.run("t", *({"v": str(index), "w": ""} for index in range(3)))
     running, done, waiting = await claim(api, {"Node_b": 3})
     assert await report(api, executed_item(done)) == ["ok"]
-    await release(api, waiting)
+    ok(await api.release(states=[item_for(waiting)]))
     run_id, other = flow.run_id, await flow.trigger()
 
     run = await cancelled(api, run_id)

@@ -40,7 +40,7 @@ def refuses_scans(plans: dict[str, list[str]]) -> dict[str, list[str]]:
 
 @asynccontextmanager
 async def planned(store: Store, part: str = "") -> AsyncIterator[dict[str, list[str]]]:
-    """Give a dictionary that gets the plans of what SQLite runs in the block, of statements with this part."""
+    """Give the plans of the statements that SQLite runs in the block, those with this part, at its end."""
     connection, statements = await connection_of(store), set[str]()
     plans: dict[str, list[str]] = {}
     connection.set_trace_callback(statements.add)

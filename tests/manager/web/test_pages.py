@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import AsyncIterator, Hashable
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -22,6 +22,17 @@ from tests.support.web import KEY, SCRIPT, Site, failed_run, open_site, text_of
 
 LISTS = ("", "/runs", "/graphs", "/nodes", "/runtimes")
 A_RUN, A_STATE = r'name="run" value="([^"]+)"', r'scope="row"><a href="/ns/shop/states/([^"]+)"'
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+async def site(clock: SettableClock) -> AsyncIterator[Site]:
+    async with open_site(clock=clock) as opened:
+        yield opened
 
 
 async def found_in(site: Site, link: str, what: str, fragment: str = "list") -> list[str]:
@@ -162,116 +173,106 @@ async def test_what_is_of_another_namespace_is_not_there(site: Site) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.folder)
-async def test_a_fragment_alone_is_the_fragment_of_the_page(page: object) -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        flow, state = await failed_run(site.api)
-        path = page.path.format(  # type: ignore[attr-defined]
-            namespace="shop", run_id=flow.run_id, state_id=state, graph="orders", node="Node_first"
-        )
-        html = await site.browser.page(path)
-        for name in page.fragments:  # type: ignore[attr-defined]
-            alone = await site.browser.fragments(path, name, "no-such-fragment")
-            assert alone.startswith(f'<div data-fragment="{name}">')
-            assert alone in html
+async def test_a_fragment_alone_is_the_fragment_of_the_page(site: Site, page: object) -> None:
+    flow, state = await failed_run(site.api)
+    path = page.path.format(  # type: ignore[attr-defined]
+        namespace="shop", run_id=flow.run_id, state_id=state, graph="orders", node="Node_first"
+    )
+    html = await site.browser.page(path)
+    for name in page.fragments:  # type: ignore[attr-defined]
+        alone = await site.browser.fragments(path, name, "no-such-fragment")
+        assert alone.startswith(f'<div data-fragment="{name}">')
+        assert alone in html
 
 
-async def test_what_happens_to_one_run_concerns_the_page_of_no_other() -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        flow, _ = await failed_run(site.api)
-        asked = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
+async def test_what_happens_to_one_run_concerns_the_page_of_no_other(
+    site: Site, clock: SettableClock
+) -> None:
+    flow, _ = await failed_run(site.api)
+    asked = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
 
-        async def versions() -> dict[str, Hashable]:
-            return await site.service.store.read(run_pages.PAGE.versions, asked)
+    async def versions() -> dict[str, Hashable]:
+        return await site.service.store.read(run_pages.PAGE.versions, asked)
 
-        before = await versions()
-        other = await Flow.start(site.api, place("other"), graph="other")
-        await other.run("other")
-        clock.advance(10_000)
-        assert await versions() == before
-        await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
-        after = await versions()
-        assert all(after[name] != before[name] for name in before)
+    before = await versions()
+    other = await Flow.start(site.api, place("other"), graph="other")
+    await other.run("other")
+    clock.advance(10_000)
+    assert await versions() == before
+    await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
+    after = await versions()
+    assert all(after[name] != before[name] for name in before)
 
 
 # -- what the pages show
 
 
-async def test_a_failure_is_three_clicks_away_from_the_start() -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        error = "Traceback (most recent call last):\n  File x\nValueError: no items\na note at its end"
-        flow, state = await failed_run(site.api, error=error)
-        await tallied(site.service, clock)
-        overview = await site.browser.page("/ns/shop")
-        assert f'href="/ns/shop/states/{state}"' in overview, "one click, from the failing node"
-        assert f'href="/ns/shop/runs/{flow.run_id}"' in overview
-        run = await site.browser.page(f"/ns/shop/runs/{flow.run_id}?status=errored")
-        assert f'href="/ns/shop/states/{state}"' in run
-        assert "ValueError: no items" in overview
-        listed = run[run.index('class="list states"') :]
-        assert "ValueError: no items" in listed
-        assert "a note at its end" not in listed
-        shown = await site.browser.page(f"/ns/shop/states/{state}")
-        assert error in shown
+async def test_a_failure_is_three_clicks_away_from_the_start(site: Site, clock: SettableClock) -> None:
+    error = "Traceback (most recent call last):\n  File x\nValueError: no items\na note at its end"
+    flow, state = await failed_run(site.api, error=error)
+    await tallied(site.service, clock)
+    overview = await site.browser.page("/ns/shop")
+    assert f'href="/ns/shop/states/{state}"' in overview, "one click, from the failing node"
+    assert f'href="/ns/shop/runs/{flow.run_id}"' in overview
+    run = await site.browser.page(f"/ns/shop/runs/{flow.run_id}?status=errored")
+    assert f'href="/ns/shop/states/{state}"' in run
+    assert "ValueError: no items" in overview
+    listed = run[run.index('class="list states"') :]
+    assert "ValueError: no items" in listed
+    assert "a note at its end" not in listed
+    shown = await site.browser.page(f"/ns/shop/states/{state}")
+    assert error in shown
 
 
-async def test_the_overview_counts_what_waits_runs_and_failed() -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        await failed_run(site.api)
-        await Flow.start(site.api, place("slow"), graph="slow", runs=2)
-        await tallied(site.service, clock)
-        ok(await site.api.claim(["Node_slow"], 1))
-        clock.advance(90_000)
-        now = text_of(await site.browser.fragments("/ns/shop", "now"))
-        assert re.findall(r'class="figure">(\d+)', now) == ["1", "1", "1"]
-        assert "the oldest is due for 1 min" in now
-        for path, states in (("", 2), ("/graphs/orders", 2), ("/graphs/slow", 0), ("/nodes/Node_second", 1)):
-            trend = await site.browser.fragments(f"/ns/shop{path}", "trend")
-            assert f"<strong>{states}</strong> states ended" in trend, path
-        assert "<strong>1</strong> run ended, " in await site.browser.fragments("/ns/shop", "trend")
-        assert "(50.0 %)" in await site.browser.fragments("/ns/shop", "trend")
-        clock.advance(3_700_000)
-        assert "no states ended" in await site.browser.fragments("/ns/shop", "trend")
-        clock.advance(2 * 86_400_000)
-        for path in ("", "/graphs/orders"):
-            assert "no states ended" in await site.browser.fragments(f"/ns/shop{path}?range=24h", "trend")
-            week = await site.browser.page(f"/ns/shop{path}?range=7d")
-            assert "<strong>2</strong> states ended" in week
-            assert 'range=7d" aria-current="true"' in week
+async def test_the_overview_counts_what_waits_runs_and_failed(site: Site, clock: SettableClock) -> None:
+    await failed_run(site.api)
+    await Flow.start(site.api, place("slow"), graph="slow", runs=2)
+    await tallied(site.service, clock)
+    ok(await site.api.claim(["Node_slow"], 1))
+    clock.advance(90_000)
+    now = text_of(await site.browser.fragments("/ns/shop", "now"))
+    assert re.findall(r'class="figure">(\d+)', now) == ["1", "1", "1"]
+    assert "the oldest is due for 1 min" in now
+    for path, states in (("", 2), ("/graphs/orders", 2), ("/graphs/slow", 0), ("/nodes/Node_second", 1)):
+        trend = await site.browser.fragments(f"/ns/shop{path}", "trend")
+        assert f"<strong>{states}</strong> states ended" in trend, path
+    assert "<strong>1</strong> run ended, " in await site.browser.fragments("/ns/shop", "trend")
+    assert "(50.0 %)" in await site.browser.fragments("/ns/shop", "trend")
+    clock.advance(3_700_000)
+    assert "no states ended" in await site.browser.fragments("/ns/shop", "trend")
+    clock.advance(2 * 86_400_000)
+    for path in ("", "/graphs/orders"):
+        assert "no states ended" in await site.browser.fragments(f"/ns/shop{path}?range=24h", "trend")
+        week = await site.browser.page(f"/ns/shop{path}?range=7d")
+        assert "<strong>2</strong> states ended" in week
+        assert 'range=7d" aria-current="true"' in week
 
 
-async def test_the_overview_says_what_fails_since_when_and_where_to_retry_it() -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        flow, _ = await failed_run(site.api, "gateway timed out")
-        await tallied(site.service, clock)
-        clock.advance(2 * 3_600_000)
-        await flow.trigger(inputs={"note": ""})
-        await flow.run("first")
-        last = await flow.fail("second", times=1, error="gateway timed out")
-        retried = await Flow.start(site.api, place("flaky"), graph="flaky")
-        await retried.fail("flaky", times=1)
-        await tallied(site.service, clock)
-        page = await site.browser.page("/ns/shop")
-        assert page.index("What fails") < page.index("Last runs")
-        tile = re.findall(r'class="figure">(\d+)', await site.browser.fragments("/ns/shop", "now"))[-1]
-        fails = text_of(await site.browser.fragments("/ns/shop", "failing"))
-        second, flaky = fails.split("<tr")[2:]
-        assert (
-            re.findall(r'data-label="Failed, 24 h" class="num[^"]*">(\d+)', fails)
-            == [tile, "0"]
-            == ["2", "0"]
-        )
-        assert "/nodes/Node_second" in second
-        assert "2 h ago" in second
-        assert f'href="/ns/shop/states/{last}">gateway timed out' in second
-        assert '1 <span class="quiet">of 1 failed' in second, "the other one was two hours ago"
-        assert "all that failed was retried" in flaky
-        runs = await site.browser.page(text_of(re.findall(r'href="([^"]*)">runs to retry', second)[0]))
-        assert len(re.findall(r'name="run" value=', runs)) == 2
+async def test_the_overview_says_what_fails_since_when_and_where_to_retry_it(
+    site: Site, clock: SettableClock
+) -> None:
+    flow, _ = await failed_run(site.api, "gateway timed out")
+    await tallied(site.service, clock)
+    clock.advance(2 * 3_600_000)
+    await flow.trigger(inputs={"note": ""})
+    await flow.run("first")
+    last = await flow.fail("second", times=1, error="gateway timed out")
+    retried = await Flow.start(site.api, place("flaky"), graph="flaky")
+    await retried.fail("flaky", times=1)
+    await tallied(site.service, clock)
+    page = await site.browser.page("/ns/shop")
+    assert page.index("What fails") < page.index("Last runs")
+    tile = re.findall(r'class="figure">(\d+)', await site.browser.fragments("/ns/shop", "now"))[-1]
+    fails = text_of(await site.browser.fragments("/ns/shop", "failing"))
+    second, flaky = fails.split("<tr")[2:]
+    assert re.findall(r'data-label="Failed, 24 h" class="num[^"]*">(\d+)', fails) == [tile, "0"] == ["2", "0"]
+    assert "/nodes/Node_second" in second
+    assert "2 h ago" in second
+    assert f'href="/ns/shop/states/{last}">gateway timed out' in second
+    assert '1 <span class="quiet">of 1 failed' in second, "the other one was two hours ago"
+    assert "all that failed was retried" in flaky
+    runs = await site.browser.page(text_of(re.findall(r'href="([^"]*)">runs to retry', second)[0]))
+    assert len(re.findall(r'name="run" value=', runs)) == 2
 
 
 async def test_what_waits_in_the_buffer_of_a_runtime_does_not_run(site: Site) -> None:
@@ -361,67 +362,63 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
         assert "No states match" in await site.browser.page(f"{path}?{query}")
 
 
-async def test_states_are_listed_failed_first_or_as_sorted_and_every_page_once() -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        flow = await fan_out(site, 40, retry_policy=NO_RETRY)
-        leaves = [state["state_id"] for state in await flow.take("leaf", 40)]
-        clock.advance(1_000)
-        for leaf in leaves[:28]:
-            ok(await site.api.errored(leaf, "it broke"))
-        clock.advance(60_000)
-        ok(await site.api.executed(leaves[28]))
+async def test_states_are_listed_failed_first_or_as_sorted_and_every_page_once(
+    site: Site, clock: SettableClock
+) -> None:
+    flow = await fan_out(site, 40, retry_policy=NO_RETRY)
+    leaves = [state["state_id"] for state in await flow.take("leaf", 40)]
+    clock.advance(1_000)
+    for leaf in leaves[:28]:
+        ok(await site.api.errored(leaf, "it broke"))
+    clock.advance(60_000)
+    ok(await site.api.executed(leaves[28]))
 
-        async def pages(query: str) -> list[str]:
-            return await found_in(site, f"/ns/shop/runs/{flow.run_id}?{query}", A_STATE, "states")
+    async def pages(query: str) -> list[str]:
+        return await found_in(site, f"/ns/shop/runs/{flow.run_id}?{query}", A_STATE, "states")
 
-        oldest = await pages("sort=oldest")
-        assert oldest == sorted(oldest)
-        assert len(oldest) == 80
-        assert await pages("") == leaves[:28] + [each for each in oldest if each not in leaves[:28]]
-        assert await pages("node=leaf&status=errored") == leaves[:28]
-        assert await pages("sort=newest") == oldest[::-1]
-        assert await pages("sort=newest&status=errored") == leaves[:28][::-1]
-        slowest = await pages("sort=slowest")
-        assert sorted(slowest) == oldest
-        assert slowest[:40] == leaves[28:] + leaves[:28], "also those that still run"
-        fans = [each for each in oldest if each in set(await pages("node=fan"))]
-        assert await pages("sort=node") == fans + [each for each in oldest if each not in fans]
-        assert await pages("sort=nonsense&after=nonsense") == await pages("")
-        assert "sort=slowest" in await site.browser.page(
-            f"/ns/shop/runs/{flow.run_id}?sort=slowest&node=leaf"
-        )
-        ok(await site.api.native("POST", f"run/{flow.run_id}/cancel"))
-        first = (await pages(""))[:28]
-        assert first == leaves[:28], "what was cancelled has not failed"
+    oldest = await pages("sort=oldest")
+    assert oldest == sorted(oldest)
+    assert len(oldest) == 80
+    assert await pages("") == leaves[:28] + [each for each in oldest if each not in leaves[:28]]
+    assert await pages("node=leaf&status=errored") == leaves[:28]
+    assert await pages("sort=newest") == oldest[::-1]
+    assert await pages("sort=newest&status=errored") == leaves[:28][::-1]
+    slowest = await pages("sort=slowest")
+    assert sorted(slowest) == oldest
+    assert slowest[:40] == leaves[28:] + leaves[:28], "also those that still run"
+    fans = [each for each in oldest if each in set(await pages("node=fan"))]
+    assert await pages("sort=node") == fans + [each for each in oldest if each not in fans]
+    assert await pages("sort=nonsense&after=nonsense") == await pages("")
+    assert "sort=slowest" in await site.browser.page(f"/ns/shop/runs/{flow.run_id}?sort=slowest&node=leaf")
+    ok(await site.api.native("POST", f"run/{flow.run_id}/cancel"))
+    first = (await pages(""))[:28]
+    assert first == leaves[:28], "what was cancelled has not failed"
 
 
-async def test_a_run_begins_with_what_failed_first_and_how_often() -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        flow = await Flow.start(
-            site.api,
-            place("fan", "leaf"),
-            place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
-            retry_policy=NO_RETRY,
-        )
-        path = f"/ns/shop/runs/{flow.run_id}"
-        assert "What failed" not in await site.browser.page(path)
-        await flow.run("fan", *({"v": str(index), "w": ""} for index in range(4)))
-        leaves = [state["state_id"] for state in await flow.take("leaf", 4)]
-        for leaf, error in zip(leaves[::-1], ("no 3", "gone", "gone", "gone"), strict=True):
-            ok(await site.api.errored(leaf, error))
-            clock.advance(90_000)
-        html = await site.browser.page(path)
-        assert html.index("What failed") < html.index(">Graph<")
-        html = text_of(await site.browser.fragments(path, "faults"))
-        first = re.search(r'href="/ns/shop/states/(\w+)" title="\w+" id="first-failed"', html)
-        assert first is not None
-        assert first[1] == leaves[3]
-        found = re.findall(r"(\d+).</strong> <strong>leaf</strong> <code>([^<]+)</code>", html)
-        assert found == [("3", "gone"), ("1", "no 3")]
-        assert f'href="{path}?node=leaf&status=errored#states"' in html
-        assert re.findall(r">(\d+ min) ago<", html) == ["6 min", "1 min", "4 min", "1 min", "6 min"]
+async def test_a_run_begins_with_what_failed_first_and_how_often(site: Site, clock: SettableClock) -> None:
+    flow = await Flow.start(
+        site.api,
+        place("fan", "leaf"),
+        place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
+        retry_policy=NO_RETRY,
+    )
+    path = f"/ns/shop/runs/{flow.run_id}"
+    assert "What failed" not in await site.browser.page(path)
+    await flow.run("fan", *({"v": str(index), "w": ""} for index in range(4)))
+    leaves = [state["state_id"] for state in await flow.take("leaf", 4)]
+    for leaf, error in zip(leaves[::-1], ("no 3", "gone", "gone", "gone"), strict=True):
+        ok(await site.api.errored(leaf, error))
+        clock.advance(90_000)
+    html = await site.browser.page(path)
+    assert html.index("What failed") < html.index(">Graph<")
+    html = text_of(await site.browser.fragments(path, "faults"))
+    first = re.search(r'href="/ns/shop/states/(\w+)" title="\w+" id="first-failed"', html)
+    assert first is not None
+    assert first[1] == leaves[3]
+    found = re.findall(r"(\d+).</strong> <strong>leaf</strong> <code>([^<]+)</code>", html)
+    assert found == [("3", "gone"), ("1", "no 3")]
+    assert f'href="{path}?node=leaf&status=errored#states"' in html
+    assert re.findall(r">(\d+ min) ago<", html) == ["6 min", "1 min", "4 min", "1 min", "6 min"]
 
 
 async def test_the_picture_of_a_run_has_one_box_for_each_place_whatever_the_fan_out(site: Site) -> None:
@@ -455,10 +452,13 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases(site: 
     assert flow.run_id in html
 
 
-async def test_a_state_shows_what_it_logged_and_printed_and_folds_it_if_that_is_much(site: Site) -> None:
+async def test_a_state_shows_what_it_logged_and_printed_and_folds_it_if_that_is_much(
+    site: Site, clock: SettableClock
+) -> None:
     await Flow.start(site.api, place("work", inputs={"v": "x"}))
     for lines in (1, 41):
-        state = await claim_one(site.api, limits={"Node_work": 1}, wait_ms=5_000)
+        clock.advance(1)
+        state = await claim_one(site.api, limits={"Node_work": 1})
         path = f"/ns/shop/states/{state['state_id']}"
         line = {"at": "2026-01-31T12:00:00.123Z", "level": "ERROR", "logger": "a&b", "text": "<b>no\nprice"}
         item = item_for(state, outcome="requeued", delay_ms=1, logs=[line] * lines)
@@ -504,19 +504,19 @@ async def test_a_node_that_nobody_offers_stands_out_until_somebody_does(site: Si
     assert "w-1" in await site.browser.page("/ns/shop/nodes")
 
 
-async def test_nodes_show_how_long_they_take_and_how_often_they_fail() -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        flow = await Flow.start(site.api, place("work"))
-        (claimed,) = await flow.take("work")
-        clock.advance(4_000)
-        ok(await site.api.errored(claimed["state_id"]))
-        await tallied(site.service, clock)
-        html = await site.browser.fragments("/ns/shop/nodes/Node_work", "now")
-        assert html.count("100 %") == 2
-        assert html.count("3.8 s") + html.count("4.1 s") + html.count("3.6 s") == 6
-        clock.advance(2 * 3_600_000)
-        assert (await site.browser.fragments("/ns/shop/nodes/Node_work", "now")).count("100 %") == 1
+async def test_nodes_show_how_long_they_take_and_how_often_they_fail(
+    site: Site, clock: SettableClock
+) -> None:
+    flow = await Flow.start(site.api, place("work"))
+    (claimed,) = await flow.take("work")
+    clock.advance(4_000)
+    ok(await site.api.errored(claimed["state_id"]))
+    await tallied(site.service, clock)
+    html = await site.browser.fragments("/ns/shop/nodes/Node_work", "now")
+    assert html.count("100 %") == 2
+    assert html.count("3.8 s") + html.count("4.1 s") + html.count("3.6 s") == 6
+    clock.advance(2 * 3_600_000)
+    assert (await site.browser.fragments("/ns/shop/nodes/Node_work", "now")).count("100 %") == 1
 
 
 def numbers_of(html: str) -> list[str]:
@@ -587,69 +587,67 @@ async def test_what_waits_for_a_runtime_that_nobody_runs_says_so_wherever_it_is_
         assert "no runtime offers" not in await site.browser.fragments(path, fragment), path
 
 
-async def test_what_was_cancelled_does_not_look_like_an_error() -> None:
-    clock = SettableClock()
-    async with open_site(clock=clock) as site:
-        flow = await fan_out(site, 30, retry_policy=NO_RETRY)
-        (leaf,) = ok(await site.api.claim(["Node_leaf"], 1))["states"]
-        ok(await site.api.errored(leaf["state_id"], "it broke"))
-        clock.advance(1_000)
-        path = f"/ns/shop/runs/{flow.run_id}"
-        html = await site.browser.do(f"{path}/cancel")
-        assert "30 errored or cancelled" in html
-        listed = "".join(await found_in(site, f"{path}?status=errored", "(?s)<tbody.*</tbody>", "states"))
-        assert listed.count('<span class="chip c-pruned">cancelled</span>') == 29
-        assert listed.count('<span class="chip c-errored">errored</span>') == 1
-        timeline = await site.browser.fragments(path, "timeline")
-        assert timeline.count(": cancelled, ") == 29
-        assert timeline.count(": errored, ") == 1
-        assert "s-errored" not in await site.browser.fragments(path, "graph")
-        assert "s-errored" not in await site.browser.fragments("/ns/shop/runs", "list")
-        cancelled = re.findall(r'states/([0-9a-f]{24})" title', listed)[-1]
-        state = await site.browser.page(f"/ns/shop/states/{cancelled}")
-        assert '<span class="chip c-pruned">cancelled</span>' in state
-        assert 'class="trace"' not in state
-        events = await site.browser.fragments(path, "events")
-        assert events.count("<li ") == 1, "what happened to many at once is one line"
-        assert "and 28 more" in events
+async def test_what_was_cancelled_does_not_look_like_an_error(site: Site, clock: SettableClock) -> None:
+    flow = await fan_out(site, 30, retry_policy=NO_RETRY)
+    (leaf,) = ok(await site.api.claim(["Node_leaf"], 1))["states"]
+    ok(await site.api.errored(leaf["state_id"], "it broke"))
+    clock.advance(1_000)
+    path = f"/ns/shop/runs/{flow.run_id}"
+    html = await site.browser.do(f"{path}/cancel")
+    assert "30 errored or cancelled" in html
+    listed = "".join(await found_in(site, f"{path}?status=errored", "(?s)<tbody.*</tbody>", "states"))
+    assert listed.count('<span class="chip c-pruned">cancelled</span>') == 29
+    assert listed.count('<span class="chip c-errored">errored</span>') == 1
+    timeline = await site.browser.fragments(path, "timeline")
+    assert timeline.count(": cancelled, ") == 29
+    assert timeline.count(": errored, ") == 1
+    assert "s-errored" not in await site.browser.fragments(path, "graph")
+    assert "s-errored" not in await site.browser.fragments("/ns/shop/runs", "list")
+    cancelled = re.findall(r'states/([0-9a-f]{24})" title', listed)[-1]
+    state = await site.browser.page(f"/ns/shop/states/{cancelled}")
+    assert '<span class="chip c-pruned">cancelled</span>' in state
+    assert 'class="trace"' not in state
+    events = await site.browser.fragments(path, "events")
+    assert events.count("<li ") == 1, "what happened to many at once is one line"
+    assert "and 28 more" in events
 
 
-async def test_a_run_begins_with_what_it_was_started_with_and_what_came_out() -> None:
-    clock = SettableClock(1_700_000_000_000)
-    async with open_site(clock=clock) as site:
-        flow = await Flow.deploy(
-            site.api,
-            place("work", "end", inputs={"note": "of the graph"}),
-            place("end", inputs={"v": "${{ work.outputs.v }}"}),
-            store_config={"default_values": {"a": "default", "b": "replaced"}},
-            triggers=[{"type": "CRON", "value": {"expression": "* * * * *"}}],
-        )
+async def test_a_run_begins_with_what_it_was_started_with_and_what_came_out(
+    site: Site, clock: SettableClock
+) -> None:
+    flow = await Flow.deploy(
+        site.api,
+        place("work", "end", inputs={"note": "of the graph"}),
+        place("end", inputs={"v": "${{ work.outputs.v }}"}),
+        store_config={"default_values": {"a": "default", "b": "replaced"}},
+        triggers=[{"type": "CRON", "value": {"expression": "* * * * *"}}],
+    )
 
-        async def section(run_id: str, name: str) -> str:
-            html = await site.browser.page(f"/ns/shop/runs/{run_id}")
-            return text_of(html.partition(f'id="h-{name}"')[2].partition("</section>")[0])
+    async def section(run_id: str, name: str) -> str:
+        html = await site.browser.page(f"/ns/shop/runs/{run_id}")
+        return text_of(html.partition(f'id="h-{name}"')[2].partition("</section>")[0])
 
-        await flow.trigger(inputs={"note": SCRIPT}, store={"b": "given"})
-        beginning = await section(flow.run_id, "beginning")
-        assert re.findall(r"<pre>(.*)</pre>", beginning) == [SCRIPT, "default", "given"]
-        assert "through the API" in beginning
-        assert "Nothing yet" in await section(flow.run_id, "result")
-        await flow.run("work", *({"v": str(number), "w": ""} for number in range(5)))
-        for number, state in enumerate(await flow.take("end", 5)):
-            ok(await site.api.executed(state["state_id"], {"v": str(number) * 300, "w": "short"}))
-        result = await section(flow.run_id, "result")
-        assert re.findall(r'<pre tabindex="0">(\d*)</pre>', result) == ["2" * 300, "3" * 300, "4" * 300]
-        assert result.count("<details") == 3, "long values are folded"
-        assert f'href="/ns/shop/runs/{flow.run_id}?node=end&status=success#states">2 more' in result
-        assert 'id="h-events"' not in await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
+    await flow.trigger(inputs={"note": SCRIPT}, store={"b": "given"})
+    beginning = await section(flow.run_id, "beginning")
+    assert re.findall(r"<pre>(.*)</pre>", beginning) == [SCRIPT, "default", "given"]
+    assert "through the API" in beginning
+    assert "Nothing yet" in await section(flow.run_id, "result")
+    await flow.run("work", *({"v": str(number), "w": ""} for number in range(5)))
+    for number, state in enumerate(await flow.take("end", 5)):
+        ok(await site.api.executed(state["state_id"], {"v": str(number) * 300, "w": "short"}))
+    result = await section(flow.run_id, "result")
+    assert re.findall(r'<pre tabindex="0">(\d*)</pre>', result) == ["2" * 300, "3" * 300, "4" * 300]
+    assert result.count("<details") == 3, "long values are folded"
+    assert f'href="/ns/shop/runs/{flow.run_id}?node=end&status=success#states">2 more' in result
+    assert 'id="h-events"' not in await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
 
-        await site.browser.post(f"/ns/shop/runs/{flow.run_id}/again")
-        clock.advance(60_000)
-        await site.service.store.write(fire_schedules)
-        runs = ok(await site.api.find_runs(graph="graph"))["runs"]
-        shown = [await section(run["run_id"], "beginning") for run in runs]
-        assert ["schedule" in each for each in shown] == [True, False, False]
-        assert ["by hand" in each for each in shown] == [False, True, False]
+    await site.browser.post(f"/ns/shop/runs/{flow.run_id}/again")
+    clock.advance(60_000)
+    await site.service.store.write(fire_schedules)
+    runs = ok(await site.api.find_runs(graph="graph"))["runs"]
+    shown = [await section(run["run_id"], "beginning") for run in runs]
+    assert ["schedule" in each for each in shown] == [True, False, False]
+    assert ["by hand" in each for each in shown] == [False, True, False]
 
 
 async def test_a_graph_lists_its_own_runs_only(site: Site) -> None:
