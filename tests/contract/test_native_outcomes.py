@@ -15,7 +15,6 @@ from tests.contract.native import (
     HOUR_MS,
     OK,
     A,
-    B,
     claim,
     claim_again,
     claim_one,
@@ -201,16 +200,6 @@ async def test_an_attempt_counts_retries_and_deliveries_count_claims_without_out
     retry = await eventually(lambda: claim_again(api))
     assert (retry["lease"]["attempt"], retry["lease"]["deliveries"]) == (2, 0)
     assert retry["state_id"] != state["state_id"]
-
-
-async def test_outcomes_drive_a_run_with_fan_out_and_unite(api: Api) -> None:
-    flow = await Flow.start(api, place("a", "b"), place("b", "u"), place("u", unites="a"))
-    assert await report(api, executed_item(await claim_one(api))) == ["ok"]
-    assert await report(api, executed_item(await claim_one(api, limits={B: 1}), {"v": "0"}, {"v": "1"})) == [
-        "ok"
-    ]
-    assert await report(api, executed_item(await claim_one(api, limits={node_name("u"): 5}))) == ["ok"]
-    assert (await flow.run_summary())["status"] == "SUCCESS"
 
 
 # -- beside v0

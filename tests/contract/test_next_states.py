@@ -224,19 +224,22 @@ async def test_an_input_that_the_schema_gained_since_fails_the_creation(api: Api
 # -- several namespaces
 
 
-def _across(api: Api, other: Api) -> list[dict[str, Any]]:
-    return [
+async def _across(api: Api, **fields: Any) -> tuple[Flow, Api]:
+    """Return a run whose second node is in another namespace, where it can be claimed."""
+    other = api.elsewhere()
+    places = (
         place("a", "b"),
         place("b", "c", namespace=other.namespace, inputs={"p": "${{a.outputs.v}}${{store.k}}"}),
         place("c", inputs={"p": "${{b.outputs.v}}"}),
-    ]
+    )
+    flow = await Flow.start(api, *places, store_config={"default_values": {"k": "!"}}, **fields)
+    await flow.run("a", {"v": "x"})
+    return flow, other
 
 
 @pytest.mark.deviates_from_stock("stock accepts such graphs and cannot run them")
 async def test_a_graph_runs_across_namespaces(api: Api) -> None:
-    other = api.elsewhere()
-    flow = await Flow.start(api, *_across(api, other), store_config={"default_values": {"k": "!"}})
-    await flow.run("a", {"v": "x"})
+    flow, other = await _across(api)
     await flow.none_ready("b")
     (state,) = await flow.take("b", api=other)
     assert state["inputs"] == {"p": "x!"}
@@ -250,12 +253,7 @@ async def test_a_graph_runs_across_namespaces(api: Api) -> None:
 
 @pytest.mark.deviates_from_stock("stock answers 404 and leaves the state QUEUED")
 async def test_a_state_in_another_namespace_fails_and_retries_there(api: Api) -> None:
-    other = api.elsewhere()
-    policy = NO_RETRY | {"max_retries": 1}
-    flow = await Flow.start(
-        api, *_across(api, other), store_config={"default_values": {"k": "!"}}, retry_policy=policy
-    )
-    await flow.run("a", {"v": "x"})
+    flow, other = await _across(api, retry_policy=NO_RETRY | {"max_retries": 1})
     for retried in (True, False):
         (state,) = await flow.take("b", api=other)
         assert ok(await other.errored(state["state_id"]))["retry_created"] is retried
@@ -264,9 +262,7 @@ async def test_a_state_in_another_namespace_fails_and_retries_there(api: Api) ->
 
 @pytest.mark.deviates_from_stock("outcomes belong to the namespace of the state's node")
 async def test_an_outcome_for_such_a_state_in_the_namespace_of_the_graph_is_404(api: Api) -> None:
-    other = api.elsewhere()
-    flow = await Flow.start(api, *_across(api, other), store_config={"default_values": {"k": "!"}})
-    await flow.run("a", {"v": "x"})
+    flow, other = await _across(api)
     (state,) = await flow.take("b", api=other)
     for response in (
         await api.executed(state["state_id"], {"v": "x"}),
@@ -279,9 +275,7 @@ async def test_an_outcome_for_such_a_state_in_the_namespace_of_the_graph_is_404(
 
 @pytest.mark.deviates_from_stock("stock cannot run such graphs")
 async def test_a_run_graph_shows_only_the_states_of_its_namespace(api: Api) -> None:
-    other = api.elsewhere()
-    flow = await Flow.start(api, *_across(api, other), store_config={"default_values": {"k": "!"}})
-    await flow.run("a", {"v": "x"})
+    flow, other = await _across(api)
     here = ok(await api.run_graph(flow.run_id))
     there = ok(await other.run_graph(flow.run_id))
     assert [node["identifier"] for node in here["nodes"]] == ["a"]

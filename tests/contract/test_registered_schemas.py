@@ -14,6 +14,13 @@ from tests.support.helpers import declare, node_name, ok, place
 Place = dict[str, Any]
 
 
+async def check_invalid(api: Api, *places: Place, named: list[str], **fields: Any) -> None:
+    """Check that a graph is INVALID, and that its errors name each of these."""
+    status, errors = await validity(api, *places, **fields)
+    assert status == "INVALID"
+    assert [each for each in named if not any(each in error for error in errors)] == []
+
+
 # -- 4.4: against the registered nodes
 
 
@@ -32,16 +39,12 @@ async def test_a_node_that_is_not_registered_in_its_namespace_makes_the_graph_in
 ) -> None:
     if registered_in:
         await api.elsewhere().register_for([place("a")])
-    status, errors = await validity(api, place("a"))
-    assert status == "INVALID"
-    assert any(node_name("a") in error for error in errors)
+    await check_invalid(api, place("a"), named=[node_name("a")])
 
 
 async def test_a_missing_secret_makes_the_graph_invalid(api: Api) -> None:
     await api.register_for([place("a")], secrets=["token", "other"])
-    status, errors = await validity(api, place("a"), secrets={"other": "x"})
-    assert status == "INVALID"
-    assert any("token" in error for error in errors)
+    await check_invalid(api, place("a"), secrets={"other": "x"}, named=["token"])
 
 
 @pytest.mark.parametrize(
@@ -80,9 +83,7 @@ async def test_every_input_of_the_schema_must_be_given_even_with_a_default(api: 
     optional = declare("Opt", {"p": {"type": "string", "default": "x"}})
     optional["inputs_schema"]["required"] = []
     ok(await api.register([optional]))
-    status, errors = await validity(api, place("a", node_name="Opt"))
-    assert status == "INVALID"
-    assert any("p" in error for error in errors)
+    await check_invalid(api, place("a", node_name="Opt"), named=["p"])
 
 
 async def test_inputs_that_the_schema_does_not_know_are_accepted(api: Api) -> None:
@@ -98,18 +99,13 @@ async def test_a_reference_to_an_output_nobody_declares_makes_the_graph_invalid(
     ok(await api.register([declare("Head", [], ["v"]), declare("Tail", ["p"] if known_input else [])]))
     head = place("a", "b", node_name="Head")
     tail = place("b", node_name="Tail", inputs={"p": "${{a.outputs.nowhere}}"})
-    status, errors = await validity(api, head, tail)
-    assert status == "INVALID"
-    assert any("nowhere" in error for error in errors)
+    await check_invalid(api, head, tail, named=["nowhere"])
 
 
 async def test_all_errors_are_collected(api: Api) -> None:
     ok(await api.register([declare("Head", ["needed"], ["v"], ["token"])]))
     places = [place("a", "b", node_name="Head"), place("b", inputs={"p": "${{a.outputs.nowhere}}"})]
-    status, errors = await validity(api, *places)
-    assert status == "INVALID"
-    for named in ("token", "needed", node_name("b")):
-        assert any(named in error for error in errors), named
+    await check_invalid(api, *places, named=["token", "needed", node_name("b")])
 
 
 async def test_registering_later_does_not_validate_stored_graphs_again(api: Api) -> None:

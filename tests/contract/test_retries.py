@@ -174,11 +174,8 @@ async def test_a_state_that_did_not_fail_cannot_be_retried(api: Api, status: str
     assert await flow.statuses() == before
 
 
-async def test_retrying_an_unknown_state_is_404(api: Api) -> None:
+async def test_retrying_an_unknown_state_or_in_another_namespace_is_404(api: Api) -> None:
     refused(await api.manual_retry(UNKNOWN_ID), 404)
-
-
-async def test_retrying_in_another_namespace_is_404(api: Api) -> None:
     flow = await Flow.start(api, place("a"), retry_policy=NO_RETRY)
     failed = await flow.fail("a", times=1)
     refused(await api.elsewhere().manual_retry(failed), 404)

@@ -37,12 +37,8 @@ async def test_a_node_gets_no_secret_that_it_does_not_declare(api: Api, names: t
 
 
 @pytest.mark.deviates_from_stock("stock answers 500")
-async def test_the_secrets_of_an_unknown_state_are_404(api: Api) -> None:
+async def test_the_secrets_of_a_state_are_404_if_it_is_unknown_or_in_another_namespace(api: Api) -> None:
     refused(await api.secrets(UNKNOWN_ID), 404)
-
-
-@pytest.mark.deviates_from_stock("stock answers 500")
-async def test_the_secrets_of_a_state_are_404_in_another_namespace(api: Api) -> None:
     flow = await _declaring(api, "token")
     refused(await api.elsewhere().secrets(await flow.one("a")), 404)
 

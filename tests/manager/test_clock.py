@@ -225,16 +225,6 @@ async def test_an_occurrence_does_not_come_twice_when_the_clock_is_set_back_by_s
     assert await run_count(manager) == 2
 
 
-async def test_cron_looks_at_the_clock_each_minute(
-    manager: Manager, clock: WallClock, autojump_clock: MockClock
-) -> None:
-    await schedule(manager, "0 * * * *")
-    await trio.sleep(MINUTE)
-    clock.set(59 * MINUTE)
-    await trio.sleep(MINUTE)
-    assert await run_count(manager) == 1
-
-
 # -- retention
 
 

@@ -87,36 +87,12 @@ async def test_a_graph_is_triggered_at_each_occurrence(
     assert await runs(client) == 7
 
 
-async def test_a_paused_graph_is_not_triggered_and_what_it_missed_is_not_made_up(
-    client: httpx.AsyncClient, autojump_clock: MockClock
-) -> None:
-    graph = f"{N.replace('/v0', '/exotrio/v1')}/graph/g"
-    ok(await put(client, "*/10 * * * *"), 201)
-    await trio.sleep(601)
-    assert await runs(client) == 1
-    ok(await client.post(f"{graph}/pause"))
-    await trio.sleep(1800)
-    ok(await put(client, "*/10 * * * *"), 201)  # stored again it is still paused
-    await trio.sleep(1800)
-    ok(await client.post(f"{graph}/resume"))
-    await trio.sleep(598)
-    assert await runs(client) == 1
-    await trio.sleep(2)
-    assert await runs(client) == 2
-
-
 async def test_seconds_and_names_and_shorthands_are_understood(
     client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
     ok(await put(client, "* * * * * */20", "@hourly", "0 0 * * mon"), 201)
     await trio.sleep(61)
     assert await runs(client) == 3
-
-
-async def test_equal_expressions_count_once(client: httpx.AsyncClient, autojump_clock: MockClock) -> None:
-    ok(await put(client, "* * * * *", "* * * * *"), 201)
-    await trio.sleep(61)
-    assert await runs(client) == 1
 
 
 async def test_an_update_replaces_the_schedules_and_leaves_those_of_other_namespaces(
@@ -321,14 +297,6 @@ def test_an_expression_that_cannot_be_read_is_refused_where_the_trigger_is_made(
         CronTrigger(expression="61 * * * *")
     with pytest.raises(ValidationError, match=r"timezone.*\n.*did you mean 'Europe/Berlin'"):
         CronTrigger(expression="0 9 * * *", timezone="Europe/Brelin")
-
-
-async def test_stored_triggers_are_shown_as_they_were_put(
-    client: httpx.AsyncClient, autojump_clock: MockClock
-) -> None:
-    shown = ok(await put(client, "*/5 * * * *"), 201)
-    assert shown["triggers"] == [{"type": "CRON", "value": {"expression": "*/5 * * * *"}}]
-    assert ok(await client.get(f"{N}/graph/g")) == shown
 
 
 async def test_a_trigger_with_a_zone_starts_its_runs_at_the_times_there(

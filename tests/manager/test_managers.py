@@ -23,7 +23,6 @@ from exotrio.manager.engine import leases, managers
 from exotrio.manager.engine.claims import Claimed, Claimer, claim
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.managers import Swept, enter, leave, sweep, take_duty
-from exotrio.manager.engine.releases import release_claim
 from exotrio.manager.engine.retention import discard
 from exotrio.manager.engine.retries import retry_run
 from exotrio.manager.engine.runs import cancel, fire_schedules
@@ -415,12 +414,6 @@ async def test_the_undo_of_a_claim_without_an_id_waits_for_a_commit_that_is_on_i
         nursery.start_soon(shared.write, undos[0])
         await until(database.blocked)
     assert await shared.statuses() == ["CREATED"] * 3
-
-
-async def test_a_claim_that_is_released_before_it_comes_takes_nothing(world: World) -> None:
-    assert await world.write(release_claim, NAMESPACE, "c", world.now) == []
-    claimed = await world.claim(claim_id="c")
-    assert (claimed.states, claimed.spent) == ([], True)
 
 
 async def test_a_retry_that_waited_for_a_cancellation_knows_of_it(shared: World, database: Database) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from exotrio.errors import DatabaseError, DatabaseTooNew
+from exotrio.errors import DatabaseError
 from exotrio.manager.store import schema
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.postgres import database as on_postgres
@@ -78,15 +78,6 @@ async def test_a_step_that_breaks_off_leaves_the_file_at_the_version_before(
     assert version(first) == schema.VERSION + 1
     await opened(first)
     assert rows(first) == [("first", "second")]
-
-
-async def test_an_earlier_exotrio_refuses_what_a_later_one_wrote(
-    first: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await opened(first)
-    monkeypatch.setattr(database, "VERSION", schema.VERSION)
-    with pytest.raises(DatabaseTooNew, match="upgrade exotrio"):
-        await opened(first)
 
 
 async def test_a_file_from_before_the_first_release_is_refused_and_the_error_says_how_to_go_on(

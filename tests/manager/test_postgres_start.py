@@ -68,16 +68,6 @@ async def test_a_url_that_libpq_refuses_is_not_shown(end: str, says: str) -> Non
     shown_nowhere(str(caught.value))
 
 
-def test_a_database_of_something_else_is_left_alone(database: Database, cli: Cli) -> None:
-    database.execute("CREATE TABLE theirs (id int)")
-    cli.set(EXOTRIO_DATABASE_URL=database.url)
-    end = cli(*SERVER)
-    assert end.code == 2, end
-    assert "was not made by exotrio" in end.err
-    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-    assert database.execute(tables) == [("theirs",)]
-
-
 @pytest.mark.parametrize("command", [SERVER, ("runs", "ls", "-n", "n")])
 def test_a_server_that_takes_connections_and_never_answers_is_given_up(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]

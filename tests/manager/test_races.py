@@ -139,16 +139,6 @@ async def test_a_run_is_cancelled_while_its_states_are_claimed(pair: Pair, api: 
     assert await claim(api) == []
 
 
-async def test_two_that_claim_at_once_take_different_states(pair: Pair, api: Api) -> None:
-    await Flow.start(api, place("a"), runs=4)
-
-    async def take(manager: Manager) -> list[dict[str, Any]]:
-        return await claim(manager.remote, {A: 2}, limit=2)
-
-    one, other = await pair.race(take, take)
-    assert len({state["state_id"] for state in one + other}) == 4
-
-
 @in_both_orders
 async def test_a_run_begins_while_its_graph_gets_another_version(pair: Pair, api: Api, swapped: bool) -> None:
     async def trigger(manager: Manager) -> httpx.Response:

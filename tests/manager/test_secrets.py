@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exotrio import ConfigurationError, DatabaseError, GraphInvalid, GraphNodeModel, StateManager
-from exotrio.manager import embedded
+from exotrio import ConfigurationError, DatabaseError
 from exotrio.manager.security.encryption import cipher_from_text, find_cipher
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
@@ -156,22 +155,3 @@ async def test_a_key_that_is_none_is_refused_at_the_start(tmp_path: Path) -> Non
     with pytest.raises(ConfigurationError, match="32 bytes"):
         async with open_manager(tmp_path / "state.db", settings=settings):
             pass
-
-
-async def test_a_wrong_encryption_key_is_said_at_the_start_and_refuses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    db = tmp_path / "state.db"
-    for fill in ("a", "b"):
-        key = base64.b64encode(fill.encode() * 32).decode()
-        monkeypatch.setenv("SECRETS_ENCRYPTION_KEY", key)
-        caplog.clear()
-        async with embedded(db) as transport, StateManager("ns", transport=transport) as manager:
-            with pytest.raises(GraphInvalid):
-                await manager.upsert_graph(
-                    "g",
-                    [GraphNodeModel(node_name="N", namespace="ns", identifier="n", inputs={})],
-                    {"token": "t"},
-                )
-            said = [record.message for record in caplog.records if "cannot be decrypted" in record.message]
-            assert len(said) == (0 if fill == "a" else 1)

@@ -67,17 +67,6 @@ async def held(store: Store, nursery: trio.Nursery, gate: Gate) -> None:
     await trio.to_thread.run_sync(gate.wait_entered)
 
 
-async def test_a_clock_that_fails_fails_the_write_and_nobody_waits_for_ever(db: str) -> None:
-    clock = Clock("no time")
-    with trio.fail_after(60):
-        async with open_store(db, clock=clock) as store:
-            with pytest.raises(DatabaseError, match="no time"):
-                await store.write(put, "a")
-            clock.broken = ""
-            await store.write(put, "b")
-            assert await store.read(keys) == {"b"}
-
-
 # -- groups of writes
 
 

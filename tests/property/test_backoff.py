@@ -130,10 +130,3 @@ def test_huge_exponents_neither_explode_nor_leave_64_bits(strategy: RetryStrateg
     assert 0 <= retry_delay_ms(policy, retry) <= MAX_DELAY_MS < 2**62
     capped = policy.model_copy(update={"max_delay": 7})
     assert retry_delay_ms(capped, retry) <= 7
-
-
-@given(factor=factors, exponent=exponents, retry=retries)
-def test_delays_without_jitter_never_shrink(factor: int, exponent: int, retry: int) -> None:
-    for strategy in (RetryStrategyEnum.EXPONENTIAL, RetryStrategyEnum.LINEAR):
-        policy = RetryPolicyModel(strategy=strategy, backoff_factor=factor, exponent=exponent)
-        assert retry_delay_ms(policy, retry) <= retry_delay_ms(policy, retry + 1)
