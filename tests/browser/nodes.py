@@ -6,7 +6,6 @@ item ``bad`` until there is a file ``repaired``, and if the run's store says so 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -14,15 +13,7 @@ from typing import Literal
 import anyio
 from pydantic import BaseModel, Field
 
-from exotrio import (
-    BaseNode,
-    Graph,
-    GraphNodeModel,
-    RetryPolicyModel,
-    StoreConfigModel,
-    UnitesModel,
-    UnitesStrategyEnum,
-)
+from exotrio import BaseNode, Graph, RetryPolicyModel
 
 NAMESPACE = "journeys"
 GRAPH = "journey"
@@ -85,48 +76,28 @@ class Work(BaseNode):
 
 class Close(BaseNode):
     class Inputs(BaseModel):
-        texts: str
+        texts: list[str]
 
     class Outputs(BaseModel):
         count: str
 
     async def execute(self) -> Outputs:
-        return self.Outputs(count=str(len(json.loads(self.inputs.texts))))
+        return self.Outputs(count=str(len(self.inputs.texts)))
 
 
 NODES = [Begin, Split, Work, Close]
 
 
-def _place(node: type[BaseNode], identifier: str, *following: str, **fields: object) -> GraphNodeModel:
-    given = {"inputs": {}, "next_nodes": list(following), **fields}
-    return GraphNodeModel(node_name=node.__name__, namespace=NAMESPACE, identifier=identifier, **given)
-
-
-graph = Graph(
-    GRAPH,
-    nodes=[
-        _place(Begin, "begin", "split", inputs={"note": "no note"}),
-        _place(Split, "split", "work", inputs={"count": "${{ store.count }}"}),
-        _place(
-            Work,
-            "work",
-            "close",
-            inputs={
-                "item": "${{ split.outputs.item }}",
-                "bad": "${{ store.bad }}",
-                "waits": "${{ store.waits }}",
-            },
-        ),
-        _place(
-            Close,
-            "close",
-            inputs={"texts": "${{ work.outputs.text }}"},
-            unites=UnitesModel(identifier="begin", strategy=UnitesStrategyEnum.ALL_DONE),
-        ),
-    ],
-    retry_policy=RetryPolicyModel(max_retries=0),
-    store_config=StoreConfigModel(default_values={"count": "3", "bad": "none", "waits": "no"}),
+graph = Graph(GRAPH, namespace=NAMESPACE, retry_policy=RetryPolicyModel(max_retries=0))
+begin = graph.add(Begin, note="no note")
+split = graph.add(Split, after=begin, count=graph.store("count", default="3"))
+work = graph.add(
+    Work,
+    item=split.item,
+    bad=graph.store("bad", default="none"),
+    waits=graph.store("waits", default="no"),
 )
+graph.add(Close, texts=work.every.text, unites=begin, strategy="ALL_DONE")
 
 
 def let(folder: Path, file: str) -> None:

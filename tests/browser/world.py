@@ -252,57 +252,47 @@ def place(node: str, identifier: str, *following: str, unites: str = "", **input
     }
 
 
+def outputs_of(identifier: str, *names: str) -> dict[str, str]:
+    """Return inputs that take the outputs of the same names of another node."""
+    return {name: f"${{{{ {identifier}.outputs.{name} }}}}" for name in names}
+
+
 ORDERS = [
     place("FetchOrders", "fetch", "validate", since="${{ store.since }}", region=""),
-    place("ValidateOrder", "validate", "charge", order="${{ fetch.outputs.order }}"),
+    place("ValidateOrder", "validate", "charge", **outputs_of("fetch", "order")),
     place(
         "ChargeCard",
         "charge",
         "ship",
         "mail",
-        order="${{ validate.outputs.order }}",
-        amount="${{ validate.outputs.amount }}",
+        **outputs_of("validate", "order", "amount"),
         currency="${{ store.currency }}",
     ),
     place(
         "ShipParcel",
         "ship",
         "close",
-        order="${{ charge.outputs.order }}",
-        street="${{ validate.outputs.street }}",
-        postcode="${{ validate.outputs.postcode }}",
-        city="${{ validate.outputs.city }}",
+        **outputs_of("charge", "order"),
+        **outputs_of("validate", "street", "postcode", "city"),
     ),
-    place(
-        "SendMail",
-        "mail",
-        "close",
-        order="${{ charge.outputs.order }}",
-        receipt="${{ charge.outputs.receipt }}",
-    ),
+    place("SendMail", "mail", "close", **outputs_of("charge", "order", "receipt")),
     place("CloseBatch", "close", unites="fetch", receipts="${{ charge.outputs.receipt }}"),
 ]
 THUMBNAILS = [
     place("Begin", "begin", "list", campaign="${{ store.campaign }}"),
     place("ListImages", "list", "resize", prefix="products/"),
-    place("Resize", "resize", "publish", key="${{ list.outputs.key }}", width="320"),
+    place("Resize", "resize", "publish", **outputs_of("list", "key"), width="320"),
     place("Publish", "publish", unites="begin", thumbnails="${{ resize.outputs.thumbnail }}"),
 ]
 AUDIT = [
     place("Plan", "plan", "scan", root="${{ store.root }}", algorithm="${{ store.algorithm }}"),
-    place("Scan", "scan", "digest", root="${{ plan.outputs.root }}"),
-    place(
-        "Digest",
-        "digest",
-        "report",
-        path="${{ scan.outputs.path }}",
-        algorithm="${{ plan.outputs.algorithm }}",
-    ),
+    place("Scan", "scan", "digest", **outputs_of("plan", "root")),
+    place("Digest", "digest", "report", **outputs_of("scan", "path"), **outputs_of("plan", "algorithm")),
     place(
         "Report",
         "report",
         unites="plan",
-        algorithm="${{ plan.outputs.algorithm }}",
+        **outputs_of("plan", "algorithm"),
         lines="${{ digest.outputs.line }}",
         sizes="${{ digest.outputs.size }}",
     ),
@@ -382,16 +372,10 @@ async def _say_long_words(api: Api) -> dict[str, str]:
         claimed = ok(await api.native_claim({LONG: 1}, worker_id=LONG, limit=1))["states"][0]
         held = {"state_id": claimed["state_id"], "token": claimed["lease"]["token"]}
         paths[f"long-state-{outcome['outcome']}"] = f"/states/{held['state_id']}"
-        if outcome["outcome"] == "executed":
-            ok(await api.outcomes({**held, **outcome}))
-            continue
-        progress = {"fraction": 0.5, "text": LONG[:200]}
-        beat = {
-            "runtime": LONG,
-            "phase": "running",
-            "states": [{**held, "running": True, "progress": progress}],
-        }
-        ok(await api.heartbeat(LONG, **beat, shows_tasks=True, tasks=LONG))
+        if outcome["outcome"] == "errored":
+            running = {**held, "running": True, "progress": {"fraction": 0.5, "text": LONG[:200]}}
+            beat = {"runtime": LONG, "phase": "running", "states": [running]}
+            ok(await api.heartbeat(LONG, **beat, shows_tasks=True, tasks=LONG))
         ok(await api.outcomes({**held, **outcome}))
     paths |= {"long-overview": "", "long-runs": "/runs", "long-graphs": "/graphs", "long-nodes": "/nodes"}
     paths |= {"long-graph": f"/graphs/{LONG}", "long-node": f"/nodes/{LONG}", "long-runtimes": "/runtimes"}
