@@ -6,10 +6,8 @@ import re
 import shlex
 import signal
 import socket
-import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +19,7 @@ from exotrio._wire.native import Run
 from exotrio.manager import serve
 from tests.support.commands import Cli
 from tests.support.gated import APP, BATCH, ITEMS, NAMESPACE, NODES, RESULT, WORKERS, Log, graph, until
-from tests.support.helpers import eventually
+from tests.support.helpers import eventually, sql
 from tests.support.processes import KEY, Ended, Process, Processes, Server, as_printed, ended, printed_command
 
 T = TypeVar("T")
@@ -191,13 +189,11 @@ def test_a_run_begins_no_other_by_a_schedule(place: Place) -> None:
     place.open()
     first = place.ended("run", "app.py")
     assert first.code == 0, first
-    with closing(sqlite3.connect(place.folder / ".exotrio/state.db")) as database:
-        assert database.execute("UPDATE schedules SET next_at = 0").rowcount == 1
-        database.commit()
+    state_db = place.folder / ".exotrio/state.db"
+    assert len(sql(state_db, "UPDATE schedules SET next_at = 0 RETURNING graph")) == 1
     second = place.ended("run", "app.py", "-v")
     assert second.code == 0, second
-    with closing(sqlite3.connect(place.folder / ".exotrio/state.db")) as database:
-        assert database.execute("SELECT count(*) FROM runs").fetchone() == (2,)
+    assert sql(state_db, "SELECT count(*) FROM runs") == [(2,)]
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,14 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.support.helpers import sql
 from tests.support.pages import README, assert_prints, block
 from tests.support.processes import EXAMPLES, PATIENCE, Ended, Process, Processes, ended, exotrio
 from tests.support.stock import KEY, Stock, on_a_port
@@ -145,12 +144,8 @@ def test_an_unreadable_file_is_tried_again_then_shown_and_the_others_are_listed(
     assert len(failed) == 1
     assert failed[0].endswith("OSError: [Errno 5] Input/output error")
     assert "(1 failed, 2 retried)" in end.err
-    with closing(sqlite3.connect(tmp_path / ".exotrio" / "state.db")) as database, database:
-        rows = database.execute(
-            "SELECT retry_count FROM states WHERE error IS NOT NULL ORDER BY 1"
-        ).fetchall()
-    database.close()
-    assert rows == [(0,), (1,), (2,)], "max_retries is 2"
+    retries = "SELECT retry_count FROM states WHERE error IS NOT NULL ORDER BY 1"
+    assert sql(tmp_path / ".exotrio/state.db", retries) == [(0,), (1,), (2,)], "max_retries is 2"
 
 
 @pytest.mark.parametrize(
@@ -187,9 +182,7 @@ def test_a_killed_audit_is_continued_and_every_file_stands_in_the_list_once(tmp_
         process.line("Digest as digest\\) begins", number=100)
         process.kill()
     assert not (tmp_path / "SHA256SUMS").exists()
-    with closing(sqlite3.connect(tmp_path / ".exotrio" / "state.db")) as database, database:
-        done = dict(database.execute("SELECT status, count(*) FROM states GROUP BY 1").fetchall())
-    database.close()
+    done = dict(sql(tmp_path / ".exotrio/state.db", "SELECT status, count(*) FROM states GROUP BY 1"))
     assert done["SUCCESS"] > 600, "some digests are done, beside the places before them"
     assert done["QUEUED"] > 0, "some were held by the process that is gone"
 

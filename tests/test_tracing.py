@@ -23,12 +23,10 @@ from trio.testing import MockClock
 from exotrio import (
     BaseNode,
     Graph,
-    GraphNodeModel,
     NoRetry,
     PruneSignal,
     ReQueueAfterSignal,
     Runtime,
-    UnitesModel,
 )
 from exotrio.client import StateManager
 from exotrio.errors import NotFound
@@ -90,21 +88,12 @@ class Join(BaseNode):
 
 
 def graph() -> Graph:
-    def place(name: str, *following: str, **fields: Any) -> GraphNodeModel:
-        return GraphNodeModel(
-            node_name=name, namespace="ns", identifier=name, next_nodes=list(following), **fields
-        )
-
-    return Graph(
-        "g",
-        [
-            place("Plan", "Split"),
-            place("Split", "Work"),
-            place("Work", "Join", inputs={"text": "${{ Split.outputs.text }}"}),
-            place("Join", unites=UnitesModel(identifier="Plan")),
-        ],
-        secrets={"key": "hunter2-hunter2"},
-    )
+    graph = Graph("g", namespace="ns", secrets={"key": "hunter2-hunter2"})
+    plan = graph.add(Plan)
+    split = graph.add(Split, after=plan)
+    work = graph.add(Work, text=split.text)
+    graph.add(Join, after=work, unites=plan)
+    return graph
 
 
 async def test_all_executions_of_a_run_are_in_the_trace_of_its_trigger(
@@ -138,7 +127,7 @@ async def test_all_executions_of_a_run_are_in_the_trace_of_its_trigger(
         "messaging.destination.name": "Work",
         "exotrio.namespace": "ns",
         "exotrio.graph": "g",
-        "exotrio.identifier": "Work",
+        "exotrio.identifier": "work",
         "exotrio.run_id": (trigger.attributes or {})["exotrio.run_id"],
         "exotrio.attempt": 2,
         "exotrio.outcome": "executed",
@@ -181,11 +170,11 @@ class Thread(BaseNode):
 
 
 async def test_spans_of_a_node_nest_in_its_process(spans: Spans) -> None:
-    run = await run_graph(
-        Graph("g", [GraphNodeModel(node_name="Traced", namespace="ns", identifier="t")]), [Traced]
-    )
+    graph = Graph("g", namespace="ns")
+    graph.add(Traced)
+    run = await run_graph(graph, [Traced])
     context = spans.one("execute Traced").get_span_context()
-    assert run.outputs("t") == [{"text": f"{context.trace_id:032x} {context.span_id:016x}"}]
+    assert run.outputs("traced") == [{"text": f"{context.trace_id:032x} {context.span_id:016x}"}]
 
 
 async def test_spans_of_a_node_nest_in_threads_and_on_asyncio(spans: Spans) -> None:
@@ -282,14 +271,14 @@ async def test_a_trigger_that_fails_has_an_error_and_one_of_many_runs_is_one_spa
 
 
 async def test_runs_of_a_list_are_in_the_trace_of_the_list(spans: Spans, autojump_clock: MockClock) -> None:
+    graph = Graph("g", namespace="ns")
+    graph.add(Prunes)
     async with (
         embedded(":memory:") as transport,
         StateManager("ns", transport=transport) as manager,
         running(Runtime("ns", "rt", [Prunes], transport=transport), registered=True),
     ):
-        await manager.upsert_graph(
-            Graph("g", [GraphNodeModel(node_name="Prunes", namespace="ns", identifier="prunes")])
-        )
+        await manager.upsert_graph(graph)
         for run_id in await manager.trigger_many("g", [{}, {}]):
             await manager.wait(run_id)
     list_id = id_of(spans.one("trigger g"))

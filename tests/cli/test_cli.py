@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 from tests.support import gated
 from tests.support.commands import Cli
 from tests.support.gated import Log
+from tests.support.helpers import sql
 from tests.support.processes import EXOTRIO, PATIENCE, Ended, as_printed, disk_of, ended, environment, exotrio
 
 APP = """
@@ -224,8 +223,7 @@ def test_on_a_terminal_bars_are_shown_and_the_result_stays_plain(folder: Path) -
         assert "100/100" in terminal.screen
         assert "\x1b" not in terminal.out
         assert terminal.out.startswith("SUCCESS: 200 states")
-    with closing(sqlite3.connect(folder / ".exotrio/state.db")) as database:
-        ((lines,),) = database.execute("SELECT lines FROM logs").fetchall()
+    ((lines,),) = sql(folder / ".exotrio/state.db", "SELECT lines FROM logs")
     # Not the bars that were drawn behind it.
     assert [line["text"] for line in json.loads(lines)] == ["talks", "yet"]
 

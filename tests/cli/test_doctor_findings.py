@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -27,6 +25,7 @@ from exotrio.cli.doctor.report import Report, as_text
 from exotrio.cli.doctor.server import Clock, Kind, Server, read_clock
 from exotrio.cli.doctor.v0 import V0Claims, of_v0
 from exotrio.manager.rules.findings import LONG_DUE, MAX_LOG, MIN_FREE_DISK, Finding, of_checkup, of_overview
+from tests.support.helpers import sql
 from tests.support.overviews import node, overview, runtime
 
 TTL = 60.0
@@ -404,6 +403,5 @@ def test_what_is_no_outbox_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
     (tmp_path / "text").write_text("no database at all, and long enough to be none " * 40)
     one([examine_outbox(tmp_path / "text")], "cannot be read")
-    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
-        db.execute("CREATE TABLE t (x)")
+    sql(tmp_path / "other.db", "CREATE TABLE t (x)")
     one([examine_outbox(tmp_path / "other.db")], "is not an outbox of exotrio")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import shlex
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from exotrio.cli import main
 from exotrio.client import _calls
 from exotrio.manager.store.sqlite.database import VERSION
 from tests.support.commands import Cli, told
-from tests.support.helpers import free_port
+from tests.support.helpers import free_port, sql
 from tests.support.processes import KEY, ROOT, Server, disk_of, ended, environment, server
 
 PYTHON = shlex.join([sys.executable])
@@ -94,13 +92,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (folder / name).write_text(text, "utf-8")
     (folder / "binary.key").write_bytes(b"\xff\xfe\x00")
-    with closing(sqlite3.connect(folder / "other.db")) as other, other:
-        other.execute("CREATE TABLE t (x)")
-    other.close()
+    sql(folder / "other.db", "CREATE TABLE t (x)")
     assert ended("run", "ok.py", "--db", "newer.db", cwd=folder).code == 0
-    with closing(sqlite3.connect(folder / "newer.db")) as newer, newer:
-        newer.execute(f"PRAGMA user_version = {VERSION + 1}")
-    newer.close()
+    sql(folder / "newer.db", f"PRAGMA user_version = {VERSION + 1}")
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +28,7 @@ from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, 
 from exotrio.manager import embedded
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.client_double import GRAPH, MOMENT, Server, node, run_graph
+from tests.support.client_double import GRAPH, MOMENT, Server, node, node_detail, run_graph, run_summary
 from tests.support.helpers import open_client, place
 from tests.support.http_doubles import answer
 
@@ -37,39 +36,6 @@ NODES = [GraphNodeModel(node_name="Digest", namespace="ns", identifier="d", inpu
 
 
 RUN = {"status": "CREATED", "run_id": "4a7a4de0-68ab-4d9e-a60a-fb6b1b0f1c9c"}
-
-
-def test_the_stock_calls_keep_their_parameters_and_defaults() -> None:
-    def parameters(call: Any) -> list[tuple[str, Any]]:
-        return [(p.name, p.default) for p in inspect.signature(call).parameters.values()]
-
-    none = inspect.Parameter.empty
-    assert parameters(StateManager)[:4] == [
-        ("namespace", none),
-        ("state_manager_uri", None),
-        ("key", None),
-        ("state_manager_version", "v0"),
-    ]
-    assert parameters(StateManager.trigger)[1:5] == [
-        ("graph_name", none),
-        ("inputs", None),
-        ("store", None),
-        ("start_delay", 0),
-    ]
-    assert parameters(StateManager.get_graph)[1:] == [("graph_name", none)]
-    upsert = parameters(StateManager.upsert_graph)
-    assert [name for name, _ in upsert[1:]] == [
-        "graph_name",
-        "graph_nodes",
-        "secrets",
-        "retry_policy",
-        "store_config",
-        "triggers",
-        "validation_timeout",
-        "polling_interval",
-    ]
-    assert dict(upsert)["validation_timeout"] == 60
-    assert dict(upsert)["polling_interval"] == 1
 
 
 # -- construction
@@ -314,16 +280,12 @@ async def test_an_answer_that_no_state_manager_gives_is_not_asked_for_again(resp
 
 
 def native_run(status: str, pending: int = 0) -> httpx.Response:
-    counts = {"success_count": 0, "pending_count": pending, "errored_count": 0, "retried_count": 0}
-    run = {"run_id": "r", "graph_name": "g", "total_count": 3, "created_at": MOMENT, "nodes": []}
-    return answer(200, {**counts, **run, "status": status})
+    return answer(200, run_summary(status, pending_count=pending, nodes=[]))
 
 
 async def test_runs_and_states_come_as_typed_replies() -> None:
     page = {"namespace": "ns", "total": 0, "page": 2, "size": 5, "runs": []}
-    detail = {**node("s", "SUCCESS"), "graph_name": "g", "run_id": "r", "inputs": {}, "outputs": {}}
-    detail |= {"parents": {}, "created_at": MOMENT, "updated_at": MOMENT}
-    server = Server().on("GET 5", answer(200, page)).on("GET s", answer(200, detail))
+    server = Server().on("GET 5", answer(200, page)).on("GET s", answer(200, node_detail("s", "SUCCESS")))
     assert (await server.client.runs(page=2, size=5)).page == 2
     assert server.double.requests[-1].url.path == "/v0/namespace/ns/runs/2/5"
     assert (await server.client.state("g", "r", "s")).status is StateStatus.SUCCESS
@@ -332,9 +294,8 @@ async def test_runs_and_states_come_as_typed_replies() -> None:
 
 async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as_they_came() -> None:
     holder = {"native": True, "worker": "w", "local": False, "ttl_ms": 1_500}
-    detail = {**node("s", "QUEUED"), "graph_name": "g", "run_id": "r", "inputs": {}, "outputs": {}}
-    detail |= {"parents": {}, "created_at": MOMENT, "updated_at": MOMENT, "data": None, "retry_count": 0}
-    detail |= {"deliveries": 0, "requeued": False, "claimed_at": MOMENT, "finished_at": None, "events": []}
+    detail = node_detail("s", "QUEUED", data=None, retry_count=0, deliveries=0, requeued=False)
+    detail |= {"claimed_at": MOMENT, "finished_at": None, "events": []}
     detail |= {"worker": None, "attempts": [], "holder": holder, "enqueue_after": "2026-01-31T12:00:00"}
     logs = [{"at": MOMENT, "level": "stdout", "logger": None, "text": "begun"}]
     detail |= {"paused_at": MOMENT, "logs": logs}

@@ -12,7 +12,16 @@ import trio.testing
 
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
-from tests.support.client_double import GRAPH, MOMENT, Server, node, run_graph, worker
+from tests.support.client_double import (
+    GRAPH,
+    MOMENT,
+    Server,
+    node,
+    node_detail,
+    run_graph,
+    run_summary,
+    worker,
+)
 from tests.support.http_doubles import answer
 
 ERRORED, SUCCESS = StateStatus.ERRORED, StateStatus.SUCCESS
@@ -25,6 +34,12 @@ def failed_graph() -> httpx.Response:
         node("s3", "NEXT_CREATED_ERROR", "e"),
         node("s4", "PRUNED"),
     )
+
+
+def page(following: str | None, *states: dict[str, Any]) -> httpx.Response:
+    """Answer as our server does to a question for states."""
+    shown = [{**state, "graph_name": "g", "run_id": "r"} for state in states]
+    return answer(200, {"states": shown, "next": following})
 
 
 # -- lists that every server has
@@ -106,7 +121,7 @@ async def test_a_refused_retry_of_a_run_raises_the_reason(status: int, kind: typ
 
 
 async def test_what_states_are_narrowed_to_is_asked_of_our_server() -> None:
-    server = Server(native=True).on("GET states", answer(200, {"states": [], "next": None}))
+    server = Server(native=True).on("GET states", page(None))
     await server.client.states(
         run="r&x", graph="g", node="N", identifier="i", status=[ERRORED, SUCCESS], limit=7, before="b"
     )
@@ -122,14 +137,9 @@ async def test_what_states_are_narrowed_to_is_asked_of_our_server() -> None:
 
 
 async def test_outputs_of_a_node_come_in_pages_from_our_server_and_state_by_state_through_v0() -> None:
-    def state(number: int, **more: Any) -> dict[str, Any]:
-        return {**node(f"s{number}", "SUCCESS"), "graph_name": "g", "run_id": "r", **more}
-
-    def page(following: str | None, *numbers: int) -> httpx.Response:
-        states = [state(number, outputs={"n": str(number)}) for number in numbers]
-        return answer(200, {"states": states, "next": following})
-
-    server = Server(native=True).on("GET states", page("s3", 4, 3), page("s1", 2, 1), page(None, 0))
+    states = [node_detail(f"s{number}", "SUCCESS", outputs={"n": str(number)}) for number in range(5)]
+    pages = page("s3", states[4], states[3]), page("s1", states[2], states[1]), page(None, states[0])
+    server = Server(native=True).on("GET states", *pages)
     assert await server.client.outputs("r", "d") == [{"n": str(number)} for number in range(5)]
     asked = dict(server.double.requests[1].url.params)
     assert asked == {"limit": "1000", "run": "r", "identifier": "d", "status": "SUCCESS", "outputs": "True"}
@@ -137,10 +147,7 @@ async def test_outputs_of_a_node_come_in_pages_from_our_server_and_state_by_stat
     server = Server().on(
         "GET graph", run_graph(node("s1", "SUCCESS"), node("s2", "ERRORED"), node("s3", "SUCCESS"))
     )
-    for number in (1, 3):
-        detail = {"inputs": {}, "outputs": {"n": str(number)}, "parents": {}}
-        moments = {"created_at": MOMENT, "updated_at": MOMENT}
-        server.on(f"GET s{number}", answer(200, state(number, **detail, **moments)))
+    server.on("GET s1", answer(200, states[1])).on("GET s3", answer(200, states[3]))
     run = await server.client.wait("r")
     assert await server.client.outputs(run, "d") == [{"n": "1"}, {"n": "3"}]
 
@@ -152,24 +159,9 @@ async def test_an_unknown_node_has_no_outputs_but_an_error_and_one_that_did_not_
     place = {"node_name": "D", "namespace": "ns", "inputs": {}}
     nodes = [{**place, "identifier": each} for each in ("d", "report")]
     server = Server(native=native).on("GET g", answer(200, {**GRAPH, "nodes": nodes}))
-    server.on("GET graph", run_graph(node("s1", "ERRORED"))).on(
-        "GET states", answer(200, {"states": [], "next": None})
-    )
-    counts: list[dict[str, Any]] = [
-        {"identifier": each, "node_name": "D", "counts": {}} for each in ("d", "report")
-    ]
-    totals = dict.fromkeys(
-        ("success_count", "pending_count", "errored_count", "retried_count", "total_count"), 0
-    )
-    run = {
-        "run_id": "r",
-        "graph_name": "g",
-        "status": "FAILED",
-        "created_at": MOMENT,
-        "nodes": counts,
-        **totals,
-    }
-    server.on("GET r", answer(200, run))
+    server.on("GET graph", run_graph(node("s1", "ERRORED"))).on("GET states", page(None))
+    counts = [{"identifier": each, "node_name": "D", "counts": {}} for each in ("d", "report")]
+    server.on("GET r", answer(200, run_summary("FAILED", nodes=counts)))
     assert await server.client.outputs("r", "report") == []
     with pytest.raises(
         NotFound, match="run r has no node with the identifier 'reprot'; did you mean 'report'"
@@ -178,13 +170,9 @@ async def test_an_unknown_node_has_no_outputs_but_an_error_and_one_that_did_not_
 
 
 async def test_a_page_of_states_is_filled_from_several_short_ones() -> None:
-    def page(following: str | None, *ids: str) -> httpx.Response:
-        states = [{**node(each, "ERRORED"), "graph_name": "g", "run_id": "r"} for each in ids]
-        return answer(200, {"states": states, "next": following})
-
-    server = Server(native=True).on(
-        "GET states", page("x"), page("y", "s1"), page("z", "s2", "s3"), page(None)
-    )
+    first, second, third = (node(each, "ERRORED") for each in ("s1", "s2", "s3"))
+    pages = page("x"), page("y", first), page("z", second, third), page(None)
+    server = Server(native=True).on("GET states", *pages)
     found = await server.client.states(status=ERRORED, limit=3)
     assert ([state.id for state in found.states], found.next) == (["s1", "s2", "s3"], "z")
     asked = [dict(request.url.params) for request in server.double.requests[1:]]
@@ -202,9 +190,7 @@ async def test_what_runs_are_narrowed_to_is_asked_of_our_server() -> None:
 
 
 async def test_runs_that_an_older_exotrio_lists_whatever_the_key_are_not_taken_for_those_with_it() -> None:
-    counts = dict.fromkeys(("success_count", "pending_count", "errored_count", "retried_count"), 0)
-    any_run = {"run_id": "r", "graph_name": "g", **counts, "total_count": 0, "status": "FAILED"}
-    reply = {"runs": [{**any_run, "created_at": MOMENT}], "next": None}
+    reply = {"runs": [run_summary("FAILED")], "next": None}
     server = Server(native=True).on("GET runs", answer(200, reply))
     assert (await server.client.find_runs(key="k")).runs == []
 
@@ -267,7 +253,7 @@ async def test_an_unknown_state_or_run_is_told_by_either_server() -> None:
 
 
 async def test_a_list_notices_that_our_server_was_replaced_by_another() -> None:
-    server = Server(native=True).on("GET states", answer(200, {"states": [], "next": None}))
+    server = Server(native=True).on("GET states", page(None))
     server.on("GET graph", failed_graph())
     manager = server.client
     assert (await manager.states(run="r")).states == []

@@ -28,10 +28,8 @@ from exotrio import (
     ConfigurationError,
     FieldsInvalid,
     Graph,
-    GraphNodeModel,
     Runtime,
     StateManager,
-    UnitesModel,
     from_text,
     to_text,
 )
@@ -465,39 +463,19 @@ class Collect(BaseNode):
         self.received.append(self.inputs)
 
 
-def place(name: str, *following: str, unites: str | None = None, **inputs: str) -> GraphNodeModel:
-    return GraphNodeModel(
-        node_name=name,
-        namespace="ns",
-        identifier=name.lower(),
-        inputs=inputs,
-        next_nodes=list(following),
-        unites=None if unites is None else UnitesModel(identifier=unites),
-    )
-
-
 @pytest.mark.parametrize("link", ["v0", "native"])
 async def test_typed_nodes_work_through_a_state_manager_on_either_api(link: Any) -> None:
-    graph = Graph(
-        "typed",
-        nodes=[
-            place("Plan", "measure"),
-            place(
-                "Measure",
-                "collect",
-                number="${{ plan.outputs.number }}",
-                of="${{ plan.outputs.of }}",
-                scale="0.5",
-            ),
-            place(
-                "Collect",
-                unites="plan",
-                measurements="${{ measure.outputs.measurement }}",
-                even="${{ measure.outputs.even }}",
-                labels="${{ measure.outputs.label }}",
-                raw="${{ measure.outputs.even }}",
-            ),
-        ],
+    graph = Graph("typed", namespace="ns")
+    plan = graph.add(Plan)
+    measure = graph.add(Measure, number=plan.number, of=plan.of, scale=0.5)
+    every = measure.every
+    graph.add(
+        Collect,
+        unites=plan,
+        measurements=every.measurement,
+        even=every.even,
+        labels=every.label,
+        raw=every.even,
     )
     # The united node hangs below one state of plan, so there is one for each.
     Collect.received.clear()

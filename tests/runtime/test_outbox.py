@@ -11,7 +11,8 @@ import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from exotrio._runtime.outbox import Outbox
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio.testing import Errored, Pruned, Requeued, run_node
 from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, running, runtime
-from tests.support.helpers import free_port
+from tests.support.helpers import free_port, sql
 from tests.support.processes import KEY, Process, Processes, exotrio
 
 SHORT = 0.3
@@ -106,12 +107,17 @@ def overwrite(path: Path, offset: int) -> None:
 
 def count(path: Path) -> int:
     """Return how many outcomes are in a file; also while a runtime uses it."""
-    database = sqlite3.connect(crashed(path))
+    ((number,),) = sql(crashed(path), "SELECT count(*) FROM entries")
+    return int(number)
+
+
+@contextmanager
+def open_store(path: Path) -> Iterator[OutboxStore]:
+    store = OutboxStore(path, "http://manager", "ns")
     try:
-        number: int = database.execute("SELECT count(*) FROM entries").fetchone()[0]
+        yield store
     finally:
-        database.close()
-    return number
+        store.close({}, ())
 
 
 async def left_behind(server: V0Server, path: Path, *nodes: type[BaseNode]) -> Runtime:
@@ -362,10 +368,7 @@ def write_text(path: Path) -> None:
 
 
 def write_database(path: Path) -> None:
-    database = sqlite3.connect(path)
-    database.execute("CREATE TABLE other (value TEXT)")
-    database.commit()
-    database.close()
+    sql(path, "CREATE TABLE other (value TEXT)")
 
 
 @pytest.mark.parametrize("write", [write_text, write_database])
@@ -394,10 +397,7 @@ async def test_an_entry_that_cannot_be_read_stays_and_holds_back_no_other(
 ) -> None:
     server = V0Server()
     await left_behind(server, outbox, Says, Broken)
-    database = sqlite3.connect(outbox)
-    database.execute("UPDATE entries SET body = '{}' WHERE id = (SELECT min(id) FROM entries)")
-    database.commit()
-    database.close()
+    sql(outbox, "UPDATE entries SET body = '{}' WHERE id = (SELECT min(id) FROM entries)")
     async with running(server, Says, Broken, outbox=outbox):
         await server.until(lambda: len(server.routes(*REPORTS)) == 1)
     assert count(outbox) == 1
@@ -413,9 +413,9 @@ def test_a_write_is_synced_before_it_returns(outbox: Path, monkeypatch: pytest.M
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", less_careful)
-    store = OutboxStore(outbox, "http://manager", "ns")
-    assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2, "FULL: also a power cut loses nothing"
-    store.close({}, ())
+    with open_store(outbox) as store:
+        (synced,) = store._db.execute("PRAGMA synchronous").fetchone()
+    assert synced == 2, "FULL: also a power cut loses nothing"
 
 
 async def test_a_mark_whose_sending_is_cancelled_is_taken_back(outbox: Path) -> None:
@@ -434,9 +434,8 @@ async def test_a_mark_whose_sending_is_cancelled_is_taken_back(outbox: Path) -> 
         scope.cancel()
         await opened.mark([held])
     await opened.aclose()
-    again = OutboxStore(outbox, "http://manager", "ns")
-    assert [entry.begun for entry in again.left] == [False], "it was not sent, so it may be"
-    again.close({}, ())
+    with open_store(outbox) as again:
+        assert [entry.begun for entry in again.left] == [False], "it was not sent, so it may be"
 
 
 def deep() -> Any:
@@ -459,30 +458,26 @@ async def test_what_could_not_be_read_back_is_an_error_of_its_state(make: Any) -
 
 @pytest.mark.parametrize("make", [deep, lambda: {"digits": 10**5_000}])
 async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: Any) -> None:
-    store = OutboxStore(outbox, "http://manager", "ns")
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
-    written = store.write([(claim, Pruned(make())), (claim, Pruned({"fine": 1}))], {}, ())
+    with open_store(outbox) as store:
+        written = store.write([(claim, Pruned(make())), (claim, Pruned({"fine": 1}))], {}, ())
     assert written[0] is None
     assert written[1] is not None
-    store.close({}, ())
-    again = OutboxStore(outbox, "http://manager", "ns")
-    assert [entry.outcome for entry in again.left] == [Pruned({"fine": 1})]
-    again.close({}, ())
+    with open_store(outbox) as again:
+        assert [entry.outcome for entry in again.left] == [Pruned({"fine": 1})]
 
 
 async def test_that_an_error_is_not_to_be_retried_its_trace_and_its_lines_are_kept(outbox: Path) -> None:
-    store = OutboxStore(outbox, "http://manager", "ns")
     lines = [{"at": "2026-01-31T12:00:00.000Z", "level": "stdout", "logger": None, "text": "begun"}]
     claim = Claim(
         state_id="0" * 24, node_name="N", identifier="i", inputs={}, execution="00-a-b-01", logs=lines
     )
     outcomes = [Errored("once more"), Errored("never", retry=False)]
-    store.write([(claim, outcome) for outcome in outcomes], {}, ())
-    store.close({}, ())
-    again = OutboxStore(outbox, "http://manager", "ns")
-    assert [entry.outcome for entry in again.left] == outcomes
-    assert [entry.claim for entry in again.left] == [claim] * 2
-    again.close({}, ())
+    with open_store(outbox) as store:
+        store.write([(claim, outcome) for outcome in outcomes], {}, ())
+    with open_store(outbox) as again:
+        assert [entry.outcome for entry in again.left] == outcomes
+        assert [entry.claim for entry in again.left] == [claim] * 2
 
 
 @pytest.mark.parametrize("name", ["", "missing/outbox.db"])

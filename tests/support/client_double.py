@@ -59,6 +59,19 @@ def node(state_id: str, status: str, identifier: str = "d") -> dict[str, Any]:
     return {"id": state_id, "node_name": "D", "identifier": identifier, "status": status, "error": None}
 
 
+def node_detail(state_id: str, status: str, **fields: Any) -> dict[str, Any]:
+    """Return a state as v0 shows it alone."""
+    place = {"graph_name": "g", "run_id": "r", "inputs": {}, "outputs": {}, "parents": {}}
+    return {**node(state_id, status), **place, "created_at": MOMENT, "updated_at": MOMENT, **fields}
+
+
+def run_summary(status: str, **fields: Any) -> dict[str, Any]:
+    """Return a run as v0 lists it."""
+    counts = dict.fromkeys(("success_count", "pending_count", "errored_count", "retried_count"), 0)
+    run = {"run_id": "r", "graph_name": "g", "total_count": 3, "created_at": MOMENT, "status": status}
+    return {**counts, **run, **fields}
+
+
 def run_graph(*nodes: dict[str, Any]) -> httpx.Response:
     reply = {"root_states": [], "graph_name": "g", "nodes": nodes, "edges": []}
     return answer(200, {**reply, "node_count": len(nodes), "edge_count": 0, "execution_summary": {}})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sqlite3
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -50,6 +52,12 @@ def free_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def sql(file: Path, statement: str) -> list[Any]:
+    """Execute a statement on a SQLite file, behind the back of whoever uses it, and return its rows."""
+    with closing(sqlite3.connect(file)) as database, database:
+        return database.execute(statement).fetchall()
 
 
 def open_client(

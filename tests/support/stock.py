@@ -319,17 +319,8 @@ class Stock:
         parents: dict[str, str],
         due: float,
     ) -> State:
-        return State(
-            next(self._ids),
-            place["node_name"],
-            place["namespace"],
-            place["identifier"],
-            graph,
-            run_id,
-            inputs,
-            parents,
-            due=due,
-        )
+        where = (place["node_name"], place["namespace"], place["identifier"])
+        return State(next(self._ids), *where, graph, run_id, inputs, parents, due=due)
 
     # -- states
 
@@ -347,16 +338,8 @@ class Stock:
             ][: max(0, body["batch_size"])]
         for state in taken:
             state.status = "QUEUED"
-        shown = [
-            {
-                "state_id": state.id,
-                "node_name": state.node_name,
-                "identifier": state.identifier,
-                "inputs": state.inputs,
-                "created_at": MOMENT,
-            }
-            for state in taken
-        ]
+        fields = ("node_name", "identifier", "inputs")
+        shown = [{"state_id": state.id, **_fields(state, *fields), "created_at": MOMENT} for state in taken]
         return {"count": len(shown), "namespace": namespace, "status": "QUEUED", "states": shown}
 
     def _find(self, state_id: str) -> State:
@@ -494,16 +477,7 @@ class Stock:
 
     def run_graph(self, _: Any, namespace: str, run_id: str) -> Any:
         states = [state for state in self._states_of(run_id) if state.namespace == namespace]
-        nodes = [
-            {
-                "id": state.id,
-                "node_name": state.node_name,
-                "identifier": state.identifier,
-                "status": state.status,
-                "error": state.error,
-            }
-            for state in states
-        ]
+        nodes = [_fields(state, "id", "node_name", "identifier", "status", "error") for state in states]
         edges = [
             {"source": list(state.parents.values())[-1], "target": state.id}
             for state in states
@@ -527,7 +501,7 @@ class Stock:
             raise refuse(404, "Node not found")
         shown = ("id", "node_name", "identifier", "run_id", "status", "inputs", "outputs", "error", "parents")
         return {
-            **{name: getattr(state, name) for name in shown},
+            **_fields(state, *shown),
             "graph_name": state.graph,
             "created_at": MOMENT,
             "updated_at": MOMENT,
@@ -536,6 +510,10 @@ class Stock:
 
 def _asked(method: str, path: str) -> str:
     return f"{method} {path.rstrip('/').rpartition('/')[2]}"
+
+
+def _fields(state: State, *names: str) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in names}
 
 
 def _record(namespace: str) -> dict[str, Any]:
