@@ -109,11 +109,6 @@ class Cluster:
     def port(self) -> int:
         return self.ports[0]
 
-    @property
-    def server(self) -> Child | None:
-        """The first state manager."""
-        return self.servers.get(0)
-
     async def start_server(self, number: int = 0) -> Child:
         """Start a state manager and wait until it serves. The wall clock that is set is the first one's."""
         options = ["--port", str(self.ports[number]), "--key", KEY, *self.server_options]

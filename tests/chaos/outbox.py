@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import signal
 from pathlib import Path
 
 import trio
 
-from exotrio import StateManager
-from tests.chaos.cluster import Cluster, ready, until
-from tests.chaos.journal import Reading
-from tests.chaos.proxy import Proxy
-from tests.chaos.scene import GRAPH, NAMESPACE, PATIENCE, Scene
-from tests.support.processes import KEY
+from tests.chaos.cluster import until
+from tests.chaos.scene import PATIENCE, Scene, open_scene
 
 STATES = 16
 """The worker holds all of them, so that there is nothing else for the one that takes over."""
@@ -28,36 +23,15 @@ async def survive(folder: Path, *, v0_only: bool, package: Path | None) -> list[
 
     Nothing but the outbox can be of help: leases outlast this, and v0 claims have no end.
     """
-    (folder / "logs").mkdir()
-    async with trio.open_nursery() as nursery:
-        cluster = Cluster(
-            folder,
-            nursery,
-            Path(__file__).with_name("scenario_nodes.py"),
-            server_options=("--v0-only",) if v0_only else (),
-            worker_env={"CHAOS_FOLDER": str(folder), "CHAOS_OUTBOX": str(folder / "outbox")},
-            package=package,
-        )
-        proxy = Proxy(cluster.port, random.Random(0))
-        await nursery.start(proxy.serve)
-        cluster.uri = f"http://127.0.0.1:{proxy.port}"
-        try:
-            await cluster.start_server()
-            scene = Scene(cluster, proxy, await cluster.start_worker("worker"), Reading(folder / "journal"))
-            with trio.fail_after(PATIENCE):
-                return await _play(scene)
-        finally:
-            with trio.CancelScope(shield=True):
-                await cluster.kill_all()
-            nursery.cancel_scope.cancel()
+    options = ("--v0-only",) if v0_only else ()
+    outbox = {"CHAOS_OUTBOX": str(folder / "outbox")}
+    async with open_scene(folder, *options, through_proxy=True, worker_env=outbox, package=package) as scene:
+        with trio.fail_after(PATIENCE):
+            return await _play(scene)
 
 
 async def _play(scene: Scene) -> list[str]:
-    await until(lambda: ready(scene.worker))
-    async with StateManager(NAMESPACE, f"http://127.0.0.1:{scene.cluster.port}", KEY) as manager:
-        await manager.upsert_graph(GRAPH)
-        scene.run_id = (await manager.trigger("scenario", {"n": str(STATES)}))["run_id"]
-    await until(scene.begun)
+    await scene.trigger(STATES)
     # The split is reported; from here on nothing is.
     scene.proxy.closed.add("report")
     await until(lambda: len(scene.finished()) >= FINISHED)

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import trio
 
-from exotrio import StateManager
-from tests.chaos.cluster import Cluster, ready, until
-from tests.chaos.journal import Reading
-from tests.chaos.proxy import Proxy
-from tests.chaos.scene import GRAPH, HEAD, NAMESPACE, PATIENCE, STATES, Result, Scene
-from tests.support.processes import KEY
+from tests.chaos.scene import HEAD, PATIENCE, STATES, Result, Scene, open_scene
 
 LEAD = 2.0
 """Seconds of work before anything happens."""
@@ -53,15 +48,12 @@ def by_signal(number: signal.Signals) -> Happening:
     return happen
 
 
-def by_outage(
-    begin: Callable[[Scene], Awaitable[None]], finish: Callable[[Scene], Awaitable[None]], seconds: float
-) -> Happening:
+def by_outage(outage: Callable[[Scene], AbstractAsyncContextManager[None]], seconds: float) -> Happening:
     """The state manager is away for a while; the worker goes on, and is stopped when all is done."""
 
     async def happen(scene: Scene, result: Result) -> None:
-        await begin(scene)
-        await trio.sleep(seconds)
-        await finish(scene)
+        async with outage(scene):
+            await trio.sleep(seconds)
         with trio.move_on_after(PATIENCE):
             await scene.until_still()
         if scene.worker.ended is not None:
@@ -73,31 +65,26 @@ def by_outage(
     return happen
 
 
-async def _kill(scene: Scene) -> None:
-    assert scene.cluster.server is not None
-    scene.cluster.server.send(signal.SIGKILL)
-    await scene.cluster.server.wait()
-
-
-async def _start(scene: Scene) -> None:
+@asynccontextmanager
+async def killed(scene: Scene) -> AsyncIterator[None]:
+    server = scene.cluster.servers[0]
+    server.send(signal.SIGKILL)
+    await server.wait()
+    yield
     await scene.cluster.start_server()
 
 
-async def _stop(scene: Scene) -> None:
-    assert scene.cluster.server is not None
-    scene.cluster.server.send(signal.SIGSTOP)
+@asynccontextmanager
+async def suspended(scene: Scene) -> AsyncIterator[None]:
+    scene.cluster.servers[0].send(signal.SIGSTOP)
+    yield
+    scene.cluster.servers[0].send(signal.SIGCONT)
 
 
-async def _continue(scene: Scene) -> None:
-    assert scene.cluster.server is not None
-    scene.cluster.server.send(signal.SIGCONT)
-
-
-async def _close(scene: Scene) -> None:
+@asynccontextmanager
+async def closed(scene: Scene) -> AsyncIterator[None]:
     scene.proxy.closed.add("any")
-
-
-async def _open(scene: Scene) -> None:
+    yield
     scene.proxy.closed.clear()
 
 
@@ -106,48 +93,24 @@ CASES: dict[str, Happening] = {
     "SIGINT": by_signal(signal.SIGINT),
     "SIGHUP": by_signal(signal.SIGHUP),
     "SIGKILL": by_signal(signal.SIGKILL),
-    "restart": by_outage(_kill, _start, RESTART),
-    "outage: kill -9": by_outage(_kill, _start, OUTAGE),
-    "outage: SIGSTOP": by_outage(_stop, _continue, OUTAGE),
-    "outage: 502": by_outage(_close, _open, OUTAGE),
+    "restart": by_outage(killed, RESTART),
+    "outage: kill -9": by_outage(killed, OUTAGE),
+    "outage: SIGSTOP": by_outage(suspended, OUTAGE),
+    "outage: 502": by_outage(closed, OUTAGE),
 }
 
 
 async def play(name: str, v0_only: bool, folder: Path) -> Result:
     """Play one case in an empty folder."""
-    (folder / "logs").mkdir()
     options = ["--v0-only"] if v0_only else []
     if name == "SIGKILL":  # a v0 server without a claim timeout would keep its states QUEUED for ever
         options += ["--claim-timeout" if v0_only else "--lease-ttl", str(LEASE_TTL)]
     result = Result(name, "v0" if v0_only else "native")
-    async with trio.open_nursery() as nursery:
-        cluster = Cluster(
-            folder,
-            nursery,
-            Path(__file__).with_name("scenario_nodes.py"),
-            server_options=tuple(options),
-            worker_env={"CHAOS_FOLDER": str(folder)},
-        )
-        proxy = Proxy(cluster.port, random.Random(0))
-        await nursery.start(proxy.serve)
-        if name == "outage: 502":
-            cluster.uri = f"http://127.0.0.1:{proxy.port}"
-        try:
-            await cluster.start_server()
-            scene = Scene(cluster, proxy, await cluster.start_worker("worker"), Reading(folder / "journal"))
-            with trio.fail_after(PATIENCE):
-                await until(lambda: ready(scene.worker))
-            async with StateManager(NAMESPACE, f"http://127.0.0.1:{cluster.port}", KEY) as manager:
-                await manager.upsert_graph(GRAPH)
-                scene.run_id = (await manager.trigger("scenario"))["run_id"]
-            with trio.fail_after(PATIENCE):
-                await until(scene.begun)
-            await trio.sleep(LEAD)
-            await CASES[name](scene, result)
-        finally:
-            with trio.CancelScope(shield=True):
-                await cluster.kill_all()
-            nursery.cancel_scope.cancel()
+    async with open_scene(folder, *options, through_proxy=name == "outage: 502") as scene:
+        with trio.fail_after(PATIENCE):
+            await scene.trigger(STATES)
+        await trio.sleep(LEAD)
+        await CASES[name](scene, result)
     return result
 
 

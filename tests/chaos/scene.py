@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import re
 import signal
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
 from exotrio import Graph, ManagerError, StateManager
 from exotrio._wire.v0 import RunGraph
-from tests.chaos.cluster import Child, Cluster
+from tests.chaos.cluster import Child, Cluster, ready, until
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy
 from tests.support.processes import KEY
@@ -85,12 +89,18 @@ class Scene:
     reading: Reading
     run_id: str = ""
 
+    async def trigger(self, states: int) -> None:
+        """Start the run, and wait until the first of its states is worked on."""
+        async with self._manager() as manager:
+            await manager.upsert_graph(GRAPH)
+            self.run_id = (await manager.trigger("scenario", {"n": str(states)}))["run_id"]
+        await until(self._begun)
+
     async def ask(self) -> RunGraph:
         """Return the run as the state manager shows it, when that is back."""
         while True:
             try:
-                uri = f"http://127.0.0.1:{self.cluster.port}"
-                async with StateManager(NAMESPACE, uri, KEY) as manager:
+                async with self._manager() as manager:
                     return await manager.run(self.run_id)
             except ManagerError:
                 await trio.sleep(0.2)
@@ -107,8 +117,10 @@ class Scene:
             if now != last:
                 last, since = now, time.monotonic()
 
-    def begun(self) -> bool:
-        """Whether any node was begun."""
+    def _manager(self) -> StateManager:
+        return StateManager(NAMESPACE, f"http://127.0.0.1:{self.cluster.port}", KEY)
+
+    def _begun(self) -> bool:
         self.reading.update()
         return bool(self.reading.executions)
 
@@ -139,3 +151,38 @@ class Scene:
             result.note += f"\n    {why}"
         counted = re.search(r"lost claims (\d+)", result.note)
         result.counted = int(counted[1]) if counted else 0
+
+
+@asynccontextmanager
+async def open_scene(
+    folder: Path,
+    *server_options: str,
+    through_proxy: bool,
+    worker_env: Mapping[str, str] | None = None,
+    package: Path | None = None,
+) -> AsyncIterator[Scene]:
+    """Start a state manager, a proxy before it and a worker, in an empty folder; end what is left of them."""
+    (folder / "logs").mkdir()
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(
+            folder,
+            nursery,
+            Path(__file__).with_name("scenario_nodes.py"),
+            server_options=server_options,
+            worker_env={"CHAOS_FOLDER": str(folder), **(worker_env or {})},
+            package=package,
+        )
+        proxy = Proxy(cluster.port, random.Random(0))
+        await nursery.start(proxy.serve)
+        if through_proxy:
+            cluster.uri = f"http://127.0.0.1:{proxy.port}"
+        try:
+            await cluster.start_server()
+            worker = await cluster.start_worker("worker")
+            with trio.fail_after(PATIENCE):
+                await until(lambda: ready(worker))
+            yield Scene(cluster, proxy, worker, Reading(folder / "journal"))
+        finally:
+            with trio.CancelScope(shield=True):
+                await cluster.kill_all()
+            nursery.cancel_scope.cancel()
