@@ -33,7 +33,6 @@ KEPT = re.compile(
     r"[0-9a-f]{8,24}|[0-9a-f-]{36}|\d{4}-\d\d-\d\dT.*|[A-Z_]+|[\d.]+|running|stopped|native", re.ASCII
 )
 """Ids, times, statuses and the like."""
-KEYS_KEPT_IN = {"counts", "execution_summary", "properties"}
 
 
 def hostile(value: Any, by: str, *, inside: str = "") -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.native import NativeTriggerRequest, Run
@@ -71,9 +72,7 @@ async def test_trigger_on_v0_sends_what_the_stock_sdk_sends_and_returns_the_repl
     assert (body.inputs, body.store, body.start_delay) == ({"a": "b"}, {"c": "d"}, 250)
 
 
-async def test_trigger_on_v0_is_repeated_while_it_provably_was_not_sent(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_trigger_on_v0_is_repeated_while_it_provably_was_not_sent(autojump_clock: MockClock) -> None:
     server = Server().on("POST trigger", httpx.ConnectError("no"), httpx.ConnectError("no"), answer(200, RUN))
     assert await server.client.trigger("g") == RUN
     assert server.asked() == ["POST trigger"] * 3
@@ -87,9 +86,7 @@ async def test_trigger_on_v0_is_not_repeated_once_it_may_have_arrived(lost: Any)
     assert server.asked() == ["POST trigger"]
 
 
-async def test_trigger_on_our_server_is_repeated_under_one_run_id(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_trigger_on_our_server_is_repeated_under_one_run_id(autojump_clock: MockClock) -> None:
     server = Server(native=True).on(
         "POST trigger", httpx.ReadError("reset"), httpx.Response(502, text="<html>"), answer(200, RUN)
     )
@@ -115,9 +112,7 @@ async def test_a_refused_trigger_raises_the_reason(
 
 
 @pytest.mark.parametrize("what", ["nodes", "graphs", "runs"])
-async def test_a_404_for_a_list_is_not_of_a_state_manager(
-    autojump_clock: trio.testing.MockClock, what: str
-) -> None:
+async def test_a_404_for_a_list_is_not_of_a_state_manager(autojump_clock: MockClock, what: str) -> None:
     route = {"runs": "20"}.get(what, what)
     server = Server().on(f"GET {route}", answer(404, {"detail": "Not Found"}))
     with pytest.raises(ManagerUnavailable, match=f"does not answer as a state manager: asked for its {what}"):
@@ -132,7 +127,7 @@ def looked(status: str) -> httpx.Response:
 
 
 async def test_trigger_on_v0_waits_for_a_graph_that_is_still_being_validated(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     server = Server().on("POST trigger", REFUSED, answer(200, RUN))
     server.on("GET g", looked("PENDING"), looked("PENDING"), looked("VALID"))
@@ -148,9 +143,7 @@ async def test_trigger_on_v0_of_a_valid_graph_is_refused_for_good_the_second_tim
     assert server.asked() == ["POST trigger", "GET g", "POST trigger"]
 
 
-async def test_trigger_on_v0_does_not_wait_for_a_validation_without_end(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_trigger_on_v0_does_not_wait_for_a_validation_without_end(autojump_clock: MockClock) -> None:
     server = Server().on("POST trigger", REFUSED).on("GET g", looked("PENDING"))
     with pytest.raises(RequestRefused, match="not valid"):
         await server.client.trigger("g")
@@ -159,7 +152,7 @@ async def test_trigger_on_v0_does_not_wait_for_a_validation_without_end(
 
 
 async def test_a_refused_trigger_is_told_although_the_graph_cannot_be_looked_at(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     server = Server().on("POST trigger", REFUSED).on("GET g", httpx.ReadError("reset"))
     with pytest.raises(RequestRefused, match="not valid"):
@@ -213,7 +206,7 @@ async def test_upsert_takes_a_graph_whole_and_nothing_beside_it() -> None:
         await server.client.upsert_graph("g")  # type: ignore[call-overload]
 
 
-async def test_upsert_waits_while_the_graph_is_pending(autojump_clock: trio.testing.MockClock) -> None:
+async def test_upsert_waits_while_the_graph_is_pending(autojump_clock: MockClock) -> None:
     pending = answer(201, {**GRAPH, "validation_status": "PENDING"})
     again = answer(200, {**GRAPH, "validation_status": "PENDING"})
     server = Server().on("PUT g", pending).on("GET g", again, httpx.ReadError("blip"), answer(200, GRAPH))
@@ -222,9 +215,7 @@ async def test_upsert_waits_while_the_graph_is_pending(autojump_clock: trio.test
     assert 6 <= trio.current_time() < 7
 
 
-async def test_upsert_gives_up_when_the_validation_takes_too_long(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_upsert_gives_up_when_the_validation_takes_too_long(autojump_clock: MockClock) -> None:
     pending = {**GRAPH, "validation_status": "PENDING"}
     server = Server().on("PUT g", answer(201, pending)).on("GET g", answer(200, pending))
     with pytest.raises(ManagerUnavailable, match="validation_timeout"):
@@ -262,7 +253,7 @@ async def test_a_refused_graph_is_told_problem_by_problem_with_places_and_withou
     assert caught.value.problems == ("a", "b")
 
 
-async def test_reading_is_repeated_through_a_short_outage(autojump_clock: trio.testing.MockClock) -> None:
+async def test_reading_is_repeated_through_a_short_outage(autojump_clock: MockClock) -> None:
     server = Server().on("GET g", httpx.ConnectError("no"), answer(503, retry_after="2"), answer(200, GRAPH))
     assert await server.client.get_graph("g") == GRAPH
     assert trio.current_time() >= 2
@@ -345,9 +336,7 @@ async def test_on_our_server_the_status_of_a_run_is_its_own() -> None:
     assert server.double.requests[-1].url.path == "/exotrio/v1/namespace/ns/run/r"
 
 
-async def test_wait_returns_when_the_run_ended_and_tells_each_change_once(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_wait_returns_when_the_run_ended_and_tells_each_change_once(autojump_clock: MockClock) -> None:
     server = Server(native=True).on(
         "GET r",
         *[native_run("PENDING", pending=2)] * 10,
@@ -362,7 +351,7 @@ async def test_wait_returns_when_the_run_ended_and_tells_each_change_once(
 
 
 async def test_wait_returns_the_moment_the_run_ends_on_our_server_however_many_wait(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     async with embedded(":memory:") as transport, open_client(transport=transport) as bare:
         flow = await Flow.start(Api(bare, "ns"), place("a"))
@@ -387,7 +376,7 @@ async def test_wait_returns_the_moment_the_run_ends_on_our_server_however_many_w
 
 @pytest.mark.parametrize("native", [True, False])
 async def test_wait_sees_at_once_that_a_run_has_ended_already(
-    autojump_clock: trio.testing.MockClock, native: bool
+    autojump_clock: MockClock, native: bool
 ) -> None:
     server = (
         Server(native=native)
@@ -398,16 +387,14 @@ async def test_wait_sees_at_once_that_a_run_has_ended_already(
     assert trio.current_time() == 0
 
 
-async def test_wait_ends_at_its_timeout(autojump_clock: trio.testing.MockClock) -> None:
+async def test_wait_ends_at_its_timeout(autojump_clock: MockClock) -> None:
     server = Server(native=True).on("GET r", native_run("PENDING", pending=1))
     with pytest.raises(trio.TooSlowError):
         await server.client.wait("r", timeout=7)
     assert trio.current_time() == pytest.approx(7)
 
 
-async def test_wait_outlives_a_short_outage_but_not_a_long_one(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_wait_outlives_a_short_outage_but_not_a_long_one(autojump_clock: MockClock) -> None:
     server = Server(native=True)
     gateway = [httpx.Response(404, text="no such service")] * 5
     outage = [*gateway, *[httpx.ConnectError("no")] * 20, *gateway]
@@ -448,7 +435,7 @@ async def test_a_manual_retry_is_sent_once_under_a_fresh_id_or_the_given_one() -
 
 
 async def test_a_graph_whose_deletion_was_answered_and_the_answer_lost_counts_as_deleted(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     gone = answer(404, {"detail": "there is no graph 'g' in namespace 'ns'"})
     server = Server(native=True).on("DELETE g", httpx.ReadError("reset"), gone)

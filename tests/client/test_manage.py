@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
@@ -65,7 +65,7 @@ async def test_nodes_and_graphs_come_as_typed_lists_from_any_server() -> None:
 # -- retrying a run
 
 
-async def test_retrying_a_run_is_repeated_under_one_id(autojump_clock: trio.testing.MockClock) -> None:
+async def test_retrying_a_run_is_repeated_under_one_id(autojump_clock: MockClock) -> None:
     reply = {"retried": [{"state_id": "a", "new_state_id": "b", "status": "CREATED"}], "refused": []}
     server = Server(native=True).on("POST retry", httpx.ReadError("reset"), answer(503), answer(200, reply))
     assert (await server.client.retry_run("r")).retried[0].new_state_id == "b"
@@ -311,13 +311,13 @@ async def test_workers_are_listed_and_drained_by_their_ids() -> None:
     assert path == "/exotrio/v1/namespace/ns/worker/r%40host%3A1%3Aab%2Fc/drain"
 
 
-async def test_a_task_tree_is_waited_for_until_a_new_one_came(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_task_tree_is_waited_for_until_a_new_one_came(autojump_clock: MockClock) -> None:
     server = Server(native=True).on("POST tasks", answer(200, {"worker_id": "w", "command": "tasks"}))
     server.on("GET tasks", task_tree("old", asked=True), task_tree("new", asked=False))
     assert await server.client.tasks("w") == "new"
 
 
-async def test_a_task_tree_is_not_waited_for_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_task_tree_is_not_waited_for_for_ever(autojump_clock: MockClock) -> None:
     server = Server(native=True).on("POST tasks", answer(200, {"worker_id": "w", "command": "tasks"}))
     server.on("GET tasks", task_tree(None, asked=True))
     began = trio.current_time()

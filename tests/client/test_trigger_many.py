@@ -11,6 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 
 from exotrio._wire.vocabulary import MAX_BATCH
 from exotrio.client import NewRun, StateManager
@@ -203,7 +204,7 @@ async def test_what_is_not_a_run_is_named(bad: Any) -> None:
 
 
 async def test_requests_are_bounded_in_runs_and_bytes_and_in_how_many_are_made_at_once(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     started = Started()
     await started.client.trigger_many("g", ({} for _ in range(3 * MAX_BATCH + 1)))
@@ -215,9 +216,7 @@ async def test_requests_are_bounded_in_runs_and_bytes_and_in_how_many_are_made_a
     assert [len(request) for request in started.requests] == [3, 3, 1, 1, 3]
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_ids(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_a_lost_answer_is_asked_for_again_with_the_same_ids(autojump_clock: MockClock) -> None:
     started = Started()
     started.faults = {0: httpx.ReadError("reset"), 1: httpx.Response(502, text="<html>")}
     ids = await started.client.trigger_many("g", [{}, {}])
@@ -233,7 +232,7 @@ async def test_progress_is_shown_as_runs_are_started() -> None:
 
 @pytest.mark.parametrize("native", [True, False], ids=["an older exotrio", "v0"])
 async def test_a_server_without_lists_gets_one_request_for_each_run(
-    autojump_clock: trio.testing.MockClock, native: bool
+    autojump_clock: MockClock, native: bool
 ) -> None:
     started = Started(native=native, lists=False)
     run_id = str(uuid4())
@@ -303,9 +302,7 @@ async def test_an_asynchronous_generator_is_closed_with_the_call() -> None:
         assert ended
 
 
-async def test_an_outage_says_how_many_runs_may_have_been_started_too(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_an_outage_says_how_many_runs_may_have_been_started_too(autojump_clock: MockClock) -> None:
     started = Started()
     # The second part arrives, and then the server cannot be reached any more.
     started.faults = {1: httpx.ReadError("reset"), **dict.fromkeys((2, 3, 4), httpx.ConnectError("no"))}
@@ -315,9 +312,7 @@ async def test_an_outage_says_how_many_runs_may_have_been_started_too(
     assert text in str(error.value)
 
 
-async def test_on_v0_a_refusal_names_the_run_and_starts_no_more(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_on_v0_a_refusal_names_the_run_and_starts_no_more(autojump_clock: MockClock) -> None:
     started = Started(native=False)
     started.faults = {MAX_SINGLE + 2: answer(400, {"detail": "because of x"})}
     started.server.on("GET g", answer(200, {**GRAPH, "validation_status": "INVALID"}))

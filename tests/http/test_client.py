@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 from pydantic import BaseModel
+from trio.testing import MockClock
 
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
@@ -162,9 +163,7 @@ async def test_only_connect_and_pool_failures_are_known_to_be_unsent(raised: Exc
     assert error.sent is sent
 
 
-async def test_an_answer_that_does_not_come_in_time_is_given_up(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_an_answer_that_does_not_come_in_time_is_given_up(autojump_clock: MockClock) -> None:
     async def handler(_: httpx.Request) -> httpx.Response:
         await trio.sleep(31)
         return answer(200)
@@ -176,9 +175,7 @@ async def test_an_answer_that_does_not_come_in_time_is_given_up(
     assert trio.current_time() == pytest.approx(30)
 
 
-async def test_waiting_for_a_free_slot_too_long_is_known_to_be_unsent(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_waiting_for_a_free_slot_too_long_is_known_to_be_unsent(autojump_clock: MockClock) -> None:
     async def handler(_: httpx.Request) -> httpx.Response:
         await trio.sleep(20)
         return answer(200)

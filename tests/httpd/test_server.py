@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as Reply
 from starlette.routing import Route
+from trio.testing import MockClock
 
 from exotrio._httpd import (
     ClientDisconnected,
@@ -660,7 +661,7 @@ async def test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at() -> No
 # --- clients that are slow or gone, in virtual time
 
 
-async def test_an_idle_connection_is_closed_after_its_limit(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_idle_connection_is_closed_after_its_limit(autojump_clock: MockClock) -> None:
     async with connected(hello) as client:
         await client.ask(GET)
         start = trio.current_time()
@@ -668,16 +669,14 @@ async def test_an_idle_connection_is_closed_after_its_limit(autojump_clock: trio
         assert trio.current_time() - start == pytest.approx(Limits().idle)
 
 
-async def test_a_new_connection_must_ask_within_the_head_limit(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_a_new_connection_must_ask_within_the_head_limit(autojump_clock: MockClock) -> None:
     async with connected(hello) as client:
         start = trio.current_time()
         assert await client.to_end() == b""
         assert trio.current_time() - start == pytest.approx(Limits().head)
 
 
-async def test_a_head_that_trickles_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_head_that_trickles_is_refused(autojump_clock: MockClock) -> None:
     async with connected(hello) as client, trio.open_nursery() as nursery:
 
         async def trickle() -> None:
@@ -691,7 +690,7 @@ async def test_a_head_that_trickles_is_refused(autojump_clock: trio.testing.Mock
         nursery.cancel_scope.cancel()
 
 
-async def test_a_body_that_trickles_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_body_that_trickles_is_refused(autojump_clock: MockClock) -> None:
     async with connected(echo, limits=Limits(body=5)) as client, trio.open_nursery() as nursery:
 
         async def trickle() -> None:
@@ -705,9 +704,7 @@ async def test_a_body_that_trickles_is_refused(autojump_clock: trio.testing.Mock
         nursery.cancel_scope.cancel()
 
 
-async def test_the_time_an_app_thinks_does_not_count_against_the_body(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_the_time_an_app_thinks_does_not_count_against_the_body(autojump_clock: MockClock) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await trio.sleep(1000)
@@ -719,7 +716,7 @@ async def test_the_time_an_app_thinks_does_not_count_against_the_body(
         assert (await client.ask(b"1\r\nb\r\n0\r\n\r\n")).body == b"b"
 
 
-async def test_a_cancelled_receive_loses_nothing_of_the_body(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_cancelled_receive_loses_nothing_of_the_body(autojump_clock: MockClock) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = b""
         more = True
@@ -827,9 +824,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_the_app_told() -> None
         await told.wait()
 
 
-async def test_a_slow_reader_that_makes_progress_is_not_dropped(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_a_slow_reader_that_makes_progress_is_not_dropped(autojump_clock: MockClock) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await respond(send, b"x" * MEBI)
 
@@ -849,7 +844,7 @@ async def test_a_client_without_a_key_gets_one_answer_for_each_connection() -> N
         assert await client.to_end() == b""
 
 
-async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: MockClock) -> None:
     async with connected(flood, limits=Limits(keyless=30), strangers=True, lockstep=True) as client:
         await client.send(GET)
         # Fast enough for the limit on stalling: 64 KiB within 20 s.
@@ -858,9 +853,7 @@ async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: trio.tes
         assert 30 < trio.current_time() <= 30 + 2 * 8, "what was on its way is read still"
 
 
-async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(autojump_clock: MockClock) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         mark_authenticated(scope)
         await trio.sleep(1000)
@@ -871,7 +864,7 @@ async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(
         assert (await client.ask(GET)).status == 200
 
 
-async def test_a_large_body_has_time_by_its_size(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_large_body_has_time_by_its_size(autojump_clock: MockClock) -> None:
     async with connected(echo, limits=Limits(body=5, body_rate=1000)) as client:
         await client.send(CHUNKED)
         for _ in range(20):
@@ -1008,7 +1001,7 @@ async def test_stopping_closes_idle_connections_and_listeners_at_once() -> None:
 
 
 async def test_a_connection_accepted_in_the_last_moment_does_not_wait_for_a_request(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     stopping = trio.Event()
     stopping.set()
@@ -1206,7 +1199,7 @@ async def test_while_every_connection_is_busy_new_ones_wait_their_turn() -> None
 
 
 async def test_an_idle_connection_is_closed_for_another_only_after_it_settled(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     connections = ConnectionLimiter(1)
     connection = connections.enter(math.inf)
@@ -1230,7 +1223,7 @@ async def test_an_idle_connection_is_closed_for_another_only_after_it_settled(
 
 
 async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     connections = ConnectionLimiter(1_000)
     for _ in range(100):
@@ -1248,7 +1241,7 @@ async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
 
 
 async def test_a_stranger_above_the_share_closes_no_idle_connection_of_others(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     connections = ConnectionLimiter(1_000)
     known = connections.enter(math.inf)

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 
 from exotrio._link.auto import AutoLink
 from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, LinkKind
@@ -98,7 +99,7 @@ async def test_the_first_registration_finds_out_what_the_server_is(kind: str) ->
 
 
 async def test_a_newer_native_version_is_spoken_to_over_v0_with_one_warning(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server("native")
     server.version = "2"
@@ -258,9 +259,7 @@ async def test_a_key_refused_while_asking_keeps_the_outcomes() -> None:
     assert [s.fate for s in settlements] == [Fate.KEY_REFUSED]
 
 
-async def test_tasks_that_wait_for_the_same_question_share_its_failure(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_tasks_that_wait_for_the_same_question_share_its_failure(autojump_clock: MockClock) -> None:
     double = Double(silent)
     link = AutoLink(double.endpoint, "ns", worker_id="me", workers=4)
     fates: list[Fate] = []
@@ -286,7 +285,7 @@ async def test_a_refused_new_registration_does_not_keep_outcomes_from_being_repo
     assert [s.fate for s in await link.report([(claim, DONE)])] == [Fate.SETTLED]
 
 
-async def test_settle_by_reaches_whatever_adapter_is_in_use(autojump_clock: trio.testing.MockClock) -> None:
+async def test_settle_by_reaches_whatever_adapter_is_in_use(autojump_clock: MockClock) -> None:
     server, link = await registered("v0")
 
     server.double.handler = silent
@@ -379,7 +378,7 @@ async def test_not_queued_after_a_lost_answer_still_reads_as_probably_recorded()
 
 
 async def test_a_native_server_whose_root_alone_is_hidden_is_used_over_v0_until_it_is_seen_again(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     server, link = await registered("native")
     server.double.handler = lambda r: answer(404) if r.url.path.startswith("/exotrio/") else server(r)
@@ -410,7 +409,7 @@ async def test_a_heartbeat_does_not_wait_until_it_is_known_what_the_server_is(ki
 
 
 async def test_a_server_that_stays_v0_is_looked_at_once_a_minute_and_not_told_the_nodes_again(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     server, link = await registered("v0")
     server.asked_anew()

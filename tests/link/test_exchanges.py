@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from exotrio._http.client import HttpClient
 from exotrio._link.native import NativeLink
@@ -106,7 +106,7 @@ LOST = [
 
 @pytest.mark.parametrize("lost", LOST)
 async def test_what_a_claim_may_have_taken_is_released_if_its_answer_is_lost(
-    autojump_clock: trio.testing.MockClock, lost: Any
+    autojump_clock: MockClock, lost: Any
 ) -> None:
     link, double = native_link(answering(lost))
     exchanged = await link.exchange([held(1)], WANTED)
@@ -125,7 +125,7 @@ async def test_nothing_is_released_for_a_request_that_was_not_taken(refusal: Any
     assert double.asked == ["POST outcomes"]
 
 
-async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: MockClock) -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/outcomes"):
             await trio.sleep_forever()

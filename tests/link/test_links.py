@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
@@ -252,7 +253,7 @@ async def test_v0_a_malformed_state_does_not_hide_the_good_ones_and_is_handed_ba
 
 
 async def test_v0_a_cancelled_claim_waits_for_its_answer_and_hands_back_what_it_brought(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("enqueue"):
@@ -272,7 +273,7 @@ async def test_v0_a_cancelled_claim_waits_for_its_answer_and_hands_back_what_it_
 
 
 async def test_v0_a_cancelled_claim_also_hands_back_what_earlier_portions_brought(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("enqueue"):
@@ -294,7 +295,7 @@ async def test_v0_a_claim_cancelled_before_it_starts_sends_nothing() -> None:
 
 
 async def test_v0_settle_by_shortens_the_wait_for_a_claim_in_flight(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(_: httpx.Request) -> httpx.Response:
         await trio.sleep(50)
@@ -311,7 +312,7 @@ async def test_v0_settle_by_shortens_the_wait_for_a_claim_in_flight(
 
 
 async def test_v0_an_answer_at_the_last_moment_is_handed_back_or_at_least_named(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("enqueue"):
@@ -330,7 +331,7 @@ async def test_v0_an_answer_at_the_last_moment_is_handed_back_or_at_least_named(
 
 
 async def test_v0_a_cancelled_claim_that_cannot_be_handed_back_is_logged_with_its_ids(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("enqueue"):
@@ -353,7 +354,7 @@ async def test_v0_a_cancelled_claim_that_cannot_be_handed_back_is_logged_with_it
 
 @pytest.mark.parametrize("recovers", [True, False])
 async def test_v0_what_a_cancelled_claim_brought_is_handed_back_through_a_gateway_without_a_route(
-    autojump_clock: trio.testing.MockClock, recovers: bool
+    autojump_clock: MockClock, recovers: bool
 ) -> None:
     """For two seconds it answers everything 404; or else the state is really not there any more."""
 
@@ -508,7 +509,7 @@ async def test_v0_a_release_after_a_report_of_unknown_fate_is_never_sent() -> No
 
 
 async def test_v0_a_release_after_a_report_that_was_cancelled_in_flight_is_never_sent(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     async def handler(_: httpx.Request) -> httpx.Response:
         await trio.sleep(10)
@@ -532,7 +533,7 @@ async def test_v0_a_state_that_is_claimed_anew_starts_without_doubt() -> None:
 
 
 async def test_v0_settlements_come_in_the_order_of_the_items_however_the_answers_come(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     running = 0
     most = 0
@@ -607,9 +608,7 @@ async def test_native_a_lease_that_never_ends_has_no_length() -> None:
     assert first.lease is None
 
 
-async def test_native_a_long_poll_may_take_as_long_as_it_was_asked_to_wait(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_native_a_long_poll_may_take_as_long_as_it_was_asked_to_wait(autojump_clock: MockClock) -> None:
     async def handler(_: httpx.Request) -> httpx.Response:
         await trio.sleep(44)
         return answer(200, {"states": []})
@@ -620,7 +619,7 @@ async def test_native_a_long_poll_may_take_as_long_as_it_was_asked_to_wait(
 
 
 async def test_native_a_claim_without_an_answer_is_repeated_under_the_same_id(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     link, double = native_link(
         one_after_another(
@@ -638,7 +637,7 @@ async def test_native_a_claim_without_an_answer_is_repeated_under_the_same_id(
 
 
 async def test_native_a_claim_without_a_usable_answer_is_repeated_when_the_server_says_but_within_5_s(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     link, _ = native_link(
         one_after_another(
@@ -651,9 +650,7 @@ async def test_native_a_claim_without_a_usable_answer_is_repeated_when_the_serve
     assert trio.current_time() == pytest.approx(3 + 5)
 
 
-async def test_native_a_repeated_claim_that_brings_nothing_voids_its_id(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_native_a_repeated_claim_that_brings_nothing_voids_its_id(autojump_clock: MockClock) -> None:
     """The first may wait at the server still: on a connection of which only this side knows that it broke."""
     link, double = native_link(
         one_after_another(
@@ -665,9 +662,7 @@ async def test_native_a_repeated_claim_that_brings_nothing_voids_its_id(
     assert double.bodies("release")[0]["claim_id"] == double.bodies("claim")[0]["claim_id"]
 
 
-async def test_native_a_claim_that_is_given_up_is_released_by_its_id(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_native_a_claim_that_is_given_up_is_released_by_its_id(autojump_clock: MockClock) -> None:
     link, double = native_link(
         lambda request: (
             answer(200, {"items": []})
@@ -703,7 +698,7 @@ async def test_native_a_claim_that_took_nothing_for_sure_is_neither_repeated_nor
 
 
 async def test_native_a_cancelled_claim_is_released_by_its_id_before_the_cancellation_leaves(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("claim"):
@@ -723,7 +718,7 @@ async def test_native_a_cancelled_claim_is_released_by_its_id_before_the_cancell
 
 
 async def test_native_a_cancelled_claim_leaves_in_bounded_time_with_the_server_away(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     link, _ = native_link(silent)
     await cancelled(lambda: link.claim({"A": 2}, 5), 1)
@@ -737,7 +732,7 @@ async def test_native_a_cancelled_claim_leaves_in_bounded_time_with_the_server_a
 
 
 async def test_native_a_cancelled_claim_is_released_through_a_gateway_without_a_route(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("claim"):
@@ -844,9 +839,7 @@ async def test_native_batches_stay_below_the_limits_of_items_and_of_bytes() -> N
     assert [len(body) for body in double.bodies("outcomes")] == [1, 2]
 
 
-async def test_native_an_outage_is_met_once_and_not_by_every_batch(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_native_an_outage_is_met_once_and_not_by_every_batch(autojump_clock: MockClock) -> None:
     link, double = native_link(raising(httpx.ReadError("reset")))
     settlements = await link.report([(leased(i), Executed([])) for i in range(3 * MAX_BATCH)])
     assert {s.fate for s in settlements} == {Fate.RETRY}
