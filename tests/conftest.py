@@ -59,6 +59,15 @@ def logging_as_before() -> Iterator[None]:
     logger.handlers[:] = before[3]
 
 
+@pytest.fixture
+def unconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, which it gives, with no state manager and no key in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EXOSPHERE_STATE_MANAGER_URI", raising=False)
+    monkeypatch.delenv("EXOSPHERE_API_KEY", raising=False)
+    return tmp_path
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for sign, title, cure in (
         ("tests/browser/", "THE BROWSER JOURNEYS DID NOT RUN", INSTALL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -42,10 +43,7 @@ RUN = {"status": "CREATED", "run_id": "4a7a4de0-68ab-4d9e-a60a-fb6b1b0f1c9c"}
 # -- construction
 
 
-def test_everything_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("EXOSPHERE_STATE_MANAGER_URI", raising=False)
-    monkeypatch.delenv("EXOSPHERE_API_KEY", raising=False)
+def test_everything_that_is_missing_is_named_at_once(unconfigured: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         StateManager("a/b", state_manager_version="v7")
     assert len(caught.value.problems) == 4

@@ -11,25 +11,21 @@ from exotrio._http import endpoint as endpoint_http
 from exotrio._http.endpoint import Endpoint, ambient_endpoint, resolve_endpoint
 from tests.support.http_doubles import answer
 
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyPatch:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("EXOSPHERE_STATE_MANAGER_URI", raising=False)
-    monkeypatch.delenv("EXOSPHERE_API_KEY", raising=False)
-    return monkeypatch
+pytestmark = pytest.mark.usefixtures("unconfigured")
 
 
-def test_missing_uri_and_key_are_told_together(bare: pytest.MonkeyPatch) -> None:
+def test_missing_uri_and_key_are_told_together() -> None:
     endpoint, problems = resolve_endpoint(None, None, None)
     assert endpoint is None
     assert "EXOSPHERE_STATE_MANAGER_URI" in problems[0]
     assert "EXOSPHERE_API_KEY" in problems[1]
 
 
-def test_arguments_come_before_the_environment_and_a_trailing_slash_goes(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv("EXOSPHERE_STATE_MANAGER_URI", "http://from-environment")
-    bare.setenv("EXOSPHERE_API_KEY", "key-from-environment")
+def test_arguments_come_before_the_environment_and_a_trailing_slash_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EXOSPHERE_STATE_MANAGER_URI", "http://from-environment")
+    monkeypatch.setenv("EXOSPHERE_API_KEY", "key-from-environment")
     assert resolve_endpoint(None, None) == (Endpoint("http://from-environment", "key-from-environment"), [])
     assert resolve_endpoint("http://mine/", "k") == (Endpoint("http://mine", "k"), [])
 
@@ -55,12 +51,10 @@ def test_a_key_is_not_sent_unasked_to_an_address_from_another_source(
     key_from: str,
     warned: bool,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     endpoint_http._warn_of_sources.cache_clear()
     found = {"EXOSPHERE_STATE_MANAGER_URI": (uri_from, "http://there"), "EXOSPHERE_API_KEY": (key_from, "k")}
     lines = []
     for name, (source, value) in found.items():
-        monkeypatch.delenv(name, raising=False)
         if source == "environment":
             monkeypatch.setenv(name, value)
         elif source == "file":
@@ -84,24 +78,20 @@ def test_a_key_is_not_sent_unasked_to_an_address_from_another_source(
 
 
 @pytest.mark.parametrize("uri", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x/?a=1"])
-def test_a_uri_that_cannot_be_used_is_a_problem_that_names_its_source(
-    bare: pytest.MonkeyPatch, uri: str
-) -> None:
+def test_a_uri_that_cannot_be_used_is_a_problem_that_names_its_source(uri: str) -> None:
     endpoint, problems = resolve_endpoint(uri, "k")
     assert endpoint is None
     assert "argument state_manager_uri" in problems[0]
 
 
 @pytest.mark.parametrize("key", ["secret\n", " my-secret", "sécret"])
-def test_a_key_no_header_can_carry_is_a_problem_that_does_not_show_it(
-    bare: pytest.MonkeyPatch, key: str
-) -> None:
+def test_a_key_no_header_can_carry_is_a_problem_that_does_not_show_it(key: str) -> None:
     endpoint, problems = resolve_endpoint("http://x", key)
     assert endpoint is None
     assert key not in problems[0]
 
 
-def test_with_a_transport_neither_uri_nor_key_is_needed(bare: pytest.MonkeyPatch) -> None:
+def test_with_a_transport_neither_uri_nor_key_is_needed() -> None:
     transport = httpx.MockTransport(lambda _: answer(200))
     endpoint, problems = resolve_endpoint(None, None, transport)
     assert endpoint is not None
@@ -115,7 +105,7 @@ def test_neither_key_nor_password_appears_in_texts() -> None:
     assert "the-key" not in repr(endpoint)
 
 
-def test_a_key_that_is_given_goes_to_a_state_manager_of_last_resort(bare: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_given_goes_to_a_state_manager_of_last_resort() -> None:
     with ambient_endpoint(Endpoint("http://here", "key-of-here"), is_last_resort=True):
         assert resolve_endpoint(None, None) == (Endpoint("http://here", "key-of-here"), [])
         assert resolve_endpoint(None, "given") == (Endpoint("http://here", "given"), [])

@@ -125,10 +125,7 @@ def test_two_classes_of_one_name_are_a_problem() -> None:
     assert any("2 node classes are named Plain" in problem for problem in node_problems([Plain, other]))
 
 
-def test_every_problem_of_a_runtime_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"):
-        monkeypatch.delenv(variable, raising=False)
+def test_every_problem_of_a_runtime_is_named_at_once(unconfigured: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Runtime(
             " ",
@@ -173,29 +170,21 @@ def test_the_stock_spelling_of_the_version_is_accepted() -> None:
     Runtime("ns", "rt", [Plain], "http://127.0.0.1:1", "key", state_manage_version="v0")
 
 
-def test_a_state_manager_that_is_not_given_is_looked_for_at_the_start(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"):
-        monkeypatch.delenv(variable, raising=False)
+def test_a_state_manager_that_is_not_given_is_looked_for_at_the_start(unconfigured: Path) -> None:
     built = Runtime("ns", "rt", [Plain])
     keyed = Runtime("ns", "rt", [Plain], key="k")
     with pytest.raises(ConfigurationError) as caught:
         built.start()
     assert ["no state manager is named" in caught.value.problems[0], "no API key" in caught.value.problems[1]]
-    (tmp_path / ".env").write_text("EXOSPHERE_STATE_MANAGER_URI=ftp://x\nEXOSPHERE_API_KEY=k\n")
+    (unconfigured / ".env").write_text("EXOSPHERE_STATE_MANAGER_URI=ftp://x\nEXOSPHERE_API_KEY=k\n")
     for runtime in (built, keyed):
         with pytest.raises(ConfigurationError, match="not ftp:// \\(variable EXOSPHERE_STATE_MANAGER_URI"):
             runtime.start()
 
 
 async def test_a_runtime_built_while_the_command_line_loads_its_file_runs_on_the_manager_supplied_then(
-    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    autojump_clock: Any, unconfigured: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"):
-        monkeypatch.delenv(variable, raising=False)
     with ambient_endpoint(None):
         built = Runtime("ns", "rt", [Plain])
         with pytest.raises(LifecycleError, match="while its file is loaded"):
