@@ -293,7 +293,10 @@ class Ledger:
 
     def count(self, *stages: Stage) -> int:
         """Return how many are held in these stages. From any thread."""
-        return sum(self._stages[stage] for stage in stages)
+        number = 0
+        for stage in stages:  # sum() takes twice as long, a dozen times for each claim
+            number += self._stages[stage]
+        return number
 
     def active(self, node_name: str) -> int:
         """Return how many of one node wait for a worker or run."""

@@ -244,14 +244,10 @@ def _first(
     given = list(nodes.items())
     for start in range(0, len(given), NODES_PER_STATEMENT):
         chunk = given[start : start + NODES_PER_STATEMENT]
-        yield from tx.execute(
-            " UNION ALL ".join([one] * len(chunk)),
-            tuple(
-                value
-                for node_id, (*parameters, most) in chunk
-                for value in (node_id, *in_run, *parameters, node_id, most)
-            ),
-        )
+        values: list[int] = []
+        for node_id, (*parameters, most) in chunk:
+            values += (node_id, *in_run, *parameters, node_id, most)
+        yield from tx.execute(" UNION ALL ".join([one] * len(chunk)), tuple(values))
 
 
 def _as_many_as_fit(due: Sequence[Row]) -> list[int]:
