@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +14,7 @@ from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, LinkKind
 from exotrio._nodes.outcome import Executed, Requeued
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound
+from tests.link.links import native_state, v0_claimed, v0_state
 from tests.support.http_doubles import Double, answer, done, no_nodes, silent
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])
@@ -50,12 +50,9 @@ class Server:
                 return no_nodes()
             return answer(200, {"runtime_name": "rt", "registered_nodes": []})
         if path.endswith("/claim"):
-            lease = {"token": "t1", "ttl_ms": 60_000, "attempt": 1, "deliveries": 0}
-            state = {"graph_name": "g", "run_id": "r", "lease": lease}
-            return answer(200, {"states": [{**self.state("n1"), **state}]})
+            return answer(200, {"states": [native_state("n1")]})
         if path.endswith("/enqueue"):
-            reply = {"count": 1, "namespace": "ns", "status": "QUEUED", "states": [self.state("v1")]}
-            return answer(200, reply)
+            return v0_claimed(v0_state("v1"))
         if path.endswith("/heartbeat"):
             return answer(200, {"items": [], "ttl_ms": 60_000})
         if path.endswith(("/outcomes", "/release")):
@@ -65,10 +62,6 @@ class Server:
         if path.split("/")[5] in self.gone:
             return answer(404, {"detail": "State not found"})
         return done()
-
-    @staticmethod
-    def state(state_id: str) -> dict[str, Any]:
-        return {"state_id": state_id, "node_name": "D", "identifier": "d", "inputs": {}, "created_at": ""}
 
     def link(self, kind: LinkKind = "auto") -> AutoLink:
         return AutoLink(self.double.endpoint, "ns", kind=kind, worker_id="me", workers=4)
@@ -93,7 +86,7 @@ async def test_the_first_registration_finds_out_what_the_server_is(kind: str) ->
     server, link = await registered(kind)
     assert link.is_native is (kind == "native")
     [claim] = await link.claim({"D": 1}, 1)
-    assert claim.token == ("t1" if kind == "native" else None)
+    assert claim.token == ("t-n1" if kind == "native" else None)
     asked = ["PUT nodes", "POST claim"] if kind == "native" else ["GET nodes", "PUT nodes", "POST enqueue"]
     assert server.asked_anew() == ["GET v1", *asked]
 
@@ -179,7 +172,7 @@ async def test_after_an_outage_the_server_is_asked_again_what_it_is_and_told_the
     server.asked_anew()
     assert [s.fate for s in await link.report([(old, DONE)])] == [Fate.SETTLED]
     [new] = await link.claim({"D": 1}, 1)
-    assert new.token == "t1"
+    assert new.token == "t-n1"
     assert server.asked_anew() == ["GET v1", "PUT nodes", "POST executed", "POST claim"]
     assert link.lost_claims == 5
 
@@ -390,7 +383,7 @@ async def test_a_native_server_whose_root_alone_is_hidden_is_used_over_v0_until_
     assert claim.token is None
     await trio.sleep(1)
     [claim] = await link.claim({"D": 1}, 1)
-    assert claim.token == "t1"
+    assert claim.token == "t-n1"
 
 
 @pytest.mark.parametrize("kind", ["native", "auto"])

@@ -11,32 +11,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio._http.client import HttpClient
-from exotrio._link.native import NativeLink
 from exotrio._link.port import Claim, Exchanged, Fate, Wanted
-from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Executed, Outcome
 from exotrio._wire.vocabulary import MAX_BATCH
-from tests.support.http_doubles import Double, Handler, answer
+from tests.link.links import native_link, native_state
+from tests.support.http_doubles import Handler, answer
 
 WANTED = Wanted(limits={"Digest": 4}, limit=4, at_once=2)
 DONE = Executed([{"a": "b"}])
 
 
-def native_link(handler: Handler) -> tuple[NativeLink, Double]:
-    double = Double(handler)
-    http = HttpClient(double.endpoint, tasks=50)
-    return NativeLink(http, "ns", worker_id="me", v0=V0Link(http, "ns")), double
-
-
 def held(number: int, **changes: Any) -> tuple[Claim, Outcome]:
     return Claim(f"s{number}", "Digest", "d", {}, **{"token": f"t{number}", **changes}), DONE
-
-
-def state(state_id: str, **changes: Any) -> dict[str, Any]:
-    lease = {"token": f"t-{state_id}", "ttl_ms": 60_000, "attempt": 1, "deliveries": 0}
-    place = {"node_name": "Digest", "identifier": "d", "graph_name": "g", "run_id": "r"}
-    return {"state_id": state_id, **place, "inputs": {}, "created_at": "now", "lease": lease, **changes}
 
 
 def outcomes_of(request: httpx.Request) -> list[Any]:
@@ -52,7 +38,7 @@ def answered(request: httpx.Request, *states: Any) -> httpx.Response:
 
 
 async def test_one_request_reports_and_brings_states() -> None:
-    link, double = native_link(lambda request: answered(request, state("next")))
+    link, double = native_link(lambda request: answered(request, native_state("next")))
     exchanged = await link.exchange([held(1), held(2)], WANTED)
     assert exchanged is not None
     assert [settlement.fate for settlement in exchanged.settlements] == [Fate.SETTLED] * 2
@@ -156,7 +142,9 @@ async def test_what_does_not_fit_into_one_request_is_to_be_reported_apart() -> N
 
 
 async def test_a_state_in_a_form_that_cannot_be_used_is_released() -> None:
-    link, double = native_link(lambda request: answered(request, state("good"), state("bad", inputs=7)))
+    link, double = native_link(
+        lambda request: answered(request, native_state("good"), native_state("bad", inputs=7))
+    )
     exchanged = await link.exchange([held(1)], WANTED)
     assert isinstance(exchanged, Exchanged)
     assert [claim.state_id for claim in exchanged.claims] == ["good"]

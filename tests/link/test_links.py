@@ -14,7 +14,6 @@ from trio.testing import MockClock
 
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
-from exotrio._link.native import NativeLink
 from exotrio._link.port import Claim, ClaimLost, Fate
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
@@ -22,45 +21,15 @@ from exotrio._wire.native import NativeClaimRequest, ReleaseRequest, outcome_ite
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH
 from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound, RequestRefused
-from tests.support.http_doubles import Double, Handler, answer, done, no_nodes, silent, tcp_server
+from tests.link.links import native_link, native_state, v0_claimed, v0_link, v0_state
+from tests.support.http_doubles import Handler, answer, done, no_nodes, silent, tcp_server
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])
 DONE = Executed([{"a": "b"}])
 
 
-def v0_link(handler: Handler, **options: Any) -> tuple[V0Link, Double]:
-    double = Double(handler)
-    return V0Link(HttpClient(double.endpoint, tasks=50), "ns", **options), double
-
-
-def native_link(handler: Handler) -> tuple[NativeLink, Double]:
-    double = Double(handler)
-    http = HttpClient(double.endpoint, tasks=50)
-    return NativeLink(http, "ns", worker_id="me", v0=V0Link(http, "ns")), double
-
-
 def claim(name: str = "s1", token: str | None = None) -> Claim:
     return Claim(name, "Digest", "d", {}, token=token)
-
-
-def v0_state(state_id: str, **changes: Any) -> dict[str, Any]:
-    state = {
-        "state_id": state_id,
-        "node_name": "Digest",
-        "identifier": "d",
-        "inputs": {},
-        "created_at": "now",
-    }
-    return {**state, **changes}
-
-
-def v0_claimed(*states: Any) -> httpx.Response:
-    return answer(200, {"count": len(states), "namespace": "ns", "status": "QUEUED", "states": list(states)})
-
-
-def native_state(state_id: str, **changes: Any) -> dict[str, Any]:
-    lease = {"token": f"t-{state_id}", "ttl_ms": 60_000, "attempt": 1, "deliveries": 0}
-    return {**v0_state(state_id), "graph_name": "g", "run_id": "r", "lease": lease, **changes}
 
 
 def settled(request: httpx.Request, result: str = "ok") -> httpx.Response:
