@@ -15,7 +15,6 @@ from exotrio._nodes.outcome import Executed
 from exotrio._runtime.ledger import Ledger, Stage
 from tests.support.doubles import Call, Fails, NativeServer, V0Server, reply, running
 
-KINDS = [V0Server, NativeServer]
 OUTCOME = ("outcomes", "executed")
 
 
@@ -45,6 +44,11 @@ class Again(BaseNode):
             raise ReQueueAfterSignal(timedelta(milliseconds=1))
 
 
+@pytest.fixture(params=[V0Server, NativeServer])
+def server(request: pytest.FixtureRequest) -> V0Server:
+    return request.param()
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     Waits.gate = trio.Event()
@@ -60,11 +64,9 @@ async def give_again(server: V0Server, state_id: str) -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_a_node_that_runs_goes_on_under_the_new_claim(
-    autojump_clock: MockClock, kind: type[V0Server], caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, server: V0Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = kind()
     (state_id,) = server.add("Waits")
     async with running(server, Waits) as rt:
         await server.until(QUEUED=1)
@@ -81,11 +83,9 @@ async def test_a_node_that_runs_goes_on_under_the_new_claim(
     assert f"state {state_id} was claimed while it is still held here" in caplog.text
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_a_state_that_waits_for_a_worker_is_run_once(
-    autojump_clock: MockClock, kind: type[V0Server]
+    autojump_clock: MockClock, server: V0Server
 ) -> None:
-    server = kind()
     _, second = server.add("Waits", 2)
     async with running(server, Waits, workers=1) as rt:
         await server.until(QUEUED=2)
@@ -98,11 +98,9 @@ async def test_a_state_that_waits_for_a_worker_is_run_once(
     assert (rt.summary.completed, rt.summary.dropped) == (2, 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_a_finished_result_is_delivered_under_the_new_claim(
-    autojump_clock: MockClock, kind: type[V0Server]
+    autojump_clock: MockClock, server: V0Server
 ) -> None:
-    server = kind()
     (state_id,) = server.add("Waits")
     async with running(server, Waits) as rt:
         await server.until(QUEUED=1)
@@ -116,12 +114,10 @@ async def test_a_finished_result_is_delivered_under_the_new_claim(
     assert (rt.summary.completed, rt.summary.dropped, rt.summary.exit_code) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_a_result_refused_under_the_old_claim_is_sent_again_under_the_new_one(
-    autojump_clock: MockClock, kind: type[V0Server]
+    autojump_clock: MockClock, server: V0Server
 ) -> None:
     """The answer to its delivery, that the lease is lost, comes after the new claim."""
-    server = kind()
     (state_id,) = server.add("Waits")
 
     async def claimed_again_meanwhile(call: Call) -> None:
@@ -194,11 +190,9 @@ async def test_a_node_that_was_cancelled_for_the_old_lease_ends_before_the_state
     assert rt.summary.completed == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_what_is_handed_back_is_begun_again_even_if_the_claim_overtakes_the_answer(
-    autojump_clock: MockClock, kind: type[V0Server]
+    autojump_clock: MockClock, server: V0Server
 ) -> None:
-    server = kind()
     (state_id,) = server.add("Again")
 
     async def late(call: Call) -> None:
@@ -212,11 +206,9 @@ async def test_what_is_handed_back_is_begun_again_even_if_the_claim_overtakes_th
     assert (rt.summary.requeued, rt.summary.completed, rt.summary.exit_code) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_a_server_that_repeats_its_claims_is_not_asked_without_a_pause(
-    autojump_clock: MockClock, kind: type[V0Server]
+    autojump_clock: MockClock, server: V0Server
 ) -> None:
-    server = kind()
     (state_id,) = server.add("Waits")
 
     async def repeat(call: Call) -> None:
