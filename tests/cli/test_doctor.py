@@ -21,6 +21,7 @@ from exotrio.cli.doctor import server as server_doctor
 from exotrio.cli.doctor.settings import examine_settings
 from tests.support import stock as stocks
 from tests.support.commands import NODES, Cli, with_worker
+from tests.support.helpers import declare
 from tests.support.processes import KEY, Ended, Server, ended, server
 from tests.support.stock import MOMENT, Answer, Stock, on_a_port
 
@@ -292,12 +293,13 @@ def test_without_a_namespace_it_names_those_there_are(cli: Cli, running: Server)
 def test_what_is_stuck_is_found_and_why(cli: Cli, tmp_path: Path) -> None:
     with server(tmp_path) as running:
         at(cli, running.uri).write("nodes.py", NODES)
-        post(running, "PUT", "nodes/", {"runtime_name": "r", "nodes": [declared("Split")]})
-        post(running, "PUT", "graph/g", graph("Split"))
-        post(running, "PUT", "graph/broken", graph("Gone"))
+        here = "/v0/namespace/n"
+        running.ask("PUT", f"{here}/nodes/", {"runtime_name": "r", "nodes": [declare("Split")]})
+        running.ask("PUT", f"{here}/graph/g", graph("Split"))
+        running.ask("PUT", f"{here}/graph/broken", graph("Gone"))
         for _ in range(2):
-            post(running, "POST", "graph/g/trigger", {"inputs": {}, "store": {}, "start_delay": 0})
-        post(running, "POST", "states/enqueue", {"nodes": ["Split"], "batch_size": 1})
+            running.ask("POST", f"{here}/graph/g/trigger", {"inputs": {}, "store": {}, "start_delay": 0})
+        running.ask("POST", f"{here}/states/enqueue", {"nodes": ["Split"], "batch_size": 1})
         end = cli("doctor", "--stale", "0")
         says(end, 1, "! 1 state of Split is QUEUED without a lease, claimed through v0")
         says(end, 1, "! graph broken is INVALID: node 'a': 'Gone' is not registered")
@@ -324,22 +326,9 @@ def test_a_state_manager_that_is_killed_meanwhile_is_a_finding(
         says(end, 1, "! it could not be examined further", "cannot be reached", "by the Date of its answers")
 
 
-def declared(name: str) -> dict[str, Any]:
-    schema = {"type": "object", "properties": {}}
-    return {"name": name, "inputs_schema": schema, "outputs_schema": schema, "secrets": []}
-
-
 def graph(node: str) -> dict[str, Any]:
     place = {"node_name": node, "namespace": "n", "identifier": "a", "inputs": {}, "next_nodes": []}
     return {"secrets": {}, "nodes": [{**place, "unites": None}]}
-
-
-def post(running: Server, method: str, path: str, body: dict[str, Any]) -> None:
-    import httpx
-
-    url = f"{running.uri}/v0/namespace/n/{path}"
-    with httpx.Client(trust_env=False) as client:
-        assert client.request(method, url, json=body, headers={"x-api-key": KEY}).status_code < 300
 
 
 # -- state managers that speak only v0

@@ -17,11 +17,7 @@ from tests.support.commands import NODES, Cli, told
 from tests.support.postgres import database
 from tests.support.processes import exotrio, link_in
 
-OTHER = (
-    NODES.replace('namespace="n"', 'namespace="other"')
-    .replace('"namespace": "n"', '"namespace": "other"')
-    .replace('"fan"', '"fan2"')
-)
+OTHER = NODES.replace('namespace="n"', 'namespace="other"').replace('"fan"', '"fan2"')
 
 
 @pytest.fixture

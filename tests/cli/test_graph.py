@@ -13,23 +13,18 @@ import pytest
 from tests.support.commands import NODES, Cli, told, with_worker
 from tests.support.processes import Server
 
+
+def node(identifier: str, name: str = "Lock", *following: str, **more: Any) -> dict[str, Any]:
+    inputs = more.pop("inputs", {})
+    fields = {"node_name": name, "namespace": "n", "identifier": identifier, "inputs": inputs}
+    return {**fields, "next_nodes": list(following), **more}
+
+
 FAN: dict[str, Any] = {
     "secrets": {},
     "nodes": [
-        {
-            "node_name": "Split",
-            "namespace": "n",
-            "identifier": "split",
-            "inputs": {"count": "2"},
-            "next_nodes": ["work"],
-        },
-        {
-            "node_name": "Work",
-            "namespace": "n",
-            "identifier": "work",
-            "inputs": {"n": "${{ split.outputs.n }}", "bad": "none"},
-            "next_nodes": [],
-        },
+        node("split", "Split", "work", inputs={"count": "2"}),
+        node("work", "Work", inputs={"n": "${{ split.outputs.n }}", "bad": "none"}),
     ],
     "retry_policy": {"max_retries": 1, "strategy": "FIXED", "backoff_factor": 10},
     "triggers": [{"type": "CRON", "value": {"expression": "0 9 * * 1-5"}}],
@@ -44,12 +39,6 @@ COMMANDS = (
 def fan(**changes: Any) -> dict[str, Any]:
     """Return the documented form of a graph, with changes."""
     return {**json.loads(json.dumps(FAN)), **changes}
-
-
-def node(identifier: str, name: str = "Lock", *following: str, **more: Any) -> dict[str, Any]:
-    inputs = more.pop("inputs", {})
-    fields = {"node_name": name, "namespace": "n", "identifier": identifier, "inputs": inputs}
-    return {**fields, "next_nodes": list(following), **more}
 
 
 @pytest.fixture
@@ -227,7 +216,7 @@ def test_nodes_of_namespaces_that_no_file_is_about_are_not_checked_and_that_is_t
 def test_several_files_are_checked_at_once_also_when_some_cannot_be_read(cli: Cli) -> None:
     cli.write("fan.json", fan())
     cli.write("broken.py", "x = 1\nraise ValueError('not today')\n")
-    cli.write("invalid.py", NODES + 'Graph("", nodes=[place("Split", "s")])\n')
+    cli.write("invalid.py", NODES + 'Graph("", namespace="n")\n')
     cli.write("empty.py", "print('loaded')\n")
     (cli.folder / "binary.json").write_bytes(b"\xff")
     cli.write("other.yaml", "nodes: []")
@@ -366,7 +355,7 @@ def test_all_graphs_of_a_python_file_are_applied_unless_one_is_named(cli: Cli, r
     told(cli("graph", "apply", "two.py", "--name", "oen"), 3, "did you mean 'one'?", "asked for with --name")
     cli.write("none.py", "")
     told(cli("graph", "apply", "none.py"), 3, "none.py has no Graph at its top level")
-    cli.write("bad.py", NODES + "bad = Graph('bad', nodes=[place('Nobody', 'x')])\n")
+    cli.write("bad.py", NODES + "bad = Graph('bad', namespace='n')\nbad.add('Nobody')\n")
     end = cli("graph", "apply", "bad.py")
     assert (end.code, "applied before that: fan\n" in end.err, "graph 'bad' is invalid" in end.err) == (
         3,

@@ -16,7 +16,7 @@ from tests.support.stock import KEY, State, Stock, on_a_port
 
 FILE = """
 from datetime import timedelta
-from exotrio import BaseNode, Graph, GraphNodeModel, ReQueueAfterSignal, RetryPolicyModel, Runtime
+from exotrio import BaseNode, Graph, ReQueueAfterSignal, RetryPolicyModel, Runtime
 from pydantic import BaseModel
 
 
@@ -42,19 +42,13 @@ class Shout(BaseNode):
         return Text(text=self.inputs.text.upper())
 
 
-def place(node, identifier, text, *following):
-    return GraphNodeModel(
-        node_name=node.__name__, namespace="n", identifier=identifier, inputs={"text": text},
-        next_nodes=list(following),
-    )
-
-
 graph = Graph(
     "g",
-    [place(Split, "split", "ab", "shout"), place(Shout, "shout", "${{ split.outputs.text }}")],
+    namespace="n",
     secrets={"token": "a secret"},
     retry_policy=RetryPolicyModel(max_retries=0),
 )
+graph.add(Shout, text=graph.add(Split, text="ab").text)
 runtime = Runtime(namespace="n", name="r", nodes=[Split, Shout], poll_interval=0.02)
 """
 GRAPH = {

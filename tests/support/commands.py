@@ -16,7 +16,7 @@ from exotrio.cli import main
 from tests.support.processes import Ended, Server, exotrio, server
 
 NODES = """
-from exotrio import BaseNode, Graph, GraphNodeModel, RetryPolicyModel, Runtime, StoreConfigModel, UnitesModel
+from exotrio import BaseNode, Graph, RetryPolicyModel, Runtime
 from pydantic import BaseModel
 
 
@@ -53,16 +53,9 @@ class Lock(BaseNode):
         return None
 
 
-def place(node, identifier, *following, **more):
-    fields = {"node_name": node, "namespace": "n", "identifier": identifier, "inputs": {}}
-    return GraphNodeModel(**{**fields, "next_nodes": list(following), **more})
-
-
-graph = Graph("fan", nodes=[
-    place("Split", "split", "work", inputs={"count": "2"}),
-    place("Work", "work", inputs={"n": "${{ split.outputs.n }}", "bad": "${{ store.bad }}"}),
-], retry_policy=RetryPolicyModel(max_retries=0),
-   store_config=StoreConfigModel(default_values={"bad": "none"}))
+graph = Graph("fan", namespace="n", retry_policy=RetryPolicyModel(max_retries=0))
+split = graph.add(Split, count="2")
+graph.add(Work, n=split.n, bad=graph.store("bad", default="none"))
 runtime = Runtime(namespace="n", name="r", nodes=[Split, Work, Lock], poll_interval=0.1)
 """
 
