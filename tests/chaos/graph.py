@@ -6,7 +6,7 @@ Some steps and notes fail, prune, requeue, take long or block the loop, as their
 
 from __future__ import annotations
 
-from exotrio import Graph, GraphNodeModel, RetryPolicyModel, UnitesModel
+from exotrio import Graph, RetryPolicyModel
 
 NAMESPACE = "chaos"
 FAN_OUT = 10
@@ -25,29 +25,11 @@ MAX_RETRIES = 3
 
 def graph(secret: str) -> Graph:
     """Return the graph all runs are of."""
-    item = {"run": "${{ fan.outputs.run }}", "index": "${{ fan.outputs.index }}"}
-    note = {**item, "blob": "${{ fan.outputs.blob }}"}
-    joined = {"run": "${{ seed.outputs.run }}", "indexes": "${{ step.outputs.index }}"}
-    return Graph(
-        "chaos",
-        nodes=[
-            _place("Seed", {"run": ""}, "fan"),
-            _place("Fan", {"run": "${{ seed.outputs.run }}"}, "step", "note"),
-            _place("Step", item, "join"),
-            _place("Note", note),
-            _place("Join", joined, unites="seed"),
-        ],
-        secrets={CANARY: secret},
-        retry_policy=RetryPolicyModel(max_retries=MAX_RETRIES, backoff_factor=100),
-    )
-
-
-def _place(node: str, inputs: dict[str, str], *after: str, unites: str | None = None) -> GraphNodeModel:
-    return GraphNodeModel(
-        node_name=node,
-        namespace=NAMESPACE,
-        identifier=node.lower(),
-        inputs=inputs,
-        next_nodes=list(after),
-        unites=None if unites is None else UnitesModel(identifier=unites),
-    )
+    policy = RetryPolicyModel(max_retries=MAX_RETRIES, backoff_factor=100)
+    made = Graph("chaos", namespace=NAMESPACE, secrets={CANARY: secret}, retry_policy=policy)
+    seed = made.add("Seed", run="")
+    fan = made.add("Fan", run=seed.run)
+    step = made.add("Step", run=fan.run, index=fan.index)
+    made.add("Note", run=fan.run, index=fan.index, blob=fan.blob)
+    made.add("Join", unites=seed, run=seed.run, indexes=step.every.index)
+    return made

@@ -15,7 +15,8 @@ from typing import Protocol
 
 import trio
 
-from exotrio import BaseNode, Graph, GraphNodeModel, PruneSignal, ReQueueAfterSignal, UnitesModel
+from exotrio import BaseNode, Graph, PruneSignal, ReQueueAfterSignal
+from exotrio.graph.references import AddedNode
 
 NAMESPACE = "chaos"
 Key = tuple[str, str]
@@ -96,32 +97,25 @@ class Sealed(Step):
 NODES = (Step, Sealed)
 
 
-def _place(identifier: str, key: str, *following: str, values: str = "", unites: str = "") -> GraphNodeModel:
-    return GraphNodeModel(
-        node_name="Sealed" if identifier == "Leaf" else "Step",
-        namespace=NAMESPACE,
-        identifier=identifier,
-        inputs={"place": identifier, "key": key, "values": values},
-        next_nodes=list(following),
-        unites=UnitesModel(identifier=unites) if unites else None,
-    )
-
-
 GRAPH = Graph(
     "points",
-    [
-        _place("Root", "root", "Split"),
-        _place("Split", "${{ Root.outputs.key }}", "Part"),
-        _place("Part", "${{ Split.outputs.key }}", "Leaf"),
-        _place("Leaf", "${{ Part.outputs.key }}", "Inner"),
-        _place(
-            "Inner", "${{ Split.outputs.key }}", "Outer", values="${{ Leaf.outputs.key }}", unites="Split"
-        ),
-        _place("Outer", "all", values="${{ Inner.outputs.key }}", unites="Root"),
-    ],
+    namespace=NAMESPACE,
     secrets={"token": TOKEN},
     retry_policy={"max_retries": 2, "strategy": "FIXED", "backoff_factor": 500},
 )
+
+
+def _add(place: str, key: object, *, values: object = "", unites: AddedNode | None = None) -> AddedNode:
+    node = Sealed if place == "Leaf" else Step
+    return GRAPH.add(node, identifier=place, unites=unites, place=place, key=key, values=values)
+
+
+_root = _add("Root", "root")
+_split = _add("Split", _root.key)
+_part = _add("Part", _split.key)
+_leaf = _add("Leaf", _part.key)
+_inner = _add("Inner", _split.key, values=_leaf.every.key, unites=_split)
+_add("Outer", "all", values=_inner.every.key, unites=_root)
 
 EXPECTED_STATES = Counter(
     {

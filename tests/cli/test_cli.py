@@ -19,7 +19,7 @@ from tests.support.helpers import sql
 from tests.support.processes import EXOTRIO, PATIENCE, Ended, as_printed, disk_of, ended, environment, exotrio
 
 APP = """
-from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
+from exotrio import BaseNode, Graph, Runtime
 from pydantic import BaseModel
 
 
@@ -34,14 +34,13 @@ class Echo(BaseNode):
         return self.Outputs(text=self.inputs.text)
 
 
-graph = Graph("echo", nodes=[
-    GraphNodeModel(node_name="Echo", namespace="n", identifier="echo", inputs={"text": "hello"}),
-])
+graph = Graph("echo", namespace="n")
+graph.add(Echo, text="hello")
 runtime = Runtime(namespace="n", name="r", nodes=[Echo])
 """
 
 FAN = """
-from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
+from exotrio import BaseNode, Graph, Runtime
 from pydantic import BaseModel
 
 
@@ -64,12 +63,8 @@ class End(BaseNode):
         return self.Outputs(text=self.inputs.text)
 
 
-graph = Graph("fan", nodes=[
-    GraphNodeModel(node_name="Fan", namespace="n", identifier="fan", inputs={}, next_nodes=["end"]),
-    GraphNodeModel(
-        node_name="End", namespace="n", identifier="end", inputs={"text": "${{ fan.outputs.text }}"}
-    ),
-])
+graph = Graph("fan", namespace="n")
+graph.add(End, text=graph.add(Fan).text)
 runtime = Runtime(namespace="n", name="r", nodes=[Fan, End], shutdown_grace=0.2)
 """
 

@@ -166,7 +166,7 @@ def test_texts_for_terminals() -> None:
 APP = f"""
 import os
 import trio
-from exotrio import BaseNode, Graph, GraphNodeModel, RetryPolicyModel, Runtime
+from exotrio import BaseNode, Graph, RetryPolicyModel, Runtime
 from pydantic import BaseModel
 
 HOSTILE = {HOSTILE!r}
@@ -188,16 +188,11 @@ class Say(BaseNode):
         return self.Outputs(said=HOSTILE)
 
 
-def place(name, *following, bad=""):
-    return GraphNodeModel(node_name="Say", namespace="n", identifier=name, inputs={{"bad": bad}},
-                          next_nodes=list(following))
-
-
-graph = Graph("graph" + {ALLOWED!r}, nodes=[
-    place("first" + {ALLOWED!r}, "bad" + {ALLOWED!r}, "last"),
-    place("bad" + {ALLOWED!r}, bad="1"),
-    place("last"),
-], retry_policy=RetryPolicyModel(max_retries=0))
+policy = RetryPolicyModel(max_retries=0)
+graph = Graph("graph" + {ALLOWED!r}, namespace="n", retry_policy=policy)
+first = graph.add(Say, identifier="first" + {ALLOWED!r}, bad="")
+graph.add(Say, identifier="bad" + {ALLOWED!r}, after=first, bad="1")
+graph.add(Say, identifier="last", after=first, bad="")
 runtime = Runtime(namespace="n", name="r" + {ALLOWED!r}, nodes=[Say], poll_interval=0.02)
 """
 

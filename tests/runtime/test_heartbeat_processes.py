@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exotrio import Graph, GraphNodeModel, StateManager
+from exotrio import Graph, StateManager
 from exotrio._wire.vocabulary import RunStatus
 from tests.support.processes import KEY, PATIENCE, Process, Processes, Server
 
@@ -86,13 +86,10 @@ class Place:
         return process
 
     async def trigger(self, node: str) -> str:
-        await self.manager.upsert_graph(
-            Graph(
-                node.lower(),
-                nodes=[GraphNodeModel(node_name=node, namespace=self.namespace, identifier="it", inputs={})],
-            )
-        )
-        run_id: str = (await self.manager.trigger(node.lower()))["run_id"]
+        graph = Graph(node.lower(), namespace=self.namespace)
+        graph.add(node)
+        await self.manager.upsert_graph(graph)
+        run_id: str = (await self.manager.trigger(graph.name))["run_id"]
         return run_id
 
     def open(self, name: str) -> None:
@@ -154,7 +151,7 @@ async def test_what_a_frozen_worker_held_runs_elsewhere_and_its_nodes_are_cancel
     zombie.signal(signal.SIGCONT)
     await place.until(lambda: "lease lost Waits a" in place.log)
     place.open("a")
-    zombie.line(r"dropping the outcome Executed of .*\(Stubborn as it\): it is no longer claimed .*: stale")
+    zombie.line(r"dropping the outcome Executed of .*\(Stubborn as stubborn\): .* no longer .*: stale")
     place.open("b")
     assert [await place.finished(run_id) for run_id in runs] == ["b", "b"]
     end = zombie.stop(code=0)

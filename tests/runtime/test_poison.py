@@ -21,7 +21,7 @@ FEWER = 2
 APP = f"""
 import os
 import trio
-from exotrio import BaseNode, Graph, GraphNodeModel, RetryPolicyModel, Runtime
+from exotrio import BaseNode, Graph, RetryPolicyModel, Runtime
 from pydantic import BaseModel
 
 
@@ -47,12 +47,8 @@ class Work(BaseNode):
         return self.Outputs(item=self.inputs.item)
 
 
-graph = Graph("deal", nodes=[
-    GraphNodeModel(node_name="Deal", namespace="ns", identifier="deal", inputs={{}}, next_nodes=["work"]),
-    GraphNodeModel(
-        node_name="Work", namespace="ns", identifier="work", inputs={{"item": "${{{{ deal.outputs.item }}}}"}}
-    ),
-], retry_policy=RetryPolicyModel(max_retries=0))
+graph = Graph("deal", namespace="ns", retry_policy=RetryPolicyModel(max_retries=0))
+graph.add(Work, item=graph.add(Deal).item)
 runtime = Runtime(namespace="ns", name="r", nodes=[Deal, Work], workers=4, poll_interval=0.05)
 """
 
