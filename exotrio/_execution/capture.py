@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from exotrio._execution.handle import state_context
 from exotrio._execution.output import Output, output_context
 
 OURS = "exotrio"
@@ -72,6 +73,10 @@ def _open_output() -> Output | None:
     return output if output is not None and output.is_open and not _thread.busy else None
 
 
+def _is_of_a_state() -> bool:
+    return state_context.get() is not None or output_context.get() is not None
+
+
 class _Stream:
     """A standard stream, heard. Anything but writing is done by the stream itself."""
 
@@ -96,14 +101,31 @@ class _Stream:
     def write(self, text: str) -> Any:
         output = _open_output()
         if output is None:
-            return self._stream.write(text)
+            return self._pass_on(text)
         _thread.busy = True
         try:
-            written = self._stream.write(text)
+            written = self._pass_on(text)
         finally:
             _thread.busy = False
         output.print(self._name, str.__str__(text))
         return written
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            if not _is_of_a_state():
+                raise
+
+    def _pass_on(self, text: str) -> Any:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            # The terminal was closed, whoever read it has ended, or the disk is full: a node, which drains
+            # then, is not to fail by it.
+            if not _is_of_a_state():
+                raise
+            return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -66,7 +66,8 @@ class Runtime:
             lose them; what is left in it is sent at the next start. One file per runtime. Defaults to
             none: outcomes are in memory until they are delivered.
         capture_logs: Show what nodes log and print with their states, too: up to 16 KiB of each, secrets
-            masked, once it ended. Never sent to a state manager that speaks only v0. Defaults to True.
+            masked, once it ended. Never sent to a state manager that speaks only v0. A node also goes on
+            if a standard stream cannot be written: the terminal was closed, say. Defaults to True.
         state_manage_version: The stock SDK's spelling of ``state_manager_version``.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -405,6 +406,32 @@ async def test_the_lines_of_an_outcome_go_with_it_under_another_claim() -> None:
     held.claim = replace(held.claim, logs=({"text": "said"},))
     assert ledger.add(replace(claimed, token="t2")) is None
     assert (held.claim.token, held.claim.logs) == ("t2", ({"text": "said"},))
+
+
+@pytest.mark.parametrize("server", [NativeServer, V0Server])
+async def test_a_node_does_not_fail_by_what_it_prints_where_nobody_reads(
+    monkeypatch: pytest.MonkeyPatch, server: type[V0Server]
+) -> None:
+    """As after a terminal was closed, which a runtime takes for a request to drain."""
+
+    class Flushes(Talks):
+        async def execute(self) -> Any:
+            await super().execute()
+            sys.stderr.flush()
+
+    manager = server(Flushes=1, TalksInThread=1)
+    manager.secrets = {"key": SECRET}
+    reading, writing = os.pipe()
+    os.close(reading)
+    raw = io.FileIO(writing, "w")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(raw)))
+    async with running(manager, Flushes, TalksInThread):
+        await manager.until(lambda: not manager.statuses().keys() & {"CREATED", "QUEUED"})
+        assert manager.statuses()["EXECUTED"] == 2
+        with pytest.raises(BrokenPipeError):
+            print("what the program prints")
+    raw.close()
 
 
 async def test_a_standard_stream_can_be_copied_entered_and_read_while_it_is_heard() -> None:
