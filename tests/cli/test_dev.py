@@ -421,6 +421,19 @@ def test_a_second_signal_cancels(processes: Processes, tmp_path: Path) -> None:
     assert len(Log(tmp_path).items("cancelled")) == gated.WORKERS
 
 
+def test_what_is_abandoned_is_the_exit_code_also_if_the_database_cannot_be_written(
+    processes: Processes, tmp_path: Path
+) -> None:
+    dev, _ = start_gated(processes, tmp_path)
+    (tmp_path / ".exotrio" / "state.db").unlink()
+    (tmp_path / "open-w").touch()
+    dev.says("reporting fails")
+    dev.process.signal(signal.SIGINT)
+    dev.says("asked to stop by dev")
+    end = dev.process.stop(signal.SIGINT, code=75)
+    assert "is abandoned" in end.err
+
+
 def test_a_third_signal_exits_at_once_and_takes_the_runtime_along(
     processes: Processes, tmp_path: Path
 ) -> None:

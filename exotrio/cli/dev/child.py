@@ -54,6 +54,7 @@ class Child(ChildProcess):
         self.loaded: Loaded | None = None
         self.failed: Failed | None = None
         self.was_replaced = False
+        self.claims = "its claims were released"
         super().__init__(
             (Loaded, MoreFiles, Failed),
             ["-m", "exotrio.cli.dev.child_main", SOCKET, target, str(verbose)],

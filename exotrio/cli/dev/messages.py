@@ -76,15 +76,16 @@ def changed(files: Sequence[str], *, drains: bool = False) -> str:
     return f"{what}: {first}the code is loaded again"
 
 
-def ended(code: int) -> str:
-    """Return how the process of a runtime ended that was not asked to by ``dev``."""
+def ended(code: int, claims: str) -> str:
+    """Return how the process of a runtime ended that was not asked to by ``dev``, and what became of its
+    claims."""
     if code == SUCCESS:
         return "the runtime drained and ended, as requested by another command"
     if code == ABANDONED:
         return "the runtime ended and abandoned outcomes or claims; see the log above"
     if code >= 0:
-        return f"the runtime ended with exit code {code}; its claims were released"
-    return f"the runtime was killed by {signal_name(code)}; its claims were released"
+        return f"the runtime ended with exit code {code}; {claims}"
+    return f"the runtime was killed by {signal_name(code)}; {claims}"
 
 
 def shown(file: str) -> str:

@@ -21,6 +21,7 @@ from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
 from exotrio.cli.load import is_file, split_target
 from exotrio.cli.terminal.browser import sign_in_page
 from exotrio.cli.terminal.output import print_message
+from exotrio.errors import DatabaseError
 from exotrio.manager.database import choose_database
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.security.api_key import Key
@@ -135,7 +136,7 @@ class Session:
                     return failed.code
                 await announcer.show_dashboard(None)
             else:
-                print_message(messages.ended(child.code))
+                print_message(messages.ended(child.code, child.claims))
                 if not self.reload and child.code not in (SUCCESS, ABANDONED):
                     return FAILED
             await self._until_changed()
@@ -174,9 +175,12 @@ class Session:
             self._child = None
             if child.loaded is not None:
                 with trio.move_on_after(RELEASE_TIMEOUT, shield=True):
-                    await served.forget(child.loaded.namespace, child.loaded.worker_id)
+                    try:
+                        await served.forget(child.loaded.namespace, child.loaded.worker_id)
+                    except DatabaseError as error:
+                        child.claims = f"its claims hold until their leases end: {error.what}"
         if child.was_killed:
-            print_message("the runtime did not end in time and was killed; its claims were released")
+            print_message(f"the runtime did not end in time and was killed; {child.claims}")
         return child
 
     async def _take(self, child: Child, announcer: Announcer, message: object) -> None:
