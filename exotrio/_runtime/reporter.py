@@ -112,7 +112,10 @@ class Reporter:
 
     @property
     def claims_along(self) -> bool:
-        """Whether what fits is claimed with a report that is to be sent at once, or was sent just now."""
+        """Whether what fits is claimed with a report that is to be sent at once, or was sent just now.
+
+        Not if the last one brought less than it asked for: then a claim can wait at the server for the rest.
+        """
         if not self.link.is_native or self._failed or self._took > QUICK or not self._brings_all:
             return False
         if self.options.batch_size < SPARE:  # what reports leave is much of a small buffer
