@@ -44,11 +44,12 @@ any more) and replayed outcomes go into the reporter's queue directly::
 6. An outcome is replaced in one case: the state manager refuses this body, or answers 500 to it eight times
    in a row while others get through. Then the state is reported as errored, with that reason.
 7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
-   and its states come out of the commit that created them. While these bring all the states that they ask
-   for, the poller does not claim, unless they take long or the buffer is small (``Reporter.claims_along``).
-   Else its request waits at the server. While something is held, that asks for half of the buffer at most;
-   reports ask for what is left. Each leaves free what the other has asked for (``intake``), so no more is
-   held than fits. What a report brings once a stop was requested is released at once.
+   and its states come out of the commit that created them. So the poller does not claim while something is
+   being reported, unless its last claim waited at the server, reports take long, or the buffer is small
+   (``Poller.leave_to_reports``, ``Reporter.claims_along``). While something is held, its request asks for
+   half of the buffer at most; reports ask for what is left. Each leaves free what the other has asked for
+   (``intake``), so no more is held than fits. What a report brings once a stop was requested is released at
+   once.
 8. Workers go on from one short state to the next without a step of the loop, together for ``worker.TURN``.
 
 How a stop works

@@ -15,7 +15,7 @@ from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.options import Options
 from exotrio._runtime.outage import Outage
-from exotrio._runtime.reporter import OVERTAKING, Reporter
+from exotrio._runtime.reporter import OVERTAKING, QUICK, Reporter
 from exotrio._runtime.stop import Stop
 from exotrio._util.backoff import OUTAGE, REFUSED
 from exotrio._util.events import Polled
@@ -80,6 +80,8 @@ class Poller:
     reporter: Reporter
     _short: bool = False
     """The last claim brought fewer new states than it asked for."""
+    _waited: float = 0.0
+    """Seconds for which it was at the server, if that lets claims wait."""
     _pause: float = 0.0
     _wakeable: bool = False
     """A report, or room for nodes that were left out, ends the pause."""
@@ -109,8 +111,11 @@ class Poller:
         """Wait while what is being reported claims what fits, but not for long: a report may hang.
 
         A claim beside each report took a fifth of the processor time of a state in process, and a third over
-        TCP, at the default batch size.
+        TCP, at the default batch size. One that waits at the server takes nothing: after one that did, as
+        beside a chain, the next may wait there, too.
         """
+        if self._waited > QUICK:
+            return
         with trio.move_on_after(OVERTAKING):
             while self.reporter.claims_along:
                 await self.ledger.until(lambda: not self.reporter.claims_along)
@@ -148,6 +153,7 @@ class Poller:
             self.ledger.claiming = False
             self.ledger.notify()
         self._outage.worked()
+        self._waited = trio.current_time() - began if long else 0.0
         self.intake.came_in_time(len(claims))
         # A claim that repeats a state held here does not show that there are more.
         new = sum(not self.ledger.holds(claim) for claim in claims)
@@ -158,8 +164,7 @@ class Poller:
             self._pause = 0.0
         else:
             # A long poll has waited already; after one that came back empty at once there is a pause, too.
-            waited = trio.current_time() - began if long else 0.0
-            self._pause = max(0.0, self.options.poll_interval - waited)
+            self._pause = max(0.0, self.options.poll_interval - self._waited)
             if not long:
                 self._pause = min(self._pause, self._until_next_states())
         for held in self.intake.take(claims, asked, limit):

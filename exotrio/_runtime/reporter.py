@@ -97,8 +97,6 @@ class Reporter:
     """... and when the last one of them was begun."""
     _took: float = 0.0
     """Seconds of the last one that ended."""
-    _brings_all: bool = True
-    """The last one that claimed brought as many states as it asked for: more wait at the server."""
 
     # -- from the other tasks of the runtime
 
@@ -112,11 +110,8 @@ class Reporter:
 
     @property
     def claims_along(self) -> bool:
-        """Whether what fits is claimed with a report that is to be sent at once, or was sent just now.
-
-        Not if the last one brought less than it asked for: then a claim can wait at the server for the rest.
-        """
-        if not self.link.is_native or self._failed or self._took > QUICK or not self._brings_all:
+        """Whether what fits is claimed with a report that is to be sent at once, or was sent just now."""
+        if not self.link.is_native or self._failed or self._took > QUICK:
             return False
         if self.options.batch_size < SPARE:  # what reports leave is much of a small buffer
             return False
@@ -275,7 +270,6 @@ class Reporter:
             exchanged = await self.link.exchange(items, wanted)
             for held in self._intake.take(exchanged.claims, asked, wanted.limit):
                 self.release(held)
-        self._brings_all = len(exchanged.claims) == wanted.limit
         if exchanged.too_slow:
             self._intake.came_too_slowly(wanted.limit)
         elif exchanged.claims:
