@@ -25,9 +25,10 @@ from exotrio.manager.store.sqlite.store import FileStore, open_store
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, report
-from tests.support.helpers import eventually, ok, open_client, place, refused
+from tests.support.helpers import eventually, ok, open_client, place, refused, sql
 from tests.support.http_doubles import tcp_server
-from tests.support.manager import KEY, PUT_KEYS, gate, open_manager, put
+from tests.support.manager import KEY, gate, open_manager
+from tests.support.stores import PUT_KEYS, put
 
 
 @asynccontextmanager
@@ -88,10 +89,7 @@ async def test_writers_go_on_while_a_copy_is_made(tmp_path: Path) -> None:
             await store.write(put, f"before {number}", os.urandom(2_000).hex())
         async with copied(db) as copy:
             await store.write(put, "during")
-            with sqlite3.connect(copy) as connection:
-                found = {row[0] for row in connection.execute(PUT_KEYS)}
-            connection.close()
-        assert len(found) == 50
+            assert len(sql(copy, PUT_KEYS)) == 50
         assert not beside(db)
 
 

@@ -17,8 +17,9 @@ from exotrio import DatabaseBusy, DatabaseError, DatabaseTooNew
 from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.sqlite.database import VERSION
 from exotrio.manager.store.sqlite.store import open_store
-from tests.support.manager import keys, open_manager, put, running
+from tests.support.manager import open_manager, running
 from tests.support.processes import Process
+from tests.support.stores import keys, put
 
 OWNER = """
 import sys, trio
@@ -125,13 +126,13 @@ async def test_two_databases_may_be_open_at_once(path: Path) -> None:
     async with open_store(path) as one, open_store(path.with_name("other.db")) as two:
         await one.write(put, "one")
         await two.write(put, "two")
-        assert (await one.read(keys), await two.read(keys)) == ({"one"}, {"two"})
+        assert (await one.read(keys), await two.read(keys)) == (["one"], ["two"])
 
 
 async def test_two_databases_in_memory_share_nothing() -> None:
     async with open_store(":memory:") as one, open_store(":memory:") as two:
         await one.write(put, "one")
-        assert await two.read(keys) == set()
+        assert await two.read(keys) == []
 
 
 # -- files

@@ -35,12 +35,12 @@ from tests.support.manager import (
     embedded_in,
     held_up,
     open_manager,
-    put,
     running,
     with_history,
 )
 from tests.support.query_plans import connection_of, planned, refuses_scans, steps_of
 from tests.support.scrapes import labels_in, values_in
+from tests.support.stores import put
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ FULL_DISK = """
 import resource, sys, httpx, trio
 from exotrio.manager import create_app, open_service
 from exotrio.manager.api import operations
-from tests.support.manager import put
+from tests.support.stores import put
 
 operations.CACHED = 0.0
 

@@ -20,7 +20,8 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim_one, executed_item, item_for, report
 from tests.support.helpers import ok, open_client, place, refused
-from tests.support.manager import KEY, NO_SETTINGS, gate, keys, put
+from tests.support.manager import KEY, NO_SETTINGS, gate
+from tests.support.stores import keys, put
 
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {})"
 
@@ -136,7 +137,7 @@ async def test_a_search_that_takes_too_long_is_ended_and_says_so(
                 ) as caught:
                     await store.look(search)
                 assert caught.value.status == 400
-        assert await store.read(keys) == {"there"}
+        assert await store.read(keys) == ["there"]
 
 
 @pytest.mark.parametrize("way", ["look", "read"])
@@ -159,4 +160,4 @@ async def test_a_query_that_is_cancelled_ends_then_so_that_a_stop_does_not_wait_
                 await begun.wait()
                 nursery.cancel_scope.cancel()
         assert nursery.cancel_scope.cancelled_caught
-        assert await getattr(store, way)(keys) == {"there"}
+        assert await getattr(store, way)(keys) == ["there"]

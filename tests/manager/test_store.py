@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,9 @@ from exotrio.manager.store import tallies
 from exotrio.manager.store.port import Store, Transaction
 from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
-from tests.support.helpers import SettableClock, declare, ok, place
-from tests.support.manager import PUT_KEYS, Gate, gate, keys, open_manager, put
-from tests.support.stores import until
+from tests.support.helpers import SettableClock, declare, ok, place, sql
+from tests.support.manager import Gate, gate, open_manager
+from tests.support.stores import PUT_KEYS, Waiter, announce, keys, put, put_and_fail, put_item, until, waiting
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -49,16 +49,8 @@ class Clock:
         return 1
 
 
-def fail_after_put(tx: Transaction, key: str) -> None:
-    put(tx, key)
-    raise ZeroDivisionError(key)
-
-
-def seen_from_outside(path: Path) -> set[str]:
-    with closing(sqlite3.connect(path)) as connection, connection:
-        found = {row[0] for row in connection.execute(PUT_KEYS)}
-    connection.close()
-    return found
+def seen_from_outside(path: Path) -> list[str]:
+    return [key for (key,) in sql(path, PUT_KEYS)]
 
 
 async def held(store: Store, nursery: trio.Nursery, gate: Gate) -> None:
@@ -74,24 +66,24 @@ async def test_writes_that_gather_share_one_commit_and_a_failure_among_them_is_u
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state.db"
-    before: set[str] = set()
+    before: list[str] = []
 
     def look_from_outside(tx: Transaction) -> None:
-        before.update(seen_from_outside(path))
+        before.extend(seen_from_outside(path))
 
     failed: list[str] = []
 
     async def fail() -> None:
         try:
-            await store.write(fail_after_put, "bad")
+            await store.write(put_and_fail, "bad")
         except ZeroDivisionError as error:
             failed.append(str(error))
 
-    names = {f"n{number}" for number in range(40)}
+    names = [f"n{number:02}" for number in range(40)]
     with gate() as closed:
         async with open_store(path) as store, trio.open_nursery() as nursery:
             await held(store, nursery, closed)
-            for name in sorted(names):
+            for name in names:
                 nursery.start_soon(store.write, put, name)
             nursery.start_soon(fail)
             await trio.testing.wait_all_tasks_blocked()
@@ -99,7 +91,7 @@ async def test_writes_that_gather_share_one_commit_and_a_failure_among_them_is_u
             await trio.testing.wait_all_tasks_blocked()
             closed.open()
     # The last use case of the group ran when all others had, and still nothing was committed.
-    assert before == set()
+    assert before == []
     assert failed == ["bad"]
     assert seen_from_outside(path) == names
 
@@ -143,7 +135,8 @@ import json, os, resource, sys, trio
 from pathlib import Path
 from exotrio import DatabaseError
 from exotrio.manager.store.sqlite.store import open_store
-from tests.support.manager import gate, keys, put
+from tests.support.manager import gate
+from tests.support.stores import keys, put
 
 async def main(path):
     errors = []
@@ -165,9 +158,9 @@ async def main(path):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10_000, resource.RLIM_INFINITY))
                 closed.open()
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            found = sorted(await store.read(keys))
+            found = await store.read(keys)
             await store.write(put, "after")
-            after = sorted(await store.read(keys))
+            after = await store.read(keys)
     print(json.dumps([len(errors), len({id(error) for error in errors}), str(errors[0]), found, after]))
 
 import trio.testing
@@ -206,67 +199,10 @@ async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
         await until(lambda: clock.asked >= 5 or db == ":memory:")  # there nobody looks but who writes
         clock.broken = ""
         await store.write(put, "other")
-        assert await store.read(keys) == {"later", "other"}
+        assert await store.read(keys) == ["later", "other"]
 
 
 # -- use cases that wait for a commit
-
-
-def announce(tx: Transaction, *kinds: int) -> None:
-    tx.ready.update(kinds)
-
-
-def put_item(tx: Transaction, kind: int, key: str = "item") -> None:
-    put(tx, f"{key} {tx.allocate()}")
-    announce(tx, kind)
-
-
-class Waiter:
-    """A use case that waits in a task of its own for an item to take away."""
-
-    def __init__(
-        self, nursery: trio.Nursery, store: Store, kind: int = 1, longest: float = 60, again_in: float = 60
-    ) -> None:
-        self.looks = 0
-        self.found: str | None = None
-        self.undone = 0
-        self.error: Exception | None = None
-        self.scope = trio.CancelScope()
-        self.ended = False
-        self.again_in = again_in
-        self._kind, self._longest = kind, longest
-        nursery.start_soon(self._run, store)
-
-    async def _run(self, store: Store) -> None:
-        with self.scope:
-            try:
-                self.found = await store.write_once_ready(self._longest, self._take)
-            except DatabaseError as error:
-                self.error = error
-            self.ended = True
-
-    def _take(self, tx: Transaction) -> str | None:
-        self.looks += 1
-        row = tx.row("SELECT key FROM meta WHERE key LIKE 'item %' LIMIT 1")
-        if row is None:
-            tx.waits_for = {self._kind: self.again_in}
-            return None
-        tx.execute("DELETE FROM meta WHERE key = ?", (row["key"],))
-        tx.undo = self._put_back
-        return str(row["key"])
-
-    def _put_back(self, tx: Transaction) -> None:
-        self.undone += 1
-        put(tx, f"item put back {self.undone}")
-
-
-async def waiting(nursery: trio.Nursery, store: Store, kind: int = 1) -> Waiter:
-    """Return one that has looked once, in vain, and waits."""
-    waiter = Waiter(nursery, store, kind)
-    await trio.testing.wait_all_tasks_blocked()
-    await store.write(announce)  # behind it
-    assert waiter.looks == 1
-    return waiter
 
 
 @pytest.mark.parametrize("closes", [False, True])
@@ -290,22 +226,22 @@ async def test_who_is_called_to_look_hears_of_what_happens_just_then(closes: boo
                 if closes:
                     await trio.lowlevel.checkpoint()
                 else:
-                    await store.write(put_item, 1)
-                    await until(lambda it=waiter: it.ended)
+                    await store.write(put_item)
+                    await until(waiter.ended.is_set)
         assert "was closed" in str(waiter.error) if closes else waiter.found
 
 
 async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> None:
     async with open_store(db) as store, trio.open_nursery() as nursery:
         waiter = await waiting(nursery, store)
-        await store.write(put_item, 2, "other")
+        await store.write(put_item, "other", 2)
         await store.write(put, "nothing announced")
-        assert (waiter.looks, waiter.found) == (1, None)
-        await store.write(put_item, 1)
+        assert (len(waiter.looks), waiter.found) == (1, None)
+        await store.write(put_item)
         # Before anybody could have looked: it is gone with the commit that it came with.
         assert not [key for key in await store.read(keys) if key.startswith("item")]
         await trio.testing.wait_all_tasks_blocked()
-        assert waiter.looks == 2
+        assert len(waiter.looks) == 2
         assert waiter.found is not None
 
 
@@ -314,14 +250,14 @@ async def test_who_waits_longest_gets_what_comes_due_and_few_look_in_vain(
 ) -> None:
     async with open_store(":memory:") as store, trio.open_nursery() as nursery:
         waiters = [await waiting(nursery, store) for _ in range(4)]
-        waiters.append(Waiter(nursery, store, again_in=5))
+        waiters.append(Waiter(nursery, store, topics={1: 5}))
         await trio.sleep(4)
         await store.write(put, "item not announced")
         await store.write(put, "item not announced either")
-        assert [waiter.looks for waiter in waiters] == [1, 1, 1, 1, 1]
+        assert [len(waiter.looks) for waiter in waiters] == [1, 1, 1, 1, 1]
         await trio.sleep(2)
         assert [waiter.found is not None for waiter in waiters] == [True, True, False, False, False]
-        assert [waiter.looks for waiter in waiters] == [2, 2, 2, 1, 1]
+        assert [len(waiter.looks) for waiter in waiters] == [2, 2, 2, 1, 1]
         nursery.cancel_scope.cancel()
 
 
@@ -330,12 +266,12 @@ async def test_what_comes_due_while_nothing_can_be_committed_is_found_later(
 ) -> None:
     clock = Clock()
     async with open_store(":memory:", clock=clock) as store, trio.open_nursery() as nursery:
-        waiter = Waiter(nursery, store, again_in=11)
+        waiter = Waiter(nursery, store, topics={1: 11})
         await trio.sleep(1)
         await store.write(put, "item not announced")
         clock.broken, clock.asked = "no time", 0
         await trio.sleep(18)
-        assert (waiter.looks, waiter.ended) == (1, False)
+        assert (len(waiter.looks), waiter.ended.is_set()) == (1, False)
         clock.broken = ""
         await trio.sleep(3)
         assert waiter.found is not None
@@ -347,8 +283,8 @@ async def test_what_finds_nothing_waits_on(db: str) -> None:
         waiter = await waiting(nursery, store)
         for looks in range(2, 5):
             await store.write(announce, 1)
-            assert (waiter.looks, waiter.found) == (looks, None)
-        await store.write(put_item, 1)
+            assert (len(waiter.looks), waiter.found) == (looks, None)
+        await store.write(put_item)
         await trio.testing.wait_all_tasks_blocked()
         assert waiter.found is not None
 
@@ -356,10 +292,10 @@ async def test_what_finds_nothing_waits_on(db: str) -> None:
 async def test_of_those_who_wait_the_first_is_served_first_and_few_look_in_vain(db: str) -> None:
     async with open_store(db) as store, trio.open_nursery() as nursery:
         waiters = [await waiting(nursery, store) for _ in range(4)]
-        await store.write(put_item, 1)
+        await store.write(put_item)
         await trio.testing.wait_all_tasks_blocked()
         assert [waiter.found is not None for waiter in waiters] == [True, False, False, False]
-        assert [waiter.looks for waiter in waiters] == [2, 2, 1, 1]
+        assert [len(waiter.looks) for waiter in waiters] == [2, 2, 1, 1]
         nursery.cancel_scope.cancel()
 
 
@@ -370,18 +306,18 @@ async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_
             await held(store, nursery, closed)
             hasty = Waiter(nursery, store)
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(store.write, put_item, 1)
+            nursery.start_soon(store.write, put_item)
             await trio.testing.wait_all_tasks_blocked()
             closed.open()
             await until(lambda: patient.found)
-            assert (hasty.looks, hasty.found) == (1, None)
+            assert (len(hasty.looks), hasty.found) == (1, None)
             nursery.cancel_scope.cancel()
 
 
 async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path) -> None:
     def hold_once_there_is_something(tx: Transaction) -> None:
         tx.waits_for = {1: math.inf}
-        if waiter.looks > 1:
+        if len(waiter.looks) > 1:
             closed.hold()
 
     with gate() as closed, trio.fail_after(60):
@@ -390,13 +326,12 @@ async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path)
             # Behind it in the same commit, and still running when the first is cancelled.
             nursery.start_soon(store.write_once_ready, 60, hold_once_there_is_something)
             await store.write(announce)
-            nursery.start_soon(store.write, put_item, 1)
+            nursery.start_soon(store.write, put_item)
             await trio.to_thread.run_sync(closed.wait_entered)
             waiter.scope.cancel()
             closed.open()
-            await until(lambda: waiter.undone)
-            await store.write(put, "behind the undone")
-            assert "item put back 1" in await store.read(keys)
+            while "item put back" not in await store.read(keys):
+                await trio.lowlevel.checkpoint()
             assert waiter.found is None
             nursery.cancel_scope.cancel()
 
@@ -407,11 +342,11 @@ async def test_a_commit_that_fails_leaves_waiting_what_waited_before(db: str) ->
         waiter = await waiting(nursery, store)
         clock.broken = "no time"
         with pytest.raises(DatabaseError, match="no time"):
-            await store.write(put_item, 1)
+            await store.write(put_item)
         clock.broken = ""
         await trio.testing.wait_all_tasks_blocked()
-        assert (waiter.looks, waiter.found, waiter.error) == (1, None, None)
-        await store.write(put_item, 1)
+        assert (len(waiter.looks), waiter.found, waiter.error) == (1, None, None)
+        await store.write(put_item)
         await trio.testing.wait_all_tasks_blocked()
         assert waiter.found is not None
 
@@ -423,13 +358,13 @@ async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: 
         await trio.testing.wait_all_tasks_blocked()
         await store.write(announce)
         clock.broken = "no time"
-        await until(lambda: waiter.ended)
+        await until(waiter.ended.is_set)
         clock.broken = ""
         assert "no time" in str(waiter.error)
-        for _ in range(3):
-            await store.write(put_item, 1)
+        for number in range(3):
+            await store.write(put_item, f"item {number}")
         # Nor does it take anything any more, for nobody.
-        assert (waiter.looks, len(await store.read(keys))) == (1, 3)
+        assert (len(waiter.looks), len(await store.read(keys))) == (1, 3)
 
 
 async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log(
@@ -453,7 +388,7 @@ async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_h
     tmp_path: Path,
 ) -> None:
     def take_and_hold(tx: Transaction) -> str:
-        tx.undo = lambda tx: put_item(tx, 1)
+        tx.undo = lambda tx: put_item(tx)
         closed.hold()
         return "taken"
 
@@ -471,7 +406,7 @@ async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_h
                 scope.cancel()
                 await trio.testing.wait_all_tasks_blocked()
                 threading.Timer(0.05, closed.open).start()
-            await until(lambda: waiter.ended)
+            await until(waiter.ended.is_set)
     assert (waiter.error is not None) == bool(seen_from_outside(path))
 
 
@@ -488,7 +423,7 @@ async def test_a_write_cancelled_while_it_waits_ends_at_once_and_does_not_happen
             assert scope.cancelled_caught
             closed.open()
             await store.write(put, "later")
-            assert await store.read(keys) == {"later"}
+            assert await store.read(keys) == ["later"]
 
 
 async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
@@ -507,7 +442,7 @@ async def test_a_cancelled_caller_still_has_its_last_writes_committed(tmp_path: 
                 scope.cancel()
                 closed.open()
             await trio.sleep_forever()
-    assert seen_from_outside(path) == {"shielded"}
+    assert seen_from_outside(path) == ["shielded"]
 
 
 async def _write_shielded(store: Store) -> None:

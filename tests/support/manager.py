@@ -22,7 +22,7 @@ from exotrio.manager.queries.states import chain
 from exotrio.manager.security.access import local
 from exotrio.manager.service import WaitingClaims
 from exotrio.manager.store.clock import wall_clock
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.port import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support import postgres
@@ -266,18 +266,3 @@ def _table(view: View, table: str, keys: tuple[str, ...], columns: tuple[str, ..
             if row[column]
         }
     )
-
-
-# -- use cases of the tests' own, which write into meta
-
-
-PUT_KEYS = "SELECT key FROM meta WHERE key NOT IN ('stamp', 'proof') AND key NOT LIKE 'clock_%'"
-
-
-def put(tx: Transaction, key: str, value: str = "") -> str:
-    tx.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
-    return key
-
-
-def keys(view: View) -> set[str]:
-    return {row["key"] for row in view.execute(PUT_KEYS)}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
+import trio.testing
 
-from exotrio.manager.store.port import Transaction, View
+from exotrio import DatabaseError
+from exotrio.manager.store.port import Store, Topic, Transaction, View
 from tests.support import postgres
 
 ENGINES = ("memory", "file", "postgres")
@@ -35,6 +40,9 @@ async def until(is_so: Callable[[], object]) -> None:
 # -- use cases and queries: keys of a run that there is not
 
 
+PUT_KEYS = "SELECT key FROM store WHERE run = 0 ORDER BY key"
+
+
 def put(tx: Transaction, key: str, value: str = "") -> str:
     tx.execute("INSERT INTO store (run, key, value) VALUES (0, ?, ?)", (key, value))
     return key
@@ -51,12 +59,73 @@ def get(view: View, key: str) -> str | None:
 
 
 def keys(view: View) -> list[str]:
-    return [row["key"] for row in view.execute("SELECT key FROM store WHERE run = 0 ORDER BY key")]
+    return [row["key"] for row in view.execute(PUT_KEYS)]
 
 
 def remove(tx: Transaction, key: str) -> int:
     return tx.execute("DELETE FROM store WHERE run = 0 AND key = ?", (key,)).rowcount
 
 
-def announce(tx: Transaction, *topics: int | str | tuple[int, int]) -> None:
+def announce(tx: Transaction, *topics: Topic) -> None:
     tx.ready.update(topics)
+
+
+# -- use cases that wait
+
+
+class Waiter:
+    """A use case that waits in a task of its own for an item to take away."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        store: Store,
+        *,
+        topics: dict[Topic, float] | None = None,
+        longest: float = 60,
+        before: Callable[[int], object] = lambda looks: None,
+    ) -> None:
+        self.looks: list[bool] = []
+        self.found: str | None = None
+        self.error: Exception | None = None
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self._topics = {1: math.inf} if topics is None else topics
+        self._before = before
+        nursery.start_soon(self._run, store, longest)
+
+    @property
+    def has_looked(self) -> bool:
+        return bool(self.looks)
+
+    async def _run(self, store: Store, longest: float) -> None:
+        with self.scope:
+            try:
+                self.found = await store.write_once_ready(longest, self._take)
+            except DatabaseError as error:
+                self.error = error
+        self.ended.set()
+
+    def _take(self, tx: Transaction) -> str | None:
+        items = [key for key in keys(tx) if key.startswith("item")]
+        self.looks.append(tx.waited)
+        self._before(len(self.looks))
+        for key in items:
+            if remove(tx, key):
+                tx.undo = partial(put_item, key=f"{key} put back")
+                return key
+        tx.waits_for = self._topics
+        return None
+
+
+def put_item(tx: Transaction, key: str = "item", *topics: Topic) -> None:
+    put(tx, key)
+    announce(tx, *(topics or (1,)))
+
+
+async def waiting(nursery: trio.Nursery, store: Store, **options: Any) -> Waiter:
+    """Return one that has looked in vain, and waits."""
+    waiter = Waiter(nursery, store, **options)
+    await until(lambda: waiter.has_looked)
+    await trio.testing.wait_all_tasks_blocked()
+    return waiter

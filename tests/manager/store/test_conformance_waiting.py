@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import pytest
 import trio
@@ -16,71 +13,24 @@ from exotrio import DatabaseError
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, Topic, Transaction
 from tests.support.manager import gate, held_up
-from tests.support.stores import IN_THREADS, PATIENCE, announce, keys, put, put_and_fail, remove, until
+from tests.support.stores import (
+    IN_THREADS,
+    PATIENCE,
+    Waiter,
+    keys,
+    put,
+    put_and_fail,
+    put_item,
+    remove,
+    until,
+    waiting,
+)
 
 TOPICS: list[Topic] = [1, "0123456789abcdef01234567", (3, 2**40)]
 in_threads = pytest.mark.parametrize("engine", IN_THREADS, indirect=True)
 
 
 # -- use cases that wait
-
-
-class Waiter:
-    """A use case that waits in a task of its own for an item to take away."""
-
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        store: Store,
-        *,
-        topics: dict[Topic, float] | None = None,
-        longest: float = 60,
-        before: Callable[[int], object] = lambda looks: None,
-    ) -> None:
-        self.looks: list[bool] = []
-        self.found: str | None = None
-        self.error: Exception | None = None
-        self.scope = trio.CancelScope()
-        self.ended = trio.Event()
-        self._topics = {1: math.inf} if topics is None else topics
-        self._before = before
-        nursery.start_soon(self._run, store, longest)
-
-    @property
-    def has_looked(self) -> bool:
-        return bool(self.looks)
-
-    async def _run(self, store: Store, longest: float) -> None:
-        with self.scope:
-            try:
-                self.found = await store.write_once_ready(longest, self._take)
-            except DatabaseError as error:
-                self.error = error
-        self.ended.set()
-
-    def _take(self, tx: Transaction) -> str | None:
-        items = [key for key in keys(tx) if key.startswith("item")]
-        self.looks.append(tx.waited)
-        self._before(len(self.looks))
-        for key in items:
-            if remove(tx, key):
-                tx.undo = partial(put_item, key=f"{key} put back")
-                return key
-        tx.waits_for = self._topics
-        return None
-
-
-def put_item(tx: Transaction, key: str = "item", *topics: Topic) -> None:
-    put(tx, key)
-    announce(tx, *(topics or (1,)))
-
-
-async def waiting(nursery: trio.Nursery, store: Store, **options: Any) -> Waiter:
-    """Return one that has looked in vain, and waits."""
-    waiter = Waiter(nursery, store, **options)
-    await until(lambda: waiter.has_looked)
-    await trio.testing.wait_all_tasks_blocked()
-    return waiter
 
 
 async def test_what_is_there_already_is_not_waited_for(store: Store) -> None:
