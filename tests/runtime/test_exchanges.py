@@ -8,7 +8,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, StateManager
 from exotrio.graph import Graph, GraphNodeModel
 from exotrio.manager import embedded
-from tests.support.doubles import Call, NativeServer, running, runtime
+from tests.support.doubles import Call, Delays, Fails, NativeServer, running, runtime
 
 
 class Says(BaseNode):
@@ -122,13 +122,8 @@ async def test_beside_reports_that_take_long_the_poller_claims_what_they_leave(
 
 
 async def test_a_report_that_hangs_does_not_end_the_claims(autojump_clock: MockClock) -> None:
-    async def hang(call: Call) -> None:
-        if call.route == "outcomes" and len(server.routes("outcomes")) == 1:
-            await trio.sleep(25)
-
-    server = NativeServer()
-    server.before = hang
-    server.add("Says")
+    server = NativeServer(Says=1)
+    server.before = Delays(("outcomes",), 25, times=1)
     async with running(server, Says, workers=2, batch_size=4):
         await server.until(lambda: bool(server.routes("outcomes")))
         server.add("Says", 6)
@@ -137,13 +132,8 @@ async def test_a_report_that_hangs_does_not_end_the_claims(autojump_clock: MockC
 
 
 async def test_nothing_is_claimed_with_reports_while_reports_fail(autojump_clock: MockClock) -> None:
-    async def lose(call: Call) -> None:
-        if call.route == "outcomes" and len(server.routes("outcomes")) == 1:
-            raise OSError("reset")
-
-    server = NativeServer()
-    server.before = lose
-    server.add("Says")
+    server = NativeServer(Says=1)
+    server.before = Fails(("outcomes",), lambda: OSError("reset"), times=1)
     async with running(server, Says):
         await server.until(EXECUTED=1)
     first, second = server.routes("outcomes")

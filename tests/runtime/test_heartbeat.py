@@ -34,7 +34,7 @@ from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import ALONE_PATIENCE
 from exotrio._wire.vocabulary import HeartbeatResult, RunStatus, StateStatus
 from exotrio.manager import embedded
-from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, running, runtime
+from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
 
 
 class Waits(BaseNode):
@@ -135,7 +135,7 @@ async def test_a_last_heartbeat_that_hangs_is_given_up_soon(autojump_clock: Mock
 
     async def hangs(call: Call) -> None:
         if call.route == "heartbeat" and call.body["phase"] == "stopped":
-            await hang(call)
+            await trio.sleep_forever()
 
     server.before = hangs
     async with running(server, Waits):
@@ -344,15 +344,10 @@ async def test_a_drain_hands_back_what_waits_for_its_lease(autojump_clock: MockC
 async def test_a_claim_that_took_long_is_renewed_at_once(autojump_clock: MockClock) -> None:
     server = NativeServer()
     server.ttl = 2.4  # so that beats are 0.8 s apart
-
-    async def slow(call: Call) -> None:
-        if call.route == "claim":
-            await trio.sleep(2)
-
     async with running(server, Waits) as rt:
         await server.until(lambda: len(beats(server)) > 0)
         (state_id,) = server.add("Waits")
-        server.after = slow
+        server.after = Delays(("claim",), 2)
         await rt._ledger.until(lambda: rt._ledger.leased() != [])
         claimed = trio.current_time()
         await server.until(lambda: beaten(server) == {state_id})
@@ -635,14 +630,8 @@ async def test_a_failed_heartbeat_is_repeated_well_before_the_lease_is_over(
 
 
 async def test_a_heartbeat_that_hangs_does_not_delay_the_stop(autojump_clock: MockClock) -> None:
-    server = NativeServer()
-
-    async def hangs(call: Call) -> None:
-        if call.route == "heartbeat":
-            await hang(call)
-
-    server.before = hangs
-    server.add("Waits")
+    server = NativeServer(Waits=1)
+    server.before = Delays(("heartbeat",))
     Waits.gate.set()
     async with running(server, Waits):
         await server.until(EXECUTED=1)

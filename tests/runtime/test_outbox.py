@@ -38,7 +38,7 @@ from exotrio._runtime.ledger import HeldClaim
 from exotrio._runtime.outbox import Outbox
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio.testing import Errored, Pruned, Requeued, run_node
-from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, running, runtime
+from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
 from tests.support.helpers import free_port, sql
 from tests.support.processes import KEY, Process, Processes, exotrio
 
@@ -253,12 +253,7 @@ async def test_what_cannot_be_delivered_is_kept_and_sent_at_the_next_start_befor
 
 async def test_an_outcome_in_flight_at_the_end_is_kept_since_it_may_be_sent_again(outbox: Path) -> None:
     server = V0Server(Says=1)
-
-    async def never(call: Call) -> None:
-        if call.route == "executed":
-            await hang(call)
-
-    server.after = never
+    server.after = Delays(("executed",))
     async with running(server, Says, outbox=outbox, grace=0) as rt:
         await server.until(lambda: server.statuses()["EXECUTED"] == 1 or bool(server.routes("executed")))
     assert (rt.summary.kept, rt.summary.unknown) == (1, 0)

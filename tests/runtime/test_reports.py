@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, PruneSignal
 from tests.support.doubles import (
     Call,
+    Delays,
     Fails,
     NativeServer,
     State,
@@ -248,13 +249,8 @@ async def test_outcomes_and_releases_that_alternate_are_delivered_in_few_request
                 if number % 2 == 0:
                     raise
 
-    async def take_long(call: Call) -> None:
-        if call.route in ("outcomes", "release"):
-            await trio.sleep(0.1)
-
-    server = NativeServer()
-    server.before = take_long
-    server.add("Ends", 64)
+    server = NativeServer(Ends=64)
+    server.before = Delays(("outcomes", "release"), 0.1)
     async with running(server, Ends, workers=64, batch_size=64, grace=0) as rt:
         await server.until(lambda: len(begun) == 64)
     assert (rt.summary.completed, rt.summary.cancelled, rt.summary.exit_code) == (32, 32, 0)
@@ -423,16 +419,8 @@ async def test_a_refused_key_keeps_the_results_and_stops_claiming_until_it_is_ac
 
 
 async def test_outcomes_travel_in_batches_where_the_link_can(autojump_clock: MockClock) -> None:
-    server = NativeServer()
-
-    async def slow(call: Call) -> None:
-        if call.route == "outcomes":
-            await trio.sleep(1)
-
-    server.after = slow
-    server.add("Says", 48)
-    server.add("Prunes", 1)
-    server.add("Broken", 1)
+    server = NativeServer(Says=48, Prunes=1, Broken=1)
+    server.after = Delays(("outcomes",), 1)
     async with running(server, Says, Prunes, Broken) as rt:
         await server.until(lambda: not server.statuses()["CREATED"] and not server.statuses()["QUEUED"])
     assert server.statuses() == {"EXECUTED": 48, "PRUNED": 1, "ERRORED": 1}
@@ -475,15 +463,9 @@ async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_
 
 
 async def test_two_batches_that_hang_hold_up_nothing_behind_them(autojump_clock: MockClock) -> None:
-    async def hang(call: Call) -> None:
-        if call.route == "outcomes" and len(server.routes("outcomes")) <= 2:
-            await trio.sleep(20)
-
-    server = NativeServer()
-    server.before = hang
-    rt = runtime(server, Says, workers=2)
-    server.add("Says")
-    async with running(rt):
+    server = NativeServer(Says=1)
+    server.before = Delays(("outcomes",), 20, times=2)
+    async with running(server, Says, workers=2):
         for number in (2, 3):
             await trio.sleep(3)
             assert len(server.routes("outcomes")) == number - 1

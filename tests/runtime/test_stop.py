@@ -19,10 +19,10 @@ from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._util import deadlines
 from tests.support.doubles import (
     Call,
+    Delays,
     Fails,
     NativeServer,
     V0Server,
-    hang,
     reply,
     running,
     runtime,
@@ -219,12 +219,8 @@ async def test_a_stop_ends_a_long_poll_at_once(autojump_clock: MockClock) -> Non
 
 
 async def test_what_a_claim_in_flight_brings_after_the_stop_is_handed_back(autojump_clock: MockClock) -> None:
-    async def slow(call: Call) -> None:
-        if call.route == "enqueue":
-            await trio.sleep(4)
-
     server = V0Server(Quick=3)
-    server.after = slow
+    server.after = Delays(("enqueue",), 4)
     async with running(server, Quick) as rt:
         await server.until(QUEUED=3)
     assert server.statuses() == {"CREATED": 3}
@@ -372,7 +368,7 @@ async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_step
         async with running(rt):
             while len(begun) < 3:  # noqa: ASYNC110 - threads set no events of Trio
                 await trio.sleep(0.01)
-            server.before = hang
+            server.before = Delays()
             before = trio.current_time()
     finally:
         gate.set()
@@ -414,7 +410,7 @@ async def test_with_the_server_down_for_the_whole_stop_it_ends_in_time_and_names
     async with running(server, Sleeps, workers=2) as rt:
         await server.until(QUEUED=4)
         await trio.sleep(0.5)
-        server.before = hang if how == "hanging" else Fails()
+        server.before = Delays() if how == "hanging" else Fails()
         await trio.sleep(0.5)
         before = trio.current_time()
     assert trio.current_time() - before <= deadlines.longest_stop()
@@ -428,12 +424,8 @@ async def test_with_the_server_down_for_the_whole_stop_it_ends_in_time_and_names
 async def test_a_claim_whose_answer_never_comes_is_counted_and_the_stop_ends_in_time(
     autojump_clock: MockClock,
 ) -> None:
-    async def lose(call: Call) -> None:
-        if call.route == "enqueue":
-            await trio.sleep_forever()
-
     server = V0Server(Quick=3)
-    server.after = lose
+    server.after = Delays(("enqueue",))
     async with running(server, Quick, batch_size=5) as rt:
         await server.until(QUEUED=3)
     assert trio.current_time() <= 28.6
@@ -442,12 +434,8 @@ async def test_a_claim_whose_answer_never_comes_is_counted_and_the_stop_ends_in_
 
 
 async def test_a_claim_in_flight_does_not_hold_up_a_cancellation(autojump_clock: MockClock) -> None:
-    async def lose(call: Call) -> None:
-        if call.route == "enqueue":
-            await trio.sleep_forever()
-
     server = V0Server()
-    server.after = lose
+    server.after = Delays(("enqueue",))
     rt = runtime(server, Quick)
     with trio.move_on_after(100) as scope:
         async with trio.open_nursery() as nursery:
@@ -463,7 +451,7 @@ async def test_an_idle_runtime_stops_at_once_while_the_server_is_away(autojump_c
     async with running(server, Quick, registered=True) as rt:
         server.before = Fails()
         await trio.sleep(100)
-        server.before = hang
+        server.before = Delays()
         asked = len(server.calls)
         while len(server.calls) == asked:  # noqa: ASYNC110 (a request that hangs changes nothing)
             await trio.sleep(0.1)

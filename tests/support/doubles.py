@@ -302,9 +302,25 @@ class Fails:
         return made
 
 
-async def hang(call: Call) -> None:
-    """A hook: no answer ever comes."""
-    await trio.sleep_forever()
+@dataclass
+class Delays:
+    """A hook that holds up some routes.
+
+    Attributes:
+        routes: Which; empty for all.
+        seconds: How long; by default for ever.
+        times: How often; then it switches itself off.
+    """
+
+    routes: tuple[str, ...] = ()
+    seconds: float = float("inf")
+    times: float = float("inf")
+    count: int = field(default=0, init=False)
+
+    async def __call__(self, call: Call) -> None:
+        if self.count < self.times and (not self.routes or call.route in self.routes):
+            self.count += 1
+            await trio.sleep(self.seconds)
 
 
 def runtime(server: httpx.AsyncBaseTransport, *nodes: type[BaseNode], **options: Any) -> Runtime:
