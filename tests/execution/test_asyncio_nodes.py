@@ -158,10 +158,10 @@ async def test_nodes_run_at_once_in_one_loop_as_far_as_their_concurrency_allows(
         now[name] -= 1
 
     server = V0Server(Free=8, Limited=6)
-    rt = runtime(server, node(execute, "Free"), node(execute, "Limited", concurrency=2), workers=6)
-    with trio.fail_after(60):
-        async with running(rt):
-            await server.until(EXECUTED=14)
+    async with running(
+        server, node(execute, "Free"), node(execute, "Limited", concurrency=2), workers=6, within=60
+    ):
+        await server.until(EXECUTED=14)
     assert len(loops) == 1
     assert most["Free"] >= 4
     assert most["Limited"] <= 2
@@ -275,10 +275,8 @@ async def test_whatever_a_node_raises_is_its_error_and_the_others_go_on(what: An
         return Text(text="fine")
 
     server = V0Server(Bad=1, Good=1)
-    rt = runtime(server, node(execute, "Bad"), node(goes_on, "Good"))
-    with trio.fail_after(60):
-        async with running(rt):
-            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
+    async with running(server, node(execute, "Bad"), node(goes_on, "Good"), within=60):
+        await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
 
 
 async def test_a_loop_that_a_node_broke_fails_its_nodes_and_the_next_gets_another(
@@ -294,12 +292,10 @@ async def test_a_loop_that_a_node_broke_fails_its_nodes_and_the_next_gets_anothe
     async def fine(self: BaseNode) -> None: ...
 
     server = V0Server(Breaks=1)
-    rt = runtime(server, node(execute, "Breaks"), node(fine, "Fine"), poll_interval=0.01)
-    with trio.fail_after(60):
-        async with running(rt):
-            await server.until(lambda: server.statuses() == {"ERRORED": 1})
-            server.add("Fine")
-            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
+    async with running(server, node(execute, "Breaks"), node(fine, "Fine"), poll_interval=0.01, within=60):
+        await server.until(lambda: server.statuses() == {"ERRORED": 1})
+        server.add("Fine")
+        await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
     assert "the asyncio loop ended while the node ran" in server.states["0" * 24].result
     assert "the asyncio loop failed" in caplog.text
 
@@ -386,12 +382,10 @@ async def test_a_lost_lease_and_a_cancelled_run_cancel_the_node(told: str, why: 
     server = NativeServer()
     server.ttl = 0.3
     (state,) = server.add("Node")
-    rt = runtime(server, node(cleaning.execute))
-    with trio.fail_after(60):
-        async with running(rt):
-            await cleaning.began.wait()
-            getattr(server, told).add(state)
-            await eventually(cleaning.ended)
+    async with running(server, node(cleaning.execute), within=60):
+        await cleaning.began.wait()
+        getattr(server, told).add(state)
+        await eventually(cleaning.ended)
     assert cleaning.learnt(why)
 
 
@@ -486,14 +480,14 @@ async def test_a_node_that_swallows_its_cancellation_is_stuck_and_the_loop_goes_
     async def quick(self: BaseNode) -> None: ...
 
     server = V0Server(Node=1)
-    rt = runtime(server, node(swallowing.execute, timeout=30), node(quick, "Quick"), poll_interval=0.01)
-    with trio.fail_after(600):
-        async with running(rt):
-            await server.until(lambda: server.statuses() == {"ERRORED": 1})
-            server.add("Quick", 3)
-            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 3})
-            swallowing.release = True
-            await eventually(heard_of_the_late_end)
+    async with running(
+        server, node(swallowing.execute, timeout=30), node(quick, "Quick"), poll_interval=0.01, within=600
+    ) as rt:
+        await server.until(lambda: server.statuses() == {"ERRORED": 1})
+        server.add("Quick", 3)
+        await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 3})
+        swallowing.release = True
+        await eventually(heard_of_the_late_end)
     assert "(Node) is stuck: it goes on in the asyncio loop" in caplog.text
     assert "blocked" not in caplog.text
     assert rt.summary.completed == 3
@@ -509,22 +503,21 @@ async def test_too_many_stuck_nodes_keep_asyncio_nodes_from_being_begun_and_no_o
         await trio.lowlevel.checkpoint()
 
     server = V0Server(Node=6)
-    rt = runtime(
+    async with running(
         server,
         node(swallowing.execute, timeout=30),
         node(on_trio, "OnTrio", runs_in="trio"),
         workers=1,
         batch_size=1,
         poll_interval=0.01,
-    )
-    with trio.fail_after(600):
-        async with running(rt):
-            await server.until(ERRORED=4)
-            server.add("OnTrio", 3)
-            await server.until(lambda: server.statuses() == {"ERRORED": 4, "EXECUTED": 3, "CREATED": 2})
-            assert server.routes("enqueue")[-1].body["nodes"] == ["OnTrio"]
-            swallowing.release = True
-            await server.until(EXECUTED=5)
+        within=600,
+    ):
+        await server.until(ERRORED=4)
+        server.add("OnTrio", 3)
+        await server.until(lambda: server.statuses() == {"ERRORED": 4, "EXECUTED": 3, "CREATED": 2})
+        assert server.routes("enqueue")[-1].body["nodes"] == ["OnTrio"]
+        swallowing.release = True
+        await server.until(EXECUTED=5)
 
 
 async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state_back(
@@ -533,10 +526,8 @@ async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state
     jump = jumping(mock_clock)
     swallowing = Swallowing(jump)
     server = V0Server(Node=1)
-    rt = runtime(server, node(swallowing.execute))
-    with trio.fail_after(600):
-        async with running(rt, grace=0):
-            await swallowing.began.wait()
+    async with running(server, node(swallowing.execute), grace=0, within=600):
+        await swallowing.began.wait()
     assert server.statuses() == {"CREATED": 1}
     assert "(Node), stuck until now, was ended with its loop in the asyncio loop" in caplog.text
 
@@ -559,27 +550,26 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
 
     server = V0Server(Blocks=1)
     on_asyncio = {"timeout": 30}
-    rt = runtime(
+    async with running(
         server,
         node(blocks, "Blocks", **on_asyncio),
         node(waits, "Waits", **on_asyncio),
         node(on_trio, "OnTrio", runs_in="trio"),
         poll_interval=0.01,
-    )
-    with trio.fail_after(600):
-        async with running(rt):
-            await began.wait()
-            server.add("OnTrio", 3)
-            server.add("Waits")
-            await server.until(lambda: server.statuses() == {"EXECUTED": 3, "QUEUED": 2})
-            for seconds in (30, 5):  # the timeouts, and the time for a clean-up
-                await wait_all_tasks_blocked()
-                jump(seconds)
-            await server.until(lambda: server.statuses() == {"EXECUTED": 3, "ERRORED": 2})
-            server.add("Waits")  # by now the loop is known to be blocked
-            server.add("OnTrio")
-            await server.until(EXECUTED=4)
-            assert server.statuses() == {"EXECUTED": 4, "ERRORED": 2, "CREATED": 1}
+        within=600,
+    ):
+        await began.wait()
+        server.add("OnTrio", 3)
+        server.add("Waits")
+        await server.until(lambda: server.statuses() == {"EXECUTED": 3, "QUEUED": 2})
+        for seconds in (30, 5):  # the timeouts, and the time for a clean-up
+            await wait_all_tasks_blocked()
+            jump(seconds)
+        await server.until(lambda: server.statuses() == {"EXECUTED": 3, "ERRORED": 2})
+        server.add("Waits")  # by now the loop is known to be blocked
+        server.add("OnTrio")
+        await server.until(EXECUTED=4)
+        assert server.statuses() == {"EXECUTED": 4, "ERRORED": 2, "CREATED": 1}
     assert "the asyncio loop is blocked, by state 000000000000000000000000 (Blocks)" in caplog.text
     assert "its thread is left running" in caplog.text
     assert caplog.text.count("it goes on in the asyncio loop") == 1, "what was not begun cannot go on"

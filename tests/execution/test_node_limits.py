@@ -277,10 +277,8 @@ async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogC
 async def test_stuck_threads_take_no_place_from_the_workers() -> None:
     hanging = Hanging()
     server = V0Server(Digest=3, Quick=5)
-    rt = runtime(server, hanging.node, node(lambda self: None, "Quick"), workers=1)
-    with trio.fail_after(60):
-        async with running(rt):
-            await server.until(lambda: server.statuses() == {"ERRORED": 3, "EXECUTED": 5})
+    async with running(server, hanging.node, node(lambda self: None, "Quick"), workers=1, within=60):
+        await server.until(lambda: server.statuses() == {"ERRORED": 3, "EXECUTED": 5})
     hanging.release.set()
 
 
@@ -324,10 +322,8 @@ async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_time_to
         return Text(text=str(self.stopping))
 
     server = V0Server(Digest=1)
-    rt = runtime(server, node(execute, timeout=0.6))
-    with trio.fail_after(60):
-        async with running(rt, grace=0):
-            await began.wait()
+    async with running(server, node(execute, timeout=0.6), grace=0, within=60):
+        await began.wait()
     assert server.states["0" * 24].result == [{"text": "cancelling"}]
 
 

@@ -149,19 +149,14 @@ async def test_heartbeats_carry_the_last_progress_of_what_runs(autojump_clock: M
 
 
 async def test_a_thread_says_it_too() -> None:
-    server = V0Server(Threaded=1)
-    rt = runtime(server, Threaded)
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(rt.run)
-            try:
-                assert await trio.to_thread.run_sync(Threaded.said.wait, 60)
-                (state,) = rt.vitals.running
-                assert state.progress == Progress(None, "in a thread")
-                assert (state.node, state.identifier, state.run_id) == ("Threaded", "it", None)
-            finally:
-                Threaded.leave.set()
-                rt.stop()
+    async with running(V0Server(Threaded=1), Threaded, registered=True, within=60) as rt:
+        try:
+            assert await trio.to_thread.run_sync(Threaded.said.wait, 60)
+            (state,) = rt.vitals.running
+            assert state.progress == Progress(None, "in a thread")
+            assert (state.node, state.identifier, state.run_id) == ("Threaded", "it", None)
+        finally:
+            Threaded.leave.set()
     assert rt.vitals.running == ()
 
 

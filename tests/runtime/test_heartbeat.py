@@ -298,9 +298,8 @@ async def test_a_plain_node_in_a_thread_can_see_that_its_lease_is_lost() -> None
 
     server = NativeServer()
     server.lost = set(server.add("Steps"))
-    with trio.fail_after(60):
-        async with running(server, Steps):
-            await server.until(lambda: bool(server.routes("outcomes")))
+    async with running(server, Steps, within=60):
+        await server.until(lambda: bool(server.routes("outcomes")))
     assert Waits.ended == ["lease lost"]
 
 

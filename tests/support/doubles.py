@@ -7,6 +7,7 @@ the server's; ``after`` is asked once the server has done its part, and may do t
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -286,7 +287,7 @@ class Fails:
 
     routes: tuple[str, ...] = ()
     make: Callable[[], httpx.Response | Exception] = lambda: httpx.ConnectError("test: nobody there")
-    times: float = float("inf")
+    times: float = math.inf
     state_ids: frozenset[str] = frozenset()
     count: int = field(default=0, init=False)
 
@@ -313,8 +314,8 @@ class Delays:
     """
 
     routes: tuple[str, ...] = ()
-    seconds: float = float("inf")
-    times: float = float("inf")
+    seconds: float = math.inf
+    times: float = math.inf
     count: int = field(default=0, init=False)
 
     async def __call__(self, call: Call) -> None:
@@ -334,6 +335,7 @@ async def running(
     *nodes: type[BaseNode],
     grace: float | None = None,
     registered: bool = False,
+    within: float = math.inf,
     **options: Any,
 ) -> AsyncIterator[Runtime]:
     """Run a runtime beside the block, then stop it.
@@ -342,12 +344,14 @@ async def running(
         what: A runtime, or the server for which ``runtime`` makes one of the nodes and options.
         grace: Of the stop.
         registered: Whether the block begins when it is registered, or before.
+        within: Seconds that the block and the stop may take; for tests in real time.
     """
     rt = what if isinstance(what, Runtime) else runtime(what, *nodes, **options)
-    async with trio.open_nursery() as nursery:
-        if registered:
-            await nursery.start(rt.run)
-        else:
-            nursery.start_soon(rt.run)
-        yield rt
-        rt.stop(grace)
+    with trio.fail_after(within):
+        async with trio.open_nursery() as nursery:
+            if registered:
+                await nursery.start(rt.run)
+            else:
+                nursery.start_soon(rt.run)
+            yield rt
+            rt.stop(grace)
