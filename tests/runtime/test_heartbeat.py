@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -679,8 +680,10 @@ class Apart:
         await trio.lowlevel.checkpoint()
 
 
-def beating(link: Any, ledger: Ledger, stop: Stop) -> Callable[[], Awaitable[None]]:
-    return partial(
+@asynccontextmanager
+async def beating(link: Any, ledger: Ledger, stop: Stop) -> AsyncIterator[None]:
+    """Send heartbeats beside the block."""
+    send = partial(
         heartbeat,
         link=link,
         open_own_link=lambda: link,
@@ -689,6 +692,11 @@ def beating(link: Any, ledger: Ledger, stop: Stop) -> Callable[[], Awaitable[Non
         stop=stop,
         phase=lambda: Phase.RUNNING,
     )
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            yield
+            nursery.cancel_scope.cancel()
 
 
 async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handled_afterwards() -> None:
@@ -707,18 +715,15 @@ async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handle
         ledger.add(Claim(name, "Waits", "it", {}, token=name, lease=60), ledger.now())
         for name in ("kept", "lost")
     ]
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(beating(link, ledger, Stop()))
-            while not link.threads:
-                await trio.lowlevel.checkpoint()
-            blocked.set()
-            for _ in range(5):
-                assert heard.acquire(timeout=60), "the loop is blocked here"
-            assert lost in ledger
-            await ledger.until(lambda: lost not in ledger and not ledger.lapsed(kept))
-            assert kept.lease_until < ledger.now() + 0.06
-            nursery.cancel_scope.cancel()
+    async with beating(link, ledger, Stop()):
+        while not link.threads:
+            await trio.lowlevel.checkpoint()
+        blocked.set()
+        for _ in range(5):
+            assert heard.acquire(timeout=60), "the loop is blocked here"
+        assert lost in ledger
+        await ledger.until(lambda: lost not in ledger and not ledger.lapsed(kept))
+        assert kept.lease_until < ledger.now() + 0.06
     assert link.threads == {"exotrio heartbeat"}
     assert ledger.summary(0).lost_leases == 1
 
@@ -737,14 +742,11 @@ async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() ->
     held = ledger.add(Claim("s", "Waits", "it", {}, token="t", lease=600), ledger.now())
     assert held is not None
     before = held.lease_until
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(beating(link, ledger, Stop()))
-            await ledger.until(lambda: held.lease_until != before)
-            assert ledger.lapsed(held), "it was renewed for 60 s, 100 s ago"
-            ledger.heartbeat_wanted.set()
-            await ledger.until(lambda: not ledger.lapsed(held))
-            nursery.cancel_scope.cancel()
+    async with beating(link, ledger, Stop()):
+        await ledger.until(lambda: held.lease_until != before)
+        assert ledger.lapsed(held), "it was renewed for 60 s, 100 s ago"
+        ledger.heartbeat_wanted.set()
+        await ledger.until(lambda: not ledger.lapsed(held))
 
 
 async def test_the_thread_sends_a_last_heartbeat() -> None:
@@ -756,11 +758,8 @@ async def test_the_thread_sends_a_last_heartbeat() -> None:
         beaten.set()
         return HeartbeatAnswer((), 60.0, frozenset())
 
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(beating(Apart(answer), Ledger(), Stop()))
-            assert await trio.to_thread.run_sync(beaten.wait, 60)
-            nursery.cancel_scope.cancel()
+    async with beating(Apart(answer), Ledger(), Stop()):
+        assert await trio.to_thread.run_sync(beaten.wait, 60)
     assert told == ["running", "stopped"]
 
 
@@ -774,11 +773,8 @@ async def test_a_thread_that_hangs_does_not_delay_the_end_and_its_late_answer_do
 
     stop = Stop()
     try:
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(beating(Apart(answer), Ledger(), stop))
-                assert await trio.to_thread.run_sync(entered.wait, 60)
-                nursery.cancel_scope.cancel()
+        async with beating(Apart(answer), Ledger(), stop):
+            assert await trio.to_thread.run_sync(entered.wait, 60)
     finally:
         leave.set()
 
@@ -790,11 +786,8 @@ async def test_a_defect_in_the_thread_stops_the_runtime_and_nothing_else(
         raise ZeroDivisionError
 
     stop = Stop()
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(beating(Apart(answer), Ledger(), stop))
-            await stop.arrived.wait()
-            nursery.cancel_scope.cancel()
+    async with beating(Apart(answer), Ledger(), stop):
+        await stop.arrived.wait()
     assert isinstance(stop.failure, ZeroDivisionError)
     assert "the heartbeat failed" in caplog.text
 
