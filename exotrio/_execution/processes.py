@@ -15,6 +15,7 @@ After a node the settings of its process are restored (``process_settings``), or
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import json
 import logging
@@ -24,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 
 import trio
@@ -63,6 +65,8 @@ WorkerEnd(stream).serve()"""
 """The code of a worker process. Only with the import path of the runtime is it sure that it finds exotrio."""
 MAX_START = 120.0
 """Seconds in which a process has to start and to load the code of its node."""
+MAX_END = 1.0
+"""Seconds that an idle process may take to end by itself after the runtime."""
 MAX_KILL = 1.0
 """Seconds that are waited for the end of a process that was killed."""
 
@@ -104,6 +108,10 @@ class InProcesses(Place):
         with trio.move_on_after(deadlines.WORKER_PROCESSES, shield=True):
             for process in list(self._all):
                 await process.ended.wait()
+        for process in self._all.intersection(self._idle):
+            if not process.ended.is_set():
+                self._all.remove(process)
+                process.end_later()
         with trio.move_on_after(deadlines.WORKER_PROCESSES, shield=True):
             async with trio.open_nursery() as nursery:
                 for process in list(self._all):
@@ -221,12 +229,26 @@ class WorkerProcess:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def end_later(self) -> None:
+        """Let it end by itself, after it was hung up: what its code left open is written then.
+
+        It is killed after ``MAX_END`` seconds, for which the end of this process waits.
+        """
+        self.close()
+        thread = threading.Thread(target=self._wait_or_kill, name="exotrio process end", daemon=True)
+        thread.start()
+        atexit.register(thread.join)
+
+    def _wait_or_kill(self) -> None:
+        try:
+            self._process.wait(MAX_END)
+        except subprocess.TimeoutExpired:
+            self._kill()
+
     async def end(self) -> None:
         """Kill it, and wait for its end, shielded, for up to 1 s. Close the connection."""
         if not self.ended.is_set():
-            # The group too: what a node started is not to go on without it.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill()
             with trio.move_on_after(MAX_KILL, shield=True):
                 await self.ended.wait()
             if not self.ended.is_set():
@@ -234,8 +256,13 @@ class WorkerProcess:
         self.close()
 
     def close(self) -> None:
-        """Close the connection, once it has ended."""
+        """Close the connection, once it has ended or was hung up."""
         self._stream.socket.close()
+
+    def _kill(self) -> None:
+        # The group too: what a node started is not to go on without it.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _drain(self) -> None:
         with suppress(OSError):  # it has ended; or does not read, and cannot be told

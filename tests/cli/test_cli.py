@@ -148,9 +148,15 @@ def test_a_run_does_without_streams_home_and_path(folder: Path) -> None:
         assert end.code == 0, (line, end)
 
 
-def test_what_the_users_code_left_open_is_written_at_the_end(folder: Path) -> None:
-    app = APP.replace("    async def", '    log = open("log", "w")\n\n    async def')
-    (folder / "app.py").write_text(app.replace("return self", 'self.log.write("done"); return self'), "utf-8")
+@pytest.mark.parametrize("where", ["trio", "process"])
+def test_what_the_users_code_left_open_is_written_at_the_end(folder: Path, where: str) -> None:
+    app = APP.replace(
+        "    async def", f'    runs_in = "{where}"\n    log = open("log", "w")\n\n    async def'
+    )
+    # Its process needs longer for its end than the runtime waits for it.
+    late = "import atexit, time; atexit.register(time.sleep, 0.3)"
+    app = app.replace("return self", f'self.log.write("done"); {late}; return self')
+    (folder / "app.py").write_text(app, "utf-8")
     assert ended("run", "app.py", "--db", ":memory:", cwd=folder).code == 0
     assert (folder / "log").read_text() == "done"
 
