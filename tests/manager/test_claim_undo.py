@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from starlette.types import ASGIApp
 
 from exotrio.manager import create_app
 from exotrio.manager.engine import claims, runs
@@ -47,8 +46,8 @@ class Gone(OSError):
     pass
 
 
-async def ask(app: ASGIApp, path: str, send: Send, **more: Any) -> None:
-    """Send a claim to the app as a server would, with a client that reads by ``send``."""
+async def ask(manager: Manager, path: str, send: Send, **more: Any) -> None:
+    """Send a claim as a server would, with a client that reads by ``send``."""
     body = json.dumps({**BODIES[path], **more} if more else BODIES[path]).encode()
     parts = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -60,7 +59,29 @@ async def ask(app: ASGIApp, path: str, send: Send, **more: Any) -> None:
 
     headers = [(b"host", b"localhost"), (b"x-api-key", KEY.encode())]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    app = create_app(manager.service, key=KEY)
     await app({**scope, "query_string": b"", "root_path": ""}, receive, send)
+
+
+async def lose(manager: Manager, path: str, meanwhile: Callable[[Message], Awaitable[object]]) -> None:
+    """Send a claim whose client is gone when the reply is written, after what happens meanwhile."""
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await meanwhile(message)
+            raise Gone
+
+    with pytest.raises(Gone):
+        await ask(manager, path, send)
+
+
+async def send_as_servers_do(message: Message) -> None:
+    await trio.lowlevel.checkpoint_if_cancelled()  # before the body
+
+
+def first_in(message: Message) -> str:
+    state_id: str = json.loads(message["body"])["states"][0]["state_id"]
+    return state_id
 
 
 async def ready(manager: Manager) -> Flow:
@@ -85,33 +106,25 @@ async def test_a_reply_that_cannot_be_written_undoes_the_claim(
 
     await ready(manager)
     with pytest.raises(Gone):
-        await ask(create_app(manager.service, key=KEY), path, send)
+        await ask(manager, path, send)
     await check_claimable(manager)
 
 
 @each
 async def test_a_claim_that_cannot_be_undone_is_undone_as_soon_as_it_can(manager: Manager, path: str) -> None:
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            await refuse_states(manager)
-            raise Gone
-
     await ready(manager)
-    with pytest.raises(Gone):
-        await ask(create_app(manager.service, key=KEY), path, send)
+    await lose(manager, path, lambda _: refuse_states(manager))
     await take_states(manager)
     await check_claimable(manager)
 
 
 async def test_a_v0_claim_that_is_undone_late_leaves_alone_what_was_claimed_anew() -> None:
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            clock.advance(1)
-            for state in await manager.service.store.read(states_of):
-                ok(await manager.api.requeue(state, 1))
-            clock.advance(1)
-            assert len(ok(await manager.api.claim([node_name("a")], 1))["states"]) == 1
-            raise Gone
+    async def claim_anew(_: Message) -> None:
+        clock.advance(1)
+        for state in await manager.service.store.read(states_of):
+            ok(await manager.api.requeue(state, 1))
+        clock.advance(1)
+        assert len(ok(await manager.api.claim([node_name("a")], 1))["states"]) == 1
 
     def states_of(view: View) -> list[str]:
         return [view.state_id(row["seq"]) for row in view.execute("SELECT seq FROM states")]
@@ -119,8 +132,7 @@ async def test_a_v0_claim_that_is_undone_late_leaves_alone_what_was_claimed_anew
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         await ready(manager)
-        with pytest.raises(Gone):
-            await ask(create_app(manager.service, key=KEY), V0, send)
+        await lose(manager, V0, claim_anew)
         assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1, "the other is taken"
         await manager.service.store.read(recount)
 
@@ -136,19 +148,15 @@ async def test_a_reply_that_is_cancelled_while_it_is_written_undoes_the_claim(
 
     await ready(manager)
     with trio.CancelScope() as scope:
-        await ask(create_app(manager.service, key=KEY), path, send)
+        await ask(manager, path, send)
     assert scope.cancelled_caught
     await check_claimable(manager)
 
 
 async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone(manager: Manager) -> None:
-    async def send(message: Message) -> None:
-        # As the real one: a checkpoint before the body.
-        await trio.lowlevel.checkpoint_if_cancelled()
-
     async def poll() -> None:
         with scope:
-            await ask(create_app(manager.service, key=KEY), NATIVE, send, wait_ms=15_000)
+            await ask(manager, NATIVE, send_as_servers_do, wait_ms=15_000)
 
     scope = trio.CancelScope()
     async with trio.open_nursery() as nursery:
@@ -165,13 +173,9 @@ async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone(ma
 
 @each
 async def test_a_claim_cancelled_while_it_is_committed_is_undone(path: str, tmp_path: Path) -> None:
-    async def send(message: Message) -> None:
-        # As the real one: a checkpoint before the body.
-        await trio.lowlevel.checkpoint_if_cancelled()
-
     async def claim() -> None:
         with scope:
-            await ask(create_app(manager.service, key=KEY), path, send)
+            await ask(manager, path, send_as_servers_do)
 
     scope = trio.CancelScope()
     with trio.fail_after(60):
@@ -203,7 +207,7 @@ async def test_a_claim_that_is_not_written_in_time_is_given_up_as_uncertain(
             async with held_up(manager.service.store.write):
                 with monkeypatch.context() as impatient:
                     impatient.setattr("exotrio.manager.api.json.CLAIM_LIMIT", 0.1)
-                    await ask(create_app(manager.service, key=KEY), path, send)
+                    await ask(manager, path, send)
             # Not 503, which says that nothing was taken.
             assert statuses == [504]
             # Given up before the writer came to it, so it never happened.
@@ -216,10 +220,6 @@ async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
     path: str, closing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = claims.claim
-
-    async def send(message: Message) -> None:
-        pass
-
     with gate() as closed, trio.fail_after(60):
 
         def slow_claim(*args: Any) -> claims.Claimed:
@@ -232,7 +232,7 @@ async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
             with monkeypatch.context() as slow:
                 slow.setattr("exotrio.manager.api.json.CLAIM_LIMIT", 0.1)
                 slow.setattr("exotrio.manager.engine.claims.claim", slow_claim)
-                await ask(create_app(manager.service, key=KEY), path, send)
+                await ask(manager, path, send_as_servers_do)
             closed.open()
             if not closing:
                 await manager.service.store.write(lambda tx: None)
@@ -245,19 +245,13 @@ async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
 
 
 async def test_undoing_leaves_alone_what_was_reported_meanwhile(manager: Manager) -> None:
-    flow = await ready(manager)
+    async def report(message: Message) -> None:
+        ok(await manager.api.executed(first_in(message), {"v": "1"}))
 
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            first = json.loads(message["body"])["states"][0]["state_id"]
-            ok(await manager.api.executed(first, {"v": "1"}))
-            raise Gone
-
-    with pytest.raises(Gone):
-        await ask(create_app(manager.service, key=KEY), V0, send)
+    await ready(manager)
+    await lose(manager, V0, report)
     await manager.service.store.read(recount)
     assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1
-    assert flow.run_id
 
 
 async def test_undoing_leaves_alone_what_somebody_else_holds_by_now() -> None:
@@ -266,34 +260,25 @@ async def test_undoing_leaves_alone_what_somebody_else_holds_by_now() -> None:
         await ready(manager)
         held: list[str] = []
 
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                first = json.loads(message["body"])["states"][0]["state_id"]
-                ok(await manager.api.requeue(first, 1))
-                clock.advance(1)
-                (state,) = ok(await manager.remote.native_claim({node_name("a"): 5}))["states"]
-                held.append(state["state_id"])
-                raise Gone
+        async def hand_over(message: Message) -> None:
+            ok(await manager.api.requeue(first_in(message), 1))
+            clock.advance(1)
+            (state,) = ok(await manager.remote.native_claim({node_name("a"): 5}))["states"]
+            held.append(state["state_id"])
 
-        with pytest.raises(Gone):
-            await ask(create_app(manager.service, key=KEY), V0, send)
-        states = ok(await manager.api.claim([node_name("a")], 10))["states"]
-        assert len(states) == 1
-        assert states[0]["state_id"] not in held
+        await lose(manager, V0, hand_over)
+        (state,) = ok(await manager.api.claim([node_name("a")], 10))["states"]
+        assert state["state_id"] not in held
 
 
 async def test_undoing_leaves_alone_what_a_repeated_claim_has_handed_out_since(manager: Manager) -> None:
     await ready(manager)
     again: list[Any] = []
 
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.body" and not again:
-            again.extend(await repeated(manager))
-            raise Gone
+    async def repeat(_: Message) -> None:
+        again.extend(await repeated(manager))
 
-    app = create_app(manager.service, key=KEY)
-    with pytest.raises(Gone):
-        await ask(app, NATIVE, send)
+    await lose(manager, NATIVE, repeat)
     assert len(again) == 2
     held = [{"state_id": state["state_id"], "token": state["lease"]["token"]} for state in again]
     items = ok(await manager.remote.heartbeat(states=held))["items"]
@@ -302,14 +287,9 @@ async def test_undoing_leaves_alone_what_a_repeated_claim_has_handed_out_since(m
 
 
 async def test_a_reply_to_a_repeated_claim_that_cannot_be_written_undoes_it(manager: Manager) -> None:
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            raise Gone
-
     await ready(manager)
     assert len(await repeated(manager)) == 2
-    with pytest.raises(Gone):
-        await ask(create_app(manager.service, key=KEY), NATIVE, send)
+    await lose(manager, NATIVE, send_as_servers_do)
     await check_claimable(manager)
 
 
