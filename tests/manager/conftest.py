@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -23,6 +24,15 @@ async def manager() -> AsyncIterator[Manager]:
 def database() -> Iterator[Database]:
     with postgres.database() as fresh:
         yield fresh
+
+
+@pytest.fixture
+def db(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database on the engine that a row of the test names."""
+    if engine == "SQLite":
+        return str(tmp_path / "state.db")
+    database: Database = request.getfixturevalue("database")
+    return database.url
 
 
 @pytest.fixture

@@ -19,36 +19,22 @@ from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for
-from tests.support.helpers import SettableClock, eventually, ok, place
+from tests.support.helpers import SettableClock, VirtualClock, eventually, ok, place
 from tests.support.manager import Manager, open_manager, recount, tallied
 
-START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 MINUTE = 60.0
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 KEEP_MS = round(30 * DAY * 1000)
 
 
-class WallClock:
-    """A clock that goes with Trio's, and can be set."""
-
-    def __init__(self) -> None:
-        self._ahead = 0.0
-
-    def __call__(self) -> int:
-        return START_MS + round((trio.current_time() + self._ahead) * 1000)
-
-    def set(self, by: float) -> None:
-        self._ahead += by
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
 
 
 @pytest.fixture
-def clock() -> WallClock:
-    return WallClock()
-
-
-@pytest.fixture
-async def manager(clock: WallClock) -> AsyncIterator[Manager]:
+async def manager(clock: VirtualClock) -> AsyncIterator[Manager]:
     async with open_manager(clock=clock) as opened:
         yield opened
 
@@ -72,7 +58,7 @@ async def run_count(manager: Manager) -> int:
 
 
 async def test_what_was_ready_stays_ready_and_in_order_when_the_clock_is_set_back(
-    manager: Manager, clock: WallClock, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    manager: Manager, clock: VirtualClock, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await start_runs(manager, 1)
     await trio.sleep(1.5 * HOUR)
@@ -92,7 +78,7 @@ async def test_what_was_ready_stays_ready_and_in_order_when_the_clock_is_set_bac
 
 @pytest.mark.parametrize("sets", [(-HOUR,), (40 * DAY, -40 * DAY)])
 async def test_a_delay_ends_at_most_a_minute_late_when_the_clock_is_set_back(
-    manager: Manager, clock: WallClock, autojump_clock: MockClock, sets: tuple[float, ...]
+    manager: Manager, clock: VirtualClock, autojump_clock: MockClock, sets: tuple[float, ...]
 ) -> None:
     if len(sets) > 1:
         clock.set(sets[0])
@@ -140,7 +126,7 @@ def _fail(*_: object) -> None:
 
 
 async def test_a_time_is_stored_now_and_then_while_nothing_happens(
-    manager: Manager, clock: WallClock, autojump_clock: MockClock
+    manager: Manager, clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
     stored = set()
     for _ in range(600):
@@ -177,7 +163,7 @@ async def schedule(manager: Manager, expression: str) -> None:
 
 
 async def test_cron_follows_a_clock_that_is_corrected(
-    manager: Manager, clock: WallClock, autojump_clock: MockClock
+    manager: Manager, clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
     await schedule(manager, "*/10 * * * *")
     await trio.sleep(11 * MINUTE)
@@ -194,7 +180,7 @@ async def test_cron_follows_a_clock_that_is_corrected(
 
 
 async def test_cron_follows_a_clock_that_was_corrected_between_two_starts(tmp_path: Path) -> None:
-    clock, db = SettableClock(START_MS), tmp_path / "state.db"
+    clock, db = SettableClock(VirtualClock.START_MS), tmp_path / "state.db"
     async with open_manager(db, clock=clock) as manager:
         await schedule(manager, "*/10 * * * *")
         clock.advance(40 * 86_400_000)
@@ -213,7 +199,7 @@ async def _has_runs(manager: Manager, count: int) -> None:
 
 
 async def test_an_occurrence_does_not_come_twice_when_the_clock_is_set_back_by_seconds(
-    manager: Manager, clock: WallClock, autojump_clock: MockClock
+    manager: Manager, clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
     await schedule(manager, "*/10 * * * *")
     await trio.sleep(10 * MINUTE + 0.5)
@@ -234,7 +220,7 @@ async def finish_run(manager: Manager) -> None:
 
 
 async def test_a_clock_that_is_wrong_for_minutes_deletes_nothing(autojump_clock: MockClock) -> None:
-    clock = WallClock()
+    clock = VirtualClock()
     async with open_manager(clock=clock, keep_ms=KEEP_MS) as manager:
         await finish_run(manager)
         await trio.sleep(MINUTE)
@@ -251,7 +237,7 @@ async def test_a_clock_that_is_wrong_for_minutes_deletes_nothing(autojump_clock:
 async def test_retention_goes_on_by_the_time_that_went_by_when_the_clock_was_set(
     autojump_clock: MockClock,
 ) -> None:
-    clock = WallClock()
+    clock = VirtualClock()
     async with open_manager(clock=clock, keep_ms=round(6 * HOUR * 1000)) as manager:
         await finish_run(manager)
         await trio.sleep(2 * HOUR)
@@ -271,7 +257,7 @@ async def test_retention_goes_on_by_the_time_that_went_by_when_the_clock_was_set
 async def test_a_clock_that_goes_on_from_where_it_was_set_is_trusted_after_a_day(
     autojump_clock: MockClock,
 ) -> None:
-    clock = WallClock()
+    clock = VirtualClock()
     async with open_manager(clock=clock, keep_ms=KEEP_MS) as manager:
         await finish_run(manager)
         clock.set(40 * DAY)

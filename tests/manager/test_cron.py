@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -24,10 +24,10 @@ from exotrio.manager.engine.graphs import correct_schedules
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
-from tests.support import postgres
 from tests.support.cron import N, put, runs
 from tests.support.helpers import (
     SettableClock,
+    VirtualClock,
     declare,
     eventually,
     node_name,
@@ -38,26 +38,14 @@ from tests.support.helpers import (
 )
 from tests.support.manager import ENGINES, Manager, open_manager, running
 
-START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
-
-
+START_MS = VirtualClock.START_MS
 DAY_MS = 24 * 3_600_000
 NODES = {"runtime_name": "r", "nodes": [declare("Node_a")]}
 
 
-class Clock:
-    """Trio's clock, which stands at midnight when a test begins, and may jump ahead."""
-
-    def __init__(self) -> None:
-        self.ahead_ms = 0
-
-    def __call__(self) -> int:
-        return START_MS + round(trio.current_time() * 1000) + self.ahead_ms
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> VirtualClock:
+    return VirtualClock()
 
 
 @asynccontextmanager
@@ -68,7 +56,7 @@ async def manager(db: str | Path, clock: Callable[[], int]) -> AsyncIterator[htt
 
 
 @pytest.fixture
-async def client(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
+async def client(clock: VirtualClock) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a manager in memory, at which the node of the graphs is registered."""
     async with manager(":memory:", clock) as opened:
         ok(await opened.put(f"{N}/nodes/", json=NODES))
@@ -187,10 +175,10 @@ async def test_one_missed_occurrence_is_caught_up_after_a_downtime(tmp_path: Pat
 
 
 async def test_after_a_standstill_one_occurrence_is_caught_up_and_the_others_are_not(
-    client: httpx.AsyncClient, clock: Clock, autojump_clock: MockClock
+    client: httpx.AsyncClient, clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
     ok(await put(client, "*/10 * * * *"), 201)
-    clock.ahead_ms = DAY_MS + 60_000  # as of a machine that was suspended
+    clock.set(DAY_MS / 1000 + 60)  # as of a machine that was suspended
     await trio.sleep(61)
     assert await runs(client) == 1
     await trio.sleep(600)
@@ -258,7 +246,7 @@ async def test_a_schedule_outlives_a_process_that_was_killed(tmp_path: Path) -> 
 
 
 async def test_occurrences_leave_nothing_but_their_runs_which_go_when_they_are_old(
-    clock: Clock, autojump_clock: MockClock
+    clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
     def schedules(view: View) -> int:
         found: int = view.execute("SELECT count(*) FROM schedules").fetchone()[0]
@@ -315,36 +303,34 @@ async def test_a_trigger_with_a_zone_starts_its_runs_at_the_times_there(
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "Mars"])
 async def test_zones_that_an_older_version_ignored_count_after_its_update(
-    tmp_path: Path, engine: str, zone: str
+    engine: str, db: str, zone: str
 ) -> None:
     def as_the_older_version_left_it(tx: Transaction) -> None:
         tx.execute("DELETE FROM zoned_schedules")
         tx.execute("INSERT INTO schedules SELECT id, '45 5 * * *', 1 FROM graphs")
         tx.execute("UPDATE templates SET body = replace(body, 'Asia/Kolkata', ?)", (zone,))
 
-    with postgres.database() if engine == "PostgreSQL" else nullcontext() as database:
-        db = database.url if database else tmp_path / "state.db"
-        async with open_manager(db, schedules=False) as opened:
-            await opened.api.register([declare("Node_a")])
-            value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
-            body = opened.api.body([place("a")], triggers=[{"type": "CRON", "value": value}])
-            ok(await opened.api.put_graph("g", body), 201)
-            await opened.service.store.write(as_the_older_version_left_it)
-        async with open_manager(db, clock=lambda: START_MS) as opened:
+    async with open_manager(db, schedules=False) as opened:
+        await opened.api.register([declare("Node_a")])
+        value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
+        body = opened.api.body([place("a")], triggers=[{"type": "CRON", "value": value}])
+        ok(await opened.api.put_graph("g", body), 201)
+        await opened.service.store.write(as_the_older_version_left_it)
+    async with open_manager(db, clock=lambda: START_MS) as opened:
 
-            async def corrected() -> None:
-                shown = ok(await opened.api.get_graph("g"))["scheduled"]
-                if zone == "Mars":  # it was accepted; it stays as it was
-                    assert shown == {"45 5 * * *": timestamp(START_MS + (5 * 60 + 45) * 60_000)}
-                else:
-                    assert shown == {"CRON_TZ=Asia/Kolkata 45 5 * * *": timestamp(START_MS + 15 * 60_000)}
+        async def corrected() -> None:
+            shown = ok(await opened.api.get_graph("g"))["scheduled"]
+            if zone == "Mars":  # it was accepted; it stays as it was
+                assert shown == {"45 5 * * *": timestamp(START_MS + (5 * 60 + 45) * 60_000)}
+            else:
+                assert shown == {"CRON_TZ=Asia/Kolkata 45 5 * * *": timestamp(START_MS + 15 * 60_000)}
 
-            await eventually(corrected)
+        await eventually(corrected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_an_older_state_manager_beside_this_one_meets_no_zone_and_what_it_stores_is_corrected(
-    engine: str,
+    engine: str, db: str
 ) -> None:
     def stored_by_the_older_one(tx: Transaction) -> None:
         managers.enter(tx, "older", 1)
@@ -355,24 +341,23 @@ async def test_an_older_state_manager_beside_this_one_meets_no_zone_and_what_it_
     async def scheduled(manager: Manager) -> list[list[str]]:
         return [list(ok(await manager.api.get_graph(name))["scheduled"]) for name in ("first", "second")]
 
-    with postgres.database() if engine == "PostgreSQL" else nullcontext() as database:
-        async with open_manager(database.url if database else ":memory:", schedules=False) as opened:
-            await opened.api.register([declare("Node_a")])
-            value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
-            body = opened.api.body([place("a")], triggers=[{"type": "CRON", "value": value}])
-            for name in ("first", "second"):
-                ok(await opened.api.put_graph(name, body), 201)
-            store = opened.service.store
-            assert await store.read(lambda view: view.row("SELECT expression FROM schedules")) is None
-            await store.write(stored_by_the_older_one)
-            assert await store.write(correct_schedules) == (2, False)
-            assert await scheduled(opened) == [["CRON_TZ=Asia/Kolkata 45 5 * * *"], ["45 5 * * *"]]
-            await store.write(managers.leave, "older")
-            assert await store.write(correct_schedules) == (0, True)
+    async with open_manager(db, schedules=False) as opened:
+        await opened.api.register([declare("Node_a")])
+        value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
+        body = opened.api.body([place("a")], triggers=[{"type": "CRON", "value": value}])
+        for name in ("first", "second"):
+            ok(await opened.api.put_graph(name, body), 201)
+        store = opened.service.store
+        assert await store.read(lambda view: view.row("SELECT expression FROM schedules")) is None
+        await store.write(stored_by_the_older_one)
+        assert await store.write(correct_schedules) == (2, False)
+        assert await scheduled(opened) == [["CRON_TZ=Asia/Kolkata 45 5 * * *"], ["45 5 * * *"]]
+        await store.write(managers.leave, "older")
+        assert await store.write(correct_schedules) == (0, True)
 
 
 async def test_a_schedule_in_a_zone_that_this_machine_does_not_know_holds_up_no_other_and_is_kept(
-    clock: Clock, autojump_clock: MockClock
+    clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
     unknown = "CRON_TZ=Mars/Olympus * * * * *"
 

@@ -14,9 +14,9 @@ from exotrio.manager.engine.deletion import Deleted, delete_graph
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
 from tests.contract.native import PRINTED, A, claim, executed_item, item_for, report
-from tests.support import postgres
 from tests.support.helpers import eventually, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager
+from tests.support.postgres import Database
 
 OF_GRAPHS = ("graphs", "templates", "secrets", "schedules", "zoned_schedules")
 OF_RUNS = (
@@ -60,18 +60,17 @@ async def with_runs(manager: Manager, count: int) -> Flow:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_nothing_of_a_deleted_graph_stays_in_the_database(engine: str) -> None:
-    with postgres.database() as database:
-        async with open_manager(database.url if engine == "PostgreSQL" else ":memory:") as manager:
-            await with_runs(manager, 2)
-            before = await manager.service.store.read(rows)
-            assert set(before) == {*OF_GRAPHS, *OF_RUNS} - {"discarded"}
-            assert ok(await manager.api.delete_graph("graph"))["deleted_runs"] == 4
+async def test_nothing_of_a_deleted_graph_stays_in_the_database(engine: str, db: str) -> None:
+    async with open_manager(db) as manager:
+        await with_runs(manager, 2)
+        before = await manager.service.store.read(rows)
+        assert set(before) == {*OF_GRAPHS, *OF_RUNS} - {"discarded"}
+        assert ok(await manager.api.delete_graph("graph"))["deleted_runs"] == 4
 
-            async def cleared() -> None:
-                assert await manager.service.store.read(rows) == {}
+        async def cleared() -> None:
+            assert await manager.service.store.read(rows) == {}
 
-            await eventually(cleared)
+        await eventually(cleared)
 
 
 async def test_a_graph_that_is_triggered_all_the_time_can_be_deleted(
@@ -111,17 +110,16 @@ async def test_a_deletion_that_ended_in_the_middle_goes_on_when_it_is_asked_for_
         assert ok(await manager.api.delete_graph("graph"))["deleted_runs"] == 4
 
 
-async def test_a_deletion_that_has_locked_runs_waits_for_no_other_one() -> None:
+async def test_a_deletion_that_has_locked_runs_waits_for_no_other_one(database: Database) -> None:
     """Whoever holds that one may wait for one of these."""
-    with postgres.database() as database:
-        async with open_manager(database.url) as manager:
-            flow = await with_runs(manager, 1)
-            await flow.trigger()
-            write = manager.service.store.write
-            with psycopg.connect(database.url) as other:
-                other.execute("SELECT 1 FROM runs WHERE run_id = %s FOR UPDATE", (flow.run_id,))
-                with trio.fail_after(60):
-                    step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
-            assert step == Deleted(runs=2, cancelled=0, graph=False)
-            step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
-            assert step == Deleted(runs=1, cancelled=1, graph=True)
+    async with open_manager(database.url) as manager:
+        flow = await with_runs(manager, 1)
+        await flow.trigger()
+        write = manager.service.store.write
+        with psycopg.connect(database.url) as other:
+            other.execute("SELECT 1 FROM runs WHERE run_id = %s FOR UPDATE", (flow.run_id,))
+            with trio.fail_after(60):
+                step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
+        assert step == Deleted(runs=2, cancelled=0, graph=False)
+        step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
+        assert step == Deleted(runs=1, cancelled=1, graph=True)

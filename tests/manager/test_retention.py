@@ -17,12 +17,20 @@ from exotrio.manager.store.port import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import PRINTED, B, claim, executed_item, item_for, report
-from tests.support.helpers import NO_RETRY, SettableClock, eventually, ok, open_client, place, refused
+from tests.support.helpers import (
+    NO_RETRY,
+    SettableClock,
+    eventually,
+    ok,
+    open_client,
+    place,
+    refused,
+    virtual_ms,
+)
 from tests.support.manager import Manager, open_manager, recount
 
 MINUTE = 60.0
 MINUTE_MS = 60_000
-START_MS = 1_767_225_600_000
 OF_RUNS = (
     *("runs", "states", "counts", "unite_counters", "unite_members", "events", "logs", "store"),
     "discarded",
@@ -32,10 +40,6 @@ PLACES = (
     place("b", "u"),
     place("u", unites="t", inputs={"p": "${{b.outputs.v}}"}),
 )
-
-
-def virtual_ms() -> int:
-    return START_MS + round(trio.current_time() * 1000)
 
 
 def rows(view: View) -> Counter[str]:

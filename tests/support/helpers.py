@@ -38,6 +38,22 @@ class SettableClock:
         self.now_ms += ms
 
 
+class VirtualClock:
+    """Trio's clock, as Unix milliseconds, which stands at ``START_MS`` when a test begins and can be set."""
+
+    START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> int:
+        return self.START_MS + round((trio.current_time() + self._ahead) * 1000)
+
+    def set(self, by: float) -> None:
+        """Set it ahead by so many seconds."""
+        self._ahead += by
+
+
 def virtual_ms() -> int:
     """The time of Trio's clock, as Unix milliseconds."""
     return 1_700_000_000_000 + round(trio.current_time() * 1000)

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.contract.flow import Flow
-from tests.support import postgres
 from tests.support.helpers import NO_RETRY, ok, place
 from tests.support.manager import ENGINES
 from tests.support.web import open_site, text_of
-
-
-@pytest.fixture
-def db(engine: str, tmp_path: Path) -> Iterator[str]:
-    if engine == "SQLite":
-        yield str(tmp_path / "state.db")
-        return
-    with postgres.database() as database:
-        yield database.url
 
 
 @pytest.mark.parametrize("engine", ENGINES)
