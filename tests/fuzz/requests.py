@@ -16,31 +16,12 @@ from tests.fuzz.wire import Request, fill
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "get", "NONSENSE"]
 ODD_PARTS = [
-    b"%",
-    b"%00",
-    b"%0a",
-    b"%2F",
-    b"%2e%2e",
-    b"..",
-    b"%ff",
-    b"%ED%A0%80",
-    b"a" * 3_000,
-    b"",
-    b"%C3%BC",
-    b"~;,",
+    *(b"%", b"%00", b"%0a", b"%2F", b"%2e%2e", b"%ff", b"%ED%A0%80", b"%C3%BC"),
+    *(b"..", b"", b"~;,", b"a" * 3_000),
 ]
 ODD_HEADERS = [
-    b"",
-    b"x",
-    b"\xff\xfe",
-    b"0",
-    b"-1",
-    b"*/*",
-    b"a" * 3_000,
-    b"close",
-    b"chunked",
-    b"\tx y\t",
-    b"\"'<>",
+    *(b"", b"x", b"0", b"-1", b"*/*", b"close", b"chunked"),
+    *(b"\xff\xfe", b"\tx y\t", b"\"'<>", b"a" * 3_000),
 ]
 FORM = b"application/x-www-form-urlencoded"
 JSON = b"application/json"

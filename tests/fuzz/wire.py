@@ -37,10 +37,6 @@ class Request:
             lines.append(b"content-length: %d" % len(self.body))
         return b"\r\n".join(lines) + HEAD_END + (chunks(self.body) if self.chunked else self.body)
 
-    def header(self, name: bytes) -> bytes | None:
-        """Return the last header of this name."""
-        return next((value for known, value in reversed(self.headers) if known == name), None)
-
 
 def chunks(body: bytes, size: int = 700) -> bytes:
     """Return a body in the chunked coding."""
