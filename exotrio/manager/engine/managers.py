@@ -135,8 +135,7 @@ def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
         # What others wrote meanwhile, who did not know it yet, is in the old time.
         ahead = clock.set_ahead_ms(tx, LEARNT_AFTER_MS)
         if is_set_back := clock.was_set_back(tx, LEARNT_AFTER_MS):
-            _lock_waiting(tx)
-            clock.move_new_states(tx, tx.now_ms)
+            clock.move_new_states(tx)
         if ahead or is_set_back:
             extend(tx, now, ahead, terms)
             _move_signs_of_life(tx, now, ahead)

@@ -26,7 +26,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import next_occurrence_ms
 from exotrio.manager.store.driver import Connection, Executor, put_meta
-from exotrio.manager.store.port import View
+from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.schedules import TABLES
 
 Clock = Callable[[], int]
@@ -166,15 +166,20 @@ def was_set_back(view: View, within_ms: int) -> bool:
     return view.now_ms - _last_set_back(view)[0] < within_ms
 
 
-def move_new_states(connection: Executor, now: int) -> None:
+def move_new_states(tx: Transaction) -> None:
     """Move states that were made in the old time after the clock was set back, by who did not know it yet."""
-    _, by, newest = _last_set_back(connection)
-    for status in ("CREATED", "QUEUED"):
-        connection.execute(
-            "UPDATE states SET enqueue_after = enqueue_after - ?1, created_at = created_at - ?1"
-            f" WHERE status = '{status}' AND seq > ?2 AND created_at > ?3",
-            (by, newest, now + MIN_STEP_BACK_MS),
-        )
+    _, by, newest = _last_set_back(tx)
+    # Those that were moved before are ahead by a few seconds only, and stay.
+    made = tx.execute(
+        "SELECT seq FROM states WHERE seq > ? AND created_at > ? AND status IN ('CREATED', 'QUEUED')"
+        f" ORDER BY seq{tx.for_update('states')}",
+        (newest, tx.now_ms + by // 2),
+    ).fetchall()
+    tx.execute(
+        "UPDATE states SET enqueue_after = enqueue_after - ?1, created_at = created_at - ?1"
+        f" WHERE {tx.any_of('seq')}",
+        (by, tx.items([state["seq"] for state in made])),
+    )
 
 
 def _last_set_back(connection: Executor) -> tuple[int, int, int]:
