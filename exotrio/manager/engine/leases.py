@@ -149,7 +149,11 @@ def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
 
 Cause = tuple[str, tuple[int, ...]]
 """Which held states are lost: as a condition, with its parameters."""
-_GONE: Cause = ("manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)", ())
+# What is held inside a state manager has no deadline: the index leaves out the rest.
+_GONE: Cause = (
+    "lease_until IS NULL AND manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)",
+    (),
+)
 
 
 def recover(tx: Transaction, terms: Terms) -> int:

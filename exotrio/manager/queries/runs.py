@@ -257,14 +257,15 @@ def _v0_summary(run: Row) -> dict[str, Any]:
 
 
 def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
-    """Return the number of states of a run by place and status. Costs as much as it has places, and
-    as there are states that are held."""
+    """Return the number of states of a run by place and status. Costs as much as it has places and states
+    that are held."""
     counts: dict[int, dict[str, int]] = {}
     for place, queued, pending, *ended in view.execute(
         "WITH held AS (SELECT place, count(*) AS number FROM states INDEXED BY states_held"
         " WHERE status = 'QUEUED' AND run = ?1 GROUP BY place)"
         " SELECT counts.place, coalesce(number, 0), pending, success, errored, next_created_error,"
-        " retry_created, pruned FROM counts LEFT JOIN held ON held.place = counts.place WHERE run = ?1",
+        " retry_created, pruned FROM counts LEFT JOIN held ON held.place = counts.place WHERE run = ?1"
+        " ORDER BY counts.place",
         (run,),
     ):
         # No state is stored as EXECUTED: what that takes is one transaction here.
