@@ -15,6 +15,7 @@ from tests.contract.target import KEY, Target
 from tests.support.helpers import UNKNOWN_ID, declare, ok, open_client, place, refused
 
 RUN_ID = "7b0d1f9e-0000-4000-8000-000000000000"
+SOME_UUID = "f47ac10b-0000-0000-0000-0e02b2c3d479"  # of no version
 
 ROUTES: list[tuple[str, str, Any]] = [
     ("PUT", "/v0/namespace/ns/nodes/", {"runtime_name": "r", "nodes": []}),
@@ -308,7 +309,8 @@ async def test_names_in_paths_are_percent_decoded(api: Api, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [str(uuid.UUID(int=5)), uuid.UUID(int=2**127 + 9).hex, "F47AC10B-58CC-4372-A567-0E02B2C3D479"]
+    "given",
+    [SOME_UUID, SOME_UUID.replace("-", ""), SOME_UUID.upper(), f"{{{SOME_UUID}}}", f"urn:uuid:{SOME_UUID}"],
 )
 @pytest.mark.before_the_store
 async def test_a_request_id_that_is_a_uuid_is_echoed_verbatim(api: Api, given: str) -> None:

@@ -299,41 +299,28 @@ async def test_one_key_begins_one_run(pair: Pair, api: Api) -> None:
     assert await flow.statuses() == {("a", "CREATED"): 1}
 
 
-async def test_two_lists_with_the_same_keys_begin_each_run_once(pair: Pair, api: Api) -> None:
-    keys = [f"key-{number:02}" for number in range(20)]
-
-    def trigger(*keys: str) -> Call:
-        runs = [{"key": key, "inputs": {"p": key}} for key in keys]
-        return lambda manager: manager.remote.trigger_many("graph", *runs)
-
-    await Flow.deploy(api, place("a", inputs={"p": ""}))
-    one, other = keys[:15], keys[:4:-1]
-    answers = await pair.race(trigger(*one), trigger(*other))
-    ids: dict[str, str] = {}
-    for answer, given in zip(answers, (one, other), strict=True):
-        for key, run_id in zip(given, ok(answer)["run_ids"], strict=True):
-            assert ids.setdefault(key, run_id) == run_id
-    states = await claim(api, {A: 100}, limit=100)
-    assert sorted((state["inputs"]["p"], state["run_id"]) for state in states) == sorted(ids.items())
-
-
 @in_both_orders
-async def test_two_lists_with_the_same_ids_begin_each_run_once(pair: Pair, api: Api, swapped: bool) -> None:
-    ids = [str(uuid4()) for _ in range(20)]
+@pytest.mark.parametrize("by", ["run_id", "key"])
+async def test_two_lists_with_the_same_ids_or_keys_begin_each_run_once(
+    pair: Pair, api: Api, by: str, swapped: bool
+) -> None:
+    named = [str(uuid4()) for _ in range(20)]
 
-    def trigger(run_ids: list[str]) -> Call:
-        runs = [{"run_id": run_id, "inputs": {"p": run_id}} for run_id in run_ids]
+    def trigger(names: list[str]) -> Call:
+        runs = [{by: name, "inputs": {"p": name}} for name in names]
         return lambda manager: manager.remote.trigger_many("graph", *runs)
 
     await Flow.deploy(api, place("a", inputs={"p": ""}))
     # In opposite orders, so that each could wait for the other.
-    one, other = ids[:15], ids[:4:-1]
+    one, other = named[:15], named[:4:-1]
     answers = await race(pair, swapped, trigger(one), trigger(other))
-    assert [ok(answer)["run_ids"] for answer in answers] == [one, other]
+    ids: dict[str, str] = {}
+    for answer, names in zip(answers, (one, other), strict=True):
+        for name, run_id in zip(names, ok(answer)["run_ids"], strict=True):
+            assert ids.setdefault(name, run_id) == run_id
+    assert by == "key" or ids == {name: name for name in named}
     states = await claim(api, {A: 100}, limit=100)
-    assert sorted((state["run_id"], state["inputs"]["p"]) for state in states) == sorted(
-        (each, each) for each in ids
-    )
+    assert sorted((state["inputs"]["p"], state["run_id"]) for state in states) == sorted(ids.items())
 
 
 async def test_one_manual_retry_asked_for_at_two_state_managers_is_one_attempt(pair: Pair, api: Api) -> None:

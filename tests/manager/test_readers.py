@@ -138,26 +138,3 @@ async def test_a_search_that_takes_too_long_is_ended_and_says_so(
                     await store.look(search)
                 assert caught.value.status == 400
         assert await store.read(keys) == ["there"]
-
-
-@pytest.mark.parametrize("way", ["look", "read"])
-async def test_a_query_that_is_cancelled_ends_then_so_that_a_stop_does_not_wait_for_it(
-    tmp_path: Path, way: str
-) -> None:
-    async with open_store(tmp_path / "state.db") as store:
-        await store.write(put, "there")
-        begun = trio.Event()
-        token = trio.lowlevel.current_trio_token()
-
-        def query(view: View) -> object:
-            trio.from_thread.run_sync(begun.set, trio_token=token)
-            return run_short_statements(view)
-
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                for _ in range(readers.LOOKS):
-                    nursery.start_soon(getattr(store, way), query)
-                await begun.wait()
-                nursery.cancel_scope.cancel()
-        assert nursery.cancel_scope.cancelled_caught
-        assert await getattr(store, way)(keys) == ["there"]

@@ -605,11 +605,14 @@ async def _ignore_refused(look: Callable[..., Any], query: Callable[[View], None
 
 @in_threads
 @pytest.mark.parametrize("way", ["read", "look"])
-async def test_a_query_that_is_cancelled_ends(store: Store, way: str) -> None:
-    def search(view: View) -> object:
+@pytest.mark.parametrize("statements", [1, 10**9])
+async def test_a_query_that_is_cancelled_ends(store: Store, way: str, statements: int) -> None:
+    def search(view: View) -> None:
         trio.from_thread.run_sync(begun.set)
         numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
-        return view.row(f"{numbers} SELECT count(*) AS n FROM n")
+        sql = f"{numbers} SELECT count(*) AS n FROM n" if statements == 1 else "SELECT 1"
+        for _ in range(statements):
+            view.row(sql)
 
     begun = trio.Event()
     with trio.fail_after(PATIENCE):
