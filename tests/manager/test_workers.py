@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
+from exotrio._wire.native import HeartbeatRequest
 from exotrio._wire.overview import RuntimeList
+from exotrio.manager.engine import workers
 from exotrio.manager.engine.workers import (
     CLAIM_KEPT_FOR_MS,
     FORGOTTEN_AFTER_MS,
     STOPPED_FORGOTTEN_AFTER_MS,
 )
+from exotrio.manager.queries.workers import progress_of, workers_of
 from tests.contract.api import Api
 from tests.support.helpers import SettableClock, node_name, ok, place, refused
-from tests.support.manager import ENGINES, open_manager, open_two
+from tests.support.manager import ENGINES, Manager, open_manager, open_two
 
 
 async def runtimes(api: Api) -> RuntimeList:
@@ -85,8 +88,8 @@ async def test_a_runtime_is_forgotten_ten_minutes_after_it_fell_silent_or_one_af
 
         async def known() -> list[str]:
             found = await runtimes(api)
-            workers = [f"{worker.worker_id}, {'live' if worker.live else 'not'}" for worker in found.workers]
-            return workers + ["v0"] * len(found.v0)
+            named = [f"{worker.worker_id}, {'live' if worker.live else 'not'}" for worker in found.workers]
+            return named + ["v0"] * len(found.v0)
 
         monotonic.advance(STOPPED_FORGOTTEN_AFTER_MS - 1)
         assert await known() == ["silent, live", "stopped, not", "v0"]
@@ -113,3 +116,15 @@ async def test_after_a_restart_only_those_are_known_that_were_heard_of_since(tmp
             assert (await runtimes(manager.api)).workers == []
             ok(await manager.api.heartbeat("w"))
             assert len((await runtimes(manager.api)).workers) == 1
+
+
+@pytest.mark.parametrize("lost", ["a", "z"])
+async def test_progress_is_that_of_the_runtime_which_was_heard_of_last(manager: Manager, lost: str) -> None:
+    store, now, terms = manager.service.store, manager.service.monotonic(), manager.service.terms
+    for worker_id, fraction, ago in ((lost, 0.9, 120_000), ("m", 0.1, 0)):
+        state = {"state_id": "S", "token": "t", "running": True, "progress": {"fraction": fraction}}
+        body = {"worker_id": worker_id, "runtime": "r", "phase": "running", "states": [state]}
+        beat = HeartbeatRequest.model_validate(body)
+        await store.write(workers.heartbeat, "n", beat, now - ago, terms)
+    found = await store.look(lambda view: progress_of(workers_of(view, "n", now)))
+    assert found["S"].fraction == 0.1
