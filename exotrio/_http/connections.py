@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from exotrio._http.endpoint import Endpoint
-from exotrio._http.event_loop import Limiter, closing_scope, event_loop, running_loop
+from exotrio._http.event_loop import closing_scope, event_loop, running_loop
 from exotrio.errors import LifecycleError
 
 if TYPE_CHECKING:
     from types import AsyncGeneratorType
 
     import httpx
+
+    from exotrio._http.event_loop import Limiter
 
 log = logging.getLogger("exotrio")
 
@@ -48,7 +50,8 @@ class Admission:
         self._limiter = limiter
 
     async def __aenter__(self) -> None:
-        if self._limiter.available_tokens:
+        # Not anyio's: before 4.15 it has a token left over for one that waits, and gives it to no other.
+        if isinstance(self._limiter, trio.CapacityLimiter) and self._limiter.available_tokens:
             self._limiter.acquire_nowait()
         else:
             await self._limiter.acquire()

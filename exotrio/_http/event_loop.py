@@ -16,19 +16,7 @@ if TYPE_CHECKING:
     import anyio
 
     Scope: TypeAlias = trio.CancelScope | anyio.CancelScope
-
-
-class Limiter(Protocol):
-    """A ``CapacityLimiter`` of Trio, or of ``anyio`` under asyncio."""
-
-    @property
-    def available_tokens(self) -> float: ...
-
-    def acquire_nowait(self) -> None: ...
-
-    async def acquire(self) -> None: ...
-
-    def release(self) -> None: ...
+    Limiter: TypeAlias = trio.CapacityLimiter | anyio.CapacityLimiter
 
 
 class EventLoop(Protocol):

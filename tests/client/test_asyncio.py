@@ -77,6 +77,21 @@ def test_calls_at_once_are_made_at_once(stock: Stock, manager: StateManager) -> 
     assert len(stock.runs) == 8
 
 
+def test_more_calls_at_once_than_there_are_connections_wait_for_one(
+    stock: Stock, manager: StateManager
+) -> None:
+    async def call() -> None:
+        for _ in range(4):
+            await manager.trigger("g")
+
+    async def main() -> None:
+        await manager.upsert_graph("g", NODES, {})
+        await asyncio.gather(*(call() for _ in range(40)))
+
+    asyncio.run(main())
+    assert len(stock.runs) == 160
+
+
 def test_many_runs_are_started_one_by_one(stock: Stock, manager: StateManager) -> None:
     async def main() -> None:
         await manager.upsert_graph("g", NODES, {})
