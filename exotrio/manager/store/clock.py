@@ -42,6 +42,8 @@ MIN_STEP_AHEAD_MS = MINUTE_MS
 """The sweep for leases commits every few seconds, so a running process never sees such a gap."""
 MAX_STEPS = 1_000
 """Steps ahead that are remembered."""
+MAX_IN_FLIGHT = 10_000
+"""States that transactions may have numbered and not yet committed."""
 STORE_AFTER_MS = 1_000
 STORE_AFTER_IDLE_MS = 30_000
 """Between two times that are stored, while nothing else is written."""
@@ -120,7 +122,9 @@ def set_back(connection: Executor, now: int, by: int) -> None:
     # One status after the other: each has an index; for both together SQLite would scan all states.
     for status in ("CREATED", "QUEUED"):
         connection.execute(
-            f"UPDATE states SET enqueue_after = enqueue_after - ? WHERE status = '{status}'", (by,)
+            "UPDATE states SET enqueue_after = enqueue_after - ?1, created_at = created_at - ?1"
+            f" WHERE status = '{status}'",
+            (by,),
         )
     if steps := _steps_ahead(connection):
         # Each stays as far from now as before; this step back undoes the newest of them.
@@ -173,7 +177,7 @@ def move_new_states(tx: Transaction) -> None:
     made = tx.execute(
         "SELECT seq FROM states WHERE seq > ? AND created_at > ? AND status IN ('CREATED', 'QUEUED')"
         f" ORDER BY seq{tx.for_update('states')}",
-        (newest, tx.now_ms + by // 2),
+        (newest - MAX_IN_FLIGHT, tx.now_ms + by // 2),
     ).fetchall()
     tx.execute(
         "UPDATE states SET enqueue_after = enqueue_after - ?1, created_at = created_at - ?1"
