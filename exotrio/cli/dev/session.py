@@ -174,11 +174,12 @@ class Session:
         finally:
             self._child = None
             if child.loaded is not None:
-                with trio.move_on_after(RELEASE_TIMEOUT, shield=True):
-                    try:
+                try:
+                    with trio.fail_after(RELEASE_TIMEOUT, shield=True):
                         await served.forget(child.loaded.namespace, child.loaded.worker_id)
-                    except DatabaseError as error:
-                        child.claims = f"its claims hold until their leases end: {error.what}"
+                except (DatabaseError, trio.TooSlowError) as error:
+                    why = error.what if isinstance(error, DatabaseError) else "they were not released in time"
+                    child.claims = f"its claims hold until their leases end: {why}"
         if child.was_killed:
             print_message(f"the runtime did not end in time and was killed; {child.claims}")
         return child
