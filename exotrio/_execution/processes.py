@@ -15,7 +15,6 @@ After a node the settings of its process are restored (``process_settings``), or
 
 from __future__ import annotations
 
-import atexit
 import contextvars
 import json
 import logging
@@ -52,6 +51,7 @@ from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._util import deadlines
+from exotrio._util.at_exit import join_at_exit
 from exotrio._util.crossing import call_in_loop
 from exotrio._util.words import signal_name
 
@@ -237,7 +237,7 @@ class WorkerProcess:
         self.close()
         thread = threading.Thread(target=self._wait_or_kill, name="exotrio process end", daemon=True)
         thread.start()
-        atexit.register(thread.join)
+        join_at_exit(thread, 2 * MAX_END)
 
     def _wait_or_kill(self) -> None:
         try:

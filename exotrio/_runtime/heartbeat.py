@@ -20,7 +20,6 @@ is answered. The last heartbeat says that the runtime has stopped, so that nobod
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import random
@@ -45,6 +44,7 @@ from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._util import deadlines
+from exotrio._util.at_exit import join_at_exit
 from exotrio._util.backoff import Backoff
 from exotrio._util.crossing import call_in_loop
 from exotrio._util.events import LeaseLost
@@ -331,9 +331,8 @@ class HeartbeatThread:
             call_in_loop(self._loop, end)
             with trio.move_on_after(deadlines.CLOSE, shield=True):
                 await self._over.wait()
-            if thread.is_alive():
-                # As long as it refers to the user's code, Python does not write what that left open.
-                atexit.register(thread.join, MAX_JOIN)
+            # As long as it refers to the user's code, Python does not write what that left open.
+            join_at_exit(thread, MAX_JOIN)
 
     def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""

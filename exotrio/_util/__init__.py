@@ -11,5 +11,6 @@
 - Libraries: ``slim_httpx`` (httpx without its command line), ``tracing`` (spans of OpenTelemetry, if the
   program traces).
 - ``exceptions`` (what is inside exception groups), ``crossing`` (from a thread to the Trio loop of another),
-  ``events`` (what observers and metrics are called with; public in ``exotrio.monitoring``).
+  ``at_exit`` (threads that the end of the process waits for), ``events`` (what observers and metrics are
+  called with; public in ``exotrio.monitoring``).
 """
