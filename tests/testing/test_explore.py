@@ -129,7 +129,7 @@ class Several(BaseNode):
     async def execute(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.child, "one", 0.1, False)
-            nursery.start_soon(self.child, "two", 0.2, True)
+            nursery.start_soon(self.child, "two", 0.3, True)
         world.say("end")
 
     async def child(self, name: str, pause: float, shield: bool) -> None:
