@@ -47,6 +47,8 @@ def test_each_case_gives_figures(
         for case in (postgres, pressure):
             monkeypatch.setattr(case, "database", lambda: nullcontext(used))
             monkeypatch.setattr(case, "server", lambda url: nullcontext(started))
+        monkeypatch.setattr(pressure, "BEFORE", 1)
+        monkeypatch.setattr(pressure, "READERS", 1)  # each takes a core
     for module in SERVED:
         monkeypatch.setattr(
             module, "apart", lambda folder, *options: nullcontext(servers["--v0-only" in options])
