@@ -192,14 +192,13 @@ class WorkerEnd:
             self._restore(node.__name__)
 
     def _restore(self, node: str) -> None:
-        """Let the next node find the settings of the process as this one did."""
+        """Restore the settings of the process for the next node."""
         assert self._settings is not None
-        restored, lost = self._settings.restore()
-        if restored:
-            log.debug("%s left others than it found, which are restored: %s", node, ", ".join(restored))
-        if lost:
+        try:
+            self._settings.restore()
+        except OSError as error:
             self._reusable = False
-            log.warning("%s left others than it found, so its process is replaced: %s", node, ", ".join(lost))
+            log.warning("the process of %s is replaced: its working directory is gone: %s", node, error)
 
     def _report(self, running: _Running, result: Outcome | Failure) -> None:
         try:

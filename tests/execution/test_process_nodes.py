@@ -126,7 +126,7 @@ async def test_a_process_is_used_again_and_ends_in_order_with_the_runtime(
     assert capfd.readouterr().err == "in order\nin order\n"
 
 
-async def test_a_node_finds_the_settings_of_its_process_as_the_one_before_did(
+async def test_settings_of_a_worker_process_are_restored_after_each_node(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     caplog.set_level("DEBUG", "exotrio.worker")
@@ -135,27 +135,21 @@ async def test_a_node_finds_the_settings_of_its_process_as_the_one_before_did(
     there.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", "/home/somebody")
-    async with bench(nodes.Changes, nodes.Yields) as runtime:
-        answers = []
+    async with bench(nodes.Changes) as runtime:
+        outputs = []
         for remove in ("", str(here), ""):
             outcome = await runtime.run("Changes", folder=str(there), remove=remove)
             assert isinstance(outcome, Executed)
-            answers += outcome.outputs
+            outputs += outcome.outputs
             here.mkdir(exist_ok=True)
             monkeypatch.chdir(here)
-        priorities = [await runtime.run("Yields") for _ in range(2)]
-    first, second, third = answers
+    first, second, third = outputs
     assert first == second
-    changed = "blocked signals, working directory, umask, environment, resource limits"
-    restored = f"which are restored: timers, handlers of signals, {changed}"
-    assert f"Changes left others than it found, {restored}" in caplog.text
-    # What cannot be restored ends with its process.
-    assert "Changes left others than it found, so its process is replaced: working directory" in caplog.text
-    assert third["found"] == first["found"]
+    # A working directory that is gone cannot be restored.
+    assert "the process of Changes is replaced: its working directory is gone" in caplog.text
+    assert third["settings"] == first["settings"]
     assert third["pid"] != first["pid"]
     assert not is_running(int(first["pid"]))
-    # Without the privilege to raise it again, another process.
-    assert priorities[0] == priorities[1] == Executed([{"text": str(os.getpriority(os.PRIO_PROCESS, 0))}])
 
 
 async def test_a_process_that_does_not_end_by_itself_is_killed_soon_after_the_stop() -> None:

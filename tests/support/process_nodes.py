@@ -10,7 +10,6 @@ import functools
 import logging
 import os
 import re
-import resource
 import signal
 import subprocess
 import threading
@@ -165,48 +164,30 @@ class Leaves(InProcess):
 
 
 class Changes(InProcess):
-    """Changes what belongs to the whole process, and says what it found, and which process it is."""
+    """Changes the settings of its process; returns those that it found, and the process id."""
 
     class Inputs(BaseModel):
         folder: str
         remove: str
 
     class Outputs(BaseModel):
-        found: str
+        settings: str
         pid: int
 
     def execute(self) -> Any:
-        umask = os.umask(0o123)
-        found = (
+        settings = (
             os.getcwd(),
-            umask,
             os.environ.get("LEFT"),
             "HOME" in os.environ,
-            [signal.getsignal(each) is signal.SIG_DFL for each in (signal.SIGTERM, signal.SIGALRM)],
-            signal.getitimer(signal.ITIMER_REAL),
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]),
-            resource.getrlimit(resource.RLIMIT_CPU),
-            os.getpriority(os.PRIO_PROCESS, 0),
+            signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
         )
         os.chdir(self.inputs.folder)
         os.environ["LEFT"] = "behind"
         del os.environ["HOME"]
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(1))
-        signal.setitimer(signal.ITIMER_REAL, 600)
-        resource.setrlimit(resource.RLIMIT_CPU, (4321, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         if self.inputs.remove:
             os.rmdir(self.inputs.remove)
-        return self.Outputs(found=repr(found), pid=os.getpid())
-
-
-class Yields(InProcess):
-    """Lowers the priority of its process, and says which it found."""
-
-    def execute(self) -> Any:
-        found = os.getpriority(os.PRIO_PROCESS, 0)
-        os.nice(1)
-        return self.Outputs(text=str(found))
+        return self.Outputs(settings=repr(settings), pid=os.getpid())
 
 
 class Stays(InProcess):
