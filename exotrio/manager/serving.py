@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import sys
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from exotrio.manager.background import in_background
 from exotrio.manager.database import choose_database, place_of_keys
 from exotrio.manager.engine import workers
 from exotrio.manager.engine.leases import Terms
+from exotrio.manager.rules.findings import of_python
 from exotrio.manager.security.access import Access, local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
@@ -280,6 +282,8 @@ async def serve(
                 "serving %s%s, with the key from %s, on %s",
                 *(service.database, who, chosen.source, " ".join(bound)),
             )
+            for finding in of_python(sys.version_info[:3]):
+                logger.warning("%s; %s", finding.what, finding.fix)
             # From here on the kernel queues connections, so callers may connect at once.
             task_status.started(bound)
             await serve_http(app, listeners, limits=limits, grace=grace, limiter=limiter, stopping=stopping)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ import pytest
 from exotrio.cli.doctor import probe
 from exotrio.cli.doctor import server as server_doctor
 from exotrio.cli.doctor.settings import examine_settings
+from exotrio.manager.rules.findings import of_python
 from tests.support import stock as stocks
 from tests.support.commands import NODES, Cli, with_worker
 from tests.support.helpers import declare
@@ -120,9 +122,11 @@ def test_each_setting_is_shown_with_where_it_came_from_and_no_secret_is(cli: Cli
     assert source(report, "EXOSPHERE_NAMESPACE") == ("named", "environment")
     assert source(report, "STATE_MANAGER_SECRET") == ("set, 13 characters", "environment")
     assert source(report, "CORS_ORIGINS")[0] is None
-    assert [f["what"] for f in report["findings"] if not f["attention"]] == [
+    infos = [f["what"] for f in report["findings"] if not f["attention"]]
+    assert [what for what in infos if "CVE" not in what] == [
         "EXOSPHERE_NAMESPACE is in .env too, with another value: the one in the environment is used"
     ]
+    assert len(infos) - 1 == len(of_python(sys.version_info[:3]))
     cli.write("key", "key-of-the-option")
     report = json.loads(
         cli("doctor", "-o", "json", "-n", "x", "--uri", "http://127.0.0.1:2", "--key-file", "key").out

@@ -24,7 +24,15 @@ from exotrio.cli.doctor.probe import Reply
 from exotrio.cli.doctor.report import Report, as_text
 from exotrio.cli.doctor.server import Clock, Kind, Server, read_clock
 from exotrio.cli.doctor.v0 import V0Claims, of_v0
-from exotrio.manager.rules.findings import LONG_DUE, MAX_LOG, MIN_FREE_DISK, Finding, of_checkup, of_overview
+from exotrio.manager.rules.findings import (
+    LONG_DUE,
+    MAX_LOG,
+    MIN_FREE_DISK,
+    Finding,
+    of_checkup,
+    of_overview,
+    of_python,
+)
 from tests.support.helpers import sql
 from tests.support.overviews import node, overview, runtime
 
@@ -405,3 +413,17 @@ def test_what_is_no_outbox_is_told(tmp_path: Path) -> None:
     one([examine_outbox(tmp_path / "text")], "cannot be read")
     sql(tmp_path / "other.db", "CREATE TABLE t (x)")
     one([examine_outbox(tmp_path / "other.db")], "is not an outbox of exotrio")
+
+
+# -- Python
+
+
+@pytest.mark.parametrize("version", [(3, 11, 0), (3, 11, 9), (3, 12, 0), (3, 12, 5)])
+def test_a_python_on_which_a_cookie_can_stop_a_server_is_named(version: tuple[int, int, int]) -> None:
+    named = "Python " + ".".join(map(str, version))
+    one(of_python(version), named, "CVE-2024-7592", "update to Python 3.11.10", attention=False)
+
+
+@pytest.mark.parametrize("version", [(3, 11, 10), (3, 12, 6), (3, 13, 0), (3, 14, 1)])
+def test_of_a_newer_python_there_is_nothing_to_say(version: tuple[int, int, int]) -> None:
+    assert of_python(version) == []

@@ -226,6 +226,16 @@ async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     assert not any(KEY in text for text in ours)
 
 
+@pytest.mark.parametrize(("version", "warnings"), [((3, 11, 9), 1), ((3, 11, 10), 0)])
+async def test_a_start_warns_once_of_a_python_that_a_cookie_can_stop(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], warnings: int
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    async with served():
+        pass
+    assert sum("CVE-2024-7592" in record.getMessage() for record in caplog.records) == warnings
+
+
 async def test_the_mark_of_the_inside_cannot_be_sent_as_a_header(stranger: httpx.AsyncClient) -> None:
     refused(await stranger.get("/v0/namespaces", headers={"exotrio.local": "1"}), 401)
 

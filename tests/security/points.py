@@ -148,6 +148,25 @@ POINTS = (
         Change(GUARD, "httponly=True", "httponly=False"),
     ),
     Point(
+        "No cookie of an unauthenticated client is parsed in more than linear time (CVE-2024-7592).",
+        ["manager/web/test_access::test_no_cookie_of_an_unauthenticated_client_is_read_by_http_cookies"],
+        Change(
+            SIGN_IN_PAGE,
+            "await self.sessions.find(guard.read_cookie(request, guard.cookie_name(request)))",
+            'await self.sessions.find(request.cookies.get(guard.cookie_name(request), ""))',
+        ),
+    ),
+    Point(
+        "Of a Cookie header no more is read than a browser sends.",
+        ["manager/web/test_access::test_the_cookie_of_a_session_is_found_among_others_within_a_limit"],
+        Change(GUARD, '.get("cookie", "")[:MAX_COOKIES]', '.get("cookie", "")'),
+    ),
+    Point(
+        "Behind a proxy for HTTPS every cookie is Secure.",
+        ["manager/web/test_access::test_behind_a_proxy_for_https_the_cookies_are_secure_also_after_a_link"],
+        Change(GUARD, 'if "https" in (request.url.scheme, forwarded):', 'if request.url.scheme == "https":'),
+    ),
+    Point(
         "A form that does not come from a page of our own changes nothing.",
         ["manager/web/test_access::test_a_form_from_elsewhere_changes_nothing"],
         Change(GUARD, "if not host or _origin_host(origin).lower() != host.lower():", "if not host:"),

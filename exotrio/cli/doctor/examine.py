@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.client import StateManager
 from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
-from exotrio.manager.rules.findings import Finding, info, of_checkup, of_overview
+from exotrio.manager.rules.findings import Finding, info, of_checkup, of_overview, of_python
 
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
@@ -33,7 +34,7 @@ def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Re
         versions=versions(),
         uri=None if endpoint is None else endpoint.shown,
         namespace=settings.namespace,
-        findings=[*settings.findings, *settings.problems],
+        findings=[*settings.findings, *of_python(sys.version_info[:3]), *settings.problems],
         badly_set=bool(settings.problems),
     )
     if endpoint is not None:

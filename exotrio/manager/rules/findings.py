@@ -61,6 +61,17 @@ def are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
+def of_python(version: tuple[int, int, int]) -> list[Finding]:
+    """Return a finding about a version of Python with a known hole that concerns servers."""
+    if not ((3, 11) <= version < (3, 11, 10) or (3, 12) <= version < (3, 12, 6)):
+        return []
+    what = (
+        f"Python {'.'.join(map(str, version))} has CVE-2024-7592: a client can stop a program that reads"
+        " cookies with http.cookies. The state manager does not, but nodes and other servers may"
+    )
+    return [info(what, "update to Python 3.11.10, 3.12.6 or newer")]
+
+
 def of_overview(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
     """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
     found = [_of_node(node, overview.runtimes) for node in overview.nodes]

@@ -6,6 +6,7 @@ request that changes something must also name our own origin.
 
 from __future__ import annotations
 
+import re
 from contextlib import aclosing
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -40,6 +41,9 @@ MAX_SIGN_IN_FORM = 16 * 1024
 FORM_TIME = 10.0
 """Seconds in which a form must have arrived."""
 MAX_FIELDS = 2_000
+MAX_COOKIES = 16 * 1024
+"""Characters of the Cookie header that are read. Other servers on this machine may have set cookies, too."""
+_OUR_COOKIES = re.compile(r"(?:^|;)[ \t]*(exotrio[a-z0-9_]*)=([^;\s]*)")
 
 
 def check_origin(request: Request) -> None:
@@ -68,9 +72,27 @@ def cookie_name(request: Request) -> str:
     return f"exotrio_{port}" if port.isascii() and port.isdigit() else "exotrio"
 
 
+def read_cookie(request: Request, name: str) -> str:
+    """Return the value of a cookie, or an empty string.
+
+    Not by Starlette: it uses http.cookies, whose time grew with the square of the length of a quoted value
+    before Python 3.11.10 and 3.12.6 (CVE-2024-7592), and any client may send one. The values of our cookies
+    are never quoted.
+    """
+    header = request.headers.get("cookie", "")[:MAX_COOKIES]
+    return next((value for found, value in _OUR_COOKIES.findall(header) if found == name), "")
+
+
 def is_secure(request: Request) -> bool:
-    """Return whether the browser speaks HTTPS, to us or to a proxy in front of us."""
-    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+    """Return whether the browser speaks HTTPS, to us or to a proxy in front of us.
+
+    ``X-Forwarded-Proto`` counts from any client: it only adds the attribute Secure to the cookie of whoever
+    sent it. A form also says it by its Origin; a link that signs in has none.
+    """
+    forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    if "https" in (request.url.scheme, forwarded):
+        return True
+    return request.headers.get("origin", "").startswith("https://")
 
 
 def set_cookie(request: Request, response: Response, name: str, value: str, *, max_age: int) -> None:

@@ -24,7 +24,7 @@ from exotrio.manager.rules.errors import not_found
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View
 from exotrio.manager.web import format
-from exotrio.manager.web.guard import Form, path_and_query
+from exotrio.manager.web.guard import Form, path_and_query, read_cookie
 from exotrio.manager.web.svg.bars import bar
 
 Data = dict[str, Any]
@@ -213,7 +213,7 @@ def render(template: str, **variables: Any) -> Markup:
 
 def render_whole(request: Request, template: str, **variables: Any) -> Markup:
     """Return a whole page, in the theme of the browser."""
-    theme = request.cookies.get(THEME_COOKIE, "auto")
+    theme = read_cookie(request, THEME_COOKIE)
     return render(
         template,
         theme=theme if theme in THEMES else "auto",

@@ -38,7 +38,7 @@ class SignIn:
 
     async def find(self, request: Request) -> str | None:
         """Return the session of a request, if it has one that did not end."""
-        return await self.sessions.find(request.cookies.get(guard.cookie_name(request), ""))
+        return await self.sessions.find(guard.read_cookie(request, guard.cookie_name(request)))
 
     def session_of(self, request: Request) -> str | None:
         """Return the session, used if a person sent the request; or raise why it could not be looked up."""
@@ -96,7 +96,7 @@ class SignIn:
         guard.check_origin(request)
         name = guard.cookie_name(request)
         if self.session_of(request) is not None:
-            await self.sessions.end(request.cookies[name])
+            await self.sessions.end(guard.read_cookie(request, name))
         response = guard.redirect("/sign-in")
         response.delete_cookie(name, httponly=True, samesite="strict", secure=guard.is_secure(request))
         return response

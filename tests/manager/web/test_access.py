@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.cookies
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from exotrio.manager.security.access import MAX_DELAY
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import View
-from exotrio.manager.web.guard import FORM_TIME, MAX_SIGN_IN_FORM, local_path
+from exotrio.manager.web.guard import FORM_TIME, MAX_COOKIES, MAX_SIGN_IN_FORM, local_path
 from exotrio.manager.web.sessions import TRUSTED_FOR, Sessions
 from tests.support.helpers import virtual_ms
 from tests.support.manager import ENGINES, open_two
@@ -55,6 +56,53 @@ async def test_the_key_opens_a_session_whose_cookie_is_not_the_key(site: Site) -
 async def test_over_https_the_cookie_is_secure(site: Site) -> None:
     answer = await site.stranger.post("/sign-in", {"key": KEY}, origin=f"https://{HOST}")
     assert "Secure" in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize("proto", ["https", "HTTPS", "https, http"])
+async def test_behind_a_proxy_for_https_the_cookies_are_secure_also_after_a_link(
+    site: Site, proto: str
+) -> None:
+    path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
+    answer = await site.stranger.get(path, headers={"x-forwarded-proto": proto})
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+async def test_a_link_over_http_sets_a_cookie_that_http_may_send(site: Site) -> None:
+    path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
+    answer = await site.stranger.get(path, headers={"x-forwarded-proto": "http"})
+    assert "Secure" not in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/", "/static/0/style.css", "/live/ns/shop"])
+async def test_no_cookie_of_an_unauthenticated_client_is_read_by_http_cookies(
+    site: Site, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    # Before Python 3.11.10 and 3.12.6, one of 31 KB took more than a second there (CVE-2024-7592).
+    unquoted: list[str] = []
+    monkeypatch.setattr(http.cookies, "_unquote", unquoted.append)
+    cookie = r'exotrio_8000="\"\"\""; exotrio_theme="\"\"\""'
+    answer = await site.stranger.get(path, headers={"cookie": cookie})
+    assert answer.status_code in (200, 303, 401)
+    assert unquoted == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "signed_in"),
+    [
+        ("", "", True),
+        ("other=1; exotrio_theme=dark;", "; more=2", True),
+        ("exotrio_8001=x; xexotrio_8000=y; =;;", "", True),
+        ("x" * MAX_COOKIES + ";", "", False),
+    ],
+)
+async def test_the_cookie_of_a_session_is_found_among_others_within_a_limit(
+    site: Site, before: str, after: str, signed_in: bool
+) -> None:
+    own = "; ".join(f"{name}={value}" for name, value in site.browser.client.cookies.items())
+    answer = await site.stranger.get("/ns/shop", headers={"cookie": f"{before}{own}{after}"})
+    assert answer.status_code == (200 if signed_in else 303)
+    if signed_in and "theme" in before:
+        assert 'data-theme="dark"' in answer.text
 
 
 @pytest.mark.parametrize("key", ["", KEY[:-1], KEY + "x", KEY.upper(), "ümläut\ud7ff"])
