@@ -45,15 +45,16 @@ JOIN_INTERVAL = 1.0
 async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
     """End leases as they come due. Never returns."""
     level = logging.INFO  # at the first time: before the start of this one, perhaps none ran
+    # Of the last sweep that was committed: while the database fails or is slow, no heartbeat renews a lease.
+    last = clock()
     while True:
-        before = clock()
         await trio.sleep(terms.sweep_interval)
-        last = None if store.is_shared else before
         try:
             # Of two that know different times, each would take the other's sweep for a clock that was set.
             await store.measure_clock()
-            swept = await store.write(managers.sweep, clock(), terms, last)
-            ended = swept.ended
+            now = clock()
+            swept = await store.write(managers.sweep, now, terms, None if store.is_shared else last)
+            last, ended = now, swept.ended
             # Not where others may have written in the old time meanwhile: the next sweep knows of it.
             if swept.late_ms and not store.is_shared:
                 ended = await store.write(expire, clock(), terms)
@@ -74,7 +75,8 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
             )
         elif swept.late_ms:
             logger.warning(
-                "this process, or its event loop, did not run for %.1f s; leases are extended by as much",
+                "leases were not checked for %.1f s: this process or its event loop did not run, or the"
+                " database failed or was slow; they are extended by it",
                 swept.late_ms / 1000,
             )
         level = logging.WARNING

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from exotrio.manager.engine.leases import Terms, end_leases, expire
 from exotrio.manager.engine.managers import sweep
 from exotrio.manager.store.clock import wall_clock
+from exotrio.manager.store.port import NotCommitted
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, claim_one, executed_item, item_for, report
@@ -158,7 +159,33 @@ async def test_a_sweep_that_comes_late_extends_the_leases_first(
     boot.skipped += 3_600  # this process was stopped for an hour: nobody could be heard
     await trio.sleep(TTL - SWEEP)
     assert await status(flow, state) == "QUEUED"
-    assert "did not run for 3600.0 s" in caplog.text
+    assert "were not checked for 3600.0 s" in caplog.text
+    await trio.sleep(3 * SWEEP)
+    assert await status(flow, state) == "CREATED"
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["failed", "slow"])
+async def test_no_lease_ends_because_the_database_failed_or_was_slow_for_longer_than_a_term(
+    autojump_clock: MockClock,
+    manager: Manager,
+    flow: Flow,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    state = await claim_one(manager.remote)
+    store, write = manager.service.store, manager.service.store.write
+
+    async def disturbed(*args: Any) -> Any:
+        if fails:
+            raise NotCommitted("the disk is full", fix="make room")
+        await trio.sleep(5 * TTL)
+        return await write(*args)
+
+    monkeypatch.setattr(store, "write", disturbed)
+    await trio.sleep(5 * TTL)
+    monkeypatch.setattr(store, "write", write)
+    await trio.sleep(TTL - SWEEP)
+    assert await status(flow, state) == "QUEUED"
     await trio.sleep(3 * SWEEP)
     assert await status(flow, state) == "CREATED"
 
