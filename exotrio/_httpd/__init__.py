@@ -16,9 +16,11 @@ Rules that hold:
    response. A client that exceeds one gets a 408, or is dropped.
 2. Connections, request heads and bodies are bounded, and at most one chunk per connection is read ahead.
    A request above a bound gets a 413 or 431; above the bound of connections, new ones wait in the kernel.
+   So is the number of chunks of a body, relative to its length: above it, the request gets a 400.
 3. A client is unauthenticated until the app calls ``mark_authenticated`` for one of its requests. Until
    then its connection gets one response, ``Limits.keyless`` seconds, and shares half of the connections
-   with all others of its kind, so that strangers cannot lock out those who work here.
+   with all others of its kind, so that they cannot lock out authenticated clients. Of its request nothing
+   is parsed after the head unless the app reads the body.
 4. On a stop the listeners close, idle connections close at once, and requests in flight may finish within
    the grace; then they are cancelled. The app learns of it by ``stopping_event``.
 5. A failure of the app is logged and answered with 500, without its text; it ends nothing else. No

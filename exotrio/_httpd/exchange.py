@@ -36,6 +36,11 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 FAILED = {"success": False, "detail": "internal error; the log of the state manager has the details"}
 """What a client gets when the app fails. Fixed: an exception's text could hold secrets."""
 
+MIN_CHUNKS = 100
+"""Chunks that any body may have, of whatever length."""
+MIN_CHUNK = 64
+"""Bytes that further chunks of a body must have on average."""
+
 logger = logging.getLogger("exotrio.manager.http")
 
 
@@ -76,6 +81,7 @@ class Exchange:
         # The request body: the parts that were parsed and not yet received by the app.
         self._parts: list[bytes | bytearray] = []
         self._received = 0
+        self._chunks = 0
         self._whole = False
         self._all_received = False
         self._body_time = limits.body
@@ -196,6 +202,12 @@ class Exchange:
                 self._body_time += len(event.data) / self._limits.body_rate
                 if self._received > self._limits.max_body:
                     raise too_large(self._limits)
+                # Each chunk costs h11 as much as some kilobytes, however short it is.
+                self._chunks += event.chunk_start
+                if self._chunks > MIN_CHUNKS + self._received // MIN_CHUNK:
+                    raise Refusal(
+                        400, f"the chunks of the body are too short: send {MIN_CHUNK} bytes or more"
+                    )
                 self._parts.append(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self._whole = True
@@ -267,6 +279,10 @@ class Exchange:
         return h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b""))
 
     def _read_ready_body(self) -> None:
+        if not self._connection.is_authenticated and any(
+            name == b"transfer-encoding" for name, _ in self._request.headers
+        ):
+            return  # the connection is closed after this response anyway, and chunks take long to parse
         with suppress(Refusal):
             self._parse_body()
             if not self._whole and (chunk := self._peer.ready()):

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import h11
 import httpx
 import pytest
 import trio
@@ -367,6 +368,37 @@ async def test_a_chunked_body_arrives_and_the_connection_lives_on() -> None:
         assert (await client.ask(GET)).status == 200
 
 
+@pytest.mark.parametrize(("size", "count", "status"), [(1, 90, 200), (1, 110, 400), (70, 5_000, 200)])
+async def test_the_chunks_of_a_body_may_be_short_only_if_they_are_few(
+    size: int, count: int, status: int
+) -> None:
+    async with client_of(echo) as client:
+        chunk = b"%x\r\n%b\r\n" % (size, b"a" * size)
+        response = await client.ask(CHUNKED + chunk * count + b"0\r\n\r\n")
+        assert response.status == status
+        assert len(response.body) == size * count if status == 200 else "64 bytes or more" in response.detail
+
+
+@pytest.mark.parametrize("admitted", [True, False])
+async def test_of_a_client_that_is_not_admitted_no_chunk_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, admitted: bool
+) -> None:
+    parsed: list[object] = []
+    next_event = h11.Connection.next_event
+
+    def counting(http: h11.Connection) -> object:
+        event = next_event(http)
+        if isinstance(event, h11.Data):
+            parsed.append(event)
+        return event
+
+    monkeypatch.setattr(h11.Connection, "next_event", counting)
+    async with client_of(hello, strangers=not admitted) as client:
+        response = await client.ask(CHUNKED + b"1\r\na\r\n" * 50 + b"0\r\n\r\n")
+        assert (response.status, response.closes) == (200, not admitted)
+    assert len(parsed) == (50 if admitted else 0)
+
+
 async def test_a_client_that_expects_100_continue_gets_it_when_the_app_reads() -> None:
     async with client_of(echo) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
@@ -488,7 +520,8 @@ async def test_receive_says_disconnect_once_the_response_is_complete() -> None:
         (b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"a" * 100_000, 431),
         (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n", 413),
         (CHUNKED + b"3e9\r\n" + b"a" * 1001, 413),
-        (CHUNKED + b"1\r\na\r\n" * 1001, 413),
+        (CHUNKED + (b"1f5\r\n" + b"a" * 501 + b"\r\n") * 2, 413),
+        (CHUNKED + b"1\r\na\r\n" * 110, 400),
         (CHUNKED + b"oops\r\n", 400),
         (CHUNKED + b"1;" + b"e" * 100_000, 431),
     ],

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trio
+from starlette.routing import Route
 
 from exotrio.manager import create_app
+from exotrio.manager.api import document
 from exotrio.manager.api.descriptions import DESCRIPTIONS
 from exotrio.manager.api.document import operations_of
 from exotrio.manager.api.inspection import inspection_routes
@@ -112,3 +116,23 @@ async def test_what_needs_no_key_says_so() -> None:
             if "get" in methods and path != "/metrics":
                 answer = await client.get(re.sub(r"\{\w+\}", "1", path))
                 assert (answer.status_code == 401) == (methods["get"].get("security") != []), path
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+async def test_however_many_ask_at_once_the_description_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    made = []
+    document_of = document.document_of
+
+    def counted(routes: Iterable[Route]) -> dict[str, Any]:
+        made.append(path)
+        return document_of(routes)
+
+    monkeypatch.setattr(document, "document_of", counted)
+    async with open_manager(tmp_path / "state.db") as manager:
+        transport = httpx.ASGITransport(create_app(manager.service, key=KEY))
+        async with open_client(transport=transport) as client, trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(client.get, path)
+    assert made == [path]

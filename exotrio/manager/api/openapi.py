@@ -33,28 +33,18 @@ STYLE = (
 def description_routes(service: Service, routes: Iterable[Route]) -> list[Route]:
     """Return the routes that describe ``routes`` and themselves."""
     described: list[Route] = list(routes)
-
     made: tuple[bytes, bytes, dict[str, str]] | None = None
 
     def make() -> tuple[bytes, bytes, dict[str, str]]:
-        # Here: most state managers are never asked for it.
-        from exotrio.manager.api.document import document_of
-        from exotrio.manager.web.page import render
-
-        digest = b64encode(sha256(STYLE.encode()).digest()).decode()
-        policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'; base-uri 'none'"
-        headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
-        document = document_of(described)
-        page = render("api.html", document=document, style=Markup(STYLE), header=KEY_HEADER)
-        return to_json(document), page.encode(), headers
-
-    async def once() -> tuple[bytes, bytes, dict[str, str]]:
-        # Beside the other requests: it takes a quarter of a second, once.
         nonlocal made
         if made is None:
-            found = await service.compute(make)
-            made = found
+            made = _describe(described)
         return made
+
+    async def once() -> tuple[bytes, bytes, dict[str, str]]:
+        # In the thread for computations, one at a time: it takes a quarter of a second, and any client may
+        # request it many times before it is made. A call that is cancelled meanwhile leaves it made.
+        return await service.compute(make) if made is None else made
 
     async def document(request: Request) -> Response:
         content, _, _ = await once()
@@ -67,3 +57,17 @@ def description_routes(service: Service, routes: Iterable[Route]) -> list[Route]
     own = routes_of([("GET", "/openapi.json", document), ("GET", "/docs", page)])
     described += own
     return own
+
+
+def _describe(routes: Iterable[Route]) -> tuple[bytes, bytes, dict[str, str]]:
+    """Return the document, its page and the headers of the page."""
+    # Here: most state managers are never asked for it.
+    from exotrio.manager.api.document import document_of
+    from exotrio.manager.web.page import render
+
+    digest = b64encode(sha256(STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'; base-uri 'none'"
+    headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
+    document = document_of(routes)
+    page = render("api.html", document=document, style=Markup(STYLE), header=KEY_HEADER)
+    return to_json(document), page.encode(), headers
