@@ -19,6 +19,8 @@ from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import database
 from tests.support.query_plans import (
+    HISTORY,
+    indexes_by_number,
     planned,
     refuses_scans,
     scans_on_postgres,
@@ -51,7 +53,7 @@ async def everything_once(manager: Manager) -> None:
         ok(await api.native_claim({node_name("t"): 1}, claim_id=f"c{number}"))
         item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
         ok(await api.secrets(state["state_id"], state["lease"]["token"]))
-        ok(await api.native("POST", "heartbeat", json={"worker_id": "w", "states": [item]}))
+        ok(await api.heartbeat("w", states=[{**item, "running": True}]))
         if number == 0:
             ok(await api.release(states=[item]))
             ok(await api.release(claim_id="c0"))
@@ -65,6 +67,7 @@ async def everything_once(manager: Manager) -> None:
     later = manager.service.monotonic() + 10**9
     await store.write(managers.sweep, later, manager.service.terms, later - 10**8)
     await store.write(managers.sweep, later, manager.service.terms, None)
+    await leases_that_end(manager)
     for _ in range(4):
         for state in ok(await api.claim(list(names), 50))["states"]:
             ok(await api.prune(state["state_id"]))
@@ -78,6 +81,17 @@ async def everything_once(manager: Manager) -> None:
     ok(await api.native("POST", f"run/{await flow.trigger(store={'k': 'v'})}/cancel"))
     ok(await api.graphs())
     await everything_managed(manager, flow)
+
+
+async def leases_that_end(manager: Manager) -> None:
+    """Let the lease of a state end that its runtime regains; then let the state end as poison."""
+    (state,) = ok(await manager.remote.native_claim({node_name("t"): 1}))["states"]
+    item = {"state_id": state["state_id"], "token": state["lease"]["token"], "running": True}
+    for poison_limit in (5, 1):
+        ok(await manager.remote.heartbeat("w", states=[item]))
+        terms = leases.Terms(poison_limit=poison_limit)
+        now = manager.service.monotonic() + 2 * terms.lease_ttl_ms
+        assert await manager.service.store.write(leases.expire, now, terms) == 1
 
 
 async def everything_managed(manager: Manager, flow: Flow) -> None:
@@ -153,6 +167,22 @@ async def test_no_statement_scans_a_table_that_grows_on_postgresql(monkeypatch: 
     # What retention does now and then: PostgreSQL may find it cheaper to read an index of runs than to look
     # for each template there.
     assert all(sql.startswith("DELETE FROM templates ") for sql in found), found
+
+
+async def test_states_named_by_number_are_found_by_it_on_postgresql_though_nothing_waited_at_the_last_analyze(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plans are kept. One over an index of waiting or held states reads all of them once there are many."""
+    monkeypatch.setattr(leases.Terms, "sweep_interval", 60.0)
+    with database() as fresh:
+        with watched_on_postgres() as statements:
+            async with open_manager(fresh.url) as manager:
+                await everything_once(manager)
+        for statement in HISTORY.split(";"):
+            fresh.execute(statement)
+        found = indexes_by_number(fresh, statements)
+    assert len([sql for sql in found if sql.startswith("UPDATE")]) > 10, "hardly anything was watched"
+    assert {sql: indexes for sql, indexes in found.items() if indexes != {"states_pkey"}} == {}
 
 
 async def test_a_start_looks_at_what_is_held_and_not_at_all_states(manager: Manager) -> None:

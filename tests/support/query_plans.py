@@ -12,6 +12,7 @@ import pytest
 
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres.connection import Connection
+from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.translation import translate
 from tests.support.postgres import Database
 
@@ -123,6 +124,34 @@ def scans_on_postgres(database: Database, statements: Iterable[str]) -> dict[str
             if slow := list(_scans(explained[0]["Plan"])):
                 found[sql] = slow
     return found
+
+
+BY_NUMBER = re.compile(r"\bstates\b.*\bseq = (ANY|new\.)|\bstates\.seq = ")
+"""Statements that name states by their numbers."""
+
+
+def indexes_by_number(database: Database, statements: Iterable[str]) -> dict[str, set[str]]:
+    """Return through which indexes statements find states that they name by their numbers.
+
+    They are planned as the sessions that write plan them, for any parameters: with statistics of now.
+    """
+    connection = Server(database.url).connect()
+    try:
+        found = {}
+        for sql in sorted(filter(BY_NUMBER.search, statements)):
+            cursor = connection.driver.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}".encode())
+            ((explained,),) = cursor.fetchall()
+            found[sql] = set(_indexes_of_states(explained[0]["Plan"]))
+        return found
+    finally:
+        connection.close()
+
+
+def _indexes_of_states(plan: dict[str, Any]) -> Iterator[str]:
+    if plan.get("Relation Name") == "states" and "Scan" in plan["Node Type"]:
+        yield plan.get("Index Name", plan["Node Type"])
+    for part in plan.get("Plans", ()):
+        yield from _indexes_of_states(part)
 
 
 def _scans(plan: dict[str, Any], *, limited: bool = False) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pydantic_core import from_json
 from exotrio._util.times import timestamp
 from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
+from exotrio.manager.engine.states import CREATED, numbered
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.heads import START, Position
@@ -149,8 +150,7 @@ def _take(
         return None
     taken = tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, manager = ?, requeued = 0,"
-        f" lease_until = ?, claimed_at = ?, begun = ? WHERE {tx.any_of('seq')} AND status = 'CREATED'"
-        f" RETURNING {_HANDED_OUT}",
+        f" lease_until = ?, claimed_at = ?, begun = ? WHERE {numbered(tx, CREATED)} RETURNING {_HANDED_OUT}",
         (
             claimer.claim_id,
             token,

@@ -27,7 +27,15 @@ from itertools import chain
 
 from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult, from_ms
-from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, add_events
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    QUEUED,
+    Changes,
+    RunScope,
+    add_events,
+    numbered,
+)
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction
@@ -121,20 +129,20 @@ def _renew(tx: Transaction, held: Sequence[Row], running: Collection[int], deadl
     leased = [state["seq"] for state in held if state["status"] == QUEUED and state["manager"] is None]
     if leased:
         tx.execute(
-            f"UPDATE states SET lease_until = ? WHERE {tx.any_of('seq')} AND status = 'QUEUED'",
+            f"UPDATE states SET lease_until = ? WHERE {numbered(tx, QUEUED)}",
             (deadline, tx.items(leased)),
         )
     if lapsed := [state for state in held if state["status"] == CREATED]:
         # Its runtime was not lost after all.
         tx.execute(
             "UPDATE states SET status = 'QUEUED', lease_until = ?, deliveries = deliveries - begun"
-            f" WHERE {tx.any_of('seq')} AND status = 'CREATED'",
+            f" WHERE {numbered(tx, CREATED)}",
             (deadline, tx.items([state["seq"] for state in lapsed])),
         )
         add_events(tx, "lease regained", lapsed)
     if running:
         tx.execute(
-            f"UPDATE states SET begun = 1 WHERE {tx.any_of('seq')} AND status = 'QUEUED'",
+            f"UPDATE states SET begun = 1 WHERE {numbered(tx, QUEUED)}",
             (tx.items(sorted(running)),),
         )
 
@@ -189,7 +197,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     states = tx.execute(
         "SELECT seq, run, place, node_id, status, groups, worker, claimed_at, begun, deliveries,"
         " runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
-        f" WHERE {tx.any_of('seq')} AND status = 'QUEUED' AND ({any_cause})"
+        f" WHERE {numbered(tx, QUEUED)} AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs), *chain.from_iterable(parameters for _, parameters in causes)),
     ).fetchall()
@@ -199,7 +207,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     free = [state for state in states if state["seq"] not in ended]
     tx.execute(
         "UPDATE states SET status = 'CREATED', deliveries = deliveries + begun, suspect = 1"
-        f" WHERE {tx.any_of('seq')} AND status = 'QUEUED'",
+        f" WHERE {numbered(tx, QUEUED)}",
         (tx.items([state["seq"] for state in free]),),
     )
     add_events(tx, "lease lost", free)

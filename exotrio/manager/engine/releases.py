@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from exotrio._wire.native import EndedState, ItemReply
 from exotrio._wire.vocabulary import ItemResult
-from exotrio.manager.engine.states import CREATED, QUEUED, add_events
+from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
 from exotrio.manager.rules.traces import linked
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction
@@ -108,8 +108,7 @@ def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> None:
     # Without a delay a state keeps its time, and so its place in the order.
     later, due = (", enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
     tx.execute(
-        f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {tx.any_of('seq')}"
-        " AND status = 'QUEUED'",
+        f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {numbered(tx, QUEUED)}",
         (*due, tx.items([state["seq"] for state in states])),
     )
     add_events(tx, "released", states)

@@ -162,6 +162,15 @@ def failed_to_change(tx: Transaction, run: int) -> list[State]:
     return [State(*row) for row in rows]
 
 
+def numbered(view: View, status: str) -> str:
+    """Return the condition that states have the numbers of one parameter, and are still in a status.
+
+    Only the primary key serves it. PostgreSQL keeps plans: one over an index of the states in that status,
+    made while those were few, would later read all that wait for each claim.
+    """
+    return f"{view.any_of('seq')} AND status || '' = '{status}'"
+
+
 def read_texts(view: View, column: Literal["inputs", "outputs"], states: Collection[State]) -> None:
     """Read the inputs, or outputs, of these states."""
     by_seq = {state.seq: state for state in states}
