@@ -42,7 +42,7 @@ JOIN_PATIENCE = from_ms(SILENT_AFTER_MS) + 5
 JOIN_INTERVAL = 1.0
 
 
-async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
+async def sweep(store: Store, manager: str, clock: MonotonicClock, terms: Terms) -> None:
     """End leases as they come due. Never returns."""
     level = logging.INFO  # at the first time: before the start of this one, perhaps none ran
     # Of the last sweep that was committed: while the database fails or is slow, no heartbeat renews a lease.
@@ -53,11 +53,11 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
             # Of two that know different times, each would take the other's sweep for a clock that was set.
             await store.measure_clock()
             now = clock()
-            swept = await store.write(managers.sweep, now, terms, None if store.is_shared else last)
+            swept = await store.write(managers.sweep, manager, now, terms, None if store.is_shared else last)
             last, ended = now, swept.ended
             # Not where others may have written in the old time meanwhile: the next sweep knows of it.
             if swept.late_ms and not store.is_shared:
-                ended = await store.write(expire, clock(), terms)
+                ended = await store.write(expire, manager, clock(), terms)
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
             continue
@@ -116,7 +116,7 @@ async def stay(store: Store, manager: str, clock: MonotonicClock, keys: Sequence
     while True:
         await trio.sleep(managers.SEEN_INTERVAL)
         try:
-            await store.write(managers.enter, manager, clock(), keys)
+            await store.write(managers.stay, manager, clock(), keys)
         except DatabaseTooNew:
             raise
         except DatabaseError as error:

@@ -163,7 +163,7 @@ async def take_over(store: Store, manager: str, monotonic: MonotonicClock, terms
     What runtimes held inside that one is claimable again at once. Other claims get a fresh term.
     """
     await store.write(enter_alone, manager, monotonic())
-    while await store.write(recover, terms):
+    while await store.write(recover, manager, terms):
         pass
     await store.write(restart, monotonic(), terms)
     await store.write(forget_all)
@@ -211,7 +211,7 @@ async def open_service(
         manager = secrets.token_hex(8)
         if store.is_shared:
             await join(store, manager, monotonic, cipher)
-            while await write_at_start(store, recover, terms):
+            while await write_at_start(store, recover, manager, terms):
                 pass
         else:
             await take_over(store, manager, monotonic, terms)
@@ -220,7 +220,7 @@ async def open_service(
             async with in_background(
                 *((scheduler.run,) if schedules else ()),
                 *((partial(stay, store, manager, monotonic, cipher.key_ids),) if store.is_shared else ()),
-                partial(sweep, store, monotonic, terms),
+                partial(sweep, store, manager, monotonic, terms),
                 retention.run,
             ):
                 yield Service(

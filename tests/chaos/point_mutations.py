@@ -70,7 +70,7 @@ MUTATIONS = {
     ),
     "the sweeper off": Mutation(
         "manager/background.py",
-        "await store.write(managers.sweep, now, terms, None if store.is_shared else last)",
+        "await store.write(managers.sweep, manager, now, terms, None if store.is_shared else last)",
         "managers.Swept()",
         ("a kill of the worker in execute on native",),
     ),

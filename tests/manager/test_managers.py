@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import psycopg
 import pytest
 import trio
 
+from exotrio.errors import DatabaseTooNew
 from exotrio.manager import background
 from exotrio.manager.engine import leases, managers
 from exotrio.manager.engine.claims import Claimed, Claimer, claim
 from exotrio.manager.engine.leases import Terms
-from exotrio.manager.engine.managers import Swept, enter, leave, sweep, take_duty
+from exotrio.manager.engine.managers import Swept, enter, leave, stay, sweep, take_duty
 from exotrio.manager.engine.retention import discard
 from exotrio.manager.engine.retries import retry_run
 from exotrio.manager.engine.runs import cancel, fire_schedules
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store import schema
+from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.postgres import clock as server_clock
 from exotrio.manager.store.postgres import notices
@@ -59,10 +63,10 @@ class World:
         claimed: Claimed = await self.write(claim_at, self.now, limit, claimer)
         return claimed
 
-    async def sweep(self, after_ms: int) -> Swept:
+    async def sweep(self, after_ms: int, by: str = "sweeper") -> Swept:
         """Sweep so much later, as one of several."""
         self.now += after_ms
-        swept: Swept = await self.write(sweep, self.now, TERMS, None)
+        swept: Swept = await self.write(sweep, by, self.now, TERMS, None)
         return swept
 
     async def states(self) -> list[tuple[str, Any, int]]:
@@ -140,6 +144,52 @@ async def test_what_was_held_inside_a_manager_that_left_is_claimable_with_the_ne
     await world.write(leave, "other")
     assert (await world.sweep(5 * SECOND)).ended == 1
     assert await world.statuses() == ["CREATED"] * 3
+
+
+async def test_a_manager_that_sweeps_is_not_lost_though_it_was_silent_or_was_taken_for_lost(
+    world: World,
+) -> None:
+    await world.write(enter, "silent", world.now)
+    await world.claim(manager="silent")
+    for _ in range(10):
+        await world.sweep(5 * SECOND, by="silent")
+    await world.sweep(5 * SECOND)
+    assert (await world.statuses())[0] == "QUEUED"
+    await world.write(leave, "silent")
+    await world.sweep(5 * SECOND, by="silent")
+    assert (await world.statuses())[0] == "QUEUED"
+    assert (await world.sweep(5 * SECOND)).ended == 1
+
+
+async def test_a_manager_says_that_it_is_there_though_the_version_of_the_tables_is_locked(
+    shared: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managers, "SEEN_INTERVAL", 0.01)
+
+    def seen_at() -> Any:
+        return database.execute("SELECT seen_at FROM managers WHERE id = 'm'")
+
+    store, clock = shared.manager.service.store, shared.manager.service.monotonic
+    await shared.write(enter, "m", clock())
+    async with trio.open_nursery() as nursery:
+        with psycopg.connect(shared.db) as migration:
+            migration.execute("SELECT value FROM meta WHERE key = 'oldest_version' FOR UPDATE")
+            before = seen_at()
+            nursery.start_soon(background.stay, store, "m", clock, [])
+            await until(lambda: seen_at() > before)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_manager_that_is_still_there_ends_once_a_newer_exotrio_has_changed_the_tables(
+    shared: World,
+) -> None:
+    await shared.write(enter, "m", shared.now)
+    await shared.write(lambda tx: put_meta(tx, "oldest_version", str(schema.VERSION + 1)))
+    try:
+        with pytest.raises(DatabaseTooNew, match="a newer exotrio changed the database"):
+            await shared.write(stay, "m", shared.now)
+    finally:
+        await shared.write(lambda tx: put_meta(tx, "oldest_version", str(schema.OLDEST)))
 
 
 async def test_a_start_and_an_end_beside_a_manager_that_lives_touch_nothing_that_is_held(
@@ -299,9 +349,9 @@ async def test_nor_is_it_lost_right_after_the_sweep_that_found_the_clock_set_ahe
 
     other = Mock(is_shared=True, measure_clock=trio.lowlevel.checkpoint, write=write)
     await shared.write(enter, "other", old)
-    await shared.write(sweep, old, TERMS, None)
+    await shared.write(sweep, "", old, TERMS, None)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(background.sweep, other, lambda: old + HOUR, TERMS)
+        nursery.start_soon(background.sweep, other, "sweeper", lambda: old + HOUR, TERMS)
         await over.wait()
         nursery.cancel_scope.cancel()
     assert found[0].late_ms == pytest.approx(HOUR, abs=SECOND)
@@ -311,10 +361,10 @@ async def test_nor_is_it_lost_right_after_the_sweep_that_found_the_clock_set_ahe
 async def test_of_short_leases_a_smaller_step_ahead_is_followed(world: World) -> None:
     terms = Terms(lease_ttl_ms=10 * SECOND)
     old = world.now
-    await world.write(sweep, old, terms, None)
-    await world.write(sweep, old + 15 * SECOND, terms, None)
+    await world.write(sweep, "", old, terms, None)
+    await world.write(sweep, "", old + 15 * SECOND, terms, None)
     await world.claim(claim_id="c", now=old + SECOND // 10, ttl_ms=terms.lease_ttl_ms)
-    await world.write(sweep, old + 16 * SECOND, terms, None)
+    await world.write(sweep, "", old + 16 * SECOND, terms, None)
     assert await world.statuses() == ["QUEUED", "CREATED", "CREATED"]
 
 

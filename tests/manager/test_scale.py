@@ -65,8 +65,8 @@ async def everything_once(manager: Manager) -> None:
     ok(await api.errored(one))
     ok(await api.executed(two, {"v": "2"}))
     later = manager.service.monotonic() + 10**9
-    await store.write(managers.sweep, later, manager.service.terms, later - 10**8)
-    await store.write(managers.sweep, later, manager.service.terms, None)
+    await store.write(managers.sweep, "", later, manager.service.terms, later - 10**8)
+    await store.write(managers.sweep, "", later, manager.service.terms, None)
     await leases_that_end(manager)
     for _ in range(4):
         for state in ok(await api.claim(list(names), 50))["states"]:
@@ -91,7 +91,7 @@ async def leases_that_end(manager: Manager) -> None:
         ok(await manager.remote.heartbeat("w", states=[item]))
         terms = leases.Terms(poison_limit=poison_limit)
         now = manager.service.monotonic() + 2 * terms.lease_ttl_ms
-        assert await manager.service.store.write(leases.expire, now, terms) == 1
+        assert await manager.service.store.write(leases.expire, "", now, terms) == 1
 
 
 async def everything_managed(manager: Manager, flow: Flow) -> None:
@@ -187,7 +187,7 @@ async def test_states_named_by_number_are_found_by_it_on_postgresql_though_nothi
 
 async def test_a_start_looks_at_what_is_held_and_not_at_all_states(manager: Manager) -> None:
     async with planned(manager.service.store) as plans:
-        await manager.service.store.write(leases.recover, leases.Terms())
+        await manager.service.store.write(leases.recover, "", leases.Terms())
         await manager.service.store.write(leases.restart, 0, manager.service.terms)
     for sql, plan in refuses_scans(plans).items():
         assert all(AT_THE_START.match(line) or not line.startswith("SCAN") for line in plan), (sql, plan)

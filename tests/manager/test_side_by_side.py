@@ -228,7 +228,7 @@ class Crowd:
         self.now += random.choice((5_000, 5_000, 5_000, 600_000, -3_000))
         if random.random() < 0.5:
             await self.write(random, managers.enter, "m0", self.now)
-        await self.write(random, managers.sweep, self.now, TERMS, None)
+        await self.write(random, managers.sweep, "m1", self.now, TERMS, None)
 
     async def forget(self, random: Random) -> None:
         await self.write(random, workers.forget, NAMESPACE, random.choice(WORKERS), self.now)

@@ -155,27 +155,34 @@ def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
     return {row["id"] for row in tx.execute(which, (tx.items(sorted(runs)),))}
 
 
-Cause = tuple[str, tuple[int, ...]]
+Cause = tuple[str, tuple[int | str, ...]]
 """Which held states are lost: as a condition, with its parameters."""
-# What is held inside a state manager has no deadline: the index leaves out the rest.
-_GONE: Cause = (
-    "lease_until IS NULL AND manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)",
-    (),
-)
 
 
-def recover(tx: Transaction, terms: Terms) -> int:
-    """Take back what runtimes inside state managers held that are gone; return how many states those were."""
-    return _lose(tx, terms, _GONE)
+def _held_in_lost_managers(manager: str) -> Cause:
+    # What is held inside a state manager has no deadline: the index leaves out the rest.
+    which = (
+        "lease_until IS NULL AND manager IS NOT NULL AND manager <> ?"
+        " AND manager NOT IN (SELECT id FROM managers)"
+    )
+    return which, (manager,)
 
 
-def expire(tx: Transaction, now: int, terms: Terms) -> int:
+def recover(tx: Transaction, manager: str, terms: Terms) -> int:
+    """Take back what runtimes inside state managers held that are gone; return how many states those were.
+
+    ``manager`` does it, here and below, so it is not gone.
+    """
+    return _lose(tx, terms, _held_in_lost_managers(manager))
+
+
+def expire(tx: Transaction, manager: str, now: int, terms: Terms) -> int:
     """End the leases whose deadline has passed, and take back what ``recover`` does; return how many states
     those were.
 
     Both at once: the one after the other would lock runs while it has states locked.
     """
-    return _lose(tx, terms, ("lease_until <= ?", (now,)), _GONE)
+    return _lose(tx, terms, ("lease_until <= ?", (now,)), _held_in_lost_managers(manager))
 
 
 def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:

@@ -48,20 +48,40 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
     # First, as a sweep does: it waits for one that has taken its duty, and has nothing locked meanwhile.
     tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
     # Locked against such a change, which looks who is there.
-    oldest = tx.row(f"SELECT value FROM meta WHERE key = 'oldest_version'{tx.for_share('meta')}")
+    _check_version(tx, tx.for_share("meta"))
+    tx.execute(
+        "INSERT INTO managers (id, started_at, seen_at, version, schema_version, clock_ahead, secret_keys,"
+        " host) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at,"
+        " clock_ahead = excluded.clock_ahead",
+        (manager, now, now, VERSION, schema.VERSION, _clock_ahead(tx), " ".join(keys), platform.node()),
+    )
+
+
+def stay(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> None:
+    """Say that a state manager is still there; enter it anew if another one took it for lost.
+
+    This waits for no lock of a newer exotrio that changes the tables: a state manager that has its row counts
+    as there for that one, and silence would have others take back what it holds. Raises as ``enter``.
+    """
+    seen = "UPDATE managers SET seen_at = ?, clock_ahead = ? WHERE id = ?"
+    if tx.execute(seen, (now, _clock_ahead(tx), manager)).rowcount:
+        _check_version(tx)
+    else:
+        enter(tx, manager, now, keys)
+
+
+def _check_version(tx: Transaction, lock: str = "") -> None:
+    oldest = tx.row(f"SELECT value FROM meta WHERE key = 'oldest_version'{lock}")
     if oldest is not None and int(oldest["value"]) > schema.VERSION:
         raise DatabaseTooNew(
             f"a newer exotrio changed the database (usable from schema {oldest['value']} on; this one knows"
             f" {schema.VERSION})",
             fix="upgrade exotrio",
         )
-    ahead = clock.wall_clock() - tx.now_ms
-    tx.execute(
-        "INSERT INTO managers (id, started_at, seen_at, version, schema_version, clock_ahead, secret_keys,"
-        " host) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at,"
-        " clock_ahead = excluded.clock_ahead",
-        (manager, now, now, VERSION, schema.VERSION, ahead, " ".join(keys), platform.node()),
-    )
+
+
+def _clock_ahead(tx: Transaction) -> int:
+    return clock.wall_clock() - tx.now_ms
 
 
 def enter_if_fit(tx: Transaction, manager: str, now: int, cipher: Cipher) -> Misfit | None:
@@ -106,8 +126,10 @@ class Swept:
     late_ms: int = 0
 
 
-def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
+def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | None) -> Swept:
     """End the leases that are overdue, take back what lost state managers held, and forget old claims.
+
+    ``manager`` sweeps, so it is there, however long it could not say so.
 
     A sweep that comes late only moves all deadlines, by its lateness: nobody may have been there to hear a
     heartbeat, or the database's clock was set ahead. What is overdue all the same is left to
@@ -140,9 +162,10 @@ def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
             extend(tx, now, ahead, terms)
             _move_signs_of_life(tx, now, ahead)
             return Swept()
+        tx.execute("UPDATE managers SET seen_at = ? WHERE id = ?", (now, manager))
         tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,))
     forget_claims(tx, now)
-    return Swept(ended=expire(tx, now, terms))
+    return Swept(ended=expire(tx, manager, now, terms))
 
 
 def _lateness(passed: int, interval: int) -> int:
