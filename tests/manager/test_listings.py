@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from exotrio import StateManager
 from exotrio.manager.queries import runs, states
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, ok, place
-from tests.support.manager import Manager
+from tests.support.manager import Manager, open_manager
 
 
 async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
@@ -41,6 +42,20 @@ async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
     assert [state.id for state in (await client.states()).states] == everything
     (failed,) = (await client.states(status="ERRORED", limit=1)).states
     assert failed.id == first["state_id"]
+
+
+async def test_a_list_of_states_passes_at_once_over_the_numbers_that_a_start_leaves_out(
+    tmp_path: Path,
+) -> None:
+    ids = []
+    for _ in range(2):
+        async with open_manager(tmp_path / "state.db") as manager:
+            flow = await Flow.start(manager.api, place("a"))
+            ids.append(await flow.run("a"))
+            pages = [ok(await manager.api.states())]
+            while pages[-1]["next"] is not None and len(pages) < 5:
+                pages.append(ok(await manager.api.states(before=pages[-1]["next"])))
+    assert [[state["id"] for state in page["states"]] for page in pages] == [[ids[1]], [ids[0]]]
 
 
 @pytest.mark.parametrize("count", [4, 5])

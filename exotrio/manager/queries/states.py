@@ -26,7 +26,8 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
 WINDOW = 100_000
-"""States that one request looks through for those that match. It takes some ten milliseconds."""
+"""Numbers of states that one request looks through for those that match. It takes some ten milliseconds."""
+MAX_SEQ = 2**63 - 1
 MAX_OUTPUTS = 4 * 1024 * 1024
 """Characters of outputs in one page, or those of one state."""
 MAX_PLACES = 65_536
@@ -76,7 +77,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
     sizes = accumulate(row["size"] for row in rows[: query.limit])
     page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
     outputs = _outputs(view, page) if query.outputs else {}
-    following = page[-1]["seq"] if len(rows) > len(page) else floor
+    following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
     return {
         "states": [
             {
@@ -95,7 +96,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
             }
             for row in page
         ],
-        "next": view.state_id(following) if following else None,
+        "next": view.state_id(following) if following > 1 else None,
     }
 
 
@@ -108,16 +109,19 @@ def _outputs(view: View, states: Sequence[Row]) -> dict[int, Any]:
 def _range(view: View, query: StatesQuery, *, bounded: bool) -> tuple[int, int]:
     """Return between which numbers to look: below the first, from the second on."""
     if query.before is None:
-        last = view.execute("SELECT max(seq) FROM states").fetchone()[0]
-        before = (last or 0) + 1
+        before = _newest_below(view, MAX_SEQ) + 1
     else:
         given = view.seq(query.before)
         if given is None:
             raise Refused(422, f"before is {query.before!r}, which is not the id of a state here")
         before = given
-    floor = max(0, before - WINDOW) if bounded else 0
-    # Below the first state there is nothing to look for.
-    return before, floor if floor > 1 else 0
+    return before, max(0, before - WINDOW) if bounded else 0
+
+
+def _newest_below(view: View, number: int) -> int:
+    """Return the highest number of a state below that one, 0 if there is none. Many in a row may be unused
+    (``store.epoch``)."""
+    return int(view.one("SELECT coalesce(max(seq), 0) FROM states WHERE seq < ?", (number,))[0])
 
 
 def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:

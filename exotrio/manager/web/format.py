@@ -102,4 +102,4 @@ def shorten(text: str, longest: int) -> str:
 
 def short(identifier: str) -> str:
     """Return the part of an id that identifies it at a glance."""
-    return identifier[:8] if "-" in identifier else identifier[-8:].lstrip("0").rjust(4, "0")
+    return identifier[:8] if "-" in identifier else identifier[8:].lstrip("0").rjust(4, "0")

@@ -19,11 +19,13 @@ from exotrio import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Conflict, Store, Transaction, View
+from exotrio.manager.store.postgres import database
 from tests.support.manager import Gate, gate, held_up
 from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, remove, until
 
 COUNTERS = ("target_state", "place", "pending", "failed", "succeeded")
 EVENTS = ("state", "at", "kind", "worker")
+NOVEMBER_2027_MS = 1_825_000_000_000
 in_threads = pytest.mark.parametrize("engine", IN_THREADS, indirect=True)
 
 
@@ -330,6 +332,50 @@ async def test_numbers_of_states_are_given_once_although_use_cases_fail(store: S
     assert len(given) >= 60
     assert len(set(given)) == len(given)
     assert min(given) > 0
+
+
+@in_threads
+async def test_a_number_that_a_database_no_longer_knows_of_is_not_given_again(engine: str, db: str) -> None:
+    def give(tx: Transaction) -> int:
+        number = tx.allocate()
+        # No row has it: as after a restored backup, or on a standby that lacks the last commits.
+        if engine == "postgres":
+            tx.execute("SELECT setval('states_seq_seq', 1)").fetchall()
+        return number
+
+    given = []
+    for _ in range(4):
+        async with open_store(db) as store:
+            given.append(await store.write(give))
+    assert given == sorted(set(given))
+
+
+@in_threads
+async def test_a_clock_that_was_set_back_does_not_bring_numbers_of_rows_back(
+    db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def insert(tx: Transaction) -> int:
+        number = tx.allocate()
+        columns = (
+            "seq",
+            "run",
+            "place",
+            "node_id",
+            "status",
+            "inputs",
+            "enqueue_after",
+            "created_at",
+            "updated_at",
+        )
+        tx.insert("states", columns, [(number, 1, 0, 1, "SUCCESS", "{}", 0, 0, 0)])
+        return number
+
+    given = []
+    for now_ms in (0, NOVEMBER_2027_MS, NOVEMBER_2027_MS - 3_600_000, 0):
+        monkeypatch.setattr(database, "wall_clock", lambda it=now_ms: it)
+        async with open_store(db, clock=lambda it=now_ms: it) as store:
+            given += [await store.write(insert), await store.write(insert)]
+    assert given == sorted(set(given))
 
 
 async def test_what_many_add_to_one_row_is_its_sum(store: Store) -> None:

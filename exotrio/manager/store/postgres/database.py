@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from psycopg import errors
 
 from exotrio.errors import DatabaseError, DatabaseTooNew
+from exotrio.manager.store.clock import wall_clock
+from exotrio.manager.store.epoch import GAP, number_at
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection
 from exotrio.manager.store.postgres.server import MIN_VERSION, Server
@@ -120,6 +122,7 @@ def _prepare_schema(connection: Connection, where: str) -> str:
             connection.control(translate_schema(MIGRATIONS[step]))
         _set_up(connection, relations(connection) - others)
         _put(connection, VERSION, OLDEST)
+    raise_numbers(connection)
     return stamp
 
 
@@ -138,6 +141,22 @@ def _check_contraction(connection: Connection, where: str) -> None:
             f"{where} is used by state managers that are too old for what this one has to change: {names}",
             fix="first replace all of them by a version in between, as the release notes say; or end them",
         )
+
+
+def raise_numbers(connection: Connection) -> None:
+    """Let the numbers of all tables go on above what was given away before, as ``store.epoch`` says.
+
+    Call it in a transaction. What it does stays, also if that is rolled back.
+    """
+    # One manager after the other: between the two parts of the statement another one would set a sequence
+    # higher, and this one, whose clock is behind, would set it back.
+    lock_tables(connection)
+    connection.execute(
+        "SELECT setval(sequence, greatest(pg_sequence_last_value(sequence), ?) + ?) FROM"
+        " (SELECT pg_get_serial_sequence(table_name, column_name)::regclass AS sequence FROM"
+        " information_schema.columns WHERE table_schema = current_schema() AND is_identity = 'YES') AS known",
+        (number_at(wall_clock()), GAP),
+    ).fetchall()
 
 
 def lock_tables(connection: Connection) -> None:

@@ -24,6 +24,7 @@ from exotrio.manager.store import tallies
 from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.clock import Clock, WatchedClock
 from exotrio.manager.store.commits import CommitTimes
+from exotrio.manager.store.epoch import GAP, number_at
 from exotrio.manager.store.port import NotCommitted, Topic, Transaction, View
 from exotrio.manager.store.sqlite.dialect import SQLiteDialect
 from exotrio.manager.store.sqlite.writes import Waiting, Write
@@ -61,8 +62,8 @@ class Committer:
     """Commits use cases: the part that memory and file share.
 
     ``now`` is the clock, in seconds, of the deadlines of writes that wait. ``check`` is called before each
-    commit and raises if what is written would be lost. ``name`` is that of the file, for errors. ``written``
-    counts the rows written since the start.
+    commit and raises if what is written would be lost. ``name`` is that of the file, for errors. ``is_new``
+    says that no state was ever in the database. ``written`` counts the rows written since the start.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Committer:
         now: Callable[[], float],
         check: Callable[[], None] = lambda: None,
         name: str = "",
+        is_new: bool = True,
     ) -> None:
         self.connection = connection
         self.catalog = catalog
@@ -95,7 +97,8 @@ class Committer:
         self._logged, self._logged_at = "", 0.0
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
-        self._numbers = count((last[0] if last else 0) + 1)
+        highest = last[0] if last else 0
+        self._numbers = count(1 if is_new else max(highest, number_at(clock())) + GAP)
 
     def commit(self, writes: Sequence[Write], *, last: bool = False) -> Commit:
         """Run use cases in one SQLite transaction, in the order in which they came, and with them those that

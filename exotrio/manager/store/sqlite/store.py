@@ -304,10 +304,16 @@ async def open_store(
     released = True
     try:
         remove_leftovers(path)
+        is_new = not path.exists()
         connection = open_writer(path)
-        check = same_files(path)
         committer = Committer(
-            connection, catalog=catalog, clock=clock, now=time.monotonic, check=check, name=path.name
+            connection,
+            catalog=catalog,
+            clock=clock,
+            now=time.monotonic,
+            check=same_files(path),
+            name=path.name,
+            is_new=is_new,
         )
         store = FileStore(committer, path)
         try:
