@@ -24,7 +24,7 @@ from exotrio._nodes.base import BaseNode, RunsIn, place_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._util.backoff import Backoff
 from exotrio._util.exceptions import leaves
-from exotrio._util.redaction import Redactor
+from exotrio._util.redaction import redactor_of
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Executor:
                 delay = min(SECRETS_PAUSES.pause(attempt, at_least), SECRETS_PAUSES.cap)
                 log.debug("state %s: fetching its secrets again in %.2f s: %s", claim.state_id, delay, error)
             else:
-                execution.progress.redactor = Redactor(secrets.values())
+                execution.progress.redactor = redactor_of(secrets.values())
                 hide(execution.progress.redactor)
                 return secrets
             await trio.sleep(delay)

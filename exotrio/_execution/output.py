@@ -94,15 +94,16 @@ class Output:
         self.end_lines()
         with self._lock:  # a thread that the node left may be adding a line
             lines = () if self._kept is None else self._kept.lines()
-        redact = self._progress.redactor.redact
+        redactor = self._progress.redactor
+        texts = redactor.redact_lines([line.text for line in lines])
         return [
             {
                 "at": timestamp(line.at * 1000),
                 "level": line.level,
-                "logger": line.logger and redact(line.logger),
-                "text": redact(line.text),
+                "logger": line.logger and redactor.redact(line.logger),
+                "text": text,
             }
-            for line in lines
+            for line, text in zip(lines, texts, strict=True)
         ]
 
     # -- between a worker process and the runtime

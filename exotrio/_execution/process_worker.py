@@ -59,7 +59,7 @@ from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._nodes.progress import ProgressView
 from exotrio._util import tracing
 from exotrio._util.exceptions import single_leaf
-from exotrio._util.redaction import Redactor
+from exotrio._util.redaction import Redactor, redactor_of
 from exotrio.errors import LifecycleError
 
 log = logging.getLogger("exotrio.worker")
@@ -244,7 +244,7 @@ class _Running:
         self.view = StopView()
         self.view.reason = Stopping.DRAINING if job.draining else Stopping.NO
         self.progress = _SentProgress(job.number, end)
-        self.progress.redactor = Redactor(job.secrets.values())
+        self.progress.redactor = redactor_of(job.secrets.values())
         self.output = Output(self.progress) if job.captures else None
         self._end = end
         self._sending = threading.Lock()

@@ -1,19 +1,26 @@
 """Keeps secrets out of texts: errors, progress, logs, exports, and what a state manager records.
 
-A value is masked in the forms in which it usually gets into a text: as it is and line by line, escaped as
-Python or JSON escape it (twice, since texts travel within texts), percent-encoded, and in Base64 at each of
-its three alignments. A part of a text (the beginning that a listing shows, the end that a query read) may
-begin or end within a secret, where no form of it matches. A caller that has only a part says so, and the
-characters at its edges that could belong to such a secret are dropped.
+A value is masked in the forms in which it usually gets into a text: as it is and line by line, escaped for
+Python or JSON (twice, since texts travel within texts), for HTML, a shell or SQL, percent-encoded, in hex,
+and in Base64 at each of its three alignments. Line breaks within a form do not matter, so it may be wrapped
+at any width. Not covered, since no list of such forms ends: other encodings (reversed, compressed, a hex dump
+with offsets), and two different ones on top of each other, such as HTML in JSON.
+
+A part of a text (the beginning that a listing shows, the end that a query read) may begin or end within a
+secret, where no form of it matches. A caller that has only a part says so, and the characters at its edges
+that could belong to such a secret are dropped.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import threading
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from urllib.parse import quote, quote_plus
 
 MIN_SECRET = 6
@@ -26,7 +33,14 @@ MAX_ELLIPSES = 1_000
 
 _PIECE = 256
 """Characters. Longer forms are also masked piece by piece, so that an edge costs two pieces at most."""
+MAX_CACHED = 500_000
+"""Characters of the secrets whose redactors are cached: their forms take up to 50 times as many."""
+_MANY = 500
+"""Forms. From here on it is faster to look up what is in the text than to search it for each form."""
+_BREAK = re.compile(r"((?:[\r\n]|\\{1,4}[rn\r\n])[\s|]*)")
+"""The end of a line, also escaped or continued, with the indentation of the next one."""
 _ELLIPSIS = re.compile(r"(\.{3,}|…)")
+_HTML_QUOTES = (("&quot;", "&#x27;"), ("&quot;", "&#39;"), ("&#34;", "&#39;"), ("&quot;", "&apos;"))
 _URL_SAFE = ("", "/", "!'()*", "!$&'()*+,;=:@/", "!#$&'()*+,/:;=?@")
 """What quote, urlencode, encodeURIComponent, HTTP clients and encodeURI leave as it is in a path or query."""
 
@@ -48,16 +62,52 @@ class Redactor:
         """
         if not self._forms:
             return text
-        for form in self._forms:
-            text = text.replace(form, MASK)
-        if "..." in text or "…" in text:
-            text = self._redact_shortened(text)
+        (text,) = self.redact_lines([text])
         edge = self._edge
         return text[edge if cut_before else 0 : max(0, len(text) - edge) if cut_after else None]
 
+    def redact_lines(self, texts: Sequence[str]) -> list[str]:
+        """Return texts that follow each other, as lines of a log do, with every secret as ``***``: also one
+        that begins in one text and ends in another."""
+        if not self._forms:
+            return list(texts)
+        return self._redact_wrapped([self._redact_whole(text) for text in texts])
+
+    def _redact_whole(self, text: str) -> str:
+        for form in _occurring(text, self._forms, self._by_begin):
+            text = text.replace(form, MASK)
+        return self._redact_shortened(text) if "..." in text or "…" in text else text
+
+    def _redact_wrapped(self, texts: Sequence[str]) -> list[str]:
+        """Mask the secrets that go over the end of a line, which is kept."""
+        # Parts of texts, and at odd places what separates them. The first line may be indented as well.
+        split = [_BREAK.split(f"\n{text}") for text in texts]
+        if sum(map(len, split)) <= 3:
+            return list(texts)  # one line
+        joined = "".join(part for parts in split for part in parts[::2])
+        hidden = bytearray(len(joined))
+        for form in _occurring(joined, self._unwrapped, self._unwrapped_by_begin):
+            start = joined.find(form)
+            while start >= 0:
+                hidden[start : start + len(form)] = b"\1" * len(form)
+                start = joined.find(form, start + len(form))
+        if 1 not in hidden:
+            return list(texts)
+        start = 0
+        for parts in split:
+            for number in range(0, len(parts), 2):
+                part = parts[number]
+                flags, start = hidden[start : start + len(part)], start + len(part)
+                if 1 in flags:
+                    runs = groupby(zip(part, flags, strict=True), lambda pair: pair[1])
+                    parts[number] = "".join(
+                        MASK if flag else "".join(c for c, _ in run) for flag, run in runs
+                    )
+        return ["".join(parts)[1:] for parts in split]
+
     def _redact_shortened(self, text: str) -> str:
         """Mask the parts of secrets beside an ellipsis: pydantic shows 50 characters of a value."""
-        if not any(part in text for part in self._ends):
+        if self._ends.isdisjoint(_beginnings(text)):
             return text
         parts = _ELLIPSIS.split(text, MAX_ELLIPSES)
         for number, part in enumerate(parts):
@@ -79,12 +129,23 @@ class Redactor:
         return sorted(forms, key=len, reverse=True)
 
     @cached_property
+    def _unwrapped(self) -> list[str]:
+        """The forms without their line breaks."""
+        forms = {form for form in (_BREAK.sub("", form) for form in self._forms) if len(form) >= MIN_SECRET}
+        forms |= {piece for form in forms for piece in _pieces_of(form)}
+        return sorted(forms, key=len, reverse=True)
+
+    @cached_property
     def _ends(self) -> set[str]:
         return {part for form in self._forms for part in (form[:MIN_SECRET], form[-MIN_SECRET:])}
 
     @cached_property
     def _by_begin(self) -> dict[str, list[str]]:
         return _grouped(self._forms)
+
+    @cached_property
+    def _unwrapped_by_begin(self) -> dict[str, list[str]]:
+        return _grouped(self._unwrapped)
 
     @cached_property
     def _reversed(self) -> dict[str, list[str]]:
@@ -98,19 +159,52 @@ class Redactor:
 NO_SECRETS = Redactor()
 
 
+class _Recent:
+    """Redactors that were needed lately, by their secrets: a large secret has thousands of forms."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._redactors: dict[tuple[str, ...], Redactor] = {}
+
+    def get(self, secrets: tuple[str, ...]) -> Redactor:
+        with self._lock:
+            redactor = self._redactors.pop(secrets, None) or Redactor(secrets)
+            self._redactors[secrets] = redactor  # the last one, as the one used last
+            room = MAX_CACHED - sum(len(value) for values in self._redactors for value in values)
+            while room < 0:
+                oldest = next(iter(self._redactors))
+                room += sum(map(len, oldest))
+                del self._redactors[oldest]
+        return redactor
+
+
+_recent = _Recent()
+
+
+def redactor_of(secrets: Iterable[str]) -> Redactor:
+    """Return the redactor of these secrets: the same one for the same values, as long as it is cached."""
+    return _recent.get(tuple(secrets))
+
+
 def _forms_of(secret: str) -> Iterator[str]:
     # A traceback indents the lines of a PEM key one by one.
     for part in {secret.strip(), *map(str.strip, secret.splitlines())}:
         if len(part) < MIN_SECRET:
             continue
         yield part
+        if part.isascii() and part.isalnum():
+            continue  # no encoding below changes it
         for form in _escaped(part):
             yield form
             yield from _escaped(form)
         yield repr(part.encode("utf-8", "replace"))[2:-1]
+        yield from _quoted(part)
         yield from _percent_encoded(part)
     if len(secret.strip()) >= MIN_SECRET:
-        for form in _base64(secret.strip().encode("utf-8", "replace")):
+        data = secret.strip().encode("utf-8", "replace")
+        yield data.hex()
+        yield data.hex().upper()
+        for form in _base64(data):
             yield form
             yield form.translate({ord("+"): "-", ord("/"): "_"})
             yield from _percent_encoded(form)
@@ -123,6 +217,20 @@ def _escaped(text: str) -> Iterator[str]:
     yield within_single.replace("\\'", "'")
     yield json.dumps(text)[1:-1]
     yield json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _quoted(text: str) -> Iterator[str]:
+    """Yield a text as it stands in HTML and XML, within the quotes of SQL and of a shell, and without."""
+    in_html = html.escape(text, quote=False)
+    yield in_html
+    for double, single in _HTML_QUOTES:
+        yield in_html.replace('"', double).replace("'", single)
+    for quote_mark in "'\"":
+        yield text.replace(quote_mark, 2 * quote_mark)
+    for end_and_begin in ("'\"'\"'", "'\\''"):  # of shlex.quote, and of most people
+        yield text.replace("'", end_and_begin)
+    for special in ('(["$`\\\\])', '(["$`\\\\!])', r"([^\w@%+=:,./-])"):
+        yield re.sub(special, r"\\\1", text)
 
 
 def _percent_encoded(text: str) -> Iterator[str]:
@@ -148,6 +256,18 @@ def _pieces_of(form: str) -> Iterator[str]:
         piece = form[number * _PIECE : None if is_last else (number + 1) * _PIECE]
         if len(piece.strip()) >= MIN_SECRET:
             yield piece
+
+
+def _beginnings(text: str) -> set[str]:
+    return {text[start : start + MIN_SECRET] for start in range(len(text) - MIN_SECRET + 1)}
+
+
+def _occurring(text: str, forms: list[str], by_begin: Mapping[str, list[str]]) -> list[str]:
+    """Return those of ``forms`` that may occur in a text, in their order: all, or a few of many."""
+    if len(forms) < _MANY:
+        return forms
+    found = [form for begin in _beginnings(text) for form in by_begin.get(begin, ())]
+    return sorted(found, key=len, reverse=True)
 
 
 def _grouped(forms: Iterable[str]) -> dict[str, list[str]]:

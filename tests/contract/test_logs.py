@@ -123,5 +123,11 @@ async def test_secrets_of_the_graph_are_masked_in_lines_before_they_are_stored(a
     await Flow.start(api, place("a"), secrets=secrets)
     state = await claim_one(api)
     line = {"at": AT, "level": "INFO", "logger": "of sesame-4711", "text": "t0ken-value\nsesame-4711"}
-    assert await report(api, item_for(state, outcome="executed", outputs=[OK], logs=[line])) == ["ok"]
-    assert await logs(api, state["state_id"]) == [{**line, "logger": "of ***", "text": "***\n***"}]
+    halves = [{**PRINTED, "text": "it is t0ken"}, {**PRINTED, "text": "-value"}]
+    item = item_for(state, outcome="executed", outputs=[OK], logs=[line, *halves])
+    assert await report(api, item) == ["ok"]
+    assert await logs(api, state["state_id"]) == [
+        {**line, "logger": "of ***", "text": "***\n***"},
+        {**PRINTED, "text": "it is ***"},
+        {**PRINTED, "text": "***"},
+    ]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import base64
 import dataclasses
 import logging
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import trio
 
 from exotrio import ConfigurationError, DatabaseError
-from exotrio.manager.security.encryption import cipher_from_text, find_cipher
+from exotrio._util import redaction
+from exotrio._util.redaction import Redactor
+from exotrio.manager.security.encryption import cipher_from_text, find_cipher, rotate_secrets
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
-from tests.support.helpers import ok, place, refused
+from tests.support.helpers import NO_RETRY, ok, place, refused
 from tests.support.manager import NO_SETTINGS, Manager, open_manager
 
 VALUE = "the-plain-value-of-a-secret-5e1f"
@@ -46,6 +51,58 @@ async def test_the_plain_value_is_in_no_file_and_no_log(
         assert VALUE.encode() not in content
         assert base64.b64encode(VALUE.encode())[:-4] not in content
     assert VALUE not in caplog.text
+
+
+async def test_others_are_served_while_the_secrets_of_a_graph_are_masked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masking, go_on = threading.Event(), threading.Event()
+    redact_lines = Redactor.redact_lines
+
+    def slowly(self: Redactor, texts: Sequence[str]) -> list[str]:
+        masking.set()
+        assert go_on.wait(60), "a write waited for the masking"
+        return redact_lines(self, texts)
+
+    async with open_manager(tmp_path / "state.db") as manager, trio.open_nursery() as nursery:
+        flow = await Flow.start(manager.api, place("a"), secrets={"token": VALUE}, retry_policy=NO_RETRY)
+        state_id = await flow.one("a")
+        monkeypatch.setattr(Redactor, "redact_lines", slowly)
+        nursery.start_soon(manager.api.errored, state_id, f"it was {VALUE}")
+        await trio.to_thread.run_sync(masking.wait, 60)
+        try:
+            with trio.fail_after(30):
+                assert (await flow.detail(state_id))["status"] == "QUEUED"
+                await flow.trigger()
+        finally:
+            go_on.set()
+    async with open_manager(tmp_path / "state.db") as manager:
+        assert ok(await manager.api.history(state_id))["error"] == "it was ***"
+
+
+async def test_the_forms_of_a_secret_are_built_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    forms_of = redaction._forms_of
+
+    def noted(secret: str) -> Iterator[str]:
+        built.append(secret)
+        return forms_of(secret)
+
+    monkeypatch.setattr(redaction, "_forms_of", noted)
+    old, new = (f"{name} of test_the_forms_of_a_secret_are_built_once" for name in ("old", "new"))
+    async with open_manager(tmp_path / "state.db") as manager:
+        flow = await Flow.start(manager.api, place("a"), secrets={"token": old}, retry_policy=NO_RETRY)
+        assert (await flow.detail(await flow.fail("a", times=1, error=old)))["error"] == "***"
+    await rotate_secrets(tmp_path / "state.db", settings=NO_SETTINGS)
+    async with open_manager(tmp_path / "state.db") as manager:
+        flow = await Flow.start(manager.api, place("a"), secrets={"token": old}, retry_policy=NO_RETRY)
+        assert (await flow.detail(await flow.fail("a", times=1, error=old)))["error"] == "***"
+        assert built == [old]
+        flow = await Flow.start(manager.api, place("a"), secrets={"token": new}, retry_policy=NO_RETRY)
+        assert (await flow.detail(await flow.fail("a", times=1, error=new)))["error"] == "***"
+        assert built == [old, new]
 
 
 async def test_another_key_is_noticed_and_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

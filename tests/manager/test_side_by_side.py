@@ -176,13 +176,13 @@ class Crowd:
 
     async def report(self, random: Random) -> None:
         items = [self.item(random, *held) for held in self.tokens(random)]
-        await self.write(random, outcomes.record_batch, NAMESPACE, items, CIPHER)
+        await self.write(random, outcomes.record_batch, NAMESPACE, items)
 
     async def report_v0(self, random: Random) -> None:
         for state_id, token in self.some_held(random):
             if token is None:
                 item = self.item(random, state_id, "")
-                await self.write(random, outcomes.record_v0, NAMESPACE, item, CIPHER)
+                await self.write(random, outcomes.record_v0, NAMESPACE, item)
 
     async def beat(self, random: Random) -> None:
         states = [

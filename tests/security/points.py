@@ -481,7 +481,7 @@ POINTS = (
     Point(
         "Errors that were reported unmasked, as stock runtimes do, are stored with secret values masked.",
         ["contract/test_secrets::test_secrets_are_masked_in_errors_before_they_are_stored"],
-        Change("manager/engine/outcomes.py", "redactors[state.graph].redact(item.error)", "item.error"),
+        Change("manager/engine/masking.py", "redactor.redact(item.error)", "item.error"),
     ),
     Point(
         "What a node logs and prints leaves its runtime with the values of its secrets masked.",
@@ -489,12 +489,30 @@ POINTS = (
             "runtime/test_captured_logs::test_what_a_node_logs_and_prints_is_sent_with_its_outcome",
             "property/test_output::test_no_part_of_a_secret_is_kept_wherever_a_text_is_cut",
         ],
-        Change("_execution/output.py", '"text": redact(line.text)', '"text": line.text'),
+        Change("_execution/output.py", '"text": text', '"text": line.text'),
     ),
     Point(
-        "It is stored with the values of all secrets of the graph masked.",
+        "A secret that is wrapped, or goes on in the next line of a log, is masked in each line.",
+        [
+            "util/test_redaction::test_a_secret_that_is_wrapped_is_masked_in_each_line",
+            "util/test_redaction::test_a_secret_that_goes_on_in_the_next_text_is_masked_in_both",
+            "contract/test_logs::test_secrets_of_the_graph_are_masked_in_lines_before_they_are_stored",
+        ],
+        Change("_util/redaction.py", "hidden[start : start + len(form)] = b", "_ = b"),
+    ),
+    Point(
+        "Other writes do not wait while large secrets are masked: that happens before the transaction.",
+        ["manager/test_secrets::test_others_are_served_while_the_secrets_of_a_graph_are_masked"],
+        Change(
+            "manager/api/masking.py",
+            "await service.compute(mask, items, secrets)",
+            "await service.store.write(lambda tx: mask(items, secrets))",
+        ),
+    ),
+    Point(
+        "What a node logs and prints is stored with the values of all secrets of the graph masked.",
         ["contract/test_logs::test_secrets_of_the_graph_are_masked_in_lines_before_they_are_stored"],
-        Change("manager/engine/logs.py", "redactor.redact(line.text)", "line.text"),
+        Change("manager/engine/logs.py", '"text": text,\n            }', '"text": line.text,\n            }'),
     ),
     Point(
         "A link that signs in is in no arguments of a process, which every user of the machine can list.",

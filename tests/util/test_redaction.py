@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
+import shlex
+import textwrap
 import time
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64encode, encodebytes, urlsafe_b64encode
 from urllib.parse import quote, quote_plus, urlencode
 
+import markupsafe
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from exotrio._util.redaction import MAX_ELLIPSES, Redactor
+from exotrio._util.redaction import MAX_CACHED, MAX_ELLIPSES, Redactor, redactor_of
 
 HARD = 'it\'s "Pa55/wörd" + 100%\\of? x'
 KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w\n  short\nAQEFAASCBKcwggSjAgEAAo\n-----END KEY-----\n"
@@ -42,6 +46,18 @@ def drawn(length: int) -> str:
         quote(HARD, safe="!'()*"),
         quote(HARD, safe="!#$&'()*+,/:;=?@"),
         urlencode({"a": HARD})[2:],
+        HARD.encode().hex(),
+        HARD.encode().hex().upper(),
+        html.escape(HARD),
+        html.escape(HARD, quote=False),
+        str(markupsafe.escape(HARD)),
+        html.escape(HARD).replace("&#x27;", "&apos;"),
+        shlex.quote(HARD)[1:-1],
+        HARD.replace("'", "'\\''"),
+        HARD.replace("\\", "\\\\").replace('"', '\\"'),
+        "".join(letter if letter.isalnum() or letter in "+%/" else f"\\{letter}" for letter in HARD),
+        HARD.replace("'", "''"),
+        HARD.replace('"', '""'),
     ],
 )
 def test_every_way_to_write_a_secret_is_masked(form: str) -> None:
@@ -65,6 +81,41 @@ def test_lines_of_a_secret_are_masked_one_by_one() -> None:
     indented = "\n".join(f"  | {line}" for line in KEY.splitlines())
     shown = Redactor([KEY]).redact(f"{KEY!r}\n{json.dumps(KEY)}\n{indented}")
     assert not any(line in shown for line in KEY.split() if len(line) > 5)
+
+
+@pytest.mark.parametrize("width", [8, 20, 76])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n    ", "\\\n", "\\n", "\\\\n", "\n  | "])
+def test_a_secret_that_is_wrapped_is_masked_in_each_line(width: int, line_end: str) -> None:
+    secret = drawn(201)  # so that nothing is added to its Base64
+    for form in (secret, secret.encode().hex(), encodebytes(secret.encode()).decode().replace("\n", "")):
+        wrapped = line_end.join(textwrap.wrap(form, width))
+        shown = Redactor([secret]).redact(f"It is{line_end}{wrapped}{line_end}so far")
+        lines = -(-len(form) // width)
+        assert shown == f"It is{line_end}{line_end.join(['***'] * lines)}{line_end}so far"
+
+
+def test_a_secret_that_goes_on_in_the_next_text_is_masked_in_both() -> None:
+    lines = ["  begin sesame-", "", "  4711 end", "not-4711", "sesame-"]
+    shown = Redactor(["sesame-4711"]).redact_lines(lines)
+    assert shown == ["  begin ***", "", "  *** end", "not-4711", "sesame-"]
+
+
+def test_one_of_many_secrets_is_masked_in_each_of_its_forms() -> None:
+    secrets = [f"{drawn(20)}+{drawn(21)}" for _ in range(300)]
+    redactor = Redactor(secrets)
+    for secret in secrets[::30]:
+        text = f"{secret}, {quote(secret)}, {b64encode(secret.encode()).decode()}, {secret[:9]}\n{secret[9:]}"
+        assert redactor.redact(text) == "***, ***, ***, ***\n***"
+
+
+def test_the_forms_of_secrets_are_kept_up_to_a_limit() -> None:
+    first = redactor_of(["sesame-4711", "sesame-4712"])
+    assert redactor_of(["sesame-4711", "sesame-4712"]) is first
+    assert redactor_of(["sesame-4711", "sesame-4713"]).redact("sesame-4712") == "sesame-4712"
+    large = "x" * MAX_CACHED
+    assert redactor_of([large]) is redactor_of([large])
+    assert redactor_of(["sesame-4711", "sesame-4712"]) is not first
+    assert redactor_of([f"{large}x"]) is not redactor_of([f"{large}x"])
 
 
 def test_the_longest_secret_is_masked_first() -> None:

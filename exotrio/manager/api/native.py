@@ -31,6 +31,7 @@ from exotrio.manager.api.json import (
     settled,
     unprocessable,
 )
+from exotrio.manager.api.masking import masked
 from exotrio.manager.api.operations import BackupReply
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.background import in_background
@@ -149,7 +150,7 @@ class _Native:
 
     async def record(self, request: Request, namespace: str) -> Response:
         items, wanted = _read_outcomes(await read_body(request))
-        good = [item for item in items if not isinstance(item, native.ItemReply)]
+        good = await masked(self._service, [item for item in items if not isinstance(item, native.ItemReply)])
         replies: list[native.ItemReply] = []
         claimed = claims.Claimed([])
         if wanted is not None:
@@ -158,11 +159,9 @@ class _Native:
                 limit = min(limit, wanted.at_once)
             await self._polled(namespace, wanted)
             claim = (wanted.limits, limit, self._claimer(request, wanted))
-            replies, claimed = await self._store.write(
-                record_and_claim, namespace, good, self._service.cipher, *claim
-            )
+            replies, claimed = await self._store.write(record_and_claim, namespace, good, *claim)
         elif good:
-            replies = await self._store.write(outcomes.record_batch, namespace, good, self._service.cipher)
+            replies = await self._store.write(outcomes.record_batch, namespace, good)
         recorded = iter(replies)
         answers = [item if isinstance(item, native.ItemReply) else next(recorded) for item in items]
         return reply({"items": answers}) if wanted is None else self._claim_reply(claimed, items=answers)

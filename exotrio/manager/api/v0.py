@@ -14,6 +14,7 @@ from exotrio._wire.graphs import CancelledTriggers, GraphRequest
 from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
 from exotrio.manager.api.json import ClaimReply, parse_model, path_int, read_body, read_model, reply, settled
+from exotrio.manager.api.masking import masked
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.engine import claims, outcomes, retries, runs
 from exotrio.manager.engine import graphs as graphs_engine
@@ -168,7 +169,8 @@ class _V0:
 
         A stock runtime ends if a prune or re-enqueue is refused, and repeats them when a reply is lost.
         """
-        recorded = await self._store.write(outcomes.record_v0, namespace, item, self._cipher)
+        (item,) = await masked(self._service, [item])
+        recorded = await self._store.write(outcomes.record_v0, namespace, item)
         if recorded.result is ItemResult.UNKNOWN:
             raise not_found(recorded.detail or "there is no such state")
         if recorded.result is ItemResult.OK or (repeatable and recorded.result is ItemResult.DUPLICATE):

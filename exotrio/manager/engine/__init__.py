@@ -9,6 +9,7 @@
 ``exchange``   record outcomes and take states, together
 ``outcomes``   what an outcome does to a state, which states follow, and the delay before a retry
 ``ended_runs`` the runs that end in one use case, each counted once
+``masking``    secrets in errors and log lines, masked before these are recorded
 ``logs``       what executions logged and printed, as it is stored
 ``unites``     when a united node runs
 ``inputs``     the inputs of a new state, built from placeholders
@@ -30,8 +31,8 @@ thousand. When outcomes are recorded (``outcomes.record_batch``), these run for 
 savepoint around the use case (``manager.store``) and templates that are not cached (``store.port``):
 
 1. ``states.states_to_change``: the states with their runs. Token and status decide if an outcome counts.
-2. Only if something needs it: secrets of graphs whose states failed or logged (they are masked), inputs of
-   states that are copied, and ``inputs.read_shared``: ancestors and store values that placeholders name.
+2. Only if something needs it: inputs of states that are copied, and ``inputs.read_shared``: ancestors and
+   store values that placeholders name.
 3. ``Changes.apply``: new states, states that ended, members of groups, counters of places, groups and runs.
 4. ``unites.decide``: the counters of groups that changed. If united nodes run now, what they read, and step 3
    again for them; then the groups around those.

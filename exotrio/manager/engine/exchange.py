@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio.manager.engine.claims import Claimed, Claimer, claim_along
 from exotrio.manager.engine.outcomes import record_batch
-from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
 
 
@@ -15,7 +14,6 @@ def record_and_claim(
     tx: Transaction,
     namespace: str,
     items: Sequence[OutcomeItem],
-    cipher: Cipher,
     limits: Mapping[str, int],
     limit: int,
     claimer: Callable[[], Claimer],
@@ -25,5 +23,5 @@ def record_and_claim(
     What follows these outcomes is claimed with the rest, in its order: a runtime that is always busy does not
     overtake older states. ``claimer`` returns who claims, as of now.
     """
-    replies = record_batch(tx, namespace, items, cipher) if items else []
+    replies = record_batch(tx, namespace, items) if items else []
     return replies, claim_along(tx, namespace, limits, limit, claimer())

@@ -6,7 +6,7 @@ of the graph are only known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic_core import to_json
 
@@ -22,14 +22,29 @@ NUL = "\N{SYMBOL FOR NULL}"
 another one; SQLite measures texts up to it."""
 
 
-def storable(lines: Iterable[LogLine], redactor: Redactor) -> str:
+def masked(lines: Sequence[LogLine], redactor: Redactor) -> list[LogLine]:
+    """Return log lines without secrets."""
+    texts = redactor.redact_lines([line.text for line in lines])
+    return [
+        line.model_copy(
+            update={
+                "level": line.level and redactor.redact(line.level),
+                "logger": line.logger and redactor.redact(line.logger),
+                "text": text,
+            }
+        )
+        for line, text in zip(lines, texts, strict=True)
+    ]
+
+
+def storable(lines: Iterable[LogLine]) -> str:
     """Return log lines as they are stored: JSON, up to ``MAX_LOG_BYTES`` of texts."""
     kept = []
     left = MAX_LOG_BYTES
     for line in lines:
-        text = redactor.redact(line.text).replace("\0", NUL)
+        text = line.text.replace("\0", NUL)
         names = {
-            name: redactor.redact(value)[:MAX_NAME]
+            name: value[:MAX_NAME]
             for name, value in (("level", line.level), ("logger", line.logger))
             if value is not None
         }

@@ -1,8 +1,7 @@
 """Outcomes of states: what each does to the state, and which states follow.
 
 Outcomes come through v0 one by one (``record_v0``) and natively in batches (``record_batch``). An outcome for
-a state that ended otherwise changes nothing. Secrets of the graph are masked in errors and log lines before
-those are stored: stock runtimes report errors as they are.
+a state that ended otherwise changes nothing. Secrets have been masked (``masking``) in errors and log lines.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.redaction import Redactor
 from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine import logs
@@ -37,7 +35,6 @@ from exotrio.manager.engine.unites import decide
 from exotrio.manager.rules.lineage import child_path, extend_groups, output_path
 from exotrio.manager.rules.retry_delay import retry_delay_ms
 from exotrio.manager.rules.traces import linked
-from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import Transaction, View
 
 MAX_FOLLOWING = 16
@@ -56,26 +53,24 @@ class Recorded:
     """When the state may be claimed, Unix ms (prune, re-enqueue)."""
 
 
-def record_v0(tx: Transaction, namespace: str, item: OutcomeItem, cipher: Cipher) -> Recorded:
+def record_v0(tx: Transaction, namespace: str, item: OutcomeItem) -> Recorded:
     """Record an outcome that came through v0, which knows no tokens."""
-    (recorded,) = _record(tx, namespace, [(item, None)], cipher)
+    (recorded,) = _record(tx, namespace, [(item, None)])
     return recorded
 
 
-def record_batch(
-    tx: Transaction, namespace: str, items: Sequence[OutcomeItem], cipher: Cipher
-) -> list[ItemReply]:
+def record_batch(tx: Transaction, namespace: str, items: Sequence[OutcomeItem]) -> list[ItemReply]:
     """Record outcomes together; one that is refused does not affect the others."""
     return [
         ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail)
         for item, recorded in zip(
-            items, _record(tx, namespace, [(item, item.token) for item in items], cipher), strict=True
+            items, _record(tx, namespace, [(item, item.token) for item in items]), strict=True
         )
     ]
 
 
 def _record(
-    tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]], cipher: Cipher
+    tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]]
 ) -> list[Recorded]:
     """Record outcomes, each with the token of its reporter, one after the other.
 
@@ -85,7 +80,6 @@ def _record(
     seqs = [tx.seq(item.state_id) for item, _ in items]
     states = states_to_change(tx, namespace, {seq for seq in seqs if seq is not None})
     found = [None if seq is None else states.get(seq) for seq in seqs]
-    redactors = _redactors(tx, cipher, items, found)
     accepted = [
         (state, item)
         for state, (item, token) in zip(found, items, strict=True)
@@ -103,11 +97,10 @@ def _record(
             recorded.append(Recorded(result=ItemResult.UNKNOWN, detail=detail))
             continue
         if isinstance(item, ErroredItem):
-            error = redactors[state.graph].redact(item.error).replace("\0", logs.NUL)
-            item = item.model_copy(update={"error": error})
+            item = item.model_copy(update={"error": item.error.replace("\0", logs.NUL)})
         recorded.append(_record_one(changes, shared, state, token, item))
         if item.logs and recorded[-1].result is ItemResult.OK:
-            logged[state.seq] = logs.storable(item.logs, redactors[state.graph])
+            logged[state.seq] = logs.storable(item.logs)
     decide(changes)
     logs.keep(tx, logged)
     return recorded
@@ -136,21 +129,6 @@ def _record_one(
             return Recorded(result=ItemResult.OK, enqueue_after=state.enqueue_after)
         case RequeuedItem():
             return _requeued(changes, state, item.delay_ms)
-
-
-def _redactors(
-    view: View,
-    cipher: Cipher,
-    items: Sequence[tuple[OutcomeItem, str | None]],
-    states: Sequence[State | None],
-) -> dict[int, Redactor]:
-    """Return what masks those secrets that can be decrypted, for each graph with an error or log lines."""
-    graphs = {
-        state.graph
-        for (item, _), state in zip(items, states, strict=True)
-        if state is not None and (isinstance(item, ErroredItem) or item.logs)
-    }
-    return {graph: Redactor(values) for graph, (values, _) in open_secrets(view, graphs, cipher).items()}
 
 
 def _is_copied(view: View, state: State, item: OutcomeItem) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import quote_plus
 from pydantic import Field as Constraints
 
 from exotrio._fields.declared import ANY_TEXT, Declared
-from exotrio._util.redaction import Redactor
+from exotrio._util.redaction import redactor_of
 from exotrio._wire.vocabulary import check_key
 from exotrio.graph.placeholders import Piece, StoreRef
 from exotrio.manager.engine.graphs import find_graph
@@ -211,7 +211,7 @@ class StartForm:
         by_graph |= {each.name: each.default for each in self.store}
         given = {INPUT + name: text for name, text in inputs.items()}
         given |= {STORE + key: text for key, text in store.items()}
-        redactor, left = Redactor(secrets), MAX_FILLED
+        redactor, left = redactor_of(secrets), MAX_FILLED
         for each in (*self.inputs, *self.store):
             text = given.get(each.name)
             size = 0 if text is None else len(quote_plus(text.replace("\n", "\r\n"), errors="replace"))

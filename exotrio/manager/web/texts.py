@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pydantic_core import from_json
 
-from exotrio._util.redaction import Redactor
+from exotrio._util.redaction import redactor_of
 from exotrio._util.terminal_text import harmless
 from exotrio.manager.web.format import shorten, text_of
 
@@ -25,7 +25,7 @@ class ReportTexts:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._redactor = Redactor(secrets)
+        self._redactor = redactor_of(secrets)
         self.spent = 0
 
     def masked(self, text: str, *, cut_before: bool = False, cut_after: bool = False) -> str:
