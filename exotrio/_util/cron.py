@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # croniter and zoneinfo are imported where they are used, since few graphs have a trigger and both take 20 ms.
 
 PREFIX = "CRON_TZ="
+MAX_SEARCH = timedelta(days=50 * 366)
+"""How far ahead a time is searched that the clock shows; croniter searches as far for one that is named."""
 _SECOND = timedelta(seconds=1)
 
 
@@ -95,6 +97,15 @@ def next_occurrence_ms(schedule: str, after_ms: int) -> int | None:
     return None if due is None else _ms(due)
 
 
+def names_a_time(schedule: str, after_ms: int) -> bool:
+    """Return whether a schedule names a time after ``after_ms``, though the clocks may skip it."""
+    from zoneinfo import ZoneInfo
+
+    expression, zone = parts_of(schedule)
+    wall = datetime.fromtimestamp(after_ms / 1000, ZoneInfo(zone)).replace(tzinfo=None)
+    return next(_walls(expression, wall), None) is not None
+
+
 def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
@@ -139,8 +150,10 @@ def _intervals(expression: str, zone: ZoneInfo, after: datetime) -> datetime | N
 def _first_shown(
     expression: str, zone: ZoneInfo, after: datetime, wall: datetime, fold: int
 ) -> datetime | None:
-    """Return the first moment after ``after`` when the clock shows a named time that is after ``wall``."""
-    while True:
+    """Return the first moment after ``after`` when the clock shows a named time that is after ``wall``;
+    None if there is none within ``MAX_SEARCH``."""
+    end = wall + MAX_SEARCH
+    while wall < end:
         for each in _walls(expression, wall):
             due = _moment(each, zone, fold)
             if due is None:
@@ -151,6 +164,7 @@ def _first_shown(
                 return due
         else:
             return None
+    return None
 
 
 def _moment_of(wall: datetime, zone: ZoneInfo, fold: int) -> datetime:

@@ -329,7 +329,8 @@ class CronTrigger(Declaration):
 
     Where clocks are put forward or back, an expression with times of a day (``30 2 * * *``) comes due once
     for each: right after the change if that skipped it, and at the first of two. One with a ``*`` at the
-    beginning of its minute or hour (``0 * * * *``) comes due whenever the clock shows such a time.
+    beginning of its minute or hour (``0 * * * *``) comes due whenever the clock shows such a time; a state
+    manager of exotrio refuses a graph with one whose times are all skipped.
 
     Args:
         expression: A cron expression, ``*/5 * * * *`` for example; also six fields (seconds last),

@@ -280,6 +280,29 @@ async def test_an_expression_that_cannot_be_read_is_refused_with_its_place(
     refused(await client.get(f"{N}/graph/g"), 404)
 
 
+@pytest.mark.parametrize(
+    ("expression", "is_refused"),
+    [
+        ("* 2 * 3 L0", True),  # the hour that is skipped on the last Sunday of March
+        ("* 2 * 3 L0 */10", True),
+        ("30 2 * 3 L0", False),  # a time of day comes due at the end of the hour
+        ("* 2,3 * 3 L0", False),
+        ("* 2 30 2 *", False),  # no date at all
+        ("* 0 1 1 * 0 2026", False),  # over in this zone, and not in UTC
+    ],
+)
+async def test_a_trigger_whose_times_are_all_skipped_is_refused(
+    client: httpx.AsyncClient, autojump_clock: MockClock, expression: str, is_refused: bool
+) -> None:
+    value = {"expression": expression, "timezone": "Europe/Berlin"}
+    reply = await put(client, triggers=[{"type": "CRON", "value": value}])
+    if is_refused:
+        why = "the clocks of Europe/Berlin skip all its times"
+        assert refused(reply, 400) == f"cron trigger {expression!r} never comes due: {why}"
+    else:
+        ok(reply, 201)
+
+
 def test_an_expression_that_cannot_be_read_is_refused_where_the_trigger_is_made() -> None:
     with pytest.raises(ValidationError, match="expression"):
         CronTrigger(expression="61 * * * *")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.cron import next_occurrence_ms, parts_of, schedule_of
+from exotrio._util.cron import names_a_time, next_occurrence_ms, parts_of, schedule_of
 from exotrio._util.times import timestamp
 from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import RegisterRequest
@@ -16,6 +16,7 @@ from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.managers import SCHEDULES as DUTY
 from exotrio.manager.engine.managers import take_duty
 from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store import schema
@@ -78,7 +79,17 @@ def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_
         for secret, value in graph.secrets.items()
     }
     occurrences = {schedule: next_occurrence_ms(schedule, now_ms) for schedule in graph.schedules}
+    refuse(f"a trigger of graph {name!r} never comes due", _skipped(occurrences, now_ms))
     return Prepared(template, ciphertexts, occurrences)
+
+
+def _skipped(occurrences: Mapping[str, int | None], now_ms: int) -> Iterator[Problem]:
+    for schedule, due in occurrences.items():
+        if due is None and names_a_time(schedule, now_ms):
+            expression, zone = parts_of(schedule)
+            yield Problem(
+                f"cron trigger {expression!r} never comes due: the clocks of {zone} skip all its times"
+            )
 
 
 def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[str, Any]:
