@@ -237,9 +237,11 @@ class _Native:
 
     async def heartbeat(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, native.HeartbeatRequest)
-        terms, now = self._service.terms, self._service.monotonic()
-        items, commands = await self._store.write(workers.heartbeat, namespace, body, now, terms)
-        ttl_ms = None if LOCAL in request.scope else terms.lease_ttl_ms
+        terms, now, in_process = self._service.terms, self._service.monotonic(), LOCAL in request.scope
+        items, commands = await self._store.write(
+            workers.heartbeat, namespace, body, now, terms, in_process=in_process
+        )
+        ttl_ms = None if in_process else terms.lease_ttl_ms
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
 

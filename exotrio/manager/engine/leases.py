@@ -79,24 +79,38 @@ class Terms:
 
 
 def renew(
-    tx: Transaction, namespace: str, beats: Sequence[HeartbeatState], now: int, terms: Terms
+    tx: Transaction,
+    namespace: str,
+    beats: Sequence[HeartbeatState],
+    now: int,
+    terms: Terms,
+    *,
+    in_process: bool = False,
 ) -> list[HeartbeatStateReply]:
-    """Give the lease of each state a fresh term from ``now`` (clock of leases, ms), if it is still held."""
+    """Give the lease of each state a fresh term from ``now`` (clock of leases, ms), if it is still held.
+
+    What a runtime holds inside a state manager has no deadline: ``in_process``, only states that change are
+    locked, which are those that began to run.
+    """
     seqs = {beat.state_id: tx.seq(beat.state_id) for beat in beats}
-    known = {
-        state["seq"]: state
-        for state in tx.execute(
-            "SELECT seq, run, status, token, worker, manager, lease_until, begun FROM states"
-            f" JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ? ORDER BY seq"
-            f"{tx.for_update('states')}",
-            (tx.items([seq for seq in seqs.values() if seq is not None]), namespace),
-        )
-    }
-    found = [None if (seq := seqs[beat.state_id]) is None else known.get(seq) for beat in beats]
-    ours = [
-        None if state is None or state["token"] != beat.token else state
-        for beat, state in zip(beats, found, strict=True)
-    ]
+    numbers = [seq for seq in seqs.values() if seq is not None]
+    known = _reported(tx, namespace, numbers, locked=not in_process)
+
+    def find_held(beat: HeartbeatState) -> Row | None:
+        state = known.get(seqs[beat.state_id] or 0)
+        return None if state is None or state["token"] != beat.token else state
+
+    ours = [find_held(beat) for beat in beats]
+    if in_process:
+        changing = [
+            state["seq"]
+            for beat, state in zip(beats, ours, strict=True)
+            if state is not None and _is_written(beat, state)
+        ]
+        if changing:
+            # Again: an outcome may have come before the lock.
+            known |= _reported(tx, namespace, changing, locked=True)
+            ours = [find_held(beat) for beat in beats]
     held = {state["seq"]: state for state in ours if state is not None and _is_held(state)}
     running = {
         state["seq"]
@@ -117,12 +131,31 @@ def renew(
     return replies
 
 
+def _reported(tx: Transaction, namespace: str, seqs: Sequence[int], *, locked: bool) -> dict[int, Row]:
+    """Return states that a heartbeat is about, by number."""
+    return {
+        state["seq"]: state
+        for state in tx.execute(
+            "SELECT seq, run, status, token, worker, manager, lease_until, begun FROM states"
+            f" JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ? ORDER BY seq"
+            f"{tx.for_update('states') if locked else ''}",
+            (tx.items(seqs), namespace),
+        )
+    }
+
+
 def _is_held(state: Row) -> bool:
     """Whether the last token still holds: the state is QUEUED, or waits because its lease ended.
 
     Released and requeued states have no deadline.
     """
     return state["status"] == QUEUED or (state["status"] == CREATED and state["lease_until"] is not None)
+
+
+def _is_written(beat: HeartbeatState, state: Row) -> bool:
+    """Whether a heartbeat changes a state: it has a deadline, or its node began to run."""
+    begins = beat.running and not state["begun"]
+    return _is_held(state) and (begins or state["manager"] is None or state["status"] == CREATED)
 
 
 def _renew(tx: Transaction, held: Sequence[Row], running: Collection[int], deadline: int) -> None:

@@ -31,10 +31,16 @@ COMMANDS = ("drain", "tasks")
 
 
 def heartbeat(
-    tx: Transaction, namespace: str, beat: HeartbeatRequest, now: int, terms: Terms
+    tx: Transaction,
+    namespace: str,
+    beat: HeartbeatRequest,
+    now: int,
+    terms: Terms,
+    *,
+    in_process: bool = False,
 ) -> tuple[list[HeartbeatStateReply], list[str]]:
     """Renew the leases of a runtime and store its heartbeat; return replies for its states, and commands."""
-    replies = renew(tx, namespace, beat.states, now, terms)
+    replies = renew(tx, namespace, beat.states, now, terms, in_process=in_process)
     (row,) = tx.execute(
         "INSERT INTO workers (namespace, worker_id, seen_at, heard, runtime, phase, beat, tasks, tasks_at)"
         " VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?) ON CONFLICT (namespace, worker_id) DO UPDATE SET"
