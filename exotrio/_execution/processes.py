@@ -65,8 +65,6 @@ WorkerEnd(stream).serve()"""
 """The code of a worker process. Only with the import path of the runtime is it sure that it finds exotrio."""
 MAX_START = 120.0
 """Seconds in which a process has to start and to load the code of its node."""
-MAX_END = 1.0
-"""Seconds that an idle process may take to end by itself after the runtime."""
 MAX_KILL = 1.0
 """Seconds that are waited for the end of a process that was killed."""
 
@@ -232,16 +230,16 @@ class WorkerProcess:
     def end_later(self) -> None:
         """Let it end by itself, after it was hung up: what its code left open is written then.
 
-        It is killed after ``MAX_END`` seconds, for which the end of this process waits.
+        It is killed after ``deadlines.IDLE_PROCESSES``, for which the end of this process waits.
         """
         self.close()
         thread = threading.Thread(target=self._wait_or_kill, name="exotrio process end", daemon=True)
         thread.start()
-        join_at_exit(thread, 2 * MAX_END)
+        join_at_exit(thread)
 
     def _wait_or_kill(self) -> None:
         try:
-            self._process.wait(MAX_END)
+            self._process.wait(deadlines.IDLE_PROCESSES)
         except subprocess.TimeoutExpired:
             self._kill()
 

@@ -10,7 +10,8 @@
     reporter     delivers, and claims on the way
     outbox       outcomes on disk                   outbox_store  its file
     stop         requests to stop                   shutdown      what follows them
-    vitals       how it is, from any thread         task_tree     where its tasks wait, from any thread
+    watchdog     ends a process that does not stop  vitals        how it is, from any thread
+    task_tree    where its tasks wait, from any thread
     outage       one log line when something begins to fail, one when it works again
     loop_watch   says when a node blocks the loop, and where
 
@@ -76,7 +77,7 @@ through the phases. Nothing else decides what is cancelled when.
                 when the server asked for
     (closing)   requests hang up; then connections,    all are closed                 HANG_UP,
                 asyncio thread, outbox and heartbeat                                  CLOSE
-    STOPPED     nothing
+    STOPPED     nothing                            the process ends               EXIT
 
 The seconds are in ``_util.deadlines``, and nowhere else; a test adds them up. A request without time for
 a drain (a cancelled scope, a defect) goes from RUNNING to CANCELLING; a drain after which nothing runs
@@ -85,15 +86,17 @@ the outbox, of unknown fate, or abandoned, and counts for exit code 75.
 
 1. Everything of the engine runs behind one shield (``Runtime._shielded``), so that a cancellation from
    outside reaches only the watcher, which turns it into a request. That shield is the only one without a
-   deadline of its own: the shutdown bounds every step behind it.
+   deadline: the shutdown bounds every step behind it but one, the end of a node that shields itself (3).
 2. Who else shields itself, and until when: a claim in flight, since its answer names states that would be
    lost (``Link.settle_by``: until the end of the flush); a cancelled asyncio node, until CLEAN_UP is
    over; a request that hangs up, for HANG_UP; the last heartbeat and each closing, for CLOSE.
    ``trio.Cancelled`` never becomes an outcome: a node that was cancelled is released, unless it returned
    a value all the same.
-3. A node on the Trio loop that shields itself is waited for, since Trio cannot end it. One in a thread or
-   in the asyncio loop is given up at the end of CLEAN_UP: its state is released, its code goes on and is
-   stuck.
+3. A node that does not end is given up at the end of CLEAN_UP: its state is released. In a thread or in the
+   asyncio loop its code goes on and is stuck. On the Trio loop nothing can end it while it shields itself, as
+   ``await anyio.to_thread.run_sync(f)`` does, or blocks the loop. In a process that belongs to the runtime
+   (``start()`` in the main thread, every command) ``watchdog`` ends the process then, within EXIT: it logs
+   what is held and exits with code 75. Elsewhere the process is the application's, and ``run()`` waits.
 4. The loops (poller, workers, reporter, heartbeat) run under ``Stop.guard``: one that fails starts a stop
    instead of cancelling the others, and its error is raised at the end. A Ctrl-C is never raised in one
    (``enable_ki_protection``): between the answer to a claim and the ledger it would lose the claim.

@@ -3,13 +3,13 @@
 Signal handlers are set before the loop begins and restored after it ended, so that Python's default (a
 KeyboardInterrupt anywhere) applies at no moment of a run. They are plain ``signal`` handlers instead of
 a task that awaits signals: such a task cannot run while node code blocks the loop, and then the third
-signal, which is meant for just that, would do nothing.
+signal, which is meant for just that, would do nothing. The watchdog handles what the main thread does not get
+to.
 """
 
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import os
 import signal
@@ -17,13 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import trio
 
+from exotrio._runtime.watchdog import Watchdog, exit_now
 from exotrio.errors import LifecycleError
 
 T = TypeVar("T")
@@ -38,6 +40,8 @@ of a state at a batch size of 64, more on a busy machine, and 20 ms each time th
 young is looked at as often as newer versions do: garbage of a node may hold sockets, which are few."""
 _previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 """The handlers that were there before ours, while ours are set; else empty."""
+_watchdog: Watchdog | None = None
+"""Of this process, while it belongs to the runtime that its main thread runs."""
 _RECIPE = (
     "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "
     "threading.Thread(target=runtime.start).start(), and later runtime.stop()"
@@ -49,10 +53,12 @@ def run_blocking(
     stop: Callable[[float | None, str], None],
     *,
     exiting: Callable[[], str | None] = lambda: None,
+    ends_process: bool = False,
 ) -> T:
     """Run ``main`` in a Trio loop of its own, and turn signals into requests to stop.
 
-    Meanwhile garbage is collected rarely, unless this is not the main thread: then the process is another's.
+    In the main thread, the process belongs to the runtime in ``main``: it exits if the stop of that takes too
+    long (``watchdog``), and garbage is collected rarely, unless the program chose how often.
 
     Args:
         main: The whole life of the loop.
@@ -62,6 +68,7 @@ def run_blocking(
             main one there are no signals to handle.
         exiting: Called at the third, in the handler too; it may return what becomes of the work, to be
             printed in place of ``states may stay claimed``.
+        ends_process: See ``Watchdog``.
 
     Raises:
         LifecycleError: a Trio or asyncio loop runs in this thread.
@@ -69,8 +76,8 @@ def run_blocking(
     refuse_inside_loop()
     if threading.current_thread() is not threading.main_thread():
         return trio.run(main)
-    with _owned_signals(stop, exiting), _rare_collections():
-        return trio.run(main)
+    with _owned_signals(stop, exiting, ends_process) as watchdog, _rare_collections():
+        return trio.run(partial(_woken_by, watchdog, main))
 
 
 def only_nodes_interrupt() -> bool:
@@ -79,6 +86,11 @@ def only_nodes_interrupt() -> bool:
     A Ctrl-C does not become one if its signal has a handler of ours, or goes to another thread.
     """
     return bool(_previous) or threading.current_thread() is not threading.main_thread()
+
+
+def watchdog() -> Watchdog | None:
+    """Return the watchdog of this process, if this thread runs the runtime that the process belongs to."""
+    return _watchdog if threading.current_thread() is threading.main_thread() else None
 
 
 def refuse_inside_loop() -> None:
@@ -140,36 +152,84 @@ def _rare_collections() -> Iterator[None]:
             gc.set_threshold(*before)
 
 
-@contextmanager
-def _owned_signals(
-    stop: Callable[[float | None, str], None], exiting: Callable[[], str | None]
-) -> Iterator[None]:
-    requests = StopRequests()
+async def _woken_by(watchdog: Watchdog, main: Callable[[], Awaitable[T]]) -> T:
+    """Run ``main`` while signals wake the watchdog, which wakes the loop."""
+    watchdog.loop = trio.lowlevel.current_trio_token()
+    trios = signal.set_wakeup_fd(watchdog.wake_up, warn_on_full_buffer=False)
+    try:
+        return await main()
+    finally:
+        signal.set_wakeup_fd(trios, warn_on_full_buffer=False)
 
-    def handle(number: int, frame: FrameType | None) -> None:
+
+@dataclass(slots=True, kw_only=True)
+class _SignalHandler:
+    """Handles each signal once: in the main thread, or in the watchdog's while the main thread hangs in C."""
+
+    stop: Callable[[float | None, str], None]
+    exiting: Callable[[], str | None]
+    ends_process: bool
+    watchdog: Watchdog = field(init=False)
+    _requests: StopRequests = field(default_factory=StopRequests, init=False)
+    _taken_over: set[int] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.watchdog = Watchdog(self._take_over, ends_process=self.ends_process)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal in the main thread."""
+        if number in self._taken_over:
+            self._taken_over.discard(number)
+        else:
+            self.watchdog.handled(number)
+            self._act(number)
+
+    def _take_over(self, number: int) -> None:
+        """Handle a signal in the watchdog's thread. The main thread may come to it later."""
+        if number in _previous:
+            self._taken_over.add(number)
+            self._act(number)
+
+    def _act(self, number: int) -> None:
+        requests = self._requests
         if not requests.add(number):
             return
         if requests.count <= 2:
-            stop(None if requests.count == 1 else 0.0, signal.Signals(number).name)
-        else:
-            _exit_now(number, exiting() or "states may stay claimed")
+            self.stop(None if requests.count == 1 else 0.0, signal.Signals(number).name)
+            return
+        fate = self.exiting() or "states may stay claimed"
+        text = f"\nexotrio: third signal: exiting without waiting; {fate}\n".encode(errors="replace")
+        # Not logged, and unbuffered: the interrupted code may hold the lock of a handler or of the stream.
+        exit_now(128 + number, lambda: os.write(2, text))
 
+
+@contextmanager
+def _owned_signals(
+    stop: Callable[[float | None, str], None], exiting: Callable[[], str | None], ends_process: bool
+) -> Iterator[Watchdog]:
+    global _watchdog
+    signals = _SignalHandler(stop=stop, exiting=exiting, ends_process=ends_process)
+    _watchdog = watchdog = signals.watchdog
     try:
         for each in stop_signals():
-            _previous[each] = signal.signal(each, handle)
-        yield
+            _previous[each] = signal.signal(each, signals.handle)
+        yield watchdog
     finally:
         while _previous:
             each, handler = _previous.popitem()
             # None: a handler that Python did not set and cannot restore.
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        _watchdog = None
+        watchdog.close()
 
 
 def _restore_in_child() -> None:
     """Let signals end a child process that was forked (by a node, say)."""
+    global _watchdog
     if not _previous:
         return
-    signal.set_wakeup_fd(-1)  # it would wake the loop of the parent
+    _watchdog = None
+    signal.set_wakeup_fd(-1)  # it would wake the parent
     for number, handler in _previous.items():
         # No KeyboardInterrupt: caught as the error of a state, it would let a copy of this runtime go on.
         signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
@@ -177,21 +237,3 @@ def _restore_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_restore_in_child)
-
-
-def _exit_now(number: int, fate: str) -> NoReturn:
-    # No logging call: the interrupted code may hold the lock of a handler. Unbuffered, for the same reason.
-    with suppress(OSError):
-        os.write(2, f"\nexotrio: third signal: exiting without waiting; {fate}\n".encode(errors="replace"))
-    flusher = threading.Thread(target=_flush_logging, daemon=True)
-    flusher.start()
-    flusher.join(0.5)
-    os._exit(128 + number)
-
-
-def _flush_logging() -> None:
-    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
-        # One broken handler must not keep the others from being flushed.
-        with suppress(Exception):
-            if handler := reference():
-                handler.flush()

@@ -63,8 +63,6 @@ JITTER = 0.1
 INTERVAL_IN_PROCESS = 1.0
 MIN_TIMEOUT = 1.0
 MAX_TIMEOUT = 10.0
-MAX_JOIN = 1.0
-"""Seconds that the end of the process waits for a thread that did not end in time, on a busy machine."""
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -332,7 +330,7 @@ class HeartbeatThread:
             with trio.move_on_after(deadlines.CLOSE, shield=True):
                 await self._over.wait()
             # As long as it refers to the user's code, Python does not write what that left open.
-            join_at_exit(thread, MAX_JOIN)
+            join_at_exit(thread)
 
     def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""

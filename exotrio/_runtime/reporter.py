@@ -147,15 +147,26 @@ class Reporter:
     def write_off(self) -> None:
         """Log and count whatever is still held: the time for it is over."""
         for held in self.ledger.all(*Stage):
-            if self.outbox is not None and self.outbox.keeps(held):
-                log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.what)
-                self.ledger.end(held, Ending.KEPT)
-            elif held.in_flight:
-                log.error("%s: whether its %s arrived is unknown: no answer came in time", held, held.what)
-                self._end(held, Ending.UNKNOWN)
+            ending = self._log_undelivered(held)
+            if ending is Ending.KEPT:
+                self.ledger.end(held, ending)
             else:
-                log.error("%s is abandoned, it stays claimed: no time was left for its %s", held, held.what)
-                self._end(held, Ending.ABANDONED)
+                self._end(held, ending)
+
+    def log_held(self) -> None:
+        """Log whatever is still held, as ``write_off``, but change nothing. From any thread."""
+        for held in self.ledger.snapshot():
+            self._log_undelivered(held)
+
+    def _log_undelivered(self, held: HeldClaim) -> Ending:
+        if self.outbox is not None and self.outbox.keeps(held):
+            log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.what)
+            return Ending.KEPT
+        if held.in_flight:
+            log.error("%s: whether its %s arrived is unknown: no answer came in time", held, held.what)
+            return Ending.UNKNOWN
+        log.error("%s is abandoned, it stays claimed: no time was left for its %s", held, held.what)
+        return Ending.ABANDONED
 
     # -- the dispatcher
 

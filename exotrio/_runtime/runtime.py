@@ -18,7 +18,7 @@ from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process
 from exotrio._runtime.engine import Engine, FindRun
-from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
+from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
 from exotrio._runtime.ledger import Ledger, Stage
 from exotrio._runtime.lifecycle import Phase, Summary, advance
 from exotrio._runtime.loop_watch import loop_watched
@@ -235,8 +235,9 @@ class Runtime:
         """Run until stopped, from plain code. Blocks.
 
         In the main thread it owns SIGTERM, SIGINT and SIGHUP while it runs: the first drains, the second
-        cancels running nodes, the third ends the process at once with status 128+n. In another
-        thread only ``stop()`` ends it.
+        cancels running nodes, the third ends the process at once with status 128+n. If the stop is not
+        over 9.5 s after the grace, since node code can be neither cancelled nor given up, the process
+        exits with code 75. In another thread only ``stop()`` ends it, and such node code is waited for.
 
         Returns:
             What became of the claimed states; ``exit_code`` is 0, or 75 if something was abandoned or is
@@ -268,10 +269,15 @@ class Runtime:
         Cancellation:
             Skips the drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
             outcomes are reported and the rest is released within 3 s, then Cancelled goes on. A node
-            that shields itself for longer is waited for: Trio cannot end it.
+            that shields itself for longer is waited for, since Trio cannot end it:
+            ``await anyio.to_thread.run_sync(f)`` shields until ``f`` returns, unless it is called with
+            ``abandon_on_cancel=True``. So is one that blocks the loop.
         """
         endpoint = self._check_startable()
         self._enter(Phase.STARTING)
+        if (guard := watchdog()) is not None:
+            guard.log_held = self._log_held
+            self._stop.arm = guard.arm
         self._stop.enter_loop()
         self._now = trio.lowlevel.current_clock().current_time
         engine = self._engine = Engine(
@@ -300,6 +306,9 @@ class Runtime:
                 raise
             self._stop.failure = self._stop.failure or error
         finally:
+            if guard is not None:
+                self._stop.arm = lambda grace: None
+                guard.disarm()
             self._phase = advance(self._phase, Phase.STOPPED)
             log.info("%s stopped: %s", self._options.name, self.summary)
             if self._stop.failure is not None:
@@ -354,7 +363,8 @@ class Runtime:
     # As for the engine: a Ctrl-C in here would tear down the nursery around it.
     @trio.lowlevel.enable_ki_protection
     async def _shielded(self, engine: Engine, started: Callable[[], None], outside: trio.CancelScope) -> None:
-        # This shield has no deadline of its own: the shutdown bounds every step behind it.
+        # This shield has no deadline: the shutdown bounds every step behind it but the end of a node that
+        # shields itself. In a process that belongs to the runtime, the watchdog bounds that.
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as around:
                 phase_context.set(lambda: self._phase.value)
@@ -366,6 +376,10 @@ class Runtime:
                 self._tasks.leave()
                 around.cancel_scope.cancel()
         outside.cancel()
+
+    def _log_held(self) -> None:
+        if self._engine is not None and self._engine.reporter is not None:
+            self._engine.reporter.log_held()
 
     def _refuse_if_started(self, why: str) -> None:
         if self._phase is not Phase.NEW:

@@ -33,6 +33,7 @@ class Stop:
         why: Who asked, for the log; what skipped the drain, once something did.
         shortened_by: Who asked again, for an earlier end of the drain; empty if nobody did.
         failure: What made the runtime stop by itself, to be raised at the end.
+        arm: Called with the grace of each request, from any thread or signal handler.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Stop:
         self.why = ""
         self.shortened_by = ""
         self.failure: BaseException | None = None
+        self.arm: Callable[[float], None] = lambda grace: None
         self._requests: deque[tuple[float, str]] = deque()
         self._token: trio.lowlevel.TrioToken | None = None
         self._interrupted: set[trio.CancelScope] = set()
@@ -54,6 +56,7 @@ class Stop:
         ``why`` says who asks, for the log.
         """
         self._requests.append((grace, why))
+        self.arm(grace)  # here, too, since the loop may be blocked
         call_in_loop(self._token, self._take, once=True)
 
     def enter_loop(self) -> None:
@@ -123,6 +126,7 @@ class Stop:
             self._begin(*self._requests.popleft())
 
     def _begin(self, grace: float, why: str) -> None:
+        self.arm(grace)
         deadline = trio.current_time() + grace
         if self.requested and deadline < self.draining.deadline:
             self.shortened_by = why

@@ -8,6 +8,8 @@ One step after the other::
     HANG_UP   requests that the end of the flush cancels close their connections; so does every other
               request that is cancelled
     CLOSE     connections, asyncio thread, outbox and heartbeat end, all at the same time
+    EXIT      the process ends: threads and worker processes that did not end in CLOSE are waited for, all
+              together. A process that still runs then, and that belongs to the runtime, is ended
 
 Together they are less than the 30 s after which Kubernetes, for one, kills a process. What else is
 bounded within a step takes its time from that step.
@@ -20,6 +22,7 @@ CLEAN_UP = 5.0
 FLUSH = 3.0
 HANG_UP = 0.1
 CLOSE = 0.4
+EXIT = 1.0
 
 LAST_HEARTBEAT = 0.8 * CLOSE
 """The rest is for its thread to end."""
@@ -27,8 +30,17 @@ WORKER_PROCESSES = 0.5 * CLOSE
 """For idle worker processes to end by themselves, and as long again to kill those that did not."""
 ASYNCIO_TASKS = 0.4 * CLOSE
 """For the tasks that nodes left in the asyncio loop, and again for their async generators."""
+IDLE_PROCESSES = 0.8 * EXIT
+"""For idle worker processes that did not end in WORKER_PROCESSES; then they are killed."""
+LAST_LINES = 0.5 * EXIT
+"""For the last lines of the log of a process that is ended."""
 
 
 def longest_stop(grace: float = GRACE) -> float:
     """Return how long a stop takes at most if ``grace`` is given for the drain."""
     return grace + CLEAN_UP + FLUSH + HANG_UP + CLOSE
+
+
+def longest_exit(grace: float = GRACE) -> float:
+    """Return how long it takes at most until the process has ended, too."""
+    return longest_stop(grace) + EXIT

@@ -77,7 +77,7 @@ class ParentProcess:
             return code
 
         try:
-            return run_blocking(main, lambda grace, why: runtime.stop(grace, why=why))
+            return run_blocking(main, lambda grace, why: runtime.stop(grace, why=why), ends_process=True)
         finally:
             # The listening thread goes on until the process has ended. It is to hold nothing of the user's
             # code then, or Python would not write what that left open.

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 import click
 
 from exotrio._http.endpoint import ambient_endpoint
+from exotrio._runtime.entry import run_blocking
 from exotrio.cli import options
 from exotrio.cli.folder import DATABASE, served_here
 from exotrio.cli.interruption import run_until_stopped
@@ -122,7 +123,9 @@ def command(
             from exotrio.cli.health_server import health_server  # here, since it imports prometheus_client
 
             stack.enter_context(health_server(runtime, health_host, health_port, tasks=health_tasks))
-        return runtime.start().exit_code
+        return run_blocking(
+            runtime.run, lambda grace, why: runtime.stop(grace, why=why), ends_process=True
+        ).exit_code
 
 
 def _server_of_folder() -> AbstractContextManager[None]:

@@ -1,0 +1,155 @@
+"""Ends the process if its stop takes longer than all steps together may, whatever keeps it from ending.
+
+Trio cannot end a task that shields itself, and ``await anyio.to_thread.run_sync(f)`` does that until ``f``
+returns. Nothing can end code that blocks the loop. So in a process that belongs to the runtime a thread
+watches the time: it needs neither the loop nor the main thread. It also handles a signal that the main thread
+does not get to, because that hangs in C code: Python's own handlers run only in that thread. (Code that never
+releases the interpreter's lock stops every thread, and this one too.)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+import trio
+
+from exotrio._util import deadlines
+from exotrio._util.crossing import call_in_loop
+
+log = logging.getLogger("exotrio.runtime")
+
+ABANDONED = 75
+"""The exit code, as in ``Summary.exit_code``."""
+RESPONSE = 1.0
+"""Seconds that the main thread has to handle a signal."""
+_WAKE = 0
+_HANDLED = 0x80
+"""Added to the number of a signal: the main thread has handled those that came before."""
+
+
+class Watchdog:
+    """The thread, and what is known of the stop. It runs from ``start`` to ``close``.
+
+    Args:
+        handle: Called with each signal that the main thread did not handle within ``RESPONSE`` seconds.
+        ends_process: Nothing follows the runtime in this process, so that the end of the process is bounded,
+            too: Python waits for threads of the user's code without a limit.
+
+    Attributes:
+        log_held: Logs each state that is still held. Called in the thread, just before the process ends.
+        loop: Is woken by each signal.
+        wake_up: The descriptor for ``signal.set_wakeup_fd``.
+    """
+
+    def __init__(self, handle: Callable[[int], None], *, ends_process: bool) -> None:
+        self.log_held: Callable[[], None] = lambda: None
+        self.loop: trio.lowlevel.TrioToken | None = None
+        self._handle = handle
+        self._ends_process = ends_process
+        self._deadlines: list[float] = []
+        self._closed = False
+        self._woken, self.wake_up = os.pipe()
+        os.set_blocking(self.wake_up, False)
+        # A daemon, since it has to run while Python waits for the other threads.
+        self._thread = threading.Thread(target=self._watch, name="exotrio watchdog", daemon=True)
+        self._thread.start()
+
+    def arm(self, grace: float) -> None:
+        """Have the process ended unless a stop with that grace is over in time. The earliest end counts.
+
+        From any thread, and from a signal handler: it takes no lock.
+        """
+        last_moment = time.monotonic() + deadlines.longest_exit(grace) - deadlines.LAST_LINES
+        self._deadlines.append(last_moment)
+        self._wake()
+
+    def handled(self, number: int) -> None:
+        """Note that the main thread has handled a signal. From its handler."""
+        self._wake(number | _HANDLED)
+
+    def disarm(self) -> None:
+        """The runtime has stopped."""
+        if not self._ends_process:
+            self._deadlines.clear()
+
+    def close(self) -> None:
+        """End the thread, unless the process is to end."""
+        if self._ends_process:
+            return
+        self._closed = True
+        self._wake()
+        self._thread.join()
+        os.close(self.wake_up)
+        os.close(self._woken)
+
+    def _wake(self, why: int = _WAKE) -> None:
+        with suppress(BlockingIOError):  # full: it is awake
+            os.write(self.wake_up, bytes([why]))
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        signals: deque[tuple[float, int]] = deque()
+        while not self._closed:
+            last_moment = min(self._deadlines, default=math.inf)
+            wait = min(last_moment, signals[0][0] if signals else math.inf) - time.monotonic()
+            if poll.poll(None if wait == math.inf else max(0.0, wait * 1000)):
+                for number in os.read(self._woken, 4096):
+                    if number & _HANDLED:
+                        signals = deque(each for each in signals if each[1] != number ^ _HANDLED)
+                    elif number != _WAKE:
+                        signals.append((time.monotonic() + RESPONSE, number))
+                        # As Trio's own descriptor would, which this one stands in for.
+                        call_in_loop(self.loop, _nothing, once=True)
+            now = time.monotonic()
+            while signals and signals[0][0] <= now:
+                self._handle(signals.popleft()[1])
+            if now >= min(self._deadlines, default=math.inf):
+                exit_now(ABANDONED, self._last_lines)
+
+    def _last_lines(self) -> None:
+        log.critical(
+            "exiting with code %d: the time for the stop is over, and node code goes on that cannot be ended "
+            "(it shields itself, or blocks a thread); make such a node a plain def, or run it in a process",
+            ABANDONED,
+        )
+        self.log_held()
+
+
+def exit_now(code: int, last_lines: Callable[[], object]) -> NoReturn:
+    """Exit the process within ``deadlines.LAST_LINES``. From any thread, and from a signal handler.
+
+    ``last_lines`` is called in another thread: a stream that is not read blocks the thread that writes to it,
+    and the code that the signal interrupted may hold the lock of a handler.
+    """
+
+    def end() -> None:
+        with suppress(Exception):
+            last_lines()
+        for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+            # One broken handler must not keep the others from being flushed.
+            with suppress(Exception):
+                if handler := reference():
+                    handler.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+
+    thread = threading.Thread(target=end, name="exotrio last lines", daemon=True)
+    with suppress(RuntimeError, MemoryError):  # no thread can be started
+        thread.start()
+        thread.join(deadlines.LAST_LINES)
+    os._exit(code)
+
+
+def _nothing() -> None: ...
