@@ -72,6 +72,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     )
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
+    events = [{**event, "worker": texts.begin(event["worker"] or "")} for event in events]
     row = run_row(run, view.now_ms)
     row["key"] = texts.begin(row["key"]) if row["key"] and values else None
     sheet = style() + style("export.css")
@@ -166,6 +167,8 @@ def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
     return {
         **state,
         "short": short(state["id"]),
+        # A runtime names itself, in any characters.
+        "worker": texts.begin(state["worker"] or ""),
         "created_at": row["created_at"],
         "claimed_at": row["claimed_at"],
         "finished_at": row["finished_at"],

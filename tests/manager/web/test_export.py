@@ -17,7 +17,7 @@ from exotrio.manager.web.faults import MAX_MESSAGES, signature
 from exotrio.manager.web.texts import MAX_VALUE, MAX_VALUES, ReportTexts
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import claim, item_for, report
+from tests.contract.native import claim, claim_one, item_for, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, ok, place, refused
 from tests.support.manager import Manager, open_manager
 from tests.support.web import NAMESPACE, SCRIPT, Site, failed_run, text_of
@@ -124,6 +124,22 @@ async def test_secrets_are_masked_wherever_they_got(manager: Manager, tmp_path: 
     assert "it is ***" in html
     assert "KeyError: '***'" in html
     assert "secret is masked" in html
+
+
+async def test_the_names_that_runtimes_give_themselves_are_cleaned_and_masked(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a"), secrets={"token": SECRET})
+    for name in (f"first\x1b[1m\u202e {SECRET}", f"second\x1b[1m\u202e {SECRET}"):
+        state = await claim_one(manager.api, worker_id=name)
+        if name.startswith("first"):
+            ok(await manager.api.release(states=[item_for(state)]))
+    assert await report(manager.api, item_for(state, outcome="executed", outputs=[])) == ["ok"]
+    html = await export(manager.api, flow.run_id)
+    assert not {"\x1b", "\u202e"} & set(html)
+    html = text_of(html)
+    assert SECRET not in html
+    assert "first" in html
+    assert "second" in html
+    assert html.count("[1m") == html.count(" ***") == 2
 
 
 async def test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it(
@@ -328,7 +344,7 @@ def test_a_text_is_cut_after_it_is_masked_and_holds_nothing_a_terminal_obeys() -
     assert texts.begin("aaaa the-password", 8) == "aaaa ***"
     assert texts.begin("x" * 10, 4) == "xxxx… (6 more characters)"
     assert texts.end("x" * 6 + "the end", 7) == "(6 characters before) …the end"
-    dropped = len("the-password") - 1
+    dropped = 2 * len("the-password") - 1  # as many as could belong to it in hex
     shown = texts.end("x" * (6 + dropped) + "the end", 7, before=4)
     assert shown == f"({10 + dropped} characters before) …the end"
     assert texts.begin("a\x1b[31m\tb\nc\x9b") == "a\\x1b[31m\tb\nc\\x9b"
