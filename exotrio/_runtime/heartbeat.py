@@ -7,7 +7,10 @@ lock stops every thread, and this one too.) What crosses between the two loops:
 
 - the thread reads what is held, by ``Ledger.leased``, and nothing else of the runtime's loop;
 - answers are handled in the runtime's loop, whenever that gets to it. Being late does no harm: a lease
-  that was lost stays lost, and what has been settled meanwhile is passed over.
+  that was lost stays lost, and what has been settled meanwhile is passed over. But a loop that is late for
+  ten leases, and ten minutes, hangs, in a lock or in a write to a stream that is not read: no heartbeat is
+  sent until it has handled the last answer, so that its states run elsewhere. Nodes that block it for
+  minutes keep their leases.
 
 In process there is no thread, for the transport belongs to the loop. Leases do not end there, but a
 cancelled run and a command must arrive all the same, so heartbeats are frequent; they cost little.
@@ -63,6 +66,11 @@ JITTER = 0.1
 INTERVAL_IN_PROCESS = 1.0
 MIN_TIMEOUT = 1.0
 MAX_TIMEOUT = 10.0
+MAX_LAG_TTLS = 10
+"""Leases for which the runtime's loop may be late before it counts as hung, ..."""
+MIN_MAX_LAG = 600.0
+"""... and seconds, where leases are short: a node may block the loop for minutes."""
+LAG_CHECK_INTERVAL = 1.0
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -108,6 +116,7 @@ async def heartbeat(
             link=own_link,
             clock=lambda: time.monotonic() + ledger.asleep(),
             deliver=lambda answered: thread.call_back(handler.handle, answered),
+            loop_lag=thread.loop_lag,
         )
 
         async def body() -> None:
@@ -196,6 +205,7 @@ class HeartbeatSender:
         ledger: Only read.
         deliver: Takes each answered heartbeat to the runtime's loop.
         clock: In seconds. ``age`` reads it in the runtime's loop.
+        loop_lag: Returns for how many seconds the runtime's loop has not handled an answer.
     """
 
     runtime_link: Link
@@ -203,6 +213,7 @@ class HeartbeatSender:
     ledger: Ledger
     deliver: Callable[[AnsweredHeartbeat], None]
     clock: Callable[[], float]
+    loop_lag: Callable[[], float] = float
     max_interval: float = DEFAULT_TTL
     options: Options
     phase: Callable[[], Phase]
@@ -210,6 +221,7 @@ class HeartbeatSender:
     _ending: bool = field(default=False, init=False)
     _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True), init=False)
     _answered: bool = field(default=False, init=False)
+    _hung: bool = field(default=False, init=False)
     _last_ttl: float | None = field(default=None, init=False)
     _task_tree: str | None = field(default=None, init=False)
     _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"), init=False)
@@ -223,7 +235,7 @@ class HeartbeatSender:
         self.ledger.heartbeat_wanted.attach()
         with self._scope:
             while not self._ending:
-                pause = await self._send()
+                pause = LAG_CHECK_INTERVAL if self._loop_hangs() else await self._send()
                 with trio.move_on_after(pause):
                     await self.ledger.heartbeat_wanted.wait()
             if self._answered and self.runtime_link.is_native:
@@ -245,10 +257,28 @@ class HeartbeatSender:
         self.ledger.heartbeat_wanted.set()
 
     @property
-    def _interval(self) -> float:
+    def _ttl(self) -> float:
         # What the last answer told counts already: the runtime's loop may be blocked, and enter it late.
-        known = [ttl for ttl in (self._last_ttl, self.ledger.ttl) if ttl is not None]
-        return min(self.max_interval, min(known, default=DEFAULT_TTL) / HEARTBEATS_PER_TTL)
+        return min((ttl for ttl in (self._last_ttl, self.ledger.ttl) if ttl is not None), default=DEFAULT_TTL)
+
+    @property
+    def _interval(self) -> float:
+        return min(self.max_interval, self._ttl / HEARTBEATS_PER_TTL)
+
+    def _loop_hangs(self) -> bool:
+        """Whether the runtime's loop is late for so long that its leases should end; log any change."""
+        lag = self.loop_lag()
+        hangs = lag > max(MAX_LAG_TTLS * self._ttl, MIN_MAX_LAG)
+        if hangs and not self._hung:
+            log.error(
+                "the event loop has been blocked for %.0f s: no more heartbeats are sent, so the leases of "
+                "this runtime end and its states run elsewhere; see which node blocks it, or restart it",
+                lag,
+            )
+        elif self._hung and not hangs:
+            log.warning("the event loop runs again: heartbeats are sent again")
+        self._hung = hangs
+        return hangs
 
     async def _send(self) -> float:
         """Send one heartbeat and return how long to pause."""
@@ -309,6 +339,7 @@ class HeartbeatThread:
         self._over = trio.Event()
         self._ending = False
         self._loop: trio.lowlevel.TrioToken | None = None
+        self._late_since: float | None = None
 
     async def run(self, body: Callable[[], Awaitable[None]], end: Callable[[], None]) -> None:
         """Run ``body`` in the thread. Never returns unless cancelled.
@@ -334,9 +365,17 @@ class HeartbeatThread:
 
     def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""
+        if self._late_since is None:
+            self._late_since = time.monotonic()
         call_in_loop(self._runtime_loop, self._guarded, function, *args)
 
+    def loop_lag(self) -> float:
+        """Return for how many seconds the runtime's loop has not got to what it was to call."""
+        since = self._late_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _guarded(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+        self._late_since = None
         try:
             function(*args)
         except Exception as error:  # out of here it would tear down the loop, whosever it is

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import trio
 
 from exotrio import Graph, StateManager
 from exotrio._wire.vocabulary import RunStatus
-from tests.support.processes import KEY, PATIENCE, Process, Processes, Server
+from tests.support.processes import EXOTRIO, KEY, PATIENCE, Process, Processes, Server, environment
 
 TTL = "1"
 
@@ -57,10 +59,16 @@ class Blocks(Says):
     async def work(self):
         time.sleep(2.5)
 
+class FillsTheLog(Says):
+    async def work(self):
+        if NAME == "unread":
+            while True:
+                print("x" * 65536, file=sys.stderr)
+
 runtime = Runtime(
     namespace=os.environ["NAMESPACE"],
     name=NAME,
-    nodes=[Waits, Stubborn, Blocks],
+    nodes=[Waits, Stubborn, Blocks, FillsTheLog],
     workers=2,
     batch_size=2,
     poll_interval=0.05,
@@ -137,6 +145,39 @@ async def test_a_node_that_blocks_the_loop_for_longer_than_its_lease_keeps_it(pl
     assert place.log == ["begin Blocks a", "end Blocks a"], "it ran once"
     end = first.stop(code=0)
     assert "lost" not in end.err
+
+
+async def test_a_runtime_whose_standard_error_is_not_read_loses_its_leases_and_ends_at_the_third_signal(
+    place: Place,
+) -> None:
+    with unread_worker(place) as unread:
+        run_id = await place.trigger("FillsTheLog")
+        await place.until(lambda: place.log == ["begin FillsTheLog unread"])
+        place.worker("b")
+        assert await place.finished(run_id) == "b"
+        for _ in range(3):
+            unread.send_signal(signal.SIGTERM)
+            await trio.sleep(0.2)  # two pending signals of one kind would be one
+        assert await trio.to_thread.run_sync(unread.wait, PATIENCE) == 128 + signal.SIGTERM
+
+
+@contextmanager
+def unread_worker(place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker, with short limits, whose standard error is not read once its nodes are registered."""
+    (place.folder / "hung.py").write_text(
+        "from exotrio._runtime import heartbeat\nheartbeat.MIN_MAX_LAG = heartbeat.MAX_LAG_TTLS = 1\n"
+        "from app import runtime\n"
+    )
+    env = environment(place.folder, {**place.server.env, "WORKER": "unread", "NAMESPACE": place.namespace})
+    command = [*EXOTRIO, "worker", "hung.py"]
+    with subprocess.Popen(command, cwd=place.folder, env=env, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        try:
+            while b"is registered in" not in process.stderr.readline():
+                assert process.poll() is None
+            yield process
+        finally:
+            process.kill()
 
 
 async def test_what_a_frozen_worker_held_runs_elsewhere_and_its_nodes_are_cancelled_when_it_thaws(
