@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import trio
 
 from exotrio.manager.store import heads
 from exotrio.manager.store.heads import START, Heads
+from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.postgres import topics
 from tests.contract.flow import Flow
-from tests.contract.native import B, claim_one, item_for, results
+from tests.contract.native import B, claim, claim_one, item_for, results
 from tests.support.helpers import ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import database
+from tests.support.statements import noted
+
+NOW = 1_000_000
+PAUSE = 3_600.0
+
+
+@pytest.fixture
+def heads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each search begin where the last one found something, from the first one on, for an hour."""
+    monkeypatch.setattr(heads, "LONG", 0)
+    monkeypatch.setattr(heads, "LONG_ONES", 1)
+    monkeypatch.setattr(heads, "SHARE", 1_000_000_000)
+    monkeypatch.setattr(heads, "MAX_PAUSE", PAUSE)
+    monkeypatch.setattr(heads, "COMMIT_TIME_MS", 0)
+
+
+def set_clock(tx: Transaction, clock: Callable[[], float]) -> None:
+    assert tx.heads is not None
+    tx.heads._clock = clock
 
 
 async def claimed(manager: Manager) -> dict[str, Any]:
@@ -24,15 +49,13 @@ async def release(manager: Manager, state: dict[str, Any]) -> None:
     assert results(ok(await manager.api.release(states=[item_for(state)]))) == ["ok"]
 
 
-async def test_what_comes_back_from_before_is_claimed_in_its_place_here_and_at_last_elsewhere(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_what_comes_back_from_before_is_claimed_in_its_place_here_and_later_elsewhere(
+    heads_at_once: None,
 ) -> None:
-    monkeypatch.setattr(heads, "LONG", 0)
-    monkeypatch.setattr(heads, "LONG_ONES", 1)
-    monkeypatch.setattr(heads, "SHARE", 1_000_000)
-    monkeypatch.setattr(heads, "MAX_PAUSE", 3_600)
+    passed = 0.0
     with database() as used:
         async with open_manager(used.url) as one, open_manager(used.url) as other:
+            await one.service.store.write(set_clock, lambda: passed)
             flow = await Flow.start(one.api, place("f", "b"), place("b"))
             await flow.run("f", *[{"v": str(number)} for number in range(4)])
             first = await claimed(one)
@@ -43,8 +66,42 @@ async def test_what_comes_back_from_before_is_claimed_in_its_place_here_and_at_l
             await release(one, second)
             assert (await claimed(one))["state_id"] == second["state_id"]
             await release(other, again)
-            others = [await claimed(one) for _ in range(3)]
-            assert [state["state_id"] == first["state_id"] for state in others] == [False, False, True]
+            others = [await claimed(one) for _ in range(2)]
+            assert first["state_id"] not in {state["state_id"] for state in others}
+            assert await claim(one.api, {B: 1}) == []
+            passed += PAUSE
+            assert (await claimed(one))["state_id"] == first["state_id"]
+
+
+async def test_a_claim_that_finds_nothing_does_not_search_all_and_one_that_waits_does_when_that_is_due(
+    heads_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing else wakes a claim.
+    monkeypatch.setattr(topics, "MIN_POLL", PAUSE)
+    monkeypatch.setattr(topics, "MAX_POLL", PAUSE)
+    with database() as used:
+        async with open_manager(used.url) as one, open_manager(used.url) as other:
+            flow = await Flow.start(one.api, place("f", "b"), place("b"))
+            await flow.run("f", {"v": "1"}, {"v": "2"})
+            first = await claimed(other)
+            await claimed(one)
+            await release(other, first)
+            with noted(one.service.store) as statements:
+                assert await claim(one.api, {B: 1}) == []
+            assert len([sql for sql in statements if "(enqueue_after, seq) >=" in sql]) == 1
+            await one.service.store.write(set_clock, lambda: time.monotonic() + PAUSE - 0.2)
+            with trio.fail_after(10):  # at the end of its wait it would search all anyway
+                (again,) = await claim(one.api, {B: 1}, wait_ms=15_000)
+            assert again["state_id"] == first["state_id"]
+
+
+def test_a_search_that_found_nothing_is_followed_by_one_of_what_was_perhaps_not_committed_then() -> None:
+    known = Heads(lambda: 0.0)
+    for _ in range(heads.LONG_ONES):
+        known.record(1, None, NOW, heads.LONG)
+    assert known.of(1) == (NOW - heads.COMMIT_TIME_MS, 0)
+    assert known.due_in(1) == heads.SHARE * heads.LONG
+    assert known.due_in(2) == math.inf
 
 
 def test_a_search_begins_where_the_last_one_found_something_if_several_were_long() -> None:
@@ -52,23 +109,23 @@ def test_a_search_begins_where_the_last_one_found_something_if_several_were_long
     known = Heads(lambda: now)
     for _ in range(heads.LONG_ONES):
         assert known.of(1) == START
-        known.searched(1, (5, 6), heads.LONG)
+        known.record(1, (5, 6), NOW, heads.LONG)
     assert known.of(1) == (5, 6)
     assert known.of(2) == START
     now += heads.SHARE * heads.LONG
     assert known.of(1) == START, "all is searched again, in a part of the time"
-    known.searched(1, (7, 8), 1.0)
+    known.record(1, (7, 8), NOW, 1.0)
     now += 0.99 * heads.MAX_PAUSE
     assert known.of(1) == (7, 8)
     known.forget(1)
     assert known.of(1) == START
-    known.searched(1, (7, 8), heads.LONG)
+    known.record(1, (7, 8), NOW, heads.LONG)
     assert known.of(1) == START
 
 
 def test_a_search_that_was_short_ends_it() -> None:
     known = Heads(lambda: 0.0)
     for _ in range(heads.LONG_ONES):
-        known.searched(1, (5, 6), heads.LONG)
-    known.searched(1, (5, 6), heads.LONG / 2)
+        known.record(1, (5, 6), NOW, heads.LONG)
+    known.record(1, (5, 6), NOW, heads.LONG / 2)
     assert known.of(1) == START

@@ -193,19 +193,14 @@ def _due(tx: Transaction, most: Mapping[int, int], limit: int, run: int | None) 
     else:
         condition += " AND (enqueue_after, seq) >= (?, ?)"
         begins = {node_id: tx.heads.of(node_id) for node_id in most}
-        if any(begin != START for begin in begins.values()):
-            near = {node_id: (tx.now_ms, *begins[node_id], n) for node_id, n in most.items()}
-            found += _first(tx, near, None, condition, locked)
-        if not found:
-            begin = time.monotonic()
-            all_ = {node_id: (tx.now_ms, *START, n) for node_id, n in most.items()}
-            found += _first(tx, all_, None, condition, locked)
-            seconds = time.monotonic() - begin
-            firsts = {
-                state["node_id"]: _position(state) for state in sorted(found, key=_position, reverse=True)
-            }
-            for node_id in most:
-                tx.heads.searched(node_id, firsts.get(node_id, (tx.now_ms, 0)), seconds)
+        began = time.monotonic()
+        nodes = {node_id: (tx.now_ms, *begins[node_id], n) for node_id, n in most.items()}
+        found += _first(tx, nodes, None, condition, locked)
+        seconds = time.monotonic() - began
+        firsts = {state["node_id"]: _position(state) for state in sorted(found, key=_position, reverse=True)}
+        for node_id, begin in begins.items():
+            if begin == START:
+                tx.heads.record(node_id, firsts.get(node_id), tx.now_ms, seconds)
     return sorted(found, key=_position)
 
 
@@ -214,14 +209,19 @@ def _position(state: Row) -> Position:
 
 
 def _due_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> dict[int, float]:
-    """Return the seconds until the next state of each node comes due, infinity if none waits.
+    """Return the seconds until the next state of each node comes due, infinity if none waits; or until all of
+    its states are searched again (``store.heads``), if that is sooner.
 
     Of those that are due already others are taking what they have locked; the rest is announced.
     """
     found = _first(tx, dict.fromkeys(node_ids, (tx.now_ms, 1)), run, " AND enqueue_after > ?")
     next_at = {state["node_id"]: state["enqueue_after"] for state in found}
+    heads = tx.heads if run is None else None
     return {
-        node_id: from_ms(next_at[node_id] - tx.now_ms) if node_id in next_at else math.inf
+        node_id: min(
+            from_ms(next_at[node_id] - tx.now_ms) if node_id in next_at else math.inf,
+            math.inf if heads is None else heads.due_in(node_id),
+        )
         for node_id in node_ids
     }
 

@@ -1,10 +1,10 @@
 """Where the waiting states of each node begin, as far as one state manager knows.
 
 PostgreSQL keeps what was claimed in its indexes until no transaction may see it as it was. A transaction that
-somebody leaves open keeps all of it, and each claim would pass it anew. So after searches that took long the
-next ones begin where the last one found its first state. What comes back from before that, for its claim was
-released or ended, is found by the next search of all: at once if nothing else is found, or if it came back in
-this process, and otherwise soon. Its place in the order is all that it can lose.
+stays open keeps all of it, and each claim would pass it anew. So after searches that took long the next ones
+begin where the last one found its first state, also if they find nothing. What comes back from before that,
+because its claim was released or ended, is found by the next search of all: the next one if it came back in
+this process, otherwise within ``MAX_PAUSE``. A claim that waits runs again when that search is due.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ SHARE = 50
 """A search of all takes one part of so many of the time, if it is long, ..."""
 MAX_PAUSE = 2.0
 """... but it is never put off for more seconds than this."""
+COMMIT_TIME_MS = 250
+"""A search misses the states of transactions that are not committed yet. The next one begins so many ms
+before it, and finds them. Those of longer transactions wait for the next search of all."""
 
 Position = tuple[int, int]
 """Of a state in the order of claims: when it came due, and its number."""
@@ -47,15 +50,21 @@ class Heads:
         head = self._heads.get(node_id)
         return START if head is None or self._clock() >= head.until else head.position
 
-    def searched(self, node_id: int, first: Position, seconds: float) -> None:
-        """Take note of a search of all: how long it took, and what it found first, or would have."""
+    def due_in(self, node_id: int) -> float:
+        """Return the seconds until all is to be searched again; infinity if each search is one of all."""
+        head = self._heads.get(node_id)
+        return math.inf if head is None or head.until == -math.inf else max(0.0, head.until - self._clock())
+
+    def record(self, node_id: int, first: Position | None, now_ms: int, seconds: float) -> None:
+        """Record a search of all, begun at ``now_ms``: how long it took, and what it found first."""
         if seconds < LONG:
             self.forget(node_id)
             return
         before = self._heads.get(node_id)
         long_ones = 1 if before is None else before.long_ones + 1
         pause = min(SHARE * seconds, MAX_PAUSE) if long_ones >= LONG_ONES else -math.inf
-        self._heads[node_id] = _Head(first, self._clock() + pause, long_ones)
+        newest = (now_ms - COMMIT_TIME_MS, 0)
+        self._heads[node_id] = _Head(min(first or newest, newest), self._clock() + pause, long_ones)
 
     def forget(self, node_id: int) -> None:
         """Search all again: an older state may have come back."""
