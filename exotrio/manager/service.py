@@ -77,7 +77,6 @@ class Service:
     """Its database, as it may be shown."""
     claims_kept: ClaimsKept = field(default_factory=ClaimsKept)
     waiting: WaitingClaims = field(default_factory=WaitingClaims)
-    backing_up: trio.Lock = field(default_factory=trio.Lock)
     computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
 
     async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:

@@ -24,12 +24,14 @@ from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.engine import sign_in
 from exotrio.manager.engine.sign_in import FORGOTTEN_AFTER_MS, TRIES
 from exotrio.manager.queries import graphs
+from exotrio.manager.security import access
 from exotrio.manager.security.access import MAX_DELAY, Tries
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, View
 from exotrio.manager.web.sessions import Sessions
 from tests.support.helpers import ok, open_client, refused, virtual_ms
 from tests.support.manager import ENGINES, KEY, NO_SETTINGS, open_two
+from tests.support.statements import noted
 
 Message = MutableMapping[str, Any]
 SAME = "12345678-1234-5678-1234-567812345678"
@@ -213,6 +215,19 @@ async def test_no_wrong_key_and_of_many_addresses_only_the_last_are_kept(
     await trio.sleep(FORGOTTEN_AFTER_MS / 1000 + 1)
     await tries.failed("203.0.113.9", "hunter2")
     assert len(await store.read(kept)) == 1
+
+
+async def test_of_many_networks_each_state_manager_keeps_the_last_in_memory(
+    tries: Tries, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "MAX_NETWORKS", 5)
+    for number in range(8):
+        await tries.failed(f"203.0.113.{number}", "hunter2")
+    with noted(store) as statements:
+        await tries.failed("203.0.113.7", "hunter2")
+        assert statements == [], "it is known to have been counted"
+        await tries.failed("203.0.113.0", "hunter2")
+        assert statements
 
 
 async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:

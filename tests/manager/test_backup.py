@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import shutil
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,13 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from starlette.types import ASGIApp
+from trio.testing import MockClock
 
 from exotrio import ConfigurationError, DatabaseError, ManagerUnavailable, RequestRefused, StateManager
-from exotrio.manager import serve
+from exotrio.manager import create_app, open_service, serve
+from exotrio.manager.api import operations
+from exotrio.manager.api.operations import SLOW_AFTER
 from exotrio.manager.store.sqlite import copy as copy_sqlite
 from exotrio.manager.store.sqlite.copy import copied
 from exotrio.manager.store.sqlite.store import FileStore, open_store
@@ -27,8 +34,10 @@ from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, report
 from tests.support.helpers import eventually, ok, open_client, place, refused, sql
 from tests.support.http_doubles import tcp_server
-from tests.support.manager import KEY, gate, open_manager
+from tests.support.manager import KEY, NO_SETTINGS, gate, open_manager
 from tests.support.stores import PUT_KEYS, put
+
+BACKUP = "/exotrio/v1/backup"
 
 
 @asynccontextmanager
@@ -111,13 +120,8 @@ async def test_a_client_that_goes_away_leaves_no_copy_and_the_next_one_gets_its_
 ) -> None:
     db = tmp_path / "live" / "state.db"
     async with served(db) as (api, manager):
-        url = api.client.base_url
         await fill(api)
-        stream = await trio.open_tcp_stream(url.host, url.port or 0)
-        head = f"GET /exotrio/v1/backup HTTP/1.1\r\nhost: {url.host}\r\nx-api-key: {KEY}\r\n\r\n"
-        await stream.send_all(head.encode())
-        assert (await stream.receive_some(12)).startswith(b"HTTP/1.1 200")
-        await stream.aclose()
+        await (await begin_backup(api)).aclose()
 
         async def again() -> None:
             try:
@@ -129,6 +133,15 @@ async def test_a_client_that_goes_away_leaves_no_copy_and_the_next_one_gets_its_
         assert not beside(db)
 
 
+async def begin_backup(api: Api) -> trio.SocketStream:
+    """Request a backup over a connection, and read no more than its status."""
+    url = api.client.base_url
+    stream = await trio.open_tcp_stream(url.host, url.port or 0)
+    await stream.send_all(f"GET {BACKUP} HTTP/1.1\r\nhost: {url.host}\r\nx-api-key: {KEY}\r\n\r\n".encode())
+    assert (await stream.receive_some(12)).startswith(b"HTTP/1.1 200")
+    return stream
+
+
 async def fill(api: Api) -> None:
     """Make the database larger than what a socket takes without a reader."""
     flow = await Flow.start(api, place("a"), runs=3)
@@ -136,19 +149,95 @@ async def fill(api: Api) -> None:
         ok(await api.executed(state["state_id"], {"v": "x" * 4_000_000}))
 
 
-async def hold(lock: trio.Lock, task_status: trio.TaskStatus[None]) -> None:
-    async with lock:
-        task_status.started()
-        await trio.sleep_forever()
+@dataclass
+class SlowClient:
+    """A client that has the key, takes ``pause`` seconds for each piece of a backup, and notes its end."""
+
+    app: ASGIApp
+    pause: float
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    async def fetch(self, sending: trio.Event) -> None:
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                sending.set()
+                await trio.sleep(self.pause)
+
+        async def receive() -> Any:
+            await trio.sleep_forever()
+
+        headers = [(b"x-api-key", KEY.encode())]
+        scope = {"type": "http", "method": "GET", "path": BACKUP, "query_string": b"", "root_path": ""}
+        await self.app({**scope, "headers": headers}, receive, send)
+        self.ended.set()
 
 
-async def test_a_second_backup_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    async with open_manager(tmp_path / "state.db") as manager:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(hold, manager.service.backing_up)
-            refused(await manager.api.request("GET", "/exotrio/v1/backup"), 409)
-            nursery.cancel_scope.cancel()
-        assert (await manager.api.request("GET", "/exotrio/v1/backup")).status_code == 200
+@asynccontextmanager
+async def a_slow_backup(pause: float) -> AsyncIterator[tuple[httpx.AsyncClient, SlowClient]]:
+    """Begin a backup whose client takes ``pause`` seconds for each piece; give another client."""
+    async with open_service(":memory:", settings=NO_SETTINGS) as service, trio.open_nursery() as nursery:
+        app = create_app(service, key=KEY)
+        slow = SlowClient(app, pause)
+        sending = trio.Event()
+        nursery.start_soon(slow.fetch, sending)
+        await sending.wait()
+        async with open_client(transport=httpx.ASGITransport(app), key=KEY) as client:
+            yield client, slow
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_second_backup_at_the_same_time_is_refused(autojump_clock: MockClock) -> None:
+    async with a_slow_backup(pause=SLOW_AFTER - 1) as (client, slow):
+        refused(await client.get(BACKUP), 409)
+        await slow.ended.wait()
+        assert (await client.get(BACKUP)).status_code == 200
+
+
+async def test_a_client_that_reads_a_backup_slowly_makes_room_for_another_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_slow_backup(pause=math.inf) as (client, slow):
+        await trio.sleep(SLOW_AFTER + 1)
+        assert not slow.ended.is_set()
+        with trio.fail_after(60):
+            assert (await client.get(BACKUP)).status_code == 200
+        assert slow.ended.is_set()
+
+
+async def test_a_client_that_reads_a_backup_fast_enough_gets_all_of_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "PIECE", 1_024)
+    monkeypatch.setattr(operations, "MIN_RATE", 1_000)
+    async with a_slow_backup(pause=1) as (client, slow):
+        await trio.sleep(3 * SLOW_AFTER)
+        refused(await client.get(BACKUP), 409)
+        assert not slow.ended.is_set()
+
+
+async def test_the_connection_of_a_backup_that_made_room_is_closed_and_no_error_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(operations, "SLOW_AFTER", 0)
+    monkeypatch.setattr(operations, "MIN_RATE", math.inf)
+    db = tmp_path / "live" / "state.db"
+    async with served(db) as (api, manager):
+        await fill(api)
+        async with await begin_backup(api) as slow:
+
+            async def another() -> None:
+                try:
+                    await manager.backup(tmp_path / "copy.db", overwrite=True)
+                except RequestRefused as error:
+                    raise AssertionError("the first one is still being made") from error
+
+            await eventually(another)
+            with trio.fail_after(60):
+                while await slow.receive_some(65_536):
+                    pass
+        assert not beside(db)
+    problems = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.levelname for record in problems if record.name == "exotrio.manager.http"] == ["WARNING"]
 
 
 async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from exotrio.manager import Service, create_app, open_service
+from exotrio.manager.engine import sign_in
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import View
 from exotrio.manager.store.sqlite import readers
@@ -85,6 +88,38 @@ async def test_what_runtimes_need_is_answered_while_others_search(tmp_path: Path
             assert ok(await api.native_run(flow.run_id))["run_id"] == flow.run_id
             assert ok(await api.get_graph("graph"))["validation_status"] == "VALID"
             assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_sessions_and_links_are_looked_up_while_others_search(tmp_path: Path) -> None:
+    async with served(tmp_path / "state.db") as (service, client):
+        origin = {"origin": "http://embedded"}
+        assert (await client.post("/sign-in", data={"key": KEY}, headers=origin)).status_code == 303
+        async with looks_held_up(service.store.look):
+            assert (await client.get("/guide")).status_code == 200
+            assert (await client.get("/sign-in?link=guess")).status_code == 200, "signed in anyway"
+            client.cookies.clear()
+            assert (await client.get("/sign-in?link=guess")).status_code == 401
+            guess = {"cookie": f"exotrio={'x' * 43}"}
+            assert (await client.get("/sign-in", headers=guess)).status_code == 200
+
+
+async def test_guessed_sessions_take_one_of_the_threads_that_runtimes_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gate() as held:
+        monkeypatch.setattr(sign_in, "is_open", held.hold)
+        async with served(tmp_path / "state.db") as (_, client), trio.open_nursery() as nursery:
+            api = Api(client, "tests")
+            await Flow.start(api, place("a"))
+            for _ in range(2 * readers.READS):
+                nursery.start_soon(partial(client.get, "/sign-in", headers={"cookie": f"exotrio={'x' * 43}"}))
+            await trio.to_thread.run_sync(held.wait_entered)
+            await trio.testing.wait_all_tasks_blocked()
+            try:
+                with trio.fail_after(20):
+                    assert ok(await api.get_graph("graph"))["validation_status"] == "VALID"
+            finally:
+                held.open()
 
 
 async def test_pages_lists_and_exports_wait_for_their_turn_and_no_longer(

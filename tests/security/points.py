@@ -195,6 +195,42 @@ POINTS = (
         Change(SESSIONS, "        self._ended += 1\n        self._known.pop(session, None)\n", ""),
     ),
     Point(
+        "A session that is ended while it is looked up is not kept.",
+        ["manager/web/test_access::test_a_session_that_is_ended_while_it_is_looked_up_is_not_kept"],
+        Change(SESSIONS, "if ended == self._ended:", "if True:"),
+    ),
+    Point(
+        "A page that only refreshes itself does not keep its session open.",
+        ["manager/web/test_access::test_a_page_that_only_refreshes_itself_does_not_keep_its_session_open"],
+        Change(
+            SIGN_IN_PAGE, "if found is not None and not guard.is_automatic(request):", "if found is not None:"
+        ),
+    ),
+    Point(
+        "Searches hold up nobody's sign-in: sessions and links have other threads.",
+        ["manager/test_readers::test_sessions_and_links_are_looked_up_while_others_search"],
+        Change(
+            SESSIONS,
+            "return await self._store.read(query, digest)",
+            "return await self._store.look(query, digest)",
+        ),
+    ),
+    Point(
+        "Guessed sessions take at most one of the threads that runtimes need.",
+        ["manager/test_readers::test_guessed_sessions_take_one_of_the_threads_that_runtimes_need"],
+        Change(SESSIONS, "            async with self._looking_up:\n", "            if True:\n"),
+    ),
+    Point(
+        "Of many networks that sent wrong keys, the last are kept in memory.",
+        ["manager/test_access::test_of_many_networks_each_state_manager_keeps_the_last_in_memory"],
+        Change(ACCESS, "while len(self._failures) >= MAX_NETWORKS:", "while False:"),
+    ),
+    Point(
+        "A client that reads a backup slowly keeps no other client from making one.",
+        ["manager/test_backup::test_a_client_that_reads_a_backup_slowly_makes_room_for_another_one"],
+        Change("manager/api/operations.py", "            self._write.cancel()\n", ""),
+    ),
+    Point(
         "Who signs out is signed out at every state manager within seconds.",
         [
             "manager/web/test_access::test_who_is_signed_in_at_one_state_manager_is_so_at_all_until_they_sign_out_at_one"
@@ -215,7 +251,7 @@ POINTS = (
         [
             "manager/web/test_access::test_who_is_not_signed_in_writes_nothing_by_signing_out_or_guessing_links"
         ],
-        Change(SESSIONS, "if not await self._store.look(sign_in.is_link, link):", "if False:"),
+        Change(SESSIONS, "if not await self._look_up(sign_in.is_link, link):", "if False:"),
     ),
     Point(
         "Who guesses keys without a pause cannot keep the database busy.",

@@ -32,7 +32,7 @@ from exotrio.manager.api.json import (
     unprocessable,
 )
 from exotrio.manager.api.masking import masked
-from exotrio.manager.api.operations import BackupReply
+from exotrio.manager.api.operations import BackupReply, BackupSlot
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, outcomes, releases, retries, workers
@@ -78,6 +78,7 @@ class _Native:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._store = service.store
+        self._backup_slot = BackupSlot()
 
     async def discover(self, request: Request) -> Response:
         return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
@@ -90,7 +91,7 @@ class _Native:
                 "the database is on PostgreSQL, which makes its own backups, with the password from"
                 f" PGPASSWORD or PGPASSFILE: {command}",
             )
-        return BackupReply(self._store, self._service.backing_up)
+        return BackupReply(self._store, self._backup_slot)
 
     async def claim(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, native.NativeClaimRequest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -16,13 +17,16 @@ from hashlib import sha256
 import trio
 
 from exotrio.manager.engine import sign_in
-from exotrio.manager.store.port import Store
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import Store, View
 
 TRUSTED_FOR = 5.0
 """Seconds for which a session counts as open without being looked up again. It is how long one stays open at
 other state managers once it was ended at one."""
 WRITTEN_EVERY = 60.0
 """Seconds between two writes of when a session was used."""
+LOOK_UP_LIMIT = 10.0
+"""Seconds that looking up a session or a link may take."""
 ID_BYTES = 32
 _ID_LENGTH = len(secrets.token_urlsafe(ID_BYTES))
 
@@ -43,6 +47,7 @@ class Sessions:
         self._key = _hash(key)
         self._known: dict[str, _Known] = {}
         self._ended = 0
+        self._looking_up = trio.Lock()
 
     async def sign_in(self, key: str) -> str | None:
         """Return the id of a new session, or None if the key is wrong."""
@@ -63,7 +68,7 @@ class Sessions:
         """Return the id of a new session, or None if the token is unknown, used or too old."""
         link, session_id = self._digest(token), secrets.token_urlsafe(ID_BYTES)
         # Looked up first: strangers must not be able to keep the database busy with writes.
-        if not await self._store.look(sign_in.is_link, link):
+        if not await self._look_up(sign_in.is_link, link):
             return None
         opened = await self._store.write(sign_in.redeem, link, self._digest(session_id))
         return session_id if opened else None
@@ -77,13 +82,23 @@ class Sessions:
         if known is not None and now - known.found_at < TRUSTED_FOR:
             return session
         ended = self._ended
-        if not await self._store.look(sign_in.is_open, session):
+        if not await self._look_up(sign_in.is_open, session):
             self._known.pop(session, None)
             return None
         # Not if one was ended meanwhile: it could be this one.
         if ended == self._ended:
             self._keep(session, now)
         return session
+
+    async def _look_up(self, query: Callable[[View, str], bool], digest: str) -> bool:
+        """Run a query for one row, however many searches run or wait.
+
+        One after the other, so that guesses take at most one of the threads that runtimes need.
+        """
+        with trio.move_on_after(LOOK_UP_LIMIT):
+            async with self._looking_up:
+                return await self._store.read(query, digest)
+        raise Refused(503, f"the session could not be looked up within {LOOK_UP_LIMIT:g} s; try again later")
 
     def _keep(self, session: str, now: float) -> None:
         known = self._known.pop(session, None) or _Known(now)
