@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import tomllib
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import click
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import exotrio
 from exotrio import monitoring
@@ -148,6 +151,39 @@ def test_an_image_is_built_in_stages_runs_as_a_numbered_user_and_gets_its_signal
     for source in copied:
         assert (EXAMPLES.parent / source).exists(), f"{source} is copied, and does not exist"
         assert f"!{source}" in kept, f"{source} is copied, and left out of what docker gets"
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_installs_nothing_but_locked_files(name: str) -> None:
+    installs = [text for word, text in instructions(name) if word == "RUN" and "pip " in text]
+    assert len(installs) == 4
+    for line in installs:
+        locked = re.search(r"--require-hashes --only-binary=:all: -r (\w+)\.lock$", line)
+        assert locked or "--no-index" in line, line
+        assert locked is None or locked[1] in ("build", name)
+
+
+@pytest.mark.parametrize("name", ["build", *IMAGES])
+def test_a_lock_fits_what_pyproject_asks_for(name: str) -> None:
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text("utf-8"))
+    extra = {"server": project["project"]["optional-dependencies"]["postgres"]}.get(name, [])
+    wanted = project["build-system"]["requires"] if name == "build" else project["project"]["dependencies"]
+    text = (DEPLOY / f"{name}.lock").read_text("utf-8")
+    assert "://" not in text, "it names no server"
+    locked: dict[str, str] = {}
+    for entry in re.sub(r"\\\n", " ", text).splitlines():
+        if entry.startswith("#"):
+            continue
+        requirement, *hashes = entry.split()
+        package, _, version = requirement.partition("==")
+        locked[canonicalize_name(package)] = version
+        assert hashes, package
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes), package
+    for requirement in map(Requirement, [*wanted, *extra]):
+        version = locked.get(canonicalize_name(requirement.name), "")
+        assert version, f"{requirement.name} is missing: run {DEPLOY / 'lock.sh'}"
+        assert requirement.specifier.contains(version), f"{requirement}: run {DEPLOY / 'lock.sh'}"
+    assert ("psycopg-binary" in locked) is (name == "server")
 
 
 def test_an_image_begins_with_options_that_exist_and_serves_the_port_it_exposes() -> None:

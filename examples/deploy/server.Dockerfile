@@ -1,15 +1,19 @@
 # The state manager. From the root of this repository:
 #   docker build -f examples/deploy/server.Dockerfile -t exotrio-server .
 FROM python:3.13.7-slim-bookworm AS build
-RUN python -m venv /venv
-ENV PATH=/venv/bin:$PATH
+RUN python -m venv /build && python -m venv /venv
 WORKDIR /src
+# Nothing is installed but what these files name, with its hash: also what builds the wheel, which stays here.
+COPY examples/deploy/build.lock examples/deploy/server.lock ./
+RUN /build/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r build.lock
+RUN /venv/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r server.lock
 COPY pyproject.toml README.md ./
 COPY examples/README.md examples/README.md
 COPY examples/deploy/README.md examples/deploy/README.md
 COPY tests/README.md tests/README.md
 COPY exotrio exotrio
-RUN pip install --no-cache-dir '.[postgres]'
+RUN /build/bin/pip wheel --no-cache-dir --no-index --no-build-isolation --no-deps --wheel-dir /wheels .
+RUN /venv/bin/pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
 
 FROM python:3.13.7-slim-bookworm
 COPY --from=build /venv /venv
