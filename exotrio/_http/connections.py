@@ -6,6 +6,7 @@ keep all of those busy, and a runtime that waited for one of them could not reac
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import sys
@@ -207,11 +208,15 @@ class _Resolver(trio.abc.HostnameResolver):
         self._limiter = trio.CapacityLimiter(MAX_LOOKUPS)
 
     async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
-        return await trio.to_thread.run_sync(
-            partial(socket.getaddrinfo, *args, **options),
-            limiter=self._limiter if _ours.get() else None,
-            abandon_on_cancel=True,
-        )
+        try:
+            return await trio.to_thread.run_sync(
+                partial(socket.getaddrinfo, *args, **options),
+                limiter=self._limiter if _ours.get() else None,
+                abandon_on_cancel=True,
+            )
+        except RuntimeError as error:
+            # A program may have used up all threads: the host cannot be reached now, and no request is wrong.
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
         return await trio.to_thread.run_sync(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)

@@ -12,11 +12,11 @@ The steps of an outcome, and what is lost if the process dies after each::
       v  waits for the next sync
     removed
 
-Outcomes that finish while a sync runs share the next one. Syncs run in a thread, one at a time, and the
-reporter gets nothing before its sync is done. If the file cannot be written (the disk is full), outcomes
-are sent without it: then only a crash before they are delivered loses them. A requeue that is in the file
-and cannot be marked waits instead, since a crash could repeat it. Such an outage is logged once, and once
-when it is over.
+Outcomes that finish while a sync runs share the next one. Syncs run in one thread, which begins with the
+outbox: a node may leave the machine without room for another one. The reporter gets nothing before its sync
+is done. If the file cannot be written (the disk is full), outcomes are sent without it: then only a crash
+before they are delivered loses them. A requeue that is in the file and cannot be marked waits instead, since
+a crash could repeat it. Such an outage is logged once, and once when it is over.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from queue import SimpleQueue
+from typing import TypeVar
 
+import outcome
 import trio
 
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.outbox_store import OutboxStore, WriteFailed
+from exotrio._util.crossing import call_in_loop
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("exotrio.outbox")
 
@@ -52,35 +55,54 @@ async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
     Cancellation:
         Leaves the opening to its thread, which closes the file again.
     """
-    lock = threading.Lock()
+    thread = _Thread()
     opened: list[OutboxStore] = []
-    given_up = False
 
-    def open_file() -> None:
-        store = OutboxStore(path, uri, namespace)
-        with lock:
-            if not given_up:
-                opened.append(store)
-                return
-        store.close({}, ())
-
-    try:
-        await _in_thread(open_file)
-    except trio.Cancelled:
-        with lock:
-            given_up = True
-        # It was opened just before the cancellation: the thread does not close it any more.
+    def close() -> None:
         for store in opened:
             store.close({}, ())
+
+    try:
+        await thread.call(lambda: opened.append(OutboxStore(path, uri, namespace)))
+    except BaseException:
+        thread.end(close)
         raise
-    return Outbox(opened[0])
+    return Outbox(opened[0], thread)
 
 
-async def _in_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
-    # With a limiter of its own: nodes may use up all threads of the default one.
-    return await trio.to_thread.run_sync(
-        function, *args, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-    )
+class _Thread:
+    """The only thread that uses the file. It calls one function after another."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="exotrio outbox", daemon=True).start()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Return what ``function`` returns in the thread.
+
+        Cancellation:
+            Leaves the call to the thread.
+        """
+        result: list[outcome.Outcome[T]] = []
+        done = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def call() -> None:
+            result.append(outcome.capture(function))
+            call_in_loop(token, done.set)
+
+        self._calls.put(call)
+        await done.wait()
+        return result[0].unwrap()
+
+    def end(self, last: Callable[[], object] = lambda: None) -> None:
+        """End the thread after the calls so far, and then ``last``."""
+        self._calls.put(last)
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
 
 
 async def keep(
@@ -113,8 +135,9 @@ class _Mark:
 class Outbox:
     """The outbox as the loop sees it."""
 
-    def __init__(self, store: OutboxStore) -> None:
+    def __init__(self, store: OutboxStore, thread: _Thread) -> None:
         self._store = store
+        self._thread = thread
         self._entries: dict[HeldClaim, int] = {}
         self._new: list[HeldClaim] = []
         self._marks: list[_Mark] = []
@@ -173,7 +196,7 @@ class Outbox:
             self._new = []
             outcomes = [(held.claim, held.outcome) for held in new if held.outcome is not None]
             try:
-                ids = await _in_thread(self._store.write, outcomes, _begun(marks), gone)
+                ids = await self._thread.call(partial(self._store.write, outcomes, _begun(marks), gone))
             except WriteFailed as error:
                 self._outage.failed(error, WITHOUT, level=logging.ERROR)
                 self._marks = [mark for mark in self._marks if mark not in marks or not mark.begun]
@@ -213,9 +236,12 @@ class Outbox:
         """Write what is queued and close the file.
 
         Cancellation:
-            Leaves that to a thread.
+            Leaves that to the thread.
         """
-        await _in_thread(self._store.close, _begun(self._marks), self._gone)
+        try:
+            await self._thread.call(partial(self._store.close, _begun(self._marks), self._gone))
+        finally:
+            self._thread.end()
 
     def _add_mark(self, batch: Sequence[HeldClaim], *, begun: bool) -> _Mark:
         mark = _Mark(entries=[self._entries[held] for held in batch if held in self._entries], begun=begun)

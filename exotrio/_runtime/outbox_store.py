@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +26,8 @@ log = logging.getLogger("exotrio.outbox")
 
 APPLICATION_ID = 0x65786F6F  # "exoo"
 VERSION = 1
-WriteFailed = sqlite3.Error
+WriteFailed = (sqlite3.Error, MemoryError, RuntimeError)
+"""The last two: a node may have used up what the machine has."""
 LOCK_TIMEOUT = 1.0
 """Seconds that a process which is just ending has to release the file."""
 _WHERE = "argument outbox of Runtime"
@@ -89,7 +89,7 @@ def read_totals(path: Path) -> Totals:
 
 
 class OutboxStore:
-    """The open file. Blocking; may be used from several threads.
+    """The open file. Blocking; used by the thread that opened it.
 
     Args:
         path: The file; created if it is not there, readable by its owner only.
@@ -107,15 +107,12 @@ class OutboxStore:
 
     def __init__(self, path: Path, uri: str, namespace: str) -> None:
         self.path = path
-        self._lock = threading.Lock()
         with _explained(path):
             with suppress(FileExistsError):
                 # Only a new file is opened here: closing a descriptor of one that SQLite has locked in
                 # this process would drop that lock.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            self._db = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT
-            )
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_TIMEOUT)
             try:
                 self._prepare(uri, namespace)
                 self.left = self._read()
@@ -138,7 +135,7 @@ class OutboxStore:
             The rows of ``new``; None for what cannot be written as JSON that can be read back.
         """
         bodies = [_body(claim, outcome) for claim, outcome in new]
-        with self._lock, self._transaction():
+        with self._transaction():
             insert = "INSERT INTO entries (body) VALUES (?)"
             ids = [None if body is None else self._db.execute(insert, (body,)).lastrowid for body in bodies]
             self._change(begun, gone)
@@ -146,16 +143,15 @@ class OutboxStore:
 
     def close(self, begun: Mapping[int, bool], gone: Sequence[int]) -> None:
         """Write what can be written, and close."""
-        with self._lock:
-            try:
-                if begun or gone:
-                    with self._transaction():
-                        self._change(begun, gone)
-            except sqlite3.Error as error:
-                log.error("the outbox %s could not be written at the end: %s", self.path, error)
-            finally:
-                with suppress(sqlite3.Error):
-                    self._db.close()
+        try:
+            if begun or gone:
+                with self._transaction():
+                    self._change(begun, gone)
+        except WriteFailed as error:
+            log.error("the outbox %s could not be written at the end: %s", self.path, error)
+        finally:
+            with suppress(sqlite3.Error):
+                self._db.close()
 
     def _change(self, begun: Mapping[int, bool], gone: Sequence[int]) -> None:
         marks = [(is_begun, entry) for entry, is_begun in begun.items()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ from exotrio._http.client import HttpClient
 from exotrio._http.connections import open_transport
 from exotrio._http.endpoint import Endpoint
 from tests.support.http_doubles import tcp_server
+from tests.support.processes import Process
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,34 @@ async def test_a_connection_is_not_used_again_when_a_server_may_be_about_to_clos
         await http.aclose()
     assert used[0] is used[1]
     assert used[1] is not used[2], "it was idle for 4.9 s"
+
+
+NO_THREADS = """
+import resource, time
+import trio
+from exotrio import ManagerUnavailable, StateManager
+
+async def main():
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 40 * 2**20, resource.RLIM_INFINITY))
+    try:
+        for _ in range(1000):
+            trio.lowlevel.start_thread_soon(lambda: time.sleep(1000), lambda result: None)
+    except RuntimeError as error:
+        print(error, flush=True)
+    async with StateManager("ns", "http://localhost:9", "key") as manager:
+        try:
+            await manager.runs(1, 1)
+        except ManagerUnavailable as error:
+            print("unavailable:", error.what, flush=True)
+
+import httpx, httpcore, anyio, anyio._backends._trio
+trio.run(main)
+"""
+
+
+def test_a_name_that_no_thread_can_look_up_makes_the_state_manager_unavailable(tmp_path: Path) -> None:
+    with Process([sys.executable, "-c", NO_THREADS], cwd=tmp_path) as process:
+        end = process.wait(code=0)
+    assert end.out.count("can't start new thread") == 2, end
+    assert "unavailable: " in end.out

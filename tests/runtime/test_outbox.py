@@ -35,7 +35,7 @@ from exotrio import (
 )
 from exotrio._link.port import Claim
 from exotrio._runtime.ledger import HeldClaim
-from exotrio._runtime.outbox import Outbox
+from exotrio._runtime.outbox import open_outbox
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio.testing import Errored, Pruned, Requeued, run_node
 from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
@@ -414,10 +414,9 @@ def test_a_write_is_synced_before_it_returns(outbox: Path, monkeypatch: pytest.M
 
 
 async def test_a_mark_whose_sending_is_cancelled_is_taken_back(outbox: Path) -> None:
-    store = OutboxStore(outbox, "http://manager", "ns")
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
     held = HeldClaim(claim, outcome=Requeued(60.0))
-    opened = Outbox(store)
+    opened = await open_outbox(outbox, "http://manager", "ns")
     opened.add(held)
     async with trio.open_nursery() as nursery:
         written = trio.Event()
@@ -565,9 +564,8 @@ class FullDisk:
         write = OutboxStore.write
 
         def failing(store: OutboxStore, *args: Any) -> Any:
-            with store._lock:  # another thread may close it
-                pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-                store._db.execute(f"PRAGMA max_page_count = {pages if self.on else 100_000}")
+            pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+            store._db.execute(f"PRAGMA max_page_count = {pages if self.on else 100_000}")
             return write(store, *args)
 
         monkeypatch.setattr(OutboxStore, "write", failing)
@@ -598,6 +596,57 @@ async def test_with_a_full_disk_outcomes_are_sent_all_the_same_and_it_is_said_on
     assert len(errors) == 1
     assert "not delivered yet: database or disk is full" in errors[0].getMessage()
     assert "works again" in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate lock")])
+async def test_outcomes_are_sent_though_the_machine_has_no_memory_to_write_them(
+    outbox: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def failing(store: OutboxStore, *args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(OutboxStore, "write", failing)
+    server = V0Server(Says=1)
+    async with running(server, Says, outbox=outbox) as rt:
+        await server.until(EXECUTED=1)
+    assert (rt.summary.completed, rt.summary.exit_code) == (1, 0)
+    assert "outcomes are sent without it" in caplog.text
+
+
+EXHAUSTS = """
+import resource, sys, threading, time
+import trio
+from exotrio import BaseNode, Runtime
+from tests.support.doubles import V0Server
+
+class ExhaustsThreads(BaseNode):
+    async def execute(self):
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 40 * 2**20, resource.RLIM_INFINITY))
+        threads = 0
+        try:
+            while threads < 1000:
+                trio.lowlevel.start_thread_soon(lambda: time.sleep(1000), lambda result: None)
+                threads += 1
+        except RuntimeError as error:
+            print(error, flush=True)
+
+async def stop(call):
+    if call.route == "executed":
+        runtime.stop()
+
+server = V0Server(ExhaustsThreads=1)
+server.after = stop
+runtime = Runtime("ns", "rt", [ExhaustsThreads], transport=server, outbox="outbox.db")
+print(runtime.start(), flush=True)
+"""
+
+
+def test_a_node_that_uses_up_all_threads_does_not_end_a_runtime_with_an_outbox(tmp_path: Path) -> None:
+    with Process([sys.executable, "-c", EXHAUSTS], cwd=tmp_path) as process:
+        end = process.wait(code=0)
+    assert "can't start new thread" in end.out
+    assert "completed 1" in end.out
 
 
 async def test_a_v0_requeue_waits_until_it_can_be_marked(

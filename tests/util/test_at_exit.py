@@ -1,0 +1,29 @@
+"""Threads that the end of the process waits for."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from exotrio._util import at_exit, deadlines
+
+
+class Hangs(threading.Thread):
+    """A thread that does not end: whoever waits for it waits as long as it may."""
+
+    now = 100.0
+
+    def join(self, timeout: float | None = None) -> None:
+        assert timeout is not None
+        Hangs.now += timeout
+
+
+def test_all_threads_together_are_waited_for_within_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = Hangs.now
+    monkeypatch.setattr("time.monotonic", lambda: Hangs.now)
+    threads = [Hangs() for _ in range(3)]
+    for thread in threads:
+        at_exit.join_at_exit(thread)
+    at_exit._join()
+    assert Hangs.now - began == deadlines.EXIT
