@@ -173,6 +173,24 @@ class Server:
         self.crash()
         self.start()
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Suspend all its processes for the length of the block: they keep their connections, and hang."""
+        pids = [self.pid]
+        os.kill(self.pid, signal.SIGSTOP)  # first, so that it has no more children
+        try:
+            for stat in Path("/proc").glob("[0-9]*/stat"):
+                with suppress(OSError):  # it has ended meanwhile
+                    # After its name, which may hold anything: its status, and its parent.
+                    if stat.read_text().rpartition(")")[2].split()[1] == str(self.pid):
+                        pids.append(int(stat.parent.name))
+                        os.kill(pids[-1], signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     @property
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")

@@ -6,17 +6,21 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.translation import translate
 
+STATEMENT_LIMIT = 30.0
+"""Seconds that the server lets a statement take, where nothing else is said."""
+ANSWER_MARGIN = 5.0
+"""Seconds beyond that, or another limit, after which a server that has not answered counts as lost."""
 _SAVEPOINTS = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
 _LOST = ("08", "57P", "25P03", "25006")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
@@ -58,7 +62,7 @@ class Connection:
         self.driver = driver
         self.is_pooled = is_pooled
         self._setup = setup
-        self._pipeline = Pipeline(driver, prepares=not is_pooled)
+        self._pipeline = Pipeline(driver, prepares=not is_pooled, patience=STATEMENT_LIMIT + ANSWER_MARGIN)
         self._in_transaction = False
         # Its own descriptor: the library's may be closed, and its number used again, at any time.
         self._socket = socket.socket(fileno=os.dup(driver.pgconn.socket))
@@ -94,11 +98,17 @@ class Connection:
         )
 
     def begin(self, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED") -> None:
+        self._pipeline.patience = STATEMENT_LIMIT + ANSWER_MARGIN
         if self._setup:
             self.control(f"{how}; {self._setup}")
         self._in_transaction = True
         if not self._setup:
             self.execute(how)
+
+    def limit_statements(self, seconds: float) -> None:
+        """Let each statement of this transaction take so long, in place of ``STATEMENT_LIMIT``."""
+        self.execute(f"SET LOCAL statement_timeout = {round(seconds * 1000)}")
+        self._pipeline.patience = seconds + ANSWER_MARGIN
 
     def commit(self) -> None:
         """Commit.
@@ -132,17 +142,7 @@ class Connection:
 
     def control(self, sql: str) -> bytes:
         """Run statements without parameters or rows, after what waits in line; return the tag of the last."""
-        self._pipeline.settle()
-        connection = self.driver.pgconn
-        try:
-            result = connection.exec_(sql.encode())
-        except MemoryError:  # so the driver calls it if nothing could be sent
-            self._raise_lost()
-        if result.status == ExecStatus.COMMAND_OK:
-            return result.command_status or b""
-        if not result.error_field(DiagnosticField.SQLSTATE):
-            self._raise_lost()
-        raise errors.error_from_result(result)
+        return self._pipeline.run(sql.encode()).command_status or b""
 
     def is_lost(self, error: psycopg.Error) -> bool:
         """Return whether the connection is of no use after this error."""
@@ -164,6 +164,3 @@ class Connection:
         """Run what waits in line, whatever comes of it: it is undone next."""
         with suppress(psycopg.Error):
             self._pipeline.settle()
-
-    def _raise_lost(self) -> NoReturn:
-        raise psycopg.OperationalError(self.driver.pgconn.get_error_message() or "the connection was lost")

@@ -20,6 +20,8 @@ from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 _LOCK = 0x65786F31  # "exo1"
 MAX_STALL = "1s"
 """For which a migration waits for others to let go of a table: whoever comes later waits behind it."""
+MIGRATION_LIMIT = 3_600.0
+"""Seconds that a statement may take while tables are made, changed or filled, or another one does that."""
 _FIX = "name another database in the URL, or another schema with ?options=-csearch_path%3DNAME"
 _SETTINGS = {
     # Room on each page for the new version of a row that changes: its indexes then need no change.
@@ -71,7 +73,8 @@ def prepare(server: Server, clock: ServerClock) -> Prepared:
             )
         connection.begin()
         # The manager before this one may be migrating a large table.
-        connection.control("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+        connection.control("SET LOCAL lock_timeout = 0")
+        connection.limit_statements(MIGRATION_LIMIT)
         lock_tables(connection)
         try:
             stamp = _prepare_schema(connection, f"the database {server.shown}")

@@ -18,7 +18,12 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store.driver import Connection as Source
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
-from exotrio.manager.store.postgres.database import create_tables, lock_tables, relations
+from exotrio.manager.store.postgres.database import (
+    MIGRATION_LIMIT,
+    create_tables,
+    lock_tables,
+    relations,
+)
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.translation import Column, tables
 
@@ -64,9 +69,11 @@ def move(source: Source, url: str, *, lease_now: int) -> Moved:
         raise server.unusable(error) from error
     try:
         connection.begin()
-        # It waits for nobody, and may take long between two statements, and within one.
-        for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+        # It waits for nobody, and may take long between two statements, and within one. To copy has no limit:
+        # whoever began it sees how far it is, and ends it with Ctrl+C.
+        for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
             connection.control(f"SET LOCAL {setting} = 0")
+        connection.limit_statements(MIGRATION_LIMIT)
         lock_tables(connection)
         if names := relations(connection):
             return _moved_before(source, connection, names, server)

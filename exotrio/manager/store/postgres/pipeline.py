@@ -3,11 +3,16 @@
 A round trip costs this process and the server more than most statements do. So within a transaction a
 statement is only put in line. Everything in line is sent, and waited for, once somebody asks what one of them
 found. The driver's cursors can do so, too, at three times the processor time.
+
+No wait is without a limit: a server that is suspended, or whose disk hangs, keeps its connections open and
+never answers.
 """
 
 from __future__ import annotations
 
+import os
 import select
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,6 +31,7 @@ MAX_QUEUED_BYTES = 1024 * 1024
 MAX_PREPARED = 500
 """Statements of a connection that the server keeps; then it starts anew."""
 _AUTO = [PyFormat.AUTO]
+_DONE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 _CHANGES = (b"INSERT", b"UPDATE", b"DELETE")
 
 
@@ -69,9 +75,14 @@ class Result:
 
 
 class Pipeline:
-    """The statements of one connection. For one thread."""
+    """The statements of one connection. For one thread.
 
-    def __init__(self, driver: psycopg.Connection[Any], *, prepares: bool) -> None:
+    If the server is silent for ``patience`` seconds while it is waited for, the connection is lost: whatever
+    waits raises psycopg.OperationalError, then and from then on.
+    """
+
+    def __init__(self, driver: psycopg.Connection[Any], *, prepares: bool, patience: float) -> None:
+        self.patience = patience
         self._pgconn = driver.pgconn
         self._transformer = Transformer(driver)
         self._prepares = prepares
@@ -114,7 +125,7 @@ class Pipeline:
             self._pgconn.pipeline_sync()
             for answer in self._answers():
                 item = queue.popleft()
-                if answer.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+                if answer.status in _DONE:
                     if isinstance(item, Result):
                         item._pgresult = answer
                         if (answer.command_status or b"")[:6] in _CHANGES:
@@ -130,6 +141,22 @@ class Pipeline:
         if error is not None:
             raise error
 
+    def run(self, sql: bytes) -> PGresult:
+        """Run statements without parameters, after what waits in line; return the answer to the last one.
+
+        Raises the error of the first that failed.
+        """
+        self.settle()
+        self._pgconn.send_query(sql)
+        last: PGresult | None = None
+        while (answer := self._receive()) is not None:
+            last = answer
+        if last is None:
+            raise self._lost()
+        if last.status not in _DONE:
+            raise errors.error_from_result(last)
+        return last
+
     def load(self, answer: PGresult) -> list[Row]:
         if not answer.ntuples:
             return []
@@ -139,23 +166,33 @@ class Pipeline:
 
     def _answers(self) -> Iterator[PGresult]:
         """Yield the answers to what was sent, as they come."""
-        pgconn = self._pgconn
-        poll = select.poll()
-        unsent = pgconn.flush()
-        while pgconn.status == ConnStatus.OK:
-            while unsent or pgconn.is_busy():
-                # The library would not let other threads run while it waits.
-                poll.register(pgconn.socket, select.POLLIN | (select.POLLOUT if unsent else 0))
-                poll.poll()
-                pgconn.consume_input()
-                unsent = pgconn.flush()
-            answer = pgconn.get_result()
+        while self._pgconn.status == ConnStatus.OK:
+            answer = self._receive()
             if answer is None:
                 continue  # the end of the answer to one statement
             if answer.status == ExecStatus.PIPELINE_SYNC:
                 return
             yield answer
-        raise psycopg.OperationalError(pgconn.get_error_message() or "the connection was lost")
+        raise self._lost()
+
+    def _receive(self) -> PGresult | None:
+        """Return the next answer; None at the end of those to one statement."""
+        pgconn = self._pgconn
+        unsent = pgconn.flush()
+        while unsent or pgconn.is_busy():
+            # The library would neither let other threads run while it waits, nor ever stop.
+            poll = select.poll()
+            poll.register(pgconn.socket, select.POLLIN | (select.POLLOUT if unsent else 0))
+            if not poll.poll(self.patience * 1000):
+                with socket.socket(fileno=os.dup(pgconn.socket)) as own:
+                    own.shutdown(socket.SHUT_RDWR)
+                raise psycopg.OperationalError(f"the server did not answer within {self.patience:g} s")
+            pgconn.consume_input()
+            unsent = pgconn.flush()
+        return pgconn.get_result()
+
+    def _lost(self) -> psycopg.OperationalError:
+        return psycopg.OperationalError(self._pgconn.get_error_message() or "the connection was lost")
 
     def _name(self, sql: bytes, types: Sequence[int]) -> bytes | None:
         """Return the name of a statement that was run before, which is prepared then."""
@@ -173,4 +210,4 @@ class Pipeline:
 
     def _forget_prepared(self) -> None:
         self._names.clear()
-        self._pgconn.exec_(b"DEALLOCATE ALL")
+        self.run(b"DEALLOCATE ALL")

@@ -1,7 +1,7 @@
 """Queries, in threads, on connections of their own: each sees one snapshot, and changes nothing.
 
 As with SQLite, what runtimes wait for (``read``) and what people wait for (``look``) have different threads,
-and only the latter a deadline.
+and only the latter a deadline for the whole query. Each statement has one (``connection.STATEMENT_LIMIT``).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Readers:
         self._closed = False
 
     async def read(self, query: Callable[[View], T]) -> T:
-        """Run a query without a deadline; a cancellation ends it."""
+        """Run a query without a deadline for all its statements together; a cancellation ends it."""
         return await self._in_thread(query, math.inf, self._reads)
 
     async def look(self, query: Callable[[View], T]) -> T:
@@ -155,7 +155,7 @@ class Readers:
         try:
             connection.begin(_BEGIN)
             if limit < math.inf:
-                connection.execute(f"SET LOCAL statement_timeout = {round(limit * 1000)}")
+                connection.limit_statements(limit)
             yield connection
             with suppress(CommitUnknown):  # nothing was written
                 connection.commit()

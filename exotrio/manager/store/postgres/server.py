@@ -11,14 +11,17 @@ from psycopg.conninfo import conninfo_to_dict
 from exotrio._util.database_url import parse_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store.postgres.adaptation import ADAPTERS
-from exotrio.manager.store.postgres.connection import Connection
+from exotrio.manager.store.postgres.connection import STATEMENT_LIMIT, Connection
+from exotrio.manager.store.postgres.pipeline import Pipeline
 
 MIN_VERSION = 15
 """The oldest PostgreSQL that the tests run on."""
+CONNECT_TIMEOUT = 5
+"""Seconds for a connection, and then for its first answer; a URL may give another number for the former."""
 _DEFAULTS: dict[str, Any] = {
     "fallback_application_name": "exotrio",
     "client_encoding": "utf8",
-    "connect_timeout": 5,
+    "connect_timeout": CONNECT_TIMEOUT,
     # A peer that is gone without a word is noticed within seconds, not within hours.
     "keepalives_idle": 10,
     "keepalives_interval": 3,
@@ -32,7 +35,8 @@ _SETTINGS = {
     "enable_seqscan": "off",
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
-    "statement_timeout": "30s",
+    # The server ends a statement that takes longer; this process waits a little longer (``connection``).
+    "statement_timeout": f"{STATEMENT_LIMIT:g}s",
     # Longer than PostgreSQL takes to find a deadlock, of which it ends one only.
     "lock_timeout": "2s",
     # Locks of a manager that was stopped in the midst of a use case end with its session.
@@ -42,7 +46,7 @@ _SETTINGS = {
 }
 _READER_SETTINGS = {
     "jit": "off",
-    "statement_timeout": "0",
+    "statement_timeout": _SETTINGS["statement_timeout"],
     # A query waits for no row, but for whoever changes or rewrites a whole table.
     "lock_timeout": "4s",
     "idle_in_transaction_session_timeout": "60s",
@@ -86,9 +90,10 @@ class Server:
             **self._parameters,
         )
         try:
-            row = driver.execute("SELECT pg_backend_pid()").fetchone()
+            first = Pipeline(driver, prepares=False, patience=CONNECT_TIMEOUT)
+            pid = first.run(b"SELECT pg_backend_pid()").get_value(0, 0)
             # A pooler that lends sessions makes up the number of its own ones.
-            is_pooled = row is not None and row[0] != driver.pgconn.backend_pid
+            is_pooled = pid != b"%d" % driver.pgconn.backend_pid
             settings = _SETTINGS if writes else _READER_SETTINGS
             word = "SET LOCAL" if is_pooled else "SET"
             setup = "; ".join(f"{word} {name} = '{value}'" for name, value in settings.items())

@@ -44,7 +44,7 @@ TALLY_INTERVAL = 1.0
 """Seconds between two writes of tallies; what is counted meanwhile is lost if the process is killed."""
 RETRY_AFTER = 1.0
 """Seconds after a failed commit until a write that nobody waits for is tried again."""
-WRITABLE_FOR = 10.0
+WRITABLE_FOR = 2.0
 """Seconds for which a commit that wrote something proves that something can be written."""
 LOG_AGAIN = 60.0
 """Seconds between two lines in the log about commits that fail for the same reason."""
