@@ -46,6 +46,13 @@ class NotAccepted(ManagerUnavailable):
     """
 
 
+class ServerError(ManagerUnavailable):
+    """The state manager itself said, in JSON, that it failed at the request (500).
+
+    That may be about this request only. The 500 of a proxy in between is about whatever is behind it.
+    """
+
+
 class ResponseTooSlow(ManagerUnavailable):
     """The answer had begun to arrive when its time was up. A smaller one might have come as a whole."""
 
@@ -105,7 +112,10 @@ def parse_response(
     if 200 <= status < 300 or status in accept:
         return Answer(status, body, asked)
     detail = "\n".join(problems_in(body))[:MAX_DETAIL]
-    raise _error(status, f"{at} answered {status}: {detail}", where, retry_after(response.headers))
+    what, wait = f"{at} answered {status}: {detail}", retry_after(response.headers)
+    if status == 500 and isinstance(body, dict) and isinstance(body.get("detail"), str):
+        raise ServerError(what, status=status, where=where, retry_after=wait)
+    raise _error(status, what, where, wait)
 
 
 def invalid_response(what: str, asked: str, *, status: int | None = None) -> InvalidResponse:

@@ -18,7 +18,7 @@ import trio
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import discover, native_version, require_v0
 from exotrio._http.endpoint import Endpoint
-from exotrio._http.response import log_text
+from exotrio._http.response import ServerError, log_text
 from exotrio._link.native import NativeLink
 from exotrio._link.port import (
     Claim,
@@ -32,7 +32,7 @@ from exotrio._link.port import (
     Wanted,
 )
 from exotrio._link.v0 import V0Link
-from exotrio._nodes.outcome import Outcome, Requeued
+from exotrio._nodes.outcome import Executed, Outcome, Requeued
 from exotrio._util.events import Events
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_VERSION
@@ -42,8 +42,12 @@ log = logging.getLogger("exotrio")
 
 FIND_NATIVE_INTERVAL = 60.0
 """Seconds between two looks whether a server that speaks only v0 speaks the native API by now."""
-_SAYS_NOTHING_NEW = frozenset({401, 403, 408, 425, 429})
+_INCONCLUSIVE_STATUSES = frozenset({401, 403, 408, 425, 429})
 """Statuses of failures after which the server is still taken for what it was."""
+
+_PROBE = (Claim("f" * 24, "", "", {}, token="none"), Executed([]))
+"""An outcome of a state that does not exist. On stock, ids begin with the time of their creation: this one
+with a time in the year 2106."""
 
 T = TypeVar("T")
 
@@ -145,6 +149,16 @@ class AutoLink:
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
         return await self._deliver(lambda link, some: link.release(some), claims, once=True)
+
+    async def probe(self) -> Settlement:
+        # Registering again writes into its database; the report takes the way of all reports. Each alone
+        # can succeed while outcomes fail: a database that is full can be read, a proxy closes one route.
+        self._sure = False
+        link = await self._adapter_or_settlement(once=False)
+        if isinstance(link, Settlement):
+            return link
+        (settlement,) = self._noted(await link.report([_PROBE]))
+        return Settlement(Fate.SETTLED) if settlement.fate is Fate.DROPPED else settlement
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
         # Also while it is in doubt what the server is: an answer of the right form is about these leases.
@@ -260,7 +274,7 @@ class AutoLink:
         except KeyRefused as error:
             return Settlement(Fate.KEY_REFUSED, log_text(error), status=error.status)
         except ManagerUnavailable as error:
-            # No status: the reporter counts statuses against an item, and none was sent.
+            # No status: it is not about the item, which was not sent.
             return Settlement(Fate.RETRY, log_text(error), retry_after=error.retry_after)
 
     async def _watch(self, call: Awaitable[T]) -> T:
@@ -269,22 +283,25 @@ class AutoLink:
         except ClaimLost:
             self._sure = False
             raise
+        except ServerError:
+            self._answered_500 = True
+            raise
         except ManagerError as error:
             self._doubt(error.status)
             raise
 
     def _noted(self, settlements: list[Settlement]) -> list[Settlement]:
         for settlement in settlements:
-            if settlement.fate is Fate.RETRY or settlement.fate is Fate.UNKNOWN:
+            if settlement.fate is Fate.FAILED:
+                # Perhaps this one request failed at a server that is there: what can be repeated is sent.
+                self._answered_500 = True
+            elif settlement.fate is Fate.RETRY or settlement.fate is Fate.UNKNOWN:
                 self._doubt(settlement.status)
         return settlements
 
     def _doubt(self, status: int | None) -> None:
         """Ask the server again before the next call, if a failure with this status gives reason to."""
-        if status == 500:
-            # That may be one request failing at a server that is there: what can be repeated is sent.
-            self._answered_500 = True
-        elif status not in _SAYS_NOTHING_NEW:
+        if status not in _INCONCLUSIVE_STATUSES:
             self._sure = False
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from exotrio._http.client import HttpClient
 from exotrio._http.response import Answer, log_text
 from exotrio._link.port import Fate, Settlement
+from exotrio._link.v0 import settle_failure
 from exotrio._wire.native import ItemReply, ItemsReply
 from exotrio._wire.vocabulary import MAX_BATCH, ItemResult
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable
@@ -48,14 +49,18 @@ async def deliver(
         if outage is None:
             results = await _send(http, path, batch, frame)
             first = results[0]
-            # 500 too: the reporter gives an item up after some, which must not hit its neighbours.
-            if len(batch) > 1 and (first.status in _BATCH_REFUSED or first.status == 500):
+            # The reporter gives an item up after some server errors, which must not hit its neighbours.
+            if len(batch) > 1 and (first.status in _BATCH_REFUSED or first.fate is Fate.FAILED):
                 half = len(batch) // 2
                 waiting.extendleft((batch[half:], batch[:half]))
                 continue
-            failed_alone += first.status == 500
-            if failed_alone > 1 or (first.fate in {Fate.RETRY, Fate.KEY_REFUSED} and first.status != 500):
-                outage = replace(first, status=None if first.fate is Fate.RETRY else first.status)
+            failed_alone += first.fate is Fate.FAILED
+            if failed_alone > 1:
+                outage = replace(first, fate=Fate.RETRY, status=None)
+            elif first.fate is Fate.RETRY:
+                outage = replace(first, status=None)
+            elif first.fate is Fate.KEY_REFUSED:
+                outage = first
         else:  # one request of an outage is enough: each may take its whole timeout
             results = [outage] * len(batch)
         settlements.update(zip((item.index for item in batch), results, strict=True))
@@ -68,10 +73,7 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
         answer = await http.ask("POST", path, body=content)
         replies = answer.parse(ItemsReply).items
     except ManagerUnavailable as error:
-        settlement = Settlement(
-            Fate.RETRY, log_text(error), retry_after=error.retry_after, status=error.status
-        )
-        return [settlement] * len(batch)
+        return [settle_failure(error)] * len(batch)
     except ManagerError as error:
         if isinstance(error, KeyRefused):
             fate = Fate.KEY_REFUSED

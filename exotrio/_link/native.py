@@ -17,7 +17,7 @@ import trio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
-from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_response, log_text
+from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, invalid_response
 from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, settlements_of
 from exotrio._link.outcomes import added_fields, name_and_fields, trace_field
 from exotrio._link.port import (
@@ -31,7 +31,7 @@ from exotrio._link.port import (
     Wanted,
 )
 from exotrio._link.shields import Shields
-from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link
+from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
 from exotrio._nodes.outcome import Outcome
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
@@ -271,10 +271,9 @@ class NativeLink:
         if error.sent and not isinstance(error, NotAccepted):
             # The request may still be on its way, and take states that nobody would run.
             await self._void(claim.claim_id)
-        if error.status == 500:
+        if isinstance(error, ServerError):
             return None
-        failed = Settlement(Fate.RETRY, log_text(error), retry_after=error.retry_after, status=error.status)
-        return Exchanged([failed] * len(items), too_slow=isinstance(error, ResponseTooSlow))
+        return Exchanged([settle_failure(error)] * len(items), too_slow=isinstance(error, ResponseTooSlow))
 
     async def _report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         settlements = await self._deliver(dict(enumerate(items)))

@@ -83,6 +83,8 @@ class Fate(Enum):
     """This body will never be accepted (413, 422, invalid)."""
     RETRY = "retry"
     """It is not delivered; repeating it does no harm."""
+    FAILED = "failed"
+    """As RETRY, but the state manager itself failed with it (500), sent alone: perhaps it always will."""
     UNKNOWN = "unknown"
     """It may have arrived, and repeating it could do harm (a v0 release or requeue)."""
     KEY_REFUSED = "key refused"
@@ -229,6 +231,12 @@ class Link(Protocol):
         """Release claims, so that others can run them at once and no attempt is counted.
 
         One settlement per claim, in order. Never raises ManagerError.
+        """
+
+    async def probe(self) -> Settlement:
+        """Find out whether outcomes can be delivered at all now, without touching any state.
+
+        SETTLED if so. May be repeated. Never raises ManagerError.
         """
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:

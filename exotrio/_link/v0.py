@@ -21,7 +21,7 @@ import trio
 
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
-from exotrio._http.response import NotAccepted, ResponseTooSlow, log_text
+from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, log_text
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
 from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
 from exotrio._link.shields import Shields
@@ -236,9 +236,7 @@ class V0Link:
             except ManagerUnavailable as error:
                 if not earlier and (not error.sent or isinstance(error, NotAccepted)):
                     self._forget(claim.state_id)
-                return Settlement(
-                    Fate.RETRY, log_text(error), retry_after=error.retry_after, status=error.status
-                )
+                return settle_failure(error)
             except ManagerError as error:
                 settlement = settle_refusal(error)
                 if settlement.fate is not Fate.RETRY:
@@ -283,6 +281,12 @@ class V0Link:
 
     def _forget(self, state_id: str) -> None:
         self._unanswered.pop(state_id, None)
+
+
+def settle_failure(error: ManagerUnavailable) -> Settlement:
+    """Return what a request without a usable answer means for an item that may be repeated."""
+    fate = Fate.FAILED if isinstance(error, ServerError) else Fate.RETRY
+    return Settlement(fate, log_text(error), retry_after=error.retry_after, status=error.status)
 
 
 def settle_refusal(error: ManagerError) -> Settlement:

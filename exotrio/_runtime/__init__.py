@@ -12,6 +12,7 @@
     stop         requests to stop                   shutdown      what follows them
     watchdog     ends a process that does not stop  vitals        how it is, from any thread
     task_tree    where its tasks wait, from any thread
+    server_errors  tells an outcome that the state manager fails with from an outage
     outage       one log line when something begins to fail, one when it works again
     loop_watch   says when a node blocks the loop, and where
 
@@ -42,8 +43,11 @@ any more) and replayed outcomes go into the reporter's queue directly::
 5. A requeue without a lease token could run a finished state again if it is sent twice. It is marked in the
    outbox before it is sent; if its answer is lost, its fate is unknown and it is not sent again. Everything
    else may be repeated.
-6. An outcome is replaced in one case: the state manager refuses this body, or answers 500 to it eight times
-   in a row while others get through. Then the state is reported as errored, with that reason.
+6. An outcome is replaced in one case: the state manager rejects its body. It refuses the body (413, 422), or
+   fails with it: it has answered 500 to it eight times, and between any two of these something else got
+   through that began and ended there: another delivery or, if there was none, a probe. Then the state is
+   reported as errored, with that reason. So no outage turns an outcome into an error: nothing gets through
+   then. A 500 that is not the state manager's own JSON is the answer of a proxy, and counts as an outage.
 7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
    and its states come out of the commit that created them. So the poller does not claim while something is
    being reported, unless its last claim waited at the server, reports take long, or the buffer is small

@@ -110,7 +110,7 @@ class Intake:
             self.claimed.send_nowait(held)
         return taken[limit:]
 
-    def came_too_slowly(self, limit: int) -> None:
+    def shrink_limit(self, limit: int) -> None:
         """Ask for fewer states from now on."""
         self.max_limit = max(1, limit // 2)
         log.warning(

@@ -201,7 +201,7 @@ class Poller:
         self._pause = backoff.pause(self._outage.failures, at_least)
         self._wakeable = False
         if isinstance(error, ResponseTooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
-            self.intake.came_too_slowly(limit)
+            self.intake.shrink_limit(limit)
         if self.ledger.events:
             self.ledger.events.emit(Polled(result))
         self._outage.failed(error, self._pause, level=level)

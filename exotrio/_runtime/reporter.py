@@ -20,6 +20,7 @@ from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.options import Options
 from exotrio._runtime.outage import Outage
+from exotrio._runtime.server_errors import ItemErrors, ServerErrors
 from exotrio._util.backoff import OUTAGE, REFUSED
 
 if TYPE_CHECKING:
@@ -38,10 +39,9 @@ QUICK = 0.02
 """Seconds that a delivery may take at most for claims to be left to reports. Room that opens while one is on
 its way waits for the next one: with answers after 0.15 s, a runtime that claims beside them does
 a fifth more."""
-PATIENCE = 8
-"""Responses 500 in a row to one item, while others get through, after which the item is to blame."""
-FLUSH_DELAY = 0.5
-"""Most seconds between two attempts while flushing."""
+STOP_DELAY = 0.25
+"""Most seconds between two attempts while flushing. From a request to stop on, also between those of an item
+that the server fails with, until a probe says that it fails with everything."""
 
 
 async def report(finished: trio.MemoryReceiveChannel[HeldClaim], *, reporter: Reporter) -> None:
@@ -62,10 +62,7 @@ class _Failures:
     count: int = 0
     key_refused: bool = False
     """The response to the last attempt was 401 or 403."""
-    server_errors: int = 0
-    """Responses 500 in a row."""
-    answered_before: int = 0
-    """``Reporter.answered`` before the first of those."""
+    errors: ItemErrors = field(default_factory=ItemErrors)
     alone: bool = False
     """It is not to be sent in one batch with others."""
 
@@ -76,7 +73,6 @@ class Reporter:
 
     Attributes:
         flushing: Is set when the last phase begins.
-        answered: Deliveries the server has accepted or dropped; tells a refusal of one body from an outage.
     """
 
     link: Link
@@ -84,13 +80,16 @@ class Reporter:
     flushing: trio.Event
     options: Options
     outbox: Outbox | None = None
-    answered: int = 0
     _nursery: trio.Nursery = field(init=False)
     _intake: Intake = field(init=False)
     _queue: deque[HeldClaim] = field(default_factory=deque)
     _queued: trio.Event = field(default_factory=trio.Event)
     _failed: dict[HeldClaim, _Failures] = field(default_factory=lambda: defaultdict(_Failures))
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
+    _server_errors: ServerErrors = field(default_factory=ServerErrors)
+    _probing: trio.Lock = field(default_factory=trio.Lock)
+    _last_probe: tuple[int, Settlement] = (0, Settlement(Fate.SETTLED))
+    """When the last probe began, and its result."""
     _sending: int = 0
     """Deliveries in flight, ..."""
     _sent_at: float = -math.inf
@@ -224,9 +223,10 @@ class Reporter:
 
     async def _deliver(self, batch: list[HeldClaim], limiter: trio.Semaphore, over: trio.Event) -> None:
         began = trio.current_time()
+        moment = self._server_errors.begin()
         try:
             if batch := await self._marked(batch):
-                await self._send(batch)
+                await self._send(batch, moment)
         finally:
             self._sending -= 1
             self._took = trio.current_time() - began
@@ -244,7 +244,7 @@ class Reporter:
             self._repeat_later(held, Settlement(Fate.RETRY, "the outbox cannot be written"))
         return [held for held in batch if held not in risky]
 
-    async def _send(self, batch: list[HeldClaim]) -> None:
+    async def _send(self, batch: list[HeldClaim], moment: int) -> None:
         for held in batch:
             held.in_flight = True
         claims = [held.claim for held in batch]
@@ -267,7 +267,7 @@ class Reporter:
                 # The lease was lost, and the state then claimed again: under that claim it may be accepted.
                 self.add(held)
             else:
-                self._settled(held, settlement)
+                self._settled(held, settlement, moment)
 
     async def _request(self, batch: list[HeldClaim]) -> list[Settlement]:
         if batch[0].outcome is None:
@@ -282,7 +282,7 @@ class Reporter:
             for held in self._intake.take(exchanged.claims, asked, wanted.limit):
                 self.release(held)
         if exchanged.too_slow:
-            self._intake.came_too_slowly(wanted.limit)
+            self._intake.shrink_limit(wanted.limit)
         elif exchanged.claims:
             self._intake.came_in_time(len(exchanged.claims))
         return exchanged.settlements
@@ -296,30 +296,32 @@ class Reporter:
         wanted = self._intake.wanted(self._intake.room - spare)
         return wanted if wanted.limits else None
 
-    def _settled(self, held: HeldClaim, settlement: Settlement) -> None:
+    def _settled(self, held: HeldClaim, settlement: Settlement, moment: int) -> None:
         match settlement.fate:
             case Fate.SETTLED:
                 self._outage.worked()
                 log.debug("%s: %s is delivered", held, held.what)
-                self.answered += 1
+                self._server_errors.passed(moment)
                 self._end(held, held.delivered_ending)
             case Fate.DROPPED:
                 why = f"it is no longer claimed by this runtime: {settlement.detail}"
                 log.warning("dropping the %s of %s: %s", held.what, held, why)
-                self.answered += 1
+                self._server_errors.passed(moment)
                 self._end(held, Ending.DROPPED)
             case Fate.UNKNOWN:
                 log.error("%s: whether its %s arrived is unknown: %s", held, held.what, settlement.detail)
                 self._end(held, Ending.UNKNOWN)
             case Fate.REFUSED:
                 self._refused(held, settlement.detail)
-            case Fate.RETRY | Fate.KEY_REFUSED:
-                failures = self._failed[held]
-                failures.key_refused = settlement.fate is Fate.KEY_REFUSED
-                if self._is_hopeless(failures, settlement):
-                    self._refused(held, f"{failures.server_errors} times 500 in a row: {settlement.detail}")
+            case Fate.FAILED:
+                if self._server_rejects_item(held):
+                    times = self._failed[held].errors.counted
+                    self._refused(held, f"{times} times 500 while other requests worked: {settlement.detail}")
                 else:
                     self._repeat_later(held, settlement)
+            case Fate.RETRY | Fate.KEY_REFUSED:
+                self._server_errors.failed(self._failed[held].errors)
+                self._repeat_later(held, settlement)
 
     def _end(self, held: HeldClaim, ending: Ending) -> None:
         self._failed.pop(held, None)
@@ -329,15 +331,11 @@ class Reporter:
 
     # -- failures
 
-    def _is_hopeless(self, failures: _Failures, settlement: Settlement) -> bool:
-        """Whether the server fails with this item only."""
-        if settlement.status != 500:
-            failures.server_errors = 0
-            return False
-        if failures.server_errors == 0:
-            failures.answered_before = self.answered
-        failures.server_errors += 1
-        return failures.server_errors >= PATIENCE and self.answered > failures.answered_before
+    def _server_rejects_item(self, held: HeldClaim) -> bool:
+        """Enter a server error of an item; return whether the server fails with this item only."""
+        failures = self._failed[held]
+        failures.alone = True
+        return self._server_errors.server_error(failures.errors)
 
     def _refused(self, held: HeldClaim, why: str) -> None:
         if held.outcome is None or isinstance(held.outcome, Errored):
@@ -352,6 +350,9 @@ class Reporter:
 
     def _repeat_later(self, held: HeldClaim, settlement: Settlement) -> None:
         failures = self._failed[held]
+        failures.key_refused = settlement.fate is Fate.KEY_REFUSED
+        # One that the server fails with is settled soon, instead of taking all the time of a stop.
+        hurry = self._intake.stop.arrived if settlement.fate is Fate.FAILED else self.flushing
         backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (OUTAGE, logging.WARNING)
         delay = backoff.pause(failures.count, settlement.retry_after)
         failures.count += 1
@@ -359,13 +360,33 @@ class Reporter:
             self.outbox.unmark([held])
         self._outage.failed(settlement.detail or settlement.fate.value, delay, level=level)
         self.ledger.notify()  # the poller claims less, or nothing
-        self._nursery.start_soon(self._repeat, held, delay)
+        self._nursery.start_soon(self._repeat, held, delay, hurry)
 
-    async def _repeat(self, held: HeldClaim, delay: float) -> None:
-        if self.flushing.is_set():
-            await trio.sleep(min(delay, FLUSH_DELAY))
+    async def _repeat(self, held: HeldClaim, delay: float, hurry: trio.Event) -> None:
+        if hurry.is_set():
+            await trio.sleep(min(delay, STOP_DELAY))
         else:
             with trio.move_on_after(delay):
                 # The flush is the last chance: it does not wait for a Retry-After.
-                await self.flushing.wait()
-        self.add(held)
+                await hurry.wait()
+        failure = await self._failure_of_all(self._failed[held].errors)
+        if failure is None:
+            self.add(held)
+        else:
+            self._repeat_later(held, failure)
+
+    async def _failure_of_all(self, errors: ItemErrors) -> Settlement | None:
+        """Return why nothing can be delivered now, if that has to be found out before the next attempt."""
+        called = self._server_errors.begin()
+        async with self._probing:
+            if not self._server_errors.needs_probe(errors):
+                return None
+            began, result = self._last_probe
+            if began < called:  # else another task sent one while this one waited
+                began = self._server_errors.begin()
+                result = await self.link.probe()
+                self._last_probe = began, result
+            if result.fate is not Fate.SETTLED:
+                return result
+            self._server_errors.passed(began)
+            return None

@@ -19,7 +19,7 @@ from trio.testing import MockClock
 
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
-from exotrio._http.response import NotAccepted, retry_after
+from exotrio._http.response import NotAccepted, ServerError, retry_after
 from exotrio._util import deadlines
 from exotrio.errors import (
     ConfigurationError,
@@ -80,7 +80,7 @@ async def test_an_answer_is_parsed_and_the_key_and_a_fresh_request_id_are_sent()
         (422, RequestRefused),
         (425, NotAccepted),
         (429, NotAccepted),
-        (500, ManagerUnavailable),
+        (500, ServerError),
         (502, ManagerUnavailable),
         (503, NotAccepted),
     ],

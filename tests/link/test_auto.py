@@ -58,7 +58,10 @@ class Server:
         if path.endswith(("/outcomes", "/release")):
             body = json.loads(request.content)
             items = body if isinstance(body, list) else body["states"]
-            return answer(200, {"items": [{"state_id": i["state_id"], "result": "ok"} for i in items]})
+            ids = [item["state_id"] for item in items]
+            results = ["unknown" if state_id in self.gone else "ok" for state_id in ids]
+            replies = [{"state_id": s, "result": r} for s, r in zip(ids, results, strict=True)]
+            return answer(200, {"items": replies})
         if path.split("/")[5] in self.gone:
             return answer(404, {"detail": "State not found"})
         return done()
@@ -71,6 +74,10 @@ class Server:
         asked = self.double.asked
         self.double.requests.clear()
         return asked
+
+
+FAILED = answer(500, {"success": False, "detail": "contact support"})
+"""What a state manager answers when it fails."""
 
 
 async def registered(kind: str) -> tuple[Server, AutoLink]:
@@ -203,7 +210,7 @@ async def test_during_an_outage_reports_and_releases_are_unsent_and_blame_no_ite
     ("status", "asked"),
     [
         *((status, True) for status in (404, 405, 502, 503, 504)),
-        *((status, False) for status in (401, 403, 408, 425, 429, 500)),
+        *((status, False) for status in (401, 403, 408, 425, 429)),
     ],
 )
 async def test_after_which_statuses_the_server_is_asked_again_what_it_is(status: int, asked: bool) -> None:
@@ -216,20 +223,68 @@ async def test_after_which_statuses_the_server_is_asked_again_what_it_is(status:
     assert server.asked_anew() == ["GET v1", "PUT nodes"] * asked + ["POST outcomes"]
 
 
-async def test_a_500_for_one_state_is_no_outage() -> None:
-    server, link = await registered("v0")
-    server.away = answer(500)
-    [settlement] = await link.report([(Claim("s1", "D", "d", {}), DONE)])
+@pytest.mark.parametrize("kind", ["native", "v0"])
+async def test_a_500_of_the_state_manager_itself_is_not_an_outage(kind: str) -> None:
+    server, link = await registered(kind)
+    server.away = FAILED
+    [settlement] = await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
+    assert (settlement.fate, settlement.status) == (Fate.FAILED, 500)
+    server.asked_anew()
+    await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
+    assert server.asked_anew() == ["POST outcomes" if kind == "native" else "POST executed"]
+
+
+@pytest.mark.parametrize("kind", ["native", "v0"])
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(500, text="<html><h1>Internal Server Error</h1></html>"),
+        answer(500, {"message": "Internal server error"}),
+        answer(500, ["detail"]),
+    ],
+)
+async def test_a_500_of_a_proxy_is_an_outage(response: httpx.Response, kind: str) -> None:
+    server, link = await registered(kind)
+    server.away = response
+    [settlement] = await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
     assert (settlement.fate, settlement.status) == (Fate.RETRY, 500)
     server.asked_anew()
-    await link.report([(Claim("s1", "D", "d", {}), DONE)])
-    assert server.asked_anew() == ["POST executed"]
+    await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
+    assert server.asked_anew() == ["GET v1"]
+
+
+@pytest.mark.parametrize("kind", ["native", "v0"])
+async def test_a_probe_registers_again_and_reports_for_a_state_that_does_not_exist(kind: str) -> None:
+    server, link = await registered(kind)
+    server.gone = {"f" * 24}
+    server.asked_anew()
+    assert (await link.probe()).fate is Fate.SETTLED
+    identified = ["GET v1", "PUT nodes"] if kind == "native" else ["GET v1", "GET nodes", "PUT nodes"]
+    assert server.asked_anew() == [*identified, "POST outcomes" if kind == "native" else "POST executed"]
+
+
+@pytest.mark.parametrize("fails", ["GET v1", "GET nodes", "PUT nodes", "POST executed"])
+async def test_a_probe_fails_if_any_of_its_requests_does(fails: str) -> None:
+    server, link = await registered("v0")
+    server.gone = {"f" * 24}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        return FAILED if server.double.asked[-1] == fails else server(request)
+
+    server.double.handler = handler
+    assert (await link.probe()).fate in (Fate.RETRY, Fate.FAILED)
+
+
+async def test_a_probe_with_a_key_that_is_refused_says_so() -> None:
+    server, link = await registered("v0")
+    server.away = answer(401)
+    assert (await link.probe()).fate is Fate.KEY_REFUSED
 
 
 async def test_after_a_500_what_can_be_sent_only_once_is_not_risked_on_a_server_that_fails() -> None:
     server, link = await registered("v0")
     [claim, other] = [Claim(f"s{i}", "D", "d", {}) for i in range(2)]
-    server.away = answer(500)
+    server.away = FAILED
     await link.report([(claim, DONE)])
     server.asked_anew()
     # As a stock server answers whose database is away.

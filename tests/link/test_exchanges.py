@@ -126,7 +126,9 @@ async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: MockC
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])
 async def test_what_is_refused_as_a_whole_is_to_be_reported_apart(status: int) -> None:
     link, _ = native_link(
-        lambda request: answer(status) if request.url.path.endswith("/outcomes") else answered(request)
+        lambda request: (
+            answer(status, {"detail": "no"}) if request.url.path.endswith("/outcomes") else answered(request)
+        )
     )
     assert await link.exchange([held(1)], WANTED) is None
 

@@ -769,7 +769,7 @@ async def test_native_each_result_has_its_fate(result: str, fate: Fate) -> None:
 @pytest.mark.parametrize(
     ("handler", "fate", "status"),
     [
-        *((handler, Fate.RETRY, status) for handler, status in UNANSWERED if status != 500),
+        *((handler, Fate.RETRY, status) for handler, status in UNANSWERED),
         (raising(httpx.ConnectError("refused")), Fate.RETRY, None),
         (lambda _: answer(404), Fate.RETRY, 404),
         (lambda _: answer(405), Fate.RETRY, 405),
@@ -834,17 +834,16 @@ async def test_nothing_to_report_sends_nothing() -> None:
 
 async def test_native_an_item_the_server_fails_at_does_not_take_its_neighbours_along() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
-        return answer(500) if b'"s5"' in request.content else settled(request)
+        return answer(500, {"detail": "no"}) if b'"s5"' in request.content else settled(request)
 
     link, _ = native_link(handler)
     settlements = await link.report([(leased(i), DONE) for i in range(9)])
-    assert [s.fate for s in settlements] == [Fate.RETRY if i == 5 else Fate.SETTLED for i in range(9)]
-    assert settlements[5].status == 500
+    assert [s.fate for s in settlements] == [Fate.FAILED if i == 5 else Fate.SETTLED for i in range(9)]
 
 
 async def test_native_a_server_that_fails_at_everything_is_asked_few_times() -> None:
-    link, double = native_link(lambda _: answer(500))
+    link, double = native_link(lambda _: answer(500, {"detail": "no"}))
     settlements = await link.report([(leased(i), DONE) for i in range(64)])
-    assert {s.fate for s in settlements} == {Fate.RETRY}
+    assert {s.fate for s in settlements} == {Fate.FAILED, Fate.RETRY}
     assert len(double.requests) < 10
-    assert sum(s.status == 500 for s in settlements) <= 2
+    assert sum(s.fate is Fate.FAILED for s in settlements) <= 2

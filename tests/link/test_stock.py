@@ -251,7 +251,7 @@ async def test_while_the_database_is_away_results_are_kept_and_no_claim_is_taken
         await trio.sleep(60)
 
     rt = await play(stock, meanwhile)
-    assert stock.answered.count(("POST executed", 500)) > 1
+    assert ("POST executed", 500) in stock.answered
     assert began == ONCE_EACH
     assert finished == AT_THE_END
     assert [outcome for ((outcome, _),) in stock.accepted.values()].count("errored") == 1

@@ -241,7 +241,9 @@ class NativeServer(V0Server):
         return self.claim_ids[claim_id]
 
     def _end(self, item: Any, status: str) -> dict[str, str]:
-        state = self.states[item["state_id"]]
+        state = self.states.get(item["state_id"])
+        if state is None:
+            return {"state_id": item["state_id"], "result": "unknown"}
         current = item["token"] == _token(state)
         if current and state.status == "QUEUED":
             state.status = status

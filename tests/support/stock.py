@@ -5,7 +5,8 @@ the nodes have to be registered and that references lead to identifiers of the g
 
 * Nothing guards re-enqueue-after and manual-retry: they bring finished states back, and what followed
   them is created a second time. Outcomes count in any namespace.
-* An id that is none is a 500. So is one of two first registrations at once.
+* An id that is none is a 500. So is one of two first registrations at once, and an outcome that its database
+  cannot store: more than 16 MiB, or an integer beyond 64 bits. The state stays QUEUED then.
 * A path whose slash at the end is missing, or too many, is redirected (307).
 * A graph is validated after the answer to its PUT. Read alone it shows defaults in place of what is
   stored; in the list it shows ciphertexts.
@@ -95,7 +96,10 @@ class Answer(Exception):
 
 
 BAD_GATEWAY = Answer(502, b"<html><h1>502 Bad Gateway</h1></html>")
+GATEWAY_FAILS = Answer(500, b"<html><h1>500 Internal Server Error</h1></html>")
 BROKEN = Answer(500, {"success": False, "detail": "contact support with your request id"})
+MAX_DOCUMENT = 16 * 1024 * 1024
+"""Bytes that the database takes for one state."""
 
 
 def refuse(status: int, detail: str) -> Answer:
@@ -110,6 +114,7 @@ class Stock:
 
     Attributes:
         proxy: Asked about each request, by method and path.
+        proxy_answer: What the proxy answers itself.
         registrations_collide: So many registrations are still to fail.
         looks_pending: So often a graph is seen PENDING, the answer to its PUT included.
         database_away: See above.
@@ -126,6 +131,7 @@ class Stock:
     def __init__(self, clock: Callable[[], float] = trio.current_time) -> None:
         self.clock = clock
         self.proxy: Callable[[str, str], Fate] = lambda method, path: ""
+        self.proxy_answer = BAD_GATEWAY
         self.registrations_collide = 0
         self.looks_pending = 1
         self.database_away = False
@@ -168,7 +174,7 @@ class Stock:
         """Return the answer that arrives, which may be the proxy's."""
         fate = self.proxy(method, path)
         if fate == "away":
-            return BAD_GATEWAY
+            return self.proxy_answer
         with self._lock:  # on a port there are several threads
             self._catch_up()
             self._raises = False
@@ -178,7 +184,7 @@ class Stock:
                 answer = raised
             answer.cuts_next = self._raises
         self.answered.append((_asked(method, path), answer.status))
-        return BAD_GATEWAY if fate == "lost" else answer
+        return self.proxy_answer if fate == "lost" else answer
 
     def _catch_up(self) -> None:
         """Do what is due in the background."""
@@ -353,6 +359,8 @@ class Stock:
         state = self._find(state_id)
         if state.status != "QUEUED" and not self.outcomes_race:
             raise refuse(400, "State is not queued")
+        if not _can_be_stored(body):
+            raise BROKEN
         self.accepted.setdefault(state_id, []).append((route, body))
         return state
 
@@ -506,6 +514,19 @@ class Stock:
             "created_at": MOMENT,
             "updated_at": MOMENT,
         }
+
+
+def _can_be_stored(body: Any) -> bool:
+    fits = all(-(2**63) <= number < 2**63 for number in _integers(body))
+    return fits and len(json.dumps(body)) <= MAX_DOCUMENT
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _integers(part)
 
 
 def _asked(method: str, path: str) -> str:

@@ -1,0 +1,68 @@
+"""Tells an item that the state manager fails with from an outage: rule 6 of ``_runtime``. Pure bookkeeping.
+
+An answer 500 of the state manager may be about one outcome (it is too large for the database behind it), or
+about everything (that database is away). It is about the outcome if something else gets through meanwhile::
+
+    item         500 ............... 500 ............... 500        each counts, since in each gap
+    others            began, ended        probe passed              something else began and ended
+
+What was already on its way at the first 500 does not count: it may have arrived before an outage began. If
+nothing else is to be delivered, the reporter sends a probe (``Link.probe``) before the item's next attempt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_SERVER_ERRORS = 8
+"""So many counted server errors, and the state manager rejects the item. Fewer could be chance, at a load
+balancer of which one server of two fails."""
+
+
+@dataclass(slots=True)
+class ItemErrors:
+    """The failures of one item.
+
+    Attributes:
+        counted: Server errors that no outage explains.
+        failed_at: When its last attempt failed, as ``ServerErrors.begin`` numbers moments.
+    """
+
+    counted: int = 0
+    failed_at: int = 0
+
+
+@dataclass(slots=True)
+class ServerErrors:
+    """The rule, for all items of one runtime."""
+
+    _moment: int = 0
+    _passed: int = 0
+    """When the latest delivery or probe began that got through."""
+
+    def begin(self) -> int:
+        """Return the moment at which a delivery or a probe begins: a number that only grows."""
+        self._moment += 1
+        return self._moment
+
+    def passed(self, began: int) -> None:
+        """Enter that what began at this moment got through."""
+        self._passed = max(self._passed, began)
+
+    def failed(self, item: ItemErrors) -> None:
+        """Enter that an attempt failed for another reason."""
+        item.failed_at = self.begin()
+
+    def server_error(self, item: ItemErrors) -> bool:
+        """Enter that the state manager itself answered 500 to this item alone.
+
+        Return whether it rejects the item.
+        """
+        if not self.needs_probe(item):
+            item.counted += 1
+        item.failed_at = self.begin()
+        return item.counted >= MAX_SERVER_ERRORS
+
+    def needs_probe(self, item: ItemErrors) -> bool:
+        """Whether the next server error of the item would prove nothing: nothing else got through since."""
+        return item.counted > 0 and self._passed < item.failed_at
