@@ -301,5 +301,12 @@ async def test_whether_a_run_ended_is_looked_up_only_if_it_may_have(manager: Man
     for item, ends in zip(await items(manager, "b", 2, **executed(OUTPUT)), (False, True), strict=True):
         with noted(manager.service.store) as statements:
             ok(await manager.api.outcomes(item))
-        assert len([sql for sql in statements if "SET finished_at" in sql]) == ends
+        assert len([sql for sql in statements if "AND pending = 0" in sql]) == ends
     assert (await flow.statuses())["b", "SUCCESS"] == 2
+
+
+async def test_an_outcome_updates_the_row_of_its_run_once(manager: Manager) -> None:
+    await Flow.start(manager.api, place("a"))
+    with noted(manager.service.store) as statements:
+        await report(manager, "a", 1, **executed(OUTPUT))
+    assert len([sql for sql in statements if sql.startswith("UPDATE runs ")]) == 1

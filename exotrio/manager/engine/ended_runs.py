@@ -1,8 +1,9 @@
-"""Counting, for charts, of the runs that end in one use case."""
+"""The runs that end in one use case: announced, and counted for charts."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.store.port import Transaction
@@ -22,9 +23,19 @@ class EndedRuns:
         self._tx = tx
         self._counted: dict[int, Key] = {}
 
-    def add(self, run: int, graph: int, created_at: int, status: str) -> None:
-        """Count a run, with the time that it took."""
-        self._count(run, (graph, RUN, status, bucket_of(self._tx.now_ms - created_at)))
+    def find(self, runs: Iterable[int]) -> None:
+        """Count and announce those of these runs that have nothing pending, with the time that each took."""
+        tx, numbers = self._tx, sorted(runs)
+        if not numbers:
+            return
+        for run, run_id, graph, created_at, status in tx.execute(
+            "SELECT id, run_id, graph, created_at, CASE WHEN cancelled_at IS NOT NULL THEN 'CANCELLED'"
+            f" WHEN errored > 0 THEN 'ERRORED' ELSE 'SUCCESS' END FROM runs WHERE {tx.any_of('id')}"
+            " AND pending = 0",
+            (tx.items(numbers),),
+        ):
+            tx.ready.add(run_id)
+            self._count(run, (graph, RUN, status, bucket_of(tx.now_ms - created_at)))
 
     def change(self, run: int, *, pending: int, errored: int) -> None:
         """Count a run no more that goes on, or as failed if states of it failed after it had ended."""

@@ -46,6 +46,12 @@ _RUN_COLUMN = {
     CREATED: 0, QUEUED: 0, EXECUTED: 0, SUCCESS: 1, PRUNED: 1,
     ERRORED: 2, NEXT_CREATED_ERROR: 2, RETRY_CREATED: 3,
 }  # fmt: skip
+_FINISHED_AT = (
+    "finished_at",
+    "CASE WHEN {pending} > 0 THEN NULL"
+    " WHEN {pending} = pending AND {retried} = retried THEN finished_at ELSE {finished_at} END",
+)
+"""Of a run: when pending last became 0, or a failed state was replaced without that."""
 _UNITE_COUNTERS = ("pending", "failed", "succeeded")
 # A pruned or replaced member counts in none.
 _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
@@ -364,25 +370,13 @@ class Changes:
     def _apply_to_runs(self) -> None:
         tx = self.tx
         changed = {run: deltas for run, deltas in self._runs.items() if any(deltas)}
-        tx.update("runs", ("id",), (), sorted((run, *deltas) for run, deltas in changed.items()), add=_RUNS)
+        rows = sorted((run, tx.now_ms, *deltas) for run, deltas in changed.items())
+        tx.update("runs", ("id",), ("finished_at",), rows, add=_RUNS, computed=(_FINISHED_AT,))
         self._open = {run: n for run, was in self._open.items() if (n := was + changed.get(run, (0,))[0])}
         for run, (pending, _, errored, _) in changed.items():
             self._ended_runs.change(run, pending=pending, errored=errored)
         # Others go on: one state of theirs followed another, or some are left.
-        may_end = sorted(run for run, d in changed.items() if (d[0] or d[3]) and run not in self._open)
-        if not may_end:
-            return
-        ended = tx.execute(
-            f"UPDATE runs SET finished_at = CASE WHEN pending = 0 THEN ? END WHERE {tx.any_of('id')}"
-            " AND (pending = 0 OR finished_at IS NOT NULL) RETURNING id, run_id, pending, graph,"
-            " created_at, CASE WHEN cancelled_at IS NOT NULL THEN 'CANCELLED' WHEN errored > 0 THEN 'ERRORED'"
-            " ELSE 'SUCCESS' END",
-            (tx.now_ms, tx.items(may_end)),
-        ).fetchall()
-        for run, run_id, pending, graph, created_at, status in ended:
-            if pending == 0 and changed[run][0] < 0:
-                tx.ready.add(run_id)
-                self._ended_runs.add(run, graph, created_at, status)
+        self._ended_runs.find(run for run, (n, *_) in changed.items() if n < 0 and run not in self._open)
 
 
 def find_state(view: View, namespace: str, state_id: str) -> Row | None:

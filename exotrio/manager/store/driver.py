@@ -6,7 +6,7 @@ what both understand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -72,15 +72,29 @@ class Dialect(Protocol):
         """Return the statement that inserts rows; ``conflict`` is what follows ON CONFLICT, if anything."""
 
     def update(
-        self, table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tuple[str, ...]
+        self,
+        table: str,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        add: tuple[str, ...],
+        computed: tuple[tuple[str, str], ...],
     ) -> str:
-        """Return the statement that updates rows, each given as (*keys, *columns, *add)."""
+        """Return the statement that updates rows, each given as (*keys, *columns, *add).
+
+        Columns that are ``computed`` are set to an expression, in which ``{column}`` is the given value, or
+        the sum for one of ``add``.
+        """
 
     def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
         """Run one of these for rows; the row count is that of those inserted, changed or found."""
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         """Leave nothing in a file, as far as that can be had, of what the body deletes or replaces."""
+
+
+def new_values(values: Mapping[str, str], computed: tuple[tuple[str, str], ...]) -> Iterable[tuple[str, str]]:
+    """Return what an UPDATE sets each column to: its value, or what is computed of the values."""
+    return {**values, **{column: text.format_map(values) for column, text in computed}}.items()
 
 
 def put_meta(executor: Executor, key: str, value: str) -> None:

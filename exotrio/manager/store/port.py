@@ -216,17 +216,18 @@ class Transaction(View):
         rows: Sequence[tuple[Any, ...]],
         *,
         add: tuple[str, ...] = (),
+        computed: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """Update rows with one statement: each is (*keys, *columns, *add).
 
         A row is found by all its keys, which may be NULL but for the first; its ``columns`` get new values,
-        those of ``add`` grow by the given ones.
+        those of ``add`` grow by the given ones; ``computed``: see ``Dialect.update``.
 
         If one is not found, the use case is run again, when it has ended: the keys say what was read of the
         row, and it has changed since.
         """
         if rows:
-            sql = self._dialect.update(table, keys, columns, add)
+            sql = self._dialect.update(table, keys, columns, add, computed)
             updated = self._dialect.run(self._connection, sql, rows)
             self._updates.append((table, updated, len(rows)))
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
-from exotrio.manager.store.driver import Connection, Items, Rows
+from exotrio.manager.store.driver import Connection, Items, Rows, new_values
 from exotrio.manager.store.postgres.adaptation import Array, array
 from exotrio.manager.store.postgres.translation import tables
 
@@ -24,13 +24,20 @@ def _insert(table: str, columns: tuple[str, ...], conflict: str) -> str:
 
 
 @cache
-def _update(table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tuple[str, ...]) -> str:
+def _update(
+    table: str,
+    keys: tuple[str, ...],
+    columns: tuple[str, ...],
+    add: tuple[str, ...],
+    computed: tuple[tuple[str, str], ...],
+) -> str:
     # A key may be among the columns, too: the status that is expected and the new one.
     names = [
         f"{role}_{column}" for role, group in (("k", keys), ("v", columns), ("a", add)) for column in group
     ]
-    changes = [f"{column} = new.v_{column}" for column in columns]
-    changes += [f"{column} = {table}.{column} + new.a_{column}" for column in add]
+    values = {column: f"new.v_{column}" for column in columns}
+    values |= {column: f"({table}.{column} + new.a_{column})" for column in add}
+    changes = [f"{column} = {value}" for column, value in new_values(values, computed)]
     types = tables()[table]
     same = [
         f"{table}.{key} {'IS NOT DISTINCT FROM' if types[key].may_be_null else '='} new.k_{key}"

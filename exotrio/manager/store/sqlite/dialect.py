@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from exotrio.manager.store.driver import Connection, Items, Rows
+from exotrio.manager.store.driver import Connection, Items, Rows, new_values
 
 
 @cache
@@ -20,11 +20,18 @@ def _insert(table: str, columns: tuple[str, ...], conflict: str) -> str:
 
 
 @cache
-def _update(table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tuple[str, ...]) -> str:
+def _update(
+    table: str,
+    keys: tuple[str, ...],
+    columns: tuple[str, ...],
+    add: tuple[str, ...],
+    computed: tuple[tuple[str, str], ...],
+) -> str:
     # Numbered: the keys come first in a row, and last in the statement.
     number = {column: index for index, column in enumerate((*keys, *columns, *add), 1)}
-    changes = [f"{column} = ?{number[column]}" for column in columns]
-    changes += [f"{column} = {column} + ?{number[column]}" for column in add]
+    values = {column: f"?{number[column]}" for column in columns}
+    values |= {column: f"({column} + ?{number[column]})" for column in add}
+    changes = [f"{column} = {value}" for column, value in new_values(values, computed)]
     first, *others = keys
     same = [f"{first} = ?1", *(f"{key} IS ?{index}" for index, key in enumerate(others, 2))]
     return f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}"
