@@ -48,7 +48,7 @@ def error_text(error: BaseException, redactor: Redactor = NO_SECRETS, note: str 
         text = "".join(_shortened(redactor.redact(piece)) for piece in report.format())
     except BaseException as failure:
         # Exceptions are user code too: one that cannot be formatted is still the error of its state.
-        text = f"{error_line(error, redactor)} (its traceback cannot be shown: {_name_of(failure)})\n{note}"
+        text = f"{error_line(error, redactor)} (its traceback cannot be shown: {name_of(failure)})\n{note}"
     return bounded(redactor.redact(text.rstrip("\n")))
 
 
@@ -56,7 +56,7 @@ def error_line(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
     """Return what ``error`` is in one line, redacted: its message; of a group, the messages in it."""
     found = leaves(error)
     messages = [_message(leaf, redactor) for leaf in found[:MAX_LEAVES]]
-    line = messages[0] if len(found) == 1 else of_group(f"{_name_of(error)} of {len(found)}", messages)
+    line = messages[0] if len(found) == 1 else of_group(f"{name_of(error)} of {len(found)}", messages)
     return shortened(line, MAX_LINE)
 
 
@@ -111,10 +111,11 @@ def _message(error: BaseException, redactor: Redactor) -> str:
         lines = [line for line in f"{name}: {text}".splitlines() if line.strip()]
         return joined(lines, 0).removesuffix(":")
     except BaseException:
-        return _name_of(error)
+        return name_of(error)
 
 
-def _name_of(error: BaseException) -> str:
+def name_of(error: BaseException) -> str:
+    """Return the name of its class."""
     # Not type(error).__name__, which a metaclass may have replaced.
     return str(_NAME(type(error)))
 

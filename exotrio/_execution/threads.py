@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 import trio
 
+from exotrio._execution.error_text import name_of
 from exotrio._util.crossing import call_in_loop
 
 P = ParamSpec("P")
@@ -82,25 +83,27 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
     did = ""
     given_up_in: trio.lowlevel.TrioToken | None = None
 
-    def run() -> list[object]:
+    def run() -> tuple[object, BaseException | None]:
+        # In a tuple: Trio refuses a thread that returns a coroutine, as decorated methods may. What a thread
+        # raises Trio changes by calling methods of it, which may be the node's own, and raise in turn.
         nonlocal did
+        value = error = None
         end = "returned"
         try:
-            # In a list, since Trio refuses a thread that returns a coroutine, as decorated methods may.
-            return [function()]
-        except BaseException as error:
+            value = function()
+        except BaseException as raised:
+            error = raised
             # The kind only: the text may hold the node's secrets.
-            end = f"raised {type(error).__name__}"
-            raise
-        finally:
-            with lock:
-                did = end
-            call_in_loop(given_up_in, stuck.ended, what, did)
+            end = f"raised {name_of(raised)}"
+        with lock:
+            did = end
+        call_in_loop(given_up_in, stuck.ended, what, did)
+        return value, error
 
     # A limiter of its own: in a shared one, a stuck thread would keep a worker's place.
     limiter = anyio.CapacityLimiter(1)
     try:
-        return (await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter))[0]
+        value, error = await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter)
     finally:
         began = limiter.borrowed_tokens > 0
         with lock:
@@ -108,6 +111,12 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
                 given_up_in = trio.lowlevel.current_trio_token()
         if given_up_in is not None:
             stuck.add(what)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            error = None  # its traceback refers to this frame: a cycle
+    return value
 
 
 class DaemonExecutor(ThreadPoolExecutor):

@@ -97,6 +97,11 @@ class Nameless(Exception, metaclass=Meta):
     pass
 
 
+class Rigid(Exception):
+    def with_traceback(self, traceback: Any) -> Any:
+        raise SystemExit("traceback")
+
+
 class BrokenSignal(PruneSignal):
     def __init__(self) -> None:
         """Leave out what the signal would do: it reads its data."""
@@ -117,6 +122,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "a builtin error whose text is user code": lambda: RuntimeError(Unspeakable()),
     "an error without a class": Disguised,
     "an error without a name": Nameless,
+    "an error that takes no traceback": Rigid,
     "a signal without data": BrokenSignal,
 }
 
@@ -238,6 +244,20 @@ async def test_whatever_a_node_raises_is_its_error_and_the_runtime_goes_on(
     assert ("ValueError: leaf" in error) >= (name == "a group too deep to be split"), (
         "it is named at any depth"
     )
+
+
+@pytest.mark.parametrize("name", RAISED)
+@pytest.mark.parametrize("tidy", [TidyThread, TidyAsyncio])
+async def test_whatever_a_node_raises_elsewhere_is_its_error_and_the_runtime_goes_on(
+    tidy: type[BaseNode], name: str
+) -> None:
+    execute = raise_it(name)
+    if tidy is TidyThread:
+
+        def execute(self: BaseNode) -> None:
+            raise RAISED[name]()
+
+    await error_beside(execute, tidy, **({} if tidy is TidyThread else {"runs_in": "asyncio"}))
 
 
 @pytest.mark.parametrize("execute", DONE)
