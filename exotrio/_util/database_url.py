@@ -12,12 +12,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from exotrio._util.redaction import MASK
-from exotrio._util.settings import libpq_hosts
+from exotrio._util.settings import libpq_hosts, libpq_sslmode
 from exotrio.errors import ConfigurationError
 
 SCHEMES = ("postgresql://", "postgres://")
 _SECRET_WORDS = ("password", "secret", "scram")
 """Parts of the names of parameters whose values are secret."""
+_UNENCRYPTED = ("disable", "allow", "prefer")
+"""Modes in which libpq goes on without TLS: always, or whenever the other side refuses it."""
 _OF_NO_FILE = re.compile(r"://|^postgres(ql)?:|(^|\s)(host|dbname|service|user|password)\s*=")
 
 
@@ -31,6 +33,7 @@ class DatabaseUrl:
         secrets: The passwords, as they are written and decoded.
         hosts: Names, addresses or folders of sockets; empty if libpq's defaults count.
         parameters: Names behind the ``?``.
+        sslmode: The TLS that it asks for, in libpq's words; empty if it does not say.
     """
 
     text: str = field(repr=False)
@@ -38,6 +41,7 @@ class DatabaseUrl:
     secrets: tuple[str, ...] = field(repr=False)
     hosts: tuple[str, ...]
     parameters: frozenset[str]
+    sslmode: str
 
     def redact(self, text: str) -> str:
         """Return a text, of libpq for example, without the passwords and without the URL itself."""
@@ -51,6 +55,14 @@ class DatabaseUrl:
         """Whether it is on this machine: on a socket, which is the default, or a loopback address."""
         hosts = self.hosts or libpq_hosts()
         return hosts is not None and "service" not in self.parameters and all(map(_is_local, hosts))
+
+    @property
+    def unencrypted_sslmode(self) -> str | None:
+        """Return the mode by which sessions may go over a network without TLS; None if they do not."""
+        if self.is_local:
+            return None
+        mode = self.sslmode or (None if "service" in self.parameters else libpq_sslmode())
+        return mode if mode in _UNENCRYPTED else None
 
 
 def is_database_url(db: str | Path) -> bool:
@@ -116,6 +128,7 @@ def parse_database_url(text: str, *, source: str = "the argument db") -> Databas
         secrets=tuple({form for value in values if value for form in (value, unquote(value))}),
         hosts=tuple(filter(None, hosts)),
         parameters=frozenset(name for name, _, _ in parameters),
+        sslmode=next((unquote(value) for name, _, value in reversed(parameters) if name == "sslmode"), ""),
     )
 
 

@@ -72,6 +72,11 @@ def libpq_hosts() -> list[str] | None:
     return [host for host in values.split(",") if host]
 
 
+def libpq_sslmode() -> str | None:
+    """Return the TLS that libpq's own variables ask for; None if a service file may say it."""
+    return os.environ.get("PGSSLMODE") or (None if os.environ.get("PGSERVICE") else "prefer")
+
+
 def from_environment() -> dict[str, str]:
     """Return our variables in the environment, by name. Empty ones are left out."""
     return _ours(os.environ)

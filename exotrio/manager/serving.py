@@ -26,6 +26,7 @@ from exotrio._httpd import (
     serve_http,
     urls,
 )
+from exotrio._util.database_url import is_database_url, parse_database_url
 from exotrio._util.lock_file import announce_url
 from exotrio._util.settings import Settings, read_settings
 from exotrio._wire.vocabulary import to_ms
@@ -38,7 +39,7 @@ from exotrio.manager.background import in_background
 from exotrio.manager.database import choose_database, place_of_keys
 from exotrio.manager.engine import workers
 from exotrio.manager.engine.leases import Terms
-from exotrio.manager.rules.findings import of_python
+from exotrio.manager.rules.findings import of_database, of_python
 from exotrio.manager.security.access import Access, local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
@@ -282,7 +283,8 @@ async def serve(
                 "serving %s%s, with the key from %s, on %s",
                 *(service.database, who, chosen.source, " ".join(bound)),
             )
-            for finding in of_python(sys.version_info[:3]):
+            of_url = of_database(parse_database_url(str(db))) if is_database_url(db) else []
+            for finding in (*of_python(sys.version_info[:3]), *of_url):
                 logger.warning("%s; %s", finding.what, finding.fix)
             # From here on the kernel queues connections, so callers may connect at once.
             task_status.started(bound)

@@ -104,6 +104,15 @@ def test_a_key_that_lies_beside_a_local_database_is_pointed_out(cli: Cli) -> Non
     says(cli("doctor"), 2, "--key-file .exotrio/state.db.api-key")
 
 
+def test_a_database_elsewhere_without_tls_is_pointed_out(cli: Cli) -> None:
+    for mode, is_named in (("", True), ("?sslmode=disable", True), ("?sslmode=verify-full", False)):
+        cli.set(EXOTRIO_DATABASE_URL=f"postgresql://ada:p5-secret@db/name{mode}")
+        end = cli("doctor", "--uri", "http://127.0.0.1:1", code=4)
+        assert ("sessions with postgresql://ada@db/name" in end.out) is is_named
+        assert ("sslmode=verify-full&sslrootcert=FILE" in end.out) is is_named
+        assert "p5-secret" not in end.out + end.err
+
+
 def test_each_setting_is_shown_with_where_it_came_from_and_no_secret_is(cli: Cli) -> None:
     cli.write(
         ".env",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 import socket
@@ -29,6 +30,7 @@ from exotrio.manager.security.access import MAX_DELAY, Tries
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, View
 from exotrio.manager.web.sessions import Sessions
+from tests.support import postgres
 from tests.support.helpers import ok, open_client, refused, virtual_ms
 from tests.support.manager import ENGINES, KEY, NO_SETTINGS, open_two
 from tests.support.statements import noted
@@ -61,10 +63,12 @@ async def stranger() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def served(*, key: str | None = KEY, **options: Any) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
+async def served(
+    *, key: str | None = KEY, db: str = ":memory:", **options: Any
+) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
     """Serve on a port until the block ends; give the URL and a client with the key."""
     async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(partial(serve, port=0, db=":memory:", key=KEY, **options))
+        (url,) = await nursery.start(partial(serve, port=0, db=db, key=KEY, **options))
         async with open_client(url=url.replace("0.0.0.0", "127.0.0.1"), key=key) as client:
             yield url, client
         nursery.cancel_scope.cancel()
@@ -249,6 +253,25 @@ async def test_a_start_warns_once_of_a_python_that_a_cookie_can_stop(
     async with served():
         pass
     assert sum("CVE-2024-7592" in record.getMessage() for record in caplog.records) == warnings
+
+
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+async def test_a_start_warns_of_a_database_elsewhere_that_is_reached_without_tls(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_elsewhere: bool
+) -> None:
+    monkeypatch.setenv("SECRETS_ENCRYPTION_KEY", base64.b64encode(bytes(32)).decode())
+    with postgres.database() as database:
+        url = database.tcp_url
+        if is_elsewhere:
+            # By the name it is on another machine; the connection goes to the address.
+            url = url.replace("@127.0.0.1:", "@db.example:") + "?hostaddr=127.0.0.1"
+        async with served(db=url):
+            pass
+    warnings = [
+        record.getMessage() for record in caplog.records if "may be unencrypted" in record.getMessage()
+    ]
+    assert len(warnings) == is_elsewhere
+    assert postgres.PASSWORD not in caplog.text
 
 
 async def test_the_mark_of_the_inside_cannot_be_sent_as_a_header(stranger: httpx.AsyncClient) -> None:

@@ -80,6 +80,36 @@ def test_a_url_names_this_machine_only_if_all_its_hosts_do(
     assert parse_database_url(text).is_local is local
 
 
+@pytest.mark.parametrize(
+    ("text", "variable", "mode"),
+    [
+        ("postgresql://db/n", "", "prefer"),
+        ("postgresql://localhost,db/n?sslmode=allow", "", "allow"),
+        ("postgresql://10.0.0.1/n?sslmode=disable", "", "disable"),
+        ("postgresql://db/n?sslmode=require&sslmode=prefer", "", "prefer"),
+        ("postgresql://db/n?sslmode=%70refer", "PGSSLMODE=verify-full", "prefer"),
+        ("postgresql://db/n", "PGSSLMODE=disable", "disable"),
+        ("postgresql:///n", "PGHOST=db", "prefer"),
+        ("postgresql://db/n", "PGSSLMODE=require", None),
+        ("postgresql://db/n?sslmode=require", "PGSSLMODE=disable", None),
+        ("postgresql://db/n?sslmode=verify-ca", "", None),
+        ("postgresql://db/n?sslmode=verify-full&sslrootcert=system", "", None),
+        ("postgresql://localhost/n?sslmode=disable", "", None),
+        ("postgresql:///n", "", None),
+        ("postgresql:///n?service=s", "", None),  # the file may say it
+        ("postgresql:///n", "PGSERVICE=s", None),
+    ],
+)
+def test_a_url_of_another_machine_that_does_not_require_tls_is_recognized(
+    monkeypatch: pytest.MonkeyPatch, text: str, variable: str, mode: str | None
+) -> None:
+    for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGSSLMODE"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(*variable.split("="))
+    assert parse_database_url(text).unencrypted_sslmode == mode
+
+
 def test_anything_else_is_a_file() -> None:
     for text in ("state.db", ":memory:", "./postgresql", "host.db", "/data/user=7/state.db"):
         assert not is_database_url(text)

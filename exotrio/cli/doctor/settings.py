@@ -38,7 +38,7 @@ from exotrio.cli.folder import DATABASE, served_here
 from exotrio.cli.folder import key_source as source_of_key
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
-from exotrio.manager.rules.findings import Finding, info
+from exotrio.manager.rules.findings import Finding, info, of_database
 
 PACKAGES = (
     *("trio", "anyio", "httpx", "httpcore", "h11", "pydantic", "pydantic-core", "starlette", "rich"),
@@ -125,7 +125,8 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
     database, database_source = found[DATABASE_VARIABLE]
     if database:
         try:
-            parse_database_url(database, source=f"{DATABASE_VARIABLE} in {database_source}")
+            url = parse_database_url(database, source=f"{DATABASE_VARIABLE} in {database_source}")
+            settings.findings += of_database(url)
         except ConfigurationError as error:
             settings.findings.append(Finding(f"{DATABASE_VARIABLE}: {error.what}", error.fix))
     if uri:

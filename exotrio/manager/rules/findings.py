@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from exotrio._util.database_url import DatabaseUrl
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._util.times import iso_time
@@ -70,6 +71,15 @@ def of_python(version: tuple[int, int, int]) -> list[Finding]:
         " cookies with http.cookies. The state manager does not, but nodes and other servers may"
     )
     return [info(what, "update to Python 3.11.10, 3.12.6 or newer")]
+
+
+def of_database(url: DatabaseUrl) -> list[Finding]:
+    """Return a finding about a PostgreSQL on another machine, if the way there may be without TLS."""
+    mode = url.unencrypted_sslmode
+    if mode is None:
+        return []
+    what = f"sessions with {url.shown} may be unencrypted, passwords and values too: sslmode is {mode!r}"
+    return [info(what, "add ?sslmode=verify-full&sslrootcert=FILE to the URL, or at least sslmode=require")]
 
 
 def of_overview(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
