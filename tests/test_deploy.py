@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import subprocess
 import tomllib
 import urllib.error
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import click
 import kubernetes_validate
+import psycopg
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -29,11 +32,13 @@ from exotrio.manager.store.postgres.server import MIN_VERSION
 from exotrio.manager.store.postgres.start import PATIENCE as START_PATIENCE
 from exotrio.manager.store.postgres.store import CLOSING_GRACE as POSTGRES_GRACE
 from exotrio.manager.store.sqlite.store import CLOSING_GRACE as SQLITE_GRACE
+from tests.support import postgres
 from tests.support.pages import PAGES
 from tests.support.processes import EXAMPLES, KEY, Processes, ended
 
 DEPLOY = EXAMPLES / "deploy"
 PACKAGE = Path(exotrio.__file__).parent
+INIT = DEPLOY / "postgres-init.sh"
 IMAGES = ("runtime", "server")
 COMMAND = {"runtime": "worker", "server": "server"}
 KUBERNETES = "1.31"
@@ -318,7 +323,7 @@ def test_secrets_are_named_and_never_written_down() -> None:
     assert not [body for body in manifests() if body["kind"] == "Secret"]
     used = set()
     for body in manifests():
-        for one in body["spec"].get("template", {}).get("spec", {}).get("containers", []):
+        for one in body.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
             for variable in one.get("env", []):
                 secret = re.search("KEY|SECRET|PASSWORD|DATABASE_URL", variable["name"]) is not None
                 assert ("valueFrom" in variable) is secret, variable["name"]
@@ -375,11 +380,52 @@ def test_the_postgresql_is_reached_by_the_servers_alone_and_keeps_what_it_writes
     (claim,) = stateful["volumeClaimTemplates"]
     assert mounts["/var/lib/postgresql"] == claim["metadata"]["name"]
     assert one["securityContext"]["readOnlyRootFilesystem"] is True
+    assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert one["securityContext"]["allowPrivilegeEscalation"] is False
+    assert stateful["template"]["spec"]["securityContext"]["runAsUser"] == 999
     assert one["resources"]["limits"]["memory"]
     page = (DEPLOY / "README.md").read_text("utf-8")
-    named = {each["name"]: each.get("value") for each in one["env"]}
-    url = f"postgresql://{named['POSTGRES_USER']}:$PASSWORD@{service['metadata']['name']}/{named['POSTGRES_DB']}"
+    assert {each["name"] for each in one["env"]} == {"POSTGRES_PASSWORD"}, "the superuser has its usual name"
+    script = find("ConfigMap", "exotrio-postgres")
+    assert script["data"] == {"init.sh": INIT.read_text("utf-8")}
+    (volume,) = [each for each in stateful["template"]["spec"]["volumes"] if "configMap" in each]
+    assert mounts["/docker-entrypoint-initdb.d"] == volume["name"]
+    assert volume["configMap"]["name"] == script["metadata"]["name"]
+    url = f"postgresql://exotrio:$PASSWORD@{service['metadata']['name']}/exotrio?sslmode=require"
     assert f"--from-literal=database-url={url}" in page
+
+
+def test_state_managers_reach_postgresql_with_tls_by_a_role_that_is_no_superuser() -> None:
+    script = INIT.read_text("utf-8")
+    (rules,) = re.findall(r"pg_hba.conf\" <<'HBA'\n(.*?)HBA\n", script, re.DOTALL)
+    assert rules.splitlines() == ["local all all trust", "hostssl exotrio exotrio all scram-sha-256"]
+    assert 'echo "ssl = on"' in script
+    (sql,) = re.findall(r"<<'SQL'\n(.*?)SQL\n", script, re.DOTALL)
+    server = postgres.server()
+    # Under other names than those of the tests; the password has characters that have to be quoted.
+    sql = sql.replace("ROLE exotrio", "ROLE deployed").replace(
+        "DATABASE exotrio OWNER exotrio", "DATABASE deployed OWNER deployed"
+    )
+    assert "exotrio" not in sql
+    psql = [server.binaries / "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--username=postgres"]
+    try:
+        subprocess.run(
+            [*psql, f"--host={server.folder}", f"--port={server.port}", "--dbname=postgres"],
+            input=sql,
+            env={**os.environ, "POSTGRES_PASSWORD": 'it\'s "a" pass:word'},
+            text=True,
+            check=True,
+        )
+        where = f"host=127.0.0.1 port={server.port} dbname=deployed user=deployed"
+        with psycopg.connect(where, password='it\'s "a" pass:word') as connection:
+            row = connection.execute(
+                "SELECT rolsuper, rolcreaterole, rolcreatedb, pg_get_userbyid(datdba)"
+                " FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()"
+            ).fetchone()
+        assert row == (False, False, False, "deployed")
+    finally:
+        server.execute("DROP DATABASE IF EXISTS deployed")
+        server.execute("DROP ROLE IF EXISTS deployed")
 
 
 def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() -> None:
@@ -457,13 +503,22 @@ def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> Non
     assert "secrets" not in composed
     url = parse_database_url(server["environment"][DATABASE_VARIABLE])
     assert (url.hosts, url.secrets) == (("postgres",), ())
-    postgres = services["postgres"]
-    assert url.text.endswith(f"{postgres['environment']['POSTGRES_USER']}@postgres/exotrio")
+    assert url.text == "postgresql://exotrio@postgres/exotrio?sslmode=require"
+    assert url.unencrypted_sslmode is None
+    database = services["postgres"]
+    assert set(database["environment"]) == {"POSTGRES_PASSWORD"}, "the superuser has its usual name"
+    assert database["user"] == "999:999"
+    assert database["cap_drop"] == ["ALL"]
+    assert database["security_opt"] == ["no-new-privileges:true"]
+    assert database["read_only"] is True
+    (init,) = database["configs"]
+    assert init["target"] == "/docker-entrypoint-initdb.d/init.sh"
+    assert DEPLOY / composed["configs"][init["source"]]["file"] == INIT
     asked = re.findall(r"\$\{(\w+):\?", json.dumps(composed))
     text = (DEPLOY / "compose.postgres.yaml").read_text("utf-8")
     assert all(f"{variable}=$(openssl" in text for variable in asked), "each is in the command at the top"
     assert (
-        postgres["image"]
+        database["image"]
         == find("StatefulSet", "exotrio-postgres")["spec"]["template"]["spec"]["containers"][0]["image"]
     )
     proxy = services["proxy"]
