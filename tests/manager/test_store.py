@@ -17,10 +17,10 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
-from exotrio._wire.graphs import GraphBody
+from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import graphs, runs
-from exotrio.manager.rules.template import Template
+from exotrio.manager.engine.claims import Claimer, claim
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import Store, Transaction
 from exotrio.manager.store.sqlite.store import open_store
@@ -105,27 +105,32 @@ async def test_no_cache_is_ahead_of_the_database_after_a_commit_that_failed(
         await Flow.deploy(api, place("a", inputs={"p": "first"}))
 
         def put_and_trigger(tx: Transaction) -> None:
-            graph = GraphBody.model_validate(api.body([place("a", inputs={"p": "undone"})]))
-            graphs.upsert(tx, api.namespace, "graph", Template(graph), {})
+            graphs.upsert(tx, api.namespace, "graph", prepared)
             runs.trigger(tx, api.namespace, "graph", runs.NewRun())
+            claim(tx, api.namespace, {"Node_a": 1}, 1, Claimer(manager=None, now=0, ttl_ms=60_000))
             graphs.register(tx, api.namespace, undone)
             assert tx.registered(api.namespace, "Node_a") is not None
 
         def fail(*_: object) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
+        request = GraphRequest.model_validate(api.body([place("a", inputs={"p": "undone"})]))
+        prepared = graphs.prepare(api.namespace, "graph", request, manager.service.cipher, clock())
+
         declared = declare("Node_a", inputs=("p", "undone"))
         undone = RegisterRequest.model_validate({"runtime_name": "r", "nodes": [declared]})
         with monkeypatch.context() as patch:
             patch.setattr(tallies, "write", fail)
             clock.advance(1_000)
-            with pytest.raises(DatabaseError):
+            with pytest.raises(DatabaseError, match="database or disk is full"):
                 await manager.service.store.write(put_and_trigger)
-        # The number of the version that was undone is this one's now.
+        # The numbers of the version, and of the run, that were undone are given to these now.
         ok(await api.put_graph("graph", api.body([place("a", inputs={"p": "kept"})])), 201)
         flow = Flow(api, "graph")
-        await flow.trigger()
-        assert await flow.inputs("a") == {"p": "kept"}
+        run_id = await flow.trigger()
+        (state,) = ok(await api.native_claim({"Node_a": 1}))["states"]
+        assert state["inputs"] == {"p": "kept"}
+        assert state["run_id"] == run_id
         shown = ok(await api.get_graph("graph"))
         assert shown["validation_status"] == "VALID", "what was registered for the undone one is not known"
 
