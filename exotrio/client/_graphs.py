@@ -29,9 +29,17 @@ from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreCo
 
 REFUSED = frozenset({400, 422})
 """Statuses by which a state manager says that the graph breaks rules."""
+START_FIRST = (
+    "check the names of nodes and namespaces; or first start the runtime that has these nodes (it registers"
+    " them), then upsert the graph again"
+)
 NO_KEYS = "a run cannot be started by a key"
 ID_OR_KEY = "a run is given a run_id or a key, not both: the state manager makes the id of a run with a key"
 _NO_ID = re.compile(r"\brun_id: Field required\b")
+_UNREGISTERED = re.compile(
+    r"is not registered in namespace|^Node .* in namespace .* does not exist", re.DOTALL
+)
+"""What our state manager says of a node that no runtime has registered, and what a stock one says."""
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
 _REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
@@ -145,7 +153,9 @@ async def upsert_graph(
         if not _is_stale(graph, body):  # the second, identical PUT is compared with the first
             break
     if graph["validation_status"] != ValidationStatus.VALID:
-        raise GraphInvalid(f"graph {name!r} is invalid", _problems_of(graph))
+        problems = _problems_of(graph)
+        fix = START_FIRST if any(map(_UNREGISTERED.search, problems)) else ""
+        raise GraphInvalid(f"graph {name!r} is invalid", problems, fix=fix)
     return graph
 
 

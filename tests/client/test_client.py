@@ -33,6 +33,7 @@ from tests.contract.flow import Flow
 from tests.support.client_double import GRAPH, MOMENT, Server, node, node_detail, run_graph, run_summary
 from tests.support.helpers import open_client, place
 from tests.support.http_doubles import answer
+from tests.support.stock import KEY, Stock, StockTransport
 
 NODES = [GraphNodeModel(node_name="Digest", namespace="ns", identifier="d", inputs={"text": "t"})]
 
@@ -231,6 +232,17 @@ async def test_an_invalid_graph_is_told_problem_by_problem() -> None:
     with pytest.raises(GraphInvalid) as caught:
         await server.client.upsert_graph("g", NODES, {})
     assert caught.value.problems == ("no such node", "no such field")
+
+
+@pytest.mark.parametrize("kind", ["exotrio", "stock"])
+async def test_a_graph_that_comes_before_the_runtime_of_its_nodes_is_refused_with_a_fix(
+    kind: str,
+) -> None:
+    async with embedded(":memory:") as inside:
+        transport = inside if kind == "exotrio" else StockTransport(Stock())
+        client = StateManager("ns", "http://m", KEY, transport=transport)
+        with pytest.raises(GraphInvalid, match="first start the runtime that has these nodes"):
+            await client.upsert_graph("g", NODES, {})
 
 
 async def test_a_refused_graph_is_told_problem_by_problem_with_places_and_without_secrets() -> None:
