@@ -180,6 +180,18 @@ def test_sql_has_its_place() -> None:
     assert not problems, "\n".join(problems)
 
 
+def test_no_statement_numbers_its_parameters() -> None:
+    """With them, sqlite3 of Python 3.12.0 to 3.12.3 warns at each execution, and no newer one does."""
+    problems = [
+        f"{module} numbers a parameter in line {node.lineno}: {node.value}"
+        for module in MODULES
+        if is_in(module, SQL_ROOMS) and module != "exotrio.manager.store.sqlite.dialect"
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\?\d", node.value)
+    ]
+    assert not problems, "\n".join(problems)
+
+
 def test_only_settings_reads_the_environment() -> None:
     for module in INSIDE:
         # The second one restores what a node changed.

@@ -497,7 +497,7 @@ def _lose_leases(tx: Transaction, worker_id: str) -> None:
 
 
 def _fell_silent(tx: Transaction, worker_id: str, at: int) -> None:
-    tx.execute("UPDATE workers SET seen_at = ?1, polled_at = ?1 WHERE worker_id = ?2", (at, worker_id))
+    tx.execute("UPDATE workers SET seen_at = ?, polled_at = ? WHERE worker_id = ?", (at, at, worker_id))
 
 
 def _cancel(tx: Transaction, run_id: str) -> None:

@@ -326,9 +326,9 @@ async def test_a_state_that_others_made_in_the_old_time_after_the_clock_was_set_
 def in_the_old_time(tx: Transaction, number: str, by: int) -> None:
     """Let a state be as one that does not know it yet would have made it, or would now commit it."""
     tx.execute(
-        "UPDATE states SET created_at = created_at + ?1, enqueue_after = enqueue_after + ?1"
+        "UPDATE states SET created_at = created_at + ?, enqueue_after = enqueue_after + ?"
         f" WHERE seq = (SELECT {number}(seq) FROM states)",
-        (by + 8 * SECOND,),  # the seconds since the last sweep
+        (by + 8 * SECOND,) * 2,  # the seconds since the last sweep
     )
 
 

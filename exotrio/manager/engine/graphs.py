@@ -110,10 +110,10 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
 
     # Locks the graph: who triggers it, or stores it as well, waits.
     graph = tx.execute(
-        "INSERT INTO graphs (namespace, name, template, created_at, updated_at) VALUES (?1, ?2, 0, ?3, ?3)"
+        "INSERT INTO graphs (namespace, name, template, created_at, updated_at) VALUES (?, ?, 0, ?, ?)"
         " ON CONFLICT (namespace, name) DO UPDATE SET updated_at = excluded.updated_at"
         " RETURNING id, template",
-        (namespace, name, tx.now_ms),
+        (namespace, name, tx.now_ms, tx.now_ms),
     ).fetchall()[0]
     current = tx.row(
         "SELECT body, validation_status, validation_errors FROM templates WHERE id = ?", (graph["template"],)

@@ -299,9 +299,9 @@ def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
         if term is not None:
             tx.execute(
                 "UPDATE states SET lease_until ="
-                " CASE WHEN lease_until + ?1 > ?2 THEN ?2 ELSE lease_until + ?1 END"
+                " CASE WHEN lease_until + ? > ? THEN ? ELSE lease_until + ? END"
                 f" WHERE {tx.any_of('seq')} AND token IS {of}",
-                (by_ms, now + term, held),
+                (by_ms, now + term, now + term, by_ms, held),
             )
 
 

@@ -193,6 +193,6 @@ def _follow_clock(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
 
 def _move_signs_of_life(tx: Transaction, now: int, by_ms: int) -> None:
     tx.execute(
-        "UPDATE managers SET seen_at = CASE WHEN seen_at + ?1 > ?2 THEN ?2 ELSE seen_at + ?1 END",
-        (by_ms, now),
+        "UPDATE managers SET seen_at = CASE WHEN seen_at + ? > ? THEN ? ELSE seen_at + ? END",
+        (by_ms, now, now, by_ms),
     )

@@ -316,9 +316,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
         changes.transition_uncounted(run["id"], state["place"], state["status"], ERRORED)
         changes.announce_final(template, state["place"], ERRORED)
     tx.execute(
-        "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?1, finished_at = ?1"
-        " WHERE run = ?2 AND status IN ('CREATED', 'QUEUED')",
-        (tx.now_ms, run["id"]),
+        "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?, finished_at = ?"
+        " WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
+        (tx.now_ms, tx.now_ms, run["id"]),
     )
     add_events(tx, "cancelled", states)
     # First, so that the run is counted as one that was cancelled when it ends by these changes.

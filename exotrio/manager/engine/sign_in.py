@@ -49,7 +49,8 @@ def _oldest(view: View) -> tuple[int, int]:
 
 
 def use_session(tx: Transaction, session: str) -> None:
-    tx.execute("UPDATE sessions SET used_at = ?1 WHERE id = ?2 AND used_at < ?1", (tx.now_ms, session))
+    now = tx.now_ms
+    tx.execute("UPDATE sessions SET used_at = ? WHERE id = ? AND used_at < ?", (now, session, now))
 
 
 def end_session(tx: Transaction, session: str) -> None:

@@ -262,11 +262,11 @@ def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
     counts: dict[int, dict[str, int]] = {}
     for place, queued, pending, *ended in view.execute(
         "WITH held AS (SELECT place, count(*) AS number FROM states INDEXED BY states_held"
-        " WHERE status = 'QUEUED' AND run = ?1 GROUP BY place)"
+        " WHERE status = 'QUEUED' AND run = ? GROUP BY place)"
         " SELECT counts.place, coalesce(number, 0), pending, success, errored, next_created_error,"
-        " retry_created, pruned FROM counts LEFT JOIN held ON held.place = counts.place WHERE run = ?1"
+        " retry_created, pruned FROM counts LEFT JOIN held ON held.place = counts.place WHERE run = ?"
         " ORDER BY counts.place",
-        (run,),
+        (run, run),
     ):
         # No state is stored as EXECUTED: what that takes is one transaction here.
         numbers = dict(zip(STATUSES, (pending - queued, queued, 0, *ended), strict=True))

@@ -127,9 +127,9 @@ def _newest_below(view: View, number: int) -> int:
 def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
     """Return the number of a run of this namespace, or of one with states of its nodes."""
     row = view.row(
-        "SELECT id FROM runs WHERE run_id = ?1 AND (namespace = ?2 OR EXISTS (SELECT 1 FROM states"
-        " JOIN nodes ON nodes.id = node_id WHERE run = runs.id AND nodes.namespace = ?2))",
-        (run_id, namespace),
+        "SELECT id FROM runs WHERE run_id = ? AND (namespace = ? OR EXISTS (SELECT 1 FROM states"
+        " JOIN nodes ON nodes.id = node_id WHERE run = runs.id AND nodes.namespace = ?))",
+        (run_id, namespace, namespace),
     )
     if row is None:
         raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")

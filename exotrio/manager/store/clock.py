@@ -122,9 +122,9 @@ def set_back(connection: Executor, now: int, by: int) -> None:
     # One status after the other: each has an index; for both together SQLite would scan all states.
     for status in ("CREATED", "QUEUED"):
         connection.execute(
-            "UPDATE states SET enqueue_after = enqueue_after - ?1, created_at = created_at - ?1"
+            "UPDATE states SET enqueue_after = enqueue_after - ?, created_at = created_at - ?"
             f" WHERE status = '{status}'",
-            (by,),
+            (by, by),
         )
     if steps := _steps_ahead(connection):
         # Each stays as far from now as before; this step back undoes the newest of them.
@@ -180,9 +180,9 @@ def move_new_states(tx: Transaction) -> None:
         (newest - MAX_IN_FLIGHT, tx.now_ms + by // 2),
     ).fetchall()
     tx.execute(
-        "UPDATE states SET enqueue_after = enqueue_after - ?1, created_at = created_at - ?1"
+        "UPDATE states SET enqueue_after = enqueue_after - ?, created_at = created_at - ?"
         f" WHERE {tx.any_of('seq')}",
-        (by, tx.items([state["seq"] for state in made])),
+        (by, by, tx.items([state["seq"] for state in made])),
     )
 
 

@@ -15,8 +15,6 @@ from exotrio.manager.store.schema import SCHEMA
     ("here", "there"),
     [
         ("a = ? AND b = ?", "a = $1 AND b = $2"),
-        ("a = ?2 AND b = ?1 AND c = ?2", "a = $2 AND b = $1 AND c = $2"),
-        ("a = ?2 AND b = ?", "a = $2 AND b = $3"),
         ("a = '?' AND b = 'it''s ?' AND \"c?\" = ?", "a = '?' AND b = 'it''s ?' AND \"c?\" = $1"),
         ("a CROSS JOIN b ON b.x = a.x", "a JOIN b ON b.x = a.x"),
         ("a CROSS JOIN b AS c ON c.x = a.x", "a JOIN b AS c ON c.x = a.x"),

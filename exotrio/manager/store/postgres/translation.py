@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import count
 
 from exotrio.manager.store.schema import SCHEMA
 
 _TOKEN = re.compile(
     r"""
     (?P<same>'(?:[^']|'')*'|"[^"]*")
-    |\?(?P<number>\d*)
+    |(?P<parameter>\?)
     |\s+INDEXED\s+BY\s+\w+(?P<hint>)
     |\bCROSS\s+JOIN\b(?P<ordered>(?=\s+\w+(?:\s+(?:AS\s+)?(?!ON\b)\w+)?\s+ON\b))
     |\b(?P<like>LIKE)\b
@@ -28,16 +29,13 @@ _TOKEN = re.compile(
 @lru_cache(maxsize=2_000)
 def translate(sql: str) -> bytes:
     """Return a statement with ``$1`` for parameters, and without what is only for SQLite."""
-    highest = 0
+    numbers = count(1)
 
     def replace(found: re.Match[str]) -> str:
-        nonlocal highest
         if found["same"] is not None:
             return found[0]
-        if found["number"] is not None:
-            number = int(found["number"] or highest + 1)
-            highest = max(highest, number)
-            return f"${number}"
+        if found["parameter"] is not None:
+            return f"${next(numbers)}"
         if found["like"] is not None:
             return "ILIKE"
         return "JOIN" if found["ordered"] is not None else ""

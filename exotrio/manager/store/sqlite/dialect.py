@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from pydantic_core import to_json
 
 from exotrio.manager.store.driver import Connection, Items, Rows, new_values
+
+_NUMBERED = re.compile(r"\?(\d+)")
 
 
 @cache
@@ -27,7 +31,7 @@ def _update(
     add: tuple[str, ...],
     computed: tuple[tuple[str, str], ...],
 ) -> str:
-    # Numbered: the keys come first in a row, and last in the statement.
+    # Numbered, for ``run``: the keys come first in a row, and last in the statement.
     number = {column: index for index, column in enumerate((*keys, *columns, *add), 1)}
     values = {column: f"?{number[column]}" for column in columns}
     values |= {column: f"({column} + ?{number[column]})" for column in add}
@@ -35,6 +39,16 @@ def _update(
     first, *others = keys
     same = [f"{first} = ?1", *(f"{key} IS ?{index}" for index, key in enumerate(others, 2))]
     return f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}"
+
+
+@cache
+def _in_order(sql: str) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
+    """Return a statement with plain parameters, and what gives those of a row in their order.
+
+    Python up to 3.12.3 warns of numbered ones, which is an error where warnings are.
+    """
+    numbers = [int(number) - 1 for number in _NUMBERED.findall(sql)]
+    return _NUMBERED.sub("?", sql), itemgetter(*numbers) if numbers else None
 
 
 class SQLiteDialect:
@@ -52,7 +66,8 @@ class SQLiteDialect:
     update = staticmethod(_update)
 
     def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
-        return connection.executemany(sql, rows)
+        text, order = _in_order(sql)
+        return connection.executemany(text, rows if order is None else map(order, rows))
 
     @contextmanager
     def secure_delete(self, connection: Connection) -> Iterator[None]:
