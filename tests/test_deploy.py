@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
+import time
 import tomllib
 import urllib.error
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +31,7 @@ from exotrio import monitoring
 from exotrio._util import deadlines
 from exotrio._util.database_url import parse_database_url
 from exotrio._util.settings import DATABASE_VARIABLE, KEY_VARIABLE, SECRETS_KEY_VARIABLE, URI_VARIABLE
-from exotrio._wire.vocabulary import MAX_WAIT_MS
+from exotrio._wire.vocabulary import KEY_HEADER, MAX_WAIT_MS
 from exotrio.cli import health_server
 from exotrio.cli.load import load
 from exotrio.manager.store.postgres.server import MIN_VERSION
@@ -33,6 +39,7 @@ from exotrio.manager.store.postgres.start import PATIENCE as START_PATIENCE
 from exotrio.manager.store.postgres.store import CLOSING_GRACE as POSTGRES_GRACE
 from exotrio.manager.store.sqlite.store import CLOSING_GRACE as SQLITE_GRACE
 from tests.support import postgres
+from tests.support.helpers import free_port
 from tests.support.pages import PAGES
 from tests.support.processes import EXAMPLES, KEY, Processes, ended
 
@@ -535,6 +542,78 @@ def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> Non
     for wait in ("client", "server"):
         (found,) = re.findall(rf"timeout {wait} (\d+)s", lines)
         assert float(found) * 1000 > 2 * MAX_WAIT_MS, "a poll that waits is not cut"
+
+
+@contextmanager
+def proxied(folder: Path) -> Iterator[int]:
+    """Give the port of HAProxy before a state manager, with our file, but few connections and one thread."""
+    program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("haproxy is not installed; as root: apt-get install haproxy")
+    port = free_port()
+    text = (DEPLOY / "haproxy.cfg").read_text("utf-8")
+    with Processes() as processes:
+        place = processes.server(folder).uri.removeprefix("http://")
+        text = re.sub(r"\n    server server-[23] .*", "", text)
+        for old, new in {
+            "\nglobal\n": "\nglobal\n    nbthread 1\n",
+            "maxconn 4000": "maxconn 40",
+            "gt 2000 ": "gt 20 ",
+            "gt 200 ": "gt 8 ",
+            "bind :8000": f"bind 127.0.0.1:{port}",
+            "hdr Host server": "hdr Host localhost",
+            "server-1:8000": place,
+        }.items():
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        (folder / "haproxy.cfg").write_text(text)
+        command = [program, "-db", "-f", str(folder / "haproxy.cfg")]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as proxy:
+            try:
+                yield port
+            finally:
+                proxy.kill()
+
+
+def answer(
+    port: int, address: str, *, key: str = "", path: str = "/v0/namespaces"
+) -> tuple[int, bool] | None:
+    """Return the status of an answer to a request from this address, and whether the connection stays open.
+
+    None if there is no answer.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30, source_address=(address, 0))
+    with closing(connection), suppress(ConnectionError):
+        connection.request("GET", path, headers={KEY_HEADER: key} if key else {})
+        response = connection.getresponse()
+        return response.status, not response.will_close
+    return None
+
+
+def test_the_proxy_keeps_connections_for_clients_with_the_key(tmp_path: Path) -> None:
+    with proxied(tmp_path) as port, ExitStack() as connections:
+
+        def connect(address: str) -> None:
+            opened = socket.create_connection(("127.0.0.1", port), source_address=(address, 0))
+            connections.enter_context(opened)
+
+        give_up_at = time.monotonic() + 30
+        while answer(port, "127.0.0.2", key=KEY) != (200, True):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)
+        wrong = "a wrong key"
+        assert answer(port, "127.0.0.9", key=wrong, path="/health") == (200, False)
+        assert answer(port, "127.0.0.9", key=wrong) == (401, False)
+        for _ in range(8):
+            connect("127.0.0.3")
+        assert answer(port, "127.0.0.3") is None, "more than the share of one address"
+        for address in ("127.0.0.4", "127.0.0.5"):
+            for _ in range(6):
+                connect(address)
+        assert answer(port, "127.0.0.9") is None, "more than the share of all of them"
+        for _ in range(12):
+            assert answer(port, "127.0.0.2", key=KEY) == (200, True)
+            connect("127.0.0.2")
 
 
 def test_the_healthchecks_of_the_compose_file_work(tmp_path: Path) -> None:
