@@ -57,7 +57,7 @@ async def sweep(store: Store, manager: str, clock: MonotonicClock, terms: Terms)
             last, ended = now, swept.ended
             # Not where others may have written in the old time meanwhile: the next sweep knows of it.
             if swept.late_ms and not store.is_shared:
-                ended = await store.write(expire, manager, clock(), terms)
+                ended = await store.write(expire, clock(), terms)
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
             continue

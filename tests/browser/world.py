@@ -493,7 +493,7 @@ class _Day:
 def _lose_leases(tx: Transaction, worker_id: str) -> None:
     """End the leases of a runtime that was killed."""
     tx.execute("UPDATE states SET lease_until = 0 WHERE status = 'QUEUED' AND worker = ?", (worker_id,))
-    expire(tx, "", 0, Terms())
+    expire(tx, 0, Terms())
 
 
 def _fell_silent(tx: Transaction, worker_id: str, at: int) -> None:

@@ -93,7 +93,7 @@ class History:
         """Let every lease end, now and then so often that states are poisoned; regain some of them."""
         service = self.manager.service
         late = service.monotonic() + service.terms.lease_ttl_ms + 1
-        await service.store.write(leases.expire, "", late, service.terms)
+        await service.store.write(leases.expire, late, service.terms)
         beats = [{"state_id": state_id, "token": token} for state_id, token in self.held.items()]
         kept = self.random.sample(beats, len(beats) // 2)
         ok(await self.api.native("POST", "heartbeat", json={"worker_id": "w", "states": kept}))

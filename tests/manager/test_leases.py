@@ -431,10 +431,10 @@ async def test_after_a_restart_every_lease_has_a_fresh_term_whatever_the_clock_s
         again = await claim_one(manager.remote, claim_id="c")
         assert again["lease"]["token"] == first["lease"]["token"]
         assert 590_000 < again["lease"]["ttl_ms"] <= 600_000
-        assert await manager.service.store.write(expire, "", began + 590_000, terms) == 0
-        assert await manager.service.store.write(expire, "", began + 600_000, terms) == 1
-        assert await manager.service.store.write(expire, "", began + 890_000, terms) == 0
-        assert await manager.service.store.write(expire, "", began + 900_000, terms) == 1
+        assert await manager.service.store.write(expire, began + 590_000, terms) == 0
+        assert await manager.service.store.write(expire, began + 600_000, terms) == 1
+        assert await manager.service.store.write(expire, began + 890_000, terms) == 0
+        assert await manager.service.store.write(expire, began + 900_000, terms) == 1
         flow = Flow(manager.remote, "graph", other)
         assert await flow.status(v0) == "CREATED"
 
@@ -535,7 +535,7 @@ async def test_a_sweep_reads_no_inputs_of_what_it_takes_back() -> None:
             await claim_one(manager.remote, claim_id=str(number))
         late = boot() + 2 * TERMS.lease_ttl_ms
         tracemalloc.start()
-        assert await manager.service.store.write(expire, "", late, TERMS) == 20
+        assert await manager.service.store.write(expire, late, TERMS) == 20
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 4 * mib

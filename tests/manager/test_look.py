@@ -55,10 +55,10 @@ async def test_claims_that_should_have_been_given_away_and_leases_lost_are_count
         assert (claims.leased, claims.timed, claims.leaseless) == (1, 1, 0)
         assert (claims.overdue, claims.overdue_for) == (1, 5)
         assert shown.claim_timeout == 20
-        await service.store.write(expire, "", now, terms)
+        await service.store.write(expire, now, terms)
         await claim_one(api)
         now += 15_000
-        await service.store.write(expire, "", now, terms)
+        await service.store.write(expire, now, terms)
         shown = Checkup.model_validate(ok(await api.checkup()))
         assert (shown.leases.lost, shown.leases.poison) == (3, 1)
         assert shown.claims == []

@@ -39,6 +39,7 @@ from tests.contract.flow import Flow
 from tests.support.helpers import node_name, place
 from tests.support.manager import Gate, Manager, held_up, open_manager, recount
 from tests.support.postgres import Database
+from tests.support.statements import noted
 from tests.support.stores import new_database, until
 
 TERMS = Terms(lease_ttl_ms=60_000)
@@ -146,6 +147,49 @@ async def test_what_was_held_inside_a_manager_that_left_is_claimable_with_the_ne
     assert await world.statuses() == ["CREATED"] * 3
 
 
+async def test_what_is_held_inside_managers_is_read_only_when_one_ended_or_once_a_minute(
+    world: World,
+) -> None:
+    own = world.manager.service.manager
+
+    async def reads(after_ms: int) -> int:
+        for name in (own, "other"):
+            await world.write(enter, name, world.now + after_ms)
+        with noted(world.manager.service.store) as statements:
+            await world.sweep(after_ms)
+        return len(
+            [sql for sql in statements if sql.startswith("SELECT seq") and "manager IS NOT NULL" in sql]
+        )
+
+    assert [await reads(5 * SECOND) for _ in range(11)] == [0] * 11
+    assert [await reads(5 * SECOND) for _ in range(2)] == [1, 0]
+    await world.write(leave, "other")
+    assert [await reads(5 * SECOND) for _ in range(2)] == [1, 0]
+
+
+async def test_what_a_manager_claimed_after_it_was_taken_for_lost_is_claimable_again_within_a_minute(
+    world: World,
+) -> None:
+    await world.claim(manager="lost before")
+    ended = []
+    for _ in range(12):
+        await world.write(enter, world.manager.service.manager, world.now)
+        ended.append((await world.sweep(5 * SECOND)).ended)
+    assert ended == [0] * 11 + [1]
+    assert await world.statuses() == ["CREATED"] * 3
+
+
+async def test_all_that_a_manager_held_is_taken_back_though_it_is_more_than_one_sweep_takes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (leases, managers):
+        monkeypatch.setattr(module, "MAX_STATES_PER_SWEEP", 2)
+    await world.write(enter, "other", world.now)
+    await world.claim(3, manager="other")
+    await world.write(leave, "other")
+    assert [(await world.sweep(5 * SECOND)).ended for _ in range(3)] == [2, 1, 0]
+
+
 async def test_a_manager_that_sweeps_is_not_lost_though_it_was_silent_or_was_taken_for_lost(
     world: World,
 ) -> None:
@@ -158,7 +202,7 @@ async def test_a_manager_that_sweeps_is_not_lost_though_it_was_silent_or_was_tak
     await world.write(leave, "silent")
     await world.sweep(5 * SECOND, by="silent")
     assert (await world.statuses())[0] == "QUEUED"
-    assert (await world.sweep(5 * SECOND)).ended == 1
+    assert sum([(await world.sweep(5 * SECOND)).ended for _ in range(12)]) == 1
 
 
 async def test_a_manager_says_that_it_is_there_though_the_version_of_the_tables_is_locked(

@@ -96,7 +96,7 @@ async def test_a_run_is_cancelled_while_an_outcome_arrives(pair: Pair, api: Api,
 @in_both_orders
 async def test_a_lease_expires_while_the_outcome_arrives(pair: Pair, api: Api, swapped: bool) -> None:
     async def expire_all(manager: Manager) -> int:
-        lost: int = await manager.service.store.write(expire, "", 2**60, Terms())
+        lost: int = await manager.service.store.write(expire, 2**60, Terms())
         return lost
 
     flow = await Flow.start(api, place("a", "b"), place("b"))

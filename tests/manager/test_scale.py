@@ -91,7 +91,7 @@ async def leases_that_end(manager: Manager) -> None:
         ok(await manager.remote.heartbeat("w", states=[item]))
         terms = leases.Terms(poison_limit=poison_limit)
         now = manager.service.monotonic() + 2 * terms.lease_ttl_ms
-        assert await manager.service.store.write(leases.expire, "", now, terms) == 1
+        assert await manager.service.store.write(leases.expire, now, terms) == 1
 
 
 async def everything_managed(manager: Manager, flow: Flow) -> None:

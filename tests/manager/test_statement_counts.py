@@ -186,13 +186,13 @@ async def expiring(manager: Manager, count: int) -> Act:
     if count:
         await held(manager, count)
     now = manager.service.monotonic() + 2 * manager.service.terms.lease_ttl_ms
-    return lambda: managed(manager, expire, "", now, manager.service.terms)
+    return lambda: managed(manager, expire, now, manager.service.terms)
 
 
 async def ending_as_poison(manager: Manager, count: int) -> Act:
     await held(manager, count)
     terms = Terms(poison_limit=1)
-    return lambda: managed(manager, expire, "", manager.service.monotonic() + 2 * terms.lease_ttl_ms, terms)
+    return lambda: managed(manager, expire, manager.service.monotonic() + 2 * terms.lease_ttl_ms, terms)
 
 
 async def losing_a_manager(manager: Manager, count: int) -> Act:

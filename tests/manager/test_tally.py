@@ -70,7 +70,7 @@ async def test_a_lease_lost_too_often_counts_as_an_error(manager: Manager, clock
     await claim_one(manager.remote, limits={"Node_work": 1})
     terms = manager.service.terms
     now = manager.service.monotonic() + terms.lease_ttl_ms + 1
-    await manager.service.store.write(expire, "", now, replace(terms, poison_limit=1))
+    await manager.service.store.write(expire, now, replace(terms, poison_limit=1))
     assert await counted(manager, clock) == {"ERRORED": 1}
 
 

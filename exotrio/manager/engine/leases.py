@@ -204,18 +204,19 @@ def _held_in_lost_managers(manager: str) -> Cause:
 def recover(tx: Transaction, manager: str, terms: Terms) -> int:
     """Take back what runtimes inside state managers held that are gone; return how many states those were.
 
-    ``manager`` does it, here and below, so it is not gone.
+    ``manager`` does it, so it is not gone.
     """
     return _lose(tx, terms, _held_in_lost_managers(manager))
 
 
-def expire(tx: Transaction, manager: str, now: int, terms: Terms) -> int:
-    """End the leases whose deadline has passed, and take back what ``recover`` does; return how many states
-    those were.
+def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None) -> int:
+    """End the leases whose deadline has passed; return how many those were. ``sweeper``, a state manager,
+    takes back what ``recover`` does, too.
 
     Both at once: the one after the other would lock runs while it has states locked.
     """
-    return _lose(tx, terms, ("lease_until <= ?", (now,)), _held_in_lost_managers(manager))
+    lost = () if sweeper is None else (_held_in_lost_managers(sweeper),)
+    return _lose(tx, terms, ("lease_until <= ?", (now,)), *lost)
 
 
 def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:

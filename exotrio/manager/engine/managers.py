@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from exotrio._version import VERSION
 from exotrio.errors import DatabaseTooNew
-from exotrio.manager.engine.leases import Terms, expire, extend
+from exotrio.manager.engine.leases import MAX_STATES_PER_SWEEP, Terms, expire, extend
 from exotrio.manager.engine.releases import forget_claims
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
@@ -33,7 +33,10 @@ MIN_AHEAD_MS = 20_000
 a third is as much."""
 LEARNT_AFTER_MS = 10_000
 """Until then each state manager knows that the clock was set."""
-SWEEP, RETENTION, SCHEDULES = DUTIES = ("sweep", "retention", "schedules")
+RECOVERY_INTERVAL_MS = 60_000
+"""What is held inside state managers is many rows: it is read when one of them has ended, and this often
+otherwise, for one that committed a claim after it was taken for lost, and then ended."""
+SWEEP, RETENTION, SCHEDULES, RECOVERY = DUTIES = ("sweep", "retention", "schedules", "recovery")
 
 
 def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> None:
@@ -102,6 +105,8 @@ def enter_alone(tx: Transaction, manager: str, now: int) -> None:
 
 def leave(tx: Transaction, manager: str) -> None:
     """Say that a state manager ends. The next sweep takes back what is still held inside its process."""
+    # First, as a sweep does.
+    tx.execute("UPDATE duties SET at = 0 WHERE name = ?", (RECOVERY,))
     tx.execute("DELETE FROM managers WHERE id = ?", (manager,))
 
 
@@ -162,10 +167,18 @@ def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | Non
             extend(tx, now, ahead, terms)
             _move_signs_of_life(tx, now, ahead)
             return Swept()
+        recovered = take_duty(tx, RECOVERY)
         tx.execute("UPDATE managers SET seen_at = ? WHERE id = ?", (now, manager))
-        tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,))
+        lost = tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,)).rowcount
+        if lost or (recovered is not None and not 0 <= now - recovered < RECOVERY_INTERVAL_MS):
+            forget_claims(tx, now)
+            ended = expire(tx, now, terms, sweeper=manager)
+            # More may be left than one sweep takes back.
+            at = now if ended < MAX_STATES_PER_SWEEP else 0
+            tx.execute("UPDATE duties SET at = ? WHERE name = ?", (at, RECOVERY))
+            return Swept(ended=ended)
     forget_claims(tx, now)
-    return Swept(ended=expire(tx, manager, now, terms))
+    return Swept(ended=expire(tx, now, terms))
 
 
 def _lateness(passed: int, interval: int) -> int:

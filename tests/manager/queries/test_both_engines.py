@@ -87,7 +87,7 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     lost = ok(await remote.native_claim({node_name("held"): 1}, worker_id="w-lost"))["states"][0]
     run_id = ok(await api.history(lost["state_id"]))["run_id"]
     shown.append((held.graph, run_id, lost["state_id"]))
-    await store.write(leases.expire, "", site.service.monotonic() + 10**7, site.service.terms)
+    await store.write(leases.expire, site.service.monotonic() + 10**7, site.service.terms)
     ok(await remote.native_claim({node_name("held"): 1}, worker_id="w-1"))
     ok(await remote.heartbeat("w-1", runtime="r", nodes={node_name("held"): "() -> ()"}))
     done = await Flow.start(api, place("done"), graph="done")
