@@ -13,7 +13,6 @@
     watchdog     ends a process that does not stop  vitals        how it is, from any thread
     task_tree    where its tasks wait, from any thread
     server_errors  tells an outcome that the state manager fails with from an outage
-    outage       one log line when something begins to fail, one when it works again
     loop_watch   says when a node blocks the loop, and where
 
 ``Runtime``, ``Phase`` and ``Summary`` are public through ``exotrio``, ``Vitals`` through

@@ -18,7 +18,6 @@ from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
-from exotrio._runtime.outage import Outage
 from exotrio._runtime.poller import Poller, poll
 from exotrio._runtime.reporter import Reporter, report
 from exotrio._runtime.shutdown import run_shutdown
@@ -27,6 +26,7 @@ from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.worker import TURN, Worker, work
 from exotrio._util import deadlines
 from exotrio._util.backoff import OUTAGE
+from exotrio._util.outage import Outage
 from exotrio.errors import ManagerUnavailable
 
 if TYPE_CHECKING:

@@ -43,7 +43,6 @@ from exotrio._nodes.base import Stopping
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
-from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._util import deadlines
@@ -51,6 +50,7 @@ from exotrio._util.at_exit import join_at_exit
 from exotrio._util.backoff import Backoff
 from exotrio._util.crossing import call_in_loop
 from exotrio._util.events import LeaseLost
+from exotrio._util.outage import Outage
 from exotrio._wire.vocabulary import HeartbeatResult
 from exotrio.errors import ManagerError, ManagerUnavailable
 

@@ -35,9 +35,9 @@ import trio
 
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Ending
-from exotrio._runtime.outage import Outage
 from exotrio._runtime.outbox_store import OutboxStore, WriteFailed
 from exotrio._util.crossing import call_in_loop
+from exotrio._util.outage import Outage
 
 T = TypeVar("T")
 

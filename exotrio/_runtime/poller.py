@@ -14,11 +14,11 @@ from exotrio._link.port import Claim, ClaimLost, Link, Wanted
 from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.options import Options
-from exotrio._runtime.outage import Outage
 from exotrio._runtime.reporter import OVERTAKING, QUICK, Reporter
 from exotrio._runtime.stop import Stop
 from exotrio._util.backoff import OUTAGE, REFUSED
 from exotrio._util.events import Polled
+from exotrio._util.outage import Outage
 from exotrio._wire.vocabulary import MAX_WAIT_MS, from_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 

@@ -19,9 +19,9 @@ from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.options import Options
-from exotrio._runtime.outage import Outage
 from exotrio._runtime.server_errors import ItemErrors, ServerErrors
 from exotrio._util.backoff import OUTAGE, REFUSED
+from exotrio._util.outage import Outage
 
 if TYPE_CHECKING:
     from exotrio._runtime.outbox import Outbox

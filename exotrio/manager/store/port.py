@@ -15,12 +15,12 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import trio
 
 from exotrio.errors import DatabaseError
-from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.driver import Connection, Dialect, Items, Row, Rows
 from exotrio.manager.store.heads import Heads
+from exotrio.manager.store.reads import NotRead
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,10 +31,6 @@ Topic = int | str | tuple[int, int]
 START_PATIENCE = 30.0
 """Seconds; what started this process may try again after that."""
 START_PAUSE = 0.5
-
-
-class OutOfTime(Exception):
-    """A query took as long as it may."""
 
 
 class Conflict(Exception):
@@ -362,15 +358,6 @@ class Store(Protocol):
         """
 
 
-def too_slow(limit: float) -> Refused:
-    """Return the error for a ``look`` that was ended after so many seconds."""
-    return Refused(
-        400,
-        f"this took longer than {limit:g} s and was ended; ask for less:"
-        " one run, graph or node, a shorter time, or a smaller page",
-    )
-
-
 class NotCommitted(DatabaseError):
     """A commit failed; its reason is in the log already."""
 
@@ -397,5 +384,5 @@ async def write_at_start(
 
 
 def log_level(error: DatabaseError) -> int:
-    """Return the level at which to log an error: a failed commit was logged already, by the store."""
-    return logging.DEBUG if isinstance(error, NotCommitted) else logging.ERROR
+    """Return the level at which to log an error: the store has logged an outage of the database already."""
+    return logging.DEBUG if isinstance(error, NotCommitted | NotRead) else logging.ERROR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -22,7 +23,7 @@ from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.postgres import notices, readers, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server
-from tests.support.manager import gate
+from tests.support.manager import gate, open_manager
 from tests.support.postgres import PASSWORD, Database
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import PATIENCE, get, keys, put, remove, until
@@ -271,6 +272,34 @@ async def test_a_query_that_fails_each_time_is_given_up_though_others_succeed_me
         async with open_store(database.url) as store:
             with pytest.raises(DatabaseError, match="could not be read"):
                 await store.read(read)
+
+
+async def test_an_outage_in_which_nothing_can_be_read_is_logged_when_it_begins_and_when_it_ends(
+    database: Database,
+    proxy: PostgresProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(readers, "RETRY_FOR", 0.0)
+    caplog.set_level(logging.INFO, logger="exotrio.manager")
+
+    async def status() -> int:
+        return (await manager.remote.runs()).status_code
+
+    with trio.fail_after(PATIENCE):
+        async with open_manager(database.url_at(proxy.port)) as manager:
+            assert await status() == 200
+            proxy.refuses = True
+            proxy.cut()
+            assert [await status() for _ in range(10)] == [503] * 10
+            proxy.refuses = False
+            while await status() != 200:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+            assert await status() == 200
+    lines = [(each.levelname, each.getMessage()) for each in caplog.records if "read" in each.getMessage()]
+    assert [level for level, _ in lines] == ["ERROR", "INFO"], lines
+    assert "reading the database fails" in lines[0][1]
+    assert "reading the database works again" in lines[1][1]
 
 
 async def test_no_query_comes_after_one_that_was_cancelled_on_its_session(database: Database) -> None:

@@ -20,9 +20,10 @@ from psycopg import errors
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import OutOfTime, View, too_slow
+from exotrio.manager.store.port import View
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, is_operational
 from exotrio.manager.store.postgres.writes import RETRY_FOR, Context
+from exotrio.manager.store.reads import NotRead, OutOfTime, new_outage, reading, too_slow
 
 T = TypeVar("T")
 
@@ -74,6 +75,7 @@ class Readers:
         self._turns = trio.Semaphore(LOOKS)
         self._cancelling = trio.CapacityLimiter(READS + LOOKS)
         self._lost_at: float | None = None
+        self._outage = new_outage()
         self._closed = False
 
     async def read(self, query: Callable[[View], T]) -> T:
@@ -97,9 +99,10 @@ class Readers:
     async def _in_thread(self, query: Callable[[View], T], limit: float, limiter: trio.CapacityLimiter) -> T:
         running = _Query()
         try:
-            return await trio.to_thread.run_sync(
-                self._run, query, limit, running, limiter=limiter, abandon_on_cancel=True
-            )
+            with reading(self._outage):
+                return await trio.to_thread.run_sync(
+                    self._run, query, limit, running, limiter=limiter, abandon_on_cancel=True
+                )
         except trio.Cancelled:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * CANCEL_WITHIN):
                 await trio.to_thread.run_sync(
@@ -174,7 +177,9 @@ class Readers:
                 connection.close()
 
     def _not_read(self, error: psycopg.Error) -> DatabaseError:
-        return DatabaseError(
+        # One of a statement is of that query alone, so each is logged.
+        kind = NotRead if is_operational(error) else DatabaseError
+        return kind(
             f"the database could not be read: {self._context.server.reason(error)}",
             fix="check PostgreSQL and its log",
         )

@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import trio
 
-from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import OutOfTime, View, too_slow
+from exotrio.manager.store.port import View
+from exotrio.manager.store.reads import NotRead, OutOfTime, new_outage, reading, too_slow
 from exotrio.manager.store.sqlite.database import open_reader
 
 T = TypeVar("T")
@@ -42,23 +42,28 @@ class Readers:
         self._reads = trio.CapacityLimiter(READS)
         self._looks = trio.CapacityLimiter(LOOKS)
         self._turns = trio.Semaphore(LOOKS)
+        self._outage = new_outage()
 
     async def read(self, query: Callable[[View], T]) -> T:
         """Run a query without a deadline; a cancellation ends it."""
-        return await trio.to_thread.run_sync(self._run, query, math.inf, limiter=self._reads)
+        return await self._in_thread(query, math.inf, self._reads)
 
     async def look(self, query: Callable[[View], T]) -> T:
         """Run a query; raise Refused after ``LOOK_LIMIT`` seconds, or if its turn did not come by then."""
         with trio.move_on_after(LOOK_LIMIT) as waiting:
             async with self._turns:
                 waiting.deadline = math.inf
-                return await trio.to_thread.run_sync(self._run, query, LOOK_LIMIT, limiter=self._looks)
+                return await self._in_thread(query, LOOK_LIMIT, self._looks)
         raise Refused(503, f"other pages and searches took all of {LOOK_LIMIT:g} s; try again later")
 
     def close(self) -> None:
         """Close the connections that are not in use."""
         while self._idle:
             self._idle.pop().close()
+
+    async def _in_thread(self, query: Callable[[View], T], limit: float, limiter: trio.CapacityLimiter) -> T:
+        with reading(self._outage):
+            return await trio.to_thread.run_sync(self._run, query, limit, limiter=limiter)
 
     def _run(self, query: Callable[[View], T], limit: float) -> T:
         end = time.monotonic() + limit
@@ -110,6 +115,6 @@ class Readers:
                 connection.close()
 
 
-def not_read(error: sqlite3.Error) -> DatabaseError:
+def not_read(error: sqlite3.Error) -> NotRead:
     """Return the error of a query that failed."""
-    return DatabaseError(f"the database could not be read: {error}", fix="check its file and its disk")
+    return NotRead(f"the database could not be read: {error}", fix="check its file and its disk")

@@ -27,6 +27,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.reads import new_outage, reading
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.condition import describe
 from exotrio.manager.store.sqlite.copy import remove_leftovers
@@ -113,6 +114,7 @@ class MemoryStore(_CommittingStore):
 
     def __init__(self, committer: Committer) -> None:
         super().__init__(committer, None)
+        self._outage = new_outage()
         self._scopes: dict[Write, trio.CancelScope] = {}
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
@@ -156,10 +158,11 @@ class MemoryStore(_CommittingStore):
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         await trio.lowlevel.checkpoint()
-        try:
-            return query(self._committer.view(self._committer.connection), *args, **kwargs)
-        except sqlite3.Error as error:
-            raise not_read(error) from error
+        with reading(self._outage):
+            try:
+                return query(self._committer.view(self._committer.connection), *args, **kwargs)
+            except sqlite3.Error as error:
+                raise not_read(error) from error
 
     look = read
 
