@@ -33,7 +33,8 @@ any more) and replayed outcomes go into the reporter's queue directly::
    at the end is written off.
 2. A held claim only moves forward: BUFFERED, RUNNING, DONE, and then away by one ``Ending``. A worker that
    takes one which is no longer BUFFERED drops it: so a state can be released, lost or cancelled while it is
-   in a channel.
+   in a channel. A claim that repeats what is held takes it over. One on another state with the same id, from
+   a database that went back in time, replaces it: nothing of it is sent any more.
 3. Running nodes does not wait for deliveries. The ``finished`` channel is emptied at once, and the queue
    always has room. What bounds it is that nothing more is claimed (``Reporter.may_claim``).
 4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one

@@ -49,7 +49,6 @@ from exotrio._util import deadlines
 from exotrio._util.at_exit import join_at_exit
 from exotrio._util.backoff import Backoff
 from exotrio._util.crossing import call_in_loop
-from exotrio._util.events import LeaseLost
 from exotrio._util.outage import Outage
 from exotrio._wire.vocabulary import HeartbeatResult
 from exotrio.errors import ManagerError, ManagerUnavailable
@@ -159,7 +158,7 @@ class HeartbeatHandler:
             for held, _, _ in heartbeat.held:
                 begun = held.execution is not None and held.execution.began
                 if ledger.lapsed(held) and not begun:
-                    self._lose(held, Stopping.LEASE_LOST)
+                    ledger.lose(held, Stopping.LEASE_LOST)
             ledger.notify()
             return
         ledger.ttl = answer.ttl
@@ -167,7 +166,7 @@ class HeartbeatHandler:
             if held.claim is not claim:
                 continue  # it was claimed again meanwhile: this is about the lease before
             if result is not HeartbeatResult.OK:
-                self._lose(held, _WHY[result])
+                ledger.lose(held, _WHY[result])
             elif answer.ttl is None:
                 held.lease_until = math.inf
             else:
@@ -176,23 +175,6 @@ class HeartbeatHandler:
         if "drain" in answer.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")
             self.stop.request(self.grace, "the state manager")
-
-    def _lose(self, held: HeldClaim, why: Stopping) -> None:
-        """End what this runtime no longer holds. What is finished is sent all the same."""
-        if held.forfeited or held.stage is Stage.DONE:
-            return
-        what = "its lease is lost"
-        if why is Stopping.RUN_CANCELLED:
-            what = f"its run {held.claim.run_id} was cancelled"
-        elif self.ledger.events:
-            self.ledger.events.emit(LeaseLost(held.claim.node_name))
-        held.forfeited = why
-        if held.execution is None:
-            log.warning("%s is dropped before it was begun: %s", held, what)
-            self.ledger.forfeit(held)
-        else:
-            log.warning("%s is cancelled: %s", held, what)
-            held.execution.cancel(why)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,6 +8,7 @@ Pure bookkeeping, in the loop's thread. A held claim only moves forward::
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
@@ -24,7 +25,9 @@ from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Ending, Summary
 from exotrio._util.crossing import ThreadsafeEvent
-from exotrio._util.events import Events, StateEnded
+from exotrio._util.events import Events, LeaseLost, StateEnded
+
+log = logging.getLogger("exotrio.ledger")
 
 STEPS_TO_END = 3
 """Steps of the loop from the end of a node to the end of its task, and to the next state of its worker."""
@@ -95,6 +98,22 @@ class HeldClaim:
         """Whether it is being released, so that a claim may bring it again before the response comes."""
         returns = self.outcome is None or isinstance(self.outcome, Requeued)
         return self.stage is Stage.DONE and self.in_flight and returns
+
+    def is_of(self, claim: Claim) -> bool:
+        """Whether ``claim`` is on what is held here, and not on another state that got the same id.
+
+        A state manager whose database went back in time may assign an id again. Of one run, the states of a
+        fan-out differ only in their inputs. What one of the claims lacks is not compared: v0 does not say run
+        and attempt, and an outcome of an earlier process has no inputs.
+        """
+        kept = self.claim
+        is_restored = self.execution is None and self.outcome is not None
+        return (
+            (kept.node_name, kept.identifier) == (claim.node_name, claim.identifier)
+            and (None in (kept.run_id, claim.run_id) or kept.run_id == claim.run_id)
+            and (None in (kept.attempt, claim.attempt) or kept.attempt == claim.attempt)
+            and (is_restored or kept.inputs == claim.inputs)
+        )
 
     @property
     def what(self) -> str:
@@ -186,18 +205,21 @@ class Ledger:
     def add(self, claim: Claim, asked: float = math.inf) -> HeldClaim | None:
         """Enter a claim that was asked for at that time on the clock of ``now``, and return what is held.
 
-        None if the state was held here already (its lease was lost, or a v0 claim repeated it). Then that
-        one takes over the claim, so that nothing is begun a second time.
+        None if the same is held here already (its lease was lost, or a v0 claim repeated it). Then that one
+        takes over the claim, so that nothing is begun a second time. If another state with this id is held,
+        its lease is lost, and nothing of it is sent any more.
         """
         known = self._by_state.get(claim.state_id)
-        if known is None or known.is_being_released:
+        is_new = known is None or not self.holds(claim)
+        if known is None or is_new:
             held = HeldClaim(claim)
             self._hold(held)
             self._active[claim.node_name] += 1
+            if known is not None:
+                self.lose(known, Stopping.LEASE_LOST)
         else:
             held = known
-            kept = held.claim
-            held.claim = replace(claim, node_name=kept.node_name, execution=kept.execution, logs=kept.logs)
+            held.claim = replace(claim, execution=known.claim.execution, logs=known.claim.logs)
             held.announced = False
             # If its execution was cancelled for the old lease, it is released under the new one.
             held.forfeited = Stopping.NO
@@ -211,12 +233,33 @@ class Ledger:
         self.notify()
         if late:
             self.heartbeat_wanted.set()
-        return None if held is known else held
+        return held if is_new else None
 
     def holds(self, claim: Claim) -> bool:
-        """Whether the state of ``claim`` is held here, so that ``add`` would return None."""
+        """Whether what ``claim`` is on is held here, so that ``add`` would return None."""
         known = self._by_state.get(claim.state_id)
-        return known is not None and not known.is_being_released
+        return known is not None and not known.is_being_released and known.is_of(claim)
+
+    def is_replaced(self, held: HeldClaim) -> bool:
+        """Whether its state, or another one with its id, was claimed as a new one since."""
+        return self._by_state.get(held.claim.state_id) is not held
+
+    def lose(self, held: HeldClaim, why: Stopping) -> None:
+        """End what this runtime no longer holds. What is finished is left to the reporter."""
+        if held.forfeited or held.stage is Stage.DONE:
+            return
+        what = "its lease is lost"
+        if why is Stopping.RUN_CANCELLED:
+            what = f"its run {held.claim.run_id} was cancelled"
+        elif self.events:
+            self.events.emit(LeaseLost(held.claim.node_name))
+        held.forfeited = why
+        if held.execution is None:
+            log.warning("%s is dropped before it was begun: %s", held, what)
+            self.forfeit(held)
+        else:
+            log.warning("%s is cancelled: %s", held, what)
+            held.execution.cancel(why)
 
     def restore(self, claim: Claim, outcome: Outcome) -> HeldClaim:
         """Enter an outcome of an earlier process, which is only to be delivered."""
@@ -237,9 +280,11 @@ class Ledger:
         """Enter its outcome; None releases it. Return whether that is to be delivered.
 
         A state whose lease was lost is not released; if its node returned a value all the same, that is
-        sent, since perhaps nobody else has begun it. Of a state whose run was cancelled nothing is sent.
+        sent, since perhaps no other runtime has begun it. Nothing is sent of a state whose run was cancelled,
+        and of one that was replaced.
         """
-        if held.forfeited and (outcome is None or held.forfeited is Stopping.RUN_CANCELLED):
+        lost = outcome is None or held.forfeited is Stopping.RUN_CANCELLED or self.is_replaced(held)
+        if held.forfeited and lost:
             self.forfeit(held)
             return False
         if held not in self._held or held.stage is Stage.DONE:

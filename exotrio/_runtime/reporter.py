@@ -245,6 +245,13 @@ class Reporter:
         return [held for held in batch if held not in risky]
 
     async def _send(self, batch: list[HeldClaim], moment: int) -> None:
+        # Without a token it would be taken for that of the state that is claimed under this id by now.
+        for held in filter(self.ledger.is_replaced, batch[:]):
+            log.warning("dropping the %s of %s: a new claim has its id", held.what, held)
+            self._end(held, Ending.DROPPED)
+            batch.remove(held)
+        if not batch:
+            return
         for held in batch:
             held.in_flight = True
         claims = [held.claim for held in batch]

@@ -19,10 +19,22 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from pydantic import BaseModel
 from starlette.types import ASGIApp
 from trio.testing import MockClock
 
-from exotrio import ConfigurationError, DatabaseError, ManagerUnavailable, RequestRefused, StateManager
+from exotrio import (
+    BaseNode,
+    ConfigurationError,
+    DatabaseError,
+    Graph,
+    GraphNodeModel,
+    ManagerUnavailable,
+    RequestRefused,
+    Runtime,
+    StateManager,
+)
+from exotrio._link.port import LinkKind
 from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.api import operations
 from exotrio.manager.api.operations import SLOW_AFTER
@@ -32,7 +44,7 @@ from exotrio.manager.store.sqlite.store import FileStore, open_store
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, report
-from tests.support.helpers import eventually, ok, open_client, place, refused, sql
+from tests.support.helpers import eventually, free_port, ok, open_client, place, refused, sql
 from tests.support.http_doubles import tcp_server
 from tests.support.manager import KEY, NO_SETTINGS, gate, open_manager
 from tests.support.stores import PUT_KEYS, put
@@ -41,10 +53,10 @@ BACKUP = "/exotrio/v1/backup"
 
 
 @asynccontextmanager
-async def served(db: Path) -> AsyncIterator[tuple[Api, StateManager]]:
+async def served(db: Path, port: int = 0) -> AsyncIterator[tuple[Api, StateManager]]:
     """Serve a database on a port until the block ends."""
     async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(partial(serve, port=0, db=db, key=KEY))
+        (url,) = await nursery.start(partial(serve, port=port, db=db, key=KEY))
         async with open_client(url=url, key=KEY) as client, StateManager("tests", url, KEY) as manager:
             yield Api(client, "tests"), manager
         nursery.cancel_scope.cancel()
@@ -54,6 +66,12 @@ def beside(db: Path) -> set[str]:
     """Return the names in the folder of a database that are not its own."""
     own = {db.name + suffix for suffix in ("", "-wal", "-shm", ".lock", ".secrets-key", ".api-key")}
     return {file.name for file in db.parent.iterdir()} - own
+
+
+def restore(backup: Path, db: Path) -> None:
+    for file in (db, *db.parent.glob(db.name + "-*")):
+        file.unlink()
+    shutil.copy(backup, db)
 
 
 def names(folder: Path) -> list[str]:
@@ -89,6 +107,64 @@ async def test_a_state_manager_started_on_a_backup_goes_on_with_its_runs(tmp_pat
         fresh = Flow(api, "graph", held["run_id"])
         await fresh.run("b")
         assert (await manager.status(fresh.run_id)).status == "SUCCESS"
+
+
+class Echo(BaseNode):
+    """Returns its input once the gate is open."""
+
+    gate: trio.Event
+    begun = 0
+
+    class Inputs(BaseModel):
+        n: str
+
+    Outputs = Inputs
+
+    async def execute(self) -> Inputs:
+        Echo.begun += 1
+        await Echo.gate.wait()
+        return self.inputs
+
+
+@pytest.mark.parametrize("link", ["native", "v0"])
+async def test_runs_after_a_restored_backup_get_nothing_that_runtimes_did_before_it(
+    tmp_path: Path, link: LinkKind
+) -> None:
+    async def trigger(manager: StateManager, name: str) -> dict[str, str]:
+        values = [f"{name} {number}" for number in range(30)]
+        return {(await manager.trigger("echo", {"n": n}))["run_id"]: n for n in values}
+
+    async def all_claimed(manager: StateManager) -> None:
+        assert len((await manager.states(status="QUEUED")).states) == 30
+
+    db, copy, port = tmp_path / "state.db", tmp_path / "copy.db", free_port()
+    Echo.gate, Echo.begun = trio.Event(), 0
+    echo = GraphNodeModel(node_name="Echo", identifier="echo", namespace="tests", inputs={"n": "INITIAL"})
+    uri = f"http://127.0.0.1:{port}"
+    runtime = Runtime(
+        "tests", "live", [Echo], state_manager_uri=uri, key=KEY, link=link, workers=60, batch_size=60
+    )
+    async with trio.open_nursery() as nursery:
+        async with served(db, port) as (_, manager):
+            await nursery.start(runtime.run)
+            await manager.upsert_graph(Graph("echo", [echo]))
+            await manager.backup(copy)
+            await trigger(manager, "old")
+            await eventually(partial(all_claimed, manager))
+        restore(copy, db)
+        async with served(db, port) as (_, manager):
+            wanted = await trigger(manager, "new")
+            await eventually(partial(all_claimed, manager), within=30)
+            Echo.gate.set()
+            for run_id in wanted:
+                assert (await manager.wait(run_id)).status == "SUCCESS"
+            found = {
+                run_id: (await manager.states(run=run_id, outputs=True)).states[0].outputs
+                for run_id in wanted
+            }
+            runtime.stop()
+    assert found == {run_id: {"n": n} for run_id, n in wanted.items()}
+    assert (Echo.begun, runtime.summary.completed) == (60, 30)
 
 
 async def test_writers_go_on_while_a_copy_is_made(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """A state that is held here and claimed again: by a v0 claim that repeats it, or after its lease was lost.
-Nothing is begun a second time; what is there goes on under the new claim."""
+Nothing is begun a second time; what is there goes on under the new claim. Unless it is another state, whose
+id a database that went back in time assigned again: then nothing of what is there is sent any more."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, ReQueueAfterSignal
@@ -247,3 +252,124 @@ async def test_an_outcome_of_an_earlier_process_is_delivered_under_a_claim_that_
     assert (held.claim.token, held.stage, ledger.active("N")) == ("2", Stage.DONE, 0)
     ledger.end(held, held.delivered_ending)
     assert ledger.empty
+
+
+# -- another state with the same id
+
+
+class Numbered(BaseNode):
+    """Returns how many were begun with it, and its input, even if it is cancelled meanwhile."""
+
+    begun = 0
+    gates: defaultdict[int, trio.Event]
+
+    class Inputs(BaseModel):
+        n: str
+
+    class Outputs(BaseModel):
+        by: str
+
+    async def execute(self) -> Outputs:
+        Numbered.begun += 1
+        number = Numbered.begun
+        with trio.move_on_after(300, shield=True):
+            await Numbered.gates[number].wait()
+        return self.Outputs(by=f"{number} of {self.inputs.n}")
+
+
+OTHERS = pytest.mark.parametrize(
+    ("server", "changes"),
+    [
+        (V0Server, {"inputs": {"n": "other"}}),
+        (NativeServer, {"inputs": {"n": "other"}}),
+        (NativeServer, {"run_id": "other"}),
+        (NativeServer, {"attempt": 2}),
+    ],
+    indirect=["server"],
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh_gates(fresh: None) -> None:
+    Numbered.begun, Numbered.gates = 0, defaultdict(trio.Event)
+
+
+async def give_other(server: V0Server, state_id: str, changes: dict[str, Any]) -> None:
+    """Have the server hand out another state with the same id, even with the same token."""
+    server.states[state_id] = replace(server.states[state_id], status="CREATED", deliveries=0, **changes)
+    await give_again(server, state_id)
+
+
+def results(server: V0Server) -> dict[str, Any]:
+    return {each.id: (each.status, each.result) for each in server.states.values() if each.result}
+
+
+@OTHERS
+async def test_a_node_that_runs_is_not_taken_for_another_state_with_its_id(
+    autojump_clock: MockClock, server: V0Server, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (state_id,) = server.add("Numbered", n="one")
+    async with running(server, Numbered) as rt:
+        await server.until(QUEUED=1)
+        await trio.sleep(0.1)
+        await give_other(server, state_id, changes)
+        await trio.sleep(3)
+        assert Numbered.begun == 2
+        Numbered.gates[1].set()
+        await trio.sleep(3)
+        assert results(server) == {}
+        Numbered.gates[2].set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    of = server.states[state_id].inputs["n"]
+    assert results(server) == {state_id: ("EXECUTED", [{"by": f"2 of {of}"}])}
+    assert (rt.summary.completed, rt.summary.lost_leases, rt.summary.exit_code) == (1, 1, 0)
+    assert f"state {state_id} (Numbered as it) is cancelled: its lease is lost" in caplog.text
+
+
+@OTHERS
+async def test_a_finished_result_is_not_delivered_for_another_state_with_its_id(
+    autojump_clock: MockClock, server: V0Server, changes: dict[str, Any]
+) -> None:
+    (state_id,) = server.add("Numbered", n="one")
+    async with running(server, Numbered) as rt:
+        await server.until(QUEUED=1)
+        server.before = Fails(OUTCOME, lambda: reply(503))
+        Numbered.gates[1].set()
+        await trio.sleep(3)
+        await give_other(server, state_id, changes)
+        server.before = None
+        await trio.sleep(60)
+        assert (Numbered.begun, results(server)) == (2, {})
+        Numbered.gates[2].set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    of = server.states[state_id].inputs["n"]
+    assert results(server) == {state_id: ("EXECUTED", [{"by": f"2 of {of}"}])}
+    assert (rt.summary.completed, rt.summary.dropped, rt.summary.exit_code) == (1, 1, 0)
+
+
+@OTHERS
+async def test_a_state_that_waits_for_a_worker_gives_way_to_another_one_with_its_id(
+    autojump_clock: MockClock, server: V0Server, changes: dict[str, Any]
+) -> None:
+    _, second = server.add("Numbered", 2, n="one")
+    async with running(server, Numbered, workers=1) as rt:
+        await server.until(QUEUED=2)
+        await trio.sleep(0.1)
+        await give_other(server, second, changes)
+        Numbered.gates[1].set()
+        Numbered.gates[2].set()
+        await server.until(EXECUTED=2)
+        await trio.sleep(5)
+    of = server.states[second].inputs["n"]
+    assert results(server)[second] == ("EXECUTED", [{"by": f"2 of {of}"}])
+    assert (Numbered.begun, rt.summary.completed, rt.summary.lost_leases) == (2, 2, 1)
+
+
+def test_what_one_of_two_claims_lacks_does_not_tell_them_apart() -> None:
+    ledger = Ledger()
+    native = Claim("s", "N", "it", {"a": "b"}, run_id="r", attempt=1, token="1")
+    held = ledger.restore(replace(native, inputs={}), Executed([]))
+    assert held.is_of(native)
+    assert held.is_of(Claim("s", "N", "it", {"a": "b"}))
+    for other in ({"run_id": "q"}, {"attempt": 2}, {"identifier": "at"}, {"node_name": "M"}):
+        assert not held.is_of(replace(native, **other)), other

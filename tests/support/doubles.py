@@ -50,6 +50,8 @@ class State:
     deliveries: int = 0
     announce: bool = False
     alone: bool = False
+    run_id: str = "r"
+    attempt: int = 1
 
 
 def reply(status: int, body: Any = None, **headers: str) -> httpx.Response:
@@ -246,7 +248,7 @@ class NativeServer(V0Server):
             return {"state_id": item["state_id"], "result": "unknown"}
         current = item["token"] == _token(state)
         if current and state.status == "QUEUED":
-            state.status = status
+            state.status, state.result = status, item.get("outputs")
             result = "ok"
         else:
             result = "duplicate" if current and state.status == status else "stale"
@@ -256,7 +258,7 @@ class NativeServer(V0Server):
         lease = {
             "token": _token(state),
             "ttl_ms": round(self.ttl * 1000),
-            "attempt": 1,
+            "attempt": state.attempt,
             "deliveries": state.deliveries,
             "announce": state.announce,
             "alone": state.alone,
@@ -266,7 +268,7 @@ class NativeServer(V0Server):
             "node_name": state.node_name,
             "identifier": "it",
             "graph_name": "g",
-            "run_id": "r",
+            "run_id": state.run_id,
             "inputs": state.inputs,
             "created_at": "",
             "lease": lease,
