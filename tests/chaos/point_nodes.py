@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Protocol
 
 import trio
+from pydantic import BaseModel
 
 from exotrio import BaseNode, Graph, PruneSignal, ReQueueAfterSignal
 from exotrio.graph.references import AddedNode
@@ -44,12 +45,12 @@ HANDS: ContextVar[Hands] = ContextVar("HANDS")
 class Step(BaseNode):
     """Does what its place does; one class for most places, since every registration describes each class."""
 
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         place: str
         key: str
         values: str
 
-    class Outputs(BaseNode.Outputs):
+    class Outputs(BaseModel):
         key: str
 
     async def execute(self) -> list[Outputs]:
@@ -86,7 +87,7 @@ class Step(BaseNode):
 class Sealed(Step):
     """Has to be given its secret."""
 
-    class Secrets(BaseNode.Secrets):
+    class Secrets(BaseModel):
         token: str
 
     def _outputs(self) -> list[str]:

@@ -21,6 +21,7 @@ import anyio.lowlevel
 import pytest
 import sniffio
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal, Stopping
@@ -33,7 +34,7 @@ THREAD = "exotrio asyncio"
 Jump = Callable[[float], None]
 
 
-class Text(BaseNode.Outputs):
+class Text(BaseModel):
     text: str
 
 
@@ -82,10 +83,10 @@ async def test_a_node_runs_on_asyncio_with_its_inputs_secrets_and_context() -> N
     place = contextvars.ContextVar("place", default="nowhere")
     place.set("here")
 
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         name: str
 
-    class Secrets(BaseNode.Secrets):
+    class Secrets(BaseModel):
         token: str
 
     async def execute(self: BaseNode) -> Any:

@@ -331,10 +331,10 @@ async def test_an_unusable_class_is_refused_by_the_helper() -> None:
 
 async def test_nothing_a_state_does_ends_the_runtime(autojump_clock: Any) -> None:
     class Evil(BaseNode):
-        class Inputs(BaseNode.Inputs):
+        class Inputs(BaseModel):
             how: str
 
-        class Outputs(BaseNode.Outputs):
+        class Outputs(BaseModel):
             text: str
 
         async def execute(self) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import (
@@ -28,7 +29,7 @@ from tests.support.doubles import NativeServer, V0Server, reply, running, runtim
 from tests.support.helpers import eventually
 
 
-class Text(BaseNode.Outputs):
+class Text(BaseModel):
     text: str
 
 
@@ -154,7 +155,7 @@ async def test_a_signal_in_time_is_no_timeout(autojump_clock: MockClock) -> None
 
 
 async def test_secrets_are_masked_in_what_a_timed_out_node_raises(autojump_clock: MockClock) -> None:
-    class Secrets(BaseNode.Secrets):
+    class Secrets(BaseModel):
         token: str
 
     async def execute(self: BaseNode) -> None:
@@ -177,7 +178,7 @@ async def test_a_cancellation_from_elsewhere_is_no_timeout(autojump_clock: MockC
 
 
 async def test_waiting_for_secrets_does_not_use_the_timeout_up(autojump_clock: MockClock) -> None:
-    class Secrets(BaseNode.Secrets):
+    class Secrets(BaseModel):
         token: str
 
     async def slow(call: Any) -> None:
@@ -440,7 +441,7 @@ async def test_a_full_class_beside_an_idle_one_does_not_make_the_poller_spin(
 
 
 async def test_a_state_that_is_released_frees_its_place(autojump_clock: MockClock) -> None:
-    class Secrets(BaseNode.Secrets):
+    class Secrets(BaseModel):
         token: str
 
     ran: list[str] = []
@@ -449,7 +450,7 @@ async def test_a_state_that_is_released_frees_its_place(autojump_clock: MockCloc
         ran.append(self.inputs.name)
         await trio.lowlevel.checkpoint()
 
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         name: str
 
     async def no_secrets(call: Any) -> Any:

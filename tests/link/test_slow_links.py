@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 import exotrio._http.body
@@ -55,10 +56,10 @@ class Body(httpx.AsyncByteStream):
 
 
 class Counts(BaseNode):
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         text: str
 
-    class Outputs(BaseNode.Outputs):
+    class Outputs(BaseModel):
         length: str
 
     async def execute(self) -> Outputs:

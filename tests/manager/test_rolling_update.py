@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import trio
+from pydantic import BaseModel
 
 from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, StateManager
 from exotrio.client import RunStatus
@@ -28,10 +29,10 @@ PACE = 0.1
 
 
 class Step(BaseNode):
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         pass
 
-    class Outputs(BaseNode.Outputs):
+    class Outputs(BaseModel):
         pass
 
     async def execute(self) -> Outputs:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 from prometheus_client import REGISTRY, CollectorRegistry
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, ConfigurationError, LifecycleError, Phase
@@ -27,7 +28,7 @@ from tests.support.scrapes import labels_in, values_in
 
 
 class Sleeps(BaseNode):
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         seconds: str
 
     async def execute(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, GraphNodeModel, StateManager
@@ -24,7 +25,7 @@ from tests.support.manager import NO_SETTINGS, embedded_in
 class Pages(BaseNode):
     """Says what it is told to, then waits."""
 
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         fraction: str
         text: str
 
@@ -106,7 +107,7 @@ async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None
     said: list[Progress | None] = []
 
     class Tells(BaseNode):
-        class Secrets(BaseNode.Secrets):
+        class Secrets(BaseModel):
             token: str
             long: str
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Phase
@@ -17,7 +18,7 @@ from tests.support.doubles import Call, NativeServer, V0Server, reply, runtime
 class Works(BaseNode):
     """Takes its time, and some time to clean up."""
 
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         seconds: str
 
     async def execute(self) -> None:

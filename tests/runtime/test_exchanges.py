@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, StateManager
@@ -17,7 +18,7 @@ class Says(BaseNode):
 
 
 class Sleeps(BaseNode):
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         seconds: str
 
     async def execute(self) -> None:

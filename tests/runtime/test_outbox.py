@@ -21,6 +21,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from pydantic import BaseModel
 
 from exotrio import (
     BaseNode,
@@ -46,7 +47,7 @@ SHORT = 0.3
 
 
 class Says(BaseNode):
-    class Outputs(BaseNode.Outputs):
+    class Outputs(BaseModel):
         text: str
 
     async def execute(self) -> Any:
@@ -572,7 +573,7 @@ class FullDisk:
 
 
 class SaysMuch(BaseNode):
-    class Outputs(BaseNode.Outputs):
+    class Outputs(BaseModel):
         text: str
 
     async def execute(self) -> Any:
@@ -682,7 +683,7 @@ from exotrio import BaseNode, Runtime
 HERE = Path(__file__).parent
 
 class Once(BaseNode):
-    class Outputs(BaseNode.Outputs):
+    class Outputs(BaseModel):
         text: str
 
     async def execute(self):

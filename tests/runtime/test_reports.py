@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, PruneSignal
@@ -24,7 +25,7 @@ from tests.support.doubles import (
 
 
 class Says(BaseNode):
-    class Outputs(BaseNode.Outputs):
+    class Outputs(BaseModel):
         text: str
 
     async def execute(self) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, PruneSignal, Runtime
@@ -21,7 +22,7 @@ began: Counter[str] = Counter()
 
 
 class Work(BaseNode):
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         n: str
 
     async def execute(self) -> None:
@@ -30,7 +31,7 @@ class Work(BaseNode):
 
 
 class Large(BaseNode):
-    class Outputs(BaseNode.Outputs):
+    class Outputs(BaseModel):
         text: str
 
     async def execute(self) -> Any:

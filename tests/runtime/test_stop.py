@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 import exotrio
@@ -37,7 +38,7 @@ class Quick(BaseNode):
 class Sleeps(BaseNode):
     """Sleeps as many seconds as it is told."""
 
-    class Inputs(BaseNode.Inputs):
+    class Inputs(BaseModel):
         seconds: str
 
     async def execute(self) -> None:
@@ -110,7 +111,7 @@ async def test_a_node_that_returns_although_it_was_cancelled_is_reported_as_exec
     autojump_clock: MockClock,
 ) -> None:
     class Stubborn(BaseNode):
-        class Outputs(BaseNode.Outputs):
+        class Outputs(BaseModel):
             text: str
 
         async def execute(self) -> Any:
