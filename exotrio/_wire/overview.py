@@ -14,6 +14,9 @@ EXPORT_TYPE = "text/html; charset=utf-8"
 MAX_RUNS = 100
 MAX_RUNTIMES = 100
 """Runtimes in an overview, at most."""
+DEFAULT_DEPTH = 10_000
+MAX_DEPTH = 100_000
+"""Waiting states of a node that are counted, at most."""
 
 
 # -- runtimes
@@ -113,6 +116,23 @@ class ExportQuery(Body):
     """Query of the route that exports a run, with inputs, outputs and values of the store or without."""
 
     values: bool = True
+
+
+class DepthQuery(Body):
+    """Query of the route that shows how many states wait."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_DEPTH)] = DEFAULT_DEPTH
+
+
+class QueueDepth(Body):
+    """How many states wait, which is counted without anything else being read.
+
+    Fields:
+        nodes: States that wait of each registered node, also those that are not due yet and those of a paused
+            node; counted up to the limit of the query.
+    """
+
+    nodes: dict[str, int]
 
 
 class OldestState(Body):

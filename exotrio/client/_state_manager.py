@@ -10,7 +10,17 @@ import anyio
 from exotrio._http.event_loop import event_loop
 from exotrio._wire.graphs import CancelledTriggers, GraphInfo, GraphsReply
 from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, PauseReply, SignInLink
-from exotrio._wire.overview import Checkup, CommandReply, Overview, OverviewQuery, RuntimeList, TasksReply
+from exotrio._wire.overview import (
+    DEFAULT_DEPTH,
+    Checkup,
+    CommandReply,
+    DepthQuery,
+    Overview,
+    OverviewQuery,
+    QueueDepth,
+    RuntimeList,
+    TasksReply,
+)
 from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query
@@ -141,6 +151,18 @@ class StateManager(StateCalls):
         query = checked_query(OverviewQuery, runs=runs)
         path = self._calls.native("overview", query=query)
         return await self._calls.fetch_native(Overview, "GET", path, "no overview can be shown")
+
+    async def depth(self, *, limit: int = DEFAULT_DEPTH) -> dict[str, int]:
+        """Return how many states of each registered node wait, also those not due yet. Needs our server.
+
+        Nothing else is read, so this costs far less than ``overview``.
+
+        Args:
+            limit: States of one node that are counted, up to 100,000. Defaults to 10,000.
+        """
+        path = self._calls.native("depth", query=checked_query(DepthQuery, limit=limit))
+        depth = await self._calls.fetch_native(QueueDepth, "GET", path, "waiting states cannot be counted")
+        return depth.nodes
 
     async def checkup(self) -> Checkup:
         """Return the condition of the state manager: claims by node, lost leases, database, clock.

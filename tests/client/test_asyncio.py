@@ -153,6 +153,7 @@ def test_every_call_can_be_made_from_either_event_loop(tmp_path: Path, backend: 
                 assert len(await manager.graphs()) == 1
                 assert "Split" in {node.name for node in await manager.nodes()}
                 await manager.overview()
+                assert (await manager.depth())["Split"] == 0
                 await manager.checkup()
                 assert b"</html>" in await manager.export(run_id)
                 assert await manager.backup(tmp_path / "copy.db") == (tmp_path / "copy.db").stat().st_size

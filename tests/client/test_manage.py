@@ -290,6 +290,8 @@ async def test_a_server_of_ours_that_is_too_old_to_show_it_is_told_from_one_with
 async def test_no_more_runs_are_asked_for_than_an_overview_has() -> None:
     with pytest.raises(ConfigurationError, match="less than or equal to 100"):
         await Server(native=True).client.overview(runs=101)
+    with pytest.raises(ConfigurationError, match="less than or equal to 100000"):
+        await Server(native=True).client.depth(limit=100_001)
 
 
 # -- workers

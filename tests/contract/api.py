@@ -207,6 +207,9 @@ class Api:
     async def states(self, **query: Any) -> httpx.Response:
         return await self.native("GET", "states", params=query)
 
+    async def depth(self, **query: Any) -> httpx.Response:
+        return await self.native("GET", "depth", params=query)
+
     async def overview(self, **query: Any) -> httpx.Response:
         return await self.native("GET", "overview", params=query)
 

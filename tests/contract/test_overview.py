@@ -48,6 +48,21 @@ async def test_what_waits_runs_and_failed_is_counted_in_all_and_by_node(api: Api
     assert (await overview(api.elsewhere())).running == 0
 
 
+async def test_the_depth_of_each_queue_is_counted_up_to_a_limit(api: Api) -> None:
+    assert ok(await api.depth()) == {"nodes": {}}
+    await Flow.start(api, place("a", "b"), place("b"), runs=3)
+    await claim_one(api, limit=1)
+    ok(await api.trigger("graph", start_delay=HOUR_MS))
+    assert ok(await api.depth()) == {"nodes": {node_name("a"): 3, node_name("b"): 0}}
+    assert ok(await api.depth(limit=2))["nodes"][node_name("a")] == 2
+    assert ok(await api.elsewhere().depth()) == {"nodes": {}}
+
+
+@pytest.mark.parametrize("limit", ["0", "100001", "x"])
+async def test_no_other_limit_of_a_depth_is_accepted(api: Api, limit: str) -> None:
+    refused(await api.depth(limit=limit), 422)
+
+
 async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: Api) -> None:
     await Flow.start(api, place("a"))
     state = await claim_one(api)

@@ -9,12 +9,14 @@ import httpx
 from exotrio._wire.overview import Checkup, Overview
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms, expire
+from exotrio.manager.queries.load import MAX_COUNTED, backlog, waiting
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
 from tests.support.helpers import NO_RETRY, SettableClock, ok, open_client, place
 from tests.support.manager import KEY, NO_SETTINGS, Manager, open_manager, tallied, with_history
 from tests.support.query_plans import planned, refuses_scans, steps_of
+from tests.support.web import open_site
 
 
 async def test_what_ended_is_counted_by_minute_and_by_node() -> None:
@@ -84,6 +86,36 @@ async def test_looking_scans_nothing_that_grows_beside_what_waits_and_what_is_he
     )
     for sql, plan in refuses_scans(plans).items():
         assert all(allowed.match(line) for line in plan if line.startswith("SCAN")), (sql, plan)
+
+
+async def test_an_overview_and_its_page_read_what_is_held_once() -> None:
+    async with open_site() as site:
+        await Flow.start(site.api, place("a"))
+        await claim_one(site.api)
+        store = site.service.store
+        async with planned(store, "INDEXED BY states_held") as of_answer:
+            ok(await site.api.overview())
+        async with planned(store, "INDEXED BY states_held") as of_page:
+            await site.browser.page(f"/ns/{site.api.namespace}")
+    assert (len(of_answer), len(of_page)) == (1, 1), (of_answer, of_page)
+
+
+async def test_the_depth_of_queues_is_counted_without_what_is_held(manager: Manager) -> None:
+    await Flow.start(manager.api, place("a"))
+    await claim_one(manager.api)
+    async with planned(manager.service.store, " states ") as plans:
+        ok(await manager.api.depth())
+    (plan,) = plans.values()
+    assert any("states_ready" in line for line in plan), plan
+
+
+async def test_what_waits_is_counted_once() -> None:
+    """Also in another way: how much of it is due."""
+    async with open_manager() as manager:
+        store = manager.service.store
+        await Flow.start(manager.api, place("a"), runs=1_000)
+        depth = await steps_of(store, lambda: store.read(waiting, "tests", MAX_COUNTED))
+        assert await steps_of(store, lambda: store.read(backlog, namespace="tests")) < 1.5 * depth
 
 
 async def test_an_overview_costs_the_same_beside_any_history() -> None:

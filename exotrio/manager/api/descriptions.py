@@ -105,6 +105,9 @@ DESCRIPTIONS: dict[str, Description] = {
     f"GET {_NS}/overview": Description(
         "Show what happens in a namespace", overview.Overview, query=overview.OverviewQuery
     ),
+    f"GET {_NS}/depth": Description(
+        "Count the states of each node that wait", overview.QueueDepth, query=overview.DepthQuery
+    ),
     f"GET {_NS}/checkup": Description("Show the condition of the state manager", overview.Checkup),
     f"GET {_NS}/workers": Description("List runtimes", overview.RuntimeList),
     f"POST {_NS}/worker/{{worker_id}}/drain": Description("Ask a runtime to drain", overview.CommandReply),

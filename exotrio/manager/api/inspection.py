@@ -9,13 +9,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exotrio._util.times import timestamp
-from exotrio._wire.overview import ExportQuery, OverviewQuery
+from exotrio._wire.overview import DepthQuery, ExportQuery, OverviewQuery
 from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.manager.api.json import read_query, reply
 from exotrio.manager.api.routing import NamespaceEndpoint, namespace_routes
 from exotrio.manager.engine import pausing
 from exotrio.manager.engine.workers import ask
 from exotrio.manager.queries.checkup import show_checkup
+from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.queries.workers import find_worker, list_workers
 from exotrio.manager.service import Service
@@ -31,6 +32,7 @@ def inspection_routes(service: Service) -> list[Route]:
         NATIVE_ROOT,
         [
             ("GET", "/overview", inspection.overview),
+            ("GET", "/depth", inspection.depth),
             ("GET", "/checkup", inspection.checkup),
             ("GET", "/run/{run_id}/export", inspection.export),
             ("GET", "/workers", inspection.workers),
@@ -54,6 +56,10 @@ class _Inspection:
         query = read_query(request, OverviewQuery)
         now = self._service.monotonic()
         return reply(await self._store.look(show_overview, namespace, now, query.runs))
+
+    async def depth(self, request: Request, namespace: str) -> Response:
+        limit = read_query(request, DepthQuery).limit
+        return reply({"nodes": await self._store.look(waiting, namespace, limit)})
 
     async def checkup(self, request: Request, namespace: str) -> Response:
         now, terms = self._service.monotonic(), self._service.terms

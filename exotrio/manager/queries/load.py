@@ -50,40 +50,82 @@ class Backlog:
     paused_at: int | None
 
 
-def backlog(view: View, *, namespace: str | None = None, node: str | None = None) -> list[Backlog]:
-    """Return the backlog of every registered node, or of those with this namespace and this name."""
-    held = dict(
-        view.execute(
-            "SELECT node_id, count(*) FROM states INDEXED BY states_held WHERE status = 'QUEUED'"
-            " GROUP BY node_id"
-        ).fetchall()
-    )
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How many states are held: of each node, by its number, and by each runtime, by its id."""
+
+    of_node: Counter[int]
+    by_worker: Counter[str]
+
+
+def count_held(view: View, namespace: str | None = None) -> Held:
+    """Count the states that are held, all of them or those of a namespace. Each of them is read: call it once
+    for all that a page shows."""
+    where = Where()
+    if namespace is not None:
+        where.add("namespace = ?", namespace)
+    found = Held(Counter(), Counter())
+    for node_id, worker, number in view.execute(
+        "SELECT node_id, worker, number FROM (SELECT node_id, worker, count(*) AS number"
+        " FROM states INDEXED BY states_held WHERE status = 'QUEUED' GROUP BY node_id, worker) AS held"
+        f" JOIN nodes ON nodes.id = node_id WHERE {where}",
+        tuple(where.parameters),
+    ):
+        found.of_node[node_id] += number
+        if worker is not None:
+            found.by_worker[worker] += number
+    return found
+
+
+def backlog(
+    view: View, *, namespace: str | None = None, node: str | None = None, held: Held | None = None
+) -> list[Backlog]:
+    """Return the backlog of every registered node, or of those with this namespace and this name.
+
+    ``held`` is what ``count_held`` returned, if that was called before.
+    """
+    of_node = (held or count_held(view, namespace)).of_node
     where = Where()
     if namespace is not None:
         where.add("namespace = ?", namespace)
     if node is not None:
         where.add("name = ?", node)
-    waits = "SELECT enqueue_after FROM states WHERE node_id = nodes.id AND status = 'CREATED'"
-    due = f"{waits} AND enqueue_after <= ? AND nodes.paused_at IS NULL"
-    return [
-        Backlog(
-            namespace=row["namespace"],
-            node=row["name"],
-            waiting=row["waiting"],
-            eligible=row["eligible"],
-            oldest=0.0 if row["first"] is None else max(0, view.now_ms - row["first"]) / 1000,
-            held=held.get(row["id"], 0),
-            paused_at=row["paused_at"],
+    # Each state is counted once: it is due, or comes due later.
+    waits = (
+        "SELECT enqueue_after FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND enqueue_after"
+    )
+    found = []
+    for row in view.execute(
+        "SELECT id, namespace, name, paused_at,"
+        f" (SELECT count(*) FROM ({waits} <= ? LIMIT ?) AS waits) AS due,"
+        f" (SELECT count(*) FROM ({waits} > ? LIMIT ?) AS waits) AS later,"
+        f" ({waits} <= ? ORDER BY enqueue_after LIMIT 1) AS first"
+        f" FROM nodes WHERE {where} ORDER BY namespace, name",
+        (view.now_ms, MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, *where.parameters),
+    ):
+        is_eligible = row["due"] and row["paused_at"] is None
+        found.append(
+            Backlog(
+                namespace=row["namespace"],
+                node=row["name"],
+                waiting=min(row["due"] + row["later"], MAX_COUNTED),
+                eligible=row["due"] if is_eligible else 0,
+                oldest=max(0, view.now_ms - row["first"]) / 1000 if is_eligible else 0.0,
+                held=of_node[row["id"]],
+                paused_at=row["paused_at"],
+            )
         )
-        for row in view.execute(
-            "SELECT id, namespace, name, paused_at,"
-            f" (SELECT count(*) FROM ({waits} LIMIT ?) AS waits) AS waiting,"
-            f" (SELECT count(*) FROM ({due} LIMIT ?) AS waits) AS eligible,"
-            f" ({due} ORDER BY enqueue_after LIMIT 1) AS first"
-            f" FROM nodes WHERE {where} ORDER BY namespace, name",
-            (MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, *where.parameters),
-        )
-    ]
+    return found
+
+
+def waiting(view: View, namespace: str, limit: int) -> dict[str, int]:
+    """Return how many states of each registered node of a namespace wait, counted up to a limit."""
+    rows = view.execute(
+        "SELECT name, (SELECT count(*) FROM (SELECT seq FROM states WHERE node_id = nodes.id"
+        " AND status = 'CREATED' LIMIT ?) AS waits) AS waiting FROM nodes WHERE namespace = ? ORDER BY name",
+        (limit, namespace),
+    )
+    return {row["name"]: row["waiting"] for row in rows}
 
 
 def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, Row]:
@@ -96,11 +138,6 @@ def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, Row]:
         (view.items(list(node_ids)), since, MAX_COUNTED),
     )
     return {row["node_id"]: row for row in rows}
-
-
-def held_by_worker(view: View, namespace: str) -> Counter[str]:
-    """Return how many states each runtime holds, by its id."""
-    return Counter({worker: len(states) for worker, states in states_held(view, namespace).items()})
 
 
 def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:

@@ -12,6 +12,7 @@ from exotrio.manager.queries.load import (
     MAX_COUNTED,
     Backlog,
     backlog,
+    count_held,
     failing,
     failures,
     nodes_of,
@@ -62,11 +63,12 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
     ``now`` is in ms on the clock of leases.
     """
     node_ids = nodes_of(view, namespace)
-    backlogs = {each.node: each for each in backlog(view, namespace=namespace)}
+    held = count_held(view, namespace)
+    backlogs = {each.node: each for each in backlog(view, namespace=namespace, held=held)}
     present = current(view, node_ids, list(backlogs.values()))
     oldest: Backlog | None = present.pop("oldest")
     offers = offered(view, namespace, now)
-    runtimes = list_workers(view, namespace, now).workers
+    runtimes = list_workers(view, namespace, now, held).workers
     return {
         "namespace": namespace,
         "at": timestamp(view.now_ms),

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.overview import RuntimeInfo, RuntimeList, V0Runtime
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
-from exotrio.manager.queries.load import held_by_worker
+from exotrio.manager.queries.load import Held, count_held
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
@@ -141,9 +141,9 @@ def live_v0_runtimes(view: View, namespace: str, now: int) -> list[list[str]]:
     return [nodes for nodes, ago in v0_runtimes(view, namespace, now) if ago < SILENT_AFTER_MS]
 
 
-def list_workers(view: View, namespace: str, now: int) -> RuntimeList:
-    """Return the runtimes of a namespace, the live ones first."""
-    held = held_by_worker(view, namespace)
+def list_workers(view: View, namespace: str, now: int, held: Held | None = None) -> RuntimeList:
+    """Return the runtimes of a namespace, the live ones first. ``held`` is as of ``load.backlog``."""
+    holds = (held or count_held(view, namespace)).by_worker
     return RuntimeList(
         workers=[
             RuntimeInfo(
@@ -156,7 +156,7 @@ def list_workers(view: View, namespace: str, now: int) -> RuntimeList:
                 busy=worker.last.busy,
                 buffered=worker.last.buffered,
                 reporting=worker.last.reporting,
-                holds=held[worker.worker_id],
+                holds=holds[worker.worker_id],
                 heard_ms=worker.heard_ms,
                 polled_ms=worker.polled_ms,
                 nodes=worker.nodes,

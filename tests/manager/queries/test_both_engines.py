@@ -123,7 +123,7 @@ async def look(site: Site, shown: list[Shown]) -> None:
         await api.nodes(),
         *(await api.graphs(), await api.get_graph("united"), await api.namespaces()),
         *(await api.runs(1, 5), await api.runs(2, 5)),
-        *(await api.overview(), await api.checkup(), await api.workers()),
+        *(await api.overview(), await api.depth(), await api.checkup(), await api.workers()),
         await api.worker("GET", "w-1", "tasks"),
     ):
         ok(answer)

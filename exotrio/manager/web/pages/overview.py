@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.queries.graphs import last_failures
-from exotrio.manager.queries.load import HOUR, backlog, failing, failures, held_by_worker, nodes_of
+from exotrio.manager.queries.load import HOUR, Held, backlog, count_held, failing, failures, nodes_of
 from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs, run_row
 from exotrio.manager.queries.trends import graphs_of, trend
@@ -21,37 +21,39 @@ RUNS_SHOWN = 12
 def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
     nodes = nodes_of(view, request.namespace)
     data: dict[str, Data] = {"page": {"title": "Overview", **span_of(request)}}
-    if "now" in wanted:
-        backlogs = backlog(view, namespace=request.namespace)
-        present = current(view, nodes, backlogs)
-        oldest = present["oldest"]
-        is_offered = oldest is None or oldest.node in request.offers(view)
-        paused = [each for each in backlogs if each.paused_at is not None]
-        held = held_by_worker(view, request.namespace)
-        buffered = count_buffered(request.workers(view), held)
-        data["now"] = {
-            "current": present,
-            "buffered": buffered,
-            "oldest_offered": is_offered,
-            "paused": paused,
-        }
+    if {"now", "runtimes"}.intersection(wanted):
+        held = count_held(view, request.namespace)
+        if "now" in wanted:
+            data["now"] = _now(view, request, nodes, held)
+        if "runtimes" in wanted:
+            data["runtimes"] = {
+                "workers": request.workers(view),
+                "held": held.by_worker,
+                "anonymous": len(live_v0_runtimes(view, request.namespace, request.monotonic)),
+            }
     if "trend" in wanted:
         span = span_of(request)["span"]
         runs = trend(view, span, graphs=graphs_of(view, request.namespace), runs=True)
         data["trend"] = show_trend(trend(view, span, nodes=nodes), runs=runs)
     if "failing" in wanted:
         data["failing"] = {"nodes": _failing(view, nodes)}
-    if "runtimes" in wanted:
-        data["runtimes"] = {
-            "workers": request.workers(view),
-            "held": held_by_worker(view, request.namespace),
-            "anonymous": len(live_v0_runtimes(view, request.namespace, request.monotonic)),
-        }
     if "runs" in wanted:
         rows = newest_runs(view, request.namespace, RUNS_SHOWN)
         newest = [run_row(row, view.now_ms) for row in rows]
         data["runs"] = {"runs": newest, "of_graph": None, "searched": None}
     return data
+
+
+def _now(view: View, request: PageRequest, nodes: dict[int, str], held: Held) -> Data:
+    backlogs = backlog(view, namespace=request.namespace, held=held)
+    present = current(view, nodes, backlogs)
+    oldest = present["oldest"]
+    return {
+        "current": present,
+        "buffered": count_buffered(request.workers(view), held.by_worker),
+        "oldest_offered": oldest is None or oldest.node in request.offers(view),
+        "paused": [each for each in backlogs if each.paused_at is not None],
+    }
 
 
 def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
