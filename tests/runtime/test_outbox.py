@@ -683,7 +683,7 @@ from exotrio import BaseNode, Runtime
 HERE = Path(__file__).parent
 
 class Once(BaseNode):
-    class Outputs(BaseModel):
+    class Outputs(BaseNode.Outputs):
         text: str
 
     async def execute(self):

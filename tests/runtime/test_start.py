@@ -27,7 +27,7 @@ from exotrio import BaseNode, Runtime
 from tests.support.doubles import V0Server
 
 class Sleeps(BaseNode):
-    class Inputs(BaseModel):
+    class Inputs(BaseNode.Inputs):
         seconds: str
 
     async def execute(self):
