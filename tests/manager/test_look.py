@@ -15,7 +15,7 @@ from tests.contract.flow import Flow
 from tests.contract.native import claim_one
 from tests.support.helpers import NO_RETRY, SettableClock, ok, open_client, place
 from tests.support.manager import KEY, NO_SETTINGS, Manager, open_manager, tallied, with_history
-from tests.support.query_plans import planned, refuses_scans, steps_of
+from tests.support.query_plans import connection_of, planned, refuses_scans, steps_of
 from tests.support.web import open_site
 
 
@@ -92,12 +92,15 @@ async def test_an_overview_and_its_page_read_what_is_held_once() -> None:
     async with open_site() as site:
         await Flow.start(site.api, place("a"))
         await claim_one(site.api)
-        store = site.service.store
-        async with planned(store, "INDEXED BY states_held") as of_answer:
-            ok(await site.api.overview())
-        async with planned(store, "INDEXED BY states_held") as of_page:
-            await site.browser.page(f"/ns/{site.api.namespace}")
-    assert (len(of_answer), len(of_page)) == (1, 1), (of_answer, of_page)
+        connection, statements = await connection_of(site.service.store), list[str]()
+        connection.set_trace_callback(statements.append)
+        reads = []
+        for look in (site.api.overview, lambda: site.browser.page(f"/ns/{site.api.namespace}")):
+            statements.clear()
+            await look()
+            reads.append(len([sql for sql in statements if "INDEXED BY states_held" in sql]))
+        connection.set_trace_callback(None)
+    assert reads == [1, 1]
 
 
 async def test_the_depth_of_queues_is_counted_without_what_is_held(manager: Manager) -> None:
