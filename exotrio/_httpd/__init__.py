@@ -4,6 +4,7 @@ Import from here; the modules inside are private. They use ``errors`` and ``_uti
 
 - ``listeners``: binds sockets, and closes them in forked children; names in Host headers.
 - ``server``: accepts connections, and stops.
+- ``budget``: a limit on what all requests use together.
 - ``limiter``: counts connections, and closes some to make room for new ones.
 - ``connection``: the requests of one connection, and what the app and the server tell each other.
 - ``exchange``: one request and its response, the ASGI ``receive`` and ``send``.
@@ -29,6 +30,7 @@ Rules that hold:
 Not served: TLS, WebSocket (an upgrade request is answered as a plain one), HTTP/2, ASGI lifespan.
 """
 
+from exotrio._httpd.budget import Budget
 from exotrio._httpd.connection import is_crowded, mark_authenticated, stopping_event
 from exotrio._httpd.exchange import App
 from exotrio._httpd.limiter import ConnectionLimiter
@@ -47,6 +49,7 @@ from exotrio._httpd.server import serve_http
 __all__ = [
     "LOOPBACK_HOSTS",
     "App",
+    "Budget",
     "ClientDisconnected",
     "ConnectionLimiter",
     "Limits",

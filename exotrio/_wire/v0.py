@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, Texts
-from exotrio._wire.vocabulary import MAX_BATCH, RunStatus, StateStatus, check_key
+from exotrio._wire.vocabulary import MAX_BATCH, MAX_OUTPUTS, RunStatus, StateStatus, check_key
 from exotrio.graph import Name
 
 # -- nodes
@@ -118,7 +118,7 @@ class OutcomeReply(Body):
 
 
 class ExecutedRequest(Body):
-    outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+    outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_OUTPUTS)]
 
 
 class ErroredRequest(Body):

@@ -22,6 +22,9 @@ MAX_WAIT_MS = 15_000
 MAX_BATCH = 1_000
 """States in the answer to a claim, and items of a native batch, at most."""
 
+MAX_OUTPUTS = 200_000
+"""Outputs of one outcome, and of all that are recorded in one transaction, at most. Each becomes a state and
+is followed by others, and while they are written nothing else is."""
 MAX_TASK_TREE = 64 * 1024
 """Characters of a task tree, at most."""
 MAX_LOG_LINES = 256

@@ -44,6 +44,7 @@ class Point:
 ACCESS = "manager/security/access.py"
 APP = "manager/api/app.py"
 SERVING = "manager/serving.py"
+BODIES = "manager/api/bodies.py"
 DASHBOARD = "manager/web/app.py"
 GATE = "_httpd/limiter.py"
 GUARD = "manager/web/guard.py"
@@ -460,14 +461,49 @@ POINTS = (
         ["security/test_limits::test_of_many_bad_items_no_more_problems_are_made_than_a_refusal_tells"],
         Change(
             "_wire/v0.py",
-            "outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]",
-            "outputs: list[dict[str, Any]]",
+            "outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_OUTPUTS)]",
+            "outputs: Annotated[list[dict[str, Any]], Field(max_length=MAX_OUTPUTS)]",
         ),
     ),
     Point(
         "Of an object of bad entries no more problems are made than a refusal tells.",
         ["security/test_limits::test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tells"],
         Change("graph/declaration.py", "or len(values) <= PART:", "or True:"),
+    ),
+    Point(
+        "The values in a large body are counted before it is parsed, and too many are refused.",
+        ["security/test_limits::test_a_body_with_too_many_values_is_refused_before_it_is_parsed"],
+        Change(BODIES, "            if values > MAX_VALUES:\n", "            if False:\n"),
+    ),
+    Point(
+        "Marks within the texts of a body do not count as values.",
+        ["security/test_limits::test_values_in_a_body_are_counted_and_not_the_marks_in_its_texts"],
+        Change(BODIES, """.replace(b'\\\\"', b"")""", ""),
+    ),
+    Point(
+        "A large body is parsed in a thread.",
+        ["security/test_limits::test_a_large_body_is_parsed_in_a_thread"],
+        Change(BODIES, "        if len(body) <= LARGE:\n", "        if True:\n"),
+    ),
+    Point(
+        "All large bodies that are handled at the same time have a largest number of values together.",
+        ["security/test_limits::test_large_bodies_wait_for_the_values_of_those_that_are_handled"],
+        Change(BODIES, "await self._values.acquire(values)", "self._values.charge(values)"),
+    ),
+    Point(
+        "A large body that was handled or refused makes room for the next ones.",
+        ["security/test_limits::test_large_bodies_wait_for_the_values_of_those_that_are_handled"],
+        Change("manager/api/routing.py", "                release()\n", "                pass\n"),
+    ),
+    Point(
+        "An outcome has a largest number of outputs.",
+        ["security/test_limits::test_an_outcome_has_a_largest_number_of_outputs"],
+        Change("_wire/v0.py", "Field(fail_fast=True, max_length=MAX_OUTPUTS)", "Field(fail_fast=True)"),
+    ),
+    Point(
+        "A transaction has a largest number of outputs.",
+        ["security/test_limits::test_outcomes_with_many_outputs_together_are_recorded_in_steps"],
+        Change("manager/api/native.py", "            if outputs > MAX_OUTPUTS:\n", "            if False:\n"),
     ),
     Point(
         "A claim names no more nodes than a runtime can register.",

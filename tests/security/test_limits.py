@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import combinations, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,24 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from pydantic import ValidationError
+from trio.testing import MockClock
 
 from exotrio._wire.graphs import MAX_EDGES, MAX_TRIGGERS, GraphBody
-from exotrio._wire.vocabulary import MAX_BATCH
+from exotrio._wire.native import ItemReply, OutcomeItem
+from exotrio._wire.v0 import ExecutedRequest
+from exotrio._wire.vocabulary import MAX_BATCH, MAX_OUTPUTS
 from exotrio.graph import MAX_NODES
+from exotrio.manager.api import bodies
 from exotrio.manager.api import json as json_api
-from exotrio.manager.engine import graphs, workers
+from exotrio.manager.api import native as native_api
+from exotrio.manager.engine import exchange, graphs, outcomes, runs, workers
 from exotrio.manager.rules.template import Template
+from exotrio.manager.store.port import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
+from tests.contract.native import A, claim, claim_one, executed_item
 from tests.support.helpers import UNKNOWN_ID, UNKNOWN_RUN, node_name, ok, place, refused
 from tests.support.manager import open_manager
 
@@ -116,7 +124,7 @@ async def test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tell
     assert answer.json()["detail"][0]["loc"][-1] == "5000"
 
 
-@pytest.mark.parametrize(("inputs", "most"), [(1, 100), (1_000, 200)])
+@pytest.mark.parametrize(("inputs", "most"), [(1, 100), (500, 200)])
 async def test_of_many_bad_runs_no_more_problems_are_made_than_a_refusal_tells(
     api: Api, monkeypatch: pytest.MonkeyPatch, inputs: int, most: int
 ) -> None:
@@ -244,3 +252,150 @@ async def test_numbers_beyond_all_reason_are_no_server_error(
     answer = await api.native("POST", path, json={"worker_id": "w", "claim_id": "c", **body(number)})
     assert answer.status_code in (200, 404, 422), answer.text
     ok(await api.native("GET", "runs"))
+
+
+# -- large bodies
+
+
+def executed_body(count: int, fields: int = 1) -> bytes:
+    output = b"{%s}" % b",".join(b'"field_%d":"12345"' % number for number in range(fields))
+    return b'{"outputs":[%s]}' % b",".join([output] * count)
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        (b"[]", 1),
+        (b"[" * 7, 7),
+        (b'[1,{"a":2}]', 4),
+        (rb'["a,b:[{\"{,", "\\", ",", {"\\\":": ""}]', 6),
+        (rb'["\\",",,,,,,,,,,","\\\",,"]', 3),
+    ],
+)
+def test_values_in_a_body_are_counted_and_not_the_marks_in_its_texts(
+    monkeypatch: pytest.MonkeyPatch, body: bytes, count: int
+) -> None:
+    assert bodies.count_values(body) >= count
+    monkeypatch.setattr(bodies, "MAX_VALUES", 0)
+    monkeypatch.setattr(bodies, "MAX_STRINGS", 100)
+    assert bodies.count_values(body) == count
+
+
+def test_a_body_has_room_for_the_most_outputs_of_an_outcome() -> None:
+    body = executed_body(MAX_OUTPUTS, fields=3)
+    assert bodies.count_values(body) <= bodies.MAX_VALUES
+    assert len(ExecutedRequest.model_validate_json(body).outputs) == MAX_OUTPUTS
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/v0/namespace/tests/state/x/executed", b'{"outputs": [{"a": [%s]}]}'),
+        ("/exotrio/v1/namespace/tests/outcomes", b"[%s]"),
+        ("/exotrio/v1/namespace/tests/graph/g/runs", b'{"runs": [%s]}'),
+        ("/exotrio/v1/namespace/tests/heartbeat", b'{"states": [%s]}'),
+    ],
+)
+@pytest.mark.parametrize("value", [b"{}", b"[[[1]]]", b'{"":1}', b"0"])
+async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str, form: bytes, value: bytes
+) -> None:
+    monkeypatch.setattr(bodies, "MAX_VALUES", 100_000)
+    body = form % b",".join([value] * 200_000)
+    assert "more than 100,000 values" in refused(await api.request("POST", path, content=body), 413)
+
+
+async def test_an_outcome_has_a_largest_number_of_outputs(api: Api) -> None:
+    await Flow.start(api, place("a"))
+    state = await claim_one(api, limits={A: 1})
+    too_many = executed_body(MAX_OUTPUTS + 1)
+    answer = await api.v0("POST", f"state/{state['state_id']}/executed", content=too_many)
+    assert f"at most {MAX_OUTPUTS} items" in refused(answer, 422)
+    item = b'[{"state_id":"%s","token":"%s","outcome":"executed",%s]' % (
+        state["state_id"].encode(),
+        state["lease"]["token"].encode(),
+        too_many[1:],
+    )
+    (recorded,) = ok(await api.native("POST", "outcomes", content=item))["items"]
+    assert recorded["result"] == "invalid"
+    assert f"at most {MAX_OUTPUTS} items" in recorded["detail"]
+
+
+@pytest.mark.parametrize("along", [False, True])
+async def test_outcomes_with_many_outputs_together_are_recorded_in_steps(
+    api: Api, monkeypatch: pytest.MonkeyPatch, along: bool
+) -> None:
+    steps: list[int] = []
+
+    def counted(tx: Transaction, namespace: str, items: Sequence[OutcomeItem]) -> list[ItemReply]:
+        steps.append(len(items))
+        return record_batch(tx, namespace, items)
+
+    record_batch = outcomes.record_batch
+    monkeypatch.setattr(native_api, "MAX_OUTPUTS", 5)
+    for module in (outcomes, exchange):
+        monkeypatch.setattr(module, "record_batch", counted)
+    await Flow.start(api, place("a"), runs=6)
+    counts = (2, 2, 2, 6, 1, 4)
+    items: list[dict[str, Any]] = [
+        executed_item(state, *[{"v": "1"}] * count)
+        for state, count in zip(await claim(api, {A: 6}), counts, strict=True)
+    ]
+    items.insert(1, {"nonsense": True})
+    if along:
+        items.append({"claim": {"worker_id": "w", "claim_id": "c", "limits": {}, "limit": 0, "at_once": 0}})
+    replies = ok(await api.native("POST", "outcomes", json=items))["items"]
+    assert [each["result"] for each in replies] == ["ok", "invalid", *["ok"] * 5]
+    assert [each["state_id"] for each in replies] == [each.get("state_id", "") for each in items[:7]]
+    assert steps == [2, 1, 1, 2]
+
+
+@pytest.mark.parametrize("large", [True, False])
+async def test_a_large_body_is_parsed_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    threads = set()
+
+    def parse(body: bytes, model: Any) -> Any:
+        threads.add(threading.get_ident())
+        return json_api.parse_model(body, model)
+
+    monkeypatch.setattr(bodies, "parse_model", parse)
+    async with open_manager(tmp_path / "state.db") as manager:
+        error = "x" * (bodies.LARGE if large else bodies.LARGE // 2)
+        refused(await manager.remote.v0("POST", f"state/{UNKNOWN_ID}/errored", json={"error": error}), 404)
+    assert (threads == {threading.get_ident()}) != large
+
+
+async def test_large_bodies_wait_for_the_values_of_those_that_are_handled(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr(bodies, "LARGE", 100)
+    monkeypatch.setattr(bodies, "MAX_VALUES", 50)
+    async with open_manager() as manager, trio.open_nursery() as nursery:
+        api, store = manager.remote, manager.service.store
+        await Flow.deploy(api, place("a"))
+        large = {"inputs": {f"name-{number}": "x" * 100 for number in range(15)}}
+        write, writing, go_on = store.write, 0, trio.Event()
+
+        async def slow(use_case: Any, *arguments: Any, **options: Any) -> Any:
+            nonlocal writing
+            if use_case is runs.trigger:
+                writing += 1
+                await go_on.wait()
+            return await write(use_case, *arguments, **options)
+
+        monkeypatch.setattr(store, "write", slow)
+        for _ in range(3):
+            nursery.start_soon(lambda: api.v0("POST", "graph/graph/trigger", json=large))
+        await trio.testing.wait_all_tasks_blocked()
+        assert writing == 1
+        nursery.start_soon(lambda: api.v0("POST", "graph/graph/trigger", json={}))
+        await trio.testing.wait_all_tasks_blocked()
+        assert writing == 2, "small ones do not wait"
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert writing == 4
+        for _ in range(5):  # what is refused leaves its room, too
+            refused(await api.v0("POST", "graph/absent/trigger", json=large), 404)
+        ok(await api.v0("POST", "graph/graph/trigger", json=large))

@@ -3,7 +3,8 @@
 ==============  ===================================================================================
 ``app``         ``create_app``: all routes behind the guard of ``security.access``
 ``routing``     routes made of tables of (method, path, endpoint)
-``json``        bodies, path values, replies; every exception as a JSON error
+``bodies``      reading bodies within limits, large ones in a thread
+``json``        parsing bodies and path values, replies; every exception as a JSON error
 ``masking``     secrets masked in outcomes before they are recorded
 ``v0``          ``/v0/...``: what stock runtimes, clients and dashboards call
 ``native``      ``/exotrio/v1/...``: leases, batches and long polls, for exotrio's own runtime

@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
+from exotrio.manager.api.bodies import Bodies
 from exotrio.manager.api.inspection import inspection_routes
 from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
@@ -59,7 +60,7 @@ def create_app(
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
     app.router.redirect_slashes = False
-    app.state.max_body = max_body
+    app.state.bodies = Bodies(service, max_body)
     open_paths = PROBES | OPEN | {METRICS} if open_metrics else PROBES | OPEN
     guarded = Access(
         app,

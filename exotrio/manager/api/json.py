@@ -1,4 +1,4 @@
-"""JSON over HTTP: reading request bodies and path values, writing replies and errors.
+"""JSON over HTTP: parsing request bodies and path values, writing replies and errors.
 
 Every error body is JSON, in the shapes of v0: ``{"detail": text}``; a list of problems with 422;
 ``{"success": false, "detail": text}`` with 500.
@@ -91,11 +91,6 @@ async def settled(claim: Awaitable[T]) -> T:
     raise Refused(504, f"{what}; check the server's database and its disk")
 
 
-async def read_model(request: Request, model: type[M]) -> M:
-    """Parse the body as ``model``; errors as of ``read_body`` and ``parse_model``."""
-    return parse_model(await read_body(request), model)
-
-
 def parse_model(body: bytes, model: type[M]) -> M:
     """Parse a body as ``model``; raise Unprocessable if it is not JSON, or not of that form."""
     try:
@@ -158,18 +153,6 @@ def read_query(request: Request, model: type[M], *, lists: Collection[str] = ())
         return model.model_validate(fields)
     except ValidationError as error:
         raise Unprocessable(_items(error, "query")) from None
-
-
-async def read_body(request: Request) -> bytes:
-    """Return the body; raise Refused if it is longer than the app accepts.
-
-    The server has the same limit, but requests from inside the process do not pass through it.
-    """
-    most: int = request.app.state.max_body
-    body = await request.body()
-    if len(body) > most:
-        raise Refused(413, f"the body is longer than {most} bytes")
-    return body
 
 
 def _items(error: ValidationError, *part: str | int, body: bytes = b"") -> list[dict[str, Any]]:

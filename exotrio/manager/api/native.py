@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -17,15 +17,22 @@ from starlette.routing import Route
 from exotrio._httpd import is_crowded, stopping_event
 from exotrio._util.words import readable_errors
 from exotrio._wire import native, operations
-from exotrio._wire.vocabulary import MAX_BATCH, NATIVE_ROOT, NATIVE_VERSION, ItemResult, StateStatus, from_ms
+from exotrio._wire.vocabulary import (
+    MAX_BATCH,
+    MAX_OUTPUTS,
+    NATIVE_ROOT,
+    NATIVE_VERSION,
+    ItemResult,
+    StateStatus,
+    from_ms,
+)
+from exotrio.manager.api.bodies import read_model, read_parsed
 from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
     entries_refused,
     parse_entries,
     parse_json,
-    read_body,
-    read_model,
     read_query,
     reply,
     settled,
@@ -150,9 +157,12 @@ class _Native:
         )
 
     async def record(self, request: Request, namespace: str) -> Response:
-        items, wanted = _read_outcomes(await read_body(request))
+        items, wanted = await read_parsed(request, _read_outcomes)
         good = await masked(self._service, [item for item in items if not isinstance(item, native.ItemReply)])
+        *earlier, last = _in_steps(good)
         replies: list[native.ItemReply] = []
+        for step in earlier:
+            replies += await self._store.write(outcomes.record_batch, namespace, step)
         claimed = claims.Claimed([])
         if wanted is not None:
             limit = min(wanted.limit, MAX_BATCH)
@@ -160,11 +170,12 @@ class _Native:
                 limit = min(limit, wanted.at_once)
             await self._polled(namespace, wanted)
             claim = (wanted.limits, limit, self._claimer(request, wanted))
-            replies, claimed = await self._store.write(record_and_claim, namespace, good, *claim)
-        elif good:
-            replies = await self._store.write(outcomes.record_batch, namespace, good)
-        recorded = iter(replies)
-        answers = [item if isinstance(item, native.ItemReply) else next(recorded) for item in items]
+            recorded, claimed = await self._store.write(record_and_claim, namespace, last, *claim)
+            replies += recorded
+        elif last:
+            replies += await self._store.write(outcomes.record_batch, namespace, last)
+        in_order = iter(replies)
+        answers = [item if isinstance(item, native.ItemReply) else next(in_order) for item in items]
         return reply({"items": answers}) if wanted is None else self._claim_reply(claimed, items=answers)
 
     async def release(self, request: Request, namespace: str) -> Response:
@@ -196,7 +207,7 @@ class _Native:
         return reply(shown)
 
     async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
-        entries = parse_entries(await read_body(request), "runs", native.NativeTriggerRequest)
+        entries = await read_parsed(request, parse_entries, "runs", native.NativeTriggerRequest)
         runs = [_new_run(entry) for entry in entries]
         try:
             started = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)
@@ -309,6 +320,20 @@ def _read_outcomes(
             wanted = last.claim
             del raw[-1]
     return [_read_item(native.outcome_item.validate_python, item) for item in raw], wanted
+
+
+def _in_steps(items: Sequence[native.OutcomeItem]) -> list[list[native.OutcomeItem]]:
+    """Return outcomes in groups, each for one transaction: with at most ``MAX_OUTPUTS`` outputs together."""
+    steps: list[list[native.OutcomeItem]] = [[]]
+    outputs = 0
+    for item in items:
+        if isinstance(item, native.ExecutedItem):
+            outputs += len(item.outputs)
+            if outputs > MAX_OUTPUTS:
+                outputs = len(item.outputs)
+                steps.append([])
+        steps[-1].append(item)
+    return steps
 
 
 def _read_item(read: Callable[[Any], T], raw: Any) -> T | native.ItemReply:

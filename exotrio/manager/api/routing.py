@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from exotrio.manager.api.bodies import RELEASE
 from exotrio.manager.api.json import path_name
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -54,7 +55,11 @@ def routes_of(table: Iterable[tuple[str, str, Endpoint]]) -> list[Route]:
 
 def _dispatcher(methods: dict[str, Endpoint]) -> Endpoint:
     async def dispatch(request: Request) -> Response:
-        # Starlette adds HEAD to every route that has GET.
-        return await methods["GET" if request.method == "HEAD" else request.method](request)
+        try:
+            # Starlette adds HEAD to every route that has GET.
+            return await methods["GET" if request.method == "HEAD" else request.method](request)
+        finally:
+            if release := request.scope.get(RELEASE):
+                release()
 
     return dispatch

@@ -13,7 +13,8 @@ from exotrio._wire import v0
 from exotrio._wire.graphs import CancelledTriggers, GraphRequest
 from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
-from exotrio.manager.api.json import ClaimReply, parse_model, path_int, read_body, read_model, reply, settled
+from exotrio.manager.api.bodies import read_body, read_model
+from exotrio.manager.api.json import ClaimReply, parse_model, path_int, reply, settled
 from exotrio.manager.api.masking import masked
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.engine import claims, outcomes, retries, runs
@@ -142,7 +143,8 @@ class _V0:
 
     async def executed(self, request: Request, namespace: str, state_id: str) -> Response:
         body = await read_model(request, v0.ExecutedRequest)
-        item = ExecutedItem(state_id=state_id, token="", outputs=body.outputs)
+        # What was parsed is not validated again: there may be 200,000 outputs.
+        item = ExecutedItem.model_construct(state_id=state_id, token="", outputs=body.outputs)
         await self._record(namespace, item)
         return reply({"status": StateStatus.EXECUTED})
 

@@ -1,0 +1,104 @@
+"""Reading the bodies of requests: their length, and of large ones the number of values in them.
+
+A JSON text can become objects of fifty times its size, and while they are made nothing else runs in the
+process. So the values in a large body are counted first, it is parsed in a thread, and all large bodies that
+are handled at the same time may have only so many values together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from exotrio._httpd import Budget
+from exotrio.manager.api.json import parse_model
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.service import Service
+
+M = TypeVar("M", bound=BaseModel)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LARGE = 256 * 1024
+"""Bytes above which the values of a body are counted, and it is parsed in a thread."""
+MAX_VALUES = 1_500_000
+"""Values and names in one body, and in all large bodies that are handled at the same time. There is room for
+an outcome with ``MAX_OUTPUTS`` outputs of three fields."""
+RELEASE = "exotrio.release"
+"""Key in an ASGI scope: what is called when the request has been handled."""
+MAX_STRINGS = MAX_VALUES + 1
+_MARKS = b",:[{"
+"""One of them precedes each name and each value but the first of a list."""
+
+
+class Bodies:
+    """Reads the bodies of the requests to one app."""
+
+    def __init__(self, service: Service, max_bytes: int) -> None:
+        self._service = service
+        self._max_bytes = max_bytes
+        self._values = Budget(MAX_VALUES)
+
+    async def read(self, request: Request) -> bytes:
+        """Return a body; refuse one that is too long or has too many values.
+
+        A large one waits until those that are being handled leave room for its values, and counts among them
+        until its request has been handled.
+        """
+        body = await request.body()
+        # The server has the same limit, but requests from inside the process do not pass through it.
+        if len(body) > self._max_bytes:
+            raise Refused(413, f"the body is longer than {self._max_bytes} bytes")
+        if len(body) > LARGE:
+            values = await self._service.compute(count_values, body)
+            if values > MAX_VALUES:
+                raise Refused(
+                    413, f"the body has more than {MAX_VALUES:,} values and names: send less at once"
+                )
+            await self._values.acquire(values)
+            request.scope[RELEASE] = partial(self._values.release, values)
+        return body
+
+    async def parse(self, body: bytes, parse: Callable[..., T], *args: object) -> T:
+        """Return ``parse(body, *args)``, made in a thread if the body is large."""
+        if len(body) <= LARGE:
+            return parse(body, *args)
+        return await self._service.compute(parse, body, *args)
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body, as ``Bodies.read`` does."""
+    bodies: Bodies = request.app.state.bodies
+    return await bodies.read(request)
+
+
+async def read_parsed(request: Request, parse: Callable[..., T], *args: object) -> T:
+    """Return what ``parse`` makes of the body and of ``args``; errors as of ``read_body`` and ``parse``."""
+    bodies: Bodies = request.app.state.bodies
+    return await bodies.parse(await bodies.read(request), parse, *args)
+
+
+async def read_model(request: Request, model: type[M]) -> M:
+    """Parse the body as ``model``; errors as of ``read_body`` and ``parse_model``."""
+    return await read_parsed(request, parse_model, model)
+
+
+def count_values(body: bytes) -> int:
+    """Return the number of values and names in a JSON text, or more if that is still not too many.
+
+    Whatever the text is, this takes time and memory in proportion to its length.
+    """
+    found = _count_marks(body)
+    if found <= MAX_VALUES:
+        return found
+    # Without those within strings. If there are too many strings, so are the marks between them.
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return _count_marks(b"".join(unescaped.split(b'"', MAX_STRINGS * 2)[::2]))
+
+
+def _count_marks(text: bytes) -> int:
+    return len(text) - len(text.translate(None, _MARKS))
