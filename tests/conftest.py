@@ -7,6 +7,7 @@ import gc
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -23,7 +24,13 @@ SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index tha
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile what processes of the tests import: they write no bytecode, and each would do it anew."""
+    """Compile what processes of the tests import: they write no bytecode, and each would do it anew.
+
+    And let them handle SIGINT though it is ignored here, as in a background job of a script: a process that
+    is started inherits that, but no handler.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
     if not hasattr(config, "workerinput"):
         for folder in (*exotrio.__path__, TESTS / "support", TESTS / "chaos"):
             compileall.compile_dir(folder, quiet=2)
