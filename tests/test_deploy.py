@@ -36,8 +36,6 @@ from exotrio.cli import health_server
 from exotrio.cli.load import load
 from exotrio.manager.store.postgres.server import MIN_VERSION
 from exotrio.manager.store.postgres.start import PATIENCE as START_PATIENCE
-from exotrio.manager.store.postgres.store import CLOSING_GRACE as POSTGRES_GRACE
-from exotrio.manager.store.sqlite.store import CLOSING_GRACE as SQLITE_GRACE
 from tests.support import postgres
 from tests.support.helpers import free_port
 from tests.support.pages import PAGES
@@ -120,7 +118,8 @@ def drain_total() -> float:
 
 
 def stop_total(server: dict[str, Any]) -> float:
-    return float(server["grace"]) + (POSTGRES_GRACE if server["db"] is None else SQLITE_GRACE)
+    """Return the most seconds that a state manager takes to stop: for requests, and for the last writes."""
+    return 2 * float(server["grace"])
 
 
 def seconds(text: str) -> float:

@@ -30,7 +30,7 @@ from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, write_at_start
+from exotrio.manager.store.port import CLOSING_GRACE, Store, write_at_start
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -178,6 +178,7 @@ async def open_service(
     keep_ms: int | None = None,
     schedules: bool = True,
     max_inputs: int = MAX_INPUTS,
+    grace: float = CLOSING_GRACE,
     host: str = "127.0.0.1",
     settings: Settings | None = None,
 ) -> AsyncIterator[Service]:
@@ -195,6 +196,7 @@ async def open_service(
         keep_ms: Delete runs that have been finished for longer. Defaults to None: keep all.
         schedules: Trigger graphs by their cron expressions. Defaults to True.
         max_inputs: Most bytes of the inputs of a state that follows another. Defaults to 16 MiB.
+        grace: Seconds that the last writes may take at the end. Defaults to 5.
         host: Where it is to be served. Off loopback, no key for secrets is generated for a PostgreSQL.
         settings: Defaults to what the environment says.
 
@@ -203,7 +205,7 @@ async def open_service(
         ConfigurationError: the key for secrets cannot be used, or does not fit those of other state managers.
     """
     settings = settings or read_settings()
-    async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
+    async with open_store(db, clock=clock, max_inputs=max_inputs, grace=grace) as store:
         monotonic = monotonic or store.lease_clock or monotonic_clock
         cipher = find_cipher(place_of_keys(db), settings, shared=must_share_keys(db, host))
         terms, scheduler, retention = terms or Terms(), Scheduler(store), Retention(store, keep_ms)

@@ -62,6 +62,8 @@ async def embedded(
     *,
     keep: float | None = None,
     schedules: bool = True,
+    grace: float = 5.0,
+    lease_ttl: float = 60.0,
     clock: Clock = wall_clock,
 ) -> AsyncIterator[httpx.AsyncBaseTransport]:
     """Run a state manager inside this process, for as long as the block lasts.
@@ -75,6 +77,9 @@ async def embedded(
             ``EXOTRIO_DATABASE_URL``, then ``.exotrio/state.db``.
         keep: Seconds after which finished runs are deleted. Defaults to None: kept for ever.
         schedules: Trigger graphs by their cron expressions. Defaults to True.
+        grace: Seconds that the last writes get when the block ends. Defaults to 5.
+        lease_ttl: Seconds a claim holds without a heartbeat if it was made through another state manager on
+            the same PostgreSQL, all of which need the same number. Defaults to 60.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock. A database in
             memory uses no thread, so it works under Trio's virtual clock.
 
@@ -82,21 +87,24 @@ async def embedded(
         A transport for ``Runtime``, ``StateManager`` or ``httpx.AsyncClient``. It needs no key.
 
     Raises:
-        ConfigurationError: ``keep`` is out of range, ``db`` is another kind of URL, or its PostgreSQL is on
+        ConfigurationError: a number is out of range, ``db`` is another kind of URL, or its PostgreSQL is on
             another machine and ``SECRETS_ENCRYPTION_KEY`` is not set.
         DatabaseBusy: another process owns the file.
         DatabaseError: the database cannot be used.
 
     Cancellation:
         Inside the block nothing is different. At its end the last writes are committed, shielded
-        for at most ten seconds.
+        for at most ``grace`` seconds.
     """
     from exotrio._util.slim_httpx import httpx  # here, since `serve` needs no client
 
-    _require_seconds(keep=keep)
+    _require_seconds(keep=keep, grace=grace, lease_ttl=lease_ttl)
+    terms = Terms(lease_ttl_ms=to_ms(lease_ttl))
     keep_ms = None if keep is None else to_ms(keep)
     db = choose_database(db, read_settings())
-    async with open_service(db, clock=clock, keep_ms=keep_ms, schedules=schedules) as service:
+    async with open_service(
+        db, clock=clock, terms=terms, keep_ms=keep_ms, schedules=schedules, grace=grace
+    ) as service:
         # Nobody is asked for the key in process; a random one would only take time.
         app = local(create_app(service, key="in process"))
         yield httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -195,7 +203,8 @@ async def serve(
         allowed_hosts: Host header values to accept. On loopback they are added to the loopback
             names; elsewhere an empty collection accepts any.
         limits: What a client may take. Defaults to ``Limits()``.
-        grace: Seconds that requests in flight get once ``stopping`` is set. Defaults to 5.
+        grace: Seconds that requests in flight get once ``stopping`` is set, and after them the last writes.
+            Defaults to 5.
         lease_ttl: Seconds a native claim holds without a heartbeat. Defaults to 60.
         poison_limit: A state is ERRORED once this many runtimes in a row were lost while they ran it.
             Defaults to 5.
@@ -217,7 +226,7 @@ async def serve(
         DatabaseError: the database cannot be used.
 
     Cancellation:
-        Connections are closed; the last writes are committed, shielded for at most ten seconds.
+        Connections are closed; the last writes are committed, shielded for at most ``grace`` seconds.
     """
     settings = read_settings()
     db = choose_database(db, settings)
@@ -240,6 +249,7 @@ async def serve(
         terms=terms,
         keep_ms=keep_ms,
         max_inputs=limits.max_body,
+        grace=grace,
         host=host,
         settings=settings,
     ) as service:

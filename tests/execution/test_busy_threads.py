@@ -16,8 +16,8 @@ from exotrio import BaseNode
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
 from exotrio.manager import embedded
+from exotrio.manager.store.port import CLOSING_GRACE
 from exotrio.manager.store.sqlite.copy import copied
-from exotrio.manager.store.sqlite.store import CLOSING_GRACE
 from tests.support.doubles import V0Server, running
 from tests.support.http_doubles import tcp_server
 

@@ -456,13 +456,12 @@ async def _write_shielded(store: Store) -> None:
 
 
 async def test_a_writer_that_hangs_is_left_behind_and_keeps_the_database(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("exotrio.manager.store.sqlite.store.CLOSING_GRACE", 0.1)
     path = tmp_path / "state.db"
     with gate() as closed, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            async with open_store(path) as store:
+            async with open_store(path, grace=0.1) as store:
                 await held(store, nursery, closed)
             # Still writing: a second owner would count from what is not there yet.
             with pytest.raises(DatabaseError, match="in use"):

@@ -65,7 +65,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     metavar="N",
     help="Largest request body, in MiB.",
 )
-@options.seconds("--grace", 5, "For requests in flight when stopping.")
+@options.seconds("--grace", 5, "For requests in flight when stopping, and then for the last commit.")
 @options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat.")
 @click.option(
     "--poison-limit",

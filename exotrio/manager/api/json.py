@@ -33,7 +33,7 @@ T = TypeVar("T")
 logger = logging.getLogger("exotrio.manager.http")
 
 CLAIM_LIMIT = 10.0
-"""Seconds that the write of a claim may take, even if it is cancelled."""
+"""Seconds that the write of a claim may take."""
 _MAX_ECHO = 200
 MAX_PROBLEMS = 100
 """Problems of one request that a refusal names: all of them could be far longer than the request. The models
@@ -79,13 +79,12 @@ class ClaimReply(Response):
             raise
 
 
-async def settled(claim: Awaitable[T]) -> T:
-    """Await the write of a claim even if cancelled: only what is known to be claimed can be released.
+async def in_time(claim: Awaitable[T]) -> T:
+    """Await the write of a claim; raise Refused (504) after ``CLAIM_LIMIT`` seconds.
 
-    A cancellation is delayed until then, for at most ``CLAIM_LIMIT`` seconds. After these Refused is raised
-    (504): the claim may still be written; the store then undoes it.
+    The claim may still be written then, or after a cancellation: the store undoes it.
     """
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLAIM_LIMIT):
+    with trio.move_on_after(CLAIM_LIMIT):
         return await claim
     what = f"the claim was not written within {CLAIM_LIMIT:g} s"
     raise Refused(504, f"{what}; check the server's database and its disk")

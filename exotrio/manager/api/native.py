@@ -31,11 +31,11 @@ from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
     entries_refused,
+    in_time,
     parse_entries,
     parse_json,
     read_query,
     reply,
-    settled,
     unprocessable,
 )
 from exotrio.manager.api.masking import masked
@@ -129,7 +129,7 @@ class _Native:
                 return await self._store.write_once_ready(longest, claims.claim_once_ready, *asked, claimer)
 
         if longest == 0 or limit == 0:
-            claimed = await settled(claim())
+            claimed = await in_time(claim())
         else:
             claimed = await _while_connected(request, longest + CLAIM_LIMIT, claim)
         return claimed or claims.Claimed([])

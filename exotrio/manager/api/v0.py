@@ -14,7 +14,7 @@ from exotrio._wire.graphs import CancelledTriggers, GraphRequest
 from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
 from exotrio.manager.api.bodies import read_body, read_model
-from exotrio.manager.api.json import ClaimReply, parse_model, path_int, reply, settled
+from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
 from exotrio.manager.api.masking import masked
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.engine import claims, outcomes, retries, runs
@@ -130,7 +130,7 @@ class _V0:
             await self._service.polled(namespace, None, body.nodes)
             return await self._store.write(claims.claim, namespace, limits, limit, claimer)
 
-        claimed = await settled(claim())
+        claimed = await in_time(claim())
         return ClaimReply(
             {
                 "count": len(claimed.states),

@@ -9,12 +9,16 @@ from exotrio._util.database_url import is_database_url
 from exotrio.errors import ConfigurationError
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.port import CLOSING_GRACE, Store
 from exotrio.manager.store.sqlite import store as sqlite
 
 
 def open_store(
-    db: str | Path, *, clock: Clock = wall_clock, max_inputs: int = MAX_INPUTS
+    db: str | Path,
+    *,
+    clock: Clock = wall_clock,
+    max_inputs: int = MAX_INPUTS,
+    grace: float = CLOSING_GRACE,
 ) -> AbstractAsyncContextManager[Store]:
     """Open a database until the block ends.
 
@@ -23,13 +27,14 @@ def open_store(
         clock: Gives the time in Unix milliseconds. Defaults to this machine's wall clock; on PostgreSQL, to
             the server's.
         max_inputs: Most bytes of the inputs of a state that follows another.
+        grace: Seconds that the last writes may take at the end, before they are abandoned. Defaults to 5.
 
     Raises:
         ConfigurationError: the URL cannot be read, or the driver is not installed.
         DatabaseError: the database cannot be used.
     """
     if not is_database_url(db):
-        return sqlite.open_store(db, clock=clock, max_inputs=max_inputs)
+        return sqlite.open_store(db, clock=clock, max_inputs=max_inputs, grace=grace)
     try:
         # Only here: the driver is an extra.
         from exotrio.manager.store.postgres import store as postgres
@@ -37,4 +42,4 @@ def open_store(
         raise ConfigurationError(
             f"PostgreSQL cannot be used: {error}", fix="pip install 'exotrio[postgres]'"
         ) from error
-    return postgres.open_store(str(db), clock=clock, max_inputs=max_inputs)
+    return postgres.open_store(str(db), clock=clock, max_inputs=max_inputs, grace=grace)

@@ -28,6 +28,8 @@ T = TypeVar("T")
 Topic = int | str | tuple[int, int]
 """What a use case may wait for: a claimable state of a node (its id), or of a node in one run
 (run, node); the begin or the end of a run (its public id)."""
+CLOSING_GRACE = 5.0
+"""Seconds that the last writes may take when a store is closed, where nothing else is said."""
 START_PATIENCE = 30.0
 """Seconds; what started this process may try again after that."""
 START_PAUSE = 0.5

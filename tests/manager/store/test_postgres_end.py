@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
+from functools import partial
 
+import httpx
 import pytest
 import trio
 
-from exotrio.errors import DatabaseError
+from exotrio.errors import ConfigurationError, DatabaseError
+from exotrio.manager import embedded, serve
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, Transaction
 from exotrio.manager.store.postgres import notices
 from exotrio.manager.store.postgres import store as postgres
-from tests.support.manager import gate
+from tests.contract.api import Api
+from tests.support.helpers import open_client
+from tests.support.manager import KEY, gate
 from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import PATIENCE, put, until
@@ -26,7 +32,6 @@ def threads() -> list[str]:
 async def test_it_ends_though_the_server_takes_statements_and_never_answers(
     database: Database, proxy: PostgresProxy, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "CLOSING_GRACE", 0.05)
     monkeypatch.setattr(postgres, "WRITERS", 1)
     monkeypatch.setattr(notices, "INTERVAL", 0.01)
     errors: list[DatabaseError] = []
@@ -42,7 +47,7 @@ async def test_it_ends_though_the_server_takes_statements_and_never_answers(
         errors.append(caught.value)
 
     with trio.fail_after(PATIENCE), ExitStack() as stack:
-        async with open_store(database.url_at(proxy.port)) as store:
+        async with open_store(database.url_at(proxy.port), grace=0.05) as store:
             await store.write(put, "first")
             stack.enter_context(proxy.hold())
             nursery.start_soon(write, store)
@@ -52,16 +57,15 @@ async def test_it_ends_though_the_server_takes_statements_and_never_answers(
 
 
 async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
-    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(postgres, "CLOSING_GRACE", 0.05)
 
     def hold(tx: Transaction) -> None:
         tx.undo = lambda tx: None
         closed.hold()
 
     with gate() as closed, trio.fail_after(PATIENCE):
-        async with open_store(database.url) as store, trio.open_nursery() as nursery:
+        async with open_store(database.url, grace=0.05) as store, trio.open_nursery() as nursery:
             nursery.start_soon(store.write, hold)
             await trio.to_thread.run_sync(closed.wait_entered)
             nursery.cancel_scope.cancel()
@@ -72,3 +76,48 @@ async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
         closed.open()
         # Its thread and its session end then, as those of the others did.
         await until(lambda: not threads() and not database.sessions())
+
+
+LONG = 9.0
+"""Seconds in which a stop with a tenth of a second of grace is over, also on a busy machine."""
+
+
+async def ask(call: Callable[[], Awaitable[httpx.Response]]) -> None:
+    with suppress(httpx.HTTPError):  # its connection is closed by the stop
+        await call()
+
+
+async def test_a_stop_while_the_server_hangs_takes_no_longer_than_the_grace_lets_it(
+    database: Database, proxy: PostgresProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopping, options = trio.Event(), {"port": 0, "db": database.url_at(proxy.port), "key": KEY}
+    with trio.fail_after(PATIENCE) as bound, ExitStack() as held:
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(partial(serve, **options, grace=0.1, stopping=stopping))
+            async with open_client(url=url, key=KEY) as client, trio.open_nursery() as asking:
+                api = Api(client, "tests")
+                assert (await api.runs()).status_code == 200
+                held.enter_context(proxy.hold())
+                for call in (api.runs, partial(api.claim, ["A"], 1), partial(api.native_claim, {"A": 1})):
+                    asking.start_soon(ask, call)
+                await until(lambda: proxy.held >= 3)
+                stopping.set()
+                bound.deadline = trio.current_time() + LONG
+    assert "the last writes did not end within 0.1 s" in caplog.text
+
+
+async def test_an_embedded_state_manager_takes_the_numbers_of_a_server(
+    database: Database, proxy: PostgresProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(PATIENCE), ExitStack() as held:
+        async with (
+            embedded(database.url_at(proxy.port), grace=0.1, lease_ttl=7) as transport,
+            open_client(transport=transport) as client,
+        ):
+            assert (await Api(client, "tests").checkup()).json()["lease_ttl_ms"] == 7_000
+            held.enter_context(proxy.hold())
+    assert "the last writes did not end within 0.1 s" in caplog.text
+    for options in ({"grace": 0}, {"lease_ttl": 0}):
+        with pytest.raises(ConfigurationError, match=f"{next(iter(options))} is 0"):
+            async with embedded(":memory:", **options):
+                pass

@@ -31,7 +31,7 @@ LOOK_LIMIT = 10.0
 """Seconds that a look may wait for its turn, and then take."""
 LOOKS = 2
 READS = 4
-CANCEL_WITHIN = 2.0
+CANCEL_WITHIN = 1.0
 """Seconds that a cancelled query waits for the server to hear of it."""
 _PAUSES = Backoff(0.01, 0.5)
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -104,7 +104,7 @@ class Readers:
                     self._run, query, limit, running, limiter=limiter, abandon_on_cancel=True
                 )
         except trio.Cancelled:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * CANCEL_WITHIN):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CANCEL_WITHIN):
                 await trio.to_thread.run_sync(
                     running.cancel, limiter=self._cancelling, abandon_on_cancel=True
                 )

@@ -20,7 +20,7 @@ from exotrio.manager.store import tallies
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.driver import put_meta
-from exotrio.manager.store.port import NotCommitted, Transaction, UnknownCommit, View
+from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, Transaction, UnknownCommit, View
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
@@ -38,8 +38,6 @@ logger = logging.getLogger("exotrio.manager.store")
 
 WRITERS = 4
 """Use cases that run at once; each has a connection of its own."""
-CLOSING_GRACE = 10.0
-"""Seconds that use cases which were handed in may take before they are abandoned."""
 TALLY_INTERVAL = 1.0
 """Seconds between two writes of tallies; what is counted meanwhile is lost if the process is killed."""
 RETRY_AFTER = 1.0
@@ -56,9 +54,10 @@ class PostgresStore:
     is_shared = True
     path: Path | None = None
 
-    def __init__(self, context: Context, notices: Notices, nursery: trio.Nursery) -> None:
+    def __init__(self, context: Context, notices: Notices, nursery: trio.Nursery, grace: float) -> None:
         self.lease_clock: Clock | None = context.now_ms
         self._nursery = nursery
+        self._grace = grace
         self._token = trio.lowlevel.current_trio_token()
         self._readers = Readers(context)
         self._commit_times = context.commit_times
@@ -161,10 +160,10 @@ class PostgresStore:
             nursery.start_soon(self._notices.run, self._hear)
 
     async def close(self) -> None:
-        """Commit what was handed in, then end the threads; abandon it all after ``CLOSING_GRACE`` seconds."""
+        """Commit what was handed in, then end the threads; abandon it all after the seconds of grace."""
         self._closed = True
         self._topics.announce_all()
-        deadline = trio.current_time() + CLOSING_GRACE
+        deadline = trio.current_time() + self._grace
         with trio.CancelScope(shield=True, deadline=deadline):
             await self._nothing_handed_in()
             if self._tally:
@@ -180,7 +179,7 @@ class PostgresStore:
                 )
         self._readers.close()
         if any(thread.is_alive() for thread in self._threads):
-            logger.error("the last writes did not end within %g s; they are abandoned", CLOSING_GRACE)
+            logger.error("the last writes did not end within %g s; they are abandoned", self._grace)
         for writer in self._writers:
             writer.abort()
         for write in self._handed_in:
@@ -321,7 +320,11 @@ class PostgresStore:
 
 @asynccontextmanager
 async def open_store(
-    url: str, *, clock: Clock = wall_clock, max_inputs: int = MAX_INPUTS
+    url: str,
+    *,
+    clock: Clock = wall_clock,
+    max_inputs: int = MAX_INPUTS,
+    grace: float = CLOSING_GRACE,
 ) -> AsyncIterator[PostgresStore]:
     """Open a database on PostgreSQL until the block ends.
 
@@ -329,6 +332,7 @@ async def open_store(
         url: As ``_util.database_url`` reads it.
         clock: Gives the time in Unix milliseconds. Defaults to the database's.
         max_inputs: Most bytes of the inputs of a state that follows another.
+        grace: Seconds that use cases which were handed in may take at the end, before they are abandoned.
 
     Raises:
         ConfigurationError: the URL cannot be read.
@@ -344,7 +348,7 @@ async def open_store(
     )
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        store = PostgresStore(context, notices, nursery)
+        store = PostgresStore(context, notices, nursery, grace)
         nursery.start_soon(store.run)
         try:
             yield store

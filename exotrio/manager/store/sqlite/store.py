@@ -26,7 +26,7 @@ from exotrio._util.own_files import real_path
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.port import CLOSING_GRACE, Store, Transaction, View
 from exotrio.manager.store.reads import new_outage, reading
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.condition import describe
@@ -39,9 +39,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger("exotrio.manager.store")
-
-CLOSING_GRACE = 10.0
-"""Seconds the writer may take for its last commit before it is abandoned."""
 
 
 def _closed() -> DatabaseError:
@@ -187,8 +184,9 @@ class MemoryStore(_CommittingStore):
 class FileStore(_CommittingStore):
     """A database in a file: a writer thread that commits in groups, and readers."""
 
-    def __init__(self, committer: Committer, path: Path) -> None:
+    def __init__(self, committer: Committer, path: Path, grace: float) -> None:
         super().__init__(committer, path)
+        self._grace = grace
         self._writes: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._abandoned = False
@@ -224,19 +222,19 @@ class FileStore(_CommittingStore):
         return await self._readers.look(lambda view: query(view, *args, **kwargs))
 
     async def close(self) -> bool:
-        """Commit what was handed in, then end the thread; abandon it after ``CLOSING_GRACE`` seconds.
+        """Commit what was handed in, then end the thread; abandon it after the seconds of grace.
 
         Return whether the thread ended. If it did not, it may still write.
         """
         self._closed = True
         self._writes.put(None)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_GRACE):
-            await trio.to_thread.run_sync(self._thread.join, CLOSING_GRACE, limiter=trio.CapacityLimiter(1))
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._grace):
+            await trio.to_thread.run_sync(self._thread.join, self._grace, limiter=trio.CapacityLimiter(1))
         self._readers.close()
         if self._thread.is_alive():
             logger.error(
                 "the last write did not end within %g s; its thread is abandoned and keeps the lock",
-                CLOSING_GRACE,
+                self._grace,
             )
             self._abandoned = True
             return False
@@ -286,7 +284,11 @@ class FileStore(_CommittingStore):
 
 @asynccontextmanager
 async def open_store(
-    db: str | Path, *, clock: Clock = wall_clock, max_inputs: int = MAX_INPUTS
+    db: str | Path,
+    *,
+    clock: Clock = wall_clock,
+    max_inputs: int = MAX_INPUTS,
+    grace: float = CLOSING_GRACE,
 ) -> AsyncIterator[Store]:
     """Open a database and own it until the block ends.
 
@@ -318,7 +320,7 @@ async def open_store(
             name=path.name,
             is_new=is_new,
         )
-        store = FileStore(committer, path)
+        store = FileStore(committer, path, grace)
         try:
             yield store
         finally:
