@@ -6,8 +6,8 @@
     entry        start() from plain code, signals   lifecycle     the phases; what became of the states
     engine       registers; holds the nursery       ledger        what is held, from claim to delivery
     poller       claims                             worker        executes
-    intake       what fits, passed to the workers   heartbeat     renews leases, even if the loop is blocked
-    reporter     delivers, and claims on the way
+    planner      how much is claimed, and by whom   heartbeat     renews leases, even if the loop is blocked
+    reporter     delivers, and claims on the way    intake        what was claimed, passed to the workers
     outbox       outcomes on disk                   outbox_store  its file
     stop         requests to stop                   shutdown      what follows them
     watchdog     ends a process that does not stop  vitals        how it is, from any thread
@@ -36,7 +36,7 @@ any more) and replayed outcomes go into the reporter's queue directly::
    in a channel. A claim that repeats what is held takes it over. One on another state with the same id, from
    a database that went back in time, replaces it: nothing of it is sent any more.
 3. Running nodes does not wait for deliveries. The ``finished`` channel is emptied at once, and the queue
-   always has room. What bounds it is that nothing more is claimed (``Reporter.may_claim``).
+   always has room. What bounds it is that nothing more is claimed (``planner``).
 4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one
    state, on a native link a batch. One that failed waits outside of the queue, and not under the limit,
    until its next attempt; the flush ends the wait. So the deliveries of a state never overlap.
@@ -49,12 +49,9 @@ any more) and replayed outcomes go into the reporter's queue directly::
    reported as errored, with that reason. So no outage turns an outcome into an error: nothing gets through
    then. A 500 that is not the state manager's own JSON is the answer of a proxy, and counts as an outage.
 7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
-   and its states come out of the commit that created them. So the poller does not claim while something is
-   being reported, unless its last claim waited at the server, reports take long, or the buffer is small
-   (``Poller.leave_to_reports``, ``Reporter.claims_along``). While something is held, its request asks for
-   half of the buffer at most; reports ask for what is left. Each leaves free what the other has asked for
-   (``intake``), so no more is held than fits. What a report brings once a stop was requested is released at
-   once.
+   and its states come out of the commit that created them. How much each request claims, and when the poller
+   leaves that to reports, is decided in one place (``planner``). What a report brings once a stop was
+   requested is released at once.
 8. Workers go on from one short state to the next without a step of the loop, together for ``worker.TURN``.
 
 How a stop works

@@ -18,6 +18,7 @@ from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
+from exotrio._runtime.planner import ClaimPlanner
 from exotrio._runtime.poller import Poller, poll
 from exotrio._runtime.reporter import Reporter, report
 from exotrio._runtime.shutdown import run_shutdown
@@ -159,8 +160,17 @@ class Engine:
 
         async with trio.open_nursery() as nursery:
             spawn = partial(self._spawn, nursery)
-            intake = Intake(claimed=claimed_in, options=o, ledger=ledger, stop=stop, executor=executor)
-            spawn(partial(reporter.dispatch, intake), "reporter")
+            planner = ClaimPlanner(
+                options=o,
+                ledger=ledger,
+                stop=stop,
+                link=link,
+                executor=executor,
+                deliveries=reporter,
+                claimed=claimed_in,
+            )
+            intake = Intake(claimed=claimed_in, ledger=ledger, stop=stop)
+            spawn(partial(reporter.dispatch, planner, intake), "reporter")
             if outbox is None:
                 spawn(partial(report, finished, reporter=reporter), "report")
             else:
@@ -180,7 +190,15 @@ class Engine:
             )
             for _ in range(o.workers):
                 spawn(partial(work, claimed.clone(), worker=worker), "work")
-            poller = Poller(intake=intake, options=o, link=link, ledger=ledger, stop=stop, reporter=reporter)
+            poller = Poller(
+                planner=planner,
+                intake=intake,
+                options=o,
+                link=link,
+                ledger=ledger,
+                stop=stop,
+                reporter=reporter,
+            )
             spawn(partial(poll, poller, replayed=replayed), "poll")
             with claimed, finished_in:
                 await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self.enter)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from exotrio._execution.error_text import bounded
-from exotrio._link.port import Fate, Link, Settlement, Wanted
+from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored
 from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.options import Options
+from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
 from exotrio._runtime.server_errors import ItemErrors, ServerErrors
 from exotrio._util.backoff import OUTAGE, REFUSED
 from exotrio._util.outage import Outage
@@ -30,15 +31,6 @@ log = logging.getLogger("exotrio.reporter")
 
 MAX_BATCH = 100
 """Items of one request where the link can batch."""
-OVERTAKING = 0.2
-"""Seconds after which the next batch no longer waits for the last one, which may hang. Until then it waits,
-and what finishes meanwhile goes along: two at once, each half as large, cost a fifth of the throughput."""
-SPARE = 8
-"""A report leaves one part of so many of the buffer to the poller, if that is not claiming."""
-QUICK = 0.02
-"""Seconds that a delivery may take at most for claims to be left to reports. Room that opens while one is on
-its way waits for the next one: with answers after 0.15 s, a runtime that claims beside them does
-a fifth more."""
 STOP_DELAY = 0.25
 """Most seconds between two attempts while flushing. From a request to stop on, also between those of an item
 that the server fails with, until a probe says that it fails with everything."""
@@ -73,6 +65,7 @@ class Reporter:
 
     Attributes:
         flushing: Is set when the last phase begins.
+        in_flight, sent_at, took: Of requests, for the planner (``planner.Deliveries``).
     """
 
     link: Link
@@ -81,6 +74,7 @@ class Reporter:
     options: Options
     outbox: Outbox | None = None
     _nursery: trio.Nursery = field(init=False)
+    _planner: ClaimPlanner = field(init=False)
     _intake: Intake = field(init=False)
     _queue: deque[HeldClaim] = field(default_factory=deque)
     _queued: trio.Event = field(default_factory=trio.Event)
@@ -90,33 +84,11 @@ class Reporter:
     _probing: trio.Lock = field(default_factory=trio.Lock)
     _last_probe: tuple[int, Settlement] = (0, Settlement(Fate.SETTLED))
     """When the last probe began, and its result."""
-    _sending: int = 0
-    """Deliveries in flight, ..."""
-    _sent_at: float = -math.inf
-    """... and when the last one of them was begun."""
-    _took: float = 0.0
-    """Seconds of the last one that ended."""
+    in_flight: int = field(default=0, init=False)
+    sent_at: float = field(default=-math.inf, init=False)
+    took: float = field(default=0.0, init=False)
 
     # -- from the other tasks of the runtime
-
-    def may_claim(self) -> bool:
-        """Whether more may be claimed: what was claimed before is being delivered."""
-        # Deliveries in their first attempt do not prevent a claim, up to a full load of them: claims
-        # overlap reports. Deliveries that fail do: what they hold must not pile up.
-        return (
-            self.ledger.count(Stage.DONE) <= self.options.batch_size + self.options.workers and not self.stuck
-        )
-
-    @property
-    def claims_along(self) -> bool:
-        """Whether what fits is claimed with a report that is to be sent at once, or was sent just now."""
-        if not self.link.is_native or self._failed or self._took > QUICK:
-            return False
-        if self.options.batch_size < SPARE:  # what reports leave is much of a small buffer
-            return False
-        if self._sending:
-            return bool(self._queue) or trio.current_time() < self._sent_at + OVERTAKING
-        return bool(self._queue) or self.ledger.count(Stage.DONE) > 0  # on their way to the queue
 
     def add(self, held: HeldClaim) -> None:
         """Queue an outcome or a release that was entered in the ledger."""
@@ -131,6 +103,16 @@ class Reporter:
     def failures(self, held: HeldClaim) -> int:
         """Return how many deliveries of it failed."""
         return self._failed[held].count if held in self._failed else 0
+
+    @property
+    def queued(self) -> int:
+        """How many outcomes and releases wait to be sent."""
+        return len(self._queue)
+
+    @property
+    def failing(self) -> bool:
+        """Whether a delivery failed, and is to be repeated."""
+        return bool(self._failed)
 
     @property
     def stuck(self) -> str:
@@ -169,14 +151,14 @@ class Reporter:
 
     # -- the dispatcher
 
-    async def dispatch(self, intake: Intake) -> None:
-        """Deliver what is queued, and claim states for ``intake`` on the way. Never returns unless cancelled.
+    async def dispatch(self, planner: ClaimPlanner, intake: Intake) -> None:
+        """Deliver what is queued, and claim on the way what the planner says. Never returns unless cancelled.
 
         Cancellation:
             What is not delivered stays in the ledger; ``HeldClaim.in_flight`` says whether an attempt
             was cancelled.
         """
-        self._intake = intake
+        self._planner, self._intake = planner, intake
         limiter = trio.Semaphore(2 * self.options.workers)
         latest = trio.Event()
         latest.set()
@@ -190,12 +172,12 @@ class Reporter:
                 if self._can_batch(self._queue[0]):
                     # Nothing to wait for in a chain: its hops are sent at once, in half as many steps.
                     if not latest.is_set():
-                        with trio.move_on_after(OVERTAKING):
+                        with trio.move_on_after(BATCH_WAIT):
                             await latest.wait()
                     if self.ledger.count(Stage.BUFFERED, Stage.RUNNING):
                         await let_others_finish()
                 latest = trio.Event()
-                self._sending, self._sent_at = self._sending + 1, trio.current_time()
+                self.in_flight, self.sent_at = self.in_flight + 1, trio.current_time()
                 self._nursery.start_soon(self._deliver, self._take_batch(), limiter, latest)
 
     def _take_batch(self) -> list[HeldClaim]:
@@ -228,8 +210,8 @@ class Reporter:
             if batch := await self._marked(batch):
                 await self._send(batch, moment)
         finally:
-            self._sending -= 1
-            self._took = trio.current_time() - began
+            self.in_flight -= 1
+            self.took = trio.current_time() - began
             over.set()
             limiter.release()
 
@@ -280,28 +262,21 @@ class Reporter:
         if batch[0].outcome is None:
             return await self.link.release([held.claim for held in batch])
         items = [(held.claim, held.outcome) for held in batch if held.outcome]
-        wanted = self._wanted()
+        planner = self._planner
+        wanted = planner.for_report()
         if wanted is None:
             return await self.link.report(items)
         asked = self.ledger.now()
-        with self._intake.asking(wanted):
+        with planner.reserve(wanted):
             exchanged = await self.link.exchange(items, wanted)
-            for held in self._intake.take(exchanged.claims, asked, wanted.limit):
-                self.release(held)
+            if exchanged.claims:
+                for held in self._intake.take(exchanged.claims, asked, wanted.limit):
+                    self.release(held)
         if exchanged.too_slow:
-            self._intake.shrink_limit(wanted.limit)
+            planner.shrink_limit(wanted.limit)
         elif exchanged.claims:
-            self._intake.came_in_time(len(exchanged.claims))
+            planner.grow_limit(len(exchanged.claims))
         return exchanged.settlements
-
-    def _wanted(self) -> Wanted | None:
-        """Return what to claim with a report; None for nothing."""
-        if not self.link.is_native or self._failed or self._intake.stop.requested or not self.may_claim():
-            return None
-        # If it hangs, the poller goes on with the rest.
-        spare = 0 if self.ledger.claiming else max(1, self.options.batch_size // SPARE)
-        wanted = self._intake.wanted(self._intake.room - spare)
-        return wanted if wanted.limits else None
 
     def _settled(self, held: HeldClaim, settlement: Settlement, moment: int) -> None:
         match settlement.fate:

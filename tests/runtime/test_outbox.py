@@ -278,7 +278,7 @@ async def test_a_kept_outcome_that_is_refused_is_reported_as_an_error_once(outbo
 async def test_an_outcome_that_the_server_fails_at_does_not_hold_claims_back_for_ever(
     outbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exotrio._runtime.poller.PATIENCE", 2)
+    monkeypatch.setattr("exotrio._runtime.poller.MAX_REPLAY_FAILURES", 2)
     server = V0Server()
     await left_behind(server, outbox, Says)
     server.before = Fails(("executed",), lambda: reply(500), state_ids=frozenset({"0" * 24}))

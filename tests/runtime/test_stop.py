@@ -493,14 +493,14 @@ async def test_the_flush_tries_once_more_whatever_retry_after_said(autojump_cloc
 async def test_a_defect_inside_hands_back_what_is_held_and_is_raised_bare(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from exotrio._runtime import intake
+    from exotrio._runtime.planner import ClaimPlanner
 
     def broken(self: object) -> int:
         if server.statuses()["QUEUED"]:
             raise ZeroDivisionError("a defect")
         return 16
 
-    monkeypatch.setattr(intake.Intake, "room", property(broken))
+    monkeypatch.setattr(ClaimPlanner, "_room", property(broken))
     server = V0Server()
     server.add("Sleeps", 6, seconds="1000")
     rt = runtime(server, Sleeps, workers=2)

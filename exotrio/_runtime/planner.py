@@ -1,0 +1,212 @@
+"""How many states a runtime asks for, and which of its requests asks for them.
+
+Two requests claim: the poller's, and on a native link each report of outcomes, whose answer brings states.
+
+1. A state fits if a worker is idle or the buffer has room. What a request in flight has asked for is
+   reserved until it ends, so that no more is held than fits. Of a node with a ``concurrency``, the states
+   that are held or reserved count; nodes that the executor does not accept are not claimed.
+2. Nothing is claimed while the deliveries of what was claimed before do not get through.
+3. Who asks for how much::
+
+       link     state of the runtime          a report asks for             the poller asks for
+       ------   ---------------------------   ---------------------------   --------------------------------
+       v0       its last claim brought all    -                             all that fits
+                it asked for
+       v0       it brought less               -                             one state for each worker: the
+                                                                            server runs a query for each
+       native   nothing is held               -                             all that fits
+       native   something is held             all that fits; if the         half of the buffer, less what is
+                                              poller is not claiming, an    buffered: the rest is for reports
+                                              eighth of the buffer less
+       native   a delivery failed             nothing                       as above
+
+4. A claim by the poller next to each report would take a fifth of the processor time of a state in process,
+   and a third over TCP. So the poller waits while a report is about to claim, or has begun to within
+   ``BATCH_WAIT`` (after that it may hang). It does not wait if reports take longer than ``FAST_DELIVERY``, if
+   the buffer is small, or if its own last claim waited at the server, as it does next to a chain of nodes:
+   such a claim costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from exotrio._execution.executor import Executor
+from exotrio._link.port import Link, Wanted
+from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
+from exotrio._runtime.options import Options
+from exotrio._runtime.stop import Stop
+
+log = logging.getLogger("exotrio.poller")
+
+POLLER_SHARE = 8
+"""A report leaves one part of so many of the buffer to the poller, which goes on if the report hangs."""
+BATCH_WAIT = 0.2
+"""Seconds for which the next batch of outcomes, and a claim by the poller, wait for the last report."""
+FAST_DELIVERY = 0.02
+"""Seconds that a report may take at most for the poller to leave claims to it. With answers after 0.15 s, a
+runtime whose poller claims meanwhile does a fifth more."""
+NOTHING = Wanted(limits={}, limit=0, at_once=0)
+
+
+class Deliveries(Protocol):
+    """What the planner has to know of the reporter."""
+
+    @property
+    def queued(self) -> int:
+        """Outcomes and releases that wait to be sent."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that deliver."""
+
+    @property
+    def sent_at(self) -> float:
+        """When the last one of them was begun, on Trio's clock."""
+
+    @property
+    def took(self) -> float:
+        """Seconds of the last one that ended."""
+
+    @property
+    def failing(self) -> bool:
+        """Whether one failed, and is to be repeated."""
+
+    @property
+    def stuck(self) -> str:
+        """Why nothing may be claimed; empty if something may be."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ClaimPlanner:
+    """Decides how much is claimed, and by which request. The poller and the reporter ask it.
+
+    Attributes:
+        claimed: The channel to the workers; it has room for ``batch_size`` states.
+        max_limit: Maximum number of states to ask for: fewer than a batch after an answer that came too
+            slowly.
+        poll_was_short: The last claim of the poller brought fewer new states than it asked for.
+        poll_waited: Seconds for which it was at the server, if claims may wait there.
+    """
+
+    options: Options
+    ledger: Ledger
+    stop: Stop
+    link: Link
+    executor: Executor
+    deliveries: Deliveries
+    claimed: trio.MemorySendChannel[HeldClaim]
+    max_limit: int = field(init=False)
+    poll_was_short: bool = False
+    poll_waited: float = 0.0
+    _concurrency: dict[str, int | None] = field(init=False)
+    _reserved: int = 0
+    _reserved_by_node: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        # As it was checked: node code can change its class at any time.
+        self._concurrency = {name: node.concurrency for name, node in self.options.nodes.items()}
+        self.max_limit = self.options.batch_size
+
+    def may_poll(self) -> bool:
+        """Whether the poller may claim something now."""
+        return self._may_claim() and bool(self.for_poll().limits)
+
+    def for_poll(self) -> Wanted:
+        """Return what the poller is to ask for. Nodes without room are not in it."""
+        limit = self.options.batch_size
+        if not self.link.is_native:
+            limit = min(limit, self.options.workers) if self.poll_was_short else limit
+        elif self.ledger.count(*Stage):
+            limit -= limit // 2 + self._buffered
+        return self._fitting(limit)
+
+    def for_report(self) -> Wanted | None:
+        """Return what a report is to ask for; None for nothing."""
+        if not self.link.is_native or self.deliveries.failing or self.stop.requested or not self._may_claim():
+            return None
+        share = 0 if self.ledger.claiming else max(1, self.options.batch_size // POLLER_SHARE)
+        wanted = self._fitting(self._room - share)
+        return wanted if wanted.limits else None
+
+    @property
+    def poll_has_to_wait(self) -> bool:
+        """Whether the poller leaves what fits to a report that is to be sent at once, or was just sent."""
+        deliveries, ledger = self.deliveries, self.ledger
+        if not self.link.is_native or deliveries.failing or self.options.batch_size < POLLER_SHARE:
+            return False
+        if self.poll_waited > FAST_DELIVERY or deliveries.took > FAST_DELIVERY:
+            return False
+        if deliveries.in_flight:
+            return deliveries.queued > 0 or trio.current_time() < deliveries.sent_at + BATCH_WAIT
+        # What is done but not queued is on its way to the reporter.
+        return deliveries.queued > 0 or ledger.count(Stage.DONE) > 0
+
+    @contextmanager
+    def reserve(self, wanted: Wanted) -> Iterator[None]:
+        """Keep the room for what a request asks for until the block ends."""
+        self._reserved += wanted.limit
+        self._reserved_by_node.update(wanted.limits)
+        try:
+            yield
+        finally:
+            self._reserved -= wanted.limit
+            self._reserved_by_node.subtract(wanted.limits)
+            self.ledger.notify()
+
+    def shrink_limit(self, limit: int) -> None:
+        """Ask for fewer states from now on: an answer with up to ``limit`` states came too slowly."""
+        self.max_limit = max(1, limit // 2)
+        log.warning(
+            "a claim of up to %d states arrived too slowly; the next claim is of up to %d",
+            limit,
+            self.max_limit,
+        )
+
+    def grow_limit(self, count: int) -> None:
+        """Ask for one state more, up to a batch, if as many as may be asked for came in time."""
+        self.max_limit = min(self.options.batch_size, self.max_limit + (count == self.max_limit))
+
+    def _may_claim(self) -> bool:
+        # Deliveries in their first attempt do not prevent a claim, up to a full load of them: claims
+        # overlap reports. Deliveries that fail do: what they hold must not pile up.
+        most = self.options.batch_size + self.options.workers
+        return self.ledger.count(Stage.DONE) <= most and not self.deliveries.stuck
+
+    def _fitting(self, limit: int) -> Wanted:
+        """Return how many states fit now, up to ``limit``."""
+        limit = min(limit, self._room, self.max_limit)
+        if limit <= 0:
+            return NOTHING
+        limits: dict[str, int] = {}
+        for name, node in self.options.nodes.items():
+            of_node = limit
+            if (concurrency := self._concurrency[name]) is not None:
+                of_node = min(limit, concurrency - self.ledger.active(name) - self._reserved_by_node[name])
+            if of_node > 0 and self.executor.accepts(node):
+                limits[name] = of_node
+        idle = self.options.workers - self.ledger.count(Stage.BUFFERED, Stage.RUNNING)
+        limit = min(limit, sum(limits.values()))
+        return Wanted(limits=limits, limit=limit, at_once=max(0, min(idle, limit)))
+
+    @property
+    def _room(self) -> int:
+        # Idle are only those that wait at the channel by now: what was asked for has to fit when it comes.
+        idle = self.claimed.statistics().tasks_waiting_receive
+        return self.options.batch_size + idle - self._buffered - self._reserved
+
+    @property
+    def _buffered(self) -> int:
+        """How many states wait for a worker."""
+        # Some of what waits to run alone does not count: it may do so for hours.
+        alone = sum(held.stage is Stage.BUFFERED for held in self.ledger.alone)
+        waiting = self.ledger.count(Stage.BUFFERED) - min(alone, self.options.workers)
+        # A state whose lease was lost stays in the channel until a worker takes it, and drops it.
+        return max(waiting, self.claimed.statistics().current_buffer_used)
