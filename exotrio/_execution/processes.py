@@ -52,6 +52,7 @@ from exotrio._nodes.importing import GUARD, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._util import deadlines
 from exotrio._util.at_exit import join_at_exit
+from exotrio._util.child_python import child_python
 from exotrio._util.crossing import call_in_loop
 from exotrio._util.words import signal_name
 
@@ -153,14 +154,13 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
-            options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
             # The new process inherits the mask; a signal that comes before it can handle it would end it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             try:
                 # In this thread: by ``prctl`` the process ends with the thread that starts it, and the
                 # threads in which Trio would do this end when they are idle.
                 self._process = subprocess.Popen(
-                    [sys.executable, *options, "-c", BEGIN, str(number)],
+                    child_python("-c", BEGIN, str(number)),
                     pass_fds=(number,),
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # what a node prints is no result of the runtime's program

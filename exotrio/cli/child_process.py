@@ -23,7 +23,7 @@ from typing import Any
 import trio
 
 from exotrio._util import deadlines
-from exotrio.cli.program import interpreter
+from exotrio._util.child_python import child_python
 from exotrio.errors import ConfigurationError
 
 MARGIN = 5.0
@@ -87,7 +87,7 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
-            command = [*interpreter(), *(str(number) if each == SOCKET else each for each in arguments)]
+            command = child_python(*(str(number) if each == SOCKET else each for each in arguments))
             # The new process inherits the mask, and unblocks Ctrl-C once it can handle it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
