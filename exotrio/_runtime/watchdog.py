@@ -52,7 +52,7 @@ class Watchdog:
     """
 
     def __init__(self, handle: Callable[[int], None], *, ends_process: bool) -> None:
-        self.log_held: Callable[[], None] = lambda: None
+        self.log_held: Callable[[], None] = _nothing
         self.loop: trio.lowlevel.TrioToken | None = None
         self._handle = handle
         self._ends_process = ends_process
@@ -83,8 +83,10 @@ class Watchdog:
             self._deadlines.clear()
 
     def close(self) -> None:
-        """End the thread, unless the process is to end."""
+        """End the thread, unless the process is to end: then it only watches the time."""
         if self._ends_process:
+            # As long as a thread refers to the user's code, Python does not write what that left open.
+            self._handle, self.log_held, self.loop = _nothing, _nothing, None
             return
         self._closed = True
         self._wake()
@@ -152,4 +154,4 @@ def exit_now(code: int, last_lines: Callable[[], object]) -> NoReturn:
     os._exit(code)
 
 
-def _nothing() -> None: ...
+def _nothing(*args: object) -> None: ...

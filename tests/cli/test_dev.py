@@ -83,8 +83,10 @@ class Dev:
         return self.process.line(pattern, number=number, since=self._mark)
 
     def browser(self) -> httpx.Client:
-        """Return a browser that was signed in by the link that is printed."""
-        link = self.process.line(r"^dashboard: (http\S+)")[1]
+        """Return a browser that was signed in by the page that is printed, since no terminal shows it."""
+        page, url = self.process.line(r"^dashboard: (/\S+) \(it leads to (http\S+)\)").groups()
+        link = link_in(page)
+        assert link.startswith(f"{url}/sign-in?link=")
         return self.signed_in(link)
 
     def signed_in(self, link: str) -> httpx.Client:
@@ -150,7 +152,7 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
     )
     opened = dev.signed_in(link_in(page))
     assert "Start a run" in opened.get("/ns/n/graphs/greeting").text
-    browser = dev.browser()
+    browser = opened
     run_id = start_run(browser, name="Ada")
     dev.says(f"^run {run_id} of graph 'greeting' began")
     dev.says("^Hello Ada")
@@ -459,6 +461,7 @@ def test_ctrl_c_typed_at_a_terminal_counts_once_though_both_processes_get_it(tmp
         terminal.until("asked to stop by")
         (tmp_path / "open-w").touch()
         assert terminal.wait() == 0
+        assert "/sign-in?link=" in terminal.screen
     assert len(log.items("end")) == gated.WORKERS
     assert not log.items("cancelled")
 

@@ -845,6 +845,25 @@ POINTS = (
         ["manager/test_openapi::test_however_many_ask_at_once_the_description_is_made_once"],
         Change("manager/api/openapi.py", "        if made is None:\n", "        if True:\n"),
     ),
+    # -- this machine
+    Point(
+        "A child process loads no code from a working directory that its parent does not load code from.",
+        [
+            "util/test_child_python::test_a_process_node_does_not",
+            "util/test_child_python::test_dev_does_not",
+            "util/test_child_python::test_worker_with_processes_does_not",
+        ],
+        Change("_util/child_python.py", '        options.append("-P")\n', "        pass\n"),
+    ),
+    Point(
+        "A link that signs in is printed on a terminal only.",
+        ["cli/test_dev::test_a_button_of_the_dashboard_and_the_printed_command_start_runs"],
+        Change(
+            "cli/terminal/browser.py",
+            "    if sys.stderr.isatty() if private is None else private:\n",
+            "    if True:\n",
+        ),
+    ),
     # -- clients
     Point(
         "A client warns once of a key that travels in clear off this machine.",

@@ -66,19 +66,14 @@ def _existing(db: str | None) -> str | Path:
 
 async def _show(place: str | Path, port: int, *, opens: bool) -> None:
     # Here, as above.
-    from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
+    from exotrio.cli.terminal.browser import open_in_browser, shown_link, sign_in_page, write_redirect
     from exotrio.manager.serving import embedded_and_served
 
     try:
         async with embedded_and_served(place, ports=(port,), schedules=False) as served:
             with sign_in_page(place) as page:
                 write_redirect(page, await served.sign_in_link())
-                # A log has readers who must not sign in.
-                shown = (
-                    await served.sign_in_link()
-                    if sys.stderr.isatty()
-                    else f"{page} (it leads to {served.url})"
-                )
+                shown = shown_link(await served.sign_in_link(), page)
                 print_message(f"dashboard, to be opened once within 10 minutes: {shown}\nCtrl-C ends it")
                 if opens and not await open_in_browser(page.as_uri()):
                     print_message("no browser could be opened: open the link yourself")

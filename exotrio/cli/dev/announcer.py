@@ -17,7 +17,7 @@ from exotrio.cli.dev.child import Loaded
 from exotrio.cli.graphs.file import Draft
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.runs.remote import check_of_values, start_run
-from exotrio.cli.terminal.browser import open_in_browser, write_redirect
+from exotrio.cli.terminal.browser import open_in_browser, shown_link, write_redirect
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import RunStatus, RunSummary, StateManager, ValidationStatus
 from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, ManagerError, NotFound
@@ -79,8 +79,10 @@ class Announcer:
     served: Served
     key_file: Path | None
     """Holds the API key; None if commands have it from their environment."""
-    page: Path | None
-    """Place of the page by which a browser is signed in; None to open none."""
+    page: Path
+    """Place of the page by which a browser is signed in."""
+    opens: bool
+    """Whether a browser is opened."""
     first_run: FirstRun | None
     """Started once the graph for it is there; None from then on."""
     background: trio.Nursery
@@ -128,9 +130,9 @@ class Announcer:
             return
         self._dashboard_shown = True
         to = messages.page_of(loaded)
-        link = await self.served.sign_in_link(to)
+        link = shown_link(await self.served.sign_in_link(to), self.page)
         print_message(messages.dashboard(self.served.url, self.key_file, link))
-        if self.page is not None:
+        if self.opens:
             self.background.start_soon(_open, self.page, await self.served.sign_in_link(to))
 
     async def print_unfinished(self) -> None:

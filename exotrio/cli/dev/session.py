@@ -110,7 +110,8 @@ class Session:
                             path=self._path,
                             served=served,
                             key_file=key_file,
-                            page=page if self.open_browser else None,
+                            page=page,
+                            opens=self.open_browser,
                             first_run=self.first_run,
                             background=background,
                         )

@@ -138,16 +138,12 @@ class LocalRun:
                 yield transport
             return
         # Here, since only --serve needs them.
-        from exotrio.cli.terminal.browser import sign_in_page, write_redirect
+        from exotrio.cli.terminal.browser import shown_link, sign_in_page
         from exotrio.manager.serving import embedded_and_served
 
         async with embedded_and_served(db, ports=(self.port,), schedules=False) as served:
             with sign_in_page(db) as page:
-                link = await served.sign_in_link()
-                if not self.private:
-                    # A log has readers who must not sign in.
-                    write_redirect(page, link)
-                    link = f"{page} (it leads to {served.url})"
+                link = shown_link(await served.sign_in_link(), page, private=self.private)
                 self.progress.print_message(f"dashboard, to be opened once within 10 minutes: {link}")
                 yield served.transport
 

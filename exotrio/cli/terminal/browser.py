@@ -7,6 +7,7 @@ in a log. It is written into a file that only its owner can read, and the browse
 from __future__ import annotations
 
 import os
+import sys
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,23 @@ def sign_in_page(db: str | Path) -> Iterator[Path]:
         yield page
     finally:
         page.unlink(missing_ok=True)
+
+
+def shown_link(link: str, page: Path, *, private: bool | None = None) -> str:
+    """Return how to print a link that signs in: only for a terminal, the link itself.
+
+    A log has readers who must not sign in. For them the link is written into ``page``, and that is named.
+
+    Args:
+        private: Only the user reads what is printed. Defaults to whether standard error is a terminal.
+
+    Raises:
+        ConfigurationError: the page cannot be written.
+    """
+    if sys.stderr.isatty() if private is None else private:
+        return link
+    write_redirect(page, link)
+    return f"{page} (it leads to {link.partition('/sign-in')[0]})"
 
 
 def write_redirect(page: Path, link: str) -> None:
