@@ -310,3 +310,13 @@ async def test_an_outcome_updates_the_row_of_its_run_once(manager: Manager) -> N
     with noted(manager.service.store) as statements:
         await report(manager, "a", 1, **executed(OUTPUT))
     assert len([sql for sql in statements if sql.startswith("UPDATE runs ")]) == 1
+
+
+async def test_many_states_are_inserted_in_parts_each_of_which_is_made_in_a_moment(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a", "b"), place("b"))
+    state_id = await flow.one("a")
+    with noted(manager.service.store) as statements:
+        ok(await manager.api.executed(state_id, *[OUTPUT] * 10_000))
+    # A database ends a transaction that computes for too long without a statement.
+    assert len([sql for sql in statements if sql.startswith("INSERT INTO states ")]) > 1
+    assert (await flow.statuses())["b", "CREATED"] == 10_000

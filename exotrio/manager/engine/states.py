@@ -207,8 +207,11 @@ _COLUMNS = (
 """Of a new state."""
 
 MAX_GATHERED = 8 * 1024 * 1024
-"""Bytes of the inputs and outputs of new states that are inserted together, or of one: a statement has to fit
-into memory several times, and siblings may each have the same large inputs."""
+"""Bytes of new states that are inserted together, or of one. A statement has to fit into memory several
+times, and siblings may each have the same large inputs. It also has to be made in a moment: PostgreSQL ends a
+transaction that sends nothing for ten seconds, of which a busy machine may give this process a part."""
+STATE_SIZE = 1024
+"""Bytes of a new state besides its inputs and outputs."""
 
 
 @cache
@@ -262,7 +265,7 @@ class Changes:
         now, size = self.tx.now_ms, size_of(state.inputs)
         if self._gathered >= MAX_GATHERED:
             self._insert_rows()
-        self._gathered += size + len(state.outputs)
+        self._gathered += STATE_SIZE + size + len(state.outputs)
         self._rows.append(
             (
                 seq, run.id, state.place, state.node_id, state.status, state.inputs, state.outputs,
