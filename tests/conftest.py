@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda number, frame: None)
     if not hasattr(config, "workerinput"):
-        for folder in (*exotrio.__path__, TESTS / "support", TESTS / "chaos"):
+        for folder in (Path(exotrio.__file__).parent, TESTS / "support", TESTS / "chaos"):
             compileall.compile_dir(folder, quiet=2)
 
 

@@ -190,10 +190,10 @@ def test_a_lock_fits_what_pyproject_asks_for(name: str) -> None:
         locked[canonicalize_name(package)] = version
         assert hashes, package
         assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes), package
-    for requirement in map(Requirement, [*wanted, *extra]):
-        version = locked.get(canonicalize_name(requirement.name), "")
-        assert version, f"{requirement.name} is missing: run {DEPLOY / 'lock.sh'}"
-        assert requirement.specifier.contains(version), f"{requirement}: run {DEPLOY / 'lock.sh'}"
+    for asked in map(Requirement, [*wanted, *extra]):
+        version = locked.get(canonicalize_name(asked.name), "")
+        assert version, f"{asked.name} is missing: run {DEPLOY / 'lock.sh'}"
+        assert asked.specifier.contains(version), f"{asked}: run {DEPLOY / 'lock.sh'}"
     assert ("psycopg-binary" in locked) is (name == "server")
 
 
@@ -413,7 +413,7 @@ def test_state_managers_reach_postgresql_with_tls_by_a_role_that_is_no_superuser
         "DATABASE exotrio OWNER exotrio", "DATABASE deployed OWNER deployed"
     )
     assert "exotrio" not in sql
-    psql = [server.binaries / "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--username=postgres"]
+    psql = [str(server.binaries / "psql"), "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--username=postgres"]
     try:
         subprocess.run(
             [*psql, f"--host={server.folder}", f"--port={server.port}", "--dbname=postgres"],

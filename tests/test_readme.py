@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import click
 import pytest
@@ -208,10 +208,9 @@ def test_each_command_that_is_printed_exists_with_its_options() -> None:
         words = printed.split()
         if words[0] == "COMMAND":
             continue
-        (command, *_) = [command for path, command in known.items() if path == tuple(words[: len(path)])] or [
-            None
-        ]
-        assert command is not None, f"python -m exotrio {printed}"
+        named = [command for path, command in known.items() if path == tuple(words[: len(path)])]
+        assert named, f"python -m exotrio {printed}"
+        command = named[0]
         options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, printed
 
@@ -431,7 +430,7 @@ def test_the_graph_is_valid_and_its_errors_are_those_that_are_quoted() -> None:
         ("Report", ["lines"], []),
     ):
         models = {
-            part: create_model(part, **dict.fromkeys(fields, (str, ...)))
+            part: create_model(part, **dict.fromkeys(fields, cast(Any, (str, ...))))
             for part, fields in (("Inputs", inputs), ("Outputs", outputs))
         }
         names[node] = type(node, (BaseNode,), models)

@@ -34,7 +34,7 @@ from exotrio.manager import embedded
 from exotrio.testing import run_graph
 from tests.support.doubles import Call, NativeServer, V0Server, reply, running
 from tests.support.process_nodes import Traced
-from tests.support.spans import Spans, id_of, linked_by, parent_of, recording, traced_by
+from tests.support.spans import Spans, context_of, id_of, linked_by, parent_of, recording, traced_by
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ async def test_spans_of_a_node_nest_in_its_process(spans: Spans) -> None:
     graph = Graph("g", namespace="ns")
     graph.add(Traced)
     run = await run_graph(graph, [Traced])
-    context = spans.one("execute Traced").get_span_context()
+    context = context_of(spans.one("execute Traced"))
     assert run.outputs("traced") == [{"text": f"{context.trace_id:032x} {context.span_id:016x}"}]
 
 

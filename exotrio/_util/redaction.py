@@ -181,9 +181,9 @@ class _Recent:
 _recent = _Recent()
 
 
-def redactor_of(secrets: Iterable[str]) -> Redactor:
+def redactor_of(secrets: Iterable[object]) -> Redactor:
     """Return the redactor of these secrets: the same one for the same values, as long as it is cached."""
-    return _recent.get(tuple(secrets))
+    return _recent.get(tuple(map(str, secrets)))
 
 
 def _forms_of(secret: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ class Tree:
 
     def measure(self, arguments: list[str]) -> None:
         """Run one round."""
-        command = [self.python, "-m", "tests.bench", "--runs", "1", "--output", "json", *arguments]
+        command = [str(self.python), "-m", "tests.bench", "--runs", "1", "--output", "json", *arguments]
         done = subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.PIPE, text=True)
         figures: list[dict[str, Any]] = json.loads(done.stdout)
         for figure in figures:

@@ -66,6 +66,7 @@ async def _elsewhere(states: int) -> list[Sample]:
             outcome = await executor.run(claim, Execution())
             times[place].append(time.perf_counter() - begin)
             assert isinstance(outcome, Executed), outcome
+    assert isinstance(outcome, Executed), outcome
     rollup = _rollup(outcome.outputs[0]["i"])
     await executor.aclose()
     starting = times["in a process"][0]

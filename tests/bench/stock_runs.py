@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 import urllib.request
+from typing import Any
 
 from pydantic import BaseModel
 
-sdk = importlib.import_module(sys.argv[1])
+sdk: Any = importlib.import_module(sys.argv[1])
 COUNT = int(sys.argv[2])
 URI, KEY = os.environ["EXOSPHERE_STATE_MANAGER_URI"], os.environ["EXOSPHERE_API_KEY"]
 began: list[float] = []

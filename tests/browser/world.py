@@ -447,7 +447,7 @@ class _Day:
         self.crew.at(when_ms, do)
 
     def plan(self) -> None:
-        since = {"store": {"since": "2026-09-16T00:00:00Z"}}
+        since: dict[str, Any] = {"store": {"since": "2026-09-16T00:00:00Z"}}
         for hour in range(20, 1, -1):
             self.trigger(NOW - hour * HOUR - hour * 97 * SECOND, "orders", **since)
         for minute in range(58, 0, -1):

@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="keep logs, journal and database here")
     o = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    faults = {fault: getattr(o, fault) for fault in FAULTS}
+    faults: dict[str, int] = {fault: getattr(o, fault) for fault in FAULTS}
     if o.v0_only:
         faults[Fault.PAUSE] = 0
     if not o.managers:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import exotrio
 
 PACKAGE = Path(exotrio.__file__).parent
+
+
+class Change(Protocol):
+    """What is needed of a mutation to make it."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def old(self) -> str: ...
+    @property
+    def new(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,7 @@ class Mutation:
     cases: tuple[str, ...] = ()
 
 
-def mutated(mutation: Mutation, folder: Path) -> Path:
+def mutated(mutation: Change, folder: Path) -> Path:
     """Copy the package into ``folder``, change it there, and return the folder."""
     copy = folder / "exotrio"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -36,7 +48,7 @@ def mutated(mutation: Mutation, folder: Path) -> Path:
     return folder
 
 
-def changed(mutation: Mutation) -> str:
+def changed(mutation: Change) -> str:
     """Return the text of the file once ``mutation`` is made."""
     source = (PACKAGE / mutation.file).read_text("utf-8")
     if source.count(mutation.old) != 1:

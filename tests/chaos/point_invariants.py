@@ -23,7 +23,7 @@ from tests.chaos.point_nodes import (
 from tests.chaos.point_world import World
 from tests.chaos.points import Case, Fault
 from tests.support.manager import recount
-from tests.support.spans import id_of, parent_of
+from tests.support.spans import context_of, id_of, parent_of
 
 F = Fault
 ANSWER_LOST = {F.RESET, F.SILENCE, F.HTTP_500, F.HTTP_502}
@@ -109,7 +109,7 @@ def _check_traces(world: World, problems: list[str]) -> None:
         if traced:
             problems.append(f"nobody traces, and outcomes came with {traced}")
         return
-    trigger = world.spans.one(f"trigger {GRAPH.name}").get_span_context()
+    trigger = context_of(world.spans.one(f"trigger {GRAPH.name}"))
     ended = {id_of(span): span for span in world.spans.all}
     if len(set(world.traced)) < len(world.traced):
         problems.append("two accepted outcomes came with the same trace context")

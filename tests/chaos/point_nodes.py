@@ -16,7 +16,7 @@ from typing import Protocol
 import trio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, Graph, PruneSignal, ReQueueAfterSignal
+from exotrio import BaseNode, Graph, PruneSignal, ReQueueAfterSignal, RetryPolicyModel, RetryStrategyEnum
 from exotrio.graph.references import AddedNode
 
 NAMESPACE = "chaos"
@@ -102,7 +102,7 @@ GRAPH = Graph(
     "points",
     namespace=NAMESPACE,
     secrets={"token": TOKEN},
-    retry_policy={"max_retries": 2, "strategy": "FIXED", "backoff_factor": 500},
+    retry_policy=RetryPolicyModel(max_retries=2, strategy=RetryStrategyEnum.FIXED, backoff_factor=500),
 )
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from unittest import mock
 
 import httpx
@@ -171,7 +171,7 @@ class Server:
 
         @asynccontextmanager
         async def open_ours(*args: Any, **options: Any) -> AsyncIterator[Store]:
-            yield _Watched(self._memory, process, self._watcher)
+            yield cast(Store, _Watched(self._memory, process, self._watcher))
 
         with process.scope:
             with mock.patch("exotrio.manager.service.open_store", open_ours):

@@ -106,7 +106,7 @@ class Scene:
                 await trio.sleep(0.2)
 
     async def statuses(self) -> Counter[str]:
-        return Counter(node.status.value for node in (await self.ask()).nodes if node.identifier == "work")
+        return Counter(str(node.status) for node in (await self.ask()).nodes if node.identifier == "work")
 
     async def until_still(self) -> None:
         """Wait until all is done, or nothing changed for ten seconds."""

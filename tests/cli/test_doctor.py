@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exotrio.cli.doctor import probe
-from exotrio.cli.doctor import server as server_doctor
+from exotrio.cli.doctor.probe import Probe
 from exotrio.cli.doctor.settings import examine_settings
 from exotrio.manager.rules.findings import of_python
 from tests.support import stock as stocks
@@ -39,7 +39,7 @@ class Doctored(Stock):
     def __init__(self, answers: Mapping[str, Answer] | None = None, made: datetime | None = None) -> None:
         super().__init__(time.monotonic)
         self._own = answers or {}
-        self._made = MOMENT if made is None else made.replace(tzinfo=None).isoformat()
+        self._moment = MOMENT if made is None else made.replace(tzinfo=None).isoformat()
         if made is not None:
             self.wall_clock = made.timestamp
 
@@ -47,7 +47,7 @@ class Doctored(Stock):
         if path in self._own:
             return self._own[path]
         answer = super().ask(method, path, key, content)
-        answer.content = answer.content.replace(MOMENT.encode(), self._made.encode())
+        answer.content = answer.content.replace(MOMENT.encode(), self._moment.encode())
         return answer
 
 
@@ -328,13 +328,13 @@ def test_a_state_manager_that_is_killed_meanwhile_is_a_finding(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with server(tmp_path) as running:
-        original = server_doctor.Probe.aclose
+        original = Probe.aclose
 
         async def then_killed(self: Any) -> None:
             running.process.kill()
             await original(self)
 
-        monkeypatch.setattr(server_doctor.Probe, "aclose", then_killed)
+        monkeypatch.setattr(Probe, "aclose", then_killed)
         end = at(cli, running.uri)("doctor")
         says(end, 1, "! it could not be examined further", "cannot be reached", "by the Date of its answers")
 

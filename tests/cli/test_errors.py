@@ -15,7 +15,7 @@ import pytest
 from exotrio._http import discovery
 from exotrio.cli import main
 from exotrio.client import _calls
-from exotrio.manager.store.sqlite.database import VERSION
+from exotrio.manager.store.schema import VERSION
 from tests.support.commands import Cli, told
 from tests.support.helpers import free_port, sql
 from tests.support.processes import KEY, ROOT, Server, disk_of, ended, environment, server

@@ -200,10 +200,11 @@ def test_a_health_port_that_is_taken_is_told(server: Server, tmp_path: Path) -> 
 def test_the_state_manager_asks_for_its_key_before_it_shows_metrics_unless_they_are_open(
     server: Server, processes: Processes, tmp_path: Path
 ) -> None:
+    headers: dict[str, Any] = {"x-api-key": KEY}
     assert get(f"{server.uri}/metrics")[0] == 401
     for path in ("livez", "readyz"):
         assert get(f"{server.uri}/{path}") == (200, "ok\n")
-    status, text = get(f"{server.uri}/metrics", **{"x-api-key": KEY})
+    status, text = get(f"{server.uri}/metrics", **headers)
     assert status == 200
     assert "exotrio_manager_connections " in text
     assert 'code="401",method="GET",route="none"' in text

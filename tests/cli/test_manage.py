@@ -333,8 +333,8 @@ def test_a_node_is_paused_and_what_waits_for_it_says_so(cli: Cli, place: Place) 
         assert f"waits: node Split is paused since {since}" in cli("states", "show", state["id"]).out
         with exotrio(
             "runs", "watch", run_id, "--namespace", "n", cwd=cli.folder, env=place.running.env
-        ) as end:
-            end.line(r"split 0/1 \(node paused\)")
+        ) as watching:
+            watching.line(r"split 0/1 \(node paused\)")
         row = next(line for line in cli("nodes", "ls").out.splitlines() if line.startswith("Split"))
         assert row.endswith(since)
         assert re.search("^Split .* paused$", cli("top", "--once").out, re.MULTILINE)

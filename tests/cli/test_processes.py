@@ -340,7 +340,7 @@ def test_a_process_that_loads_its_code_does_not_outlive_its_parent_either(place:
     place.app("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
     file = place.folder / "pid"
     with place.start(place.running) as parent:
-        pid = int(until(lambda: file.exists() and file.read_text(), "the code is loaded"))
+        pid = int(str(until(lambda: file.exists() and file.read_text(), "the code is loaded")))
         parent.kill()
         until_gone(pid)
 

@@ -308,6 +308,7 @@ class Interrupted:
     async def ended(self) -> Ended:
         with trio.CancelScope(shield=True), trio.fail_after(PATIENCE):
             return await trio.to_thread.run_sync(self.process.wait)
+        raise AssertionError("unreachable")
 
 
 async def given_again(end: Ended, folder: Path, place: Place) -> Ended:

@@ -160,7 +160,9 @@ async def test_an_unknown_node_has_no_outputs_but_an_error_and_one_that_did_not_
     nodes = [{**place, "identifier": each} for each in ("d", "report")]
     server = Server(native=native).on("GET g", answer(200, {**GRAPH, "nodes": nodes}))
     server.on("GET graph", run_graph(node("s1", "ERRORED"))).on("GET states", page(None))
-    counts = [{"identifier": each, "node_name": "D", "counts": {}} for each in ("d", "report")]
+    counts: list[dict[str, Any]] = [
+        {"identifier": each, "node_name": "D", "counts": {}} for each in ("d", "report")
+    ]
     server.on("GET r", answer(200, run_summary("FAILED", nodes=counts)))
     assert await server.client.outputs("r", "report") == []
     with pytest.raises(

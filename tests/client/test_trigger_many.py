@@ -32,7 +32,7 @@ NO_ROUTE = {"detail": "Not Found"}
 async def world(*, store_config: dict[str, Any] | None = None) -> AsyncIterator[tuple[StateManager, Manager]]:
     """A client of a real state manager that has a graph."""
     async with open_manager() as manager:
-        fields = {} if store_config is None else {"store_config": store_config}
+        fields: dict[str, Any] = {} if store_config is None else {"store_config": store_config}
         await Flow.deploy(manager.api, place("a", inputs={"p": "default"}), **fields)
         yield StateManager("tests", transport=embedded_in(manager.service)), manager
 
@@ -194,7 +194,7 @@ async def test_what_is_not_a_run_is_named(bad: Any) -> None:
             await client.trigger_many("graph", [{}, bad])
         # One dict is a mistake for a list of them.
         with pytest.raises(ConfigurationError, match=r"runs\[0\] is a str"):
-            await client.trigger_many("graph", {"p": "x"})  # type: ignore[arg-type]
+            await client.trigger_many("graph", {"p": "x"})  # type: ignore[dict-item]
         with pytest.raises(ConfigurationError, match=r"runs\[0\] cannot be sent as JSON"):
             await client.trigger_many("graph", [{"p": float("nan")}])  # type: ignore[dict-item]
         assert await total(manager) == 0

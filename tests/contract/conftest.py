@@ -90,7 +90,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep one row of a test for each of ``SERVERS``."""
-    seen: set[tuple[object, str]] = set()
+    seen: set[tuple[object, object]] = set()
 
     def is_needed(item: pytest.Item) -> bool:
         if not isinstance(item, pytest.Function) or "target" not in item.fixturenames:

@@ -48,7 +48,8 @@ async def test_every_kind_of_outcome_in_one_batch(api: Api) -> None:
 
 async def test_an_error_that_is_not_to_be_retried_ends_its_state_and_can_be_retried_by_hand(api: Api) -> None:
     await Flow.start(api, place("a"), retry_policy=FAST_RETRY, runs=2)
-    for state, more in zip(await claim(api), ({"retry": False}, {"unknown": 1}), strict=True):
+    fields: list[dict[str, Any]] = [{"retry": False}, {"unknown": 1}]
+    for state, more in zip(await claim(api), fields, strict=True):
         item = item_for(state, outcome="errored", error="declined", **more)
         assert await report(api, item) == ["ok"]
         assert await report(api, item) == ["duplicate"]

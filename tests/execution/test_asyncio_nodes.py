@@ -89,7 +89,7 @@ async def test_a_node_runs_on_asyncio_with_its_inputs_secrets_and_context() -> N
     class Secrets(BaseModel):
         token: str
 
-    async def execute(self: BaseNode) -> Any:
+    async def execute(self: Any) -> Any:
         await asyncio.sleep(0)
         await anyio.lowlevel.checkpoint()  # anyio finds asyncio too
         assert not self.stopping
@@ -652,6 +652,7 @@ def test_a_loop_outlives_the_trio_loop_that_left_it_without_harm(
 ) -> None:
     monkeypatch.setattr(deadlines, "CLEAN_UP", 0)
     release = threading.Event()
+    began: Any = None
 
     async def execute(self: BaseNode) -> None:
         began.set()
@@ -665,7 +666,6 @@ def test_a_loop_outlives_the_trio_loop_that_left_it_without_harm(
             await began.wait()
             nursery.cancel_scope.cancel()
 
-    began: Any = None
     trio.run(main)
     assert "its thread is left running" in caplog.text
     release.set()

@@ -74,8 +74,8 @@ class Unspeakable(Exception):
 
 
 class Disguised(Exception):
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         raise SystemExit("class")
 
     @property
@@ -83,7 +83,7 @@ class Disguised(Exception):
         raise SystemExit("cause")
 
     @property
-    def __notes__(self) -> Any:
+    def __notes__(self) -> Any:  # type: ignore[override]
         raise SystemExit("notes")
 
 

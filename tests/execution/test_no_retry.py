@@ -63,7 +63,7 @@ async def errored(node: type[BaseNode], **options: Any) -> Errored:
     return outcome
 
 
-LISTED = {"no_retry": (ValueError, OSError)}
+LISTED: dict[str, Any] = {"no_retry": (ValueError, OSError)}
 RAISED = "not to be retried: Charge raised NoRetry"
 IN_CLASS = "not to be retried: Charge.no_retry has ValueError"
 

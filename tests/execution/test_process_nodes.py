@@ -81,7 +81,7 @@ SAME: dict[type[BaseNode], dict[str, str]] = {
 
 async def test_a_node_ends_in_a_process_as_it_does_anywhere_else() -> None:
     here = [type(each.__name__, (each,), {"runs_in": None}) for each in SAME]
-    cases = [*SAME.items(), (nodes.Typed, {"count": "many"}), (nodes.Typed, {})]
+    cases: list[tuple[Any, Any]] = [*SAME.items(), (nodes.Typed, {"count": "many"}), (nodes.Typed, {})]
     async with bench(*SAME) as there, bench(*here) as twins:
         for each, inputs in cases:
             outcome = await there.run(each.__name__, **inputs)

@@ -81,7 +81,7 @@ LOOSE: dict[Any, tuple[str, str]] = {
 
 def schema_of(annotation: Any) -> Any:
     class Node(BaseNode):
-        Inputs = create_model("Inputs", given=(annotation, ...))  # type: ignore[assignment]
+        Inputs = create_model("Inputs", given=(annotation, ...))
 
         async def execute(self) -> None: ...
 

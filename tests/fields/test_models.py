@@ -66,8 +66,8 @@ class Outputs(Inputs):
 
 
 class Echo(BaseNode):
-    Inputs = Inputs  # type: ignore[assignment]
-    Outputs = Outputs  # type: ignore[assignment]
+    Inputs = Inputs
+    Outputs = Outputs
 
     async def execute(self) -> Any:
         return Outputs(**dict(self.inputs))
@@ -132,7 +132,7 @@ TEXTS = ("null", '"null"', '"\\"null\\""', '"a"', '"', "", "[]", '["null"]', "a"
 )
 def test_none_and_the_texts_that_look_like_it_are_told_apart(annotation: Any, values: Any) -> None:
     one = create_model("One", field=(annotation, ...))
-    many = create_model("Many", field=(list[annotation], ...))  # type: ignore[valid-type]
+    many = create_model("Many", field=(list[annotation], ...))
     texts = [to_text(one(field=value))["field"] for value in values]
     assert [from_text(one, {"field": text}).field for text in texts] == list(values)  # type: ignore[attr-defined]
     assert from_text(many, {"field": json.dumps(texts)}).field == list(values)  # type: ignore[attr-defined]

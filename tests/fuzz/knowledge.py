@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import httpx
 from pydantic import BaseModel
 
+from exotrio.manager.api import bodies
 from exotrio.manager.api import json as json_api
 from tests.fuzz.routes import TARGETS, Target, sign_in, target_of
 from tests.support.helpers import SettableClock
@@ -164,7 +165,7 @@ class _Page(HTMLParser):
 @contextmanager
 def models(made: World) -> Iterator[None]:
     """Note as what the targets parse their bodies and queries, wherever they do."""
-    read_model, read_query = json_api.read_model, json_api.read_query
+    parsers: tuple[Callable[..., Any], ...] = (bodies.read_model, json_api.read_query)
 
     def noting(read: Callable[..., Any]) -> Callable[..., Any]:
         def reading(request: Any, model: type[BaseModel], **options: Any) -> Any:
@@ -179,7 +180,7 @@ def models(made: World) -> Iterator[None]:
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             if name.startswith("exotrio.manager."):
-                for function in (read_model, read_query):
+                for function in parsers:
                     if vars(module).get(function.__name__) is function:
                         stack.enter_context(mock.patch.object(module, function.__name__, noting(function)))
         yield

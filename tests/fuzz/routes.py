@@ -103,7 +103,7 @@ def _routers() -> Iterator[list[Router]]:
         make(router, *args, **options)
         made.append(router)
 
-    Router.__init__ = noting  # type: ignore[method-assign]
+    Router.__init__ = noting  # type: ignore[method-assign, assignment]
     try:
         yield made
     finally:

@@ -7,14 +7,22 @@ import traceback
 from collections.abc import Callable
 from datetime import date
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 from trio.testing import MockClock
 
-from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, StoreConfigModel, UnitesModel
+from exotrio import (
+    BaseNode,
+    Graph,
+    GraphInvalid,
+    GraphNodeModel,
+    StoreConfigModel,
+    UnitesModel,
+    UnitesStrategyEnum,
+)
 from exotrio.graph.references import AddedNode
 from exotrio.testing import run_graph
 
@@ -107,7 +115,7 @@ def test_what_is_built_is_what_could_be_declared_by_hand() -> None:
     graph, plan, _, digest = audit()
     sizes, lines = digest.every.size, digest.every["line"]
     graph.add(WriteReport, unites=plan, strategy="ALL_DONE", timeout_minutes=5, sizes=sizes, lines=f"{lines}")
-    place = {"namespace": "examples"}
+    place: dict[str, Any] = {"namespace": "examples"}
     assert graph.nodes == [
         GraphNodeModel(
             **place,
@@ -135,7 +143,7 @@ def test_what_is_built_is_what_could_be_declared_by_hand() -> None:
             node_name="WriteReport",
             identifier="write_report",
             inputs={"sizes": "${{ digest.outputs.size }}", "lines": "${{ digest.outputs.line }}"},
-            unites=UnitesModel(identifier="plan", strategy="ALL_DONE"),
+            unites=UnitesModel(identifier="plan", strategy=UnitesStrategyEnum.ALL_DONE),
             timeout_minutes=5,
         ),
     ]
@@ -358,11 +366,10 @@ def test_a_mistake_is_refused_where_it_is_written_and_changes_nothing(
 
 @pytest.mark.parametrize("united", [1, 2], ids=["the same", "one below"])
 def test_what_another_united_node_returns_is_not_among_what_is_united(united: int) -> None:
-    nodes = audit()
-    graph, plan, _, digest = nodes
+    graph, plan, scan, digest = audit()
     other = graph.add(WriteReport, identifier="other", unites=plan, sizes=digest.every.size)
     with pytest.raises(GraphInvalid, match="'other' is neither before nor among what it unites"):
-        graph.add(WriteReport, unites=nodes[united], after=digest, sizes=other.every.total)
+        graph.add(WriteReport, unites=(plan, scan)[united - 1], after=digest, sizes=other.every.total)
 
 
 @pytest.mark.parametrize(

@@ -14,23 +14,34 @@ from exotrio._util.words import readable_errors
 NODE: dict[str, Any] = {"node_name": "A", "namespace": "ns", "identifier": "a"}
 
 
+def extra(name: str, value: object) -> dict[str, Any]:
+    """Return an argument that type checkers would refuse."""
+    return {name: value}
+
+
 @pytest.mark.parametrize(
     ("declare", "problems"),
     [
-        (lambda: Graph("g", [NODE], retry_polcy=5), ["retry_polcy: ...; did you mean 'retry_policy'?"]),
-        (lambda: Graph("g", [{**NODE, "inptus": {}}]), ["nodes.0.inptus: ...; did you mean 'inputs'?"]),
-        (lambda: GraphNodeModel(**NODE, inptus={}), ["inptus: ...; did you mean 'inputs'?"]),
-        (lambda: UnitesModel(identifier="a", Strategy=1), ["Strategy: ...; did you mean 'strategy'?"]),
         (
-            lambda: RetryPolicyModel(max_retires=1, max_delay=0),
+            lambda: Graph("g", [NODE], **extra("retry_polcy", 5)),
+            ["retry_polcy: ...; did you mean 'retry_policy'?"],
+        ),
+        (lambda: Graph("g", [{**NODE, "inptus": {}}]), ["nodes.0.inptus: ...; did you mean 'inputs'?"]),
+        (lambda: GraphNodeModel(**NODE, **extra("inptus", {})), ["inptus: ...; did you mean 'inputs'?"]),
+        (
+            lambda: UnitesModel(identifier="a", **extra("Strategy", 1)),
+            ["Strategy: ...; did you mean 'strategy'?"],
+        ),
+        (
+            lambda: RetryPolicyModel(**extra("max_retires", 1), max_delay=0),
             ["max_delay: Input should be greater than 0", "max_retires: ...; did you mean 'max_retries'?"],
         ),
         (
-            lambda: StoreConfigModel(zzz=1),
+            lambda: StoreConfigModel(**extra("zzz", 1)),
             ["zzz: ...: the fields are required_keys, default_values"],
         ),
         (
-            lambda: CronTrigger(expression="@daily", expresion=""),
+            lambda: CronTrigger(expression="@daily", **extra("expresion", "")),
             ["expresion: ...; did you mean 'expression'?"],
         ),
     ],
@@ -46,7 +57,7 @@ def test_a_field_that_does_not_exist_is_refused_beside_other_problems(
 
 def test_the_value_of_a_field_that_does_not_exist_is_not_told() -> None:
     with pytest.raises(ValidationError) as caught:
-        Graph("g", [NODE], secret={"token": "hush"})
+        Graph("g", [NODE], **extra("secret", {"token": "hush"}))
     assert "hush" not in str(caught.value)
 
 

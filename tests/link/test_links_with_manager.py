@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from exotrio import RetryPolicyModel
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._link.auto import AutoLink
 from exotrio._link.port import Fate, LinkKind
@@ -49,7 +50,7 @@ async def world(kind: LinkKind, max_retries: int = 0) -> AsyncIterator[tuple[Aut
             "g",
             [place("first", "hello", "second"), place("second", "${{ first.outputs.text }}")],
             secrets={"token": "abc"},
-            retry_policy={"max_retries": max_retries},
+            retry_policy=RetryPolicyModel(max_retries=max_retries),
         )
         await manager.upsert_graph(graph)
         yield link, manager

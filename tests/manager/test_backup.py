@@ -35,11 +35,13 @@ from exotrio import (
     StateManager,
 )
 from exotrio._link.port import LinkKind
+from exotrio.client import StateStatus
 from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.api import operations
 from exotrio.manager.api.operations import SLOW_AFTER
 from exotrio.manager.store.sqlite import copy as copy_sqlite
 from exotrio.manager.store.sqlite.copy import copied
+from exotrio.manager.store.sqlite.database import open_source
 from exotrio.manager.store.sqlite.store import FileStore, open_store
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -135,7 +137,7 @@ async def test_runs_after_a_restored_backup_get_nothing_that_runtimes_did_before
         return {(await manager.trigger("echo", {"n": n}))["run_id"]: n for n in values}
 
     async def all_claimed(manager: StateManager) -> None:
-        assert len((await manager.states(status="QUEUED")).states) == 30
+        assert len((await manager.states(status=StateStatus.QUEUED)).states) == 30
 
     db, copy, port = tmp_path / "state.db", tmp_path / "copy.db", free_port()
     Echo.gate, Echo.begun = trio.Event(), 0
@@ -322,7 +324,7 @@ async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(
     db = tmp_path / "state.db"
     ended = trio.Event()
     token = trio.lowlevel.current_trio_token()
-    copy_in_thread, open_source = copy_sqlite._copy, copy_sqlite.open_source
+    copy_in_thread = copy_sqlite._copy
 
     def told(*arguments: Any) -> None:
         try:

@@ -15,7 +15,7 @@ import pytest
 
 from exotrio import DatabaseBusy, DatabaseError, DatabaseTooNew
 from exotrio.manager.store.port import Transaction
-from exotrio.manager.store.sqlite.database import VERSION
+from exotrio.manager.store.schema import VERSION
 from exotrio.manager.store.sqlite.store import open_store
 from tests.support.manager import open_manager, running
 from tests.support.processes import Process

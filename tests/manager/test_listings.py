@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exotrio import StateManager
+from exotrio.client import StateStatus
 from exotrio.manager.queries import runs, states
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, ok, place
@@ -26,7 +28,8 @@ async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
     for state in rest:
         ok(await api.executed(state["state_id"]))
     everything = [node["id"] for node in (await flow.shown())["nodes"]][::-1]
-    found, pages, before = [], 0, {}
+    found, pages = [], 0
+    before: dict[str, Any] = {}
     while True:
         page = ok(await api.states(**before))
         found += [state["id"] for state in page["states"]]
@@ -40,7 +43,7 @@ async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
     assert len(ok(await api.states(run=flow.run_id))["states"]) == 10
     client = StateManager("tests", transport=api.client._transport)
     assert [state.id for state in (await client.states()).states] == everything
-    (failed,) = (await client.states(status="ERRORED", limit=1)).states
+    (failed,) = (await client.states(status=StateStatus.ERRORED, limit=1)).states
     assert failed.id == first["state_id"]
 
 

@@ -240,7 +240,8 @@ async def test_a_start_and_an_end_beside_a_manager_that_lives_touch_nothing_that
     shared: World,
 ) -> None:
     manager = shared.manager.service.manager
-    for claimer in ({"manager": manager}, {"claim_id": "c"}, {}):
+    claimers: list[dict[str, Any]] = [{"manager": manager}, {"claim_id": "c"}, {}]
+    for claimer in claimers:
         assert len((await shared.claim(**claimer)).states) == 1
     before = await shared.states()
     async with open_manager(shared.db) as second:

@@ -497,7 +497,7 @@ class Waits(BaseNode):
 async def test_an_operator_sees_where_a_runtime_stands(autojump_clock: MockClock) -> None:
     async with open_service(":memory:", settings=NO_SETTINGS) as service:
         transport = embedded_in(service)
-        rt = runtime(transport, Waits)  # type: ignore[arg-type]
+        rt = runtime(transport, Waits)
         rt.show_tasks()
         async with open_client(transport=transport) as client, trio.open_nursery() as nursery:
             api = Api(client, "ns")

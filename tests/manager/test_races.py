@@ -64,7 +64,7 @@ def api(pair: Pair) -> Api:
 async def race(pair: Pair, swapped: bool, one: Call, other: Call) -> tuple[Any, Any]:
     """Hold up one call, or the other one if swapped, and return their results."""
     if swapped:
-        return tuple(reversed(await pair.race(other, one)))  # type: ignore[return-value]
+        return tuple(reversed(await pair.race(other, one)))
     return await pair.race(one, other)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ def find_short_rows(view: View) -> object:
 
 
 @asynccontextmanager
-async def looks_held_up(look: Callable[..., object]) -> AsyncIterator[None]:
+async def looks_held_up(look: Callable[..., Awaitable[object]]) -> AsyncIterator[None]:
     """Keep every thread for looks busy in the block."""
     with ExitStack() as stack:
         gates = [stack.enter_context(gate()) for _ in range(readers.LOOKS)]

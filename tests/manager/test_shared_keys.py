@@ -15,6 +15,7 @@ from exotrio._util.settings import Settings
 from exotrio.manager import background
 from exotrio.manager.security.encryption import cipher_from_text, rotate_secrets
 from exotrio.manager.store import port
+from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 from tests.contract.flow import Flow
 from tests.support.commands import Cli, told
 from tests.support.helpers import ok, place
@@ -135,7 +136,7 @@ async def test_one_that_was_lost_is_waited_for_no_longer_than_it_counts_as_alive
         with pytest.raises(ConfigurationError):
             async with manager(database, NEW):
                 raise AssertionError("it was started")
-        ago = background.SILENT_AFTER_MS
+        ago = SILENT_AFTER_MS
         database.execute(f"UPDATE managers SET seen_at = seen_at - {ago}")
         async with manager(database, NEW):
             pass

@@ -158,7 +158,7 @@ class Crowd:
         self.held += [(each.v0["state_id"], each.native["lease"]["token"]) for each in taken.states]
 
     def item(self, random: Random, state_id: str, token: str) -> OutcomeItem:
-        held = {"state_id": state_id, "token": token, "trace": self.trace(random)}
+        held: dict[str, Any] = {"state_id": state_id, "token": token, "trace": self.trace(random)}
         match random.choices(("executed", "errored", "pruned", "requeued"), (10, 6, 1, 1))[0]:
             case "executed":
                 # Without v the states that follow c cannot be built.
@@ -204,7 +204,7 @@ class Crowd:
         await self.write(random, releases.release_claim, NAMESPACE, claim_id, self.now)
 
     async def trigger(self, random: Random) -> None:
-        by = {random.choice(("run_id", "key")): f"run {random.randrange(10_000)}"}
+        by: dict[str, Any] = {random.choice(("run_id", "key")): f"run {random.randrange(10_000)}"}
         run = runs.NewRun(store={"version": "x"}, **by)
         started = await self.write(random, runs.trigger, NAMESPACE, GRAPH, run)
         self.runs = [*self.runs, started.run_id][-RUNS:]

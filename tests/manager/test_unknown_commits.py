@@ -47,7 +47,8 @@ def cut(proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch) -> Cut:
             if getattr(module, name) is wrapper:
                 monkeypatch.setattr(module, name, use_case)
                 # Its own connection: what the state manager does by itself commits, too.
-                proxy.cut_at_commit(when, tx._connection._socket.getsockname()[1])
+                connection: Any = tx._connection
+                proxy.cut_at_commit(when, connection._socket.getsockname()[1])
             return result
 
         monkeypatch.setattr(module, name, wrapper)

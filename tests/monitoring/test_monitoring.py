@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -79,7 +80,8 @@ async def test_whoever_listens_hears_of_claims_requests_and_every_state_that_is_
     rt.observe(heard.append)
     async with running(rt, grace=0, registered=True):
         await server.until(EXECUTED=2)
-    ended = sorted((e.node, e.outcome, e.duration) for e in heard if isinstance(e, StateEnded) and e.duration)
+    durations = [e for e in heard if isinstance(e, StateEnded) and e.duration]
+    ended: list[Any] = sorted((e.node, e.outcome, e.duration) for e in durations)
     assert ended[-2:] == [
         ("Sleeps", "completed", pytest.approx(2)),
         ("Sleeps", "completed", pytest.approx(2)),
@@ -381,7 +383,7 @@ async def test_the_task_tree_shows_where_each_task_waits_and_no_values(autojump_
         async def execute(self) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep, 1000, name="child \x1b[31m\n of mine")
-                await Sleeps_.execute(self)
+                await Sleeps_.execute(self)  # type: ignore[arg-type]
 
     class Sleeps_(BaseNode):
         async def execute(self) -> None:

@@ -96,7 +96,7 @@ PLAIN: list[Typed] = [
 
 
 def of_lists(typed: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
-    return typed.map(lambda each: (list[each[0]], st.lists(each[1], max_size=4)))  # type: ignore[name-defined]
+    return typed.map(lambda each: (list[each[0]], st.lists(each[1], max_size=4)))  # type: ignore[valid-type]
 
 
 def of_maybe(typed: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:

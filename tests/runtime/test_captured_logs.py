@@ -58,7 +58,7 @@ class TalksInTasks(Talks):
 
 class TalksInOtherThread(Talks):
     async def execute(self) -> Any:
-        await anyio.to_thread.run_sync(TalksInThread.execute, self)
+        await anyio.to_thread.run_sync(TalksInThread.execute, self)  # type: ignore[arg-type]
 
 
 class TalksInAsyncio(Talks):

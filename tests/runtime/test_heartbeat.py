@@ -471,7 +471,7 @@ class Together(BaseNode):
             raise ValueError("as asked for")
 
 
-def beside(server: NativeServer, *names: str, alone: str = "", **inputs: str) -> None:
+def beside(server: NativeServer, *names: str, alone: str = "", **inputs: Any) -> None:
     Together.now, Together.seen = set(), []
     for name in names:
         (state_id,) = server.add("Together", name=name, **inputs)
@@ -715,6 +715,8 @@ async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handle
         ledger.add(Claim(name, "Waits", "it", {}, token=name, lease=60), ledger.now())
         for name in ("kept", "lost")
     ]
+    assert kept is not None
+    assert lost is not None
     async with beating(link, ledger, Stop()):
         while not link.threads:
             await trio.lowlevel.checkpoint()

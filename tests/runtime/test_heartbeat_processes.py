@@ -119,7 +119,7 @@ class Place:
         run = await self.manager.wait(run_id, timeout=PATIENCE, poll_interval=0.1)
         assert run.status is RunStatus.SUCCESS
         (state,) = (await self.manager.run(run_id)).nodes
-        return (await self.manager.state(run.graph_name, run_id, state.id)).outputs["by"]  # type: ignore[no-any-return]
+        return (await self.manager.state(run.graph_name, run_id, state.id)).outputs["by"]
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ async def test_on_v0_only_the_poller_claims_and_one_for_each_worker_after_a_clai
     ],
 )
 async def test_on_a_native_link_poller_and_reports_share_the_buffer(
-    held: dict[str, int], poll: int, report: int
+    held: dict[str, Any], poll: int, report: int
 ) -> None:
     with bench() as b:
         b.hold(**held)

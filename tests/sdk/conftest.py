@@ -41,7 +41,7 @@ def stock_python(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> st
 
 def _install(newer: str, folder: Path) -> None:
     subprocess.run([newer, "-m", "venv", folder], check=True)
-    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", STOCK]
+    command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", STOCK]
     installed = subprocess.run(command, capture_output=True, text=True)
     if installed.returncode:
         pytest.skip(f"{STOCK} cannot be installed: {' '.join(installed.stderr.split())[-300:]}")

@@ -18,10 +18,11 @@ import threading
 import time
 import urllib.request
 from datetime import timedelta
+from typing import Any
 
 from pydantic import BaseModel
 
-sdk = importlib.import_module(sys.argv[1])
+sdk: Any = importlib.import_module(sys.argv[1])
 NAMESPACE = f"interop-{sys.argv[1]}"
 URI, KEY = os.environ["EXOSPHERE_STATE_MANAGER_URI"], os.environ["EXOSPHERE_API_KEY"]
 seen: dict[str, list] = {}

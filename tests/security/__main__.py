@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.mutations import mutated
+from tests.chaos.mutation import mutated
 from tests.security.points import POINTS, Change, Point
 
 CHECKOUT = Path(__file__).parents[2]

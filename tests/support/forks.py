@@ -24,7 +24,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, Any
 
 from pydantic import BaseModel
 
@@ -128,7 +128,8 @@ def _serve(control: socket.socket) -> tuple[str, str]:
     control.send(b"!")
     states: dict[int, int] = {}
     while True:
-        if woken in select.select([control, woken], [], [])[0]:
+        readable: list[Any] = [control, woken]
+        if woken in select.select(readable, [], [])[0]:
             os.read(woken, 4096)
             for pid in list(states):
                 ended, status = os.waitpid(pid, os.WNOHANG)

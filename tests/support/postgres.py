@@ -359,7 +359,7 @@ def _new_folder() -> Path:
 
 
 def _run(command: list[str], folder: Path) -> str:
-    groups = [] if USER else None
+    groups: list[int] | None = [] if USER else None
     done = subprocess.run(
         command,
         user=USER or None,

@@ -100,7 +100,7 @@ class PostgresProxy:
     async def _to_server(
         self, connection: _Connection, client: trio.SocketStream, server: trio.SocketStream
     ) -> None:
-        before = b""
+        before: bytes | bytearray = b""
         with suppress(trio.BrokenResourceError):
             async for data in client:
                 await self._may_flow()

@@ -214,7 +214,7 @@ class Dies(InProcess):
                 os.closerange(3, 64)
                 time.sleep(600)
             case "lock":
-                return Holder(lock=threading.Lock())
+                return Holder(lock=threading.Lock())  # type: ignore[call-arg]
         return self.Outputs(text=str(os.getpid()))
 
 

@@ -28,7 +28,9 @@ MAY_BE_SCANNED = re.compile(
 
 async def connection_of(store: Store) -> sqlite3.Connection:
     """Return the connection underneath, to watch what SQLite does."""
-    return await store.write(lambda tx: tx._connection)
+    connection: Any = await store.write(lambda tx: tx._connection)
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
 
 
 def refuses_scans(plans: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -80,7 +80,7 @@ class Pair:
             results[name] = await of(manager)
 
         with gate() as closed:
-            service = replace(self.first.service, store=_StoreHeldUp(self.first.service.store, closed))  # type: ignore[arg-type]
+            service = replace(self.first.service, store=_StoreHeldUp(self.first.service.store, closed))
             async with apis_of(service) as first, trio.open_nursery() as nursery:
                 nursery.start_soon(call, "held up", held_up, first)
                 await trio.to_thread.run_sync(closed.wait_entered)

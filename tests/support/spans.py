@@ -10,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext
 
 
 class Spans:
@@ -24,7 +25,7 @@ class Spans:
 
     @property
     def traces(self) -> set[int]:
-        return {span.get_span_context().trace_id for span in self.all}
+        return {context_of(span).trace_id for span in self.all}
 
     def of(self, name: str) -> list[ReadableSpan]:
         return [span for span in self.all if span.name == name]
@@ -35,7 +36,13 @@ class Spans:
 
 
 def id_of(span: ReadableSpan) -> int:
-    return int(span.get_span_context().span_id)
+    return int(context_of(span).span_id)
+
+
+def context_of(span: ReadableSpan) -> SpanContext:
+    context = span.get_span_context()
+    assert context is not None
+    return context
 
 
 def parent_of(span: ReadableSpan) -> int | None:

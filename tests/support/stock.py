@@ -550,8 +550,13 @@ class _Route:
 
 
 _ROUTES = [
-    _Route(method, re.compile(path.replace("*", "([^/]+)").replace("{N}", "/v0/namespace/([^/]+)")), *rest)
-    for method, path, *rest in (
+    _Route(
+        method,
+        re.compile(path.replace("*", "([^/]+)").replace("{N}", "/v0/namespace/([^/]+)")),
+        handler,
+        status,
+    )
+    for method, path, handler, status in (
         ("PUT", "{N}/nodes/", Stock.register, 200),
         ("GET", "{N}/nodes/", Stock.list_nodes, 200),
         ("GET", "/v0/namespaces", Stock.list_namespaces, 200),

@@ -90,7 +90,7 @@ class Waiter:
         self.error: Exception | None = None
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
-        self._topics = {1: math.inf} if topics is None else topics
+        self._topics: dict[Topic, float] = {1: math.inf} if topics is None else topics
         self._before = before
         nursery.start_soon(self._run, store, longest)
 

@@ -101,7 +101,7 @@ async def test_what_the_proxy_holds_arrives_later_and_what_it_cuts_does_not() ->
         async with trio.open_nursery() as nursery:
             await nursery.start(proxy.serve)
             url = database.url_at(proxy.port)
-            connection = await trio.to_thread.run_sync(psycopg.connect, url)
+            connection = await trio.to_thread.run_sync(lambda: psycopg.connect(url))
             answers: list[object] = []
 
             async def ask() -> None:
@@ -118,6 +118,6 @@ async def test_what_the_proxy_holds_arrives_later_and_what_it_cuts_does_not() ->
                 await ask()
             proxy.refuses = True
             with pytest.raises(psycopg.OperationalError):
-                await trio.to_thread.run_sync(psycopg.connect, url)
+                await trio.to_thread.run_sync(lambda: psycopg.connect(url))
             connection.close()
             nursery.cancel_scope.cancel()

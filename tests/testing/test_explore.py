@@ -360,7 +360,7 @@ async def test_it_refuses_what_cannot_be_run(autojump_clock: MockClock) -> None:
     async def fresh_later() -> None: ...
 
     with pytest.raises(ConfigurationError, match="setup is an async def"):
-        await explore(graph(), [Work], check=ran_once, setup=fresh_later)
+        await explore(graph(), [Work], check=ran_once, setup=fresh_later)  # type: ignore[misc]
 
 
 async def test_a_check_that_fails_without_a_fault_says_so(autojump_clock: MockClock) -> None:

@@ -20,6 +20,7 @@ from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Conflict, Store, Transaction, View
 from exotrio.manager.store.postgres import database
+from tests.support.helpers import SettableClock
 from tests.support.manager import Gate, gate, held_up
 from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, remove, until
 
@@ -303,7 +304,7 @@ async def test_ids_of_states_are_their_numbers_behind_the_stamp_of_the_database(
     ]
     tails += ["0" * 15 + digit for digit in ("\u0661", "A", "g")]
     for wrong in (other, *(stamp + tail for tail in tails)):
-        assert await store.read(lambda view, it=wrong: view.seq(it)) is None, wrong
+        assert await store.read(View.seq, wrong) is None, wrong
 
 
 async def test_use_cases_and_queries_know_the_time(store: Store) -> None:
@@ -372,8 +373,9 @@ async def test_a_clock_that_was_set_back_does_not_bring_numbers_of_rows_back(
 
     given = []
     for now_ms in (0, NOVEMBER_2027_MS, NOVEMBER_2027_MS - 3_600_000, 0):
-        monkeypatch.setattr(database, "wall_clock", lambda it=now_ms: it)
-        async with open_store(db, clock=lambda it=now_ms: it) as store:
+        clock = SettableClock(now_ms)
+        monkeypatch.setattr(database, "wall_clock", clock)
+        async with open_store(db, clock=clock) as store:
             given += [await store.write(insert), await store.write(insert)]
     assert given == sorted(set(given))
 

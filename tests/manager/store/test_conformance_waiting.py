@@ -66,7 +66,7 @@ async def test_one_item_serves_one_of_those_who_wait_and_the_others_wait_on(stor
         waiters = [await waiting(nursery, store) for _ in range(4)]
         for served in range(1, 5):
             await store.write(put_item, f"item {served}")
-            await until(lambda n=served: sum(waiter.ended.is_set() for waiter in waiters) == n)
+            await until(lambda: sum(waiter.ended.is_set() for waiter in waiters) == served)  # noqa: B023
     assert sorted(str(waiter.found) for waiter in waiters) == [f"item {number}" for number in range(1, 5)]
 
 

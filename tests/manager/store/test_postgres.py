@@ -19,6 +19,7 @@ from exotrio.manager.store.postgres import database as making
 from exotrio.manager.store.postgres import pipeline, readers, writes
 from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.schema import VERSION
 from tests.support.postgres import PASSWORD, Database, server
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import PATIENCE, until
@@ -64,13 +65,14 @@ async def test_managers_of_a_new_version_that_start_at_once_migrate_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_store(database.url) as older:
-        monkeypatch.setattr(making, "VERSION", making.VERSION + 1)
+        later = VERSION + 1
+        monkeypatch.setattr(making, "VERSION", later)
         step = "CREATE TABLE later (id INTEGER PRIMARY KEY); INSERT INTO later VALUES (1);"
-        monkeypatch.setattr(making, "MIGRATIONS", {making.VERSION - 1: step})
+        monkeypatch.setattr(making, "MIGRATIONS", {VERSION: step})
 
         async def start() -> None:
             async with open_store(database.url) as store:
-                assert await store.read(get, "version") == str(making.VERSION)
+                assert await store.read(get, "version") == str(later)
 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -151,8 +153,9 @@ async def test_use_cases_that_lock_each_other_out_both_happen(store: Store) -> N
         nursery.start_soon(store.write, append, "a", "b")
         nursery.start_soon(store.write, append, "b", "a")
     assert len(runs) > 2, "one of them ran again, on a busy machine more than once"
-    assert sorted(await store.read(get, "a") or "") == ["a", "b"]
-    assert await store.read(get, "a") == await store.read(get, "b")
+    value: str | None = await store.read(get, "a")
+    assert sorted(value or "") == ["a", "b"]
+    assert value == await store.read(get, "b")
 
 
 async def test_statements_are_sent_together_once_somebody_asks_what_one_found(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -90,7 +91,8 @@ async def ask(call: Callable[[], Awaitable[httpx.Response]]) -> None:
 async def test_a_stop_while_the_server_hangs_takes_no_longer_than_the_grace_lets_it(
     database: Database, proxy: PostgresProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stopping, options = trio.Event(), {"port": 0, "db": database.url_at(proxy.port), "key": KEY}
+    stopping = trio.Event()
+    options: dict[str, Any] = {"port": 0, "db": database.url_at(proxy.port), "key": KEY}
     with trio.fail_after(PATIENCE) as bound, ExitStack() as held:
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(partial(serve, **options, grace=0.1, stopping=stopping))
@@ -117,7 +119,8 @@ async def test_an_embedded_state_manager_takes_the_numbers_of_a_server(
             assert (await Api(client, "tests").checkup()).json()["lease_ttl_ms"] == 7_000
             held.enter_context(proxy.hold())
     assert "the last writes did not end within 0.1 s" in caplog.text
-    for options in ({"grace": 0}, {"lease_ttl": 0}):
+    invalid: list[dict[str, Any]] = [{"grace": 0}, {"lease_ttl": 0}]
+    for options in invalid:
         with pytest.raises(ConfigurationError, match=f"{next(iter(options))} is 0"):
             async with embedded(":memory:", **options):
                 pass

@@ -76,10 +76,10 @@ async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_
     found = []
 
     async def wait() -> None:
-        found.append(await store.write_once_ready(MINUTE, take))
+        found.append(await opened.write_once_ready(MINUTE, take))
 
     with trio.fail_after(PATIENCE):
-        async with open_store(database.url_at(proxy.port)) as store, trio.open_nursery() as nursery:
+        async with open_store(database.url_at(proxy.port)) as opened, trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await until(lambda: True in looks)
             proxy.refuses = True
@@ -226,7 +226,7 @@ async def test_a_query_that_was_wrong_long_ago_does_not_keep_the_next_ones_from_
     await store.write(put, "a", "1")
     with pytest.raises(DatabaseError, match="absent"):
         await store.read(lambda view: view.row("SELECT * FROM absent"))
-    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * readers.RETRY_FOR, sleep=time.sleep)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * writes.RETRY_FOR, sleep=time.sleep)
     monkeypatch.setattr(readers, "time", later)
     sessions = []
 
@@ -265,13 +265,13 @@ async def test_a_query_that_fails_each_time_is_given_up_though_others_succeed_me
     monkeypatch.setattr(readers, "RETRY_FOR", 0.6)
 
     def read(view: View) -> None:
-        trio.from_thread.run(store.read, keys)
+        trio.from_thread.run(opened.read, keys)
         cancel_oneself(view)
 
     with trio.fail_after(PATIENCE):
-        async with open_store(database.url) as store:
+        async with open_store(database.url) as opened:
             with pytest.raises(DatabaseError, match="could not be read"):
-                await store.read(read)
+                await opened.read(read)
 
 
 async def test_an_outage_in_which_nothing_can_be_read_is_logged_when_it_begins_and_when_it_ends(
@@ -338,23 +338,23 @@ async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_a
 
 
 async def test_use_cases_that_wait_for_a_row_hold_up_nobody_who_does_not_need_it(database: Database) -> None:
-    changed = []
+    changed: list[str] = []
 
     def change(tx: Transaction) -> None:
         tx.execute("UPDATE store SET value = value || 'x' WHERE key = 'hot'")
 
     async def hot() -> None:
-        await store.write(change)
+        await opened.write(change)
         changed.append("hot")
 
-    async with open_store(database.url) as store, trio.open_nursery() as nursery:
-        await store.write(put, "hot")
+    async with open_store(database.url) as opened, trio.open_nursery() as nursery:
+        await opened.write(put, "hot")
         with psycopg.connect(database.url) as holder:
             holder.execute("SELECT * FROM store WHERE key = 'hot' FOR UPDATE")
             for _ in range(postgres.WRITERS):
                 nursery.start_soon(hot)
             await until(lambda: len(database.blocked()) == postgres.WRITERS)
-            await store.write(put, "other")
+            await opened.write(put, "other")
             assert changed == []
         # Nobody had to give up before somebody else could go on.
         await until(lambda: len(changed) == postgres.WRITERS)

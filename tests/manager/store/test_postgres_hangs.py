@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
+import psycopg
 import pytest
 import trio
 
@@ -92,15 +94,15 @@ async def test_a_connection_that_is_accepted_and_then_gets_no_answer_is_given_up
     database: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "CONNECT_TIMEOUT", 0.5)
-    connected = server.psycopg.Connection.connect
+    connected = psycopg.Connection.connect
 
-    def connect(*args: object, **kwargs: object) -> object:
-        driver = connected(*args, **kwargs)  # type: ignore[arg-type]
+    def connect(*args: Any, **kwargs: Any) -> object:
+        driver = connected(*args, **kwargs)
         trio.from_thread.run_sync(held.enter_context, proxy.hold())
         return driver
 
-    monkeypatch.setattr(server.psycopg.Connection, "connect", connect)
-    no_answer = pytest.raises(server.psycopg.OperationalError, match=SILENT)
+    monkeypatch.setattr(psycopg.Connection, "connect", connect)
+    no_answer = pytest.raises(psycopg.OperationalError, match=SILENT)
     with ExitStack() as held, trio.fail_after(PATIENCE), no_answer:
         await trio.to_thread.run_sync(server.Server(database.url_at(proxy.port)).connect)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.cookies
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -405,13 +405,13 @@ async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(site: Site, a
 async def test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs(site: Site, announced: bool) -> None:
     read, statuses = 0, []
 
-    async def receive() -> dict[str, Any]:
+    async def receive() -> MutableMapping[str, Any]:
         nonlocal read
         read += 1_000
         more = read < 10 * MAX_SIGN_IN_FORM  # so that the test ends whatever the limit is
         return {"type": "http.request", "body": b"x" * 1_000, "more_body": more}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         statuses.append(message.get("status"))
 
     headers = {**FORM, "host": HOST, **({"content-length": "1000000"} if announced else {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -47,7 +48,7 @@ async def fill(site: Site, clock: SettableClock) -> dict[str, str]:
         for name in (NODE, OTHER, hostile("unoffered"), hostile("asked"))
     ]
     ok(await api.register(nodes, RUNTIME))
-    places = [
+    places: list[dict[str, Any]] = [
         {"node_name": NODE, "identifier": ROOT, "inputs": {INPUT: hostile("default")}, "next_nodes": [LEAF]},
         {"node_name": OTHER, "identifier": LEAF, "inputs": {INPUT: hostile("constant")}, "next_nodes": []},
     ]

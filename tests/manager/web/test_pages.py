@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -191,7 +191,7 @@ async def test_what_happens_to_one_run_concerns_the_page_of_no_other(
     flow, _ = await failed_run(site.api)
     asked = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
 
-    async def versions() -> dict[str, Hashable]:
+    async def versions() -> Mapping[str, object]:
         return await site.service.store.read(run_pages.PAGE.versions, asked)
 
     before = await versions()
