@@ -6,9 +6,10 @@ PostgreSQL) and ``pooled`` (the two behind pgbouncer), and, if ``EXOTRIO_CONTRAC
 ``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test works in a namespace of its own,
 so a server can be shared and needs no cleaning.
 
-``embedded`` has each row of each test. Rows differ in what the same code is given, so one of them goes
-through HTTP: to ``two-managers``, or to ``tcp`` if the test is ``before_the_store``. Tests that ask for their
-target have each row at both; with ``EXOTRIO_CONTRACT_ALL`` all tests have each row everywhere.
+``embedded`` has each row of each test, and so has ``two-managers``: what an engine refuses, or stores
+otherwise, depends on the row. One row is enough there of tests with ``pure_rows``. Tests that are
+``before_the_store`` are not run there; one row of each goes through HTTP, to ``tcp``. Tests that ask for
+their target have each row at both; with ``EXOTRIO_CONTRACT_ALL`` all tests have each row everywhere.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep one row of a test for each of ``SERVERS``."""
+    """Keep one row of a test where others tell nothing more."""
     seen: set[tuple[object, object]] = set()
 
     def is_needed(item: pytest.Item) -> bool:
@@ -98,7 +99,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         row = item.function, item.callspec.params["target"]
         repeats = row in seen
         seen.add(row)
-        return not repeats or row[1] not in SERVERS or asks_for_target(item.function)
+        tells_more = row[1] != "tcp" and item.get_closest_marker("pure_rows") is None
+        return not repeats or tells_more or row[1] not in SERVERS or asks_for_target(item.function)
 
     if not ALL:
         items[:] = [item for item in items if is_needed(item)]

@@ -47,6 +47,7 @@ async def test_a_missing_secret_makes_the_graph_invalid(api: Api) -> None:
     await check_invalid(api, place("a"), secrets={"other": "x"}, named=["token"])
 
 
+@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     ("property_schema", "expected"),
     [

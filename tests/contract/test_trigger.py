@@ -148,6 +148,7 @@ async def test_a_delayed_run_starts_by_itself(api: Api) -> None:
     await flow.one("a")
 
 
+@pytest.mark.pure_rows
 @pytest.mark.parametrize("delay", [-1, 1.5, "x", None])
 async def test_a_delay_that_is_negative_or_no_whole_number_is_422(api: Api, delay: Any) -> None:
     flow = await Flow.deploy(api, place("a"))
