@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -42,6 +43,8 @@ log = logging.getLogger("exotrio")
 
 FIND_NATIVE_INTERVAL = 60.0
 """Seconds between two looks whether a server that speaks only v0 speaks the native API by now."""
+REGISTER_INTERVAL = 10.0
+"""Seconds between two registrations because the state manager lacks nodes: it may refuse them, too."""
 _INCONCLUSIVE_STATUSES = frozenset({401, 403, 408, 425, 429})
 """Statuses of failures after which the server is still taken for what it was."""
 
@@ -85,7 +88,7 @@ class AutoLink:
         # At most 2 x workers reports, as many releases, the secrets of each worker, a claim, a discovery.
         http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
         v0 = V0Link(http, namespace, concurrency=2 * workers)
-        native = NativeLink(http, namespace, worker_id=worker_id, v0=v0)
+        native = NativeLink(http, namespace, worker_id=worker_id, v0=v0, on_unregistered=self.register_again)
         self._http = http
         self._namespace = namespace
         self._v0 = v0
@@ -97,6 +100,8 @@ class AutoLink:
         self._find_native_at = math.inf
         self._warned_of: str | None = None
         self._registration: tuple[str, Sequence[NodeDeclaration]] | None = None
+        self._registered_at = -math.inf
+        self._register_again_at = -math.inf
         self._asking = trio.Lock()
         self._failure: ManagerUnavailable | None = None
         self._failures = 0
@@ -120,8 +125,20 @@ class AutoLink:
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         await self._adapter()
-        await self._watch(self._v0.register(runtime_name, nodes))
+        await self._watch(self._register(runtime_name, nodes))
         self._registration = (runtime_name, nodes)
+
+    @property
+    def registered_for(self) -> float:
+        # Not on Trio's clock, which is another one in the thread that sends heartbeats.
+        return time.monotonic() - self._registered_at
+
+    def register_again(self) -> None:
+        now = trio.current_time()
+        if self._registration is not None and now >= self._register_again_at:
+            self._register_again_at = now + REGISTER_INTERVAL
+            self._sure = False
+            log.warning("the state manager lacks nodes of this runtime; they are registered again")
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
         if self._current is self._v0 and trio.current_time() >= self._find_native_at:
@@ -215,11 +232,16 @@ class AutoLink:
             )
         if self._registration is not None:
             try:
-                await self._v0.register(*self._registration)
+                await self._register(*self._registration)
             except RequestRefused as error:
                 # Finished work is still to be reported, whatever it thinks of our nodes.
                 log.error("the nodes could not be registered again: %s", log_text(error))
         return link
+
+    async def _register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+        began = time.monotonic()
+        await self._v0.register(runtime_name, nodes)
+        self._registered_at = began
 
     async def _discover(self) -> V0Link | NativeLink:
         found = await discover(self._http, self._namespace)

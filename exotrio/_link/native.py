@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import trio
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, invalid_response
@@ -59,13 +59,27 @@ RELEASE_TIMEOUT = 3.0
 
 
 class NativeLink:
-    """Work with our state manager; ``v0`` is for claims that were made without a lease."""
+    """Work with our state manager.
 
-    def __init__(self, http: HttpClient, namespace: str, *, worker_id: str, v0: V0Link) -> None:
+    Args:
+        v0: For claims that were made without a lease.
+        on_unregistered: Called when it does not know a node of which states are claimed.
+    """
+
+    def __init__(
+        self,
+        http: HttpClient,
+        namespace: str,
+        *,
+        worker_id: str,
+        v0: V0Link,
+        on_unregistered: Callable[[], object] = lambda: None,
+    ) -> None:
         self._http = http
         self._namespace = namespace
         self._worker_id = worker_id
         self._v0 = v0
+        self._on_unregistered = on_unregistered
         self.run_id: str | None = None
         self._shields = Shields()
 
@@ -151,6 +165,8 @@ class NativeLink:
                     shows_tasks=heartbeat.shows_tasks,
                     tasks=heartbeat.tasks if start == 0 else None,
                     nodes={name: fields[:MAX_FIELDS] for name, fields in heartbeat.nodes.items()},
+                    registered=dict(heartbeat.registered),
+                    registered_ms=heartbeat.registered_ms,
                 ),
                 timeout=timeout,
             )
@@ -176,7 +192,10 @@ class NativeLink:
             body=request,
             timeout=REQUEST_TIMEOUT + from_ms(request.wait_ms),
         )
-        return await self._usable(answer.parse(_ClaimReply).states, asked - called)
+        reply = answer.parse(_ClaimReply)
+        if reply.register_nodes:
+            self._on_unregistered()
+        return await self._usable(reply.states, asked - called)
 
     async def _usable(self, states: Sequence[object], asked_after: float = 0.0) -> list[Claim]:
         """Return the claims on the states of an answer; release those that this client cannot use."""
@@ -326,6 +345,7 @@ class _ClaimReply(BaseModel):
     """The reply to a claim, its states unchecked, so that one bad state does not hide the others."""
 
     states: list[Any]
+    register_nodes: bool = Field(False, alias="register")
 
 
 class _OutcomesReply(ItemsReply):

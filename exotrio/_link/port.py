@@ -133,6 +133,8 @@ class Heartbeat:
     tasks: str | None = None
     workers: int = 0
     nodes: Mapping[str, str] = field(default_factory=dict)
+    registered: Mapping[str, str] = field(default_factory=dict)
+    registered_ms: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +153,7 @@ class HeartbeatAnswer:
     Attributes:
         results: One per state of the heartbeat, in order.
         ttl: Seconds the renewed leases last from when the heartbeat was sent; None: for ever.
-        commands: Commands of an operator to this runtime: ``drain``, ``tasks``.
+        commands: Commands to this runtime, as ``_wire.native.HeartbeatReply`` has them.
     """
 
     results: tuple[HeartbeatResult, ...]
@@ -200,6 +202,16 @@ class Link(Protocol):
             ManagerUnavailable: no usable answer; may be repeated.
             KeyRefused: the key is wrong.
             RequestRefused: the server refuses this registration for good.
+        """
+
+    @property
+    def registered_for(self) -> float:
+        """Seconds since the nodes were registered last. From any thread."""
+
+    def register_again(self) -> None:
+        """Register the same nodes before the next call, since the state manager lacks some of them.
+
+        It does nothing soon after the last time.
         """
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:

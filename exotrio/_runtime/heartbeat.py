@@ -50,7 +50,7 @@ from exotrio._util.at_exit import join_at_exit
 from exotrio._util.backoff import Backoff
 from exotrio._util.crossing import call_in_loop
 from exotrio._util.outage import Outage
-from exotrio._wire.vocabulary import HeartbeatResult
+from exotrio._wire.vocabulary import HeartbeatResult, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 Ts = TypeVarTuple("Ts")
@@ -94,7 +94,7 @@ async def heartbeat(
     Cancellation:
         Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
     """
-    handler = HeartbeatHandler(ledger=ledger, stop=stop, grace=options.shutdown_grace)
+    handler = HeartbeatHandler(ledger=ledger, stop=stop, grace=options.shutdown_grace, link=link)
     new_sender = partial(
         HeartbeatSender, runtime_link=link, options=options, ledger=ledger, phase=phase, tasks=tasks
     )
@@ -147,6 +147,7 @@ class HeartbeatHandler:
     ledger: Ledger
     stop: Stop
     grace: float
+    link: Link
 
     def handle(self, heartbeat: AnsweredHeartbeat) -> None:
         """Enter what was renewed, end what was lost or cancelled, obey commands."""
@@ -172,6 +173,8 @@ class HeartbeatHandler:
             else:
                 held.lease_until = ledger.now() - heartbeat.age() + answer.ttl
         ledger.notify()  # for those who wait to learn whether a lease was renewed
+        if "register" in answer.commands:
+            self.link.register_again()
         if "drain" in answer.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")
             self.stop.request(self.grace, "the state manager")
@@ -286,6 +289,8 @@ class HeartbeatSender:
             tasks=self._task_tree,
             workers=self.options.workers,
             nodes={node.name: node.fields for node in self.options.declarations},
+            registered=self.options.digests,
+            registered_ms=to_ms(self.runtime_link.registered_for),
         )
         sent = self.clock()
         timeout = min(max(interval, MIN_TIMEOUT), MAX_TIMEOUT)

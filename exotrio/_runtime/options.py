@@ -35,6 +35,7 @@ class Options:
         state_manager_uri, key, transport: As given; ``resolve_endpoint`` finds the rest when it is needed.
         nodes: Registered name to node class.
         declarations: The nodes as they are registered.
+        digests: Registered name to the digest of its declaration.
         worker_id: Names this runtime to a state manager with leases.
 
     Raises:
@@ -57,6 +58,7 @@ class Options:
     outbox_file: InitVar[str | os.PathLike[str] | None]
     nodes: Mapping[str, type[BaseNode]] = field(init=False)
     declarations: tuple[NodeDeclaration, ...] = field(init=False)
+    digests: Mapping[str, str] = field(init=False)
     outbox: Path | None = field(init=False)
     worker_id: str = field(init=False)
 
@@ -94,6 +96,7 @@ class Options:
             raise ConfigurationError("the runtime cannot be built", problems)
         self.nodes = {node.__name__: node for node in classes}
         self.declarations = tuple(map(declare, classes))
+        self.digests = {node.name: node.digest for node in self.declarations}
         # Absolute, or a program that changes its directory would start with another file.
         self.outbox = None if outbox_file is None else Path(os.path.abspath(outbox_file))
         self.worker_id = f"{self.name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}"

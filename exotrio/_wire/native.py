@@ -83,7 +83,10 @@ class _ClaimRequest(Body):
 
 
 class NativeClaimRequest(_ClaimRequest):
-    """A claim of its own: ``wait_ms`` says how long to wait for a first state."""
+    """A separate claim: ``wait_ms`` says how long to wait for a first state.
+
+    It does not wait if nothing can be claimed and a node is not registered. Then the reply has ``register``.
+    """
 
     wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
 
@@ -276,6 +279,8 @@ class HeartbeatRequest(Body):
         tasks: Its task tree, in the heartbeat after that command.
         nodes: Its nodes, with the names of their inputs and outputs as ``NodeDeclaration.fields`` gives
             them, cut to ``MAX_FIELDS`` characters.
+        registered: The nodes that it registered, with ``NodeDeclaration.digest`` of each.
+        registered_ms: How long ago that was.
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -292,6 +297,11 @@ class HeartbeatRequest(Body):
         dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=MAX_FIELDS)]],
         Field(max_length=MAX_BATCH),
     ] = Field(default_factory=dict)
+    registered: Annotated[
+        dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=64)]],
+        Field(max_length=MAX_BATCH),
+    ] = Field(default_factory=dict)
+    registered_ms: Annotated[int, Field(ge=0, le=MAX_DELAY_MS)] = 0
 
 
 class HeartbeatStateReply(Body):
@@ -305,7 +315,8 @@ class HeartbeatReply(Body):
     Fields:
         items: One per state, in the order of the request.
         ttl_ms: How long the renewed leases last, or None if they never end.
-        commands: What an operator asks of the runtime: ``drain``, ``tasks``.
+        commands: What an operator asks of the runtime: ``drain``, ``tasks``. And ``register``, if the state
+            manager does not know what the runtime registered, or only something older.
     """
 
     items: list[HeartbeatStateReply]

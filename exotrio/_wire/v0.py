@@ -5,9 +5,11 @@ construction. Unknown fields are ignored everywhere, strings are strict and inte
 stock state manager.
 """
 
+from hashlib import sha256
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
+from pydantic_core import to_json
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, Texts
@@ -34,6 +36,16 @@ class NodeDeclaration(Body):
             for name in sorted(self.inputs_schema.get("properties", {}))
         ]
         return f"({', '.join(inputs)}) -> ({', '.join(sorted(self.outputs_schema.get('properties', {})))})"
+
+    @property
+    def digest(self) -> str:
+        """What tells this declaration from another one of the same name."""
+        return declaration_digest(*map(to_json, (self.inputs_schema, self.outputs_schema, self.secrets)))
+
+
+def declaration_digest(inputs_schema: bytes, outputs_schema: bytes, secrets: bytes) -> str:
+    """Return ``NodeDeclaration.digest`` of what is given as JSON, in the order in which it was declared."""
+    return sha256(b"\0".join((inputs_schema, outputs_schema, secrets))).hexdigest()[:16]
 
 
 class RegisterRequest(Body):

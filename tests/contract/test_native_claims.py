@@ -22,7 +22,7 @@ from tests.contract.native import (
     report,
     results,
 )
-from tests.support.helpers import NO_RETRY, UNKNOWN_ID, node_name, ok, place, refused
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, declare, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 
@@ -44,6 +44,15 @@ async def test_an_unknown_native_route_is_a_json_404(api: Api) -> None:
 
 
 # -- claiming
+
+
+async def test_a_claim_does_not_wait_for_a_node_that_is_not_registered_and_says_so(api: Api) -> None:
+    with trio.fail_after(10):  # below the wait
+        for nodes in ({"Lost": 1}, {"Lost": 1, A: 1}):
+            assert ok(await api.native_claim(nodes, wait_ms=15_000)) == {"states": [], "register": True}
+            await Flow.deploy(api, place("a"))
+        ok(await api.register([declare("Lost")]))
+    assert ok(await api.native_claim({"Lost": 1, A: 1})) == {"states": []}
 
 
 async def test_a_claim_answers_states_with_leases(api: Api) -> None:

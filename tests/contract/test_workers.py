@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from exotrio._wire.overview import CommandReply, RuntimeList, TasksReply
+from exotrio._wire.v0 import NodeDeclaration
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for
-from tests.support.helpers import node_name, ok, place, refused
+from tests.support.helpers import declare, eventually, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 
@@ -122,3 +124,29 @@ async def test_a_task_tree_is_sent_once_it_is_asked_for(api: Api) -> None:
     assert shown.age_ms >= 0
     refused(await api.elsewhere().worker("GET", "w", "tasks"), 404)
     refused(await api.heartbeat("w", tasks="x" * (64 * 1024 + 1)), 422)
+
+
+async def test_a_runtime_is_asked_to_register_what_the_database_does_not_know_any_more(api: Api) -> None:
+    async def commands(*nodes: dict[str, Any], registered_ms: int = 0) -> list[str]:
+        digests = {node["name"]: NodeDeclaration.model_validate(node).digest for node in nodes}
+        answer = ok(await api.heartbeat("w", registered=digests, registered_ms=registered_ms))
+        return [str(command) for command in answer["commands"]]
+
+    async def is_asked(*nodes: dict[str, Any]) -> None:
+        assert await commands(*nodes) == ["register"]
+
+    known, lost = declare("Known", ["a"], secrets=["s"]), declare("Lost")
+    ok(await api.register([known]))
+    assert await commands(known) == []
+    await is_asked(known, lost)
+    ok(await api.register([known, lost]))
+    assert await commands(known, lost) == []
+    for newer in (
+        declare("Known", ["a"]),
+        declare("Known", ["b"], secrets=["s"]),
+        declare("Known", ["a"], ["x"], ["s"]),
+    ):
+        # What is known was registered before it, by then.
+        await eventually(partial(is_asked, newer))
+        # Or after it, by another version of the runtime, which is not to be replaced.
+        assert await commands(newer, registered_ms=3_600_000) == []

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
 
+from exotrio import BaseNode, StateManager
 from exotrio._wire.native import HeartbeatRequest
 from exotrio._wire.overview import RuntimeList
 from exotrio.manager.engine import workers
@@ -16,8 +20,10 @@ from exotrio.manager.engine.workers import (
     STOPPED_FORGOTTEN_AFTER_MS,
 )
 from exotrio.manager.queries.workers import progress_of, workers_of
+from exotrio.manager.store.port import Transaction
 from tests.contract.api import Api
-from tests.support.helpers import SettableClock, node_name, ok, place, refused
+from tests.support.doubles import running
+from tests.support.helpers import SettableClock, eventually, node_name, ok, place, refused
 from tests.support.manager import ENGINES, Manager, open_manager, open_two
 
 
@@ -128,3 +134,37 @@ async def test_progress_is_that_of_the_runtime_which_was_heard_of_last(manager: 
         await store.write(workers.heartbeat, "n", beat, now - ago, terms)
     found = await store.look(lambda view: progress_of(workers_of(view, "n", now)))
     assert found["S"].fraction == 0.1
+
+
+class Greet(BaseNode):
+    class Inputs(BaseModel):
+        name: str
+
+    async def execute(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    "loss", ["DELETE FROM nodes", "UPDATE nodes SET inputs_schema = '{}', updated_at = updated_at - 60000"]
+)
+async def test_a_registration_that_the_database_lost_is_made_again(
+    autojump_clock: MockClock, loss: str
+) -> None:
+    def go_back(tx: Transaction) -> None:
+        tx.execute(loss)
+        tx.forget_registered()
+
+    async def inputs() -> list[str]:
+        return [name for node in await client.nodes() for name in node.inputs_schema.get("properties", {})]
+
+    async def is_registered() -> None:
+        assert await inputs() == ["name"]
+
+    async with open_manager() as manager:
+        transport = manager.api.client._transport
+        client = StateManager("ns", transport=transport)
+        async with running(transport, Greet, registered=True):
+            await is_registered()
+            await manager.service.store.write(go_back)
+            assert await inputs() == []
+            await eventually(is_registered, within=60)

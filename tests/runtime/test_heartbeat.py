@@ -659,6 +659,38 @@ async def test_an_answer_about_other_states_is_no_answer(
     assert "the heartbeat fails" in caplog.text
 
 
+# -- registering again
+
+
+@pytest.mark.parametrize("way", ["heartbeat", "claim"])
+@pytest.mark.parametrize("status", [200, 422])
+async def test_nodes_that_the_state_manager_lacks_are_registered_again_but_not_all_the_time(
+    autojump_clock: MockClock, way: str, status: int
+) -> None:
+    server = NativeServer()
+
+    def registrations() -> int:
+        return sum(call.body is not None for call in server.routes("nodes"))
+
+    async def lacks_them(call: Call) -> httpx.Response | None:
+        if call.route == "claim" and way == "claim":
+            return reply(200, {"states": [], "register": True})
+        return reply(status) if call.route == "nodes" and status != 200 else None
+
+    async with running(server, Waits) as rt:
+        await server.until(lambda: server.routes("claim"))
+        assert registrations() == 1
+        server.before = lacks_them
+        server.commands = ["register"] if way == "heartbeat" else []
+        await trio.sleep(100)
+        assert 5 <= registrations() <= 12
+        server.before, server.commands = None, []
+        Waits.gate.set()
+        server.add("Waits")
+        await server.until(EXECUTED=1)
+    assert rt.summary.completed == 1
+
+
 # -- the thread
 
 
@@ -666,6 +698,7 @@ class Apart:
     """A link whose heartbeats do what a test wants; also the runtime's."""
 
     is_native = True
+    registered_for = 0.0
 
     def __init__(self, answer: Callable[[Heartbeat], HeartbeatAnswer]) -> None:
         self._answer = answer

@@ -151,8 +151,9 @@ class _Native:
         await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
 
     def _claim_reply(self, claimed: claims.Claimed, **beside: object) -> ClaimReply:
+        register = {"register": True} if claimed.unregistered else {}
         return ClaimReply(
-            {**beside, "states": [{**state.v0, **state.native} for state in claimed.states]},
+            {**beside, **register, "states": [{**state.v0, **state.native} for state in claimed.states]},
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 

@@ -78,6 +78,8 @@ class Claimed:
     states: list[Taken]
     spent: bool = False
     """Whether the claim id takes no more, so that there is nothing to wait for."""
+    unregistered: bool = False
+    """Whether nothing was taken, and one of the nodes is not registered."""
     undo: Callable[[Transaction], object] | None = None
 
 
@@ -92,13 +94,14 @@ def claim(
     """
     most, run = _asked_for(tx, namespace, limits, claimer)
     if run == UNKNOWN_RUN:
-        return _nothing(tx, namespace, claimer, {str(claimer.run_id): math.inf})
+        return _nothing(tx, namespace, limits, claimer, {str(claimer.run_id): math.inf})
     due = _due(tx, most, limit, run)
     if not due:
         due_in = _due_in(tx, most, run)
-        return _nothing(
-            tx, namespace, claimer, {n if run is None else (run, n): seconds for n, seconds in due_in.items()}
-        )
+        waits_for: dict[Topic, float] = {
+            n if run is None else (run, n): seconds for n, seconds in due_in.items()
+        }
+        return _nothing(tx, namespace, limits, claimer, waits_for)
     claimed = _take(tx, namespace, due, limit, run, claimer)
     if claimed is None:
         claimed = _taken_before(tx, namespace, claimer)
@@ -173,12 +176,18 @@ def _take(
     return Claimed(_taken(tx, claimer, seqs, taken), undo=tx.undo)
 
 
-def _nothing(tx: Transaction, namespace: str, claimer: Claimer, waits_for: dict[Topic, float]) -> Claimed:
+def _nothing(
+    tx: Transaction,
+    namespace: str,
+    names: Collection[str],
+    claimer: Claimer,
+    waits_for: dict[Topic, float],
+) -> Claimed:
     """Return what a claim gets for which nothing is due: what it has, if it took something before."""
     if (before := _taken_before(tx, namespace, claimer)) is not None:
         return before
     tx.waits_for = waits_for
-    return Claimed([])
+    return Claimed([], unregistered=any(tx.node_id(namespace, name) is None for name in names))
 
 
 def _due(tx: Transaction, most: Mapping[int, int], limit: int, run: int | None) -> list[Row]:
@@ -278,12 +287,12 @@ def _taken_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claimed 
 def claim_once_ready(
     tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Callable[[], Claimer]
 ) -> Claimed | None:
-    """Claim, for a client that waits: None as long as there is nothing.
+    """Claim, for a client that waits: None as long as there is nothing, and all nodes are registered.
 
     ``claimer`` returns who claims, as of now: the term of a claim begins when it takes something.
     """
     claimed = claim(tx, namespace, limits, limit, claimer())
-    return claimed if claimed.states or claimed.spent else None
+    return claimed if claimed.states or claimed.spent or claimed.unregistered else None
 
 
 _HANDED_OUT = (

@@ -28,6 +28,7 @@ MAX_TRIMMED = 1_000
 CLAIM_KEPT_FOR_MS = 10_000
 """Within this time another claim for the same nodes is not written."""
 COMMANDS = ("drain", "tasks")
+_NOT_KEPT = {"tasks", "registered", "registered_ms"}
 
 
 def heartbeat(
@@ -40,6 +41,7 @@ def heartbeat(
     in_process: bool = False,
 ) -> tuple[list[HeartbeatStateReply], list[str]]:
     """Renew the leases of a runtime and store its heartbeat; return replies for its states, and commands."""
+    commands = ["register"] if _lacks_nodes_of(tx, namespace, beat) else []
     replies = renew(tx, namespace, beat.states, now, terms, in_process=in_process)
     (row,) = tx.execute(
         "INSERT INTO workers (namespace, worker_id, seen_at, heard, runtime, phase, beat, tasks, tasks_at)"
@@ -56,13 +58,27 @@ def heartbeat(
             now,
             beat.runtime,
             beat.phase,
-            beat.model_dump_json(exclude={"tasks"}, exclude_defaults=True),
+            beat.model_dump_json(exclude=_NOT_KEPT, exclude_defaults=True),
             beat.tasks,
             None if beat.tasks is None else now,
         ),
     ).fetchall()
     _forget_some(tx, row["heard"], now)
-    return replies, [command for command in COMMANDS if row[f"{command}_asked"]]
+    return replies, commands + [command for command in COMMANDS if row[f"{command}_asked"]]
+
+
+def _lacks_nodes_of(tx: Transaction, namespace: str, beat: HeartbeatRequest) -> bool:
+    """Whether a registration of this runtime was lost, since the database went back in time.
+
+    Another declaration that was registered later is not replaced: of two versions of a runtime that work side
+    by side, each would replace that of the other.
+    """
+    since = tx.now_ms - beat.registered_ms
+    for name, digest in beat.registered.items():
+        known = tx.registered(namespace, name)
+        if known is None or (known.digest != digest and known.updated_at < since):
+            return True
+    return False
 
 
 def keep_claim(

@@ -15,7 +15,8 @@ from exotrio.manager.rules.template import Template
 class Registered:
     """What a graph needs to know of a registered node: inputs and outputs are names with JSON schemas.
 
-    ``required`` names the inputs for which the node has no default. Only runs ask for them.
+    ``required`` names the inputs for which the node has no default. Only runs ask for them. ``digest`` is of
+    its declaration, and ``updated_at`` when it was registered last.
     """
 
     id: int
@@ -25,6 +26,8 @@ class Registered:
     outputs: Mapping[str, Any]
     secrets: tuple[str, ...]
     required: tuple[str, ...] = ()
+    digest: str = ""
+    updated_at: int = 0
 
 
 def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[Problem]:

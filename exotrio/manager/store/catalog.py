@@ -8,6 +8,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._wire.graphs import StoredGraph
+from exotrio._wire.v0 import declaration_digest
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Connection
@@ -85,6 +86,10 @@ class Catalog:
                 required=_required(row["inputs_schema"]),
                 outputs=_properties(row["outputs_schema"]),
                 secrets=tuple(from_json(row["secrets"])),
+                digest=declaration_digest(
+                    *(row[column].encode() for column in ("inputs_schema", "outputs_schema", "secrets"))
+                ),
+                updated_at=row["updated_at"],
             )
         return found
 
