@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import AsyncIterator, Sequence
 from itertools import combinations, islice, pairwise
@@ -373,6 +374,7 @@ async def test_large_bodies_wait_for_the_values_of_those_that_are_handled(
     monkeypatch.setattr(bodies, "LARGE", 100)
     monkeypatch.setattr(bodies, "MAX_VALUES", 50)
     async with open_manager() as manager, trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + 60
         api, store = manager.remote, manager.service.store
         await Flow.deploy(api, place("a"))
         large = {"inputs": {f"name-{number}": "x" * 100 for number in range(15)}}
@@ -399,3 +401,5 @@ async def test_large_bodies_wait_for_the_values_of_those_that_are_handled(
         for _ in range(5):  # what is refused leaves its room, too
             refused(await api.v0("POST", "graph/absent/trigger", json=large), 404)
         ok(await api.v0("POST", "graph/graph/trigger", json=large))
+        nursery.cancel_scope.deadline = math.inf
+    assert not nursery.cancel_scope.cancelled_caught, "a body waited without end"
