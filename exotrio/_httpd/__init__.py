@@ -18,6 +18,9 @@ Rules that hold:
 2. Connections, request heads and bodies are bounded, and at most one chunk per connection is read ahead.
    A request above a bound gets a 413 or 431; above the bound of connections, new ones wait in the kernel.
    So is the number of chunks of a body, relative to its length: above it, the request gets a 400.
+   All large bodies and answers are bounded together (``Limits.max_in_flight``): a body waits before it is
+   read, an answer takes the place of those that are read slowly, or else is a 503. Neither loses an outcome:
+   a runtime repeats what was refused by a 503, and what it got no answer to.
 3. A client is unauthenticated until the app calls ``mark_authenticated`` for one of its requests. Until
    then its connection gets one response, ``Limits.keyless`` seconds, and shares half of the connections
    with all others of its kind, so that they cannot lock out authenticated clients. Of its request nothing

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
+
+LARGE = 64 * 1024
+"""Bytes above which a body or an answer counts: each connection may have less at any time."""
+SLOW = 5.0
+"""Seconds after which an answer that is still being read may be given up for others."""
+
+logger = logging.getLogger("exotrio.manager.http")
 
 
 class Budget:
@@ -58,3 +68,51 @@ class Budget:
 
     def _fits(self, amount: int) -> bool:
         return self.used + min(amount, self.limit) <= self.limit
+
+
+class InFlight:
+    """The bytes of large bodies and answers that are on their way, to and from all clients.
+
+    A body waits until it fits, before it is read, so that no client has to send it again. An answer is there
+    already: if it does not fit, those that were not read for ``SLOW`` seconds are given up, oldest first.
+
+    Args:
+        limit: Half of it is for bodies, half for answers.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.bodies = Budget(limit // 2)
+        self._limit = limit // 2
+        self._answered = 0
+        # In order of their begin, which comes first, with their size.
+        self._writes: dict[trio.CancelScope, tuple[float, int]] = {}
+
+    def has_room(self, size: int) -> bool:
+        """Return whether an answer fits, if necessary in place of others that are read slowly."""
+        size = min(size, self._limit)
+        for write, (began, _) in list(self._writes.items()):
+            if self._answered + size <= self._limit or began + SLOW > trio.current_time():
+                break
+            logger.warning(
+                "disconnected a client that had not read its answer after %.0f s: other answers need the"
+                " memory",
+                trio.current_time() - began,
+            )
+            self._forget(write)
+            write.cancel()
+        return self._answered + size <= self._limit
+
+    @contextmanager
+    def answer(self, size: int) -> Iterator[trio.CancelScope]:
+        """Count an answer while the block writes it; it is cancelled if others need its room."""
+        with trio.CancelScope() as write:
+            self._writes[write] = (trio.current_time(), size)
+            self._answered += size
+            try:
+                yield write
+            finally:
+                self._forget(write)
+
+    def _forget(self, write: trio.CancelScope) -> None:
+        _, size = self._writes.pop(write, (0.0, 0))
+        self._answered -= size

@@ -14,6 +14,7 @@ from typing import Any
 import h11
 import trio
 
+from exotrio._httpd.budget import InFlight
 from exotrio._httpd.exchange import App, Exchange, parse, respond
 from exotrio._httpd.limiter import OpenConnection
 from exotrio._httpd.messages import Limits, Refusal
@@ -32,6 +33,7 @@ async def serve_connection(
     stopping: trio.Event,
     client: Address | None = None,
     server: Address | None = None,
+    in_flight: InFlight | None = None,
 ) -> None:
     """Serve the requests of one connection; return when the caller is to close it, forcefully.
 
@@ -39,6 +41,7 @@ async def serve_connection(
         At once. The client sees a response in flight as incomplete.
     """
     peer = Peer(stream, write=limits.write)
+    in_flight = in_flight or InFlight(limits.max_in_flight)
     http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_head)
     scope: dict[str, Any] = {
         "type": "http",
@@ -55,7 +58,13 @@ async def serve_connection(
             timeout = limits.head
             while request := await _next_request(http, peer, limits, stopping, connection, timeout):
                 exchange = Exchange(
-                    request, http=http, peer=peer, limits=limits, stopping=stopping, connection=connection
+                    request,
+                    http=http,
+                    peer=peer,
+                    limits=limits,
+                    stopping=stopping,
+                    connection=connection,
+                    in_flight=in_flight,
                 )
                 if not await exchange.run(app, scope):
                     if _has_unread(http, peer):

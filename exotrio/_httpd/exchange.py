@@ -14,6 +14,7 @@ from typing import Any
 import h11
 import trio
 
+from exotrio._httpd.budget import LARGE, InFlight
 from exotrio._httpd.limiter import OpenConnection
 from exotrio._httpd.messages import (
     PHRASES,
@@ -70,18 +71,23 @@ class Exchange:
         limits: Limits,
         stopping: trio.Event,
         connection: OpenConnection,
+        in_flight: InFlight,
     ) -> None:
         self._http = http
         self._peer = peer
         self._limits = limits
         self._stopping = stopping
         self._connection = connection
+        self._in_flight = in_flight
         self._request = request
         self._is_head = request.method == b"HEAD"
         # The request body: the parts that were parsed and not yet received by the app.
         self._parts: list[bytes | bytearray] = []
         self._received = 0
         self._chunks = 0
+        # Bytes of the body as announced, and those of them that it takes of what all bodies may have.
+        self._announced = 0
+        self._taken = 0
         self._whole = False
         self._all_received = False
         self._body_time = limits.body
@@ -100,17 +106,20 @@ class Exchange:
         All requests of a connection share the keys of ``connection_scope``.
         """
         try:
-            scope = {**connection_scope, **read_head(self._request, self._limits)}
+            head, self._announced = read_head(self._request, self._limits)
         except Refusal as refusal:
             await self._refuse(refusal)
             return False
         failed = False
         try:
-            await app(scope, self.receive, self.send)
+            await app({**connection_scope, **head}, self.receive, self.send)
         except* Exception as failures:
             # except*, since a cancelled app may raise failures mixed with trio.Cancelled.
             failed = True
             self._log(failures.exceptions[0] if len(failures.exceptions) == 1 else failures)
+        finally:
+            if self._taken:
+                self._in_flight.bodies.release(self._taken)
         if not self._over:
             if not failed:
                 logger.error("%s: the app returned before its response was complete", self._name)
@@ -161,6 +170,8 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def _receive_body(self) -> Message:
+        if not self._taken and max(self._announced, self._received) > LARGE:
+            await self._take_room()
         self._parse_body()
         if not (self._parts or self._whole):
             if self._http.they_are_waiting_for_100_continue:
@@ -173,6 +184,17 @@ class Exchange:
         self._parts.clear()
         self._all_received = self._whole
         return {"type": "http.request", "body": body, "more_body": not self._whole}
+
+    async def _take_room(self) -> None:
+        """Wait until a large body fits among those of all requests; without a length, one of the largest."""
+        size = self._announced or self._limits.max_body
+        with trio.move_on_after(self._limits.body):
+            await self._in_flight.bodies.acquire(size)
+            self._taken = size
+        if not self._taken:
+            raise Refusal(
+                503, "the bodies of other requests take all memory that there is for them; try again"
+            )
 
     async def _wait_for_body(self) -> None:
         began = trio.current_time()
@@ -251,10 +273,17 @@ class Exchange:
             # still send another response, unless bytes of this one are out.
             await trio.lowlevel.checkpoint_if_cancelled()
             last = not message.get("more_body", False)
-            parts = self._compose(self._head, message.get("body", b""), last=last)
+            body = message.get("body", b"")
+            is_large = len(body) > LARGE
+            if is_large and not (self._in_flight.has_room(len(body)) or self._started):
+                detail = "the answers to other requests take all memory that there is for them; try again"
+                await self._refuse(Refusal(503, detail))
+                self._knows_gone = True
+                raise ClientDisconnected(detail)
+            parts = self._compose(self._head, body, last=last)
             self._started = True
             try:
-                await self._peer.write(*parts)
+                await (self._write_large(parts) if is_large else self._peer.write(*parts))
             except ClientDisconnected:
                 self._knows_gone = True
                 raise
@@ -263,6 +292,14 @@ class Exchange:
                 self._peer.changed.unpark_all()
         else:
             raise RuntimeError(f"this server does not support the ASGI message {kind!r}")
+
+    async def _write_large(self, parts: list[bytes]) -> None:
+        with self._in_flight.answer(sum(map(len, parts))) as write:
+            await self._peer.write(*parts)
+        if write.cancelled_caught:
+            raise ClientDisconnected(
+                "the client did not read its answer in time, and others needed its memory"
+            )
 
     def _make_head(self, message: Message) -> h11.Response:
         headers = list(message.get("headers", ()))

@@ -33,6 +33,8 @@ class Limits:
             of its requests is authenticated with the key or a session.
         max_head: Request line and headers. There is room for a long key, a proxy's headers, long names.
         max_body: Request body. There is room for a batch of outcomes with long tracebacks.
+        max_in_flight: Bodies and answers above 64 KiB of all connections together, half for each. Such a body
+            waits for room, at most as long as ``body``; such an answer becomes a 503 if no room can be made.
         max_connections: Open connections. Half of them (at least 32) may be keyless. Above either, the
             oldest keyless one is closed, or else the longest idle one (idle for at least a second). While
             there is neither, no more are accepted and new ones wait in the kernel's backlog, which costs
@@ -48,6 +50,7 @@ class Limits:
     keyless: float = 30.0
     max_head: int = 32 * 1024
     max_body: int = 16 * 1024 * 1024
+    max_in_flight: int = 128 * 1024 * 1024
     max_connections: int = 500
 
 
@@ -64,6 +67,7 @@ PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosnif
 """Headers of every response that does not set them itself: no cache keeps it, and no browser takes text of
 users for a page or a script."""
 _PRIVATE_LINES = b"".join(b"%s: %s\r\n" % header for header in PRIVATE)
+_RETRY = {503: b"retry-after: 1\r\n"}
 PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _QUOTED = re.compile(r":? (?:bytearray\()?b['\"].*", re.DOTALL)
@@ -78,8 +82,11 @@ def refusal_of(error: h11.RemoteProtocolError) -> Refusal:
     return Refusal(error.error_status_hint, f"malformed request: {_QUOTED.sub('', str(error))[:200]}")
 
 
-def read_head(request: h11.Request, limits: Limits) -> dict[str, Any]:
-    """Return the parts of an ASGI scope that come from the request head; raise a Refusal of a bad one."""
+def read_head(request: h11.Request, limits: Limits) -> tuple[dict[str, Any], int]:
+    """Return what an ASGI scope has of a request head, and the announced length of the body.
+
+    A bad head raises a Refusal.
+    """
     if request.http_version not in (b"1.0", b"1.1"):
         raise Refusal(505, "this server speaks HTTP/1.1 and HTTP/1.0")
     headers = list(request.headers)
@@ -101,14 +108,17 @@ def read_head(request: h11.Request, limits: Limits) -> dict[str, Any]:
     if length is not None and length > limits.max_body:
         raise too_large(limits)
     path, raw_path, query = _read_target(request)
-    return {
-        "http_version": request.http_version.decode("ascii"),
-        "method": request.method.decode("ascii").upper(),
-        "path": path,
-        "raw_path": raw_path,
-        "query_string": query,
-        "headers": headers,
-    }
+    return (
+        {
+            "http_version": request.http_version.decode("ascii"),
+            "method": request.method.decode("ascii").upper(),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": headers,
+        },
+        length or 0,
+    )
 
 
 def too_large(limits: Limits) -> Refusal:
@@ -146,8 +156,8 @@ def json_response(status: int, content: Mapping[str, object], *, with_body: bool
     body = json.dumps(content).encode("ascii")
     head = (
         b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: application/json\r\n%s"
-        b"content-length: %d\r\nconnection: close\r\n\r\n"
-    ) % (status, PHRASES.get(status, b""), http_date(), _PRIVATE_LINES, len(body))
+        b"content-length: %d\r\n%sconnection: close\r\n\r\n"
+    ) % (status, PHRASES.get(status, b""), http_date(), _PRIVATE_LINES, len(body), _RETRY.get(status, b""))
     return head + body if with_body else head
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from exotrio._httpd.budget import InFlight
 from exotrio._httpd.connection import Address, serve_connection
 from exotrio._httpd.exchange import App
 from exotrio._httpd.limiter import ConnectionLimiter, OpenConnection
@@ -56,6 +57,7 @@ async def serve_http(
         limits=limits,
         stopping=stopping,
         limiter=limiter or ConnectionLimiter(limits.max_connections),
+        in_flight=InFlight(limits.max_in_flight),
     )
     async with trio.open_nursery() as nursery:
         try:
@@ -78,6 +80,7 @@ class _Server:
     limits: Limits
     stopping: trio.Event
     limiter: ConnectionLimiter
+    in_flight: InFlight
 
     async def accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
         failing = False
@@ -108,6 +111,7 @@ class _Server:
                     stopping=self.stopping,
                     client=_address(stream, "getpeername"),
                     server=_address(stream, "getsockname"),
+                    in_flight=self.in_flight,
                 )
         except* Exception:
             logger.exception("closed a connection after an unexpected error; this is a defect of exotrio")

@@ -34,6 +34,7 @@ from exotrio._httpd import (
     stopping_event,
     urls,
 )
+from exotrio._httpd.budget import SLOW, Budget, InFlight
 from exotrio._httpd.connection import serve_connection
 from exotrio._httpd.limiter import OpenConnection
 from exotrio.errors import ConfigurationError, PortBusy
@@ -236,6 +237,7 @@ async def connected(
     stopping: trio.Event | None = None,
     strangers: bool = False,
     lockstep: bool = False,
+    in_flight: InFlight | None = None,
 ) -> AsyncIterator[Client]:
     """One connection over memory streams, for virtual time.
 
@@ -255,6 +257,7 @@ async def connected(
                 connection,
                 limits=limits,
                 stopping=trio.Event() if stopping is None else stopping,
+                in_flight=in_flight,
             )
         await trio.aclose_forcefully(theirs)
 
@@ -1396,3 +1399,138 @@ async def test_a_port_that_needs_privileges_is_explained(monkeypatch: pytest.Mon
     monkeypatch.setattr(trio, "open_tcp_listeners", refuse)
     with pytest.raises(ConfigurationError, match="may not listen on port 80"):
         await open_listeners("127.0.0.1", 80)
+
+
+# --- what all bodies and answers may take together
+
+
+def post(size: int) -> bytes:
+    return b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + b"b" * size
+
+
+def chunked_post(size: int) -> bytes:
+    return CHUNKED + (b"10000\r\n" + b"b" * 65_536 + b"\r\n") * (size // 65_536) + b"0\r\n\r\n"
+
+
+@dataclass
+class Handling:
+    """An app that reads bodies, and answers when it may."""
+
+    go_on: trio.Event = field(default_factory=trio.Event)
+    read: list[int] = field(default_factory=list)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.read.append(len(await read_body(receive)))
+        await self.go_on.wait()
+        await respond(send)
+
+
+@pytest.mark.parametrize("request_of", [post, chunked_post])
+async def test_a_large_body_waits_for_room_among_those_of_all_requests(
+    request_of: Callable[[int], bytes], autojump_clock: MockClock
+) -> None:
+    app, size = Handling(), 131_072
+    options: dict[str, Any] = {"limits": Limits(max_body=size), "in_flight": InFlight(4 * size - 2)}
+    async with (
+        connected(app, **options) as first,
+        connected(app, **options) as second,
+        connected(app, **options) as small,
+    ):
+        await first.send(request_of(size))
+        await trio.testing.wait_all_tasks_blocked()
+        await second.send(request_of(size))
+        await trio.testing.wait_all_tasks_blocked()
+        assert app.read == [size]
+        await small.send(post(1_000))
+        await trio.testing.wait_all_tasks_blocked()
+        assert app.read == [size, 1_000], "small ones do not wait"
+        app.go_on.set()
+        for client in (first, second, small):
+            assert (await client.response()).status == 200
+        assert app.read == [size, 1_000, size]
+
+
+async def test_a_large_body_that_finds_no_room_in_time_is_refused_and_may_be_sent_again(
+    autojump_clock: MockClock,
+) -> None:
+    app, size = Handling(), 131_072
+    options: dict[str, Any] = {"limits": Limits(body=30), "in_flight": InFlight(2 * size)}
+    async with connected(app, **options) as first, connected(app, **options) as second:
+        await first.send(post(size))
+        began = trio.current_time()
+        response = await second.ask(post(size))
+        assert trio.current_time() - began == 30
+        assert (response.status, response.headers[b"retry-after"]) == (503, b"1")
+        app.go_on.set()
+        assert (await first.response()).status == 200
+        async with connected(app, **options) as third:
+            assert (await third.ask(post(size))).status == 200
+
+
+async def large_answer(scope: Any, receive: Any, send: Any) -> None:
+    await respond(send, b"x" * 131_072)
+
+
+async def test_an_answer_that_is_read_slowly_makes_room_for_others(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"in_flight": InFlight(300_000), "lockstep": True}
+    async with (
+        connected(large_answer, **options) as slow,
+        connected(large_answer, **options) as early,
+        connected(large_answer, **options) as late,
+    ):
+        await slow.send(GET)
+        await trio.testing.wait_all_tasks_blocked()
+        refusal = await early.ask(GET)
+        assert (refusal.status, refusal.headers[b"retry-after"]) == (503, b"1")
+        await trio.sleep(SLOW)
+        assert len((await late.ask(GET)).body) == 131_072
+        assert len(await slow.to_end()) < 131_072
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_an_answer_that_is_refused_for_want_of_room_is_an_answer_that_did_not_arrive(
+    autojump_clock: MockClock,
+) -> None:
+    raised: list[Exception] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await large_answer(scope, receive, send)
+        except OSError as error:
+            raised.append(error)  # a claim is released then
+            raise
+
+    options: dict[str, Any] = {"in_flight": InFlight(300_000), "lockstep": True}
+    async with connected(app, **options) as slow, connected(app, **options) as refused:
+        await slow.send(GET)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await refused.ask(GET)).status == 503
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(raised[0], ClientDisconnected)
+
+
+async def test_a_budget_serves_in_order_and_a_cancelled_one_takes_nothing(autojump_clock: MockClock) -> None:
+    budget, served = Budget(10), []
+
+    async def take(amount: int) -> None:
+        await budget.acquire(amount)
+        served.append(amount)
+
+    async with trio.open_nursery() as nursery:
+        await take(8)
+        with trio.move_on_after(1):
+            await take(20)
+        for amount in (5, 1, 99):
+            nursery.start_soon(take, amount)
+            await trio.testing.wait_all_tasks_blocked()
+        assert served == [8], "a small one does not overtake"
+        budget.release(8)
+        await trio.testing.wait_all_tasks_blocked()
+        assert served == [8, 5, 1]
+        budget.release(6)
+        await trio.testing.wait_all_tasks_blocked()
+        assert served == [8, 5, 1, 99], "one above the limit gets all of it"
+    budget.release(99)
+    assert budget.used == 0

@@ -733,8 +733,8 @@ POINTS = (
         ["manager/test_readers::test_what_runtimes_need_is_answered_while_others_search"],
         Change(
             "manager/store/sqlite/readers.py",
-            "LOOK_LIMIT, limiter=self._looks)",
-            "LOOK_LIMIT, limiter=self._reads)",
+            "query, LOOK_LIMIT, self._looks)",
+            "query, LOOK_LIMIT, self._reads)",
         ),
     ),
     Point(
@@ -827,6 +827,45 @@ POINTS = (
             "await guard.read_form(request, max_bytes=guard.MAX_SIGN_IN_FORM)",
             "await guard.read_form(request)",
         ),
+    ),
+    Point(
+        "All large bodies together have a largest size: others wait, and are read later.",
+        ["httpd/test_server::test_a_large_body_waits_for_room_among_those_of_all_requests"],
+        Change(
+            "_httpd/exchange.py",
+            "await self._in_flight.bodies.acquire(size)",
+            "self._in_flight.bodies.charge(size)",
+        ),
+    ),
+    Point(
+        "A large body without a length waits, too.",
+        ["httpd/test_server::test_a_large_body_waits_for_room_among_those_of_all_requests"],
+        Change(
+            "_httpd/exchange.py", "max(self._announced, self._received) > LARGE", "self._announced > LARGE"
+        ),
+    ),
+    Point(
+        "A large body does not wait without a limit.",
+        ["httpd/test_server::test_a_large_body_that_finds_no_room_in_time_is_refused_and_may_be_sent_again"],
+        Change(
+            "_httpd/exchange.py",
+            "with trio.move_on_after(self._limits.body):",
+            "with trio.move_on_after(1e9):",
+        ),
+    ),
+    Point(
+        "All large answers together have a largest size.",
+        ["httpd/test_server::test_an_answer_that_is_read_slowly_makes_room_for_others"],
+        Change(
+            "_httpd/exchange.py",
+            "if is_large and not (self._in_flight.has_room(len(body)) or self._started):",
+            "if False:",
+        ),
+    ),
+    Point(
+        "An answer that is read slowly makes room for others.",
+        ["httpd/test_server::test_an_answer_that_is_read_slowly_makes_room_for_others"],
+        Change("_httpd/budget.py", "            write.cancel()\n", ""),
     ),
     Point(
         "Of a client that is not admitted no chunk of a body is parsed.",
