@@ -171,6 +171,8 @@ async def _put(
     if answer.status in REFUSED and (problems := _branch_references(body)) and not await calls.is_native():
         raise GraphInvalid(f"graph {name!r} needs exotrio's own state manager", problems)
     graph = _as_graph(answer, name)
+    # Soon at first: while a graph that has grown waits for its second PUT, next states fail.
+    pause = FIRST_PAUSE
     while graph["validation_status"] == ValidationStatus.PENDING:
         if anyio.current_time() > give_up:
             raise ManagerUnavailable(
@@ -178,7 +180,8 @@ async def _put(
                 where=f"asked: {answer.asked}",
                 fix="wait longer (validation_timeout), or see what keeps the state manager busy",
             )
-        await anyio.sleep(polling_interval)
+        await anyio.sleep(min(pause, polling_interval))
+        pause *= 2
         graph = await get_graph(calls, name)
     return graph
 

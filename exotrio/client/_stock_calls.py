@@ -149,7 +149,7 @@ class StockCalls:
             store_config: Defaults to an empty store.
             triggers: Cron triggers. Defaults to none.
             validation_timeout: Seconds to wait for the validation.
-            polling_interval: Seconds between two looks at it.
+            polling_interval: Seconds between two looks at it, at most; the first follows after 0.05 s.
 
         Returns:
             The validated graph as the state manager shows it.

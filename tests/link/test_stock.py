@@ -400,20 +400,43 @@ async def test_a_graph_whose_nodes_are_not_there_is_invalid_in_the_end(
             await manager.trigger("g")
 
 
+def grown() -> list[GraphNodeModel]:
+    """Return the nodes of the graph with another one between the last two."""
+    begin, middle, end = GRAPH.nodes
+    added = middle.model_copy(update={"identifier": "second", "inputs": {"n": "${{ work.outputs.n }}"}})
+    middle = middle.model_copy(update={"next_nodes": ["second"]})
+    end = end.model_copy(update={"inputs": {"n": "${{ second.outputs.n }}"}})
+    return [begin, middle, added, end]
+
+
 async def test_a_graph_that_grew_is_put_once_more_and_valid_then(
     stock: Stock, autojump_clock: MockClock
 ) -> None:
     stock.looks_pending = 3
     manager = await registered(stock)
-    begin, middle, end = GRAPH.nodes
-    grown = middle.model_copy(update={"identifier": "second", "inputs": {"n": "${{ work.outputs.n }}"}})
-    middle = middle.model_copy(update={"next_nodes": ["second"]})
-    end = end.model_copy(update={"inputs": {"n": "${{ second.outputs.n }}"}})
     before = stock.times("PUT g")
-    shown = await manager.upsert_graph("g", [begin, middle, grown, end], GRAPH.secrets)
+    shown = await manager.upsert_graph("g", grown(), GRAPH.secrets)
     assert shown["validation_status"] == "VALID"
     assert stock.times("PUT g") - before == 2
     sound(stock)
+
+
+async def test_a_graph_that_grew_is_invalid_for_a_moment_only(
+    stock: Stock, autojump_clock: MockClock
+) -> None:
+    """What finishes between the two PUTs fails: its next states cannot be created."""
+    manager = await registered(stock)
+    put_at: list[float] = []
+
+    def proxy(method: str, path: str) -> Fate:
+        if method == "PUT":
+            put_at.append(trio.current_time())
+        return ""
+
+    stock.proxy = proxy
+    await manager.upsert_graph("g", grown(), GRAPH.secrets)
+    first, second = put_at
+    assert second - first < 0.1
 
 
 @pytest.mark.parametrize(
