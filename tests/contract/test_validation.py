@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -195,7 +196,10 @@ async def test_every_message_of_the_failing_group_is_given(
     ],
 )
 async def test_only_the_first_failing_group_is_reported(api: Api, places: list[Place], absent: str) -> None:
-    assert absent not in refused(await put(api, *places), 400)
+    detail = refused(await put(api, *places), 400)
+    # Behind each message, stock's library quotes what it was given.
+    messages = re.sub(r"\[type=\w+, input_value=.*?, input_type=\w+\]", "", detail, flags=re.DOTALL)
+    assert absent not in messages
 
 
 async def test_the_shape_is_checked_before_the_whole_graph(api: Api) -> None:
