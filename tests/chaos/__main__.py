@@ -1,6 +1,7 @@
 """The long form: ``python -m tests.chaos --states 10000 --worker-kills 200 --server-kills 20 --cuts 50
---zombies 30 --terms 100 --hups 30 --gateways 20 --clocks 20 [--v0-only] [--seed N]``; on PostgreSQL with
-``--managers 3 --suspended 5 --database-crashes 10 --sessions 100 --commit-cuts 100 --dues 100``.
+--zombies 30 --terms 100 --hups 30 --gateways 20 --failures 10 --clocks 20 [--v0-only] [--seed N]``; on
+PostgreSQL with ``--managers 3 --suspended 5 --database-crashes 10 --sessions 100 --commit-cuts 100
+--dues 100``.
 
 Real processes on this machine; every figure of the table is counted from the journal of executions,
 the HTTP API, the proxy between them, and the database. Exits 1 if an invariant is broken.
@@ -20,7 +21,7 @@ import trio
 
 from tests.chaos.campaign import campaign
 from tests.chaos.graph import EXECUTED
-from tests.chaos.plan import MAX_WINDOW, Fault, Plan
+from tests.chaos.plan import MAX_FAILING, MAX_WINDOW, Fault, Plan
 from tests.chaos.proxy import KINDS
 
 MAX_LONG = 12.0
@@ -36,6 +37,11 @@ FAULTS = {
     Fault.TERM: ("--terms", 10, "SIGTERM of a worker, replaced at once"),
     Fault.HUP: ("--hups", 4, "SIGHUP of a worker, replaced at once"),
     Fault.GATEWAY: ("--gateways", 4, f"up to {MAX_WINDOW:g} s in which all is answered 404 in JSON"),
+    Fault.FAILING: (
+        "--failures",
+        4,
+        f"up to {MAX_FAILING:g} s in which everything, or each report, is answered 500 in HTML or in JSON",
+    ),
     Fault.CLOCK: ("--clocks", 4, "the state manager's wall clock set back or ahead, by an hour or 40 days"),
     Fault.PAUSE: ("--pauses", 4, "a node paused for up to 2 s"),
     Fault.SUSPENDED: (

@@ -150,6 +150,10 @@ class _Judge:
         for node in shown.nodes:
             if node.status not in OPEN | ENDED_WELL:
                 self._problem(f"state {node.id} ({node.identifier}) is {node.status}: {node.error}")
+            if "refused what the node returned" in (node.error or ""):
+                self._problem(
+                    f"a result of state {node.id} ({node.identifier}) became an error: {node.error}"
+                )
             if node.id not in self.states:
                 self._problem(f"state {node.id} is shown by the API and not in the database")
         counted = Counter(node.identifier for node in shown.nodes if node.status != "RETRY_CREATED")
@@ -230,7 +234,7 @@ class _Judge:
             for execution in by_pid[strike.pid]:
                 if execution.began <= strike.until and accepted_at.get(execution.id, strike.at) >= strike.at:
                     touched[execution.key] += 1
-            if strike.kind in (Fault.ZOMBIE, Fault.GATEWAY):
+            if strike.kind in (Fault.ZOMBIE, Fault.GATEWAY, Fault.FAILING):
                 after = (each for each in by_pid[strike.pid] if each.began > strike.until)
                 touched.update(execution.key for execution in islice(after, self._held(strike)))
         for key, executions in self.evidence.reading.by_key.items():

@@ -26,8 +26,19 @@ from tests.chaos.crew import Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
 from tests.chaos.journal import Execution, Reading
 from tests.chaos.pausing import Pausing
-from tests.chaos.plan import CLOCKS, MAX_WINDOW, ON_POSTGRES, STRIKES, Fault, Figures, Plan, Strike
-from tests.chaos.proxy import KINDS, Proxy
+from tests.chaos.plan import (
+    BETWEEN_FAILING,
+    CLOCKS,
+    MAX_FAILING,
+    MAX_WINDOW,
+    ON_POSTGRES,
+    STRIKES,
+    Fault,
+    Figures,
+    Plan,
+    Strike,
+)
+from tests.chaos.proxy import FAILURES, KINDS, Proxy
 from tests.chaos.schedule import Schedule
 from tests.support import postgres
 from tests.support.postgres_proxy import PostgresProxy
@@ -141,6 +152,11 @@ class _Chaos:
     rng_of_asking: random.Random = field(default_factory=random.Random)
     pausing: Pausing = field(init=False)
     schedule: Schedule | None = field(default=None, init=False)
+    _failing: trio.Lock = field(default_factory=trio.Lock)
+    _failures: Iterator[tuple[str, str]] = field(
+        default_factory=lambda: itertools.cycle(itertools.product(("report", "any"), FAILURES))
+    )
+    """What fails in each window of 500s, and in which form."""
     _asked: int = 0
 
     def __post_init__(self) -> None:
@@ -255,7 +271,7 @@ class _Chaos:
 
     async def _disturb(self, beside: trio.Nursery) -> None:
         """Injure connections, and the clock."""
-        others = (Fault.CUT, Fault.GATEWAY, Fault.CLOCK, Fault.PAUSE, *ON_POSTGRES, *KINDS)
+        others = (Fault.CUT, Fault.GATEWAY, Fault.FAILING, Fault.CLOCK, Fault.PAUSE, *ON_POSTGRES, *KINDS)
         kinds = [kind for kind in others for _ in range(self.plan.faults.get(kind, 0))]
         self.rng.shuffle(kinds)
         clocks = self._clocks(kinds.count(Fault.CLOCK))
@@ -266,6 +282,8 @@ class _Chaos:
                 self.proxy.cut()
             elif kind == Fault.GATEWAY:
                 beside.start_soon(self._turn_away, self.rng.uniform(0.1, 1.0) * MAX_WINDOW)
+            elif kind == Fault.FAILING:
+                beside.start_soon(self._fail, self.rng.uniform(0.2, 1.0) * MAX_FAILING)
             elif kind == Fault.PAUSE:
                 self.injected[kind] += 1
                 beside.start_soon(self.pausing.one)
@@ -320,6 +338,21 @@ class _Chaos:
         if self.plan.v0_only or seconds > self.plan.lease_ttl / 4:
             for pid in {*pids, *(child.pid for child in self.crew.members)}:
                 self.strikes.append(Strike(Fault.GATEWAY, pid, began, time.monotonic()))
+
+    async def _fail(self, seconds: float) -> None:
+        """Let a gateway, or the state manager, answer 500 to everything, or to reports only."""
+        async with self._failing:  # one at a time
+            self.injected[Fault.FAILING] += 1
+            began, pids = time.monotonic(), [child.pid for child in self.crew.members]
+            route, form = next(self._failures)
+            with self.proxy.failing(route, form):
+                await trio.sleep(seconds)
+            ended = time.monotonic()
+            await trio.sleep(BETWEEN_FAILING)
+        # Natively leases are renewed meanwhile, unless heartbeats fail, too.
+        if self.plan.v0_only or (route == "any" and seconds > self.plan.lease_ttl / 4):
+            for pid in {*pids, *(child.pid for child in self.crew.members)}:
+                self.strikes.append(Strike(Fault.FAILING, pid, began, ended))
 
     async def _victim(self) -> int:
         """Choose a worker, preferably one that runs something."""

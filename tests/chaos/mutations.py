@@ -66,9 +66,16 @@ MUTATIONS = {
     ),
     "repeating reports": Mutation(
         "_runtime/reporter.py",
-        "                    self._repeat_later(held, settlement)\n",
-        "                    self._end(held, Ending.ABANDONED)\n",
+        "            case Fate.RETRY | Fate.KEY_REFUSED:\n",
+        "            case Fate.RETRY | Fate.KEY_REFUSED:\n"
+        "                self._end(held, Ending.ABANDONED)\n                return\n",
         ("every fault",),
+    ),
+    "probes": Mutation(
+        "_runtime/server_errors.py",
+        "        return item.counted > 0 and self._passed < item.failed_at\n",
+        "        return False\n",
+        ("outage of 500s, v0 only",),
     ),
 }
 

@@ -22,6 +22,7 @@ class Fault(StrEnum):
     SUSPENDED = "server suspended"
     CUT = "cut"
     GATEWAY = "json 404 window"
+    FAILING = "500 window"
     CLOCK = "clock set"
     PAUSE = "node paused"
     DATABASE_CRASH = "database crash"
@@ -39,6 +40,11 @@ CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
 """Milliseconds by which the state manager's wall clock is wrong, one after the other in any order."""
 MAX_WINDOW = 2.0
 """Seconds. A worker that is asked to stop tries for 3 s to deliver what it has."""
+MAX_FAILING = 6.0
+"""Seconds of a window of 500s. Less than a third of the grace of a stop."""
+BETWEEN_FAILING = 10.0
+"""Seconds from one such window to the next: a stop that began in one delivers before the next one, since what
+fails is repeated at least every ten seconds."""
 
 
 @dataclass(frozen=True, slots=True)

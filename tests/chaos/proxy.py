@@ -29,6 +29,11 @@ PATIENCE = 2.0
 MAX_DELAY = 1.2
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 BUSY = b'{"detail": "try again later"}'
+FAILURES = {
+    "HTML": ("text/html", b"<html><body><h1>500 Internal Server Error</h1></body></html>"),
+    "JSON": ("application/json", b'{"success": false, "detail": "contact support with your request id"}'),
+}
+"""The 500 of a gateway, and that of a stock state manager whose database is away."""
 NO_ROUTE = (b'{"detail":"Not Found"}', b'{"message":"no Route matched with those values"}')
 """What applications and gateways answer that know no such route."""
 CHUNK = 4_096
@@ -119,6 +124,8 @@ class Proxy:
     closed: set[str] = field(default_factory=set)
     followed: Counter[str] = field(default_factory=Counter)
     _turning_away: int = 0
+    _failing: tuple[str, str, bytes] | None = None
+    """The route that fails, and how."""
     _forwarded: int = 0
     _armed: deque[_Armed] = field(default_factory=deque)
     _open: dict[trio.CancelScope, Message | None] = field(default_factory=dict)
@@ -143,6 +150,15 @@ class Proxy:
             yield
         finally:
             self._turning_away -= 1
+
+    @contextmanager
+    def failing(self, route: str, form: str) -> Iterator[None]:
+        """Answer 500 to a route, or to ``"any"``, for as long as the block lasts; ``form``: HTML or JSON."""
+        self._failing = (route, *FAILURES[form])
+        try:
+            yield
+        finally:
+            self._failing = None
 
     def cut(self) -> None:
         """Break every connection, whatever it is doing."""
@@ -197,6 +213,8 @@ class Proxy:
             return _answer(404, "application/json", self.rng.choice(NO_ROUTE))
         if self.closed & {"any", _route(request)}:
             return _answer(502, "text/html", HTML)
+        if self._failing is not None and self._failing[0] in ("any", _route(request)):
+            return _answer(500, *self._failing[1:])
         armed = self._strikes(request)
         if armed is None:
             return await self._forward(request)

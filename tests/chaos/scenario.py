@@ -23,6 +23,8 @@ from tests.chaos.scene import HEAD, PATIENCE, STATES, Result, Scene, open_scene
 LEAD = 2.0
 """Seconds of work before anything happens."""
 OUTAGE = 10.0
+LONG_OUTAGE = 15.0
+"""Some outcomes meet eight 500s in it."""
 RESTART = 2.0
 LEASE_TTL = 5.0
 """Where the worker is killed; also the claim timeout of v0 then."""
@@ -88,6 +90,15 @@ async def closed(scene: Scene) -> AsyncIterator[None]:
     scene.proxy.closed.clear()
 
 
+def failing(form: str) -> Callable[[Scene], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def outage(scene: Scene) -> AsyncIterator[None]:
+        with scene.proxy.failing("report", form):
+            yield
+
+    return outage
+
+
 CASES: dict[str, Happening] = {
     "SIGTERM": by_signal(signal.SIGTERM),
     "SIGINT": by_signal(signal.SIGINT),
@@ -97,16 +108,19 @@ CASES: dict[str, Happening] = {
     "outage: kill -9": by_outage(killed, OUTAGE),
     "outage: SIGSTOP": by_outage(suspended, OUTAGE),
     "outage: 502": by_outage(closed, OUTAGE),
+    "outage of reports: 500 in HTML": by_outage(failing("HTML"), LONG_OUTAGE),
+    "outage of reports: 500 in JSON": by_outage(failing("JSON"), LONG_OUTAGE),
 }
 
 
-async def play(name: str, v0_only: bool, folder: Path) -> Result:
+async def play(name: str, v0_only: bool, folder: Path, package: Path | None = None) -> Result:
     """Play one case in an empty folder."""
     options = ["--v0-only"] if v0_only else []
     if name == "SIGKILL":  # a v0 server without a claim timeout would keep its states QUEUED for ever
         options += ["--claim-timeout" if v0_only else "--lease-ttl", str(LEASE_TTL)]
     result = Result(name, "v0" if v0_only else "native")
-    async with open_scene(folder, *options, through_proxy=name == "outage: 502") as scene:
+    through_proxy = "50" in name
+    async with open_scene(folder, *options, through_proxy=through_proxy, package=package) as scene:
         with trio.fail_after(PATIENCE):
             await scene.trigger(STATES)
         await trio.sleep(LEAD)

@@ -71,10 +71,10 @@ class Result:
         after = "" if self.after is None else f"{self.after:.2f} s"
         counts = f"{self.cut:>4} {self.queued:>7} {self.unreported:>11} {self.lost:>5} {self.counted:>8}"
         verdict = "" if self.good else "BROKEN "
-        return f"{self.name:<18} {self.api:<7} {self.code!s:>5} {after:>8} {counts}  {verdict}{self.note}"
+        return f"{self.name:<30} {self.api:<7} {self.code!s:>5} {after:>8} {counts}  {verdict}{self.note}"
 
 
-HEAD = f"{'case':<18} {'api':<7} {'exit':>5} {'after':>8} {'cut':>4} {'QUEUED':>7} {'unreported':>11} " + (
+HEAD = f"{'case':<30} {'api':<7} {'exit':>5} {'after':>8} {'cut':>4} {'QUEUED':>7} {'unreported':>11} " + (
     f"{'lost':>5} {'counted':>8}"
 )
 

@@ -11,6 +11,7 @@ from tests.chaos.campaign import campaign
 from tests.chaos.outbox import survive
 from tests.chaos.plan import Fault, Plan
 from tests.chaos.proxy import CUT_NEXT, KINDS
+from tests.chaos.scenario import play
 
 EVERYTHING = Plan(
     runs=8,
@@ -22,6 +23,7 @@ EVERYTHING = Plan(
         Fault.HUP: 1,
         Fault.CUT: 1,
         Fault.GATEWAY: 1,
+        Fault.FAILING: 2,
         Fault.CLOCK: 2,
         Fault.PAUSE: 2,
         **dict.fromkeys(KINDS, 1),
@@ -68,6 +70,7 @@ V0_ONLY = Plan(
         Fault.TERM: 1,
         Fault.CUT: 1,
         Fault.GATEWAY: 1,
+        Fault.FAILING: 2,
         Fault.CLOCK: 1,
         **dict.fromkeys(KINDS, 1),
         CUT_NEXT: 3,
@@ -91,6 +94,11 @@ async def _outbox(v0_only: bool, folder: Path, package: Path | None) -> list[str
     return await survive(folder, v0_only=v0_only, package=package)
 
 
+async def _outage(name: str, folder: Path, package: Path | None) -> list[str]:
+    result = await play(name, True, folder, package)
+    return [] if result.good else [str(result)]
+
+
 NATIVE_FAULTS: dict[str, Case] = {
     "every fault": partial(_campaign, EVERYTHING),
     "every fault, three on PostgreSQL": partial(_campaign, THREE_MANAGERS),
@@ -102,5 +110,6 @@ OTHERS: dict[str, Case] = {
 LONG_ONLY: dict[str, Case] = {
     "SIGTERM only": partial(_campaign, TERMS_ONLY),
     "outbox, v0 only": partial(_outbox, True),
+    "outage of 500s, v0 only": partial(_outage, "outage of reports: 500 in JSON"),
 }
 CASES = {**NATIVE_FAULTS, **OTHERS, **LONG_ONLY}
