@@ -31,6 +31,16 @@ CRON = {"type": "CRON", "value": {"expression": "0 5 * * *"}}
 MOVED = sorted(tables().keys() - OF_PROCESSES)
 DIFFERENT = {("meta", "value"), *ON_LEASE_CLOCK.items()}
 CLAIM = "a-claim-of-before"
+LOSE_A_ROW = """
+CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN IF NEW.place = 1 AND NEW.status = 'QUEUED' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+CREATE FUNCTION lose_from_states() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+IF to_regclass('states') IS NOT NULL THEN
+CREATE OR REPLACE TRIGGER lose BEFORE INSERT ON states FOR EACH ROW EXECUTE FUNCTION lose(); END IF; END $$;
+CREATE EVENT TRIGGER lose_a_row ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+EXECUTE FUNCTION lose_from_states();
+"""
+"""A server that drops one of the rows that it is sent."""
 
 
 @pytest.fixture
@@ -261,6 +271,21 @@ async def test_one_that_was_cut_before_its_end_moved_nothing(
         await sqlite_to_postgres(file, database.url_at(proxy.port))
     assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
     assert not (await sqlite_to_postgres(file, database.url)).was_moved_before
+
+
+async def test_nothing_is_moved_if_fewer_rows_arrive_than_the_file_has(
+    database: Database, file: Path
+) -> None:
+    await fill(file)
+    database.execute(LOSE_A_ROW)
+    with pytest.raises(
+        DatabaseError, match=r"8 rows of states were copied, but 7 arrived; nothing was moved"
+    ):
+        await sqlite_to_postgres(file, database.url)
+    assert is_there(file)
+    database.execute("DROP EVENT TRIGGER lose_a_row")
+    assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+    assert (await sqlite_to_postgres(file, database.url)).rows["states"] == 8
 
 
 # -- the command
