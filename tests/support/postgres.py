@@ -114,6 +114,8 @@ class Database:
 class Server:
     """A PostgreSQL server. Durable as by default: a commit waits for the disk.
 
+    With ``primary`` it is a standby of that one until it is promoted.
+
     Attributes:
         folder: Its data, its log and its socket.
         binaries: Where its programs are: psql, pg_dump, pgbench, ...
@@ -121,28 +123,37 @@ class Server:
         pid: Of the process whose children serve the sessions.
     """
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, *, primary: Server | None = None) -> None:
         self._numbers = count(1)
         self._free: list[Database] = []
         self.folder = _new_folder()
         try:
             self.binaries = _runnable(binaries, self.folder)
-            self._initialize()
+            if primary is None:
+                self._initialize()
+            else:
+                self._copy(primary)
         except (OSError, subprocess.SubprocessError) as error:
             shutil.rmtree(self.folder, ignore_errors=True)
             said = getattr(error, "stderr", None) or ""
             raise CannotStart(f"{error} {said}".strip()) from error
         self.port = free_port()
         data = self.folder / "data"
-        command = [self._program("postgres"), "-D", str(data), "-p", str(self.port)]
+        command = [self._program("postgres"), "-D", str(data), "-p", str(self.port), "-k", str(self.folder)]
         self._process = _Process(self.folder, data / "postmaster.pid", command)
         self.start()
-        self.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
+        if primary is None:
+            self.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
+
+    def new_database(self, name: str) -> Database:
+        """Create an empty database."""
+        self.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE template0")
+        return Database(self, name)
 
     @contextmanager
     def database(self) -> Iterator[Database]:
         """Give the block an empty database: one of before if there is, as to create one takes far longer."""
-        database = self._free.pop() if self._free else self._create(f"test_{next(self._numbers)}")
+        database = self._free.pop() if self._free else self.new_database(f"test_{next(self._numbers)}")
         yield database
         # Whatever a test leaves in such a state that this fails is left alone, and nobody gets it again.
         with suppress(psycopg.Error):
@@ -167,6 +178,15 @@ class Server:
     def crash(self) -> None:
         """End it as ``pg_ctl stop -m immediate`` does: the sessions are cut, and it recovers when started."""
         self._process.end(signal.SIGQUIT)
+
+    def promote(self) -> None:
+        """Make a standby the primary, and return when it can be written."""
+        self.execute("SELECT pg_promote()")
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting that takes effect without a restart."""
+        self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.execute("SELECT pg_reload_conf()")
 
     def restart(self) -> None:
         """Crash it and start it again, on the same port."""
@@ -199,10 +219,6 @@ class Server:
         """End it and remove its folder."""
         self._process.close()
 
-    def _create(self, name: str) -> Database:
-        self.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE template0")
-        return Database(self, name)
-
     def _initialize(self) -> None:
         data = self.folder / "data"
         # Without waiting for the disk: nobody expects anything of these tests after the machine failed.
@@ -211,24 +227,31 @@ class Server:
             # As most servers have it, texts are not sorted by code point unless a column says so.
             options += ["--locale-provider=icu", "--icu-locale=en-US"]
         _run([self._program("initdb"), "-D", str(data), *options], self.folder)
-        (data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        (data / "pg_hba.conf").write_text(
+            "local all,replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
         with (data / "postgresql.conf").open("a") as settings:
             settings.write(
                 "listen_addresses = '127.0.0.1'\n"
-                f"unix_socket_directories = '{self.folder}'\n"
                 "shared_buffers = 32MB\n"
                 # To do it file by file takes seconds after each crash.
                 "recovery_init_sync_method = syncfs\n"
             )
+
+    def _copy(self, primary: Server) -> None:
+        where = ["-h", str(primary.folder), "-p", str(primary.port), "-U", "postgres"]
+        how = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        command = [self._program("pg_basebackup"), "-D", str(self.folder / "data"), *where, *how]
+        _run(command, self.folder)
 
     def _program(self, name: str) -> str:
         return str(self.binaries / name)
 
 
 class Pooler:
-    """pgbouncer in transaction mode before a server."""
+    """pgbouncer in transaction mode before a server, which is at ``port`` of ``host``, or in this folder."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, host: Path | str, port: int) -> None:
         program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:
             pytest.skip(f"{NO_POOLER} is installed")
@@ -236,12 +259,14 @@ class Pooler:
         folder = _new_folder()
         (folder / "users").write_text(f'"{ROLE}" "{PASSWORD}"\n')
         (folder / "settings").write_text(
-            f"[databases]\n* = host={server.folder} port={server.port}\n"
+            f"[databases]\n* = host={host} port={port}\n"
             "[pgbouncer]\npool_mode = transaction\nlisten_addr = 127.0.0.1\n"
             f"listen_port = {self.port}\nunix_socket_dir = {folder}\n"
             f"auth_type = plain\nauth_file = {folder}/users\n"
             # As before 1.21: a statement that one session prepared is unknown in the next transaction.
             "max_prepared_statements = 0\n"
+            # After a server that was away, it would refuse clients for 15 s.
+            "server_login_retry = 0\n"
         )
         ready = folder / f".s.PGSQL.{self.port}"
         self._process = _Process(folder, ready, [program, str(folder / "settings")])
@@ -259,9 +284,9 @@ def database() -> Iterator[Database]:
 
 
 @contextmanager
-def pooler() -> Iterator[Pooler]:
-    """Put pgbouncer before this process's server, or skip the test."""
-    started = Pooler(server())
+def pooler(port: int | None = None) -> Iterator[Pooler]:
+    """Put pgbouncer before this process's server, or the one at ``port`` of 127.0.0.1, or skip the test."""
+    started = Pooler(server().folder, server().port) if port is None else Pooler("127.0.0.1", port)
     try:
         yield started
     finally:
@@ -274,6 +299,11 @@ def server() -> Server:
     if isinstance(started, CannotStart):
         pytest.skip(f"{SKIPPED}: {started}")
     return started
+
+
+def new_server(*, primary: Server | None = None) -> Server:
+    """Start another server, which the caller closes."""
+    return Server(_binaries(), primary=primary)
 
 
 @cache

@@ -26,6 +26,7 @@ class PostgresProxy:
     """Forwards from ``port`` to ``upstream``, both on 127.0.0.1.
 
     Attributes:
+        upstream: Where new connections lead; ``cut`` those of before.
         commits: COMMITs seen.
         cuts: Connections cut.
         refuses: Whether new connections are cut at once.
@@ -33,7 +34,7 @@ class PostgresProxy:
     """
 
     def __init__(self, upstream: int) -> None:
-        self._upstream = upstream
+        self.upstream = upstream
         self._open: set[_Connection] = set()
         self._armed: list[tuple[Literal["before", "after"], int | None]] = []
         self._flows = trio.Event()
@@ -86,7 +87,7 @@ class PostgresProxy:
             with suppress(OSError), connection.scope:
                 if self.refuses:
                     return
-                server = await trio.open_tcp_stream("127.0.0.1", self._upstream)
+                server = await trio.open_tcp_stream("127.0.0.1", self.upstream)
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._to_server, connection, client, server)

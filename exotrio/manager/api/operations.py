@@ -28,9 +28,8 @@ from exotrio.manager.api.routing import routes_of
 from exotrio.manager.engine.managers import keep_backup
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.access import SelfAuthenticatedApp
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.port import Replaced, Store
 from exotrio.manager.store.sqlite.copy import copied
-from exotrio.manager.store.sqlite.database import FileReplaced
 
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 """Paths without a key: probes have none, and the replies reveal nothing."""
@@ -99,7 +98,7 @@ class _Operations:
                         self._problem = ""
                     except DatabaseError as error:
                         cause = error.__cause__
-                        why = str(cause) if isinstance(cause, FileReplaced) else type(cause).__name__
+                        why = str(cause) if isinstance(cause, Replaced) else type(cause).__name__
                         self._problem = f"the database cannot be written ({why})"
                 self._looked_at = trio.current_time()
             return self._problem

@@ -35,6 +35,10 @@ START_PATIENCE = 30.0
 START_PAUSE = 0.5
 
 
+class Replaced(Exception):
+    """The database is not the one that was opened: what is written there would be lost."""
+
+
 class Conflict(Exception):
     """Another transaction changed a row between reading and writing it. The store runs the use case again."""
 

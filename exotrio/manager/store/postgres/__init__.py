@@ -7,6 +7,7 @@
 ``topics``        use cases that wait for something, within this process
 ``notices``       what the managers on one database tell each other; the task that keeps the clock right
 ``clock``         the database's time
+``epochs``        connections in the present epoch: nothing is kept when a standby was promoted
 ``catalog``       registered nodes, by the version that all managers share
 ``start``         the first connection, which may have to wait for the server
 ``database``      making, checking and migrating the tables

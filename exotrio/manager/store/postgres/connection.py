@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import errors
@@ -22,9 +22,30 @@ STATEMENT_LIMIT = 30.0
 ANSWER_MARGIN = 5.0
 """Seconds beyond that, or another limit, after which a server that has not answered counts as lost."""
 _SAVEPOINTS = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
-_LOST = ("08", "57P", "25P03", "25006")
+_LOST = ("08", "57P", "25P03", "25006", "55000")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
-waited for this process in vain, or it is not the primary server any more."""
+waited for this process in vain, or it is not the primary server any more (55000: it has no timeline)."""
+_READ_MARK = (
+    # The control file shows a new timeline only after the first checkpoint; this function shows it at once.
+    "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), 'meta'::regclass::oid,"
+    " (SELECT value FROM meta WHERE key = 'epoch')"
+)
+
+
+class Mark(NamedTuple):
+    """What identifies the epoch of a database (``epochs``)."""
+
+    timeline: int
+    """Of the server: each promotion of a standby increases it, and so does recovery to a point in time."""
+    table: int
+    """The object id of the table meta, which differs after a dump was restored."""
+    epoch: str
+    """What meta holds; empty if it holds none."""
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the epoch in meta began on this timeline, in this table."""
+        return self.epoch.startswith(f"{self.timeline}.{self.table}.")
 
 
 def is_operational(error: psycopg.Error) -> bool:
@@ -55,13 +76,19 @@ class CommitUnknown(Exception):
 class Connection:
     """A connection whose transactions are begun and ended by statements.
 
-    ``setup`` is run with each BEGIN: behind a pooler no setting outlasts a transaction.
+    ``settings`` are made once, or, behind a pooler, with each BEGIN: there no setting outlasts a transaction,
+    and each transaction may run on another server. With them, ``mark`` is read, if ``reads_mark``.
     """
 
-    def __init__(self, driver: psycopg.Connection[Row], *, is_pooled: bool, setup: str) -> None:
+    def __init__(
+        self, driver: psycopg.Connection[Row], *, is_pooled: bool, settings: str, reads_mark: bool
+    ) -> None:
         self.driver = driver
         self.is_pooled = is_pooled
-        self._setup = setup
+        self.mark: Mark | None = None
+        """Of the server that runs, or ran, the transaction."""
+        self._settings = settings
+        self._reads_mark = reads_mark
         self._pipeline = Pipeline(driver, prepares=not is_pooled, patience=STATEMENT_LIMIT + ANSWER_MARGIN)
         self._in_transaction = False
         # Its own descriptor: the library's may be closed, and its number used again, at any time.
@@ -99,11 +126,25 @@ class Connection:
 
     def begin(self, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED") -> None:
         self._pipeline.patience = STATEMENT_LIMIT + ANSWER_MARGIN
-        if self._setup:
-            self.control(f"{how}; {self._setup}")
+        if self.is_pooled:
+            self.set_up(f"{how}; ")
         self._in_transaction = True
-        if not self._setup:
+        if not self.is_pooled:
             self.execute(how)
+
+    def set_up(self, first: str = "") -> None:
+        """Make the settings after a ``first`` statement, all in one round trip."""
+        if self._reads_mark:
+            self.read_mark(f"{first}{self._settings}; ")
+        else:
+            self.control(first + self._settings)
+
+    def read_mark(self, first: str = "") -> Mark:
+        """Read ``mark``, after ``first`` statements."""
+        result = self._pipeline.run((first + _READ_MARK).encode())
+        timeline, table, epoch = (result.get_value(0, column) or b"" for column in range(3))
+        self.mark = Mark(int(timeline, 16), int(table), epoch.decode())
+        return self.mark
 
     def limit_statements(self, seconds: float) -> None:
         """Let each statement of this transaction take so long, in place of ``STATEMENT_LIMIT``."""
@@ -141,7 +182,7 @@ class Connection:
         self._pipeline.settle()
 
     def control(self, sql: str) -> bytes:
-        """Run statements without parameters or rows, after what waits in line; return the tag of the last."""
+        """Run statements without parameters, after what waits in line; return the tag of the last."""
         return self._pipeline.run(sql.encode()).command_status or b""
 
     def is_lost(self, error: psycopg.Error) -> bool:

@@ -11,7 +11,7 @@ from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.epoch import GAP, number_at
 from exotrio.manager.store.postgres.clock import ServerClock
-from exotrio.manager.store.postgres.connection import Connection
+from exotrio.manager.store.postgres.connection import Connection, Mark
 from exotrio.manager.store.postgres.server import MIN_VERSION, Server
 from exotrio.manager.store.postgres.translation import translate_schema
 from exotrio.manager.store.schema import MIGRATIONS, OLDEST, SCHEMA, VERSION
@@ -83,6 +83,7 @@ def prepare(server: Server, clock: ServerClock) -> Prepared:
                 f"the database {server.shown} cannot be used: {server.reason(error)}",
                 fix="grant the user CREATE on its schema, and ownership of the tables",
             ) from error
+        begin_epoch(connection)
         connection.commit()
         clock.measure(connection)
         return Prepared(stamp=stamp, is_pooled=connection.is_pooled)
@@ -146,6 +147,26 @@ def _check_contraction(connection: Connection, where: str) -> None:
         )
 
 
+def begin_epoch(connection: Connection) -> Mark:
+    """Begin a new epoch (``epochs``) if the database may have gone back in time; return the mark of then."""
+    lock_tables(connection)
+    mark = connection.read_mark()
+    if not mark.is_begun:
+        raise_numbers(connection)
+        mark = _put_epoch(connection, mark)
+    return mark
+
+
+def _put_epoch(connection: Connection, mark: Mark) -> Mark:
+    # Two standbys that were promoted separately can be on the same timeline.
+    epoch = f"{mark.timeline}.{mark.table}.{secrets.token_hex(8)}"
+    connection.execute(
+        "INSERT INTO meta VALUES ('epoch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (epoch,),
+    )
+    return mark._replace(epoch=epoch)
+
+
 def raise_numbers(connection: Connection) -> None:
     """Let the numbers of all tables go on above what was given away before, as ``store.epoch`` says.
 
@@ -184,6 +205,7 @@ def create_tables(connection: Connection) -> str:
     _set_up(connection, relations(connection))
     stamp = secrets.token_hex(4)
     connection.execute("INSERT INTO meta VALUES ('stamp', ?)", (stamp,))
+    _put_epoch(connection, connection.read_mark())
     _put(connection, VERSION, OLDEST)
     return stamp
 

@@ -37,7 +37,8 @@ ON_LEASE_CLOCK = {"states": "lease_until", "claims": "at"}
 """Columns that are on the clock of leases, which is another one here."""
 _WHERE_IT_COUNTS = {"states": " WHERE status = 'QUEUED' AND lease_until IS NOT NULL"}
 """To write again all states that nobody holds, too, would take as long as to copy them."""
-_OF_ENGINE = ("version", "oldest_version", "clock_latest", "clock_ahead", "clock_set_back", "writable")
+_OF_CLOCK = ("clock_latest", "clock_ahead", "clock_set_back")
+_OF_ENGINE = ("version", "oldest_version", "epoch", "writable", *_OF_CLOCK)
 """Keys of ``meta`` that belong to an engine, or to a machine's clock."""
 _LOG_FROM = 100_000
 """Rows of a table from which on it is worth a line in the log."""

@@ -23,7 +23,7 @@ from exotrio._util.backoff import OUTAGE
 from exotrio.manager.store.port import Topic
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection
-from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.postgres.epochs import Epochs
 
 logger = logging.getLogger("exotrio.manager.store")
 
@@ -42,8 +42,8 @@ Hear = Callable[[set[Topic] | None], None]
 class Notices:
     """Tells other managers what this one announced, and hears what they did."""
 
-    def __init__(self, server: Server, clock: ServerClock, *, channel: str, listens: bool) -> None:
-        self._server = server
+    def __init__(self, epochs: Epochs, clock: ServerClock, *, channel: str, listens: bool) -> None:
+        self._epochs = epochs
         self.clock = clock
         self._channel = channel
         self._listens = listens
@@ -71,7 +71,7 @@ class Notices:
                 nursery.start_soon(self._listen, hear)
 
     async def _send(self) -> None:
-        sender = _Owner(self._connect_sender)
+        sender = _Owner(self._connect_sender, self._epochs.has)
         failures = 0
         measure_at = -math.inf
         try:
@@ -88,9 +88,9 @@ class Notices:
                     failures = 0
                 except psycopg.Error as error:
                     failures += 1
-                    logger.debug("other managers are not told of news: %s", self._server.reason(error))
+                    logger.debug("other managers are not told of news: %s", self._epochs.server.reason(error))
                     sender.end()
-                    sender = _Owner(self._connect_sender)
+                    sender = _Owner(self._connect_sender, self._epochs.has)
                     # Others find it by polling.
                     self._untold.clear()
                     await trio.sleep(OUTAGE.pause(failures))
@@ -106,7 +106,7 @@ class Notices:
         failures = 0
         while True:
             began = trio.current_time()
-            listener = _Owner(partial(self._server.connect, writes=False))
+            listener = _Owner(partial(self._epochs.connect, writes=False), self._epochs.has)
             try:
                 connection = await self._use(listener, self._begin_to_listen)
                 # What was announced before is not heard any more.
@@ -115,7 +115,7 @@ class Notices:
                 self._say_hello()
                 await self._hear_all(connection, hear)
             except psycopg.Error as error:
-                logger.debug("other managers are not heard: %s", self._server.reason(error))
+                logger.debug("other managers are not heard: %s", self._epochs.server.reason(error))
             finally:
                 listener.end()
             failures = 0 if trio.current_time() - began >= SILENCE else failures + 1
@@ -155,7 +155,7 @@ class Notices:
         self._wakeup.set()
 
     def _connect_sender(self) -> Connection:
-        connection = self._server.connect()
+        connection = self._epochs.connect()
         if self._listens:
             try:
                 # Nothing is lost with what it writes, so nobody has to wait for a disk.
@@ -199,8 +199,9 @@ class _Owner:
     A server that takes a statement and never answers must not delay the end of this manager.
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection], is_usable: Callable[[Connection], bool]) -> None:
         self._connect = connect
+        self._is_usable = is_usable
         self._connection: Connection | None = None
         self._lock = threading.Lock()
         self._ended = False
@@ -211,6 +212,8 @@ class _Owner:
             with self._lock:
                 if self._connection is None:
                     self._connection = self._connect()
+                if not self._is_usable(self._connection):
+                    raise psycopg.OperationalError("another primary took over")
                 if not self._ended:
                     do(self._connection)
                 return self._connection

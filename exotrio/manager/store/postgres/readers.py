@@ -149,11 +149,7 @@ class Readers:
     @contextmanager
     def _connection(self, limit: float, running: _Query) -> Iterator[Connection]:
         """Lend a connection, with one snapshot for all statements."""
-        try:
-            # Without a check before: another thread may take the last one in between.
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._context.server.connect(writes=False)
+        connection = self._idle_or_new()
         usable = False
         try:
             connection.begin(_BEGIN)
@@ -176,10 +172,21 @@ class Readers:
             else:
                 connection.close()
 
+    def _idle_or_new(self) -> Connection:
+        while True:
+            try:
+                # Without a check before: another thread may take the last one in between.
+                connection = self._idle.pop()
+            except IndexError:
+                return self._context.epochs.connect(writes=False)
+            if self._context.epochs.has(connection):
+                return connection
+            connection.close()
+
     def _not_read(self, error: psycopg.Error) -> DatabaseError:
         # One of a statement is of that query alone, so each is logged.
         kind = NotRead if is_operational(error) else DatabaseError
         return kind(
-            f"the database could not be read: {self._context.server.reason(error)}",
+            f"the database could not be read: {self._context.epochs.server.reason(error)}",
             fix="check PostgreSQL and its log",
         )

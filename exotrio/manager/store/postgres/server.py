@@ -81,8 +81,8 @@ class Server:
     def __repr__(self) -> str:
         return f"Server({self.shown!r})"
 
-    def connect(self, *, writes: bool = True) -> Connection:
-        """Connect. Raises psycopg.Error."""
+    def connect(self, *, writes: bool = True, reads_mark: bool = False) -> Connection:
+        """Connect; ``reads_mark`` as of ``Connection``. Raises psycopg.Error."""
         driver = psycopg.Connection.connect(
             autocommit=True,
             prepare_threshold=None,
@@ -96,14 +96,18 @@ class Server:
             is_pooled = pid != b"%d" % driver.pgconn.backend_pid
             settings = _SETTINGS if writes else _READER_SETTINGS
             word = "SET LOCAL" if is_pooled else "SET"
-            setup = "; ".join(f"{word} {name} = '{value}'" for name, value in settings.items())
-            connection = Connection(driver, is_pooled=is_pooled, setup=setup if is_pooled else "")
+            connection = Connection(
+                driver,
+                is_pooled=is_pooled,
+                settings="; ".join(f"{word} {name} = '{value}'" for name, value in settings.items()),
+                reads_mark=reads_mark,
+            )
         except BaseException:
             driver.close()
             raise
         try:
             if not is_pooled:
-                connection.control(setup)
+                connection.set_up()
         except BaseException:
             connection.close()
             raise

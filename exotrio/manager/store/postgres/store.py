@@ -21,9 +21,9 @@ from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, Transaction, UnknownCommit, View
-from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
+from exotrio.manager.store.postgres.epochs import Epochs
 from exotrio.manager.store.postgres.notices import Notices
 from exotrio.manager.store.postgres.readers import Readers
 from exotrio.manager.store.postgres.server import Server
@@ -342,9 +342,10 @@ async def open_store(
     server_clock = ServerClock()
     prepared = await prepare_patiently(server, server_clock)
     now_ms = server_clock if clock is wall_clock else clock
-    context = Context(server=server, catalog=SharedCatalog(max_inputs), stamp=prepared.stamp, now_ms=now_ms)
+    epochs = Epochs(server, max_inputs=max_inputs)
+    context = Context(epochs=epochs, stamp=prepared.stamp, now_ms=now_ms)
     notices = Notices(
-        server, server_clock, channel=f"exotrio_{prepared.stamp}", listens=not prepared.is_pooled
+        epochs, server_clock, channel=f"exotrio_{prepared.stamp}", listens=not prepared.is_pooled
     )
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:

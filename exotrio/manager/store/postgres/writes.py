@@ -19,10 +19,9 @@ from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.commits import CommitTimes
 from exotrio.manager.store.port import Conflict, NotCommitted, Topic, Transaction, UnknownCommit, View
-from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
-from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.postgres.epochs import Epochs
 
 RETRY_FOR = 5.0
 """Seconds from its start after which a use case is not run again: whoever asked is better told so."""
@@ -74,8 +73,7 @@ class Write:
 class Context:
     """What every transaction of a store is given."""
 
-    server: Server
-    catalog: SharedCatalog
+    epochs: Epochs
     stamp: str
     now_ms: Callable[[], int]
     commit_times: CommitTimes = field(default_factory=CommitTimes)
@@ -86,7 +84,7 @@ class Context:
         return View(
             connection=connection,
             dialect=DIALECT,
-            catalog=self.catalog,
+            catalog=self.epochs.of(connection).catalog,
             stamp=self.stamp,
             now_ms=self.now_ms(),
         )
@@ -96,7 +94,7 @@ class Context:
         return Transaction(
             connection=connection,
             dialect=DIALECT,
-            catalog=self.catalog.for_transaction(),
+            catalog=self.epochs.of(connection).catalog.for_transaction(),
             stamp=self.stamp,
             now_ms=self.now_ms(),
             allocate=numbers.__next__,
@@ -175,9 +173,11 @@ class Writer:
             self._connection = None
 
     def _attempt(self, write: Write) -> Any:
+        if self._connection is not None and not self._context.epochs.has(self._connection):
+            self.close()
         if self._connection is None:
             self._refusals += 1
-            self._connection = self._context.server.connect()
+            self._connection = self._context.epochs.connect()
             self._context.connected.add(self)
             self._refusals = 0
         write.end = write.end or time.monotonic() + RETRY_FOR
@@ -226,7 +226,7 @@ class Writer:
         what = (
             "another transaction changed the same rows each time"
             if isinstance(error, Conflict)
-            else self._context.server.reason(error)
+            else self._context.epochs.server.reason(error)
         )
         failure = NotCommitted(f"the database could not be written: {what}", fix=_FIX)
         failure.__cause__ = error

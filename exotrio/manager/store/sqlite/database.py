@@ -19,6 +19,7 @@ from exotrio._util.lock_file import lock_of
 from exotrio._util.own_files import check_beside, make_folder, open_own
 from exotrio._util.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
+from exotrio.manager.store.port import Replaced
 from exotrio.manager.store.schema import MIGRATIONS, SCHEMA, VERSION
 
 MEMORY = ":memory:"
@@ -94,7 +95,7 @@ def _leave_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-class FileReplaced(Exception):
+class FileReplaced(Replaced):
     """A file of the database is not the one that was opened."""
 
 

@@ -1,0 +1,122 @@
+"""Epochs: what this process knows of the database, until the database may have gone back in time.
+
+A standby that is promoted may lack the last commits of its primary, and a backup lacks more. The numbers that
+those assigned to nodes, templates, runs and states would be assigned again, to others; what a process keeps
+by such numbers would then name the wrong ones. So the row ``epoch`` in ``meta`` is replaced before the first
+transaction after that (``database.begin_epoch``), and nothing is kept from one epoch to the next. Each
+connection reads which one it is in (``connection.Mark``) when it is made; behind a pooler each transaction
+does so, in the round trip that begins it.
+
+A primary that was replaced and comes back is on an older timeline than its successor. It is refused by every
+process that has seen the newer one; the old primary itself cannot know of that.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+import psycopg
+
+from exotrio.manager.store.port import Replaced
+from exotrio.manager.store.postgres.catalog import SharedCatalog
+from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, Mark
+from exotrio.manager.store.postgres.database import begin_epoch
+from exotrio.manager.store.postgres.server import Server
+
+logger = logging.getLogger("exotrio.manager.store")
+
+
+class ServerReplaced(Replaced, psycopg.OperationalError):
+    """The server is a primary that another one has replaced."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Epoch:
+    """What is known of the database in one epoch."""
+
+    mark: Mark
+    catalog: SharedCatalog
+
+
+class Epochs:
+    """Connections to a database, each in the present epoch of it. For all threads of a store."""
+
+    def __init__(self, server: Server, *, max_inputs: int) -> None:
+        self.server = server
+        self._max_inputs = max_inputs
+        self._lock = threading.Lock()
+        self._present: Epoch | None = None
+
+    def connect(self, *, writes: bool = True) -> Connection:
+        """Connect to the primary. Raises psycopg.Error: ServerReplaced if it is not the primary any more."""
+        connection = self.server.connect(writes=writes, reads_mark=True)
+        try:
+            if connection.mark is not None:
+                self._enter(connection.mark)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def has(self, connection: Connection) -> bool:
+        """Return whether a connection is in the present epoch; behind a pooler only a transaction is."""
+        present = self._present
+        return connection.is_pooled or (present is not None and connection.mark == present.mark)
+
+    def of(self, connection: Connection) -> Epoch:
+        """Return the epoch of the transaction that begins on a connection.
+
+        Raises:
+            psycopg.OperationalError: another epoch began since it was connected, or its server was replaced.
+        """
+        present, mark = self._present, connection.mark
+        if present is not None and mark == present.mark:
+            return present
+        if connection.is_pooled and mark is not None:
+            return self._enter(mark)
+        raise psycopg.OperationalError("another primary took over since this connection was made")
+
+    def _enter(self, mark: Mark) -> Epoch:
+        """Return the epoch with this mark, which a server has just shown."""
+        with self._lock:
+            present = self._present
+            if present is not None:
+                if mark == present.mark:
+                    return present
+                _refuse_older(mark, present.mark)
+            if not mark.is_begun:
+                self._begin(present)
+                raise psycopg.OperationalError("a new epoch of the database begins: this is repeated in it")
+            self._present = entered = Epoch(mark, SharedCatalog(self._max_inputs))
+        if present is not None:
+            logger.warning(
+                "the database %s is on timeline %d now, and was on %d: another primary took over, or a backup"
+                " was restored; what its last commits wrote may be missing",
+                *(self.server.shown, mark.timeline, present.mark.timeline),
+            )
+        return entered
+
+    def _begin(self, present: Epoch | None) -> None:
+        connection = self.server.connect()
+        try:
+            connection.begin()
+            mark = begin_epoch(connection)
+            if present is not None:
+                # It may be another server than the one that showed a new timeline.
+                _refuse_older(mark, present.mark)
+            connection.commit()
+        except CommitUnknown as error:
+            raise psycopg.OperationalError("the connection was lost when a new epoch began") from error
+        finally:
+            connection.close()
+
+
+def _refuse_older(mark: Mark, newest: Mark) -> None:
+    if mark.timeline < newest.timeline:
+        raise ServerReplaced(
+            f"the server is on timeline {mark.timeline}, but another one took over on timeline"
+            f" {newest.timeline}: it is an old primary that came back, which must not be written; stop it and"
+            " rebuild it as a standby (pg_rewind), or, if it is meant to be used, restart all state managers"
+        )

@@ -1,0 +1,226 @@
+"""A state manager on PostgreSQL when another server becomes the primary, having lost commits or not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from exotrio import DatabaseError
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.port import View
+from exotrio.manager.store.postgres import readers, writes
+from exotrio.manager.store.postgres import store as store_of_postgres
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import claim, executed_item
+from tests.support import postgres
+from tests.support.helpers import node_name, ok, place
+from tests.support.manager import Manager, open_manager
+from tests.support.postgres import Database
+from tests.support.postgres_failover import Replicated, replicated
+from tests.support.stores import keys, put, until
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Replicated]:
+    with replicated() as started:
+        yield started
+
+
+@pytest.fixture
+async def servers(pair: Replicated, nursery: trio.Nursery) -> Replicated:
+    pair.begin_anew()
+    await nursery.start(pair.proxy.serve)
+    return pair
+
+
+@pytest.fixture(params=["direct", "behind a pooler"])
+def url(request: pytest.FixtureRequest, servers: Replicated) -> Iterator[str]:
+    """The URL of the database, which leads to the primary."""
+    with ExitStack() as stack:
+        if request.param == "direct":
+            yield servers.url
+            return
+        # Sessions of the pooler stay while those behind it lead to another server.
+        pooler = stack.enter_context(postgres.pooler(servers.proxy.port))
+        yield servers.database.url_at(pooler.port)
+
+
+async def record(api: Api, states: list[dict[str, Any]]) -> list[str]:
+    """Report states as executed, each with its id as output; return the ids of those that were recorded."""
+    items = [executed_item(state, {"v": state["state_id"], "w": ""}) for state in states]
+    answer = await api.outcomes(*items)
+    return [item["state_id"] for item in ok(answer)["items"]] if answer.is_success else []
+
+
+async def identifiers(manager: Manager, name: str) -> list[tuple[str, str]]:
+    """Claim for a node; return the graph and the identifier of each state."""
+    states = await claim(manager.remote, {node_name(name): 10})
+    return [(state["graph_name"], state["identifier"]) for state in states]
+
+
+async def test_a_node_gets_its_own_states_though_the_failover_lost_it(servers: Replicated, url: str) -> None:
+    async with open_manager(url) as manager:
+        api = manager.remote
+        await Flow.start(api, place("kept"), graph="kept")
+        servers.detach()
+        lost = await Flow.start(api, place("lost"), graph="lost")
+        assert await identifiers(manager, "lost") == [("lost", "lost")]
+        assert await identifiers(manager, "kept") == [("kept", "kept")]
+        servers.fail_over()
+        assert ok(await api.nodes())["count"] == 1
+        # It would get the number that the lost node has, as would its graph, its run and its state.
+        await Flow.start(api, place("new"), graph="new")
+        assert await identifiers(manager, "lost") == []
+        await Flow.start(api, place("lost"), graph="again")
+        assert await identifiers(manager, "lost") == [("again", "lost")]
+        assert await identifiers(manager, "new") == [("new", "new")]
+        # Its claim was lost.
+        assert await identifiers(manager, "kept") == [("kept", "kept")]
+        assert (await api.native_run(lost.run_id)).status_code == 404
+
+
+async def test_no_number_is_assigned_again_after_a_failover(servers: Replicated, url: str) -> None:
+    def numbers(view: View) -> tuple[int, ...]:
+        tables = {"states": "seq", "runs": "id", "templates": "id", "nodes": "id", "graphs": "id"}
+        return tuple(view.one(f"SELECT max({key}) FROM {table}")[0] for table, key in tables.items())
+
+    async with open_manager(url) as manager:
+        servers.detach()
+        await Flow.start(manager.remote, place("a"))
+        before = await manager.service.store.read(numbers)
+        servers.fail_over()
+        await Flow.start(manager.remote, place("a"))
+        after = await manager.service.store.read(numbers)
+    assert all(later > earlier for earlier, later in zip(before, after, strict=True))
+
+
+async def test_a_claim_that_waits_gets_a_state_of_after_the_failover(servers: Replicated, url: str) -> None:
+    claimed: list[dict[str, Any]] = []
+
+    async def wait(manager: Manager) -> None:
+        claimed.extend(await claim(manager.remote, {node_name("a"): 10}, wait_ms=15_000))
+
+    async with open_manager(url) as manager, trio.open_nursery() as nursery:
+        servers.detach()
+        await Flow.deploy(manager.remote, place("a"))
+        nursery.start_soon(wait, manager)
+        await until(lambda: manager.service.waiting.has_others("tests", "", [node_name("a")]))
+        servers.fail_over()
+        with trio.fail_after(30):
+            await Flow.start(manager.remote, place("b"), graph="other")
+            await Flow.start(manager.remote, place("a"))
+            await until(lambda: claimed)
+    assert [state["node_name"] for state in claimed] == [node_name("a")]
+
+
+async def test_a_failover_to_a_synchronous_standby_loses_nothing(servers: Replicated) -> None:
+    servers.synchronize()
+    recorded: list[str] = []
+
+    async def execute(flow: Flow) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()  # what it awaits below is shielded
+            answer = await flow.api.native_claim({node_name("a"): 5})
+            recorded.extend(await record(flow.api, answer.json()["states"] if answer.is_success else []))
+
+    async with open_manager(servers.url) as manager:
+        flow = await Flow.start(manager.remote, place("a"), runs=200)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(execute, flow)
+            await until(lambda: len(recorded) > 50)
+            servers.fail_over()
+            nursery.cancel_scope.cancel()
+        for state_id in recorded:
+            shown = ok(await manager.remote.history(state_id))
+            assert (shown["status"], shown["outputs"]) == ("SUCCESS", {"v": state_id, "w": ""})
+
+
+async def test_a_primary_that_was_replaced_and_comes_back_is_refused(
+    servers: Replicated, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writes, "RETRY_FOR", 2.0)
+    monkeypatch.setattr(readers, "RETRY_FOR", 2.0)
+    says = r"on timeline \d+, but another one took over on timeline \d+: it is an old primary that came back"
+    async with open_manager(url) as manager:
+        store = manager.service.store
+        await store.write(put, "before")
+        servers.detach()
+        servers.fail_over()
+        await store.write(put, "after")
+        servers.replaced[-1].start()
+        servers.lead_to(servers.replaced[-1])
+        with pytest.raises(DatabaseError, match=says):
+            await store.write(put, "lost")
+        with pytest.raises(DatabaseError, match=says):
+            await store.read(keys)
+        ready = await manager.remote.request("GET", "/readyz")
+        assert ready.status_code == 503
+        assert re.search(says, ready.text)
+        servers.lead_to(servers.primary)
+        assert await store.read(keys) == ["after", "before"]
+        await store.write(put, "later")
+    old = servers.replaced[-1].execute("SELECT key FROM store", database=servers.database.name)
+    assert old == [("before",)]
+
+
+async def test_another_server_behind_a_pooler_is_noticed_on_the_connections_of_before(
+    servers: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_of_postgres, "WRITERS", 1)
+
+    def epoch(view: View) -> str:
+        return str(view.one("SELECT value FROM meta WHERE key = 'epoch'")[0])
+
+    with postgres.pooler(servers.proxy.port) as pooler:
+        async with open_store(servers.database.url_at(pooler.port)) as store:
+            before = await store.read(epoch)
+            await store.write(put, "a")
+            servers.detach()
+            servers.fail_over()
+            await store.write(put, "b")
+            assert await store.read(epoch) != before
+
+
+async def test_two_standbys_that_were_promoted_separately_differ_though_their_timeline_does_not(
+    servers: Replicated,
+) -> None:
+    second = servers.standby
+    first = servers.add_standby()
+    async with open_manager(servers.url) as manager:
+        servers.detach(first)
+        servers.detach(second)
+        servers.fail_over(to=first)
+        await Flow.start(manager.remote, place("a"))
+        assert await identifiers(manager, "a") == [("graph", "a")]
+        servers.fail_over(to=second)
+        await Flow.start(manager.remote, place("b"), graph="other")
+        await Flow.start(manager.remote, place("a"), graph="again")
+        assert await identifiers(manager, "a") == [("again", "a")]
+        assert await identifiers(manager, "b") == [("other", "b")]
+
+
+async def test_a_dump_that_is_restored_under_a_state_manager_begins_a_new_epoch(database: Database) -> None:
+    def pg(program: str, *arguments: str) -> None:
+        where = ["-h", str(database.server.folder), "-p", str(database.server.port), "-U", "postgres"]
+        command = [str(database.server.binaries / program), *where, "-d", database.name, *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
+    async with open_manager(database.url) as manager:
+        dump = str(Path(database.server.folder) / "dump")
+        pg("pg_dump", "--format=custom", f"--file={dump}")
+        await Flow.start(manager.remote, place("a"))
+        assert await identifiers(manager, "a") == [("graph", "a")]
+        pg("pg_restore", "--clean", dump)
+        database.terminate()
+        await Flow.start(manager.remote, place("b"), graph="other")
+        await Flow.start(manager.remote, place("a"), graph="again")
+        assert await identifiers(manager, "a") == [("again", "a")]
+        assert await identifiers(manager, "b") == [("other", "b")]
