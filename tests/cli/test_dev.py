@@ -164,6 +164,7 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
     assert "text: Hello Grace\n" in triggered.out
     dev.says("^run .* began", number=2)  # it looks for other runs now and then
     end = dev.stop(code=0)
+    assert "sign-in?link=" not in end.err, "a log has readers who must not sign in"
     assert not is_running(dev.pid())
     assert (tmp_path / "left-open").read_text() == "done", "the user's code ended as Python does"
     assert not list(tmp_path.glob(".exotrio/*sign-in*"))

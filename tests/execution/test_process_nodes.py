@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
 from exotrio import BaseNode, ConfigurationError, Stopping
 from exotrio._execution import processes
@@ -267,6 +269,23 @@ async def test_a_process_that_does_not_come_to_its_node_is_not_waited_for(
     monkeypatch.setattr(processes, "BEGIN", "import time; time.sleep(600)")
     outcome = await run_node(nodes.OnLoop)
     assert outcome == Errored("OnLoop: its process did not load its code within 0.2 s")
+
+
+async def test_a_node_may_run_for_longer_than_its_process_may_take_to_start(mock_clock: MockClock) -> None:
+    mock_clock.rate = 1.0
+    execution, ended = Execution(), []
+    claim = Claim(state_id="s", node_name="Drains", identifier="drains", inputs={}, run_id="r")
+    async with bench(nodes.Drains) as there, trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            ended.append(await there.executor.run(claim, execution))
+
+        nursery.start_soon(run)
+        await pids(execution)  # it is running
+        mock_clock.jump(processes.MAX_START + 1)
+        await trio.testing.wait_all_tasks_blocked()
+        execution.drain()
+    assert ended == [Executed([{"text": "draining"}])]
 
 
 async def test_a_process_that_cannot_be_started_is_an_error_of_the_state(monkeypatch: Any) -> None:

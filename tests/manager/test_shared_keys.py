@@ -130,6 +130,24 @@ async def test_a_key_is_not_taken_away_while_secrets_are_under_it(database: Data
             await store_secret(two, "two")
 
 
+async def test_a_state_manager_starts_once_the_one_whose_keys_do_not_fit_has_ended(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(background, "JOIN_PATIENCE", 60.0)
+    monkeypatch.setattr(background, "JOIN_INTERVAL", 0.01)
+    async with trio.open_nursery() as nursery:
+
+        async def start_another() -> None:
+            async with manager(database, NEW) as other:
+                await reads(other, await store_secret(other, "graph"))
+
+        async with manager(database, OLD):
+            nursery.start_soon(start_another)
+            while "perhaps that one ends: " not in caplog.text:  # noqa: ASYNC110 - the log has no event
+                await trio.sleep(0.01)
+    assert used(database) == {key_id(NEW)}
+
+
 async def test_one_that_was_lost_is_waited_for_no_longer_than_it_counts_as_alive(database: Database) -> None:
     async with manager(database, OLD) as one:
         await store_secret(one, "graph")
