@@ -98,7 +98,7 @@ class Committer:
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
         highest = last[0] if last else 0
-        self._numbers = count(1 if is_new else max(highest, number_at(clock())) + GAP)
+        self._numbers = count(1 if is_new and not highest else max(highest, number_at(clock())) + GAP)
 
     def commit(self, writes: Sequence[Write], *, last: bool = False) -> Commit:
         """Run use cases in one SQLite transaction, in the order in which they came, and with them those that
