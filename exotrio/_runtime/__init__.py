@@ -41,8 +41,9 @@ any more) and replayed outcomes go into the reporter's queue directly::
    state, on a native link a batch. One that failed waits outside of the queue, and not under the limit,
    until its next attempt; the flush ends the wait. So the deliveries of a state never overlap.
 5. A requeue without a lease token could run a finished state again if it is sent twice. It is marked in the
-   outbox before it is sent; if its answer is lost, its fate is unknown and it is not sent again. Everything
-   else may be repeated.
+   outbox before it is sent; if its answer is lost, its fate is unknown and it is not sent again. At the
+   very end of a stop, where no answer could come any more, it is left to the next process. Everything else
+   may be repeated.
 6. An outcome is replaced in one case: the state manager rejects its body. It refuses the body (413, 422), or
    fails with it: it has answered 500 to it eight times, and between any two of these something else got
    through that began and ended there: another delivery or, if there was none, a probe. Then the state is

@@ -93,7 +93,7 @@ class Engine:
             owns_signals=self.owns_signals,
         )
         reporter = self.reporter = Reporter(
-            link=link, ledger=ledger, flushing=self.stop.flushing, options=o, outbox=outbox
+            link=link, ledger=ledger, stop=self.stop, options=o, outbox=outbox
         )
         try:
             # The heartbeat is in a nursery around all else: it ends after the last delivery, since what is

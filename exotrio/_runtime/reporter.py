@@ -21,6 +21,7 @@ from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
 from exotrio._runtime.server_errors import ItemErrors, ServerErrors
+from exotrio._runtime.stop import Stop
 from exotrio._util.backoff import OUTAGE, REFUSED
 from exotrio._util.outage import Outage
 
@@ -31,6 +32,8 @@ log = logging.getLogger("exotrio.reporter")
 
 MAX_BATCH = 100
 """Items of one request where the link can batch."""
+RESPONSE_TIME = 0.2
+"""Seconds that are left of a flush when something is sent for the last time that may be sent only once."""
 STOP_DELAY = 0.25
 """Most seconds between two attempts while flushing. From a request to stop on, also between those of an item
 that the server fails with, until a probe says that it fails with everything."""
@@ -64,13 +67,13 @@ class Reporter:
     """Holds what is to be delivered, and delivers it.
 
     Attributes:
-        flushing: Is set when the last phase begins.
+        stop: Its flush is the last chance of a delivery.
         in_flight, sent_at, took: Of requests, for the planner (``planner.Deliveries``).
     """
 
     link: Link
     ledger: Ledger
-    flushing: trio.Event
+    stop: Stop
     options: Options
     outbox: Outbox | None = None
     _nursery: trio.Nursery = field(init=False)
@@ -220,11 +223,21 @@ class Reporter:
         if self.outbox is None:
             return batch
         risky = [held for held in batch if self.outbox.must_mark(held)]
-        if not risky or await self.outbox.mark(risky):
+        if not risky:
             return batch
-        for held in risky:
-            self._repeat_later(held, Settlement(Fate.RETRY, "the outbox cannot be written"))
+        if self._leaves_time_for_response():  # or the next process sends them
+            if not await self.outbox.mark(risky):
+                for held in risky:
+                    self._repeat_later(held, Settlement(Fate.RETRY, "the outbox cannot be written"))
+            elif self._leaves_time_for_response():
+                return batch
+            else:
+                self.outbox.unmark(risky)
         return [held for held in batch if held not in risky]
+
+    def _leaves_time_for_response(self) -> bool:
+        # Without a response before the end of the flush, what may be sent only once would be lost.
+        return trio.current_time() < self.stop.flush_end - RESPONSE_TIME
 
     async def _send(self, batch: list[HeldClaim], moment: int) -> None:
         # Without a token it would be taken for that of the state that is claimed under this id by now.
@@ -334,7 +347,7 @@ class Reporter:
         failures = self._failed[held]
         failures.key_refused = settlement.fate is Fate.KEY_REFUSED
         # One that the server fails with is settled soon, instead of taking all the time of a stop.
-        hurry = self._intake.stop.arrived if settlement.fate is Fate.FAILED else self.flushing
+        hurry = self.stop.arrived if settlement.fate is Fate.FAILED else self.stop.flushing
         backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (OUTAGE, logging.WARNING)
         delay = backoff.pause(failures.count, settlement.retry_after)
         failures.count += 1

@@ -45,8 +45,9 @@ async def run_shutdown(
         await _cancel(stop, ledger, link, reporter)
     enter(Phase.FLUSHING)
     stop.polling.cancel()
+    stop.flush_end = trio.current_time() + deadlines.FLUSH
     stop.flushing.set()
-    with trio.move_on_after(deadlines.FLUSH):
+    with trio.move_on_at(stop.flush_end):
         await ledger.until(lambda: ledger.empty)
     reporter.write_off()
 

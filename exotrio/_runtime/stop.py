@@ -8,6 +8,7 @@ then looks for a loop; the loop makes itself known, then looks for requests.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class Stop:
         draining: Cancelled at the end of the drain, whose deadline each request can only move forward.
         polling: Cancelled at the end of the drain, and with it a claim in flight.
         flushing: Set when the flush begins.
+        flush_end: When it ends, on Trio's clock; inf before it begins.
         why: Who asked, for the log; what skipped the drain, once something did.
         shortened_by: Who asked again, for an earlier end of the drain; empty if nobody did.
         failure: What made the runtime stop by itself, to be raised at the end.
@@ -42,6 +44,7 @@ class Stop:
         self.draining = trio.CancelScope()
         self.polling = trio.CancelScope()
         self.flushing = trio.Event()
+        self.flush_end = math.inf
         self.why = ""
         self.shortened_by = ""
         self.failure: BaseException | None = None

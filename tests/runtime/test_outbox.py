@@ -340,6 +340,44 @@ async def test_a_v0_requeue_that_was_provably_not_sent_is_sent_at_the_next_start
     assert rt.summary.requeued == 1
 
 
+async def test_a_v0_requeue_is_not_sent_so_late_that_its_answer_would_come_after_the_end(
+    outbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is on its way at the end is of unknown fate, and the next process must not send it."""
+
+    async def refuse_slowly(call: Call) -> None:
+        if call.route == "re-enqueue-after":
+            await trio.sleep(0.1)
+            raise httpx.ConnectError("test: nobody there")
+
+    monkeypatch.setattr("random.uniform", lambda low, high: low)  # one attempt follows the other
+    server = V0Server(Requeues=1)
+    server.before = refuse_slowly
+    async with running(server, Requeues, outbox=outbox, grace=0) as rt:
+        await server.until(lambda: bool(server.routes("re-enqueue-after")))
+    assert (rt.summary.kept, rt.summary.unknown) == (1, 0)
+    server.before = None
+    async with running(server, Requeues, outbox=outbox) as rt:
+        await server.until(DELAYED=1)
+    assert rt.summary.requeued == 1
+
+
+async def test_a_v0_requeue_that_is_on_its_way_at_the_end_is_unknown_and_not_sent_again(
+    outbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = V0Server(Requeues=1)
+    server.before = Delays(("re-enqueue-after",))
+    async with running(server, Requeues, outbox=outbox, grace=0) as rt:
+        await server.until(lambda: bool(server.routes("re-enqueue-after")))
+    assert (rt.summary.unknown, rt.summary.kept) == (1, 0)
+    assert "whether its outcome Requeued arrived is unknown" in caplog.text
+    server.before = None
+    server.calls.clear()
+    async with running(server, Requeues, outbox=outbox) as rt:
+        await server.until(lambda: len(server.routes("enqueue")) >= 2)
+    assert not server.routes("re-enqueue-after")
+
+
 async def test_a_v0_requeue_without_an_answer_is_unknown_and_gone(outbox: Path) -> None:
     server = V0Server()
     server.after = Fails(("re-enqueue-after",), lost)
