@@ -132,6 +132,27 @@ async def test_a_report_that_hangs_does_not_end_the_claims(autojump_clock: MockC
             await server.until(EXECUTED=6)
 
 
+async def test_no_claim_waits_at_the_server_while_it_leaves_out_a_node_that_has_no_room(
+    autojump_clock: MockClock,
+) -> None:
+    """It would not notice that there is room for the node again, here beside a report that hangs."""
+    began: list[float] = []
+
+    class Alone(BaseNode):
+        concurrency = 1
+
+        async def execute(self) -> None:
+            began.append(trio.current_time())
+            await trio.sleep(1)
+
+    server = NativeServer(Alone=2)
+    server.before = Delays(("outcomes",), 25, times=1)
+    async with running(server, Alone, Says, workers=2, batch_size=4):
+        await server.until(EXECUTED=2)
+    first, second = began
+    assert second - first < 5
+
+
 async def test_nothing_is_claimed_with_reports_while_reports_fail(autojump_clock: MockClock) -> None:
     server = NativeServer(Says=1)
     server.before = Fails(("outcomes",), lambda: OSError("reset"), times=1)

@@ -172,10 +172,19 @@ class V0Server(httpx.AsyncBaseTransport):
         return reply(404)
 
     def take(self, nodes: Any, limit: int) -> list[State]:
-        due = [s for s in self.states.values() if s.status == "CREATED" and s.node_name in nodes][:limit]
-        for state in due:
+        """Hand states out; natively ``nodes`` has a limit for each node."""
+        due: list[State] = []
+        taken: Counter[str] = Counter()
+        for state in self.states.values():
+            name = state.node_name
+            if len(due) == limit or state.status != "CREATED" or name not in nodes:
+                continue
+            if isinstance(nodes, dict) and taken[name] == nodes[name]:
+                continue
+            taken[name] += 1
             state.status = "QUEUED"
             state.deliveries += 1
+            due.append(state)
         return due
 
     def _notify(self) -> None:
@@ -235,7 +244,10 @@ class NativeServer(V0Server):
         if claim_id in self.claim_ids:
             return [state for state in self.claim_ids[claim_id] if state.status == "QUEUED"]
         with trio.move_on_after(body["wait_ms"] / 1000):
-            while not any(s.status == "CREATED" for s in self.states.values()):
+            while not any(
+                state.status == "CREATED" and state.node_name in body["limits"]
+                for state in self.states.values()
+            ):
                 await self.changed.wait()
         if claim_id in self.voided:
             return []
