@@ -212,4 +212,6 @@ def test_the_state_manager_asks_for_its_key_before_it_shows_metrics_unless_they_
     assert get(f"{opened.uri}/metrics")[0] == 200
     assert get(f"{opened.uri}/v0/namespaces")[0] == 401
     end = opened.process.stop(code=0)
-    assert all(json.loads(line)["level"] == "INFO" for line in end.err.splitlines())
+    lines = [json.loads(line) for line in end.err.splitlines()]
+    # On a Python that a cookie can stop, the start warns of it.
+    assert all(line["level"] == "INFO" or "CVE-2024-7592" in line["message"] for line in lines)
