@@ -28,7 +28,7 @@ from exotrio.manager.queries import graphs
 from exotrio.manager.security import access
 from exotrio.manager.security.access import MAX_DELAY, Tries
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, View
+from exotrio.manager.store.port import NotCommitted, Store, View
 from exotrio.manager.web.sessions import Sessions
 from tests.support import postgres
 from tests.support.helpers import ok, open_client, refused, virtual_ms
@@ -219,6 +219,21 @@ async def test_no_wrong_key_and_of_many_addresses_only_the_last_are_kept(
     await trio.sleep(FORGOTTEN_AFTER_MS / 1000 + 1)
     await tries.failed("203.0.113.9", "hunter2")
     assert len(await store.read(kept)) == 1
+
+
+async def test_while_wrong_keys_cannot_be_counted_each_is_refused_with_the_longest_delay(
+    tries: Tries, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise NotCommitted("the disk is full")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(store, "write", fail)
+        for number in range(2):
+            began = trio.current_time()
+            assert await tries.failed("203.0.113.9", f"guess {number}") == MAX_DELAY
+            assert trio.current_time() - began == MAX_DELAY
+    assert await tries.failed("203.0.113.9", "guess") == 0
 
 
 async def test_of_many_networks_each_state_manager_keeps_the_last_in_memory(

@@ -465,6 +465,18 @@ async def test_metrics_are_served_without_what_the_database_cannot_tell(
     assert not [name for name in values if name.startswith("exotrio_manager_states{")]
 
 
+async def test_metrics_are_served_while_a_read_hangs(
+    manager: Operated, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(query: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(manager.service.store, "read", hang)
+    with trio.fail_after(60):
+        values = await manager.values()
+    assert "exotrio_manager_connections" in values
+
+
 async def test_a_look_costs_the_same_beside_any_history() -> None:
     async def cost(finished: int) -> int:
         async with open_manager() as manager:

@@ -20,7 +20,7 @@ from exotrio.manager.engine.runs import fire_schedules
 from tests.contract.api import Api
 from tests.contract.fan import OK
 from tests.contract.flow import Flow
-from tests.contract.native import A, claim, claim_one, executed_item, report
+from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
 from tests.support.helpers import NO_RETRY, SettableClock, declare, eventually, node_name, ok, place
 from tests.support.manager import Manager, recount
 from tests.support.races import Call, Pair, open_pair
@@ -77,6 +77,19 @@ def cancelling(flow: Flow) -> Call:
     return lambda manager: manager.remote.native("POST", f"run/{flow.run_id}/cancel")
 
 
+def beating(*items: dict[str, Any]) -> Call:
+    async def beat(manager: Manager) -> list[str]:
+        answer = ok(await manager.remote.heartbeat("w", phase="running", states=list(items)))
+        return [item["result"] for item in answer["items"]]
+
+    return beat
+
+
+async def expire_all(manager: Manager) -> int:
+    lost: int = await manager.service.store.write(expire, 2**60, Terms())
+    return lost
+
+
 def reporting(*items: dict[str, Any]) -> Call:
     return lambda manager: report(manager.remote, *items)
 
@@ -95,10 +108,6 @@ async def test_a_run_is_cancelled_while_an_outcome_arrives(pair: Pair, api: Api,
 
 @in_both_orders
 async def test_a_lease_expires_while_the_outcome_arrives(pair: Pair, api: Api, swapped: bool) -> None:
-    async def expire_all(manager: Manager) -> int:
-        lost: int = await manager.service.store.write(expire, 2**60, Terms())
-        return lost
-
     flow = await Flow.start(api, place("a", "b"), place("b"))
     state = await claim_one(api)
     results, lost = await race(pair, swapped, reporting(executed_item(state)), expire_all)
@@ -107,6 +116,65 @@ async def test_a_lease_expires_while_the_outcome_arrives(pair: Pair, api: Api, s
     assert lost in (0, 1)
     assert await claim(api) == []
     assert len(await flow.take("b")) == 1
+
+
+@in_both_orders
+async def test_a_lease_that_ended_is_renewed_while_the_state_is_claimed_again(
+    pair: Pair, api: Api, swapped: bool
+) -> None:
+    await Flow.start(api, place("a"))
+    state = await claim_one(api)
+    assert await expire_all(pair.second) == 1
+    told, claimed = await race(
+        pair, swapped, beating(item_for(state, running=True)), lambda manager: claim(manager.remote)
+    )
+    # One of them holds it, and knows that; the other one knows that it does not.
+    assert (told, len(claimed)) in ((["ok"], 0), (["lost"], 1))
+    assert await report(api, executed_item(state)) == (["ok"] if told == ["ok"] else ["stale"])
+
+
+@in_both_orders
+async def test_a_lease_is_renewed_while_it_expires(pair: Pair, api: Api, swapped: bool) -> None:
+    flow = await Flow.start(api, place("a"))
+    state = await claim_one(api)
+    told, lost = await race(pair, swapped, beating(item_for(state, running=True)), expire_all)
+    assert (told, lost) == (["ok"], 1)
+    # It is claimable unless the heartbeat came last, and held then.
+    assert await flow.statuses() == {("a", "QUEUED" if swapped else "CREATED"): 1}
+
+
+@in_both_orders
+async def test_a_heartbeat_and_the_outcome_of_a_state_arrive_together(
+    pair: Pair, api: Api, swapped: bool
+) -> None:
+    flow = await Flow.start(api, place("a"))
+    state = await claim_one(api)
+    told, results = await race(
+        pair, swapped, beating(item_for(state, running=True)), reporting(executed_item(state))
+    )
+    assert (told, results) == (["lost"] if swapped else ["ok"], ["ok"])
+    assert await flow.statuses() == {("a", "SUCCESS"): 1}
+
+
+@in_both_orders
+async def test_a_run_is_cancelled_while_a_heartbeat_of_its_state_arrives(
+    pair: Pair, api: Api, swapped: bool
+) -> None:
+    flow = await Flow.start(api, place("a"))
+    state = await claim_one(api)
+    told, cancelled = await race(pair, swapped, beating(item_for(state, running=True)), cancelling(flow))
+    ok(cancelled)
+    assert told == ["cancelled" if swapped else "ok"]
+    assert await flow.statuses() == {("a", "ERRORED"): 1}
+
+
+async def test_heartbeats_of_the_same_states_in_opposite_orders_are_no_deadlock(pair: Pair, api: Api) -> None:
+    await Flow.start(api, place("a"), runs=2)
+    items = [item_for(state, running=True) for state in await claim(api, {A: 2}, limit=2)]
+    before = len(pair.database.server.log)
+    answers = await pair.race(beating(*items), beating(*reversed(items)))
+    assert answers == (["ok", "ok"], ["ok", "ok"])
+    assert "deadlock detected" not in pair.database.server.log[before:]
 
 
 async def test_one_outcome_at_two_state_managers_creates_what_follows_once(pair: Pair, api: Api) -> None:

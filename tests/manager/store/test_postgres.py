@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 import trio
 
@@ -20,6 +21,9 @@ from exotrio.manager.store.postgres import pipeline, readers, writes
 from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.schema import VERSION
+from tests.contract.flow import Flow
+from tests.support.helpers import place
+from tests.support.manager import open_manager
 from tests.support.postgres import PASSWORD, Database, server
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import PATIENCE, until
@@ -383,3 +387,28 @@ async def test_tables_are_cleared_of_old_rows_early(store: Store, database: Data
     for table in ("runs", "states", "counts", "unite_counters"):
         assert "fillfactor" in options[table]
         assert "autovacuum_vacuum_scale_factor=0.02" in options[table]
+
+
+@pytest.mark.parametrize("way", ["lock_runs", "lock_runs_of"])
+async def test_runs_are_locked_by_number_however_they_are_stored(database: Database, way: str) -> None:
+    """Two transactions that lock them in different orders would be a deadlock."""
+    for access in ("indexscan", "indexonlyscan"):  # which would find them by number
+        database.execute(f"ALTER DATABASE {database.name} SET enable_{access} = off")
+    async with open_manager(database.url) as manager:
+        await Flow.start(manager.api, place("a"), runs=10)
+        found = "SELECT id, (SELECT min(seq) FROM states WHERE run = runs.id) FROM runs ORDER BY id"
+        (first, seq), *others = database.execute(found)
+        # Their new versions, with new entries in the indexes, are stored behind the others.
+        database.execute("UPDATE states SET enqueue_after = enqueue_after + 1 WHERE seq = %s", (seq,))
+        database.execute("UPDATE runs SET run_id = run_id || 'x' WHERE id = %s", (first,))
+        numbers = [row[0 if way == "lock_runs" else 1] for row in ((first, seq), *others)]
+
+        def lock(tx: Transaction) -> None:
+            getattr(tx, way)(numbers)
+
+        async with trio.open_nursery() as nursery:
+            with psycopg.connect(database.url) as holder, psycopg.connect(database.url) as other:
+                holder.execute("SELECT FROM runs WHERE id = %s FOR UPDATE", (first,))
+                nursery.start_soon(manager.service.store.write, lock)
+                await until(database.blocked)
+                other.execute("SELECT FROM runs WHERE id > %s FOR UPDATE NOWAIT", (first,))
