@@ -1,6 +1,6 @@
 """The long form: ``python -m tests.chaos --states 10000 --worker-kills 200 --server-kills 20 --cuts 50
 --zombies 30 --terms 100 --hups 30 --gateways 20 --failures 10 --clocks 20 [--v0-only] [--seed N]``; on
-PostgreSQL with ``--managers 3 --suspended 5 --database-crashes 10 --sessions 100 --commit-cuts 100
+PostgreSQL with ``--managers 3 --suspended 5 --database-crashes 10 --hangs 5 --sessions 100 --commit-cuts 100
 --dues 100``.
 
 Real processes on this machine; every figure of the table is counted from the journal of executions,
@@ -50,6 +50,11 @@ FAULTS = {
         "SIGSTOP of a state manager for longer than the lease (several only)",
     ),
     Fault.DATABASE_CRASH: ("--database-crashes", 0, "PostgreSQL ended at once, and restarted"),
+    Fault.DATABASE_HUNG: (
+        "--hangs",
+        0,
+        "SIGSTOP of PostgreSQL for longer than a state manager waits for it, then SIGCONT",
+    ),
     Fault.SESSION_END: ("--sessions", 0, "sessions of PostgreSQL ended, one at a time"),
     Fault.COMMIT_CUT: (
         "--commit-cuts",

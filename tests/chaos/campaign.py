@@ -29,6 +29,7 @@ from tests.chaos.pausing import Pausing
 from tests.chaos.plan import (
     BETWEEN_FAILING,
     CLOCKS,
+    HUNG_FOR,
     MAX_FAILING,
     MAX_WINDOW,
     ON_POSTGRES,
@@ -420,6 +421,8 @@ class _Chaos:
         assert self.to_database is not None
         if kind == Fault.DATABASE_CRASH:
             await trio.to_thread.run_sync(self.database.server.restart)
+        elif kind == Fault.DATABASE_HUNG:
+            await self._hang_database(self.database.server)
         elif kind == Fault.COMES_DUE:
             assert self.schedule is not None
             await self.schedule.come_due()
@@ -428,6 +431,14 @@ class _Chaos:
                 await trio.to_thread.run_sync(self.database.terminate, self.rng.choice(sessions))
         else:
             self.to_database.cut_at_commit(self.rng.choice(["before", "after"]))
+
+    async def _hang_database(self, server: postgres.Server) -> None:
+        """Suspend PostgreSQL for longer than state managers wait for it, and than a lease."""
+        began, pids = time.monotonic(), [child.pid for child in self.crew.members]
+        with server.suspended():
+            await trio.sleep(max(HUNG_FOR, 1.5 * self.plan.lease_ttl))
+        for pid in {*pids, *(child.pid for child in self.crew.members)}:
+            self.strikes.append(Strike(Fault.DATABASE_HUNG, pid, began, time.monotonic()))
 
     def _struck(self, kind: str, child: Child) -> None:
         now = time.monotonic()

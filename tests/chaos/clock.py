@@ -1,9 +1,8 @@
-"""A wall clock that can be set: ``python -m tests.chaos.clock ...`` is ``python -m exotrio ...`` with it."""
+"""A wall clock that can be set (``state_manager``)."""
 
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 import time
 from collections.abc import Callable
@@ -48,11 +47,3 @@ def install(path: str) -> None:
 
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
-
-
-if __name__ == "__main__":
-    install(os.environ[VARIABLE])
-
-    from exotrio.cli import main
-
-    main()

@@ -15,6 +15,8 @@ import trio
 
 from exotrio._util.settings import DATABASE_VARIABLE
 from tests.chaos.clock import Clock
+from tests.chaos.plan import MAX_STATEMENT
+from tests.chaos.state_manager import STATEMENT_LIMIT
 from tests.support.helpers import free_port
 from tests.support.processes import KEY, ROOT, environment
 
@@ -112,11 +114,12 @@ class Cluster:
     async def start_server(self, number: int = 0) -> Child:
         """Start a state manager and wait until it serves. The wall clock that is set is the first one's."""
         options = ["--port", str(self.ports[number]), "--key", KEY, *self.server_options]
-        env = {} if self.database is None else {DATABASE_VARIABLE: self.database}
+        env = {} if number else self.clock.env
         if self.database is None:
             options += ["--db", str(self.folder / "state.db")]
-        module = "exotrio" if number else "tests.chaos.clock"
-        server = await self._start("server", (module, "server", *options), {**self.clock.env, **env})
+        else:
+            env = {**env, DATABASE_VARIABLE: self.database, STATEMENT_LIMIT: f"{MAX_STATEMENT:g}"}
+        server = await self._start("server", ("tests.chaos.state_manager", "server", *options), env)
         self.servers[number] = server
         with trio.fail_after(START):
             while not server.said("serving "):

@@ -26,6 +26,7 @@ class Fault(StrEnum):
     CLOCK = "clock set"
     PAUSE = "node paused"
     DATABASE_CRASH = "database crash"
+    DATABASE_HUNG = "database hung"
     SESSION_END = "session ended"
     COMMIT_CUT = "cut at commit"
     COMES_DUE = "schedule due"
@@ -34,7 +35,13 @@ class Fault(StrEnum):
 STRIKES = (Fault.WORKER_KILL, Fault.SERVER_KILL, Fault.ZOMBIE, Fault.TERM, Fault.HUP, Fault.SUSPENDED)
 """Faults that hit processes; the others hit connections and the clock."""
 STOPS: Mapping[str, signal.Signals] = {Fault.TERM: signal.SIGTERM, Fault.HUP: signal.SIGHUP}
-ON_POSTGRES = (Fault.DATABASE_CRASH, Fault.SESSION_END, Fault.COMMIT_CUT, Fault.COMES_DUE)
+ON_POSTGRES = (
+    Fault.DATABASE_CRASH,
+    Fault.DATABASE_HUNG,
+    Fault.SESSION_END,
+    Fault.COMMIT_CUT,
+    Fault.COMES_DUE,
+)
 """Faults of PostgreSQL, and of the connections to it; and what SQL makes happen there."""
 CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
 """Milliseconds by which the state manager's wall clock is wrong, one after the other in any order."""
@@ -45,6 +52,11 @@ MAX_FAILING = 6.0
 BETWEEN_FAILING = 10.0
 """Seconds from one such window to the next: a stop that began in one delivers before the next one, since what
 fails is repeated at least every ten seconds."""
+
+MAX_STATEMENT = 4.0
+"""Seconds that PostgreSQL lets a statement take. A state manager waits for a second more."""
+HUNG_FOR = 8.0
+"""Seconds that PostgreSQL hangs: longer than that, and half of what a stop gives running nodes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ THREE_MANAGERS = replace(
         Fault.ZOMBIE: 1,
         Fault.SUSPENDED: 1,
         Fault.DATABASE_CRASH: 1,
+        Fault.DATABASE_HUNG: 1,
         Fault.SESSION_END: 3,
         Fault.COMMIT_CUT: 3,
         Fault.COMES_DUE: 4,
