@@ -129,6 +129,11 @@ def test_no_part_of_a_secret_is_kept_wherever_a_text_is_cut(
     assert not any(SECRET[at : at + 2] in kept for at in range(len(SECRET) - 1))
 
 
+def test_of_a_line_without_an_end_only_the_beginning_is_kept() -> None:
+    (line,) = printed(*["x" * MAX_TEXT] * 50)
+    assert f"... {MAX_UNFINISHED - MAX_TEXT:,} characters or more left out ..." in line
+
+
 def test_a_secret_of_several_lines_is_masked_line_by_line() -> None:
     secret = "first half\nsecond half"
     assert printed(f"{secret}\n", secrets=[secret]) == ["***", "***"]

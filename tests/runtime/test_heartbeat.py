@@ -53,8 +53,21 @@ class Waits(BaseNode):
             self.ended.append(self.stopping.value or "returned")
 
 
+class Guarded(BaseNode):
+    """Has secrets, which are fetched before it begins."""
+
+    class Secrets(BaseModel):
+        key: str = ""
+
+    begun: int
+
+    async def execute(self) -> None:
+        type(self).begun += 1
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
+    Guarded.begun = 0
     Waits.gate = trio.Event()
     Waits.begun = 0
     Waits.ended = []
@@ -411,6 +424,49 @@ async def test_a_state_to_be_announced_begins_once_a_heartbeat_has_said_that_it_
         said = {item["state_id"]: item["running"] for item in beats(server)[seen].body["states"]}
         assert said == {suspect: True, usual: True}
         Waits.gate.set()
+
+
+async def test_a_state_that_was_announced_is_announced_again_if_it_is_claimed_again(
+    autojump_clock: MockClock,
+) -> None:
+    """The announcement was for the lease before."""
+    server = NativeServer()
+    (suspect,) = server.add("Guarded")
+    server.states[suspect].announce = True
+    server.before = Delays(("secrets",), 10)
+    async with running(server, Guarded):
+        await server.until(lambda: [beat for beat in beats(server) if beat.body["states"]])
+        await trio.sleep(1)  # its answer has arrived
+        server.states[suspect].status = "CREATED"
+        server.add("Nobody")  # wakes the claim that waits
+        await server.until(lambda: server.states[suspect].deliveries == 2)
+        server.before = Fails(("heartbeat",), lambda: reply(503))
+        await trio.sleep(60)
+        assert Guarded.begun == 0
+        server.before = None
+        await server.until(lambda: server.states[suspect].status == "EXECUTED")
+    assert Guarded.begun == 1
+
+
+async def test_a_node_does_not_begin_if_its_lease_ended_while_its_secrets_were_fetched(
+    autojump_clock: MockClock,
+) -> None:
+    """Another runtime may have the state: only the answer to a heartbeat tells."""
+    server = NativeServer(Guarded=1)
+    server.ttl = 10
+
+    async def before(call: Call) -> Any:
+        if call.route == "secrets":
+            await trio.sleep(20)
+        return reply(503) if call.route == "heartbeat" and trio.current_time() < healthy_at else None
+
+    healthy_at = trio.current_time() + 40
+    server.before = before
+    async with running(server, Guarded):
+        await trio.sleep(39)
+        assert Guarded.begun == 0
+        await server.until(EXECUTED=1)
+    assert trio.current_time() >= healthy_at
 
 
 async def test_announcing_takes_one_heartbeat_at_once_and_nothing_else_needs_one(
