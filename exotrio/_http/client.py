@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from exotrio._http.connections import Connections, Pool
+from exotrio._http.connections import Connections, HandshakeTrace, Pool
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.event_loop import event_loop
 from exotrio._http.response import Answer, ResponseTooSlow, invalid_response, parse_response
@@ -55,16 +55,17 @@ class Options(TypedDict, total=False):
     extend: bool
 
 
-class _Sending:
+class _Sending(HandshakeTrace):
     """Whether anything of a request may have left."""
 
     def __init__(self) -> None:
         self.sent = False
 
-    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
-        """Take an event of httpcore."""
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event.endswith("send_request_headers.started"):
             self.sent = True
+        elif event.startswith("connection."):
+            await super().trace(event, info)
 
 
 class HttpClient:

@@ -10,7 +10,7 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -152,6 +152,20 @@ async def _close_at_the_end(transport: httpx.AsyncBaseTransport) -> AsyncGenerat
     finally:
         with closing_scope():
             await transport.aclose()
+
+
+class HandshakeTrace:
+    """Closes a connection whose TLS handshake was given up: httpcore does not when it is cancelled."""
+
+    _stream: Any = None
+
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take an event of httpcore: its ``trace`` extension."""
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+        elif event == "connection.start_tls.failed":
+            with closing_scope():
+                await self._stream.aclose()
 
 
 def open_transport(endpoint: Endpoint, tasks: int) -> httpx.AsyncBaseTransport:

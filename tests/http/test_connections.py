@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +19,7 @@ import trio.testing
 from exotrio._http.client import HttpClient
 from exotrio._http.connections import open_transport
 from exotrio._http.endpoint import Endpoint
+from exotrio.errors import ManagerUnavailable
 from tests.support.http_doubles import tcp_server
 from tests.support.processes import Process
 
@@ -63,6 +68,24 @@ async def test_a_connection_is_not_used_again_when_a_server_may_be_about_to_clos
         await http.aclose()
     assert used[0] is used[1]
     assert used[1] is not used[2], "it was idle for 4.9 s"
+
+
+async def _ask_in_vain(uri: str) -> None:
+    client = HttpClient(Endpoint(uri, "key"))
+    with pytest.raises(ManagerUnavailable, match="did not answer within"):
+        await client.ask("GET", "/health", timeout=0.2)
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [lambda uri: trio.run(_ask_in_vain, uri), lambda uri: asyncio.run(_ask_in_vain(uri))],
+    ids=["trio", "asyncio"],
+)
+def test_a_tls_handshake_that_is_given_up_closes_its_connection(run: Callable[[str], None]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run(f"https://127.0.0.1:{silent.getsockname()[1]}")
+        gc.collect()  # pytest turns a warning of what is left open into an error
 
 
 NO_THREADS = """

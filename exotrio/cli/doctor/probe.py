@@ -14,7 +14,7 @@ import trio
 
 from exotrio._http.body import body_chunks
 from exotrio._http.client import send
-from exotrio._http.connections import Connections
+from exotrio._http.connections import Connections, HandshakeTrace
 from exotrio._http.endpoint import Endpoint
 from exotrio._util.slim_httpx import httpx
 from exotrio._wire.vocabulary import KEY_HEADER
@@ -49,7 +49,7 @@ class Reply:
     took: float
 
 
-class Probe:
+class Probe(HandshakeTrace):
     """Asks for one thing after another, over one connection as long as the other side keeps that."""
 
     def __init__(self, uri: str, key: str | None) -> None:
@@ -104,7 +104,7 @@ class Probe:
             headers[KEY_HEADER] = self._endpoint.key
         url = f"{self._endpoint.uri}{path}"
         try:
-            request = httpx.Request("GET", url, headers=headers, extensions={"trace": self._trace})
+            request = httpx.Request("GET", url, headers=headers, extensions={"trace": self.trace})
         except (httpx.InvalidURL, UnicodeError) as error:  # it is stricter than name lookups
             raise StepFailed(self._step, f"the URI cannot be used: {error}", "check its spelling") from error
         with trio.CancelScope() as self._limit:
@@ -130,8 +130,9 @@ class Probe:
     async def aclose(self) -> None:
         await self._connections.aclose()
 
-    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Handle httpcore's events, such as ``connection.connect_tcp.started``."""
+        await super().trace(event, info)
         _, action, phase = event.split(".")
         if phase == "started" and action in _STEPS:
             self._step, self._began, self._sent = _STEPS[action], trio.current_time(), time.time()
