@@ -587,6 +587,20 @@ POINTS = (
         Change("manager/engine/logs.py", '"text": text,\n            }', '"text": line.text,\n            }'),
     ),
     Point(
+        "Names that runtimes give themselves are cleaned and masked in exports.",
+        ["manager/web/test_export::test_the_names_that_runtimes_give_themselves_are_cleaned_and_masked"],
+        Change("manager/web/report.py", 'texts.begin(state["worker"] or "")', 'state["worker"] or ""'),
+    ),
+    Point(
+        "A start and doctor warn of a PostgreSQL on another machine that may be reached without TLS.",
+        [
+            "util/test_database_url::test_a_url_of_another_machine_that_does_not_require_tls_is_recognized",
+            "manager/test_access::test_a_start_warns_of_a_database_elsewhere_that_is_reached_without_tls",
+            "cli/test_doctor::test_a_database_elsewhere_without_tls_is_pointed_out",
+        ],
+        Change("_util/database_url.py", "return mode if mode in _UNENCRYPTED else None", "return None"),
+    ),
+    Point(
         "A link that signs in is in no arguments of a process, which every user of the machine can list.",
         ["cli/test_dev::test_a_button_of_the_dashboard_and_the_printed_command_start_runs"],
         Change("cli/dev/announcer.py", "open_in_browser(page.as_uri())", "open_in_browser(link)"),
