@@ -64,8 +64,8 @@ MUTATIONS = {
     ),
     "heartbeats off": Mutation(
         "_runtime/heartbeat.py",
-        "            pause = await self._send()\n",
-        "            pause = self._interval\n",
+        "else await self._send()\n",
+        "else self._interval\n",
         ("a delay longer than the lease in execute on native",),
     ),
     "the sweeper off": Mutation(
