@@ -132,7 +132,7 @@ def _prepare_schema(connection: Connection, where: str) -> str:
 
 def _check_contraction(connection: Connection, where: str) -> None:
     """Check that nobody is there who needs what is to be removed. Until the end nobody comes, either."""
-    # Who comes or says that it is still there shares this row (engine.managers).
+    # A state manager that enters shares this row; one that is there needs not (engine.managers).
     connection.execute("SELECT value FROM meta WHERE key = 'oldest_version' FOR UPDATE").fetchall()
     older = connection.execute(
         "SELECT id, version FROM managers WHERE schema_version < ?"
