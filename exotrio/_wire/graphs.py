@@ -244,6 +244,19 @@ class GraphsReply(Body):
     templates: list[GraphInfo]
 
 
+class GraphsQuery(Body):
+    """Query of the native list of graphs: those whose names follow ``after``."""
+
+    after: Annotated[str, Field(max_length=MAX_NAME)] = ""
+
+
+class GraphPage(Body):
+    """A page of graphs, by name; ``next`` is what the next page comes after, or None on the last one."""
+
+    graphs: list[GraphInfo]
+    next: str | None
+
+
 class CancelledTriggers(Body):
     """The answer to ``DELETE /v0/namespace/{ns}/graph/{g}/triggers``."""
 

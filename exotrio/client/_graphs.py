@@ -14,15 +14,16 @@ from pydantic import ValidationError
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.tracing import Span, producing
 from exotrio._util.words import readable_errors
-from exotrio._wire.graphs import GraphBody
+from exotrio._wire.graphs import GraphBody, GraphInfo, GraphPage, GraphsQuery, GraphsReply
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.client._calls import Calls
+from exotrio.client._calls import UNKNOWN_ROUTE, Calls
 from exotrio.errors import (
     ConfigurationError,
     GraphInvalid,
     ManagerError,
     ManagerUnavailable,
+    NotFound,
     RequestRefused,
 )
 from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
@@ -141,6 +142,30 @@ async def get_graph(calls: Calls, name: str) -> dict[str, Any]:
     """Return a graph as the state manager has it."""
     path = calls.v0("graph", name)
     return _as_graph(await calls.repeat(lambda: calls.http.ask("GET", path)), name)
+
+
+async def list_graphs(calls: Calls) -> list[GraphInfo]:
+    """Return all graphs, page by page from a state manager that has pages."""
+
+    async def native() -> list[GraphInfo]:
+        graphs: list[GraphInfo] = []
+        after: str | None = ""
+        while after is not None:
+            path = calls.native("graphs", query=GraphsQuery(after=after))
+            page = await calls.fetch(GraphPage, "GET", path)
+            graphs += page.graphs
+            after = page.next
+        return graphs
+
+    async def v0() -> list[GraphInfo]:
+        return (await calls.fetch_list(GraphsReply, "graphs", "")).templates
+
+    try:
+        return await calls.prefer_native(native, v0)
+    except NotFound as error:
+        if not error.what.endswith(UNKNOWN_ROUTE):
+            raise
+        return await v0()  # an exotrio too old for pages
 
 
 async def upsert_graph(

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 
 from exotrio._http.event_loop import event_loop
-from exotrio._wire.graphs import CancelledTriggers, GraphInfo, GraphsReply
+from exotrio._wire.graphs import CancelledTriggers, GraphInfo
 from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, PauseReply, SignInLink
 from exotrio._wire.overview import (
     DEFAULT_DEPTH,
@@ -24,6 +24,7 @@ from exotrio._wire.overview import (
 from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query
+from exotrio.client._graphs import list_graphs
 from exotrio.client._states import StateCalls
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
@@ -75,7 +76,7 @@ class StateManager(StateCalls):
 
     async def graphs(self) -> list[GraphInfo]:
         """Return the graphs of the namespace, each as its next runs will use it; secrets by name only."""
-        return (await self._calls.fetch_list(GraphsReply, "graphs", "")).templates
+        return await list_graphs(self._calls)
 
     async def cancel_triggers(self, graph_name: str) -> int:
         """Cancel the cron triggers of a graph: none comes due again until the graph is upserted.

@@ -496,6 +496,11 @@ POINTS = (
         Change("manager/api/routing.py", "                release()\n", "                pass\n"),
     ),
     Point(
+        "Lists of graphs are made by pages of a largest size.",
+        ["manager/test_graph_pages::test_a_list_of_v0_is_the_same_whether_it_is_made_by_pages_or_at_once"],
+        Change("manager/queries/graphs.py", "total <= MAX_PAGE_BYTES", "True"),
+    ),
+    Point(
         "An outcome has a largest number of outputs.",
         ["security/test_limits::test_an_outcome_has_a_largest_number_of_outputs"],
         Change("_wire/v0.py", "Field(fail_fast=True, max_length=MAX_OUTPUTS)", "Field(fail_fast=True)"),

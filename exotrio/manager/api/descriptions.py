@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio._wire import native, operations, overview, v0
-from exotrio._wire.graphs import CancelledTriggers, GraphReply, GraphRequest, GraphsReply
+from exotrio._wire.graphs import (
+    CancelledTriggers,
+    GraphPage,
+    GraphReply,
+    GraphRequest,
+    GraphsQuery,
+    GraphsReply,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ DESCRIPTIONS: dict[str, Description] = {
     f"POST {_NS}/release": Description("Hand states back", native.ItemsReply, native.ReleaseRequest),
     f"POST {_NS}/heartbeat": Description("Renew leases", native.HeartbeatReply, native.HeartbeatRequest),
     # -- native: graphs and runs
+    f"GET {_NS}/graphs": Description("List graphs, by pages", GraphPage, query=GraphsQuery),
     f"DELETE {_NS}/graph/{{graph}}": Description(
         "Delete a graph with its runs", operations.DeletedGraph, query=operations.DeletionQuery
     ),

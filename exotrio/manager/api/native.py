@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import trio
 from pydantic import ValidationError
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from exotrio._httpd import is_crowded, stopping_event
 from exotrio._util.words import readable_errors
 from exotrio._wire import native, operations
+from exotrio._wire.graphs import GraphsQuery
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_OUTPUTS,
@@ -46,6 +48,7 @@ from exotrio.manager.engine import claims, outcomes, releases, retries, workers
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.exchange import record_and_claim
 from exotrio.manager.engine.runs import NewRun
+from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
 from exotrio.manager.queries.state_detail import show_history
@@ -67,6 +70,7 @@ def native_routes(service: Service) -> list[Route]:
             ("POST", "/claim", api.claim),
             ("POST", "/outcomes", api.record),
             ("POST", "/release", api.release),
+            ("GET", "/graphs", api.graphs),
             ("DELETE", "/graph/{graph}", api.delete_graph),
             ("POST", "/graph/{graph}/trigger", api.trigger),
             ("POST", "/graph/{graph}/runs", api.trigger_many),
@@ -191,6 +195,12 @@ class _Native:
         else:
             items = await self._store.write(releases.release, namespace, body.states or [], body.delay_ms)
         return reply({"items": items})
+
+    async def graphs(self, request: Request, namespace: str) -> Response:
+        after = read_query(request, GraphsQuery).after
+        page = await self._store.look(graph_queries.list_graphs, namespace, after)
+        content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.graphs), to_json(page.next))
+        return Response(content, media_type="application/json")
 
     async def delete_graph(self, request: Request, namespace: str, graph: str) -> Response:
         cancel_runs = read_query(request, operations.DeletionQuery).cancel_runs

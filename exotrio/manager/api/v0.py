@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from functools import partial
 
+from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from exotrio._util.words import plural
@@ -26,6 +28,7 @@ from exotrio.manager.queries import states as state_queries
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
+from exotrio.manager.store.port import View
 
 
 def v0_routes(service: Service) -> list[Route]:
@@ -54,6 +57,10 @@ def v0_routes(service: Service) -> list[Route]:
             ("GET", "/graph/{graph}/run/{run_id}/node/{state_id}", api.state),
         ],
     )
+
+
+def _joined(page: graph_queries.GraphPage) -> bytes:
+    return b",".join(page.graphs)
 
 
 class _V0:
@@ -100,8 +107,24 @@ class _V0:
         return reply(await self._store.read(graphs_engine.get_graph, namespace, graph))
 
     async def list_graphs(self, request: Request, namespace: str) -> Response:
-        graphs = await self._store.look(graph_queries.list_graphs, namespace)
-        return reply({"namespace": namespace, "count": len(graphs), "templates": graphs})
+        def begin(view: View) -> tuple[int, graph_queries.GraphPage]:
+            return graph_queries.count_graphs(view, namespace), graph_queries.list_graphs(view, namespace)
+
+        count, first = await self._store.look(begin)
+        begun = b'{"namespace":%b,"count":%d,"templates":[%b' % (to_json(namespace), count, _joined(first))
+        if first.next is None:
+            return Response(begun + b"]}", media_type="application/json")
+        # A long list is never in memory as a whole. Graphs that change meanwhile are as of their page.
+        return StreamingResponse(self._graphs(namespace, begun, first.next), media_type="application/json")
+
+    async def _graphs(self, namespace: str, begun: bytes, after: str | None) -> AsyncIterator[bytes]:
+        yield begun
+        while after is not None:
+            page = await self._store.look(graph_queries.list_graphs, namespace, after)
+            after = page.next
+            if page.graphs:
+                yield b"," + _joined(page)
+        yield b"]}"
 
     async def trigger(self, request: Request, namespace: str, graph: str) -> Response:
         body = await read_model(request, v0.TriggerRequest)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from exotrio._fields.declared import ANY_TEXT, Declared, declared
 from exotrio._util.error_message import message_line
@@ -20,6 +21,9 @@ from exotrio.manager.store.schedules import SCHEDULES
 
 MAX_RUNS_SEARCHED = 1_000
 """Newest runs that are searched for the last one of each graph."""
+
+MAX_PAGE_BYTES = 1024 * 1024
+MAX_PAGE_GRAPHS = 1_000
 
 
 # -- for the API
@@ -67,11 +71,44 @@ def list_namespaces(view: View) -> list[str]:
     return [row[0] for row in view.execute("SELECT DISTINCT namespace FROM nodes ORDER BY namespace")]
 
 
-def list_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
-    return [
-        {"_id": object_id(row["id"]), "name": row["name"], "namespace": namespace, **shown_graph(view, row)}
-        for row in view.execute(GRAPHS + " ORDER BY name", (namespace,)).fetchall()
-    ]
+@dataclass(frozen=True, slots=True)
+class GraphPage:
+    """Graphs by name, each as JSON; and the name after which the next page begins, or None."""
+
+    graphs: list[bytes]
+    next: str | None
+
+
+def count_graphs(view: View, namespace: str) -> int:
+    count: int = view.one("SELECT count(*) FROM graphs WHERE namespace = ?", (namespace,))[0]
+    return count
+
+
+def list_graphs(view: View, namespace: str, after: str = "") -> GraphPage:
+    """Return the graphs that follow a name, as far as they have ``MAX_PAGE_BYTES`` together; at least one.
+
+    They are JSON already, which the thread of the query makes: a graph may have megabytes.
+    """
+    sizes = view.execute(
+        "SELECT name, length(body) FROM graphs JOIN templates ON templates.id = template"
+        " WHERE namespace = ? AND name > ? ORDER BY name LIMIT ?",
+        (namespace, after, MAX_PAGE_GRAPHS + 1),
+    ).fetchall()
+    totals = accumulate(size for _, size in sizes[:MAX_PAGE_GRAPHS])
+    count = max(1, sum(total <= MAX_PAGE_BYTES for total in totals))
+    last = sizes[:count][-1][0] if sizes else after
+    rows = view.execute(GRAPHS + " AND name > ? AND name <= ? ORDER BY name", (namespace, after, last))
+    graphs = [to_json(_listed(view, namespace, row)) for row in rows.fetchall()]
+    return GraphPage(graphs, last if len(sizes) > count else None)
+
+
+def _listed(view: View, namespace: str, row: Row) -> dict[str, Any]:
+    return {
+        "_id": object_id(row["id"]),
+        "name": row["name"],
+        "namespace": namespace,
+        **shown_graph(view, row),
+    }
 
 
 # -- for the dashboard

@@ -1,0 +1,100 @@
+"""Long lists of graphs: by pages natively, and as one body that is never in memory as a whole through v0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from exotrio import StateManager
+from exotrio.manager.queries import graphs
+from exotrio.manager.queries.graphs import GraphPage
+from exotrio.manager.store.port import View
+from tests.contract.api import Api
+from tests.support.helpers import ok, place
+from tests.support.manager import ENGINES, embedded_in, open_two
+
+NAMES = ["Ä", "a", "b-1", "b-2", "Z", "large", "z"]
+
+
+async def put_graphs(api: Api) -> None:
+    await api.register_for([place("x")])
+    for name in NAMES:
+        inputs = {"p": "x" * (3_000 if name == "large" else 10)}
+        ok(await api.put_graph(name, api.body([place("x", inputs=inputs)], secrets={"token": "t"})), 201)
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the number of graphs on each page that was made, in order."""
+    made: list[int] = []
+    list_graphs = graphs.list_graphs
+
+    def noted(view: View, namespace: str, after: str = "") -> GraphPage:
+        page = list_graphs(view, namespace, after)
+        made.append(len(page.graphs))
+        return page
+
+    monkeypatch.setattr(graphs, "list_graphs", noted)
+    return made
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_list_of_v0_is_the_same_whether_it_is_made_by_pages_or_at_once(
+    engine: str, monkeypatch: pytest.MonkeyPatch, pages: list[int]
+) -> None:
+    async with open_two(engine) as (manager, _):
+        await put_graphs(manager.api)
+        at_once = await manager.api.graphs()
+        assert pages == [len(NAMES)]
+        monkeypatch.setattr(graphs, "MAX_PAGE_BYTES", 1_000)
+        by_pages = await manager.api.graphs()
+        assert len(pages) > 3
+        assert sum(pages) == 2 * len(NAMES)
+        assert by_pages.content == at_once.content
+        assert by_pages.headers["content-type"] == at_once.headers["content-type"] == "application/json"
+        assert ok(by_pages)["count"] == len(NAMES)
+        assert sorted(each["name"] for each in ok(by_pages)["templates"]) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_client_follows_the_pages_and_gets_what_v0_has(
+    engine: str, monkeypatch: pytest.MonkeyPatch, pages: list[int]
+) -> None:
+    async with open_two(engine) as (manager, _):
+        await put_graphs(manager.api)
+        expected = [each["name"] for each in ok(await manager.api.graphs())["templates"]]
+        monkeypatch.setattr(graphs, "MAX_PAGE_GRAPHS", 2)
+        pages.clear()
+        async with StateManager("tests", transport=embedded_in(manager.service)) as client:
+            found = await client.graphs()
+        assert [graph.name for graph in found] == expected
+        assert pages == [2, 2, 2, 1]
+        assert found[0].secrets == {"token": True}
+        assert found[0].id
+
+
+async def test_a_namespace_without_graphs_has_one_empty_page() -> None:
+    async with open_two("SQLite") as (manager, _):
+        assert ok(await manager.api.native("GET", "graphs")) == {"graphs": [], "next": None}
+
+
+class WithoutPages(httpx.AsyncBaseTransport):
+    """Answers like an earlier exotrio, which had no pages of graphs."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/exotrio/v1/namespace/tests/graphs":
+            return httpx.Response(404, json={"detail": "Not Found"})
+        return await self._inner.handle_async_request(request)
+
+
+async def test_a_client_lists_the_graphs_of_an_earlier_exotrio(pages: list[int]) -> None:
+    async with open_two("SQLite") as (manager, _):
+        await put_graphs(manager.api)
+        transport: Any = WithoutPages(embedded_in(manager.service))
+        async with StateManager("tests", transport=transport) as client:
+            assert len(await client.graphs()) == len(NAMES)
