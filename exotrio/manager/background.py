@@ -113,14 +113,15 @@ async def stay(store: Store, manager: str, clock: MonotonicClock, keys: Sequence
     Raises:
         DatabaseTooNew: this one was silent for so long that a newer exotrio went ahead without it.
     """
+    epoch: str | None = None
     while True:
-        await trio.sleep(managers.SEEN_INTERVAL)
         try:
-            await store.write(managers.stay, manager, clock(), keys)
+            epoch = await store.write(managers.stay, manager, clock(), keys, epoch)
         except DatabaseTooNew:
             raise
         except DatabaseError as error:
             logger.log(log_level(error), "other state managers could not be told of this one: %s", error.what)
+        await trio.sleep(managers.SEEN_INTERVAL)
 
 
 class Scheduler:

@@ -13,6 +13,8 @@ import pytest
 import trio
 
 from exotrio import DatabaseError
+from exotrio.manager.engine import leases, managers
+from exotrio.manager.engine.leases import Terms
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import View
 from exotrio.manager.store.postgres import readers, writes
@@ -25,7 +27,7 @@ from tests.support.helpers import node_name, ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import Database
 from tests.support.postgres_failover import Replicated, replicated
-from tests.support.stores import keys, put, until
+from tests.support.stores import PATIENCE, keys, put, until
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,11 @@ async def record(api: Api, states: list[dict[str, Any]]) -> list[str]:
     items = [executed_item(state, {"v": state["state_id"], "w": ""}) for state in states]
     answer = await api.outcomes(*items)
     return [item["state_id"] for item in ok(answer)["items"]] if answer.is_success else []
+
+
+def named(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what a heartbeat says of a state that runs."""
+    return {"state_id": state["state_id"], "token": state["lease"]["token"], "running": True}
 
 
 async def identifiers(manager: Manager, name: str) -> list[tuple[str, str]]:
@@ -226,3 +233,31 @@ async def test_a_dump_that_is_restored_under_a_state_manager_begins_a_new_epoch(
         await Flow.start(manager.remote, place("a"), graph="again")
         assert await identifiers(manager, "a") == [("again", "a")]
         assert await identifiers(manager, "b") == [("other", "b")]
+
+
+async def test_a_state_inside_the_process_whose_outcome_was_lost_is_taken_back_and_no_other(
+    servers: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managers, "SEEN_INTERVAL", 0.05)
+    monkeypatch.setattr(leases, "NAMED_WITHIN_MS", 3_000)
+    async with open_manager(servers.url, terms=Terms(lease_ttl_ms=6_000)) as manager:
+        api = manager.api
+        await Flow.start(api, place("a"), runs=2)
+        reported, running = await claim(api, {node_name("a"): 2})
+        servers.detach()
+        assert await record(api, [reported]) == [reported["state_id"]]
+        servers.fail_over()
+        again: list[dict[str, Any]] = []
+
+        async def claim_it() -> None:
+            again.extend(await claim(api, {node_name("a"): 2}, wait_ms=15_000))
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(claim_it)
+                while not again:
+                    answer = ok(await api.heartbeat(states=[named(running)]))
+                    await trio.sleep(0.5)
+        assert [item["result"] for item in answer["items"]] == ["ok"]
+        assert [state["state_id"] for state in again] == [reported["state_id"]]
+        assert await record(api, [running]) == [running["state_id"]]

@@ -45,6 +45,9 @@ MonotonicClock = Callable[[], int]
 
 SWEEPS_PER_TERM = 12
 MAX_SWEEP_INTERVAL = 5.0
+NAMED_WITHIN_MS = 30_000
+"""Within which a heartbeat of a runtime inside a state manager, one of which comes each second, names what it
+holds."""
 MAX_STATES_PER_SWEEP = 1_000
 """States of one sweep's transaction: a larger one would delay other commits."""
 
@@ -318,6 +321,22 @@ def _locked_leases(tx: Transaction, which: str = "", *parameters: str) -> list[i
         parameters,
     )
     return [state["seq"] for state in found]
+
+
+def limit_held_inside(tx: Transaction, manager: str, now: int) -> None:
+    """Give what runtimes inside a state manager hold a deadline, which their heartbeats move from now on.
+
+    For a failover that lost commits: what a runtime has reported by one of them, it holds no longer.
+    """
+    held = tx.execute(
+        "SELECT seq FROM states WHERE status = 'QUEUED' AND lease_until IS NULL AND manager = ?"
+        f" AND token IS NOT NULL ORDER BY seq{tx.for_update('states')}",
+        (manager,),
+    )
+    tx.execute(
+        f"UPDATE states SET manager = NULL, lease_until = ? WHERE {numbered(tx, QUEUED)}",
+        (now + NAMED_WITHIN_MS, tx.items([state["seq"] for state in held])),
+    )
 
 
 def restart(tx: Transaction, now: int, terms: Terms) -> None:

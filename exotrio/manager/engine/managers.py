@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from exotrio._version import VERSION
 from exotrio.errors import DatabaseTooNew
-from exotrio.manager.engine.leases import MAX_STATES_PER_SWEEP, Terms, expire, extend
+from exotrio.manager.engine.leases import MAX_STATES_PER_SWEEP, Terms, expire, extend, limit_held_inside
 from exotrio.manager.engine.releases import forget_claims
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
@@ -60,8 +60,13 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
     )
 
 
-def stay(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> None:
+def stay(
+    tx: Transaction, manager: str, now: int, keys: Sequence[str] = (), epoch: str | None = None
+) -> str | None:
     """Say that a state manager is still there; enter it anew if another one took it for lost.
+
+    Return the epoch of the database. If it was another ``epoch`` before, commits may be lost by which
+    runtimes inside this state manager reported outcomes.
 
     This waits for no lock of a newer exotrio that changes the tables: a state manager that has its row counts
     as there for that one, and silence would have others take back what it holds. Raises as ``enter``.
@@ -71,6 +76,11 @@ def stay(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> N
         _check_version(tx)
     else:
         enter(tx, manager, now, keys)
+    row = tx.row("SELECT value FROM meta WHERE key = 'epoch'")
+    present = None if row is None else str(row["value"])
+    if epoch not in (None, present):
+        limit_held_inside(tx, manager, now)
+    return present
 
 
 def _check_version(tx: Transaction, lock: str = "") -> None:
