@@ -16,6 +16,7 @@ After a node the settings of its process are restored (``process_settings``), or
 from __future__ import annotations
 
 import contextvars
+import errno
 import json
 import logging
 import math
@@ -174,9 +175,15 @@ class WorkerProcess:
         self._socket = ours
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         token = trio.lowlevel.current_trio_token()
-        trio.lowlevel.start_thread_soon(
-            self._process.wait, lambda code: call_in_loop(token, self.ended.set), "exotrio process"
-        )
+        try:
+            trio.lowlevel.start_thread_soon(
+                self._process.wait, lambda code: call_in_loop(token, self.ended.set), "exotrio process"
+            )
+        except RuntimeError as error:  # a node has used up all threads
+            self.close()
+            self._kill()
+            self._process.wait()
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     async def run(self, call: NodeCall, execution: Execution) -> Outcome | Failure:
         """Run a node and return what became of it.

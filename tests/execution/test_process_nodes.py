@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -292,6 +293,27 @@ async def test_a_process_that_cannot_be_started_is_an_error_of_the_state(monkeyp
     monkeypatch.setattr("sys.executable", "/no/such/python")
     outcome = await run_node(nodes.OnLoop)
     assert outcome == Errored("OnLoop: no process can be started: No such file or directory")
+
+
+async def test_a_process_that_no_thread_can_wait_for_is_ended_and_an_error_of_the_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def popen(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(really_start(*args, **options))
+        return started[-1]
+
+    def start_thread_soon(*args: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    really_start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", start_thread_soon)
+    async with bench(nodes.OnLoop) as there:
+        outcome = await there.run("OnLoop")
+    assert outcome == Errored("OnLoop: no process can be started: can't start new thread")
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_what_no_other_process_finds_is_refused() -> None:
