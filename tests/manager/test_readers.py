@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from exotrio.errors import DatabaseError
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine import sign_in
 from exotrio.manager.rules.errors import Refused
@@ -27,6 +29,25 @@ from tests.support.manager import KEY, NO_SETTINGS, gate
 from tests.support.stores import keys, put
 
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {})"
+
+
+async def test_reads_of_a_file_that_fail_are_logged_when_that_begins_and_when_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="exotrio.manager.store")
+    path = tmp_path / "state.db"
+    async with open_store(path) as store:
+        await store.write(put, "a")
+        path.rename(tmp_path / "elsewhere")
+        for way in (store.read, store.look, store.read):
+            with pytest.raises(DatabaseError, match="could not be read"):
+                await way(keys)
+        (tmp_path / "elsewhere").rename(path)
+        for _ in range(2):
+            assert await store.read(keys) == ["a"]
+    lines = [(each.levelname, each.getMessage()) for each in caplog.records if "read" in each.getMessage()]
+    assert [level for level, _ in lines] == ["ERROR", "INFO"], lines
+    assert "reading the database works again" in lines[1][1]
 
 
 def count_for_ever(view: View) -> object:

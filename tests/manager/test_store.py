@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sqlite3
 import subprocess
@@ -372,9 +373,10 @@ async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: 
         assert (len(waiter.looks), len(await store.read(keys))) == (1, 3)
 
 
-async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log(
+async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log_and_their_end_is_another(
     db: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="exotrio.manager.store")
     clock = Clock("no time")
     async with open_store(db, clock=clock) as store:
         for _ in range(3):
@@ -383,7 +385,13 @@ async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log(
         clock.broken = "no date"
         with pytest.raises(DatabaseError, match="no date"):
             await store.write(put, "a")
+        clock.broken = ""
+        for key in ("b", "c"):
+            await store.write(put, key)
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [each.getMessage() for each in caplog.records if each.levelname == "INFO"] == [
+        "the database can be written again"
+    ]
     assert all(line.startswith("1 write could not be committed to the database") for line in told)
     assert [line.split(";")[0].rpartition(": ")[2] for line in told[:2]] == ["no time", "no date"]
     assert len(told) == 2

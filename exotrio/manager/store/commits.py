@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
+WRITTEN_AGAIN = "the database can be written again"
+"""In the log, after a line about a commit that failed."""
 LAST = 100
 """Commits that count. A few say nothing yet."""
 LEAST = 10

@@ -302,6 +302,31 @@ async def test_an_outage_in_which_nothing_can_be_read_is_logged_when_it_begins_a
     assert "reading the database works again" in lines[1][1]
 
 
+async def test_commits_that_fail_are_logged_when_that_begins_and_when_it_ends(
+    database: Database,
+    proxy: PostgresProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(writes, "RETRY_FOR", 0.0)
+    monkeypatch.setattr(postgres, "WRITERS", 1)
+    caplog.set_level(logging.INFO, logger="exotrio.manager.store")
+    async with open_store(database.url_at(proxy.port)) as store:
+        await store.write(put, "a")
+        proxy.refuses = True
+        proxy.cut()
+        for _ in range(10):
+            with pytest.raises(DatabaseError, match="could not be written"):
+                await store.write(put, "b")
+        proxy.refuses = False
+        for key in ("c", "d"):
+            await store.write(put, key)
+    lines = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert [level for level, _ in lines if level != "ERROR"] == ["INFO"], lines
+    assert lines[-1] == ("INFO", "the database can be written again")
+    assert len({text for _, text in lines}) == len(lines), "each reason is logged once"
+
+
 async def test_no_query_comes_after_one_that_was_cancelled_on_its_session(database: Database) -> None:
     sessions: list[int] = []
 

@@ -23,6 +23,7 @@
 
 Rules: any number of managers, all active. One use case is one transaction (READ COMMITTED), which may be run
 again from its start; nothing is announced before its COMMIT is answered. No lock outlasts a transaction.
+No wait for the server is without a limit (``connection``): one that hangs keeps its connections open.
 Statements wait until somebody asks what one of them found, so that most cost no round trip of their own.
 Behind a pooler that lends sessions by transaction nothing else does: settings are made anew in each one,
 nothing is prepared, and what waits is found by polling.

@@ -19,6 +19,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.commits import WRITTEN_AGAIN
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, Transaction, UnknownCommit, View
 from exotrio.manager.store.postgres.clock import ServerClock
@@ -71,7 +72,7 @@ class PostgresStore:
         self._later = 0
         self._progress = trio.Event()
         self._tally: Counter[tallies.Key] = Counter()
-        self._logged, self._logged_at = "", 0.0
+        self._logged, self._logged_at, self._is_outage = "", 0.0, False
         self.on_commit: Callable[[int, Counter[tuple[str, str, str]]], None] = lambda writes, ended: None
         self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._writers = [Writer(context) for _ in range(WRITERS)]
@@ -262,6 +263,9 @@ class PostgresStore:
         if write.changes:
             self._written += write.changes
             self._written_at = trio.current_time()
+            if self._is_outage:
+                logger.info(WRITTEN_AGAIN)
+                self._is_outage = False
         self._tally.update(write.tally)
         if write.ready:
             self._topics.announce(write.ready)
@@ -315,7 +319,7 @@ class PostgresStore:
         known = error.what == self._logged and now - self._logged_at < LOG_AGAIN
         logger.log(logging.DEBUG if known else logging.ERROR, "%s; %s", error.what, error.fix)
         if not known:
-            self._logged, self._logged_at = error.what, now
+            self._logged, self._logged_at, self._is_outage = error.what, now, True
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.clock import Clock, WatchedClock
-from exotrio.manager.store.commits import CommitTimes
+from exotrio.manager.store.commits import WRITTEN_AGAIN, CommitTimes
 from exotrio.manager.store.epoch import GAP, number_at
 from exotrio.manager.store.port import NotCommitted, Topic, Transaction, View
 from exotrio.manager.store.sqlite.dialect import SQLiteDialect
@@ -94,7 +94,7 @@ class Committer:
         self._retry_at = math.inf
         self._tally: Counter[tallies.Key] = Counter()
         self._tallied_at = 0
-        self._logged, self._logged_at = "", 0.0
+        self._logged, self._logged_at, self._is_outage = "", 0.0, False
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
         highest = last[0] if last else 0
@@ -143,6 +143,9 @@ class Committer:
             self._trouble = self._damage
         elif has_written:
             self._trouble, self._written_at = None, self.now()
+            if self._is_outage:
+                logger.info(WRITTEN_AGAIN)
+                self._is_outage = False
         if write_tally:
             self._tally, self._tallied_at = Counter(), tallied_at
         elif committed.tally:
@@ -273,7 +276,7 @@ class Committer:
         known = why == self._logged and now - self._logged_at < LOG_AGAIN
         logger.log(logging.DEBUG if known else logging.ERROR, "%s: %s; %s", what, why, _FIX)
         if not known:
-            self._logged, self._logged_at = why, now
+            self._logged, self._logged_at, self._is_outage = why, now, True
 
     def _not_written(self, kind: type[DatabaseError], error: Exception) -> DatabaseError:
         failure = kind(f"{self._database} could not be written: {error}", fix=_FIX)
