@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.contract.api import Api
-from tests.support.helpers import node_name, ok
+from tests.support.helpers import eventually, node_name, ok
 
 A = node_name("a")
 B = node_name("b")
@@ -40,6 +40,16 @@ async def report(api: Api, *items: dict[str, Any]) -> list[str]:
     reply = ok(await api.outcomes(*items))
     assert [item["state_id"] for item in reply["items"]] == [item["state_id"] for item in items]
     return results(reply)
+
+
+async def until_polling(api: Api, *worker_ids: str) -> None:
+    """Wait until claims of these workers, which have claimed nothing before, are at the state manager."""
+
+    async def polling() -> None:
+        workers = {worker["worker_id"]: worker for worker in ok(await api.workers())["workers"]}
+        assert [each for each in worker_ids if workers.get(each, {}).get("polled_ms") is None] == []
+
+    await eventually(polling)
 
 
 async def claim_again(api: Api) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tests.contract.native import (
     item_for,
     report,
     results,
+    until_polling,
 )
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, declare, node_name, ok, place, refused
 
@@ -189,30 +190,37 @@ async def test_a_long_poll_returns_as_soon_as_a_state_appears(api: Api, event: s
         assert await report(api, item_for(held, outcome="pruned", data={})) == ["ok"]
 
     async def poll() -> None:
-        claimed.extend(await claim(api, {wanted: 1}, wait_ms=15_000))
+        claimed.extend(await claim(api, {wanted: 1}, wait_ms=15_000, worker_id="poller"))
 
     with trio.fail_after(14):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poll)
-            # Long enough for the poll to be waiting, in nearly every run: else it answers at once.
-            await trio.sleep(0.03)
+            await until_polling(api, "poller")
             await APPEARS[event](api, flow, held)
     assert len(claimed) == 1
 
 
 async def test_of_two_long_polls_one_gets_the_state(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"))
-    sizes: list[int] = []
+    sizes: dict[str, int] = {}
+    answered = trio.Event()
 
-    async def poll() -> None:
-        sizes.append(len(await claim(api, wait_ms=400)))
+    async def poll(name: str) -> None:
+        sizes[name] = len(await claim(api, wait_ms=15_000, worker_id=name, claim_id=name))
+        answered.set()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poll)
-        nursery.start_soon(poll)
-        await trio.sleep(0.02)
-        await flow.trigger()
-    assert sorted(sizes) == [0, 1]
+    names = [str(uuid.uuid4()) for _ in range(2)]
+    with trio.fail_after(14):
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(poll, name)
+            await until_polling(api, *names)
+            await flow.trigger()
+            await answered.wait()
+            for other in set(names) - sizes.keys():
+                ok(await api.release(claim_id=other))
+                await flow.trigger()  # wakes it, to find that it takes nothing any more
+    assert sorted(sizes.values()) == [0, 1]
 
 
 # -- release
@@ -279,13 +287,14 @@ async def test_releasing_a_claim_id_ends_its_long_poll_empty(api: Api) -> None:
     claimed: list[dict[str, Any]] = []
 
     async def poll() -> None:
-        claimed.extend(await claim(api, claim_id=claim_id, wait_ms=300))
+        claimed.extend(await claim(api, claim_id=claim_id, wait_ms=15_000, worker_id="poller"))
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poll)
-        await trio.sleep(0.03)
-        ok(await api.release(claim_id=claim_id))
-        await flow.trigger()
+    with trio.fail_after(14):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            await until_polling(api, "poller")
+            ok(await api.release(claim_id=claim_id))
+            await flow.trigger()
     assert claimed == []
     await claim_one(api)
 
