@@ -179,10 +179,17 @@ def test_an_option_that_cannot_be_used_is_a_finding(cli: Cli, options: tuple[str
     says(cli("doctor", *options), 2, said)
 
 
-def test_sources_tell_nothing_of_values_when_they_are_printed(cli: Cli) -> None:
-    cli.write(".env", "EXOSPHERE_API_KEY=a-key-in-a-file\n")
-    cli.set(STATE_MANAGER_SECRET="a-key-in-the-environment")
-    assert "a-key" not in repr(examine_settings(None, None, None))
+@pytest.mark.parametrize("used", ["a-key-in-a-file", "a-key-in-the-environment", "a-key-of-an-option"])
+def test_sources_tell_nothing_of_values_when_they_are_printed(bare: Cli, used: str) -> None:
+    bare.write(".env", "EXOSPHERE_STATE_MANAGER_URI=http://127.0.0.1:1\nEXOSPHERE_API_KEY=a-key-in-a-file\n")
+    bare.set(STATE_MANAGER_SECRET="a-key-of-a-server")
+    if used == "a-key-in-the-environment":
+        bare.set(EXOSPHERE_API_KEY=used)
+    key_file = Path(bare.write("key", used)) if used == "a-key-of-an-option" else None
+    settings = examine_settings(None, None, key_file)
+    assert settings.endpoint is not None
+    assert settings.endpoint.key == used
+    assert "a-key" not in repr(settings)
 
 
 # -- what the URI leads to

@@ -152,6 +152,8 @@ async def test_united_nodes_that_wait_for_each_other_are_refused(api: Api) -> No
 @pytest.mark.parametrize("value", [1, 1.5, None, True, [], {}])
 async def test_an_input_that_is_no_string_is_400(api: Api, value: Any) -> None:
     refused(await put(api, place("a", inputs={"p": value})), 400)
+    assert ok(await api.graphs())["count"] == 0
+    ok(await put(api, place("a", inputs={"p": str(value)})), 201)
 
 
 async def test_an_empty_secret_name_is_400(api: Api) -> None:

@@ -166,8 +166,35 @@ def test_nodes_must_be_a_list_with_something_in_it(nodes: Any) -> None:
 
 
 def test_the_stock_spelling_of_the_version_is_accepted() -> None:
-    Runtime("ns", "rt", [Plain], "http://127.0.0.1:1", "key", 1, 1, "v0", 2)
     Runtime("ns", "rt", [Plain], "http://127.0.0.1:1", "key", state_manage_version="v0")
+    with pytest.raises(ConfigurationError, match="'v7'"):
+        Runtime("ns", "rt", [Plain], "http://127.0.0.1:1", "key", state_manage_version="v7")
+
+
+@pytest.mark.parametrize(
+    ("position", "wrong", "named"),
+    [
+        (0, "", "namespace"),
+        (1, "", "name "),
+        (2, [], "nodes"),
+        (3, "ftp://x", "argument state_manager_uri"),
+        (4, "a\nkey", "argument key"),
+        (5, 0, "batch_size"),
+        (6, 0, "workers"),
+        (7, "v7", "state_manager_version"),
+        (8, 0, "poll_interval"),
+    ],
+)
+def test_arguments_have_the_positions_that_they_have_in_the_stock_sdk(
+    position: int, wrong: Any, named: str
+) -> None:
+    arguments: list[Any] = ["ns", "rt", [Plain], "http://127.0.0.1:1", "key", 1, 1, "v0", 2]
+    Runtime(*arguments)
+    arguments[position] = wrong
+    with pytest.raises(ConfigurationError) as caught:
+        Runtime(*arguments)
+    (problem,) = caught.value.problems
+    assert named in problem
 
 
 def test_a_state_manager_that_is_not_given_is_looked_for_at_the_start(unconfigured: Path) -> None:

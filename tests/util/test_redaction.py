@@ -83,6 +83,11 @@ def test_lines_of_a_secret_are_masked_one_by_one() -> None:
     assert not any(line in shown for line in KEY.split() if len(line) > 5)
 
 
+@pytest.mark.parametrize("line", [line.strip() for line in KEY.splitlines() if len(line.strip()) > 5])
+def test_a_single_line_of_a_secret_is_masked(line: str) -> None:
+    assert Redactor([KEY]).redact(f"it begins with <{line}>") == "it begins with <***>"
+
+
 @pytest.mark.parametrize("width", [8, 20, 76])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n    ", "\\\n", "\\n", "\\\\n", "\n  | "])
 def test_a_secret_that_is_wrapped_is_masked_in_each_line(width: int, line_end: str) -> None:
