@@ -197,11 +197,12 @@ class StateCalls(RunCalls):
     async def _filled_page(self, query: StatesQuery) -> StatePage:
         """Ask again until the page is full, since one request searches a limited number of states."""
         found: list[StateSummary] = []
+        limit = query.limit
         while True:
             path = self._calls.native("states", query=query)
             page = await self._calls.fetch(StatePage, "GET", path)
             found += page.states
-            left = query.limit - len(found)
+            left = limit - len(found)
             # The same cursor twice would be asked for without end.
             if left <= 0 or page.next in (None, query.before):
                 return StatePage(states=found, next=page.next)

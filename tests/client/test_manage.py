@@ -173,12 +173,13 @@ async def test_an_unknown_node_has_no_outputs_but_an_error_and_one_that_did_not_
 
 async def test_a_page_of_states_is_filled_from_several_short_ones() -> None:
     first, second, third = (node(each, "ERRORED") for each in ("s1", "s2", "s3"))
-    pages = page("x"), page("y", first), page("z", second, third), page(None)
+    pages = page("x"), page("y", first), page("z", second), page("w", third), page(None)
     server = Server(native=True).on("GET states", *pages)
     found = await server.client.states(status=ERRORED, limit=3)
-    assert ([state.id for state in found.states], found.next) == (["s1", "s2", "s3"], "z")
+    assert ([state.id for state in found.states], found.next) == (["s1", "s2", "s3"], "w")
     asked = [dict(request.url.params) for request in server.double.requests[1:]]
-    assert [(query["limit"], query.get("before")) for query in asked] == [("3", None), ("3", "x"), ("2", "y")]
+    cursors = [(query["limit"], query.get("before")) for query in asked]
+    assert cursors == [("3", None), ("3", "x"), ("2", "y"), ("1", "z")], "a page that lacks one is not full"
     server.on("GET states", page("x"))
     assert (await server.client.states()).states == [], "a server that never gets on is not asked for ever"
 
