@@ -33,6 +33,7 @@ Rules
 5. A refusal that would end a report or a release is believed only if the server repeats it after it has said
    again what it is: a gateway without a route, or another application on the port, refuses everything.
 6. One item that cannot be delivered must not cost others their delivery: a batch that is refused as a whole
-   is halved down to the item at fault, and one request of an outage is enough.
+   is halved down to the item at fault, and one request of an outage is enough. So is one with which the
+   state manager fails (500, in its own JSON); ``probe`` tells whether it fails with everything.
 7. Every shield has a deadline, which only becomes earlier.
 """

@@ -58,6 +58,18 @@ async def world(kind: LinkKind, max_retries: int = 0) -> AsyncIterator[tuple[Aut
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_a_probe_gets_through_and_changes_nothing(kind: LinkKind) -> None:
+    async with world(kind) as (link, manager):
+        run_id = (await manager.trigger("g"))["run_id"]
+        [claim] = await link.claim({"Digest": 4}, 4)
+        before = await manager.run(run_id)
+        assert (await link.probe()).fate is Fate.SETTLED
+        assert await manager.run(run_id) == before
+        [settlement] = await link.report([(claim, Executed([{"text": "bye"}]))])
+        assert settlement.fate is Fate.SETTLED
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_run_is_claimed_executed_and_seen_to_its_end(kind: LinkKind) -> None:
     async with world(kind) as (link, manager):
         run_id = (await manager.trigger("g"))["run_id"]

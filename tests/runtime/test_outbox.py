@@ -275,6 +275,32 @@ async def test_a_kept_outcome_that_is_refused_is_reported_as_an_error_once(outbo
     assert count(outbox) == 0
 
 
+async def test_an_outcome_that_met_an_outage_of_500s_is_kept_as_it_is(outbox: Path) -> None:
+    server = V0Server(Says=1)
+    server.before = Fails(("executed",), lambda: reply(500))
+    async with running(server, Says, outbox=outbox, grace=0) as rt:
+        await server.until(lambda: bool(server.routes("executed")))
+    assert (rt.summary.kept, rt.summary.errored) == (1, 0)
+    server.before = None
+    async with running(server, Says, outbox=outbox) as rt:
+        await server.until(EXECUTED=1)
+    assert rt.summary.completed == 1
+
+
+async def test_an_outcome_that_the_server_fails_with_is_settled_by_a_stop_and_gone(
+    outbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: low)
+    server = V0Server()
+    (state,) = server.add("Says")
+    server.before = Fails(("executed",), lambda: reply(500), state_ids=frozenset({state}))
+    async with running(server, Says, outbox=outbox) as rt:
+        await server.until(lambda: bool(server.routes("executed")))
+    assert server.states[state].status == "ERRORED"
+    assert (rt.summary.errored, rt.summary.exit_code) == (1, 0)
+    assert count(outbox) == 0
+
+
 async def test_an_outcome_that_the_server_fails_at_does_not_hold_claims_back_for_ever(
     outbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
