@@ -71,6 +71,11 @@ class Engine:
             return ""
         return self.reporter.stuck or self.executor.stuck
 
+    def log_held(self) -> None:
+        """Log each state that is still held, since the process ends. From any thread."""
+        if self.reporter is not None:
+            self.reporter.log_held()
+
     # A Ctrl-C may go to any line of the loop's thread. Here it would tear the nursery down.
     @trio.lowlevel.enable_ki_protection
     async def run(self, started: Callable[[], None]) -> None:

@@ -275,10 +275,6 @@ class Runtime:
         """
         endpoint = self._check_startable()
         self._enter(Phase.STARTING)
-        if (guard := watchdog()) is not None:
-            guard.log_held = self._log_held
-            self._stop.arm = guard.arm
-        self._stop.enter_loop()
         self._now = trio.lowlevel.current_clock().current_time
         engine = self._engine = Engine(
             options=self._options,
@@ -291,6 +287,9 @@ class Runtime:
             tasks=self._tasks if self._shows_tasks else None,
             find_run=self._find_run,
         )
+        if (guard := watchdog()) is not None:
+            guard.log_held, self._stop.arm = engine.log_held, guard.arm
+        self._stop.enter_loop()
         started = partial(task_status.started, self)
         try:
             async with trio.open_nursery() as outside:
@@ -376,10 +375,6 @@ class Runtime:
                 self._tasks.leave()
                 around.cancel_scope.cancel()
         outside.cancel()
-
-    def _log_held(self) -> None:
-        if self._engine is not None and self._engine.reporter is not None:
-            self._engine.reporter.log_held()
 
     def _refuse_if_started(self, why: str) -> None:
         if self._phase is not Phase.NEW:
