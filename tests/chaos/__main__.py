@@ -49,6 +49,11 @@ FAULTS = {
         0,
         "SIGSTOP of a state manager for longer than the lease (several only)",
     ),
+    Fault.RESTORE: (
+        "--restores",
+        0,
+        "a backup restored while workers live (on a file; no clocks or pauses)",
+    ),
     Fault.DATABASE_CRASH: ("--database-crashes", 0, "PostgreSQL ended at once, and restarted"),
     Fault.DATABASE_HUNG: (
         "--hangs",
@@ -96,6 +101,11 @@ def main() -> int:
         faults[Fault.PAUSE] = 0
     if not o.managers:
         faults[Fault.COMES_DUE] = 0
+    if o.managers or o.v0_only:
+        faults[Fault.RESTORE] = 0
+    if faults[Fault.RESTORE]:
+        # Ids are not assigned again as long as the clock is right; and a pause may be restored, too.
+        faults |= {Fault.CLOCK: 0, Fault.PAUSE: 0}
     lease_ttl = o.lease_ttl or (20.0 if o.slow_link else 3.0)
     claim_timeout = o.claim_timeout or (60.0 if o.slow_link else 10.0)
     plan = Plan(

@@ -47,6 +47,8 @@ class Evidence:
     reading: Reading
     proxy: Proxy
     strikes: list[Strike]
+    undone: list[tuple[float, float]]
+    """From when until when the state manager wrote what restored backups lack."""
     shown: Shown
     in_order: set[int]
     database: Database | None
@@ -178,8 +180,11 @@ class _Judge:
     # -- what was acknowledged is what is stored
 
     def _check_outcomes(self) -> None:
-        for state_id, accepted in self.evidence.proxy.accepted.items():
+        for state_id, all_accepted in self.evidence.proxy.accepted.items():
             state = self.states.get(state_id)
+            accepted = [each for each in all_accepted if not self._is_undone(each.at)]
+            if not accepted:
+                continue
             if state is None:
                 self.found.outcomes_lost += 1
                 self._problem(f"an outcome was acknowledged for state {state_id}, which does not exist")
@@ -196,10 +201,17 @@ class _Judge:
             execution = self.evidence.reading.executions.get(state.by)
             if execution is None:
                 self._problem(f"state {state.id} holds outputs of an execution nobody knows: {state.by}")
+            elif execution.key != state.key:
+                self.found.wrong += 1
+                self._problem(f"state {state.id} ({state.key}) holds outputs of {execution.key}")
             elif self._is_stale(execution, state):
                 self.found.stale_accepted += 1
         if self.found.stale_accepted and not self.evidence.plan.v0_only:
             self._problem(f"{self.found.stale_accepted} outcomes of former holders were accepted")
+
+    def _is_undone(self, at: float) -> bool:
+        """Whether what the state manager said then was undone by a restored backup."""
+        return any(begin <= at <= end for begin, end in self.evidence.undone)
 
     def _is_stale(self, execution: Execution, state: State) -> bool:
         """Whether the outcome is not of the last one to claim the state, nor found by that one in its outbox.
@@ -275,9 +287,14 @@ class _Judge:
             for state_id, worker in self.lost_leases
             if state_id in self.states and worker is not None
         }
+        undone = max(
+            (strike.until for strike in self.evidence.strikes if strike.kind == Fault.RESTORE), default=0
+        )
         for execution in self.evidence.reading.executions.values():
             if (
                 execution.pid in self.evidence.in_order
+                # Its lease may be lost without a trace in the database.
+                and not (execution.end == "pruned" and execution.began <= undone)
                 and execution.end in ("done", "pruned")
                 and execution.id not in self.evidence.proxy.answered
                 and not (execution.end == "pruned" and (execution.key, execution.pid) in lost)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import secrets
+import shutil
 import signal
 import time
 from collections import Counter
@@ -91,7 +92,16 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
                 await cluster.kill_all()
             nursery.cancel_scope.cancel()
         evidence = Evidence(
-            plan, folder, canary, reading, proxy, chaos.strikes, shown, crew.in_order, database
+            plan,
+            folder,
+            canary,
+            reading,
+            proxy,
+            chaos.strikes,
+            chaos.undone,
+            shown,
+            crew.in_order,
+            database,
         )
         figures = assess(evidence)
     figures.faults = chaos.injected + proxy.injected
@@ -104,6 +114,12 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     figures.problems += await _left_processes(folder)
     figures.seconds = time.monotonic() - began
     return figures
+
+
+def _replace(db: Path, backup: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        db.with_name(db.name + suffix).unlink(missing_ok=True)
+    shutil.copyfile(backup, db)
 
 
 async def _left_processes(folder: Path) -> list[str]:
@@ -150,15 +166,18 @@ class _Chaos:
     suspended: set[int] = field(default_factory=set)
     injected: Counter[str] = field(default_factory=Counter)
     strikes: list[Strike] = field(default_factory=list)
+    undone: list[tuple[float, float]] = field(default_factory=list)
     rng_of_asking: random.Random = field(default_factory=random.Random)
     pausing: Pausing = field(init=False)
     schedule: Schedule | None = field(default=None, init=False)
+    restoring: trio.Lock = field(default_factory=trio.Lock)
     _failing: trio.Lock = field(default_factory=trio.Lock)
     _failures: Iterator[tuple[str, str]] = field(
         default_factory=lambda: itertools.cycle(itertools.product(("report", "any"), FAILURES))
     )
     """What fails in each window of 500s, and in which form."""
     _asked: int = 0
+    _triggered: int = 0
 
     def __post_init__(self) -> None:
         self.pausing = Pausing(self._ask, self.rng_of_asking, self.database)
@@ -204,7 +223,10 @@ class _Chaos:
                 # Every try has a number of its own: if its answer is lost, it may have started a run.
                 await self._ask(lambda manager: manager.trigger("chaos", {"run": str(next(numbers))}))
             else:
-                await self._trigger_twice(triggered)
+                # Not across a restore, which may undo the first of the two.
+                async with self.restoring:
+                    await self._trigger_twice(triggered)
+                    self._triggered = triggered + 1
 
     async def _trigger_twice(self, number: int) -> str:
         """Trigger a run by its key, twice at the same time, with the workers' faults: it is one run."""
@@ -317,6 +339,9 @@ class _Chaos:
             if kind == Fault.SUSPENDED:
                 beside.start_soon(self._suspend_server)
                 continue
+            if kind == Fault.RESTORE:
+                await self._restore_backup()
+                continue
             slot = await self._victim()
             if kind == Fault.WORKER_KILL:
                 await self.crew.kill(slot)
@@ -397,6 +422,48 @@ class _Chaos:
         server.send(signal.SIGKILL)
         await server.wait()
         await self.cluster.start_server(number)
+
+    async def _restore_backup(self) -> None:
+        """Go on with a backup that was made a while before, and trigger again what it lacks."""
+        backup, db = self.cluster.folder / "backup.db", self.cluster.folder / "state.db"
+        began = time.monotonic()
+        at = f"http://127.0.0.1:{self.cluster.port}"
+        await self._ask(lambda manager: manager.backup(backup, overwrite=True), at)
+        self.reading.update()
+        self._asked = min(self.plan.runs, self._asked + AHEAD)
+        known = set(self.reading.executions)
+        with trio.move_on_after(3):
+            # While the first states that the backup lacks are held: they have the ids to be assigned next.
+            await until(lambda: any(each.key.endswith("/seed") for each in self._begun_since(known)))
+        async with self.restoring:
+            server = self.cluster.servers[0]
+            # Else workers hear at once that what they hold is lost.
+            self.proxy.closed.add("heartbeat")
+            server.send(signal.SIGKILL)
+            await server.wait()
+            self.undone.append((began, time.monotonic()))
+            await trio.to_thread.run_sync(_replace, db, backup)
+            # What was only to happen in the first attempt is to happen again.
+            for mark in ("*-step-*", "*-note-*"):
+                for path in (self.cluster.folder / "marks").glob(mark):
+                    path.unlink()
+            await self.cluster.start_server()
+            # Whatever a worker had claimed it begins within its lease at the latest, or not at all.
+            over = time.monotonic() + self.plan.lease_ttl
+            self.reading.update()
+            for pid in {each.pid for each in self.reading.executions.values()}:
+                self.strikes.append(Strike(Fault.RESTORE, pid, began, over))
+            # In another order: their states would have the ids of others if those were assigned again.
+            known = set(self.reading.executions)
+            for number in reversed(range(self._triggered)):
+                await self._trigger_twice(number)
+            with trio.move_on_after(self.plan.lease_ttl / 3):
+                await until(lambda: len(self._begun_since(known)) > self.plan.workers)
+            self.proxy.closed.discard("heartbeat")
+
+    def _begun_since(self, known: set[str]) -> list[Execution]:
+        self.reading.update()
+        return [each for name, each in self.reading.executions.items() if name not in known]
 
     def _awake(self) -> list[int]:
         return [number for number in self.cluster.servers if number not in self.suspended]

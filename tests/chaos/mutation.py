@@ -32,19 +32,26 @@ class Mutation:
         old: Text that occurs there once.
         new: What stands there instead.
         cases: Names of what should notice, tried in this order until one fails.
+        others: Further safeguards against the same, switched off together with it.
     """
 
     file: str
     old: str
     new: str
     cases: tuple[str, ...] = ()
+    others: tuple[Mutation, ...] = ()
+
+    @property
+    def all(self) -> tuple[Mutation, ...]:
+        return (self, *self.others)
 
 
-def mutated(mutation: Change, folder: Path) -> Path:
-    """Copy the package into ``folder``, change it there, and return the folder."""
+def mutated(folder: Path, *mutations: Change) -> Path:
+    """Copy the package into ``folder``, change it there in one or more files, and return the folder."""
     copy = folder / "exotrio"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / mutation.file).write_text(changed(mutation), "utf-8")
+    for mutation in mutations:
+        (copy / mutation.file).write_text(changed(mutation), "utf-8")
     return folder
 
 

@@ -49,6 +49,15 @@ MUTATIONS = {
         "None if body is not None else self._db",
         ("outbox", "outbox, v0 only"),
     ),
+    "ids after a restore": Mutation(
+        "manager/store/sqlite/commits.py",
+        "max(highest, number_at(clock())) + GAP",
+        "highest + 1",
+        # Whether a worker still holds what an id is assigned to again depends on moments.
+        ("restored backup",) * 3,
+        # One of them is enough while nothing else fails.
+        (Mutation("_runtime/ledger.py", " and known.is_of(claim)", ""),),
+    ),
     "lease expiry": Mutation(
         "manager/engine/leases.py", "    if not seqs:\n", "    if seqs or True:\n", ("every fault",)
     ),
@@ -84,7 +93,7 @@ def find(mutation: Mutation) -> tuple[str, list[str]] | None:
     """Return the case that failed because of a mutation, and how; None if none did."""
     for case in mutation.cases:
         with tempfile.TemporaryDirectory() as package, tempfile.TemporaryDirectory() as folder:
-            mutated(mutation, Path(package))
+            mutated(Path(package), *mutation.all)
             problems = trio.run(CASES[case], Path(folder), Path(package))
         if problems:
             return case, problems

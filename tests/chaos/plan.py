@@ -20,6 +20,7 @@ class Fault(StrEnum):
     TERM = "sigterm"
     HUP = "sighup"
     SUSPENDED = "server suspended"
+    RESTORE = "backup restored"
     CUT = "cut"
     GATEWAY = "json 404 window"
     FAILING = "500 window"
@@ -32,7 +33,15 @@ class Fault(StrEnum):
     COMES_DUE = "schedule due"
 
 
-STRIKES = (Fault.WORKER_KILL, Fault.SERVER_KILL, Fault.ZOMBIE, Fault.TERM, Fault.HUP, Fault.SUSPENDED)
+STRIKES = (
+    Fault.WORKER_KILL,
+    Fault.SERVER_KILL,
+    Fault.ZOMBIE,
+    Fault.TERM,
+    Fault.HUP,
+    Fault.SUSPENDED,
+    Fault.RESTORE,
+)
 """Faults that hit processes; the others hit connections and the clock."""
 STOPS: Mapping[str, signal.Signals] = {Fault.TERM: signal.SIGTERM, Fault.HUP: signal.SIGHUP}
 ON_POSTGRES = (
@@ -118,8 +127,9 @@ class Strike:
     """A fault that hit a process.
 
     Attributes:
-        at: When.
-        until: When a zombie ran again, or the state manager could be reached again; else as ``at``.
+        at: When; of a restored backup, when that was made.
+        until: When a zombie ran again, or the state manager could be reached again; else as ``at``. After a
+            restored backup: when no worker begins any more what it had claimed before that.
         running: Keys of what it was running when it was hit.
     """
 
@@ -145,6 +155,7 @@ class Figures:
         bound: Most duplicates the faults may account for.
         unexplained: Duplicates beyond that, key by key.
         stale_accepted: Stored outcomes of somebody who was not the last to claim the state.
+        wrong: Stored outcomes of executions of another state.
         leases_lost: Leases that ended without an outcome.
         recovery: Seconds from a worker's death to the next execution of what it ran.
         waited: States that waited while their node was paused.
@@ -163,6 +174,7 @@ class Figures:
     bound: int = 0
     unexplained: int = 0
     stale_accepted: int = 0
+    wrong: int = 0
     leases_lost: int = 0
     recovery: list[float] = field(default_factory=list)
     waited: int = 0
@@ -182,6 +194,7 @@ class Figures:
             "outcomes lost": f"{self.outcomes_lost}",
             "duplicates": f"{self.duplicates} of at most {self.bound} ({self.unexplained} unexplained)",
             "stale accepted": f"{self.stale_accepted}",
+            "of another state": f"{self.wrong}",
             "leases that ended": f"{self.leases_lost}",
             "recovery": _percentiles(self.recovery),
             "waited while paused": f"{self.waited}",

@@ -111,7 +111,7 @@ def is_noticed(mutation: Mutation) -> bool:
     """Return whether its case fails once ``mutation`` is made."""
     (case,) = mutation.cases
     with tempfile.TemporaryDirectory(prefix="exotrio-mutation-") as folder:
-        path = os.pathsep.join([str(mutated(mutation, Path(folder))), str(CHECKOUT)])
+        path = os.pathsep.join([str(mutated(Path(folder), mutation)), str(CHECKOUT)])
         ended = subprocess.run(
             [sys.executable, "-m", "tests.chaos.points", "--seeds", "0", "--only", case],
             cwd=folder,

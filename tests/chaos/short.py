@@ -82,6 +82,16 @@ V0_ONLY = Plan(
     claim_timeout=4.0,
 )
 
+RESTORED = Plan(
+    runs=8,
+    faults={Fault.RESTORE: 3, Fault.CUT: 1, **dict.fromkeys(KINDS, 1)},
+    processes=2,
+    gap=0.8,
+    lease_ttl=6.0,
+    long=3.0,
+    outbox=True,
+)
+
 Case = Callable[[Path, Path | None], Awaitable[list[str]]]
 """Plays in an empty folder, with another copy of the package if one is given; returns what went wrong."""
 
@@ -106,6 +116,7 @@ NATIVE_FAULTS: dict[str, Case] = {
 }
 OTHERS: dict[str, Case] = {
     "every fault, v0 only": partial(_campaign, V0_ONLY),
+    "restored backup": partial(_campaign, RESTORED),
     "outbox": partial(_outbox, False),
 }
 LONG_ONLY: dict[str, Case] = {

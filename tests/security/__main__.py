@@ -30,7 +30,7 @@ def failures(point: Point, change: Change) -> list[str]:
     options = ["-n", "0", "-q", "--tb=no", "-p", "no:cacheprovider", "-k", wanted]
     options += [f"tests/{module}.py" for module in sorted(modules)]
     with tempfile.TemporaryDirectory() as folder:
-        path = os.pathsep.join([str(mutated(change, Path(folder))), str(CHECKOUT)])
+        path = os.pathsep.join([str(mutated(Path(folder), change)), str(CHECKOUT)])
         try:
             ended = subprocess.run(
                 [sys.executable, "-P", "-c", RUN, *options],
