@@ -273,12 +273,15 @@ def executed_body(count: int, fields: int = 1) -> bytes:
         (rb'["\\",",,,,,,,,,,","\\\",,"]', 3),
     ],
 )
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 1_000])
 def test_values_in_a_body_are_counted_and_not_the_marks_in_its_texts(
-    monkeypatch: pytest.MonkeyPatch, body: bytes, count: int
+    monkeypatch: pytest.MonkeyPatch, body: bytes, count: int, piece: int
 ) -> None:
     assert bodies.count_values(body) >= count
-    monkeypatch.setattr(bodies, "MAX_VALUES", 0)
-    monkeypatch.setattr(bodies, "MAX_STRINGS", 100)
+    monkeypatch.setattr(bodies, "PIECE", piece)
+    monkeypatch.setattr(bodies, "MAX_VALUES", count)
+    assert bodies.count_values(body) == count
+    monkeypatch.setattr(bodies, "MAX_VALUES", count - 1)
     assert bodies.count_values(body) == count
 
 
