@@ -58,6 +58,9 @@ SESSIONS = "manager/web/sessions.py"
 SIGN_IN_PAGE = "manager/web/sign_in.py"
 SIGN_IN = "manager/engine/sign_in.py"
 WORKERS = "manager/engine/workers.py"
+POSTGRES = "manager/store/postgres/"
+HANGS, END = "manager/store/test_postgres_hangs", "manager/store/test_postgres_end"
+LEASES = "manager/test_leases"
 
 POINTS = (
     # -- who comes in
@@ -902,6 +905,66 @@ POINTS = (
         "The description of the API is made once, however many clients request it at the same time.",
         ["manager/test_openapi::test_however_many_ask_at_once_the_description_is_made_once"],
         Change("manager/api/openapi.py", "        if made is None:\n", "        if True:\n"),
+    ),
+    # -- a database that fails, hangs, or is shared
+    Point(
+        "While wrong keys cannot be counted, each is refused with the longest delay.",
+        [
+            "manager/test_access::test_while_wrong_keys_cannot_be_counted_each_is_refused_with_the_longest_delay"
+        ],
+        Change(ACCESS, "return _Failures(math.inf, ())", "return _Failures(0, ())"),
+    ),
+    Point(
+        "Metrics are served while a read hangs.",
+        ["manager/test_operations::test_metrics_are_served_while_a_read_hangs"],
+        Change("manager/api/metrics.py", "trio.move_on_after(MAX_LOOK)", "trio.CancelScope()"),
+    ),
+    Point(
+        "A PostgreSQL that hangs counts as lost.",
+        [f"{HANGS}::test_whether_a_commit_happened_that_a_server_does_not_answer_is_unknown"],
+        Change(POSTGRES + "pipeline.py", "poll.poll(self.patience * 1000)", "poll.poll()"),
+    ),
+    Point(
+        "A stop takes no longer than its grace lets it, also while the database hangs.",
+        [f"{END}::test_a_stop_while_the_server_hangs_takes_no_longer_than_the_grace_lets_it"],
+        Change(SERVING, "        grace=grace,\n        host=host,\n", "        host=host,\n"),
+    ),
+    Point(
+        "No lease ends because the database failed for longer than a term.",
+        [f"{LEASES}::test_no_lease_ends_because_the_database_failed_or_was_slow_for_longer_than_a_term"],
+        Change("manager/background.py", "last, ended = now,", "last, ended = clock(),"),
+    ),
+    Point(
+        "A state manager that sweeps is not lost.",
+        [
+            "manager/test_managers::test_a_manager_that_sweeps_is_not_lost_though_it_was_silent_or_was_taken_for_lost"
+        ],
+        Change(
+            "manager/engine/managers.py",
+            '        tx.execute("UPDATE managers SET seen_at = ? WHERE id = ?", (now, manager))\n',
+            "",
+        ),
+    ),
+    Point(
+        "A lease is renewed for one holder only, whoever claims the state at the same time.",
+        ["manager/test_races::test_a_lease_that_ended_is_renewed_while_the_state_is_claimed_again"],
+        Change("manager/engine/leases.py", "numbers, locked=not in_process)", "numbers, locked=False)"),
+    ),
+    Point(
+        "Runs are locked in one order.",
+        ["manager/store/test_postgres::test_runs_are_locked_by_number_however_they_are_stored"],
+        Change(
+            "manager/store/port.py",
+            "{self.any_of('id')} ORDER BY id FOR UPDATE",
+            "{self.any_of('id')} FOR UPDATE",
+        ),
+    ),
+    Point(
+        "The clock of the database is measured by the answer that came soonest.",
+        [
+            "manager/store/test_postgres_clock::test_the_sample_that_was_answered_first_counts_wherever_it_comes"
+        ],
+        Change(POSTGRES + "clock.py", "took, offset = min(found)", "took, offset = found[0]"),
     ),
     # -- this machine
     Point(
