@@ -16,10 +16,11 @@ from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Conflict, Store, Transaction, View
+from exotrio.manager.store.postgres import connection, pipeline, readers, writes
 from exotrio.manager.store.postgres import database as making
-from exotrio.manager.store.postgres import pipeline, readers, writes
 from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.postgres.translation import translate
 from exotrio.manager.store.schema import VERSION
 from tests.contract.flow import Flow
 from tests.support.helpers import place
@@ -412,3 +413,30 @@ async def test_runs_are_locked_by_number_however_they_are_stored(database: Datab
                 nursery.start_soon(manager.service.store.write, lock)
                 await until(database.blocked)
                 other.execute("SELECT FROM runs WHERE id > %s FOR UPDATE NOWAIT", (first,))
+
+
+async def test_plans_made_while_a_table_was_empty_are_not_kept(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio.manager.store.postgres.store.WRITERS", 1)
+    monkeypatch.setattr(connection, "PLANS_KEPT", 0)
+
+    def plan(tx: Transaction) -> str:
+        select = f"SELECT seq, run FROM states WHERE {tx.any_of('seq')}"
+        tx.execute(select, (tx.items([1]),)).fetchall()
+        name = tx.row(
+            "SELECT name FROM pg_prepared_statements WHERE statement = ?", (translate(select).decode(),)
+        )
+        explained = tx.execute(f"EXPLAIN EXECUTE {name[0]} ('{{1}}')") if name is not None else ()
+        return "\n".join(row[0] for row in explained)
+
+    async with open_store(database.url) as opened:
+        database.execute("VACUUM ANALYZE states")
+        for _ in range(2):  # it is prepared when it is run again
+            before = await opened.write(plan)
+        assert "states_by_run" in before, "nothing would be wrong with it"
+        database.execute(
+            "INSERT INTO states (seq, run, place, node_id, status, inputs, enqueue_after, created_at,"
+            " updated_at) SELECT n, n, 0, 1, 'CREATED', '{}', 0, 0, 0 FROM generate_series(1, 10000) AS n"
+        )
+        assert "states_pkey" in await opened.write(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ STATEMENT_LIMIT = 30.0
 """Seconds that the server lets a statement take, where nothing else is said."""
 ANSWER_MARGIN = 5.0
 """Seconds beyond that, or another limit, after which a server that has not answered counts as lost."""
+PLANS_KEPT = 10.0
+"""Seconds after which plans are made anew, for tables as large as they are then. PostgreSQL would keep one
+until the table is analyzed: made while that was empty, it reads all of it."""
 _SAVEPOINTS = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
 _LOST = ("08", "57P", "25P03", "25006", "55000")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
@@ -91,6 +95,7 @@ class Connection:
         self._reads_mark = reads_mark
         self._pipeline = Pipeline(driver, prepares=not is_pooled, patience=STATEMENT_LIMIT + ANSWER_MARGIN)
         self._in_transaction = False
+        self._planned_at = time.monotonic()
         # Its own descriptor: the library's may be closed, and its number used again, at any time.
         self._socket = socket.socket(fileno=os.dup(driver.pgconn.socket))
 
@@ -128,6 +133,9 @@ class Connection:
         self._pipeline.patience = STATEMENT_LIMIT + ANSWER_MARGIN
         if self.is_pooled:
             self.set_up(f"{how}; ")
+        elif time.monotonic() - self._planned_at >= PLANS_KEPT:
+            self.control("DISCARD PLANS")
+            self._planned_at = time.monotonic()
         self._in_transaction = True
         if not self.is_pooled:
             self.execute(how)
