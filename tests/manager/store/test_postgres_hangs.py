@@ -13,11 +13,11 @@ import trio
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import NotCommitted, Transaction, UnknownCommit
-from exotrio.manager.store.postgres import connection, readers, server, store, writes
+from exotrio.manager.store.postgres import connection, readers, server, start, store, writes
 from tests.support.manager import open_manager
 from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy
-from tests.support.stores import PATIENCE, get, put
+from tests.support.stores import PATIENCE, get, put, until
 
 SILENT = "did not answer within"
 
@@ -105,6 +105,33 @@ async def test_a_connection_that_is_accepted_and_then_gets_no_answer_is_given_up
     no_answer = pytest.raises(psycopg.OperationalError, match=SILENT)
     with ExitStack() as held, trio.fail_after(PATIENCE), no_answer:
         await trio.to_thread.run_sync(server.Server(database.url_at(proxy.port)).connect)
+
+
+async def test_a_start_goes_on_once_a_server_that_hung_meanwhile_goes_on(
+    database: Database, hang: ExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(start, "RETRY_AFTER", 0.01)
+    connected, attempts = psycopg.Connection.connect, []
+
+    def connect(*args: object, **kwargs: object) -> object:
+        driver = connected(*args, **kwargs)  # type: ignore[arg-type]
+        attempts.append(driver)
+        if len(attempts) == 1:
+            hang.enter_context(database.server.suspended())
+        return driver
+
+    async def go_on() -> None:
+        await until(lambda: "cannot be reached yet" in caplog.text)
+        hang.close()
+
+    monkeypatch.setattr(psycopg.Connection, "connect", connect)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on)
+            async with open_store(database.url) as opened:
+                await opened.write(put, "a")
+    assert SILENT in caplog.text
 
 
 async def test_a_transaction_may_give_its_statements_more_time_than_others_have(

@@ -26,6 +26,7 @@ USED_PATIENCE = from_ms(SILENT_AFTER_MS) + 5
 RETRY_AFTER = 1.0
 _AWAY = re.compile(
     r"refused|time(d )?out|resolve|no such file|unreachable|no route|reset|closed the connection"
+    r"|did not answer"
     r"|starting up|shutting down|recovery|not (yet )?accepting|too many|connection slots|read-only",
     re.IGNORECASE,
 )
