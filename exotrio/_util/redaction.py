@@ -34,7 +34,7 @@ MAX_ELLIPSES = 1_000
 _PIECE = 256
 """Characters. Longer forms are also masked piece by piece, so that an edge costs two pieces at most."""
 MAX_CACHED = 500_000
-"""Characters of the secrets whose redactors are cached: their forms take up to 50 times as many."""
+"""Characters of the secrets whose redactors are cached: their forms take about a hundred times as many."""
 _MANY = 500
 """Forms. From here on it is faster to look up what is in the text than to search it for each form."""
 _BREAK = re.compile(r"((?:[\r\n]|\\{1,4}[rn\r\n])[\s|]*)")
