@@ -60,12 +60,12 @@ class AutoLink:
 
     What its calls do, ``Link`` says.
 
-    When the server may be another one (an outage ended, something was refused), the next call first asks
-    it what it is, and registers the nodes again in case it does not know them. During an outage that
-    question fails in place of the call. So no v0 claim, whose lost answer would leave states claimed, is
-    sent to a server that is away. After an answer 500 of the server itself, no v0 release or requeue, which
-    can be sent only once, is sent before the server was asked: it may answer while its database is away.
-    Any other 500 comes from a proxy in between, and is an outage.
+    When the server may be another one (an outage ended, something was refused), or says that it lacks nodes,
+    the next call first asks it what it is, and registers the nodes again in case it does not know them.
+    During an outage that question fails in place of the call. So no v0 claim, whose lost answer would leave
+    states claimed, is sent to a server that is away. After an answer 500 of the server itself, no v0 release
+    or requeue, which can be sent only once, is sent before the server was asked: it may answer while its
+    database is away. Any other 500 comes from a proxy in between, and is an outage.
 
     A server that speaks only v0 is asked every minute whether it speaks the native API by now.
 
