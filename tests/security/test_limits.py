@@ -13,9 +13,10 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from trio.testing import MockClock
 
+from exotrio import BaseNode, Graph, RetryPolicyModel
 from exotrio._wire.graphs import MAX_EDGES, MAX_TRIGGERS, GraphBody
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.v0 import ExecutedRequest
@@ -27,6 +28,7 @@ from exotrio.manager.api import native as native_api
 from exotrio.manager.engine import exchange, graphs, outcomes, runs, workers
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.port import Transaction
+from exotrio.testing import run_graph
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, executed_item
@@ -323,6 +325,23 @@ async def test_an_outcome_has_a_largest_number_of_outputs(api: Api) -> None:
     (recorded,) = ok(await api.native("POST", "outcomes", content=item))["items"]
     assert recorded["result"] == "invalid"
     assert f"at most {MAX_OUTPUTS} items" in recorded["detail"]
+
+
+class Many(BaseNode):
+    class Outputs(BaseModel):
+        v: str
+
+    async def execute(self) -> list[Outputs]:
+        return [self.Outputs(v="")] * (MAX_OUTPUTS + 1)
+
+
+async def test_a_node_that_returns_too_many_outputs_fails_with_the_reason() -> None:
+    graph = Graph("many", namespace="n", retry_policy=RetryPolicyModel(max_retries=0))
+    graph.add(Many)
+    run = await run_graph(graph, [Many])
+    (error,) = run.errors
+    assert "the state manager refused what the node returned" in error
+    assert f"at most {MAX_OUTPUTS} items" in error
 
 
 @pytest.mark.parametrize("along", [False, True])
