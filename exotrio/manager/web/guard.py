@@ -117,9 +117,10 @@ def local_path(path: str) -> str:
 
 async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> Form:
     """Return the fields of a form; refuse one that is longer than ``max_bytes``, too slow, or not a form."""
-    length = request.headers.get("content-length", "")
+    # Zeros may precede it. A large body that is awaited takes memory that is limited for all clients.
+    length = request.headers.get("content-length", "").lstrip("0")
     too_large = Refused(413, f"the form is longer than {max_bytes:,} bytes")
-    if length.isascii() and length.isdigit() and len(length) < 20 and int(length) > max_bytes:
+    if length.isascii() and length.isdigit() and (len(length) > 20 or int(length) > max_bytes):
         raise too_large
     body = bytearray()
     with trio.move_on_after(FORM_TIME) as reading:
