@@ -55,6 +55,8 @@ FAULTS = {
         "a backup restored while workers live (on a file; no clocks or pauses)",
     ),
     Fault.DATABASE_CRASH: ("--database-crashes", 0, "PostgreSQL ended at once, and restarted"),
+    Fault.FAILOVER: ("--failovers", 0, "a standby takes over that has not received the last commits"),
+    Fault.SYNC_FAILOVER: ("--sync-failovers", 0, "a synchronous standby takes over"),
     Fault.DATABASE_HUNG: (
         "--hangs",
         0,
@@ -98,6 +100,9 @@ def main() -> int:
     logging.basicConfig(level=logging.ERROR)
     faults: dict[str, int] = {fault: getattr(o, fault) for fault in FAULTS}
     if o.v0_only:
+        faults[Fault.PAUSE] = 0
+    if faults[Fault.FAILOVER]:
+        # What becomes of a node says whether it was paused, and a failover may lose that it was.
         faults[Fault.PAUSE] = 0
     if not o.managers:
         faults[Fault.COMES_DUE] = 0

@@ -48,10 +48,13 @@ class Evidence:
     proxy: Proxy
     strikes: list[Strike]
     undone: list[tuple[float, float]]
-    """From when until when the state manager wrote what restored backups lack."""
+    """From when until when the state manager wrote what restored backups, or servers
+    that took over, lack."""
     shown: Shown
     in_order: set[int]
     database: Database | None
+    triggered: Mapping[str, float]
+    """When it was acknowledged that a run with this id was started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,12 @@ class _Judge:
         self.found.leases_lost = len(self.lost_leases)
         # A trigger through v0 whose answer is lost may start a run, and is repeated.
         more = self.evidence.plan.v0_only and self.found.runs > self.evidence.plan.runs
-        if self.found.runs != self.evidence.plan.runs and not more:
+        shown = {run.run_id for run in self.evidence.shown.runs}
+        gone = [at for run_id, at in self.evidence.triggered.items() if run_id not in shown]
+        self.found.gone = sum(map(self._is_undone, gone))
+        if len(gone) > self.found.gone:
+            self._problem(f"{len(gone) - self.found.gone} runs do not exist though nothing was lost then")
+        if self.found.runs != self.evidence.plan.runs and not (more or self.found.gone):
             self._problem(f"{self.found.runs} runs exist, not {self.evidence.plan.runs}")
         for run in self.evidence.shown.runs:
             self._check_run(run, self.evidence.shown.graphs[run.run_id])
@@ -210,7 +218,7 @@ class _Judge:
             self._problem(f"{self.found.stale_accepted} outcomes of former holders were accepted")
 
     def _is_undone(self, at: float) -> bool:
-        """Whether what the state manager said then was undone by a restored backup."""
+        """Whether what the state manager said then was undone by a restored backup or a failover."""
         return any(begin <= at <= end for begin, end in self.evidence.undone)
 
     def _is_stale(self, execution: Execution, state: State) -> bool:

@@ -43,6 +43,7 @@ from tests.chaos.plan import (
 from tests.chaos.proxy import FAILURES, KINDS, Proxy
 from tests.chaos.schedule import Schedule
 from tests.support import postgres
+from tests.support.postgres_failover import Replicated, replicated
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.processes import KEY, is_running
 
@@ -50,6 +51,8 @@ T = TypeVar("T")
 
 AHEAD = 4
 """Runs that are started before the faults ask for them."""
+UNSEEN = 0.2, 1.5
+"""Seconds in which a standby that is to take over receives nothing."""
 LOAD = 0.6
 """Share of the workers' time that the runs take, were there no faults."""
 
@@ -61,11 +64,16 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
         (folder / name).mkdir()
     canary = f"canary{secrets.token_hex(12)}"
     async with AsyncExitStack() as stack:
-        database = stack.enter_context(postgres.database()) if plan.managers else None
+        servers = stack.enter_context(replicated()) if plan.fails_over else None
+        database = None
+        if servers is not None:
+            database = servers.on_primary()
+        elif plan.managers:
+            database = stack.enter_context(postgres.database())
         nursery = await stack.enter_async_context(trio.open_nursery())
         to_database = None
         if database is not None:
-            to_database = PostgresProxy(database.server.port)
+            to_database = PostgresProxy(database.server.port) if servers is None else servers.proxy
             await nursery.start(to_database.serve)
         cluster = Cluster(
             folder,
@@ -84,7 +92,9 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
         cluster.uri = f"http://127.0.0.1:{proxy.port}"
         crew = Crew(plan, cluster)
         reading = Reading(folder / "journal")
-        chaos = _Chaos(plan, cluster, crew, proxy, random.Random(plan.seed), reading, database, to_database)
+        chaos = _Chaos(
+            plan, cluster, crew, proxy, random.Random(plan.seed), reading, database, to_database, servers
+        )
         try:
             shown = await chaos.run(canary)
         finally:
@@ -102,6 +112,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
             shown,
             crew.in_order,
             database,
+            chaos.triggered,
         )
         figures = assess(evidence)
     figures.faults = chaos.injected + proxy.injected
@@ -163,6 +174,9 @@ class _Chaos:
     reading: Reading
     database: postgres.Database | None
     to_database: PostgresProxy | None
+    servers: Replicated | None
+    triggered: dict[str, float] = field(default_factory=dict)
+    """When it was acknowledged that a run with this id was started."""
     suspended: set[int] = field(default_factory=set)
     injected: Counter[str] = field(default_factory=Counter)
     strikes: list[Strike] = field(default_factory=list)
@@ -231,6 +245,7 @@ class _Chaos:
     async def _trigger_twice(self, number: int) -> str:
         """Trigger a run by its key, twice at the same time, with the workers' faults: it is one run."""
         replies: list[dict[str, Any]] = []
+        began = time.monotonic()
 
         async def trigger() -> None:
             values, key = {"run": str(number)}, f"run {number}"
@@ -241,8 +256,11 @@ class _Chaos:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(trigger)
+        now = time.monotonic()
+        self.triggered.update({str(reply["run_id"]): now for reply in replies})
         ids, created = {reply["run_id"] for reply in replies}, [reply["created"] for reply in replies]
-        if len(ids) != 1 or created.count(True) > 1:
+        is_lost = any(began <= end for _, end in self.undone)
+        if (len(ids) != 1 or created.count(True) > 1) and not is_lost:
             self.crew.problems.append(f"two runs were started by the key of run {number}: {replies}")
         return str(replies[0]["run_id"])
 
@@ -490,6 +508,8 @@ class _Chaos:
             await trio.to_thread.run_sync(self.database.server.restart)
         elif kind == Fault.DATABASE_HUNG:
             await self._hang_database(self.database.server)
+        elif kind in (Fault.FAILOVER, Fault.SYNC_FAILOVER):
+            await self._fail_over(loses=kind == Fault.FAILOVER)
         elif kind == Fault.COMES_DUE:
             assert self.schedule is not None
             await self.schedule.come_due()
@@ -506,6 +526,25 @@ class _Chaos:
             await trio.sleep(max(HUNG_FOR, 1.5 * self.plan.lease_ttl))
         for pid in {*pids, *(child.pid for child in self.crew.members)}:
             self.strikes.append(Strike(Fault.DATABASE_HUNG, pid, began, time.monotonic()))
+
+    async def _fail_over(self, *, loses: bool) -> None:
+        """Let a standby take over, and give it one. If it ``loses`` commits, it has not received the last."""
+        servers = self.servers
+        assert servers is not None
+        began, pids = time.monotonic(), [child.pid for child in self.crew.members]
+        if loses:
+            await trio.to_thread.run_sync(servers.detach)
+            await trio.sleep(self.rng.uniform(*UNSEEN))
+        else:
+            await trio.to_thread.run_sync(servers.synchronize)
+            began = time.monotonic()
+        await trio.to_thread.run_sync(servers.take_over)
+        if loses:
+            self.undone.append((began, time.monotonic()))
+        servers.lead_to(servers.primary)
+        await trio.to_thread.run_sync(servers.add_standby)
+        for pid in {*pids, *(child.pid for child in self.crew.members)}:
+            self.strikes.append(Strike(Fault.FAILOVER, pid, began, time.monotonic()))
 
     def _struck(self, kind: str, child: Child) -> None:
         now = time.monotonic()

@@ -28,6 +28,8 @@ class Fault(StrEnum):
     PAUSE = "node paused"
     DATABASE_CRASH = "database crash"
     DATABASE_HUNG = "database hung"
+    FAILOVER = "asynchronous failover"
+    SYNC_FAILOVER = "synchronous failover"
     SESSION_END = "session ended"
     COMMIT_CUT = "cut at commit"
     COMES_DUE = "schedule due"
@@ -47,6 +49,8 @@ STOPS: Mapping[str, signal.Signals] = {Fault.TERM: signal.SIGTERM, Fault.HUP: si
 ON_POSTGRES = (
     Fault.DATABASE_CRASH,
     Fault.DATABASE_HUNG,
+    Fault.FAILOVER,
+    Fault.SYNC_FAILOVER,
     Fault.SESSION_END,
     Fault.COMMIT_CUT,
     Fault.COMES_DUE,
@@ -112,6 +116,11 @@ class Plan:
     managers: int = 0
 
     @property
+    def fails_over(self) -> bool:
+        """Whether a standby takes over."""
+        return any(self.faults.get(kind, 0) for kind in (Fault.FAILOVER, Fault.SYNC_FAILOVER))
+
+    @property
     def duration(self) -> float:
         """Seconds the faults are spread over."""
         return self.gap * max(1, sum(self.faults.get(kind, 0) for kind in STRIKES))
@@ -150,6 +159,7 @@ class Figures:
         executions: Executions that were begun.
         faults: Injected, by kind.
         lost: States that are missing or did not end.
+        gone: Runs that a standby which took over had not received.
         outcomes_lost: Outcomes that were acknowledged and are not the stored ones.
         duplicates: Executions beyond one for each attempt.
         bound: Most duplicates the faults may account for.
@@ -169,6 +179,7 @@ class Figures:
     executions: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     lost: int = 0
+    gone: int = 0
     outcomes_lost: int = 0
     duplicates: int = 0
     bound: int = 0
@@ -191,6 +202,7 @@ class Figures:
             "states": f"{self.states} ({self.executions} executions)",
             "faults injected": f"{self.faults.total()}: {faults or 'none'}",
             "lost": f"{self.lost}",
+            "runs that are gone": f"{self.gone}",
             "outcomes lost": f"{self.outcomes_lost}",
             "duplicates": f"{self.duplicates} of at most {self.bound} ({self.unexplained} unexplained)",
             "stale accepted": f"{self.stale_accepted}",

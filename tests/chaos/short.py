@@ -53,6 +53,12 @@ THREE_MANAGERS = replace(
     managers=3,
     processes=2,
 )
+FAILOVERS = replace(
+    THREE_MANAGERS,
+    faults={Fault.FAILOVER: 2, Fault.SYNC_FAILOVER: 1, Fault.WORKER_KILL: 1, Fault.SERVER_KILL: 1},
+    gap=6.0,
+    outbox=False,
+)
 TERMS_ONLY = Plan(
     runs=4,
     faults={Fault.TERM: 2, Fault.HUP: 1},
@@ -121,6 +127,7 @@ OTHERS: dict[str, Case] = {
 }
 LONG_ONLY: dict[str, Case] = {
     "SIGTERM only": partial(_campaign, TERMS_ONLY),
+    "failovers, three on PostgreSQL": partial(_campaign, FAILOVERS),
     "outbox, v0 only": partial(_outbox, True),
     "outage of 500s, v0 only": partial(_outage, "outage of reports: 500 in JSON"),
 }

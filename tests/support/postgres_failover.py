@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic, sleep
+from typing import cast
 
 from tests.support import postgres
 from tests.support.postgres import Database, Server
@@ -50,6 +51,10 @@ class Replicated:
         """The database as it is on the present primary."""
         return Database(self.primary, self._database)
 
+    def on_primary(self) -> Database:
+        """Return the database as it is on whichever server is the primary when it is used."""
+        return Database(cast(Server, _Primary(self)), self._database)
+
     @property
     def url(self) -> str:
         """The URL of the database behind the proxy."""
@@ -73,12 +78,16 @@ class Replicated:
 
     def fail_over(self, *, to: Server | None = None) -> None:
         """End the primary at once, let a standby take over, and lead new connections there."""
+        self.take_over(to=to)
+        self.lead_to(self.primary)
+
+    def take_over(self, *, to: Server | None = None) -> None:
+        """End the primary at once, and let a standby take over. For any thread."""
         self._is_intact = False
         self.primary.crash()
         self.replaced.append(self.primary)
         self.primary = to or self.standby
         self.primary.promote()
-        self.lead_to(self.primary)
 
     def lead_to(self, server: Server) -> None:
         """Cut all connections, and lead new ones to this server, be it the primary or not."""
@@ -94,6 +103,14 @@ class Replicated:
     def close(self) -> None:
         with ThreadPoolExecutor() as pool:
             list(pool.map(Server.close, self._servers))
+
+
+class _Primary:
+    def __init__(self, servers: Replicated) -> None:
+        self._servers = servers
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._servers.primary, name)
 
 
 @contextmanager
