@@ -8,16 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from exotrio import ConfigurationError
+from exotrio import ConfigurationError, DatabaseError
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.postgres import start
 from tests.support.commands import NODES, Cli
-from tests.support.postgres import PASSWORD, Database
+from tests.support.postgres import PASSWORD, ROLE, Database
 from tests.support.processes import KEY, Process, Processes, exotrio
 
 SERVER = ("server", "--port", "0", "--key", KEY)
@@ -165,3 +169,91 @@ def test_backup_says_how_pg_dump_does_it_and_that_command_works(
     dump = (tmp_path / "exotrio.dump").read_bytes()
     assert dump.startswith(b"PGDMP")
     assert b"states_ready" in dump
+
+
+@contextmanager
+def changed(database: Database, before: str, after: str) -> Iterator[None]:
+    """Run a statement as superuser before the block, and one after it."""
+    database.execute(before)
+    try:
+        yield
+    finally:
+        database.execute(after)
+
+
+async def refusal(url: str) -> str:
+    """Return for what reason, and with which advice, a database cannot be opened."""
+    with pytest.raises(DatabaseError) as caught:
+        async with open_store(url):
+            raise AssertionError("it is open")
+    return str(caught.value)
+
+
+async def test_the_oldest_version_of_postgresql_that_is_served_is_named_and_an_older_one_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_on(version: int) -> None:
+        monkeypatch.setattr("psycopg.ConnectionInfo.server_version", version)
+        async with open_store(database.url):
+            pass
+
+    await open_on(150_000)
+    with pytest.raises(
+        DatabaseError, match=r"is on PostgreSQL 14, which is too old\nuse PostgreSQL 15 or newer"
+    ):
+        await open_on(149_999)
+
+
+async def test_a_role_that_may_create_no_tables_is_told_which_privileges_to_grant(database: Database) -> None:
+    take = "ALTER SCHEMA public OWNER TO postgres; GRANT USAGE ON SCHEMA public TO public"
+    owner = f"ALTER SCHEMA public OWNER TO {ROLE}"
+    with changed(database, take, owner):
+        said = await refusal(database.url)
+    assert "permission denied for schema public" in said
+    assert "grant the user CREATE on its schema" in said
+    assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+
+
+async def test_a_database_without_a_schema_is_refused(database: Database) -> None:
+    said = await refusal(f"{database.url}&options=-csearch_path%3Dabsent")
+    assert "has none of the schemas in its search_path" in said
+    assert "create the schema first" in said
+
+
+async def test_a_database_whose_encoding_is_not_utf8_is_refused(database: Database) -> None:
+    name = f"{database.name}_latin1"
+    options = f"OWNER {ROLE} ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+    database.server.execute(f"CREATE DATABASE {name} {options}")
+    try:
+        said = await refusal(replace(database, name=name).url)
+    finally:
+        database.server.execute(f"DROP DATABASE {name}")
+    assert "has the encoding LATIN1" in said
+    assert "ENCODING 'UTF8'" in said
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "CREATE TABLE customers (id INTEGER)",
+        "CREATE TABLE meta (name TEXT)",
+        "CREATE TABLE meta (name TEXT); CREATE TABLE states (seq BIGINT); CREATE TABLE runs (id BIGINT)",
+        "CREATE TABLE meta (key TEXT, value TEXT); INSERT INTO meta VALUES ('version', '2.1 beta');"
+        " CREATE TABLE states (seq BIGINT); CREATE TABLE runs (id BIGINT)",
+    ],
+)
+async def test_tables_of_another_program_are_refused_and_left_as_they_are(
+    database: Database, tables: str
+) -> None:
+    def existing() -> list[tuple[Any, ...]]:
+        return database.execute(
+            "SELECT table_name, column_name FROM information_schema.columns"
+            " WHERE table_schema = 'public' ORDER BY 1, 2"
+        )
+
+    database.execute(f"SET ROLE {ROLE}; {tables}")
+    before = existing()
+    said = await refusal(database.url)
+    assert "was not made by exotrio" in said
+    assert "name another database in the URL" in said
+    assert existing() == before

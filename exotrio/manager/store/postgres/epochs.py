@@ -54,7 +54,7 @@ class Epochs:
         connection = self.server.connect(writes=writes, reads_mark=True)
         try:
             if connection.mark is not None:
-                self._enter(connection.mark)
+                connection.mark = self._enter(connection.mark).mark
         except BaseException:
             connection.close()
             raise
@@ -82,13 +82,15 @@ class Epochs:
         """Return the epoch with this mark, which a server has just shown."""
         with self._lock:
             present = self._present
-            if present is not None:
-                if mark == present.mark:
-                    return present
+            if present is not None and mark != present.mark:
                 _refuse_older(mark, present.mark)
             if not mark.is_begun:
-                self._begin(present)
-                raise psycopg.OperationalError("a new epoch of the database begins: this is repeated in it")
+                begun = self._begin()
+                if begun[:2] != mark[:2]:
+                    raise psycopg.OperationalError("another server took over just now")
+                mark = begun
+            if present is not None and mark == present.mark:
+                return present
             self._present = entered = Epoch(mark, SharedCatalog(self._max_inputs))
         if present is not None:
             logger.warning(
@@ -98,15 +100,13 @@ class Epochs:
             )
         return entered
 
-    def _begin(self, present: Epoch | None) -> None:
+    def _begin(self) -> Mark:
         connection = self.server.connect()
         try:
             connection.begin()
             mark = begin_epoch(connection)
-            if present is not None:
-                # It may be another server than the one that showed a new timeline.
-                _refuse_older(mark, present.mark)
             connection.commit()
+            return mark
         except CommitUnknown as error:
             raise psycopg.OperationalError("the connection was lost when a new epoch began") from error
         finally:
