@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Concatenate
@@ -114,14 +115,20 @@ async def stay(store: Store, manager: str, clock: MonotonicClock, keys: Sequence
         DatabaseTooNew: this one was silent for so long that a newer exotrio went ahead without it.
     """
     epoch: str | None = None
-    while True:
-        try:
-            epoch = await store.write(managers.stay, manager, clock(), keys, epoch)
-        except DatabaseTooNew:
-            raise
-        except DatabaseError as error:
-            logger.log(log_level(error), "other state managers could not be told of this one: %s", error.what)
-        await trio.sleep(managers.SEEN_INTERVAL)
+    ends = threading.Event()
+    try:
+        while True:
+            try:
+                epoch = await store.write(managers.stay, manager, clock(), keys, epoch, ends=ends)
+            except DatabaseTooNew:
+                raise
+            except DatabaseError as error:
+                logger.log(
+                    log_level(error), "other state managers could not be told of this one: %s", error.what
+                )
+            await trio.sleep(managers.SEEN_INTERVAL)
+    finally:
+        ends.set()
 
 
 class Scheduler:

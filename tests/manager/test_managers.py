@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -250,6 +252,16 @@ async def test_a_start_and_an_end_beside_a_manager_that_lives_touch_nothing_that
         assert await managers_of(shared) == {manager, second.service.manager}
     assert await managers_of(shared) == {manager}
     assert await shared.states() == before
+
+
+async def test_a_manager_that_left_is_not_entered_again_by_what_it_said_before(world: World) -> None:
+    ends = threading.Event()
+    for left in (False, True):
+        if left:
+            ends.set()
+        await world.write(leave, "other")
+        await world.write(partial(stay, ends=ends), "other", world.now)
+        assert ("other" in await managers_of(world)) is not left
 
 
 async def managers_of(world: World) -> set[str]:

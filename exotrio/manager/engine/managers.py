@@ -12,6 +12,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Event
 
 from exotrio._version import VERSION
 from exotrio.errors import DatabaseTooNew
@@ -61,9 +62,17 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
 
 
 def stay(
-    tx: Transaction, manager: str, now: int, keys: Sequence[str] = (), epoch: str | None = None
+    tx: Transaction,
+    manager: str,
+    now: int,
+    keys: Sequence[str] = (),
+    epoch: str | None = None,
+    *,
+    ends: Event | None = None,
 ) -> str | None:
     """Say that a state manager is still there; enter it anew if another one took it for lost.
+
+    ``ends`` is set before it leaves: this may still run when ``leave`` is done, and must not enter it again.
 
     Return the epoch of the database. If it was another ``epoch`` before, commits may be lost by which
     runtimes inside this state manager reported outcomes.
@@ -74,7 +83,7 @@ def stay(
     seen = "UPDATE managers SET seen_at = ?, clock_ahead = ? WHERE id = ?"
     if tx.execute(seen, (now, _clock_ahead(tx), manager)).rowcount:
         _check_version(tx)
-    else:
+    elif ends is None or not ends.is_set():
         enter(tx, manager, now, keys)
     row = tx.row("SELECT value FROM meta WHERE key = 'epoch'")
     present = None if row is None else str(row["value"])
