@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, RetryPolicyModel
+from exotrio._httpd import Limits
 from exotrio._wire.graphs import MAX_EDGES, MAX_TRIGGERS, GraphBody
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.v0 import ExecutedRequest
@@ -270,8 +271,8 @@ def executed_body(count: int, fields: int = 1) -> bytes:
     [
         (b"[]", 1),
         (b"[" * 7, 7),
-        (b'[1,{"a":2}]', 4),
-        (rb'["a,b:[{\"{,", "\\", ",", {"\\\":": ""}]', 6),
+        (b'[1,{"a":2}]', 3),
+        (rb'["a,b:[{\"{,", "\\", ",", {"\\\":": ""}]', 5),
         (rb'["\\",",,,,,,,,,,","\\\",,"]', 3),
     ],
 )
@@ -288,7 +289,8 @@ def test_values_in_a_body_are_counted_and_not_the_marks_in_its_texts(
 
 
 def test_a_body_has_room_for_the_most_outputs_of_an_outcome() -> None:
-    body = executed_body(MAX_OUTPUTS, fields=3)
+    body = executed_body(MAX_OUTPUTS, fields=4)
+    assert len(body) <= Limits().max_body
     assert bodies.count_values(body) <= bodies.MAX_VALUES
     assert len(ExecutedRequest.model_validate_json(body).outputs) == MAX_OUTPUTS
 
@@ -399,7 +401,7 @@ async def test_large_bodies_wait_for_the_values_of_those_that_are_handled(
         nursery.cancel_scope.deadline = trio.current_time() + 60
         api, store = manager.remote, manager.service.store
         await Flow.deploy(api, place("a"))
-        large = {"inputs": {f"name-{number}": "x" * 100 for number in range(15)}}
+        large = {"inputs": {f"name-{number}": "x" * 100 for number in range(30)}}
         write, writing, go_on = store.write, 0, trio.Event()
 
         async def slow(use_case: Any, *arguments: Any, **options: Any) -> Any:

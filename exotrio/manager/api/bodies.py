@@ -26,14 +26,14 @@ T = TypeVar("T")
 LARGE = 256 * 1024
 """Bytes above which the values of a body are counted, and it is parsed in a thread."""
 MAX_VALUES = 1_500_000
-"""Values and names in one body, and in all large bodies that are handled at the same time. There is room for
-an outcome with ``MAX_OUTPUTS`` outputs of three fields."""
+"""Values in one body, and in all large bodies that are handled at once. A field counts once, with its
+name. There is room for an outcome with ``MAX_OUTPUTS`` outputs of six fields."""
 RELEASE = "exotrio.release"
 """Key in an ASGI scope: what is called when the request has been handled."""
 PIECE = 1024 * 1024
 """Bytes of a text that are taken apart at once."""
-_MARKS = b",:[{"
-"""One of them precedes each name and each value but the first of a list."""
+_MARKS = b",[{"
+"""One of them precedes each value in a list, and each field of an object."""
 
 
 class Bodies:
@@ -57,9 +57,7 @@ class Bodies:
         if len(body) > LARGE:
             values = await self._service.compute(count_values, body)
             if values > MAX_VALUES:
-                raise Refused(
-                    413, f"the body has more than {MAX_VALUES:,} values and names: send less at once"
-                )
+                raise Refused(413, f"the body has more than {MAX_VALUES:,} values: send less at once")
             await self._values.acquire(values)
             request.scope[RELEASE] = partial(self._values.release, values)
         return body
@@ -89,7 +87,7 @@ async def read_model(request: Request, model: type[M]) -> M:
 
 
 def count_values(body: bytes) -> int:
-    """Return how many values and names a JSON text has at most; above ``MAX_VALUES`` only if it has too many.
+    """Return how many values a JSON text has at most; above ``MAX_VALUES`` only if it has too many.
 
     Whatever the text is, this takes time in proportion to its length, and little memory.
     """
