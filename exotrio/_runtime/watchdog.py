@@ -32,6 +32,9 @@ ABANDONED = 75
 """The exit code, as in ``Summary.exit_code``."""
 RESPONSE = 1.0
 """Seconds that the main thread has to handle a signal."""
+MAX_WAIT = 1.0
+"""Seconds after which the thread checks the time while a stop has a deadline: poll cannot wait for weeks, and
+a wait that takes longer shows that the process was suspended."""
 _WAKE = 0
 _HANDLED = 0x80
 """Added to the number of a signal: the main thread has handled those that came before."""
@@ -57,6 +60,7 @@ class Watchdog:
         self._handle = handle
         self._ends_process = ends_process
         self._deadlines: list[float] = []
+        self._suspended = 0.0
         self._closed = False
         self._woken, self.wake_up = os.pipe()
         os.set_blocking(self.wake_up, False)
@@ -69,8 +73,7 @@ class Watchdog:
 
         From any thread, and from a signal handler: it takes no lock.
         """
-        last_moment = time.monotonic() + deadlines.longest_exit(grace) - deadlines.LAST_LINES
-        self._deadlines.append(last_moment)
+        self._deadlines.append(self._now() + deadlines.longest_exit(grace) - deadlines.LAST_LINES)
         self._wake()
 
     def handled(self, number: int) -> None:
@@ -98,22 +101,32 @@ class Watchdog:
         with suppress(BlockingIOError):  # full: it is awake
             os.write(self.wake_up, bytes([why]))
 
+    def _now(self) -> float:
+        """Return the time without that for which this process was suspended: its stop did not go on then."""
+        return time.monotonic() - self._suspended
+
     def _watch(self) -> None:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         signals: deque[tuple[float, int]] = deque()
         while not self._closed:
-            last_moment = min(self._deadlines, default=math.inf)
-            wait = min(last_moment, signals[0][0] if signals else math.inf) - time.monotonic()
-            if poll.poll(None if wait == math.inf else max(0.0, wait * 1000)):
+            until = min(*self._deadlines, signals[0][0] if signals else math.inf, math.inf)
+            wait = min(max(0.0, until - self._now()), MAX_WAIT)
+            began, used = time.monotonic(), time.process_time()
+            woken = poll.poll(None if until == math.inf else wait * 1000)
+            if until < math.inf:
+                # Late without using the processor: SIGSTOP, a frozen container, a busy machine.
+                late = time.monotonic() - began - wait
+                self._suspended += max(0.0, late - (time.process_time() - used))
+            if woken:
                 for number in os.read(self._woken, 4096):
                     if number & _HANDLED:
                         signals = deque(each for each in signals if each[1] != number ^ _HANDLED)
                     elif number != _WAKE:
-                        signals.append((time.monotonic() + RESPONSE, number))
+                        signals.append((self._now() + RESPONSE, number))
                         # As Trio's own descriptor would, which this one stands in for.
                         call_in_loop(self.loop, _nothing, once=True)
-            now = time.monotonic()
+            now = self._now()
             while signals and signals[0][0] <= now:
                 self._handle(signals.popleft()[1])
             if now >= min(self._deadlines, default=math.inf):

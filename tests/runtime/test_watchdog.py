@@ -119,6 +119,28 @@ def test_the_third_signal_ends_a_process_whose_main_thread_hangs_in_c() -> None:
     assert "third signal" in end.err
 
 
+LOGGED = PROGRAM.replace('"%(message)s"', '"%(message)s", level="INFO"')
+
+
+def test_a_grace_of_weeks_can_be_shortened_by_a_second_signal() -> None:
+    with program(LOGGED.replace("shutdown_grace=0.2", "shutdown_grace=3e6"), "AwaitsThread") as process:
+        process.signal(signal.SIGTERM)
+        process.line("asked to stop by SIGTERM")
+        stopped_in_time(process)
+
+
+def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was() -> None:
+    with program(LOGGED, "AwaitsThread") as process:
+        process.signal(signal.SIGTERM)
+        process.line("asked to stop by SIGTERM")
+        process.signal(signal.SIGSTOP)
+        time.sleep(3)  # longer than the whole stop may take
+        process.signal(signal.SIGCONT)
+        end = process.wait(code=75)
+    assert "releasing state " in end.err
+    assert "abandoned" not in end.err
+
+
 OUTBOX = (
     NODES
     + """
