@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import trio
@@ -176,7 +177,9 @@ class AutoLink:
         if isinstance(link, Settlement):
             return link
         (settlement,) = self._noted(await link.report([_PROBE]))
-        return Settlement(Fate.SETTLED) if settlement.fate is Fate.DROPPED else settlement
+        if settlement.fate in {Fate.DROPPED, Fate.REFUSED}:  # it read the outcome
+            return Settlement(Fate.SETTLED)
+        return replace(settlement, fate=Fate.RETRY) if settlement.fate is Fate.FAILED else settlement
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
         # Also while it is in doubt what the server is: an answer of the right form is about these leases.

@@ -248,7 +248,7 @@ class Link(Protocol):
     async def probe(self) -> Settlement:
         """Find out whether outcomes can be delivered at all now, without touching any state.
 
-        SETTLED if so. May be repeated. Never raises ManagerError.
+        SETTLED if so; else RETRY or KEY_REFUSED. May be repeated. Never raises ManagerError.
         """
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:

@@ -272,7 +272,21 @@ async def test_a_probe_fails_if_any_of_its_requests_does(fails: str) -> None:
         return FAILED if server.double.asked[-1] == fails else server(request)
 
     server.double.handler = handler
-    assert (await link.probe()).fate in (Fate.RETRY, Fate.FAILED)
+    assert (await link.probe()).fate is Fate.RETRY
+
+
+@pytest.mark.parametrize("kind", ["native", "v0"])
+@pytest.mark.parametrize("status", [413, 422])
+async def test_a_probe_that_is_refused_got_through(kind: str, status: int) -> None:
+    """Else an outcome with which the state manager failed once would never be sent again."""
+    server, link = await registered(kind)
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        response = server(request)
+        return answer(status) if server.double.asked[-1].startswith("POST") else response
+
+    server.double.handler = handler
+    assert (await link.probe()).fate is Fate.SETTLED
 
 
 async def test_a_probe_with_a_key_that_is_refused_says_so() -> None:

@@ -333,3 +333,25 @@ async def test_a_drain_waits_for_a_database_that_is_away(stock: Stock, autojump_
     assert asked < 50
     assert rt.summary.completed == 1
     assert began == {"0": 1}
+
+
+@pytest.mark.parametrize("kind", [V0Server, NativeServer])
+async def test_a_drain_waits_for_a_state_manager_that_fails_with_every_outcome(
+    autojump_clock: MockClock, kind: type[V0Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what it is, and registers nodes. It is sent no more while it fails than before the drain."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    server, healthy_at = kind(Says=1), trio.current_time() + 20
+
+    async def before(call: Call) -> Any:
+        fails = call.route in ("executed", "outcomes") and trio.current_time() < healthy_at
+        return reply(500) if fails else None
+
+    server.before = before
+    async with running(server, Says, registered=True) as rt:
+        await trio.sleep(5)
+        rt.stop(20)
+        sent = len(server.calls)
+        await trio.sleep(14)
+        assert len(server.calls) - sent < 30
+    assert rt.summary.completed == 1
