@@ -258,16 +258,17 @@ def _pieces_of(form: str) -> Iterator[str]:
             yield piece
 
 
-def _beginnings(text: str) -> set[str]:
-    return {text[start : start + MIN_SECRET] for start in range(len(text) - MIN_SECRET + 1)}
+def _beginnings(text: str) -> Iterator[str]:
+    # Not a set: it would take a hundred times the memory of the text.
+    return (text[start : start + MIN_SECRET] for start in range(len(text) - MIN_SECRET + 1))
 
 
 def _occurring(text: str, forms: list[str], by_begin: Mapping[str, list[str]]) -> list[str]:
     """Return those of ``forms`` that may occur in a text, in their order: all, or a few of many."""
     if len(forms) < _MANY:
         return forms
-    found = [form for begin in _beginnings(text) for form in by_begin.get(begin, ())]
-    return sorted(found, key=len, reverse=True)
+    begins = {begin for begin in _beginnings(text) if begin in by_begin}
+    return sorted((form for begin in begins for form in by_begin[begin]), key=len, reverse=True)
 
 
 def _grouped(forms: Iterable[str]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ import random
 import shlex
 import textwrap
 import time
+import tracemalloc
 from base64 import b64encode, encodebytes, urlsafe_b64encode
 from urllib.parse import quote, quote_plus, urlencode
 
@@ -111,6 +112,19 @@ def test_one_of_many_secrets_is_masked_in_each_of_its_forms() -> None:
     for secret in secrets[::30]:
         text = f"{secret}, {quote(secret)}, {b64encode(secret.encode()).decode()}, {secret[:9]}\n{secret[9:]}"
         assert redactor.redact(text) == "***, ***, ***, ***\n***"
+
+
+@pytest.mark.parametrize("secrets", [["sesame-4711"], [f"{drawn(20)}+{drawn(21)}" for _ in range(300)]])
+def test_masking_a_long_text_takes_little_memory(secrets: list[str]) -> None:
+    redactor, text = Redactor(secrets), f"... {drawn(100_000)}"
+    redactor.redact("...\n")  # the forms are made
+    tracemalloc.start()
+    try:
+        assert redactor.redact(text) == text
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(text)
 
 
 def test_the_forms_of_secrets_are_kept_up_to_a_limit() -> None:
