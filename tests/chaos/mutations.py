@@ -24,12 +24,6 @@ MUTATIONS = {
         "    if False:\n",
         ("every fault, three on PostgreSQL",),
     ),
-    "caches of an epoch": Mutation(
-        "manager/store/postgres/epochs.py",
-        "Epoch(mark, SharedCatalog(self._max_inputs))",
-        "Epoch(mark, present.catalog if present else SharedCatalog(self._max_inputs))",
-        ("failovers, three on PostgreSQL",),
-    ),
     "fencing": Mutation(
         "manager/engine/outcomes.py",
         "if state.token != token:",

@@ -61,6 +61,7 @@ WORKERS = "manager/engine/workers.py"
 POSTGRES = "manager/store/postgres/"
 HANGS, END = "manager/store/test_postgres_hangs", "manager/store/test_postgres_end"
 LEASES = "manager/test_leases"
+FAILOVER = "manager/test_failover"
 
 POINTS = (
     # -- who comes in
@@ -949,6 +950,44 @@ POINTS = (
         "A lease is renewed for one holder only, whoever claims the state at the same time.",
         ["manager/test_races::test_a_lease_that_ended_is_renewed_while_the_state_is_claimed_again"],
         Change("manager/engine/leases.py", "numbers, locked=not in_process)", "numbers, locked=False)"),
+    ),
+    Point(
+        "Nothing that is kept by number outlives a failover of PostgreSQL.",
+        [f"{FAILOVER}::test_a_node_gets_its_own_states_though_the_failover_lost_it"],
+        Change(
+            POSTGRES + "epochs.py",
+            "Epoch(mark, SharedCatalog(self._max_inputs))",
+            "Epoch(mark, present.catalog if present else SharedCatalog(self._max_inputs))",
+        ),
+    ),
+    Point(
+        "No number is assigned again after a failover.",
+        [f"{FAILOVER}::test_no_number_is_assigned_again_after_a_failover"],
+        Change(
+            POSTGRES + "database.py",
+            "        raise_numbers(connection)\n        mark = _put_epoch",
+            "        mark = _put_epoch",
+        ),
+    ),
+    Point(
+        "A primary of PostgreSQL that was replaced and comes back is refused.",
+        [f"{FAILOVER}::test_a_primary_that_was_replaced_and_comes_back_is_refused"],
+        Change(POSTGRES + "epochs.py", "    if mark.timeline < newest.timeline:", "    if False:"),
+    ),
+    Point(
+        "A run ends though a failover lost an outcome of a runtime inside the state manager.",
+        [f"{FAILOVER}::test_a_state_inside_the_process_whose_outcome_was_lost_is_taken_back_and_no_other"],
+        Change(
+            "manager/engine/managers.py", "        limit_held_inside(tx, manager, now)\n", "        pass\n"
+        ),
+    ),
+    Point(
+        "A PostgreSQL that is too old is refused.",
+        [
+            "manager/test_postgres_start::test_the_oldest_version_of_postgresql_that_is_served_is_named_and_an"
+            "_older_one_refused"
+        ],
+        Change(POSTGRES + "server.py", "MIN_VERSION = 15", "MIN_VERSION = 14"),
     ),
     Point(
         "Runs are locked in one order.",
