@@ -19,6 +19,7 @@ from exotrio.manager.security.encryption import cipher_from_text, find_cipher, r
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
+from tests.contract.native import claim, item_for, report
 from tests.support.helpers import NO_RETRY, ok, place, refused
 from tests.support.manager import NO_SETTINGS, Manager, open_manager
 
@@ -78,6 +79,31 @@ async def test_others_are_served_while_the_secrets_of_a_graph_are_masked(
             go_on.set()
     async with open_manager(tmp_path / "state.db") as manager:
         assert ok(await manager.api.history(state_id))["error"] == "it was ***"
+
+
+async def test_the_forms_of_a_secret_too_large_for_the_cache_are_built_once_for_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built: list[str] = []
+    forms_of = redaction._forms_of
+
+    def noted(value: str) -> Iterator[str]:
+        built.append(value)
+        return forms_of(value)
+
+    secret = "secret of test_the_forms_of_a_secret_too_large"
+    monkeypatch.setattr(redaction, "_forms_of", noted)
+    monkeypatch.setattr(redaction, "MAX_CACHED", len(secret) - 1)
+    async with open_manager() as manager:
+        flow = await Flow.start(manager.api, place("a"), secrets={"token": secret}, retry_policy=NO_RETRY)
+        for _ in range(2):
+            await flow.trigger()
+        states = await claim(manager.api)
+        failed = [item_for(state, outcome="errored", error=f"it was {secret}") for state in states]
+        assert await report(manager.api, *failed) == ["ok"] * 3
+        for state in states:
+            assert ok(await manager.api.history(state["state_id"]))["error"] == "it was ***"
+    assert built == [secret]
 
 
 async def test_the_forms_of_a_secret_are_built_once_until_it_changes(

@@ -7,9 +7,9 @@ transaction that records the outcomes, for which all other writes would wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from exotrio._util.redaction import NO_SECRETS, redactor_of
+from exotrio._util.redaction import NO_SECRETS, Redactor, redactor_of
 from exotrio._wire.native import ErroredItem, OutcomeItem
 from exotrio.manager.engine import logs
 from exotrio.manager.store.cipher import Cipher, open_secrets
@@ -21,7 +21,7 @@ def has_texts(item: OutcomeItem) -> bool:
     return isinstance(item, ErroredItem) or bool(item.logs)
 
 
-def secrets_to_mask(view: View, state_ids: Iterable[str], cipher: Cipher) -> dict[str, Sequence[str]]:
+def secrets_to_mask(view: View, state_ids: Iterable[str], cipher: Cipher) -> dict[str, tuple[str, ...]]:
     """Return for each of these states the secrets of its graph that can be decrypted, if there are any."""
     by_seq = {seq: state_id for state_id in state_ids if (seq := view.seq(state_id)) is not None}
     graphs = dict(
@@ -31,17 +31,22 @@ def secrets_to_mask(view: View, state_ids: Iterable[str], cipher: Cipher) -> dic
             (view.items(sorted(by_seq)),),
         )
     )
-    secrets = open_secrets(view, set(graphs.values()), cipher)
-    return {by_seq[seq]: values for seq, graph in graphs.items() if (values := secrets[graph][0])}
+    opened = open_secrets(view, set(graphs.values()), cipher)
+    secrets = {graph: tuple(values) for graph, (values, _) in opened.items()}
+    return {by_seq[seq]: secrets[graph] for seq, graph in graphs.items() if secrets[graph]}
 
 
-def mask(items: Iterable[OutcomeItem], secrets: Mapping[str, Sequence[str]]) -> list[OutcomeItem]:
+def mask(items: Iterable[OutcomeItem], secrets: Mapping[str, tuple[str, ...]]) -> list[OutcomeItem]:
     """Return outcomes without these secrets, which are given by state."""
-    return [_masked(item, secrets.get(item.state_id, ())) if has_texts(item) else item for item in items]
+    # Once for all outcomes with the same secrets: the cache does not keep the redactors of large ones.
+    redactors = {values: redactor_of(values) for values in set(secrets.values())} | {(): NO_SECRETS}
+    return [
+        _masked(item, redactors[secrets.get(item.state_id, ())]) if has_texts(item) else item
+        for item in items
+    ]
 
 
-def _masked(item: OutcomeItem, secrets: Sequence[str]) -> OutcomeItem:
-    redactor = redactor_of(secrets) if secrets else NO_SECRETS
+def _masked(item: OutcomeItem, redactor: Redactor) -> OutcomeItem:
     changes: dict[str, object] = {"logs": logs.masked(item.logs, redactor)}
     if isinstance(item, ErroredItem):
         changes["error"] = redactor.redact(item.error)
