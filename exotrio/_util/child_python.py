@@ -14,7 +14,14 @@ def child_python(*arguments: str) -> list[str]:
     that others may write to, their ``json.py`` would run. So the child does that only if this process does.
     """
     options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    here = os.getcwd()
-    if not any(os.path.abspath(folder) == here for folder in sys.path):
+    if not _imports_from_working_directory():
         options.append("-P")
     return [sys.executable, *options, *arguments]
+
+
+def _imports_from_working_directory() -> bool:
+    try:
+        here = os.getcwd()
+        return any(os.path.abspath(folder) == here for folder in sys.path)
+    except FileNotFoundError:  # it was deleted
+        return False

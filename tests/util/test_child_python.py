@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Process, Server, server
+from tests.support.processes import ROOT, Process, Server, server
 
 HOSTILE = """
 open({mark!r}, "a").close()
@@ -68,3 +68,38 @@ def test_worker_with_processes_does_not(places: tuple[Path, Path], tmp_path: Pat
         process.line("process 1 .* works as")
         process.stop(code=0)
     assert not (tmp_path / "hostile code ran").exists()
+
+
+DELETED = """
+import os, sys
+from exotrio import BaseNode, Runtime
+from exotrio.monitoring import StateEnded
+from tests.support.doubles import V0Server
+
+class Says(BaseNode):
+    runs_in = "process"
+
+    def execute(self):
+        return None
+
+def ended(event):
+    if isinstance(event, StateEnded):
+        runtime.stop()
+
+if __name__ == "__main__":
+    os.rmdir(os.getcwd())
+    server = V0Server()
+    server.add("Says")
+    runtime = Runtime("ns", "rt", [Says], transport=server)
+    runtime.observe(ended)
+    print(runtime.start().completed)
+"""
+
+
+def test_a_process_node_runs_after_the_working_directory_was_deleted(tmp_path: Path) -> None:
+    program, deleted = tmp_path / "program.py", tmp_path / "deleted"
+    program.write_text(DELETED)
+    deleted.mkdir()
+    path = {"PYTHONPATH": str(ROOT)}
+    with Process([sys.executable, str(program)], cwd=deleted, env=path) as process:
+        assert process.wait(code=0).out == "1\n"
