@@ -192,6 +192,31 @@ async def test_all_that_a_manager_held_is_taken_back_though_it_is_more_than_one_
     assert [(await world.sweep(5 * SECOND)).ended for _ in range(3)] == [2, 1, 0]
 
 
+async def test_a_sweep_that_meets_a_manager_on_its_way_out_leaves_what_it_holds_to_the_next_sweep(
+    shared: World,
+) -> None:
+    def leaving(tx: Transaction, held: Gate) -> None:
+        leave(tx, "leaving")
+        assert take_duty(tx, "recovery") == 0, "sent to the server, too"
+        held.hold()
+
+    own = shared.manager.service.manager
+    for name in ("lost", "leaving"):
+        await shared.write(enter, name, shared.now)
+        await shared.claim(manager=name)
+    for _ in range(6):
+        for name in ("leaving", own):
+            await shared.write(enter, name, shared.now)
+        await shared.sweep(5 * SECOND)
+    for name in ("leaving", own):
+        await shared.write(enter, name, shared.now)
+    async with held_up(shared.write, leaving):
+        with trio.fail_after(30):
+            assert (await shared.sweep(5 * SECOND)).ended == 1
+    assert await shared.statuses() == ["CREATED", "QUEUED", "CREATED"]
+    assert (await shared.sweep(5 * SECOND)).ended == 1
+
+
 async def test_a_manager_that_sweeps_is_not_lost_though_it_was_silent_or_was_taken_for_lost(
     world: World,
 ) -> None:

@@ -192,9 +192,11 @@ def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | Non
         if lost or (recovered is not None and not 0 <= now - recovered < RECOVERY_INTERVAL_MS):
             forget_claims(tx, now)
             ended = expire(tx, now, terms, sweeper=manager)
-            # More may be left than one sweep takes back.
-            at = now if ended < MAX_STATES_PER_SWEEP else 0
-            tx.execute("UPDATE duties SET at = ? WHERE name = ?", (at, RECOVERY))
+            # None: a state manager is just leaving. Its zero is for the next sweep.
+            if recovered is not None:
+                # More may be left than one sweep takes back.
+                at = now if ended < MAX_STATES_PER_SWEEP else 0
+                tx.execute("UPDATE duties SET at = ? WHERE name = ?", (at, RECOVERY))
             return Swept(ended=ended)
     forget_claims(tx, now)
     return Swept(ended=expire(tx, now, terms))
