@@ -336,3 +336,18 @@ async def test_behind_a_pooler_everything_works_by_polling(database: Database) -
             with trio.move_on_after(0.05):
                 await store.read(lambda view: view.row("SELECT pg_sleep(600)"))
             assert await store.look(lambda view: setting(view, "enable_seqscan")) == "on"
+
+
+async def test_a_use_case_that_loses_its_server_behind_a_pooler_is_run_again(database: Database) -> None:
+    ended: list[int] = []
+
+    def lose_server_once(tx: Transaction) -> str:
+        if not ended:
+            # The pooler adds an error to that of the server.
+            ended.append(database.terminate(tx.one("SELECT pg_backend_pid()")[0]))
+        return setting(tx, "lock_timeout")
+
+    with pooler() as pool:
+        async with open_store(database.url_at(pool.port)) as store:
+            assert await store.write(lose_server_once) == "2s"
+    assert ended == [1]

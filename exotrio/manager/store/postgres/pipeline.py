@@ -124,14 +124,15 @@ class Pipeline:
         try:
             self._pgconn.pipeline_sync()
             for answer in self._answers():
-                item = queue.popleft()
+                # A pooler that loses its server adds an error to the last one of that.
+                item = queue.popleft() if queue else None
                 if answer.status in _DONE:
                     if isinstance(item, Result):
                         item._pgresult = answer
                         if (answer.command_status or b"")[:6] in _CHANGES:
                             self.changes += answer.command_tuples or 0
                     continue
-                if not isinstance(item, Result):
+                if isinstance(item, tuple):
                     del self._names[item]
                 error = error or errors.error_from_result(answer)
             self._pgconn.exit_pipeline_mode()
