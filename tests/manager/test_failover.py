@@ -155,8 +155,9 @@ async def test_a_failover_to_a_synchronous_standby_loses_nothing(servers: Replic
 async def test_a_primary_that_was_replaced_and_comes_back_is_refused(
     servers: Replicated, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writes, "RETRY_FOR", 2.0)
-    monkeypatch.setattr(readers, "RETRY_FOR", 2.0)
+    # Shorter than what a probe waits for.
+    monkeypatch.setattr(writes, "RETRY_FOR", 0.5)
+    monkeypatch.setattr(readers, "RETRY_FOR", 0.5)
     says = r"on timeline \d+, but another one took over on timeline \d+: it is an old primary that came back"
     async with open_manager(url) as manager:
         store = manager.service.store
