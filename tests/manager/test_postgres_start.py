@@ -18,6 +18,7 @@ from urllib.parse import quote
 import pytest
 
 from exotrio import ConfigurationError, DatabaseError
+from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.postgres import start
 from tests.support.commands import NODES, Cli
@@ -257,3 +258,24 @@ async def test_tables_of_another_program_are_refused_and_left_as_they_are(
     assert "was not made by exotrio" in said
     assert "name another database in the URL" in said
     assert existing() == before
+
+
+async def test_a_server_that_does_not_show_its_timeline_is_used_with_a_warning(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def epoch_after_a_start() -> str:
+        async with open_store(database.url) as store:
+            await store.write(lambda tx: put_meta(tx, "written", "yes"))
+        ((epoch,),) = database.execute("SELECT value FROM meta WHERE key = 'epoch'")
+        return str(epoch)
+
+    function = "EXECUTE ON FUNCTION pg_walfile_name(pg_lsn)"
+    hidden = f"REVOKE {function} FROM PUBLIC", f"GRANT {function} TO PUBLIC"
+    with changed(database, *hidden):
+        first = await epoch_after_a_start()
+        assert await epoch_after_a_start() == first
+    assert caplog.text.count("does not show its timeline (permission denied for function") == 2
+    shown = await epoch_after_a_start()
+    assert shown != first, "on which timeline that epoch began is not known"
+    with changed(database, *hidden):
+        assert await epoch_after_a_start() == shown, "state managers that see it and others may work together"

@@ -29,18 +29,18 @@ _SAVEPOINTS = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
 _LOST = ("08", "57P", "25P03", "25006", "55000")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
 waited for this process in vain, or it is not the primary server any more (55000: it has no timeline)."""
-_READ_MARK = (
-    # The control file shows a new timeline only after the first checkpoint; this function shows it at once.
-    "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), 'meta'::regclass::oid,"
-    " (SELECT value FROM meta WHERE key = 'epoch')"
-)
+READ_TIMELINE = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+"""In hexadecimal. The control file would show a new one only after the first checkpoint."""
+NO_TIMELINE = "'0'"
+"""In place of it, where the server cannot show it."""
 
 
 class Mark(NamedTuple):
     """What identifies the epoch of a database (``epochs``)."""
 
     timeline: int
-    """Of the server: each promotion of a standby increases it, and so does recovery to a point in time."""
+    """Of the server: each promotion of a standby increases it, and so does recovery to a point in time. 0 if
+    the server cannot show it."""
     table: int
     """The object id of the table meta, which differs after a dump was restored."""
     epoch: str
@@ -49,7 +49,8 @@ class Mark(NamedTuple):
     @property
     def is_begun(self) -> bool:
         """Whether the epoch in meta began on this timeline, in this table."""
-        return self.epoch.startswith(f"{self.timeline}.{self.table}.")
+        timeline, _, rest = self.epoch.partition(".")
+        return self.timeline in (0, int(timeline or -1)) and rest.startswith(f"{self.table}.")
 
 
 def is_operational(error: psycopg.Error) -> bool:
@@ -81,11 +82,18 @@ class Connection:
     """A connection whose transactions are begun and ended by statements.
 
     ``settings`` are made once, or, behind a pooler, with each BEGIN: there no setting outlasts a transaction,
-    and each transaction may run on another server. With them, ``mark`` is read, if ``reads_mark``.
+    and each transaction may run on another server. With them, ``mark`` is read, if ``reads_mark``, by the
+    expression ``timeline`` (``READ_TIMELINE``).
     """
 
     def __init__(
-        self, driver: psycopg.Connection[Row], *, is_pooled: bool, settings: str, reads_mark: bool
+        self,
+        driver: psycopg.Connection[Row],
+        *,
+        is_pooled: bool,
+        settings: str,
+        reads_mark: bool,
+        timeline: str,
     ) -> None:
         self.driver = driver
         self.is_pooled = is_pooled
@@ -93,6 +101,7 @@ class Connection:
         """Of the server that runs, or ran, the transaction."""
         self._settings = settings
         self._reads_mark = reads_mark
+        self._timeline = timeline
         self._pipeline = Pipeline(driver, prepares=not is_pooled, patience=STATEMENT_LIMIT + ANSWER_MARGIN)
         self._in_transaction = False
         self._planned_at = time.monotonic()
@@ -149,7 +158,11 @@ class Connection:
 
     def read_mark(self, first: str = "") -> Mark:
         """Read ``mark``, after ``first`` statements."""
-        result = self._pipeline.run((first + _READ_MARK).encode())
+        query = (
+            f"{first}SELECT {self._timeline}, 'meta'::regclass::oid,"
+            " (SELECT value FROM meta WHERE key = 'epoch')"
+        )
+        result = self._pipeline.run(query.encode())
         timeline, table, epoch = (result.get_value(0, column) or b"" for column in range(3))
         self.mark = Mark(int(timeline, 16), int(table), epoch.decode())
         return self.mark

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
 import psycopg
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from exotrio._util.database_url import parse_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store.postgres.adaptation import ADAPTERS
-from exotrio.manager.store.postgres.connection import STATEMENT_LIMIT, Connection
+from exotrio.manager.store.postgres.connection import (
+    NO_TIMELINE,
+    READ_TIMELINE,
+    STATEMENT_LIMIT,
+    Connection,
+)
 from exotrio.manager.store.postgres.pipeline import Pipeline
+
+logger = logging.getLogger("exotrio.manager.store")
 
 MIN_VERSION = 15
 """The oldest PostgreSQL that the tests run on."""
@@ -75,6 +84,7 @@ class Server:
         if "," in str(given.get("host", "")):
             # Several hosts are a primary and its replicas.
             self._parameters.setdefault("target_session_attrs", "read-write")
+        self._timeline: str | None = None
         self.shown = self._url.shown
         """Its URL, without a password."""
 
@@ -94,6 +104,8 @@ class Server:
             pid = first.run(b"SELECT pg_backend_pid()").get_value(0, 0)
             # A pooler that lends sessions makes up the number of its own ones.
             is_pooled = pid != b"%d" % driver.pgconn.backend_pid
+            if self._timeline is None:
+                self._timeline = self._timeline_of(first)
             settings = _SETTINGS if writes else _READER_SETTINGS
             word = "SET LOCAL" if is_pooled else "SET"
             connection = Connection(
@@ -101,6 +113,7 @@ class Server:
                 is_pooled=is_pooled,
                 settings="; ".join(f"{word} {name} = '{value}'" for name, value in settings.items()),
                 reads_mark=reads_mark,
+                timeline=self._timeline,
             )
         except BaseException:
             driver.close()
@@ -112,6 +125,21 @@ class Server:
             connection.close()
             raise
         return connection
+
+    def _timeline_of(self, first: Pipeline) -> str:
+        """Return the expression for the timeline of the server."""
+        try:
+            first.run(f"SELECT {READ_TIMELINE}".encode())
+        except (errors.FeatureNotSupported, errors.UndefinedFunction, errors.InsufficientPrivilege) as error:
+            logger.warning(
+                "the database %s does not show its timeline (%s), so no failover to a standby that lacks"
+                " commits is noticed: restart all state managers after one",
+                *(self.shown, self.reason(error)),
+            )
+            return NO_TIMELINE
+        except errors.ObjectNotInPrerequisiteState:
+            pass  # a standby: it shows it once it is the primary
+        return READ_TIMELINE
 
     def reason(self, error: Exception) -> str:
         """Return in one line what an error says."""
