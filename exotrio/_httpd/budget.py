@@ -18,10 +18,10 @@ logger = logging.getLogger("exotrio.manager.http")
 
 
 class Budget:
-    """An amount of which requests use parts; who needs more than is left waits, in order of arrival.
+    """An amount of which requests take parts. One that needs more than is left waits for its turn.
 
     Attributes:
-        used: The sum of all parts. What is taken by ``charge`` may exceed the limit.
+        used: The sum of all parts. It exceeds the limit while a part is taken that does.
     """
 
     def __init__(self, limit: int) -> None:
@@ -30,7 +30,7 @@ class Budget:
         self._waiting: deque[tuple[int, trio.Event]] = deque()
 
     async def acquire(self, amount: int) -> None:
-        """Take a part, once it fits. One above the limit, which never fits, needs all of it.
+        """Take a part once it fits; one above the limit, once nothing else is taken.
 
         Cancellation:
             Nothing is taken.
@@ -39,21 +39,17 @@ class Budget:
         if not self._waiting and self._fits(amount):
             self.used += amount
             return
-        mine = (amount, trio.Event())
-        self._waiting.append(mine)
+        served = trio.Event()
+        self._waiting.append((amount, served))
         try:
-            await mine[1].wait()
+            await served.wait()
         except trio.Cancelled:
-            if mine[1].is_set():
+            if served.is_set():  # cancelled after another request had made room, before this task ran
                 self.release(amount)
             else:
-                self._waiting.remove(mine)
+                self._waiting.remove((amount, served))
                 self._serve_waiting()
             raise
-
-    def charge(self, amount: int) -> None:
-        """Take a part at once, for what is there already."""
-        self.used += amount
 
     def release(self, amount: int) -> None:
         """Give a part back."""
@@ -71,7 +67,7 @@ class Budget:
 
 
 class InFlight:
-    """The bytes of large bodies and answers that are on their way, to and from all clients.
+    """The bytes of large bodies and answers of all connections, while they are read or written.
 
     A body waits until it fits, before it is read, so that no client has to send it again. An answer is there
     already: if it does not fit, those that were not read for ``SLOW`` seconds are given up, oldest first.
@@ -84,11 +80,11 @@ class InFlight:
         self.bodies = Budget(limit // 2)
         self._limit = limit // 2
         self._answered = 0
-        # In order of their begin, which comes first, with their size.
+        # The answers that are being written, oldest first: when that began, and the size.
         self._writes: dict[trio.CancelScope, tuple[float, int]] = {}
 
     def has_room(self, size: int) -> bool:
-        """Return whether an answer fits, if necessary in place of others that are read slowly."""
+        """Return whether an answer fits. If it does not, answers that are read slowly are given up for it."""
         size = min(size, self._limit)
         for write, (began, _) in list(self._writes.items()):
             if self._answered + size <= self._limit or began + SLOW > trio.current_time():

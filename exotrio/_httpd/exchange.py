@@ -85,7 +85,7 @@ class Exchange:
         self._parts: list[bytes | bytearray] = []
         self._received = 0
         self._chunks = 0
-        # Bytes of the body as announced, and those of them that it takes of what all bodies may have.
+        # The announced length of the body, and the bytes that it takes of the budget for bodies.
         self._announced = 0
         self._taken = 0
         self._whole = False

@@ -492,7 +492,7 @@ POINTS = (
     Point(
         "All large bodies that are handled at the same time have a largest number of values together.",
         ["security/test_limits::test_large_bodies_wait_for_the_values_of_those_that_are_handled"],
-        Change(BODIES, "await self._values.acquire(values)", "self._values.charge(values)"),
+        Change(BODIES, "await self._values.acquire(values)", "self._values.used += values"),
     ),
     Point(
         "A large body that was handled or refused makes room for the next ones.",
@@ -857,7 +857,7 @@ POINTS = (
         Change(
             "_httpd/exchange.py",
             "await self._in_flight.bodies.acquire(size)",
-            "self._in_flight.bodies.charge(size)",
+            "self._in_flight.bodies.used += size",
         ),
     ),
     Point(

@@ -63,7 +63,7 @@ class Bodies:
         return body
 
     async def parse(self, body: bytes, parse: Callable[..., T], *args: object) -> T:
-        """Return ``parse(body, *args)``, made in a thread if the body is large."""
+        """Return ``parse(body, *args)``, which runs in a thread if the body is large."""
         if len(body) <= LARGE:
             return parse(body, *args)
         return await self._service.compute(parse, body, *args)

@@ -46,7 +46,7 @@ MonotonicClock = Callable[[], int]
 SWEEPS_PER_TERM = 12
 MAX_SWEEP_INTERVAL = 5.0
 NAMED_WITHIN_MS = 30_000
-"""Within which a heartbeat of a runtime inside a state manager, one of which comes each second, names what it
+"""Time in which a runtime inside a state manager, which sends a heartbeat each second, has named all that it
 holds."""
 MAX_STATES_PER_SWEEP = 1_000
 """States of one sweep's transaction: a larger one would delay other commits."""

@@ -35,8 +35,8 @@ a third is as much."""
 LEARNT_AFTER_MS = 10_000
 """Until then each state manager knows that the clock was set."""
 RECOVERY_INTERVAL_MS = 60_000
-"""What is held inside state managers is many rows: it is read when one of them has ended, and this often
-otherwise, for one that committed a claim after it was taken for lost, and then ended."""
+"""What is held inside state managers may be many rows. It is read when one of them has ended, and otherwise
+this often: one may have committed a claim after it was taken for lost, and have ended then."""
 SWEEP, RETENTION, SCHEDULES, RECOVERY = DUTIES = ("sweep", "retention", "schedules", "recovery")
 
 
