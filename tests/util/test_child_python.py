@@ -1,4 +1,5 @@
-"""Child processes load no code from a working directory that their parent does not load code from."""
+"""Child processes have the options of their parent's Python, and load no code from a working directory that
+their parent does not load code from."""
 
 from __future__ import annotations
 
@@ -103,3 +104,18 @@ def test_a_process_node_runs_after_the_working_directory_was_deleted(tmp_path: P
     path = {"PYTHONPATH": str(ROOT)}
     with Process([sys.executable, str(program)], cwd=deleted, env=path) as process:
         assert process.wait(code=0).out == "1\n"
+
+
+CHILD = """
+import subprocess, sys
+from exotrio._util.child_python import child_python
+
+subprocess.run(child_python("-c", "import sys; print(sys.warnoptions, sys.stdout.write_through)"))
+"""
+
+
+@pytest.mark.parametrize("options", [["-u", "-W", "error"], []], ids=["given", "default"])
+def test_the_options_of_the_interpreter_are_passed_on(tmp_path: Path, options: list[str]) -> None:
+    variables = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", "PYTHONWARNINGS": ""}
+    with Process([sys.executable, *options, "-c", CHILD], cwd=tmp_path, env=variables) as process:
+        assert process.wait(code=0).out == ("['error'] True\n" if options else "[] False\n")
