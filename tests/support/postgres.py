@@ -251,7 +251,7 @@ class Server:
 class Pooler:
     """pgbouncer in transaction mode before a server, which is at ``port`` of ``host``, or in this folder."""
 
-    def __init__(self, host: Path | str, port: int) -> None:
+    def __init__(self, host: Path | str, port: int, sessions: int) -> None:
         program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:
             pytest.skip(f"{NO_POOLER} is installed")
@@ -265,6 +265,7 @@ class Pooler:
             f"auth_type = plain\nauth_file = {folder}/users\n"
             # As before 1.21: a statement that one session prepared is unknown in the next transaction.
             "max_prepared_statements = 0\n"
+            f"default_pool_size = {sessions}\n"
             # After a server that was away, it would refuse clients for 15 s.
             "server_login_retry = 0\n"
         )
@@ -284,9 +285,13 @@ def database() -> Iterator[Database]:
 
 
 @contextmanager
-def pooler(port: int | None = None) -> Iterator[Pooler]:
-    """Put pgbouncer before this process's server, or the one at ``port`` of 127.0.0.1, or skip the test."""
-    started = Pooler(server().folder, server().port) if port is None else Pooler("127.0.0.1", port)
+def pooler(port: int | None = None, *, sessions: int = 20) -> Iterator[Pooler]:
+    """Put pgbouncer before this process's server, or the one at ``port`` of 127.0.0.1, or skip the test.
+
+    It lends at most so many ``sessions`` of a database.
+    """
+    host, port = (server().folder, server().port) if port is None else ("127.0.0.1", port)
+    started = Pooler(host, port, sessions)
     try:
         yield started
     finally:

@@ -17,7 +17,7 @@ from exotrio.manager.store.postgres import topics
 from exotrio.manager.store.postgres.store import WRITERS
 from tests.support.manager import gate
 from tests.support.postgres import Database, pooler
-from tests.support.stores import PATIENCE, until
+from tests.support.stores import PATIENCE, keys, put, until
 
 LONG = 600.0
 """Seconds that no test waits."""
@@ -351,3 +351,14 @@ async def test_a_use_case_that_loses_its_server_behind_a_pooler_is_run_again(dat
         async with open_store(database.url_at(pool.port)) as store:
             assert await store.write(lose_server_once) == "2s"
     assert ended == [1]
+
+
+async def test_an_epoch_begins_though_the_pooler_has_no_session_but_that_of_the_use_case(
+    database: Database,
+) -> None:
+    with pooler(sessions=1) as pool:
+        async with open_store(database.url_at(pool.port)) as store:
+            await store.write(put, "before")
+            database.execute("UPDATE meta SET value = '' WHERE key = 'epoch'")
+            await store.write(put, "after")
+            assert await store.read(keys) == ["after", "before"]

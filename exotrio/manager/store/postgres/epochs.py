@@ -47,6 +47,7 @@ class Epochs:
         self.server = server
         self._max_inputs = max_inputs
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()
         self._present: Epoch | None = None
 
     def connect(self, *, writes: bool = True) -> Connection:
@@ -75,23 +76,27 @@ class Epochs:
         if present is not None and mark == present.mark:
             return present
         if connection.is_pooled and mark is not None:
-            return self._enter(mark)
+            if mark.is_begun:
+                return self._enter(mark)
+            # To begin an epoch takes another connection, and the pooler may have no more than those on which
+            # transactions like this one wait for it.
+            connection.rollback()
+            self._enter(mark)
+            raise psycopg.OperationalError("a new epoch of the database begins: this is repeated in it")
         raise psycopg.OperationalError("another primary took over since this connection was made")
 
     def _enter(self, mark: Mark) -> Epoch:
-        """Return the epoch with this mark, which a server has just shown."""
+        """Return the epoch with this mark, which a server has just shown. Begin it if it is not begun."""
         with self._lock:
             present = self._present
-            if present is not None and mark != present.mark:
+            if present is not None:
+                if mark == present.mark:
+                    return present
                 _refuse_older(mark, present.mark)
-            if not mark.is_begun:
-                begun = self._begin()
-                if begun[:2] != mark[:2]:
-                    raise psycopg.OperationalError("another server took over just now")
-                mark = begun
-            if present is not None and mark == present.mark:
-                return present
-            self._present = entered = Epoch(mark, SharedCatalog(self._max_inputs))
+            if mark.is_begun:
+                self._present = entered = Epoch(mark, SharedCatalog(self._max_inputs))
+        if not mark.is_begun:
+            return self._enter(self._begin(mark))
         if present is not None:
             logger.warning(
                 "the database %s is on timeline %d now, and was on %d: another primary took over, or a backup"
@@ -100,17 +105,21 @@ class Epochs:
             )
         return entered
 
-    def _begin(self) -> Mark:
-        connection = self.server.connect()
-        try:
-            connection.begin()
-            mark = begin_epoch(connection)
-            connection.commit()
-            return mark
-        except CommitUnknown as error:
-            raise psycopg.OperationalError("the connection was lost when a new epoch began") from error
-        finally:
-            connection.close()
+    def _begin(self, shown: Mark) -> Mark:
+        # One after the other, but without the lock for which transactions on a pooler's connections wait.
+        with self._beginning:
+            connection = self.server.connect()
+            try:
+                connection.begin()
+                mark = begin_epoch(connection)
+                connection.commit()
+            except CommitUnknown as error:
+                raise psycopg.OperationalError("the connection was lost when a new epoch began") from error
+            finally:
+                connection.close()
+        if mark[:2] != shown[:2]:
+            raise psycopg.OperationalError("another server took over just now")
+        return mark
 
 
 def _refuse_older(mark: Mark, newest: Mark) -> None:
