@@ -43,9 +43,9 @@ from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFoun
 log = logging.getLogger("exotrio")
 
 FIND_NATIVE_INTERVAL = 60.0
-"""Seconds between two looks whether a server that speaks only v0 speaks the native API by now."""
+"""Seconds between two checks whether a server that spoke only v0 now speaks the native API."""
 REGISTER_INTERVAL = 10.0
-"""Seconds between two registrations because the state manager lacks nodes: it may refuse them, too."""
+"""Minimum seconds between two registrations because the state manager lacks nodes: it may refuse them."""
 _INCONCLUSIVE_STATUSES = frozenset({401, 403, 408, 425, 429})
 """Statuses of failures after which the server is still taken for what it was."""
 
@@ -59,7 +59,7 @@ T = TypeVar("T")
 class AutoLink:
     """The link of a runtime: v0 or native, whichever the server speaks, also after the server was replaced.
 
-    What its calls do, ``Link`` says.
+    ``Link`` documents its methods.
 
     When the server may be another one (an outage ended, something was refused), or says that it lacks nodes,
     the next call first asks it what it is, and registers the nodes again in case it does not know them.

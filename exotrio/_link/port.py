@@ -152,7 +152,7 @@ class HeartbeatAnswer:
 
     Attributes:
         results: One per state of the heartbeat, in order.
-        ttl: Seconds the renewed leases last from when the heartbeat was sent; None: for ever.
+        ttl: Seconds the renewed leases last from when the heartbeat was sent; None: without a limit.
         commands: Commands to this runtime, as ``_wire.native.HeartbeatReply`` has them.
     """
 

@@ -54,7 +54,7 @@ _ROUTES = {"executed": "executed", "errored": "errored", "pruned": "prune"}
 class V0Link:
     """Work with any v0 state manager, with ``concurrency`` reports and as many releases at once.
 
-    What its calls do, ``Link`` says.
+    ``Link`` documents its methods.
     """
 
     def __init__(self, http: HttpClient, namespace: str, *, concurrency: int = 8) -> None:

@@ -12,7 +12,7 @@
     stop         requests to stop                   shutdown      what follows them
     watchdog     ends a process that does not stop  vitals        how it is, from any thread
     task_tree    where its tasks wait, from any thread
-    server_errors  tells an outcome that the state manager fails with from an outage
+    server_errors  distinguishes an outcome with which the state manager fails from an outage
     loop_watch   says when a node blocks the loop, and where
 
 ``Runtime``, ``Phase`` and ``Summary`` are public through ``exotrio``, ``Vitals`` through

@@ -3,8 +3,8 @@
 Signal handlers are set before the loop begins and restored after it ended, so that Python's default (a
 KeyboardInterrupt anywhere) applies at no moment of a run. They are plain ``signal`` handlers instead of
 a task that awaits signals: such a task cannot run while node code blocks the loop, and then the third
-signal, which is meant for just that, would do nothing. The watchdog handles what the main thread does not get
-to.
+signal, which is meant for just that, would do nothing. The watchdog handles signals while the main thread
+hangs in C code.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class StopRequests:
 def _rare_collections() -> Iterator[None]:
     """Look for garbage rarely while the body runs, in the whole process, unless the program chose how often.
 
-    What outlives two looks at what is young is looked at again a fifth as often as usual, or less.
+    Old generations are collected at most a fifth as often as usual.
     """
     before = gc.get_threshold()
     if before in PYTHONS_THRESHOLDS:

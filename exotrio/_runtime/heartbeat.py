@@ -18,7 +18,8 @@ cancelled run and a command must arrive all the same, so heartbeats are frequent
 A lease ends when nothing renewed it for its ``ttl``, 60 s by default. A heartbeat every third of that
 leaves time for some that fail: those are repeated soon. A heartbeat is sent at once when the phase
 changes, and when a state is begun whose last runtimes died while they ran it: its node begins once that
-is answered. The last heartbeat says that the runtime has stopped, so that nobody waits until it is missed.
+is answered. The last heartbeat says that the runtime has stopped, so that it is not
+waited for.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ async def heartbeat(
     Args:
         open_own_link: Opens a native link with connections of its own, for the thread; None in process.
         phase: Returns the runtime's phase; called from any thread.
-        tasks: Shown to the state manager when it asks; None: nobody may see them.
+        tasks: Shown to the state manager on request; None if it must not see them.
 
     Cancellation:
         Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
@@ -155,7 +156,7 @@ class HeartbeatHandler:
         for held, claim, runs in heartbeat.held:
             held.announced = held.announced or (runs and held.claim is claim)
         if answer is None:
-            # Replaced by one that speaks v0 only. Nobody there renews what workers would wait for.
+            # Replaced by one that speaks v0 only, which does not renew the leases that workers wait for.
             for held, _, _ in heartbeat.held:
                 begun = held.execution is not None and held.execution.began
                 if ledger.lapsed(held) and not begun:
@@ -185,7 +186,7 @@ class HeartbeatSender:
     """Sends heartbeats, in the loop that calls ``run``.
 
     Args:
-        runtime_link: Only asked what it can do, since it knows whom it talks to.
+        runtime_link: Tells whether the state manager has leases; nothing is sent through it.
         link: The link to send through.
         ledger: Only read.
         deliver: Takes each answered heartbeat to the runtime's loop.
@@ -243,7 +244,7 @@ class HeartbeatSender:
 
     @property
     def _ttl(self) -> float:
-        # What the last answer told counts already: the runtime's loop may be blocked, and enter it late.
+        # The ttl of the last answer counts already: the runtime's loop may be blocked, and enter it late.
         return min((ttl for ttl in (self._last_ttl, self.ledger.ttl) if ttl is not None), default=DEFAULT_TTL)
 
     @property
@@ -313,7 +314,7 @@ class HeartbeatSender:
         asked = answer is not None and "tasks" in answer.commands
         if asked and heartbeat.tasks is None and self.tasks is not None:
             self._task_tree = await self.tasks.take()
-            return 0.0  # at once: somebody waits for it
+            return 0.0  # at once: an operator waits for it
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
 
 

@@ -24,14 +24,14 @@ class Intake:
     ledger: Ledger
     stop: Stop
 
-    def take(self, claims: Sequence[Claim], asked: float, limit: int) -> list[HeldClaim]:
+    def take(self, claims: Sequence[Claim], sent_at: float, limit: int) -> list[HeldClaim]:
         """Pass what was claimed to the workers.
 
-        Return what has to be released: it came after a stop was requested, or nobody asked for it.
+        Return what has to be released: it came after a stop was requested, or more came than were requested.
 
         Args:
-            asked: When the claim was sent, on the clock of ``Ledger.now``.
-            limit: How many states it asked for.
+            sent_at: When the claim was sent, on the clock of ``Ledger.now``.
+            limit: How many states it requested.
         """
         log.debug("claimed %d states", len(claims))
         if self.ledger.events:
@@ -39,7 +39,7 @@ class Intake:
         # All of them into the ledger first, so that whatever comes now finds them there.
         taken: list[HeldClaim] = []
         for claim in claims:
-            held = self.ledger.add(claim, asked)
+            held = self.ledger.add(claim, sent_at)
             if held is not None:
                 taken.append(held)
             else:
@@ -51,7 +51,7 @@ class Intake:
             return taken
         if len(taken) > limit:
             log.warning(
-                "releasing %d states: the state manager gave more than were asked for", len(taken) - limit
+                "releasing %d states: the state manager sent more than were requested", len(taken) - limit
             )
         for held in taken[:limit]:
             self.claimed.send_nowait(held)

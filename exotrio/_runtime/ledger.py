@@ -60,7 +60,7 @@ class HeldClaim:
 
     Attributes:
         lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
-            that its node is not begun; one that runs goes on, since perhaps nobody else has it yet.
+            that its node is not begun; one that runs goes on, since perhaps no other runtime has it yet.
         forfeited: LEASE_LOST or RUN_CANCELLED once the state manager says so.
         execution: The run of its node, while and after there is one.
         taken_at: When a worker took it, on Trio's clock.
@@ -162,7 +162,7 @@ class Ledger:
     Attributes:
         claiming: A claim of the poller is in flight: it may bring states.
         reported: Outcomes delivered so far; each may have made states claimable.
-        ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
+        ttl: Seconds a lease lasts; None while that is not known, or if leases do not end.
         heartbeat_wanted: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
             state that is to be announced.
         alone: States that are to run while nothing else does, the one whose turn it is first.
@@ -202,8 +202,8 @@ class Ledger:
 
     # -- what comes, moves and goes
 
-    def add(self, claim: Claim, asked: float = math.inf) -> HeldClaim | None:
-        """Enter a claim that was asked for at that time on the clock of ``now``, and return what is held.
+    def add(self, claim: Claim, sent_at: float = math.inf) -> HeldClaim | None:
+        """Enter a claim whose request was sent at that time on the clock of ``now``; return what is held now.
 
         None if the same is held here already (its lease was lost, or a v0 claim repeated it). Then that one
         takes over the claim, so that nothing is begun a second time. If another state with this id is held,
@@ -226,7 +226,7 @@ class Ledger:
         held.lease_until = math.inf
         late = known is not None and claim.announce
         if claim.lease is not None:
-            held.lease_until = asked + claim.lease
+            held.lease_until = sent_at + claim.lease
             # The first time, too: until then it is not known how often to send heartbeats.
             late = late or self.ttl is None or held.lease_until - self.now() < self.ttl * 2 / 3
             self.ttl = self.ttl or claim.lease
@@ -365,14 +365,14 @@ class Ledger:
     # -- waiting
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds; it is asked again after every change of the ledger."""
+        """Wait until ``condition`` holds; it is checked again after every change of the ledger."""
         while not condition():
             if self._changed is None:
                 self._changed = trio.Event()
             await self._changed.wait()
 
     def notify(self) -> None:
-        """Have every ``until`` ask its condition again."""
+        """Have every ``until`` check its condition again."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None

@@ -47,12 +47,12 @@ from exotrio._runtime.stop import Stop
 log = logging.getLogger("exotrio.poller")
 
 POLLER_SHARE = 8
-"""A report leaves one part of so many of the buffer to the poller, which goes on if the report hangs."""
+"""A report leaves an eighth of the buffer to the poller, which goes on if the report hangs."""
 BATCH_WAIT = 0.2
 """Seconds for which the next batch of outcomes, and a claim by the poller, wait for the last report."""
 FAST_DELIVERY = 0.02
-"""Seconds that a report may take at most for the poller to leave claims to it. With answers after 0.15 s, a
-runtime whose poller claims meanwhile does a fifth more."""
+"""Maximum seconds of a report for the poller to leave claims to reports. With answers after 0.15 s, a runtime
+whose poller claims meanwhile does a fifth more."""
 NOTHING = Wanted(limits={}, limit=0, at_once=0)
 
 
@@ -175,10 +175,10 @@ class ClaimPlanner:
         self.max_limit = min(self.options.batch_size, self.max_limit + (count == self.max_limit))
 
     def _may_claim(self) -> bool:
-        # Deliveries in their first attempt do not prevent a claim, up to a full load of them: claims
-        # overlap reports. Deliveries that fail do: what they hold must not pile up.
-        most = self.options.batch_size + self.options.workers
-        return self.ledger.count(Stage.DONE) <= most and not self.deliveries.stuck
+        # Claims overlap reports, so that deliveries in their first attempt do not prevent a claim, up to as
+        # many as are held at most. Deliveries that fail do: what they hold must not pile up.
+        limit = self.options.batch_size + self.options.workers
+        return self.ledger.count(Stage.DONE) <= limit and not self.deliveries.stuck
 
     def _fitting(self, limit: int) -> Wanted:
         """Return how many states fit now, up to ``limit``."""
@@ -198,7 +198,7 @@ class ClaimPlanner:
 
     @property
     def _room(self) -> int:
-        # Idle are only those that wait at the channel by now: what was asked for has to fit when it comes.
+        # A worker counts as idle once it waits at the channel: what is requested has to fit when it comes.
         idle = self.claimed.statistics().tasks_waiting_receive
         return self.options.batch_size + idle - self._buffered - self._reserved
 

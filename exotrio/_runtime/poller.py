@@ -29,7 +29,7 @@ MAX_WAIT = from_ms(MAX_WAIT_MS)
 MAX_REPLAY_FAILURES = 8
 """Failed deliveries of an outcome of an earlier process, after which claims no longer wait for it."""
 AFTER_OUTCOME = (0.02, 0.06, 0.15, 0.4)
-"""Seconds after a delivered outcome at which a server without long polls is asked again. The stock server
+"""Seconds after a delivered outcome at which a server without long polls is polled again. The stock server
 creates next states in the background: they are not there yet when it responds to the outcome."""
 
 
@@ -83,7 +83,7 @@ class Poller:
     """Claims, and decides when to claim again.
 
     Attributes:
-        reporter: Releases what came too late to be run, and what was not asked for.
+        reporter: Releases what came too late to be run, and what was not requested.
     """
 
     planner: ClaimPlanner

@@ -33,10 +33,10 @@ log = logging.getLogger("exotrio.reporter")
 MAX_BATCH = 100
 """Items of one request where the link can batch."""
 RESPONSE_TIME = 0.2
-"""Seconds that are left of a flush when something is sent for the last time that may be sent only once."""
+"""What may be sent only once is not sent in the last seconds of a flush, in which no answer could come."""
 STOP_DELAY = 0.25
-"""Most seconds between two attempts while flushing. From a request to stop on, also between those of an item
-that the server fails with, until a probe says that it fails with everything."""
+"""Maximum seconds between two attempts of an item while flushing; if the server fails with the item, from the
+request to stop on, unless a probe shows that it fails with every item."""
 
 
 async def report(finished: trio.MemoryReceiveChannel[HeldClaim], *, reporter: Reporter) -> None:
@@ -279,11 +279,11 @@ class Reporter:
         wanted = planner.for_report()
         if wanted is None:
             return await self.link.report(items)
-        asked = self.ledger.now()
+        sent_at = self.ledger.now()
         with planner.reserve(wanted):
             exchanged = await self.link.exchange(items, wanted)
             if exchanged.claims:
-                for held in self._intake.take(exchanged.claims, asked, wanted.limit):
+                for held in self._intake.take(exchanged.claims, sent_at, wanted.limit):
                     self.release(held)
         if exchanged.too_slow:
             planner.shrink_limit(wanted.limit)
@@ -346,8 +346,8 @@ class Reporter:
     def _repeat_later(self, held: HeldClaim, settlement: Settlement) -> None:
         failures = self._failed[held]
         failures.key_refused = settlement.fate is Fate.KEY_REFUSED
-        # One that the server fails with is settled soon, instead of taking all the time of a stop.
-        hurry = self.stop.arrived if settlement.fate is Fate.FAILED else self.stop.flushing
+        # An item with which the server fails is settled soon, or it would take all the time of a stop.
+        no_backoff = self.stop.arrived if settlement.fate is Fate.FAILED else self.stop.flushing
         backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (OUTAGE, logging.WARNING)
         delay = backoff.pause(failures.count, settlement.retry_after)
         failures.count += 1
@@ -355,15 +355,15 @@ class Reporter:
             self.outbox.unmark([held])
         self._outage.failed(settlement.detail or settlement.fate.value, delay, level=level)
         self.ledger.notify()  # the poller claims less, or nothing
-        self._nursery.start_soon(self._repeat, held, delay, hurry)
+        self._nursery.start_soon(self._repeat, held, delay, no_backoff)
 
-    async def _repeat(self, held: HeldClaim, delay: float, hurry: trio.Event) -> None:
-        if hurry.is_set():
+    async def _repeat(self, held: HeldClaim, delay: float, no_backoff: trio.Event) -> None:
+        if no_backoff.is_set():
             await trio.sleep(min(delay, STOP_DELAY))
         else:
             with trio.move_on_after(delay):
                 # The flush is the last chance: it does not wait for a Retry-After.
-                await hurry.wait()
+                await no_backoff.wait()
         failure = await self._failure_of_all(self._failed[held].errors)
         if failure is None:
             self.add(held)
@@ -371,13 +371,13 @@ class Reporter:
             self._repeat_later(held, failure)
 
     async def _failure_of_all(self, errors: ItemErrors) -> Settlement | None:
-        """Return why nothing can be delivered now, if that has to be found out before the next attempt."""
-        called = self._server_errors.begin()
+        """Return why nothing can be delivered now; None if something can, or if no probe is needed."""
+        called_at = self._server_errors.begin()
         async with self._probing:
             if not self._server_errors.needs_probe(errors):
                 return None
             began, result = self._last_probe
-            if began < called:  # else another task sent one while this one waited
+            if began < called_at:  # else another task sent one while this one waited
                 began = self._server_errors.begin()
                 result = await self.link.probe()
                 self._last_probe = began, result

@@ -1,4 +1,4 @@
-"""Tells an item that the state manager fails with from an outage: rule 6 of ``_runtime``. Pure bookkeeping.
+"""Distinguishes an item with which the state manager fails from an outage: rule 6 of ``_runtime``. Pure.
 
 An answer 500 of the state manager may be about one outcome (it is too large for the database behind it), or
 about everything (that database is away). It is about the outcome if something else gets through meanwhile::
@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_SERVER_ERRORS = 8
-"""So many counted server errors, and the state manager rejects the item. Fewer could be chance, at a load
-balancer of which one server of two fails."""
+"""Counted server errors after which an item counts as rejected. Fewer could be chance, behind a load balancer
+where one of two servers fails."""
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class ItemErrors:
     """The failures of one item.
 
     Attributes:
-        counted: Server errors that no outage explains.
+        counted: Server errors between which something else got through, so that they are not of an outage.
         failed_at: When its last attempt failed, as ``ServerErrors.begin`` numbers moments.
     """
 

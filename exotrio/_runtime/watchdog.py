@@ -2,9 +2,9 @@
 
 Trio cannot end a task that shields itself, and ``await anyio.to_thread.run_sync(f)`` does that until ``f``
 returns. Nothing can end code that blocks the loop. So in a process that belongs to the runtime a thread
-watches the time: it needs neither the loop nor the main thread. It also handles a signal that the main thread
-does not get to, because that hangs in C code: Python's own handlers run only in that thread. (Code that never
-releases the interpreter's lock stops every thread, and this one too.)
+watches the time: it needs neither the loop nor the main thread. It also handles signals while the main
+thread hangs in C code: Python's own handlers run only in that thread. (Code that never releases the
+interpreter's lock stops every thread, and this one too.)
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Watchdog:
         self._wake(number | _HANDLED)
 
     def disarm(self) -> None:
-        """The runtime has stopped."""
+        """Forget the deadlines, since the runtime has stopped, unless the process has to end, too."""
         if not self._ends_process:
             self._deadlines.clear()
 
