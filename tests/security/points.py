@@ -975,6 +975,18 @@ POINTS = (
         Change(POSTGRES + "epochs.py", "    if mark.timeline < newest.timeline:", "    if False:"),
     ),
     Point(
+        "A failover behind a pooler needs no more sessions than its pool has.",
+        [
+            "manager/store/test_postgres_waiting"
+            "::test_an_epoch_begins_though_the_pooler_has_no_session_but_that_of_the_use_case"
+        ],
+        Change(
+            POSTGRES + "epochs.py",
+            "            connection.rollback()\n            self._enter(mark)\n",
+            "            self._enter(mark)\n",
+        ),
+    ),
+    Point(
         "A run ends though a failover lost an outcome of a runtime inside the state manager.",
         [f"{FAILOVER}::test_a_state_inside_the_process_whose_outcome_was_lost_is_taken_back_and_no_other"],
         Change(
