@@ -11,9 +11,13 @@ import pytest
 from exotrio import StateManager
 from exotrio.client import StateStatus
 from exotrio.manager.queries import runs, states
+from exotrio.manager.store.postgres import database as tables
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, ok, place
 from tests.support.manager import Manager, open_manager
+from tests.support.postgres import database
+
+YEAR_2100_MS = 4_102_444_800_000
 
 
 async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
@@ -45,6 +49,20 @@ async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
     assert [state.id for state in (await client.states()).states] == everything
     (failed,) = (await client.states(status=StateStatus.ERRORED, limit=1)).states
     assert failed.id == first["state_id"]
+
+
+async def test_states_are_found_by_identifier_after_a_start_whose_clock_was_far_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with database() as used:
+        async with open_manager(used.url):
+            pass
+        monkeypatch.setattr(tables, "wall_clock", lambda: YEAR_2100_MS)
+        async with open_manager(used.url) as manager:
+            flow = await Flow.start(manager.api, place("a", "b"), place("b"))
+            await flow.run("a")
+            (found,) = ok(await manager.api.states(graph="graph", identifier="b"))["states"]
+            assert found["identifier"] == "b"
 
 
 async def test_a_list_of_states_passes_at_once_over_the_numbers_that_a_start_leaves_out(

@@ -30,8 +30,6 @@ WINDOW = 100_000
 MAX_SEQ = 2**63 - 1
 MAX_OUTPUTS = 4 * 1024 * 1024
 """Characters of outputs in one page, or those of one state."""
-MAX_PLACES = 65_536
-"""More than a template has, so that it and a place make one number."""
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
         where.add("states.node_id = ?", find_node(view, namespace, query.node)["id"])
     if query.identifier is not None:
         places = _places(view, query.identifier, graph, run)
-        where.add(view.any_of(f"(runs.template * {MAX_PLACES} + states.place)"), view.items(places))
+        where.add(view.any_of("(runs.template || '.' || states.place)"), view.items(places))
     if query.status:
         statuses = set(query.status)
         given = sorted(status.value for status in statuses)
@@ -136,9 +134,8 @@ def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
     return int(row["id"])
 
 
-def _places(view: View, identifier: str, graph: int | None, run: int | None) -> list[int]:
-    """Return template * MAX_PLACES + place wherever a version of the graph, or of the run's, has the
-    identifier."""
+def _places(view: View, identifier: str, graph: int | None, run: int | None) -> list[str]:
+    """Return template.place wherever a version of the graph, or of the run's, has the identifier."""
     if run is not None:
         rows = view.execute("SELECT template AS id FROM runs WHERE id = ?", (run,))
     elif graph is not None:
@@ -146,7 +143,7 @@ def _places(view: View, identifier: str, graph: int | None, run: int | None) -> 
     else:
         raise Refused(422, "identifier names a place of a graph: give graph or run with it")
     return [
-        row["id"] * MAX_PLACES + place.index
+        f"{row['id']}.{place.index}"
         for row in rows.fetchall()
         for place in view.template(row["id"]).places
         if place.identifier == identifier
