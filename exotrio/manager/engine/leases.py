@@ -205,18 +205,18 @@ def _held_in_lost_managers(manager: str) -> Cause:
 
 
 def recover(tx: Transaction, manager: str, terms: Terms) -> int:
-    """Take back what runtimes inside state managers held that are gone; return how many states those were.
+    """Take back what runtimes inside lost state managers held; return how many states those were.
 
-    ``manager`` does it, so it is not gone.
+    ``manager`` calls it, so it does not count as lost.
     """
     return _lose(tx, terms, _held_in_lost_managers(manager))
 
 
 def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None) -> int:
-    """End the leases whose deadline has passed; return how many those were. ``sweeper``, a state manager,
-    takes back what ``recover`` does, too.
+    """End the leases whose deadline has passed; return how many those were. With ``sweeper``, the calling
+    state manager, also do what ``recover`` does.
 
-    Both at once: the one after the other would lock runs while it has states locked.
+    Both in one step: the second of two would lock runs while the first one's states are locked.
     """
     lost = () if sweeper is None else (_held_in_lost_managers(sweeper),)
     return _lose(tx, terms, ("lease_until <= ?", (now,)), *lost)

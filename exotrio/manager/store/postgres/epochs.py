@@ -1,11 +1,11 @@
-"""Epochs: what this process knows of the database, until the database may have gone back in time.
+"""Epochs: the time between two moments at which the database may have gone back in time.
 
-A standby that is promoted may lack the last commits of its primary, and a backup lacks more. The numbers that
-those assigned to nodes, templates, runs and states would be assigned again, to others; what a process keeps
-by such numbers would then name the wrong ones. So the row ``epoch`` in ``meta`` is replaced before the first
-transaction after that (``database.begin_epoch``), and nothing is kept from one epoch to the next. Each
-connection reads which one it is in (``connection.Mark``) when it is made; behind a pooler each transaction
-does so, in the round trip that begins it.
+A promoted standby may lack the last commits of its primary, and a restored backup lacks more. What a process
+keeps by the numbers of nodes, templates, runs and states may then be about rows that no longer exist. So a
+new epoch begins before the first transaction after such a moment: the row ``epoch`` in ``meta`` is replaced
+(``database.begin_epoch``), and a process keeps nothing from one epoch to the next. Each connection reads its
+epoch (``connection.Mark``) when it is made. Behind a pooler each transaction does so, in the round trip that
+begins it.
 
 A primary that was replaced and comes back is on an older timeline than its successor. It is refused by every
 process that has seen the newer one; the old primary itself cannot know of that.
@@ -34,14 +34,14 @@ class ServerReplaced(Replaced, psycopg.OperationalError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Epoch:
-    """What is known of the database in one epoch."""
+    """An epoch, and what this process keeps of the database in it."""
 
     mark: Mark
     catalog: SharedCatalog
 
 
 class Epochs:
-    """Connections to a database, each in the present epoch of it. For all threads of a store."""
+    """Makes connections, and says in which epoch each transaction is. For all threads of a store."""
 
     def __init__(self, server: Server, *, max_inputs: int) -> None:
         self.server = server

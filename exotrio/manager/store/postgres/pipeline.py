@@ -1,8 +1,8 @@
 """Statements on their way to the server: sent together, answered together.
 
 A round trip costs this process and the server more than most statements do. So within a transaction a
-statement is only put in line. Everything in line is sent, and waited for, once somebody asks what one of them
-found. The driver's cursors can do so, too, at three times the processor time.
+statement is only queued. All queued statements are sent, and waited for, once the result of one is read. The
+driver's cursors can do so, too, at three times the processor time.
 
 No wait is without a limit: a server that is suspended, or whose disk hangs, keeps its connections open and
 never answers.
@@ -36,9 +36,9 @@ _CHANGES = (b"INSERT", b"UPDATE", b"DELETE")
 
 
 class Result:
-    """What a statement found or changed. Whoever asks waits for the server.
+    """What a statement found or changed. To read it waits for the server.
 
-    Raises psycopg.Error from whatever asks, also of a statement before this one.
+    Each way to read it raises psycopg.Error, also that of a statement before this one.
     """
 
     __slots__ = ("_pgresult", "_pipeline", "_rows")
@@ -77,8 +77,8 @@ class Result:
 class Pipeline:
     """The statements of one connection. For one thread.
 
-    If the server is silent for ``patience`` seconds while it is waited for, the connection is lost: whatever
-    waits raises psycopg.OperationalError, then and from then on.
+    If the server sends nothing for ``patience`` seconds while its answer is waited for, the connection is
+    closed: the wait, and all later use, raises psycopg.OperationalError.
     """
 
     def __init__(self, driver: psycopg.Connection[Any], *, prepares: bool, patience: float) -> None:
