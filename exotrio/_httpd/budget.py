@@ -84,19 +84,25 @@ class InFlight:
         self._writes: dict[trio.CancelScope, tuple[float, int]] = {}
 
     def has_room(self, size: int) -> bool:
-        """Return whether an answer fits. If it does not, answers that are read slowly are given up for it."""
-        size = min(size, self._limit)
-        for write, (began, _) in list(self._writes.items()):
-            if self._answered + size <= self._limit or began + SLOW > trio.current_time():
+        """Return whether an answer fits, after giving up others that are read slowly if that makes it fit."""
+        now, missing = trio.current_time(), self._answered + min(size, self._limit) - self._limit
+        given_up = []
+        for write, (began, written) in self._writes.items():
+            if missing <= 0 or began + SLOW > now:
                 break
+            given_up.append((write, began))
+            missing -= written
+        if missing > 0:
+            return False
+        for write, began in given_up:
             logger.warning(
                 "disconnected a client that had not read its answer after %.0f s: other answers need the"
                 " memory",
-                trio.current_time() - began,
+                now - began,
             )
             self._forget(write)
             write.cancel()
-        return self._answered + size <= self._limit
+        return True
 
     @contextmanager
     def answer(self, size: int) -> Iterator[trio.CancelScope]:

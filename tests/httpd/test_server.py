@@ -1457,6 +1457,7 @@ async def test_a_large_body_that_finds_no_room_in_time_is_refused_and_may_be_sen
     options: dict[str, Any] = {"limits": Limits(body=30), "in_flight": InFlight(2 * size)}
     async with connected(app, **options) as first, connected(app, **options) as second:
         await first.send(post(size))
+        await trio.testing.wait_all_tasks_blocked()
         began = trio.current_time()
         response = await second.ask(post(size))
         assert trio.current_time() - began == 30
@@ -1488,6 +1489,19 @@ async def test_an_answer_that_is_read_slowly_makes_room_for_others(
         assert len((await late.ask(GET)).body) == 131_072
         assert len(await slow.to_end()) < 131_072
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_no_answer_is_given_up_for_one_that_does_not_fit_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    in_flight = InFlight(20)
+    with in_flight.answer(3) as slow:
+        await trio.sleep(SLOW)
+        with in_flight.answer(6):
+            assert not in_flight.has_room(5)
+            assert not slow.cancel_called
+            assert in_flight.has_room(4)
+            assert slow.cancel_called
 
 
 async def test_an_answer_that_is_refused_for_want_of_room_is_an_answer_that_did_not_arrive(
