@@ -27,6 +27,7 @@ import click
 
 from exotrio.cli.exit_codes import exit_code
 from exotrio.cli.groups import LazyCommands
+from exotrio.cli.program import CalledAs
 from exotrio.cli.terminal.logs import print_error
 from exotrio.cli.terminal.output import flush_streams, prepare_streams, print_message
 from exotrio.errors import ConfigurationError, ExotrioError
@@ -66,11 +67,16 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit. Expected errors are up to three lines, never a traceback."""
+    """Run the command line and exit. Expected errors are up to three lines, never a traceback.
+
+    With ``args`` it is called by a program, which may go on: then nothing ends its process later.
+    """
     prepare_streams()
     try:
         _require_working_directory()
-        result: Any = cli.main(args, prog_name="python -m exotrio", standalone_mode=False)
+        result: Any = cli.main(
+            args, prog_name="python -m exotrio", standalone_mode=False, obj=CalledAs(process=args is None)
+        )
         sys.exit(result if isinstance(result, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)

@@ -5,8 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _MODULE = ["-m", "exotrio"]
+
+
+@dataclass(frozen=True, slots=True)
+class CalledAs:
+    """What each command gets as its ``click.Context.obj``. ``process``: the process ends with the command."""
+
+    process: bool
 
 
 def command_line(arguments: Sequence[str]) -> str:

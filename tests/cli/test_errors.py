@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,6 +243,8 @@ def test_a_refused_key_is_told(cli: Cli, running: Server, command: str) -> None:
     assert "EXOSPHERE_API_KEY" in end.err
     if command == "run":
         told(end, 5)
+    # This process goes on, though that of a worker would have to end soon after its stop.
+    assert "exotrio watchdog" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_an_unknown_run_at_a_state_manager_elsewhere_is_told(cli: Cli, running: Server) -> None:

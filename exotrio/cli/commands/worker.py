@@ -11,6 +11,7 @@ from exotrio._runtime.entry import run_blocking
 from exotrio.cli import options
 from exotrio.cli.folder import DATABASE, served_here
 from exotrio.cli.interruption import run_until_stopped
+from exotrio.cli.program import CalledAs
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 
 
@@ -124,7 +125,9 @@ def command(
 
             stack.enter_context(health_server(runtime, health_host, health_port, tasks=health_tasks))
         return run_blocking(
-            runtime.run, lambda grace, why: runtime.stop(grace, why=why), ends_process=True
+            runtime.run,
+            lambda grace, why: runtime.stop(grace, why=why),
+            ends_process=click.get_current_context().find_object(CalledAs) == CalledAs(process=True),
         ).exit_code
 
 
