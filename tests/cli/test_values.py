@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exotrio.cli import options
-from exotrio.cli.graphs.problems import read_json
+from exotrio.cli.graphs.json_lines import read_json
 
 
 @click.command()
@@ -147,7 +147,6 @@ def test_json_is_read_as_the_standard_library_reads_it(value: object, indent: in
     source = read_json(text)
     assert source.value == json.loads(text)
     assert source.repeated == ()
-    assert all(1 <= line <= text.count("\n") + 1 for line in source.lines.values())
 
 
 @given(st.text(alphabet='{}[]",:01eE.-+ntrufals \n\\', max_size=30))
@@ -162,13 +161,13 @@ def test_text_is_json_exactly_where_the_standard_library_says_so(text: str) -> N
     assert reads(read_json) == reads(json.loads)
 
 
-def test_every_place_has_its_line() -> None:
+def test_every_value_has_the_line_where_it_begins() -> None:
     source = read_json('{\n "a": [1,\n  {"b":\n   2}],\n "c": 3, "d": 4,\n "c": 5\n}')
     assert source.value == {"a": [1, {"b": 2}], "c": 5, "d": 4}
     assert source.line(("a",)) == 2
     assert source.line(("a", 0)) == 2
     assert source.line(("a", 1)) == 3
-    assert source.line(("a", 1, "b")) == 3
+    assert source.line(("a", 1, "b")) == 4
     assert source.line(("d",)) == 5
     assert source.line(("c",)) == 6
     assert source.line(("a", 1, "gone")) == 3
@@ -180,7 +179,7 @@ def test_every_place_has_its_line() -> None:
     ("text", "line"),
     [("{\n'a': 1}", 2), ("[1,\n,]", 2), ("[NaN]", 1), ('["\\ud800"]', 1), ("[" * 200, 1), ("1" * 5000, 1)],
 )
-def test_what_is_no_json_is_told_with_its_line(text: str, line: int) -> None:
+def test_an_error_in_json_has_its_line(text: str, line: int) -> None:
     with pytest.raises(json.JSONDecodeError) as caught:
         read_json(text)
     assert caught.value.lineno == line

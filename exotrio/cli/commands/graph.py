@@ -16,7 +16,7 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
 from exotrio.cli.graphs.check import check_files
-from exotrio.cli.graphs.file import read_complete
+from exotrio.cli.graphs.draft import read_complete
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_graph, of_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message
@@ -210,8 +210,11 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
     """
     report = check_files(targets, [secret.partition("=")[0] for secret in secrets])
     print_as(output, report.as_json(), report.as_lines())
-    for text in report.not_checked():
-        print_message(text)
+    if report.unknown_namespaces:
+        namespaces = ", ".join(map(repr, sorted(report.unknown_namespaces)))
+        print_message(
+            f"not checked: the nodes of namespace {namespaces}; name the Python file of their Runtime too"
+        )
     return SUCCESS if report.valid else INVALID
 
 

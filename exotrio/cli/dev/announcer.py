@@ -14,8 +14,7 @@ from exotrio._util.words import listed, meant, plural
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.child import Loaded
-from exotrio.cli.graphs.file import Draft
-from exotrio.cli.graphs.problems import Locator
+from exotrio.cli.graphs.draft import Draft
 from exotrio.cli.runs.remote import check_of_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, shown_link, write_redirect
 from exotrio.cli.terminal.output import print_message
@@ -145,7 +144,7 @@ class Announcer:
     async def _declare(self, manager: StateManager, name: str, body: GraphBody, tolerant: bool) -> bool:
         """Create or replace a graph; return whether it is valid."""
         try:
-            await Draft(Locator(self.path, name), body).declare(manager, VALIDATION)
+            await Draft(self.path, name, body).declare(manager, VALIDATION)
         except GraphInvalid as error:
             if not tolerant:
                 raise

@@ -1,6 +1,6 @@
-"""Graphs in files: reading them, checking them offline, declaring them.
+"""Graphs in files: reading, checking offline, and declaring them.
 
-``file`` reads a ``Draft`` from JSON or Python, and declares it at a state manager; ``check`` applies the
-state manager's own rules (``manager.rules``) to drafts, and says what several files have wrong.
-``problems`` finds the line of a problem.
+``draft`` reads a ``Draft`` from JSON or Python, and declares it at a state manager; ``check`` applies the
+state manager's own rules (``manager.rules``) to the drafts of several files. ``json_lines`` knows the line of
+each value of a JSON text.
 """

@@ -1,7 +1,7 @@
 """Checks graphs by the rules of the state manager, with its own modules and without a database.
 
-Nodes are known from the Runtimes in the Python files that were given. The nodes of a namespace that none of
-these Runtimes is in are not known: they are assumed to be whatever the graph needs.
+Nodes are known from the Runtimes in the Python files. The nodes of a namespace without such a Runtime are
+not known: they are assumed to be whatever the graph needs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from exotrio._nodes.checks import declare, returns_list
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.words import meant
 from exotrio._wire.graphs import GraphBody
-from exotrio.cli.graphs.file import Draft, draft_of, is_json, read_draft
-from exotrio.cli.graphs.problems import FileProblem
+from exotrio.cli.graphs.draft import Draft, FileProblem, draft_of, is_json, read_draft
 from exotrio.cli.load import load, users_line
 from exotrio.errors import ExotrioError, ProblemsError
 from exotrio.graph import Graph
@@ -28,35 +27,20 @@ from exotrio.manager.rules.template import Template
 Nodes = Mapping[tuple[str, str], Registered]
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What the check of a graph found."""
-
-    draft: Draft
-    problems: list[FileProblem]
-    """Errors and warnings, in the order of their lines."""
-    unknown: frozenset[str]
-    """Namespaces whose nodes are not known."""
-
-    @property
-    def valid(self) -> bool:
-        return not any(problem.severity == "error" for problem in self.problems)
-
-
 def nodes_of(runtimes: Iterable[Runtime]) -> dict[tuple[str, str], Registered]:
     """Return the nodes that these Runtimes would register, by namespace and name."""
-    found: dict[tuple[str, str], Registered] = {}
+    nodes: dict[tuple[str, str], Registered] = {}
     for runtime in runtimes:
         for node in map(declare, runtime.nodes):
-            found[runtime.namespace, node.name] = Registered(
-                id=len(found),
+            nodes[runtime.namespace, node.name] = Registered(
+                id=len(nodes),
                 namespace=runtime.namespace,
                 name=node.name,
                 inputs=node.inputs_schema.get("properties", {}),
                 outputs=node.outputs_schema.get("properties", {}),
                 secrets=tuple(node.secrets),
             )
-    return found
+    return nodes
 
 
 def check_draft(
@@ -64,32 +48,25 @@ def check_draft(
     nodes: Nodes,
     secrets: Iterable[str] = (),
     fan_outs: Collection[tuple[str, str]] = (),
-) -> Checked:
-    """Check a graph by every rule.
+) -> None:
+    """Check a graph by every rule, and add what is wrong to its problems.
 
     Args:
         draft: The graph.
         nodes: The nodes that are known, by namespace and name.
-        secrets: Names of those that will be given beside the file.
+        secrets: Names of those that will be given next to the file.
         fan_outs: Namespace and name of nodes that return a list.
     """
-    problems = list(draft.problems)
-    unknown: frozenset[str] = frozenset()
     if draft.body is not None:
-        given = {**draft.body.secrets, **dict.fromkeys(secrets, "")}
-        body = draft.body.model_copy(update={"secrets": given})
-        known = {namespace for namespace, _ in nodes}
-        unknown = frozenset(node.namespace for node in body.nodes) - known
-        broken = dict.fromkeys(_broken_rules(body, nodes, unknown))
-        problems += [draft.locator.locate(problem, body.nodes) for problem in broken]
-        doubtful = [draft.locator.locate(problem, body.nodes) for problem in _doubtful(body, fan_outs)]
-        problems += [replace(problem, severity="warning") for problem in doubtful]
+        names = {**draft.body.secrets, **dict.fromkeys(secrets, "")}
+        body = draft.body.model_copy(update={"secrets": names})
+        draft.problems += map(draft.located, dict.fromkeys(_broken_rules(body, nodes)))
+        draft.problems += [draft.located(problem, "warning") for problem in _doubtful(body, fan_outs)]
     # Those without a line keep their order, at the end.
-    problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
-    return Checked(draft, problems, unknown)
+    draft.problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
 
 
-def _broken_rules(body: GraphBody, nodes: Nodes, unknown: frozenset[str]) -> Iterator[Problem]:
+def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
     yield from map(Problem, body.excess())
     try:
         template = Template(body)
@@ -98,23 +75,24 @@ def _broken_rules(body: GraphBody, nodes: Nodes, unknown: frozenset[str]) -> Ite
         # Template checks placeholders last; but whether they can be read does not depend on the edges.
         yield from _unreadable_placeholders(body)
         return
+    known_namespaces = {namespace for namespace, _ in nodes}
     names = {place.identifier: (place.namespace, place.node_name) for place in template.places}
     any_node = partial(Registered, id=-1, inputs={}, outputs=_AnyOutputs(), secrets=())
-    unseen = {
-        (space, name): any_node(namespace=space, name=name)
-        for space, name in names.values()
-        if space in unknown
+    assumed = {
+        (namespace, name): any_node(namespace=namespace, name=name)
+        for namespace, name in names.values()
+        if namespace not in known_namespaces
     }
-    for problem in check_registered(template, {**nodes, **unseen}):
+    for problem in check_registered(template, {**nodes, **assumed}):
         if problem.node is not None and problem.field is None:  # it is not registered
-            wanted, name = names[problem.node]
-            hint = meant(name, [each for namespace, each in nodes if namespace == wanted])
+            namespace, name = names[problem.node]
+            hint = meant(name, [known for space, known in nodes if space == namespace])
             problem = replace(problem, text=problem.text + hint)
         yield problem
 
 
 def _doubtful(body: GraphBody, fan_outs: Collection[tuple[str, str]]) -> Iterator[Problem]:
-    """Yield what the rules allow, but is seldom meant."""
+    """Yield what the rules allow, but users seldom intend."""
     by_identifier = {node.identifier: node for node in body.nodes}
     for node in body.nodes:
         target = by_identifier.get(node.unites.identifier) if node.unites else None
@@ -145,71 +123,60 @@ class _AnyOutputs(dict[str, Any]):
         return {"type": "string"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
-    """The graphs of several files, and the files that could not be read."""
+    """The graphs of several files, the files that could not be read, and those that have no graph."""
 
-    checked: list[Checked] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
     broken: list[FileProblem] = field(default_factory=list)
     without_graphs: list[str] = field(default_factory=list)
+    unknown_namespaces: set[str] = field(default_factory=set)
+    """Namespaces whose nodes were not checked, since no file has a Runtime in them."""
 
     @property
     def valid(self) -> bool:
-        return not self.broken and all(each.valid for each in self.checked)
+        return not self.broken and all(draft.valid for draft in self.drafts)
+
+    @property
+    def problems(self) -> list[FileProblem]:
+        return [*self.broken, *(problem for draft in self.drafts for problem in draft.problems)]
 
     def as_json(self) -> dict[str, Any]:
         return {
             "valid": self.valid,
             "graphs": [
-                {"file": each.draft.file, "graph": each.draft.name, "valid": each.valid}
-                for each in self.checked
+                {"file": draft.file, "graph": draft.name, "valid": draft.valid} for draft in self.drafts
             ],
-            "problems": [asdict(problem) for problem in self._problems()],
+            "problems": [asdict(problem) for problem in self.problems],
         }
 
     def as_lines(self) -> list[str]:
-        lines = [str(problem) for problem in self._problems()]
-        for each in self.checked:
-            name = f"graph {each.draft.name}" if each.draft.name else "the graph"
-            lines.append(f"{each.draft.file}: {name} is {'valid' if each.valid else 'invalid'}")
-        lines += [f"{file}: no graph" for file in self.without_graphs]
-        return lines
-
-    def not_checked(self) -> Iterator[str]:
-        """Yield a message about what was not checked."""
-        unknown = sorted(frozenset().union(*(each.unknown for each in self.checked)))
-        if unknown:
-            yield (
-                f"not checked: the nodes of namespace {', '.join(map(repr, unknown))}; "
-                "name the Python file of their Runtime too"
-            )
-
-    def _problems(self) -> Iterator[FileProblem]:
-        yield from self.broken
-        for each in self.checked:
-            yield from each.problems
+        lines = [str(problem) for problem in self.problems]
+        for draft in self.drafts:
+            name = f"graph {draft.name}" if draft.name else "the graph"
+            lines.append(f"{draft.file}: {name} is {'valid' if draft.valid else 'invalid'}")
+        return lines + [f"{file}: no graph" for file in self.without_graphs]
 
 
 def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
     """Check the graphs of all files, with the nodes that the Python files among them define."""
-    drafts: list[Draft] = []
     runtimes: list[Runtime] = []
     report = Report()
     for target in targets:
         if is_json(target):
             draft = read_draft(target)
-            if draft.body is None and draft.locator.source is None:
-                report.broken.extend(draft.problems)
+            if draft.source is None:
+                report.broken += draft.problems
             else:
-                drafts.append(draft)
+                report.drafts.append(draft)
             continue
         try:
             loaded = load(target)
         except ExotrioError as error:
-            report.broken.extend(_broken(target, error))
+            report.broken += _load_problems(target, error)
             continue
         graphs = loaded.all_of(Graph)
-        drafts += [draft_of(loaded, graph) for graph in graphs]
+        report.drafts += [draft_of(loaded.target, graph) for graph in graphs]
         runtimes += loaded.all_of(Runtime)
         if not graphs:
             report.without_graphs.append(target)
@@ -220,13 +187,17 @@ def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
         for node in runtime.nodes
         if returns_list(node)
     }
-    report.checked.extend(check_draft(draft, nodes, secrets, fan_outs) for draft in drafts)
+    for draft in report.drafts:
+        check_draft(draft, nodes, secrets, fan_outs)
+        used = () if draft.body is None else draft.body.nodes
+        report.unknown_namespaces |= {node.namespace for node in used} - {namespace for namespace, _ in nodes}
     return report
 
 
-def _broken(target: str, error: ExotrioError) -> list[FileProblem]:
-    place = users_line(error.__cause__) if error.__cause__ else None
-    line = place[1] if place and place[0].endswith(target.rpartition(":")[0] or target) else None
+def _load_problems(target: str, error: ExotrioError) -> list[FileProblem]:
+    user_line = users_line(error.__cause__) if error.__cause__ else None
+    in_target = user_line and user_line[0].endswith(target.rpartition(":")[0] or target)
+    line = user_line[1] if user_line and in_target else None
     what = error.what.removeprefix(f"{target} ")
     problems = error.problems if isinstance(error, ProblemsError) else ()
     return [FileProblem(target, f"{what}: {problem}", line) for problem in problems] or [

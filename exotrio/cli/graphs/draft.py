@@ -1,0 +1,259 @@
+"""Graphs as files declare them: JSON as in Exosphere's documentation, or a ``Graph`` in a Python module.
+
+A JSON file holds the body of v0's upsert: ``nodes``, and if need be ``secrets``, ``retry_policy``,
+``store_config`` and ``triggers``; also ``name`` (or ``graph_name``). A secret whose value is ``true``,
+as the state manager shows it, is only named there: its value has to be given next to the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel, ValidationError
+
+from exotrio._util.terminal_text import one_line
+from exotrio._util.words import meant
+from exotrio._wire.graphs import GraphBody, TriggerModel
+from exotrio.cli.graphs.json_lines import JsonPath, JsonText, read_json
+from exotrio.cli.load import load
+from exotrio.cli.terminal.output import print_message
+from exotrio.cli.values import STANDARD_INPUT, Unreadable, read_text, shown
+from exotrio.client import StateManager
+from exotrio.errors import GraphInvalid
+from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, UnitesModel
+from exotrio.manager.rules.problems import Problem
+
+_SHOWN = frozenset(
+    {"name", "graph_name", "namespace", "$schema", "created_at", "updated_at", "validation_status"}
+    | {"validation_errors", "scheduled", "next_runs", "paused_at"}
+)
+"""Further fields of a graph as the state manager and ``graph show`` print it; they are ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """One thing that is wrong in a file. What is not known, or does not apply, is None.
+
+    Attributes:
+        message: One line; it names node and input.
+        field: Field of the node or the graph; of an input, ``inputs.NAME``.
+        severity: ``error``, or ``warning`` for what the state manager ignores.
+    """
+
+    file: str
+    message: str
+    line: int | None = None
+    graph: str | None = None
+    node: str | None = None
+    field: str | None = None
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        warning = "warning: " if self.severity == "warning" else ""
+        return f"{where}: {warning}{one_line(self.message)}"
+
+
+@dataclass(slots=True)
+class Draft:
+    """A graph as a file declares it, and what is wrong with it.
+
+    Attributes:
+        body: The declaration; None if the file cannot be read as one.
+        problems: Errors and warnings.
+        named_secrets: Secrets that the file names without a value.
+        source: The text of the file, if it is JSON.
+    """
+
+    file: str
+    name: str | None
+    body: GraphBody | None = None
+    problems: list[FileProblem] = field(default_factory=list)
+    named_secrets: frozenset[str] = frozenset()
+    source: JsonText | None = None
+
+    @property
+    def valid(self) -> bool:
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    def add_problem(self, path: JsonPath, message: str, *, severity: str = "error") -> None:
+        """Add a problem with the value at ``path`` in the JSON of the graph."""
+        node, field = None, ".".join(map(str, path)) or None
+        if path[:1] == ("nodes",) and len(path) > 1:
+            node = self._identifier(path[1])
+            field = ".".join(map(str, path[2:])) or None
+            where = f"node {node!r}" if node is not None else f"nodes[{path[1]}]"
+            message = ", ".join(filter(None, (where, field))) + f": {message}"
+        elif field:
+            message = f"{field}: {message}"
+        line = self.source.line(path) if self.source else None
+        self.problems.append(FileProblem(self.file, message, line, self.name, node, field, severity))
+
+    def located(self, problem: Problem, severity: str = "error") -> FileProblem:
+        """Return a problem that the rules of the state manager name, with its line."""
+        assert self.body is not None
+        path: JsonPath = ()
+        if problem.node is not None:
+            for index, declared in enumerate(self.body.nodes):
+                # The last one of several nodes with the same identifier, which is the one too many.
+                if declared.identifier == problem.node:
+                    path = ("nodes", index, *(problem.field.split(".", 1) if problem.field else ()))
+        elif problem.field and self.source is not None and problem.field in self.source.value:
+            # A field of the graph that the file lacks has no line.
+            path = (problem.field,)
+        line = self.source.line(path) if self.source is not None and path else None
+        return FileProblem(self.file, str(problem), line, self.name, problem.node, problem.field, severity)
+
+    async def declare(self, manager: StateManager, timeout: float) -> None:
+        """Create or replace the graph, and wait for its validation; GraphInvalid has lines of the file."""
+        assert self.body is not None
+        assert self.name is not None
+        body, fields = self.body, self.body.model_fields_set
+        try:
+            # What the file leaves out is not sent: the defaults are the state manager's.
+            await manager.upsert_graph(
+                self.name,
+                graph_nodes=body.nodes,
+                secrets=body.secrets,
+                retry_policy=body.retry_policy if "retry_policy" in fields else None,
+                store_config=body.store_config if "store_config" in fields else None,
+                triggers=[
+                    CronTrigger(expression=each.value.expression, timezone=each.value.timezone or "UTC")
+                    for each in body.triggers
+                ]
+                or None,
+                validation_timeout=timeout,
+            )
+        except GraphInvalid as error:
+            problems = [str(self.located(Problem.read(text))) for text in error.problems]
+            raise GraphInvalid(error.what, problems, where=error.where, fix=error.fix) from error
+
+    def _identifier(self, index: str | int) -> str | None:
+        try:
+            identifier = self.source.value["nodes"][index]["identifier"] if self.source else None
+        except (LookupError, TypeError):  # the file lacks it, or has another type there
+            return None
+        return identifier if isinstance(identifier, str) else None
+
+
+def is_json(target: str) -> bool:
+    """Whether an argument names a JSON file, or standard input, and not Python."""
+    if target == STANDARD_INPUT or target.lower().endswith(".json"):
+        return True
+    return not target.endswith(".py") and Path(target).is_file()
+
+
+def draft_of(file: str, graph: Graph) -> Draft:
+    """Return a ``Graph`` of a Python file; its fields were checked when it was built."""
+    return Draft(file, graph.name, GraphBody.of(graph))
+
+
+def read_draft(file: str) -> Draft:
+    """Read a JSON file, or standard input for ``-``. Whatever is wrong with it is among the problems."""
+    name = shown(file)
+    try:
+        if file != STANDARD_INPUT and not Path(file).exists():
+            near = map(str, Path(file).parent.glob("*.json"))
+            raise Unreadable(f"there is no such file{meant(str(Path(file)), near)}")
+        source = read_json(read_text(file))
+    except json.JSONDecodeError as error:
+        reason, line = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.lineno
+    except Unreadable as error:
+        reason, line = str(error), None
+    else:
+        if isinstance(source.value, dict):
+            return _draft_of_json(name, source)
+        reason, line = 'a graph is a JSON object: {"nodes": [...], ...}', 1
+    return Draft(name, None, problems=[FileProblem(name, reason, line)])
+
+
+def _draft_of_json(file: str, source: JsonText) -> Draft:
+    raw: dict[str, Any] = source.value
+    names = {key: raw[key] for key in ("name", "graph_name") if key in raw}
+    bad_names = [key for key, name in names.items() if not (isinstance(name, str) and name.strip())]
+    first = next(iter(names), None)
+    draft = Draft(file, None if first is None or first in bad_names else names[first], source=source)
+    for path in source.repeated:
+        draft.add_problem(path, "is given twice; the last one is used")
+    for key in bad_names:
+        draft.add_problem((key,), "must be a name in quotes")
+    secrets = raw.get("secrets", {})
+    if isinstance(secrets, dict):
+        draft.named_secrets = frozenset(name for name, value in secrets.items() if value is True)
+        secrets = {**secrets, **dict.fromkeys(draft.named_secrets, "")}
+    try:
+        draft.body = GraphBody.model_validate({**raw, "secrets": secrets})
+    except ValidationError as error:
+        # Without the values: they may be secret.
+        for each in error.errors(include_url=False, include_context=False, include_input=False):
+            path = each["loc"][:-1] if each["loc"][-1:] == ("[key]",) else each["loc"]  # of a member's name
+            draft.add_problem(path, each["msg"].removeprefix("Value error, "))
+    for path, value, model in _objects(raw):
+        known = model.model_fields
+        for name in value if isinstance(value, dict) else ():
+            if name not in known and not (path == () and name in _SHOWN):
+                text = f"unknown field, ignored{meant(name, known)}"  # usually it is mistyped
+                draft.add_problem((*path, name), text, severity="warning")
+    return draft
+
+
+def _objects(raw: dict[str, Any]) -> Iterator[tuple[JsonPath, Any, type[BaseModel]]]:
+    """Yield the path, the value and the model of every object that has fields."""
+    yield (), raw, GraphBody
+    yield ("retry_policy",), raw.get("retry_policy"), RetryPolicyModel
+    yield ("store_config",), raw.get("store_config"), StoreConfigModel
+    for index, node in enumerate(_as_list(raw.get("nodes"))):
+        yield ("nodes", index), node, GraphNodeModel
+        if isinstance(node, dict):
+            yield ("nodes", index, "unites"), node.get("unites"), UnitesModel
+    for index, trigger in enumerate(_as_list(raw.get("triggers"))):
+        yield ("triggers", index), trigger, TriggerModel
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def read_complete(target: str, name: str | None, secrets: Mapping[str, str]) -> list[Draft]:
+    """Read the graph in a JSON file, or those in a Python file or module, and refuse what cannot be declared.
+
+    ``name`` replaces the file's, or says which of several in Python; ``secrets`` override the file's, of one
+    graph.
+    """
+    if is_json(target):
+        draft = read_draft(target)
+        draft.name = name or draft.name
+        return [_complete(draft, secrets)]
+    loaded = load(target)
+    name = name or loaded.attribute
+    graphs = loaded.all_of(Graph) if name is None else []
+    if len(graphs) < 2:
+        graphs = [loaded.graph(name, option="--name")]
+    elif secrets:
+        names = ", ".join(graph.name for graph in graphs)
+        raise click.UsageError(f"secrets are for one graph, and {target} has {names}: name one with --name")
+    return [_complete(draft_of(loaded.target, graph), secrets) for graph in graphs]
+
+
+def _complete(draft: Draft, secrets: Mapping[str, str]) -> Draft:
+    """Add secrets to a draft; refuse one that is invalid or incomplete."""
+    for problem in draft.problems:
+        if problem.severity == "warning":
+            print_message(str(problem))
+    if not draft.valid or draft.body is None:
+        errors = [str(problem) for problem in draft.problems if problem.severity == "error"]
+        raise GraphInvalid(f"{draft.file} declares no valid graph", errors)
+    if not draft.name:
+        raise click.UsageError(
+            f'{draft.file} does not name its graph: give --name NAME, or write "name": "..." into it'
+        )
+    if missing := sorted(draft.named_secrets - secrets.keys()):
+        options = " ".join(f"--secret {each}" for each in missing)
+        raise click.UsageError(f"{draft.file} names secrets without their values: give {options}")
+    draft.body = draft.body.model_copy(update={"secrets": {**draft.body.secrets, **secrets}})
+    return draft
