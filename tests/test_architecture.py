@@ -63,6 +63,7 @@ SQL_ROOMS = (
     "manager.store",
     "manager.engine",
     "manager.queries",
+    "manager.security",
     "_runtime.outbox_store",
 )
 

@@ -14,6 +14,7 @@ socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behi
 ``service``     what API and dashboard share: ``open_service``
 ``web``         the dashboard
 ``api``         the HTTP API: v0, native, probes, metrics
+``app``         ``create_app``: API and dashboard as one ASGI application
 ``serving``     ``embedded``, ``serve``
 ``moving``      a database with runs in flight, from SQLite to PostgreSQL
 ==============  ===================================================================================
@@ -25,7 +26,7 @@ here imports ``exotrio._runtime``. From outside import the names below.
 from __future__ import annotations
 
 from exotrio._httpd import Limits
-from exotrio.manager.api.app import create_app
+from exotrio.manager.app import create_app
 from exotrio.manager.service import Service, open_service
 from exotrio.manager.serving import embedded, serve
 

@@ -31,16 +31,16 @@ from exotrio._util.lock_file import announce_url
 from exotrio._util.settings import Settings, read_settings
 from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy
-from exotrio.manager.api.app import create_app
 from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.operations import METRICS, PROBES, operation_routes
+from exotrio.manager.app import create_app
 from exotrio.manager.background import in_background
 from exotrio.manager.database import choose_database, place_of_keys
 from exotrio.manager.engine import workers
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.rules.findings import of_database, of_python
-from exotrio.manager.security.access import Access, local
+from exotrio.manager.security.access import CheckedHost, KeyRequired, local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
 from exotrio.manager.store.clock import Clock, wall_clock
@@ -329,7 +329,8 @@ def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: s
     app = Starlette(routes=operation_routes(service.store, metrics), exception_handlers=EXCEPTION_HANDLERS)
     # Off loopback under any name: scrapers and probes call a pod by its address.
     hosts = loopback_names(host) if is_loopback(host) else None
-    return Access(app, store=service.store, key=key, allowed_hosts=hosts, open_paths=PROBES | {METRICS})
+    keyed = KeyRequired(app, store=service.store, key=key, open_paths=PROBES | {METRICS})
+    return CheckedHost(keyed, hosts)
 
 
 def _require_seconds(**durations: float | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,6 @@ from starlette.routing import Route, Router
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.web import Dashboard
-from exotrio.manager.web.app import FIRST_PARTS
 from tests.support.manager import NO_SETTINGS
 
 KEY = "fuzz-suite-key-91b4c7"
@@ -74,13 +73,10 @@ async def sign_in(client: httpx.AsyncClient) -> bytes:
     return answer.headers["set-cookie"].partition(";")[0].encode()
 
 
-def serves(path: str) -> bool:
-    """Return whether a path is the dashboard's, and not the API's."""
-    return path.startswith("/") and path.split("/", 2)[1] in FIRST_PARTS
-
-
-async def _served() -> list[Target]:
+async def _served() -> tuple[tuple[Target, ...], Callable[[str], bool]]:
+    """Return all targets, and what returns whether a path is the dashboard's, and not the API's."""
     async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        is_page = Dashboard(service, key=KEY).serves
         with _routers() as routers:
             application(service)
     found = set()
@@ -89,8 +85,8 @@ async def _served() -> list[Target]:
         path = route.path.rstrip("/").replace(":path}", "}") or "/"
         for method in route.methods or ():
             if method != "HEAD":  # a form of GET, which is drawn with it
-                found.add(Target(path, method, serves(path)))
-    return sorted(found)
+                found.add(Target(path, method, is_page(path)))
+    return tuple(sorted(found)), is_page
 
 
 @contextmanager
@@ -110,7 +106,7 @@ def _routers() -> Iterator[list[Router]]:
         Router.__init__ = make  # type: ignore[method-assign]
 
 
-TARGETS = tuple(trio.run(_served))
+TARGETS, serves = trio.run(_served)
 
 
 def target_of(method: str, path: str) -> tuple[Target, dict[str, str]] | None:

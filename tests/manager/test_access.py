@@ -22,14 +22,12 @@ from trio.testing import MockClock
 from exotrio._httpd import LOOPBACK_HOSTS
 from exotrio.cli.commands.server import command as server_command
 from exotrio.manager import create_app, open_service, serve
-from exotrio.manager.engine import sign_in
-from exotrio.manager.engine.sign_in import FORGOTTEN_AFTER_MS, TRIES
 from exotrio.manager.queries import graphs
-from exotrio.manager.security import access
-from exotrio.manager.security.access import MAX_DELAY, Tries
+from exotrio.manager.security import wrong_keys
+from exotrio.manager.security.sessions import Sessions
+from exotrio.manager.security.wrong_keys import FORGOTTEN_AFTER_MS, MAX_DELAY, TRIES, WrongKeys
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import NotCommitted, Store, View
-from exotrio.manager.web.sessions import Sessions
 from tests.support import postgres
 from tests.support.helpers import ok, open_client, refused, virtual_ms
 from tests.support.manager import ENGINES, KEY, NO_SETTINGS, open_two
@@ -142,43 +140,47 @@ async def store() -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-def tries(store: Store) -> Tries:
-    return Tries(store, KEY)
+def guesses(store: Store) -> WrongKeys:
+    return WrongKeys(store, KEY)
 
 
-async def test_wrong_keys_count_by_address_and_are_forgotten(tries: Tries, autojump_clock: MockClock) -> None:
+async def test_wrong_keys_count_by_address_and_are_forgotten(
+    guesses: WrongKeys, autojump_clock: MockClock
+) -> None:
     for number in range(1_000):
-        assert (await tries.failed("203.0.113.9", f"guess {number}") > 0) == (number >= TRIES)
-    assert await tries.failed("203.0.113.10", "guess") == 0
+        assert (await guesses.delay_refusal("203.0.113.9", f"guess {number}") > 0) == (number >= TRIES)
+    assert await guesses.delay_refusal("203.0.113.10", "guess") == 0
     await trio.sleep((TRIES + 1) * FORGOTTEN_AFTER_MS / 1000)
-    assert await tries.failed("203.0.113.9", "guess") == 0
+    assert await guesses.delay_refusal("203.0.113.9", "guess") == 0
 
 
-async def test_addresses_of_one_subscriber_count_together(tries: Tries, autojump_clock: MockClock) -> None:
+async def test_addresses_of_one_subscriber_count_together(
+    guesses: WrongKeys, autojump_clock: MockClock
+) -> None:
     for number in range(TRIES):
-        assert await tries.failed(f"2001:db8:1:2::{number:x}", f"guess {number}") == 0
-    assert await tries.failed("2001:db8:1:2:ffff::1", "guess") > 0
-    assert await tries.failed("2001:db8:1:3::1", "guess") == 0
+        assert await guesses.delay_refusal(f"2001:db8:1:2::{number:x}", f"guess {number}") == 0
+    assert await guesses.delay_refusal("2001:db8:1:2:ffff::1", "guess") > 0
+    assert await guesses.delay_refusal("2001:db8:1:3::1", "guess") == 0
     for number in range(TRIES):
-        assert await tries.failed("::ffff:192.0.2.1", f"guess {number}") == 0
-    assert await tries.failed("192.0.2.1", "guess") > 0
+        assert await guesses.delay_refusal("::ffff:192.0.2.1", f"guess {number}") == 0
+    assert await guesses.delay_refusal("192.0.2.1", "guess") > 0
 
 
 async def test_wrong_keys_at_all_state_managers_on_a_database_count_together(
     store: Store, autojump_clock: MockClock
 ) -> None:
-    several = [Tries(store, KEY), Tries(store, KEY)]
+    several = [WrongKeys(store, KEY), WrongKeys(store, KEY)]
     for number in range(TRIES):
-        assert await several[number % 2].failed("203.0.113.9", f"guess {number}") == 0
+        assert await several[number % 2].delay_refusal("203.0.113.9", f"guess {number}") == 0
     for each in several:
-        assert await each.failed("203.0.113.9", "one more guess") == pytest.approx(MAX_DELAY)
+        assert await each.delay_refusal("203.0.113.9", "one more guess") == pytest.approx(MAX_DELAY)
 
 
 async def test_an_old_key_counts_once_at_however_many_state_managers(
     store: Store, autojump_clock: MockClock
 ) -> None:
     for _ in range(3 * TRIES):
-        assert await Tries(store, KEY).failed("203.0.113.9", "old") == 0
+        assert await WrongKeys(store, KEY).delay_refusal("203.0.113.9", "old") == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -187,42 +189,42 @@ async def test_wrong_keys_that_come_at_once_to_two_state_managers_are_all_counte
         async with trio.open_nursery() as nursery:
             for number in range(TRIES - 1):
                 store = managers[number % 2].service.store
-                nursery.start_soon(store.write, sign_in.count_wrong_key, "203.0.113.9", f"guess {number}")
-        _, keys = await managers[0].service.store.write(sign_in.count_wrong_key, "203.0.113.9", "last")
+                nursery.start_soon(store.write, wrong_keys.count_wrong_key, "203.0.113.9", f"guess {number}")
+        _, keys = await managers[0].service.store.write(wrong_keys.count_wrong_key, "203.0.113.9", "last")
         assert sorted(keys) == sorted(["last", *(f"guess {number}" for number in range(TRIES - 1))])
 
 
 async def test_who_guesses_without_a_pause_writes_no_more_than_is_counted(
-    tries: Tries, store: Store, autojump_clock: MockClock
+    guesses: WrongKeys, store: Store, autojump_clock: MockClock
 ) -> None:
     before = store.written
     async with trio.open_nursery() as nursery:
         for number in range(1_000):
-            nursery.start_soon(tries.failed, "203.0.113.9", f"guess {number}")
+            nursery.start_soon(guesses.delay_refusal, "203.0.113.9", f"guess {number}")
     assert store.written - before <= TRIES + 2
 
 
 async def test_no_wrong_key_and_of_many_addresses_only_the_last_are_kept(
-    tries: Tries, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    guesses: WrongKeys, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kept(view: View) -> list[tuple[str, str]]:
         rows = view.execute("SELECT network, keys FROM wrong_keys ORDER BY until")
         return [(row["network"], row["keys"]) for row in rows]
 
-    monkeypatch.setattr(sign_in, "MAX_NETWORKS", 5)
+    monkeypatch.setattr(wrong_keys, "MAX_NETWORKS", 5)
     for number in range(8):
         await trio.sleep(0.001)
-        await tries.failed(f"203.0.113.{number}", "hunter2")
+        await guesses.delay_refusal(f"203.0.113.{number}", "hunter2")
     found = await store.read(kept)
     assert [network for network, _ in found] == [f"203.0.113.{number}" for number in range(3, 8)]
     assert sha256(b"hunter2").hexdigest() not in str(found), "it may be a key of something else"
     await trio.sleep(FORGOTTEN_AFTER_MS / 1000 + 1)
-    await tries.failed("203.0.113.9", "hunter2")
+    await guesses.delay_refusal("203.0.113.9", "hunter2")
     assert len(await store.read(kept)) == 1
 
 
 async def test_while_wrong_keys_cannot_be_counted_each_is_refused_with_the_longest_delay(
-    tries: Tries, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    guesses: WrongKeys, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
         raise NotCommitted("the disk is full")
@@ -231,21 +233,21 @@ async def test_while_wrong_keys_cannot_be_counted_each_is_refused_with_the_longe
         failing.setattr(store, "write", fail)
         for number in range(2):
             began = trio.current_time()
-            assert await tries.failed("203.0.113.9", f"guess {number}") == MAX_DELAY
+            assert await guesses.delay_refusal("203.0.113.9", f"guess {number}") == MAX_DELAY
             assert trio.current_time() - began == MAX_DELAY
-    assert await tries.failed("203.0.113.9", "guess") == 0
+    assert await guesses.delay_refusal("203.0.113.9", "guess") == 0
 
 
 async def test_of_many_networks_each_state_manager_keeps_the_last_in_memory(
-    tries: Tries, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    guesses: WrongKeys, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access, "MAX_NETWORKS", 5)
+    monkeypatch.setattr(wrong_keys, "MAX_NETWORKS", 5)
     for number in range(8):
-        await tries.failed(f"203.0.113.{number}", "hunter2")
+        await guesses.delay_refusal(f"203.0.113.{number}", "hunter2")
     with noted(store) as statements:
-        await tries.failed("203.0.113.7", "hunter2")
+        await guesses.delay_refusal("203.0.113.7", "hunter2")
         assert statements == [], "it is known to have been counted"
-        await tries.failed("203.0.113.0", "hunter2")
+        await guesses.delay_refusal("203.0.113.0", "hunter2")
         assert statements
 
 

@@ -57,7 +57,7 @@ async def test_each_route_is_described_and_nothing_else(manager: Manager) -> Non
     routes = [
         *v0_routes(service),
         *operation_routes(service.store, ManagerMetrics(service.store)),
-        *sign_in_routes(Dashboard(service, key=KEY)),
+        *sign_in_routes(Dashboard(service, key=KEY).sign_in_link),
         *native_routes(service),
         *inspection_routes(service),
         *description_routes(service, ()),

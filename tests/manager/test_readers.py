@@ -15,8 +15,8 @@ import trio.testing
 
 from exotrio.errors import DatabaseError
 from exotrio.manager import Service, create_app, open_service
-from exotrio.manager.engine import sign_in
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.security import sessions
 from exotrio.manager.store.port import View
 from exotrio.manager.store.sqlite import readers
 from exotrio.manager.store.sqlite.store import open_store
@@ -128,7 +128,7 @@ async def test_guessed_sessions_take_one_of_the_threads_that_runtimes_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with gate() as held:
-        monkeypatch.setattr(sign_in, "is_open", held.hold)
+        monkeypatch.setattr(sessions, "is_session_open", held.hold)
         async with served(tmp_path / "state.db") as (_, client), trio.open_nursery() as nursery:
             api = Api(client, "tests")
             await Flow.start(api, place("a"))

@@ -42,7 +42,7 @@ class Point:
 
 
 ACCESS = "manager/security/access.py"
-APP = "manager/api/app.py"
+APP = "manager/app.py"
 SERVING = "manager/serving.py"
 BODIES = "manager/api/bodies.py"
 DASHBOARD = "manager/web/app.py"
@@ -54,9 +54,9 @@ KEY_FILES = "manager/security/secret_files.py"
 OWN_FILES = "_util/own_files.py"
 RUNS = "manager/engine/runs.py"
 SECRETS = "manager/store/cipher.py"
-SESSIONS = "manager/web/sessions.py"
+SESSIONS = "manager/security/sessions.py"
 SIGN_IN_PAGE = "manager/web/sign_in.py"
-SIGN_IN = "manager/engine/sign_in.py"
+WRONG_KEYS = "manager/security/wrong_keys.py"
 WORKERS = "manager/engine/workers.py"
 POSTGRES = "manager/store/postgres/"
 HANGS, END = "manager/store/test_postgres_hangs", "manager/store/test_postgres_end"
@@ -100,8 +100,8 @@ POINTS = (
         ["manager/test_access::test_keys_are_compared_in_constant_time"],
         Change(
             ACCESS,
-            'hmac.compare_digest(given.encode("latin-1", "replace"), self._key)',
-            'given.encode("latin-1", "replace") == self._key',
+            'hmac.compare_digest(sent_key.encode("latin-1", "replace"), self._key)',
+            'sent_key.encode("latin-1", "replace") == self._key',
         ),
     ),
     Point(
@@ -144,7 +144,7 @@ POINTS = (
             "manager/test_access::test_a_named_origin_gets_its_preflight_without_a_key_and_its_answers_exposed",
             "manager/web/test_access::test_origins_that_may_call_the_api_cannot_read_the_dashboard",
         ],
-        Change(APP, 'await (guarded if is_page(scope["path"]) else api)(', "await api("),
+        Change(APP, 'await (pages if pages.serves(scope["path"]) else api)(', "await api("),
     ),
     # -- the dashboard
     Point(
@@ -181,7 +181,7 @@ POINTS = (
         ["manager/web/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not"],
         Change(
             SIGN_IN_PAGE,
-            "if waited := await self._tries.failed(client_address(request.scope), key):",
+            "if waited := await self._wrong_keys.delay_refusal(client_address(request.scope), key):",
             "if waited := 0:",
         ),
     ),
@@ -197,7 +197,7 @@ POINTS = (
     Point(
         "Who signs out is signed out at once.",
         ["manager/web/test_access::test_signing_out_ends_the_session_on_the_server"],
-        Change(SESSIONS, "        self._ended += 1\n        self._known.pop(session, None)\n", ""),
+        Change(SESSIONS, "        self._ended += 1\n        self._open.pop(session, None)\n", ""),
     ),
     Point(
         "A session that is ended while it is looked up is not kept.",
@@ -223,12 +223,12 @@ POINTS = (
     Point(
         "Guessed sessions take at most one of the threads that runtimes need.",
         ["manager/test_readers::test_guessed_sessions_take_one_of_the_threads_that_runtimes_need"],
-        Change(SESSIONS, "            async with self._looking_up:\n", "            if True:\n"),
+        Change(SESSIONS, "            async with self._querying:\n", "            if True:\n"),
     ),
     Point(
         "Of many networks that sent wrong keys, the last are kept in memory.",
         ["manager/test_access::test_of_many_networks_each_state_manager_keeps_the_last_in_memory"],
-        Change(ACCESS, "while len(self._failures) >= MAX_NETWORKS:", "while False:"),
+        Change(WRONG_KEYS, "while len(self._failures) >= MAX_NETWORKS:", "while False:"),
     ),
     Point(
         "A client that reads a backup slowly keeps no other client from making one.",
@@ -246,7 +246,7 @@ POINTS = (
         "A link that signs in does so once, at whatever state manager.",
         ["manager/web/test_access::test_a_session_and_a_link_are_known_to_every_state_manager"],
         Change(
-            SIGN_IN,
+            SESSIONS,
             "DELETE FROM sign_in_links WHERE id = ? AND until >= ?",
             "UPDATE sign_in_links SET until = until WHERE id = ? AND until >= ?",
         ),
@@ -256,23 +256,23 @@ POINTS = (
         [
             "manager/web/test_access::test_who_is_not_signed_in_writes_nothing_by_signing_out_or_guessing_links"
         ],
-        Change(SESSIONS, "if not await self._look_up(sign_in.is_link, link):", "if False:"),
+        Change(SESSIONS, "if not await self._query(is_link_valid, link):", "if False:"),
     ),
     Point(
         "Who guesses keys without a pause cannot keep the database busy.",
         ["manager/test_access::test_who_guesses_without_a_pause_writes_no_more_than_is_counted"],
-        Change(ACCESS, "async with self._counting:", "async with trio.Lock():"),
+        Change(WRONG_KEYS, "async with self._counting:", "async with trio.Lock():"),
     ),
     Point(
         "Who guesses keys guesses at all state managers together.",
         ["manager/test_access::test_wrong_keys_at_all_state_managers_on_a_database_count_together"],
-        Change(SIGN_IN, 'left: int = max(0, row["until"] - tx.now_ms)', "left = 0"),
+        Change(WRONG_KEYS, 'left: int = max(0, row["until"] - tx.now_ms)', "left = 0"),
     ),
     Point(
         "A wrong key, which may be the key of something else, is not kept.",
         ["manager/test_access::test_no_wrong_key_and_of_many_addresses_only_the_last_are_kept"],
         Change(
-            ACCESS,
+            WRONG_KEYS,
             'digest = hmac.digest(self._digest_key, key.encode("utf-8", "replace"), "sha256").hex()',
             "digest = sha256(key.encode()).hexdigest()",
         ),
@@ -283,7 +283,7 @@ POINTS = (
             "manager/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not",
             "manager/test_access::test_wrong_keys_count_by_address_and_are_forgotten",
         ],
-        Change(ACCESS, "await self._tries.failed(client_address(scope), key)", "pass"),
+        Change(ACCESS, "await self._wrong_keys.delay_refusal(client_address(scope), key)", "pass"),
     ),
     Point(
         "A client with an old key is no guesser.",
@@ -291,7 +291,7 @@ POINTS = (
             "manager/test_access::test_a_client_with_an_old_key_or_none_is_told_so_at_once_each_time",
             "manager/test_access::test_an_old_key_counts_once_at_however_many_state_managers",
         ],
-        Change(SIGN_IN, "if key not in keys:", "if True:"),
+        Change(WRONG_KEYS, "if key not in keys:", "if True:"),
     ),
     Point(
         "Off loopback a key that can be guessed is refused.",
@@ -913,7 +913,7 @@ POINTS = (
         [
             "manager/test_access::test_while_wrong_keys_cannot_be_counted_each_is_refused_with_the_longest_delay"
         ],
-        Change(ACCESS, "return _Failures(math.inf, ())", "return _Failures(0, ())"),
+        Change(WRONG_KEYS, "return _Failures(math.inf, ())", "return _Failures(0, ())"),
     ),
     Point(
         "Metrics are served while a read hangs.",

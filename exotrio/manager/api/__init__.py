@@ -1,7 +1,7 @@
 """The HTTP API: routes that read requests, call use cases and queries, and write replies.
 
 ==============  ===================================================================================
-``app``         ``create_app``: all routes behind the guard of ``security.access``
+``app``         ``create_api``: all routes behind the key
 ``routing``     routes made of tables of (method, path, endpoint)
 ``bodies``      reading bodies within limits, large ones in a thread
 ``json``        parsing bodies and path values, replies; every exception as a JSON error

@@ -27,7 +27,6 @@ from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import routes_of
 from exotrio.manager.engine.managers import keep_backup
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.security.access import SelfAuthenticatedApp
 from exotrio.manager.store.port import Replaced, Store
 from exotrio.manager.store.sqlite.copy import copied
 
@@ -55,11 +54,11 @@ def operation_routes(store: Store, metrics: ManagerMetrics | None) -> list[Route
     return routes_of(table)
 
 
-def sign_in_routes(dashboard: SelfAuthenticatedApp) -> list[Route]:
-    """Return the route by which whoever has the key lets a browser sign in that does not have it."""
+def sign_in_routes(make_sign_in_link: Callable[[str], Awaitable[str]]) -> list[Route]:
+    """Return the route by which a client with the key signs in a browser that does not have it."""
 
     async def make_link(request: Request) -> Response:
-        return reply(SignInLink(path=await dashboard.sign_in_link("")))
+        return reply(SignInLink(path=await make_sign_in_link("")))
 
     return routes_of([("POST", SIGN_IN_PATH, make_link)])
 

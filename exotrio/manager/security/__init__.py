@@ -1,13 +1,17 @@
 """Who may come in, and the keys that protect what is stored.
 
 ==================  ===============================================================================
-``access``          ASGI middleware: Host header, API key, request id, slower refusals for guessing
-``api_key``         which API key a server asks for
-``encryption``      the keys for secrets at rest, and exchanging them (``store.cipher`` encrypts with them)
-``secret_files``    files beside the database that only their owner can read
+``access``          ASGI middleware: the Host header of every request, the API key of those to the API
+``sessions``        sessions of the dashboard, and links that open one
+``wrong_keys``      slower refusals for clients that guess the key
+``api_key``         which API key a server requires
+``encryption``      the keys for secrets at rest, and replacing them (``store.cipher`` encrypts with them)
+``secret_files``    files next to the database that only their owner can read
 ==================  ===============================================================================
 
-From outside all of them may be imported.
+The API requires its key in each request (``access.KeyRequired``). The dashboard requires a session: its
+``web.sign_in`` reads that from a cookie, and its ``web.guard`` checks where forms come from. All modules may
+be imported from outside.
 
-``tests/security/points.py`` lists each promise with the tests that hold us to it.
+``tests/security/points.py`` lists each promise with the tests that prove it.
 """

@@ -281,7 +281,7 @@ CREATE TABLE v0_runtimes (
 CREATE INDEX v0_runtimes_by_time ON v0_runtimes (seen_at);
 
 -- Who is signed in to the dashboard. What the browser has, and what was tried, is here as a digest only, made
--- with the API key (engine.sign_in).
+-- with the API key (security.sessions).
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY,
     opened_at INTEGER NOT NULL,

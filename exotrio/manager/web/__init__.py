@@ -1,11 +1,11 @@
 """The dashboard: HTML rendered on the server, pictures as SVG, one small script that keeps pages current.
 
 From outside ``Dashboard`` is used, an ASGI app that authenticates its requests itself; and by the API
-``report`` and the templates of ``page``.
+``report`` and the templates of ``page``. Sessions are ``security.sessions``.
 
 - ``app``: the routes, and errors.
-- ``sign_in``, ``sessions``: signing in and out, and who is signed in. ``guard``: which requests are let in,
-  and the headers of every response.
+- ``sign_in``: signing in and out, and the session of each request. ``guard``: cookies, forms and where they
+  come from, and the headers of every response.
 - ``page``: what a page is: a template, fragments that can be rendered alone, and the files it refers to.
 - ``pages/``: the pages, a module each. ``actions``: what their forms do. ``start_form``: the fields of that
   which starts a run.

@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
-from exotrio.manager.engine.sign_in import add_flash, has_flashes, take_flashes
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.security.sessions import add_flash, has_flashes, take_flashes
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import UnknownCommit, View, log_level
 from exotrio.manager.web import actions, guard, live, report
@@ -44,7 +44,6 @@ logger = logging.getLogger("exotrio.manager.http")
 
 THEME_KEPT = 365 * 86_400
 """Seconds."""
-FIRST_PARTS = frozenset({"", "ns", "live", "static", "guide", "sign-in", "sign-out", "theme"})
 
 
 class Dashboard:
@@ -74,6 +73,7 @@ class Dashboard:
             page_path = path if shown_by else path.rpartition("/")[0]
             endpoint = self._sign_in.required(self._act(action, page_path, shown_by), page_path=page_path)
             routes.append(Route(path, endpoint, methods=["POST"]))
+        self._folders = frozenset(route.path.split("/")[1] for route in routes)
         errors: tuple[Any, ...] = (Refused, HTTPException, DatabaseError, Exception)
         self._app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, self._on_error))
         self._app.router.redirect_slashes = False
@@ -91,8 +91,8 @@ class Dashboard:
         await self._app({**scope, SESSION: found}, receive, send)
 
     def serves(self, path: str) -> bool:
-        """Return whether a path is the dashboard's; all others are the API's."""
-        return path.startswith("/") and path.split("/", 2)[1] in FIRST_PARTS
+        """Return whether a path begins like one of the dashboard's routes; all others are the API's."""
+        return path.startswith("/") and path.split("/", 2)[1] in self._folders
 
     async def sign_in_link(self, url: str, to: str = "/") -> str:
         """Return a link below ``url`` that signs one browser in to a page, once, within ten minutes."""

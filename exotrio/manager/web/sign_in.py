@@ -11,12 +11,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from exotrio._httpd import mark_authenticated
-from exotrio.manager.engine.sign_in import IDLE_MS
-from exotrio.manager.security.access import Tries, client_address
+from exotrio.manager.security.access import client_address
+from exotrio.manager.security.sessions import IDLE_MS, Sessions
+from exotrio.manager.security.wrong_keys import WrongKeys
 from exotrio.manager.store.port import Store
 from exotrio.manager.web import guard
 from exotrio.manager.web.page import render_whole
-from exotrio.manager.web.sessions import Sessions
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 SignedInEndpoint = Callable[[Request, str], Awaitable[Response]]
@@ -30,7 +30,7 @@ class SignIn:
 
     def __init__(self, store: Store, key: str) -> None:
         self.sessions = Sessions(store, key)
-        self._tries = Tries(store, key)
+        self._wrong_keys = WrongKeys(store, key)
         self.routes = [
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             Route("/sign-out", self._sign_out, methods=["POST"]),
@@ -75,7 +75,7 @@ class SignIn:
         session_id = await self.sessions.sign_in(key)
         if session_id is None:
             problem = "That is not the key."
-            if waited := await self._tries.failed(client_address(request.scope), key):
+            if waited := await self._wrong_keys.delay_refusal(client_address(request.scope), key):
                 problem += (
                     " Many wrong keys came from your address, so this answer was held back for"
                     f" {math.ceil(waited)} s. Try again at any time: the right key is let in at once."

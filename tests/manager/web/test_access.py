@@ -12,14 +12,13 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from exotrio.manager.engine import sign_in
-from exotrio.manager.engine.sign_in import IDLE_MS, LINK_LASTS_MS, MAX_AGE_MS, TRIES
-from exotrio.manager.security.access import MAX_DELAY
+from exotrio.manager.security import sessions as session_module
+from exotrio.manager.security.sessions import IDLE_MS, LINK_LASTS_MS, MAX_AGE_MS, TRUSTED_FOR, Sessions
+from exotrio.manager.security.wrong_keys import MAX_DELAY, TRIES
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import View
 from exotrio.manager.web.guard import FORM_TIME, MAX_COOKIES, MAX_SIGN_IN_FORM, local_path
-from exotrio.manager.web.sessions import TRUSTED_FOR, Sessions
 from tests.support.helpers import virtual_ms
 from tests.support.manager import ENGINES, gate, open_two
 from tests.support.statements import noted
@@ -244,8 +243,8 @@ async def test_a_session_outlasts_a_restart_but_not_another_key(tmp_path: Path) 
 async def test_of_many_sessions_and_links_the_last_are_kept(
     autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sign_in, "MAX_SESSIONS", 3)
-    monkeypatch.setattr(sign_in, "MAX_LINKS", 3)
+    monkeypatch.setattr(session_module, "MAX_SESSIONS", 3)
+    monkeypatch.setattr(session_module, "MAX_LINKS", 3)
     async with opened_sessions() as sessions:
         ids, links = [], []
         for _ in range(5):
@@ -279,9 +278,9 @@ async def test_a_session_and_a_link_are_known_to_every_state_manager(engine: str
         session_id = await here.sign_in(KEY) or ""
         session = await there.find(session_id) or ""
         there.use(session)
-        await manager.service.store.write(sign_in.add_flash, session, "done")
+        await manager.service.store.write(session_module.add_flash, session, "done")
         for each, flashes in ((second, ["done"]), (manager, [])):
-            assert await each.service.store.write(sign_in.take_flashes, session) == flashes
+            assert await each.service.store.write(session_module.take_flashes, session) == flashes
         await there.end(session_id)
         assert await there.find(session_id) is None
         assert await later.find(session_id) is None
@@ -319,14 +318,14 @@ async def test_a_page_that_refreshes_itself_reads_its_session_every_few_seconds_
     autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = 0
-    is_open = sign_in.is_open
+    is_open = session_module.is_session_open
 
     def counted(view: View, session: str) -> bool:
         nonlocal reads
         reads += 1
         return is_open(view, session)
 
-    monkeypatch.setattr(sign_in, "is_open", counted)
+    monkeypatch.setattr(session_module, "is_session_open", counted)
     async with open_site(clock=virtual_ms) as site:
         began = trio.current_time()
         for _ in range(100):
@@ -338,7 +337,7 @@ async def test_a_page_that_refreshes_itself_reads_its_session_every_few_seconds_
 async def test_a_page_that_only_refreshes_itself_does_not_keep_its_session_open(
     autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sign_in, "IDLE_MS", 300_000)  # as 12 h, but with less sweeps in between
+    monkeypatch.setattr(session_module, "IDLE_MS", 300_000)  # as 12 h, but with less sweeps in between
     async with open_site(clock=virtual_ms) as site:
         for _ in range(20):
             await trio.sleep(30)
@@ -357,7 +356,7 @@ async def test_a_session_that_is_ended_while_it_is_looked_up_is_not_kept(
 ) -> None:
     async with opened_sessions(tmp_path / "state.db", clock=wall_clock) as sessions:
         session_id = await sessions.sign_in(KEY) or ""
-        is_open = sign_in.is_open
+        is_open = session_module.is_session_open
         with gate() as held:
 
             def found_then_held(view: View, session: str) -> bool:
@@ -366,7 +365,7 @@ async def test_a_session_that_is_ended_while_it_is_looked_up_is_not_kept(
                 return found
 
             with monkeypatch.context() as patch:
-                patch.setattr(sign_in, "is_open", found_then_held)
+                patch.setattr(session_module, "is_session_open", found_then_held)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(sessions.find, session_id)
                     await trio.to_thread.run_sync(held.wait_entered)

@@ -1,0 +1,211 @@
+"""Sessions of the dashboard, and the links that open one session each.
+
+The API key opens a session, and so does a link, once. A browser has the random id of its session. The
+database has only digests of ids and links, made with the API key: all state managers that have the key know
+the same sessions, a reader of the database cannot sign in, and another key ends all sessions.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+
+import trio
+from pydantic_core import from_json, to_json
+
+from exotrio.manager.engine.workers import MAX_TRIMMED, trim
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import Store, Transaction, View
+
+IDLE_MS = 12 * 3_600_000
+"""After this an unused session ends."""
+MAX_AGE_MS = 7 * 24 * 3_600_000
+"""After this any session ends."""
+LINK_LASTS_MS = 600_000
+MAX_SESSIONS = 1_000
+MAX_LINKS = 100
+MAX_FLASHES = 20
+TRUSTED_FOR = 5.0
+"""Seconds for which a session counts as open without another query. A session that was ended at one state
+manager stays open at the others for as long."""
+WRITTEN_EVERY = 60.0
+"""Seconds between two writes of when a session was used."""
+QUERY_LIMIT = 10.0
+"""Seconds that finding a session or a link may take."""
+ID_BYTES = 32
+_ID_LENGTH = len(secrets.token_urlsafe(ID_BYTES))
+
+
+@dataclass(slots=True)
+class _OpenSession:
+    """A session that was open when the database was last queried. Times are Trio's."""
+
+    found_at: float
+    written_at: float = -WRITTEN_EVERY
+
+
+class Sessions:
+    """The sessions in a database that this API key opened. A session is named by the digest of its id."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = _hash(key)
+        self._open: dict[str, _OpenSession] = {}
+        self._ended = 0
+        self._querying = trio.Lock()
+
+    async def sign_in(self, key: str) -> str | None:
+        """Return the id of a new session, or None if the key is wrong."""
+        # Hashes are compared, so that the time it takes depends on neither content nor length of the key.
+        if not hmac.compare_digest(_hash(key), self._key):
+            return None
+        session_id = secrets.token_urlsafe(ID_BYTES)
+        await self._store.write(open_session, self._digest(session_id))
+        return session_id
+
+    async def make_link(self) -> str:
+        """Return a token that opens one session within the next minutes."""
+        token = secrets.token_urlsafe(24)
+        await self._store.write(add_link, self._digest(token))
+        return token
+
+    async def redeem(self, token: str) -> str | None:
+        """Return the id of a new session, or None if the token is unknown, used or too old."""
+        link, session_id = self._digest(token), secrets.token_urlsafe(ID_BYTES)
+        # Read first: unauthenticated clients must not be able to keep the database busy with writes.
+        if not await self._query(is_link_valid, link):
+            return None
+        opened = await self._store.write(redeem_link, link, self._digest(session_id))
+        return session_id if opened else None
+
+    async def find(self, session_id: str) -> str | None:
+        """Return the session with this id, unless it ended."""
+        if len(session_id) != _ID_LENGTH:
+            return None
+        session, now = self._digest(session_id), trio.current_time()
+        known = self._open.get(session)
+        if known is not None and now - known.found_at < TRUSTED_FOR:
+            return session
+        ended = self._ended
+        if not await self._query(is_session_open, session):
+            self._open.pop(session, None)
+            return None
+        # A session that was ended during the query may be this one: then it must not be kept as open.
+        if ended == self._ended:
+            self._keep(session, now)
+        return session
+
+    async def _query(self, query: Callable[[View, str], bool], digest: str) -> bool:
+        """Run a query for one row, however many searches run or wait.
+
+        One after the other, so that guesses take at most one of the threads that runtimes need.
+        """
+        with trio.move_on_after(QUERY_LIMIT):
+            async with self._querying:
+                return await self._store.read(query, digest)
+        raise Refused(503, f"the session could not be found within {QUERY_LIMIT:g} s; try again later")
+
+    def _keep(self, session: str, now: float) -> None:
+        known = self._open.pop(session, None) or _OpenSession(now)
+        known.found_at = now
+        while len(self._open) >= MAX_SESSIONS:
+            del self._open[next(iter(self._open))]
+        self._open[session] = known
+
+    def use(self, session: str) -> None:
+        """Keep a session open: a person sent a request. A page that refreshes itself does not count."""
+        known, now = self._open.get(session), trio.current_time()
+        if known is not None and now - known.written_at >= WRITTEN_EVERY:
+            known.written_at = now
+            self._store.write_later(partial(use_session, session=session))
+
+    async def end(self, session_id: str) -> None:
+        """Sign out. At this state manager the session ends at once."""
+        session = self._digest(session_id)
+        await self._store.write(end_session, session)
+        self._ended += 1
+        self._open.pop(session, None)
+
+    def _digest(self, token: str) -> str:
+        return hmac.digest(self._key, token.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+def _hash(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+# -- in the database
+
+
+def open_session(tx: Transaction, session: str) -> None:
+    """Begin a session. If there are too many, the oldest ends."""
+    trim(tx, "sessions", "WHERE used_at < ? OR opened_at < ? LIMIT ?", (*_oldest(tx), MAX_TRIMMED))
+    trim(tx, "sessions", "ORDER BY opened_at DESC LIMIT ? OFFSET ?", (MAX_TRIMMED, MAX_SESSIONS - 1))
+    tx.insert("sessions", ("id", "opened_at", "used_at"), [(session, tx.now_ms, tx.now_ms)])
+
+
+def is_session_open(view: View, session: str) -> bool:
+    query = "SELECT id FROM sessions WHERE id = ? AND used_at >= ? AND opened_at >= ?"
+    return view.row(query, (session, *_oldest(view))) is not None
+
+
+def _oldest(view: View) -> tuple[int, int]:
+    return view.now_ms - IDLE_MS, view.now_ms - MAX_AGE_MS
+
+
+def use_session(tx: Transaction, session: str) -> None:
+    now = tx.now_ms
+    tx.execute("UPDATE sessions SET used_at = ? WHERE id = ? AND used_at < ?", (now, session, now))
+
+
+def end_session(tx: Transaction, session: str) -> None:
+    tx.execute("DELETE FROM sessions WHERE id = ?", (session,))
+
+
+def add_flash(tx: Transaction, session: str, flash: str) -> None:
+    """Add a message that the next page of this session shows. Of too many the last are kept."""
+    flashes = [*_locked_flashes(tx, session), flash][-MAX_FLASHES:]
+    tx.execute("UPDATE sessions SET flashes = ? WHERE id = ?", (to_json(flashes).decode(), session))
+
+
+def has_flashes(view: View, session: str) -> bool:
+    """Return whether there are messages for the next page."""
+    return view.row("SELECT id FROM sessions WHERE id = ? AND flashes <> '[]'", (session,)) is not None
+
+
+def take_flashes(tx: Transaction, session: str) -> list[str]:
+    """Return the messages for the next page, and forget them."""
+    flashes = _locked_flashes(tx, session)
+    tx.execute("UPDATE sessions SET flashes = '[]' WHERE id = ?", (session,))
+    return flashes
+
+
+def _locked_flashes(tx: Transaction, session: str) -> list[str]:
+    row = tx.row(f"SELECT flashes FROM sessions WHERE id = ?{tx.for_update('sessions')}", (session,))
+    flashes: list[str] = [] if row is None else from_json(row["flashes"])
+    return flashes
+
+
+def add_link(tx: Transaction, link: str) -> None:
+    """Keep a link that opens one session within ``LINK_LASTS_MS``. If there are too many, the oldest goes."""
+    trim(tx, "sign_in_links", "WHERE until < ? LIMIT ?", (tx.now_ms, MAX_TRIMMED))
+    trim(tx, "sign_in_links", "ORDER BY until DESC LIMIT ? OFFSET ?", (MAX_TRIMMED, MAX_LINKS - 1))
+    tx.insert("sign_in_links", ("id", "until"), [(link, tx.now_ms + LINK_LASTS_MS)])
+
+
+def is_link_valid(view: View, link: str) -> bool:
+    """Return whether a link may still open a session."""
+    query = "SELECT id FROM sign_in_links WHERE id = ? AND until >= ?"
+    return view.row(query, (link, view.now_ms)) is not None
+
+
+def redeem_link(tx: Transaction, link: str, session: str) -> bool:
+    """Begin a session by a link; return False if that is unknown, used or too old."""
+    deleted = tx.execute("DELETE FROM sign_in_links WHERE id = ? AND until >= ?", (link, tx.now_ms)).rowcount
+    if deleted:
+        open_session(tx, session)
+    return bool(deleted)
