@@ -190,7 +190,7 @@ def test_a_run_begins_no_other_by_a_schedule(place: Place) -> None:
     first = place.ended("run", "app.py")
     assert first.code == 0, first
     state_db = place.folder / ".exotrio/state.db"
-    assert len(sql(state_db, "UPDATE schedules SET next_at = 0 RETURNING graph")) == 1
+    assert len(sql(state_db, "UPDATE cron_triggers SET next_at = 0 RETURNING graph")) == 1
     second = place.ended("run", "app.py", "-v")
     assert second.code == 0, second
     assert sql(state_db, "SELECT count(*) FROM runs") == [(2,)]

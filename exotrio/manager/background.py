@@ -149,7 +149,8 @@ class Scheduler:
             self._changed = trio.Event()
             try:
                 if not is_corrected:
-                    corrected, is_corrected = await self._store.write(correct_schedules)
+                    corrected = await self._store.write(correct_schedules)
+                    is_corrected = corrected is not None
                     if corrected:
                         logger.info("%s now in the time zone of the graph", plural(corrected, "schedule"))
                 await self._store.measure_clock()

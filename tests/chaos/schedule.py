@@ -26,7 +26,7 @@ _TICK = GraphNodeModel(node_name="Tick", namespace=NAMESPACE, identifier="tick")
 _NODES = [{"name": "Tick", "inputs_schema": {}, "outputs_schema": {}, "secrets": []}]
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _COME_DUE = (
-    f"WITH made AS (UPDATE schedules SET next_at = {_NOW} WHERE next_at > {_NOW} RETURNING next_at)"
+    f"WITH made AS (UPDATE cron_triggers SET next_at = {_NOW} WHERE next_at > {_NOW} RETURNING next_at)"
     " INSERT INTO came_due SELECT next_at FROM made"
 )
 
@@ -67,7 +67,7 @@ class Schedule:
 
     async def check(self) -> None:
         """Wait until nothing is due, and compare what there is with what came due."""
-        due = f"SELECT count(*) FROM schedules WHERE next_at <= {_NOW}"
+        due = f"SELECT count(*) FROM cron_triggers WHERE next_at <= {_NOW}"
         with trio.move_on_after(30):
             while self.database.execute(due) != [(0,)]:
                 await self._look()

@@ -18,7 +18,6 @@ from exotrio._util.times import timestamp
 from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
-from exotrio.manager.engine import managers
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.graphs import correct_schedules
 from exotrio.manager.store.clock import wall_clock
@@ -36,7 +35,7 @@ from tests.support.helpers import (
     place,
     refused,
 )
-from tests.support.manager import ENGINES, Manager, open_manager, running
+from tests.support.manager import ENGINES, open_manager, running
 
 START_MS = VirtualClock.START_MS
 DAY_MS = 24 * 3_600_000
@@ -249,7 +248,7 @@ async def test_occurrences_leave_nothing_but_their_runs_which_go_when_they_are_o
     clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
     def schedules(view: View) -> int:
-        found: int = view.execute("SELECT count(*) FROM schedules").fetchone()[0]
+        found: int = view.execute("SELECT count(*) FROM cron_triggers").fetchone()[0]
         return found
 
     async with open_manager(clock=clock, keep_ms=3_600_000) as opened:
@@ -329,8 +328,7 @@ async def test_zones_that_an_older_version_ignored_count_after_its_update(
     engine: str, db: str, zone: str
 ) -> None:
     def as_the_older_version_left_it(tx: Transaction) -> None:
-        tx.execute("DELETE FROM zoned_schedules")
-        tx.execute("INSERT INTO schedules SELECT id, '45 5 * * *', 1 FROM graphs")
+        tx.execute("UPDATE cron_triggers SET expression = '45 5 * * *', next_at = 1")
         tx.execute("UPDATE templates SET body = replace(body, 'Asia/Kolkata', ?)", (zone,))
 
     async with open_manager(db, schedules=False) as opened:
@@ -351,48 +349,20 @@ async def test_zones_that_an_older_version_ignored_count_after_its_update(
         await eventually(corrected)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_an_older_state_manager_beside_this_one_meets_no_zone_and_what_it_stores_is_corrected(
-    engine: str, db: str
-) -> None:
-    def stored_by_the_older_one(tx: Transaction) -> None:
-        managers.enter(tx, "older", 1)
-        tx.execute("UPDATE managers SET schema_version = 1 WHERE id = 'older'")
-        tx.execute("INSERT INTO schedules SELECT id, '45 5 * * *', 1 FROM graphs")
-        tx.execute("UPDATE templates SET body = replace(body, 'timezone', 'no') WHERE id > 1")
-
-    async def scheduled(manager: Manager) -> list[list[str]]:
-        return [list(ok(await manager.api.get_graph(name))["scheduled"]) for name in ("first", "second")]
-
-    async with open_manager(db, schedules=False) as opened:
-        await opened.api.register([declare("Node_a")])
-        value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
-        body = opened.api.body([place("a")], triggers=[{"type": "CRON", "value": value}])
-        for name in ("first", "second"):
-            ok(await opened.api.put_graph(name, body), 201)
-        store = opened.service.store
-        assert await store.read(lambda view: view.row("SELECT expression FROM schedules")) is None
-        await store.write(stored_by_the_older_one)
-        assert await store.write(correct_schedules) == (2, False)
-        assert await scheduled(opened) == [["CRON_TZ=Asia/Kolkata 45 5 * * *"], ["45 5 * * *"]]
-        await store.write(managers.leave, "older")
-        assert await store.write(correct_schedules) == (0, True)
-
-
 async def test_a_schedule_in_a_zone_that_this_machine_does_not_know_holds_up_no_other_and_is_kept(
     clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
     unknown = "CRON_TZ=Mars/Olympus * * * * *"
 
     def stored_elsewhere(tx: Transaction) -> None:
-        tx.execute("INSERT INTO zoned_schedules SELECT id, ?, 1 FROM graphs", (unknown,))
+        tx.execute("INSERT INTO cron_triggers SELECT id, ?, 1 FROM graphs", (unknown,))
 
     async with open_manager(clock=clock, schedules=False) as opened:
         triggers = [{"type": "CRON", "value": {"expression": "* * * * *"}}]
         await Flow.deploy(opened.api, place("a"), triggers=triggers)
         await opened.service.store.write(stored_elsewhere)
         await trio.sleep(61)
-        assert await opened.service.store.write(correct_schedules) == (0, True)
+        assert await opened.service.store.write(correct_schedules) == 0
         lines = await opened.service.store.write(runs_engine.fire_schedules)
         assert [("started run" in line, "Mars/Olympus" in line) for line in lines] == [
             (False, True),

@@ -18,7 +18,7 @@ from tests.support.helpers import eventually, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager
 from tests.support.postgres import Database
 
-OF_GRAPHS = ("graphs", "templates", "secrets", "schedules", "zoned_schedules")
+OF_GRAPHS = ("graphs", "templates", "secrets", "cron_triggers")
 OF_RUNS = (
     *("runs", "states", "counts", "unite_counters", "unite_members", "events", "logs", "store"),
     "discarded",

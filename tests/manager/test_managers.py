@@ -488,7 +488,7 @@ async def test_of_a_clock_that_was_set_back_a_state_manager_knows_before_it_star
             await Flow.deploy(manager.api, place("a"), graph=graph, triggers=yearly)
         monkeypatch.setattr(server_clock, "_NOW", f"{server_clock._NOW} - {HOUR}")
         database.execute(
-            "UPDATE schedules SET next_at = CASE name WHEN 'due' THEN 0"
+            "UPDATE cron_triggers SET next_at = CASE name WHEN 'due' THEN 0"
             f" ELSE extract(epoch FROM clock_timestamp()) * 1000 - {HOUR // 2} END"
             " FROM graphs WHERE id = graph"
         )

@@ -1,6 +1,7 @@
 """A database of an earlier version becomes one of the present version when it is opened, or is refused.
 
-``version_1.sql`` is what exotrio of version 1 of the tables wrote: a run that ended, and one in flight.
+``version_1.sql`` is what exotrio of version 1 of the tables wrote: a run that ended, and one in flight. What
+version 2 wrote is that, migrated, with the rows of two tables that it added.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 
 import psycopg
 import pytest
+import trio
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store import schema
 from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.port import View
 from exotrio.manager.store.postgres import database as on_postgres
 from exotrio.manager.store.sqlite import database
 from tests.contract.api import Api
@@ -25,6 +28,10 @@ from tests.support.helpers import node_name, ok
 from tests.support.manager import ENGINES, open_manager, recount
 
 VERSION_1 = Path(__file__).with_name("version_1.sql").read_text()
+VERSION_2 = f"""{VERSION_1} {schema.MIGRATIONS[1]}
+INSERT INTO zoned_schedules VALUES (1, 'CRON_TZ=Asia/Kolkata 0 3 * * *', 1700017200001);
+INSERT INTO trends VALUES (1, 1, 28333333, 1, 'SUCCESS', 2, 2), (1, 15, 1888888, 1, 'SUCCESS', 2, 2);
+"""
 IN_FLIGHT = "e88efb76-16b5-4313-9cd4-5d0336645e90"
 HELD = {"state_id": "774523e20000000000000005", "token": "45c08411b73ad399"}
 
@@ -45,7 +52,7 @@ def version(path: Path) -> int:
         return found
 
 
-async def opened(path: Path) -> None:
+async def opened(path: Path | str) -> None:
     async with open_manager(path):
         pass
 
@@ -96,13 +103,13 @@ async def test_a_file_from_before_the_first_release_is_refused_and_the_error_say
     assert path.read_bytes() == before
 
 
-# -- from version 1, which was released
+# -- from versions that were released
 
 
-def file_of_version_1(path: Path) -> str:
+def file_of_version_1(path: Path, version: int = 1, sql: str = VERSION_1) -> str:
     with closing(sqlite3.connect(path)) as connection:
-        settings = f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 1;"
-        connection.executescript(VERSION_1 + settings)
+        settings = f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = {version};"
+        connection.executescript(sql + settings)
     return str(path)
 
 
@@ -110,6 +117,7 @@ async def postgres_of_version_1(url: str, file: Path) -> str:
     """Make the tables as version 1 did, and fill them with the rows of a file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(on_postgres, "SCHEMA", VERSION_1.partition("INSERT INTO")[0])
+        patch.setattr(on_postgres, "FOR_OLDER", {})
         patch.setattr(on_postgres, "VERSION", 1)
         async with open_store(url):
             pass
@@ -156,6 +164,44 @@ async def test_runs_that_version_1_began_go_on_and_its_graphs_have_what_is_new(
             ok(await api.outcomes(*[{**each, **outputs} for each in held]))
         assert ok(await api.native_run(IN_FLIGHT))["status"] == "SUCCESS"
         await manager.service.store.read(recount)
+
+
+async def test_schedules_and_counts_of_version_2_are_kept(tmp_path: Path) -> None:
+    async with open_store(file_of_version_1(tmp_path / "old.db", 2, VERSION_2)) as store:
+
+        def rows_of(view: View, table: str) -> list[tuple[Any, ...]]:
+            return sorted(map(tuple, view.execute(f"SELECT * FROM {table}")))
+
+        assert await store.read(rows_of, "cron_triggers") == [
+            (1, "0 3 * * *", 1700017200000),
+            (1, "CRON_TZ=Asia/Kolkata 0 3 * * *", 1700017200001),
+        ]
+        counted = [(1, 2, 2), (2, 1, 1), (3, 1, 1)]
+        assert await store.read(rows_of, "trends") == [
+            (node_id, width, 28333333 // width, int(node_id == 1 and width < 120), "SUCCESS", bucket, count)
+            for node_id, bucket, count in counted
+            for width in (1, 15, 120)
+        ], "what has no graph in the tallies has none now"
+
+
+def test_managers_of_version_2_use_their_tables_next_to_those_of_this_version(empty: str) -> None:
+    with psycopg.connect(empty, autocommit=True) as connection:
+        trio.run(opened, empty)
+        for table, schedule in (("zoned_schedules", "CRON_TZ=UTC * * * * *"), ("schedules", "0 3 * * *")):
+            connection.execute(
+                f"INSERT INTO {table} (graph, expression, next_at) VALUES (1, %s, 1)", (schedule,)
+            )
+            connection.execute(
+                f"UPDATE {table} SET next_at = 2 WHERE graph = 1 AND expression = %s", (schedule,)
+            )
+            assert connection.execute(f"SELECT * FROM {table}").fetchall() == [(1, schedule, 2)]
+        assert connection.execute("SELECT count(*) FROM cron_triggers").fetchall() == [(2,)]
+        connection.execute("DELETE FROM zoned_schedules")
+        assert connection.execute("SELECT expression FROM cron_triggers").fetchall() == [("0 3 * * *",)]
+        connection.execute(
+            "INSERT INTO tallies VALUES (1, 2, 'SUCCESS', 3, 4) ON CONFLICT (node_id, minute, status, bucket)"
+            " DO UPDATE SET count = tallies.count + excluded.count"
+        )
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -87,9 +87,8 @@ def in_postgres(database: Database, table: str) -> list[tuple[Any, ...]]:
 def test_each_table_is_moved_or_belongs_to_processes() -> None:
     # A new table has to be decided upon; and so does a new time on the clock of leases.
     moved = (
-        *("claims", "counts", "discarded", "events", "graphs", "logs", "meta", "nodes", "runs", "schedules"),
-        *("secrets", "states", "store", "tallies", "templates", "trends", "unite_counters"),
-        *("unite_members", "zoned_schedules"),
+        *("claims", "counts", "cron_triggers", "discarded", "events", "graphs", "logs", "meta", "nodes"),
+        *("runs", "secrets", "states", "store", "templates", "trends", "unite_counters", "unite_members"),
     )
     assert tuple(MOVED) == moved
 

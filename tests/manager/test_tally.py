@@ -19,8 +19,6 @@ from tests.contract.native import claim_one
 from tests.support.helpers import NO_RETRY, SettableClock, ok, place
 from tests.support.manager import Manager, open_manager, tallied
 
-DAY = 24 * 60
-
 
 @pytest.fixture
 def clock() -> SettableClock:
@@ -39,8 +37,8 @@ async def counted(manager: Manager, clock: SettableClock) -> dict[str, int]:
 
     def read(view: View) -> dict[str, int]:
         kinds = [row[0] for row in view.execute("SELECT id FROM nodes")]
-        minutes = tallies.by_minute(view, kinds, DAY).values()
-        return {status: n for status in STATUSES if (n := sum(minute[status] for minute in minutes))}
+        slots = tallies.in_slots(view, 120, 84, nodes=kinds).values()
+        return {status: n for status in STATUSES if (n := sum(counts[status] for counts, _ in slots))}
 
     return await manager.service.store.read(read)
 
@@ -100,7 +98,10 @@ async def test_what_was_counted_last_is_written_at_the_end(tmp_path: Path) -> No
             await flow.trigger()
             await flow.run("work")
     with closing(sqlite3.connect(db)) as connection:
-        assert connection.execute("SELECT sum(count) FROM tallies").fetchone()[0] == 3
+        assert (
+            connection.execute("SELECT sum(count) FROM trends WHERE node_id <> 0 AND width = 1").fetchone()[0]
+            == 3
+        )
 
 
 async def test_states_and_runs_of_each_graph_are_counted_in_slots_that_are_deleted_when_they_are_old(
@@ -172,16 +173,3 @@ async def test_what_was_counted_of_a_deleted_graph_is_not_written_for_another_on
     await Flow.deploy(manager.api, place("work"), graph="new")
     sql = "SELECT count(*) FROM trends"
     assert (await manager.service.store.read(lambda view: view.execute(sql).fetchone()))[0] == 0
-
-
-async def test_counts_are_kept_for_a_day(manager: Manager, clock: SettableClock) -> None:
-    flow = await Flow.start(manager.api, place("work"))
-    await flow.run("work")
-    assert await counted(manager, clock) == {"SUCCESS": 1}
-    clock.advance(2 * 86_400_000)
-    await flow.trigger()
-    await flow.run("work")
-    assert await counted(manager, clock) == {"SUCCESS": 1}
-    rows = await manager.service.store.read(lambda view: view.row("SELECT count(*) FROM tallies"))
-    assert rows is not None
-    assert rows[0] == 1

@@ -71,7 +71,7 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
 
 # -- PostgreSQL
 
-GROWING = re.compile("states|runs|counts|events|tallies|store|unite_counters|unite_members|claims|logs")
+GROWING = re.compile("states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs")
 PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
 """Indexes that most rows of their table are not in."""
 HISTORY = """
@@ -87,7 +87,7 @@ INSERT INTO store (run, key, value) SELECT 1000 + n, 'k', 'v' FROM generate_seri
 INSERT INTO events (id, state, at, kind) SELECT 1000 + n, 1000 + n, n, 'requeued'
 FROM generate_series(1, 30000) AS n;
 INSERT INTO logs (state, lines) SELECT 1000 + n, '[]' FROM generate_series(1, 30000) AS n;
-INSERT INTO tallies SELECT 1 + n % 3, n, 'SUCCESS', n % 10, 1 FROM generate_series(1, 10000) AS n;
+INSERT INTO trends SELECT 1 + n % 3, 1, n, 1, 'SUCCESS', n % 10, 1 FROM generate_series(1, 10000) AS n;
 INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 30000) AS n;
 INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0, '', n
 FROM generate_series(1, 30000) AS n;

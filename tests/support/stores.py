@@ -48,6 +48,14 @@ def put(tx: Transaction, key: str, value: str = "") -> str:
     return key
 
 
+def put_graph(tx: Transaction) -> None:
+    """Store a graph with the number 1, so that something can be counted for it."""
+    tx.execute(
+        "INSERT INTO graphs (id, namespace, name, template, created_at, updated_at)"
+        " VALUES (1, 'n', 'g', 1, 0, 0)"
+    )
+
+
 def put_and_fail(tx: Transaction, key: str) -> None:
     put(tx, key)
     raise ZeroDivisionError(key)

@@ -19,11 +19,9 @@ from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
-from exotrio.manager.store import schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.schedules import SCHEDULES, TABLES, by_table
 
 
 def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
@@ -144,24 +142,22 @@ def _replace_schedules(tx: Transaction, graph: int, wanted: Mapping[str, int | N
 
 def schedules_of(view: View, graph: int) -> set[str]:
     """Return the schedules of a graph that come due."""
-    rows = view.execute(f"SELECT expression FROM {SCHEDULES} WHERE graph = ?", (graph,))
+    rows = view.execute("SELECT expression FROM cron_triggers WHERE graph = ?", (graph,))
     return {row["expression"] for row in rows}
 
 
 def insert_schedules(tx: Transaction, rows: Iterable[tuple[int, str, int]]) -> None:
     """Insert schedules: the graph, the text, and when it comes due, in Unix ms."""
-    for table, its in by_table(rows).items():
-        tx.insert(table, ("graph", "expression", "next_at"), its)
+    tx.insert("cron_triggers", ("graph", "expression", "next_at"), sorted(rows))
 
 
 def delete_schedules(tx: Transaction, rows: Iterable[tuple[int, str]]) -> None:
     """Delete schedules: the graph and the text."""
-    for table, its in by_table(rows).items():
-        tx.executemany(f"DELETE FROM {table} WHERE graph = ? AND expression = ?", its)
+    tx.executemany("DELETE FROM cron_triggers WHERE graph = ? AND expression = ?", sorted(rows))
 
 
 def delete_schedules_of(tx: Transaction, graph: int) -> int:
-    return sum(tx.execute(f"DELETE FROM {table} WHERE graph = ?", (graph,)).rowcount for table in TABLES)
+    return tx.execute("DELETE FROM cron_triggers WHERE graph = ?", (graph,)).rowcount
 
 
 def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
@@ -172,36 +168,30 @@ def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
     return delete_schedules_of(tx, lock_graph(tx, namespace, name)["id"])
 
 
-def correct_schedules(tx: Transaction) -> tuple[int, bool]:
-    """Give schedules the zone that their graph names, where version 1 of the tables ignored it.
+def correct_schedules(tx: Transaction) -> int | None:
+    """Give schedules the time zone that their graph names, where version 1 of the tables ignored it.
 
-    It returns how many schedules were not of their graph, and whether none will be any more.
-
-    State managers of that version store graphs as long as they are there, during an update: then for one
-    expression there may be a schedule in UTC and one with the zone that the graph had before.
+    Returns how many schedules were replaced; None if another state manager works on the schedules.
     """
-    # As a duty, since it locks many graphs, and what comes due locks them in another order.
+    # As a duty, since it locks many graphs, and ``fire_schedules`` locks them in another order.
     if take_duty(tx, DUTY) is None:
-        return 0, False
-    # First: what they stored before they ended is then seen.
-    is_final = tx.row("SELECT 1 FROM managers WHERE schema_version < ?", (schema.VERSION,)) is None
+        return None
     corrected = 0
     for graph in tx.execute(
         "SELECT graphs.id, template FROM graphs JOIN templates ON templates.id = template WHERE"
-        " body LIKE '%\"timezone\"%' OR EXISTS (SELECT 1 FROM zoned_schedules WHERE graph = graphs.id)"
-        f" ORDER BY graphs.id{tx.for_update('graphs')}"
+        f" body LIKE '%\"timezone\"%' ORDER BY graphs.id{tx.for_update('graphs')}"
     ).fetchall():
         # Without those in zones that only other state managers know.
         known = {each for each in schedules_of(tx, graph["id"]) if schedule_of(*parts_of(each)) == each}
-        wanted = set(tx.template(graph["template"]).body.schedules)
-        ignored = {parts_of(each)[0] for each in known - wanted}
-        # Of an expression that is there. What was cancelled stays so.
-        missing = [each for each in wanted - known if parts_of(each)[0] in ignored]
-        delete_schedules(tx, [(graph["id"], each) for each in known - wanted])
+        named = set(tx.template(graph["template"]).body.schedules)
+        ignored = {parts_of(each)[0] for each in known - named}
+        # Only for an expression that has a schedule: a cancelled one stays cancelled.
+        missing = [each for each in named - known if parts_of(each)[0] in ignored]
+        delete_schedules(tx, [(graph["id"], each) for each in known - named])
         due = [(graph["id"], each, next_occurrence_ms(each, tx.now_ms)) for each in missing]
         insert_schedules(tx, [(number, each, at) for number, each, at in due if at is not None])
-        corrected += len(known - wanted)
-    return corrected, is_final
+        corrected += len(known - named)
+    return corrected
 
 
 GRAPHS = (
@@ -263,7 +253,7 @@ def shown_graph(view: View, row: Row) -> dict[str, Any]:
 def next_firings(view: View, graph: Row) -> dict[str, int]:
     """Return when each schedule of a graph comes due next, in Unix milliseconds."""
     rows = view.execute(
-        f"SELECT expression, next_at FROM {SCHEDULES} WHERE graph = ? ORDER BY expression", (graph["id"],)
+        "SELECT expression, next_at FROM cron_triggers WHERE graph = ? ORDER BY expression", (graph["id"],)
     )
     return {row["expression"]: row["next_at"] for row in rows}
 

@@ -31,7 +31,6 @@ from exotrio.manager.engine.unites import decide
 from exotrio.manager.rules.errors import EntriesRefused, Refused, not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Conflict, Transaction, View
-from exotrio.manager.store.schedules import SCHEDULES, TABLES, by_table
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
 MAX_NAMED = 100
@@ -253,7 +252,7 @@ def fire_schedules(tx: Transaction) -> list[str]:
     never: list[tuple[int, str]] = []
     for row in tx.execute(
         # With their graphs locked: one that is paused or stored from now on waits until these have begun.
-        f"SELECT graph, expression, namespace, name, paused_at FROM {SCHEDULES}"
+        "SELECT graph, expression, namespace, name, paused_at FROM cron_triggers"
         " JOIN graphs ON graphs.id = graph WHERE next_at <= ?"
         f" ORDER BY next_at, graph, expression{tx.for_share('graphs')}",
         (tx.now_ms,),
@@ -279,17 +278,14 @@ def fire_schedules(tx: Transaction) -> list[str]:
         else:
             later.append((row["graph"], row["expression"], following))
     # If an upsert has taken one of them away meanwhile, all is undone and done again.
-    for table, rows in by_table(later).items():
-        tx.update(table, ("graph", "expression"), ("next_at",), rows)
+    tx.update("cron_triggers", ("graph", "expression"), ("next_at",), sorted(later))
     delete_schedules(tx, never)
     return lines
 
 
 def due_in_ms(view: View) -> int | None:
     """Return the milliseconds until the next schedule comes due, None if there is none."""
-    # One after the other: of both together SQLite would read every row.
-    found = [view.execute(f"SELECT min(next_at) FROM {table}").fetchone()[0] for table in TABLES]
-    due = min((each for each in found if each is not None), default=None)
+    (due,) = view.one("SELECT min(next_at) FROM cron_triggers")
     return None if due is None else max(0, due - view.now_ms)
 
 

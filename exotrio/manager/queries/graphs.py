@@ -17,7 +17,6 @@ from exotrio.manager.queries.runs import newest_runs, run_row
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.store.schedules import SCHEDULES
 
 MAX_RUNS_SEARCHED = 1_000
 """Newest runs that are searched for the last one of each graph."""
@@ -137,7 +136,7 @@ def show_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
         }
         for row in view.execute(
             "SELECT name, template, graphs.updated_at, paused_at, validation_status, validation_errors,"
-            f" (SELECT min(next_at) FROM {SCHEDULES} WHERE graph = graphs.id) AS next_at"
+            " (SELECT min(next_at) FROM cron_triggers WHERE graph = graphs.id) AS next_at"
             " FROM graphs JOIN templates ON templates.id = template WHERE namespace = ? ORDER BY name",
             (namespace,),
         )

@@ -16,7 +16,6 @@ from exotrio.manager.queries.where import Where
 from exotrio.manager.store import tallies
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.store.schedules import SCHEDULES
 
 MAX_COUNTED = 100_000
 FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
@@ -188,7 +187,7 @@ def paused_nodes(view: View) -> dict[tuple[str, str], int]:
 def schedules_paused(view: View) -> dict[tuple[str, str], bool]:
     """Return whether each graph's schedule is paused, by namespace and name; of those that have one."""
     rows = view.execute(
-        f"SELECT DISTINCT namespace, name, paused_at FROM {SCHEDULES} JOIN graphs ON graphs.id = graph"
+        "SELECT DISTINCT namespace, name, paused_at FROM cron_triggers JOIN graphs ON graphs.id = graph"
         " ORDER BY namespace, name"
     )
     return {(namespace, name): paused_at is not None for namespace, name, paused_at in rows}

@@ -48,8 +48,8 @@ def last_hour(view: View, node_ids: Iterable[int]) -> dict[str, Any]:
 
     ``first_minute`` is in minutes of Unix time.
     """
-    minutes = tallies.by_minute(view, node_ids, HOUR)
-    each = [minutes[minute] for minute in sorted(minutes)]
+    minutes = tallies.in_slots(view, 1, HOUR, nodes=node_ids)
+    each = [statuses for statuses, _ in minutes.values()]
     return {
         "first_minute": min(minutes),
         "ended": [one.total() for one in each],

@@ -9,7 +9,6 @@
 ``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set
 ``epoch``       where numbers go on when a database may have gone back in time
-``schedules``   in which table a schedule is
 ``tallies``     counts of states and runs that ended, by node, graph, time, status and duration
 ``commits``     how long the last commits took
 ``cipher``      secrets, encrypted

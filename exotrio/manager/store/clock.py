@@ -27,7 +27,6 @@ from pydantic_core import from_json, to_json
 from exotrio._util.cron import next_occurrence_ms
 from exotrio.manager.store.driver import Connection, Executor, put_meta
 from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.schedules import TABLES
 
 Clock = Callable[[], int]
 """Returns Unix milliseconds."""
@@ -150,14 +149,13 @@ def _store_steps(connection: Executor, now: int, steps: list[tuple[int, int]]) -
 
 
 def _reschedule(connection: Executor, now: int) -> None:
-    for table in TABLES:
-        for graph, expression in connection.execute(f"SELECT graph, expression FROM {table}").fetchall():
-            following = next_occurrence_ms(expression, now)
-            if following is not None:
-                connection.execute(
-                    f"UPDATE {table} SET next_at = ? WHERE graph = ? AND expression = ?",
-                    (following, graph, expression),
-                )
+    for graph, expression in connection.execute("SELECT graph, expression FROM cron_triggers").fetchall():
+        following = next_occurrence_ms(expression, now)
+        if following is not None:
+            connection.execute(
+                "UPDATE cron_triggers SET next_at = ? WHERE graph = ? AND expression = ?",
+                (following, graph, expression),
+            )
 
 
 def set_ahead_ms(view: View, within_ms: int) -> int:

@@ -22,8 +22,8 @@ A step holds up everybody who works on the tables that it changes, so it must no
 
 from __future__ import annotations
 
-VERSION = 2
-OLDEST = 1
+VERSION = 3
+OLDEST = 2
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
 SCHEMA = """
@@ -71,22 +71,14 @@ CREATE TABLE secrets (
     PRIMARY KEY (graph, name)
 ) WITHOUT ROWID;
 
--- When a graph is to be triggered next, for each distinct cron expression of its current template. Those with
--- a time zone have a table of their own (store.schedules), after this one.
-CREATE TABLE schedules (
+-- When a graph is to be triggered next, for each distinct schedule (_util.cron) of its current template.
+CREATE TABLE cron_triggers (
     graph INTEGER NOT NULL,
-    expression TEXT NOT NULL,
+    expression TEXT NOT NULL,            -- with its time zone before it, if it has one
     next_at INTEGER NOT NULL,
     PRIMARY KEY (graph, expression)
 ) WITHOUT ROWID;
-CREATE INDEX schedules_by_time ON schedules (next_at);
-CREATE TABLE zoned_schedules (
-    graph INTEGER NOT NULL,
-    expression TEXT NOT NULL,            -- with its zone before it (_util.cron)
-    next_at INTEGER NOT NULL,
-    PRIMARY KEY (graph, expression)
-) WITHOUT ROWID;
-CREATE INDEX zoned_schedules_by_time ON zoned_schedules (next_at);
+CREATE INDEX cron_triggers_by_time ON cron_triggers (next_at);
 
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: rows of a discarded run have it
@@ -220,17 +212,8 @@ CREATE INDEX events_by_state ON events (state, id);
 -- What the last execution of a state with any output logged and printed, as JSON (engine.logs).
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 
--- How many states of a node ended in a minute, by status and bucket of duration (store.tallies).
-CREATE TABLE tallies (
-    node_id INTEGER NOT NULL,
-    minute INTEGER NOT NULL,             -- of Unix time
-    status TEXT NOT NULL,
-    bucket INTEGER NOT NULL,
-    count INTEGER NOT NULL,
-    PRIMARY KEY (node_id, minute, status, bucket)
-) WITHOUT ROWID;
-
--- The same for charts: of which graph, and in slots of several widths; node_id 0 counts whole runs.
+-- How many states of a node ended, by graph, status and bucket of duration, in slots of several widths
+-- (store.tallies); node_id 0 counts whole runs.
 CREATE TABLE trends (
     node_id INTEGER NOT NULL,
     width INTEGER NOT NULL,              -- in minutes
@@ -350,5 +333,43 @@ CREATE TABLE trends (
 CREATE INDEX trends_by_graph ON trends (graph, width, slot);
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 """,
+    # One table for all schedules in place of two; what ended is counted in trends only.
+    2: """
+CREATE TABLE cron_triggers (
+    graph INTEGER NOT NULL,
+    expression TEXT NOT NULL,
+    next_at INTEGER NOT NULL,
+    PRIMARY KEY (graph, expression)
+) WITHOUT ROWID;
+INSERT INTO cron_triggers SELECT graph, expression, next_at FROM schedules;
+INSERT INTO cron_triggers SELECT graph, expression, next_at FROM zoned_schedules;
+CREATE INDEX cron_triggers_by_time ON cron_triggers (next_at);
+DROP TABLE schedules;
+DROP TABLE zoned_schedules;
+INSERT INTO trends SELECT node_id, width, minute / width, 0, status, bucket, sum(count)
+    FROM tallies CROSS JOIN (SELECT 1 AS width UNION ALL SELECT 15 UNION ALL SELECT 120) AS widths
+    WHERE (width > 1 OR minute > (SELECT max(minute) - 120 FROM tallies)) AND NOT EXISTS (
+        SELECT 1 FROM trends WHERE trends.node_id = tallies.node_id AND trends.width = widths.width
+        AND slot = minute / widths.width)
+    GROUP BY node_id, width, minute / width, status, bucket;
+DROP TABLE tallies;
+""",
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
+
+FOR_OLDER = {
+    2: """
+CREATE TABLE tallies (
+    node_id INTEGER NOT NULL,
+    minute INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (node_id, minute, status, bucket)
+);
+CREATE VIEW schedules AS SELECT * FROM cron_triggers WHERE expression NOT LIKE 'CRON_TZ=%';
+CREATE VIEW zoned_schedules AS SELECT * FROM cron_triggers WHERE expression LIKE 'CRON_TZ=%';
+"""
+}
+"""By version, what its state managers need on PostgreSQL, where they go on next to those of the next version.
+Remove it a version later."""

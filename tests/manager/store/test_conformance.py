@@ -22,7 +22,7 @@ from exotrio.manager.store.port import Conflict, Store, Transaction, View
 from exotrio.manager.store.postgres import database
 from tests.support.helpers import SettableClock
 from tests.support.manager import Gate, gate, held_up
-from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, remove, until
+from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, put_graph, remove, until
 
 COUNTERS = ("target_state", "place", "pending", "failed", "succeeded")
 EVENTS = ("state", "at", "kind", "worker")
@@ -517,10 +517,11 @@ async def test_states_that_ended_are_counted_by_node_and_minute_at_the_latest_wh
         tx.tally[1, 7, "ERRORED", 0] += 1
 
     def totals(view: View) -> dict[tuple[int, str, int], int]:
-        sql = "SELECT node_id, status, bucket, CAST(sum(count) AS BIGINT) AS n FROM tallies GROUP BY 1, 2, 3"
-        return {(row[0], row[1], row[2]): row["n"] for row in view.execute(sql)}
+        sql = "SELECT node_id, status, bucket, count FROM trends WHERE width = 1"
+        return {(row[0], row[1], row[2]): row["count"] for row in view.execute(sql)}
 
-    async with open_store(db) as store:
+    async with open_store(db, clock=lambda: 1_800_000_000_000) as store:
+        await store.write(put_graph)
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(store.write, end)

@@ -14,7 +14,7 @@ from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection, Mark
 from exotrio.manager.store.postgres.server import MIN_VERSION, Server
 from exotrio.manager.store.postgres.translation import translate_schema
-from exotrio.manager.store.schema import MIGRATIONS, OLDEST, SCHEMA, VERSION
+from exotrio.manager.store.schema import FOR_OLDER, MIGRATIONS, OLDEST, SCHEMA, VERSION
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 _LOCK = 0x65786F31  # "exo1"
@@ -32,7 +32,7 @@ _SETTINGS = {
     # and 3 % less of the write-ahead log than without, in the same time.
     "states": "fillfactor = 85",
     # Rows that come and go are cleared away before they are a fifth of the table.
-    **dict.fromkeys(("claims", "tallies", "trends", "schedules", "meta", "unite_members"), ""),
+    **dict.fromkeys(("claims", "trends", "cron_triggers", "meta", "unite_members"), ""),
 }
 _AUTOVACUUM = (
     "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,"
@@ -123,7 +123,7 @@ def _prepare_schema(connection: Connection, where: str) -> str:
             _check_contraction(connection, where)
         connection.control(f"SET LOCAL lock_timeout = '{MAX_STALL}'")
         for step in range(version, VERSION):
-            connection.control(translate_schema(MIGRATIONS[step]))
+            connection.control(translate_schema(MIGRATIONS[step] + FOR_OLDER.get(step, "")))
         _set_up(connection, relations(connection) - others)
         _put(connection, VERSION, OLDEST)
     raise_numbers(connection)
@@ -201,7 +201,7 @@ def relations(connection: Connection) -> set[str]:
 
 def create_tables(connection: Connection) -> str:
     """Make the tables, and return the beginning of the ids of their states."""
-    connection.control(translate_schema(SCHEMA))
+    connection.control(translate_schema(SCHEMA + "".join(FOR_OLDER.values())))
     _set_up(connection, relations(connection))
     stamp = secrets.token_hex(4)
     connection.execute("INSERT INTO meta VALUES ('stamp', ?)", (stamp,))
