@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import trio
 
 from exotrio import ConfigurationError, DatabaseError
 from exotrio.manager.store.driver import put_meta
@@ -101,6 +103,38 @@ def test_a_server_that_is_away_is_waited_for(database: Database, tmp_path: Path)
         process.line("serving postgresql://")
         process.signal(signal.SIGTERM)
         shown_nowhere(process.wait().err)
+
+
+class RefusingServer:
+    """A PostgreSQL server that refuses each connection with the next of ``refusals``, in its own language."""
+
+    def __init__(self, *refusals: tuple[str, str]) -> None:
+        self._refusals = list(refusals)
+
+    async def serve(self, task_status: trio.TaskStatus[int]) -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        task_status.started(listener.socket.getsockname()[1])
+        await trio.serve_listeners(self._refuse, [listener])
+
+    async def _refuse(self, stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        sqlstate, text = self._refusals.pop(0) if len(self._refusals) > 1 else self._refusals[0]
+        fields = b"".join(f"{field}\0".encode() for field in ("SFATAL", "VFATAL", f"C{sqlstate}", f"M{text}"))
+        await stream.send_all(struct.pack("!cI", b"E", len(fields) + 5) + fields + b"\0")
+
+
+async def test_a_server_that_starts_is_waited_for_whatever_its_language(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(start, "RETRY_AFTER", 0.01)
+    starting, denied = "le système de bases de données se lance", "accès refusé"
+    # To learn what the first refusal means takes a second connection.
+    refusing = RefusingServer(*[("57P03", starting)] * 4, ("28P01", denied))
+    port = await nursery.start(refusing.serve)
+    said = await refusal(f"postgresql://ada@127.0.0.1:{port}/n?gssencmode=disable&sslmode=disable")
+    assert denied in said
+    assert starting in caplog.text
+    assert caplog.text.count("cannot be reached yet") == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PGconn, Ping
 
 from exotrio._util.database_url import parse_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
@@ -37,6 +38,12 @@ _DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
+_PASSING = ("08", "57P", "53300", "25006")
+"""SQLSTATEs, or their beginnings, of errors that pass: the connection was lost; the server starts or stops,
+has no room for another connection, or is not the primary yet."""
+_NO_ROOM = re.compile("too many clients|connection slots|read-only")
+"""In errors of a connection that a running server refused. psycopg knows no SQLSTATE of those, so in another
+language they end the start at once, as a wrong password does."""
 _UNKNOWN = re.compile(r'invalid URI query parameter: "([^"]*)"')
 _SETTINGS = {
     # A plan made while tables were small is kept, so it must not scan them; and none takes long enough
@@ -146,6 +153,19 @@ class Server:
         text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
         text = text or str(error).strip() or type(error).__name__
         return " ".join(self._url.redact(text).split())
+
+    def may_recover(self, error: psycopg.Error) -> bool:
+        """Return whether the database may become usable within seconds.
+
+        It may connect, so call it in a thread. What the text says is in the language of the server.
+        """
+        if error.sqlstate is not None:
+            return error.sqlstate.startswith(_PASSING)
+        if error.pgconn is None:
+            return True  # it was connected, and lost or silent after that; or there was no answer in time
+        if PGconn.ping(make_conninfo(**self._parameters).encode()) != Ping.OK:
+            return True  # no server answers, or it says that it starts or stops
+        return _NO_ROOM.search(str(error)) is not None
 
     def unusable(self, error: Exception) -> DatabaseError:
         """Return the error for a database that cannot be used at all."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 
 import psycopg
 import trio
@@ -24,13 +23,6 @@ PATIENCE = 30.0
 USED_PATIENCE = from_ms(SILENT_AFTER_MS) + 5
 """Seconds in which older state managers may end; one that was killed counts as there for half a minute."""
 RETRY_AFTER = 1.0
-_AWAY = re.compile(
-    r"refused|time(d )?out|resolve|no such file|unreachable|no route|reset|closed the connection"
-    r"|did not answer"
-    r"|starting up|shutting down|recovery|not (yet )?accepting|too many|connection slots|read-only",
-    re.IGNORECASE,
-)
-"""In errors about a server that is not there yet, or has no room. A wrong password does not get right."""
 
 
 async def prepare_patiently(server: Server, clock: ServerClock) -> Prepared:
@@ -64,14 +56,15 @@ async def prepare_patiently(server: Server, clock: ServerClock) -> Prepared:
                 )
                 is_logged = True
         except (psycopg.Error, CommitUnknown) as error:
-            reason = server.reason(error)
-            may_come = isinstance(error, CommitUnknown) or _AWAY.search(reason)
-            if not may_come or trio.current_time() >= deadline:
+            passes = isinstance(error, CommitUnknown) or await trio.to_thread.run_sync(
+                server.may_recover, error, abandon_on_cancel=True
+            )
+            if not passes or trio.current_time() >= deadline:
                 raise server.unusable(error) from error
             if not is_logged:
                 logger.warning(
                     "the database %s cannot be reached yet, which is tried for %.0f s: %s",
-                    *(server.shown, PATIENCE, reason),
+                    *(server.shown, PATIENCE, server.reason(error)),
                 )
                 is_logged = True
         await trio.sleep(RETRY_AFTER)
