@@ -8,6 +8,7 @@ The rooms, from the ground up; each imports only from those above it (``tests/te
 
     errors        every exception, drawn as a tree
     _util         time, durations, backoff, redaction, settings: helpers that know nothing of exotrio
+    _children     child processes: start, messages in both directions, end
     _fields       the typed fields of inputs and outputs: values as text, and back
     graph         what users declare: Graph, as a list of nodes or by Graph.add; RetryPolicyModel, ...
     _wire         the bodies and words of both HTTP APIs, v0 and native; client and server share them

@@ -23,6 +23,7 @@ SERVING = ("_fields", "graph", "_wire", "_httpd", *RULED, "manager.database", "m
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "_util": (),
+    "_children": (),
     "_fields": (),
     "graph": ("_fields",),
     "_wire": ("graph",),
@@ -30,7 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "_http": ("_wire",),
     "client": ("graph", "_wire", "_http"),
     "_link": ("graph", "_wire", "_nodes", "_http"),
-    "_execution": ("_fields", "graph", "_wire", "_nodes", "_http", "_link"),
+    "_execution": ("_children", "_fields", "graph", "_wire", "_nodes", "_http", "_link"),
     "_runtime": ("graph", "_wire", "_nodes", "_http", "_link", "_execution"),
     "monitoring": ("_nodes", "_runtime"),
     "testing": ("graph", "_wire", "_nodes", "_http", "_link", "_execution", "_runtime", "client", "manager"),
@@ -48,7 +49,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "manager": ("graph", "_wire", "_httpd", "manager"),
     "cli": (
         *("exotrio", "graph", "client", "monitoring", "testing", "manager", "_httpd"),
-        *("_wire", "_nodes", "_http", "_runtime", "_execution", "_link"),
+        *("_children", "_wire", "_nodes", "_http", "_runtime", "_execution", "_link"),
     ),
 }
 DRIVERS = {
@@ -196,7 +197,7 @@ def test_no_statement_numbers_its_parameters() -> None:
 def test_only_settings_reads_the_environment() -> None:
     for module in INSIDE:
         # The second one restores what a node changed.
-        its = ("exotrio._util.settings", "exotrio._execution.process_settings")
+        its = ("exotrio._util.settings", "exotrio._execution.process_worker")
         if module in its or room_of(module) == "cli":
             continue
         for node in ast.walk(tree_of(module)):

@@ -15,8 +15,7 @@
     places          where nodes run: on the Trio loop, in a thread, in an asyncio loop
     processes       the fourth place: a pool of worker processes
     process_worker  the other end: a worker process, which runs one node after the other
-    process_settings  what of a worker process is restored after each node
-    messages        what the two tell each other
+    messages        the messages of these two; ``_children`` carries them
     threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number
                     of stuck nodes, which go on though nothing waits for them any more, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``

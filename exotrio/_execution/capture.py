@@ -39,10 +39,10 @@ _restore: list[Callable[[], None]] = []
 
 
 @contextmanager
-def captured(*, wanted: bool = True) -> Iterator[None]:
-    """Hear what is logged and printed while the body runs, if that is wanted. Several may be in it, in any
+def captured(*, enabled: bool = True) -> Iterator[None]:
+    """Hear what is logged and printed while the body runs, if ``enabled``. Several may be in it, in any
     threads."""
-    if not wanted:
+    if not enabled:
         yield
         return
     global _runtimes

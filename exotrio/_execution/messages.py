@@ -1,15 +1,8 @@
-"""What a runtime and its worker processes tell each other, over a pair of sockets that nothing else has.
-
-First a line of JSON, the import path: without it the other process may not find exotrio. Then messages, each
-with its length before it. They are pickled, since outcomes hold what users put into them; both ends run the
-same code for the same user. Node classes and exceptions do not cross: the class is named, and an exception
-becomes a text where its traceback is.
-"""
+"""The messages between a runtime and its worker processes. Node classes and exceptions are not sent: a class
+is named, and an exception becomes a text where its traceback is."""
 
 from __future__ import annotations
 
-import pickle
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,29 +13,8 @@ from exotrio._nodes.importing import Target
 from exotrio._nodes.outcome import Outcome
 from exotrio._nodes.progress import Progress
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Blocked when a worker process starts, until it handles them."""
 CONNECTION_LOST = 76
 """Exit code of a worker process that runs a node and finds the connection closed."""
-LENGTH = 8
-"""Bytes before a message."""
-
-
-def packed(message: object) -> bytes:
-    """Return a message as it is sent."""
-    data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    return len(data).to_bytes(LENGTH, "big") + data
-
-
-def unpacked(buffer: bytearray) -> object:
-    """Take the first message out of ``buffer``; None if it is not whole yet."""
-    end = LENGTH + int.from_bytes(buffer[:LENGTH], "big")
-    if len(buffer) < LENGTH or len(buffer) < end:
-        return None
-    with memoryview(buffer) as view:
-        message: object = pickle.loads(view[LENGTH:end])
-    del buffer[:end]
-    return message
 
 
 # -- to a worker process
@@ -58,7 +30,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A node to be run. ``draining``: the runtime stops already. ``captures``: its output is wanted."""
+    """A node to run. ``draining``: the runtime stops already. ``captures``: its output is kept."""
 
     number: int
     target: Target
@@ -72,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The runtime stops: the present node is to come to an end."""
+    """The runtime stops: the current node should finish."""
 
 
 # -- from a worker process
@@ -85,7 +57,7 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """The attributes of a log record; the number of the job in whose context it was written, if in one."""
+    """The attributes of a log record; the number of the job in whose context it was written, if any."""
 
     job: int | None
     record: dict[str, Any]
@@ -109,7 +81,7 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of the present job. ``reusable``: the process is as it was before."""
+    """The end of the current job. ``reusable``: the process is as it was before."""
 
     result: Outcome | Failure
     reusable: bool

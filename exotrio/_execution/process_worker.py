@@ -1,10 +1,8 @@
 """A worker process: it runs one node after another for the runtime that started it, the other end of
 ``processes``.
 
-The main thread runs the nodes. Another thread reads what the runtime sends. At the end of that stream the
-runtime is gone, and this process ends at once, whatever runs. Code that holds the interpreter's lock keeps
-that thread from running; so on Linux the kernel is asked, too, to end this process with its parent
-(``prctl``).
+The main thread runs the nodes. Another thread reads what the runtime sends; when that stream ends, the
+process ends at once, whatever runs.
 
 The runtime alone says when this process ends: SIGINT, SIGTERM and SIGHUP, which terminals and service
 managers send to every process, do nothing here. They get a handler instead of being ignored, since a program
@@ -20,9 +18,7 @@ import logging
 import os
 import pickle
 import queue
-import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -32,12 +28,12 @@ from typing import Any
 
 import trio
 
+from exotrio._children.parent_process import SIGNALS, ParentProcess, die_with_parent, unblock_signals
 from exotrio._execution.call import NodeCall
 from exotrio._execution.capture import captured
 from exotrio._execution.error_text import error_line, error_text
 from exotrio._execution.messages import (
     CONNECTION_LOST,
-    SIGNALS,
     Began,
     Captured,
     Drain,
@@ -46,11 +42,8 @@ from exotrio._execution.messages import (
     Logged,
     Progressed,
     Setup,
-    packed,
-    unpacked,
 )
 from exotrio._execution.output import Output, output_context
-from exotrio._execution.process_settings import ProcessSettings
 from exotrio._execution.results import Failure, failure_of, returned
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._nodes.base import BaseNode, Stopping, StopView
@@ -66,77 +59,53 @@ log = logging.getLogger("exotrio.worker")
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between two progresses that are sent, however often a node reports one."""
-PR_SET_PDEATHSIG = 1
+_SIGNALS = [number for number in sorted(signal.valid_signals()) if number < 32]  # none for real time
 
 _job: contextvars.ContextVar[int | None] = contextvars.ContextVar("exotrio_job", default=None)
 
 
-class WorkerEnd:
-    """The end of a worker process."""
+class Worker(ParentProcess):
+    """Runs the nodes that the runtime, the parent of this process, sends."""
 
-    def __init__(self, stream: socket.socket) -> None:
-        self._stream: socket.socket | None = stream
-        self._sending = threading.Lock()
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
         self._jobs: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._running: _Running | None = None
         self._loaded: set[Target] = set()
-        self._settings: ProcessSettings | None = None
+        self._settings: _ProcessSettings | None = None
         self._reusable = True
         self._forwarder = _Forwarder(self)
 
     def serve(self) -> None:
-        """Run nodes until the runtime hangs up."""
-        assert self._stream is not None
-        self._stream.set_inheritable(False)
+        """Run nodes until the runtime ends the stream."""
         for number in SIGNALS:
             signal.signal(number, lambda number, frame: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.register_at_fork(after_in_child=self._leave_to_parent)
         be_worker_process()
-        _end_with_parent()
+        die_with_parent()
         faulthandler.enable()  # a crash shows on standard error where it happened
         if sys.stdout is not None:
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        # A daemon, since it waits for ever.
-        listening = threading.Thread(target=self._listen, args=(self._stream,), daemon=True)
-        listening.start()
+        # A daemon, since it ends with the stream only.
+        threading.Thread(target=self._listen, daemon=True).start()
+        unblock_signals()
         while (running := self._jobs.get()) is not None:
             # In a copy of this thread's context: what a node sets there ends with it.
-            with captured(wanted=running.output is not None):
+            with captured(enabled=running.output is not None):
                 result = contextvars.copy_context().run(self._run, running)
             self._running = None
             running.end_output()
             self._report(running, result)
 
-    def send(self, message: object) -> None:
-        """Send a message. From any thread; it waits while the runtime does not read."""
-        data = packed(message)
-        with self._sending:
-            if self._stream is not None:
-                # If the runtime is gone, the listening thread ends this process.
-                with suppress(OSError):
-                    self._stream.sendall(data)
-
     # -- in the listening thread
 
-    def _listen(self, stream: socket.socket) -> None:
-        buffer = bytearray()
-        while True:
-            running = self._running
-            if not select.select([stream], [], [], None if running is None else PROGRESS_INTERVAL)[0]:
-                if running is not None:
-                    running.progress.send_last()
-                    running.send_output()
-                continue
-            try:
-                data = stream.recv(65536)
-            except OSError:
-                data = b""
-            if not data:
-                break
-            buffer += data
-            while (message := unpacked(buffer)) is not None:
+    def _listen(self) -> None:
+        for message in self.messages(lambda: None if self._running is None else PROGRESS_INTERVAL):
+            if message is not None:
                 self._handle(message)
+            elif (running := self._running) is not None:
+                running.progress.send_last()
+                running.send_output()
         if self._running is not None:
             os._exit(CONNECTION_LOST)
         self._jobs.put(None)
@@ -168,7 +137,7 @@ class WorkerEnd:
         if job.target not in self._loaded:
             # What the code sets while it is loaded is to stay.
             self._loaded.add(job.target)
-            self._settings = ProcessSettings()
+            self._settings = _ProcessSettings()
         self.send(Began())
         try:
             call = NodeCall(node=node, inputs=job.inputs, secrets=job.secrets, shown=job.shown)
@@ -211,10 +180,6 @@ class WorkerEnd:
 
     def _leave_to_parent(self) -> None:
         """Be no worker process in a child that a node forked."""
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = None
-        self._sending = threading.Lock()  # a thread that is not in the child may have held it
         if self._running is not None and self._running.output is not None:
             self._running.output.is_open = False  # its lock, too; and these lines would not be sent
         logging.getLogger().removeHandler(self._forwarder)
@@ -239,7 +204,7 @@ def _load(target: Target, redactor: Redactor) -> type[BaseNode] | Failure:
 class _Running:
     """A job, and what its node sees of the runtime."""
 
-    def __init__(self, job: Job, end: WorkerEnd) -> None:
+    def __init__(self, job: Job, end: Worker) -> None:
         self.job = job
         self.view = StopView()
         self.view.reason = Stopping.DRAINING if job.draining else Stopping.NO
@@ -263,12 +228,40 @@ class _Running:
             self.send_output()
 
 
+class _ProcessSettings:
+    """Working directory, environment and signal handlers at the time of the call, to restore them after a
+    node.
+
+    For the main thread: only it may set signal handlers. Nothing else is restored: memory, umask, limits,
+    timers, threads and child processes stay as the node left them.
+    """
+
+    def __init__(self) -> None:
+        self._directory: str | None = None
+        with suppress(OSError):  # already gone: then there is none to restore
+            self._directory = os.getcwd()
+        self._environment = os.environ.copy()
+        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def restore(self) -> None:
+        """Restore what was changed since. Raises OSError if the working directory is gone."""
+        for number, handler in self._handlers.items():
+            # None is a handler that Python did not set; Python cannot set it again.
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+        if os.environ != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        if self._directory is not None:
+            os.chdir(self._directory)
+
+
 class _SentProgress(ProgressView):
     """Sends the progress of a job, now and then; the listening thread sends what is left."""
 
     __slots__ = ("_end", "_job", "_next", "_sent")
 
-    def __init__(self, job: int, end: WorkerEnd) -> None:
+    def __init__(self, job: int, end: Worker) -> None:
         super().__init__()
         self._job = job
         self._end = end
@@ -292,7 +285,7 @@ class _SentProgress(ProgressView):
 class _Forwarder(logging.Handler):
     """Sends log records to the runtime, whose handlers know where they go."""
 
-    def __init__(self, end: WorkerEnd) -> None:
+    def __init__(self, end: Worker) -> None:
         super().__init__()
         self._end = end
 
@@ -319,11 +312,3 @@ def _portable(record: logging.LogRecord) -> dict[str, Any]:
 
 async def _await(value: Any) -> object:
     return await value
-
-
-def _end_with_parent() -> None:
-    """Have the kernel kill this process when the runtime's thread that started it ends. On Linux only."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

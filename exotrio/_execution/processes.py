@@ -1,4 +1,4 @@
-"""Worker processes, for nodes with ``runs_in = "process"``: the fourth place.
+"""Worker processes, for nodes with ``runs_in = "process"``: the fourth backend.
 
 Why not ``anyio.to_process``: it does not tell how a process ended; a Ctrl-C at the terminal reaches its
 processes; nothing crosses while a function runs, neither ``stopping`` nor progress nor log lines; output
@@ -10,31 +10,26 @@ A process is started when a node needs one and none is idle, so there are as man
 process and with what it started in the same process group: no code of it runs any more, neither ``except``
 nor ``finally``. So it is never stuck.
 
-After a node the settings of its process are restored (``process_settings``), or the process is replaced.
+After a node the settings of its process are restored, or the process is replaced.
 """
 
 from __future__ import annotations
 
 import contextvars
-import errno
 import json
 import logging
 import math
-import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
-from contextlib import suppress
 
 import trio
 
+from exotrio._children.child_process import MAX_KILL, SOCKET, ChildProcess
 from exotrio._execution.call import NodeCall
 from exotrio._execution.handle import Execution
 from exotrio._execution.messages import (
     CONNECTION_LOST,
-    SIGNALS,
     Began,
     Captured,
     Drain,
@@ -43,8 +38,6 @@ from exotrio._execution.messages import (
     Logged,
     Progressed,
     Setup,
-    packed,
-    unpacked,
 )
 from exotrio._execution.places import Place
 from exotrio._execution.results import FailedElsewhere, Failure
@@ -53,22 +46,15 @@ from exotrio._nodes.importing import GUARD, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._util import deadlines
 from exotrio._util.at_exit import join_at_exit
-from exotrio._util.child_python import child_python
-from exotrio._util.crossing import call_in_loop
 from exotrio._util.words import signal_name
 
-log = logging.getLogger("exotrio.worker")
-
-BEGIN = """import json, socket, sys
-stream = socket.socket(fileno=int(sys.argv[1]))
-sys.path[:] = json.loads(stream.makefile("rb", 0).readline())
-from exotrio._execution.process_worker import WorkerEnd
-WorkerEnd(stream).serve()"""
+BEGIN = """import json, sys
+sys.path[:] = json.loads(sys.argv[2])
+from exotrio._execution.process_worker import Worker
+Worker(int(sys.argv[1])).serve()"""
 """The code of a worker process. Only with the import path of the runtime is it sure that it finds exotrio."""
 MAX_START = 120.0
 """Seconds in which a process has to start and to load the code of its node."""
-MAX_KILL = 1.0
-"""Seconds that are waited for the end of a process that was killed."""
 
 
 class InProcesses(Place):
@@ -136,65 +122,28 @@ class InProcesses(Place):
         await process.end()
 
 
-class WorkerProcess:
-    """One process. It is started with this object, which takes milliseconds.
+class WorkerProcess(ChildProcess):
+    """One process.
 
     Attributes:
-        ended: It has ended.
         reusable: It may run another node.
-
-    Raises:
-        OSError: no process can be started.
     """
 
     def __init__(self) -> None:
-        self.ended = trio.Event()
+        # What a node prints is not a result of the runtime's program.
+        super().__init__(["-c", BEGIN, SOCKET, json.dumps(sys.path)], prints_to_stderr=True)
         self.reusable = True
         self._jobs = 0
-        self._received = bytearray()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            number = theirs.fileno()
-            # The new process inherits the mask; a signal that comes before it can handle it would end it.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            try:
-                # In this thread: by ``prctl`` the process ends with the thread that starts it, and the
-                # threads in which Trio would do this end when they are idle.
-                self._process = subprocess.Popen(
-                    child_python("-c", BEGIN, str(number)),
-                    pass_fds=(number,),
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,  # what a node prints is no result of the runtime's program
-                    process_group=0,  # a Ctrl-C at the terminal goes to the foreground group
-                )
-            except OSError:
-                ours.close()
-                raise
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._socket = ours
-        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-        token = trio.lowlevel.current_trio_token()
-        try:
-            trio.lowlevel.start_thread_soon(
-                self._process.wait, lambda code: call_in_loop(token, self.ended.set), "exotrio process"
-            )
-        except RuntimeError as error:  # a node has used up all threads
-            self.close()
-            self._kill()
-            self._process.wait()
-            raise OSError(errno.EAGAIN, str(error)) from error
 
     async def run(self, call: NodeCall, execution: Execution) -> Outcome | Failure:
-        """Run a node and return what became of it.
+        """Run a node and return its outcome.
 
         Raises:
-            FailedElsewhere: the process ended, or cannot be understood. ``end`` it.
+            FailedElsewhere: the process ended, or sent a message that cannot be read. ``end`` it.
 
         Cancellation:
             Not safe: then ``end`` it.
         """
-        begin = b"" if self._jobs else json.dumps(sys.path).encode() + b"\n" + packed(_setup())
         self._jobs += 1
         job = Job(
             number=self._jobs,
@@ -208,19 +157,22 @@ class WorkerProcess:
         )
         try:
             with trio.move_on_after(MAX_START) as starting:
-                await self._stream.send_all(begin + packed(job))
+                if job.number == 1:
+                    await self.send(_setup())
+                await self.send(job)
                 execution.on_drain = self._drain
+                # The runtime may have begun to drain while the job was sent.
                 if execution.draining and not job.draining:
                     self._drain()
-                while not isinstance(message := await self._receive(), Ended):
+                while not isinstance(message := await self.receive(), Ended):
                     if isinstance(message, Began):
                         starting.deadline = math.inf
                         execution.begin(call.node.timeout)
                     self._handle(message, execution)
                 self.reusable = message.reusable
                 return message.result
-        except (EOFError, trio.BrokenResourceError):
-            raise _failed(call.node, await self._end_of()) from None
+        except EOFError:
+            raise _failed(call.node, await self._how_it_ended()) from None
         except Exception as error:
             # Unpickling may raise anything.
             why = f"its process sent what cannot be read: {type(error).__name__}: {error}"
@@ -229,49 +181,23 @@ class WorkerProcess:
             execution.on_drain = None
         raise _failed(call.node, f"its process did not load its code within {MAX_START:g} s")
 
-    def hang_up(self) -> None:
-        """Let it end, if it runs no node."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
     def end_later(self) -> None:
-        """Let it end by itself, after it was hung up: what its code left open is written then.
+        """Let it end by itself, after the stream was ended: what its code left open is written then.
 
         It is killed after ``deadlines.IDLE_PROCESSES``, for which the end of this process waits.
         """
         self.close()
-        thread = threading.Thread(target=self._wait_or_kill, name="exotrio process end", daemon=True)
+        thread = threading.Thread(
+            target=self.wait_or_kill,
+            args=(deadlines.IDLE_PROCESSES,),
+            name="exotrio process end",
+            daemon=True,
+        )
         thread.start()
         join_at_exit(thread)
 
-    def _wait_or_kill(self) -> None:
-        try:
-            self._process.wait(deadlines.IDLE_PROCESSES)
-        except subprocess.TimeoutExpired:
-            self._kill()
-
-    async def end(self) -> None:
-        """Kill it, and wait for its end, shielded, for up to 1 s. Close the connection."""
-        if not self.ended.is_set():
-            self._kill()
-            with trio.move_on_after(MAX_KILL, shield=True):
-                await self.ended.wait()
-            if not self.ended.is_set():
-                log.error("process %d was killed, but does not end: the kernel holds it", self._process.pid)
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection, once it has ended or was hung up."""
-        self._stream.socket.close()
-
-    def _kill(self) -> None:
-        # The group too: what a node started is not to go on without it.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
     def _drain(self) -> None:
-        with suppress(OSError):  # it has ended; or does not read, and cannot be told
-            self._socket.send(packed(Drain()))
+        self.send_now(Drain())
 
     def _handle(self, message: object, execution: Execution) -> None:
         match message:
@@ -285,25 +211,15 @@ class WorkerProcess:
             case Captured(job, lines) if job == self._jobs and execution.output is not None:
                 execution.output.take(lines)
 
-    async def _receive(self) -> object:
-        while (message := unpacked(self._received)) is None:
-            data = await self._stream.receive_some()
-            if not data:
-                raise EOFError
-            self._received += data
-        return message
-
-    async def _end_of(self) -> str:
-        """Return how it ended, after the end of its stream."""
+    async def _how_it_ended(self) -> str:
         with trio.move_on_after(MAX_KILL):
             await self.ended.wait()
-        code = self._process.returncode
-        if code in (None, CONNECTION_LOST):
+        if not self.ended.is_set() or self.code == CONNECTION_LOST:
             return "its process closed the connection to the runtime"
-        if code >= 0:
-            return f"its process ended with exit code {code}"
-        hint = ", perhaps by the kernel for want of memory" if code == -signal.SIGKILL else ""
-        return f"its process was killed by {signal_name(code)}{hint}"
+        if self.code >= 0:
+            return f"its process ended with exit code {self.code}"
+        hint = ", perhaps by the kernel for want of memory" if self.code == -signal.SIGKILL else ""
+        return f"its process was killed by {signal_name(self.code)}{hint}"
 
 
 def _setup() -> Setup:

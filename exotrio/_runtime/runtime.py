@@ -370,7 +370,7 @@ class Runtime:
                 self._tasks.enter()
                 if self._ledger.events:
                     around.start_soon(self._lag.measure)
-                with loop_watched(self._options.nodes), captured(wanted=self._options.capture_logs):
+                with loop_watched(self._options.nodes), captured(enabled=self._options.capture_logs):
                     await self._stop.guard(partial(engine.run, started), "the runtime")
                 self._tasks.leave()
                 around.cancel_scope.cancel()

@@ -8,7 +8,6 @@
   all), ``settings`` (the only reader of settings in the environment and ``.env``, besides the command line),
   ``database_url`` (of PostgreSQL, and what of it may be shown), ``own_files`` (opening files in folders that
   others may write to), ``lock_file`` (who has a SQLite database open), ``cores`` (that this process may use).
-- Processes: ``child_python`` (the command of a child process that runs Python).
 - Logging: ``outage`` (one line when something begins to fail, one when it works again).
 - Libraries: ``slim_httpx`` (httpx without its command line), ``tracing`` (spans of OpenTelemetry, if the
   program traces).

@@ -12,8 +12,9 @@ The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), 
 ``doctor``, ``top`` and ``processes`` (what those commands do, and ``worker --processes``). Beside them
 ``folder`` knows the database of this folder, ``lookup`` finds by name or id, ``load`` imports a user's file,
 ``values`` reads inputs and secrets, ``program`` knows how this program was called, ``groups`` are click's
-groups, ``interruption`` handles Ctrl-C, ``health_server`` is the health port of ``worker``; ``child_process``
-and ``parent_process`` are the two ends of a process that runs a user's code for a command.
+groups, ``interruption`` handles Ctrl-C, ``health_server`` is the health port of ``worker``;
+``runtime_process`` and ``parent_command`` are the two ends of a process that runs a user's Runtime for a
+command.
 """
 
 from __future__ import annotations

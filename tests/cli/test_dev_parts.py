@@ -11,12 +11,12 @@ import pytest
 import trio
 
 from exotrio._util import deadlines
-from exotrio.cli import child_process
-from exotrio.cli.child_process import Order
+from exotrio.cli import runtime_process
 from exotrio.cli.dev import watcher
 from exotrio.cli.dev.child import Child
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import INTERRUPTED
+from exotrio.cli.runtime_process import Order
 from tests.support.processes import PATIENCE
 
 
@@ -177,7 +177,7 @@ time.sleep(600)
 async def test_a_process_that_does_not_end_in_time_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "MARGIN", 0.05)
+    monkeypatch.setattr(runtime_process, "MARGIN", 0.05)
     monkeypatch.setattr(deadlines, "CLEAN_UP", 0.05)
     monkeypatch.setattr(deadlines, "FLUSH", 0.05)
     (tmp_path / "app.py").write_text(DEAF, "utf-8")
@@ -186,9 +186,9 @@ async def test_a_process_that_does_not_end_in_time_is_killed(
         child = Child("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
         while not (tmp_path / "deaf").exists():  # noqa: ASYNC110 - another process makes it
             await trio.sleep(0.01)
-        child.send(Order.DRAIN, "dev")
-        assert await child.wait() == -signal.SIGKILL
-        assert child.was_killed
+        child.order(Order("drain", "dev"))
+        await child.wait()
+        assert (child.was_killed, child.code) == (True, -signal.SIGKILL)
         await child.aclose()
 
 
@@ -200,6 +200,7 @@ async def test_a_ctrl_c_at_the_very_start_of_a_process_is_no_traceback(
     with trio.fail_after(PATIENCE):
         child = Child("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
         os.kill(child.pid, signal.SIGINT)
-        assert await child.wait() == INTERRUPTED
+        await child.wait()
+        assert child.code == INTERRUPTED
         await child.aclose()
     assert capfd.readouterr() == ("", "")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from exotrio._execution.messages import CONNECTION_LOST, Job, Setup, packed
+from exotrio._children.parent_process import pack
+from exotrio._execution.messages import CONNECTION_LOST, Job, Setup
 from exotrio._execution.processes import BEGIN
 from exotrio._nodes.importing import target_of
 from tests.support import process_nodes
@@ -169,7 +170,8 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         number = theirs.fileno()
-        process = subprocess.Popen([sys.executable, "-c", BEGIN, str(number)], pass_fds=(number,))
+        command = [sys.executable, "-c", BEGIN, str(number), json.dumps(sys.path)]
+        process = subprocess.Popen(command, pass_fds=(number,))
     job = Job(
         number=1,
         target=target_of(process_nodes.Drains),
@@ -181,7 +183,7 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
         captures=False,
     )
     with ours:
-        ours.sendall(json.dumps(sys.path).encode() + b"\n" + packed(Setup([], {})) + packed(job))
+        ours.sendall(pack(Setup([], {})) + pack(job))
         assert ours.recv(1)  # it has begun
     try:
         assert process.wait(PATIENCE) == CONNECTION_LOST

@@ -1021,11 +1021,11 @@ POINTS = (
     Point(
         "A child process loads no code from a working directory that its parent does not load code from.",
         [
-            "util/test_child_python::test_a_process_node_does_not",
-            "util/test_child_python::test_dev_does_not",
-            "util/test_child_python::test_worker_with_processes_does_not",
+            "children/test_child_process::test_a_process_node_does_not",
+            "children/test_child_process::test_dev_does_not",
+            "children/test_child_process::test_worker_with_processes_does_not",
         ],
-        Change("_util/child_python.py", '        options.append("-P")\n', "        pass\n"),
+        Change("_children/child_process.py", '        options.append("-P")\n', "        pass\n"),
     ),
     Point(
         "A link that signs in is printed on a terminal only.",

@@ -10,7 +10,7 @@ Theory of operation:
   invalid, that is printed and the next change is waited for.
 * ``child`` is the process seen from ``dev``, and what it sends; ``child_main`` is what runs in it.
   A child always ends: after an order it is killed when its time is over, and without ``dev`` it drains and
-  exits by itself (``cli.child_process``, ``cli.parent_process``).
+  exits by itself (``cli.runtime_process``, ``cli.parent_command``).
 * ``watcher`` decides whether the code has changed; ``announcer`` declares the graphs and prints what happens
   to the runs; ``messages`` holds the texts.
 """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
+from exotrio._children.child_process import SOCKET
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
-from exotrio.cli.child_process import SOCKET, ChildProcess
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
+from exotrio.cli.runtime_process import RuntimeProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,11 @@ class Failed:
     """Files of the user's modules that were loaded, or failed to load."""
 
 
-class Child(ChildProcess):
-    """A process that runs the user's code. The state manager is for its Runtime and for its nodes."""
+class Child(RuntimeProcess):
+    """A process that runs the user's code. The state manager is for its Runtime and for its nodes.
+
+    It is in the foreground, so that ``breakpoint()`` works in a node.
+    """
 
     def __init__(self, target: str, *, uri: str, key: str, verbose: int) -> None:
         self.loaded: Loaded | None = None
@@ -56,10 +61,10 @@ class Child(ChildProcess):
         self.was_replaced = False
         self.claims = "its claims were released"
         super().__init__(
-            (Loaded, MoreFiles, Failed),
             ["-m", "exotrio.cli.dev.child_main", SOCKET, target, str(verbose)],
             # Not as an argument, which other users of the machine can read.
-            env={URI_VARIABLE: uri, KEY_VARIABLE: key},
+            env={**os.environ, URI_VARIABLE: uri, KEY_VARIABLE: key},
+            foreground=True,
         )
 
     @property

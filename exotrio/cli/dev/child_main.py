@@ -1,8 +1,8 @@
 """The child process of ``dev``: it runs the user's code, follows orders, and never outlives ``dev``.
 
-It loads the file, reports what is in it, and runs the Runtime until it is ordered to drain. It is in the
-foreground, so that ``breakpoint()`` works in a node. So a signal to the whole process group (Ctrl-C at the
-terminal) has its usual effect; an order to the same effect adds nothing.
+It loads the file, reports what is in it, and runs the Runtime until it is ordered to drain. Since it is in
+the foreground, it also gets each signal to the whole process group (Ctrl-C at the terminal); an order to the
+same effect adds nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import child
 from exotrio.cli.exit_codes import INTERRUPTED, exit_code
 from exotrio.cli.load import Loaded, TargetMissing, load, users_files, users_traceback
-from exotrio.cli.parent_process import ParentProcess
+from exotrio.cli.parent_command import ParentCommand
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import flush_streams, prepare_streams
 from exotrio.errors import ExotrioError
@@ -39,7 +39,7 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a pipe may be read meanwhile
     descriptor, target, verbose = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    dev = ParentProcess(descriptor, "the dev command")
+    dev = ParentCommand(descriptor, "the dev command")
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     if not verbose:
         # A developer wants the tracebacks of nodes.
@@ -63,7 +63,7 @@ def main() -> int:
         flush_streams()
 
 
-async def _report_files(dev: ParentProcess) -> None:
+async def _report_files(dev: ParentCommand) -> None:
     """Report modules that were imported late, for example by nodes as they run. Never returns."""
     count = len(sys.modules)
     while True:
@@ -75,8 +75,9 @@ async def _report_files(dev: ParentProcess) -> None:
 
 def _loaded(module: Loaded, runtime: Runtime) -> child.Loaded:
     return child.Loaded(
-        namespace=runtime.namespace,
-        runtime=runtime.name,
+        # As plain texts: of a member of an enum, ``dev`` would load the user's code.
+        namespace=str.__str__(runtime.namespace),
+        runtime=str.__str__(runtime.name),
         worker_id=runtime.worker_id,
         nodes=[node.__name__ for node in runtime.nodes],
         graphs={graph.name: GraphBody.of(graph).model_dump(mode="json") for graph in module.all_of(Graph)},

@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 import trio
 
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
-from exotrio.cli.child_process import Order, Registered
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
 from exotrio.cli.dev.child import Child, Failed, Loaded, MoreFiles
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
 from exotrio.cli.load import is_file, split_target
+from exotrio.cli.runtime_process import Order, Registered
 from exotrio.cli.terminal.browser import sign_in_page
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import DatabaseError
@@ -62,7 +62,7 @@ class Session:
 
     def stop(self, grace: float | None, why: str) -> None:
         """Called at a first signal with None, at a second one with 0."""
-        self._orders.append(Order.DRAIN if grace is None else Order.CANCEL)
+        self._orders.append(Order("drain" if grace is None else "cancel", "dev"))
         self._forward_order()
 
     def exiting(self) -> str:
@@ -82,7 +82,7 @@ class Session:
         if child is not None:
             if first and child.registered.is_set():
                 print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
-            child.send(self._orders[-1], "dev")
+            child.order(self._orders[-1])
 
     # -- the state manager
 
@@ -169,9 +169,9 @@ class Session:
         child = self._child = Child(self.target, uri=served.url, key=served.key.text, verbose=self.verbose)
         if self._stop_requested.is_set():
             self._forward_order()
-        beside = [partial(self._replace_when_changed, child)] if self.reload else []
+        background = [partial(self._replace_when_changed, child)] if self.reload else []
         try:
-            await child.run(partial(self._take, child, announcer), *beside)
+            await child.run(partial(self._handle, child, announcer), *background)
         finally:
             self._child = None
             if child.loaded is not None:
@@ -185,7 +185,7 @@ class Session:
             print_message(f"the runtime did not end in time and was killed; {child.claims}")
         return child
 
-    async def _take(self, child: Child, announcer: Announcer, message: object) -> None:
+    async def _handle(self, child: Child, announcer: Announcer, message: object) -> None:
         match message:
             case Loaded():
                 child.loaded, child.grace = message, message.grace
@@ -212,7 +212,7 @@ class Session:
                 print_message("\n".join([*problems, messages.CONTINUES]))
         print_message(messages.changed(changed, drains=child.registered.is_set()))
         child.was_replaced = True
-        child.send(Order.DRAIN, "dev")
+        child.order(Order("drain", "dev"))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A process of ``worker --processes``, seen from the parent: what it reports, and what it is asked."""
+"""A process of ``worker --processes``, as the parent sees it: what it reports, and how it is asked."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Generic, TypeVar
 
 import trio
 
-from exotrio.cli.child_process import SOCKET, ChildProcess
+from exotrio._children.child_process import SOCKET
 from exotrio.cli.processes.totals import Families
+from exotrio.cli.runtime_process import RuntimeProcess
 
 A = TypeVar("A")
 
 REPORT, TASKS = "report", "tasks"
-"""What the parent may ask for, beside its orders."""
+"""The questions that the parent sends, besides its orders."""
 ANSWER_TIMEOUT = 1.5
 """Seconds for a report, which does not wait for nodes: less than probes wait."""
 
@@ -46,7 +47,7 @@ class Tasks:
     text: str
 
 
-class Child(ChildProcess):
+class Child(RuntimeProcess):
     """A process that runs the Runtime.
 
     Args:
@@ -60,17 +61,13 @@ class Child(ChildProcess):
         self.loaded: Loaded | None = None
         self.reports = _Question[Report](self, REPORT)
         self.tasks = _Question[Tasks](self, TASKS)
-        super().__init__(
-            (Loaded, Report, Tasks),
-            ["-m", "exotrio", "worker", "--child", str(number), str(count), SOCKET, *arguments],
-            alone=True,
-        )
+        super().__init__(["-m", "exotrio", "worker", "--child", str(number), str(count), SOCKET, *arguments])
 
     def __str__(self) -> str:
         return f"process {self.number} (pid {self.pid})"
 
-    async def take(self, message: object) -> None:
-        """Take what it reports."""
+    async def handle(self, message: object) -> None:
+        """Store what it reports."""
         match message:
             case Loaded():
                 self.loaded, self.grace = message, message.grace
@@ -81,12 +78,12 @@ class Child(ChildProcess):
 
 
 class _Question(Generic[A]):
-    """Something a process is asked, time and again."""
+    """A question that is asked repeatedly, and its last answer."""
 
-    def __init__(self, child: ChildProcess, line: str) -> None:
+    def __init__(self, child: RuntimeProcess, question: str) -> None:
         self.last: A | None = None
         self._child = child
-        self._line = line
+        self._question = question
         self._is_asked = False
         self._arrived = trio.Event()
 
@@ -100,7 +97,7 @@ class _Question(Generic[A]):
             # Once until it answers: else a process that is suspended would find its socket full of
             # questions, and an order might not fit in.
             self._is_asked = True
-            self._child.send_line(self._line)
+            self._child.send_now(self._question)
         with trio.move_on_after(ANSWER_TIMEOUT):
             await self._arrived.wait()
             return self.last

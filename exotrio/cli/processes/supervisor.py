@@ -11,7 +11,6 @@ import trio
 
 from exotrio._util.backoff import Backoff
 from exotrio._util.words import signal_name
-from exotrio.cli.child_process import Order
 from exotrio.cli.exit_codes import (
     ABANDONED,
     BUSY,
@@ -25,6 +24,7 @@ from exotrio.cli.exit_codes import (
 )
 from exotrio.cli.processes.child import Child
 from exotrio.cli.processes.health import ProcessesHealth
+from exotrio.cli.runtime_process import Order
 
 log = logging.getLogger("exotrio.cli")
 
@@ -52,7 +52,7 @@ class Supervisor:
     health: tuple[str, int] | None
     shows_tasks: bool
     _children: dict[int, Child] = field(default_factory=dict, init=False)
-    _orders: list[tuple[Order, str]] = field(default_factory=list, init=False)
+    _orders: list[Order] = field(default_factory=list, init=False)
     _stopping: trio.Event = field(default_factory=trio.Event, init=False)
     _first_works: trio.Event = field(default_factory=trio.Event, init=False)
     """The first process is registered, or does not run: the others may start."""
@@ -66,19 +66,19 @@ class Supervisor:
 
     def stop(self, grace: float | None, why: str) -> None:
         """Called at a first signal with None, at a second one with 0."""
-        self._order_all(Order.DRAIN if grace is None else Order.CANCEL, why)
+        self._order_all(Order("drain" if grace is None else "cancel", why))
 
     def exiting(self) -> None:
         """Called from the signal handler just before this process exits: no process may outlive it."""
         for child in list(self._children.values()):
             child.kill()
 
-    def _order_all(self, order: Order, why: str) -> None:
-        self._orders.append((order, why))
-        log.info("all processes are ordered to %s: %s", order, why)
+    def _order_all(self, order: Order) -> None:
+        self._orders.append(order)
+        log.info("all processes are ordered to %s: %s", order.action, order.why)
         self._stopping.set()
         for child in self._children.values():
-            child.send(order, why)
+            child.order(order)
 
     # -- the processes
 
@@ -138,9 +138,9 @@ class Supervisor:
         child = Child(number, self.count, self.arguments)
         self._children[number] = child
         if self._stopping.is_set():
-            child.send(*self._orders[-1])
+            child.order(self._orders[-1])
         try:
-            await child.run(child.take, partial(self._when_registered, child, nursery))
+            await child.run(child.handle, partial(self._when_registered, child, nursery))
         finally:
             self._health.retire(child)
             del self._children[number]
@@ -151,7 +151,8 @@ class Supervisor:
         assert child.loaded is not None, "that is reported first"
         log.info("%s works as %s", child, child.loaded.worker_id)
         if child.number > self.count:
-            child.send(Order.DRAIN, f"--processes {self.count}: this one only delivers what its outbox holds")
+            why = f"--processes {self.count}: this one only delivers what its outbox holds"
+            child.order(Order("drain", why))
         elif not self._first_works.is_set():
             self._first_works.set()
             for number in child.loaded.left:
@@ -180,7 +181,7 @@ class Supervisor:
         log.error("%s %s, and so would another one", child, _how_it_ended(child))
         if not is_extra:
             self._codes.append(code)
-            self._order_all(Order.DRAIN, f"exit code {code} of {child}")
+            self._order_all(Order("drain", f"exit code {code} of {child}"))
         return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from exotrio.cli.load import load
-from exotrio.cli.parent_process import ParentProcess
+from exotrio.cli.parent_command import ParentCommand
 from exotrio.cli.processes.child import REPORT, Loaded, Report, Tasks
 from exotrio.cli.processes.totals import families_of
 from exotrio.monitoring import Health, RuntimeMetrics
@@ -47,7 +47,7 @@ def work(
         elif parent.runtime is not None:
             parent.send(Tasks(trio.run(parent.runtime.tasks)))
 
-    parent = ParentProcess(descriptor, "the parent process", answer)
+    parent = ParentCommand(descriptor, "the parent process", answer)
     parent.follow_orders()
     runtime = load(target).runtime()
     runtime.adjust(process=number, shutdown_grace=grace)

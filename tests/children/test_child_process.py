@@ -108,7 +108,7 @@ def test_a_process_node_runs_after_the_working_directory_was_deleted(tmp_path: P
 
 CHILD = """
 import subprocess, sys
-from exotrio._util.child_python import child_python
+from exotrio._children.child_process import child_python
 
 subprocess.run(child_python("-c", "import sys; print(sys.warnoptions, sys.stdout.write_through)"))
 """

@@ -1,0 +1,107 @@
+"""The command that started this process to run a Runtime, as this process sees it.
+
+It sends orders. When it ends, even by ``kill -9``, the stream of orders ends: then this process drains by
+itself, and exits even if its nodes do not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from exotrio._children.parent_process import ParentProcess, unblock_signals
+from exotrio._runtime.entry import run_blocking
+from exotrio._runtime.lifecycle import Phase
+from exotrio._runtime.runtime import Runtime
+from exotrio._util import deadlines
+from exotrio.cli.exit_codes import ABANDONED, bare_errors
+from exotrio.cli.runtime_process import Order, Registered
+
+log = logging.getLogger("exotrio.cli")
+
+MARGIN = 3.0
+"""Seconds that a drain may take beyond its limits, on a busy machine; then the process exits."""
+
+
+class ParentCommand(ParentProcess):
+    """The other end of a ``RuntimeProcess``.
+
+    Args:
+        descriptor: Number of the socket.
+        name: What it is, for the log.
+        answer: Called with each message that is not an order, in the thread that reads them.
+
+    Attributes:
+        runtime: Orders act on it; None while the code is loaded, and once it has ended.
+    """
+
+    def __init__(
+        self, descriptor: int, name: str, answer: Callable[[Any], None] = lambda message: None
+    ) -> None:
+        super().__init__(descriptor)
+        self.runtime: Runtime | None = None
+        self._name = name
+        self._answer = answer
+        self._grace = 0.0
+        self._acting = threading.Lock()
+        self._is_over = False
+
+    def follow_orders(self) -> None:
+        """Follow its orders from now on, in a thread; and signals, which were blocked until now."""
+        # A daemon, since it must not hold up the end of the process.
+        threading.Thread(target=self._listen, name="exotrio parent", daemon=True).start()
+        unblock_signals()
+
+    def run(self, runtime: Runtime, *background: Callable[[], Awaitable[object]]) -> int:
+        """Run a Runtime until an order or a signal ends it, and ``background`` meanwhile; return its code."""
+        self.runtime, self._grace = runtime, runtime.shutdown_grace
+
+        async def main() -> int:
+            with bare_errors():
+                async with trio.open_nursery() as nursery:
+                    for each in background:
+                        nursery.start_soon(each)
+                    code = (await runtime.run(task_status=self)).exit_code
+                    nursery.cancel_scope.cancel()
+            return code
+
+        try:
+            return run_blocking(main, lambda grace, why: runtime.stop(grace, why=why), ends_process=True)
+        finally:
+            # The listening thread goes on until the process has ended. It must not refer to the user's code
+            # then, or Python would not write what that left open.
+            with self._acting:
+                self._is_over = True
+                self.runtime, self._answer = None, lambda message: None
+
+    def started(self, value: object = None) -> None:
+        """Send that the nodes are registered, unless a stop came first. For the runtime, as a task status."""
+        if self.runtime is not None and self.runtime.phase is Phase.RUNNING:
+            self.send(Registered())
+
+    def _listen(self) -> None:
+        for message in self.messages():
+            if isinstance(message, Order):
+                self._execute(message)
+            else:
+                with self._acting:
+                    self._answer(message)
+        log.warning("%s has ended: this runtime drains and ends", self._name)
+        self._execute(Order("drain", f"the end of {self._name}"))
+        time.sleep(deadlines.longest_stop(self._grace) + MARGIN)
+        os._exit(ABANDONED)
+
+    def _execute(self, order: Order) -> None:
+        with self._acting:
+            if self.runtime is not None:
+                self.runtime.stop(None if order.action == "drain" else 0, why=order.why)
+            elif not self._is_over:
+                # Still loading: nothing is claimed yet. A real signal also interrupts a blocking call.
+                os.kill(os.getpid(), signal.SIGINT)
