@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import overload
 
 
 def iso_time(moment: datetime, timespec: str = "milliseconds") -> str:
@@ -14,7 +15,20 @@ def iso_time(moment: datetime, timespec: str = "milliseconds") -> str:
 @lru_cache(maxsize=64)  # states that are made together share it, at 2 us for each
 def timestamp(ms: float, timespec: str = "milliseconds") -> str:
     """Return a moment in Unix milliseconds as ``iso_time`` writes it."""
-    return iso_time(datetime.fromtimestamp(ms / 1000, UTC), timespec)
+    return iso_time(from_unix_ms(ms), timespec)
+
+
+@overload
+def from_unix_ms(ms: float) -> datetime: ...
+
+
+@overload
+def from_unix_ms(ms: float | None) -> datetime | None: ...
+
+
+def from_unix_ms(ms: float | None) -> datetime | None:
+    """Return a moment in Unix milliseconds as a ``datetime`` in UTC; None for None."""
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def moment_ms(moment: datetime | str) -> int:

@@ -87,4 +87,4 @@ async def test_a_search_reads_runs_in_parts_until_there_are_no_more(
     flow = await Flow.deploy(manager.api, place("a"))
     started = [await flow.trigger() for _ in range(count)]
     found = await manager.service.store.look(partial(runs.search, graph="graph"), manager.api.namespace)
-    assert [row["id"] for row in found.rows] == started[::-1]
+    assert [run.run_id for run in found.rows] == started[::-1]

@@ -18,7 +18,7 @@ import trio
 from exotrio._util.settings import Settings
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine.workers import ClaimsKept
-from exotrio.manager.queries.states import chain
+from exotrio.manager.queries.state_detail import chain
 from exotrio.manager.security.access import local
 from exotrio.manager.service import WaitingClaims
 from exotrio.manager.store.clock import wall_clock

@@ -253,7 +253,8 @@ class _Native:
 
     async def states(self, request: Request, namespace: str) -> Response:
         query = read_query(request, operations.StatesQuery, lists={"status"})
-        return reply(await self._store.look(state_queries.list_states, namespace, query))
+        page = await self._store.look(state_queries.list_states, namespace, query)
+        return reply(page.model_dump(mode="json", exclude_unset=True))
 
     async def state(self, request: Request, namespace: str, state_id: str) -> Response:
         return reply(await self._store.look(show_history, namespace, state_id, self._service.monotonic()))

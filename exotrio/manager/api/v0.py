@@ -24,7 +24,7 @@ from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
-from exotrio.manager.queries import states as state_queries
+from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
@@ -228,4 +228,4 @@ class _V0:
     async def state(
         self, request: Request, namespace: str, graph: str, run_id: str, state_id: str
     ) -> Response:
-        return reply(await self._store.look(state_queries.show_state, namespace, graph, run_id, state_id))
+        return reply(await self._store.look(show_state, namespace, graph, run_id, state_id))

@@ -11,9 +11,10 @@ from pydantic_core import from_json, to_json
 from exotrio._fields.declared import ANY_TEXT, Declared, declared
 from exotrio._util.error_message import message_line
 from exotrio._util.times import timestamp
+from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.graphs import GRAPHS, paused, shown_graph
 from exotrio.manager.queries.load import FAILED
-from exotrio.manager.queries.runs import newest_runs, run_row
+from exotrio.manager.queries.runs import newest_runs
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
@@ -120,9 +121,9 @@ def graph_names(view: View, namespace: str) -> list[str]:
 
 def show_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
     """Return the graphs of a namespace, by name, each with its last run and its next scheduled one."""
-    last: dict[str, dict[str, Any]] = {}
-    for row in newest_runs(view, namespace, MAX_RUNS_SEARCHED):
-        last.setdefault(row["graph_name"], run_row(row, view.now_ms))
+    last: dict[str, RunSummary] = {}
+    for run in newest_runs(view, namespace, MAX_RUNS_SEARCHED):
+        last.setdefault(run.graph_name, run)
     return [
         {
             "name": row["name"],

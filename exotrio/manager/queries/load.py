@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED
-from exotrio.manager.queries.where import Where
+from exotrio.manager.queries.paging import Where
 from exotrio.manager.store import tallies
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View

@@ -18,7 +18,7 @@ from exotrio.manager.queries.load import (
     nodes_of,
     performance,
 )
-from exotrio.manager.queries.runs import newest_runs, run_summary
+from exotrio.manager.queries.runs import newest_runs
 from exotrio.manager.queries.workers import list_workers, live_v0_runtimes, offered
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
@@ -81,7 +81,7 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         "runtimes": runtimes[:MAX_RUNTIMES],
         "runtime_count": len(runtimes),
         "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
-        "runs": [run_summary(row) for row in newest_runs(view, namespace, runs)],
+        "runs": newest_runs(view, namespace, runs),
     }
 
 

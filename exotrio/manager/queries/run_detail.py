@@ -17,15 +17,13 @@ from pydantic_core import from_json
 
 from exotrio.manager.engine.states import ENDED, ERRORED
 from exotrio.manager.queries.load import FAILED
+from exotrio.manager.queries.paging import end_of
 from exotrio.manager.queries.runs import run_size
-from exotrio.manager.queries.state_detail import times
-from exotrio.manager.queries.where import end_of
+from exotrio.manager.queries.states import MAX_SEARCHED, times
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
-MAX_SEARCHED = 100_000
-"""States of a run that are searched for those that are shown."""
 MAX_SPANS = 10_000
 """States that a timeline is drawn from; of a larger run it takes every second one, or every third..."""
 MAX_BARS = 500

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pydantic_core import to_json
 
-from exotrio._util.times import moment_ms, timestamp
-from exotrio._wire.operations import MAX_PAGE, RunsQuery
+from exotrio._util.times import from_unix_ms, moment_ms
+from exotrio._wire.native import NodeCounts, Run
+from exotrio._wire.operations import MAX_PAGE, RunPage, RunsQuery
+from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS, find_run
 from exotrio.manager.engine.states import CREATED, STATUSES
 from exotrio.manager.queries.load import paused_nodes
-from exotrio.manager.queries.where import Where
+from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
@@ -31,7 +33,9 @@ MAX_SEARCHED = 20_000
 MAX_STATES_READ = 50_000
 READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
-RUN_STATUSES = ("running", "failed", "success", "cancelled")
+STATUS_WORDS = ("running", "failed", "success", "cancelled")
+NATIVE_FIELDS = {"finished_at", "cancelled_at", "key"}
+"""Fields of a run that v0 does not show."""
 
 
 def status_of(run: Row) -> RunStatus:
@@ -39,11 +43,10 @@ def status_of(run: Row) -> RunStatus:
     return run_status(pending=run["pending"], errored=run["errored"], ended=ended)
 
 
-def shown_status(run: Row) -> str:
-    """Return the status of a run as pages name it: one of ``RUN_STATUSES``."""
-    if run["cancelled_at"] is not None:
+def status_word(status: RunStatus, *, is_cancelled: bool) -> str:
+    """Return the status of a run as pages name it: one of ``STATUS_WORDS``."""
+    if is_cancelled:
         return "cancelled"
-    status = status_of(run)
     return "running" if status is RunStatus.PENDING else status.value.lower()
 
 
@@ -52,38 +55,22 @@ def run_size(run: Row) -> int:
     return int(run["pending"] + run["success"] + run["errored"] + run["retried"])
 
 
-def run_row(run: Row, now_ms: int) -> dict[str, Any]:
-    """Return a run, selected by ``RUNS``, as lists show it."""
-    over = run["finished_at"]
-    is_cancelled = run["cancelled_at"] is not None
-    return {
-        "id": run["run_id"],
-        "key": run["key"],
-        "graph": run["graph_name"],
-        "status": shown_status(run),
-        "success": run["success"],
-        "pending": run["pending"],
-        "errored": run["errored"],
-        "retried": run["retried"],
-        "created_at": run["created_at"],
-        "took": (now_ms if over is None else over) - run["created_at"],
-        "over": over is not None,
-        "retryable": bool(run["errored"]) and not is_cancelled,
-        "cancellable": bool(run["pending"]) and not is_cancelled,
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One page of a search through runs, or through the states of one, in the order of the search.
-
-    ``next`` is the cursor of the next page, if there may be one; ``searched`` says how many were searched, if
-    the search ended before its page was full.
-    """
-
-    rows: list[dict[str, Any]]
-    next: str | None
-    searched: int | None
+def summarize_run(run: Row) -> RunSummary:
+    """Return a run, selected by ``RUNS``, as every list shows it."""
+    return RunSummary(
+        run_id=run["run_id"],
+        graph_name=run["graph_name"],
+        success_count=run["success"],
+        pending_count=run["pending"],
+        errored_count=run["errored"],
+        retried_count=run["retried"],
+        total_count=run_size(run),
+        status=status_of(run),
+        created_at=from_unix_ms(run["created_at"]),
+        finished_at=from_unix_ms(run["finished_at"]),
+        cancelled_at=from_unix_ms(run["cancelled_at"]),
+        key=run["key"],
+    )
 
 
 def search(
@@ -92,47 +79,55 @@ def search(
     *,
     graph: str = "",
     status: str = "",
-    since_ms: int | None = None,
+    since_ms: int = 0,
     text: str = "",
     before: str = "",
-) -> Found:
-    """Return one page of the runs that match everything given, behind ``before``, a cursor.
+) -> Page[RunSummary]:
+    """Return one page of the runs that match every argument, starting after the cursor ``before``.
 
-    ``text`` occurs in the run's key, or in an input, an output or an error of one of its states.
+    ``status`` is one of ``STATUS_WORDS``. ``text`` occurs in the run's key, or in an input, an output or an
+    error of one of its states.
     """
-    rows = _newest_first(view, namespace, _read_cursor(before) or (2**62, 2**62), since_ms or 0)
+    where = Where()
+    where.add("runs.created_at >= ?", since_ms)
     reader = _Reader(view, text)
-    found: list[dict[str, Any]] = []
+    found: list[RunSummary] = []
     last: Row | None = None
-    for searched, row in enumerate(rows):
-        full = len(found) == PAGE_SIZE
-        if full or searched == MAX_SEARCHED or reader.left <= 0:
+    for searched, row in enumerate(_newest_first(view, namespace, where, before, at_once=READ_AT_ONCE)):
+        is_full = len(found) == PAGE_SIZE
+        if is_full or searched == MAX_SEARCHED or reader.left <= 0:
             assert last is not None
-            return Found(found, _cursor(last), None if full else searched)
+            return Page(found, _cursor(last), None if is_full else searched)
         last = row
-        fits = (not graph or row["graph_name"] == graph) and (not status or shown_status(row) == status)
-        if fits and reader.finds(row):
-            found.append(run_row(row, view.now_ms))
-    return Found(found, None, None)
+        word = status_word(status_of(row), is_cancelled=row["cancelled_at"] is not None)
+        if graph in ("", row["graph_name"]) and status in ("", word) and reader.finds(row):
+            found.append(summarize_run(row))
+    return Page(found)
 
 
-def _newest_first(view: View, namespace: str, cursor: tuple[int, int], since_ms: int) -> Iterator[Row]:
-    """Yield the runs behind a cursor. They are read in parts: PostgreSQL's driver reads all that it is asked
-    for, and a page mostly ends soon."""
+def _newest_first(
+    view: View, namespace: str, where: Where, before: str, *, at_once: int, source: str = RUNS
+) -> Iterator[Row]:
+    """Yield the runs after a cursor, selected by ``source``.
+
+    They are read in parts of ``at_once``: PostgreSQL's driver reads all rows of a statement, and most pages
+    end soon.
+    """
+    cursor = _read_cursor(before) or (2**62, 2**62)
     while True:
         rows = view.execute(
-            RUNS + " WHERE runs.namespace = ? AND (runs.created_at, runs.id) < (?, ?)"
-            " AND runs.created_at >= ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-            (namespace, *cursor, since_ms, READ_AT_ONCE),
+            f"{source} WHERE runs.namespace = ? AND (runs.created_at, runs.id) < (?, ?) AND {where}"
+            " ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
+            (namespace, *cursor, *where.parameters, at_once),
         ).fetchall()
         yield from rows
-        if len(rows) < READ_AT_ONCE:
+        if len(rows) < at_once:
             return
         cursor = rows[-1]["created_at"], rows[-1]["id"]
 
 
 def _cursor(run: Row) -> str:
-    """Return what a client gives back to go on behind a run."""
+    """Return the cursor with which a client continues after a run."""
     return f"{run['created_at']}.{run['id']}"
 
 
@@ -151,7 +146,7 @@ class _Reader:
         self._view = view
         self._text = text
         self.left = MAX_STATES_READ
-        # Inputs and outputs are JSON, where a quote or a line break stands escaped.
+        # Inputs and outputs are JSON, in which quotes and line breaks are escaped.
         self._patterns = (_like(to_json(text).decode()[1:-1]), _like(text))
 
     def finds(self, run: Row) -> bool:
@@ -182,78 +177,50 @@ _STATUS = {
 }
 
 
-def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
-    where, runs = Where(), RUNS
-    where.add("runs.namespace = ?", namespace)
+def list_runs(view: View, namespace: str, query: RunsQuery) -> RunPage:
+    """Return one page of the runs that match a query of the native API, newest first."""
+    where, source = Where(), RUNS
     if query.graph is not None:
         where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
     if query.key is not None:
         where.add("key = ? AND key IS NOT NULL", query.key)
-        # SQLite would look through all runs of the namespace, in the order of the page.
-        runs = RUNS.replace(" FROM runs ", " FROM runs INDEXED BY runs_by_key ")
+        # SQLite would otherwise search all runs of the namespace, in the order of the page.
+        source = RUNS.replace(" FROM runs ", " FROM runs INDEXED BY runs_by_key ")
     if query.status is not None:
         where.add(_STATUS[query.status])
     if query.since is not None:
         where.add("runs.created_at >= ?", moment_ms(query.since))
-    if query.before is not None:
-        cursor = _read_cursor(query.before)
-        if cursor is None:
-            raise Refused(422, f"before is {query.before!r}, which no page of runs gave as its next")
-        where.add("(runs.created_at, runs.id) < (?, ?)", *cursor)
-    rows = view.execute(
-        f"{runs} WHERE {where} ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-        (*where.parameters, query.limit + 1),
-    ).fetchall()
+    if query.before is not None and _read_cursor(query.before) is None:
+        raise Refused(422, f"before is {query.before!r}, which is not the next of a page of runs")
+    runs = _newest_first(view, namespace, where, query.before or "", at_once=query.limit + 1, source=source)
+    rows = list(islice(runs, query.limit + 1))
     page = rows[: query.limit]
-    return {
-        "runs": [run_summary(row) for row in page],
-        "next": _cursor(page[-1]) if len(rows) > len(page) else None,
-    }
+    return RunPage(
+        runs=[summarize_run(row) for row in page],
+        next=_cursor(page[-1]) if len(rows) > len(page) else None,
+    )
 
 
 def list_runs_v0(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
     """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
     size = min(size, MAX_PAGE)
-    total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
-    rows = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
+    total = view.one("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,))[0]
+    runs = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
     return {
         "namespace": namespace,
         "total": total,
         "page": page,
         "size": size,
-        "runs": [_v0_summary(row) for row in rows],
+        "runs": [run.model_dump(mode="json", exclude=NATIVE_FIELDS) for run in runs],
     }
 
 
-def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[Row]:
-    return view.execute(
+def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[RunSummary]:
+    rows = view.execute(
         RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
         (namespace, limit, offset),
-    ).fetchall()
-
-
-def run_summary(run: Row) -> dict[str, Any]:
-    """Return a run, selected by ``RUNS``, as the native API shows it."""
-    return {
-        **_v0_summary(run),
-        "finished_at": None if run["finished_at"] is None else timestamp(run["finished_at"]),
-        "cancelled_at": None if run["cancelled_at"] is None else timestamp(run["cancelled_at"]),
-        "key": run["key"],
-    }
-
-
-def _v0_summary(run: Row) -> dict[str, Any]:
-    return {
-        "run_id": run["run_id"],
-        "graph_name": run["graph_name"],
-        "success_count": run["success"],
-        "pending_count": run["pending"],
-        "errored_count": run["errored"],
-        "retried_count": run["retried"],
-        "total_count": run_size(run),
-        "status": status_of(run).value,
-        "created_at": timestamp(run["created_at"]),
-    }
+    )
+    return [summarize_run(row) for row in rows]
 
 
 def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
@@ -291,33 +258,31 @@ def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) 
     return why_unreached(view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None)
 
 
-def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
+def show_run(view: View, namespace: str, run_id: str) -> Run:
     """Return one run with its counts per place, in the order of the template. Costs no more for
     a run with many states, unless they are held."""
     run = find_run(view, namespace, run_id)
     counts = counts_of(view, run["id"])
-    waits_for = paused_places(view, run, counts)
-    unreached = unreached_in(view, run, counts)
+    paused = paused_places(view, run, counts)
+    unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
     nodes = [
-        {
-            "identifier": place.identifier,
-            "node_name": place.node_name,
-            "counts": counts.get(place.index, {}),
-            "not_reached": unreached[place.index].text
-            if place.index in unreached and unreached[place.index].is_final
-            else None,
-            "paused_at": timestamp(waits_for[place.index]) if place.index in waits_for else None,
-        }
+        NodeCounts(
+            identifier=place.identifier,
+            node_name=place.node_name,
+            counts=counts.get(place.index, {}),
+            not_reached=unreached.get(place.index),
+            paused_at=from_unix_ms(paused.get(place.index)),
+        )
         for place in view.template(run["template"]).places
     ]
-    return {**run_summary(run), "nodes": nodes}
+    return Run(**dict(summarize_run(run)), nodes=nodes)
 
 
-def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> dict[str, Any] | None:
-    """Return a run as ``show_run`` does, or None for as long as it goes on."""
+def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> Run | None:
+    """Return a run as ``show_run`` does, or None while it has not ended."""
     run = show_run(tx, namespace, run_id)
     tx.waits_for = {run_id: math.inf}
-    return None if run["status"] == RunStatus.PENDING else run
+    return None if run.status is RunStatus.PENDING else run
 
 
 def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
+from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.queries.graphs import graph_names
 from exotrio.manager.queries.load import nodes_of
-from exotrio.manager.queries.runs import Found, run_row, search
-from exotrio.manager.queries.state_detail import find_state, summarize
+from exotrio.manager.queries.paging import Page
+from exotrio.manager.queries.runs import search, summarize_run
+from exotrio.manager.queries.state_detail import find_state
+from exotrio.manager.queries.states import ListedState, show_states
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import View
 
@@ -33,58 +35,58 @@ class Hits:
     """What a text stands for in a namespace.
 
     Attributes:
-        runs: Those whose id or key begins with it, newest first, as ``run_row`` returns them.
-        states: Those with this id: ``summarize``, with identifier, graph and run_id.
+        runs: Those whose id or key begins with it, newest first.
+        states: Those with this id.
         graphs, nodes: Names that contain it.
         texts: Further runs in which it occurs: one page of a search; not searched if the text is an id.
     """
 
-    runs: list[dict[str, Any]]
-    states: list[dict[str, Any]]
+    runs: list[RunSummary]
+    states: list[ListedState]
     graphs: list[str]
     nodes: list[str]
-    texts: Found = field(default_factory=lambda: Found([], None, None))
+    texts: Page[RunSummary] = field(default_factory=Page)
 
 
 def find(view: View, namespace: str, text: str) -> Hits:
     """Return what a text stands for. It costs no more than one page of a search through runs."""
     runs = _runs(view, namespace, text)
     states = _states(view, namespace, text.lower())
-    ids = [each["id"] for each in (*runs, *states)]
-    if text.lower() in ids:
+    run_ids = [run.run_id for run in runs]
+    if text.lower() in (*run_ids, *(state.id for state in states)):
         return Hits(runs=runs, states=states, graphs=[], nodes=[])
     names = [name for name in graph_names(view, namespace) if text.lower() in name.lower()]
     nodes = [name for name in nodes_of(view, namespace).values() if text.lower() in name.lower()]
     texts = search(view, namespace, text=text)
-    further = [run for run in texts.rows if run["id"] not in ids]
+    further = [run for run in texts.rows if run.run_id not in run_ids]
     return Hits(
         runs=runs,
         states=states,
         graphs=names[:MAX_HITS],
         nodes=nodes[:MAX_HITS],
-        texts=Found(further, texts.next, texts.searched),
+        texts=Page(further, texts.next, texts.searched),
     )
 
 
-def _runs(view: View, namespace: str, text: str) -> list[dict[str, Any]]:
-    # Only numbers, without the namespace: else SQLite goes through all runs of that.
-    wanted = [("INDEXED BY runs_by_key WHERE key IS NOT NULL AND key >= ? AND key < ?", text)]
+def _runs(view: View, namespace: str, text: str) -> list[RunSummary]:
+    # Only numbers, without the namespace: with it SQLite would search all runs of that.
+    searches = [("INDEXED BY runs_by_key WHERE key IS NOT NULL AND key >= ? AND key < ?", text)]
     if len(text) >= MIN_PREFIX:
-        wanted.append(("WHERE run_id >= ? AND run_id < ?", text.lower()))
-    ids = {
+        searches.append(("WHERE run_id >= ? AND run_id < ?", text.lower()))
+    numbers = {
         row["id"]
-        for condition, prefix in wanted
+        for condition, prefix in searches
         for row in view.execute(
             f"SELECT id FROM runs {condition} LIMIT ?", (prefix, prefix + _LAST, MAX_COMPARED)
         )
     }
-    rows = view.execute(f"{RUNS} WHERE {view.any_of('runs.id')}", (view.items(sorted(ids)),))
+    rows = view.execute(f"{RUNS} WHERE {view.any_of('runs.id')}", (view.items(sorted(numbers)),))
     found = [row for row in rows if row["namespace"] == namespace]
     newest = sorted(found, key=lambda row: (row["created_at"], row["id"]), reverse=True)
-    return [run_row(row, view.now_ms) for row in newest[:MAX_HITS]]
+    return [summarize_run(row) for row in newest[:MAX_HITS]]
 
 
-def _states(view: View, namespace: str, text: str) -> list[dict[str, Any]]:
+def _states(view: View, namespace: str, text: str) -> list[ListedState]:
     state_id = view.state_id(int(text, 16) % 2**63) if _DIGITS.fullmatch(text) else text
     if view.seq(state_id) is None:
         return []
@@ -92,12 +94,4 @@ def _states(view: View, namespace: str, text: str) -> list[dict[str, Any]]:
         state = find_state(view, namespace, state_id)
     except Refused:
         return []
-    place = view.template(state["template"]).places[state["place"]]
-    return [
-        {
-            **summarize(view, state),
-            "identifier": place.identifier,
-            "graph": state["graph_name"],
-            "run_id": state["run_id"],
-        }
-    ]
+    return show_states(view, [state["seq"]])

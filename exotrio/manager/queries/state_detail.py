@@ -8,8 +8,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._util.times import timestamp
-from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, get_state
-from exotrio.manager.queries.states import detail
+from exotrio.manager.engine.runs import RUNS
+from exotrio.manager.engine.states import CREATED, QUEUED, get_state
+from exotrio.manager.engine.states import find_state as state_in_engine
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
@@ -55,55 +56,51 @@ def events_of_state(view: View, state: Row, limit: int) -> list[Row]:
     ).fetchall()
 
 
-def summarize(view: View, state: Row) -> dict[str, Any]:
-    """Return what lists show of a state. Its row need not have more than the columns that are read here."""
-    waited, ran = spent(state, view.now_ms)
+def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> dict[str, Any]:
+    """Return one state in full; all four values must match."""
+    state = state_in_engine(view, namespace, state_id)
+    shown = state and _detail(view, state)
+    if not shown or shown["run_id"] != run_id or shown["graph_name"] != graph_name:
+        raise not_found(f"there is no state {state_id!r} in this run, graph and namespace")
+    return shown
+
+
+def _detail(view: View, state: Row) -> dict[str, Any]:
+    """Return a state as v0 shows it."""
+    run = view.one(RUNS + " WHERE runs.id = ?", (state["run"],))
+    places = view.template(run["template"]).places
+    ancestors = [
+        (places[row["place"]].identifier, view.state_id(row["seq"])) for row in chain(view, state["parent"])
+    ]
     return {
         "id": view.state_id(state["seq"]),
+        "node_name": state["name"],
+        "identifier": places[state["place"]].identifier,
+        "graph_name": run["graph_name"],
+        "run_id": run["run_id"],
         "status": state["status"],
-        "cancelled": was_cancelled(state),
-        "attempt": state["retry_count"] + 1,
-        "waited": waited,
-        "ran": ran,
-        "worker": state["worker"],
+        "inputs": from_json(state["inputs"]),
+        "outputs": from_json(state["outputs"]),
+        "error": state["error"],
+        "parents": dict(reversed(ancestors)),
+        "created_at": timestamp(state["created_at"]),
+        "updated_at": timestamp(state["updated_at"]),
     }
 
 
-def times(state: Row) -> tuple[int, int | None, int | None]:
-    """Return since when a state waited, since when it was held, and when it ended, in Unix ms.
-
-    It waits from its creation or, if it was delayed, from when it became due. One that waits again after
-    it was held counts as not held yet; its events tell what was before.
-    """
-    waits = max(state["created_at"], state["enqueue_after"])
-    runs = None if state["status"] == CREATED else state["claimed_at"]
-    ends = state["finished_at"]
-    if runs is not None:
-        waits = min(waits, runs)
-    elif ends is not None:
-        waits = min(waits, ends)
-    return waits, runs, ends
-
-
-def spent(state: Row, now_ms: int) -> tuple[int, int | None]:
-    """Return for how many ms a state waited, and for how many it ran: None if it was never held."""
-    waits, runs, ends = times(state)
-    until = now_ms if ends is None else ends
-    if runs is None:
-        return max(0, until - waits), None
-    return runs - waits, max(0, until - runs)
-
-
-def was_cancelled(state: Row) -> bool:
-    """Return whether a state ended because its run was cancelled."""
-    return bool(state["status"] == ERRORED and state["error"] == "cancelled")
+def chain(view: View, seq: int | None) -> Iterator[Row]:
+    """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
+    while seq is not None:
+        row = view.one("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
+        yield row
+        seq = row["parent"]
 
 
 def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[str, Any]:
     """Return a state, found by its id alone. ``now`` is on the clock of leases, in ms."""
     state = get_state(view, namespace, state_id)
     return {
-        **detail(view, state),
+        **_detail(view, state),
         "data": None if state["data"] is None else from_json(state["data"]),
         "retry_count": state["retry_count"],
         "deliveries": state["deliveries"],

@@ -1,119 +1,145 @@
-"""States: in lists, newest first, and one as v0 shows it.
+"""States in lists: those of a namespace newest first for the API, and those of one run for its page.
 
-A page begins where the one before ended, not at a distance from the start: what is added meanwhile
-shifts nothing, and the thousandth page costs what the first does.
+A page begins where the one before ended, not at a distance from the start: states that are added meanwhile
+shift nothing, and the thousandth page costs what the first does. Each search stops after a number of states,
+however few of them match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
-from exotrio._util.times import timestamp
-from exotrio._wire.operations import StatesQuery
-from exotrio._wire.vocabulary import StateStatus
+from exotrio._util.times import from_unix_ms
+from exotrio._wire.operations import StatePage, StatesQuery, StateSummary
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.engine.runs import RUNS
-from exotrio.manager.engine.states import find_state
+from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR
 from exotrio.manager.queries.graphs import find_node
-from exotrio.manager.queries.where import Where
+from exotrio.manager.queries.load import FAILED
+from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
+S = TypeVar("S", bound=StateSummary)
+
 WINDOW = 100_000
-"""Numbers of states that one request looks through for those that match. It takes some ten milliseconds."""
+"""Numbers of states that one request of the API searches. It takes some ten milliseconds."""
 MAX_SEQ = 2**63 - 1
 MAX_OUTPUTS = 4 * 1024 * 1024
-"""Characters of outputs in one page, or those of one state."""
+"""Characters of outputs in one page, unless the first state alone has more."""
+MAX_SEARCHED = 100_000
+"""States of a run that are searched for one page, or for a report."""
+PAGE_SIZE = 25
+"""States on the page of a run."""
+MAX_BEGIN = 160
+"""Characters shown of the JSON of inputs and outputs in lists."""
+ORDERS = ("", "newest", "oldest", "slowest", "node")
+"""How the states of a run can be sorted. The default is those that failed before all others."""
+SORTED = {
+    # A running state is as slow as it has been so far; one that never ran comes last.
+    "slowest": "CASE WHEN claimed_at IS NULL OR status = 'CREATED' THEN 1 ELSE 0 END,"
+    " claimed_at - COALESCE(finished_at, {now})",
+    "node": "place",
+}
+"""The orders that no index has."""
+_ENDED_BADLY = "status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
+"""The text of the index of failed states: SQLite recognizes no other."""
+_NOT_FAILED = f"(NOT {_ENDED_BADLY} OR COALESCE(error, 'cancelled') = 'cancelled')"
+_FAILED_CURSOR = "failed."
+"""Begins the cursor of a page that ended with a failed state."""
 
 
-def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
-    """Return one page of the states whose node is of a namespace.
+class ListedState(StateSummary):
+    """A state on a page: also for how many ms it waited and ran, and the beginning of its values as JSON."""
 
-    The page may be short, or empty, and yet have a next one: where hardly any state matches, looking
-    through all of them would take a request seconds; and outputs may be large.
+    waited: int
+    ran: int | None
+    begin_of_inputs: str
+    begin_of_outputs: str
+
+    @property
+    def is_cancelled(self) -> bool:
+        return was_cancelled(self.status, self.error)
+
+
+def was_cancelled(status: str, error: str | None) -> bool:
+    """Return whether a state ended because its run was cancelled."""
+    return status == ERRORED and error == "cancelled"
+
+
+def times(state: Row) -> tuple[int, int | None, int | None]:
+    """Return since when a state waited, since when it was held, and when it ended, in Unix ms.
+
+    It waits from its creation or, if it was delayed, from when it became due. One that waits again after
+    it was held counts as not held yet; its events tell what was before.
+    """
+    waits = max(state["created_at"], state["enqueue_after"])
+    runs = None if state["status"] == CREATED else state["claimed_at"]
+    ends = state["finished_at"]
+    if runs is not None:
+        waits = min(waits, runs)
+    elif ends is not None:
+        waits = min(waits, ends)
+    return waits, runs, ends
+
+
+def spent(state: Row, now_ms: int) -> tuple[int, int | None]:
+    """Return for how many ms a state waited, and for how many it ran: None if it was never held."""
+    waits, runs, ends = times(state)
+    until = now_ms if ends is None else ends
+    if runs is None:
+        return max(0, until - waits), None
+    return runs - waits, max(0, until - runs)
+
+
+def list_states(view: View, namespace: str, query: StatesQuery) -> StatePage:
+    """Return one page of the states whose node is of a namespace, newest first.
+
+    The page may be short, or empty, and yet have a next one: where hardly any state matches, searching all of
+    them would take seconds; and outputs may be large. ``outputs`` is unset unless the query wants it.
     """
     where = Where()
-    where.add("nodes.namespace = ?", namespace)
+    where.add("node_id IN (SELECT id FROM nodes WHERE namespace = ?)", namespace)
     graph = run = None
     if query.graph is not None:
         graph = find_graph(view, namespace, query.graph)["id"]
-        where.add("runs.graph = ?", graph)
+        where.add("(SELECT graph FROM runs WHERE id = run) = ?", graph)
     if query.run is not None:
         run = _find_run_with_states(view, namespace, query.run)
-        where.add("states.run = ?", run)
+        where.add("run = ?", run)
     if query.node is not None:
         # By number, not by name: the index has the number.
-        where.add("states.node_id = ?", find_node(view, namespace, query.node)["id"])
+        where.add("node_id = ?", find_node(view, namespace, query.node)["id"])
     if query.identifier is not None:
-        places = _places(view, query.identifier, graph, run)
-        where.add(view.any_of("(runs.template || '.' || states.place)"), view.items(places))
-    if query.status:
-        statuses = set(query.status)
-        given = sorted(status.value for status in statuses)
-        where.add(f"states.status IN ({', '.join('?' * len(given))})", *given)
-        if statuses <= {StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR}:
-            # In the words of the index of failed states, or SQLite would not see that it serves.
-            where.add("states.status IN ('ERRORED', 'NEXT_CREATED_ERROR')")
-    before, floor = _range(view, query, bounded=run is None)
-    where.add("states.seq < ? AND states.seq >= ?", before, floor)
+        places = _template_places(view, query.identifier, graph, run)
+        template = "(SELECT template FROM runs WHERE id = run)"
+        where.add(view.any_of(f"({template} || '.' || place)"), view.items(places))
+    where.add_one_of("status", sorted(set(query.status)))
+    if query.status and {ERRORED, NEXT_CREATED_ERROR}.issuperset(query.status):
+        where.add(_ENDED_BADLY)
+    before = _newest_below(view, MAX_SEQ) + 1 if query.before is None else view.seq(query.before)
+    if before is None:
+        raise Refused(422, f"before is {query.before!r}, which is not the id of a state here")
+    floor = max(0, before - WINDOW) if run is None else 0
+    where.add("seq < ? AND seq >= ?", before, floor)
     size = "length(outputs)" if query.outputs else "0"
     rows = view.execute(
-        f"SELECT seq, place, states.status, substr(error, 1, {MAX_ERROR_BYTES}) AS error, retry_count,"
-        " states.created_at,"
-        f" states.finished_at, worker, {size} AS size,"
-        " nodes.name, runs.run_id, runs.template, graphs.name AS graph_name"
-        " FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
-        f" JOIN graphs ON graphs.id = runs.graph WHERE {where} ORDER BY seq DESC LIMIT ?",
+        f"SELECT seq, {size} AS size FROM states WHERE {where} ORDER BY seq DESC LIMIT ?",
         (*where.parameters, query.limit + 1),
     ).fetchall()
     sizes = accumulate(row["size"] for row in rows[: query.limit])
-    page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
-    outputs = _outputs(view, page) if query.outputs else {}
-    following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
-    return {
-        "states": [
-            {
-                "id": view.state_id(row["seq"]),
-                "node_name": row["name"],
-                "identifier": view.template(row["template"]).places[row["place"]].identifier,
-                "graph_name": row["graph_name"],
-                "run_id": row["run_id"],
-                "status": row["status"],
-                "error": row["error"] and message_line(row["error"]),
-                "retry_count": row["retry_count"],
-                "created_at": timestamp(row["created_at"]),
-                "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
-                "worker": row["worker"],
-                **({"outputs": outputs[row["seq"]]} if query.outputs else {}),
-            }
-            for row in page
-        ],
-        "next": view.state_id(following) if following > 1 else None,
-    }
-
-
-def _outputs(view: View, states: Sequence[Row]) -> dict[int, Any]:
-    seqs = view.items([state["seq"] for state in states])
-    rows = view.execute(f"SELECT seq, outputs FROM states WHERE {view.any_of('seq')}", (seqs,))
-    return {row["seq"]: from_json(row["outputs"]) for row in rows.fetchall()}
-
-
-def _range(view: View, query: StatesQuery, *, bounded: bool) -> tuple[int, int]:
-    """Return between which numbers to look: below the first, from the second on."""
-    if query.before is None:
-        before = _newest_below(view, MAX_SEQ) + 1
-    else:
-        given = view.seq(query.before)
-        if given is None:
-            raise Refused(422, f"before is {query.before!r}, which is not the id of a state here")
-        before = given
-    return before, max(0, before - WINDOW) if bounded else 0
+    page = [row["seq"] for row in rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]]
+    following = page[-1] if len(rows) > len(page) else _newest_below(view, floor) + 1
+    states = [
+        StateSummary(**fields, **({"outputs": from_json(row["outputs"])} if query.outputs else {}))
+        for row, fields in _read(view, page, "outputs" if query.outputs else "NULL AS outputs")
+    ]
+    return StatePage(states=states, next=view.state_id(following) if following > 1 else None)
 
 
 def _newest_below(view: View, number: int) -> int:
@@ -134,7 +160,7 @@ def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
     return int(row["id"])
 
 
-def _places(view: View, identifier: str, graph: int | None, run: int | None) -> list[str]:
+def _template_places(view: View, identifier: str, graph: int | None, run: int | None) -> list[str]:
     """Return template.place wherever a version of the graph, or of the run's, has the identifier."""
     if run is not None:
         rows = view.execute("SELECT template AS id FROM runs WHERE id = ?", (run,))
@@ -150,41 +176,119 @@ def _places(view: View, identifier: str, graph: int | None, run: int | None) -> 
     ]
 
 
-def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> dict[str, Any]:
-    """Return one state in full; all four values must match."""
-    state = find_state(view, namespace, state_id)
-    shown = state and detail(view, state)
-    if not shown or shown["run_id"] != run_id or shown["graph_name"] != graph_name:
-        raise not_found(f"there is no state {state_id!r} in this run, graph and namespace")
-    return shown
+def list_states_of_run(
+    view: View, run: Row, *, place: int | None, statuses: Sequence[str], order: str, after: str
+) -> Page[ListedState]:
+    """Return a page of a run's states in one of ``ORDERS``, after a cursor.
+
+    Any status matches if there are no ``statuses``. States of one rank are in the order of their creation.
+    """
+    where = Where()
+    if place is not None:
+        where.add("place = ?", place)
+    where.add_one_of("status", statuses)
+    if order in SORTED:
+        found = _sorted(view, run, where, order, int(after[:9]) if after.isdecimal() else 0)
+    elif order in ("newest", "oldest"):
+        found = _in_turn(view, run, where, view.seq(after), is_backwards=order == "newest")
+    else:
+        found = _failed_first(view, run, where, statuses, after)
+    return Page(show_states(view, found.rows), found.next, found.searched)
 
 
-def detail(view: View, state: Row) -> dict[str, Any]:
-    """Return a state, from ``find_state``, as v0 shows it."""
-    run = view.one(RUNS + " WHERE runs.id = ?", (state["run"],))
-    places = view.template(run["template"]).places
-    ancestors = [
-        (places[row["place"]].identifier, view.state_id(row["seq"])) for row in chain(view, state["parent"])
-    ]
-    return {
-        "id": view.state_id(state["seq"]),
-        "node_name": state["name"],
-        "identifier": places[state["place"]].identifier,
-        "graph_name": run["graph_name"],
-        "run_id": run["run_id"],
-        "status": state["status"],
-        "inputs": from_json(state["inputs"]),
-        "outputs": from_json(state["outputs"]),
-        "error": state["error"],
-        "parents": dict(reversed(ancestors)),
-        "created_at": timestamp(state["created_at"]),
-        "updated_at": timestamp(state["updated_at"]),
+def _sorted(view: View, run: Row, where: Where, order: str, offset: int) -> Page[int]:
+    rows = view.execute(
+        "SELECT seq FROM (SELECT seq, place, status, claimed_at, finished_at FROM states WHERE run = ?"
+        f" ORDER BY seq LIMIT ?) AS searched WHERE {where}"
+        f" ORDER BY {SORTED[order].format(now=view.now_ms)}, seq LIMIT ? OFFSET ?",
+        (run["id"], MAX_SEARCHED, *where.parameters, PAGE_SIZE + 1, min(offset, MAX_SEARCHED)),
+    ).fetchall()
+    page = [row["seq"] for row in rows[:PAGE_SIZE]]
+    return Page(page, str(offset + PAGE_SIZE) if len(rows) > PAGE_SIZE else None)
+
+
+def _in_turn(
+    view: View,
+    run: Row,
+    where: Where,
+    after: int | None,
+    *,
+    is_backwards: bool = False,
+    among: str = "TRUE",
+    room: int = PAGE_SIZE,
+) -> Page[int]:
+    """Return the next states by number, searched among those that an index finds by ``among``."""
+    beyond, direction = ("<", "DESC") if is_backwards else (">", "ASC")
+    first = (MAX_SEQ if is_backwards else 0) if after is None else after
+    searched = f"FROM states WHERE run = ? AND seq {beyond} ? AND {among} ORDER BY seq {direction}"
+    # The inner query limits the search; the outer one ends it as soon as the page is full.
+    rows = view.execute(
+        f"SELECT seq FROM (SELECT seq, place, status, error {searched} LIMIT ?) AS searched"
+        f" WHERE {where} LIMIT ?",
+        (run["id"], first, MAX_SEARCHED, *where.parameters, room + 1),
+    ).fetchall()
+    page = [row["seq"] for row in rows[:room]]
+    if len(rows) > room:
+        return Page(page, view.state_id(page[-1] if page else first))
+    last = view.row(f"SELECT seq {searched} LIMIT 1 OFFSET ?", (run["id"], first, MAX_SEARCHED - 1))
+    return Page(page) if last is None else Page(page, view.state_id(last["seq"]), MAX_SEARCHED)
+
+
+def _failed_first(view: View, run: Row, where: Where, statuses: Sequence[str], after: str) -> Page[int]:
+    """Return the next of the failed states, then of the others, which include those that were cancelled."""
+    failed: Page[int] = Page()
+    seq = view.seq(after)
+    if seq is None:
+        seq = view.seq(after.removeprefix(_FAILED_CURSOR))
+        failed = _in_turn(view, run, where.with_condition(FAILED), seq, among=_ENDED_BADLY)
+        if failed.next is not None:
+            return Page(failed.rows, _FAILED_CURSOR + failed.next, failed.searched)
+        if statuses and run["cancelled_at"] is None and {ERRORED, NEXT_CREATED_ERROR}.issuperset(statuses):
+            return failed
+        seq = 0
+    room = PAGE_SIZE - len(failed.rows)
+    others = _in_turn(view, run, where.with_condition(_NOT_FAILED), seq, room=room)
+    return Page([*failed.rows, *others.rows], others.next, others.searched)
+
+
+def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
+    """Return states by their numbers, in that order, as a page lists them."""
+    begins = ", ".join(f"substr({column}, 1, {MAX_BEGIN}) AS {column}" for column in ("inputs", "outputs"))
+    states = []
+    for row, fields in _read(view, seqs, f"enqueue_after, claimed_at, {begins}"):
+        waited, ran = spent(row, view.now_ms)
+        begin = {"begin_of_inputs": row["inputs"], "begin_of_outputs": row["outputs"]}
+        states.append(ListedState(**fields, **begin, waited=waited, ran=ran))
+    return states
+
+
+def _read(view: View, seqs: Sequence[int], columns: str) -> list[tuple[Row, dict[str, Any]]]:
+    """Return states by their numbers, in that order: each as a row with more ``columns``, and the fields of a
+    ``StateSummary``."""
+    rows = view.execute(
+        f"SELECT seq, place, states.status, substr(error, 1, {MAX_ERROR_BYTES}) AS error, retry_count,"
+        " states.created_at, states.finished_at, worker, nodes.name, runs.run_id, runs.template,"
+        f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
+        f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {view.any_of('seq')}",
+        (view.items(seqs),),
+    )
+    found = {
+        row["seq"]: (
+            row,
+            {
+                "id": view.state_id(row["seq"]),
+                "node_name": row["name"],
+                "identifier": view.template(row["template"]).places[row["place"]].identifier,
+                "graph_name": row["graph_name"],
+                "run_id": row["run_id"],
+                "status": row["status"],
+                "error": row["error"] and message_line(row["error"]),
+                "retry_count": row["retry_count"],
+                "created_at": from_unix_ms(row["created_at"]),
+                "finished_at": from_unix_ms(row["finished_at"]),
+                "worker": row["worker"],
+            },
+        )
+        for row in rows.fetchall()
     }
-
-
-def chain(view: View, seq: int | None) -> Iterator[Row]:
-    """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
-    while seq is not None:
-        row = view.one("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
-        yield row
-        seq = row["parent"]
+    return [found[seq] for seq in seqs]

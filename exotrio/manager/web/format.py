@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 from pydantic_core import to_json
 
 from exotrio._util.durations import format_coarse
-from exotrio._util.times import timestamp
+from exotrio._util.times import from_unix_ms, iso_time, moment_ms, timestamp
+from exotrio._wire.v0 import RunSummary
+from exotrio.manager.queries.runs import status_word
 
 MAX_VALUE = 20_000
 """Characters of one value on a page."""
@@ -48,39 +49,50 @@ def classed(counts: Mapping[str, int], *, cancelled: bool = False) -> dict[str, 
     return {name: count for name, count in found.items() if count}
 
 
-def run_counts(run: Mapping[str, Any]) -> dict[str, int]:
+def run_counts(run: RunSummary) -> dict[str, int]:
     """Return the states of a run in a list, as counts by class."""
-    bad = CANCELLED if run["status"] == CANCELLED else "errored"
-    counts = {"success": run["success"], "waiting": run["pending"], bad: run["errored"]}
+    bad = CANCELLED if run.cancelled_at else "errored"
+    counts = {"success": run.success_count, "waiting": run.pending_count, bad: run.errored_count}
     return {name: count for name, count in counts.items() if count}
 
 
-def ago(then_ms: int | None, now_ms: int) -> str:
-    """Return a time relative to now, rounded: ``12 s ago``, ``in 3 min``."""
-    if then_ms is None:
+def run_word(run: RunSummary) -> str:
+    """Return the word that a page shows for the status of a run."""
+    return status_word(run.status, is_cancelled=run.cancelled_at is not None)
+
+
+def took(run: RunSummary, now_ms: int) -> int:
+    """Return for how many ms a run has gone on, or went on."""
+    assert run.created_at is not None, "only a v0 server leaves it out"
+    return (moment_ms(run.finished_at) if run.finished_at else now_ms) - moment_ms(run.created_at)
+
+
+def ago(then: int | datetime | None, now_ms: int) -> str:
+    """Return a time relative to now, rounded: ``12 s ago``, ``in 3 min``. An integer is in Unix ms."""
+    if then is None:
         return "—"
-    past = now_ms - then_ms
+    past = now_ms - (moment_ms(then) if isinstance(then, datetime) else then)
     if abs(past) < 1_000:
         return "now"
     text = format_coarse(abs(past) / 1000)
     return f"{text} ago" if past > 0 else f"in {text}"
 
 
-def moment(ms: int | None) -> str:
-    """Return a time to the millisecond, in UTC."""
-    if ms is None:
+def moment(at: int | datetime | None) -> str:
+    """Return a time to the millisecond, in UTC. An integer is in Unix ms."""
+    if at is None:
         return "—"
-    return timestamp(ms).replace("T", " ").removesuffix("Z")
+    return (iso_time(at) if isinstance(at, datetime) else timestamp(at)).replace("T", " ").removesuffix("Z")
 
 
 def minute(ms: int) -> str:
     """Return a time of day, in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M")
+    return from_unix_ms(ms).strftime("%H:%M")
 
 
 def day(ms: int) -> str:
     """Return a day, in UTC: ``Wed 16 Sep``."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%a %d %b")
+    return from_unix_ms(ms).strftime("%a %d %b")
 
 
 def value(data: object) -> str:

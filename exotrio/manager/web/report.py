@@ -18,14 +18,14 @@ from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.queries.run_detail import (
     MAX_BARS,
-    MAX_SEARCHED,
     choose_states,
     events_of,
     read_states,
     spans_of,
 )
-from exotrio.manager.queries.runs import counts_of, run_row, unreached_in
-from exotrio.manager.queries.state_detail import logs_of, summarize
+from exotrio.manager.queries.runs import counts_of, summarize_run, unreached_in
+from exotrio.manager.queries.state_detail import logs_of
+from exotrio.manager.queries.states import MAX_SEARCHED, spent, was_cancelled
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.driver import Row
@@ -73,8 +73,8 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
     events = [{**event, "worker": texts.begin(event["worker"] or "")} for event in events]
-    row = run_row(run, view.now_ms)
-    row["key"] = texts.begin(row["key"]) if row["key"] and values else None
+    summary = summarize_run(run)
+    summary.key = texts.begin(summary.key) if summary.key and values else None
     sheet = style() + style("export.css")
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -86,9 +86,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
         made_at=view.now_ms,
         now=view.now_ms,
         namespace=namespace,
-        run=row,
-        finished_at=run["finished_at"],
-        cancelled_at=run["cancelled_at"],
+        run=summary,
         graph=draw_graph(boxes, title=f"Graph {run['graph_name']}"),
         unreached=[(template.places[index].identifier, why.text) for index, why in unreached.items()],
         further=0,
@@ -160,15 +158,21 @@ def _pick_states(
 
 
 def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
-    state = summarize(view, row)
-    error = "" if state["cancelled"] else row["error"] or ""
+    waited, ran = spent(row, view.now_ms)
+    state_id, cancelled = view.state_id(row["seq"]), was_cancelled(row["status"], row["error"])
+    error = "" if cancelled else row["error"] or ""
     inputs: str = row["inputs"]
     came = "data" if row["data"] else "outputs"
     return {
-        **state,
-        "short": short(state["id"]),
+        "id": state_id,
+        "short": short(state_id),
+        "status": row["status"],
+        "cancelled": cancelled,
+        "attempt": row["retry_count"] + 1,
+        "waited": waited,
+        "ran": ran,
         # A runtime names itself, in any characters.
-        "worker": texts.begin(state["worker"] or ""),
+        "worker": texts.begin(row["worker"] or ""),
         "created_at": row["created_at"],
         "claimed_at": row["claimed_at"],
         "finished_at": row["finished_at"],

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from exotrio.manager.queries.graphs import last_failures
 from exotrio.manager.queries.load import HOUR, Held, backlog, count_held, failing, failures, nodes_of
 from exotrio.manager.queries.overview import DAY_MS, current
-from exotrio.manager.queries.runs import newest_runs, run_row
+from exotrio.manager.queries.runs import newest_runs
 from exotrio.manager.queries.trends import graphs_of, trend
 from exotrio.manager.queries.workers import count_buffered, live_v0_runtimes
 from exotrio.manager.store import tallies
@@ -38,8 +38,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     if "failing" in wanted:
         data["failing"] = {"nodes": _failing(view, nodes)}
     if "runs" in wanted:
-        rows = newest_runs(view, request.namespace, RUNS_SHOWN)
-        newest = [run_row(row, view.now_ms) for row in rows]
+        newest = newest_runs(view, request.namespace, RUNS_SHOWN)
         data["runs"] = {"runs": newest, "of_graph": None, "searched": None}
     return data
 

@@ -12,19 +12,19 @@ from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, STATUSES, SUCCESS
 from exotrio.manager.queries.graphs import graph_names
 from exotrio.manager.queries.load import FAILURES
-from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SEARCHED, MAX_SPANS, events_of, spans_of
-from exotrio.manager.queries.run_states import ORDERS, SORTED, list_states
+from exotrio.manager.queries.paging import Page as QueryPage
+from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SPANS, events_of, spans_of
 from exotrio.manager.queries.runs import (
-    RUN_STATUSES,
-    Found,
+    STATUS_WORDS,
     counts_of,
     paused_places,
-    run_row,
     run_size,
     search,
+    summarize_run,
     unreached_in,
 )
 from exotrio.manager.queries.state_detail import newest_event
+from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
 from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
@@ -55,7 +55,7 @@ def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict
             "title": "Runs",
             "filters": filters,
             "graphs": graph_names(view, request.namespace),
-            "statuses": RUN_STATUSES,
+            "statuses": STATUS_WORDS,
             "spans": tuple(SPANS),
         }
     }
@@ -79,8 +79,8 @@ def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict
     return data
 
 
-def _since_ms(text: str, now_ms: int) -> int | None:
-    """Return the time that a span or a date names, None if it names none."""
+def _since_ms(text: str, now_ms: int) -> int:
+    """Return the time that a span or a date names, 0 if it names none."""
     if text in SPANS:
         return now_ms - SPANS[text]
     try:
@@ -89,7 +89,7 @@ def _since_ms(text: str, now_ms: int) -> int | None:
             moment = moment.replace(tzinfo=UTC)
         return max(0, moment_ms(moment))
     except (ValueError, OverflowError):
-        return None
+        return 0
 
 
 def list_versions(view: View, request: PageRequest) -> dict[str, object]:
@@ -114,11 +114,10 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     template = view.template(run["template"])
     counts = counts_of(view, run["id"])
     cancelled = run["cancelled_at"] is not None
-    row = run_row(run, view.now_ms)
     data: dict[str, Data] = {
         "page": {
             "title": f"Run {run_id[:8]}",
-            "run": row,
+            "run": summarize_run(run),
             "beginning": beginning_of(view, run, template, ReportTexts(()), values=True)
             if "page" in wanted
             else None,
@@ -217,9 +216,9 @@ def _states(
         for name, count in classed(each).items():
             totals[name] += count
     unknown = (node and place is None) or (status and not statuses)
-    listed = Found([], None, None)
+    listed: QueryPage[ListedState] = QueryPage()
     if not unknown:
-        listed = list_states(view, run, template, place=place, statuses=statuses, order=order, after=after)
+        listed = list_states_of_run(view, run, place=place, statuses=statuses, order=order, after=after)
     cancelled = run["cancelled_at"] is not None
 
     def here(**query: str) -> str:

@@ -21,8 +21,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
 def _only(hits: Hits, request: PageRequest) -> str | None:
     links = [
-        *(request.link("runs", run["id"]) for run in (*hits.runs, *hits.texts.rows)),
-        *(request.link("states", state["id"]) for state in hits.states),
+        *(request.link("runs", run.run_id) for run in (*hits.runs, *hits.texts.rows)),
+        *(request.link("states", state.id) for state in hits.states),
         *(request.link("graphs", name) for name in hits.graphs),
         *(request.link("nodes", name) for name in hits.nodes),
     ]

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from exotrio._util.times import moment_ms
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED
 from exotrio.manager.queries import state_detail as detail
-from exotrio.manager.queries.states import chain
+from exotrio.manager.queries.states import spent, was_cancelled
 from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import status_class
@@ -26,7 +26,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     places = view.template(state["template"]).places
     ancestors = [
         (places[row["place"]].identifier, view.state_id(row["seq"]))
-        for row in islice(chain(view, state["parent"]), MAX_ANCESTORS)
+        for row in islice(detail.chain(view, state["parent"]), MAX_ANCESTORS)
     ]
     identifier = places[state["place"]].identifier
     page: Data = {
@@ -39,8 +39,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     if "state" not in wanted:
         return {"page": page}
     status = state["status"]
-    cancelled = detail.was_cancelled(state)
-    waited, ran = detail.spent(state, view.now_ms)
+    cancelled = was_cancelled(state["status"], state["error"])
+    waited, ran = spent(state, view.now_ms)
     workers = request.workers(view)
     holder = next((worker for worker in workers if worker.worker_id == state["worker"]), None)
     last_seen = holder and f"{holder.runtime}, last seen {holder.heard_ms / 1000:.0f} s ago"
