@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 import trio
@@ -58,17 +58,17 @@ class Connection:
     """Which state manager and which namespace a command is for, and how it prints its result."""
 
     namespace: str
-    """Empty until ``open``, if the command was given none and works on a database."""
+    """Empty until ``open``, if the command works on a database and no namespace is set."""
     endpoint: Endpoint | None = None
     """None for the state manager of a database."""
     arguments: tuple[str, ...] = ()
-    """The options that named it, to repeat them in a printed command."""
+    """The options that name it, to repeat them in a printed command."""
     db: str | None = None
-    """The database, where there is no ``endpoint``; None: the one of this folder."""
+    """The database, if there is no ``endpoint``; None: the one of this folder."""
     form: str = "table"
-    """What ``--output`` says: ``table`` or ``json``."""
+    """The value of ``--output``: ``table`` or ``json``."""
     is_alone: bool = False
-    """Whether only this process has the database open, from ``open`` on: nothing changes beside the command,
+    """Whether only this process has the database open, from ``open`` on: only the command changes anything,
     and no runtime executes anything."""
 
     @property
@@ -78,7 +78,7 @@ class Connection:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[StateManager]:
-        """Give a client for as long as the block lasts."""
+        """Yield a client, which is closed at the end of the block."""
         async with AsyncExitStack() as stack:
             endpoint = self.endpoint
             if endpoint is None:
@@ -88,7 +88,7 @@ class Connection:
             yield await stack.enter_async_context(client_at(endpoint, self.namespace))
 
     def how_to_execute(self, run_id: str) -> str:
-        """Return what to do so that a run goes on whose database only this process has open."""
+        """Return how to continue a run in a database that only this process has open."""
         db = [] if self.db is None else ["--db", self.db]
         command = command_line(["run", "FILE", *db, "--resume", run_id])
         return f"no runtime works on {self.where}; continue the run with: {command}"
@@ -117,21 +117,24 @@ class Connection:
         """Print a result: the body for programs, or the lines for people."""
         print_as(self.form, body, lines)
 
-    def print_pause(self, what: str, command: str, paused_at: datetime | None, **named: str) -> None:
-        """Print since when something with a name is paused, and how it is resumed; None: it is not paused."""
-        (name,) = named.values()
+    def print_pause(self, what: str, command: str, paused_at: datetime | None, **name: str) -> None:
+        """Print since when something is paused, and how to resume it; None: it is not paused.
+
+        ``name`` is its name, by the key that it has in JSON.
+        """
+        (text,) = name.values()
         since = paused_at and iso_time(paused_at)
-        resume = command_line([command, "resume", name, *self.arguments])
+        resume = command_line([command, "resume", text, *self.arguments])
         state = f"is paused since {since}; resume it with: {resume}" if since else "is not paused any more"
-        self.print({"namespace": self.namespace, **named, "paused_at": since}, [f"{what} {name} {state}"])
+        self.print({"namespace": self.namespace, **name, "paused_at": since}, [f"{what} {text} {state}"])
 
     def print_list(
         self, heads: Sequence[str], rows: Sequence[Sequence[str]], *more: str, hint: str = "", **body: Any
     ) -> None:
-        """Print what is in the namespace: a table with more lines below, or the body for programs.
+        """Print a list from the namespace: a table with more lines below, or the body for programs.
 
-        Below a table without rows the hint says how to get some, after which namespaces there are if this one
-        has no nodes.
+        If it is empty, also print the hint how to get entries, and which namespaces there are if this one has
+        no nodes.
         """
         self.print({"namespace": self.namespace, **body}, chain(table(heads, rows), more))
         if rows or self.form == "json":
@@ -146,8 +149,7 @@ class Connection:
 
 
 def connection(function: F) -> F:
-    """Add the options that say which namespace of which state manager, and how the result is printed; the
-    command gets ``connection``.
+    """Add the options for a namespace of a state manager and for the output; the command gets ``connection``.
 
     Every default is read from the environment, then from .env. The key itself is not an option: other
     users of the machine can read arguments.
@@ -157,15 +159,7 @@ def connection(function: F) -> F:
 
 def server_connection(function: F) -> F:
     """As ``connection``, for calls that concern all namespaces and print no table."""
-    return server_options(_db_option(_connected(function)))
 
-
-def server_options(function: F) -> F:
-    """Add the options that say which state manager; the command gets ``uri`` and ``key_file``."""
-    return _uri_option(_key_option(function))
-
-
-def _connected(function: F) -> F:
     @functools.wraps(function)
     def connected(
         *args: Any,
@@ -175,37 +169,42 @@ def _connected(function: F) -> F:
         key_file: Path | None,
         db: str | None = None,
         output: str = "table",
-        **given: Any,
+        **others: Any,
     ) -> Any:
-        found = replace(_resolve(namespace, uri, key_file, db), form=output)
-        return function(*args, connection=found, **given)
+        chosen = replace(_resolve(namespace, uri, key_file, db), form=output)
+        return function(*args, connection=chosen, **others)
 
-    return connected  # type: ignore[return-value]
+    return server_options(_db_option(cast("F", connected)))
+
+
+def server_options(function: F) -> F:
+    """Add the options that say which state manager; the command gets ``uri`` and ``key_file``."""
+    return _uri_option(_key_option(function))
 
 
 def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: str | None) -> Connection:
     show_warnings()  # such as the one of a key that is sent unencrypted
     settings = read_settings()
     namespace = namespace or settings.namespace or ""
-    repeated = ["--namespace", namespace] if namespace != (settings.namespace or "") else []
+    arguments = ["--namespace", namespace] if namespace != (settings.namespace or "") else []
     if db is not None:
         if uri or key_file:
             raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
         if not is_database_url(db) and not Path(db).is_file():
             raise ConfigurationError("the database cannot be used", [f"there is no database {db}"])
-        return Connection(namespace=namespace, db=db, arguments=(*repeated, "--db", db))
+        return Connection(namespace=namespace, db=db, arguments=(*arguments, "--db", db))
     if not (uri or key_file or settings.state_manager_uri):
         if settings.database_url or DATABASE.is_file():
-            return Connection(namespace=namespace, arguments=tuple(repeated))
+            return Connection(namespace=namespace, arguments=tuple(arguments))
         raise ConfigurationError(
             f"no state manager is given, and there is no database {DATABASE} in this folder",
             fix="run a graph here first (python -m exotrio run FILE); or name a database with --db, or a"
             f" state manager with --uri and --key-file, or in {URI_VARIABLE} and {KEY_VARIABLE}",
         )
     problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
-    found = uri or settings.state_manager_uri
+    chosen_uri = uri or settings.state_manager_uri
     key = read_key(key_file) if key_file is not None else settings.api_key
-    if not found:
+    if not chosen_uri:
         problems.append(
             f"no state manager: give --uri http://127.0.0.1:8000, or set {URI_VARIABLE} "
             "(a local one: python -m exotrio server)"
@@ -213,10 +212,13 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
     if not key:
         problems.append(f"no API key: {how_to_give_a_key()}")
     endpoint = None
-    if found and key:
-        uri_source = "--uri" if uri else source_of(URI_VARIABLE)
-        key_source = f"--key-file {key_file}" if key_file else source_of(KEY_VARIABLE)
-        endpoint, more = resolve_endpoint(found, key, uri_source=uri_source, key_source=key_source)
+    if chosen_uri and key:
+        endpoint, more = resolve_endpoint(
+            chosen_uri,
+            key,
+            uri_source="--uri" if uri else source_of(URI_VARIABLE),
+            key_source=f"--key-file {key_file}" if key_file else source_of(KEY_VARIABLE),
+        )
         problems += more
     if problems or endpoint is None:
         raise ConfigurationError(
@@ -224,13 +226,13 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
             problems,
             where="variables are read from the environment and from .env in the working directory",
         )
-    repeated += ["--uri", uri] if uri else []
-    repeated += ["--key-file", str(key_file)] if key_file else []
-    return Connection(namespace=namespace, endpoint=endpoint, arguments=tuple(repeated))
+    arguments += ["--uri", uri] if uri else []
+    arguments += ["--key-file", str(key_file)] if key_file else []
+    return Connection(namespace=namespace, endpoint=endpoint, arguments=tuple(arguments))
 
 
 def how_to_give_a_key() -> str:
-    """Return what to do if no key is given, for messages."""
+    """Return what to do if there is no key, for messages."""
     local = f"; for the state manager of this folder: --key-file {KEY}"
     return f"give --key-file FILE, or set {KEY_VARIABLE}{local if KEY.is_file() else ''}"
 
@@ -243,7 +245,7 @@ def read_key(path: Path) -> str:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(
             f"the key file {path} cannot be read: {reason}",
-            fix=f"a local server keeps its key beside its database: {KEY}",
+            fix=f"a local server keeps its key next to its database: {KEY}",
         ) from error
     if not key:
         raise ConfigurationError(f"the key file {path} is empty", fix="write the API key into it")

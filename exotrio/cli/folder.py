@@ -1,5 +1,7 @@
-"""The database of this folder, for commands that are given no state manager: opened, or asked through the
-process that has it open."""
+"""The database of this folder, for commands without the URI of a state manager.
+
+They open it, or use the state manager of the process that has it open.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from exotrio.client import StateManager
 
 DATABASE = Path(".exotrio/state.db")
-"""Where `run`, `dev` and `server` keep everything, seen from the folder they are started in."""
+"""Where `run`, `dev` and `server` keep everything, relative to the folder they are started in."""
 KEY = Path(".exotrio/state.db.api-key")
 """Where a local state manager keeps its key."""
 
@@ -41,7 +43,7 @@ async def open_endpoint(stack: AsyncExitStack, db: str | None) -> Endpoint:
     Raises:
         DatabaseBusy: another process has the file open, and serves it on no port.
     """
-    # Here, since a command that is given a URI needs no manager.
+    # Here, since a command with a URI needs no manager.
     from exotrio.manager import embedded
 
     try:
@@ -55,7 +57,7 @@ async def open_endpoint(stack: AsyncExitStack, db: str | None) -> Endpoint:
 def served_here() -> Endpoint | None:
     """Return the state manager that a process serves for the database of this folder; None if none does."""
     url = url_of_owner(DATABASE, checks=True)
-    return None if url is None else Endpoint(url, _key_beside(DATABASE))
+    return None if url is None else Endpoint(url, _key_of(DATABASE))
 
 
 def endpoint_in_use(file: Path, busy: DatabaseBusy) -> Endpoint:
@@ -64,27 +66,26 @@ def endpoint_in_use(file: Path, busy: DatabaseBusy) -> Endpoint:
     if url is None:
         fix = "wait until that process ends; one that is started with `run --serve` or `dev` answers"
         raise DatabaseBusy(busy.what, where=busy.where, fix=fix) from busy
-    return Endpoint(url, _key_beside(file))
+    return Endpoint(url, _key_of(file))
 
 
 def key_source(file: Path) -> str:
-    """Return where the key is that a state manager on a file asks for, unless it was given another."""
+    """Return where the key of a state manager on a file is, if that chose it without options."""
     settings = read_settings()
     if settings.state_manager_secret or settings.api_key:
         return f"the key of {SERVER_KEY_VARIABLE if settings.state_manager_secret else KEY_VARIABLE}"
     return f"the key in {_key_file(file)}"
 
 
-def _key_beside(file: Path) -> str:
-    """Return the key that a state manager on a file asks for, chosen as it chooses it."""
+def _key_of(file: Path) -> str:
+    """Return the key of a state manager on a file, chosen as that chooses it."""
     settings = read_settings()
-    given = settings.state_manager_secret or settings.api_key
-    if given is not None:
-        return given
+    if key := settings.state_manager_secret or settings.api_key:
+        return key
     try:
         return _key_file(file).read_text("utf-8").strip()
     except OSError:
-        return "unknown"  # it is refused then, which says what to do
+        return "unknown"  # the state manager refuses it, with what to do
 
 
 def _key_file(file: Path) -> Path:
@@ -92,7 +93,7 @@ def _key_file(file: Path) -> Path:
 
 
 async def find_namespace(endpoint: Endpoint, shown: str) -> str:
-    """Return the only namespace of a database, or else that of its newest run, and say which others it has.
+    """Return the only namespace of a database, or that of its newest run, and print which others there are.
 
     Raises:
         ConfigurationError: it has none.

@@ -1,9 +1,9 @@
-"""Finds what a command is for: by name, by id or by the beginning of an id, and in lists.
+"""Finds what a command names: graphs, nodes, runs, states and runtimes, and lists of them.
 
 Errors suggest what was meant. The first characters of the id of a run or runtime, 6 or more, stand for it if
-no other begins with them, or the key of a run. Ids of states all begin alike: our server numbers them in one
-row, so the last digits stand for one. The last part of a runtime's id is 12 digits, unique for each; it can
-stand for the id. All but keys, runtimes and digits works through v0, too.
+no other id begins with them, and so does the key of a run. Ids of states all begin alike: our server numbers
+them in one row, so the last digits stand for one. The last part of a runtime's id is 12 digits, unique for
+each; it can stand for the id. All but keys, runtimes and digits works through v0, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -39,155 +39,146 @@ MIN_PREFIX = 6
 PAGE = 1_000
 """Entries of a page; also the newest runs that are searched for the beginning of an id."""
 MAX_SEARCHED = 20_000
-"""Runs of a v0 server that are searched: it gives nothing but all of them, page by page."""
+"""Runs of a v0 server that are searched: it lists all of them, page by page, without a filter."""
 STOPPED = "stopped"
 _NUMBER = 16
-"""Digits of a state's id that number it; those before say of which database it is."""
+"""Digits of a state's id that number it; those before them identify the database."""
 _LAST_DIGITS = re.compile(rf"[0-9a-fA-F]{{1,{_NUMBER}}}")
 
 
 def is_v0_only(refusal: RequestRefused) -> bool:
-    """Whether the client refused a call that the state manager lacks, and not the state manager."""
+    """Whether the client, not the state manager, refused a call, since the state manager speaks only v0."""
     return refusal.status is None
+
+
+async def if_native(call: Awaitable[T]) -> T | None:
+    """Return the answer to a call; None if the state manager speaks only v0 and lacks the call."""
+    try:
+        return await call
+    except RequestRefused as refusal:
+        if not is_v0_only(refusal):
+            raise
+        return None
 
 
 # Graphs and nodes.
 
 
-async def of_graph(manager: StateManager, name: str, call: Awaitable[T]) -> T:
-    """Await a call that is about a graph; if there is none, the error says which there are."""
+async def about(manager: StateManager, kind: Literal["graph", "node"], name: str, call: Awaitable[T]) -> T:
+    """Return the answer to a call about a graph or node; if there is none, the error says which there are."""
     try:
         return await call
     except NotFound as error:
-        raise await no_graph(manager, name, error) from error
+        raise await not_found(manager, kind, name, error) from error
+
+
+async def not_found(
+    manager: StateManager, kind: Literal["graph", "node"], name: str, error: NotFound
+) -> NotFound:
+    """Return the error for a graph that does not exist, or a node that is not registered."""
+    entries = await (manager.graphs() if kind == "graph" else manager.nodes())
+    names = sorted(entry.name for entry in entries)
+    what = f"there is no {kind} {name!r}{meant(name, names)}"
+    return NotFound(what, where=error.where, fix=f"the namespace has: {listed(names)}")
 
 
 async def find_graph(manager: StateManager, name: str) -> GraphReply:
     """Return a graph; if there is none, the error says which there are."""
-    graph = await of_graph(manager, name, manager.get_graph(name))
+    reply = await about(manager, "graph", name, manager.get_graph(name))
     try:
-        found = GraphReply.model_validate(graph)
+        graph = GraphReply.model_validate(reply)
     except ValidationError as error:
         problems = "; ".join(readable_errors(error))
         raise InvalidResponse(f"the state manager's graph {name!r} cannot be read: {problems}") from error
-    if (found.retry_policy, found.store_config, found.triggers) == (
-        RetryPolicyModel(),
-        StoreConfigModel(),
-        [],
-    ):
+    defaults = (RetryPolicyModel(), StoreConfigModel())
+    if not graph.triggers and (graph.retry_policy, graph.store_config) == defaults:
         # The stock state manager returns defaults here, whatever is stored; its list of graphs is right.
         for stored in await manager.graphs():
             if stored.name == name.strip():
                 return GraphReply.model_validate(stored.model_dump())
-    return found
-
-
-async def no_graph(manager: StateManager, name: str, error: NotFound) -> NotFound:
-    """Return the error for a graph that does not exist."""
-    return _missing("graph", name, [graph.name for graph in await manager.graphs()], error)
-
-
-async def no_node(manager: StateManager, name: str, error: NotFound) -> NotFound:
-    """Return the error for a node that is not registered."""
-    return _missing("node", name, [node.name for node in await manager.nodes()], error)
-
-
-def _missing(kind: str, name: str, known: list[str], error: NotFound) -> NotFound:
-    fix = f"the namespace has: {listed(sorted(known))}"
-    return NotFound(f"there is no {kind} {name!r}{meant(name, sorted(known))}", where=error.where, fix=fix)
+    return graph
 
 
 async def require_place(manager: StateManager, place: str, run: str | None, graph: str | None) -> None:
     """Refuse a node identifier that the run, or the graph, does not have."""
     if run is not None:
-        whose, known = "the run", [node.identifier for node in (await manager.status(run)).nodes]
+        owner, places = "the run", [node.identifier for node in (await manager.status(run)).nodes]
     elif graph is not None:
-        whose = f"graph {graph!r}"
-        known = [node.identifier for node in (await find_graph(manager, graph)).nodes]
+        owner = f"graph {graph!r}"
+        places = [node.identifier for node in (await find_graph(manager, graph)).nodes]
     else:
         return
-    if place not in known:
-        raise NotFound(f"{whose} has no place {place!r}{meant(place, known)}", fix=f"it has: {listed(known)}")
+    if place not in places:
+        what = f"{owner} has no place {place!r}{meant(place, places)}"
+        raise NotFound(what, fix=f"it has: {listed(places)}")
 
 
 # Runs and states.
 
 
-async def find_run(manager: StateManager, given: str) -> Run:
+async def find_run(manager: StateManager, name: str) -> Run:
     """Return a run by its id, its key, or a prefix of its id; NotFound also if there are several."""
     try:
-        return await manager.status(given)
+        return await manager.status(name)
     except NotFound as error:
-        keyed = await _runs_with_key(manager, given)
-        if len(keyed) == 1:
-            return await manager.status(keyed[0].run_id)
-        if keyed:
-            which = listed(f"{run.run_id} of graph {run.graph_name}" for run in keyed)
-            raise NotFound(f"{len(keyed)} runs have the key {given!r}", fix=f"they are: {which}") from error
-        found = await _runs_like(manager, given)
-        if len(found) != 1 or not found[0].startswith(given.lower()):
-            raise _no_run(given, found, error) from error
-    return await manager.status(found[0])
+        page = await if_native(manager.find_runs(key=name))
+        with_key = [] if page is None else page.runs
+        if len(with_key) == 1:
+            return await manager.status(with_key[0].run_id)
+        if with_key:
+            runs = listed(f"{run.run_id} of graph {run.graph_name}" for run in with_key)
+            raise NotFound(f"{len(with_key)} runs have the key {name!r}", fix=f"they are: {runs}") from error
+        similar = await _similar_runs(manager, name)
+        if len(similar) != 1 or not similar[0].startswith(name.lower()):
+            raise _no_run(name, similar, error) from error
+    return await manager.status(similar[0])
 
 
-async def _runs_with_key(manager: StateManager, given: str) -> list[RunSummary]:
-    try:
-        return (await manager.find_runs(key=given)).runs
-    except RequestRefused as refusal:
-        if not is_v0_only(refusal):
-            raise
-        return []
-
-
-async def _runs_like(manager: StateManager, given: str) -> list[str]:
-    """Return the ids of recent runs with this prefix, or the one that is a typing error away."""
-    if len(given) < MIN_PREFIX:
+async def _similar_runs(manager: StateManager, name: str) -> list[str]:
+    """Return the ids of recent runs with this prefix, or the one that differs by a typing error."""
+    if len(name) < MIN_PREFIX:
         return []
     recent = [run.run_id for run in (await manager.runs(1, PAGE)).runs]
-    found = [run_id for run_id in recent if run_id.startswith(given.lower())]
-    similar = None if found else closest(given, recent, cutoff=0.9)
-    return found if similar is None else [similar]
+    if matching := [run_id for run_id in recent if run_id.startswith(name.lower())]:
+        return matching
+    similar = closest(name, recent, cutoff=0.9)
+    return [] if similar is None else [similar]
 
 
-def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
-    what = f"there is no run {given!r}"
-    if len(found) == 1:
-        return NotFound(f"{what}; did you mean {found[0]}?", where=error.where)
-    if found:
-        return NotFound(f"{len(found)} runs begin with {given!r}", fix=f"they are: {listed(found)}")
+def _no_run(name: str, similar: list[str], error: NotFound) -> NotFound:
+    what = f"there is no run {name!r}"
+    if len(similar) == 1:
+        return NotFound(f"{what}; did you mean {similar[0]}?", where=error.where)
+    if similar:
+        return NotFound(f"{len(similar)} runs begin with {name!r}", fix=f"they are: {listed(similar)}")
     hint = "see `runs ls` for what there is"
-    if is_state_id(given):
+    if is_state_id(name):
         hint = "an id of 24 digits is a state's: see `states show`"
-    elif len(given) < MIN_PREFIX:
+    elif len(name) < MIN_PREFIX:
         hint = f"give the whole id, or at least its first {MIN_PREFIX} characters; {hint}"
     return NotFound(what, where=error.where, fix=hint)
 
 
-async def whole_state_id(manager: StateManager, given: str) -> str:
-    """Return the id of a state of which the last digits are given, without the zeros before them.
+async def whole_state_id(manager: StateManager, name: str) -> str:
+    """Return the id of the state that ``name`` stands for: its last digits without the zeros before them.
 
     What cannot be completed is returned as it is.
     """
-    if not _LAST_DIGITS.fullmatch(given):
-        return given
-    try:
-        newest = (await manager.states(limit=1)).states
-    except RequestRefused as refusal:
-        if not is_v0_only(refusal):
-            raise
-        return given
-    return newest[0].id[:-_NUMBER] + given.lower().zfill(_NUMBER) if newest else given
+    page = await if_native(manager.states(limit=1)) if _LAST_DIGITS.fullmatch(name) else None
+    if page is None or not page.states:
+        return name
+    return page.states[0].id[:-_NUMBER] + name.lower().zfill(_NUMBER)
 
 
-async def whole_state(given: str, call: Awaitable[T]) -> T:
-    """Return the answer of a call for a state; if there is none, the error says where to look."""
+async def about_state(name: str, call: Awaitable[T]) -> T:
+    """Return the answer to a call about a state; if there is none, the error says where to search."""
     try:
         return await call
     except NotFound as error:
         hint = "see `states ls` for what there is"
-        if "-" in given:
+        if "-" in name:
             hint = "an id with dashes is a run's: see `runs show`"
-        raise NotFound(f"there is no state {given!r}", where=error.where, fix=hint) from error
+        raise NotFound(f"there is no state {name!r}", where=error.where, fix=hint) from error
 
 
 async def list_states(
@@ -201,8 +192,9 @@ async def list_runs(
     manager: StateManager, graph: str | None, status: RunStatus | None, limit: int, key: str | None = None
 ) -> tuple[list[RunSummary], bool]:
     """Return the newest runs that match, and whether there are more; NotFound if there is no such graph."""
-    call = partial(manager.find_runs, graph=graph, status=status, key=key)
-    try:
+
+    async def search() -> tuple[list[RunSummary], bool]:
+        call = partial(manager.find_runs, graph=graph, status=status, key=key)
         try:
             return await _pages(call, lambda page: page.runs, limit)
         except RequestRefused as refusal:
@@ -210,29 +202,27 @@ async def list_runs(
                 raise
         if graph is not None:
             await manager.get_graph(graph)
-        return await _search(manager, graph, status, limit)
-    except NotFound as error:
-        if graph is None:
-            raise
-        raise await no_graph(manager, graph, error) from error
+        return await _search_v0(manager, graph, status, limit)
+
+    return await (search() if graph is None else about(manager, "graph", graph, search()))
 
 
 async def _pages(
-    call: Callable[..., Awaitable[P]], entries: Callable[[P], list[T]], limit: int
+    call: Callable[..., Awaitable[P]], entries_of: Callable[[P], list[T]], limit: int
 ) -> tuple[list[T], bool]:
-    """Return the entries of as many pages as it takes, and whether there are more."""
-    found: list[T] = []
+    """Return up to ``limit`` entries from as many pages as needed, and whether there are more."""
+    entries: list[T] = []
     before: str | None = None
     while True:
         # A page may be short, or empty, and not be the last: the server limits how far it searches for one.
-        page = await call(limit=min(PAGE, limit - len(found)), before=before)
-        found += entries(page)
+        page = await call(limit=min(PAGE, limit - len(entries)), before=before)
+        entries += entries_of(page)
         before = page.next
-        if before is None or len(found) >= limit:
-            return found, before is not None
+        if before is None or len(entries) >= limit:
+            return entries, before is not None
 
 
-async def _search(
+async def _search_v0(
     manager: StateManager, graph: str | None, status: RunStatus | None, limit: int
 ) -> tuple[list[RunSummary], bool]:
     runs: list[RunSummary] = []
@@ -254,39 +244,35 @@ async def _search(
 # Runtimes.
 
 
-def find_workers(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
-    """Return all live runtimes of the Runtime with this name, or the one that ``find_worker`` finds."""
-    return _named(workers, given) or [find_worker(workers, given)]
+def find_runtimes(runtimes: Sequence[RuntimeInfo], name: str) -> list[RuntimeInfo]:
+    """Return all live runtimes of the Runtime with this name, or the one that ``find_runtime`` finds."""
+    return _named(runtimes, name) or [find_runtime(runtimes, name)]
 
 
-def find_worker(workers: Sequence[RuntimeInfo], given: str) -> RuntimeInfo:
+def find_runtime(runtimes: Sequence[RuntimeInfo], name: str) -> RuntimeInfo:
     """Return one runtime, also by a prefix of its id or last part; NotFound also if there are several."""
-    found = _named(workers, given)
-    if not found and len(given) >= MIN_PREFIX:
-        found = [
-            each for each in workers if any(x.startswith(given) for x in (each.worker_id, _last_part(each)))
+    matching = _named(runtimes, name)
+    if not matching and len(name) >= MIN_PREFIX:
+        matching = [
+            each
+            for each in runtimes
+            if any(part.startswith(name) for part in (each.worker_id, _last_part(each)))
         ]
-    if not found:
-        raise _no_runtime(workers, given)
-    if len(found) > 1:
-        raise NotFound(
-            f"{len(found)} runtimes match {given!r}",
-            fix=f"name one of them: {listed(map(_last_part, found))}",
-        )
-    return found[0]
+    if not matching:
+        names = sorted({each.runtime for each in runtimes if each.live and each.runtime})
+        near = meant(name, [*names, *(each.worker_id for each in runtimes)])
+        fix = f"there are: {listed(names)}; see `runtimes ls` for their ids"
+        raise NotFound(f"there is no runtime {name!r}{near}", fix=fix)
+    if len(matching) > 1:
+        ids = listed(map(_last_part, matching))
+        raise NotFound(f"{len(matching)} runtimes match {name!r}", fix=f"name one of them: {ids}")
+    return matching[0]
 
 
-def _last_part(worker: RuntimeInfo) -> str:
-    return worker.worker_id.rpartition(":")[2]
+def _last_part(runtime: RuntimeInfo) -> str:
+    return runtime.worker_id.rpartition(":")[2]
 
 
-def _named(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
-    by_id = [worker for worker in workers if given in (worker.worker_id, _last_part(worker))]
-    return by_id or [worker for worker in workers if worker.live and worker.runtime == given]
-
-
-def _no_runtime(workers: Sequence[RuntimeInfo], given: str) -> NotFound:
-    names = sorted({worker.runtime for worker in workers if worker.live and worker.runtime})
-    near = meant(given, [*names, *(worker.worker_id for worker in workers)])
-    fix = f"there are: {listed(names)}; see `runtimes ls` for their ids"
-    return NotFound(f"there is no runtime {given!r}{near}", fix=fix)
+def _named(runtimes: Sequence[RuntimeInfo], name: str) -> list[RuntimeInfo]:
+    by_id = [each for each in runtimes if name in (each.worker_id, _last_part(each))]
+    return by_id or [each for each in runtimes if each.live and each.runtime == name]

@@ -1,10 +1,10 @@
-"""How this program was called: for commands that are printed to be copied."""
+"""How this program was called, for commands that are printed to be copied; and its Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 _MODULE = ["-m", "exotrio"]
@@ -27,3 +27,40 @@ def python_line(arguments: Sequence[str]) -> str:
     called = sys.orig_argv
     end = next((i for i in range(len(called)) if called[i : i + 2] == _MODULE), None)
     return shlex.join([*([sys.executable] if end is None else called[:end]), *arguments])
+
+
+def run_until_stopped(
+    main: Callable[[], Awaitable[int]],
+    stop: Callable[[float | None, str], None],
+    *,
+    exiting: Callable[[], str | None],
+) -> int:
+    """Run ``main`` in a new Trio loop as ``run_blocking`` does, but call ``stop`` in that loop, where it may
+    cancel a scope.
+
+    A signal that comes before the loop runs is handled before ``main`` is called.
+    """
+    # Here, since --help needs no event loop.
+    import trio
+
+    from exotrio._runtime.entry import run_blocking
+    from exotrio._util.crossing import call_in_loop
+
+    token: trio.lowlevel.TrioToken | None = None
+    requests: list[tuple[float | None, str]] = []
+
+    def request(grace: float | None, why: str) -> None:
+        requests.append((grace, why))
+        call_in_loop(token, handle)
+
+    def handle() -> None:
+        while requests:
+            stop(*requests.pop(0))
+
+    async def begin() -> int:
+        nonlocal token
+        token = trio.lowlevel.current_trio_token()
+        handle()
+        return await main()
+
+    return run_blocking(begin, request, exiting=exiting)

@@ -372,5 +372,5 @@ def test_what_could_not_be_stored_is_not_said_to_be_kept(bare: Cli, monkeypatch:
     monkeypatch.setattr("exotrio._util.deadlines.FLUSH", 0.1)
     bare.write("replaced.py", REPLACED)
     end = bare("run", "replaced.py", code=130)
-    assert "interrupted; what came of 1 state may not be stored, as the log says: those run again" in end.err
+    assert "interrupted; the results of 1 state may not be stored, see the log: these run again" in end.err
     assert "everything is kept" not in end.err

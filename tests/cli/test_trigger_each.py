@@ -334,7 +334,7 @@ async def test_ctrl_c_says_how_many_were_started_and_how_to_go_on(tmp_path: Path
     assert found[2] == f"{count:,}"
     assert int(found[1].replace(",", "")) <= place.total - before < count
     if not place.native:
-        assert "it speaks only v0: see `runs ls` for what was started" in end.err
+        assert "it speaks only v0: see `runs ls` for the runs that were started" in end.err
         return
     end = await given_again(end, tmp_path, place)
     assert len(set(end.out.split())) == place.total - before == count

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from exotrio.cli import options
-from exotrio.cli.interruption import run_until_stopped
+from exotrio.cli.program import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs
 
 PORTS = (*range(8000, 8020), 0)

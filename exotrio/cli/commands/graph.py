@@ -18,14 +18,14 @@ from exotrio.cli.exit_codes import INVALID, SUCCESS
 from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.draft import read_complete
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import find_graph, of_graph
+from exotrio.cli.lookup import about, find_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.cli.values import merged
 from exotrio.client import GraphInfo, StateManager
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 
 NEXT_RUNS = 3
-"""Next occurrences that are printed for each cron trigger."""
+"""Next times that are printed for each cron trigger."""
 
 
 @click.group(name="graph", cls=Commands)
@@ -61,8 +61,7 @@ def apply(
 
     JSON: as `graph show`; of several graphs as `graph ls`.
     """
-    given = merged(secrets, secrets_file, "--secret", "--secrets-file")
-    drafts = read_complete(target, name, given)
+    drafts = read_complete(target, name, merged(secrets, secrets_file, "--secret", "--secrets-file"))
     applied: list[tuple[str, GraphReply]] = []
 
     async def declare(manager: StateManager) -> None:
@@ -110,8 +109,8 @@ def show(graph: str, connection: Connection) -> int:
     begins with CRON_TZ=ZONE if it is not in UTC.
     `graph apply` accepts it; give the secrets, of which it has only the names, with --secret.
     """
-    found = connection.ask(lambda manager: find_graph(manager, graph))
-    named = (graph, connection.namespace, found)
+    reply = connection.ask(lambda manager: find_graph(manager, graph))
+    named = (graph, connection.namespace, reply)
     connection.print(_as_json(*named), _as_lines(*named))
     return SUCCESS
 
@@ -126,10 +125,10 @@ def cancel_triggers(graph: str, connection: Connection) -> int:
 
     JSON: namespace, graph_name and cancelled_count.
     """
-    count = connection.ask(lambda manager: of_graph(manager, graph, manager.cancel_triggers(graph)))
+    count = connection.ask(lambda manager: about(manager, "graph", graph, manager.cancel_triggers(graph)))
     body = {"namespace": connection.namespace, "graph_name": graph, "cancelled_count": count}
     what = f"{plural(count, 'trigger')} of graph {graph} cancelled"
-    connection.print(body, [what if count else f"graph {graph} has no trigger that is to come due"])
+    connection.print(body, [what if count else f"graph {graph} has no scheduled trigger"])
     return SUCCESS
 
 
@@ -141,8 +140,8 @@ def cancel_triggers(graph: str, connection: Connection) -> int:
 def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> int:
     """Delete a graph with its runs and their history, its triggers and its secrets.
 
-    It is refused while the graph has runs that have not ended, unless these are to be cancelled. A state
-    manager that speaks only v0 cannot do it.
+    A graph with runs that have not ended is deleted only with --cancel-runs. A state manager that speaks only
+    v0 cannot delete graphs.
 
     JSON: namespace, graph_name, deleted_runs and cancelled_runs.
     """
@@ -151,12 +150,12 @@ def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> 
         if not sys.stdin.isatty():
             raise click.UsageError(f"{what} would be deleted with all its runs: give --yes to do that")
         click.confirm(f"Delete {what} with all its runs and their history?", abort=True, err=True)
-    gone = connection.ask(
-        lambda manager: of_graph(manager, graph, manager.delete_graph(graph, cancel_runs=cancel_runs))
+    deleted = connection.ask(
+        lambda manager: about(manager, "graph", graph, manager.delete_graph(graph, cancel_runs=cancel_runs))
     )
-    of_them = f", {gone.cancelled_runs:,} of them cancelled" if gone.cancelled_runs else ""
-    line = f"{what} deleted with {plural(gone.deleted_runs, 'run')}{of_them}"
-    connection.print(gone.model_dump(mode="json"), [line])
+    cancelled = f", {deleted.cancelled_runs:,} of them cancelled" if deleted.cancelled_runs else ""
+    line = f"{what} deleted with {plural(deleted.deleted_runs, 'run')}{cancelled}"
+    connection.print(deleted.model_dump(mode="json"), [line])
     return SUCCESS
 
 
@@ -164,13 +163,13 @@ def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> 
 @click.argument("graph")
 @connection
 def pause(graph: str, connection: Connection) -> int:
-    """Pause the schedule of GRAPH: its cron triggers start nothing. Runs can be started by other ways.
+    """Pause the schedule of GRAPH: its cron triggers start no runs. Runs can be started in other ways.
 
-    It stays paused when the graph is applied again. Times that pass meanwhile are not made up.
+    It stays paused when the graph is applied again. Runs for times that pass meanwhile are not made up.
 
     JSON: namespace, graph, paused_at.
     """
-    paused_at = connection.ask(lambda manager: of_graph(manager, graph, manager.pause_schedule(graph)))
+    paused_at = connection.ask(lambda manager: about(manager, "graph", graph, manager.pause_schedule(graph)))
     connection.print_pause("the schedule of graph", "graph", paused_at, graph=graph)
     return SUCCESS
 
@@ -179,11 +178,11 @@ def pause(graph: str, connection: Connection) -> int:
 @click.argument("graph")
 @connection
 def resume(graph: str, connection: Connection) -> int:
-    """Resume the schedule of GRAPH: its cron triggers start runs again, from their next time on.
+    """Resume the schedule of GRAPH: its cron triggers start runs again, at their next times.
 
     JSON: namespace, graph, paused_at (null).
     """
-    connection.ask(lambda manager: of_graph(manager, graph, manager.resume_schedule(graph)))
+    connection.ask(lambda manager: about(manager, "graph", graph, manager.resume_schedule(graph)))
     connection.print_pause("the schedule of graph", "graph", None, graph=graph)
     return SUCCESS
 
@@ -195,7 +194,7 @@ def resume(graph: str, connection: Connection) -> int:
     "secrets",
     multiple=True,
     metavar="NAME",
-    help="A secret that `apply` will get; repeatable.",
+    help="A secret that `apply` will be given; repeatable.",
 )
 @options.output
 def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> int:
@@ -285,17 +284,17 @@ def _next_line(graph: GraphReply, schedule: str) -> str:
 
 def _next_times(graph: GraphReply, schedule: str) -> list[int]:
     """Return the next times of a schedule in Unix milliseconds; fewer if there are no more."""
-    found: list[int] = []
-    after: int | None
+    at: int | None
     if graph.scheduled is None:
-        after = _next_after_now(schedule)
+        at = _next_after_now(schedule)
     else:
         first = graph.scheduled.get(schedule)
-        after = None if first is None else moment_ms(first)
-    while after is not None and len(found) < NEXT_RUNS:
-        found.append(after)
-        after = next_occurrence_ms(schedule, after)
-    return found
+        at = None if first is None else moment_ms(first)
+    times: list[int] = []
+    while at is not None and len(times) < NEXT_RUNS:
+        times.append(at)
+        at = next_occurrence_ms(schedule, at)
+    return times
 
 
 def _next_after_now(schedule: str) -> int | None:

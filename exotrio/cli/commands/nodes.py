@@ -1,9 +1,9 @@
-"""``python -m exotrio nodes``: which nodes are registered."""
+"""``python -m exotrio nodes``: list the registered nodes; pause and resume them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -12,11 +12,8 @@ from exotrio._util.words import plural
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import no_node
+from exotrio.cli.lookup import about
 from exotrio.client import RegisteredNode, StateManager
-from exotrio.errors import NotFound
-
-T = TypeVar("T")
 
 
 @click.group(name="nodes", cls=Commands)
@@ -48,13 +45,13 @@ def ls(connection: Connection) -> int:
 @click.argument("node")
 @connection
 def pause(node: str, connection: Connection) -> int:
-    """Pause NODE: nothing more of it is claimed. What runs goes on; new states and retries wait.
+    """Pause NODE: its states are not claimed. Running ones continue; new states and retries wait.
 
     It stays paused when a runtime registers it again. Pausing it again changes nothing.
 
     JSON: namespace, node, paused_at.
     """
-    paused_at = connection.ask(lambda manager: _change(manager, node, manager.pause_node(node)))
+    paused_at = connection.ask(lambda manager: about(manager, "node", node, manager.pause_node(node)))
     connection.print_pause("node", "nodes", paused_at, node=node)
     return SUCCESS
 
@@ -63,21 +60,13 @@ def pause(node: str, connection: Connection) -> int:
 @click.argument("node")
 @connection
 def resume(node: str, connection: Connection) -> int:
-    """Resume NODE: what waits for it is claimed again.
+    """Resume NODE: its waiting states are claimed again.
 
     JSON: namespace, node, paused_at (null).
     """
-    connection.ask(lambda manager: _change(manager, node, manager.resume_node(node)))
+    connection.ask(lambda manager: about(manager, "node", node, manager.resume_node(node)))
     connection.print_pause("node", "nodes", None, node=node)
     return SUCCESS
-
-
-async def _change(manager: StateManager, node: str, change: Awaitable[T]) -> T:
-    """Pause or resume a node; if there is none, the error suggests one."""
-    try:
-        return await change
-    except NotFound as error:
-        raise await no_node(manager, node, error) from error
 
 
 def _row(node: RegisteredNode) -> tuple[str, ...]:
@@ -96,9 +85,8 @@ def _fields(schema: Mapping[str, Any]) -> str:
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return ""
-    return ", ".join(
-        name
-        if not isinstance(kind, Mapping) or kind.get("type", "string") == "string"
-        else f"{name} ({kind['type']})"
-        for name, kind in properties.items()
-    )
+    fields = []
+    for name, declared in properties.items():
+        type = declared.get("type", "string") if isinstance(declared, Mapping) else "string"
+        fields.append(name if type == "string" else f"{name} ({type})")
+    return ", ".join(fields)

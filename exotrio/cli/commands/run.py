@@ -7,8 +7,8 @@ import sys
 import click
 
 from exotrio.cli import options
-from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.load import load
+from exotrio.cli.program import run_until_stopped
 from exotrio.cli.runs.local import LocalRun
 from exotrio.cli.terminal.logs import JSON, configure_logs, log_format_option
 from exotrio.cli.terminal.progress import progress_for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from enum import Enum
 
 import click
@@ -15,7 +15,7 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import STOPPED, find_worker, find_workers
+from exotrio.cli.lookup import STOPPED, find_runtime, find_runtimes
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import RuntimeInfo, StateManager
 from exotrio.errors import ExotrioError, RequestRefused
@@ -27,10 +27,10 @@ was restarted, the next heartbeat of a live runtime comes within 20 s."""
 
 
 class Fate(Enum):
-    """What became of a runtime that was asked to drain, in words."""
+    """The result of draining a runtime, in words."""
 
     ASKED = "asked to drain"
-    """It is told with its next heartbeat."""
+    """The answer to its next heartbeat tells it."""
     STOPPED = "stopped"
     SILENT = "fell silent"
     """Its heartbeats ended, and it did not report that it stopped."""
@@ -59,18 +59,18 @@ def ls(connection: Connection) -> int:
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
     reporting, holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
     """
-    found = connection.ask(StateManager.workers)
-    body = found.model_dump(mode="json")
+    runtimes = connection.ask(StateManager.workers)
+    body = runtimes.model_dump(mode="json")
     v0 = [
         f"unnamed, through v0: {', '.join(each.nodes)}, last {format_coarse(each.polled_ago)} ago"
-        for each in found.v0
+        for each in runtimes.v0
     ]
     connection.print_list(
         ("runtime", "worker", "phase", "busy", "free", "buffered", "reporting", "held", "heard", "nodes"),
-        [_row(worker) for worker in found.workers],
+        [_row(runtime) for runtime in runtimes.workers],
         *v0,
-        f"{plural(len(found.workers), 'runtime')} in namespace {connection.namespace}",
-        hint="" if found.v0 else "start one with: python -m exotrio worker FILE",
+        f"{plural(len(runtimes.workers), 'runtime')} in namespace {connection.namespace}",
+        hint="" if runtimes.v0 else "start one with: python -m exotrio worker FILE",
         runtimes=body["workers"],
         v0=body["v0"],
     )
@@ -99,25 +99,25 @@ def drain(runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, c
 
     async def ask(manager: StateManager) -> tuple[list[RuntimeInfo], dict[str, Fate]]:
         known = (await manager.workers()).workers
-        wanted = [worker for worker in known if worker.live] if every else []
-        for given in runtimes:
-            wanted += find_workers(known, given)
-        chosen = list({worker.worker_id: worker for worker in wanted if worker.phase != STOPPED}.values())
-        for worker in chosen:
-            await manager.drain(worker.worker_id)
+        matching = [runtime for runtime in known if runtime.live] if every else []
+        for name in runtimes:
+            matching += find_runtimes(known, name)
+        drained = {each.worker_id: each for each in matching if each.phase != STOPPED}
+        for worker_id in drained:
+            await manager.drain(worker_id)
         if waits:
-            return chosen, await wait_until_gone(manager, chosen, timeout)
-        return chosen, {worker.worker_id: Fate.ASKED for worker in chosen}
+            return list(drained.values()), await wait_until_gone(manager, drained, timeout)
+        return list(drained.values()), dict.fromkeys(drained, Fate.ASKED)
 
-    asked, fates = connection.ask(ask)
+    drained, fates = connection.ask(ask)
     shown = [
         {"worker_id": each.worker_id, "runtime": each.runtime, "result": fates[each.worker_id].name.lower()}
-        for each in asked
+        for each in drained
     ]
-    if asked or connection.form == "json":
-        lines = (f"{fates[each.worker_id].value}: {each.worker_id}" for each in asked)
+    if drained or connection.form == "json":
+        lines = (f"{fates[each.worker_id].value}: {each.worker_id}" for each in drained)
         connection.print({"namespace": connection.namespace, "runtimes": shown}, lines)
-    if not asked:
+    if not drained:
         print_message("nothing to drain: no such runtime is live")
     return SUCCESS if {*fates.values()} <= {Fate.ASKED, Fate.STOPPED} else ABANDONED
 
@@ -136,7 +136,7 @@ def tasks(runtime: str, timeout: float, connection: Connection) -> int:
     """
 
     async def ask(manager: StateManager) -> tuple[RuntimeInfo, str]:
-        worker = find_worker((await manager.workers()).workers, runtime)
+        worker = find_runtime((await manager.workers()).workers, runtime)
         if not worker.shows_tasks:
             raise RequestRefused(
                 f"the runtime {worker.worker_id} does not show its tasks",
@@ -148,7 +148,7 @@ def tasks(runtime: str, timeout: float, connection: Connection) -> int:
         except trio.TooSlowError as error:
             raise ExotrioError(
                 f"no task tree came from {worker.worker_id} within {timeout:g} s",
-                where=f"it was last heard of {format_coarse(worker.heard_ago)} before that",
+                where=f"its last heartbeat came {format_coarse(worker.heard_ago)} before that",
                 fix="wait longer with --timeout; check whether it is live with `runtimes ls`",
             ) from error
 
@@ -180,10 +180,10 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
 
 
 async def wait_until_gone(
-    manager: StateManager, asked: Sequence[RuntimeInfo], timeout: float
+    manager: StateManager, worker_ids: Iterable[str], timeout: float
 ) -> dict[str, Fate]:
-    """Wait until runtimes have stopped, and print their progress; return what became of each, by its id."""
-    fates = {worker.worker_id: Fate.PRESENT for worker in asked}
+    """Wait until runtimes have stopped, and print their progress; return the result for each id."""
+    fates = dict.fromkeys(worker_ids, Fate.PRESENT)
     printed: dict[str, str] = {}
     missed: dict[str, float] = {}
     with trio.move_on_after(timeout):
@@ -204,7 +204,7 @@ async def wait_until_gone(
                 if not worker.live:
                     fates[worker_id] = Fate.SILENT
                 elif worker.phase == "running" and not worker.asked_to_drain:
-                    # The state manager was restarted, and does not know that the runtime was asked.
+                    # The state manager was restarted, and has lost the request to drain.
                     await manager.drain(worker_id)
                 line = _drain_progress(worker)
                 if printed.get(worker_id) != line:

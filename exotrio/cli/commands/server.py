@@ -14,7 +14,7 @@ import trio
 from exotrio._util.durations import parse_duration
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
-from exotrio.cli.interruption import run_until_stopped
+from exotrio.cli.program import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 from exotrio.manager import Limits, serve
 

@@ -53,8 +53,8 @@ def command() -> None:
     type=click.Choice([status.value for status in StateStatus], case_sensitive=False),
     help=f"Only states with this status, one of {', '.join(StateStatus)}; repeatable.",
 )
-@click.option("--outputs", is_flag=True, help="Show what they returned, too.")
-@options.limit(50, "Most states to list.")
+@click.option("--outputs", is_flag=True, help="Show their outputs, too.")
+@options.limit(50, "List at most N states.")
 @connection
 def ls(
     run_id: str | None,
@@ -79,27 +79,30 @@ def ls(
 
     async def ask(manager: StateManager) -> tuple[list[StateSummary], bool]:
         run = None if run_id is None else (await lookup.find_run(manager, run_id)).run_id
-        wanted = [StateStatus(status) for status in statuses]
+        call = partial(
+            manager.states,
+            run=run,
+            graph=graph,
+            node=node,
+            identifier=place,
+            status=[StateStatus(status) for status in statuses],
+            outputs=outputs,
+        )
         try:
-            call = partial(
-                manager.states,
-                run=run,
-                graph=graph,
-                node=node,
-                identifier=place,
-                status=wanted,
-                outputs=outputs,
-            )
-            found = await lookup.list_states(call, limit)
+            states, more = await lookup.list_states(call, limit)
         except NotFound as error:
-            raise await _not_found(manager, graph, node, error) from error
+            if graph is not None and f"graph {graph!r}" in error.what:
+                raise await lookup.not_found(manager, "graph", graph, error) from error
+            if node is not None:
+                raise await lookup.not_found(manager, "node", node, error) from error
+            raise
         except RequestRefused as refusal:
             if run is None and lookup.is_v0_only(refusal):
                 raise _needs_run(refusal) from refusal
             raise
-        if not found[0] and place is not None:
+        if not states and place is not None:
             await lookup.require_place(manager, place, run, graph)
-        return found
+        return states, more
 
     states, more = connection.ask(ask)
     shown = [state.model_dump(mode="json", exclude=set() if outputs else {"outputs"}) for state in states]
@@ -121,7 +124,7 @@ def ls(
 def show(state_id: str, run_id: str | None, connection: Connection) -> int:
     """Show a state: inputs, outputs, its error with the traceback, what it logged, attempts and events.
 
-    JSON: what is shown; with --run at a state manager that speaks only v0, without logs, attempts and events.
+    JSON: the same; with --run at a state manager that speaks only v0, without logs, attempts and events.
     """
     state = connection.ask(lambda manager: _find(manager, state_id, run_id))
     connection.print(state.model_dump(mode="json"), _as_lines(state))
@@ -133,7 +136,7 @@ def show(state_id: str, run_id: str | None, connection: Connection) -> int:
 @click.option(
     "--fanout-id",
     metavar="ID",
-    help="Makes a repeated request the same one.  [default: a new id]",
+    help="Requests with the same id retry the state only once.  [default: a new id]",
 )
 @connection
 def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
@@ -144,7 +147,7 @@ def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
 
     async def ask(manager: StateManager) -> tuple[str, StateRetry]:
         whole_id = await lookup.whole_state_id(manager, state_id)
-        return whole_id, await lookup.whole_state(state_id, manager.manual_retry(whole_id, fanout_id))
+        return whole_id, await lookup.about_state(state_id, manager.manual_retry(whole_id, fanout_id))
 
     whole_id, new = connection.ask(ask)
     body = {"state_id": whole_id, "new_state_id": new.id, "status": new.status.value}
@@ -155,27 +158,18 @@ def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
 async def _find(manager: StateManager, state_id: str, run_id: str | None) -> StateDetail:
     try:
         whole_id = await lookup.whole_state_id(manager, state_id)
-        return await lookup.whole_state(state_id, manager.history(whole_id))
+        return await lookup.about_state(state_id, manager.history(whole_id))
     except RequestRefused as refusal:
         if not lookup.is_v0_only(refusal):
             raise
         if run_id is None:
             raise _needs_run(refusal) from refusal
     run = await lookup.find_run(manager, run_id)
-    return await lookup.whole_state(state_id, manager.state(run.graph_name, run.run_id, state_id))
+    return await lookup.about_state(state_id, manager.state(run.graph_name, run.run_id, state_id))
 
 
 def _needs_run(refusal: RequestRefused) -> RequestRefused:
     return RequestRefused(refusal.what, fix="give the run too: --run RUN")
-
-
-async def _not_found(manager: StateManager, graph: str | None, node: str | None, error: NotFound) -> NotFound:
-    """Return the error for the graph or node that does not exist."""
-    if graph is not None and f"graph {graph!r}" in error.what:
-        return await lookup.no_graph(manager, graph, error)
-    if node is not None:
-        return await lookup.no_node(manager, node, error)
-    return error
 
 
 def _row(state: StateSummary) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from exotrio._util.settings import read_settings
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.folder import client_at, endpoint_in_use, key_source
-from exotrio.cli.interruption import run_until_stopped
+from exotrio.cli.program import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError

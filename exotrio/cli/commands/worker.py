@@ -10,8 +10,7 @@ from exotrio._http.endpoint import ambient_endpoint
 from exotrio._runtime.entry import run_blocking
 from exotrio.cli import options
 from exotrio.cli.folder import DATABASE, served_here
-from exotrio.cli.interruption import run_until_stopped
-from exotrio.cli.program import CalledAs
+from exotrio.cli.program import CalledAs, run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 
 

@@ -1,4 +1,4 @@
-"""Runs: starting, following, and printing what came out.
+"""Runs: starting and following them, and printing their results.
 
 ``local`` is the command ``run``: a run in this process. ``remote`` starts one that runtimes elsewhere
 execute, after checking its inputs and store, and follows it. Both print it with ``result``. ``each`` starts a

@@ -23,8 +23,8 @@ from exotrio._util.words import listed, meant, plural
 from exotrio._wire.vocabulary import check_key, to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import INTERRUPTED, SUCCESS
-from exotrio.cli.interruption import run_until_stopped
-from exotrio.cli.lookup import is_v0_only
+from exotrio.cli.lookup import if_native
+from exotrio.cli.program import run_until_stopped
 from exotrio.cli.runs.remote import Check, find_valid_graph
 from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, Unreadable, shown, standard_input
@@ -42,13 +42,13 @@ _INDEX = re.compile(r"^runs\[(\d+)\]", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """What is to be started.
+    """The runs to start.
 
     Attributes:
         file: The file, or ``-`` for standard input.
-        inputs, store: Of each run whose line has no others.
+        inputs, store: Defaults for the lines.
         start_delay: Seconds.
-        batch: Makes the ids of runs that have none in their line. None: a new one.
+        batch: The ids of runs without one in their line are made from it. None: a new one.
     """
 
     graph: str
@@ -90,7 +90,11 @@ class _Starting:
                     await self._check(check)
                     run_ids = await self._start(manager)
         if run_ids is None or self.scope.cancelled_caught:
-            print_message(f"interrupted: {self._how_far()}")
+            how_far = "no run was started"
+            if self._started is not None:
+                started = f"{self._started:,} of {plural(self._total, 'run')} were started"
+                how_far = f"{started}, and more may have been\n{self._how_to_go_on()}"
+            print_message(f"interrupted: {how_far}")
             return INTERRUPTED
         if self._existing:
             print_message(
@@ -104,20 +108,15 @@ class _Starting:
 
     async def _require_batches(self, manager: StateManager) -> None:
         """Find out whether the state manager lets clients choose the ids of runs."""
-        try:
-            await manager.find_runs(limit=1)
-        except RequestRefused as refusal:
-            if not is_v0_only(refusal):
-                raise
-            self._is_native = False
-            if self._runs.batch is not None:
-                raise RequestRefused(
-                    "--batch cannot be used: the state manager speaks only v0, and gives runs ids of its own",
-                    fix="see `runs ls` for the runs that were started, and give the other lines",
-                ) from None
+        self._is_native = await if_native(manager.find_runs(limit=1)) is not None
+        if not self._is_native and self._runs.batch is not None:
+            raise RequestRefused(
+                "--batch cannot be used: the state manager speaks only v0, and chooses the run ids",
+                fix="see `runs ls` for the runs that were started, and give the other lines",
+            )
 
     async def _check(self, check: Check) -> None:
-        """Check all lines; none is to be found wrong when others are started already."""
+        """Check all lines before the first run is started."""
         problems: list[str] = []
         first: dict[tuple[str, str], int] = {}
         for number, line in self._numbered():
@@ -128,7 +127,7 @@ class _Starting:
                 run = _parse(line)
                 check({**self._runs.inputs, **run.inputs}, {**self._runs.store, **run.store})
                 if run.key is not None and not self._is_native:
-                    raise ValueError("it has a key, and the state manager speaks only v0, which knows none")
+                    raise ValueError("it has a key, and the state manager speaks only v0, which has no keys")
                 for name, value in (("run_id", run.run_id), ("key", run.key)):
                     if value is not None and first.setdefault((name, value), number) != number:
                         raise ValueError(f"its {name} is that of line {first[name, value]:,}, too")
@@ -152,7 +151,7 @@ class _Starting:
                 self._runs.graph, runs, on_progress=self._progress, on_existing=self._note_existing
             )
         except ManagerError as error:
-            error.what = _INDEX.sub(lambda found: f"line {int(found[1]) + 1:,}", error.what)
+            error.what = _INDEX.sub(lambda match: f"line {int(match[1]) + 1:,}", error.what)
             if self._started or isinstance(error, ManagerUnavailable):
                 error.fix = f"{error.fix}; {self._how_to_go_on()}" if error.fix else self._how_to_go_on()
             raise
@@ -163,15 +162,9 @@ class _Starting:
     def _note_existing(self, index: int, run_id: str) -> None:
         self._existing += 1
 
-    def _how_far(self) -> str:
-        if self._started is None:
-            return "no run was started"
-        started = f"{self._started:,} of {plural(self._total, 'run')} were started, and more may have been"
-        return f"{started}\n{self._how_to_go_on()}"
-
     def _how_to_go_on(self) -> str:
         if not self._is_native:
-            return "it speaks only v0: see `runs ls` for what was started before you give the other lines"
+            return "it speaks only v0: see `runs ls` for the runs that were started, and give the other lines"
         return f"to go on, give the same command with --batch {self._batch}: no run is started twice"
 
     def _numbered(self) -> Iterator[tuple[int, bytes]]:
@@ -193,7 +186,7 @@ class _Starting:
 
 
 def _parse(line: bytes) -> NewRun:
-    """Return what a line says; raise ValueError, whose text quotes nothing that could be a secret."""
+    """Return the run of a line; raise ValueError, whose text quotes nothing that could be a secret."""
     if len(line) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
     try:

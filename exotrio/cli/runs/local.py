@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 
 MAX_POLL_INTERVAL = 0.1
 """Seconds between two polls of the run's counts, which cost the same for a run of any size."""
-
 MAX_LEFTOVERS = 5
 """Earlier unfinished runs that are named."""
-
 REFRESH = 0.5
 """Seconds between two updates of the progress that nodes report."""
 
@@ -47,7 +45,7 @@ class LocalRun:
 
     Attributes:
         graph: None to continue the run ``resume``.
-        port: Where the embedded state manager is served, 0: any free port; None to serve it nowhere.
+        port: Port to serve the embedded state manager on, 0: any free port; None: do not serve it.
         progress: Shows the run, and prints messages about it.
         private: Only the user sees the messages, and no log keeps them.
 
@@ -76,21 +74,22 @@ class LocalRun:
         self._may_have_begun = False
         self._embedded = False
         self._opening: trio.CancelScope | None = trio.CancelScope()
-        self._asking = trio.CancelScope()
+        self._preparing = trio.CancelScope()
 
     def stop(self, grace: float | None, why: str) -> None:
         """Called at a first signal with None, at a second one with 0."""
         self.runtime.stop(grace, why=why)
         if self._opening is not None:
-            # The database may be away, which is waited for. Nothing is to be drained yet.
+            # The signal came while the database is being opened, or waited for: there is nothing to drain.
             self._opening.cancel()
             return
-        self._asking.cancel()
+        # It came later: requests before the run are not waited for; the runtime drains.
+        self._preparing.cancel()
         if grace is None and self._run_id is not None:
             self.progress.print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
 
     def exiting(self) -> str:
-        """Called from the signal handler just before the process exits; return what becomes of the run."""
+        """Called from the signal handler just before the process exits; return how to continue the run."""
         self.progress.restore_terminal()
         kept = "nodes are cut off, and run again" if self._embedded else "states may stay claimed"
         return harmless(self._how_to_continue(kept))
@@ -105,26 +104,26 @@ class LocalRun:
     async def _open_and_follow(self) -> int:
         async with AsyncExitStack() as stack:
             settings = read_settings()
-            asked = settings.state_manager_uri
-            if self.db is not None or asked is None:
-                # Here, since a run at a URI needs no state manager of its own.
+            shown = settings.state_manager_uri
+            if self.db is not None or shown is None:
+                # Here, since a run at a URI embeds no state manager.
                 from exotrio.manager.database import choose_database
 
                 db = choose_database(self.db, settings)
-                asked = shown_database(db)
+                shown = shown_database(db)
                 transport = await stack.enter_async_context(self._embed(db))
                 stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
                 self._embedded = True
             elif self.port is not None:
                 raise click.UsageError(
-                    f"--serve serves the embedded state manager, and this run's is {asked}, from "
+                    f"--serve serves the embedded state manager, and this run's is {shown}, from "
                     "EXOSPHERE_STATE_MANAGER_URI; give --db FILE too, or use the dashboard of that one"
                 )
             self._opening = None
             client = await stack.enter_async_context(StateManager(self.runtime.namespace))
             # Before the runtime, which waits for a state manager that is not reachable.
-            with self._asking:
-                await self._ask_first(client, asked)
+            with self._preparing:
+                await self._prepare(client, shown)
             self.runtime.work_on(partial(self._find_run, client))
             return await self._follow(client)
 
@@ -147,28 +146,31 @@ class LocalRun:
                 self.progress.print_message(f"dashboard, to be opened once within 10 minutes: {link}")
                 yield served.transport
 
-    async def _ask_first(self, client: StateManager, asked: str) -> None:
-        """Fail early if the state manager is not reachable, refuses the key, or does not know the run."""
+    async def _prepare(self, client: StateManager, shown: str) -> None:
+        """Fail early if the state manager is not reachable, refuses the key, or does not know the run.
+
+        ``shown`` is its address or database, for messages.
+        """
         if self._run_id is not None:
             try:
                 run = await find_run(client, self._run_id)
             except NotFound as error:
                 raise NotFound(
                     f"{error.what} in namespace {self.runtime.namespace!r}",
-                    where=f"looked up in {asked}, asked for with --resume",
+                    where=f"looked up in {shown} because of --resume",
                     fix=f"{error.fix or 'name the run'}; with the --db that it began with",
                 ) from error
             self._run_id = run.run_id
             self._require_nodes_of(run)
             return
         if not self._embedded:
-            await client.runs(1, 1)  # other runs there are not ours to report
+            await client.runs(1, 1)  # its other runs are not this command's to report
             return
         runs, more = await list_runs(client, None, RunStatus.PENDING, MAX_LEFTOVERS)
         if self.key is not None:
             runs = [run for run in runs if run.key != self.key]  # perhaps this one
         if runs:
-            self.progress.print_message(self._about_leftovers(runs, more, asked))
+            self.progress.print_message(self._about_leftovers(runs, more, shown))
 
     async def _follow(self, client: StateManager) -> int:
         following = trio.CancelScope()
@@ -185,19 +187,19 @@ class LocalRun:
             await nursery.start(work)
             if self._run_id is not None:
                 with self.progress, following:
-                    async with trio.open_nursery() as looking:
-                        looking.start_soon(self._refresh)
+                    async with trio.open_nursery() as refreshing:
+                        refreshing.start_soon(self._refresh)
                         run = await client.wait(
                             self._run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self.progress.show
                         )
-                        looking.cancel_scope.cancel()
+                        refreshing.cancel_scope.cancel()
                 self.runtime.stop(why="the end of the run")
                 if run is not None:
                     # Before the drain, in which nodes of other runs may still finish (through v0).
                     await print_result(client, run, self.output, self.progress.elapsed)
                     if self._embedded and self.private and self.db != ":memory:" and self.output == "table":
                         db = ["--db", self.db] if self.db else []
-                        self.progress.print_message(f"look at it again with: {command_line(['ui', *db])}")
+                        self.progress.print_message(f"see it again with: {command_line(['ui', *db])}")
         if run is None:
             self.progress.print_message(self._how_to_continue(self._what_is_kept()))
             return INTERRUPTED
@@ -210,7 +212,7 @@ class LocalRun:
             self.progress.refresh()
 
     async def _find_run(self, client: StateManager) -> str:
-        """Return the id of the run, once the nodes are registered; start it, unless it is there."""
+        """Return the id of the run, once the nodes are registered; start it, unless it exists."""
         if self._run_id is not None:
             return self._run_id
         assert self.graph is not None
@@ -221,21 +223,21 @@ class LocalRun:
         reply = await client.trigger(self.graph.name, inputs=self.inputs, store=self.store, key=self.key)
         run_id: str = reply["run_id"]
         self._run_id = run_id
-        # Without a key one that existed is what a repeated request had started.
-        is_found = self.key is not None and not is_new(reply)
-        existed = f", which has the key {self.key!r} and existed already" if is_found else ""
+        # Without a key, a run that existed was started by the first of two equal requests.
+        existed_before = self.key is not None and not is_new(reply)
+        existed = f", which has the key {self.key!r} and existed already" if existed_before else ""
         self.progress.print_message(f"run {run_id} of graph {self.graph.name!r}{existed}")
-        if is_found and self._embedded:
+        if existed_before and self._embedded:
             self._require_nodes_of(await client.status(run_id))
         return run_id
 
     def _what_is_kept(self) -> str:
-        """Return what an interruption left of the run, once the runtime has ended."""
+        """Return what is kept of an interrupted run, once the runtime has ended."""
         lost = self.runtime.summary.abandoned + self.runtime.summary.unknown
         if not lost:
             return "interrupted; everything is kept"
-        what = f"what came of {plural(lost, 'state')} may not be stored, as the log says"
-        then = "those run again" if self._embedded else "those run again once their claims end"
+        what = f"the results of {plural(lost, 'state')} may not be stored, see the log"
+        then = "these run again" if self._embedded else "these run again once their claims end"
         return f"interrupted; {what}: {then}; the rest is kept"
 
     def _how_to_continue(self, kept: str = "interrupted; everything is kept") -> str:
@@ -282,12 +284,12 @@ class LocalRun:
     def _about_leftovers(self, runs: Sequence[RunSummary], more: bool, db: str) -> str:
         """Return a message about earlier unfinished runs, which this command does not continue."""
         assert self.graph is not None
-        named = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
+        names = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
         run_id = runs[0].run_id if len(runs) == 1 else "RUN"
         ours = all(run.graph_name == self.graph.name for run in runs)
         resume = self._command_to_resume(run_id, self.target if ours else "FILE")
         cancel = command_line(["runs", "cancel", run_id, "--namespace", self.runtime.namespace, "--db", db])
-        return f"not finished earlier: {named}; to continue: {resume}; to end: {cancel}"
+        return f"not finished earlier: {names}; to continue: {resume}; to end: {cancel}"
 
     def _command_to_resume(self, run_id: str, target: str) -> str:
         """Return the command that continues a run; it can be copied, and works in the same folder."""

@@ -12,9 +12,8 @@ from exotrio._util.words import listed, meant
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
-from exotrio.cli.interruption import run_until_stopped
 from exotrio.cli.lookup import find_graph
-from exotrio.cli.program import command_line
+from exotrio.cli.program import command_line, run_until_stopped
 from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.progress import progress_for
@@ -31,7 +30,7 @@ MAX_POLL_INTERVAL = 1.0
 def follow(connection: Connection, start: Start) -> int:
     """Show a run's progress until it ends, then its result; return the exit code.
 
-    SIGINT and SIGTERM end the following, not the run. ``start`` returns the id of the run; it may start it.
+    SIGINT and SIGTERM end this command, not the run. ``start`` returns the id of the run; it may start it.
     """
     progress, following = progress_for(), trio.CancelScope()
 
@@ -73,7 +72,7 @@ async def start_run(
     start_delay: float = 0.0,
     key: str | None = None,
 ) -> dict[str, Any]:
-    """Start a run, after checking that the values fit the graph, and return the reply. Say if it existed."""
+    """Check that the values fit the graph, start a run, and return the reply. Print if the run existed."""
     (await find_valid_graph(manager, graph))(inputs, store)
     reply = await manager.trigger(
         graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay), key=key
@@ -85,7 +84,7 @@ async def start_run(
 
 
 def is_new(reply: Mapping[str, Any]) -> bool:
-    """Whether a trigger started the run, and did not find it by its key."""
+    """Whether a trigger started a run: there was none with its key."""
     created: bool = reply.get("created", True)  # a server that speaks only v0 leaves it out
     return created
 
@@ -95,19 +94,18 @@ Check = Callable[[Mapping[str, str], Mapping[str, str]], None]
 
 async def find_valid_graph(manager: StateManager, graph: str) -> Check:
     """Check that a graph can be triggered, and return the check of the inputs and the store of its runs."""
-    known = await find_graph(manager, graph)
-    if known.validation_status is ValidationStatus.INVALID:
+    reply = await find_graph(manager, graph)
+    if reply.validation_status is ValidationStatus.INVALID:
         raise GraphInvalid(
             f"graph {graph!r} is invalid, so it cannot be triggered",
-            known.validation_errors,
+            reply.validation_errors,
             fix="fix it, or start the runtime that has its nodes; then apply it again",
         )
-    return check_of_values(graph, known.nodes, known.store_config)
+    return check_of_values(graph, reply.nodes, reply.store_config)
 
 
 def check_of_values(graph: str, nodes: Sequence[GraphNodeModel], store_config: StoreConfigModel) -> Check:
-    """Return what refuses inputs and store keys that the graph lacks, which would be ignored, and requires
-    its keys."""
+    """Return a check that refuses inputs and store keys the graph lacks, and requires its required keys."""
     followers = {name for node in nodes for name in node.next_nodes or ()}
     # Several roots are refused by the state manager.
     roots = [node for node in nodes if node.identifier not in followers and node.unites is None][:1]
@@ -129,7 +127,7 @@ def check_of_values(graph: str, nodes: Sequence[GraphNodeModel], store_config: S
                 )
         missing = [key for key in store_config.required_keys if key not in store]
         if missing:
-            wanted = " ".join(f"--store {key}=VALUE" for key in missing)
-            raise click.UsageError(f"graph {graph!r} needs more of its store: give {wanted}")
+            fix = " ".join(f"--store {key}=VALUE" for key in missing)
+            raise click.UsageError(f"graph {graph!r} needs more of its store: give {fix}")
 
     return check

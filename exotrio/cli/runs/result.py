@@ -12,15 +12,16 @@ from exotrio.cli.terminal.output import error_message, pairs, print_as
 from exotrio.client import Run, StateManager, StateStatus
 
 MAX_SHOWN = 20
-"""States whose outputs or errors are printed; of more states only the number is."""
+"""States whose outputs or errors are printed; others are only counted."""
 MAX_TRACEBACK = 30
 """Lines of a traceback that are printed."""
 
 
 async def print_result(client: StateManager, run: Run, form: str, elapsed: float) -> None:
-    """Print the result to standard output: of many outputs and errors the first ones.
+    """Print the result to standard output, with at most ``MAX_SHOWN`` outputs and as many errors.
 
-    ``elapsed`` is how long this command followed the run.
+    Args:
+        elapsed: Seconds for which this command followed the run.
     """
     graph = await client.run(run.run_id)
     template = GraphReply.model_validate(await client.get_graph(run.graph_name))
@@ -71,7 +72,7 @@ def _as_lines(run: Run, body: dict[str, Any], elapsed: float) -> list[str]:
 
 
 def _traceback_lines(error: str) -> list[str]:
-    """Return the lines of an error beside its message: the first and last ones of a long traceback."""
+    """Return the lines of an error except its message; of a long traceback the first and last ones."""
     lines = error.strip().splitlines()
     if lines and lines[-1] == message_line(error):
         lines.pop()
