@@ -40,9 +40,9 @@ def run_until_stopped(
 
     A signal that comes before the loop runs is handled before ``main`` is called.
     """
-    # Here, since --help needs no event loop.
     import trio
 
+    # Here, since --help needs no event loop.
     from exotrio._runtime.entry import run_blocking
     from exotrio._util.crossing import call_in_loop
 

@@ -3,13 +3,13 @@
 - ``declaration``: the parts, and the rules of their fields;
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
 - ``graph``: ``Graph``, declared as a list of nodes, or built by ``Graph.add``;
-- ``references``: what ``add`` returns, and what is made of it: references to outputs and to the store;
+- ``references``: what ``add`` returns, and references to outputs and to the store;
 - ``inputs``: the inputs of a node that is added: checked against its class, and as texts;
-- ``order``: which nodes that were added come before which, so that a reference has a value.
+- ``nodes``: the nodes that were added, and which come before which, so that a reference has a value.
 
-What is declared is checked where it is written. The rules of a whole graph are in ``manager/rules``; a graph
-that is built obeys them by construction (``tests/property/test_building.py``), but for what its nodes need
-of elsewhere: secrets, and nodes that are not registered.
+Each declaration is checked at its line. The rules of a complete graph are in ``manager/rules``; a graph that
+is built obeys them by construction (``tests/property/test_building.py``), except that secrets or registered
+nodes may be missing.
 """
 
 from __future__ import annotations

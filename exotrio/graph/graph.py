@@ -21,9 +21,9 @@ from exotrio.graph.declaration import (
     UnitesStrategyEnum,
     check_name,
 )
-from exotrio.graph.inputs import InputReader, node_name, outputs_of, plain_text
-from exotrio.graph.order import Order, Placed, followed
-from exotrio.graph.references import AddedNode, StoreReference, placed_of
+from exotrio.graph.inputs import Inputs, node_name, outputs_of, plain_text
+from exotrio.graph.nodes import GraphNode, followed
+from exotrio.graph.references import AddedNode, StoreReference, node_of
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _REQUIRED = object()
@@ -40,7 +40,7 @@ class _Parts(TypedDict, total=False):
 class Graph(Declaration):
     """A graph in Python, ready for ``StateManager.upsert_graph`` or ``python -m exotrio run``.
 
-    Either ``nodes`` lists its nodes, or ``add`` adds them one by one, and checks each where it is written::
+    Either ``nodes`` lists its nodes, or ``add`` adds them one by one, and checks each at its line::
 
         graph = Graph("audit", namespace="examples")
         plan = graph.add(Plan, root=graph.store("root", default="/usr/share"))
@@ -50,9 +50,9 @@ class Graph(Declaration):
 
     Args:
         name: Name of the graph in its namespace.
-        nodes: The places of the graph; exactly one has nothing before it, the root.
-        namespace: Namespace of the nodes that ``add`` is given without one. The graph itself is declared in
-            that of the ``StateManager``.
+        nodes: The nodes of the graph; exactly one follows no other, the root.
+        namespace: Namespace of the nodes that ``add`` adds without one. The graph itself is declared in that
+            of the ``StateManager``.
         secrets: Secret name to value. Values are encrypted at rest and never shown again.
         retry_policy: Defaults to ``RetryPolicyModel()``.
         store_config: Defaults to an empty store. ``store`` adds to it.
@@ -70,7 +70,7 @@ class Graph(Declaration):
     store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
     triggers: list[CronTrigger] = Field(default_factory=list)
 
-    _placed: dict[str, Placed] = PrivateAttr(default_factory=dict)
+    _added: dict[str, GraphNode] = PrivateAttr(default_factory=dict)
 
     def __init__(
         self,
@@ -106,23 +106,23 @@ class Graph(Declaration):
     ) -> AddedNode:
         """Add a node, which follows those whose outputs it refers to, and return it for further references.
 
-        The first node is the root. A further one follows the last of the nodes that its references are of, so
-        the others have to come before that one; or it says by ``after`` what it follows.
+        The first node is the root. Each other one follows the last of the nodes that it refers to, so the
+        others have to come before that one; or ``after`` names the nodes that it follows.
 
         Args:
-            node: The node class; or the name of one that cannot be imported here, such as another team's.
-                Of that one no input and no output is checked.
-            identifier: Name of the place in the graph. Defaults to the name of the class in lower case, with
+            node: The node class; or the name of one that cannot be imported here, such as another team's,
+                whose inputs and outputs are not checked.
+            identifier: Name of the node in the graph. Defaults to the name of the class in lower case, with
                 underscores between its words: ``Plan`` is ``plan``, ``SendMail`` is ``send_mail``.
             namespace: Namespace that the node is registered in. Defaults to the graph's.
-            after: Nodes that it follows, in place of those that its references are of: for an edge without
-                data. It runs once after each of them.
-            unites: A node before all that it follows: it runs once for each state of that, when
+            after: Nodes that it follows, instead of those that it refers to: for an edge without data. It
+                runs once after each of them.
+            unites: A node before all that it follows: it runs once for each state of that node, when
                 everything below that state has ended. Outputs below are lists, ``node.every.output``.
-            strategy: ``"ALL_SUCCESS"``, the default: it runs if nothing below failed; or ``"ALL_DONE"``:
-                whatever became of it. Only with ``unites``.
-            timeout_minutes: Most minutes for one execution here, as of ``GraphNodeModel``.
-            inputs: Further inputs, for names that are arguments here or no words of Python.
+            strategy: ``"ALL_SUCCESS"``, the default: it runs if nothing below failed; or ``"ALL_DONE"``: it
+                runs in any case. Only with ``unites``.
+            timeout_minutes: Limit in minutes for one execution here, as of ``GraphNodeModel``.
+            inputs: Further inputs, for names that are arguments here or not Python identifiers.
             fields: Inputs by name. A value is a reference (``plan.root``, ``graph.store("root")``); a value
                 of the field's type, or its text; or text with references in it, by an f-string. An
                 input without a value has the default of its class.
@@ -143,42 +143,46 @@ class Graph(Declaration):
             problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others)))
             if strategy is not None and unites is None:
                 problems.append("strategy= is only for a node with unites=")
-            read = InputReader(self._placed, self.store_config).read(node, {**(inputs or {}), **fields})
-            problems += read.problems
+            values = Inputs(node, {**(inputs or {}), **fields}, self._added, self.store_config)
+            problems += values.problems
             model = None
             try:
                 model = GraphNodeModel(
                     node_name=node_name(node),
                     namespace=namespace or "",
                     identifier=name,
-                    inputs=read.texts,
+                    inputs=values.texts,
                     unites=_unites(unites, strategy),
                     timeout_minutes=timeout_minutes,
                 )
             except ValidationError as error:
                 problems += readable_errors(error)
             if model is not None and not problems:
-                target = None if unites is None else placed_of(unites)
-                before = followed(target, list(dict.fromkeys(map(placed_of, after))), read.sources)
-                order = Order(identifier=model.identifier, unites=target, before=before)
-                problems += order.problems(next(iter(self._placed), None))
-                problems += read.check(order, self._placed.values()) if not problems else ()
+                target = None if unites is None else node_of(unites)
+                before = followed(target, list(dict.fromkeys(map(node_of, after))), values.sources)
+                added = GraphNode(model=model, outputs=outputs, unites=target, before=before)
+                problems += added.problems(next(iter(self._added), None))
+                problems += values.reference_problems(added, self._added.values()) if not problems else ()
                 if not problems:
-                    return self._place(model, outputs, order)
+                    for each in before:
+                        each.model.next_nodes = [*(each.model.next_nodes or ()), model.identifier]
+                    self.nodes.append(model)
+                    self._added[model.identifier] = added
+                    return AddedNode(added)
             raise GraphInvalid(f"node {name!r} cannot be added to graph {self.name!r}", problems)
         except GraphInvalid as error:
-            raise error.with_traceback(None) from None  # it ends at the caller's line, but for this one
+            raise error.with_traceback(None) from None  # so that it ends at the caller's line and this one
 
     def store(self, key: str, default: object = _REQUIRED) -> StoreReference:
-        """Return a reference to a key of the run's store, which is declared by that.
+        """Declare a key of the run's store, and return a reference to it.
 
         Args:
             key: Its name.
-            default: Its value, or the text of it, where a trigger gives none. Without one, each trigger has
-                to give the key, unless it was declared before.
+            default: Its value, or the text of it, for triggers without one. Without a default, each trigger
+                has to give the key, unless it was declared before.
 
         Raises:
-            GraphInvalid: the key cannot be one, or was declared in another way before.
+            GraphInvalid: the key is not valid, or was declared in another way before.
         """
         __tracebackhide__ = True
         config = self.store_config
@@ -194,7 +198,7 @@ class Graph(Declaration):
                 update = {"required_keys": [*config.required_keys, key]}
             else:
                 update = {"default_values": {**config.default_values, key: text}}
-            # A new one: the one that was given may be of other graphs too.
+            # A new object: other graphs may use the present one too.
             self.store_config = StoreConfigModel(**{**dict(config), **update})
         except ValidationError as error:
             raise GraphInvalid(
@@ -205,37 +209,23 @@ class Graph(Declaration):
         return StoreReference(key)
 
     def _wrong_arguments(self, name: str, namespace: str | None, nodes: Iterable[AddedNode]) -> Iterator[str]:
-        """Yield what is wrong with the arguments beside inputs."""
-        if self.nodes and not self._placed:
+        """Yield what is wrong with the arguments other than inputs."""
+        if self.nodes and not self._added:
             yield "the graph's nodes were given as a list: add all of them, or list all of them"
         if namespace is None:
             yield "it has no namespace: give namespace= to Graph(...) for all nodes, or here"
-        if name.strip() in self._placed:
-            yield f"there is another {name.strip()!r}: give this one a name of its own by identifier="
+        if name.strip() in self._added:
+            yield f"there is another {name.strip()!r}: give this one another name by identifier="
         for each in nodes:
             if not isinstance(each, AddedNode):
-                given = f"class {each.__name__}" if isinstance(each, type) else type(each).__name__
-                yield f"after= and unites= take what add() returned, not a {given}"
-            elif self._placed.get(placed_of(each).identifier) is not placed_of(each):
-                yield f"{placed_of(each).identifier!r} is a node of another graph"
-
-    def _place(self, model: GraphNodeModel, outputs: Mapping[str, Any] | None, order: Order) -> AddedNode:
-        placed = Placed(
-            model=model,
-            outputs=outputs,
-            certain=order.certain,
-            possible=order.possible,
-            above=order.above,
-        )
-        for each in order.before:
-            each.model.next_nodes = [*(each.model.next_nodes or ()), model.identifier]
-        self.nodes.append(model)
-        self._placed[model.identifier] = placed
-        return AddedNode(placed)
+                value = f"class {each.__name__}" if isinstance(each, type) else type(each).__name__
+                yield f"after= and unites= take what add() returned, not a {value}"
+            elif self._added.get(node_of(each).identifier) is not node_of(each):
+                yield f"{node_of(each).identifier!r} is a node of another graph"
 
 
 def _unites(unites: AddedNode | None, strategy: str | None) -> UnitesModel | None:
     if not isinstance(unites, AddedNode):
         return None
-    given = {} if strategy is None else {"strategy": strategy}
-    return UnitesModel.model_validate({"identifier": placed_of(unites).identifier, **given})
+    fields = {} if strategy is None else {"strategy": strategy}
+    return UnitesModel.model_validate({"identifier": node_of(unites).identifier, **fields})

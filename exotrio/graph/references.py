@@ -1,18 +1,18 @@
-"""What ``Graph.add`` returns, and the references that are made of it."""
+"""What ``Graph.add`` returns, and references to outputs and to the store."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import NoReturn
 
 from exotrio._util.words import listed, meant
 from exotrio.errors import GraphInvalid
-from exotrio.graph.order import Placed
+from exotrio.graph.nodes import GraphNode
 
 _WHEN = "its value is known only when the graph runs: let a node decide by it"
 _REPR = re.compile(r"<(?:(?:the|every) [^<>]+ of|[^<>]+ as|store key) '[^'<>]*'>")
-"""What ``repr`` makes of references and of nodes."""
+"""The ``repr`` of a reference or a node."""
 
 
 class NoSuchOutput(GraphInvalid, AttributeError):
@@ -29,8 +29,8 @@ class NoSuchOutput(GraphInvalid, AttributeError):
 class _Reference:
     """A reference, which becomes the text of a placeholder.
 
-    It stands for a value that is known only when the graph runs. So it is neither true nor false, and cannot
-    be compared: the result would be a constant in the graph.
+    Its value is known only when the graph runs. So it is neither true nor false, and cannot be compared: the
+    result would be a constant in the graph.
     """
 
     __slots__ = ()
@@ -56,23 +56,23 @@ class OutputReference(_Reference):
     """An output of a node. In an f-string, and as ``str``, it is ``${{ identifier.outputs.field }}``.
 
     Attributes:
-        placed: The node.
+        node: The node.
         field: Name of the output.
         many: Whether it is the list of the outputs of all its states.
     """
 
-    __slots__ = ("field", "many", "placed")
+    __slots__ = ("field", "many", "node")
 
-    def __init__(self, placed: Placed, field: str, many: bool) -> None:
-        self.placed: Placed = placed
+    def __init__(self, node: GraphNode, field: str, many: bool) -> None:
+        self.node: GraphNode = node
         self.field: str = field
         self.many: bool = many
 
     def __str__(self) -> str:
-        return f"${{{{ {self.placed.identifier}.outputs.{self.field} }}}}"
+        return f"${{{{ {self.node.identifier}.outputs.{self.field} }}}}"
 
     def __repr__(self) -> str:
-        return f"<{'every' if self.many else 'the'} {self.field} of {self.placed.identifier!r}>"
+        return f"<{'every' if self.many else 'the'} {self.field} of {self.node.identifier!r}>"
 
 
 class StoreReference(_Reference):
@@ -93,42 +93,43 @@ class StoreReference(_Reference):
 class _Outputs:
     """Has the outputs of a node as attributes and as items."""
 
-    __slots__ = ("_placed",)
+    __slots__ = ("_node",)
+    _many = False
 
-    def __init__(self, placed: Placed) -> None:
-        self._placed = placed
+    def __init__(self, node: GraphNode) -> None:
+        self._node = node
 
     def __getattr__(self, name: str) -> OutputReference:
-        if name.startswith("_"):  # what Python and its tools look for; no field begins so
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         __tracebackhide__ = True  # pytest shows the caller's line last
-        if problem := output_problem(self._placed, name):
+        if name.startswith("_"):  # Python and its tools look for such names; no field begins so
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if problem := output_problem(self._node, name):
             raise NoSuchOutput(problem, name)
-        return OutputReference(self._placed, name, isinstance(self, EveryOutput))
+        return OutputReference(self._node, name, self._many)
 
     def __getitem__(self, name: str) -> OutputReference:
-        __tracebackhide__ = True
-        if problem := output_problem(self._placed, name):
+        __tracebackhide__ = True  # not through __getattr__, which would be shown too
+        if problem := output_problem(self._node, name):
             raise NoSuchOutput(problem, name)
-        return OutputReference(self._placed, name, isinstance(self, EveryOutput))
+        return OutputReference(self._node, name, self._many)
 
     def __dir__(self) -> Iterable[str]:
-        return [*object.__dir__(self), *(self._placed.outputs or ())]
+        return [*object.__dir__(self), *(self._node.outputs or ())]
 
     def __format__(self, spec: str) -> NoReturn:
         raise GraphInvalid(f"{self!r} is a node, not one of its outputs", fix="write {node.output}")
 
-    __iter__ = None
-    """Not by ``__getitem__``."""
+    __iter__ = None  # else Python would iterate by __getitem__
 
 
 class EveryOutput(_Outputs):
     """The outputs of all states of a node, each as a list."""
 
     __slots__ = ()
+    _many = True
 
     def __repr__(self) -> str:
-        return f"<every {self._placed.model.node_name} as {self._placed.identifier!r}>"
+        return f"<every {self._node.model.node_name} as {self._node.identifier!r}>"
 
 
 class AddedNode(_Outputs):
@@ -141,31 +142,31 @@ class AddedNode(_Outputs):
 
     @property
     def every(self) -> EveryOutput:
-        """The outputs of all states of this node, for one that unites a node before it.
+        """The outputs of all states of this node, for a node that unites one before it.
 
         ``digest.every.line`` is the list of their outputs ``line``: for an input of type ``list`` or ``str``.
         """
-        return EveryOutput(self._placed)
+        return EveryOutput(self._node)
 
     def __repr__(self) -> str:
-        return f"<{self._placed.model.node_name} as {self._placed.identifier!r}>"
+        return f"<{self._node.model.node_name} as {self._node.identifier!r}>"
 
 
-def placed_of(node: AddedNode) -> Placed:
-    """Return the node behind what ``Graph.add`` returned."""
-    return node._placed
+def node_of(added: AddedNode) -> GraphNode:
+    """Return the node that ``Graph.add`` returned."""
+    return added._node
 
 
-def output_problem(placed: Placed, name: object) -> str | None:
+def output_problem(node: GraphNode, name: object) -> str | None:
     """Return why a node has no output of this name; None if it has, or if its class is not known."""
-    known: Mapping[str, Any] | None = placed.outputs
-    if isinstance(name, str) and (known is None or name in known):
+    outputs = node.outputs
+    if isinstance(name, str) and (outputs is None or name in outputs):
         return None
-    hint = meant(str(name), known or ()) or f": its outputs are {listed(known or ())}"
-    return f"{placed.model.node_name} has no output {name!r}{hint}"
+    hint = meant(str(name), outputs or ()) or f": its outputs are {listed(outputs or ())}"
+    return f"{node.model.node_name} has no output {name!r}{hint}"
 
 
 def repr_in(text: str) -> str | None:
-    """Return what in a text is the ``repr`` of a reference or a node, as ``!r`` makes it; None if nothing."""
-    found = _REPR.search(text)
-    return None if found is None else found[0]
+    """Return the first ``repr`` of a reference or a node in a text, as ``!r`` writes it; None without one."""
+    match = _REPR.search(text)
+    return None if match is None else match[0]

@@ -217,7 +217,7 @@ OTHER = audit()[1]
         ),
         (lambda g, p, s, d: g.add(Plan, identifier="b", after=s), "input 'root' is missing"),
         (lambda g, p, s, d: g.add(Digest, identifer="b", path=s.path), "did you mean 'identifier'?"),
-        (lambda g, p, s, d: g.add(Digest, path=s.path), "there is another 'digest': give this one a name"),
+        (lambda g, p, s, d: g.add(Digest, path=s.path), "there is another 'digest': give this one another"),
         (lambda g, p, s, d: g.add(Digest, identifier="store", path=s.path), "'store' is reserved"),
         (
             lambda g, p, s, d: g.add(WriteReport, sizes=d.siez),

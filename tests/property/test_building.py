@@ -107,7 +107,7 @@ def test_a_node_can_be_added_where_the_state_manager_accepts_it_and_nowhere_else
     plan: Plan, data: st.DataObject
 ) -> None:
     graph = built(plan, explicit=True)
-    added = {name: AddedNode(placed) for name, placed in graph._placed.items()}
+    added = {name: AddedNode(node) for name, node in graph._added.items()}
     # What its references are of, and what it unites, is most often what decides.
     name = st.sampled_from(sorted(added))
     after = data.draw(st.lists(name, max_size=2, unique=True), label="after")
