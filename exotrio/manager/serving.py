@@ -33,7 +33,8 @@ from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy
 from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
-from exotrio.manager.api.operations import METRICS, PROBES, operation_routes
+from exotrio.manager.api.operations import operation_routes
+from exotrio.manager.api.routing import starlette_routes
 from exotrio.manager.app import create_app
 from exotrio.manager.background import in_background
 from exotrio.manager.database import choose_database, place_of_keys
@@ -326,10 +327,11 @@ def _key(db: str | Path, settings: Settings) -> Key:
 
 
 def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: str) -> ASGIApp:
-    app = Starlette(routes=operation_routes(service.store, metrics), exception_handlers=EXCEPTION_HANDLERS)
+    table = operation_routes(service.store, metrics, open_metrics=True)
+    app = Starlette(routes=starlette_routes(table), exception_handlers=EXCEPTION_HANDLERS)
     # Off loopback under any name: scrapers and probes call a pod by its address.
     hosts = loopback_names(host) if is_loopback(host) else None
-    keyed = KeyRequired(app, store=service.store, key=key, open_paths=PROBES | {METRICS})
+    keyed = KeyRequired(app, store=service.store, key=key, open_paths=[route.path for route in table])
     return CheckedHost(keyed, hosts)
 
 

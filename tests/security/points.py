@@ -585,7 +585,7 @@ POINTS = (
         "Other writes do not wait while large secrets are masked: that happens before the transaction.",
         ["manager/test_secrets::test_others_are_served_while_the_secrets_of_a_graph_are_masked"],
         Change(
-            "manager/api/masking.py",
+            BODIES,
             "await service.compute(mask, items, secrets)",
             "await service.store.write(lambda tx: mask(items, secrets))",
         ),
@@ -905,7 +905,7 @@ POINTS = (
     Point(
         "The description of the API is made once, however many clients request it at the same time.",
         ["manager/test_openapi::test_however_many_ask_at_once_the_description_is_made_once"],
-        Change("manager/api/openapi.py", "        if made is None:\n", "        if True:\n"),
+        Change("manager/api/openapi.py", "        if self._made is not None:  #", "        if False:  #"),
     ),
     # -- a database that fails, hangs, or is shared
     Point(

@@ -2,21 +2,20 @@
 
 ==============  ===================================================================================
 ``app``         ``create_api``: all routes behind the key
-``routing``     routes made of tables of (method, path, endpoint)
-``bodies``      reading bodies within limits, large ones in a thread
+``routing``     endpoints marked with their routes; parses their bodies and queries
+``bodies``      reading bodies within limits, large ones in a thread; masking secrets in outcomes
 ``json``        parsing bodies and path values, replies; every exception as a JSON error
-``masking``     secrets masked in outcomes before they are recorded
 ``v0``          ``/v0/...``: what stock runtimes, clients and dashboards call
 ``native``      ``/exotrio/v1/...``: leases, batches and long polls, for exotrio's own runtime
 ``inspection``  native routes for people: overview, checkup, export, runtimes (drain, tasks)
 ``operations``  probes, ``/metrics``, and the reply that is a copy of the database
 ``metrics``     what Prometheus scrapes
-``openapi``     ``/openapi.json``, which ``document`` makes of ``descriptions``, and ``/docs``, a page of that
+``openapi``     ``/openapi.json``, made of the marks and the models, and ``/docs``, a page of that
 ==============  ===================================================================================
 
 Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. A
 claim's write is awaited even if the client goes away, and what it took is released if the reply cannot be
 written. A long poll ends when the client goes away or the server stops. v0 keeps the shapes and status codes
-of the stock server; what is new has a route below ``/exotrio/v1``. Each has a line in
-``descriptions``. From outside import ``app``; ``serving`` also the replies of its probes and metrics.
+of the stock server; what is new has a route below ``/exotrio/v1``. From outside import ``app``; ``serving``
+also the routes of probes and metrics.
 """

@@ -7,7 +7,7 @@ are handled at the same time may have only so many values together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -15,7 +15,9 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from exotrio._httpd import Budget
+from exotrio._wire.native import OutcomeItem
 from exotrio.manager.api.json import parse_model
+from exotrio.manager.engine.masking import has_texts, mask, secrets_to_mask
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.service import Service
 
@@ -84,6 +86,15 @@ async def read_parsed(request: Request, parse: Callable[..., T], *args: object) 
 async def read_model(request: Request, model: type[M]) -> M:
     """Parse the body as ``model``; errors as of ``read_body`` and ``parse_model``."""
     return await read_parsed(request, parse_model, model)
+
+
+async def masked(service: Service, items: Sequence[OutcomeItem]) -> list[OutcomeItem]:
+    """Return outcomes with the secrets of their graphs masked in errors and log lines."""
+    state_ids = [item.state_id for item in items if has_texts(item)]
+    if not state_ids:
+        return list(items)
+    secrets = await service.store.read(secrets_to_mask, state_ids, service.cipher)
+    return await service.compute(mask, items, secrets) if secrets else list(items)
 
 
 def count_values(body: bytes) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Any, TypeVar, get_origin
 
 import trio
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -141,17 +142,23 @@ def entries_refused(refusal: EntriesRefused, name: str) -> Unprocessable:
     )
 
 
-def read_query(request: Request, model: type[M], *, lists: Collection[str] = ()) -> M:
+def read_query(request: Request, model: type[M]) -> M:
     """Parse the query parameters as ``model``; raise Unprocessable if they are not of that form.
 
-    Of a repeated parameter the last value counts, unless it is one of ``lists``.
+    Of a repeated parameter the last value counts, unless its field is a list.
     """
-    given = request.query_params
-    fields = {name: given.getlist(name) if name in lists else value for name, value in given.items()}
+    sent, lists = request.query_params, _list_fields(model)
+    fields = {name: sent.getlist(name) if name in lists else value for name, value in sent.items()}
     try:
         return model.model_validate(fields)
     except ValidationError as error:
         raise Unprocessable(_items(error, "query")) from None
+
+
+@cache
+def _list_fields(model: type[BaseModel]) -> frozenset[str]:
+    fields = model.model_fields.items()
+    return frozenset(name for name, field in fields if get_origin(field.annotation) is list)
 
 
 def _items(error: ValidationError, *part: str | int, body: bytes = b"") -> list[dict[str, Any]]:

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from exotrio._httpd import is_crowded, stopping_event
 from exotrio._util.words import readable_errors
 from exotrio._wire import native, operations
-from exotrio._wire.graphs import GraphsQuery
+from exotrio._wire.graphs import GraphPage, GraphsQuery
+from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_OUTPUTS,
@@ -28,7 +28,7 @@ from exotrio._wire.vocabulary import (
     StateStatus,
     from_ms,
 )
-from exotrio.manager.api.bodies import read_model, read_parsed
+from exotrio.manager.api.bodies import masked, read_parsed
 from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
@@ -36,13 +36,11 @@ from exotrio.manager.api.json import (
     in_time,
     parse_entries,
     parse_json,
-    read_query,
     reply,
     unprocessable,
 )
-from exotrio.manager.api.masking import masked
 from exotrio.manager.api.operations import BackupReply, BackupSlot
-from exotrio.manager.api.routing import namespace_routes, routes_of
+from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, outcomes, releases, retries, workers
 from exotrio.manager.engine import runs as runs_engine
@@ -61,39 +59,20 @@ T = TypeVar("T")
 CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
 
 
-def native_routes(service: Service) -> list[Route]:
-    api = _Native(service)
-    everywhere = routes_of([("GET", NATIVE_ROOT, api.discover), ("GET", operations.BACKUP_PATH, api.backup)])
-    return everywhere + namespace_routes(
-        NATIVE_ROOT,
-        [
-            ("POST", "/claim", api.claim),
-            ("POST", "/outcomes", api.record),
-            ("POST", "/release", api.release),
-            ("GET", "/graphs", api.graphs),
-            ("DELETE", "/graph/{graph}", api.delete_graph),
-            ("POST", "/graph/{graph}/trigger", api.trigger),
-            ("POST", "/graph/{graph}/runs", api.trigger_many),
-            ("GET", "/run/{run_id}", api.run),
-            ("POST", "/run/{run_id}/cancel", api.cancel),
-            ("POST", "/run/{run_id}/retry", api.retry),
-            ("GET", "/runs", api.runs),
-            ("GET", "/states", api.states),
-            ("GET", "/state/{state_id}", api.state),
-            ("POST", "/heartbeat", api.heartbeat),
-        ],
-    )
+NS = NATIVE_ROOT + "/namespace/{namespace}"
 
 
-class _Native:
+class Native:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._store = service.store
         self._backup_slot = BackupSlot()
 
+    @ApiRoute("GET", NATIVE_ROOT, "Say which native API this is", native.Discovery)
     async def discover(self, request: Request) -> Response:
         return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
 
+    @ApiRoute("GET", operations.BACKUP_PATH, "Send a copy of the database", operations.BACKUP_TYPE)
     async def backup(self, request: Request) -> Response:
         if self._store.is_shared:
             command = f"pg_dump --format=custom --file=exotrio.dump {shlex.quote(self._service.database)}"
@@ -104,8 +83,8 @@ class _Native:
             )
         return BackupReply(self._store, self._backup_slot)
 
-    async def claim(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, native.NativeClaimRequest)
+    @ApiRoute("POST", NS + "/claim", "Claim states under a lease")
+    async def claim(self, request: Request, namespace: str, body: native.NativeClaimRequest) -> Response:
         claimed = await self._claim_or_wait(request, namespace, body)
         answer = self._claim_reply(claimed)
         if body.wait_ms and not claimed.states and is_crowded(request.scope):
@@ -161,6 +140,13 @@ class _Native:
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
+    @ApiRoute(
+        "POST",
+        NS + "/outcomes",
+        "Report outcomes, and claim along",
+        native.ItemsReply,
+        body=list[native.OutcomeItem | native.ClaimItem],
+    )
     async def record(self, request: Request, namespace: str) -> Response:
         items, wanted = await read_parsed(request, _read_outcomes)
         good = await masked(self._service, [item for item in items if not isinstance(item, native.ItemReply)])
@@ -183,8 +169,8 @@ class _Native:
         answers = [item if isinstance(item, native.ItemReply) else next(in_order) for item in items]
         return reply({"items": answers}) if wanted is None else self._claim_reply(claimed, items=answers)
 
-    async def release(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, native.ReleaseRequest)
+    @ApiRoute("POST", NS + "/release", "Hand states back", native.ItemsReply)
+    async def release(self, request: Request, namespace: str, body: native.ReleaseRequest) -> Response:
         if (body.states is None) == (body.claim_id is None):
             raise unprocessable("value_error", ["body"], "give states or claim_id")
         if body.claim_id is not None:
@@ -196,27 +182,38 @@ class _Native:
             items = await self._store.write(releases.release, namespace, body.states or [], body.delay_ms)
         return reply({"items": items})
 
-    async def graphs(self, request: Request, namespace: str) -> Response:
-        after = read_query(request, GraphsQuery).after
-        page = await self._store.look(graph_queries.list_graphs, namespace, after)
+    @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage)
+    async def graphs(self, request: Request, namespace: str, query: GraphsQuery) -> Response:
+        page = await self._store.look(graph_queries.list_graphs, namespace, query.after)
         content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.graphs), to_json(page.next))
         return Response(content, media_type="application/json")
 
-    async def delete_graph(self, request: Request, namespace: str, graph: str) -> Response:
-        cancel_runs = read_query(request, operations.DeletionQuery).cancel_runs
-        deleted, cancelled = await self._service.delete_graph(namespace, graph, cancel_runs=cancel_runs)
+    @ApiRoute("DELETE", NS + "/graph/{graph}", "Delete a graph with its runs", operations.DeletedGraph)
+    async def delete_graph(
+        self, request: Request, namespace: str, graph: str, query: operations.DeletionQuery
+    ) -> Response:
+        deleted, cancelled = await self._service.delete_graph(namespace, graph, cancel_runs=query.cancel_runs)
         return reply(
             operations.DeletedGraph(
                 namespace=namespace, graph_name=graph, deleted_runs=deleted, cancelled_runs=cancelled
             )
         )
 
-    async def trigger(self, request: Request, namespace: str, graph: str) -> Response:
-        run = _new_run(await read_model(request, native.NativeTriggerRequest))
-        started = await self._store.write(runs_engine.trigger, namespace, graph, run)
+    @ApiRoute("POST", NS + "/graph/{graph}/trigger", "Start a run, once for an id or a key", TriggerReply)
+    async def trigger(
+        self, request: Request, namespace: str, graph: str, body: native.NativeTriggerRequest
+    ) -> Response:
+        started = await self._store.write(runs_engine.trigger, namespace, graph, _new_run(body))
         shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
         return reply(shown)
 
+    @ApiRoute(
+        "POST",
+        NS + "/graph/{graph}/runs",
+        "Start many runs",
+        native.TriggerManyReply,
+        body=dict[str, list[native.NativeTriggerRequest]],
+    )
     async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
         entries = await read_parsed(request, parse_entries, "runs", native.NativeTriggerRequest)
         runs = [_new_run(entry) for entry in entries]
@@ -227,8 +224,9 @@ class _Native:
         ids, created = [run.run_id for run in started], [run.created for run in started]
         return reply({"run_ids": ids, "created": created})
 
-    async def run(self, request: Request, namespace: str, run_id: str) -> Response:
-        longest = _longest_wait(request, read_query(request, native.RunQuery).wait_ms)
+    @ApiRoute("GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", native.Run)
+    async def run(self, request: Request, namespace: str, run_id: str, query: native.RunQuery) -> Response:
+        longest = _longest_wait(request, query.wait_ms)
         run = None
         if longest > 0:
             show = run_queries.show_run_once_ended
@@ -239,28 +237,32 @@ class _Native:
             )
         return reply(run or await self._store.read(run_queries.show_run, namespace, run_id))
 
+    @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", native.Run)
     async def cancel(self, request: Request, namespace: str, run_id: str) -> Response:
         await self._store.write(runs_engine.cancel, namespace, run_id)
         return reply(await self._store.read(run_queries.show_run, namespace, run_id))
 
-    async def retry(self, request: Request, namespace: str, run_id: str) -> Response:
-        body = await read_model(request, operations.RetryRunRequest)
+    @ApiRoute("POST", NS + "/run/{run_id}/retry", "Retry the failed states of a run", operations.RunRetry)
+    async def retry(
+        self, request: Request, namespace: str, run_id: str, body: operations.RetryRunRequest
+    ) -> Response:
         return reply(await self._store.write(retries.retry_run, namespace, run_id, body.request_id))
 
-    async def runs(self, request: Request, namespace: str) -> Response:
-        query = read_query(request, operations.RunsQuery)
+    @ApiRoute("GET", NS + "/runs", "Search runs", operations.RunPage)
+    async def runs(self, request: Request, namespace: str, query: operations.RunsQuery) -> Response:
         return reply(await self._store.look(run_queries.list_runs, namespace, query))
 
-    async def states(self, request: Request, namespace: str) -> Response:
-        query = read_query(request, operations.StatesQuery, lists={"status"})
+    @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage)
+    async def states(self, request: Request, namespace: str, query: operations.StatesQuery) -> Response:
         page = await self._store.look(state_queries.list_states, namespace, query)
         return reply(page.model_dump(mode="json", exclude_unset=True))
 
+    @ApiRoute("GET", NS + "/state/{state_id}", "Show the history of a state", operations.StateHistory)
     async def state(self, request: Request, namespace: str, state_id: str) -> Response:
         return reply(await self._store.look(show_history, namespace, state_id, self._service.monotonic()))
 
-    async def heartbeat(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, native.HeartbeatRequest)
+    @ApiRoute("POST", NS + "/heartbeat", "Renew leases", native.HeartbeatReply)
+    async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> Response:
         terms, now, in_process = self._service.terms, self._service.monotonic(), LOCAL in request.scope
         items, commands = await self._store.write(
             workers.heartbeat, namespace, body, now, terms, in_process=in_process

@@ -1,68 +1,70 @@
-"""``/openapi.json`` and ``/docs``: both APIs described, from the classes that parse and make their bodies.
+"""``/openapi.json`` and ``/docs``: both APIs described, from the table of routes and the models in it.
 
-They ask for no key, as at the stock state manager: they are the same everywhere, and say nothing of what a
-state manager holds. The page loads nothing and has no script.
+They need no key, as at the stock state manager: they are the same everywhere, and say nothing of what a state
+manager holds. The page loads nothing and has no script.
 """
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 from markupsafe import Markup
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from exotrio._wire.vocabulary import KEY_HEADER
-from exotrio.manager.api.routing import routes_of
+from exotrio._wire.vocabulary import KEY_HEADER, NATIVE_VERSION
+from exotrio.manager.api.routing import ApiRoute, routes_of
 from exotrio.manager.service import Service
 
-OPEN = frozenset({"/openapi.json", "/docs"})
-"""Paths without a key."""
 STYLE = (
     "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
     "overflow-wrap:anywhere;background:Canvas;color:CanvasText}"
     "details{border-top:1px solid #8886;padding:.3rem 0}summary{cursor:pointer}"
     "td,th{text-align:left;vertical-align:top;padding:.1rem 1rem .1rem 0}code{font-size:.9em}"
 )
+_REFS = "#/components/schemas/"
 
 
-def description_routes(service: Service, routes: Iterable[Route]) -> list[Route]:
-    """Return the routes that describe ``routes`` and themselves."""
-    described: list[Route] = list(routes)
-    made: tuple[bytes, bytes, dict[str, str]] | None = None
+class Descriptions:
+    """The routes that describe ``routes`` and themselves."""
 
-    def make() -> tuple[bytes, bytes, dict[str, str]]:
-        nonlocal made
-        if made is None:
-            made = _describe(described)
-        return made
+    def __init__(self, service: Service, routes: Iterable[ApiRoute]) -> None:
+        self._service = service
+        self._routes = [*routes, *routes_of(self)]
+        self._made: tuple[Response, Response] | None = None
 
-    async def once() -> tuple[bytes, bytes, dict[str, str]]:
+    @ApiRoute("GET", "/openapi.json", "This description", is_open=True)
+    async def document(self, request: Request) -> Response:
+        return (await self._make_once())[0]
+
+    @ApiRoute("GET", "/docs", "This description as a page", "text/html", is_open=True)
+    async def page(self, request: Request) -> Response:
+        return (await self._make_once())[1]
+
+    async def _make_once(self) -> tuple[Response, Response]:
         # In the thread for computations, one at a time: it takes a quarter of a second, and any client may
         # request it many times before it is made. A call that is cancelled meanwhile leaves it made.
-        return await service.compute(make) if made is None else made
+        made = self._made
+        return await self._service.compute(self._make) if made is None else made
 
-    async def document(request: Request) -> Response:
-        content, _, _ = await once()
-        return Response(content, media_type="application/json")
-
-    async def page(request: Request) -> Response:
-        _, content, headers = await once()
-        return Response(content, headers=headers, media_type="text/html")
-
-    own = routes_of([("GET", "/openapi.json", document), ("GET", "/docs", page)])
-    described += own
-    return own
+    def _make(self) -> tuple[Response, Response]:
+        if self._made is not None:  # by the call that this one waited for
+            return self._made
+        self._made = _describe(self._routes)
+        return self._made
 
 
-def _describe(routes: Iterable[Route]) -> tuple[bytes, bytes, dict[str, str]]:
-    """Return the document, its page and the headers of the page."""
+def _describe(routes: Sequence[ApiRoute]) -> tuple[Response, Response]:
+    """Return the document, and its page."""
     # Here: most state managers are never asked for it.
-    from exotrio.manager.api.document import document_of
     from exotrio.manager.web.page import render
 
     digest = b64encode(sha256(STYLE.encode()).digest()).decode()
@@ -70,4 +72,79 @@ def _describe(routes: Iterable[Route]) -> tuple[bytes, bytes, dict[str, str]]:
     headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
     document = document_of(routes)
     page = render("api.html", document=document, style=Markup(STYLE), header=KEY_HEADER)
-    return to_json(document), page.encode(), headers
+    return (
+        Response(to_json(document), media_type="application/json"),
+        Response(page.encode(), headers=headers, media_type="text/html"),
+    )
+
+
+class _Schemas(GenerateJsonSchema):
+    def ser_schema(self, schema: Any) -> Any:
+        # Those around a whole model leave out what is not set; its fields stay as they are.
+        return None if schema["type"] == "function-wrap" else super().ser_schema(schema)
+
+
+def document_of(routes: Iterable[ApiRoute]) -> dict[str, Any]:
+    """Return the description of routes in OpenAPI 3.1."""
+    routes = [replace(route, path=re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)) for route in routes]
+    routes.sort(key=lambda route: (route.path.startswith("/exotrio"), route.path, route.method))
+    types: list[tuple[tuple[int, str], JsonSchemaMode, Any]] = []
+    for number, route in enumerate(routes):
+        parts: tuple[tuple[str, JsonSchemaMode, Any], ...] = (
+            ("body", "validation", route.body),
+            ("query", "validation", route.query),
+            ("reply", "serialization", None if isinstance(route.reply, str) else route.reply),
+        )
+        types += [
+            ((number, part), mode, TypeAdapter(of_part).core_schema)
+            for part, mode, of_part in parts
+            if of_part is not None
+        ]
+    schemas, definitions = _Schemas(ref_template=_REFS + "{model}").generate_definitions(types)
+    by_part = {key: schema for (key, _), schema in schemas.items()}
+    paths: dict[str, dict[str, Any]] = {}
+    for number, route in enumerate(routes):
+        of_route = {part: by_part.get((number, part)) for part in ("body", "query", "reply")}
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, of_route, definitions)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "exotrio state manager", "version": NATIVE_VERSION},
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": definitions,
+            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": KEY_HEADER}},
+        },
+    }
+
+
+def _operation(route: ApiRoute, schemas: Mapping[str, Any], definitions: Mapping[Any, Any]) -> dict[str, Any]:
+    integers = ("page", "size")
+    parameters: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "integer" if name in integers else "string"},
+        }
+        for name in re.findall(r"\{(\w+)\}", route.path)
+    ]
+    if query := schemas["query"]:
+        fields = definitions[query["$ref"].removeprefix(_REFS)]["properties"]
+        parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()]
+    if isinstance(route.reply, str):
+        content: dict[str, Any] = {route.reply: {}}
+    else:
+        content = {"application/json": {"schema": schemas["reply"] or {}}}
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "responses": {str(route.status): {"description": "Done", "content": content}},
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    if schemas["body"]:
+        content = {"application/json": {"schema": schemas["body"]}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if route.is_open:
+        operation["security"] = []
+    return operation

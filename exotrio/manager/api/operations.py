@@ -10,12 +10,12 @@ import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import trio
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import stopping_event
@@ -24,15 +24,12 @@ from exotrio._wire.operations import BACKUP_TYPE, SIGN_IN_PATH, SignInLink
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.json import reply
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
-from exotrio.manager.api.routing import routes_of
+from exotrio.manager.api.routing import ApiRoute, routes_of
 from exotrio.manager.engine.managers import keep_backup
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import Replaced, Store
 from exotrio.manager.store.sqlite.copy import copied
 
-PROBES = frozenset({"/health", "/livez", "/readyz"})
-"""Paths without a key: probes have none, and the replies reveal nothing."""
-METRICS = "/metrics"
 MAX_WRITE = 2.0
 CACHED = 1.0
 """Seconds for which a check of the writer counts, so that strangers cannot keep it busy."""
@@ -46,45 +43,54 @@ SLOW_AFTER = 10.0
 logger = logging.getLogger("exotrio.manager.http")
 
 
-def operation_routes(store: Store, metrics: ManagerMetrics | None) -> list[Route]:
-    operations = _Operations(store, metrics)
-    table = [("GET", "/livez", operations.livez), ("GET", "/readyz", operations.readyz)]
+def operation_routes(
+    store: Store, metrics: ManagerMetrics | None, *, open_metrics: bool = False
+) -> list[ApiRoute]:
+    routes = routes_of(_Probes(store))
     if metrics is not None:
-        table.append(("GET", METRICS, operations.metrics))
-    return routes_of(table)
+        routes += [replace(route, is_open=open_metrics) for route in routes_of(_Scraping(metrics))]
+    return routes
 
 
-def sign_in_routes(make_sign_in_link: Callable[[str], Awaitable[str]]) -> list[Route]:
-    """Return the route by which a client with the key signs in a browser that does not have it."""
+class SignInLinks:
+    """The route by which a client with the key signs in a browser that does not have it."""
 
-    async def make_link(request: Request) -> Response:
-        return reply(SignInLink(path=await make_sign_in_link("")))
+    def __init__(self, make_sign_in_link: Callable[[str], Awaitable[str]]) -> None:
+        self._make_sign_in_link = make_sign_in_link
 
-    return routes_of([("POST", SIGN_IN_PATH, make_link)])
+    @ApiRoute("POST", SIGN_IN_PATH, "Let a browser sign in, once", SignInLink)
+    async def make_link(self, request: Request) -> Response:
+        return reply(SignInLink(path=await self._make_sign_in_link("")))
 
 
-class _Operations:
-    def __init__(self, store: Store, metrics: ManagerMetrics | None) -> None:
-        self._store = store
+class _Scraping:
+    def __init__(self, metrics: ManagerMetrics) -> None:
         self._metrics = metrics
+
+    @ApiRoute("GET", "/metrics", "Metrics for Prometheus", "text/plain")
+    async def metrics(self, request: Request) -> Response:
+        headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
+        return Response(await self._metrics.render(), headers=headers)
+
+
+class _Probes:
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._looking = trio.Lock()
         self._looked_at = -CACHED
         self._problem = ""
 
+    @ApiRoute("GET", "/livez", "Say that the process serves", "text/plain", is_open=True)
     async def livez(self, request: Request) -> Response:
         # This loop serves every request: an answer shows that it runs. A database that is away or hangs does
         # not count: what restarts this process by it would restart all state managers, and cure nothing.
         return PlainTextResponse("ok\n")
 
+    @ApiRoute("GET", "/readyz", "Say whether the database can be written", "text/plain", is_open=True)
     async def readyz(self, request: Request) -> Response:
         stopping = stopping_event(request.scope)
         problem = "stopping" if stopping is not None and stopping.is_set() else await self._look()
         return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
-
-    async def metrics(self, request: Request) -> Response:
-        assert self._metrics is not None, "without metrics there is no route to them"
-        headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
-        return Response(await self._metrics.render(), headers=headers)
 
     async def _look(self) -> str:
         """Return why nothing can be written; an empty text if something can."""

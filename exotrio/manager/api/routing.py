@@ -1,63 +1,110 @@
-"""Routes of Starlette, made of tables of (method, path, endpoint)."""
+"""Routes: endpoints that are marked with what they serve, and the Starlette routes made of them.
+
+A mark says which method and path an endpoint serves, and what it replies. What it takes are its parameters:
+each parameter of the path by its name, and ``body`` and ``query``, whose annotations are the models that they
+are parsed as. ``openapi`` describes the API by the same marks.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Concatenate
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio.manager.api.bodies import RELEASE
-from exotrio.manager.api.json import path_name
+from exotrio.manager.api.bodies import RELEASE, read_model
+from exotrio.manager.api.json import path_name, read_query
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-NamespaceEndpoint = Callable[Concatenate[Request, str, ...], Awaitable[Response]]
-"""Is given the namespace, and by name what else its path names."""
-
-
-def namespace_routes(root: str, table: Iterable[tuple[str, str, NamespaceEndpoint]]) -> list[Route]:
-    """Return routes below ``root/namespace/{namespace}``. A graph or a node is trimmed, as it is stored."""
-
-    def given(endpoint: NamespaceEndpoint) -> Endpoint:
-        def called(request: Request) -> Awaitable[Response]:
-            namespace = path_name(request, "namespace")
-            named = {
-                name: path_name(request, name).strip() if name in ("graph", "node") else text
-                for name, text in request.path_params.items()
-                if name != "namespace"
-            }
-            return endpoint(request, namespace, **named)
-
-        return called
-
-    return routes_of(
-        (method, f"{root}/namespace/{{namespace}}{path}", given(endpoint)) for method, path, endpoint in table
-    )
+Endpoint = Callable[..., Awaitable[Response]]
+E = TypeVar("E", bound=Endpoint)
+_MARK = "_exotrio_route"
 
 
-def routes_of(table: Iterable[tuple[str, str, Endpoint]]) -> list[Route]:
-    """Return Starlette routes: one per path, with or without a slash at its end, dispatching on the method.
+@dataclass(frozen=True, slots=True)
+class ApiRoute:
+    """One method of one path. As a decorator it marks a method of a class as the endpoint.
+
+    Attributes:
+        summary: One line for the description of the API.
+        reply: The type of the reply, a media type if that is a text, or None for any JSON.
+        body: The type of the body, if there is one. It is given only for an endpoint that takes no ``body``,
+            but reads it by itself.
+        status: Of a reply that is not an error.
+        is_open: No key is needed.
+        query: The model of the query, if there is one.
+        takes_body: Whether the endpoint takes the parsed body.
+        endpoint: Called with the request, and by name with all else that it takes.
+    """
+
+    method: str
+    path: str
+    summary: str
+    reply: Any = None
+    body: Any = None
+    status: int = 200
+    is_open: bool = False
+    query: Any = None
+    takes_body: bool = False
+    endpoint: Endpoint | None = None
+
+    def __call__(self, endpoint: E) -> E:
+        setattr(endpoint, _MARK, self)
+        return endpoint
+
+
+def routes_of(api: object) -> list[ApiRoute]:
+    """Return the routes of an object whose class has endpoints that are marked."""
+    routes = []
+    for name, member in vars(type(api)).items():
+        if isinstance(marked := getattr(member, _MARK, None), ApiRoute):
+            taken = _models(member)
+            routes.append(replace(marked, endpoint=getattr(api, name), takes_body="body" in taken, **taken))
+    return routes
+
+
+@cache
+def _models(endpoint: Endpoint) -> dict[str, Any]:
+    hints = get_type_hints(endpoint)
+    return {name: hints[name] for name in ("body", "query") if name in hints}
+
+
+def starlette_routes(routes: Iterable[ApiRoute]) -> list[Route]:
+    """Return Starlette's routes: one per path, with or without a slash at its end, dispatching on the method.
 
     Starlette answers 405 from the first route whose path matches, so the methods of a path must
     share one route.
     """
-    by_path: dict[str, dict[str, Endpoint]] = {}
-    for method, path, endpoint in table:
-        by_path.setdefault(path, {})[method] = endpoint
-    routes = [Route(path, _dispatcher(methods), methods=list(methods)) for path, methods in by_path.items()]
+    by_path: dict[str, dict[str, ApiRoute]] = {}
     for route in routes:
-        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + "/?$")
-    return routes
+        by_path.setdefault(route.path, {})[route.method] = route
+    made = [Route(path, _dispatcher(methods), methods=list(methods)) for path, methods in by_path.items()]
+    for each in made:
+        each.path_regex = re.compile(each.path_regex.pattern.removesuffix("$") + "/?$")
+    return made
 
 
-def _dispatcher(methods: dict[str, Endpoint]) -> Endpoint:
+def _dispatcher(methods: dict[str, ApiRoute]) -> Callable[[Request], Awaitable[Response]]:
     async def dispatch(request: Request) -> Response:
+        # Starlette adds HEAD to every route that has GET.
+        route = methods["GET" if request.method == "HEAD" else request.method]
+        arguments: dict[str, Any] = {**request.path_params}
+        if "namespace" in arguments:
+            arguments["namespace"] = path_name(request, "namespace")
+        for name in ("graph", "node"):
+            if name in arguments:
+                arguments[name] = path_name(request, name).strip()  # as it is stored
+        if route.query is not None:
+            arguments["query"] = read_query(request, route.query)
         try:
-            # Starlette adds HEAD to every route that has GET.
-            return await methods["GET" if request.method == "HEAD" else request.method](request)
+            if route.takes_body:
+                arguments["body"] = await read_model(request, route.body)
+            assert route.endpoint is not None
+            return await route.endpoint(request, **arguments)
         finally:
             if release := request.scope.get(RELEASE):
                 release()

@@ -8,17 +8,15 @@ from functools import partial
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from exotrio._util.words import plural
 from exotrio._wire import v0
-from exotrio._wire.graphs import CancelledTriggers, GraphRequest
+from exotrio._wire.graphs import CancelledTriggers, GraphReply, GraphRequest, GraphsReply
 from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
-from exotrio.manager.api.bodies import read_body, read_model
+from exotrio.manager.api.bodies import masked, read_body
 from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
-from exotrio.manager.api.masking import masked
-from exotrio.manager.api.routing import namespace_routes, routes_of
+from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import claims, outcomes, retries, runs
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
@@ -30,40 +28,14 @@ from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View
 
-
-def v0_routes(service: Service) -> list[Route]:
-    """Return the routes of v0. Each path is served with and without a slash at its end."""
-    api = _V0(service)
-    everywhere = routes_of([("GET", "/health", api.health), ("GET", "/v0/namespaces", api.list_namespaces)])
-    return everywhere + namespace_routes(
-        "/v0",
-        [
-            ("PUT", "/nodes", api.register),
-            ("GET", "/nodes", api.list_nodes),
-            ("GET", "/graphs", api.list_graphs),
-            ("PUT", "/graph/{graph}", api.upsert_graph),
-            ("GET", "/graph/{graph}", api.get_graph),
-            ("POST", "/graph/{graph}/trigger", api.trigger),
-            ("DELETE", "/graph/{graph}/triggers", api.cancel_triggers),
-            ("POST", "/states/enqueue", api.claim),
-            ("POST", "/state/{state_id}/executed", api.executed),
-            ("POST", "/state/{state_id}/errored", api.errored),
-            ("POST", "/state/{state_id}/prune", api.prune),
-            ("POST", "/state/{state_id}/re-enqueue-after", api.requeue),
-            ("POST", "/state/{state_id}/manual-retry", api.manual_retry),
-            ("GET", "/state/{state_id}/secrets", api.secrets),
-            ("GET", "/runs/{page}/{size}", api.list_runs),
-            ("GET", "/states/run/{run_id}/graph", api.run_graph),
-            ("GET", "/graph/{graph}/run/{run_id}/node/{state_id}", api.state),
-        ],
-    )
+NS = "/v0/namespace/{namespace}"
 
 
 def _joined(page: graph_queries.GraphPage) -> bytes:
     return b",".join(page.graphs)
 
 
-class _V0:
+class V0:
     """The endpoints, in the order of the protocol's sections."""
 
     def __init__(self, service: Service) -> None:
@@ -71,26 +43,32 @@ class _V0:
         self._store = service.store
         self._cipher = service.cipher
 
+    @ApiRoute("GET", "/health", "Say that the process serves", is_open=True)
     async def health(self, request: Request) -> Response:
         return reply({"message": "OK"})
 
     # -- nodes and graphs
 
-    async def register(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, v0.RegisterRequest)
+    @ApiRoute("PUT", NS + "/nodes", "Register nodes", v0.RegisterReply)
+    async def register(self, request: Request, namespace: str, body: v0.RegisterRequest) -> Response:
         await self._store.write(graphs_engine.register, namespace, body)
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
         shown = v0.RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
         return reply(shown.model_dump())
 
+    @ApiRoute("GET", NS + "/nodes", "List registered nodes", v0.NodesReply)
     async def list_nodes(self, request: Request, namespace: str) -> Response:
         nodes = await self._store.look(graph_queries.list_nodes, namespace)
         return reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
 
+    @ApiRoute("GET", "/v0/namespaces", "List namespaces that have registered nodes")
     async def list_namespaces(self, request: Request) -> Response:
         namespaces = await self._store.look(graph_queries.list_namespaces)
         return reply({"namespaces": namespaces, "count": len(namespaces)})
 
+    @ApiRoute(
+        "PUT", NS + "/graph/{graph}", "Create or replace a graph", GraphReply, body=GraphRequest, status=201
+    )
     async def upsert_graph(self, request: Request, namespace: str, graph: str) -> Response:
         body = await read_body(request)
         now_ms = await self._store.read(lambda view: view.now_ms)
@@ -103,9 +81,11 @@ class _V0:
         self._service.scheduler.notify()
         return reply(shown, 201)
 
+    @ApiRoute("GET", NS + "/graph/{graph}", "Show a graph", GraphReply)
     async def get_graph(self, request: Request, namespace: str, graph: str) -> Response:
         return reply(await self._store.read(graphs_engine.get_graph, namespace, graph))
 
+    @ApiRoute("GET", NS + "/graphs", "List graphs", GraphsReply)
     async def list_graphs(self, request: Request, namespace: str) -> Response:
         def begin(view: View) -> tuple[int, graph_queries.GraphPage]:
             return graph_queries.count_graphs(view, namespace), graph_queries.list_graphs(view, namespace)
@@ -126,13 +106,21 @@ class _V0:
                 yield b"," + _joined(page)
         yield b"]}"
 
-    async def trigger(self, request: Request, namespace: str, graph: str) -> Response:
-        body = await read_model(request, v0.TriggerRequest)
+    @ApiRoute("POST", NS + "/graph/{graph}/trigger", "Start a run", v0.TriggerReply)
+    async def trigger(
+        self, request: Request, namespace: str, graph: str, body: v0.TriggerRequest
+    ) -> Response:
         run = runs.NewRun(inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key)
         started = await self._store.write(runs.trigger, namespace, graph, run)
         of_key = {} if body.key is None else {"created": started.created}
         return reply({"status": StateStatus.CREATED, "run_id": started.run_id, **of_key})
 
+    @ApiRoute(
+        "DELETE",
+        NS + "/graph/{graph}/triggers",
+        "Cancel the cron triggers of a graph until it is put again",
+        CancelledTriggers,
+    )
     async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
         # Proposed for the stock state manager, and in none of its releases.
         count = await self._store.write(graphs_engine.cancel_schedules, namespace, graph)
@@ -143,8 +131,8 @@ class _V0:
 
     # -- states
 
-    async def claim(self, request: Request, namespace: str) -> Response:
-        body = await read_model(request, v0.ClaimRequest)
+    @ApiRoute("POST", NS + "/states/enqueue", "Claim states, without a lease")
+    async def claim(self, request: Request, namespace: str, body: v0.ClaimRequest) -> Response:
         limit = min(body.batch_size, MAX_BATCH)
         claimer = self._service.claimer(local=LOCAL in request.scope)
         limits = dict.fromkeys(body.nodes, limit)
@@ -164,27 +152,38 @@ class _V0:
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
-    async def executed(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, v0.ExecutedRequest)
+    @ApiRoute("POST", NS + "/state/{state_id}/executed", "Report outputs of a state", v0.OutcomeReply)
+    async def executed(
+        self, request: Request, namespace: str, state_id: str, body: v0.ExecutedRequest
+    ) -> Response:
         # What was parsed is not validated again: there may be 200,000 outputs.
         item = ExecutedItem.model_construct(state_id=state_id, token="", outputs=body.outputs)
         await self._record(namespace, item)
         return reply({"status": StateStatus.EXECUTED})
 
-    async def errored(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, v0.ErroredRequest)
+    @ApiRoute("POST", NS + "/state/{state_id}/errored", "Report an error of a state", v0.OutcomeReply)
+    async def errored(
+        self, request: Request, namespace: str, state_id: str, body: v0.ErroredRequest
+    ) -> Response:
         item = ErroredItem(state_id=state_id, token="", error=body.error)
         recorded = await self._record(namespace, item)
         return reply({"status": StateStatus.ERRORED, "retry_created": recorded.retry_created})
 
-    async def prune(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, v0.PruneRequest)
+    @ApiRoute("POST", NS + "/state/{state_id}/prune", "End a branch at a state", v0.OutcomeReply)
+    async def prune(self, request: Request, namespace: str, state_id: str, body: v0.PruneRequest) -> Response:
         item = PrunedItem(state_id=state_id, token="", data=body.data)
         recorded = await self._record(namespace, item, repeatable=True)
         return reply({"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after})
 
-    async def requeue(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, v0.RequeueRequest)
+    @ApiRoute(
+        "POST",
+        NS + "/state/{state_id}/re-enqueue-after",
+        "Run a state again after some milliseconds",
+        v0.OutcomeReply,
+    )
+    async def requeue(
+        self, request: Request, namespace: str, state_id: str, body: v0.RequeueRequest
+    ) -> Response:
         item = RequeuedItem(state_id=state_id, token="", delay_ms=body.enqueue_after)
         recorded = await self._record(namespace, item, repeatable=True)
         return reply({"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after})
@@ -202,11 +201,19 @@ class _V0:
             return recorded
         raise Refused(400, recorded.detail or "this outcome was already recorded")
 
-    async def manual_retry(self, request: Request, namespace: str, state_id: str) -> Response:
-        body = await read_model(request, v0.ManualRetryRequest)
+    @ApiRoute("POST", NS + "/state/{state_id}/manual-retry", "Retry a state that ended badly", v0.StateRetry)
+    async def manual_retry(
+        self, request: Request, namespace: str, state_id: str, body: v0.ManualRetryRequest
+    ) -> Response:
         new_id = await self._store.write(retries.retry_by_hand, namespace, state_id, body.fanout_id)
         return reply({"id": new_id, "status": StateStatus.CREATED})
 
+    @ApiRoute(
+        "GET",
+        NS + "/state/{state_id}/secrets",
+        "Give the holder of a state the secrets of its node",
+        v0.SecretsReply,
+    )
     async def secrets(self, request: Request, namespace: str, state_id: str) -> Response:
         token = request.headers.get(LEASE_HEADER)
         owner, graph, ciphertexts = await self._store.read(runs.secrets_of, namespace, state_id, token)
@@ -218,13 +225,16 @@ class _V0:
 
     # -- runs
 
+    @ApiRoute("GET", NS + "/runs/{page}/{size}", "List runs, newest first", v0.RunList)
     async def list_runs(self, request: Request, namespace: str, page: str, size: str) -> Response:
         numbers = path_int("page", page), path_int("size", size)
         return reply(await self._store.look(run_queries.list_runs_v0, namespace, *numbers))
 
+    @ApiRoute("GET", NS + "/states/run/{run_id}/graph", "Show the states of a run", v0.RunGraph)
     async def run_graph(self, request: Request, namespace: str, run_id: str) -> Response:
         return reply(await self._store.look(run_queries.show_run_graph, namespace, run_id))
 
+    @ApiRoute("GET", NS + "/graph/{graph}/run/{run_id}/node/{state_id}", "Show a state", v0.StateDetail)
     async def state(
         self, request: Request, namespace: str, graph: str, run_id: str, state_id: str
     ) -> Response:
