@@ -2,15 +2,14 @@
 
 ::
 
-    executor        Executor: runs a claim and returns its outcome, or None if the state is to be released
+    executor        Executor: runs an execution and returns its report: an outcome, or a release
     node_task       NodeTask: the task that a worker runs its nodes in, until a node spoils it
-    handle          Execution: what the rest of the runtime sees of one run, and may do to it; and which
+    handle          Execution: one run of the node of a claim, as the rest of the runtime sees it; and which
                     state a log line belongs to
-    results         from what a node returned, or a signal that it raised, to the outcome
+    results         from texts to the instance of a node; from what that returned or raised to the outcome
     error_text      the text of its error: own frames, bounded, without secrets
     output          the lines that one execution logs and prints: the first and the last
     capture         hears them, in this process, and passes all of it on
-    call            NodeCall: the class of a node and the texts it gets, and the instance made of them
     spans           the span of an execution, if the program traces
     places          where nodes run: on the Trio loop, in a thread, in an asyncio loop
     processes       the fourth place: a pool of worker processes
@@ -26,7 +25,7 @@ line read the context variables of ``handle``.
 
 Rules that hold:
 
-1. Nothing that a node raises leaves ``Executor.outcome_of``, with two exceptions: a ``trio.Cancelled`` that
+1. Nothing that a node raises leaves ``Executor.report_of``, with two exceptions: a ``trio.Cancelled`` that
    came from outside, and a KeyboardInterrupt that Trio raised in the node and that is meant for the
    application.
 2. Node code is not trusted. Before an exception of it is asked for anything that its class may have

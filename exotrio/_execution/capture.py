@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from exotrio._execution.handle import state_context
+from exotrio._execution.handle import execution_context
 from exotrio._execution.output import Output, output_context
 
 OURS = "exotrio"
@@ -74,7 +74,7 @@ def _open_output() -> Output | None:
 
 
 def _is_of_a_state() -> bool:
-    return state_context.get() is not None or output_context.get() is not None
+    return execution_context.get() is not None or output_context.get() is not None
 
 
 class _Stream:

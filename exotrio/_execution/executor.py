@@ -1,4 +1,4 @@
-"""Run one node for one claimed state, and return its outcome. Nothing is sent from here but the request
+"""Runs executions, and returns what is to be reported of each. Nothing is sent from here but the request
 for secrets. Nothing that a node raises leaves here, except ``trio.Cancelled`` that is not its own, and a
 Ctrl-C that is meant for the application."""
 
@@ -7,21 +7,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from exotrio._execution.call import NodeCall
 from exotrio._execution.error_text import bounded, error_text
-from exotrio._execution.handle import Execution, hide
-from exotrio._execution.node_task import Attempt, NodeTask
+from exotrio._execution.handle import RELEASED, Execution, execution_context
+from exotrio._execution.node_task import NodeTask
+from exotrio._execution.output import output_context
 from exotrio._execution.places import InAsyncio, InThreads, OnTrio, Place
 from exotrio._execution.processes import InProcesses
 from exotrio._execution.results import failure_of, misfit
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER
 from exotrio._nodes.base import BaseNode, RunsIn, place_of
-from exotrio._nodes.outcome import Errored, Outcome
+from exotrio._nodes.outcome import Errored, Released, Report
 from exotrio._util.backoff import Backoff
 from exotrio._util.exceptions import leaves
 from exotrio._util.redaction import redactor_of
@@ -38,7 +39,7 @@ SECRETS_PAUSES = Backoff(0.5, 10.0)
 
 
 class Executor:
-    """Runs claims, each node in its place.
+    """Runs executions, each node in its place.
 
     Args:
         workers: Tasks that run nodes: how many nodes may be stuck grows with them.
@@ -90,24 +91,22 @@ class Executor:
 
     async def run(
         self,
-        claim: Claim,
         execution: Execution,
         *,
         confirm: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
-    ) -> Outcome | None:
-        """Run the node of ``claim`` in a task of its own, and return its outcome: ``attempt`` in one call."""
-        attempt = Attempt(claim, execution)
-        await NodeTask().run(partial(self.attempt, attempt, confirm=confirm))
-        return self.outcome_of(attempt)
+    ) -> Report:
+        """Run an execution in a separate task, and return what is to be reported: ``run_in`` in one call."""
+        await NodeTask().run(partial(self.run_in, execution, confirm=confirm))
+        return self.report_of(execution)
 
-    async def attempt(
+    async def run_in(
         self,
-        attempt: Attempt,
+        execution: Execution,
         task: NodeTask,
         *,
         confirm: Callable[[], Awaitable[None]],
     ) -> None:
-        """Run the node of ``attempt`` in ``task``. ``outcome_of`` tells what came of it.
+        """Run the node of ``execution`` in ``task``. ``report_of`` returns how it ended.
 
         Args:
             confirm: Awaited last before the node begins, to be sure that the state is still held after
@@ -117,91 +116,85 @@ class Executor:
             Spoiled: the task has to end before anything else is awaited in it.
 
         Cancellation:
-            Ends the node, and is then raised by ``outcome_of``. ``execution.cancel()`` instead ends the node
+            Ends the node, and is then raised by ``report_of``. ``execution.cancel()`` instead ends the node
             without an outcome, unless the node returns a value all the same. So does the node's timeout,
             but with an error.
         """
-        claim, execution = attempt.claim, attempt.execution
+        claim = execution.claim
+        execution_context.set(execution)
+        output_context.set(execution.output)
         node = self._nodes.get(claim.node_name)
         if node is None:
             known = ", ".join(sorted(self._nodes))
             what = f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}"
-            attempt.error = None
-            attempt.outcome = misfit(what, (), "its class has to be given to a runtime")
+            execution.error = None
+            execution.report = misfit(what, (), "its class has to be given to a runtime")
             return
         if why := self._why_not(node):
             log.warning("releasing state %s: %s", claim.state_id, why)
-            attempt.error = None
+            execution.error = None
             return
-        execution.graph_timeout = claim.timeout
-        task.begin(attempt)
+        task.begin(execution)
         try:
             with execution.scope:
-                secrets = await self._secrets(node, claim, execution)
-                if secrets is not None:
+                if await self._fetch_secrets_of(node, execution):
                     await confirm()
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    call = NodeCall(
-                        node=node,
-                        inputs=claim.inputs,
-                        secrets=secrets,
-                        shown=_shown(claim),
-                        trace=claim.execution,
-                    )
-                    attempt.outcome = await self._place_of[node].run(call, execution)
+                    execution.report = await self._place_of[node].run(node, execution)
             # If the scope caught a Cancelled, the runtime ended the node.
-            attempt.error = None
+            execution.error = None
         except BaseException as error:
-            attempt.error = error
+            execution.error = error
         task.end()
 
-    def outcome_of(self, attempt: Attempt) -> Outcome | None:
-        """Return the outcome of an attempt; None if its state is to be released.
+    def report_of(self, execution: Execution) -> Report:
+        """Return the outcome of an execution that ended, with what it logged; or that its state is released.
 
         Raises:
             BaseException: what is meant for the runtime or the application, not for the node.
         """
-        claim, execution = attempt.claim, attempt.execution
-        error, attempt.error = attempt.error, None  # its traceback refers to the attempt: a cycle
+        error, execution.error = execution.error, None  # its traceback refers to the execution: a cycle
+        report = execution.report
         if error is not None:
             if passing := self._passing(error, execution):
                 raise passing
-            return self._failed(error, claim, execution)
-        if attempt.outcome is None and execution.timed_out:
-            return self._timed_out(claim, execution)
-        return attempt.outcome
+            report = self._failed(error, execution)
+        elif isinstance(report, Released) and execution.timed_out:
+            report = self._timed_out(execution)
+        logs = () if execution.output is None else execution.output.close()
+        if isinstance(report, Released):
+            logs = ()
+        if logs or execution.span is not None:
+            report = replace(report, logs=logs, trace=execution.trace)
+        return report
 
-    async def _secrets(
-        self, node: type[BaseNode], claim: Claim, execution: Execution
-    ) -> Mapping[str, str] | None:
-        """Return the secrets that the node needs, masked from now on.
+    async def _fetch_secrets_of(self, node: type[BaseNode], execution: Execution) -> bool:
+        """Fetch the secrets that the node needs, which are masked from now on.
 
-        None if they cannot be fetched, several times: that is not an error of the state.
+        False if they cannot be fetched, several times: that is not an error of the state.
         """
         if not node.Secrets.model_fields:
-            return {}
+            return True
+        state_id = execution.claim.state_id
         for attempt in range(SECRETS_TRIES):
             try:
-                secrets = await self._fetch_secrets(claim)
+                execution.secrets = await self._fetch_secrets(execution.claim)
             except ManagerError as error:
                 if execution.draining or attempt == SECRETS_TRIES - 1:
-                    log.warning(
-                        "releasing state %s: its secrets cannot be fetched: %s", claim.state_id, error
-                    )
-                    return None
+                    log.warning("releasing state %s: its secrets cannot be fetched: %s", state_id, error)
+                    return False
                 at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
                 delay = min(SECRETS_PAUSES.pause(attempt, at_least), SECRETS_PAUSES.cap)
-                log.debug("state %s: fetching its secrets again in %.2f s: %s", claim.state_id, delay, error)
+                log.debug("state %s: fetching its secrets again in %.2f s: %s", state_id, delay, error)
             else:
-                execution.progress.redactor = redactor_of(secrets.values())
-                hide(execution.progress.redactor)
-                return secrets
+                execution.progress.redactor = redactor_of(execution.secrets.values())
+                return True
             await trio.sleep(delay)
         raise AssertionError("unreachable")
 
-    def _failed(self, error: BaseException, claim: Claim, execution: Execution) -> Outcome | None:
-        redactor = execution.progress.redactor
+    def _failed(self, error: BaseException, execution: Execution) -> Report:
+        claim, redactor = execution.claim, execution.progress.redactor
         failure = failure_of(self._nodes[claim.node_name], error, redactor)
         if execution.cancelled:
             if failure.line:
@@ -211,22 +204,21 @@ class Executor:
                     claim.node_name,
                     failure.line,
                 )
-            return None
+            return RELEASED
         if execution.timed_out:
             errored = failure.outcome
             if not isinstance(errored, Errored):  # a signal came too late
                 errored = Errored(error_text(error, redactor))
-            return self._timed_out(claim, execution, errored.error, retry=errored.retry)
+            return self._timed_out(execution, errored.error, retry=errored.retry)
         if failure.line and isinstance(failure.outcome, Errored):
             log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, failure.line)
             log.info("%s", failure.outcome.error)
         return failure.outcome
 
-    def _timed_out(
-        self, claim: Claim, execution: Execution, then: str = "", *, retry: bool = True
-    ) -> Errored:
+    def _timed_out(self, execution: Execution, then: str = "", *, retry: bool = True) -> Errored:
+        claim = execution.claim
         whose = f"timeout of {claim.node_name}"
-        if execution.timeout == execution.graph_timeout:
+        if execution.timeout == claim.timeout:
             whose = f"timeout_minutes of {claim.identifier} in its graph"
         text = f"timed out after {execution.timeout:g} s ({whose})"
         if then:
@@ -246,7 +238,3 @@ class Executor:
             if cancelled and issubclass(type(leaf), trio.Cancelled):
                 passing = leaf
         return passing
-
-
-def _shown(claim: Claim) -> str:
-    return f"state {claim.state_id} ({claim.node_name})"

@@ -1,13 +1,12 @@
-"""The handle of one run of a node: what the rest of the runtime may see of it, and do to it. And which
-state a log line belongs to, whoever writes it: node code, or a library that it calls."""
+"""One execution of a node: its claim, its report, and what the rest of the runtime may see of it and do to
+it. And which execution a log line belongs to, whether node code writes it or a library that it calls."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 import anyio
 import trio
@@ -15,33 +14,42 @@ import trio
 from exotrio._execution.output import Output
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping, StopView
+from exotrio._nodes.outcome import Released, Report
 from exotrio._nodes.progress import ProgressView
-from exotrio._util.redaction import NO_SECRETS, Redactor
+from exotrio._util.tracing import Span
+
+RELEASED = Released()
 
 
 class Execution:
-    """The handle of one run of a node: to tell it that the runtime stops, to cancel it, to give it up.
-
-    Made and used in the runtime's loop.
+    """One execution of the node of a claim. Created and used in the runtime's loop.
 
     Attributes:
+        claim: The state and its inputs.
+        secrets: The values of the node's secrets by name, once they are fetched.
+        span: Its span, if the program traces.
+        report: What the node returned, as an outcome. ``Executor.report_of`` returns what is to be reported.
+        error: What the node raised. Set until the node ends in the usual way.
         view: What the node sees of why it should stop.
         began: Node code was entered: a release from then on counts as cancelled.
         elsewhere: Node code runs in another thread or process, where no Ctrl-C can arrive.
-        graph_timeout: Seconds that the graph gives the node, or None.
         timeout: Seconds that the node may take: of its class or the graph, whichever is less.
         on_drain: Called when the node is told to drain, by whoever has to pass that on.
         output: What it logs and prints, if that is captured.
     """
 
-    def __init__(self, *, captures: bool = False) -> None:
+    def __init__(self, claim: Claim, *, captures: bool = False, span: Span | None = None) -> None:
+        self.claim = claim
+        self.secrets: Mapping[str, str] = {}
+        self.span = span
+        self.report: Report = RELEASED
+        self.error: BaseException | None = RuntimeError("the node gave its Trio task away")
         self.view = StopView()
         self.progress = ProgressView()
         self.output = Output(self.progress) if captures else None
         self.scope = anyio.CancelScope()  # nodes run through anyio
         self.began = False
         self.elsewhere = False
-        self.graph_timeout: float | None = None
         self.timeout = math.inf
         self.on_drain: Callable[[], None] | None = None
         self._in_thread = False
@@ -56,7 +64,7 @@ class Execution:
     def begin(self, timeout: float | None) -> None:
         """Node code is entered: its time begins. ``timeout`` is that of its class, if it has one."""
         self.began = True
-        limits = [limit for limit in (timeout, self.graph_timeout) if limit is not None]
+        limits = [limit for limit in (timeout, self.claim.timeout) if limit is not None]
         if limits and not self.cancelled:
             self.timeout = min(limits)
             self.view.now = trio.lowlevel.current_clock().current_time
@@ -80,6 +88,11 @@ class Execution:
         """Wait no longer: a node in a thread is stuck."""
         self.cancel()
         self.scope.cancel()
+
+    @property
+    def trace(self) -> str | None:
+        """Its trace context; None if it is not traced."""
+        return None if self.span is None else self.span.context
 
     @property
     def draining(self) -> bool:
@@ -108,26 +121,14 @@ class Execution:
                 # Only the thread could not be cancelled. Whatever follows it on the loop can.
                 self.scope.cancel()
 
-
-@dataclass(slots=True)
-class StateContext:
-    """The state whose node runs, and what masks the secrets that it was given."""
-
-    claim: Claim
-    redactor: Redactor = NO_SECRETS
+    def __str__(self) -> str:
+        return f"state {self.claim.state_id} ({self.claim.node_name})"
 
 
 # Tasks and threads that a node starts inherit these.
-state_context: ContextVar[StateContext | None] = ContextVar("exotrio_state", default=None)
+execution_context: ContextVar[Execution | None] = ContextVar("exotrio_execution", default=None)
 phase_context: ContextVar[Callable[[], str] | None] = ContextVar("exotrio_phase", default=None)
 """Returns the phase of the runtime that the line comes from."""
-
-
-def hide(redactor: Redactor) -> None:
-    """Keep the secrets that ``redactor`` masks out of log lines about the state whose node runs."""
-    context = state_context.get()
-    if context is not None:
-        context.redactor = redactor
 
 
 def claim_fields(claim: Claim) -> dict[str, object]:

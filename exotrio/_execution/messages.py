@@ -36,7 +36,6 @@ class Job:
     target: Target
     inputs: Mapping[str, object]
     secrets: Mapping[str, str]
-    shown: str
     trace: str | None
     draining: bool
     captures: bool

@@ -16,46 +16,27 @@ from operator import is_not
 import trio
 
 from exotrio._execution.handle import Execution
-from exotrio._link.port import Claim
-from exotrio._nodes.outcome import Outcome
-
-
-class Attempt:
-    """One run of a node.
-
-    Attributes:
-        outcome: What the node returned, as an outcome.
-        error: What it raised. Set until the node ends in the usual way.
-    """
-
-    __slots__ = ("claim", "error", "execution", "outcome")
-
-    def __init__(self, claim: Claim, execution: Execution) -> None:
-        self.claim = claim
-        self.execution = execution
-        self.outcome: Outcome | None = None
-        self.error: BaseException | None = RuntimeError("the node gave its Trio task away")
 
 
 class Spoiled(BaseException):
-    """Ends a task in which a node left something, or raised. ``NodeTask.unfinished`` is its attempt."""
+    """Ends a task in which a node left something, or raised. ``NodeTask.unfinished`` is its execution."""
 
 
 class NodeTask:
     """A task that runs nodes, with a nursery of its own around it.
 
     Attributes:
-        unfinished: The attempt whose node ended the task, once ``run`` has returned.
+        unfinished: The execution whose node ended the task, once ``run`` has returned.
     """
 
     def __init__(self) -> None:
-        self.unfinished: Attempt | None = None
+        self.unfinished: Execution | None = None
 
     async def run(self, serve: Callable[[NodeTask], Awaitable[object]]) -> None:
         """Call ``serve`` in the task, and return once it returned or a node ended the task.
 
         What ``serve`` raises between nodes is raised. What comes out of the task with a node is the error of
-        that attempt: raised by another task of the node, or by Trio about scopes that it left open.
+        that execution: raised by another task of the node, or by Trio about scopes that it left open.
         """
         try:
             async with trio.open_nursery() as self._nursery:
@@ -78,10 +59,10 @@ class NodeTask:
             if len(self._nursery.child_tasks) > 1:
                 self._nursery.cancel_scope.cancel()
 
-    def begin(self, attempt: Attempt) -> None:
+    def begin(self, execution: Execution) -> None:
         """Enter that a node begins."""
-        self.unfinished = attempt
-        self._task.name = attempt.claim.node_name
+        self.unfinished = execution
+        self._task.name = execution.claim.node_name
         self._context = copy_context()
 
     def end(self) -> None:
@@ -90,10 +71,10 @@ class NodeTask:
         Raises:
             Spoiled: no other node may run in this task. Nothing may be awaited in it any more, either.
         """
-        attempt, scope = self.unfinished, self._nursery.cancel_scope
-        assert attempt is not None
+        execution, scope = self.unfinished, self._nursery.cancel_scope
+        assert execution is not None
         if (
-            attempt.error is not None
+            execution.error is not None
             or len(self._nursery.child_tasks) > 1
             or scope.cancel_called
             or scope.shield

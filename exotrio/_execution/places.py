@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from exotrio._execution.call import NodeCall
 from exotrio._execution.handle import Execution
-from exotrio._execution.results import returned
+from exotrio._execution.results import instance_of, returned
 from exotrio._execution.threads import StuckNodes, call_in_thread
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.outcome import Errored, Outcome
@@ -28,33 +27,34 @@ class Place(ABC):
         """Why no other node is begun here; empty if they are. From any thread."""
         return ""
 
-    async def run(self, call: NodeCall, execution: Execution) -> Outcome:
-        """Run a node and return the outcome of what it returned. Raises what it raises.
+    async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
+        """Run ``node`` and return the outcome of what it returned. Raises what it raises.
 
         Cancellation:
             Ends the node as it can be ended in this place.
         """
-        execution.begin(call.node.timeout)
-        instance = call.instance(execution.view, execution.progress)
+        execution.begin(node.timeout)
+        inputs, secrets = execution.claim.inputs, execution.secrets
+        instance = instance_of(node, inputs, secrets, execution.view, execution.progress)
         if isinstance(instance, Errored):
             return instance
         if execution.output is not None:
             execution.output.is_open = True
-        return returned(call.node, await self._execute(instance, call, execution))
+        return returned(node, await self._execute(instance, execution))
 
     async def aclose(self) -> None:
         """End what was begun for this place. Shielded, for up to ``deadlines.CLOSE``."""
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     @abstractmethod
-    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         """Return what ``execute`` returns."""
 
 
 class OnTrio(Place):
     """On the Trio loop of the runtime."""
 
-    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         value = instance.execute()
         return await value if inspect.isawaitable(value) else value  # it is not, of a decorated method
 
@@ -71,10 +71,10 @@ class InThreads(Place):
     def why_not(self) -> str:
         return self._stuck.why
 
-    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         execution.elsewhere = True
         with execution.in_thread():
-            value = await call_in_thread(instance.execute, call.shown, self._stuck)
+            value = await call_in_thread(instance.execute, str(execution), self._stuck)
         execution.elsewhere = False
         # A decorator made the method plain; what it returned still belongs on the loop.
         return await value if inspect.isawaitable(value) else value
@@ -99,10 +99,10 @@ class InAsyncio(Place):
         if self._thread is not None:
             await self._thread.aclose()
 
-    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         from exotrio._execution.asyncio_thread import AsyncioThread  # here, since it imports asyncio
 
         execution.elsewhere = True
         if self._thread is None or self._thread.ended:
             self._thread = AsyncioThread(self._stuck, self._changed)
-        return await self._thread.call(instance.execute, call.shown)
+        return await self._thread.call(instance.execute, str(execution))

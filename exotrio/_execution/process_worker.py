@@ -29,7 +29,6 @@ from typing import Any
 import trio
 
 from exotrio._children.parent_process import SIGNALS, ParentProcess, die_with_parent, unblock_signals
-from exotrio._execution.call import NodeCall
 from exotrio._execution.capture import captured
 from exotrio._execution.error_text import error_line, error_text
 from exotrio._execution.messages import (
@@ -44,7 +43,7 @@ from exotrio._execution.messages import (
     Setup,
 )
 from exotrio._execution.output import Output, output_context
-from exotrio._execution.results import Failure, failure_of, returned
+from exotrio._execution.results import Failure, failure_of, instance_of, returned
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._nodes.base import BaseNode, Stopping, StopView
 from exotrio._nodes.importing import GUARD, MAIN, NotImportable, Target, be_worker_process, load
@@ -140,8 +139,7 @@ class Worker(ParentProcess):
             self._settings = _ProcessSettings()
         self.send(Began())
         try:
-            call = NodeCall(node=node, inputs=job.inputs, secrets=job.secrets, shown=job.shown)
-            instance = call.instance(running.view, running.progress)
+            instance = instance_of(node, job.inputs, job.secrets, running.view, running.progress)
             if isinstance(instance, Errored):
                 return instance
             if running.output is not None:

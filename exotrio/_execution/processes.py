@@ -26,7 +26,6 @@ import threading
 import trio
 
 from exotrio._children.child_process import MAX_KILL, SOCKET, ChildProcess
-from exotrio._execution.call import NodeCall
 from exotrio._execution.handle import Execution
 from exotrio._execution.messages import (
     CONNECTION_LOST,
@@ -64,16 +63,16 @@ class InProcesses(Place):
         self._idle: list[WorkerProcess] = []
         self._all: set[WorkerProcess] = set()
 
-    async def run(self, call: NodeCall, execution: Execution) -> Outcome:
+    async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         execution.elsewhere = True
         if is_worker_process():
-            raise _failed(call.node, f"this is a worker process, which starts no others: {GUARD}")
+            raise _failed(node, f"this is a worker process, which starts no others: {GUARD}")
         try:
             process = self._take()
         except OSError as error:
-            raise _failed(call.node, f"no process can be started: {error.strerror}") from error
+            raise _failed(node, f"no process can be started: {error.strerror}") from error
         try:
-            result = await process.run(call, execution)
+            result = await process.run(node, execution)
         except BaseException:
             await self._end(process)
             raise
@@ -103,7 +102,7 @@ class InProcesses(Place):
                 for process in list(self._all):
                     nursery.start_soon(self._end, process)
 
-    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         raise AssertionError("its instance is made in the other process")
 
     def _take(self) -> WorkerProcess:
@@ -135,7 +134,7 @@ class WorkerProcess(ChildProcess):
         self.reusable = True
         self._jobs = 0
 
-    async def run(self, call: NodeCall, execution: Execution) -> Outcome | Failure:
+    async def run(self, node: type[BaseNode], execution: Execution) -> Outcome | Failure:
         """Run a node and return its outcome.
 
         Raises:
@@ -147,11 +146,10 @@ class WorkerProcess(ChildProcess):
         self._jobs += 1
         job = Job(
             number=self._jobs,
-            target=target_of(call.node),
-            inputs=dict(call.inputs),
-            secrets=dict(call.secrets),
-            shown=call.shown,
-            trace=call.trace,
+            target=target_of(node),
+            inputs=dict(execution.claim.inputs),
+            secrets=dict(execution.secrets),
+            trace=execution.trace,
             draining=execution.draining,
             captures=execution.output is not None,
         )
@@ -167,19 +165,19 @@ class WorkerProcess(ChildProcess):
                 while not isinstance(message := await self.receive(), Ended):
                     if isinstance(message, Began):
                         starting.deadline = math.inf
-                        execution.begin(call.node.timeout)
+                        execution.begin(node.timeout)
                     self._handle(message, execution)
                 self.reusable = message.reusable
                 return message.result
         except EOFError:
-            raise _failed(call.node, await self._how_it_ended()) from None
+            raise _failed(node, await self._how_it_ended()) from None
         except Exception as error:
             # Unpickling may raise anything.
             why = f"its process sent what cannot be read: {type(error).__name__}: {error}"
-            raise _failed(call.node, why) from error
+            raise _failed(node, why) from error
         finally:
             execution.on_drain = None
-        raise _failed(call.node, f"its process did not load its code within {MAX_START:g} s")
+        raise _failed(node, f"its process did not load its code within {MAX_START:g} s")
 
     def end_later(self) -> None:
         """Let it end by itself, after the stream was ended: what its code left open is written then.

@@ -1,17 +1,17 @@
-"""From what a node returned or raised to the outcome of its state."""
+"""From texts to the instance of a node; and from what it returned or raised to the outcome of its state."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from exotrio._execution.error_text import bounded, error_line, error_text
 from exotrio._fields.models import fields_of
-from exotrio._nodes.base import BaseNode, place_of
+from exotrio._nodes.base import BaseNode, StopView, place_of
 from exotrio._nodes.outcome import (
     Errored,
     Executed,
@@ -23,10 +23,12 @@ from exotrio._nodes.outcome import (
     Requeued,
     Signal,
 )
+from exotrio._nodes.progress import ProgressView
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.exceptions import leaves, single_leaf
 from exotrio._util.json import NotJson, decode, encode
 from exotrio._util.redaction import NO_SECRETS, Redactor
+from exotrio._util.words import readable_errors
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import FieldsInvalid
 
@@ -49,6 +51,36 @@ class FailedElsewhere(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.line)
         self.failure = failure
+
+
+def instance_of(
+    node: type[BaseNode],
+    inputs: Mapping[str, object],
+    secrets: Mapping[str, str],
+    view: StopView,
+    progress: ProgressView,
+) -> BaseNode | Errored:
+    """Return the instance of ``node`` to execute; an error if these texts do not fit its models."""
+    instance = node()
+    instance._stop_view = view
+    instance._progress_view = progress
+    fields = fields_of(node.Inputs)
+    try:
+        instance.inputs = (
+            node.Inputs.model_validate(dict(inputs)) if fields is None else fields.decode(inputs)
+        )
+    except (FieldsInvalid, ValidationError) as error:
+        head = f"the inputs do not fit {node.__name__}.Inputs:"
+        problems = error.problems if isinstance(error, FieldsInvalid) else readable_errors(error)
+        return misfit(head, problems, "the inputs stay the same", progress.redactor)
+    try:
+        instance.secrets = node.Secrets.model_validate(dict(secrets))
+    except ValidationError as error:
+        head = f"the graph's secrets do not fit {node.__name__}.Secrets:"
+        text = "\n  ".join([head, *readable_errors(error)])
+        # Retried: each attempt reads the secrets again, and they can be corrected meanwhile.
+        return Errored(bounded(progress.redactor.redact(text)))
+    return instance
 
 
 def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -> Failure:

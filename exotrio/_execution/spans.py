@@ -7,7 +7,7 @@ import re
 from exotrio._execution.handle import Execution
 from exotrio._link.outcomes import name_and_value
 from exotrio._link.port import Claim
-from exotrio._nodes.outcome import Errored, Outcome
+from exotrio._nodes.outcome import Errored, Released, Report
 from exotrio._util import tracing
 from exotrio._util.error_message import message_line
 from exotrio._util.tracing import Span, Value
@@ -26,26 +26,26 @@ def begin_execution(claim: Claim, namespace: str) -> Span | None:
     )
 
 
-def end_execution(span: Span, outcome: Outcome | None, execution: Execution) -> None:
-    """End the span of an execution by its outcome; None: its state is released."""
+def end_execution(span: Span, report: Report, execution: Execution) -> None:
+    """End the span of an execution by what is reported of it."""
     attributes: dict[str, Value] = {
-        "exotrio.outcome": "released" if outcome is None else name_and_value(outcome)[0]
+        "exotrio.outcome": "released" if isinstance(report, Released) else name_and_value(report)[0]
     }
     if why := execution.view.why:
         attributes["exotrio.stopping"] = why.value
     error = None
-    if isinstance(outcome, Errored):
-        attributes["exotrio.retry"] = outcome.retry
-        line = message_line(outcome.error)
+    if isinstance(report, Errored):
+        attributes["exotrio.retry"] = report.retry
+        line = message_line(report.error)
         kind = _KIND.match(line)
         # What the conventions have for an error that has no type.
-        error = (kind[0] if kind else "_OTHER", line, outcome.error)
+        error = (kind[0] if kind else "_OTHER", line, report.error)
     span.add(attributes)
     span.end(error)
 
 
 def _attributes(claim: Claim, namespace: str) -> dict[str, Value]:
-    told = {
+    known = {
         "exotrio.graph": claim.graph_name,
         "exotrio.run_id": claim.run_id,
         "exotrio.attempt": claim.attempt,
@@ -59,5 +59,5 @@ def _attributes(claim: Claim, namespace: str) -> dict[str, Value]:
         "messaging.message.id": claim.state_id,
         "exotrio.namespace": namespace,
         "exotrio.identifier": claim.identifier,
-        **{name: value for name, value in told.items() if value is not None},
+        **{name: value for name, value in known.items() if value is not None},
     }

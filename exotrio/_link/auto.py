@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -34,7 +34,7 @@ from exotrio._link.port import (
     Wanted,
 )
 from exotrio._link.v0 import V0Link
-from exotrio._nodes.outcome import Executed, Outcome, Requeued
+from exotrio._nodes.outcome import Executed, Outcome, Released, Report, Requeued
 from exotrio._util.events import Events
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_VERSION
@@ -154,9 +154,26 @@ class AutoLink:
                 raise
             return await self._watch(replacement.claim(limits, limit, wait=wait))
 
-    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
-        once = any(isinstance(outcome, Requeued) for _, outcome in items)
-        return await self._deliver(lambda link, some: link.report(some), items, once=once)
+    async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
+        once = any(isinstance(report, Requeued | Released) for _, report in items)
+        link = await self._adapter_or_settlement(once=once)
+        if isinstance(link, Settlement):
+            return [link] * len(items)
+        settlements = self._noted(await link.report(items))
+        refused = [index for index, settlement in enumerate(settlements) if _is_refusal(settlement)]
+        if refused:
+            self._sure = False
+            link = await self._adapter_or_settlement(once=once)
+            if isinstance(link, Settlement):
+                repeated = [link] * len(refused)
+            else:
+                repeated = self._noted(await link.report([items[index] for index in refused]))
+            for index, settlement in zip(refused, repeated, strict=True):
+                first = settlements[index]
+                # The same again: the first one knows of earlier reports of the state.
+                if (settlement.fate, settlement.status) != (first.fate, first.status):
+                    settlements[index] = settlement
+        return settlements
 
     async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged:
         if self._sure and self.is_native:
@@ -165,9 +182,6 @@ class AutoLink:
                 self._noted(exchanged.settlements)
                 return exchanged
         return Exchanged(await self.report(items))
-
-    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        return await self._deliver(lambda link, some: link.release(some), claims, once=True)
 
     async def probe(self) -> Settlement:
         # Registering again writes into its database; the report takes the way of all reports. Each alone
@@ -267,32 +281,6 @@ class AutoLink:
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
         if await self._watch(native_version(self._http)) == NATIVE_VERSION:
             self._sure = False
-
-    async def _deliver(
-        self,
-        send: Callable[[V0Link | NativeLink, Sequence[T]], Awaitable[list[Settlement]]],
-        items: Sequence[T],
-        *,
-        once: bool,
-    ) -> list[Settlement]:
-        link = await self._adapter_or_settlement(once=once)
-        if isinstance(link, Settlement):
-            return [link] * len(items)
-        settlements = self._noted(await send(link, items))
-        refused = [place for place, settlement in enumerate(settlements) if _is_refusal(settlement)]
-        if refused:
-            self._sure = False
-            link = await self._adapter_or_settlement(once=once)
-            if isinstance(link, Settlement):
-                repeated = [link] * len(refused)
-            else:
-                repeated = self._noted(await send(link, [items[place] for place in refused]))
-            for place, settlement in zip(refused, repeated, strict=True):
-                first = settlements[place]
-                # The same again: the first one knows of earlier reports of the state.
-                if (settlement.fate, settlement.status) != (first.fate, first.status):
-                    settlements[place] = settlement
-        return settlements
 
     async def _adapter_or_settlement(self, *, once: bool) -> V0Link | NativeLink | Settlement:
         try:

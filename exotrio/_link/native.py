@@ -8,9 +8,9 @@ Tokens guard reports and releases, so these may be repeated as well.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import trio
@@ -32,7 +32,7 @@ from exotrio._link.port import (
 )
 from exotrio._link.shields import Shields
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
-from exotrio._nodes.outcome import Outcome
+from exotrio._nodes.outcome import Outcome, Released, Report
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
@@ -51,7 +51,6 @@ from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, HeartbeatResult, fr
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio")
-T = TypeVar("T")
 
 CLAIM_TRIES = 3
 RELEASE_TIMEOUT = 3.0
@@ -131,13 +130,27 @@ class NativeLink:
         """Settle claims that were given up by ``deadline`` on Trio's clock."""
         self._shields.settle_by(deadline)
 
-    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
-        """Report outcomes in as few requests as possible, as ``Link.report`` says."""
-        return await _by_lease(items, lambda item: item[0], self._report, self._v0.report)
-
-    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        """Release claims, as ``Link.release`` says."""
-        return await _by_lease(claims, lambda claim: claim, self._release, self._v0.release)
+    async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
+        """Report outcomes and releases in as few requests as possible, as ``Link.report`` says."""
+        unleased: dict[int, tuple[Claim, Report]] = {}
+        released: dict[int, tuple[Claim, Released]] = {}
+        ended: dict[int, tuple[Claim, Outcome]] = {}
+        for index, (claim, report) in enumerate(items):
+            if claim.token is None:
+                unleased[index] = claim, report
+            elif isinstance(report, Released):
+                released[index] = claim, report
+            else:
+                ended[index] = claim, report
+        settlements: dict[int, Settlement] = {}
+        if ended:
+            settlements |= await self._report(ended)
+        if released:
+            settlements |= await self._release(released)
+        if unleased:
+            results = await self._v0.report(list(unleased.values()))
+            settlements |= zip(unleased, results, strict=True)
+        return [settlements[index] for index in range(len(items))]
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer:
         """Renew leases, as ``Link.heartbeat`` says."""
@@ -294,17 +307,17 @@ class NativeLink:
             return None
         return Exchanged([settle_failure(error)] * len(items), too_slow=isinstance(error, ResponseTooSlow))
 
-    async def _report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
-        settlements = await self._deliver(dict(enumerate(items)))
+    async def _report(self, items: Mapping[int, tuple[Claim, Outcome]]) -> dict[int, Settlement]:
+        settlements = await self._deliver(items)
         # The lines of one that is refused may be what makes it too large, for a proxy in between too.
         again = {
-            index: (replace(claim, logs=()), outcome)
-            for index, (claim, outcome) in enumerate(items)
-            if claim.logs and settlements[index].fate is Fate.REFUSED
+            index: (claim, replace(outcome, logs=()))
+            for index, (claim, outcome) in items.items()
+            if outcome.logs and settlements[index].fate is Fate.REFUSED
         }
         if again:
             settlements |= await self._deliver(again)
-        return [settlements[index] for index in range(len(items))]
+        return settlements
 
     async def _deliver(self, items: Mapping[int, tuple[Claim, Outcome]]) -> dict[int, Settlement]:
         settlements: dict[int, Settlement] = {}
@@ -316,29 +329,12 @@ class NativeLink:
                 settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
         return settlements | await deliver(self._http, self._path("outcomes"), encoded, b"[%s]")
 
-    async def _release(self, claims: Sequence[Claim]) -> list[Settlement]:
+    async def _release(self, items: Mapping[int, tuple[Claim, Released]]) -> dict[int, Settlement]:
         encoded = [
-            BatchItem(index, claim.state_id, encode(_held(claim) | trace_field(claim)))
-            for index, claim in enumerate(claims)
+            BatchItem(index, claim.state_id, encode(_held(claim) | trace_field(released)))
+            for index, (claim, released) in items.items()
         ]
-        settlements = await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
-        return [settlements[index] for index in range(len(claims))]
-
-
-async def _by_lease(
-    items: Sequence[T],
-    claim_of: Callable[[T], Claim],
-    leased: Callable[[Sequence[T]], Awaitable[list[Settlement]]],
-    unleased: Callable[[Sequence[T]], Awaitable[list[Settlement]]],
-) -> list[Settlement]:
-    """Settle what was claimed under a lease by ``leased``, and what was claimed over v0 by ``unleased``."""
-    settlements: dict[int, Settlement] = {}
-    for is_leased, settle in ((True, leased), (False, unleased)):
-        places = [at for at, item in enumerate(items) if (claim_of(item).token is not None) is is_leased]
-        if places:
-            results = await settle([items[place] for place in places])
-            settlements.update(zip(places, results, strict=True))
-    return [settlements[index] for index in range(len(items))]
+        return await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
 
 
 class _ClaimReply(BaseModel):
@@ -357,7 +353,7 @@ class _OutcomesReply(ItemsReply):
 def _encoded(claim: Claim, outcome: Outcome) -> bytes:
     """Return the item of a batch for an outcome; raise NotJson if it has values that JSON lacks."""
     name, fields = name_and_fields(outcome)
-    fields |= added_fields(claim, outcome)
+    fields |= added_fields(outcome)
     return encode({**_held(claim), "outcome": name, **fields})
 
 

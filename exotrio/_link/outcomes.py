@@ -1,20 +1,20 @@
 """The one form of an outcome outside this process: what v0, the native API and the outbox write.
 
-Each kind has a name, and one field that holds its value.
+Each has a name, and one field that holds its value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from exotrio._link.port import Claim
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Report, Requeued
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import sendable
 from exotrio._wire.vocabulary import from_ms, to_ms
 
-_KINDS: Mapping[str, type[Executed | Errored | Pruned | Requeued]] = {
+_OUTCOMES: Mapping[str, type[Executed | Errored | Pruned | Requeued]] = {
     "executed": Executed,
     "errored": Errored,
     "pruned": Pruned,
@@ -24,7 +24,7 @@ _FIELDS = {"executed": "outputs", "errored": "error", "pruned": "data", "requeue
 
 
 def name_and_value(outcome: Outcome) -> tuple[str, Any]:
-    """Return the name of the outcome's kind, and its value: outputs, error text, data, or seconds."""
+    """Return the name of the outcome, and its value: outputs, error text, data, or seconds."""
     match outcome:
         case Executed(outputs):
             return "executed", outputs
@@ -36,33 +36,40 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
             return "requeued", delay
 
 
-def added_fields(claim: Claim, outcome: Outcome) -> dict[str, Any]:
+def added_fields(outcome: Outcome) -> dict[str, Any]:
     """Return the fields that only the native API and the outbox have: what is not the default.
 
     That an error is not to be retried, the trace context of the execution, and what it logged and printed.
     Older state managers, and older readers of the outbox, ignore them.
     """
-    added: dict[str, Any] = trace_field(claim)
-    if claim.logs:
-        added["logs"] = claim.logs
+    added: dict[str, Any] = trace_field(outcome)
+    if outcome.logs:
+        added["logs"] = outcome.logs
     if isinstance(outcome, Errored) and not outcome.retry:
         added["retry"] = False
     return added
 
 
-def trace_field(claim: Claim) -> dict[str, str]:
+def trace_field(report: Report) -> dict[str, str]:
     """Return the field with the trace context of an execution that ended; empty if it was not traced."""
-    return {} if claim.execution is None else {"trace": claim.execution}
+    return {} if report.trace is None else {"trace": report.trace}
 
 
-def outcome_of(name: str, value: Any, *, retry: bool = True) -> Outcome:
-    """Return the outcome that ``name_and_value`` took apart; raise KeyError if there is no such kind."""
-    kind = _KINDS[name]
-    return Errored(value, retry) if kind is Errored else kind(value)
+def outcome_of(
+    name: str,
+    value: Any,
+    *,
+    retry: bool = True,
+    trace: str | None = None,
+    logs: Sequence[Mapping[str, str | None]] = (),
+) -> Outcome:
+    """Return the outcome that has this name, value and ``added_fields``; raise KeyError if there is none."""
+    outcome = _OUTCOMES[name](value, logs=logs, trace=trace)
+    return outcome if retry or not isinstance(outcome, Errored) else replace(outcome, retry=False)
 
 
 def name_and_fields(outcome: Outcome) -> tuple[str, dict[str, Any]]:
-    """Return the name of the outcome's kind, and its value in the field of the native API for it."""
+    """Return the name of the outcome, and its value in the field of the native API for it."""
     name, value = name_and_value(outcome)
     return name, {_FIELDS[name]: requeue_delay_ms(value) if name == "requeued" else value}
 

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from exotrio._nodes.outcome import Outcome
+from exotrio._nodes.outcome import Outcome, Report
 from exotrio._nodes.progress import Progress
 from exotrio._wire.vocabulary import HeartbeatResult
 
@@ -34,8 +34,6 @@ class Claim:
         timeout: Most seconds for one execution by the graph. None if it has no limit, and on v0, which does
             not say.
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
-        execution: The trace context of its execution, once that began and if it is traced.
-        logs: What its execution logged and printed, once that ended, as ``_wire.native.LogLine`` has it.
     """
 
     state_id: str
@@ -53,8 +51,6 @@ class Claim:
     lease: float | None = None
     timeout: float | None = None
     trace: str | None = None
-    execution: str | None = None
-    logs: Sequence[Mapping[str, str | None]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,8 +223,11 @@ class Link(Protocol):
             claim took is released (bounded by a deadline), or logged as unknown.
         """
 
-    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
-        """Report outcomes once; one settlement per item, in order. Never raises ManagerError."""
+    async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
+        """Report outcomes, and release states, once.
+
+        One settlement per item, in order. Never raises ManagerError.
+        """
 
     async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged:
         """Report outcomes once, as ``report``, and claim in the same request what can be claimed then.
@@ -237,12 +236,6 @@ class Link(Protocol):
 
         Cancellation:
             As of ``claim``; outcomes may have arrived.
-        """
-
-    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        """Release claims, so that others can run them at once and no attempt is counted.
-
-        One settlement per claim, in order. Never raises ManagerError.
         """
 
     async def probe(self) -> Settlement:

@@ -25,7 +25,7 @@ from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, lo
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
 from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
 from exotrio._link.shields import Shields
-from exotrio._nodes.outcome import Outcome, Requeued
+from exotrio._nodes.outcome import Released, Report, Requeued
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.v0 import (
@@ -47,6 +47,8 @@ RELEASE_TIMEOUT = 5.0
 """Bound of releasing what a cancelled claim brought."""
 UNUSABLE_DELAY_MS = 60_000
 """Delay of a state this client cannot run, which would otherwise come back with every poll."""
+MIN_DELAY_MS = 1
+"""Of a release: v0 refuses less."""
 MAX_REMEMBERED = 100_000
 _ROUTES = {"executed": "executed", "errored": "errored", "pruned": "prune"}
 
@@ -108,12 +110,8 @@ class V0Link:
     def settle_by(self, deadline: float) -> None:
         self._shields.settle_by(deadline)
 
-    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
+    async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
         return await _each(items, lambda item: self._report(*item))
-
-    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        # With the smallest delay that v0 allows.
-        return await _each(claims, lambda claim: self._requeue(claim, 1, self._releases))
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
         return None  # v0 has neither leases nor heartbeats
@@ -183,7 +181,7 @@ class V0Link:
                 log.error("a state without a usable state_id stays claimed: %.200r", state)
         await self._release_all(known, UNUSABLE_DELAY_MS)
 
-    async def _release_all(self, claims: Sequence[Claim], delay_ms: int = 1) -> None:
+    async def _release_all(self, claims: Sequence[Claim], delay_ms: int = MIN_DELAY_MS) -> None:
         """Release what will never run here, even if cancelled; log what could not be released."""
         left = {claim.state_id: claim for claim in claims}
 
@@ -218,10 +216,12 @@ class V0Link:
 
     # -- reporting
 
-    async def _report(self, claim: Claim, outcome: Outcome) -> Settlement:
-        if isinstance(outcome, Requeued):
-            return await self._requeue(claim, requeue_delay_ms(outcome.delay), self._reports)
-        name, body = name_and_fields(outcome)
+    async def _report(self, claim: Claim, report: Report) -> Settlement:
+        if isinstance(report, Released):
+            return await self._requeue(claim, MIN_DELAY_MS, self._releases)
+        if isinstance(report, Requeued):
+            return await self._requeue(claim, requeue_delay_ms(report.delay), self._reports)
+        name, body = name_and_fields(report)
         try:
             content = encode(body)
         except NotJson as error:

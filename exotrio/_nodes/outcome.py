@@ -6,8 +6,8 @@ Data only. ``_execution`` makes outcomes, signals included, and the reporter sen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -60,15 +60,28 @@ class NoRetry(Exception):
 NoRetry.__module__ = "exotrio"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """What every end of an execution has.
+
+    Attributes:
+        logs: What the execution logged and printed, as ``_wire.native.LogLine`` has it.
+        trace: The trace context of the execution; None if it was not traced.
+    """
+
+    logs: Sequence[Mapping[str, str | None]] = field(default=(), repr=False)
+    trace: str | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
-class Executed:
+class Executed(_Ended):
     """The node returned: no output, one, or several (a fan-out)."""
 
     outputs: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Errored:
+class Errored(_Ended):
     """The node failed.
 
     Attributes:
@@ -81,17 +94,25 @@ class Errored:
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(_Ended):
     """The node ended its branch."""
 
     data: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Requeued:
+class Requeued(_Ended):
     """The node wants to run again after ``delay`` seconds."""
 
     delay: float
 
 
+@dataclass(frozen=True, slots=True)
+class Released(_Ended):
+    """There is no outcome: the state was not begun, or was cancelled. It can run again at once, and no
+    attempt is counted."""
+
+
 Outcome = Executed | Errored | Pruned | Requeued
+Report = Outcome | Released
+"""What a runtime sends to the state manager about a state that it claimed."""

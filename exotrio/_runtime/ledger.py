@@ -13,7 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 
 import trio
@@ -21,7 +21,7 @@ import trio
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Released, Report, Requeued
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Ending, Summary
 from exotrio._util.crossing import ThreadsafeEvent
@@ -32,7 +32,7 @@ log = logging.getLogger("exotrio.ledger")
 STEPS_TO_END = 3
 """Steps of the loop from the end of a node to the end of its task, and to the next state of its worker."""
 
-_DELIVERED: dict[type[Outcome], Ending] = {
+_DELIVERED: dict[type[Report], Ending] = {
     Executed: Ending.COMPLETED,
     Errored: Ending.ERRORED,
     Pruned: Ending.PRUNED,
@@ -65,8 +65,8 @@ class HeldClaim:
         execution: The run of its node, while and after there is one.
         taken_at: When a worker took it, on Trio's clock.
         duration: Seconds from then until its node ended, once it did.
-        outcome: What to report once DONE; None means: release it.
-        in_flight: Its outcome or its release is being sent.
+        report: What to send, once DONE: its outcome or its release.
+        in_flight: That is being sent.
         announced: The state manager knows that its node runs.
     """
 
@@ -78,26 +78,29 @@ class HeldClaim:
     execution: Execution | None = None
     taken_at: float = math.inf
     duration: float | None = None
-    outcome: Outcome | None = None
+    report: Report | None = None
     in_flight: bool = False
     announced: bool = False
 
     @property
     def is_leased(self) -> bool:
         """Whether its lease is to be renewed."""
-        released = self.stage is Stage.DONE and self.outcome is None
-        return self.claim.token is not None and not self.forfeited and not released
+        return self.claim.token is not None and not self.forfeited and not self.is_release
+
+    @property
+    def is_release(self) -> bool:
+        """Whether it is to be released."""
+        return isinstance(self.report, Released)
 
     @property
     def is_unrepeatable(self) -> bool:
         """Whether sending the outcome twice could run a state again that has already ended."""
-        return isinstance(self.outcome, Requeued) and self.claim.token is None
+        return isinstance(self.report, Requeued) and self.claim.token is None
 
     @property
     def is_being_released(self) -> bool:
         """Whether it is being released, so that a claim may bring it again before the response comes."""
-        returns = self.outcome is None or isinstance(self.outcome, Requeued)
-        return self.stage is Stage.DONE and self.in_flight and returns
+        return self.in_flight and isinstance(self.report, Released | Requeued)
 
     def is_of(self, claim: Claim) -> bool:
         """Whether ``claim`` is on what is held here, and not on another state that got the same id.
@@ -107,7 +110,7 @@ class HeldClaim:
         and attempt, and an outcome of an earlier process has no inputs.
         """
         kept = self.claim
-        is_restored = self.execution is None and self.outcome is not None
+        is_restored = self.execution is None and isinstance(self.report, Outcome)
         return (
             (kept.node_name, kept.identifier) == (claim.node_name, claim.identifier)
             and (None in (kept.run_id, claim.run_id) or kept.run_id == claim.run_id)
@@ -118,13 +121,13 @@ class HeldClaim:
     @property
     def what(self) -> str:
         """What is to be delivered, in a word."""
-        return "release" if self.outcome is None else f"outcome {type(self.outcome).__name__}"
+        return "release" if self.is_release else f"outcome {type(self.report).__name__}"
 
     @property
     def delivered_ending(self) -> Ending:
         """How it ends if its outcome or its release is delivered."""
-        if self.outcome is not None:
-            return _DELIVERED[type(self.outcome)]
+        if self.report is not None and not self.is_release:
+            return _DELIVERED[type(self.report)]
         ran = self.execution is not None and self.execution.began
         return Ending.CANCELLED if ran else Ending.RELEASED
 
@@ -219,7 +222,7 @@ class Ledger:
                 self.lose(known, Stopping.LEASE_LOST)
         else:
             held = known
-            held.claim = replace(claim, execution=known.claim.execution, logs=known.claim.logs)
+            held.claim = claim
             held.announced = False
             # If its execution was cancelled for the old lease, it is released under the new one.
             held.forfeited = Stopping.NO
@@ -263,7 +266,7 @@ class Ledger:
 
     def restore(self, claim: Claim, outcome: Outcome) -> HeldClaim:
         """Enter an outcome of an earlier process, which is only to be delivered."""
-        held = HeldClaim(claim, stage=Stage.DONE, outcome=outcome)
+        held = HeldClaim(claim, stage=Stage.DONE, report=outcome)
         self._hold(held)
         self.notify()
         return held
@@ -276,20 +279,25 @@ class Ledger:
         if held.claim.announce:
             self.heartbeat_wanted.set()
 
-    def finish(self, held: HeldClaim, outcome: Outcome | None) -> bool:
-        """Enter its outcome; None releases it. Return whether that is to be delivered.
+    def release(self, held: HeldClaim) -> bool:
+        """Enter that it is to be released. Return whether that is to be delivered."""
+        trace = None if held.execution is None else held.execution.trace
+        return self.finish(held, Released(trace=trace))
+
+    def finish(self, held: HeldClaim, report: Report) -> bool:
+        """Enter what is to be reported of it. Return whether that is to be delivered.
 
         A state whose lease was lost is not released; if its node returned a value all the same, that is
         sent, since perhaps no other runtime has begun it. Nothing is sent of a state whose run was cancelled,
         and of one that was replaced.
         """
-        lost = outcome is None or held.forfeited is Stopping.RUN_CANCELLED or self.is_replaced(held)
-        if held.forfeited and lost:
+        useless = held.forfeited is Stopping.RUN_CANCELLED or self.is_replaced(held)
+        if held.forfeited and (useless or isinstance(report, Released)):
             self.forfeit(held)
             return False
         if held not in self._held or held.stage is Stage.DONE:
             return False
-        held.outcome = outcome
+        held.report = report
         self._move(held, Stage.DONE)
         return True
 

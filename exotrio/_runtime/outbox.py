@@ -33,6 +33,7 @@ from typing import TypeVar
 import outcome
 import trio
 
+from exotrio._nodes.outcome import Outcome
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.outbox_store import OutboxStore, WriteFailed
@@ -194,7 +195,7 @@ class Outbox:
             # gets to them, they are written at the end. Doing them twice does no harm.
             new, marks, gone = self._new, self._marks[:], self._gone[:]
             self._new = []
-            outcomes = [(held.claim, held.outcome) for held in new if held.outcome is not None]
+            outcomes = [(held.claim, held.report) for held in new if isinstance(held.report, Outcome)]
             try:
                 ids = await self._thread.call(partial(self._store.write, outcomes, _begun(marks), gone))
             except WriteFailed as error:

@@ -274,7 +274,7 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
     # Without inputs: they are not needed to report, and may be large.
     fields = {field: getattr(claim, field) for field in _CLAIM}
     try:
-        body = encode({"claim": fields, "outcome": name, "value": value, **added_fields(claim, outcome)})
+        body = encode({"claim": fields, "outcome": name, "value": value, **added_fields(outcome)})
         decode(body)  # reading has limits that writing has not: of depth, and of the digits of a number
     except NotJson:
         return None
@@ -283,6 +283,5 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
 
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
-    outcome = outcome_of(entry["outcome"], entry["value"], retry=entry.get("retry", True))
-    added = {"execution": entry.get("trace"), "logs": entry.get("logs", ())}
-    return Claim(inputs={}, **added, **entry["claim"]), outcome
+    added = {name: entry[name] for name in ("retry", "trace", "logs") if name in entry}
+    return Claim(inputs={}, **entry["claim"]), outcome_of(entry["outcome"], entry["value"], **added)

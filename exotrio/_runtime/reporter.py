@@ -14,7 +14,7 @@ import trio
 
 from exotrio._execution.error_text import bounded
 from exotrio._link.port import Fate, Link, Settlement
-from exotrio._nodes.outcome import Errored
+from exotrio._nodes.outcome import Errored, Outcome, Released
 from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.lifecycle import Ending
@@ -100,7 +100,7 @@ class Reporter:
 
     def release(self, held: HeldClaim) -> None:
         """Release a state, unless its lease was lost, its run was cancelled, or it is done."""
-        if self.ledger.finish(held, None):
+        if self.ledger.release(held):
             self.add(held)
 
     def failures(self, held: HeldClaim) -> int:
@@ -192,7 +192,7 @@ class Reporter:
                 held = queue.popleft()
                 # Outcomes and releases go to different routes. Where they alternate, each waits for its own
                 # kind only: one request for each of them could take longer than a flush.
-                fits = self._can_batch(held) and (held.outcome is None) is (first.outcome is None)
+                fits = self._can_batch(held) and held.is_release is first.is_release
                 (batch if fits else left).append(held)
             queue.extendleft(reversed(left))
         if not queue:
@@ -272,13 +272,11 @@ class Reporter:
                 self._settled(held, settlement, moment)
 
     async def _request(self, batch: list[HeldClaim]) -> list[Settlement]:
-        if batch[0].outcome is None:
-            return await self.link.release([held.claim for held in batch])
-        items = [(held.claim, held.outcome) for held in batch if held.outcome]
         planner = self._planner
-        wanted = planner.for_report()
+        wanted = None if batch[0].is_release else planner.for_report()
         if wanted is None:
-            return await self.link.report(items)
+            return await self.link.report([(held.claim, held.report) for held in batch if held.report])
+        items = [(held.claim, held.report) for held in batch if isinstance(held.report, Outcome)]
         sent_at = self.ledger.now()
         with planner.reserve(wanted):
             exchanged = await self.link.exchange(items, wanted)
@@ -333,13 +331,13 @@ class Reporter:
         return self._server_errors.server_error(failures.errors)
 
     def _refused(self, held: HeldClaim, why: str) -> None:
-        if held.outcome is None or isinstance(held.outcome, Errored):
+        if isinstance(held.report, Released | Errored):
             log.error("%s is abandoned, it stays claimed: its %s was refused: %s", held, held.what, why)
             self._end(held, Ending.ABANDONED)
             return
         # The work was done, but its result will never be accepted: report that, once.
         log.error("%s: its outcome was refused and is reported as an error instead: %s", held, why)
-        held.outcome = Errored(bounded(f"the state manager refused what the node returned: {why}"))
+        held.report = Errored(bounded(f"the state manager refused what the node returned: {why}"))
         self._failed.pop(held, None)
         self.add(held)
 

@@ -169,7 +169,7 @@ class Runtime:
             workers=self._options.workers,
             running=running_of(held, self._now()),
             buffered=sum(each.stage is Stage.BUFFERED for each in held),
-            undelivered=sum(each.stage is Stage.DONE and each.outcome is not None for each in held),
+            undelivered=sum(each.stage is Stage.DONE and not each.is_release for each in held),
             stuck="" if self._engine is None else self._engine.stuck,
             loop_lag=self._lag.seconds,
         )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
 from exotrio._execution.executor import Executor
-from exotrio._execution.handle import Execution, StateContext, state_context
-from exotrio._execution.node_task import Attempt, NodeTask
-from exotrio._execution.output import output_context
+from exotrio._execution.handle import RELEASED, Execution, execution_context
+from exotrio._execution.node_task import NodeTask
 from exotrio._execution.spans import begin_execution, end_execution
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Outcome
+from exotrio._nodes.outcome import Outcome, Released, Report
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.stop import Stop
-from exotrio._util.tracing import Span
 
 log = logging.getLogger("exotrio.worker")
 
@@ -51,18 +49,6 @@ async def _next(claimed: trio.MemoryReceiveChannel[HeldClaim], *, at_once: bool)
     return await claimed.receive()
 
 
-class HeldAttempt(Attempt):
-    """An attempt, and the held claim that it is of. ``span``: if the program traces."""
-
-    __slots__ = ("context", "held", "span")
-
-    def __init__(self, held: HeldClaim, span: Span | None, *, captures: bool) -> None:
-        super().__init__(held.claim, Execution(captures=captures))
-        self.held = held
-        self.span = span
-        self.context = StateContext(held.claim)
-
-
 @dataclass(slots=True, kw_only=True)
 class Worker:
     """Runs states. All workers of a runtime share it.
@@ -83,16 +69,15 @@ class Worker:
     ledger: Ledger
     stop: Stop
     _runs_alone: bool = False
+    _running: dict[Execution, HeldClaim] = field(default_factory=dict)
 
     async def run_in_one_task(self, claimed: trio.MemoryReceiveChannel[HeldClaim]) -> bool:
         """Run states in one task until there are no more. False if a node made that task unusable."""
         task = NodeTask()
         await task.run(partial(self._run_each, claimed))
-        attempt = task.unfinished
-        if attempt is None:
+        if task.unfinished is None:
             return True
-        assert isinstance(attempt, HeldAttempt)
-        await self._finish(attempt)
+        await self._finish(task.unfinished)
         return False
 
     async def _run_each(self, claimed: trio.MemoryReceiveChannel[HeldClaim], task: NodeTask) -> None:
@@ -144,25 +129,23 @@ class Worker:
             return
         span = begin_execution(held.claim, self.namespace)
         if span is not None:
-            held.claim = replace(held.claim, execution=span.context)
             span.enter()
         # v0 would not be sent it.
-        attempt = HeldAttempt(held, span, captures=self.captures and held.claim.token is not None)
-        state_context.set(attempt.context)
-        output_context.set(attempt.execution.output)
-        ledger.run(held, attempt.execution)
+        execution = Execution(held.claim, captures=self.captures and held.claim.token is not None, span=span)
+        self._running[execution] = held
+        ledger.run(held, execution)
         log.debug("%s begins", held)
-        await self.executor.attempt(attempt, task, confirm=partial(self._until_held, held))
+        await self.executor.run_in(execution, task, confirm=partial(self._until_held, held))
         if span is not None:
             span.leave()  # without it only if a node ended the task, and its context variables with it
-        await self._finish(attempt)
+        await self._finish(execution)
 
-    async def _finish(self, attempt: HeldAttempt) -> None:
-        held = attempt.held
-        state_context.set(attempt.context)  # in another task than its node's, perhaps
-        outcome = None
+    async def _finish(self, execution: Execution) -> None:
+        held = self._running.pop(execution)
+        execution_context.set(execution)  # in another task than its node's, perhaps
+        report: Report = RELEASED
         try:
-            outcome = self.executor.outcome_of(attempt)
+            report = self.executor.report_of(execution)
         except trio.Cancelled:
             raise
         except BaseException:
@@ -170,17 +153,13 @@ class Worker:
             self.release(held)
             raise
         finally:
-            if attempt.span is not None:
-                end_execution(attempt.span, outcome, attempt.execution)
-        output = attempt.execution.output
-        logs = () if output is None else output.close()
-        if outcome is None:
+            if execution.span is not None:
+                end_execution(execution.span, report, execution)
+        if isinstance(report, Released):
             self.release(held)
         else:
-            if logs:
-                held.claim = replace(held.claim, logs=logs)
-            await self._pass_on(held, outcome)
-        state_context.set(None)
+            await self._pass_on(held, report)
+        execution_context.set(None)
 
     async def _pass_on(self, held: HeldClaim, outcome: Outcome) -> None:
         # Into the ledger first: if this is cancelled from there on, the outcome is not lost unnoticed.

@@ -45,6 +45,6 @@ async def run_node(
 
     claim = Claim(state_id="test", node_name=node.__name__, identifier=node.__name__, inputs=inputs or {})
     async with aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor:
-        outcome = await executor.run(claim, Execution())
-    assert outcome is not None, "only a runtime that stops releases a state"
-    return outcome
+        report = await executor.run(Execution(claim))
+    assert isinstance(report, Outcome), "only a runtime that stops releases a state"
+    return report

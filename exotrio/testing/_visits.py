@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 import anyio
 import trio
 
-from exotrio._execution.handle import state_context
+from exotrio._execution.handle import execution_context
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, Stopping
 from exotrio.testing._points import Moment, Place
@@ -113,9 +113,9 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
     """
 
     async def execute(self: BaseNode) -> Any:
-        context = state_context.get()
-        assert context is not None, "a node runs for a state"
-        visit = observer.begin(context.claim)
+        execution = execution_context.get()
+        assert execution is not None, "a node runs for a state"
+        visit = observer.begin(execution.claim)
         visit.reach(Moment.BEGIN)
         # Where it is held, or cancelled, if that is to happen before it begins.
         await trio.lowlevel.checkpoint()
@@ -136,9 +136,9 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def stopping(self: BaseNode) -> Stopping:
-        context = state_context.get()
-        if context is not None:
-            observer.reads_stopping.add(context.claim.identifier)
+        execution = execution_context.get()
+        if execution is not None:
+            observer.reads_stopping.add(execution.claim.identifier)
         return self._stop_view.why
 
     body: dict[str, Any] = {

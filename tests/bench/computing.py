@@ -63,7 +63,7 @@ async def _elsewhere(states: int) -> list[Sample]:
         for place, node in places.items():
             begin = time.perf_counter()
             claim = Claim(state_id="s", node_name=node.__name__, identifier="it", inputs={"i": "1"})
-            outcome = await executor.run(claim, Execution())
+            outcome = await executor.run(Execution(claim))
             times[place].append(time.perf_counter() - begin)
             assert isinstance(outcome, Executed), outcome
     assert isinstance(outcome, Executed), outcome

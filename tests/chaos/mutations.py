@@ -38,9 +38,9 @@ MUTATIONS = {
         ("every fault", "SIGTERM only"),
     ),
     "release on drain": Mutation(
-        "_runtime/reporter.py",
-        "            return await self.link.release([held.claim for held in batch])\n",
-        "            return [Settlement(Fate.SETTLED)] * len(batch)\n",
+        "_link/native.py",
+        "            settlements |= await self._release(released)\n",
+        "            settlements |= dict.fromkeys(released, Settlement(Fate.SETTLED))\n",
         ("SIGTERM only",),
     ),
     "outbox": Mutation(

@@ -88,8 +88,8 @@ MUTATIONS = {
     ),
     "a cancelled node reported as an error": Mutation(
         "_execution/executor.py",
-        "return attempt.outcome\n",
-        'return attempt.outcome or (Errored("cancelled") if execution.cancelled else None)\n',
+        "        report = execution.report\n",
+        '        report = Errored("cancelled") if execution.cancelled else execution.report\n',
         ("a cancelled scope in execute on native",),
     ),
 }

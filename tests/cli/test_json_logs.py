@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from exotrio._execution.handle import StateContext, hide, state_context
+from exotrio._execution.handle import Execution, execution_context
 from exotrio._link.port import Claim
 from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.redaction import Redactor
@@ -44,9 +44,9 @@ class Log:
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    token = state_context.set(None)
+    token = execution_context.set(None)
     yield Log()
-    state_context.reset(token)
+    execution_context.reset(token)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_a_line_about_several_states_is_about_none(log: Log) -> None:
     assert log.fields == {}
 
 
-def test_what_is_written_while_a_state_runs_is_about_that_state_unless_it_says_otherwise(log: Log) -> None:
-    state_context.set(StateContext(CLAIM))
+async def test_a_line_written_in_an_execution_is_about_its_state_unless_it_names_another(log: Log) -> None:
+    execution_context.set(Execution(CLAIM))
     log.to.info("here")
     log.to.info("%s there", HeldClaim(OTHER))
     log.to.info("elsewhere", extra={"run": "r9", "attempt": object()})
@@ -95,9 +95,10 @@ def test_what_is_written_while_a_state_runs_is_about_that_state_unless_it_says_o
     assert elsewhere["attempt"].startswith("<object")
 
 
-def test_secrets_of_the_state_are_masked_in_messages_exceptions_and_stacks(log: Log) -> None:
-    state_context.set(StateContext(CLAIM))
-    hide(Redactor(["sesame-4711", "short"]))
+async def test_secrets_of_the_state_are_masked_in_messages_exceptions_and_stacks(log: Log) -> None:
+    execution = Execution(CLAIM)
+    execution.progress.redactor = Redactor(["sesame-4711", "short"])
+    execution_context.set(execution)
     try:
         raise ValueError("no sesame-4711")
     except ValueError:

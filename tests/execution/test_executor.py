@@ -20,7 +20,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._execution.error_text import error_text
 from exotrio._execution.executor import Executor
-from exotrio._execution.handle import Execution, StateContext, state_context
+from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.cli.terminal.json_logs import JsonFormatter
@@ -319,11 +319,7 @@ async def test_secrets_are_masked_in_what_a_node_and_its_libraries_log_as_json()
     def execute(self: BaseNode) -> None:
         library.info("connecting with %s", self.secrets.key)  # type: ignore[attr-defined]
 
-    token = state_context.set(StateContext(Claim("s1", "Node", "node", {})))
-    try:
-        outcome = await run_node(node(execute, Secrets=Secrets), secrets={"key": "sesame-4711"})
-    finally:
-        state_context.reset(token)
+    outcome = await run_node(node(execute, Secrets=Secrets), secrets={"key": "sesame-4711"})
     assert isinstance(outcome, Executed)
     assert json.loads(stream.getvalue())["message"] == "connecting with ***"
 
@@ -459,7 +455,7 @@ async def test_whether_a_state_is_still_ours_is_asked_last_before_its_node_begin
 
     executor = Executor(nodes={"Secretive": Secretive}, fetch_secrets=fetch)
     claim = Claim(state_id="s", node_name="Secretive", identifier="s", inputs={})
-    assert await executor.run(claim, Execution(), confirm=confirm) == Executed([])
+    assert await executor.run(Execution(claim), confirm=confirm) == Executed([])
     assert order == ["secrets", "confirm", "node"]
 
 
@@ -473,11 +469,10 @@ async def test_a_node_that_was_cancelled_before_its_task_began_is_not_begun() ->
     async def no_secrets(claim: Claim) -> dict[str, str]:
         return {}
 
-    execution = Execution()
+    execution = Execution(Claim(state_id="s", node_name="Node", identifier="s", inputs={}))
     executor = Executor(nodes={"Node": node(execute)}, fetch_secrets=no_secrets)
-    claim = Claim(state_id="s", node_name="Node", identifier="s", inputs={})
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(executor.run, claim, execution)
+        nursery.start_soon(executor.run, execution)
         await trio.lowlevel.checkpoint()
         execution.cancel()
     assert (begun, execution.began) == ([], False)

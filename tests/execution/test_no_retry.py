@@ -179,7 +179,7 @@ async def test_a_node_class_that_nobody_has_is_not_to_be_retried() -> None:
         return {}
 
     executor = Executor(nodes={}, fetch_secrets=no_secrets)
-    outcome = await executor.run(Claim("s", "Chrage", "c", {}), Execution())
+    outcome = await executor.run(Execution(Claim("s", "Chrage", "c", {})))
     assert isinstance(outcome, Errored)
     assert not outcome.retry
 

@@ -21,11 +21,12 @@ from trio.testing import MockClock
 from exotrio import BaseNode, ConfigurationError, Stopping
 from exotrio._execution import processes
 from exotrio._execution.executor import Executor
-from exotrio._execution.handle import Execution, StateContext, state_context
+from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
+from exotrio._nodes.outcome import Report
 from exotrio._util import deadlines
 from exotrio.cli.terminal.json_logs import JsonFormatter
-from exotrio.testing import Errored, Executed, Outcome, run_node
+from exotrio.testing import Errored, Executed, run_node
 from tests.support import process_nodes as nodes
 from tests.support.doubles import NativeServer, V0Server, running, runtime
 from tests.support.helpers import eventually
@@ -43,11 +44,13 @@ class Bench:
     async def secrets(self, claim: Claim) -> Mapping[str, str]:
         return {"key": SECRET}
 
-    async def run(self, name: str, execution: Execution | None = None, **inputs: str) -> Outcome | None:
-        claim = Claim(state_id="s", node_name=name, identifier=name.lower(), inputs=inputs, run_id="r")
-        state_context.set(StateContext(claim))
+    async def run(self, name: str, execution: Execution | None = None, **inputs: str) -> Report:
         with trio.fail_after(60):
-            return await self.executor.run(claim, execution or Execution())
+            return await self.executor.run(execution or execution_of(name, **inputs))
+
+
+def execution_of(name: str, **inputs: str) -> Execution:
+    return Execution(Claim(state_id="s", node_name=name, identifier=name.lower(), inputs=inputs, run_id="r"))
 
 
 @asynccontextmanager
@@ -167,7 +170,7 @@ async def test_what_holds_the_interpreter_in_c_is_timed_out_with_all_that_it_sta
 ) -> None:
     # As long as the node may take: the start of the process does not count.
     monkeypatch.setattr(processes, "BEGIN", f"import time; time.sleep(1)\n{processes.BEGIN}")
-    execution = Execution()
+    execution = execution_of("HangsBriefly")
     async with bench(nodes.HangsBriefly) as there:
         outcome = await there.run("HangsBriefly", execution)
         assert outcome == Errored("timed out after 1 s (timeout of HangsBriefly)")
@@ -207,7 +210,7 @@ async def test_a_node_in_a_process_learns_that_the_runtime_drains_and_no_signal_
 
 
 async def test_progress_crosses_seldom_but_the_last_one_always() -> None:
-    execution = Execution()
+    execution = execution_of("Reports")
     said: list[object] = []
     say = execution.progress.say
 
@@ -274,12 +277,11 @@ async def test_a_process_that_does_not_come_to_its_node_is_not_waited_for(
 
 async def test_a_node_may_run_for_longer_than_its_process_may_take_to_start(mock_clock: MockClock) -> None:
     mock_clock.rate = 1.0
-    execution, ended = Execution(), []
-    claim = Claim(state_id="s", node_name="Drains", identifier="drains", inputs={}, run_id="r")
+    execution, ended = execution_of("Drains"), []
     async with bench(nodes.Drains) as there, trio.open_nursery() as nursery:
 
         async def run() -> None:
-            ended.append(await there.executor.run(claim, execution))
+            ended.append(await there.executor.run(execution))
 
         nursery.start_soon(run)
         await pids(execution)  # it is running

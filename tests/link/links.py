@@ -8,7 +8,9 @@ import httpx
 
 from exotrio._http.client import HttpClient
 from exotrio._link.native import NativeLink
+from exotrio._link.port import Claim
 from exotrio._link.v0 import V0Link
+from exotrio._nodes.outcome import Released
 from tests.support.http_doubles import Double, Handler, answer
 
 
@@ -21,6 +23,10 @@ def native_link(handler: Handler) -> tuple[NativeLink, Double]:
     double = Double(handler)
     http = HttpClient(double.endpoint, tasks=50)
     return NativeLink(http, "ns", worker_id="me", v0=V0Link(http, "ns")), double
+
+
+def released(*claims: Claim) -> list[tuple[Claim, Released]]:
+    return [(claim, Released()) for claim in claims]
 
 
 def v0_state(state_id: str, **changes: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, LinkKind
 from exotrio._nodes.outcome import Executed, Requeued
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound
-from tests.link.links import native_state, v0_claimed, v0_state
+from tests.link.links import native_state, released, v0_claimed, v0_state
 from tests.support.http_doubles import Double, answer, done, no_nodes, silent
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])
@@ -202,7 +202,9 @@ async def test_during_an_outage_reports_and_releases_are_unsent_and_blame_no_ite
     server.away = httpx.Response(502, text="<html>", headers={"retry-after": "9"})
     claims = [Claim(f"s{i}", "D", "d", {}) for i in range(3)]
     await link.report([(claims[0], DONE)])
-    settlements = await link.report([(claim, DONE) for claim in claims]) + await link.release(claims)
+    settlements = await link.report([(claim, DONE) for claim in claims]) + await link.report(
+        released(*claims)
+    )
     assert [(s.fate, s.status, s.retry_after) for s in settlements] == [(Fate.RETRY, None, 9.0)] * 6
 
 
@@ -302,12 +304,14 @@ async def test_after_a_500_what_can_be_sent_only_once_is_not_risked_on_a_server_
     await link.report([(claim, DONE)])
     server.asked_anew()
     # As a stock server answers whose database is away.
-    settlements = await link.release([other]) + await link.report([(other, Requeued(1))])
+    settlements = await link.report([*released(other), (other, Requeued(1))])
     assert [(s.fate, s.status) for s in settlements] == [(Fate.RETRY, None)] * 2
     assert "POST re-enqueue-after" not in server.asked_anew()
     server.away = None
-    assert [s.fate for s in await link.release([other])] == [Fate.SETTLED]
-    assert [s.fate for s in await link.release([claim])] == [Fate.UNKNOWN], "its report may have arrived"
+    assert [s.fate for s in await link.report(released(other))] == [Fate.SETTLED]
+    assert [s.fate for s in await link.report(released(claim))] == [Fate.UNKNOWN], (
+        "its report may have arrived"
+    )
     assert server.asked_anew() == ["GET v1", "GET nodes", "PUT nodes", "POST re-enqueue-after"]
 
 
@@ -386,7 +390,7 @@ async def test_a_stranger_at_the_address_costs_neither_an_outcome_nor_the_link(
     for _ in range(2):
         settlements = await link.report([(claim, DONE)])
         if kind == "native" or stranger.status_code != 200:  # else what was sent once is not sent again
-            settlements += await link.release([claim])
+            settlements += await link.report(released(claim))
         assert {settlement.fate for settlement in settlements} == {Fate.RETRY}
         with pytest.raises((ManagerUnavailable, ClaimLost)):
             await link.claim({"D": 1}, 1)

@@ -21,7 +21,7 @@ from exotrio._wire.native import NativeClaimRequest, ReleaseRequest, outcome_ite
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH
 from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound, RequestRefused
-from tests.link.links import native_link, native_state, v0_claimed, v0_link, v0_state
+from tests.link.links import native_link, native_state, released, v0_claimed, v0_link, v0_state
 from tests.support.http_doubles import Handler, answer, done, no_nodes, silent, tcp_server
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])
@@ -437,7 +437,7 @@ async def test_v0_a_requeue_or_release_that_may_have_arrived_is_of_unknown_fate(
     link, _ = v0_link(handler)
     for settlements in (
         await link.report([(claim("s1"), Requeued(5))]),
-        await link.release([claim("s2")]),
+        await link.report(released(claim("s2"))),
     ):
         assert [settlement.fate for settlement in settlements] == [Fate.UNKNOWN]
         assert settlements[0].status == status
@@ -446,7 +446,7 @@ async def test_v0_a_requeue_or_release_that_may_have_arrived_is_of_unknown_fate(
 async def test_v0_anything_that_provably_was_not_sent_may_be_repeated() -> None:
     link, _ = v0_link(raising(httpx.ConnectError("refused")))
     settlements = await link.report([(claim("s1"), DONE), (claim("s2"), Requeued(5))])
-    settlements += await link.release([claim("s3")])
+    settlements += await link.report(released(claim("s3")))
     assert [settlement.fate for settlement in settlements] == [Fate.RETRY] * 3
 
 
@@ -454,7 +454,7 @@ async def test_v0_anything_that_provably_was_not_sent_may_be_repeated() -> None:
 async def test_v0_each_refusal_has_its_fate(status: int, fate: Fate) -> None:
     link, _ = v0_link(lambda _: answer(status, {"detail": "why"}))
     settlements = await link.report([(claim("s1"), DONE), (claim("s2"), Requeued(5))])
-    settlements += await link.release([claim("s3")])
+    settlements += await link.report(released(claim("s3")))
     assert {settlement.fate for settlement in settlements} == {fate}
     assert {settlement.status for settlement in settlements} == {status}
 
@@ -472,7 +472,7 @@ async def test_v0_not_queued_after_a_lost_answer_reads_as_probably_recorded() ->
 async def test_v0_a_release_after_a_report_of_unknown_fate_is_never_sent() -> None:
     link, double = v0_link(raising(httpx.ReadError("reset")))
     await link.report([(claim(), DONE)])
-    [settlement] = await link.release([claim()])
+    [settlement] = await link.report(released(claim()))
     assert settlement.fate is Fate.UNKNOWN
     assert double.asked == ["POST executed"]
 
@@ -486,7 +486,7 @@ async def test_v0_a_release_after_a_report_that_was_cancelled_in_flight_is_never
 
     link, double = v0_link(handler)
     await cancelled(lambda: link.report([(claim(), DONE)]), 1)
-    [settlement] = await link.release([claim()])
+    [settlement] = await link.report(released(claim()))
     assert settlement.fate is Fate.UNKNOWN
     assert double.asked == ["POST executed"]
 
@@ -498,7 +498,7 @@ async def test_v0_a_state_that_is_claimed_anew_starts_without_doubt() -> None:
     [settlement] = await link.report([(claim("s1"), Requeued(1))])
     assert settlement.fate is Fate.UNKNOWN
     [anew] = await link.claim({"A": 1}, 1)
-    assert [s.fate for s in await link.release([anew])] == [Fate.SETTLED]
+    assert [s.fate for s in await link.report(released(anew))] == [Fate.SETTLED]
 
 
 async def test_v0_settlements_come_in_the_order_of_the_items_however_the_answers_come(
@@ -551,7 +551,7 @@ async def test_an_outcome_without_a_json_form_is_refused_alone(value: Any) -> No
     assert v0_double.asked == ["POST executed"] * 2
     assert [item["state_id"] for item in native_double.bodies("outcomes")[0]] == ["s1", "s3"]
     # It is not tried without its lines, nor does that hold the others up.
-    items = [(replace(each, logs=({"text": "said"},)), outcome) for each, outcome in items]
+    items = [(each, replace(outcome, logs=({"text": "a line"},))) for each, outcome in items]
     assert [s.fate for s in await native.report(items)] == [Fate.SETTLED, Fate.REFUSED, Fate.SETTLED]
 
 
@@ -761,7 +761,7 @@ async def test_native_reports_travel_as_one_batch_in_the_form_of_the_wire() -> N
 async def test_native_each_result_has_its_fate(result: str, fate: Fate) -> None:
     link, double = native_link(lambda request: settled(request, result))
     settlements = await link.report([(leased(1), DONE), (leased(2), DONE)])
-    settlements += await link.release([leased(3), leased(4)])
+    settlements += await link.report(released(leased(3), leased(4)))
     assert [s.fate for s in settlements] == [fate] * 4
     assert double.asked == ["POST outcomes", "POST release"]
 
@@ -783,7 +783,7 @@ async def test_native_a_batch_that_failed_as_a_whole_gives_every_item_that_fate(
 ) -> None:
     link, _ = native_link(handler)
     settlements = await link.report([(leased(1), DONE), (leased(2), DONE)])
-    settlements += await link.release([leased(3), leased(4)])
+    settlements += await link.report(released(leased(3), leased(4)))
     assert [(s.fate, s.status) for s in settlements] == [(fate, status)] * 4
 
 
@@ -821,14 +821,16 @@ async def test_native_claims_made_without_a_lease_are_reported_and_released_over
     )
     items: list[tuple[Claim, Outcome]] = [(claim("old"), DONE), (leased(1), DONE)]
     assert [s.fate for s in await link.report(items)] == [Fate.DROPPED, Fate.SETTLED]
-    assert [s.fate for s in await link.release([leased(2), claim("older")])] == [Fate.SETTLED, Fate.DROPPED]
+    assert [s.fate for s in await link.report(released(leased(2), claim("older")))] == [
+        Fate.SETTLED,
+        Fate.DROPPED,
+    ]
     assert sorted(double.asked) == ["POST executed", "POST outcomes", "POST re-enqueue-after", "POST release"]
 
 
 async def test_nothing_to_report_sends_nothing() -> None:
     for link, double in (v0_link(settled), native_link(settled)):
         assert await link.report([]) == []
-        assert await link.release([]) == []
         assert double.requests == []
 
 

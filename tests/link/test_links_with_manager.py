@@ -20,6 +20,7 @@ from exotrio.client._state_manager import StateManager
 from exotrio.errors import GraphInvalid, NotFound
 from exotrio.graph import Graph, GraphNodeModel
 from exotrio.manager import embedded
+from tests.link.links import released
 
 KINDS: list[LinkKind] = ["native", "v0"]
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}}
@@ -139,7 +140,7 @@ async def test_a_released_state_can_be_claimed_again_at_once(kind: LinkKind) -> 
     async with world(kind) as (link, manager):
         await manager.trigger("g")
         [claim] = await link.claim({"Digest": 4}, 4)
-        assert [s.fate for s in await link.release([claim])] == [Fate.SETTLED]
+        assert [s.fate for s in await link.report(released(claim))] == [Fate.SETTLED]
         await trio.sleep(0.005)  # v0's smallest delay is a millisecond, and nothing announces its end
         assert [one.state_id for one in await link.claim({"Digest": 4}, 4)] == [claim.state_id]
 

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -23,9 +22,7 @@ from pydantic import BaseModel
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._execution.capture import hear_streams
 from exotrio._execution.output import Line, Output
-from exotrio._link.port import Claim
 from exotrio._nodes.progress import ProgressView
-from exotrio._runtime.ledger import Ledger
 from tests.support import process_nodes
 from tests.support.doubles import Call, NativeServer, V0Server, reply, running, runtime
 
@@ -396,16 +393,6 @@ async def test_names_of_loggers_are_bounded_and_made_sendable_as_texts_are() -> 
     (_, odd, _), (_, long, _) = lines_of(item)
     assert odd == r"files.\udcff.txt"
     assert len(long) < 3_000
-
-
-async def test_the_lines_of_an_outcome_go_with_it_under_another_claim() -> None:
-    claimed = Claim(state_id="s", node_name="A", identifier="a", inputs={}, token="t1")
-    ledger = Ledger()
-    held = ledger.add(claimed)
-    assert held is not None
-    held.claim = replace(held.claim, logs=({"text": "said"},))
-    assert ledger.add(replace(claimed, token="t2")) is None
-    assert (held.claim.token, held.claim.logs) == ("t2", ({"text": "said"},))
 
 
 @pytest.mark.parametrize("server", [NativeServer, V0Server])

@@ -480,7 +480,7 @@ def test_a_write_is_synced_before_it_returns(outbox: Path, monkeypatch: pytest.M
 
 async def test_a_mark_whose_sending_is_cancelled_is_taken_back(outbox: Path) -> None:
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
-    held = HeldClaim(claim, outcome=Requeued(60.0))
+    held = HeldClaim(claim, report=Requeued(60.0))
     opened = await open_outbox(outbox, "http://manager", "ns")
     opened.add(held)
     async with trio.open_nursery() as nursery:
@@ -528,10 +528,11 @@ async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: An
 
 async def test_that_an_error_is_not_to_be_retried_its_trace_and_its_lines_are_kept(outbox: Path) -> None:
     lines = [{"at": "2026-01-31T12:00:00.000Z", "level": "stdout", "logger": None, "text": "begun"}]
-    claim = Claim(
-        state_id="0" * 24, node_name="N", identifier="i", inputs={}, execution="00-a-b-01", logs=lines
-    )
-    outcomes = [Errored("once more"), Errored("never", retry=False)]
+    claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
+    outcomes = [
+        Errored("once more", trace="00-a-b-01", logs=lines),
+        Errored("never", retry=False, trace="00-a-b-01", logs=lines),
+    ]
     with open_store(outbox) as store:
         store.write([(claim, outcome) for outcome in outcomes], {}, ())
     with open_store(outbox) as again:

@@ -64,7 +64,7 @@ class Bench:
             if stage == "buffered":
                 self.claimed.send_nowait(held)
                 continue
-            self.ledger.run(held, Execution())
+            self.ledger.run(held, Execution(held.claim))
             if stage == "done":
                 self.ledger.finish(held, Executed([]))
 

@@ -177,7 +177,6 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
         target=target_of(process_nodes.Drains),
         inputs={},
         secrets={},
-        shown="it",
         trace=None,
         draining=False,
         captures=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from exotrio._execution.handle import claim_fields, phase_context, state_context
+from exotrio._execution.handle import claim_fields, execution_context, phase_context
 from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.json import encode, sendable
 from exotrio._util.redaction import NO_SECRETS, Redactor
@@ -30,8 +30,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; if its message cannot be formatted, the raw one with the reason."""
-        context = state_context.get()
-        redactor = NO_SECRETS if context is None else context.redactor
+        execution = execution_context.get()
+        redactor = NO_SECRETS if execution is None else execution.progress.redactor
         try:
             message = record.getMessage()
         except Exception as error:
@@ -46,8 +46,8 @@ class JsonFormatter(logging.Formatter):
             entry["process"] = self._process
         args = record.args.values() if isinstance(record.args, dict) else record.args or ()
         about = [arg.claim for arg in args if isinstance(arg, HeldClaim)]
-        if not about and context is not None:
-            about = [context.claim]
+        if not about and execution is not None:
+            about = [execution.claim]
         if len(about) == 1:
             entry |= claim_fields(about[0])
         if (phase := phase_context.get()) is not None:
