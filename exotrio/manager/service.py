@@ -115,7 +115,7 @@ class Service:
 
     async def ask_for_tasks(self, namespace: str, worker_id: str) -> None:
         """Ask a runtime for its task tree, which comes with its next heartbeat."""
-        worker = await self.store.look(find_worker, namespace, worker_id, self.monotonic())
+        worker = await self.store.read_with_deadline(find_worker, namespace, worker_id, self.monotonic())
         if not worker.last.shows_tasks:
             raise Refused(409, f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
         await self.store.write(ask, namespace, worker_id, "tasks")

@@ -134,8 +134,8 @@ class _Watched:
     async def read(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await self._memory.read(query, *args, **kwargs)
 
-    async def look(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await self._memory.look(query, *args, **kwargs)
+    async def read_with_deadline(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await self._memory.read_with_deadline(query, *args, **kwargs)
 
     async def _reach(self, when: str, name: str, result: Any) -> None:
         if not self._process.dead:

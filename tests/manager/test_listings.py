@@ -86,5 +86,7 @@ async def test_a_search_reads_runs_in_parts_until_there_are_no_more(
     monkeypatch.setattr(runs, "READ_AT_ONCE", 2)
     flow = await Flow.deploy(manager.api, place("a"))
     started = [await flow.trigger() for _ in range(count)]
-    found = await manager.service.store.look(partial(runs.search, graph="graph"), manager.api.namespace)
+    found = await manager.service.store.read_with_deadline(
+        partial(runs.search, graph="graph"), manager.api.namespace
+    )
     assert [run.run_id for run in found.rows] == started[::-1]

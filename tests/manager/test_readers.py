@@ -17,8 +17,9 @@ from exotrio.errors import DatabaseError
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security import sessions
+from exotrio.manager.store import readers
 from exotrio.manager.store.port import View
-from exotrio.manager.store.sqlite import readers
+from exotrio.manager.store.sqlite.readers import READS
 from exotrio.manager.store.sqlite.store import open_store
 from exotrio.manager.web import Dashboard
 from tests.contract.api import Api
@@ -39,7 +40,7 @@ async def test_reads_of_a_file_that_fail_are_logged_when_that_begins_and_when_it
     async with open_store(path) as store:
         await store.write(put, "a")
         path.rename(tmp_path / "elsewhere")
-        for way in (store.read, store.look, store.read):
+        for way in (store.read, store.read_with_deadline, store.read):
             with pytest.raises(DatabaseError, match="could not be read"):
                 await way(keys)
         (tmp_path / "elsewhere").rename(path)
@@ -75,13 +76,13 @@ def find_short_rows(view: View) -> object:
 
 
 @asynccontextmanager
-async def looks_held_up(look: Callable[..., Awaitable[object]]) -> AsyncIterator[None]:
-    """Keep every thread for looks busy in the block."""
+async def searches_held_up(read: Callable[..., Awaitable[object]]) -> AsyncIterator[None]:
+    """Keep every thread for searches busy in the block."""
     with ExitStack() as stack:
-        gates = [stack.enter_context(gate()) for _ in range(readers.LOOKS)]
+        gates = [stack.enter_context(gate()) for _ in range(readers.SEARCHES)]
         async with trio.open_nursery() as nursery:
             for each in gates:
-                nursery.start_soon(look, each.hold)
+                nursery.start_soon(read, each.hold)
                 await trio.to_thread.run_sync(each.wait_entered)
             yield
             for each in gates:
@@ -101,7 +102,7 @@ async def test_what_runtimes_need_is_answered_while_others_search(tmp_path: Path
     async with served(tmp_path / "state.db") as (service, client):
         api = Api(client, "tests")
         flow = await Flow.start(api, place("a"), secrets={"token": "s3cret-value"}, runs=2)
-        async with looks_held_up(service.store.look):
+        async with searches_held_up(service.store.read_with_deadline):
             state = await claim_one(api, limits={A: 1})
             assert ok(await api.secrets(state["state_id"], state["lease"]["token"]))["secrets"]
             ok(await api.native("POST", "heartbeat", json={"worker_id": "w", "states": [item_for(state)]}))
@@ -115,7 +116,7 @@ async def test_sessions_and_links_are_looked_up_while_others_search(tmp_path: Pa
     async with served(tmp_path / "state.db") as (service, client):
         origin = {"origin": "http://embedded"}
         assert (await client.post("/sign-in", data={"key": KEY}, headers=origin)).status_code == 303
-        async with looks_held_up(service.store.look):
+        async with searches_held_up(service.store.read_with_deadline):
             assert (await client.get("/guide")).status_code == 200
             assert (await client.get("/sign-in?link=guess")).status_code == 200, "signed in anyway"
             client.cookies.clear()
@@ -132,7 +133,7 @@ async def test_guessed_sessions_take_one_of_the_threads_that_runtimes_need(
         async with served(tmp_path / "state.db") as (_, client), trio.open_nursery() as nursery:
             api = Api(client, "tests")
             await Flow.start(api, place("a"))
-            for _ in range(2 * readers.READS):
+            for _ in range(2 * READS):
                 nursery.start_soon(partial(client.get, "/sign-in", headers={"cookie": f"exotrio={'x' * 43}"}))
             await trio.to_thread.run_sync(held.wait_entered)
             await trio.testing.wait_all_tasks_blocked()
@@ -146,12 +147,12 @@ async def test_guessed_sessions_take_one_of_the_threads_that_runtimes_need(
 async def test_pages_lists_and_exports_wait_for_their_turn_and_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "LOOK_LIMIT", 0.05)
+    monkeypatch.setattr(readers, "DEADLINE", 0.05)
     async with served(tmp_path / "state.db") as (service, client):
         api = Api(client, "tests")
         flow = await Flow.start(api, place("a"))
         state = await claim_one(api, limits={A: 1})
-        async with looks_held_up(service.store.look):
+        async with searches_held_up(service.store.read_with_deadline):
             for answer in (
                 await api.nodes(),
                 await api.namespaces(),
@@ -183,14 +184,14 @@ async def test_pages_lists_and_exports_wait_for_their_turn_and_no_longer(
 async def test_a_search_that_takes_too_long_is_ended_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Callable[[View], object]
 ) -> None:
-    monkeypatch.setattr(readers, "LOOK_LIMIT", 0.05)
+    monkeypatch.setattr(readers, "DEADLINE", 0.05)
     async with open_store(tmp_path / "state.db") as store:
         await store.write(put, "there")
         with trio.fail_after(60):
-            for _ in range(readers.LOOKS + 1):
+            for _ in range(readers.SEARCHES + 1):
                 with pytest.raises(
                     Refused, match=r"took longer than 0\.05 s and was ended; ask for less"
                 ) as caught:
-                    await store.look(search)
+                    await store.read_with_deadline(search)
                 assert caught.value.status == 400
         assert await store.read(keys) == ["there"]

@@ -217,7 +217,7 @@ POINTS = (
         Change(
             SESSIONS,
             "return await self._store.read(query, digest)",
-            "return await self._store.look(query, digest)",
+            "return await self._store.read_with_deadline(query, digest)",
         ),
     ),
     Point(
@@ -755,9 +755,9 @@ POINTS = (
         "Searches, pages and exports hold up nothing that a runtime waits for.",
         ["manager/test_readers::test_what_runtimes_need_is_answered_while_others_search"],
         Change(
-            "manager/store/sqlite/readers.py",
-            "query, LOOK_LIMIT, self._looks)",
-            "query, LOOK_LIMIT, self._reads)",
+            "manager/store/readers.py",
+            "query, DEADLINE, self._searches)",
+            "query, DEADLINE, self._reads)",
         ),
     ),
     Point(

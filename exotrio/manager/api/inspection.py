@@ -45,16 +45,18 @@ class Inspection:
     @ApiRoute("GET", NS + "/overview", "Show what happens in a namespace", Overview)
     async def overview(self, request: Request, namespace: str, query: OverviewQuery) -> Response:
         now = self._service.monotonic()
-        return reply(await self._store.look(show_overview, namespace, now, query.runs))
+        return reply(await self._store.read_with_deadline(show_overview, namespace, now, query.runs))
 
     @ApiRoute("GET", NS + "/depth", "Count the states of each node that wait", QueueDepth)
     async def depth(self, request: Request, namespace: str, query: DepthQuery) -> Response:
-        return reply({"nodes": await self._store.look(waiting, namespace, query.limit)})
+        return reply({"nodes": await self._store.read_with_deadline(waiting, namespace, query.limit)})
 
     @ApiRoute("GET", NS + "/checkup", "Show the condition of the state manager", Checkup)
     async def checkup(self, request: Request, namespace: str) -> Response:
         now, terms = self._service.monotonic(), self._service.terms
-        return reply(await self._store.look(show_checkup, namespace, terms, now, self._store.describe))
+        return reply(
+            await self._store.read_with_deadline(show_checkup, namespace, terms, now, self._store.describe)
+        )
 
     @ApiRoute("GET", NS + "/run/{run_id}/export", "Show a run as one page", "text/html")
     async def export(self, request: Request, namespace: str, run_id: str, query: ExportQuery) -> Response:
@@ -62,12 +64,14 @@ class Inspection:
         from exotrio.manager.web import report
 
         cipher = self._service.cipher
-        page = await self._store.look(report.export, namespace, run_id, cipher, values=query.values)
+        page = await self._store.read_with_deadline(
+            report.export, namespace, run_id, cipher, values=query.values
+        )
         return Response(page, headers=report.headers(run_id))
 
     @ApiRoute("GET", NS + "/workers", "List runtimes", RuntimeList)
     async def workers(self, request: Request, namespace: str) -> Response:
-        return reply(await self._store.look(list_workers, namespace, self._service.monotonic()))
+        return reply(await self._store.read_with_deadline(list_workers, namespace, self._service.monotonic()))
 
     @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply)
     async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
@@ -82,7 +86,9 @@ class Inspection:
     @ApiRoute("GET", WORKER + "/tasks", "Show the tasks of a runtime", TasksReply)
     async def show_tasks(self, request: Request, namespace: str, worker_id: str) -> Response:
         """Show the task tree that a runtime sent last; None before the first one."""
-        worker = await self._store.look(find_worker, namespace, worker_id, self._service.monotonic())
+        worker = await self._store.read_with_deadline(
+            find_worker, namespace, worker_id, self._service.monotonic()
+        )
         return reply(
             {
                 "worker_id": worker.worker_id,

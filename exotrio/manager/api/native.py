@@ -184,7 +184,7 @@ class Native:
 
     @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage)
     async def graphs(self, request: Request, namespace: str, query: GraphsQuery) -> Response:
-        page = await self._store.look(graph_queries.list_graphs, namespace, query.after)
+        page = await self._store.read_with_deadline(graph_queries.list_graphs, namespace, query.after)
         content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.graphs), to_json(page.next))
         return Response(content, media_type="application/json")
 
@@ -250,16 +250,18 @@ class Native:
 
     @ApiRoute("GET", NS + "/runs", "Search runs", operations.RunPage)
     async def runs(self, request: Request, namespace: str, query: operations.RunsQuery) -> Response:
-        return reply(await self._store.look(run_queries.list_runs, namespace, query))
+        return reply(await self._store.read_with_deadline(run_queries.list_runs, namespace, query))
 
     @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage)
     async def states(self, request: Request, namespace: str, query: operations.StatesQuery) -> Response:
-        page = await self._store.look(state_queries.list_states, namespace, query)
+        page = await self._store.read_with_deadline(state_queries.list_states, namespace, query)
         return reply(page.model_dump(mode="json", exclude_unset=True))
 
     @ApiRoute("GET", NS + "/state/{state_id}", "Show the history of a state", operations.StateHistory)
     async def state(self, request: Request, namespace: str, state_id: str) -> Response:
-        return reply(await self._store.look(show_history, namespace, state_id, self._service.monotonic()))
+        return reply(
+            await self._store.read_with_deadline(show_history, namespace, state_id, self._service.monotonic())
+        )
 
     @ApiRoute("POST", NS + "/heartbeat", "Renew leases", native.HeartbeatReply)
     async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> Response:

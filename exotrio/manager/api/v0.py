@@ -58,12 +58,12 @@ class V0:
 
     @ApiRoute("GET", NS + "/nodes", "List registered nodes", v0.NodesReply)
     async def list_nodes(self, request: Request, namespace: str) -> Response:
-        nodes = await self._store.look(graph_queries.list_nodes, namespace)
+        nodes = await self._store.read_with_deadline(graph_queries.list_nodes, namespace)
         return reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
 
     @ApiRoute("GET", "/v0/namespaces", "List namespaces that have registered nodes")
     async def list_namespaces(self, request: Request) -> Response:
-        namespaces = await self._store.look(graph_queries.list_namespaces)
+        namespaces = await self._store.read_with_deadline(graph_queries.list_namespaces)
         return reply({"namespaces": namespaces, "count": len(namespaces)})
 
     @ApiRoute(
@@ -90,7 +90,7 @@ class V0:
         def begin(view: View) -> tuple[int, graph_queries.GraphPage]:
             return graph_queries.count_graphs(view, namespace), graph_queries.list_graphs(view, namespace)
 
-        count, first = await self._store.look(begin)
+        count, first = await self._store.read_with_deadline(begin)
         begun = b'{"namespace":%b,"count":%d,"templates":[%b' % (to_json(namespace), count, _joined(first))
         if first.next is None:
             return Response(begun + b"]}", media_type="application/json")
@@ -100,7 +100,7 @@ class V0:
     async def _graphs(self, namespace: str, begun: bytes, after: str | None) -> AsyncIterator[bytes]:
         yield begun
         while after is not None:
-            page = await self._store.look(graph_queries.list_graphs, namespace, after)
+            page = await self._store.read_with_deadline(graph_queries.list_graphs, namespace, after)
             after = page.next
             if page.graphs:
                 yield b"," + _joined(page)
@@ -228,14 +228,14 @@ class V0:
     @ApiRoute("GET", NS + "/runs/{page}/{size}", "List runs, newest first", v0.RunList)
     async def list_runs(self, request: Request, namespace: str, page: str, size: str) -> Response:
         numbers = path_int("page", page), path_int("size", size)
-        return reply(await self._store.look(run_queries.list_runs_v0, namespace, *numbers))
+        return reply(await self._store.read_with_deadline(run_queries.list_runs_v0, namespace, *numbers))
 
     @ApiRoute("GET", NS + "/states/run/{run_id}/graph", "Show the states of a run", v0.RunGraph)
     async def run_graph(self, request: Request, namespace: str, run_id: str) -> Response:
-        return reply(await self._store.look(run_queries.show_run_graph, namespace, run_id))
+        return reply(await self._store.read_with_deadline(run_queries.show_run_graph, namespace, run_id))
 
     @ApiRoute("GET", NS + "/graph/{graph}/run/{run_id}/node/{state_id}", "Show a state", v0.StateDetail)
     async def state(
         self, request: Request, namespace: str, graph: str, run_id: str, state_id: str
     ) -> Response:
-        return reply(await self._store.look(show_state, namespace, graph, run_id, state_id))
+        return reply(await self._store.read_with_deadline(show_state, namespace, graph, run_id, state_id))

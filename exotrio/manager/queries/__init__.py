@@ -17,7 +17,7 @@
 
 A run in a list is a ``RunSummary`` and a state a ``StateSummary``, for a page as for the API, the client and
 the command line. Queries change nothing and know nothing of HTML. ``Store.read`` runs the short ones that
-runtimes wait for; ``Store.look`` runs those that people wait for, with a deadline. A query must cost the same
+runtimes wait for; ``Store.read_with_deadline`` runs those that people wait for. A query must cost the same
 however long the history is: it reads an index that finished states are not in, or stops after a number of
 rows and says so.
 

@@ -3,7 +3,7 @@
 ==============  ===================================================================================
 ``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them
 ``catalog``     templates and registered nodes, kept parsed
-``reads``       what may go wrong with queries, and how that is logged
+``readers``     queries in threads: what the engines share
 ``driver``      rows, connections and dialects, as far as code outside of the engines knows them
 ``schema``      the tables, their version, and migrations
 ``heads``       where a claim begins to search for waiting states

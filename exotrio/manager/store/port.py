@@ -20,7 +20,6 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.driver import Connection, Dialect, Items, Row, Rows
 from exotrio.manager.store.heads import Heads
-from exotrio.manager.store.reads import NotRead
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +40,14 @@ class Replaced(Exception):
 
 class Conflict(Exception):
     """Another transaction changed a row between reading and writing it. The store runs the use case again."""
+
+
+class OutOfTime(Exception):
+    """A query took as long as it may."""
+
+
+class NotRead(DatabaseError):
+    """The database could not be read; that is in the log already."""
 
 
 class View:
@@ -354,7 +361,9 @@ class Store(Protocol):
         The query must be short: it has no deadline. To cancel is safe: a query changes nothing.
         """
 
-    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_with_deadline(
+        self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run a query that people wait for, a page or a search, and return its result.
 
         They do not delay ``read``, however many there are. In memory there is no difference.

@@ -79,7 +79,7 @@ async def trigger_again(request: PageRequest, form: Form) -> Done:
 
 async def trigger(request: PageRequest, form: Form) -> Done:
     store = request.service.store
-    filled = await store.look(sent_form, request, form)
+    filled = await store.read_with_deadline(sent_form, request, form)
     key = field(form, "key").strip() or None
     run = runs.NewRun(
         inputs=filled.given(filled.inputs),

@@ -102,7 +102,7 @@ class Dashboard:
     # -- pages
 
     async def _start(self, request: Request, session: str) -> Response:
-        namespace = await self._service.store.look(first_namespace)
+        namespace = await self._service.store.read_with_deadline(first_namespace)
         return guard.redirect(link(namespace if namespace is not None else "default"))
 
     async def _set_theme(self, request: Request, session: str) -> Response:
@@ -146,7 +146,7 @@ class Dashboard:
             flashes = is_whole and has_flashes(view, session)
             return page.load(view, page_request, wanted), names, view.now_ms, flashes
 
-        data, namespaces, now, are_flashes = await self._service.store.look(load)
+        data, namespaces, now, are_flashes = await self._service.store.read_with_deadline(load)
         if not data:
             return guard.html(
                 render_whole(
@@ -195,7 +195,9 @@ class Dashboard:
 
     async def _export(self, request: Request, session: str) -> Response:
         namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
-        page = await self._service.store.look(report.export, namespace, run_id, self._service.cipher)
+        page = await self._service.store.read_with_deadline(
+            report.export, namespace, run_id, self._service.cipher
+        )
         return Response(page, headers=report.headers(run_id))
 
     # -- actions
@@ -256,7 +258,7 @@ class Dashboard:
         if guard.is_automatic(request) or not isinstance(request.scope[SESSION], str):
             return self._problem(request, status, text)
         try:
-            navigation = await self._service.store.look(navigation_at, request.scope["path"])
+            navigation = await self._service.store.read_with_deadline(navigation_at, request.scope["path"])
         except (DatabaseError, Refused):
             return self._problem(request, status, text)
         page = render_whole(

@@ -111,7 +111,7 @@ class LiveResponse:
 
     async def _changes(self, now: float) -> tuple[list[str], bool]:
         """Return the fragments that changed, and whether others did whose pace holds them back."""
-        versions = await self._request.service.store.look(self._page.versions, self._request)
+        versions = await self._request.service.store.read_with_deadline(self._page.versions, self._request)
         changed, waiting = [], False
         for name, fragment in self._page.fragments.items():
             if name in self._sent and self._sent[name] == versions[name]:

@@ -24,7 +24,7 @@ async def opened() -> AsyncIterator[tuple[Store, Database]]:
 
 
 async def condition(store: Store) -> PostgresState:
-    found = await store.look(store.describe)
+    found = await store.read_with_deadline(store.describe)
     assert (found["in_memory"], found["schema_version"]) == (False, SCHEMA_VERSION)
     assert found["size"] > 100_000
     return PostgresState.model_validate(found["postgres"])

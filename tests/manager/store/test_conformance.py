@@ -40,7 +40,7 @@ def rows(view: View, table: str, order: str = "1, 2") -> list[tuple[Any, ...]]:
 async def test_a_result_is_durable_and_read_by_whoever_asks_next(store: Store) -> None:
     assert await store.write(put, "a", value="1") == "a"
     assert await store.read(get, "a") == "1"
-    assert await store.look(get, key="a") == "1"
+    assert await store.read_with_deadline(get, key="a") == "1"
 
 
 async def test_a_use_case_that_raises_is_undone_alone_and_its_error_raised(store: Store) -> None:
@@ -67,7 +67,7 @@ async def test_an_error_of_the_database_is_one_of_ours_and_leaves_a_store_that_w
     ):
         with pytest.raises(DatabaseError, match=said):
             await store.write(wrong)
-    for way in (store.read, store.look):
+    for way in (store.read, store.read_with_deadline):
         with pytest.raises(DatabaseError, match="absent"):
             await way(lambda view: view.row("SELECT * FROM absent"))
     await store.write(put, "b")
@@ -614,7 +614,7 @@ async def test_a_query_does_not_wait_for_a_use_case(store: Store) -> None:
 
 
 @in_threads
-@pytest.mark.parametrize("way", ["read", "look"])
+@pytest.mark.parametrize("way", ["read", "read_with_deadline"])
 async def test_a_query_cannot_write(store: Store, way: str) -> None:
     await store.write(put, "a")
     with pytest.raises(DatabaseError, match=r"(?i)read-?only"):
@@ -627,7 +627,7 @@ async def test_a_query_that_raises_leaves_one_that_works(store: Store) -> None:
         keys(view)
         raise ZeroDivisionError
 
-    for way in (store.read, store.look):
+    for way in (store.read, store.read_with_deadline):
         for _ in range(5):
             with pytest.raises(ZeroDivisionError):
                 await way(fail)
@@ -640,20 +640,20 @@ async def test_lookers_hold_up_neither_readers_nor_writers_and_wait_for_their_tu
         async with trio.open_nursery() as nursery:
             # More than are let in at once, whatever that number is.
             for _ in range(12):
-                nursery.start_soon(_ignore_refused, store.look, closed.hold)
+                nursery.start_soon(_ignore_refused, store.read_with_deadline, closed.hold)
             await trio.to_thread.run_sync(closed.wait_entered)
             await store.write(put, "a")
             assert await store.read(keys) == ["a"]
             closed.open()
 
 
-async def _ignore_refused(look: Callable[..., Any], query: Callable[[View], None]) -> None:
+async def _ignore_refused(read: Callable[..., Any], query: Callable[[View], None]) -> None:
     with suppress(Refused):
-        await look(query)
+        await read(query)
 
 
 @in_threads
-@pytest.mark.parametrize("way", ["read", "look"])
+@pytest.mark.parametrize("way", ["read", "read_with_deadline"])
 @pytest.mark.parametrize("statements", [1, 10**9])
 async def test_a_query_that_is_cancelled_ends(store: Store, way: str, statements: int) -> None:
     def search(view: View) -> None:

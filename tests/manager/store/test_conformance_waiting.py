@@ -234,7 +234,7 @@ async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> No
             await store.write(put, "a")
         with pytest.raises(DatabaseError, match="closed"):
             await store.write_once_ready(60, put, "a")
-        for way in (store.read, store.look):
+        for way in (store.read, store.read_with_deadline):
             with pytest.raises(DatabaseError, match="closed"):
                 await way(keys)
 

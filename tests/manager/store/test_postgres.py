@@ -273,7 +273,7 @@ async def test_a_server_that_is_restarted_is_found_again(store: Store, database:
     server().restart()
     assert await store.read(get, "a") == "b"
     await store.write(put, "a", "c")
-    assert await store.look(get, "a") == "c"
+    assert await store.read_with_deadline(get, "a") == "c"
 
 
 @pytest.mark.parametrize(("when", "found"), [("before", None), ("after", "b")])
@@ -328,9 +328,9 @@ async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, da
 
 
 async def test_a_look_ends_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "LOOK_LIMIT", 0.1)
+    monkeypatch.setattr("exotrio.manager.store.readers.DEADLINE", 0.1)
     with pytest.raises(Refused, match="longer than"):
-        await store.look(lambda view: view.row("SELECT pg_sleep(600)"))
+        await store.read_with_deadline(lambda view: view.row("SELECT pg_sleep(600)"))
 
 
 async def test_registered_nodes_are_read_again_once_another_manager_registers_some(

@@ -46,7 +46,7 @@ def setting(view: View, name: str) -> str:
 
 async def test_a_password_that_the_server_repeats_is_masked(database: Database) -> None:
     async with open_store(database.tcp_url) as store:
-        for way in (store.write, store.read, store.look):
+        for way in (store.write, store.read, store.read_with_deadline):
             with pytest.raises(DatabaseError, match="invalid input syntax") as caught:
                 await way(lambda view: view.execute(f"SELECT CAST('{PASSWORD}' AS BIGINT)"))
             assert PASSWORD not in str(caught.value)
@@ -164,7 +164,7 @@ async def test_what_may_have_been_counted_is_not_counted_again(
 async def test_settings_of_the_role_do_not_end_sessions_that_listen(database: Database) -> None:
     database.execute(f"ALTER DATABASE {database.name} SET idle_session_timeout = '50ms'")
     async with open_store(database.url) as store:
-        for way in (store.write, store.read, store.look):
+        for way in (store.write, store.read, store.read_with_deadline):
             assert await way(setting, "idle_session_timeout") == "0"
 
 
@@ -216,7 +216,7 @@ async def test_a_session_that_listens_and_falls_silent_is_replaced(
             os.kill(silent, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("way", ["read", "look"])
+@pytest.mark.parametrize("way", ["read", "read_with_deadline"])
 async def test_a_query_does_not_wait_for_ever_for_who_rewrites_a_table(store: Store, way: str) -> None:
     assert await getattr(store, way)(setting, "lock_timeout") == "4s"
 

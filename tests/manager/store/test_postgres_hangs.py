@@ -27,7 +27,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server that is silent for a second count as lost, and nothing be tried again after that."""
     monkeypatch.setattr(connection, "STATEMENT_LIMIT", 0.5)
     monkeypatch.setattr(connection, "ANSWER_MARGIN", 0.5)
-    monkeypatch.setattr(readers, "LOOK_LIMIT", 0.5)
+    monkeypatch.setattr("exotrio.manager.store.readers.DEADLINE", 0.5)
     monkeypatch.setattr(readers, "RETRY_FOR", 0.0)
     monkeypatch.setattr(writes, "RETRY_FOR", 0.0)
     monkeypatch.setattr(store, "WRITERS", 1)
@@ -41,7 +41,7 @@ def hang(database: Database) -> Iterator[ExitStack]:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("way", ["write", "read", "look"])
+@pytest.mark.parametrize("way", ["write", "read", "read_with_deadline"])
 async def test_whatever_waits_for_a_server_that_hangs_fails_and_works_again_once_it_goes_on(
     database: Database, hang: ExitStack, way: str
 ) -> None:

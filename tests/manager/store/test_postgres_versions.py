@@ -74,9 +74,17 @@ async def test_queries_and_use_cases_go_on_when_a_table_gets_a_column(
 
     # What runs several times on a connection is prepared there, with the columns of then.
     for _ in range(3):
-        keys = [await store.read(read_all), await store.look(read_all), await store.write(read_all)]
+        keys = [
+            await store.read(read_all),
+            await store.read_with_deadline(read_all),
+            await store.write(read_all),
+        ]
     database.execute("ALTER TABLE meta ADD COLUMN later TEXT")
-    assert [await store.read(read_all), await store.look(read_all), await store.write(read_all)] == keys
+    assert [
+        await store.read(read_all),
+        await store.read_with_deadline(read_all),
+        await store.write(read_all),
+    ] == keys
 
 
 async def test_a_manager_of_the_version_before_starts_and_works_on_expanded_tables(
@@ -86,7 +94,7 @@ async def test_a_manager_of_the_version_before_starts_and_works_on_expanded_tabl
     with release(EXPANDED):
         await start_and_end(database)
     async with open_manager(database.url) as older:
-        found = await older.service.store.look(older.service.store.describe)
+        found = await older.service.store.read_with_deadline(older.service.store.describe)
     assert stored(database) == EXPANDED
     assert found["schema_version"] == VERSION + 1, "what the tables are, not what it knows"
     assert [each["schema_version"] for each in found["postgres"]["managers"]] == [VERSION]

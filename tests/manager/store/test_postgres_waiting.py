@@ -335,7 +335,7 @@ async def test_behind_a_pooler_everything_works_by_polling(database: Database) -
             assert database.execute(listening) == [(0,)]
             with trio.move_on_after(0.05):
                 await store.read(lambda view: view.row("SELECT pg_sleep(600)"))
-            assert await store.look(lambda view: setting(view, "enable_seqscan")) == "on"
+            assert await store.read_with_deadline(lambda view: setting(view, "enable_seqscan")) == "on"
 
 
 async def test_a_use_case_that_loses_its_server_behind_a_pooler_is_run_again(database: Database) -> None:

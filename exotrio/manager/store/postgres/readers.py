@@ -1,8 +1,4 @@
-"""Queries, in threads, on connections of their own: each sees one snapshot, and changes nothing.
-
-As with SQLite, what runtimes wait for (``read``) and what people wait for (``look``) have different threads,
-and only the latter a deadline for the whole query. Each statement has one (``connection.STATEMENT_LIMIT``).
-"""
+"""Queries on PostgreSQL. Each statement has a deadline (``connection.STATEMENT_LIMIT``), also of ``read``."""
 
 from __future__ import annotations
 
@@ -19,20 +15,16 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
-from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import View
+from exotrio.manager.store.port import NotRead, OutOfTime, View
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, is_operational
 from exotrio.manager.store.postgres.writes import RETRY_FOR, Context
-from exotrio.manager.store.reads import NotRead, OutOfTime, new_outage, reading, too_slow
+from exotrio.manager.store.readers import SEARCHES, Readers, too_slow
 
 T = TypeVar("T")
 
-LOOK_LIMIT = 10.0
-"""Seconds that a look may wait for its turn, and then take."""
-LOOKS = 2
 READS = 4
 CANCEL_WITHIN = 1.0
-"""Seconds that a cancelled query waits for the server to hear of it."""
+"""Seconds that a cancelled query waits for the server to cancel it, too."""
 _PAUSES = Backoff(0.01, 0.5)
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -64,45 +56,21 @@ class _Query:
                 self._connection.driver.cancel_safe(timeout=CANCEL_WITHIN)
 
 
-class Readers:
+class PostgresReaders(Readers[Connection]):
     """The reading connections of a store."""
 
     def __init__(self, context: Context) -> None:
+        super().__init__(READS)
         self._context = context
-        self._idle: list[Connection] = []
-        self._reads = trio.CapacityLimiter(READS)
-        self._looks = trio.CapacityLimiter(LOOKS)
-        self._turns = trio.Semaphore(LOOKS)
-        self._cancelling = trio.CapacityLimiter(READS + LOOKS)
+        self._cancelling = trio.CapacityLimiter(READS + SEARCHES)
         self._lost_at: float | None = None
-        self._outage = new_outage()
-        self._closed = False
 
-    async def read(self, query: Callable[[View], T]) -> T:
-        """Run a query without a deadline for all its statements together; a cancellation ends it."""
-        return await self._in_thread(query, math.inf, self._reads)
-
-    async def look(self, query: Callable[[View], T]) -> T:
-        """Run a query; raise Refused after ``LOOK_LIMIT`` seconds, or if its turn did not come by then."""
-        with trio.move_on_after(LOOK_LIMIT) as waiting:
-            async with self._turns:
-                waiting.deadline = math.inf
-                return await self._in_thread(query, LOOK_LIMIT, self._looks)
-        raise Refused(503, f"other pages and searches took all of {LOOK_LIMIT:g} s; try again later")
-
-    def close(self) -> None:
-        """Close the connections that are not in use, and each other one once it is not."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
-
-    async def _in_thread(self, query: Callable[[View], T], limit: float, limiter: trio.CapacityLimiter) -> T:
+    async def _run(self, query: Callable[[View], T], limit: float, limiter: trio.CapacityLimiter) -> T:
         running = _Query()
         try:
-            with reading(self._outage):
-                return await trio.to_thread.run_sync(
-                    self._run, query, limit, running, limiter=limiter, abandon_on_cancel=True
-                )
+            return await trio.to_thread.run_sync(
+                self._run_in_thread, query, limit, running, limiter=limiter, abandon_on_cancel=True
+            )
         except trio.Cancelled:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CANCEL_WITHIN):
                 await trio.to_thread.run_sync(
@@ -110,7 +78,7 @@ class Readers:
                 )
             raise
 
-    def _run(self, query: Callable[[View], T], limit: float, running: _Query) -> T:
+    def _run_in_thread(self, query: Callable[[View], T], limit: float, running: _Query) -> T:
         start = time.monotonic()
         failures = 0
         end = math.inf
@@ -149,8 +117,8 @@ class Readers:
     @contextmanager
     def _connection(self, limit: float, running: _Query) -> Iterator[Connection]:
         """Lend a connection, with one snapshot for all statements."""
-        connection = self._idle_or_new()
-        usable = False
+        connection = self._usable_connection()
+        is_usable = False
         try:
             connection.begin(_BEGIN)
             if limit < math.inf:
@@ -158,30 +126,23 @@ class Readers:
             yield connection
             with suppress(CommitUnknown):  # nothing was written
                 connection.commit()
-                usable = True
+                is_usable = True
         except psycopg.Error:
             raise  # its transaction, if it still has one, ends with it
         except Exception:
             connection.rollback()
-            usable = True
+            is_usable = True
             raise
         finally:
-            # A server that was told to cancel may be slow to do it: the next query must not be hit.
-            if usable and not (running.cancelled or self._closed):
-                self._idle.append(connection)
-            else:
-                connection.close()
+            # A server may be slow to cancel a query: it must not cancel the next one on this connection.
+            self._give_back(connection, is_usable=is_usable and not running.cancelled)
 
-    def _idle_or_new(self) -> Connection:
-        while True:
-            try:
-                # Without a check before: another thread may take the last one in between.
-                connection = self._idle.pop()
-            except IndexError:
-                return self._context.epochs.connect(writes=False)
+    def _usable_connection(self) -> Connection:
+        while (connection := self._idle_connection()) is not None:
             if self._context.epochs.has(connection):
                 return connection
             connection.close()
+        return self._context.epochs.connect(writes=False)
 
     def _not_read(self, error: psycopg.Error) -> DatabaseError:
         # One of a statement is of that query alone, so each is logged.

@@ -26,7 +26,7 @@ from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
 from exotrio.manager.store.postgres.epochs import Epochs
 from exotrio.manager.store.postgres.notices import Notices
-from exotrio.manager.store.postgres.readers import Readers
+from exotrio.manager.store.postgres.readers import PostgresReaders
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.start import prepare_patiently
 from exotrio.manager.store.postgres.topics import Topics
@@ -60,7 +60,7 @@ class PostgresStore:
         self._nursery = nursery
         self._grace = grace
         self._token = trio.lowlevel.current_trio_token()
-        self._readers = Readers(context)
+        self._readers = PostgresReaders(context)
         self._commit_times = context.commit_times
         self._topics = Topics()
         self._notices = notices
@@ -146,9 +146,11 @@ class PostgresStore:
         self._check_open()
         return await self._readers.read(lambda view: query(view, *args, **kwargs))
 
-    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_with_deadline(
+        self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         self._check_open()
-        return await self._readers.look(lambda view: query(view, *args, **kwargs))
+        return await self._readers.read_with_deadline(lambda view: query(view, *args, **kwargs))
 
     async def run(self) -> None:
         """Do what is done beside use cases: wake what waits, hear other managers, write tallies.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import queue
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -27,12 +26,11 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.port import CLOSING_GRACE, Store, Transaction, View
-from exotrio.manager.store.reads import new_outage, reading
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.condition import describe
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files
-from exotrio.manager.store.sqlite.readers import Readers, not_read
+from exotrio.manager.store.sqlite.readers import FileReaders, MemoryReaders
 from exotrio.manager.store.sqlite.writes import Write
 
 P = ParamSpec("P")
@@ -111,7 +109,7 @@ class MemoryStore(_CommittingStore):
 
     def __init__(self, committer: Committer) -> None:
         super().__init__(committer, None)
-        self._outage = new_outage()
+        self._readers = MemoryReaders(lambda: committer.view(committer.connection))
         self._scopes: dict[Write, trio.CancelScope] = {}
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
@@ -154,14 +152,12 @@ class MemoryStore(_CommittingStore):
             break
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        await trio.lowlevel.checkpoint()
-        with reading(self._outage):
-            try:
-                return query(self._committer.view(self._committer.connection), *args, **kwargs)
-            except sqlite3.Error as error:
-                raise not_read(error) from error
+        return await self._readers.read(lambda view: query(view, *args, **kwargs))
 
-    look = read
+    async def read_with_deadline(
+        self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._readers.read_with_deadline(lambda view: query(view, *args, **kwargs))
 
     def close(self) -> None:
         """Answer all that wait with an error."""
@@ -190,7 +186,7 @@ class FileStore(_CommittingStore):
         self._writes: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._abandoned = False
-        self._readers = Readers(path, committer.view)
+        self._readers = FileReaders(path, committer.view)
         self._thread = threading.Thread(target=self._run_writer, name="exotrio-store", daemon=True)
         self._thread.start()
 
@@ -216,10 +212,12 @@ class FileStore(_CommittingStore):
             raise _closed()
         return await self._readers.read(lambda view: query(view, *args, **kwargs))
 
-    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_with_deadline(
+        self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         if self._closed:
             raise _closed()
-        return await self._readers.look(lambda view: query(view, *args, **kwargs))
+        return await self._readers.read_with_deadline(lambda view: query(view, *args, **kwargs))
 
     async def close(self) -> bool:
         """Commit what was handed in, then end the thread; abandon it after the seconds of grace.
