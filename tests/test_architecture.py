@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import exotrio
+from tests.mutations import read_table
+from tests.support.facts import named_tests
 
 ROOT = Path(exotrio.__file__).parent
 MODULES = sorted(
@@ -211,3 +213,17 @@ def test_no_test_file_imports_from_another() -> None:
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests."):
                 imported = node.module.rsplit(".", 1)[-1]
                 assert not imported.startswith(("test_", "conftest")), f"{path}: what both use is support"
+
+
+def test_every_promise_in_the_table_of_mutations_has_tests_that_exist() -> None:
+    for mutation in read_table():
+        assert mutation.tests, f"tests/mutations/table.txt names no test for: {mutation.promise}"
+        for name in mutation.tests:
+            module, _, test = name.partition("::")
+            assert test in named_tests(Path(__file__).parent / f"{module}.py"), f"{name}: {mutation.promise}"
+
+
+def test_every_safeguard_in_the_table_of_mutations_occurs_in_the_source() -> None:
+    for mutation in read_table():
+        for change in mutation.changes:
+            change.apply(ROOT)

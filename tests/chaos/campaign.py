@@ -81,7 +81,6 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
             Path(__file__).with_name("nodes.py"),
             server_options=_server_options(plan),
             worker_env=_worker_env(plan, folder),
-            package=plan.package,
             managers=max(1, plan.managers),
             database=database.url_at(to_database.port) if database and to_database else None,
         )
@@ -125,6 +124,12 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     figures.problems += await _left_processes(folder)
     figures.seconds = time.monotonic() - began
     return figures
+
+
+async def survive(plan: Plan, folder: Path) -> None:
+    """Run a campaign in an empty folder; raise AssertionError if an invariant is broken."""
+    figures = await campaign(plan, folder)
+    assert not figures.problems, str(figures)
 
 
 def _replace(db: Path, backup: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from tests.chaos.clock import Clock
 from tests.chaos.plan import MAX_STATEMENT
 from tests.chaos.state_manager import STATEMENT_LIMIT
 from tests.support.helpers import free_port
-from tests.support.processes import KEY, ROOT, environment
+from tests.support.processes import KEY, environment
 
 START = 60.0
 """Seconds a process may take to start, on a machine that has other things to do."""
@@ -76,7 +75,6 @@ class Cluster:
         file: The workers' file.
         server_options: For ``python -m exotrio server``.
         worker_env: For the workers.
-        package: Folder with another copy of the package exotrio, to be used in place of this one.
         managers: State managers, all on the same database.
         database: Its URL on PostgreSQL. None: a file in the folder.
 
@@ -93,7 +91,6 @@ class Cluster:
     file: Path
     server_options: tuple[str, ...] = ()
     worker_env: Mapping[str, str] = field(default_factory=dict)
-    package: Path | None = None
     managers: int = 1
     database: str | None = None
     uri: str = ""
@@ -144,13 +141,12 @@ class Cluster:
             await child.process.wait()
 
     async def _start(self, name: str, command: tuple[str, ...], env: Mapping[str, str]) -> Child:
-        path = os.pathsep.join(str(part) for part in (self.package, ROOT) if part is not None)
         log = self.folder / "logs" / f"{name}-{len(self.children)}.log"
         with log.open("wb") as file:
             process = await trio.lowlevel.open_process(
                 [sys.executable, "-m", *command],
                 cwd=self.folder,
-                env={**environment(self.folder), "PYTHONPATH": path, **env},
+                env=environment(self.folder, env),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

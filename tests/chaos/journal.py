@@ -104,7 +104,3 @@ class Reading:
     def running(self, pid: int) -> list[Execution]:
         """Return what a process runs; of a process that ended, what it was running then."""
         return list(self._running[pid].values())
-
-    def last_end(self, pid: int) -> float | None:
-        """Return when the last of a process' executions ended."""
-        return max((e.ended for e in self.executions.values() if e.pid == pid and e.ended), default=None)

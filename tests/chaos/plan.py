@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
+
+from tests.chaos.proxy import KINDS
 
 
 class Fault(StrEnum):
@@ -93,7 +94,6 @@ class Plan:
         rate: Bytes a second through the proxy, for each connection and direction; 0 for as fast as it goes.
         large: Bytes that some fields of some runs have.
         patience: Seconds after the last fault for all runs to end.
-        package: See ``Cluster``.
         managers: State managers on one PostgreSQL. 0: a single one on a file.
     """
 
@@ -112,7 +112,6 @@ class Plan:
     rate: int = 0
     large: int = 0
     patience: float = 60.0
-    package: Path | None = None
     managers: int = 0
 
     @property
@@ -147,6 +146,30 @@ class Strike:
     at: float
     until: float
     running: tuple[str, ...] = ()
+
+
+EVERY_FAULT = Plan(
+    runs=8,
+    faults={
+        Fault.WORKER_KILL: 1,
+        Fault.SERVER_KILL: 1,
+        Fault.ZOMBIE: 2,
+        Fault.TERM: 1,
+        Fault.HUP: 1,
+        Fault.CUT: 1,
+        Fault.GATEWAY: 1,
+        Fault.FAILING: 2,
+        Fault.CLOCK: 2,
+        Fault.PAUSE: 2,
+        **dict.fromkeys(KINDS, 1),
+    },
+    processes=2,
+    gap=0.8,
+    lease_ttl=2.0,
+    long=3.0,
+    outbox=True,
+)
+"""The short form."""
 
 
 @dataclass(slots=True)

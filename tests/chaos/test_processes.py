@@ -1,30 +1,50 @@
-"""Real processes under every fault over v0, and with an outbox, in short.
+"""Real processes under every fault: a state manager on a file and two workers.
 
-With ``EXOTRIO_CHAOS=long`` also under stops alone; ``python -m tests.chaos`` is the long form.
+``python -m tests.chaos`` is the long form.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.mutation import changed
-from tests.chaos.mutations import MUTATIONS
-from tests.chaos.short import LONG_ONLY, OTHERS
+from tests.chaos.campaign import survive
+from tests.chaos.plan import EVERY_FAULT, Fault, Plan
+from tests.chaos.proxy import CUT_NEXT, KINDS
 
-CASES = {**OTHERS, **(LONG_ONLY if os.environ.get("EXOTRIO_CHAOS") == "long" else {})}
-
-
-@pytest.mark.chaos
-@pytest.mark.parametrize("name", CASES)
-async def test_nothing_is_lost_and_nothing_is_done_twice_without_a_reason(name: str, tmp_path: Path) -> None:
-    problems = await CASES[name](tmp_path, None)
-    assert not problems, "\n".join(problems)
+pytestmark = pytest.mark.chaos
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_every_mutation_still_fits_the_source(name: str) -> None:
-    for mutation in MUTATIONS[name].all:
-        changed(mutation)
+async def test_nothing_is_lost_under_every_fault(tmp_path: Path) -> None:
+    await survive(EVERY_FAULT, tmp_path)
+
+
+async def test_nothing_is_lost_over_v0(tmp_path: Path) -> None:
+    faults: dict[str, int] = {
+        Fault.WORKER_KILL: 1,
+        Fault.SERVER_KILL: 1,
+        Fault.ZOMBIE: 1,
+        Fault.TERM: 1,
+        Fault.CUT: 1,
+        Fault.GATEWAY: 1,
+        Fault.FAILING: 2,
+        Fault.CLOCK: 1,
+        **dict.fromkeys(KINDS, 1),
+        CUT_NEXT: 3,
+    }
+    plan = Plan(runs=4, faults=faults, v0_only=True, processes=2, gap=0.8, claim_timeout=4.0)
+    await survive(plan, tmp_path)
+
+
+async def test_a_restored_backup_stores_no_outcome_for_another_state(tmp_path: Path) -> None:
+    faults: dict[str, int] = {Fault.RESTORE: 3, Fault.CUT: 1, **dict.fromkeys(KINDS, 1)}
+    plan = Plan(runs=8, faults=faults, processes=2, gap=0.8, lease_ttl=6.0, long=3.0, outbox=True)
+    await survive(plan, tmp_path)
+
+
+@pytest.mark.long_form
+async def test_nothing_is_repeated_when_workers_are_only_asked_to_stop(tmp_path: Path) -> None:
+    faults: dict[str, int] = {Fault.TERM: 2, Fault.HUP: 1}
+    plan = Plan(runs=4, faults=faults, processes=2, gap=0.7, lease_ttl=3.0, long=3.6, blocking=False)
+    await survive(plan, tmp_path)

@@ -13,5 +13,5 @@ The API requires its key in each request (``access.KeyRequired``). The dashboard
 ``web.sign_in`` reads that from a cookie, and its ``web.guard`` checks where forms come from. All modules may
 be imported from outside.
 
-``tests/security/points.py`` lists each promise with the tests that prove it.
+``tests/mutations/table.txt`` lists each promise with the tests that prove it.
 """
