@@ -7,10 +7,13 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._util.times import timestamp
+from exotrio._util.times import from_unix_ms
+from exotrio._wire.native import LogLine
+from exotrio._wire.operations import StateAttempt, StateEvent, StateHistory, StateHolder
+from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, QUEUED, get_state
-from exotrio.manager.engine.states import find_state as state_in_engine
+from exotrio.manager.engine.states import find_state as find_state_of_node
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
@@ -33,15 +36,6 @@ def find_state(view: View, namespace: str, state_id: str) -> Row:
     return row
 
 
-def find_held(view: View, seq: int) -> Row:
-    """Return a state that is held: its place, its run (run_id, namespace, template), its graph's name."""
-    return view.one(
-        "SELECT place, runs.run_id, runs.namespace, runs.template, graphs.name FROM states"
-        " JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE seq = ?",
-        (seq,),
-    )
-
-
 def newest_event(view: View, state: Row | None = None) -> int | None:
     """Return the number of the newest event, of all states or of one."""
     where, parameters = ("", ()) if state is None else (" WHERE state = ?", (state["seq"],))
@@ -49,24 +43,47 @@ def newest_event(view: View, state: Row | None = None) -> int | None:
     return None if row is None else row["id"]
 
 
-def events_of_state(view: View, state: Row, limit: int) -> list[Row]:
-    """Return the newest events of a state (at, kind, worker), newest first."""
-    return view.execute(
-        "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id DESC LIMIT ?", (state["seq"], limit)
-    ).fetchall()
-
-
-def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> dict[str, Any]:
+def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> StateDetail:
     """Return one state in full; all four values must match."""
-    state = state_in_engine(view, namespace, state_id)
-    shown = state and _detail(view, state)
-    if not shown or shown["run_id"] != run_id or shown["graph_name"] != graph_name:
+    state = find_state_of_node(view, namespace, state_id)
+    shown = state and StateDetail(**_detail(view, state))
+    if not shown or shown.run_id != run_id or shown.graph_name != graph_name:
         raise not_found(f"there is no state {state_id!r} in this run, graph and namespace")
     return shown
 
 
+def show_history(view: View, namespace: str, state_id: str, now: int) -> StateHistory:
+    """Return a state with its history, found by its id alone. ``now`` is on the clock of leases, in ms."""
+    return history_of(view, get_state(view, namespace, state_id), now)
+
+
+def history_of(view: View, state: Row, now: int) -> StateHistory:
+    """Return a state with its history. ``now`` is on the clock of leases, in ms."""
+    return StateHistory(
+        **_detail(view, state),
+        data=None if state["data"] is None else from_json(state["data"]),
+        retry_count=state["retry_count"],
+        deliveries=state["deliveries"],
+        requeued=bool(state["requeued"]),
+        enqueue_after=from_unix_ms(state["enqueue_after"]),
+        claimed_at=from_unix_ms(state["claimed_at"]),
+        finished_at=from_unix_ms(state["finished_at"]),
+        worker=state["worker"],
+        holder=_holder_of(state, now) if state["status"] == QUEUED else None,
+        paused_at=from_unix_ms(_paused_since(view, state)),
+        events=[
+            StateEvent(at=from_unix_ms(row["at"]), kind=row["kind"], worker=row["worker"])
+            for row in view.execute(
+                "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id", (state["seq"],)
+            )
+        ],
+        attempts=_attempts_of(view, state),
+        logs=logs_of(view, state["seq"]),
+    )
+
+
 def _detail(view: View, state: Row) -> dict[str, Any]:
-    """Return a state as v0 shows it."""
+    """Return the fields of a ``StateDetail``."""
     run = view.one(RUNS + " WHERE runs.id = ?", (state["run"],))
     places = view.template(run["template"]).places
     ancestors = [
@@ -83,8 +100,8 @@ def _detail(view: View, state: Row) -> dict[str, Any]:
         "outputs": from_json(state["outputs"]),
         "error": state["error"],
         "parents": dict(reversed(ancestors)),
-        "created_at": timestamp(state["created_at"]),
-        "updated_at": timestamp(state["updated_at"]),
+        "created_at": from_unix_ms(state["created_at"]),
+        "updated_at": from_unix_ms(state["updated_at"]),
     }
 
 
@@ -96,38 +113,13 @@ def chain(view: View, seq: int | None) -> Iterator[Row]:
         seq = row["parent"]
 
 
-def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[str, Any]:
-    """Return a state, found by its id alone. ``now`` is on the clock of leases, in ms."""
-    state = get_state(view, namespace, state_id)
-    return {
-        **_detail(view, state),
-        "data": None if state["data"] is None else from_json(state["data"]),
-        "retry_count": state["retry_count"],
-        "deliveries": state["deliveries"],
-        "requeued": bool(state["requeued"]),
-        "enqueue_after": timestamp(state["enqueue_after"]),
-        "claimed_at": _moment(state["claimed_at"]),
-        "finished_at": _moment(state["finished_at"]),
-        "worker": state["worker"],
-        "holder": holder_of(state, now) if state["status"] == QUEUED else None,
-        "paused_at": _moment(paused_since(view, state)),
-        "events": [
-            {"at": timestamp(row["at"]), "kind": row["kind"], "worker": row["worker"]}
-            for row in reversed(events_of_state(view, state, 2**62))
-        ],
-        "attempts": attempts_of(view, state),
-        "logs": logs_of(view, state["seq"]),
-    }
-
-
-def logs_of(view: View, seq: int) -> list[dict[str, Any]]:
-    """Return what the last execution of a state with any output logged and printed, as ``LogLine``."""
+def logs_of(view: View, seq: int) -> list[LogLine]:
+    """Return what the last execution of a state with any output logged and printed."""
     row = view.row("SELECT lines FROM logs WHERE state = ?", (seq,))
-    lines = [] if row is None else from_json(row["lines"])
-    return [{"level": None, "logger": None, **line} for line in lines]
+    return [] if row is None else [LogLine.model_validate(line) for line in from_json(row["lines"])]
 
 
-def paused_since(view: View, state: Row) -> int | None:
+def _paused_since(view: View, state: Row) -> int | None:
     """Return since when the node is paused that a state waits for, in Unix ms; None if it waits for none."""
     if state["status"] != CREATED:
         return None
@@ -135,36 +127,30 @@ def paused_since(view: View, state: Row) -> int | None:
     return None if row is None else row["paused_at"]
 
 
-def _moment(at: int | None) -> str | None:
-    return None if at is None else timestamp(at)
-
-
-def holder_of(state: Row, now: int) -> dict[str, Any]:
-    """Return who holds a QUEUED state, and for how long."""
+def _holder_of(state: Row, now: int) -> StateHolder:
     until = state["lease_until"]
-    return {
-        "native": state["token"] is not None,
-        "worker": state["worker"],
-        "local": state["manager"] is not None,
-        "ttl_ms": None if until is None else max(0, until - now),
-    }
+    return StateHolder(
+        native=state["token"] is not None,
+        worker=state["worker"],
+        local=state["manager"] is not None,
+        ttl_ms=None if until is None else max(0, until - now),
+    )
 
 
-def attempts_of(view: View, state: Row) -> list[dict[str, Any]]:
+def _attempts_of(view: View, state: Row) -> list[StateAttempt]:
     """Return a state with the attempts that it replaced and those that replaced it, oldest first."""
     before = list(_follow(view, "seq = ?", "retry_of", state["retry_of"]))
     after = list(_follow(view, "retry_of = ?", "seq", state["seq"]))
-    attempts = [*reversed(before), state, *after]
     return [
-        {
-            "id": view.state_id(attempt["seq"]),
-            "status": attempt["status"],
-            "retry_count": attempt["retry_count"],
+        StateAttempt(
+            id=view.state_id(attempt["seq"]),
+            status=attempt["status"],
+            retry_count=attempt["retry_count"],
             # Automatic retries of it have the same id.
-            "by_hand": attempt["manual_fanout_id"] is not None and attempt["retry_count"] == 0,
-            "created_at": timestamp(attempt["created_at"]),
-        }
-        for attempt in attempts
+            by_hand=attempt["manual_fanout_id"] is not None and attempt["retry_count"] == 0,
+            created_at=from_unix_ms(attempt["created_at"]),
+        )
+        for attempt in [*reversed(before), state, *after]
     ]
 
 

@@ -13,7 +13,6 @@ from importlib.metadata import version
 
 from markupsafe import Markup
 
-from exotrio._util.times import moment_ms
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.queries.run_detail import (
@@ -188,8 +187,10 @@ def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
         # They may hold values, and of what went well nobody looks for them.
         "logs": [
             {
-                "at": moment_ms(line["at"]),
-                **{name: texts.begin(line[name] or "") for name in ("level", "logger", "text")},
+                "at": line.at,
+                "level": texts.begin(line.level or ""),
+                "logger": texts.begin(line.logger or ""),
+                "text": texts.begin(line.text),
             }
             for line in (logs_of(view, row["seq"]) if values and error else ())
         ],

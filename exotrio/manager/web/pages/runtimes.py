@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.queries.load import states_held
-from exotrio.manager.queries.state_detail import find_held
+from exotrio.manager.queries.states import ListedState, show_states
 from exotrio.manager.queries.workers import Worker, disagreements, v0_runtimes
-from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
@@ -26,7 +25,10 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         data["list"] = {
             "workers": list(workers.values()),
             "holds": {worker_id: len(held[worker_id]) for worker_id in workers},
-            "states": [_state(view, row, workers.get(row["worker"])) for row in chosen[:STATES_SHOWN]],
+            "states": [
+                (state, *_at_its_runtime(state, workers.get(state.worker or "")))
+                for state in show_states(view, [row["seq"] for row in chosen[:STATES_SHOWN]])
+            ],
             "held": len(chosen),
             "of_worker": one,
             "anonymous": v0_runtimes(view, request.namespace, request.monotonic),
@@ -35,27 +37,16 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     return data
 
 
-def _state(view: View, held: Row, worker: Worker | None) -> Data:
-    row, state_id = find_held(view, held["seq"]), view.state_id(held["seq"])
-    beat = None if worker is None else worker.reported.get(state_id)
+def _at_its_runtime(state: ListedState, worker: Worker | None) -> tuple[Worker | None, object, str]:
+    """Return the runtime of a state that is held, the progress that it reported, and what it does."""
+    beat = None if worker is None else worker.reported.get(state.id)
     if beat is None:
-        stage = "just claimed"
-    elif beat.running:
-        stage = "running"
-    else:
-        # A heartbeat says of each state only whether it runs.
-        stage = "buffered or reporting" if worker is not None and worker.last.reporting else "buffered"
-    return {
-        "id": state_id,
-        "identifier": view.template(row["template"]).places[row["place"]].identifier,
-        "graph": row["name"],
-        "run_id": row["run_id"],
-        "worker": held["worker"],
-        "runtime": worker.runtime if worker is not None else "",
-        "age": view.now_ms - held["claimed_at"],
-        "progress": None if beat is None else beat.progress,
-        "stage": stage,
-    }
+        return worker, None, "just claimed"
+    if beat.running:
+        return worker, beat.progress, "running"
+    # A heartbeat says of each state only whether it runs.
+    is_reporting = worker is not None and worker.last.reporting
+    return worker, beat.progress, "buffered or reporting" if is_reporting else "buffered"
 
 
 PAGE = Page(
