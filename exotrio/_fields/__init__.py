@@ -2,8 +2,8 @@
 
 - ``codecs``: one value to text and back, for each type;
 - ``models``: a model to texts and back, and which types of fields can be restored from a text;
-- ``declared``: what an input takes, by the JSON schema that it is registered with;
-- ``fit``: whether the values of one type are values of another.
+- ``declared``: which values an input accepts, by the JSON schema that it is registered with;
+- ``fit``: whether the texts of one type are texts of another.
 
 Rule: no message contains the value of a field, which may be secret.
 """

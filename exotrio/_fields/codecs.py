@@ -35,7 +35,7 @@ class Codec:
     """
 
     def to_text(self, plain: Any) -> str:
-        """Return the text of a value, given as plain data."""
+        """Return the text of a value in plain data."""
         text: str = plain
         return text
 
@@ -46,7 +46,7 @@ class Codec:
         return text
 
     def to_element(self, plain: Any) -> Any:
-        """Return the element for the JSON of a list, of a value given as plain data."""
+        """Return the element of a list in JSON for a value in plain data."""
         return self.to_text(plain) if isinstance(plain, str) else plain
 
     def from_element(self, plain: Any) -> Any:

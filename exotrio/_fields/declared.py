@@ -1,8 +1,8 @@
-"""What values an input takes, as far as its registration says: to describe them, and to check a text.
+"""Which values an input accepts, as far as it is known from its registration: to describe and check them.
 
 An input is registered as a plain string, as the stock state manager requires. A typed field also has the
-JSON schema of its values in ``contentSchema``, a keyword of JSON Schema that others ignore. A type is
-made of it again, simpler than the original (a model is a JSON object, whatever its fields are), and a text is
+JSON schema of its values in ``contentSchema``, a keyword of JSON Schema that others ignore. From it a type is
+built again, simpler than the original (a model is a JSON object, whatever its fields are), and a text is
 read by the codec of that type, as the node does.
 """
 
@@ -48,7 +48,7 @@ _LIMITS = {
     "maxItems": ("max_length", "length at most {}"),
     "pattern": ("pattern", "like {}"),
 }
-"""A limit in JSON Schema: what Pydantic calls it, and how it is worded."""
+"""A limit in JSON Schema: its name in Pydantic, and its description."""
 
 
 def values_schema(info: FieldInfo) -> dict[str, Any]:
@@ -68,11 +68,11 @@ class Declared:
     Attributes:
         type: ``string``, ``integer``, ``number``, ``boolean``, ``array``, ``object``, or the format of a
             string, such as ``date``.
-        description: What the values are, to stand behind "must be": "a whole number, at least 1". Empty if
-            any text is one.
+        description: The values, to follow "must be": "a whole number, at least 1". Empty if any text is
+            accepted.
         choices: The texts of all values, if these are few.
         is_optional: Whether ``null`` is one of them.
-        limits: Of the values, by their names in JSON Schema.
+        limits: Limits of the values, by their names in JSON Schema.
     """
 
     type: str = "string"
@@ -98,13 +98,13 @@ ANY_TEXT = Declared()
 
 
 def declared(schema: object) -> Declared:
-    """Return what an input with this JSON schema takes: any text if that is not understood."""
+    """Return which values an input with this JSON schema accepts: any text if it is not understood."""
     try:
-        found = _declared(schema.get(VALUES, schema), {}) if isinstance(schema, Mapping) else ANY_TEXT
-        TypeAdapter(found.annotation)
-    except Exception:  # registration checks no schema, so anything may stand there
+        values = _declared(schema.get(VALUES, schema), {}) if isinstance(schema, Mapping) else ANY_TEXT
+        TypeAdapter(values.annotation)
+    except Exception:  # registration does not check schemas, so it may be anything
         return ANY_TEXT
-    return found
+    return values
 
 
 def _declared(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Declared:
@@ -113,7 +113,7 @@ def _declared(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Decl
     choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
     limits = {name: schema[name] for name in _LIMITS if name in schema}
     if "uniqueItems" in schema:
-        limits.pop("maxItems", None)  # of a set, whose text may have an item twice
+        limits.pop("maxItems", None)  # of a set: its text may have an item twice
     annotation: Any
     if choices:
         type, annotation = "string", Literal[tuple(choices)]
@@ -142,7 +142,7 @@ def _declared(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Decl
 
 
 def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
-    """Return the schema behind references, and whether ``null`` is a value beside those of it."""
+    """Return the schema that references lead to, and whether ``null`` is a value, too."""
     is_optional = False
     for _ in range(10):  # definitions may refer to each other in a circle
         if "$ref" in schema:

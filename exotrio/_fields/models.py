@@ -44,7 +44,7 @@ _ALLOWED = (
 
 
 class Fields:
-    """The fields of a model without ``field_problems``."""
+    """The fields of a model that has no ``field_problems``."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self._model = model
@@ -103,15 +103,15 @@ class Fields:
             ) from None
 
     def schema(self) -> dict[str, Any]:
-        """Return the model's JSON schema with plain strings, as ``declared`` reads them, for typed fields."""
+        """Return the model's JSON schema, with typed fields as the strings that ``declared`` reads."""
         schema = self._model.model_json_schema()
         schema.pop("$defs", None)  # only the typed fields refer to them
         for name in self._codecs:
-            given = schema["properties"][name]
-            plain = {"title": given.get("title", name), "type": "string"}
+            typed = schema["properties"][name]
+            plain = {"title": typed.get("title", name), "type": "string"}
             plain[VALUES] = values_schema(self._model.model_fields[name])
-            if "description" in given:
-                plain["description"] = given["description"]
+            if "description" in typed:
+                plain["description"] = typed["description"]
             schema["properties"][name] = plain
         return schema
 
@@ -120,8 +120,8 @@ class Fields:
             try:
                 value.model_dump(mode="json", round_trip=True, warnings="error", include={name})
             except Exception:
-                held = type(getattr(value, name, None)).__name__
-                yield f"{name}: its type is {self._names.get(name, 'str')}, but it holds a {held}"
+                actual = type(getattr(value, name, None)).__name__
+                yield f"{name}: its type is {self._names.get(name, 'str')}, but it holds a {actual}"
 
 
 def to_text(values: BaseModel) -> dict[str, str]:
@@ -169,7 +169,7 @@ def _registered(name: str, info: FieldInfo) -> str:
 def field_text(info: FieldInfo, value: object) -> str:
     """Return a value for one field as text. The text of a value is accepted as it is.
 
-    Validators of the model are not asked, only the type of the field and its constraints.
+    Only the type of the field and its constraints count, not validators of the model.
 
     Raises:
         ValueError: it is not a value of the field; the message does not contain it.

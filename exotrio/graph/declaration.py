@@ -28,11 +28,11 @@ from exotrio._util.cron import check_expression, check_zone
 from exotrio._util.words import listed, meant
 
 MAX_NAME = 256
-"""Characters of a name that can stand in a URL path, at most."""
+"""Characters of a name in a URL path."""
 MAX_NODES = 1_000
-"""Places of one graph, at most: the memory of the checks grows with its square."""
+"""Nodes of one graph: the memory of the checks grows with the square of their number."""
 PART = 100
-"""Entries of an object that are checked at once, and so the most whose problems are reported."""
+"""Entries of an object that are checked at once; the problems of no more are reported."""
 
 
 def check_name(name: str) -> str:
@@ -74,9 +74,9 @@ def _no_repeats(names: list[str]) -> list[str]:
 
 
 def _part_by_part(values: Any, check: Callable[[Any], Any]) -> Any:
-    """Check the entries of an object in parts, and none after the first part that has problems.
+    """Check the entries of an object in parts, and stop after the first part that has problems.
 
-    All at once, an object of 2 MB would make a million problems, of 2 GB.
+    If all were checked at once, an object of 2 MB would make a million problems, which take 2 GB.
     """
     if not isinstance(values, dict) or len(values) <= PART:
         return check(values)
@@ -88,7 +88,7 @@ def _part_by_part(values: Any, check: Callable[[Any], Any]) -> Any:
 
 
 PartByPart: WrapValidator = WrapValidator(_part_by_part)
-"""For an object of a request. Its lists have ``fail_fast``, or a largest length, for the same reason."""
+"""For an object in a request. Lists have ``fail_fast``, or a maximum length, for the same reason."""
 
 
 def _no_repeated_keys(values: Any, check: Callable[[Any], Any]) -> Any:
@@ -105,8 +105,8 @@ StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)
 
 
 class Declaration(BaseModel):
-    """Base of what users declare. A field that does not exist is refused, since it is mistyped: ignored, it
-    would leave a default in its place. Bodies that travel ignore it (``_wire/graphs``)."""
+    """Base of what users declare. Unknown fields are refused, since they are mistyped: if they were ignored,
+    a default would be used instead. Bodies in requests ignore them (``_wire/graphs``)."""
 
     # Validators are built at first use, so that importing exotrio stays light.
     model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, extra="forbid")
@@ -121,20 +121,21 @@ class Declaration(BaseModel):
 
 
 def _with_suggestions(error: ValidationError, known: Collection[str]) -> ValidationError:
-    """Return ``error``, with the known names where a field of the model itself does not exist."""
-    found = error.errors(include_url=False, include_context=False)
+    """Return ``error``, with the known names for fields that the model itself does not have."""
+    errors = error.errors(include_url=False, include_context=False)
+    if all(each["type"] != _UNKNOWN for each in errors):
+        return error
     details: list[InitErrorDetails] = []
-    for each in found:
+    for each in errors:
         message, value = each["msg"], each["input"]
         if each["type"] == _UNKNOWN and len(each["loc"]) == 1:
-            # The name in place of the value, which pydantic prints, and which may be secret.
+            # The name instead of the value, which pydantic prints, and which may be secret.
             value = str(each["loc"][0])
             message = f"there is no such field{meant(value, known) or f': the fields are {listed(known)}'}"
         details.append(
             {"type": PydanticCustomError(each["type"], message), "loc": each["loc"], "input": value}
         )
-    unknown = any(each["type"] == _UNKNOWN for each in found)
-    return ValidationError.from_exception_data(error.title, details) if unknown else error
+    return ValidationError.from_exception_data(error.title, details)
 
 
 _UNKNOWN = "extra_forbidden"
@@ -144,16 +145,16 @@ class UnitesStrategyEnum(StrEnum):
     """When a united node may run."""
 
     ALL_SUCCESS = "ALL_SUCCESS"
-    """Nothing of the group is waiting or failed, and at least one member reached the node."""
+    """No state of the group is waiting or failed, and at least one reached the node."""
     ALL_DONE = "ALL_DONE"
-    """Nothing of the group is waiting, whatever became of it."""
+    """No state of the group is waiting; any may have failed."""
 
 
 class UnitesModel(Declaration):
     """Makes a node run once for each state of ``identifier``, when everything below it ended.
 
     Args:
-        identifier: The place; trimmed and checked by the ``GraphNodeModel`` it is given to.
+        identifier: Identifier of a node of the graph; the ``GraphNodeModel`` trims and checks it.
         strategy: Defaults to ALL_SUCCESS.
     """
 
@@ -172,19 +173,19 @@ NamedTarget: AfterValidator = AfterValidator(_named_target)
 
 
 class GraphNodeModel(Declaration):
-    """One place in a graph: which node runs there, with which inputs, and what follows.
+    """One node of a graph: which registered node runs, with which inputs, and which nodes follow.
 
     Args:
         node_name: Name of the registered node (its class name).
         namespace: Namespace the node is registered in.
-        identifier: Name of this place, unique in the graph; not ``store``.
+        identifier: Its name, unique in the graph; not ``store``.
         inputs: Input name to text; the text may hold ``${{ identifier.outputs.field }}`` and
             ``${{ store.key }}``. Defaults to none.
-        next_nodes: Identifiers of the places that follow, or None.
-        unites: Set for a place that waits for everything below ``unites.identifier``.
-        timeout_minutes: Most minutes for one execution here, beside the ``timeout`` of the node's class: the
+        next_nodes: Identifiers of the nodes that follow, or None.
+        unites: Set if the node waits for everything below ``unites.identifier``.
+        timeout_minutes: Limit in minutes for one execution; of it and the ``timeout`` of the node's class the
             smaller one counts. A state manager that speaks only v0 ignores it, and so does a runtime that
-            claims through v0. Defaults to None: no limit of the graph.
+            claims through v0. Defaults to None: the graph sets no limit.
     """
 
     node_name: Name
@@ -200,7 +201,7 @@ class GraphNodeModel(Declaration):
 
     @model_serializer(mode="wrap")
     def _without_no_timeout(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As the stock SDK has it. And what is stored, or shown to clients of v0, stays as it was.
+        # Like the stock SDK. So bodies that are stored, or shown to clients of v0, do not change.
         fields: dict[str, Any] = serialize(self)
         return {name: value for name, value in fields.items() if (name, value) != ("timeout_minutes", None)}
 
@@ -223,15 +224,15 @@ Jitter = Literal["full", "equal"] | None
 
 
 class RetryPolicyModel(Declaration):
-    """When a failed state is tried again: in milliseconds, as it travels; or by ``fixed``, ``linear`` or
-    ``exponential``, in seconds.
+    """When a failed state is tried again. Fields are in milliseconds; ``fixed``, ``linear`` and
+    ``exponential`` take seconds.
 
     Args:
         max_retries: Retries after the first attempt. Defaults to 3.
         strategy: How delays grow. Defaults to EXPONENTIAL.
         backoff_factor: Base delay in milliseconds. Defaults to 2000.
         exponent: Base of the exponential strategies. Defaults to 2.
-        max_delay: Longest delay in milliseconds, or None for no cap.
+        max_delay: Maximum delay in milliseconds, or None for no limit.
     """
 
     max_retries: int = Field(default=3, ge=0, le=1_000_000)
@@ -247,8 +248,8 @@ class RetryPolicyModel(Declaration):
         Args:
             delay: Seconds.
             retries: Retries after the first attempt. Defaults to 3.
-            jitter: ``"full"``: each delay is a random one up to that; ``"equal"``: at least half of that. So
-                states that failed together do not come back together. Defaults to none.
+            jitter: ``"full"``: each delay is random, up to that; ``"equal"``: at least half of that. So
+                states that failed together are not retried together. Defaults to none.
 
         Raises:
             pydantic.ValidationError: a number is too small or too large.
@@ -264,7 +265,7 @@ class RetryPolicyModel(Declaration):
         Args:
             step: Seconds.
             retries: Retries after the first attempt. Defaults to 3.
-            max_delay: Most seconds between two attempts. Defaults to no limit.
+            max_delay: Maximum seconds between two attempts. Defaults to no limit.
             jitter: As of ``fixed``.
 
         Raises:
@@ -288,7 +289,7 @@ class RetryPolicyModel(Declaration):
             first: Seconds.
             factor: Defaults to 2.
             retries: Retries after the first attempt. Defaults to 3.
-            max_delay: Most seconds between two attempts. Defaults to no limit.
+            max_delay: Maximum seconds between two attempts. Defaults to no limit.
             jitter: As of ``fixed``.
 
         Raises:
@@ -304,7 +305,7 @@ class RetryPolicyModel(Declaration):
 
 
 def _ms(seconds: float | None) -> float | None:
-    # What is not finite is the field's to refuse.
+    # The field refuses infinity and NaN.
     return round(seconds * 1000) if seconds is not None and math.isfinite(seconds) else seconds
 
 
@@ -312,8 +313,8 @@ class StoreConfigModel(Declaration):
     """Keys of the run's store.
 
     Args:
-        required_keys: Keys every trigger must give. A default does not stand in for one.
-        default_values: Values read where a trigger gave none.
+        required_keys: Keys that every trigger must give, even if they have a default.
+        default_values: Values of keys that a trigger does not give.
     """
 
     required_keys: Annotated[list[StoreKey], Field(fail_fast=True), AfterValidator(_no_repeats)] = Field(
@@ -325,18 +326,18 @@ class StoreConfigModel(Declaration):
 
 
 class CronTrigger(Declaration):
-    """Start a run of the graph whenever ``expression`` comes due in ``timezone``.
+    """Start a run of the graph at each time of ``expression`` in ``timezone``.
 
-    Where clocks are put forward or back, an expression with times of a day (``30 2 * * *``) comes due once
+    When clocks are put forward or back, an expression with times of a day (``30 2 * * *``) starts one run
     for each: right after the change if that skipped it, and at the first of two. One with a ``*`` at the
-    beginning of its minute or hour (``0 * * * *``) comes due whenever the clock shows such a time; a state
+    beginning of its minute or hour (``0 * * * *``) starts one whenever the clock shows such a time; a state
     manager of exotrio refuses a graph with one whose times are all skipped.
 
     Args:
         expression: A cron expression, ``*/5 * * * *`` for example; also six fields (seconds last),
             seven (year), names and ``@hourly``.
         timezone: IANA name of a time zone, ``Europe/Berlin`` for example. Defaults to UTC. The stock state
-            manager ignores it, as far as it was released.
+            manager ignores it, in all releases so far.
     """
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
@@ -344,6 +345,6 @@ class CronTrigger(Declaration):
 
     @model_serializer(mode="wrap")
     def _without_utc(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As the stock SDK has it.
+        # Like the stock SDK.
         fields: dict[str, Any] = serialize(self)
         return {name: value for name, value in fields.items() if (name, value) != ("timezone", "UTC")}

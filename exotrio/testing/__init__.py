@@ -6,19 +6,19 @@
         outcome = await run_node(Greet, {"name": "Ada"})
         assert outcome == Executed([{"text": "Hello, Ada"}])
 
-    async def test_everybody_is_greeted(autojump_clock):
+    async def test_all_are_greeted(autojump_clock):
         run = await run_graph(graph, [List, Greet], inputs={"names": "Ada,Alan"})
         assert run.outputs("greet") == [{"text": "Hello, Ada"}, {"text": "Hello, Alan"}]
 
-    async def test_a_crash_charges_nobody_twice(autojump_clock):
+    async def test_a_crash_charges_no_card_twice(autojump_clock):
         await explore(graph, [Charge], setup=fresh_bank, check=charged_once)
 
 ==============  ==================================================================================
 ``_nodes``      ``run_node``
 ``_graphs``     ``run_graph``, and the result of a run
-``_explore``    ``explore``: from the points of a run to what is said of those that broke the check
+``_explore``    ``explore``: makes a run for each point, and reports those that broke the check
 ``_points``     faults, and where they strike
-``_case``       one run with a fault: the state manager, the runtimes, their connections, and what happens
+``_case``       one run with a fault: the state manager, the runtimes, their connections
 ``_visits``     executions of nodes, and tasks that can be held: so a process is killed within one Trio loop
 ==============  ==================================================================================
 """

@@ -1,4 +1,4 @@
-"""One run of a graph with at most one fault in it: the state manager, the runtimes, what strikes them."""
+"""One run of a graph with at most one fault: the state manager, the runtimes, and the fault."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -27,84 +27,77 @@ from exotrio.testing._visits import Endless, Hold, TaskTracker, Visit, observed
 
 KEY = "rehearsal"
 TERMS = Terms(lease_ttl_ms=6_000)
-"""Short: each second that a run waits for the end of a lease costs a heartbeat."""
+"""Short, since each second that a run waits for the end of a lease costs a heartbeat."""
 MOMENT = 0.001
-"""Seconds. All that needs no time has happened when they are over: Trio's virtual clock goes on only then."""
+"""Seconds after which everything that needs no time has happened: Trio's virtual clock waits for it."""
 MAX_CLEAN_UP = 60.0
-"""Seconds that node code which was killed may take to be cancelled after the case."""
+"""Seconds that killed node code may take to be cancelled after the case."""
 MAX_SUSPENDED = 60.0
-"""Seconds after which a runtime goes on although no other has ended its state: perhaps that waits for it."""
+"""Seconds after which a suspended runtime continues in any case: another may wait for it to end the state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What is the same in all cases of an exploration."""
+    """What all cases of an exploration have in common."""
 
     graph: Graph
     namespace: str
     nodes: Sequence[type[BaseNode]]
     inputs: Mapping[str, str]
     store: Mapping[str, str]
-    timeout: float
-
-
-@dataclass(eq=False, slots=True)
-class _Exchange:
-    """A request that waits for its answer."""
-
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    over: trio.Event = field(default_factory=trio.Event)
-    response: httpx.Response | None = None
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Carries each request in a task of the server's: a runtime that is held does not hold the server.
+    """Sends each request in a task of the server, so that a held runtime does not hold the server.
 
     Args:
         server: Answers requests.
         nursery: For the tasks of the server.
 
     Attributes:
-        cut: Nothing is carried any more, and nothing answered.
+        is_cut: Requests are not sent, and never answered.
         loses_answer_about: The id of a state; the answer to its outcome is lost, once.
     """
 
     def __init__(self, server: httpx.AsyncBaseTransport, nursery: trio.Nursery) -> None:
-        self.cut = False
+        self.is_cut = False
         self.loses_answer_about: str | None = None
         self._server = server
         self._nursery = nursery
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return its answer."""
-        if self.cut:
+        if self.is_cut:
             await trio.sleep_forever()
-        exchange = _Exchange()
-        self._nursery.start_soon(self._serve, request, exchange)
+        scope, answered = trio.CancelScope(), trio.Event()
+        response: httpx.Response | None = None
+
+        async def serve() -> None:
+            nonlocal response
+            with scope:
+                response = await self._server.handle_async_request(request)
+            answered.set()
+
+        self._nursery.start_soon(serve)
         try:
-            await exchange.over.wait()
+            await answered.wait()
         finally:
-            exchange.scope.cancel()
+            scope.cancel()
         lost = self.loses_answer_about
         if lost is not None and request.url.path.endswith("/outcomes") and lost.encode() in request.content:
             self.loses_answer_about = None
             raise httpx.ReadError("the answer was lost")
-        assert exchange.response is not None, "the server has answered"
-        return exchange.response
-
-    async def _serve(self, request: httpx.Request, exchange: _Exchange) -> None:
-        with exchange.scope:
-            exchange.response = await self._server.handle_async_request(request)
-        exchange.over.set()
+        assert response is not None, "the server has answered"
+        return response
 
 
 class Process:
-    """A runtime with all its tasks, as one process of its own.
+    """A runtime with all its tasks, as a separate process.
 
     Attributes:
-        killed: It does not go on.
+        killed: It never continues.
         resumed: It is not suspended.
-        ended: None of its tasks is left.
+        ended: All its tasks have ended.
     """
 
     def __init__(
@@ -128,8 +121,8 @@ class Process:
             self.ended.set()
 
     def discard(self) -> None:
-        """End what is left of it."""
-        self.wire.cut = True
+        """End all its tasks."""
+        self.wire.is_cut = True
         self.hold.lift()
         self._scope.cancel()
 
@@ -141,11 +134,11 @@ class Case:
         point: The fault in it; None for none.
 
     Attributes:
-        records: It has no fault, and is to find the places where one can strike.
-        places: All that the run came by, in order, if it records them.
-        reads_stopping: Identifiers of nodes that asked whether they should stop.
+        records: It has no fault, and records the places where one can strike.
+        places: The places that the run reached, in order, if it records them.
+        reads_stopping: Identifiers of nodes that read ``self.stopping``.
         begun: How often each node was begun.
-        endless: What a node did that does not end when it is cancelled; None if there was none.
+        endless: Describes a node that did not end when it was cancelled; None if there was none.
     """
 
     def __init__(self, scenario: Scenario, point: Point | None) -> None:
@@ -166,16 +159,16 @@ class Case:
         self._nursery: trio.Nursery
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[GraphRun]:
-        """Run the graph. What was killed still stands where it was while the body runs.
+    async def run(self, timeout: float) -> AsyncIterator[GraphRun]:
+        """Run the graph. Killed tasks are still held where they were while the body runs.
 
         Raises:
             trio.TooSlowError: the run did not end in time.
 
         Cancellation:
-            Ends all that runs, as at the end of the body.
+            Ends all tasks, as at the end of the body.
         """
-        scenario, begin = self.scenario, trio.current_time()
+        begin = trio.current_time()
         service = open_service(
             ":memory:",
             clock=virtual_clock(),
@@ -187,24 +180,24 @@ class Case:
         try:
             with ungrouped():
                 async with service as opened, trio.open_nursery() as self._nursery:
-                    # Not as of ``embedded``: leases of runtimes in its own process do not end.
+                    # Not with ``embedded``: leases of runtimes in the process of a state manager do not end.
                     app = create_app(opened, key=KEY)
                     self._server = httpx.ASGITransport(app, raise_app_exceptions=False)
                     try:
                         async with StateManager(
-                            scenario.namespace, "http://rehearsal", KEY, transport=self._server
+                            self.scenario.namespace, "http://rehearsal", KEY, transport=self._server
                         ) as manager:
-                            yield await self._run(manager, scenario)
+                            yield await self._run(manager, timeout)
                     finally:
                         await self._discard()
         finally:
             trio.lowlevel.remove_instrument(self._tracker)
 
-    async def _run(self, manager: StateManager, scenario: Scenario) -> GraphRun:
-        graph = scenario.graph
+    async def _run(self, manager: StateManager, timeout: float) -> GraphRun:
+        graph = self.scenario.graph
         await self._nursery.start(self._start)
-        run_id = await start(manager, graph, scenario.inputs, scenario.store)
-        status = await wait(manager, graph, run_id, scenario.timeout)
+        run_id = await start(manager, graph, self.scenario.inputs, self.scenario.store)
+        status = await wait(manager, graph, run_id, timeout)
         for process in self._processes:
             await process.resumed.wait()
             if not process.killed:
@@ -222,7 +215,7 @@ class Case:
                 nursery.start_soon(partial(process.run, task_status=task_status))
 
     async def _discard(self) -> None:
-        """End what was killed, and all else that runs. Shielded, for up to ``MAX_CLEAN_UP``."""
+        """End all processes, killed ones included. Shielded, for up to ``MAX_CLEAN_UP``."""
         left = [process for process in self._processes if not process.ended.is_set()]
         with _without_logs(), trio.move_on_after(MAX_CLEAN_UP, shield=True):
             for process in left:
@@ -232,35 +225,35 @@ class Case:
 
     @property
     def struck(self) -> bool:
-        """Whether the run came by the place where the fault strikes."""
+        """Whether the run reached the place where the fault strikes."""
         return self._visit is not None
 
     # -- for visits
 
     def begin(self, claim: Claim) -> Visit:
-        """Return the execution of a node that begins in the task that runs."""
+        """Return the execution of a node that begins in the current task."""
         self._visits[claim.identifier] += 1
         return Visit(self, self._tracker.current, claim, self._visits[claim.identifier])
 
     def reach(self, visit: Visit, place: Place) -> None:
-        """Note that an execution is at a place, and let what is planned strike there."""
+        """Record that an execution reached a place; if the fault belongs there, let it strike."""
         if self._point is None:
             self.places.append(place)
         elif self._visit is None and place == self._point.place:
             self._visit = visit
             self._strike(self._point.fault, visit, visit.process)
 
-    def note_endless(self, visit: Visit, what: str) -> None:
+    def kill_endless(self, visit: Visit, what: str) -> None:
         """Kill the process of an execution that does not end when it is cancelled, as an operator has to."""
         process: Process = visit.process
         if process.killed:
-            raise Endless(what)  # the case is over, and this task is all that is left of it
+            raise Endless(what)  # the case is over, and only this task is left
         self.endless = what
         process.killed = True
         process.hold.begin()
 
     def finish(self, visit: Visit) -> None:
-        """Note that the code of an execution is over."""
+        """Record that the code of an execution has ended."""
         struck = self._visit
         if struck is not None and visit is not struck and visit.state_id == struck.state_id:
             self._ended_elsewhere.set()
@@ -280,7 +273,7 @@ class Case:
             process.resumed = trio.Event()
             self._nursery.start_soon(self._resume, process)
         else:
-            # It stays where it is until it is told, and cancelled: the runtime takes some steps to do that.
+            # The node is held until the runtime, which takes some steps for that, has told or cancelled it.
             visit.hold.begin()
             self._nursery.start_soon(self._lift, visit.hold)
             process.runtime.stop(0 if fault is Fault.STOPPED else None)
@@ -289,19 +282,19 @@ class Case:
         try:
             await trio.sleep(MOMENT)
         finally:
-            hold.lift()  # what is held does not end, even if all is cancelled
+            hold.lift()  # held tasks do not end, even if they are cancelled
 
     async def _resume(self, process: Process) -> None:
         with trio.move_on_after(MAX_SUSPENDED):
             await self._ended_elsewhere.wait()
-            await trio.sleep(MOMENT)  # what came of it is recorded meanwhile
+            await trio.sleep(MOMENT)  # the outcome is recorded meanwhile
         process.hold.lift()
         process.resumed.set()
 
 
 @contextmanager
 def _without_logs() -> Iterator[None]:
-    """Log nothing: a process that was killed does not, but what ends its tasks here would."""
+    """Log nothing: a killed process would not, but the end of its tasks here would be logged."""
     before = logging.root.manager.disable
     logging.disable()
     try:

@@ -1,4 +1,4 @@
-"""``explore``: a graph is run again and again, each time with a fault at another place."""
+"""``explore``: runs a graph again and again, each time with a fault at another place."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_SHOWN = 10
-"""Failures that a message names."""
+"""Failures in a message."""
 MAX_LINE = 200
-"""Characters of what one of them raised."""
+"""Characters of the error of one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Failure:
         point: The fault; None for the run without any.
         error: What ``check`` raised; ``trio.TooSlowError`` if the run did not end, or a node that was
             cancelled.
-        what: Its first line, as it was then.
-        more_often: Nodes that were begun more often than without the fault, as words: ``charge ran twice``.
+        what: Its first line at that time.
+        more_often: Nodes that were begun more often than without the fault, in words: ``charge ran twice``.
     """
 
     point: Point | None
@@ -60,14 +60,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What was tried, and what came of it.
+    """The result of an exploration.
 
     Attributes:
         points: All points, in order.
-        failures: Those that broke the check.
-        tried: Those at which a fault struck: fewer than ``points`` with ``max_points`` or ``max_failures``.
-        missed: Those that a run with the fault did not come by: the nodes do not do the same each time.
-        without_awaits: Identifiers of nodes that ran without an await, such as a plain ``def``: nothing
+        failures: The cases that broke the check.
+        tried: Points at which a fault struck: fewer than ``points`` with ``max_points`` or ``max_failures``.
+        missed: Points that a run with the fault did not reach: the nodes do not do the same each time.
+        without_awaits: Identifiers of nodes that ran without an await, such as a plain ``def``: no fault
             strikes within them.
     """
 
@@ -78,7 +78,7 @@ class Exploration:
     without_awaits: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        missed = f"; {plural(len(self.missed), 'run')} did not come by its point" if self.missed else ""
+        missed = f"; {plural(len(self.missed), 'run')} did not reach its point" if self.missed else ""
         if self.without_awaits:
             missed += f"; nothing struck within {listed(self.without_awaits)}, without an await"
         return f"tried {len(self.tried)} of {plural(len(self.points), 'point')}{missed}"
@@ -88,7 +88,7 @@ class CheckFailed(AssertionError):
     """A property does not hold under some fault; the message names each.
 
     Attributes:
-        exploration: What was tried, and the failures.
+        exploration: The points that were tried, and the failures.
     """
 
     def __init__(self, what: str, exploration: Exploration) -> None:
@@ -111,11 +111,11 @@ async def explore(
     seed: int = 0,
     timeout: float = 600.0,
 ) -> Exploration:
-    """Run a graph once to find the points where something can go wrong; then once for each, with that fault.
+    """Run a graph once to find the points where a fault can strike; then once for each, with that fault.
 
-    After each run ``check`` looks whether the property still holds that you promise: the card was charged
-    once, no lock is left. Every run has a state manager in memory and a real runtime, under virtual time, and
-    a second runtime that takes over after the fault::
+    After each run ``check`` tests a property that you promise: the card was charged once, no lock is left.
+    Every run has a state manager in memory and a real runtime, under virtual time, and a second runtime that
+    takes over after the fault::
 
         class Bank:
             charges = 0
@@ -128,39 +128,39 @@ async def explore(
             assert run.status is RunStatus.SUCCESS
             assert run.world.charges == 1
 
-        async def test_a_crash_charges_nobody_twice(autojump_clock):
+        async def test_a_crash_charges_no_card_twice(autojump_clock):
             await explore(shop.graph, [shop.Charge], setup=fresh, check=charged_once)
 
     The points are: before an execution begins, each of its awaits (each time its task, or a task that it
-    started, yields to Trio), and its end before it is reported. What strikes there:
+    started, yields to Trio), and its end before it is reported. The faults are:
 
     ===========  =================  =====================================================================
     ``Fault``    where              what happens
     ===========  =================  =====================================================================
     KILLED       begin, await, end  As ``kill -9``: no ``finally``, no ``except``, no report. The lease
                                     expires, and the other runtime runs the state.
-    STOPPED      begin, await, end  SIGTERM, and the grace is over: the node is cancelled, with its
+    STOPPED      begin, await, end  SIGTERM, and the grace has ended: the node is cancelled, with its
                                     ``finally`` and ``except``, and its state released to the other runtime.
-                                    What has ended is still reported.
+                                    A node that has ended is still reported.
     DRAINED      await              SIGTERM with a grace. Only for nodes that read ``self.stopping``.
-    SUSPENDED    await              The lease is lost while the node runs: its runtime stands still until the
-                                    other one has run the state. Then it goes on, for some steps, until it
+    SUSPENDED    await              The lease is lost while the node runs: its runtime is suspended until the
+                                    other one has run the state. Then it continues for some steps, until it
                                     learns that its lease is lost and cancels the node.
     ANSWER_LOST  end                The report is recorded, and its answer lost: it is sent again.
     ===========  =================  =====================================================================
 
-    What differs from a real SIGKILL: the code that was killed, with all tasks that it started, stands still.
-    After ``check``, and before the next ``setup``, it goes on to its next await and is cancelled there. The
-    memory of the process is still there: globals of modules, or a ``trio.Lock`` that it holds. System tasks
-    and threads go on.
+    Differences from a real SIGKILL: killed code, with all tasks that it started, is held where it is. After
+    ``check``, and before the next ``setup``, it continues to its next await and is cancelled there. The
+    memory of the process stays: globals of modules, or a ``trio.Lock`` that it holds. System tasks and
+    threads continue.
 
-    What has no await has no point. Where the real thing would wait, for the disk or for the bank, a fake has
-    to as well: ``await trio.lowlevel.checkpoint()`` before its effect.
+    Code without an await has no point. Where the real code would wait, for the disk or for the bank, a fake
+    has to wait as well: ``await trio.lowlevel.checkpoint()`` before its effect.
 
-    Nodes that run in threads or processes run on the Trio loop here, so a plain ``def`` is struck only before
-    it begins and at its end, which the result says; those with ``runs_in = "asyncio"`` are refused. Threads
-    that a node starts itself (by ``trio.to_thread``, ``trio.Path``) have to be short: virtual time passes
-    meanwhile, minutes in a second.
+    Nodes that run in threads or processes run on the Trio loop here, so faults strike a plain ``def`` only
+    before it begins and at its end, which the result says; those with ``runs_in = "asyncio"`` are refused.
+    Threads that a node starts itself (by ``trio.to_thread``, ``trio.Path``) have to be short: virtual time
+    passes meanwhile, minutes in a second.
 
     All random numbers of ``random`` and the order in which Trio runs its tasks depend on ``seed`` alone, so
     that each point keeps its number.
@@ -168,78 +168,68 @@ async def explore(
     Args:
         graph: The graph. All its nodes are in one namespace.
         nodes: The node classes it names.
-        check: Called after each run with its result, while what was killed still stands; plain or async. It
+        check: Called after each run with its result, while killed code is still held; plain or async. It
             raises anything if the property is broken.
-        setup: Called before each run: it makes all fresh that nodes have effects in. A plain def. What it
-            returns is ``world`` of the result. Defaults to none: nodes have effects in nothing but the run.
+        setup: Called before each run: it creates anew whatever nodes have effects in. A plain def. It returns
+            the ``world`` of the result. Defaults to none: nodes have effects only in the run.
         inputs: As of ``run_graph``.
         store: As of ``run_graph``.
         faults: Which ones to try. Defaults to all.
-        only: The number of the only point to try; what ``check`` raises is raised as it is. Defaults to all.
-        max_points: Most points to try; if there are more, as many of them are drawn. Defaults to 500.
-        max_failures: End after so many. Defaults to 10.
-        seed: Of everything that depends on chance. Defaults to 0.
+        only: Number of the only point to try; the error of ``check`` is raised as it is. Defaults to all.
+        max_points: Maximum of points to try; if there are more, that many are drawn. Defaults to 500.
+        max_failures: End after this number of failures. Defaults to 10.
+        seed: Seed of everything random. Defaults to 0.
         timeout: Seconds that the run without a fault may take, on Trio's clock; each other run may take twice
             as long as that one did, and these seconds more. Defaults to 600.
 
     Returns:
-        What was tried: ``print`` it, or assert that ``tried`` is as long as ``points``.
+        The result: ``print`` it, or assert that ``tried`` is as long as ``points``.
 
     Raises:
         CheckFailed: the check fails under some faults, each of which is named; or without any; or in a second
-            run without any, since ``setup`` left something of the first.
+            run without any, since ``setup`` kept something of the first.
         ConfigurationError: Trio's clock is not virtual, the nodes do not do the same each time, a node class
             cannot be used, or there is no point ``only``.
         trio.TooSlowError: the run without a fault did not end in time.
         GraphInvalid, RequestRefused: as of ``run_graph``.
 
     Cancellation:
-        Ends the run, as ``run_graph`` does. What was killed is cancelled, too.
+        Ends the run, as ``run_graph`` does. Killed code is cancelled, too.
     """
     _check_usable(nodes)
     # Here, since it imports the state manager, which run_node does not need.
     from exotrio.testing._case import Scenario
 
     scenario = Scenario(
-        graph=graph,
-        namespace=namespace_of(graph),
-        nodes=nodes,
-        inputs=inputs or {},
-        store=store or {},
-        timeout=timeout,
+        graph=graph, namespace=namespace_of(graph), nodes=nodes, inputs=inputs or {}, store=store or {}
     )
-
     runs = _Runs(scenario=scenario, check=check, setup=setup, seed=seed)
     begin = trio.current_time()
-    usual, failure = await runs.make(None)
-    # With a fault some of it is done twice.
-    longer = replace(scenario, timeout=timeout + 2 * (trio.current_time() - begin))
-    runs = replace(runs, scenario=longer)
+    usual, failure = await runs.make(None, timeout)
+    timeout += 2 * (trio.current_time() - begin)  # with a fault some of it is done twice
     points = tuple(_points(usual, faults))
     if failure is not None:
         _fail("the check fails even without a fault", Exploration(points, (failure,)))
+    chosen: Sequence[Point] = points
     if only is not None:
         if not 1 <= only <= len(points):
             raise ConfigurationError(f"there is no point {only}: they are numbered from 1 to {len(points)}")
-        chosen: Sequence[Point] = [points[only - 1]]
+        chosen = [points[only - 1]]
     else:
-        again, failure = await runs.make(None)
+        again, failure = await runs.make(None, timeout)
         if failure is not None:
             what = "the check holds without a fault, but not the second time: setup must make all fresh"
             _fail(what, Exploration(points, (failure,)))
         _check_same(usual.places, again.places)
-        few = len(points) <= max_points
-        chosen = (
-            points
-            if few
-            else sorted(random.Random(seed).sample(points, max_points), key=lambda point: point.number)
-        )
+        if len(points) > max_points:
+            drawn = random.Random(seed).sample(points, max_points)
+            chosen = sorted(drawn, key=lambda point: point.number)
 
     tried: list[Point] = []
     missed: list[Point] = []
     failures: list[Failure] = []
     for point in chosen:
-        case, failure = await runs.make(point)
+        case, failure = await runs.make(point, timeout)
         (tried if case.struck else missed).append(point)
         if failure is not None:
             failures.append(replace(failure, more_often=_more_often(usual.begun, case.begun)))
@@ -250,12 +240,11 @@ async def explore(
                 break
     awaiting = {place.node for place in usual.places if place.moment is Moment.AWAIT}
     without = tuple(node for node in usual.begun if node not in awaiting)
-    found = Exploration(points, tuple(failures), tuple(tried), tuple(missed), without)
+    result = Exploration(points, tuple(failures), tuple(tried), tuple(missed), without)
     if failures:
-        _fail(
-            f"{plural(len(failures), 'fault')} broke the check; {found}; replay one with only=NUMBER", found
-        )
-    return found
+        what = f"{plural(len(failures), 'fault')} broke the check; {result}; replay one with only=NUMBER"
+        _fail(what, result)
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +256,7 @@ class _Runs(Generic[T]):
     setup: Callable[[], T] | None
     seed: int
 
-    async def make(self, point: Point | None) -> tuple[Case, Failure | None]:
+    async def make(self, point: Point | None, timeout: float) -> tuple[Case, Failure | None]:
         """Make a run with a fault, or without; return how the check failed, if it did."""
         from exotrio.testing._case import Case  # as above
 
@@ -282,9 +271,9 @@ class _Runs(Generic[T]):
                 )
             slow = failure = None
             try:
-                async with case.run() as run:
+                async with case.run(timeout) as run:
                     result = CrashRun(run.status, run.states, run.identifiers, world, point, dict(case.begun))
-                    failure = await self._checked(result)
+                    failure = await self._failure(result)
             except trio.TooSlowError as error:
                 slow = error
             if case.endless is not None:
@@ -295,7 +284,7 @@ class _Runs(Generic[T]):
                 failure = Failure(point, slow, _first_line(slow))
             return case, failure
 
-    async def _checked(self, run: CrashRun[T]) -> Failure | None:
+    async def _failure(self, run: CrashRun[T]) -> Failure | None:
         try:
             checking = self.check(run)
             if inspect.isawaitable(checking):
@@ -322,24 +311,24 @@ def _check_usable(nodes: Sequence[type[BaseNode]]) -> None:
 
 def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
     """Yield the points of a run without a fault, numbered from 1."""
-    found = (
+    cases = (
         (fault, place)
         for place in case.places
         for fault in FAULTS[place.moment]
         if fault in faults and (fault is not Fault.DRAINED or place.node in case.reads_stopping)
     )
-    for number, (fault, place) in enumerate(found, 1):
+    for number, (fault, place) in enumerate(cases, 1):
         yield Point(number=number, fault=fault, place=place)
 
 
 def _check_same(first: Sequence[Place], second: Sequence[Place]) -> None:
-    """Raise ConfigurationError if two runs without a fault came by different places."""
+    """Raise ConfigurationError if two runs without a fault reached different places."""
     for one, other in zip_longest(first, second):
         if one != other:
-            was, then = (f"{each.node} {each}" if each else "the end" for each in (one, other))
+            once, again = (f"{each.node} {each}" if each else "the end" for each in (one, other))
             raise ConfigurationError(
-                f"the nodes do not do the same each time: first came {was}, the second time {then}",
-                fix="have setup make everything fresh, and nothing depend on the time, or on os.urandom",
+                f"the nodes do not do the same each time: first came {once}, the second time {again}",
+                fix="let setup create everything anew, and nothing depend on the time, or on os.urandom",
             )
 
 
@@ -350,10 +339,10 @@ def _more_often(usual: Mapping[str, int], now: Mapping[str, int]) -> str:
     return ", ".join(f"{node} ran {words.get(times, f'{times} times')}" for node, times in more.items())
 
 
-def _fail(what: str, found: Exploration) -> NoReturn:
+def _fail(what: str, result: Exploration) -> NoReturn:
     """Raise CheckFailed, with the first failure as its cause."""
-    shown = [f"\n  {failure}" for failure in found.failures[:MAX_SHOWN]]
-    raise CheckFailed("".join([f"{what}:", *shown]), found) from found.failures[0].error
+    shown = [f"\n  {failure}" for failure in result.failures[:MAX_SHOWN]]
+    raise CheckFailed("".join([f"{what}:", *shown]), result) from result.failures[0].error
 
 
 def _first_line(error: BaseException) -> str:
@@ -363,9 +352,9 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """Let chance, and the order in which Trio runs its tasks, depend on ``seed`` alone.
+    """Let random numbers, and the order in which Trio runs its tasks, depend on ``seed`` alone.
 
-    As pytest-trio does it for Hypothesis: there is no public way to the order of tasks.
+    pytest-trio does the same for Hypothesis: Trio has no public way to set the order of tasks.
     """
     scheduler: Any = sys.modules["trio._core._run"]
     before = random.getstate(), scheduler._r.getstate(), scheduler._ALLOW_DETERMINISTIC_SCHEDULING

@@ -1,4 +1,4 @@
-"""``run_graph``: a graph from its trigger to its end, and what came of it."""
+"""``run_graph``: a graph from its trigger to its end, and the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestedState:
     """One execution of a node.
 
     Attributes:
-        identifier: Of the graph's node.
+        identifier: Identifier of the node in the graph.
         status: Its status at the end of the run.
         inputs: Field to text.
         outputs: Field to text; empty without any.
@@ -51,8 +51,8 @@ class GraphRun:
 
     Attributes:
         status: SUCCESS or FAILED.
-        states: All states, in order of creation; a retry is a state of its own.
-        identifiers: Of all nodes of the graph, whether they ran or not.
+        states: All states, in order of creation; a retry is a separate state.
+        identifiers: Identifiers of all nodes of the graph, whether they ran or not.
     """
 
     status: RunStatus
@@ -66,12 +66,12 @@ class GraphRun:
             NotFound: the graph has no such node.
         """
         if identifier not in self.identifiers:
-            known = meant(identifier, self.identifiers) or f"; it has: {listed(self.identifiers)}"
-            raise NotFound(f"the graph has no node with the identifier {identifier!r}{known}")
+            hint = meant(identifier, self.identifiers) or f"; it has: {listed(self.identifiers)}"
+            raise NotFound(f"the graph has no node with the identifier {identifier!r}{hint}")
         return [state for state in self.states if state.identifier == identifier]
 
     def outputs(self, identifier: str) -> list[dict[str, Any]]:
-        """Return the outputs of one of the graph's nodes, those of each state that succeeded.
+        """Return the outputs of each state of one of the graph's nodes that succeeded.
 
         Raises:
             NotFound: the graph has no such node.
@@ -80,7 +80,7 @@ class GraphRun:
 
     @property
     def errors(self) -> list[str]:
-        """The errors of all states that failed for good."""
+        """The errors of all states that failed and were not retried."""
         return [state.error or "" for state in self.states if state.status in ERRORED]
 
 
@@ -114,7 +114,7 @@ async def run_graph(
             the first node does not have.
         GraphInvalid: the graph is not valid; ``problems`` names each reason.
         RequestRefused: inputs or store do not fit the graph.
-        trio.TooSlowError: the run did not end in time; the message says which states still wait.
+        trio.TooSlowError: the run did not end in time; the message says which states have not ended.
 
     Cancellation:
         Cancels running nodes, which have 5 s to clean up; then nothing is left.
@@ -158,7 +158,7 @@ async def start(
     followers = {identifier for node in graph.nodes for identifier in node.next_nodes or ()}
     (first,) = (node for node in graph.nodes if node.identifier not in followers)
     for name in inputs:
-        # As of v0, a state manager ignores it: the test would be one of the input in the graph.
+        # A state manager ignores it, as v0 does: the test would use the input in the graph.
         if name not in first.inputs:
             hint = meant(name, first.inputs) or f": it has {listed(first.inputs)}"
             raise ConfigurationError(f"the first node, {first.identifier!r}, has no input {name!r}{hint}")
@@ -167,28 +167,28 @@ async def start(
 
 
 def virtual_clock() -> Callable[[], int]:
-    """Return a wall clock in Unix milliseconds that goes as Trio's clock goes."""
+    """Return a wall clock in Unix milliseconds that follows Trio's clock."""
     begin = trio.current_time()
     return lambda: _EPOCH_MS + to_ms(trio.current_time() - begin)
 
 
 async def wait(manager: StateManager, graph: Graph, run_id: str, timeout: float) -> RunStatus:
-    """Wait until a run has ended, and return its status; raise TooSlowError, which says what still waits."""
+    """Wait until a run has ended, and return its status; TooSlowError says which states have not ended."""
     try:
-        # Seldom, since under a mock clock each request costs time, and the end needs none.
+        # With long intervals: under a mock clock each request costs time, and the answer comes at the end.
         run = await manager.wait(run_id, timeout=timeout, poll_interval=from_ms(MAX_WAIT_MS))
     except trio.TooSlowError:
-        found = await result(manager, graph, run_id, RunStatus.PENDING)
+        states = (await result(manager, graph, run_id, RunStatus.PENDING)).states
         waiting = Counter(
-            f"{state.identifier} is {state.status.value}" for state in found.states if state.status in PENDING
+            f"{state.identifier} is {state.status.value}" for state in states if state.status in PENDING
         )
-        named = [name if count == 1 else f"{name} ({count} states)" for name, count in waiting.items()]
-        raise trio.TooSlowError(f"the run did not end in {timeout:g} s: {listed(named)}") from None
+        parts = [text if count == 1 else f"{text} ({count} states)" for text, count in waiting.items()]
+        raise trio.TooSlowError(f"the run did not end in {timeout:g} s: {listed(parts)}") from None
     return run.status
 
 
 async def result(manager: StateManager, graph: Graph, run_id: str, status: RunStatus) -> GraphRun:
-    """Return what came of a run of this status."""
+    """Return the result of a run of this status."""
     run = await manager.run(run_id)
     states = [await manager.state(graph.name, run_id, node.id) for node in run.nodes]
     return GraphRun(

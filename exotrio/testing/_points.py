@@ -1,4 +1,4 @@
-"""Where a fault can strike while a graph runs, what strikes there, and what came of it."""
+"""Where a fault can strike while a graph runs, which one, and the result of such a run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Fault(StrEnum):
     KILLED = "killed"
     """The runtime ends at once, as by ``kill -9``. Its leases expire, then another one runs its states."""
     STOPPED = "stopped"
-    """SIGTERM, and the grace is over: the node is cancelled, and its state released to another runtime."""
+    """SIGTERM, and the grace has ended: the node is cancelled, and its state released to another runtime."""
     DRAINED = "drained"
     """SIGTERM: the node may end within the grace. Only for nodes that read ``self.stopping``."""
     SUSPENDED = "suspended"
-    """The runtime stands still until its lease is lost and another runtime has run the state. Then it goes
-    on, until it learns that its lease is lost."""
+    """The runtime is suspended until its lease is lost and another runtime has run the state. Then it
+    continues until it learns that its lease is lost."""
     ANSWER_LOST = "answer lost"
     """The state manager recorded what the node reports, and the runtime does not learn that."""
 
@@ -55,10 +55,10 @@ class Place:
 
     Attributes:
         node: Identifier of the graph's node.
-        execution: Which of the node's executions, from 1.
+        execution: Number of the execution among those of the node, from 1.
         moment: Where in the execution.
-        nth: Which of its awaits, from 1; 0 for other moments.
-        line: Where in the node's code that is; empty for other moments.
+        nth: Number of the await, from 1; 0 for other moments.
+        line: Line of the node's code; empty for other moments.
     """
 
     node: str
@@ -100,7 +100,7 @@ class CrashRun(GraphRun, Generic[T]):
     Attributes:
         world: What ``setup`` returned for this run; None without a ``setup``.
         point: The fault; None if this run had none.
-        begun: How often each node was begun, by identifier; one that never was is not in it.
+        begun: How often each node was begun, by identifier; without nodes that never were.
     """
 
     world: T

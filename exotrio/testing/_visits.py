@@ -1,8 +1,8 @@
-"""Executions of nodes, as a case sees them: where they are, and their code that can be held there.
+"""Executions of nodes as a case observes them, and tasks that can be held where they are.
 
-A killed process does not go on: no ``finally``, no ``except``. A Trio task can only be ended by an exception,
-which both would see. So nothing is ended: each task of the process has a coroutine around its own one, which
-does not resume that one any more while the process is held. Trio sees a task that waits.
+A killed process does not continue: no ``finally``, no ``except``. A Trio task can only be ended by an
+exception, which both would see. So no task is ended: each task of the process has another coroutine around
+its own one, which does not resume it while the process is held. For Trio, that is a task that waits.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from exotrio._nodes.base import BaseNode, Stopping
 from exotrio.testing._points import Moment, Place
 
 Coroutine = Any
-"""With ``send``, ``throw`` and ``close``: Trio's tasks have these of more than one type."""
-_OTHERS = tuple(
+"""Has ``send``, ``throw`` and ``close``; Trio's tasks have coroutines of more than one type."""
+_LIBRARIES = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
     for path in (trio.__file__, anyio.__file__, os.path.dirname(__file__))
 )
-"""Folders of code that is not the user's."""
+"""Folders of code that the user did not write."""
 MAX_CANCELLED_AWAITS = 1_000
-"""Of one execution. Each raises Cancelled at once: code that goes on after so many does not end, and virtual
-time stands still with it."""
+"""Cancelled awaits of one execution. Code that continues after so many does not end, and virtual time does
+not pass."""
 
 
 class Endless(BaseException):
-    """Ends a task of a node that goes on however often it is cancelled, even once its process was killed."""
+    """Ends a task of a node that continues although it is cancelled, even after its process was killed."""
 
 
 class Observer(Protocol):
-    """Who sees the executions."""
+    """Observes executions: a ``Case``."""
 
     records: bool
     reads_stopping: set[str]
@@ -51,7 +51,7 @@ class Observer(Protocol):
 
     def begin(self, claim: Claim) -> Visit: ...
     def reach(self, visit: Visit, place: Place) -> None: ...
-    def note_endless(self, visit: Visit, what: str) -> None: ...
+    def kill_endless(self, visit: Visit, what: str) -> None: ...
     def finish(self, visit: Visit) -> None: ...
 
 
@@ -59,10 +59,10 @@ class Visit:
     """One execution of a node.
 
     Args:
-        observer: Who sees where it is.
-        task: The task that runs the node. It, and every task that it starts, belong to this execution.
+        observer: Is called wherever the execution is.
+        task: The task that runs the node. It and every task that it starts belong to this execution.
         claim: Its state.
-        execution: Which of the node's executions it is, from 1.
+        execution: Number of the execution among those of the node, from 1.
     """
 
     def __init__(self, observer: Observer, task: TrackedTask, claim: Claim, execution: int) -> None:
@@ -79,7 +79,7 @@ class Visit:
 
     @contextmanager
     def in_node(self) -> Iterator[None]:
-        """What runs in the body is the node's code."""
+        """Treat the body as the node's code."""
         self._in_node = True
         self._observer.begun[self._node] += 1
         try:
@@ -89,27 +89,28 @@ class Visit:
             self._observer.finish(self)
 
     def awaits(self, coroutine: Coroutine) -> None:
-        """A task of the execution yields to Trio."""
+        """Record that a task of the execution yields to Trio."""
         if self._in_node:
             self._awaits += 1
             self._cancelled_awaits += trio.current_effective_deadline() == -math.inf
             if self._cancelled_awaits > MAX_CANCELLED_AWAITS:
                 self._cancelled_awaits = 0
-                self._observer.note_endless(
-                    self, f"{self._node} goes on however often it is cancelled: {_line(coroutine)}"
+                self._observer.kill_endless(
+                    self,
+                    f"{self._node} continues however often it is cancelled: {_line(coroutine)}",
                 )
             self.reach(Moment.AWAIT, self._awaits, _line(coroutine) if self._observer.records else "")
 
     def reach(self, moment: Moment, nth: int = 0, line: str = "") -> None:
-        """Say where the execution is."""
+        """Tell the observer where the execution is."""
         place = Place(node=self._node, execution=self._execution, moment=moment, nth=nth, line=line)
         self._observer.reach(self, place)
 
 
 def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
-    """Return a class that does what ``node`` does, on the Trio loop, and says where it is.
+    """Return a class that does what ``node`` does, on the Trio loop, and reports where it is.
 
-    Nodes of threads and processes run there as well: virtual time does not wait for those.
+    Nodes of threads and processes run there as well, since virtual time does not wait for those.
     """
 
     async def execute(self: BaseNode) -> Any:
@@ -117,7 +118,7 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
         assert execution is not None, "a node runs for a state"
         visit = observer.begin(execution.claim)
         visit.reach(Moment.BEGIN)
-        # Where it is held, or cancelled, if that is to happen before it begins.
+        # Here it is held or cancelled if the fault strikes before it begins.
         await trio.lowlevel.checkpoint()
         try:
             with visit.in_node():
@@ -132,7 +133,7 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
 
     async def end(visit: Visit) -> None:
         visit.reach(Moment.END)
-        # Where it is held, if that is to happen before its report. Not cancelled: it has ended.
+        # Here it is held if the fault strikes before its report. It is not cancelled: it has ended.
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def stopping(self: BaseNode) -> Stopping:
@@ -154,14 +155,14 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
 
 
 def _line(coroutine: Coroutine) -> str:
-    """Return where in the user's code a suspended coroutine is; if there is none in it, its name."""
+    """Return the line of the user's code where a coroutine is suspended; without such code, its name."""
     line = f"in {getattr(coroutine, '__qualname__', coroutine)}"
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
         if frame is None:
             break
         code = frame.f_code
-        if not code.co_filename.startswith(_OTHERS):
+        if not code.co_filename.startswith(_LIBRARIES):
             line = f"{os.path.basename(code.co_filename)}:{frame.f_lineno}, in {code.co_name}"
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
     return line
@@ -171,25 +172,25 @@ def _line(coroutine: Coroutine) -> str:
 
 
 class Hold:
-    """Holds tasks where they are, until it is lifted."""
+    """Holds tasks where they are until it is lifted."""
 
     def __init__(self) -> None:
         self.active = False
         self._held: list[trio.lowlevel.Task] = []
 
     def begin(self) -> None:
-        """Hold every task that comes by from now on."""
+        """Hold every task that passes from now on."""
         self.active = True
 
     def lift(self) -> None:
-        """Let all tasks go on."""
+        """Let all tasks continue."""
         self.active = False
-        held, self._held = self._held, []
-        for task in held:
+        tasks, self._held = self._held, []
+        for task in tasks:
             trio.lowlevel.reschedule(task)
 
     def passing(self) -> Generator[Any, Any, None]:
-        """Return once the hold is lifted. A cancellation waits as long, as it would for a dead process."""
+        """Return once the hold is lifted. Until then a cancellation has no effect, as in a dead process."""
         while self.active:
             self._held.append(trio.lowlevel.current_task())
             yield from _until_rescheduled().__await__()
@@ -204,10 +205,10 @@ class TrackedTask:
     """A task of a process.
 
     Attributes:
-        process: What it belongs to; a task has the one of the task that started it.
-        hold: Of the process.
-        visit: The execution whose node's code it runs, and with it every task that it starts; None in code
-            of the runtime.
+        process: The process; that of the task that started it.
+        hold: The hold of the process.
+        visit: The execution whose node's code it and every task that it starts run; None in code of the
+            runtime.
     """
 
     process: Any
@@ -217,14 +218,14 @@ class TrackedTask:
 
 @dataclass(eq=False)
 class TaskTracker(trio.abc.Instrument):
-    """Knows the tasks of each process, and puts the coroutine around theirs."""
+    """Knows the tasks of each process, and wraps their coroutines."""
 
     _tracked: dict[trio.lowlevel.Task, TrackedTask] = field(default_factory=dict)
     _starting: TrackedTask | None = None
 
     @contextmanager
     def starting(self, process: object, hold: Hold) -> Iterator[None]:
-        """Have each task that the body starts be the first one of a process."""
+        """Make each task that the body starts the first one of a process."""
         self._starting = TrackedTask(process, hold, None)
         try:
             yield
@@ -233,31 +234,31 @@ class TaskTracker(trio.abc.Instrument):
 
     @property
     def current(self) -> TrackedTask:
-        """The task that runs, which must be one of a process."""
+        """The current task, which must belong to a process."""
         return self._tracked[trio.lowlevel.current_task()]
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
-        """Take in a task that a process starts."""
+        """Track a task that a process starts."""
         nursery = task.parent_nursery
         parent = None if nursery is None else self._tracked.get(nursery.parent_task)
         tracked = self._starting if parent is None else TrackedTask(parent.process, parent.hold, parent.visit)
         if tracked is not None:
             self._tracked[task] = tracked
-            around = _around(task.coro, tracked)
-            task.coro = cast("types.CoroutineType[Any, Any, Any]", around)
+            wrapped = _wrapped(task.coro, tracked)
+            task.coro = cast("types.CoroutineType[Any, Any, Any]", wrapped)
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         """Forget a task that has ended."""
         self._tracked.pop(task, None)
 
 
-async def _around(coroutine: Coroutine, tracked: TrackedTask) -> Any:
-    return await _held_when_asked(coroutine, tracked)  # Trio asks for what only such a coroutine has
+async def _wrapped(coroutine: Coroutine, tracked: TrackedTask) -> Any:
+    return await _run_unless_held(coroutine, tracked)  # Trio needs a coroutine of an async def
 
 
 @types.coroutine
-def _held_when_asked(coroutine: Coroutine, tracked: TrackedTask) -> Generator[Any, Any, Any]:
-    """Run a coroutine, which is not resumed while its process, or its visit, is held."""
+def _run_unless_held(coroutine: Coroutine, tracked: TrackedTask) -> Generator[Any, Any, Any]:
+    """Run a coroutine, but do not resume it while its process, or its visit, is held."""
     resume: Callable[[], Any] = partial(coroutine.send, None)
     while True:
         try:
@@ -271,11 +272,11 @@ def _held_when_asked(coroutine: Coroutine, tracked: TrackedTask) -> Generator[An
         except GeneratorExit:
             coroutine.close()
             raise
-        except BaseException as error:  # Trio does not know the trap: it is one of another library
+        except BaseException as error:  # Trio does not know the trap, which is one of another library
             resume = partial(coroutine.throw, error)
         else:
             resume = partial(coroutine.send, answer)
-        # The visit first: what lifts that can be a task of the process.
+        # The visit first: the task that lifts its hold may belong to the process.
         if tracked.visit is not None:
             yield from tracked.visit.hold.passing()
         yield from tracked.hold.passing()

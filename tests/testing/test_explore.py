@@ -270,7 +270,7 @@ async def test_a_node_that_goes_on_however_often_it_is_cancelled_is_named(autoju
         await explore(graph(Stubborn), [Stubborn], setup=fresh, check=Logs())
     (failure,) = caught.value.exploration.failures
     assert "work was stopped at its await 1" in str(failure)
-    assert "work goes on however often it is cancelled: test_explore.py:" in str(failure)
+    assert "work continues however often it is cancelled: test_explore.py:" in str(failure)
 
 
 class Roll(BaseNode):
