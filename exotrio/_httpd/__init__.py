@@ -4,10 +4,10 @@ Import from here; the modules inside are private. They use ``errors`` and ``_uti
 
 - ``listeners``: binds sockets, and closes them in forked children; names in Host headers.
 - ``server``: accepts connections, and stops.
-- ``budget``: a limit on what all requests use together.
+- ``budget``: limits on the memory that all requests use together.
 - ``limiter``: counts connections, and closes some to make room for new ones.
-- ``connection``: the requests of one connection, and what the app and the server tell each other.
-- ``exchange``: one request and its response, the ASGI ``receive`` and ``send``.
+- ``connection``: the requests of one connection.
+- ``exchange``: one request and its response: the ASGI ``receive`` and ``send``, and calls of the app.
 - ``peer``: the bytes in and out.
 - ``messages``: limits, request heads, and the responses that the server makes itself. Pure.
 
@@ -18,9 +18,9 @@ Rules that hold:
 2. Connections, request heads and bodies are bounded, and at most one chunk per connection is read ahead.
    A request above a bound gets a 413 or 431; above the bound of connections, new ones wait in the kernel.
    So is the number of chunks of a body, relative to its length: above it, the request gets a 400.
-   All large bodies and answers are bounded together (``Limits.max_in_flight``): a body waits before it is
-   read, an answer takes the place of those that are read slowly, or else is a 503. Neither loses an outcome:
-   a runtime repeats what was refused by a 503, and what it got no answer to.
+   All large bodies and answers are bounded together (``budget.InFlight``): a body waits before it is read,
+   and before the app parses it (``reserve_values``); an answer takes the place of those that are read slowly,
+   or else is a 503. Neither loses an outcome: a runtime repeats what was refused by a 503 or not answered.
 3. A client is unauthenticated until the app calls ``mark_authenticated`` for one of its requests. Until
    then its connection gets one response, ``Limits.keyless`` seconds, and shares half of the connections
    with all others of its kind, so that they cannot lock out authenticated clients. Of its request nothing
@@ -33,9 +33,8 @@ Rules that hold:
 Not served: TLS, WebSocket (an upgrade request is answered as a plain one), HTTP/2, ASGI lifespan.
 """
 
-from exotrio._httpd.budget import Budget
-from exotrio._httpd.connection import is_crowded, mark_authenticated, stopping_event
-from exotrio._httpd.exchange import App
+from exotrio._httpd.budget import MAX_VALUES
+from exotrio._httpd.exchange import App, is_crowded, mark_authenticated, reserve_values, stopping_event
 from exotrio._httpd.limiter import ConnectionLimiter
 from exotrio._httpd.listeners import (
     LOOPBACK_HOSTS,
@@ -51,8 +50,8 @@ from exotrio._httpd.server import serve_http
 
 __all__ = [
     "LOOPBACK_HOSTS",
+    "MAX_VALUES",
     "App",
-    "Budget",
     "ClientDisconnected",
     "ConnectionLimiter",
     "Limits",
@@ -62,6 +61,7 @@ __all__ = [
     "loopback_names",
     "mark_authenticated",
     "open_listeners",
+    "reserve_values",
     "serve_http",
     "stopping_event",
     "urls",

@@ -1,4 +1,4 @@
-"""A limit on what all requests of a server use together, such as memory."""
+"""Limits on the memory that all requests of a server use together."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ LARGE = 64 * 1024
 """Bytes above which a body or an answer counts: each connection may have less at any time."""
 SLOW = 5.0
 """Seconds after which an answer that is still being read may be given up for others."""
+MAX_VALUES = 1_500_000
+"""Values in all large JSON bodies that are handled at once. A field counts once, with its name."""
 
 logger = logging.getLogger("exotrio.manager.http")
 
@@ -67,17 +69,20 @@ class Budget:
 
 
 class InFlight:
-    """The bytes of large bodies and answers of all connections, while they are read or written.
+    """What the large requests and answers of all connections use together.
 
-    A body waits until it fits, before it is read, so that no client has to send it again. An answer is there
-    already: if it does not fit, those that were not read for ``SLOW`` seconds are given up, oldest first.
+    A body waits until it fits, before it is read, so that no client has to send it again. Then the app may
+    let it wait until the values in it fit, before it is parsed: they can take fifty times its size. An answer
+    is there already: if it does not fit, those that were not read for ``SLOW`` seconds are given up, oldest
+    first.
 
     Args:
-        limit: Half of it is for bodies, half for answers.
+        limit: In bytes: half of it is for bodies, half for answers.
     """
 
     def __init__(self, limit: int) -> None:
         self.bodies = Budget(limit // 2)
+        self.values = Budget(MAX_VALUES)
         self._limit = limit // 2
         self._answered = 0
         # The answers that are being written, oldest first: when that began, and the size.

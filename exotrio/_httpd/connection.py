@@ -1,77 +1,59 @@
-"""One HTTP/1.1 connection: its requests, one after the other, and what app and server tell each other.
+"""One HTTP/1.1 connection: its requests, one after the other.
 
 A connection has two tasks. One reads ahead (``Peer.read_ahead``). The other waits for a request head, runs
 the app, and starts over if both sides are done and neither wants to close; only this one uses h11.
-
-The functions that the app calls with a scope do nothing under another server, or in a test without one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import h11
 import trio
 
-from exotrio._httpd.budget import InFlight
-from exotrio._httpd.exchange import App, Exchange, parse, respond
+from exotrio._httpd.exchange import Exchange, ServerState, parse, respond
 from exotrio._httpd.limiter import OpenConnection
-from exotrio._httpd.messages import Limits, Refusal
+from exotrio._httpd.messages import Refusal
 from exotrio._httpd.peer import Peer
 
 Address = tuple[str, int]
-_EXTENSION = "exotrio"
 
 
 async def serve_connection(
-    app: App,
+    server: ServerState,
     stream: trio.abc.HalfCloseableStream,
     connection: OpenConnection,
     *,
-    limits: Limits,
-    stopping: trio.Event,
     client: Address | None = None,
-    server: Address | None = None,
-    in_flight: InFlight | None = None,
+    address: Address | None = None,
 ) -> None:
     """Serve the requests of one connection; return when the caller is to close it, forcefully.
 
     Cancellation:
         At once. The client sees a response in flight as incomplete.
     """
-    peer = Peer(stream, write=limits.write)
-    in_flight = in_flight or InFlight(limits.max_in_flight)
-    http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_head)
+    peer = Peer(stream, write=server.limits.write)
+    http = h11.Connection(h11.SERVER, max_incomplete_event_size=server.limits.max_head)
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "scheme": "http",
         "root_path": "",
         "client": client,
-        "server": server,
-        "extensions": {_EXTENSION: {"stopping": stopping, "connection": connection}},
+        "server": address,
     }
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.read_ahead)
         try:
-            timeout = limits.head
-            while request := await _next_request(http, peer, limits, stopping, connection, timeout):
-                exchange = Exchange(
-                    request,
-                    http=http,
-                    peer=peer,
-                    limits=limits,
-                    stopping=stopping,
-                    connection=connection,
-                    in_flight=in_flight,
-                )
-                if not await exchange.run(app, scope):
+            timeout = server.limits.head
+            while request := await _next_request(http, peer, server, timeout):
+                exchange = Exchange(request, http=http, peer=peer, server=server, connection=connection)
+                if not await exchange.run(scope):
                     if _has_unread(http, peer):
                         await peer.linger()
                     break
                 http.start_next_cycle()
-                timeout = limits.idle
+                timeout = server.limits.idle
         except Refusal as refusal:
             await respond(peer, refusal.status, {"detail": refusal.detail})
             await peer.linger()
@@ -84,26 +66,21 @@ def _has_unread(http: h11.Connection, peer: Peer) -> bool:
 
 
 async def _next_request(
-    http: h11.Connection,
-    peer: Peer,
-    limits: Limits,
-    stopping: trio.Event,
-    connection: OpenConnection,
-    timeout: float,
+    http: h11.Connection, peer: Peer, server: ServerState, timeout: float
 ) -> h11.Request | None:
     """Wait ``timeout`` seconds for the start of a request, then for its head; None if there is none."""
     event = parse(http)
     if event is h11.NEED_DATA and not http.trailing_data[0]:
         chunk = b""
-        if not stopping.is_set():
-            with connection.limiter.idle(timeout):
+        if not server.stopping.is_set():
+            with server.limiter.idle(timeout):
                 chunk = await peer.more()
         if not chunk:
             return None
         http.receive_data(chunk)
         event = parse(http)
     if event is h11.NEED_DATA:
-        with trio.move_on_after(limits.head) as reading:
+        with trio.move_on_after(server.limits.head) as reading:
             while event is h11.NEED_DATA:
                 chunk = await peer.more()
                 if not chunk:
@@ -111,36 +88,6 @@ async def _next_request(
                 http.receive_data(chunk)
                 event = parse(http)
         if reading.cancelled_caught:
-            raise Refusal(408, f"the request head was not complete within {limits.head:g} s")
+            raise Refusal(408, f"the request head was not complete within {server.limits.head:g} s")
     assert isinstance(event, h11.Request), event
     return event
-
-
-def stopping_event(scope: Mapping[str, Any]) -> trio.Event | None:
-    """Return the event that is set when the server begins to stop.
-
-    A long poll or an endless response should then end; it is cancelled when the grace is over.
-    """
-    event: trio.Event | None = _extension(scope).get("stopping")
-    return event
-
-
-def is_crowded(scope: Mapping[str, Any]) -> bool:
-    """Return whether connections are so scarce that no request should wait at the server."""
-    connection: OpenConnection | None = _extension(scope).get("connection")
-    return connection is not None and connection.limiter.crowded
-
-
-def mark_authenticated(scope: Mapping[str, Any]) -> None:
-    """Tell the server that a request comes from a client with the key or a session.
-
-    Its connection may then stay open for more, and does not count among those of strangers.
-    """
-    connection: OpenConnection | None = _extension(scope).get("connection")
-    if connection is not None:
-        connection.mark_authenticated()
-
-
-def _extension(scope: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = scope.get("extensions", {}).get(_EXTENSION, {})
-    return found

@@ -2,6 +2,8 @@
 
 A request that must be refused while the app runs (its body is too long, too slow or malformed) gets its
 response at once, from within ``receive``; for the app, the client has then disconnected.
+
+The functions that the app calls with a scope do nothing under another server, or in a test without one.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import h11
 import trio
 
 from exotrio._httpd.budget import LARGE, InFlight
-from exotrio._httpd.limiter import OpenConnection
+from exotrio._httpd.limiter import ConnectionLimiter, OpenConnection
 from exotrio._httpd.messages import (
     PHRASES,
     PRIVATE,
@@ -42,7 +45,59 @@ MIN_CHUNKS = 100
 MIN_CHUNK = 64
 """Bytes that further chunks of a body must have on average."""
 
+_EXTENSION = "exotrio"
+
 logger = logging.getLogger("exotrio.manager.http")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerState:
+    """What all connections of a server share."""
+
+    app: App
+    limits: Limits
+    stopping: trio.Event
+    limiter: ConnectionLimiter
+    in_flight: InFlight
+
+
+def stopping_event(scope: Mapping[str, Any]) -> trio.Event | None:
+    """Return the event that is set when the server begins to stop.
+
+    A long poll or an endless response should then end; it is cancelled when the grace is over.
+    """
+    exchange = _exchange_of(scope)
+    return None if exchange is None else exchange.server.stopping
+
+
+def is_crowded(scope: Mapping[str, Any]) -> bool:
+    """Return whether connections are so scarce that no request should wait at the server."""
+    exchange = _exchange_of(scope)
+    return exchange is not None and exchange.server.limiter.crowded
+
+
+def mark_authenticated(scope: Mapping[str, Any]) -> None:
+    """Tell the server that a request comes from a client with the key or a session.
+
+    Its connection may then stay open for more, and does not count among the unauthenticated ones.
+    """
+    if (exchange := _exchange_of(scope)) is not None:
+        exchange.connection.mark_authenticated()
+
+
+async def reserve_values(scope: Mapping[str, Any], count: int) -> None:
+    """Wait until so many values fit among those in all large bodies; they are released after the request.
+
+    Cancellation:
+        Nothing is reserved.
+    """
+    if (exchange := _exchange_of(scope)) is not None:
+        await exchange.reserve_values(count)
+
+
+def _exchange_of(scope: Mapping[str, Any]) -> Exchange | None:
+    exchange: Exchange | None = scope.get("extensions", {}).get(_EXTENSION)
+    return exchange
 
 
 def parse(http: h11.Connection) -> object:
@@ -68,29 +123,28 @@ class Exchange:
         *,
         http: h11.Connection,
         peer: Peer,
-        limits: Limits,
-        stopping: trio.Event,
+        server: ServerState,
         connection: OpenConnection,
-        in_flight: InFlight,
     ) -> None:
+        self.server = server
+        self.connection = connection
         self._http = http
         self._peer = peer
-        self._limits = limits
-        self._stopping = stopping
-        self._connection = connection
-        self._in_flight = in_flight
+        self._limits = server.limits
+        self._in_flight = server.in_flight
         self._request = request
         self._is_head = request.method == b"HEAD"
         # The request body: the parts that were parsed and not yet received by the app.
         self._parts: list[bytes | bytearray] = []
         self._received = 0
         self._chunks = 0
-        # The announced length of the body, and the bytes that it takes of the budget for bodies.
+        # The announced length of the body, and what was reserved for it: bytes, and values in it.
         self._announced = 0
-        self._taken = 0
+        self._reserved = 0
+        self._reserved_values = 0
         self._whole = False
         self._all_received = False
-        self._body_time = limits.body
+        self._body_time = server.limits.body
         # The response: its head waits for the first part of the body, to leave in the same packet.
         self._head: h11.Response | None = None
         self._composed = False
@@ -100,7 +154,7 @@ class Exchange:
         # Whether the app knows that it cannot respond: what it raises then is not a failure.
         self._knows_gone = False
 
-    async def run(self, app: App, connection_scope: Mapping[str, Any]) -> bool:
+    async def run(self, connection_scope: Mapping[str, Any]) -> bool:
         """Run the app on this request, and return whether another one may follow on the connection.
 
         All requests of a connection share the keys of ``connection_scope``.
@@ -112,21 +166,24 @@ class Exchange:
             return False
         failed = False
         try:
-            await app({**connection_scope, **head}, self.receive, self.send)
+            scope = {**connection_scope, **head, "extensions": {_EXTENSION: self}}
+            await self.server.app(scope, self.receive, self.send)
         except* Exception as failures:
             # except*, since a cancelled app may raise failures mixed with trio.Cancelled.
             failed = True
             self._log(failures.exceptions[0] if len(failures.exceptions) == 1 else failures)
         finally:
-            if self._taken:
-                self._in_flight.bodies.release(self._taken)
+            if self._reserved:
+                self._in_flight.bodies.release(self._reserved)
+            if self._reserved_values:
+                self._in_flight.values.release(self._reserved_values)
         if not self._over:
             if not failed:
                 logger.error("%s: the app returned before its response was complete", self._name)
             if not self._started:
                 await respond(self._peer, 500, FAILED, with_body=not self._is_head)
         both_done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
-        return self._complete and both_done and not self._stopping.is_set()
+        return self._complete and both_done and not self.server.stopping.is_set()
 
     @property
     def _over(self) -> bool:
@@ -170,8 +227,8 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def _receive_body(self) -> Message:
-        if not self._taken and max(self._announced, self._received) > LARGE:
-            await self._take_room()
+        if not self._reserved and max(self._announced, self._received) > LARGE:
+            await self._reserve_room()
         self._parse_body()
         if not (self._parts or self._whole):
             if self._http.they_are_waiting_for_100_continue:
@@ -185,16 +242,19 @@ class Exchange:
         self._all_received = self._whole
         return {"type": "http.request", "body": body, "more_body": not self._whole}
 
-    async def _take_room(self) -> None:
+    async def _reserve_room(self) -> None:
         """Wait until a large body fits among those of all requests; without a length, one of the largest."""
         size = self._announced or self._limits.max_body
         with trio.move_on_after(self._limits.body):
             await self._in_flight.bodies.acquire(size)
-            self._taken = size
-        if not self._taken:
-            raise Refusal(
-                503, "the bodies of other requests take all memory that there is for them; try again"
-            )
+            self._reserved = size
+        if not self._reserved:
+            raise Refusal(503, "the bodies of other requests use all memory for bodies; try again")
+
+    async def reserve_values(self, count: int) -> None:
+        """Wait until so many values fit among those of all requests."""
+        await self._in_flight.values.acquire(count)
+        self._reserved_values += count
 
     async def _wait_for_body(self) -> None:
         began = trio.current_time()
@@ -276,7 +336,7 @@ class Exchange:
             body = message.get("body", b"")
             is_large = len(body) > LARGE
             if is_large and not (self._in_flight.has_room(len(body)) or self._started):
-                detail = "the answers to other requests take all memory that there is for them; try again"
+                detail = "the answers to other requests use all memory for answers; try again"
                 await self._refuse(Refusal(503, detail))
                 self._knows_gone = True
                 raise ClientDisconnected(detail)
@@ -303,20 +363,20 @@ class Exchange:
 
     def _make_head(self, message: Message) -> h11.Response:
         headers = list(message.get("headers", ()))
-        given = {name.lower() for name, _ in headers}
-        if b"date" not in given:
+        names = {name.lower() for name, _ in headers}
+        if b"date" not in names:
             headers.append((b"date", http_date()))
-        headers += [header for header in PRIVATE if header[0] not in given]
+        headers += [header for header in PRIVATE if header[0] not in names]
         self._read_ready_body()
-        if not self._whole or self._stopping.is_set() or not self._connection.is_authenticated:
+        if not self._whole or self.server.stopping.is_set() or not self.connection.is_authenticated:
             # The rest of the request would have to be read and discarded before the next one. And a keyless
-            # connection gets one response only, or a stranger could hold it for ever.
+            # connection gets one response only, or an unauthenticated client could hold it without a limit.
             headers.append((b"connection", b"close"))
         status = message["status"]
         return h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b""))
 
     def _read_ready_body(self) -> None:
-        if not self._connection.is_authenticated and any(
+        if not self.connection.is_authenticated and any(
             name == b"transfer-encoding" for name, _ in self._request.headers
         ):
             return  # the connection is closed after this response anyway, and chunks take long to parse

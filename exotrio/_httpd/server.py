@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import trio
 
 from exotrio._httpd.budget import InFlight
 from exotrio._httpd.connection import Address, serve_connection
-from exotrio._httpd.exchange import App
+from exotrio._httpd.exchange import App, ServerState
 from exotrio._httpd.limiter import ConnectionLimiter, OpenConnection
 from exotrio._httpd.messages import Limits
 
@@ -46,13 +45,13 @@ async def serve_http(
         stopping: Set it to stop.
         limits: What a client may use. Defaults to ``Limits()``.
         grace: Seconds requests in flight get after ``stopping``. Defaults to 5.
-        limiter: Counts connections, for callers who want to know. Defaults to one of its own.
+        limiter: Counts connections, for callers who want to know. Defaults to a separate one.
 
     Cancellation:
         At once: connections are closed, requests in flight cancelled. An app that shields itself delays it.
     """
     limits = limits or Limits()
-    server = _Server(
+    server = ServerState(
         app=app,
         limits=limits,
         stopping=stopping,
@@ -63,7 +62,7 @@ async def serve_http(
         try:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
-                    accepting.start_soon(server.accept, listener, nursery)
+                    accepting.start_soon(_accept, server, listener, nursery)
                 task_status.started()
                 await stopping.wait()
                 accepting.cancel_scope.cancel()
@@ -74,50 +73,35 @@ async def serve_http(
         nursery.cancel_scope.deadline = trio.current_time() + grace
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Server:
-    app: App
-    limits: Limits
-    stopping: trio.Event
-    limiter: ConnectionLimiter
-    in_flight: InFlight
-
-    async def accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
-        failing = False
-        while True:
-            await self.limiter.wait_for_room()
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                # Out of file descriptors or memory: the connection stays in the backlog and accept
-                # would fail again at once. One line per episode, not ten a second.
-                if not failing:
-                    logger.error("cannot accept connections, trying again: %s", error)
-                failing = True
-                self.limiter.close_one()
-                await trio.sleep(ACCEPT_PAUSE)
-                continue
-            failing = False
-            connections.start_soon(self._serve, stream, self.limiter.enter(self.limits.keyless))
-
-    async def _serve(self, stream: trio.SocketStream, connection: OpenConnection) -> None:
+async def _accept(server: ServerState, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+    failing = False
+    while True:
+        await server.limiter.wait_for_room()
         try:
-            with connection.scope:
-                await serve_connection(
-                    self.app,
-                    stream,
-                    connection,
-                    limits=self.limits,
-                    stopping=self.stopping,
-                    client=_address(stream, "getpeername"),
-                    server=_address(stream, "getsockname"),
-                    in_flight=self.in_flight,
-                )
-        except* Exception:
-            logger.exception("closed a connection after an unexpected error; this is a defect of exotrio")
-        finally:
-            await trio.aclose_forcefully(stream)
-            self.limiter.leave(connection)
+            stream = await listener.accept()
+        except OSError as error:
+            # Out of file descriptors or memory: the connection stays in the backlog and accept
+            # would fail again at once. One line per episode, not ten a second.
+            if not failing:
+                logger.error("cannot accept connections, trying again: %s", error)
+            failing = True
+            server.limiter.close_one()
+            await trio.sleep(ACCEPT_PAUSE)
+            continue
+        failing = False
+        connections.start_soon(_serve, server, stream, server.limiter.enter(server.limits.keyless))
+
+
+async def _serve(server: ServerState, stream: trio.SocketStream, connection: OpenConnection) -> None:
+    try:
+        with connection.scope:
+            client, address = _address(stream, "getpeername"), _address(stream, "getsockname")
+            await serve_connection(server, stream, connection, client=client, address=address)
+    except* Exception:
+        logger.exception("closed a connection after an unexpected error; this is a defect of exotrio")
+    finally:
+        await trio.aclose_forcefully(stream)
+        server.limiter.leave(connection)
 
 
 def _address(stream: trio.SocketStream, getter: str) -> Address | None:

@@ -10,7 +10,9 @@ import trio
 import trio.testing
 
 from exotrio._httpd import ConnectionLimiter, Limits
+from exotrio._httpd.budget import InFlight
 from exotrio._httpd.connection import serve_connection
+from exotrio._httpd.exchange import ServerState
 
 PATIENCE = 600.0
 """Seconds, mostly of virtual time: longer than all limits of the server together."""
@@ -56,9 +58,16 @@ async def converse(
 async def _serve(app: Any, stream: Any) -> None:
     limits = Limits()
     client = ("127.0.0.1", 50_000)
-    connection = ConnectionLimiter(limits.max_connections).enter(limits.keyless)
+    server = ServerState(
+        app=app,
+        limits=limits,
+        stopping=trio.Event(),
+        limiter=ConnectionLimiter(limits.max_connections),
+        in_flight=InFlight(limits.max_in_flight),
+    )
+    connection = server.limiter.enter(limits.keyless)
     with connection.scope:
-        await serve_connection(app, stream, connection, limits=limits, stopping=trio.Event(), client=client)
+        await serve_connection(server, stream, connection, client=client)
     await trio.aclose_forcefully(stream)
 
 

@@ -24,18 +24,21 @@ from starlette.routing import Route
 from trio.testing import MockClock
 
 from exotrio._httpd import (
+    MAX_VALUES,
     ClientDisconnected,
     ConnectionLimiter,
     Limits,
     limiter,
     mark_authenticated,
     open_listeners,
+    reserve_values,
     serve_http,
     stopping_event,
     urls,
 )
 from exotrio._httpd.budget import SLOW, Budget, InFlight
 from exotrio._httpd.connection import serve_connection
+from exotrio._httpd.exchange import ServerState
 from exotrio._httpd.limiter import OpenConnection
 from exotrio.errors import ConfigurationError, PortBusy
 
@@ -249,16 +252,16 @@ async def connected(
     limits = limits or Limits()
 
     async def serve() -> None:
-        connection = ConnectionLimiter(limits.max_connections).enter(limits.keyless)
+        server = ServerState(
+            app=app if strangers else keyed(app),
+            limits=limits,
+            stopping=trio.Event() if stopping is None else stopping,
+            limiter=ConnectionLimiter(limits.max_connections),
+            in_flight=in_flight or InFlight(limits.max_in_flight),
+        )
+        connection = server.limiter.enter(limits.keyless)
         with connection.scope:
-            await serve_connection(
-                app if strangers else keyed(app),
-                theirs,
-                connection,
-                limits=limits,
-                stopping=trio.Event() if stopping is None else stopping,
-                in_flight=in_flight,
-            )
+            await serve_connection(server, theirs, connection)
         await trio.aclose_forcefully(theirs)
 
     async with trio.open_nursery() as nursery:
@@ -1448,6 +1451,28 @@ async def test_a_large_body_waits_for_room_among_those_of_all_requests(
         for client in (first, second, small):
             assert (await client.response()).status == 200
         assert app.read == [size, 1_000, size]
+
+
+async def test_the_values_in_a_body_wait_for_those_of_other_requests(autojump_clock: MockClock) -> None:
+    handling, go_on = 0, trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal handling
+        await reserve_values(scope, MAX_VALUES // 2 + 1)
+        handling += 1
+        await go_on.wait()
+        await respond(send)
+
+    in_flight = InFlight(1_000)
+    async with connected(app, in_flight=in_flight) as first, connected(app, in_flight=in_flight) as second:
+        for client in (first, second):
+            await client.send(GET)
+            await trio.testing.wait_all_tasks_blocked()
+        assert handling == 1
+        go_on.set()
+        for client in (first, second):
+            assert (await client.response()).status == 200
+    assert in_flight.values.used == 0
 
 
 async def test_a_large_body_that_finds_no_room_in_time_is_refused_and_may_be_sent_again(

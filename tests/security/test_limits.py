@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import AsyncIterator, Sequence
 from itertools import combinations, islice, pairwise
@@ -14,10 +13,9 @@ import pytest
 import trio
 import trio.testing
 from pydantic import BaseModel, ValidationError
-from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, RetryPolicyModel
-from exotrio._httpd import Limits
+from exotrio._httpd import MAX_VALUES, Limits
 from exotrio._wire.graphs import MAX_EDGES, MAX_TRIGGERS, GraphBody
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.v0 import ExecutedRequest
@@ -26,7 +24,8 @@ from exotrio.graph import MAX_NODES
 from exotrio.manager.api import bodies
 from exotrio.manager.api import json as json_api
 from exotrio.manager.api import native as native_api
-from exotrio.manager.engine import exchange, graphs, outcomes, runs, workers
+from exotrio.manager.engine import exchange, graphs, outcomes, workers
+from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.port import Transaction
 from exotrio.testing import run_graph
@@ -291,7 +290,7 @@ def test_values_in_a_body_are_counted_and_not_the_marks_in_its_texts(
 def test_a_body_has_room_for_the_most_outputs_of_an_outcome() -> None:
     body = executed_body(MAX_OUTPUTS, fields=4)
     assert len(body) <= Limits().max_body
-    assert bodies.count_values(body) <= bodies.MAX_VALUES
+    assert bodies.count_values(body) <= MAX_VALUES
     assert len(ExecutedRequest.model_validate_json(body).outputs) == MAX_OUTPUTS
 
 
@@ -392,38 +391,19 @@ async def test_a_large_body_is_parsed_in_a_thread(
     assert (threads == {threading.get_ident()}) != large
 
 
-async def test_large_bodies_wait_for_the_values_of_those_that_are_handled(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+async def test_the_values_of_a_large_body_are_reserved_before_it_is_parsed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reserved: list[int] = []
+
+    async def refuse(scope: object, count: int) -> None:
+        reserved.append(count)
+        raise Refused(503, "no room")
+
     monkeypatch.setattr(bodies, "LARGE", 100)
-    monkeypatch.setattr(bodies, "MAX_VALUES", 50)
-    async with open_manager() as manager, trio.open_nursery() as nursery:
-        nursery.cancel_scope.deadline = trio.current_time() + 60
-        api, store = manager.remote, manager.service.store
-        await Flow.deploy(api, place("a"))
-        large = {"inputs": {f"name-{number}": "x" * 100 for number in range(30)}}
-        write, writing, go_on = store.write, 0, trio.Event()
-
-        async def slow(use_case: Any, *arguments: Any, **options: Any) -> Any:
-            nonlocal writing
-            if use_case is runs.trigger:
-                writing += 1
-                await go_on.wait()
-            return await write(use_case, *arguments, **options)
-
-        monkeypatch.setattr(store, "write", slow)
-        for _ in range(3):
-            nursery.start_soon(lambda: api.v0("POST", "graph/graph/trigger", json=large))
-        await trio.testing.wait_all_tasks_blocked()
-        assert writing == 1
-        nursery.start_soon(lambda: api.v0("POST", "graph/graph/trigger", json={}))
-        await trio.testing.wait_all_tasks_blocked()
-        assert writing == 2, "small ones do not wait"
-        go_on.set()
-        await trio.testing.wait_all_tasks_blocked()
-        assert writing == 4
-        for _ in range(5):  # what is refused leaves its room, too
-            refused(await api.v0("POST", "graph/absent/trigger", json=large), 404)
-        ok(await api.v0("POST", "graph/graph/trigger", json=large))
-        nursery.cancel_scope.deadline = math.inf
-    assert not nursery.cancel_scope.cancelled_caught, "a body waited without end"
+    monkeypatch.setattr(bodies, "reserve_values", refuse)
+    large = {"inputs": {f"name-{number}": "x" * 100 for number in range(30)}}
+    refused(await api.v0("POST", "graph/absent/trigger", json=large), 503)
+    refused(await api.v0("POST", "graph/absent/trigger", json={}), 404)
+    assert len(reserved) == 1
+    assert 30 <= reserved[0] <= 40

@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
-from exotrio.manager.api.bodies import Bodies
+from exotrio.manager.api.bodies import BodyReader
 from exotrio.manager.api.inspection import Inspection
 from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
@@ -48,7 +48,7 @@ def create_api(
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
     app.router.redirect_slashes = False
-    app.state.bodies = Bodies(service, max_body)
+    app.state.bodies = BodyReader(service, max_body)
     open_paths = [route.path for route in table if route.is_open]
     api: ASGIApp = KeyRequired(app, store=service.store, key=key, open_paths=open_paths)
     if cors_origins:

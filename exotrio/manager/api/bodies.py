@@ -1,20 +1,20 @@
 """Reading the bodies of requests: their length, and of large ones the number of values in them.
 
 A JSON text can become objects of fifty times its size, and while they are made nothing else runs in the
-process. So the values in a large body are counted first, it is parsed in a thread, and all large bodies that
-are handled at the same time may have only so many values together.
+process. So the values in a large body are counted first, the server bounds those of all requests together
+(``_httpd.reserve_values``), and the body is parsed in a thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from exotrio._httpd import Budget
+from exotrio._httpd import MAX_VALUES, reserve_values
 from exotrio._wire.native import OutcomeItem
 from exotrio.manager.api.json import parse_model
 from exotrio.manager.engine.masking import has_texts, mask, secrets_to_mask
@@ -22,70 +22,53 @@ from exotrio.manager.rules.errors import Refused
 from exotrio.manager.service import Service
 
 M = TypeVar("M", bound=BaseModel)
-P = ParamSpec("P")
 T = TypeVar("T")
 
 LARGE = 256 * 1024
 """Bytes above which the values of a body are counted, and it is parsed in a thread."""
-MAX_VALUES = 1_500_000
-"""Values in one body, and in all large bodies that are handled at once. A field counts once, with its
-name. There is room for an outcome with ``MAX_OUTPUTS`` outputs of six fields."""
-RELEASE = "exotrio.release"
-"""Key in an ASGI scope: what is called when the request has been handled."""
 PIECE = 1024 * 1024
 """Bytes of a text that are taken apart at once."""
 _MARKS = b",[{"
 """One of them precedes each value in a list, and each field of an object."""
 
 
-class Bodies:
+@dataclass(frozen=True, slots=True)
+class BodyReader:
     """Reads the bodies of the requests to one app."""
 
-    def __init__(self, service: Service, max_bytes: int) -> None:
-        self._service = service
-        self._max_bytes = max_bytes
-        self._values = Budget(MAX_VALUES)
+    service: Service
+    max_bytes: int
 
     async def read(self, request: Request) -> bytes:
         """Return a body; refuse one that is too long or has too many values.
 
-        A large one waits until those that are being handled leave room for its values, and counts among them
-        until its request has been handled.
+        A large one waits until its values fit among those in the large bodies that are being handled.
         """
         body = await request.body()
         # The server has the same limit, but requests from inside the process do not pass through it.
-        if len(body) > self._max_bytes:
-            raise Refused(413, f"the body is longer than {self._max_bytes} bytes")
+        if len(body) > self.max_bytes:
+            raise Refused(413, f"the body is longer than {self.max_bytes} bytes")
         if len(body) > LARGE:
-            values = await self._service.compute(count_values, body)
-            if values > MAX_VALUES:
+            count = await self.service.compute(count_values, body)
+            if count > MAX_VALUES:
                 raise Refused(413, f"the body has more than {MAX_VALUES:,} values: send less at once")
-            await self._values.acquire(values)
-            request.scope[RELEASE] = partial(self._values.release, values)
+            await reserve_values(request.scope, count)
         return body
 
-    async def parse(self, body: bytes, parse: Callable[..., T], *args: object) -> T:
-        """Return ``parse(body, *args)``, which runs in a thread if the body is large."""
-        if len(body) <= LARGE:
-            return parse(body, *args)
-        return await self._service.compute(parse, body, *args)
+    async def parse(self, request: Request, parse: Callable[[bytes], T]) -> T:
+        """Return what ``parse`` makes of the body, in a thread if that is large."""
+        body = await self.read(request)
+        return parse(body) if len(body) <= LARGE else await self.service.compute(parse, body)
 
 
-async def read_body(request: Request) -> bytes:
-    """Return the body, as ``Bodies.read`` does."""
-    bodies: Bodies = request.app.state.bodies
-    return await bodies.read(request)
-
-
-async def read_parsed(request: Request, parse: Callable[..., T], *args: object) -> T:
-    """Return what ``parse`` makes of the body and of ``args``; errors as of ``read_body`` and ``parse``."""
-    bodies: Bodies = request.app.state.bodies
-    return await bodies.parse(await bodies.read(request), parse, *args)
+def body_reader(request: Request) -> BodyReader:
+    reader: BodyReader = request.app.state.bodies
+    return reader
 
 
 async def read_model(request: Request, model: type[M]) -> M:
-    """Parse the body as ``model``; errors as of ``read_body`` and ``parse_model``."""
-    return await read_parsed(request, parse_model, model)
+    """Parse the body as ``model``; errors as of ``BodyReader.read`` and ``parse_model``."""
+    return await body_reader(request).parse(request, lambda body: parse_model(body, model))
 
 
 async def masked(service: Service, items: Sequence[OutcomeItem]) -> list[OutcomeItem]:
@@ -102,19 +85,19 @@ def count_values(body: bytes) -> int:
 
     Whatever the text is, this takes time in proportion to its length, and little memory.
     """
-    found = _count_marks(body)
-    if found <= MAX_VALUES:
-        return found
+    count = _count_marks(body)
+    if count <= MAX_VALUES:
+        return count
     # Without those within strings; by pieces, so that what is made of them stays small.
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    found = within = 0
+    count = within = 0
     for at in range(0, len(unescaped), PIECE):
         parts = unescaped[at : at + PIECE].split(b'"')
-        found += _count_marks(b"".join(parts[within::2]))
-        if found > MAX_VALUES:
+        count += _count_marks(b"".join(parts[within::2]))
+        if count > MAX_VALUES:
             break
         within ^= (len(parts) - 1) % 2
-    return found
+    return count
 
 
 def _count_marks(text: bytes) -> int:

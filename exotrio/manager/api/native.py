@@ -28,7 +28,7 @@ from exotrio._wire.vocabulary import (
     StateStatus,
     from_ms,
 )
-from exotrio.manager.api.bodies import masked, read_parsed
+from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
@@ -148,7 +148,7 @@ class Native:
         body=list[native.OutcomeItem | native.ClaimItem],
     )
     async def record(self, request: Request, namespace: str) -> Response:
-        items, wanted = await read_parsed(request, _read_outcomes)
+        items, wanted = await body_reader(request).parse(request, _read_outcomes)
         good = await masked(self._service, [item for item in items if not isinstance(item, native.ItemReply)])
         *earlier, last = _in_steps(good)
         replies: list[native.ItemReply] = []
@@ -215,7 +215,8 @@ class Native:
         body=dict[str, list[native.NativeTriggerRequest]],
     )
     async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
-        entries = await read_parsed(request, parse_entries, "runs", native.NativeTriggerRequest)
+        parse = partial(parse_entries, name="runs", model=native.NativeTriggerRequest)
+        entries = await body_reader(request).parse(request, parse)
         runs = [_new_run(entry) for entry in entries]
         try:
             started = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)

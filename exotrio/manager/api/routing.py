@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio.manager.api.bodies import RELEASE, read_model
+from exotrio.manager.api.bodies import read_model
 from exotrio.manager.api.json import path_name, read_query
 
 Endpoint = Callable[..., Awaitable[Response]]
@@ -100,13 +100,9 @@ def _dispatcher(methods: dict[str, ApiRoute]) -> Callable[[Request], Awaitable[R
                 arguments[name] = path_name(request, name).strip()  # as it is stored
         if route.query is not None:
             arguments["query"] = read_query(request, route.query)
-        try:
-            if route.takes_body:
-                arguments["body"] = await read_model(request, route.body)
-            assert route.endpoint is not None
-            return await route.endpoint(request, **arguments)
-        finally:
-            if release := request.scope.get(RELEASE):
-                release()
+        if route.takes_body:
+            arguments["body"] = await read_model(request, route.body)
+        assert route.endpoint is not None
+        return await route.endpoint(request, **arguments)
 
     return dispatch

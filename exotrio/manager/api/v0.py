@@ -14,7 +14,7 @@ from exotrio._wire import v0
 from exotrio._wire.graphs import CancelledTriggers, GraphReply, GraphRequest, GraphsReply
 from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
-from exotrio.manager.api.bodies import masked, read_body
+from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import claims, outcomes, retries, runs
@@ -70,7 +70,7 @@ class V0:
         "PUT", NS + "/graph/{graph}", "Create or replace a graph", GraphReply, body=GraphRequest, status=201
     )
     async def upsert_graph(self, request: Request, namespace: str, graph: str) -> Response:
-        body = await read_body(request)
+        body = await body_reader(request).read(request)
         now_ms = await self._store.read(lambda view: view.now_ms)
         new = await self._service.compute(
             lambda: graphs_engine.prepare(
