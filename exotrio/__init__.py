@@ -7,7 +7,8 @@ the client, nor a script that only triggers runs for the runtime.
 The rooms, from the ground up; each imports only from those above it (``tests/test_architecture.py``)::
 
     errors        every exception, drawn as a tree
-    _util         time, durations, backoff, redaction, settings: helpers that know nothing of exotrio
+    _util         time, text, data, backoff, redaction: tools that know nothing of exotrio
+    _shared       deadlines of a stop, events, settings, files of a database: what packages agree on
     _children     child processes: start, messages in both directions, end
     _fields       the typed fields of inputs and outputs: values as text, and back
     graph         what users declare: Graph, as a list of nodes or by Graph.add; RetryPolicyModel, ...

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.vitals import Running, Vitals
-from exotrio._util.events import POLL_RESULTS, Event, LeaseLost, Observer, Polled, Requested, StateEnded
+from exotrio._shared.events import POLL_RESULTS, Event, LeaseLost, Observer, Polled, Requested, StateEnded
 from exotrio._version import VERSION
 from exotrio.errors import ConfigurationError
 

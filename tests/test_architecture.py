@@ -18,13 +18,14 @@ MODULES = sorted(
     for path in ROOT.rglob("*.py")
 )
 
-# A room, and the rooms it may import from. Everybody may import ``errors``, ``_util`` and ``_version``.
-GROUND = ("errors", "_util", "_version")
+# A room, and the rooms it may import from; each may import those of ``GROUND``.
+GROUND = ("errors", "_util", "_shared", "_version")
 RULED = ("manager.rules", "manager.store", "manager.engine", "manager.queries", "manager.security")
 SERVING = ("_fields", "graph", "_wire", "_httpd", *RULED, "manager.database", "manager.service")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "_util": (),
+    "_shared": (),
     "_children": (),
     "_fields": (),
     "graph": ("_fields",),
@@ -196,10 +197,27 @@ def test_no_statement_numbers_its_parameters() -> None:
     assert not problems, "\n".join(problems)
 
 
+def test_the_tools_of_util_know_nothing_of_exotrio() -> None:
+    nouns = r"(state manager|runtime|node|graph|state|claim|lease|outcome|worker)s?|exosphere\w*"
+    imports = r"from exotrio\.(?!_util\b|errors\b|_version\b)"
+    problems = [
+        f"{module}, line {number}: {line.strip()}"
+        for module in INSIDE
+        if room_of(module) == "_util"
+        for number, line in enumerate(text_of(module).splitlines(), 1)
+        if re.search(rf"\b({nouns})\b|{imports}", line, re.IGNORECASE)
+    ]
+    assert not problems, "\n".join(problems)
+
+
 def test_only_settings_reads_the_environment() -> None:
     for module in INSIDE:
-        # The second one restores what a node changed.
-        its = ("exotrio._util.settings", "exotrio._execution.process_worker")
+        # The second one reads libpq's variables, the third one restores what a node changed.
+        its = (
+            "exotrio._shared.settings",
+            "exotrio._util.database_url",
+            "exotrio._execution.process_worker",
+        )
         if module in its or room_of(module) == "cli":
             continue
         for node in ast.walk(tree_of(module)):

@@ -28,9 +28,9 @@ from packaging.utils import canonicalize_name
 
 import exotrio
 from exotrio import monitoring
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
+from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE, SECRETS_KEY_VARIABLE, URI_VARIABLE
 from exotrio._util.database_url import parse_database_url
-from exotrio._util.settings import DATABASE_VARIABLE, KEY_VARIABLE, SECRETS_KEY_VARIABLE, URI_VARIABLE
 from exotrio._wire.vocabulary import KEY_HEADER, MAX_WAIT_MS
 from exotrio.cli import health_server
 from exotrio.cli.load import load

@@ -18,8 +18,8 @@ from trio.testing import MockClock
 
 import exotrio
 from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, RequestRefused, RetryPolicyModel, Stopping
+from exotrio._shared.settings import VARIABLES
 from exotrio._util.cron import next_occurrence_ms
-from exotrio._util.settings import VARIABLES
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli import cli

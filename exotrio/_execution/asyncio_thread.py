@@ -27,7 +27,7 @@ import trio
 
 from exotrio._execution.error_text import name_of
 from exotrio._execution.threads import DaemonExecutor, StuckNodes
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio._util.crossing import call_in_loop
 
 Ts = TypeVarTuple("Ts")

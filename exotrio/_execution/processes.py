@@ -43,8 +43,8 @@ from exotrio._execution.results import FailedElsewhere, Failure
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
-from exotrio._util import deadlines
-from exotrio._util.at_exit import join_at_exit
+from exotrio._shared import deadlines
+from exotrio._shared.deadlines import join_at_exit
 from exotrio._util.words import signal_name
 
 BEGIN = """import json, sys

@@ -20,9 +20,9 @@ from exotrio._http.connections import Connections, HandshakeTrace, Pool
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.event_loop import event_loop
 from exotrio._http.response import Answer, ResponseTooSlow, invalid_response, parse_response
-from exotrio._util.events import Events, Requested
+from exotrio._shared.events import Events, Requested
+from exotrio._shared.settings import URI_VARIABLE
 from exotrio._util.json import NotJson, encode
-from exotrio._util.settings import URI_VARIABLE
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.errors import ConfigurationError, ManagerUnavailable
 

@@ -182,7 +182,7 @@ def open_transport(endpoint: Endpoint, tasks: int) -> httpx.AsyncBaseTransport:
         # The system's certificates, as the stock SDK trusts them. Without TLS a context that trusts
         # nobody, since loading certificates takes 20 ms.
         verify=ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        trust_env=False,  # only _util.settings reads the environment; stock ignores proxy variables too
+        trust_env=False,  # only settings reads the environment; stock ignores proxy variables too
         limits=httpx.Limits(
             max_connections=pool, max_keepalive_connections=pool, keepalive_expiry=KEEPALIVE_EXPIRY
         ),

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from exotrio._util.settings import FROM_FILE, KEY_VARIABLE, URI_VARIABLE, read_settings, source_of
+from exotrio._shared.settings import FROM_FILE, KEY_VARIABLE, URI_VARIABLE, read_settings, source_of
 from exotrio.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import trio
 
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio.errors import LifecycleError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from exotrio._shared.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio._util.json import NotJson, decode
-from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio._util.words import readable_errors
 from exotrio.errors import (
     InvalidResponse,

@@ -25,9 +25,8 @@ from exotrio._runtime.shutdown import run_shutdown
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.worker import TURN, Worker, work
-from exotrio._util import deadlines
-from exotrio._util.backoff import OUTAGE
-from exotrio._util.outage import Outage
+from exotrio._shared import deadlines
+from exotrio._util.backoff import OUTAGE, Outage
 from exotrio.errors import ManagerUnavailable
 
 if TYPE_CHECKING:

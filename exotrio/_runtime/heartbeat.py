@@ -46,11 +46,10 @@ from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
-from exotrio._util import deadlines
-from exotrio._util.at_exit import join_at_exit
-from exotrio._util.backoff import Backoff
+from exotrio._shared import deadlines
+from exotrio._shared.deadlines import join_at_exit
+from exotrio._util.backoff import Backoff, Outage
 from exotrio._util.crossing import call_in_loop
-from exotrio._util.outage import Outage
 from exotrio._wire.vocabulary import HeartbeatResult, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 

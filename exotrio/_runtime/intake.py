@@ -11,7 +11,7 @@ import trio
 from exotrio._link.port import Claim
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.stop import Stop
-from exotrio._util.events import Polled
+from exotrio._shared.events import Polled
 
 log = logging.getLogger("exotrio.poller")
 

@@ -24,8 +24,8 @@ from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Released, Report, Requeued
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Ending, Summary
+from exotrio._shared.events import Events, LeaseLost, StateEnded
 from exotrio._util.crossing import ThreadsafeEvent
-from exotrio._util.events import Events, LeaseLost, StateEnded
 
 log = logging.getLogger("exotrio.ledger")
 

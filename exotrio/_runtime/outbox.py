@@ -37,8 +37,8 @@ from exotrio._nodes.outcome import Outcome
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.outbox_store import OutboxStore, WriteFailed
+from exotrio._util.backoff import Outage
 from exotrio._util.crossing import call_in_loop
-from exotrio._util.outage import Outage
 
 T = TypeVar("T")
 

@@ -17,9 +17,8 @@ from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
 from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.stop import Stop
-from exotrio._util.backoff import OUTAGE, REFUSED
-from exotrio._util.events import Polled
-from exotrio._util.outage import Outage
+from exotrio._shared.events import Polled
+from exotrio._util.backoff import OUTAGE, REFUSED, Outage
 from exotrio._wire.vocabulary import MAX_WAIT_MS, from_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 

@@ -22,8 +22,7 @@ from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
 from exotrio._runtime.server_errors import ItemErrors, ServerErrors
 from exotrio._runtime.stop import Stop
-from exotrio._util.backoff import OUTAGE, REFUSED
-from exotrio._util.outage import Outage
+from exotrio._util.backoff import OUTAGE, REFUSED, Outage
 
 if TYPE_CHECKING:
     from exotrio._runtime.outbox import Outbox

@@ -26,8 +26,8 @@ from exotrio._runtime.options import Options, outbox_of, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import LoopLag, Vitals, running_of
-from exotrio._util import deadlines
-from exotrio._util.events import Observer
+from exotrio._shared import deadlines
+from exotrio._shared.events import Observer
 from exotrio._util.exceptions import without_cancelled
 from exotrio.errors import ConfigurationError, LifecycleError
 

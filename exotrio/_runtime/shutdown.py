@@ -14,7 +14,7 @@ from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.stop import Stop
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio._util.words import listed, plural
 
 log = logging.getLogger("exotrio.runtime")

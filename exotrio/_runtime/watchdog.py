@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import trio
 
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio._util.crossing import call_in_loop
 
 log = logging.getLogger("exotrio.runtime")

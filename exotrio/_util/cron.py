@@ -24,7 +24,7 @@ from exotrio._util.words import meant
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
-# croniter and zoneinfo are imported where they are used, since few graphs have a trigger and both take 20 ms.
+# croniter and zoneinfo are imported where they are used, since few programs need them and both take 20 ms.
 
 PREFIX = "CRON_TZ="
 MAX_SEARCH = timedelta(days=50 * 366)

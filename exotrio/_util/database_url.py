@@ -5,6 +5,7 @@ They are read as libpq reads them, which is not as ``urllib`` does: a password m
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -12,7 +13,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from exotrio._util.redaction import MASK
-from exotrio._util.settings import libpq_hosts, libpq_sslmode
 from exotrio.errors import ConfigurationError
 
 SCHEMES = ("postgresql://", "postgres://")
@@ -53,7 +53,7 @@ class DatabaseUrl:
     @property
     def is_local(self) -> bool:
         """Whether it is on this machine: on a socket, which is the default, or a loopback address."""
-        hosts = self.hosts or libpq_hosts()
+        hosts = self.hosts or _libpq_hosts()
         return hosts is not None and "service" not in self.parameters and all(map(_is_local, hosts))
 
     @property
@@ -61,7 +61,7 @@ class DatabaseUrl:
         """Return the mode by which sessions may go over a network without TLS; None if they do not."""
         if self.is_local:
             return None
-        mode = self.sslmode or (None if "service" in self.parameters else libpq_sslmode())
+        mode = self.sslmode or (None if "service" in self.parameters else _libpq_sslmode())
         return mode if mode in _UNENCRYPTED else None
 
 
@@ -150,3 +150,16 @@ def _is_local(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _libpq_hosts() -> list[str] | None:
+    """Return where libpq's own variables say that PostgreSQL is; None if a service file says it."""
+    if os.environ.get("PGSERVICE"):
+        return None
+    values = ",".join(os.environ.get(name, "") for name in ("PGHOST", "PGHOSTADDR"))
+    return [host for host in values.split(",") if host]
+
+
+def _libpq_sslmode() -> str | None:
+    """Return the TLS that libpq's own variables ask for; None if a service file may say it."""
+    return os.environ.get("PGSSLMODE") or (None if os.environ.get("PGSERVICE") else "prefer")

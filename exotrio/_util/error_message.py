@@ -7,11 +7,11 @@ import re
 from exotrio._util.words import shortened
 
 MAX_ERROR_BYTES = 64 * 1024
-"""Bytes of an error that our runtimes report, at most."""
+"""Maximum length of a reported error in bytes."""
 MAX_LINE = 500
 """Characters of the line that names an error."""
 MAX_DEPTH = 10
-"""Depth to which groups in groups are read as such."""
+"""Depth to which nested groups are read as such."""
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = {
@@ -24,15 +24,15 @@ _RULE = re.compile(r"  \+-\+-{16} |    \+-{16}")
 _VALIDATION = re.compile(r"\b\d+ validation errors? for ")
 
 
-def message_line(text: str | None, most: int = MAX_LINE) -> str:
+def message_line(text: str | None, limit: int = MAX_LINE) -> str:
     """Return the line of an error's text that says what happened; of a group, with the messages in it.
 
-    For places that have only the reported text, of any runtime: a traceback, or a message alone. Further
-    lines of a message, notes and frames are left out, and what is beyond ``most`` characters.
+    The text is a traceback, or a message alone. Further lines of a message, notes and frames are left out,
+    and what is beyond ``limit`` characters.
     """
     lines = [line.rstrip() for line in (text or "").splitlines()]
     head, messages = _read(lines)
-    return shortened(of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], most)
+    return shortened(of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], limit)
 
 
 def of_group(head: str, messages: list[str]) -> str:
@@ -42,11 +42,11 @@ def of_group(head: str, messages: list[str]) -> str:
 
 def _read(lines: list[str], depth: int = 0) -> tuple[str, list[str]]:
     """Return the message in these lines of an error's text, and the messages of its parts if it has any."""
-    start = max((place + 1 for place, line in enumerate(lines) if line in _CHAINED), default=0)
+    start = max((index + 1 for index, line in enumerate(lines) if line in _CHAINED), default=0)
     lines = [line for line in lines[start:] if line.strip()]
     if not lines or not lines[0].startswith(_MARGINS) or depth > MAX_DEPTH:
         return _read_plain(lines), []
-    # What stands in the margin belongs to the group itself, the rest to its parts.
+    # Lines with a margin belong to the group itself, the others to its parts.
     head = _read([line[4:] for line in lines if line.startswith(_MARGINS)], depth + 1)[0]
     messages: list[str] = []
     part: list[str] = []
@@ -64,7 +64,7 @@ def _read(lines: list[str], depth: int = 0) -> tuple[str, list[str]]:
 def _read_plain(lines: list[str]) -> str:
     if not lines:
         return ""
-    place = 0
+    start = 0
     if lines[0].endswith(_TRACEBACK):
         frame = 0
     else:  # the end of a traceback, perhaps
@@ -72,13 +72,13 @@ def _read_plain(lines: list[str]) -> str:
     if frame >= 0:
         # The frames are indented; so is what shows the line of a SyntaxError.
         below = range(frame + 1, len(lines))
-        place = next((at for at in below if not lines[at].startswith(" ")), len(lines) - 1)
-    return joined(lines, place)
+        start = next((at for at in below if not lines[at].startswith(" ")), len(lines) - 1)
+    return joined(lines, start)
 
 
-def joined(lines: list[str], place: int) -> str:
-    """Return the message that begins at ``place``, with the next lines if it only announces them."""
-    line = lines[place].strip()
+def joined(lines: list[str], start: int) -> str:
+    """Return the message that begins at ``start``, with the next lines if it only announces them."""
+    line = lines[start].strip()
     more = 1 if line.endswith(":") else 2 if _VALIDATION.search(line) else 0
-    following = [other.strip() for other in lines[place + 1 : place + 1 + more]]
+    following = [other.strip() for other in lines[start + 1 : start + 1 + more]]
     return " ".join([line, *following])

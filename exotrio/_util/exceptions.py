@@ -16,7 +16,7 @@ def leaves(error: BaseException) -> list[BaseException]:
 def unfold(error: BaseException) -> tuple[list[BaseException], int]:
     """Return the leaves, and the depth of groups around the deepest of them.
 
-    Without recursion, and without calling a method of the groups: node code may have overridden those.
+    Without recursion, and without calling methods of the groups, which may be overridden.
     """
     found, pending, seen, deepest = [], [(error, 0)], set(), 0
     while pending:

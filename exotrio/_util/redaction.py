@@ -1,4 +1,4 @@
-"""Keeps secrets out of texts: errors, progress, logs, exports, and what a state manager records.
+"""Keeps secrets out of texts: errors, progress, logs, exports and records.
 
 A value is masked in the forms in which it usually gets into a text: as it is and line by line, escaped for
 Python or JSON (twice, since texts travel within texts), for HTML, a shell or SQL, percent-encoded, in hex,
@@ -123,7 +123,7 @@ class Redactor:
     @cached_property
     def _forms(self) -> list[str]:
         """What is masked, the longest first: one secret may be part of another."""
-        # Made when first needed: most states end without a text that has to be searched.
+        # Computed when first needed: often no text has to be searched.
         forms = {form for secret in self._secrets for form in _forms_of(secret)}
         forms |= {piece for form in forms for piece in _pieces_of(form)}
         return sorted(forms, key=len, reverse=True)

@@ -50,7 +50,9 @@ class Span:
         from opentelemetry import context
 
         if self._before is not None:
-            context.attach(self._before)  # not ``detach``: whatever the node left there, it goes
+            context.attach(
+                self._before
+            )  # not ``detach``: other code may have attached its own context meanwhile
 
     def add(self, attributes: Mapping[str, Value]) -> None:
         """Give it more attributes."""

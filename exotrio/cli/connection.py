@@ -15,8 +15,8 @@ import click
 import trio
 
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._shared.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
 from exotrio._util.database_url import is_database_url, shown_database
-from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
 from exotrio._util.times import iso_time
 from exotrio._util.words import listed
 from exotrio.cli import options

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
+from exotrio._shared.database_files import url_of_owner
+from exotrio._shared.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, SERVER_KEY_VARIABLE, read_settings
 from exotrio._util.database_url import is_database_url
-from exotrio._util.lock_file import url_of_owner
-from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, SERVER_KEY_VARIABLE, read_settings
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError, DatabaseBusy
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from exotrio._shared.settings import DATABASE_VARIABLE
 from exotrio._util.database_url import check_database, is_database_url, parse_database_url
-from exotrio._util.settings import DATABASE_VARIABLE
 from exotrio._wire.vocabulary import check_key
 from exotrio.cli import values
 from exotrio.errors import ConfigurationError

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import trio
 
 from exotrio._children.child_process import ChildProcess
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio.errors import ConfigurationError
 
 MARGIN = 5.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from exotrio._util.own_files import real_path
+from exotrio._shared.database_files import real_path
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.engine.leases import Terms, monotonic_clock
 from exotrio.manager.service import take_over

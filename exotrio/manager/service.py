@@ -13,8 +13,8 @@ from typing import ParamSpec, TypeVar
 
 import trio
 
+from exotrio._shared.settings import Settings, read_settings
 from exotrio._util.database_url import shown_database
-from exotrio._util.settings import Settings, read_settings
 from exotrio.manager.background import Retention, Scheduler, in_background, join, stay, sweep
 from exotrio.manager.database import must_share_keys, place_of_keys
 from exotrio.manager.engine.claims import Claimer

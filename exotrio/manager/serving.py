@@ -26,9 +26,9 @@ from exotrio._httpd import (
     serve_http,
     urls,
 )
+from exotrio._shared.database_files import announce_url
+from exotrio._shared.settings import Settings, read_settings
 from exotrio._util.database_url import is_database_url, parse_database_url
-from exotrio._util.lock_file import announce_url
-from exotrio._util.settings import Settings, read_settings
 from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy
 from exotrio.manager.api.json import EXCEPTION_HANDLERS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from exotrio._util.settings import DATABASE_VARIABLE
+from exotrio._shared.settings import DATABASE_VARIABLE
 from tests.chaos.clock import Clock
 from tests.chaos.plan import MAX_STATEMENT
 from tests.chaos.state_manager import STATEMENT_LIMIT

@@ -19,7 +19,7 @@ from unittest import mock
 import httpx
 import trio
 
-from exotrio._util.settings import Settings
+from exotrio._shared.settings import Settings
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.store.port import Store

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, GraphInvalid, ReQueueAfterSignal, RetryPolicyModel, Runtime, StateManager
-from exotrio._util.settings import Settings
+from exotrio._shared.settings import Settings
 from exotrio.client import RunStatus
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio.cli import runtime_process
 from exotrio.cli.dev import watcher
 from exotrio.cli.dev.child import Child

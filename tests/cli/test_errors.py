@@ -369,7 +369,7 @@ runtime = Runtime("n", "r", [Replace], shutdown_grace=0)
 
 
 def test_what_could_not_be_stored_is_not_said_to_be_kept(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exotrio._util.deadlines.FLUSH", 0.1)
+    monkeypatch.setattr("exotrio._shared.deadlines.FLUSH", 0.1)
     bare.write("replaced.py", REPLACED)
     end = bare("run", "replaced.py", code=130)
     assert "interrupted; the results of 1 state may not be stored, see the log: these run again" in end.err

@@ -15,7 +15,7 @@ import exotrio._http.response as http_answer
 import exotrio.cli.doctor.server as doctor_server
 from exotrio import GraphInvalid
 from exotrio._util.json import decode
-from exotrio._util.terminal_text import harmless, harmless_json, one_line
+from exotrio._util.words import harmless, harmless_json, one_line
 from exotrio.cli.terminal.logs import TextFormatter
 from exotrio.cli.top.screen import Screen, screen_lines
 from tests.support.commands import Cli, with_graph

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal, Stopping
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
 from tests.support.doubles import NativeServer, V0Server, running, runtime
 from tests.support.helpers import eventually
@@ -675,7 +675,7 @@ SCRIPT = """
 import asyncio, sys, time
 import trio
 from exotrio import BaseNode
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio.testing import run_node
 
 deadlines.CLEAN_UP = 0.1

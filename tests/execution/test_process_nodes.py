@@ -24,7 +24,7 @@ from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Report
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, run_node
 from tests.support import process_nodes as nodes

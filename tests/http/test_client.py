@@ -20,7 +20,7 @@ from trio.testing import MockClock
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
 from exotrio._http.response import NotAccepted, ServerError, retry_after
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from exotrio.errors import (
     ConfigurationError,
     InvalidResponse,

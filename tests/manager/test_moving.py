@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from exotrio import DatabaseBusy, DatabaseError
-from exotrio._util.settings import Settings
+from exotrio._shared.settings import Settings
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.moving import sqlite_to_postgres
 from exotrio.manager.store.postgres.moving import OF_PROCESSES, ON_LEASE_CLOCK

@@ -80,7 +80,7 @@ def test_a_link_of_ours_is_followed_to_a_database(db: Path) -> None:
 def test_a_database_that_everybody_can_change_is_refused(db: Path) -> None:
     db.touch()
     db.chmod(0o666)
-    assert "can be changed by everybody" in refusal(db)
+    assert "can be changed by every user" in refusal(db)
 
 
 def test_a_pipe_holds_nobody_up(db: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from exotrio import ConfigurationError, DatabaseBusy, DatabaseError
-from exotrio._util.settings import Settings
+from exotrio._shared.settings import Settings
 from exotrio.manager.security import encryption
 from exotrio.manager.security.encryption import cipher_from_text, rotate_secrets
 from exotrio.manager.store import cipher as store_cipher
@@ -252,7 +252,7 @@ def assert_in_no_file(folder: Path, texts: list[str]) -> None:
 HALF_WAY = """
 import sys
 import threading
-from exotrio._util.settings import Settings
+from exotrio._shared.settings import Settings
 from exotrio.manager import open_service
 from exotrio.manager.security.encryption import Cipher
 import trio

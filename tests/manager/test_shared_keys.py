@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from exotrio import ConfigurationError, DatabaseError
-from exotrio._util.settings import Settings
+from exotrio._shared.settings import Settings
 from exotrio.manager import background
 from exotrio.manager.security.encryption import cipher_from_text, rotate_secrets
 from exotrio.manager.store import port

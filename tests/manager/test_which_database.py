@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from exotrio import ConfigurationError
-from exotrio._util.settings import Settings, read_settings
+from exotrio._shared.settings import Settings, read_settings
 from exotrio.manager import embedded
 from exotrio.manager.database import choose_database, must_share_keys, place_of_keys
 from exotrio.manager.security.encryption import find_cipher

@@ -75,7 +75,7 @@ REPORTS = ("executed", "errored", "prune", "re-enqueue-after", "outcomes")
 
 @pytest.fixture
 def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("exotrio._util.deadlines.FLUSH", SHORT)
+    monkeypatch.setattr("exotrio._shared.deadlines.FLUSH", SHORT)
     return tmp_path / "outbox.db"
 
 

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 import exotrio
 from exotrio import BaseNode, LifecycleError, Phase, Runtime, Stopping
 from exotrio._runtime.outbox_store import OutboxStore
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from tests.support.doubles import (
     Call,
     Delays,

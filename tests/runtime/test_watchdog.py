@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from exotrio._runtime.outbox_store import read_totals
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 from tests.support.processes import PATIENCE, Ended, Process, Processes
 
 SHORT = """
-from exotrio._util import deadlines
+from exotrio._shared import deadlines
 
 deadlines.CLEAN_UP = deadlines.FLUSH = 0.2
 """

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import trio
 
-from exotrio._util.settings import Settings
+from exotrio._shared.settings import Settings
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine.workers import ClaimsKept
 from exotrio.manager.queries.state_detail import chain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exotrio._util.durations import format_coarse, format_duration, parse_duration
+from exotrio._util.times import format_coarse, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

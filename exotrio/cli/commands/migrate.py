@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import trio
 
+from exotrio._shared.settings import DATABASE_VARIABLE, read_settings
 from exotrio._util.database_url import is_database_url, shown_database
-from exotrio._util.settings import DATABASE_VARIABLE, read_settings
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli import options

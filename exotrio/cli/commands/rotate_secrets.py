@@ -7,7 +7,7 @@ from functools import partial
 import click
 import trio
 
-from exotrio._util.settings import read_settings
+from exotrio._shared.settings import read_settings
 from exotrio._util.words import plural
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors

@@ -8,9 +8,8 @@ from enum import Enum
 import click
 import trio
 
-from exotrio._util.durations import format_coarse
-from exotrio._util.terminal_text import one_line
-from exotrio._util.words import plural
+from exotrio._util.times import format_coarse
+from exotrio._util.words import one_line, plural
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS

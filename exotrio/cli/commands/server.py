@@ -11,7 +11,7 @@ from typing import Any
 import click
 import trio
 
-from exotrio._util.durations import parse_duration
+from exotrio._util.times import parse_duration
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.program import run_until_stopped

@@ -9,8 +9,8 @@ import click
 import trio
 
 from exotrio._http.endpoint import Endpoint
+from exotrio._shared.settings import read_settings
 from exotrio._util.database_url import is_database_url
-from exotrio._util.settings import read_settings
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.folder import client_at, endpoint_in_use, key_source

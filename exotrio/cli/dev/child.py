@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio._children.child_process import SOCKET
-from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio._shared.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.runtime_process import RuntimeProcess
 

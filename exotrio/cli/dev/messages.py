@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from exotrio._util.settings import KEY_VARIABLE
+from exotrio._shared.settings import KEY_VARIABLE
 from exotrio._util.words import listed, signal_name
 from exotrio.cli.dev.child import Loaded
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import trio
 
-from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
+from exotrio._shared.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
 from exotrio.cli.dev.child import Child, Failed, Loaded, MoreFiles

@@ -12,8 +12,7 @@ import trio
 
 from exotrio._http.endpoint import Endpoint
 from exotrio._runtime.outbox_store import read_totals
-from exotrio._util.terminal_text import one_line
-from exotrio._util.words import plural
+from exotrio._util.words import one_line, plural
 from exotrio._version import VERSION
 from exotrio.cli.doctor import findings
 from exotrio.cli.doctor.report import Report

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from exotrio._util.cron import local_time, parts_of
-from exotrio._util.durations import format_duration
-from exotrio._util.terminal_text import one_line
-from exotrio._util.times import iso_time, moment_ms
-from exotrio._util.words import listed
+from exotrio._util.times import format_duration, iso_time, moment_ms
+from exotrio._util.words import listed, one_line
 from exotrio.cli.doctor.server import Clock
 from exotrio.client import GraphInfo, ValidationStatus
 from exotrio.manager.rules.findings import CLOCK_OFF, Finding, info

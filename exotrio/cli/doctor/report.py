@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from exotrio._util.durations import format_duration
-from exotrio._util.terminal_text import one_line
-from exotrio._util.words import bytes_text, listed, plural
+from exotrio._util.times import format_duration
+from exotrio._util.words import bytes_text, listed, one_line, plural
 from exotrio.cli.doctor.findings import clock_text
 from exotrio.cli.doctor.server import Kind, Server
 from exotrio.cli.doctor.settings import Setting

@@ -16,8 +16,7 @@ from dotenv.parser import parse_stream
 
 import exotrio
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
-from exotrio._util.database_url import parse_database_url
-from exotrio._util.settings import (
+from exotrio._shared.settings import (
     CORS_VARIABLE,
     DATABASE_VARIABLE,
     ENV_FILE,
@@ -32,6 +31,7 @@ from exotrio._util.settings import (
     from_environment,
     from_file,
 )
+from exotrio._util.database_url import parse_database_url
 from exotrio._util.words import meant
 from exotrio.cli.connection import how_to_give_a_key, read_key
 from exotrio.cli.folder import DATABASE, served_here

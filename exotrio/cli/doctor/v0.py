@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from exotrio._util.durations import format_coarse
-from exotrio._util.terminal_text import one_line
-from exotrio._util.words import listed, plural
+from exotrio._util.times import format_coarse
+from exotrio._util.words import listed, one_line, plural
 from exotrio.client import RunStatus, StateManager, StateNode, StateStatus
 from exotrio.manager.rules.findings import Finding, are, info
 

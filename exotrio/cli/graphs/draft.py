@@ -16,8 +16,7 @@ from typing import Any
 import click
 from pydantic import BaseModel, ValidationError
 
-from exotrio._util.terminal_text import one_line
-from exotrio._util.words import meant
+from exotrio._util.words import meant, one_line
 from exotrio._wire.graphs import GraphBody, TriggerModel
 from exotrio.cli.graphs.json_lines import JsonPath, JsonText, read_json
 from exotrio.cli.load import load

@@ -14,10 +14,9 @@ import trio
 
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
 from exotrio._runtime.runtime import Runtime
+from exotrio._shared.settings import read_settings
 from exotrio._util.database_url import shown_database
-from exotrio._util.settings import read_settings
-from exotrio._util.terminal_text import harmless
-from exotrio._util.words import plural
+from exotrio._util.words import harmless, plural
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line

@@ -9,8 +9,8 @@ from exotrio._execution.handle import claim_fields, execution_context, phase_con
 from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.json import encode, sendable
 from exotrio._util.redaction import NO_SECRETS, Redactor
-from exotrio._util.terminal_text import harmless_json
 from exotrio._util.times import timestamp
+from exotrio._util.words import harmless_json
 
 FIELDS = ("run", "state", "node", "attempt", "phase")
 """Fields beside time, level, logger, message and exception."""

@@ -10,7 +10,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from exotrio._util.terminal_text import harmless
+from exotrio._util.words import harmless
 from exotrio.cli.terminal.output import indented, print_message
 from exotrio.errors import ExotrioError
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import click
 
 from exotrio._util.error_message import message_line
-from exotrio._util.terminal_text import harmless, one_line
+from exotrio._util.words import harmless, one_line
 from exotrio.errors import ExotrioError
 
 

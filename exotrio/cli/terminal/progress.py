@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from exotrio._execution.capture import hear_streams
-from exotrio._util.terminal_text import harmless, one_line
+from exotrio._util.words import harmless, one_line
 from exotrio._wire.vocabulary import FAILED, RETRIED, SUCCESS
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import NodeCounts, Run, StateStatus

@@ -16,7 +16,7 @@ import trio
 from rich.console import Console, Group
 from rich.live import Live
 
-from exotrio._util.durations import format_coarse
+from exotrio._util.times import format_coarse
 from exotrio._wire.overview import MAX_RUNS
 from exotrio.cli.top.screen import Screen, screen_lines
 from exotrio.client import Overview, StateManager

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exotrio._util.durations import format_coarse, format_duration
-from exotrio._util.terminal_text import one_line
-from exotrio._util.words import percent
+from exotrio._util.times import format_coarse, format_duration
+from exotrio._util.words import one_line, percent
 from exotrio.client import NodeLoad, Overview, RunStatus, RunSummary, RuntimeInfo
 
 MIN_ROWS = 3

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from exotrio._util.database_url import DatabaseUrl
-from exotrio._util.durations import format_coarse, format_duration
-from exotrio._util.terminal_text import one_line
-from exotrio._util.times import iso_time
-from exotrio._util.words import bytes_text, listed, plural
+from exotrio._util.times import format_coarse, format_duration, iso_time
+from exotrio._util.words import bytes_text, listed, one_line, plural
 from exotrio._wire import overview as wire
 
 CLOCK_OFF = 2.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exotrio._httpd import is_loopback
-from exotrio._util.settings import KEY_VARIABLE, Settings
+from exotrio._shared.settings import KEY_VARIABLE, Settings
 from exotrio.errors import ConfigurationError
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file, secret_path
 

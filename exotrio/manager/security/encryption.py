@@ -25,8 +25,8 @@ from pathlib import Path
 
 import trio
 
+from exotrio._shared.settings import SECRETS_KEY_VARIABLE, Settings, read_settings
 from exotrio._util.database_url import is_database_url
-from exotrio._util.settings import SECRETS_KEY_VARIABLE, Settings, read_settings
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.security.secret_files import (
     kept_secret,

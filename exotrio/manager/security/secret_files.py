@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from exotrio._util.own_files import make_folder, open_own
+from exotrio._shared.database_files import make_folder, open_own
 from exotrio.errors import ConfigurationError
 
 logger = logging.getLogger("exotrio.manager")

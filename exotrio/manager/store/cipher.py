@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from exotrio._util.settings import SECRETS_KEY_VARIABLE
+from exotrio._shared.settings import SECRETS_KEY_VARIABLE
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.port import Transaction, View
 

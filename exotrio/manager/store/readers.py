@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import trio
 
-from exotrio._util.outage import Outage
+from exotrio._util.backoff import Outage
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import NotRead, View
 

@@ -7,8 +7,7 @@ from datetime import datetime
 
 from pydantic_core import to_json
 
-from exotrio._util.durations import format_coarse
-from exotrio._util.times import from_unix_ms, iso_time, moment_ms, timestamp
+from exotrio._util.times import format_coarse, from_unix_ms, iso_time, moment_ms, timestamp
 from exotrio._wire.v0 import RunSummary
 from exotrio.manager.queries.runs import status_word
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exotrio._util.cron import local_time
-from exotrio._util.durations import format_coarse, format_duration
+from exotrio._util.times import format_coarse, format_duration
 from exotrio._util.words import percent
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.workers import Worker, offered, workers_of

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pydantic_core import from_json
 
 from exotrio._util.redaction import redactor_of
-from exotrio._util.terminal_text import harmless
+from exotrio._util.words import harmless
 from exotrio.manager.web.format import shorten, text_of
 
 MAX_VALUE = 2_000

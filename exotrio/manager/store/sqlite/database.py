@@ -15,9 +15,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from exotrio._util.lock_file import lock_of
-from exotrio._util.own_files import check_beside, make_folder, open_own
-from exotrio._util.settings import DATABASE_VARIABLE
+from exotrio._shared.database_files import check_companions, lock_of, make_folder, open_own
+from exotrio._shared.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
 from exotrio.manager.store.port import Replaced
 from exotrio.manager.store.schema import MIGRATIONS, SCHEMA, VERSION
@@ -151,7 +150,7 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
             _check_moved(path)
             # Made here so that only their owner can read inputs and outputs.
             os.close(open_own(path, os.O_RDWR | os.O_CREAT))
-            check_beside(path)
+            check_companions(path)
         connection = _connect(str(path) if path else MEMORY)
         try:
             # First: WAL mode is written into the file, and a file that is not ours must stay as it is.

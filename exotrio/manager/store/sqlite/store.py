@@ -21,7 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import outcome
 import trio
 
-from exotrio._util.own_files import real_path
+from exotrio._shared.database_files import real_path
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock

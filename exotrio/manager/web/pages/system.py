@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio._util.terminal_text import one_line
-from exotrio._util.words import bytes_text
+from exotrio._util.words import bytes_text, one_line
 from exotrio._version import VERSION
 from exotrio._wire.overview import STALE, Checkup, DatabaseState, Overview
 from exotrio.manager.queries.checkup import last_backup, show_checkup, show_managers

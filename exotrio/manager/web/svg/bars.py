@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from exotrio._util.durations import format_duration
+from exotrio._util.times import format_duration
 from exotrio.manager.web.format import CANCELLED
 from exotrio.manager.web.svg.elements import element, join, rect
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from exotrio._util.durations import format_duration
+from exotrio._util.times import format_duration
 from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
 from exotrio.manager.web.format import status_class
 from exotrio.manager.web.svg.elements import element, fit, join, rect, share

@@ -7,7 +7,7 @@ from math import log
 
 from markupsafe import Markup
 
-from exotrio._util.durations import format_duration
+from exotrio._util.times import format_duration
 from exotrio.manager.web.format import day, minute
 from exotrio.manager.web.svg.elements import element, join, rect, share
 

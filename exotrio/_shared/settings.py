@@ -55,26 +55,13 @@ class Settings:
 
 def read_settings() -> Settings:
     """Read the environment, then, as ``from_file`` does, ``.env`` for what it lacks."""
-    found = {**from_file(), **from_environment()}
-    return Settings(**{VARIABLES[name]: value for name, value in found.items()})
+    values = {**from_file(), **from_environment()}
+    return Settings(**{VARIABLES[name]: value for name, value in values.items()})
 
 
 def source_of(variable: str) -> str:
     """Return where a setting comes from, for messages; it ends in ``FROM_FILE`` if from there."""
     return f"variable {variable}{'' if variable in from_environment() else FROM_FILE}"
-
-
-def libpq_hosts() -> list[str] | None:
-    """Return where libpq's own variables say that PostgreSQL is; None if a service file says it."""
-    if os.environ.get("PGSERVICE"):
-        return None
-    values = ",".join(os.environ.get(name, "") for name in ("PGHOST", "PGHOSTADDR"))
-    return [host for host in values.split(",") if host]
-
-
-def libpq_sslmode() -> str | None:
-    """Return the TLS that libpq's own variables ask for; None if a service file may say it."""
-    return os.environ.get("PGSSLMODE") or (None if os.environ.get("PGSERVICE") else "prefer")
 
 
 def from_environment() -> dict[str, str]:
@@ -99,7 +86,7 @@ def from_file() -> dict[str, str]:
         ) from error
 
 
-def _ours(found: Mapping[str, str | None]) -> dict[str, str]:
+def _ours(variables: Mapping[str, str | None]) -> dict[str, str]:
     # Names may be written in lower case, as the stock SDK reads them.
-    given = {name.upper(): value for name, value in found.items() if value}
-    return {name: given[name] for name in VARIABLES if name in given}
+    values = {name.upper(): value for name, value in variables.items() if value}
+    return {name: values[name] for name in VARIABLES if name in values}

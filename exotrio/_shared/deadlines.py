@@ -17,6 +17,11 @@ bounded within a step takes its time from that step.
 
 from __future__ import annotations
 
+import atexit
+import time
+from threading import Thread
+from weakref import WeakSet
+
 GRACE = 20.0
 CLEAN_UP = 5.0
 FLUSH = 3.0
@@ -44,3 +49,19 @@ def longest_stop(grace: float = GRACE) -> float:
 def longest_exit(grace: float = GRACE) -> float:
     """Return how long it takes at most until the process has ended, too."""
     return longest_stop(grace) + EXIT
+
+
+_threads: WeakSet[Thread] = WeakSet()
+"""Not registered with ``atexit`` one by one, which would keep each that has ended long ago until then."""
+
+
+def join_at_exit(thread: Thread) -> None:
+    """Wait for a daemon thread at the end of the process, if it runs then: for all in ``EXIT`` together."""
+    _threads.add(thread)
+
+
+@atexit.register
+def _join() -> None:
+    deadline = time.monotonic() + EXIT
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from exotrio._util import at_exit, deadlines
+from exotrio._shared import deadlines
 
 
 class Hangs(threading.Thread):
@@ -24,6 +24,6 @@ def test_all_threads_together_are_waited_for_within_one_bound(monkeypatch: pytes
     monkeypatch.setattr("time.monotonic", lambda: Hangs.now)
     threads = [Hangs() for _ in range(3)]
     for thread in threads:
-        at_exit.join_at_exit(thread)
-    at_exit._join()
+        deadlines.join_at_exit(thread)
+    deadlines._join()
     assert Hangs.now - began == deadlines.EXIT
