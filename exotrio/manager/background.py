@@ -95,7 +95,11 @@ async def join(store: Store, manager: str, clock: MonotonicClock, cipher: Cipher
     """
     deadline = trio.current_time() + JOIN_PATIENCE
     is_logged = False
-    while (found := await write_at_start(store, managers.enter_if_fit, manager, clock(), cipher)) is not None:
+    while (
+        found := await write_at_start(
+            store, lambda: store.write(managers.enter_if_fit, manager, clock(), cipher)
+        )
+    ) is not None:
         if trio.current_time() >= deadline:
             raise ConfigurationError(
                 f"the keys for secrets of this state manager do not fit: {found.what}",

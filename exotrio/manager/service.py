@@ -212,7 +212,7 @@ async def open_service(
         manager = secrets.token_hex(8)
         if store.is_shared:
             await join(store, manager, monotonic, cipher)
-            while await write_at_start(store, recover, manager, terms):
+            while await write_at_start(store, lambda: store.write(recover, manager, terms)):
                 pass
         else:
             await take_over(store, manager, monotonic, terms)

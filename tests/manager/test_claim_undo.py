@@ -13,6 +13,7 @@ import trio.testing
 
 from exotrio.manager import create_app
 from exotrio.manager.engine import claims, runs
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, node_name, ok, place
@@ -222,7 +223,7 @@ async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
     claim = claims.claim
     with gate() as closed, trio.fail_after(60):
 
-        def slow_claim(*args: Any) -> claims.Claimed:
+        def slow_claim(*args: Any) -> WithEffects[claims.Claimed]:
             claimed = claim(*args)
             closed.hold()
             return claimed

@@ -47,8 +47,8 @@ async def test_what_is_left_is_announced_and_nothing_else(manager: Manager, limi
 
     def announced(tx: Transaction) -> bool:
         claimer = partial(manager.service.claimer, local=False, worker="busy", claim_id="c")
-        record_and_claim(tx, "tests", [outcome], {B: limit}, limit, claimer)
-        return tx.node_id("tests", B) in tx.announced()
+        _, effects = record_and_claim(tx, "tests", [outcome], {B: limit}, limit, claimer)
+        return tx.node_id("tests", B) in effects.topics()
 
     assert await manager.service.store.write(announced) is (limit < 2)
 

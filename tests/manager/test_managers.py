@@ -33,6 +33,7 @@ from exotrio.manager.engine.runs import cancel, fire_schedules
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store import schema
 from exotrio.manager.store.driver import put_meta
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.postgres import clock as server_clock
 from exotrio.manager.store.postgres import notices
@@ -87,7 +88,7 @@ class World:
         return [status for status, _, _ in await self.states()]
 
 
-def claim_at(tx: Transaction, now: int, limit: int, claimer: dict[str, Any]) -> Claimed:
+def claim_at(tx: Transaction, now: int, limit: int, claimer: dict[str, Any]) -> WithEffects[Claimed]:
     ttl_ms = None if "manager" in claimer else TERM
     return claim(
         tx,
@@ -511,7 +512,7 @@ async def test_claims_at_the_same_time_take_different_states_and_do_not_wait_for
     taken: list[Claimed] = []
 
     def claim_and_hold(tx: Transaction, held: Gate) -> None:
-        taken.append(claim_at(tx, shared.now, 2, {"claim_id": "one"}))
+        taken.append(claim_at(tx, shared.now, 2, {"claim_id": "one"}).value)
         held.hold()
 
     async with held_up(shared.write, claim_and_hold):
@@ -526,7 +527,7 @@ async def test_a_claim_that_comes_twice_at_the_same_time_takes_states_once(
     taken: list[Claimed] = []
 
     def claim_and_hold(tx: Transaction, held: Gate) -> None:
-        taken.append(claim_at(tx, shared.now, 1, {"claim_id": "same"}))
+        taken.append(claim_at(tx, shared.now, 1, {"claim_id": "same"}).value)
         held.hold()
 
     async def claim_again() -> None:
@@ -545,8 +546,7 @@ async def test_the_undo_of_a_claim_without_an_id_waits_for_a_commit_that_is_on_i
     undos: list[Any] = []
 
     def claim_and_hold(tx: Transaction, held: Gate) -> None:
-        claim_at(tx, shared.now, 2, {})
-        undos.append(tx.undo)
+        undos.append(claim_at(tx, shared.now, 2, {}).effects.undo)
         held.hold()
 
     async with held_up(shared.write, claim_and_hold) as nursery:

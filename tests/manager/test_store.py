@@ -23,6 +23,7 @@ from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import graphs, runs
 from exotrio.manager.engine.claims import Claimer, claim
 from exotrio.manager.store import tallies
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.port import Store, Transaction
 from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
@@ -215,8 +216,8 @@ async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
 async def test_who_is_called_to_look_hears_of_what_happens_just_then(closes: bool) -> None:
     # In memory one of those who wait looks for all of them. In every second try or so it is called in the
     # same turn of the loop in which the others come, and resumes after them.
-    def look(tx: Transaction) -> None:
-        tx.waits_for = {2: math.inf}
+    def look(tx: Transaction) -> WithEffects[str | None]:
+        return WithEffects(None, Effects(waits_for={2: math.inf}))
 
     async def wait_shortly() -> None:
         with suppress(DatabaseError):
@@ -321,10 +322,10 @@ async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_
 
 
 async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path) -> None:
-    def hold_once_there_is_something(tx: Transaction) -> None:
-        tx.waits_for = {1: math.inf}
+    def hold_once_there_is_something(tx: Transaction) -> WithEffects[str | None]:
         if len(waiter.looks) > 1:
             closed.hold()
+        return WithEffects(None, Effects(waits_for={1: math.inf}))
 
     with gate() as closed, trio.fail_after(60):
         async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
@@ -400,10 +401,9 @@ async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log_and_thei
 async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_hear_of_it(
     tmp_path: Path,
 ) -> None:
-    def take_and_hold(tx: Transaction) -> str:
-        tx.undo = lambda tx: put_item(tx)
+    def take_and_hold(tx: Transaction) -> WithEffects[str]:
         closed.hold()
-        return "taken"
+        return WithEffects("taken", Effects(undo=put_item))
 
     async def take() -> None:
         with scope:

@@ -27,6 +27,7 @@ from exotrio.manager.api import native as native_api
 from exotrio.manager.engine import exchange, graphs, outcomes, workers
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.template import Template
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.port import Transaction
 from exotrio.testing import run_graph
 from tests.contract.api import Api
@@ -351,7 +352,9 @@ async def test_outcomes_with_many_outputs_together_are_recorded_in_steps(
 ) -> None:
     steps: list[int] = []
 
-    def counted(tx: Transaction, namespace: str, items: Sequence[OutcomeItem]) -> list[ItemReply]:
+    def counted(
+        tx: Transaction, namespace: str, items: Sequence[OutcomeItem]
+    ) -> WithEffects[list[ItemReply]]:
         steps.append(len(items))
         return record_batch(tx, namespace, items)
 

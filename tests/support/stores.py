@@ -13,7 +13,8 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
-from exotrio.manager.store.port import Store, Topic, Transaction, View
+from exotrio.manager.store.effects import Effects, Topic, WithEffects
+from exotrio.manager.store.port import Store, Transaction, View
 from tests.support import postgres
 
 ENGINES = ("memory", "file", "postgres")
@@ -74,8 +75,8 @@ def remove(tx: Transaction, key: str) -> int:
     return tx.execute("DELETE FROM store WHERE run = 0 AND key = ?", (key,)).rowcount
 
 
-def announce(tx: Transaction, *topics: Topic) -> None:
-    tx.ready.update(topics)
+def announce(tx: Transaction, *topics: Topic) -> WithEffects[None]:
+    return WithEffects(None, Effects(announced={*topics}))
 
 
 # -- use cases that wait
@@ -114,21 +115,19 @@ class Waiter:
                 self.error = error
         self.ended.set()
 
-    def _take(self, tx: Transaction) -> str | None:
+    def _take(self, tx: Transaction) -> WithEffects[str | None]:
         items = [key for key in keys(tx) if key.startswith("item")]
         self.looks.append(tx.waited)
         self._before(len(self.looks))
         for key in items:
             if remove(tx, key):
-                tx.undo = partial(put_item, key=f"{key} put back")
-                return key
-        tx.waits_for = self._topics
-        return None
+                return WithEffects(key, Effects(undo=partial(put_item, key=f"{key} put back")))
+        return WithEffects(None, Effects(waits_for=self._topics))
 
 
-def put_item(tx: Transaction, key: str = "item", *topics: Topic) -> None:
+def put_item(tx: Transaction, key: str = "item", *topics: Topic) -> WithEffects[None]:
     put(tx, key)
-    announce(tx, *(topics or (1,)))
+    return announce(tx, *(topics or (1,)))
 
 
 async def waiting(nursery: trio.Nursery, store: Store, **options: Any) -> Waiter:

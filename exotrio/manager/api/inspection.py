@@ -30,6 +30,7 @@ from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.queries.workers import find_worker, list_workers
 from exotrio.manager.service import Service
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.port import Transaction
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"
@@ -115,7 +116,7 @@ class Inspection:
         return await self._set_paused(pausing.resume_schedule, namespace, graph)
 
     async def _set_paused(
-        self, use_case: Callable[[Transaction, str, str], int | None], namespace: str, name: str
+        self, use_case: Callable[[Transaction, str, str], WithEffects[int | None]], namespace: str, name: str
     ) -> Response:
         paused_at = await self._store.write(use_case, namespace, name)
         return reply({"paused_at": None if paused_at is None else timestamp(paused_at)})

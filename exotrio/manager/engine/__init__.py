@@ -1,5 +1,7 @@
 """Use cases that write: plain functions of a ``Transaction``, each whole in one transaction.
 
+One that leaves something to do after the commit returns ``store.effects.WithEffects``.
+
 =============  ====================================================================================
 ``graphs``     register nodes, store graphs with their secrets and schedules
 ``runs``       trigger runs, one or many, also by cron; cancel one; which secrets a state's node is given
@@ -34,8 +36,8 @@ savepoint around the use case (``manager.store``) and templates that are not cac
 2. Only if something needs it: inputs of states that are copied, and ``inputs.read_shared``: ancestors and
    store values that placeholders name.
 3. ``Changes.apply``: new states, states that ended, members of groups, counters of places, groups and runs.
-4. ``unites.decide``: the counters of groups that changed. If united nodes run now, what they read, and step 3
-   again for them; then the groups around those.
+4. ``unites.commit_changes``: the counters of groups that changed. If united nodes run now, what they read,
+   and step 3 again for them; then the groups around those.
 5. ``logs.keep``: log lines, if there are any.
 
 Leases: a native claim holds for a term (60 s) from its last heartbeat. Deadlines are on the clock of leases:

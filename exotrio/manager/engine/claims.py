@@ -25,8 +25,9 @@ from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_clai
 from exotrio.manager.engine.states import CREATED, numbered
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.heads import START, Position
-from exotrio.manager.store.port import Topic, Transaction
+from exotrio.manager.store.port import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
 """Maximum of the inputs of one claim, unless it is a single state: a slow connection must transfer them
@@ -64,7 +65,7 @@ class Claimer:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ClaimedState:
     """One claimed state: as v0 shows it, and what the native API adds to that."""
 
     v0: dict[str, Any]
@@ -75,7 +76,9 @@ class Taken:
 class Claimed:
     """What a claim took, oldest first, and what to run if the reply does not arrive."""
 
-    states: list[Taken]
+    states: list[ClaimedState]
+    seqs: Sequence[int] = ()
+    """Their numbers."""
     spent: bool = False
     """Whether the claim id takes no more, so that there is nothing to wait for."""
     unregistered: bool = False
@@ -85,7 +88,7 @@ class Claimed:
 
 def claim(
     tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Claimer
-) -> Claimed:
+) -> WithEffects[Claimed]:
     """Take up to ``limit`` states, oldest first, and of each node no more than its entry in ``limits``.
 
     With ``claimer.run_id`` only states of that run, which may not be triggered yet. Large inputs make the
@@ -102,24 +105,25 @@ def claim(
             n if run is None else (run, n): seconds for n, seconds in due_in.items()
         }
         return _nothing(tx, namespace, limits, claimer, waits_for)
-    claimed = _take(tx, namespace, due, limit, run, claimer)
+    claimed, effects = _take(tx, namespace, due, limit, run, claimer)
     if claimed is None:
         claimed = _taken_before(tx, namespace, claimer)
         assert claimed is not None, "a claim id is kept for minutes"
-    return claimed
+        effects.undo = claimed.undo
+    return WithEffects(claimed, effects)
 
 
-def claim_along(
+def claim_due(
     tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Claimer
-) -> Claimed:
+) -> WithEffects[Claimed]:
     """Take what is due, as ``claim`` does, in the use case that made some of it; nothing if nothing is due.
 
     For a claim id that is sent once: if it is known already, it was voided.
     """
     most, run = _asked_for(tx, namespace, limits, claimer)
     due = [] if run == UNKNOWN_RUN else _due(tx, most, limit, run)
-    claimed = _take(tx, namespace, due, limit, run, claimer) if due else None
-    return claimed or Claimed([])
+    claimed, effects = _take(tx, namespace, due, limit, run, claimer)
+    return WithEffects(claimed or Claimed([]), effects)
 
 
 def _asked_for(
@@ -138,19 +142,20 @@ def _asked_for(
 
 def _take(
     tx: Transaction, namespace: str, due: Sequence[Row], limit: int, run: int | None, claimer: Claimer
-) -> Claimed | None:
-    """Take as many of these states as fit; None if the claim id was used before, or voided."""
+) -> WithEffects[Claimed | None]:
+    """Take as many of these states as fit; None if there are none, or the claim id was used or voided."""
     seqs = _as_many_as_fit(due[:limit])
     token = None
-    if claimer.claim_id is not None:
+    effects = Effects()
+    if seqs and claimer.claim_id is not None:
         token = secrets.token_hex(8)
         if not tx.insert_new("claims", ("id", "at"), [(claimer.claim_id, claimer.now)]):
             seqs = []
     for state in due[len(seqs) :]:
         # Another claim that came meanwhile skipped it, since it was locked, and may wait by now.
-        tx.ready.add(state["node_id"] if run is None else (run, state["node_id"]))
+        effects.announced.add(state["node_id"] if run is None else (run, state["node_id"]))
     if not seqs:
-        return None
+        return WithEffects(None, effects)
     taken = tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, manager = ?, requeued = 0,"
         f" lease_until = ?, claimed_at = ?, begun = ? WHERE {numbered(tx, CREATED)} RETURNING {_HANDED_OUT}",
@@ -165,15 +170,14 @@ def _take(
             tx.items(seqs),
         ),
     ).fetchall()
-    for seq in seqs:
-        tx.fresh.pop(seq, None)
-    tx.undo_if_unknown = claimer.claim_id is None
-    tx.undo = (
+    effects.undo_if_unknown = claimer.claim_id is None
+    effects.undo = (
         partial(undo_v0_claim, seqs=seqs, claimed_at=tx.now_ms)
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
-    return Claimed(_taken(tx, claimer, seqs, taken), undo=tx.undo)
+    claimed = Claimed(_taken(tx, claimer, seqs, taken), seqs, undo=effects.undo)
+    return WithEffects(claimed, effects)
 
 
 def _nothing(
@@ -182,12 +186,12 @@ def _nothing(
     names: Collection[str],
     claimer: Claimer,
     waits_for: dict[Topic, float],
-) -> Claimed:
+) -> WithEffects[Claimed]:
     """Return what a claim gets for which nothing is due: what it has, if it took something before."""
     if (before := _taken_before(tx, namespace, claimer)) is not None:
-        return before
-    tx.waits_for = waits_for
-    return Claimed([], unregistered=any(tx.node_id(namespace, name) is None for name in names))
+        return WithEffects(before, Effects(undo=before.undo))
+    unregistered = any(tx.node_id(namespace, name) is None for name in names)
+    return WithEffects(Claimed([], unregistered=unregistered), Effects(waits_for=waits_for))
 
 
 def _due(tx: Transaction, most: Mapping[int, int], limit: int, run: int | None) -> list[Row]:
@@ -279,20 +283,21 @@ def _taken_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claimed 
         return Claimed([], spent=True)
     # A different value, so that the undo of an earlier reply that fails does not touch these states.
     tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claimer.claim_id))
-    tx.undo = partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=known + 1)
+    undo = partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=known + 1)
     rows = tx.execute(f"SELECT {_HANDED_OUT} FROM states WHERE {tx.any_of('seq')}", (tx.items(held),))
-    return Claimed(_taken(tx, claimer, held, rows.fetchall()), spent=True, undo=tx.undo)
+    return Claimed(_taken(tx, claimer, held, rows.fetchall()), spent=True, undo=undo)
 
 
 def claim_once_ready(
     tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Callable[[], Claimer]
-) -> Claimed | None:
+) -> WithEffects[Claimed | None]:
     """Claim, for a client that waits: None as long as there is nothing, and all nodes are registered.
 
     ``claimer`` returns who claims, as of now: the term of a claim begins when it takes something.
     """
-    claimed = claim(tx, namespace, limits, limit, claimer())
-    return claimed if claimed.states or claimed.spent or claimed.unregistered else None
+    claimed, effects = claim(tx, namespace, limits, limit, claimer())
+    is_final = claimed.states or claimed.spent or claimed.unregistered
+    return WithEffects(claimed if is_final else None, effects)
 
 
 _HANDED_OUT = (
@@ -300,18 +305,18 @@ _HANDED_OUT = (
 )
 
 
-def _taken(tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]) -> list[Taken]:
+def _taken(tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]) -> list[ClaimedState]:
     """Return what the holder of states is told, in the order of ``seqs``."""
     found = {state["seq"]: state for state in rows}
     runs = tx.run_facts({state["run"] for state in rows})
-    return [_told(tx, claimer, found[seq], runs[found[seq]["run"]]) for seq in seqs]
+    return [_claim_reply(tx, claimer, found[seq], runs[found[seq]["run"]]) for seq in seqs]
 
 
-def _told(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> Taken:
+def _claim_reply(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> ClaimedState:
     until = state["lease_until"]
     place = tx.template(run.template).places[state["place"]]
     limits = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
-    return Taken(
+    return ClaimedState(
         v0={
             "state_id": tx.state_id(state["seq"]),
             "node_name": place.node_name,

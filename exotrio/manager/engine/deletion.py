@@ -19,6 +19,7 @@ from exotrio.manager.engine.retention import MAX_BATCH, RUNS, discard_runs
 from exotrio.manager.engine.runs import cancel
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.port import Transaction, View
 
 MAX_PENDING = 1_000
@@ -49,18 +50,19 @@ def pending_runs(view: View, namespace: str, name: str, may_be_cancelled: bool) 
 
 def delete_graph(
     tx: Transaction, namespace: str, name: str, *, is_first: bool, may_cancel: bool = False
-) -> Deleted:
+) -> WithEffects[Deleted]:
     """Delete some of the runs of a graph, and the graph if these were the last ones.
 
     Runs that have not ended are cancelled if they ``may_cancel``. Otherwise they stay, with the graph, and
     nothing is deleted if it ``is_first``: then the whole deletion may be refused.
     """
+    effects = Effects()
     end = time.monotonic() + MAX_BATCH
     graph = lock_graph(tx, namespace, name)["id"]
     locked: set[int] = set()
     # At first only, since among a million runs this takes long.
     if is_first and not may_cancel and _lock_runs(tx, graph, "pending > 0", locked):
-        return Deleted(0, 0, graph=False)
+        return WithEffects(Deleted(0, 0, graph=False), effects)
     deleted = cancelled = 0
     while True:
         while ended := _lock_runs(tx, graph, "pending = 0", locked):
@@ -68,17 +70,17 @@ def delete_graph(
             deleted += len(ended)
             # Not once it has cancelled some: those are few, and others would begin meanwhile.
             if len(ended) == RUNS and not cancelled and time.monotonic() >= end:
-                return Deleted(deleted, cancelled, graph=False)
+                return WithEffects(Deleted(deleted, cancelled, graph=False), effects)
         begun = _lock_runs(tx, graph, "pending > 0", locked)  # or retried
         if not begun:
             break
         if not may_cancel:
-            return Deleted(deleted, cancelled, graph=False)
+            return WithEffects(Deleted(deleted, cancelled, graph=False), effects)
         for run_id in begun.values():
-            cancel(tx, namespace, run_id)
+            effects.add(cancel(tx, namespace, run_id).effects)
         cancelled += len(begun)
     if _some_runs(tx, graph, "pending >= 0", 1):  # which others hold
-        return Deleted(deleted, cancelled, graph=False)
+        return WithEffects(Deleted(deleted, cancelled, graph=False), effects)
     with tx.secure_delete():
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
     delete_schedules_of(tx, graph)
@@ -86,7 +88,7 @@ def delete_graph(
     tx.execute("DELETE FROM trends WHERE graph = ?", (graph,))
     tx.execute("DELETE FROM templates WHERE graph = ?", (graph,))
     tx.execute("DELETE FROM graphs WHERE id = ?", (graph,))
-    return Deleted(deleted, cancelled, graph=True)
+    return WithEffects(Deleted(deleted, cancelled, graph=True), effects)
 
 
 def _lock_runs(tx: Transaction, graph: int, condition: str, locked: set[int]) -> dict[int, str]:

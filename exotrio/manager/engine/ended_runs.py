@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.tallies import RUN, Key, bucket_of
 
@@ -19,8 +20,9 @@ class EndedRuns:
     is created, or fails since its inputs cannot be built.
     """
 
-    def __init__(self, tx: Transaction) -> None:
+    def __init__(self, tx: Transaction, effects: Effects) -> None:
         self._tx = tx
+        self._effects = effects
         self._counted: dict[int, Key] = {}
 
     def find(self, runs: Iterable[int]) -> None:
@@ -34,7 +36,7 @@ class EndedRuns:
             " AND pending = 0",
             (tx.items(numbers),),
         ):
-            tx.ready.add(run_id)
+            self._effects.announced.add(run_id)
             self._count(run, (graph, RUN, status, bucket_of(tx.now_ms - created_at)))
 
     def change(self, run: int, *, pending: int, errored: int) -> None:
@@ -44,11 +46,11 @@ class EndedRuns:
         graph, _, status, bucket = key = self._counted[run]
         if pending > 0:
             del self._counted[run]
-            self._tx.tally -= Counter([key])
+            self._effects.tally -= Counter([key])
         elif errored > 0 and status == SUCCESS:
-            self._tx.tally -= Counter([key])
+            self._effects.tally -= Counter([key])
             self._count(run, (graph, RUN, ERRORED, bucket))
 
     def _count(self, run: int, key: Key) -> None:
         self._counted[run] = key
-        self._tx.tally[key] += 1
+        self._effects.tally[key] += 1

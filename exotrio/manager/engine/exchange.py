@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from exotrio._wire.native import ItemReply, OutcomeItem
-from exotrio.manager.engine.claims import Claimed, Claimer, claim_along
+from exotrio.manager.engine.claims import Claimed, Claimer, claim_due
 from exotrio.manager.engine.outcomes import record_batch
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.port import Transaction
 
 
@@ -17,11 +18,16 @@ def record_and_claim(
     limits: Mapping[str, int],
     limit: int,
     claimer: Callable[[], Claimer],
-) -> tuple[list[ItemReply], Claimed]:
-    """Record outcomes as ``record_batch`` does, then claim as ``claim_along`` does: oldest first.
+) -> WithEffects[tuple[list[ItemReply], Claimed]]:
+    """Record outcomes as ``record_batch`` does, then claim as ``claim_due`` does: oldest first.
 
     What follows these outcomes is claimed with the rest, in its order: a runtime that is always busy does not
     overtake older states. ``claimer`` returns who claims, as of now.
     """
-    replies = record_batch(tx, namespace, items) if items else []
-    return replies, claim_along(tx, namespace, limits, limit, claimer())
+    replies, of_outcomes = record_batch(tx, namespace, items)
+    claimed, effects = claim_due(tx, namespace, limits, limit, claimer())
+    effects.add(of_outcomes)
+    for seq in claimed.seqs:
+        # Not announced: no other runtime can claim it.
+        effects.claimable.pop(seq, None)
+    return WithEffects((replies, claimed), effects)

@@ -36,8 +36,9 @@ from exotrio.manager.engine.states import (
     add_events,
     numbered,
 )
-from exotrio.manager.engine.unites import decide
+from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.port import Transaction
 
 MonotonicClock = Callable[[], int]
@@ -204,7 +205,7 @@ def _held_in_lost_managers(manager: str) -> Cause:
     return which, (manager,)
 
 
-def recover(tx: Transaction, manager: str, terms: Terms) -> int:
+def recover(tx: Transaction, manager: str, terms: Terms) -> WithEffects[int]:
     """Take back what runtimes inside lost state managers held; return how many states those were.
 
     ``manager`` calls it, so it does not count as lost.
@@ -212,7 +213,7 @@ def recover(tx: Transaction, manager: str, terms: Terms) -> int:
     return _lose(tx, terms, _held_in_lost_managers(manager))
 
 
-def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None) -> int:
+def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None) -> WithEffects[int]:
     """End the leases whose deadline has passed; return how many those were. With ``sweeper``, the calling
     state manager, also do what ``recover`` does.
 
@@ -222,7 +223,7 @@ def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = Non
     return _lose(tx, terms, ("lease_until <= ?", (now,)), *lost)
 
 
-def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
+def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> WithEffects[int]:
     """Take some states back from lost runtimes; return how many those were."""
     seqs = [
         state["seq"]
@@ -234,7 +235,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
         )
     ]
     if not seqs:
-        return 0
+        return WithEffects(0, NO_EFFECTS)
     any_cause = " OR ".join(which for which, _ in causes)
     tx.lock_runs_of(seqs)
     # Again: an outcome, or a heartbeat, may have come before the lock.
@@ -246,7 +247,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
         (tx.items(seqs), *chain.from_iterable(parameters for _, parameters in causes)),
     ).fetchall()
     poison = [state for state in states if state["begun"] and state["deliveries"] + 1 >= terms.poison_limit]
-    _end_as_poison(tx, poison)
+    effects = _end_as_poison(tx, poison)
     ended = {state["seq"] for state in poison}
     free = [state for state in states if state["seq"] not in ended]
     tx.execute(
@@ -256,11 +257,11 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     )
     add_events(tx, "lease lost", free)
     for state in free:
-        tx.announce_again(state["run"], state["node_id"])
-    return len(states)
+        effects.reopen(state["run"], state["node_id"])
+    return WithEffects(len(states), effects)
 
 
-def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> None:
+def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> Effects:
     changes = Changes(tx)
     rows = []
     for state in states:
@@ -276,7 +277,8 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> None:
     columns = ("status", "error", "deliveries", "updated_at", "finished_at")
     tx.update("states", ("seq", "status"), columns, rows)
     add_events(tx, "poison", states)
-    decide(changes)
+    commit_changes(changes)
+    return changes.effects
 
 
 def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:

@@ -21,6 +21,7 @@ from exotrio.manager.engine.releases import forget_claims
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import put_meta
+from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, Misfit, misfit
 
@@ -150,7 +151,7 @@ class Swept:
     late_ms: int = 0
 
 
-def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | None) -> Swept:
+def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | None) -> WithEffects[Swept]:
     """End the leases that are overdue, take back what lost state managers held, and forget old claims.
 
     ``manager`` sweeps, so it is there, however long it could not say so.
@@ -167,7 +168,7 @@ def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | Non
     if last is None:
         last = take_duty(tx, SWEEP)
         if last is None or -MIN_LATENESS_MS < now - last < interval // 2:
-            return Swept()
+            return WithEffects(Swept(), NO_EFFECTS)
         tx.execute("UPDATE duties SET at = ? WHERE name = ?", (now, SWEEP))
     late = _lateness(now - last, interval)
     if late:
@@ -176,7 +177,7 @@ def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | Non
         extend(tx, now, max(0, late), terms)
         if is_shared:
             _follow_clock(tx, now, late, terms)
-        return Swept(late_ms=late)
+        return WithEffects(Swept(late_ms=late), NO_EFFECTS)
     if is_shared:
         # What others wrote meanwhile, who did not know it yet, is in the old time.
         ahead = clock.set_ahead_ms(tx, LEARNT_AFTER_MS)
@@ -185,21 +186,22 @@ def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | Non
         if ahead or is_set_back:
             extend(tx, now, ahead, terms)
             _move_signs_of_life(tx, now, ahead)
-            return Swept()
+            return WithEffects(Swept(), NO_EFFECTS)
         recovered = take_duty(tx, RECOVERY)
         tx.execute("UPDATE managers SET seen_at = ? WHERE id = ?", (now, manager))
         lost = tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,)).rowcount
         if lost or (recovered is not None and not 0 <= now - recovered < RECOVERY_INTERVAL_MS):
             forget_claims(tx, now)
-            ended = expire(tx, now, terms, sweeper=manager)
+            ended, effects = expire(tx, now, terms, sweeper=manager)
             # None: a state manager is just leaving. Its zero is for the next sweep.
             if recovered is not None:
                 # More may be left than one sweep takes back.
                 at = now if ended < MAX_STATES_PER_SWEEP else 0
                 tx.execute("UPDATE duties SET at = ? WHERE name = ?", (at, RECOVERY))
-            return Swept(ended=ended)
+            return WithEffects(Swept(ended=ended), effects)
     forget_claims(tx, now)
-    return Swept(ended=expire(tx, now, terms))
+    ended, effects = expire(tx, now, terms)
+    return WithEffects(Swept(ended=ended), effects)
 
 
 def _lateness(passed: int, interval: int) -> int:

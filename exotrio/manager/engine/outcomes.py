@@ -31,10 +31,11 @@ from exotrio.manager.engine.states import (
     read_texts,
     states_to_change,
 )
-from exotrio.manager.engine.unites import decide
+from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.lineage import child_path, extend_groups, output_path
 from exotrio.manager.rules.retry_delay import retry_delay_ms
 from exotrio.manager.rules.traces import linked
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.port import Transaction, View
 
 MAX_FOLLOWING = 16
@@ -53,25 +54,27 @@ class Recorded:
     """When the state may be claimed, Unix ms (prune, re-enqueue)."""
 
 
-def record_v0(tx: Transaction, namespace: str, item: OutcomeItem) -> Recorded:
+def record_v0(tx: Transaction, namespace: str, item: OutcomeItem) -> WithEffects[Recorded]:
     """Record an outcome that came through v0, which knows no tokens."""
-    (recorded,) = _record(tx, namespace, [(item, None)])
-    return recorded
+    (recorded,), effects = _record(tx, namespace, [(item, None)])
+    return WithEffects(recorded, effects)
 
 
-def record_batch(tx: Transaction, namespace: str, items: Sequence[OutcomeItem]) -> list[ItemReply]:
+def record_batch(
+    tx: Transaction, namespace: str, items: Sequence[OutcomeItem]
+) -> WithEffects[list[ItemReply]]:
     """Record outcomes together; one that is refused does not affect the others."""
-    return [
+    results, effects = _record(tx, namespace, [(item, item.token) for item in items])
+    replies = [
         ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail)
-        for item, recorded in zip(
-            items, _record(tx, namespace, [(item, item.token) for item in items]), strict=True
-        )
+        for item, recorded in zip(items, results, strict=True)
     ]
+    return WithEffects(replies, effects)
 
 
 def _record(
     tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]]
-) -> list[Recorded]:
+) -> WithEffects[list[Recorded]]:
     """Record outcomes, each with the token of its reporter, one after the other.
 
     What all of them need is read first, what they change is written last: the number of statements is the
@@ -101,9 +104,9 @@ def _record(
         recorded.append(_record_one(changes, shared, state, token, item))
         if item.logs and recorded[-1].result is ItemResult.OK:
             logged[state.seq] = logs.storable(item.logs)
-    decide(changes)
+    commit_changes(changes)
     logs.keep(tx, logged)
-    return recorded
+    return WithEffects(recorded, changes.effects)
 
 
 def _record_one(
@@ -352,6 +355,6 @@ def _requeued(changes: Changes, state: State, delay_ms: int) -> Recorded:
         updated_at=tx.now_ms,
         **({"trace": linked(state.trace, [state.execution])} if state.execution else {}),
     )
-    tx.announce(state.run, state.node_id)
+    changes.effects.announce(state.run, state.node_id)
     state.status, state.enqueue_after, state.requeued = CREATED, enqueue_after, 1
     return Recorded(result=ItemResult.OK, enqueue_after=enqueue_after)

@@ -9,6 +9,7 @@ version 1 of the tables, which may be there during an update, do not know these 
 from __future__ import annotations
 
 from exotrio.manager.rules.errors import not_found
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.port import Transaction
 
 MAX_ANNOUNCED = 20_000
@@ -16,43 +17,41 @@ MAX_ANNOUNCED = 20_000
 `exotrio run`, and is not told of it asks again within 15 s."""
 
 
-def pause_node(tx: Transaction, namespace: str, name: str) -> int:
+def pause_node(tx: Transaction, namespace: str, name: str) -> WithEffects[int]:
     """Pause a node; return since when it is paused, in Unix ms. Pausing it again changes nothing."""
     return _pause(tx, "nodes", "node", namespace, name)
 
 
-def pause_schedule(tx: Transaction, namespace: str, graph: str) -> int:
+def pause_schedule(tx: Transaction, namespace: str, graph: str) -> WithEffects[int]:
     """Pause the schedule of a graph, as ``pause_node`` does."""
     return _pause(tx, "graphs", "graph", namespace, graph)
 
 
-def resume_node(tx: Transaction, namespace: str, name: str) -> None:
+def resume_node(tx: Transaction, namespace: str, name: str) -> WithEffects[None]:
     """Let states of a node be claimed again, and wake who waits for them."""
     node = _resume(tx, "nodes", "node", namespace, name)
-    if tx.heads is not None:
-        tx.heads.forget(node)
-    tx.ready.add(node)
     runs = tx.execute(
         "SELECT DISTINCT run FROM (SELECT run FROM states WHERE status = 'CREATED' AND node_id = ? LIMIT ?)"
         " AS waiting",
         (node, MAX_ANNOUNCED),
     )
-    tx.ready.update((run, node) for (run,) in runs)
+    return WithEffects(None, Effects(announced={node, *((run, node) for (run,) in runs)}, reopened={node}))
 
 
-def resume_schedule(tx: Transaction, namespace: str, graph: str) -> None:
+def resume_schedule(tx: Transaction, namespace: str, graph: str) -> WithEffects[None]:
     """Trigger a graph by its schedule again, from the next time on: those that passed are not made up."""
     _resume(tx, "graphs", "graph", namespace, graph)
+    return WithEffects(None, NO_EFFECTS)
 
 
-def _pause(tx: Transaction, table: str, what: str, namespace: str, name: str) -> int:
+def _pause(tx: Transaction, table: str, what: str, namespace: str, name: str) -> WithEffects[int]:
     rows = tx.execute(
         f"UPDATE {table} SET paused_at = coalesce(paused_at, ?) WHERE namespace = ? AND name = ?"
         " RETURNING paused_at",
         (tx.now_ms, namespace, name),
     ).fetchall()
     for (paused_at,) in rows:
-        return int(paused_at)
+        return WithEffects(int(paused_at), NO_EFFECTS)
     raise not_found(f"there is no {what} {name!r} in namespace {namespace!r}")
 
 

@@ -9,6 +9,7 @@ from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
 from exotrio.manager.rules.traces import linked
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.port import Transaction
 
 CLAIMS_KEPT_MS = 600_000
@@ -35,7 +36,7 @@ def used_at(tx: Transaction, claim_id: str) -> int | None:
 
 def release(
     tx: Transaction, namespace: str, states: Sequence[EndedState], delay_ms: int = 0
-) -> list[ItemReply]:
+) -> WithEffects[list[ItemReply]]:
     """Make held states claimable again, as if they had not been claimed."""
     seqs = {held.state_id: tx.seq(held.state_id) for held in states}
     known = {
@@ -66,32 +67,34 @@ def release(
         else:
             result = ItemResult.STALE
         replies.append(ItemReply(state_id=held.state_id, result=result))
-    _release(tx, list(released.values()), delay_ms)
+    effects = _release(tx, list(released.values()), delay_ms)
     tx.update("states", ("seq",), ("trace",), sorted(traces))
-    return replies
+    return WithEffects(replies, effects)
 
 
 def release_claim(
     tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
-) -> list[ItemReply]:
+) -> WithEffects[list[ItemReply]]:
     """Release all that is held under a claim id, and void the id: a request that is still on its way then
     takes nothing. ``now`` is on the clock of leases, ms."""
     tx.insert("claims", ("id", "at"), [(claim_id, now)], "(id) DO UPDATE SET at = excluded.at")
     states = held_under(tx, namespace, claim_id)
-    _release(tx, states, delay_ms)
-    return [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
+    effects = _release(tx, states, delay_ms)
+    replies = [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
+    return WithEffects(replies, effects)
 
 
-def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) -> None:
+def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) -> WithEffects[None]:
     """Release what a native claim took whose reply, made at ``handed_out``, could not be written.
 
     If the claim was repeated since, the states are in a later reply.
     """
-    if used_at(tx, claim_id) == handed_out:
-        release_claim(tx, namespace, claim_id, handed_out)
+    if used_at(tx, claim_id) != handed_out:
+        return WithEffects(None, NO_EFFECTS)
+    return WithEffects(None, release_claim(tx, namespace, claim_id, handed_out).effects)
 
 
-def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:
+def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> WithEffects[None]:
     """Release what a v0 claim took at that time whose reply could not be written."""
     # Those that are still as before the claim, too: its commit may be on its way, and is waited for.
     states = tx.execute(
@@ -99,12 +102,14 @@ def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None
         (tx.items(seqs),),
     ).fetchall()
     taken = (QUEUED, None, claimed_at)
-    _release(tx, [each for each in states if (each["status"], each["token"], each["claimed_at"]) == taken], 0)
+    held = [each for each in states if (each["status"], each["token"], each["claimed_at"]) == taken]
+    return WithEffects(None, _release(tx, held, 0))
 
 
-def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> None:
+def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> Effects:
+    effects = Effects()
     if not states:
-        return
+        return effects
     # Without a delay a state keeps its time, and so its place in the order.
     later, due = (", enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
     tx.execute(
@@ -113,7 +118,8 @@ def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> None:
     )
     add_events(tx, "released", states)
     for state in states:
-        tx.announce_again(state["run"], state["node_id"])
+        effects.reopen(state["run"], state["node_id"])
+    return effects
 
 
 def forget_claims(tx: Transaction, now: int) -> None:

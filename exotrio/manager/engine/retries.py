@@ -28,8 +28,9 @@ from exotrio.manager.engine.states import (
     read_texts,
     states_to_change,
 )
-from exotrio.manager.engine.unites import decide, united_states
+from exotrio.manager.engine.unites import commit_changes, united_states
 from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.port import Transaction, View
 
 _NOT_RETRIED = {
@@ -42,7 +43,7 @@ _NOT_RETRIED = {
 """Why a state in one of these statuses is not retried."""
 
 
-def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> str:
+def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> WithEffects[str]:
     """Replace a state that ended badly by a new one and return the new one's id.
 
     A state whose next states could not be created is not run again: the creation is redone from
@@ -69,11 +70,11 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
     (replaced,) = _replace(changes, state.scope(tx), [state], {state.seq: fanout_id})
     if isinstance(replaced, RefusedState):
         raise Refused(409, f"its inputs still cannot be built: {replaced.reason}")
-    decide(changes)
-    return replaced.new_state_id
+    commit_changes(changes)
+    return WithEffects(replaced.new_state_id, changes.effects)
 
 
-def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> str:
+def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> WithEffects[str]:
     """Retry a state as ``retry_by_hand`` does, whatever the namespace of its node is."""
     row = tx.row(
         "SELECT namespace FROM states JOIN nodes ON nodes.id = node_id WHERE seq = ?", (tx.seq(state_id),)
@@ -83,7 +84,7 @@ def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> str:
     return retry_by_hand(tx, row["namespace"], state_id, fanout_id)
 
 
-def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> RunRetry:
+def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> WithEffects[RunRetry]:
     """Retry every failed state of a run, each as ``retry_by_hand`` does.
 
     Asking again with the same ``request_id`` retries nothing more.
@@ -96,22 +97,22 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
     unbuilt = [state for state in failed if _is_unbuilt(state)]
     if earlier := _retried_before(tx, run.id, request_id):
         again = zip(unbuilt, _rebuilt(tx, run, unbuilt), strict=True)
-        return RunRetry(
-            retried=earlier, refused=[_refusal(tx, old, new) for old, new in again if new.status == ERRORED]
-        )
+        refused = [_refusal(tx, old, new) for old, new in again if new.status == ERRORED]
+        return WithEffects(RunRetry(retried=earlier, refused=refused), NO_EFFECTS)
     if not failed:
         raise Refused(409, f"the run {run_id} has no failed states")
     fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
     changes = Changes(tx)
     replaced = _replace(changes, run, [state for state in failed if not _is_unbuilt(state)], fanout_ids)
     # United states that could not be built come last: they may read what the others bring about.
-    decide(changes)
+    commit_changes(changes)
     replaced += _replace(changes, run, unbuilt, fanout_ids)
-    decide(changes)
-    return RunRetry(
+    commit_changes(changes)
+    reply = RunRetry(
         retried=[each for each in replaced if isinstance(each, RetriedState)],
         refused=[each for each in replaced if isinstance(each, RefusedState)],
     )
+    return WithEffects(reply, changes.effects)
 
 
 def _retried_before(view: View, run: int, request_id: str) -> list[RetriedState]:

@@ -27,9 +27,10 @@ from exotrio.manager.engine.states import (
     get_state,
     size_of,
 )
-from exotrio.manager.engine.unites import decide
+from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.errors import EntriesRefused, Refused, not_found
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.port import Conflict, Transaction, View
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
@@ -74,15 +75,17 @@ class Started:
     created: bool
 
 
-def trigger(tx: Transaction, namespace: str, graph_name: str, run: NewRun) -> Started:
+def trigger(tx: Transaction, namespace: str, graph_name: str, run: NewRun) -> WithEffects[Started]:
     try:
-        (started,) = trigger_many(tx, namespace, graph_name, [run])
+        (started,), effects = trigger_many(tx, namespace, graph_name, [run])
     except EntriesRefused as refusal:
         raise refusal.entries[0] from None
-    return started
+    return WithEffects(started, effects)
 
 
-def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun]) -> list[Started]:
+def trigger_many(
+    tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun]
+) -> WithEffects[list[Started]]:
     """Start runs of a graph, each with its store and its root state, and return them in this order.
 
     An id or a key that exists, or comes a second time, stands for the run that has it already. If one run is
@@ -94,7 +97,7 @@ def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequenc
     ids, new = _tell_apart(tx, graph["id"], runs)
     started = [Started(run_id, new.get(run_id) == index) for index, run_id in enumerate(ids)]
     if not new:
-        return started
+        return WithEffects(started, NO_EFFECTS)
     refused: dict[int, Refused] = {}
     if graph["validation_status"] != ValidationStatus.VALID:
         status = graph["validation_status"]
@@ -137,9 +140,9 @@ def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequenc
     if refused:
         raise EntriesRefused(refused)
     tx.insert("store", ("run", "key", "value"), sorted(stored))
-    decide(changes)
-    tx.ready.update(new)
-    return started
+    commit_changes(changes)
+    changes.effects.announced.update(new)
+    return WithEffects(started, changes.effects)
 
 
 def _tell_apart(tx: Transaction, graph: int, runs: Sequence[NewRun]) -> tuple[list[str], dict[str, int]]:
@@ -219,7 +222,7 @@ def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str
         raise Refused(400, str(problem)) from None
 
 
-def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> Started:
+def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> WithEffects[Started]:
     """Start a run of the same graph with the inputs and the store of another, without its key."""
     run = find_run(tx, namespace, run_id)
     inputs, store = started_with(tx, run)
@@ -237,7 +240,7 @@ def started_with(view: View, run: Row) -> tuple[dict[str, str], dict[str, str]]:
     )
 
 
-def fire_schedules(tx: Transaction) -> list[str]:
+def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
     """Trigger what is due by its cron expression; return a line for the log about each.
 
     The transaction that triggers a graph sets the following occurrence, so each fires exactly once, whatever
@@ -245,9 +248,10 @@ def fire_schedules(tx: Transaction) -> list[str]:
     Those of a graph that is paused pass. One that cannot be read is left to state managers that can, or to a
     later time. Nothing is triggered while another state manager does that.
     """
+    lines: list[str] = []
+    effects = Effects()
     if take_duty(tx, DUTY) is None:
-        return []
-    lines = []
+        return WithEffects(lines, effects)
     later: list[tuple[int, str, int]] = []
     never: list[tuple[int, str]] = []
     for row in tx.execute(
@@ -268,7 +272,8 @@ def fire_schedules(tx: Transaction) -> list[str]:
         try:
             if row["paused_at"] is None:
                 with tx.attempt():
-                    started = trigger(tx, row["namespace"], row["name"], NewRun(origin=SCHEDULE))
+                    started, of_run = trigger(tx, row["namespace"], row["name"], NewRun(origin=SCHEDULE))
+                effects.add(of_run)
                 lines.append(f"{what} started run {started.run_id}")
         except Refused as refusal:
             # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.
@@ -280,7 +285,7 @@ def fire_schedules(tx: Transaction) -> list[str]:
     # If an upsert has taken one of them away meanwhile, all is undone and done again.
     tx.update("cron_triggers", ("graph", "expression"), ("next_at",), sorted(later))
     delete_schedules(tx, never)
-    return lines
+    return WithEffects(lines, effects)
 
 
 def due_in_ms(view: View) -> int | None:
@@ -289,14 +294,14 @@ def due_in_ms(view: View) -> int | None:
     return None if due is None else max(0, due - view.now_ms)
 
 
-def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
+def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     """End a run: waiting and running states are ERRORED with the error ``cancelled``; nothing follows.
 
     Runtimes that run one of its states are told with their next heartbeat. Asking again changes nothing.
     """
     run = lock_run(tx, namespace, run_id)
     if run["cancelled_at"] is not None:
-        return
+        return WithEffects(None, NO_EFFECTS)
     if not run["pending"]:
         raise Refused(409, f"the run {run_id} has already ended")
     template = tx.template(run["template"])
@@ -320,6 +325,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
     # First, so that the run is counted as one that was cancelled when it ends by these changes.
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
     changes.apply()
+    return WithEffects(None, changes.effects)
 
 
 def find_run(view: View, namespace: str, run_id: str) -> Row:

@@ -1,8 +1,8 @@
 """Writing states, and the counters that every transition changes.
 
 Each use case that changes states makes one ``Changes``, tells it every new state and every transition, and
-lets ``unites.decide`` apply it. Rows, updates and counters are gathered first and written together, with one
-statement for each table, however many states there are.
+lets ``unites.commit_changes`` apply it. Rows, updates and counters are gathered first and written together,
+with one statement for each table, however many states there are.
 
 Transactions that run side by side take their locks in one order, so that none waits for another in a circle:
 runs by id, then states by number, then counters by key.
@@ -23,6 +23,7 @@ from exotrio.manager.rules.lineage import split_groups
 from exotrio.manager.rules.template import Template
 from exotrio.manager.rules.traces import parent_in
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.tallies import bucket_of
 
@@ -240,7 +241,8 @@ class Changes:
         )
         self._touched: dict[int, tuple[RunScope, int]] = {}
         self._executions: defaultdict[int, list[str]] = defaultdict(list)
-        self._ended_runs = EndedRuns(tx)
+        self.effects = Effects()
+        self._ended_runs = EndedRuns(tx, self.effects)
 
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
         """Add a state and return its number."""
@@ -275,7 +277,7 @@ class Changes:
             )
         )  # fmt: skip
         if state.status == CREATED:
-            self.tx.fresh[seq] = run.id, state.node_id
+            self.effects.claimable[seq] = run.id, state.node_id
         return seq
 
     def _insert_rows(self) -> None:
@@ -316,7 +318,7 @@ class Changes:
     def tally(self, graph: int, node_id: int, began_at: int | None, status: str) -> None:
         """Count a status that the state's own node caused, with the time that it took."""
         took_ms = self.tx.now_ms - (began_at or self.tx.now_ms)
-        self.tx.tally[graph, node_id, status, bucket_of(took_ms)] += 1
+        self.effects.tally[graph, node_id, status, bucket_of(took_ms)] += 1
 
     def transition_uncounted(self, run_id: int, place: int, old: str | None, new: str) -> None:
         """Count a transition for its place and its run, but not for groups."""
@@ -331,7 +333,7 @@ class Changes:
     def announce_final(self, template: Template, place: int, status: str) -> None:
         """Announce that a state got a status in which it stays, for the metrics."""
         node = template.places[place]
-        self.tx.ended[node.namespace, node.node_name, status] += 1
+        self.effects.final[node.namespace, node.node_name, status] += 1
 
     def succeeded(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
         """Keep a success for the united nodes that read it as a member of their group."""

@@ -1,8 +1,8 @@
 """Deciding groups: when does a united node run?
 
 Counters tell how many members of each place are pending, failed and succeeded for each state of
-a united target. Every use case that changes states ends in ``decide``, in the same transaction. So a complete
-group is never missed, and the cost does not grow with its size.
+a united target. Every use case that changes states ends in ``commit_changes``, in the same transaction. So a
+complete group is never missed, and the cost does not grow with its size.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Group = tuple[RunScope, int, Unite]
 """A united node, and the state of its target whose group it unites."""
 
 
-def decide(changes: Changes) -> None:
+def commit_changes(changes: Changes) -> None:
     """Write the changes, then run every united node whose group they completed.
 
     Inner groups come first: a united node that runs, or cannot, is itself a member of outer groups. Groups of

@@ -26,6 +26,7 @@ from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.port import Transaction, View
 
 PAGE_SIZE = 50
@@ -278,11 +279,11 @@ def show_run(view: View, namespace: str, run_id: str) -> Run:
     return Run(**dict(summarize_run(run)), nodes=nodes)
 
 
-def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> Run | None:
+def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[Run | None]:
     """Return a run as ``show_run`` does, or None while it has not ended."""
     run = show_run(tx, namespace, run_id)
-    tx.waits_for = {run_id: math.inf}
-    return None if run.status is RunStatus.PENDING else run
+    effects = Effects(waits_for={run_id: math.inf})
+    return WithEffects(None if run.status is RunStatus.PENDING else run, effects)
 
 
 def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:

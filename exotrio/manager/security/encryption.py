@@ -110,7 +110,7 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
     The start is not refused, since the right key, or an upsert of the graph, fixes it. Until then every state
     that needs such a secret is claimed and released again and again.
     """
-    found = await write_at_start(store, encrypt_anew, cipher)
+    found = await write_at_start(store, lambda: store.write(encrypt_anew, cipher))
     if found.renewed:
         await _forget_log(store)
         logger.info(

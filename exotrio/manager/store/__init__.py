@@ -2,6 +2,7 @@
 
 ==============  ===================================================================================
 ``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them
+``effects``     what a use case returns besides its value: what to announce, to count, to undo
 ``catalog``     templates and registered nodes, kept parsed
 ``readers``     queries in threads: what the engines share
 ``driver``      rows, connections and dialects, as far as code outside of the engines knows them
@@ -33,5 +34,5 @@ What one commit does on SQLite (``sqlite.commits.Committer.commit``):
    same commit, so that a waiting runtime needs no second one.
 4. ``COMMIT``, with ``synchronous=FULL``: one sync to disk for up to 256 use cases.
 5. Only then are results handed to the tasks that wait for them. If the commit fails, all get an error,
-   and nothing of it happened. A caller who is gone by then has its result undone (``Transaction.undo``).
+   and nothing of it happened. A caller who is gone by then has its result undone (``Effects.undo``).
 """

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 import trio
 
@@ -19,14 +19,12 @@ from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.driver import Connection, Dialect, Items, Row, Rows
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.heads import Heads
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Topic = int | str | tuple[int, int]
-"""What a use case may wait for: a claimable state of a node (its id), or of a node in one run
-(run, node); the begin or the end of a run (its public id)."""
 CLOSING_GRACE = 5.0
 """Seconds that the last writes may take when a store is closed, where nothing else is said."""
 START_PATIENCE = 30.0
@@ -117,19 +115,10 @@ class View:
 
 
 class Transaction(View):
-    """What a use case works with: a view that can also write, and what to announce once it is committed.
+    """What a use case works with: a view that can also write.
 
-    Attributes:
-        ready: Topics to announce, beside those of ``fresh``.
-        fresh: New claimable states that nobody has taken, by number: run and node. They are announced.
-        ended: How many states got a status in which they stay, by (namespace, node, status).
-        tally: How many states and runs ended, by (graph, node_id, status, bucket of time).
-        undo: Set by a use case whose result must not get lost. It is run, as a use case of its own, if the
-            caller is gone when the commit is done.
-        undo_if_unknown: It is run also if the commit is unknown: its caller cannot ask for the result again.
-        waited: Whether the use case ran before, found nothing, and has waited since.
-        waits_for: Set by a use case that found nothing: the topics to wait for, and for each the seconds
-            after which something comes due without an announcement, or infinity.
+    ``waited`` tells whether the use case ran before, found nothing, and has waited since. What is to be done
+    after the commit is not written here but returned: ``store.effects``.
     """
 
     def __init__(
@@ -141,18 +130,13 @@ class Transaction(View):
         stamp: str,
         now_ms: int,
         allocate: Callable[[], int],
+        waited: bool = False,
     ) -> None:
         super().__init__(connection=connection, dialect=dialect, catalog=catalog, stamp=stamp, now_ms=now_ms)
         self.allocate: Callable[[], int] = allocate
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
         self.heads: Heads | None = catalog.heads
-        self.ready: set[Topic] = set()
-        self.fresh: dict[int, tuple[int, int]] = {}
-        self.ended: Counter[tuple[str, str, str]] = Counter()
-        self.tally: Counter[tuple[int, int, str, int]] = Counter()
-        self.undo: Callable[[Transaction], object] | None = None
-        self.waited = self.undo_if_unknown = False
-        self.waits_for: dict[Topic, float] = {}
+        self.waited = waited
         self._updates: list[tuple[str, Rows, int]] = []
 
     def registered(self, namespace: str, name: str) -> Registered | None:
@@ -175,23 +159,6 @@ class Transaction(View):
                 found[run] = RunFacts(*facts)
                 self._catalog.keep_run(run, found[run])
         return found
-
-    def announce(self, run: int, node_id: int) -> None:
-        """Announce that a state of this run and node became claimable, or will."""
-        self.ready.add(node_id)
-        self.ready.add((run, node_id))
-
-    def announced(self) -> set[Topic]:
-        """Return all topics to announce."""
-        for run, node_id in set(self.fresh.values()):
-            self.announce(run, node_id)
-        return self.ready
-
-    def announce_again(self, run: int, node_id: int) -> None:
-        """Announce a state that was claimable before: it may be older than those that wait."""
-        if self.heads is not None:
-            self.heads.forget(node_id)
-        self.announce(run, node_id)
 
     def forget_registered(self) -> None:
         """Read registered nodes anew from now on."""
@@ -315,10 +282,21 @@ class Store(Protocol):
     def describe(self, view: View) -> dict[str, Any]:
         """Return the condition of the database, as ``DatabaseState``. A query."""
 
+    @overload
+    async def write(
+        self,
+        use_case: Callable[Concatenate[Transaction, P], WithEffects[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+
+    @overload
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run a use case and return its result once it is durable.
+    ) -> T: ...
+
+    async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a use case and return its value once it is durable. Then its effects happen.
 
         Raises:
             UnknownCommit: whether it happened is not known.
@@ -326,7 +304,7 @@ class Store(Protocol):
             Whatever the use case raises; nothing of it happened.
 
         Cancellation:
-            The use case may still be committed. If it is, what it left as ``tx.undo`` is run.
+            The use case may still be committed. If it is, ``Effects.undo`` is run.
         """
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
@@ -335,17 +313,17 @@ class Store(Protocol):
     async def write_once_ready(
         self,
         longest: float,
-        use_case: Callable[Concatenate[Transaction, P], T | None],
+        use_case: Callable[Concatenate[Transaction, P], WithEffects[T | None]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T | None:
-        """Run a use case that may have to wait for something, and return its result once it is durable.
+        """Run a use case that may have to wait for something, and return its value once it is durable.
 
         While it returns None it is run again: in each commit that announces one of the topics in
-        ``tx.waits_for``, and when something of them comes due. Those that wait for the same topic run in
+        ``Effects.waits_for``, and when something of them comes due. Those that wait for the same topic run in
         the order in which they came, until one of them returns None: then nothing is left for the others.
 
-        After ``longest`` seconds it is run a last time, and its result is returned even if it is None.
+        After ``longest`` seconds it is run a last time, and its value is returned even if it is None.
         Errors and cancellation are as of ``write``.
         """
 
@@ -381,17 +359,16 @@ class UnknownCommit(NotCommitted):
     """Whether a commit happened is not known."""
 
 
-async def write_at_start(
-    store: Store, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """Commit a use case that may as well happen twice, and return its result.
+async def write_at_start(store: Store, write: Callable[[], Awaitable[T]]) -> T:
+    """Commit a use case that may as well happen twice, and return its value.
 
-    While a database that others use, too, is lost at each commit, it is repeated, for ``START_PATIENCE``.
+    While a database that others use, too, is lost at each commit, ``write`` is repeated, for
+    ``START_PATIENCE``.
     """
     deadline = trio.current_time() + START_PATIENCE
     while True:
         try:
-            return await store.write(use_case, *args, **kwargs)
+            return await write()
         except NotCommitted:
             if not store.is_shared or trio.current_time() >= deadline:
                 raise

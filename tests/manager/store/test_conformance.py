@@ -17,6 +17,7 @@ import trio.testing
 
 from exotrio import DatabaseError
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Conflict, Store, Transaction, View
 from exotrio.manager.store.postgres import database
@@ -474,10 +475,8 @@ async def test_readers_never_see_half_a_use_case(store: Store) -> None:
 
 
 async def test_each_commit_tells_how_many_use_cases_it_answered_and_what_ended(store: Store) -> None:
-    def end(tx: Transaction, node: str, *, fails: bool = False) -> None:
-        tx.ended["n", node, "SUCCESS"] += 1
-        if fails:
-            raise ZeroDivisionError
+    def end(tx: Transaction, node: str) -> WithEffects[None]:
+        return WithEffects(None, Effects(final=Counter([("n", node, "SUCCESS")])))
 
     def on_commit(writes: int, ended: Counter[tuple[str, str, str]]) -> None:
         trio.lowlevel.current_task()  # it is called in a Trio thread
@@ -491,7 +490,7 @@ async def test_each_commit_tells_how_many_use_cases_it_answered_and_what_ended(s
         for node in ("a", "a", "b"):
             nursery.start_soon(store.write, end, node)
     with pytest.raises(ZeroDivisionError):
-        await store.write(lambda tx: end(tx, "c", fails=True))
+        await store.write(put_and_fail, "c")
     await until(lambda: sum(told) == 4)
     assert total == {("n", "a", "SUCCESS"): 2, ("n", "b", "SUCCESS"): 1}
 
@@ -511,10 +510,8 @@ async def test_what_is_written_grows_with_what_a_page_may_show_and_with_little_e
 async def test_states_that_ended_are_counted_by_node_and_minute_at_the_latest_when_the_store_ends(
     db: str, engine: str
 ) -> None:
-    def end(tx: Transaction) -> None:
-        tx.ended["n", "a", "SUCCESS"] += 3
-        tx.tally[1, 7, "SUCCESS", 3] += 2
-        tx.tally[1, 7, "ERRORED", 0] += 1
+    def end(tx: Transaction) -> WithEffects[None]:
+        return WithEffects(None, Effects(tally=Counter({(1, 7, "SUCCESS", 3): 2, (1, 7, "ERRORED", 0): 1})))
 
     def totals(view: View) -> dict[tuple[int, str, int], int]:
         sql = "SELECT node_id, status, bucket, count FROM trends WHERE width = 1"

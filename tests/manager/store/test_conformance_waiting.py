@@ -10,8 +10,9 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
+from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, Topic, Transaction
+from exotrio.manager.store.port import Store, Transaction
 from tests.support.manager import gate, held_up
 from tests.support.stores import (
     IN_THREADS,
@@ -149,11 +150,11 @@ async def test_what_was_undone_was_not_announced(store: Store) -> None:
 
 
 async def test_an_error_of_what_waited_is_raised(store: Store) -> None:
-    def fail_at_last(tx: Transaction) -> None:
-        tx.waits_for = {1: math.inf}
+    def fail_at_last(tx: Transaction) -> WithEffects[str | None]:
         looks.append(tx.waited)
         if "item" in keys(tx):
             put_and_fail(tx, "undone")
+        return WithEffects(None, Effects(waits_for={1: math.inf}))
 
     async def wait() -> None:
         with pytest.raises(ZeroDivisionError, match="undone"):
@@ -186,10 +187,10 @@ async def test_what_is_cancelled_while_it_waits_does_not_happen(store: Store) ->
 
 @in_threads
 async def test_what_is_cancelled_while_it_runs_is_undone_if_it_is_committed(store: Store) -> None:
-    def put_and_hold(tx: Transaction) -> None:
+    def put_and_hold(tx: Transaction) -> WithEffects[None]:
         put(tx, "unwanted")
-        tx.undo = lambda tx: remove(tx, "unwanted")
         closed.hold()
+        return WithEffects(None, Effects(undo=lambda tx: remove(tx, "unwanted")))
 
     with gate() as closed:
         async with trio.open_nursery() as nursery:
@@ -233,7 +234,7 @@ async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> No
         with pytest.raises(DatabaseError, match="closed"):
             await store.write(put, "a")
         with pytest.raises(DatabaseError, match="closed"):
-            await store.write_once_ready(60, put, "a")
+            await store.write_once_ready(60, lambda tx: WithEffects(None, Effects()))
         for way in (store.read, store.read_with_deadline):
             with pytest.raises(DatabaseError, match="closed"):
                 await way(keys)

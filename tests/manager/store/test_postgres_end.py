@@ -14,6 +14,7 @@ import trio
 
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager import embedded, serve
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, Transaction
 from exotrio.manager.store.postgres import notices
@@ -61,9 +62,9 @@ async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
 
-    def hold(tx: Transaction) -> None:
-        tx.undo = lambda tx: None
+    def hold(tx: Transaction) -> WithEffects[None]:
         closed.hold()
+        return WithEffects(None, Effects(undo=lambda tx: None))
 
     with gate() as closed, trio.fail_after(PATIENCE):
         async with open_store(database.url, grace=0.05) as store, trio.open_nursery() as nursery:

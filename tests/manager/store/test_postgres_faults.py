@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import trio
 
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store import tallies
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.postgres import notices, readers, writes
@@ -68,10 +70,9 @@ async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_
     monkeypatch.setattr(writes, "RETRY_FOR", 0.01)
     looks = []
 
-    def take(tx: Transaction) -> str | None:
+    def take(tx: Transaction) -> WithEffects[str | None]:
         looks.append(tx.waited)
-        tx.waits_for = {"topic": MINUTE}
-        return "item" if remove(tx, "item") else None
+        return WithEffects("item" if remove(tx, "item") else None, Effects(waits_for={"topic": MINUTE}))
 
     found = []
 
@@ -113,12 +114,12 @@ async def test_a_result_that_nobody_takes_is_undone_if_its_commit_may_have_happe
 ) -> None:
     running, go = threading.Event(), threading.Event()
 
-    def take(tx: Transaction) -> None:
+    def take(tx: Transaction) -> WithEffects[None]:
         put(tx, "a", "taken")
-        tx.undo = lambda tx: remove(tx, "a")
         proxy.cut_at_commit("after", tx._connection._socket.getsockname()[1])  # type: ignore[attr-defined]
         running.set()
         go.wait()
+        return WithEffects(None, Effects(undo=lambda tx: remove(tx, "a")))
 
     with trio.fail_after(PATIENCE):
         async with open_store(database.url_at(proxy.port)) as store:
@@ -136,8 +137,8 @@ async def test_what_may_have_been_counted_is_not_counted_again(
 ) -> None:
     monkeypatch.setattr(postgres, "TALLY_INTERVAL", 0.01)
 
-    def end(tx: Transaction, times: int) -> None:
-        tx.tally[1, 7, "SUCCESS", 3] += times
+    def end(tx: Transaction, times: int) -> WithEffects[None]:
+        return WithEffects(None, Effects(tally=Counter({(1, 7, "SUCCESS", 3): times})))
 
     def write(*args: object) -> None:
         tallies_write(*args)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.postgres import topics
@@ -45,24 +46,23 @@ async def store(database: Database, no_polling: None) -> AsyncIterator[Store]:
         yield opened
 
 
-def offer(tx: Transaction, topic: str, *keys: str) -> None:
+def offer(tx: Transaction, topic: str, *keys: str) -> WithEffects[None]:
     """Put down what can be taken, and announce it."""
     tx.insert("meta", ("key", "value"), [(f"{topic} {key}", key) for key in sorted(keys)])
-    tx.ready.add(topic)
+    return WithEffects(None, Effects(announced={topic}))
 
 
-def take(tx: Transaction, *wanted: str) -> str | None:
-    for topic in wanted:
+def take(tx: Transaction, *topics: str) -> WithEffects[str | None]:
+    effects = Effects(waits_for=dict.fromkeys(topics, math.inf))
+    for topic in topics:
         row = tx.row(
             "DELETE FROM meta WHERE key = (SELECT key FROM meta WHERE key LIKE ? ORDER BY key LIMIT 1"
             f"{tx.skip_locked('meta')}) RETURNING value",
             (f"{topic} %",),
         )
         if row is not None:
-            value: str = row["value"]
-            return value
-    tx.waits_for = dict.fromkeys(wanted, math.inf)
-    return None
+            return WithEffects(row["value"], effects)
+    return WithEffects(None, effects)
 
 
 def setting(view: View, name: str) -> str:
@@ -111,7 +111,7 @@ class Takers:
         return scope
 
     async def _take(self, name: str, topics: tuple[str, ...], scope: trio.CancelScope) -> None:
-        def look(tx: Transaction) -> str | None:
+        def look(tx: Transaction) -> WithEffects[str | None]:
             found = take(tx, *topics)
             self.looks += 1
             return found
@@ -158,13 +158,13 @@ async def test_a_slow_first_look_costs_nobody_its_place(
 ) -> None:
     took: list[str] = []
 
-    def look_slowly(tx: Transaction) -> str | None:
+    def look_slowly(tx: Transaction) -> WithEffects[str | None]:
         found = take(tx, "topic")
         if not tx.waited:
             closed.hold()
         return found
 
-    async def wait(name: str, look: Callable[[Transaction], str | None]) -> None:
+    async def wait(name: str, look: Callable[[Transaction], WithEffects[str | None]]) -> None:
         await store.write_once_ready(LONG, look)
         took.append(name)
 
@@ -197,9 +197,9 @@ async def test_what_was_announced_to_one_that_gives_up_goes_to_the_next(store: S
     first = await takers.start("first", "topic")
     await takers.start("second", "topic")
 
-    def offer_and_cancel(tx: Transaction) -> None:
-        offer(tx, "topic", "a")
+    def offer_and_cancel(tx: Transaction) -> WithEffects[None]:
         trio.from_thread.run_sync(first.cancel, trio_token=token)
+        return offer(tx, "topic", "a")
 
     token = trio.lowlevel.current_trio_token()
     await store.write(offer_and_cancel)
@@ -209,9 +209,9 @@ async def test_what_was_announced_to_one_that_gives_up_goes_to_the_next(store: S
 async def test_what_is_announced_while_a_use_case_looks_is_not_missed(store: Store) -> None:
     token = trio.lowlevel.current_trio_token()
 
-    def look(tx: Transaction) -> str | None:
+    def look(tx: Transaction) -> WithEffects[str | None]:
         found = take(tx, "topic")
-        if found is None and not tx.waited:
+        if found.value is None and not tx.waited:
             trio.from_thread.run(store.write, offer, "topic", "a", trio_token=token)
         return found
 
@@ -221,10 +221,9 @@ async def test_what_is_announced_while_a_use_case_looks_is_not_missed(store: Sto
 async def test_it_looks_again_when_something_comes_due(store: Store) -> None:
     looks = []
 
-    def look(tx: Transaction) -> str | None:
+    def look(tx: Transaction) -> WithEffects[str | None]:
         looks.append(tx.waited)
-        tx.waits_for = {"topic": 0.01}
-        return "due" if len(looks) == 4 else None
+        return WithEffects("due" if len(looks) == 4 else None, Effects(waits_for={"topic": 0.01}))
 
     with trio.fail_after(LONG / 10):
         assert await store.write_once_ready(LONG, look) == "due"
@@ -232,9 +231,9 @@ async def test_it_looks_again_when_something_comes_due(store: Store) -> None:
 
 
 async def test_it_looks_a_last_time_at_the_end(store: Store, database: Database) -> None:
-    def look(tx: Transaction) -> str | None:
+    def look(tx: Transaction) -> WithEffects[str | None]:
         found = take(tx, "topic")
-        if found is None and not tx.waited:
+        if found.value is None and not tx.waited:
             database.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
         return found
 
@@ -283,9 +282,10 @@ async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, da
     async with listening(database) as other:
         await takers.start("first", "topic")
 
-        def offer_many(tx: Transaction) -> None:
-            offer(tx, "topic", "a")
-            tx.ready |= {(run, node) for run in range(2_000) for node in range(3)}
+        def offer_many(tx: Transaction) -> WithEffects[None]:
+            offered = offer(tx, "topic", "a")
+            offered.effects.announced |= {(run, node) for run in range(2_000) for node in range(3)}
+            return offered
 
         await other.write(offer_many)
         assert await takers.taken(1) == [("first", "a")]

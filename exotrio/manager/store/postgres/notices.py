@@ -20,7 +20,7 @@ import trio
 from pydantic_core import from_json, to_json
 
 from exotrio._util.backoff import OUTAGE
-from exotrio.manager.store.port import Topic
+from exotrio.manager.store.effects import Topic
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection
 from exotrio.manager.store.postgres.epochs import Epochs

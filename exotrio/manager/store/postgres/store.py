@@ -21,6 +21,7 @@ from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.commits import WRITTEN_AGAIN
 from exotrio.manager.store.driver import put_meta
+from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, Transaction, UnknownCommit, View
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
@@ -92,20 +93,12 @@ class PostgresStore:
     def describe(self, view: View) -> dict[str, Any]:
         return describe(view) | {"commit_ms": self._commit_times.median_ms}
 
-    async def write(
-        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        write = Write(lambda tx: use_case(tx, *args, **kwargs))
-        value: T = await self._settle(write)
-        return value
+    async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await self._settle(Write(lambda tx: use_case(tx, *args, **kwargs)))
 
     async def write_once_ready(
-        self,
-        longest: float,
-        use_case: Callable[Concatenate[Transaction, P], T | None],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T | None:
+        self, longest: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         deadline = trio.current_time() + longest
         waited = False
         with self._topics.waiter() as waiter:
@@ -113,16 +106,17 @@ class PostgresStore:
                 is_last = trio.current_time() >= deadline
                 write = Write(lambda tx: use_case(tx, *args, **kwargs), waited=waited, may_wait=not is_last)
                 try:
-                    value: T | None = await self._settle(write)
+                    value = await self._settle(write)
                 except NotCommitted as error:
                     # It goes on waiting, as if it had not looked: nothing was announced to it.
                     if isinstance(error, UnknownCommit) or is_last or not waited or self._closed:
                         raise
-                    value, write.waits_for = None, dict.fromkeys(waiter.topics, math.inf)
+                    value = None
+                    write.effects = Effects(waits_for=dict.fromkeys(waiter.topics, math.inf))
                 if value is not None or is_last:
                     return value
                 waited = True
-                if self._topics.wait(waiter, write.waits_for):
+                if self._topics.wait(waiter, write.effects.waits_for):
                     with trio.move_on_at(deadline):
                         await waiter.woken.wait()
                     self._topics.run_again(waiter)
@@ -248,7 +242,9 @@ class PostgresStore:
         else:
             assert isinstance(result, outcome.Error)
             failed, goes_on = isinstance(result.error, NotCommitted), False
-            is_lost = isinstance(result.error, UnknownCommit) and (write.abandoned or write.undo_if_unknown)
+            is_lost = isinstance(result.error, UnknownCommit) and (
+                write.abandoned or write.effects.undo_if_unknown
+            )
             if isinstance(result.error, NotCommitted):
                 self._written_at = -math.inf
                 self._log(result.error)
@@ -256,10 +252,11 @@ class PostgresStore:
             self._repeat(write, result.error)
         elif not write.abandoned and write.task is not None:
             trio.lowlevel.reschedule(write.task, result)
-        if is_lost and write.undo is not None:
-            self.write_later(write.undo)
+        if is_lost and write.effects.undo is not None:
+            self.write_later(write.effects.undo)
         if not goes_on:
-            self.on_commit(0 if failed else 1, write.ended)
+            final = write.effects.final if isinstance(result, outcome.Value) else Counter()
+            self.on_commit(0 if failed else 1, final)
 
     def _committed(self, write: Write) -> None:
         if write.changes:
@@ -268,11 +265,12 @@ class PostgresStore:
             if self._is_outage:
                 logger.info(WRITTEN_AGAIN)
                 self._is_outage = False
-        self._tally.update(write.tally)
-        if write.ready:
-            self._topics.announce(write.ready)
+        self._tally.update(write.effects.tally)
+        topics = write.effects.topics()
+        if topics:
+            self._topics.announce(topics)
         if write.changes:
-            self._notices.tell(write.ready)
+            self._notices.tell(topics)
 
     def _hear(self, topics: set[Any] | None) -> None:
         """Take what another manager announced; None if it is not known what that was."""

@@ -19,7 +19,7 @@ from operator import attrgetter
 
 import trio
 
-from exotrio.manager.store.port import Topic
+from exotrio.manager.store.effects import Topic
 
 MIN_POLL = 1.0
 MAX_POLL = 2.0

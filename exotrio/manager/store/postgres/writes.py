@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
@@ -18,7 +17,8 @@ from psycopg import errors
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.commits import CommitTimes
-from exotrio.manager.store.port import Conflict, NotCommitted, Topic, Transaction, UnknownCommit, View
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
+from exotrio.manager.store.port import Conflict, NotCommitted, Transaction, UnknownCommit, View
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
 from exotrio.manager.store.postgres.epochs import Epochs
@@ -61,12 +61,8 @@ class Write:
     """Once it is committed, or has failed; None if it was not run."""
     changes: int = 0
     """Rows that it changed."""
-    ready: set[Topic] = field(default_factory=set)
-    ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    tally: Counter[tuple[int, int, str, int]] = field(default_factory=Counter)
-    undo: Callable[[Transaction], object] | None = None
-    undo_if_unknown: bool = False
-    waits_for: dict[Topic, float] = field(default_factory=dict)
+    effects: Effects = NO_EFFECTS
+    """What it left behind when it ran last. They happen if it is committed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +85,7 @@ class Context:
             now_ms=self.now_ms(),
         )
 
-    def transaction(self, connection: Connection, numbers: Iterator[int]) -> Transaction:
+    def transaction(self, connection: Connection, numbers: Iterator[int], *, waited: bool) -> Transaction:
         """Return what a use case works with on a connection."""
         return Transaction(
             connection=connection,
@@ -98,6 +94,7 @@ class Context:
             stamp=self.stamp,
             now_ms=self.now_ms(),
             allocate=numbers.__next__,
+            waited=waited,
         )
 
 
@@ -185,13 +182,13 @@ class Writer:
         if self._aborted:
             connection.abort()
         before = connection.total_changes
+        write.effects = NO_EFFECTS
         try:
             connection.begin()
-            tx = self._context.transaction(connection, self._numbers.of(connection))
-            tx.waited = write.waited
-            value = write.use_case(tx)
+            numbers = self._numbers.of(connection)
+            tx = self._context.transaction(connection, numbers, waited=write.waited)
+            value, write.effects = WithEffects.of(write.use_case(tx))
             tx.check_updates()
-            write.undo, write.undo_if_unknown = tx.undo, tx.undo_if_unknown
             connection.settle()  # so that only the commit is measured as such
             try:
                 if connection.total_changes == before:
@@ -208,8 +205,9 @@ class Writer:
             self._undo(connection, error)
             raise
         write.changes = connection.total_changes - before
-        write.ready, write.ended, write.tally = tx.announced(), tx.ended, tx.tally
-        write.waits_for = tx.waits_for
+        if tx.heads is not None:
+            for node_id in write.effects.reopened:
+                tx.heads.forget(node_id)
         return value
 
     def _undo(self, connection: Connection, error: BaseException) -> None:

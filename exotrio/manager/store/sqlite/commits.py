@@ -24,8 +24,9 @@ from exotrio.manager.store import tallies
 from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.clock import Clock, WatchedClock
 from exotrio.manager.store.commits import WRITTEN_AGAIN, CommitTimes
+from exotrio.manager.store.effects import Effects, Topic
 from exotrio.manager.store.epoch import GAP, number_at
-from exotrio.manager.store.port import NotCommitted, Topic, Transaction, View
+from exotrio.manager.store.port import NotCommitted, Transaction, View
 from exotrio.manager.store.sqlite.dialect import SQLiteDialect
 from exotrio.manager.store.sqlite.writes import Waiting, Write
 
@@ -47,15 +48,24 @@ _FIX = "check its file and the free space of its disk"
 
 @dataclass(slots=True, kw_only=True)
 class Commit:
-    """What one commit did: ``writes`` have their results now, ``waits`` found nothing and go on waiting. The
-    others are as in ``Transaction``."""
+    """What one commit did: ``writes`` have their results now, ``waits`` found nothing and go on waiting.
+    ``topics`` were announced; the others are as in ``Effects``."""
 
     writes: list[Write] = field(default_factory=list)
     waits: list[Write] = field(default_factory=list)
     failed: bool = False
-    ready: set[Topic] = field(default_factory=set)
-    ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    topics: set[Topic] = field(default_factory=set)
+    final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     tally: Counter[tallies.Key] = field(default_factory=Counter)
+
+    def add(self, effects: Effects) -> None:
+        """Add what one of its use cases left behind."""
+        self.topics |= effects.topics()
+        # Most use cases end no state, and to update a Counter takes as long as a statement.
+        if effects.final:
+            self.final.update(effects.final)
+        if effects.tally:
+            self.tally.update(effects.tally)
 
 
 class Committer:
@@ -193,7 +203,7 @@ class Committer:
 
     def _run_waiting(self, committed: Commit, due: Collection[Topic]) -> set[Write]:
         """Run what waits for a topic that this commit announces, or that came due; return what was run."""
-        topics = committed.ready.union(due)
+        topics = committed.topics.union(due)
         ran: set[Write] = set()
         for write in self._waiting.waiting_for(topics):
             if write in ran or topics.isdisjoint(write.topics):
@@ -219,18 +229,13 @@ class Committer:
             stamp=self.stamp,
             now_ms=self._watched(),
             allocate=self._numbers.__next__,
+            waited=write in self._waiting,
         )
-        tx.waited = write in self._waiting
         self.connection.execute("SAVEPOINT use_case")
         result: outcome.Outcome[Any] = outcome.capture(write.run, tx, self.now())
         if isinstance(result, outcome.Value):
             self.connection.execute("RELEASE use_case")
-            committed.ready |= tx.announced()
-            # Most use cases end no state, and to update a Counter takes as long as a statement.
-            if tx.ended:
-                committed.ended.update(tx.ended)
-            if tx.tally:
-                committed.tally.update(tx.tally)
+            committed.add(write.effects)
         elif isinstance(result, outcome.Error):
             if not self.connection.in_transaction:
                 # SQLite rolled everything back already, so the whole group fails, and for this reason.

@@ -71,23 +71,14 @@ class _CommittingStore:
     def describe(self, view: View) -> dict[str, Any]:
         return describe(view, self.path) | {"commit_ms": self._committer.commit_times.median_ms}
 
-    async def write(
-        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        value: T = await self._settle(Write(lambda tx: use_case(tx, *args, **kwargs)))
-        return value
+    async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await self._settle(Write(lambda tx: use_case(tx, *args, **kwargs)))
 
     async def write_once_ready(
-        self,
-        longest: float,
-        use_case: Callable[Concatenate[Transaction, P], T | None],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T | None:
+        self, longest: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         deadline = self._committer.now() + longest
-        write = Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
-        value: T | None = await self._settle(write)
-        return value
+        return await self._settle(Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline))
 
     async def check_writable(self) -> None:
         await self.write(self._committer.check_writable)
@@ -97,7 +88,7 @@ class _CommittingStore:
 
     def _report(self, committed: Commit) -> None:
         if committed.writes:
-            self.on_commit(0 if committed.failed else len(committed.writes), committed.ended)
+            self.on_commit(0 if committed.failed else len(committed.writes), committed.final)
 
     async def _settle(self, write: Write) -> Any:
         """Return the result of a write once it is committed."""
@@ -273,8 +264,9 @@ class FileStore(_CommittingStore):
 
     def _deliver(self, committed: Commit) -> None:
         for write in committed.writes:
-            if write.abandoned and write.undo is not None and isinstance(write.result, outcome.Value):
-                self.write_later(write.undo)
+            undo = write.effects.undo
+            if write.abandoned and undo is not None and isinstance(write.result, outcome.Value):
+                self.write_later(undo)
             else:
                 _answer(write)
         self._report(committed)

@@ -16,7 +16,8 @@ from typing import Any
 import outcome
 import trio
 
-from exotrio.manager.store.port import Topic, Transaction
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, Topic, WithEffects
+from exotrio.manager.store.port import Transaction
 
 
 @dataclass(slots=True, eq=False)
@@ -34,8 +35,8 @@ class Write:
     """The task that waits for its result, if any."""
     result: outcome.Outcome[Any] = field(init=False)
     """Once it is committed."""
-    undo: Callable[[Transaction], object] | None = None
-    """See ``Transaction.undo``."""
+    effects: Effects = NO_EFFECTS
+    """What it left behind when it ran last."""
     found: bool = False
     """Whether it returned something when it ran last, or does not wait."""
     is_open: bool = False
@@ -54,12 +55,11 @@ class Write:
     def run(self, tx: Transaction, now: float) -> Any:
         """Run the use case."""
         self.found, self.is_open = True, False
-        value = self.use_case(tx)
+        value, self.effects = WithEffects.of(self.use_case(tx))
         tx.check_updates()
-        self.undo = tx.undo
         if value is None and self.deadline is not None:
             self.found, self.is_open = False, now < self.deadline
-            self.awaited = {topic: now + seconds for topic, seconds in tx.waits_for.items()}
+            self.awaited = {topic: now + seconds for topic, seconds in self.effects.waits_for.items()}
         return value
 
 

@@ -1,0 +1,89 @@
+"""What a use case leaves behind besides what it writes: the store takes care of it once that is committed.
+
+A use case without effects returns its value alone. Any other returns it ``WithEffects``. If a use case calls
+another one, it adds the effects of that one to its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from exotrio.manager.store.port import Transaction
+
+T_co = TypeVar("T_co", covariant=True)
+
+Topic = int | str | tuple[int, int]
+"""What a use case may wait for: a claimable state of a node (its id), or of a node in one run
+(run, node); the begin or the end of a run (its public id)."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Effects:
+    """What to do once a use case is committed.
+
+    Attributes:
+        announced: Topics to announce.
+        claimable: New states that can be claimed, by number: run and node. They are announced, too.
+        reopened: Nodes of which a state can be claimed that may be older than those that wait.
+        final: How many states got a status in which they stay, by (namespace, node, status).
+        tally: How many states and runs ended, by (graph, node id, status, bucket of the time they took).
+        undo: A use case that is run if the caller is gone when the commit is done: its result must not get
+            lost.
+        undo_if_unknown: Run ``undo`` also if it is not known whether the commit happened: the caller cannot
+            ask for the result again.
+        waits_for: Of a use case that returns None to wait: the topics, and for each the seconds after which
+            something comes due without an announcement, or infinity.
+    """
+
+    announced: set[Topic] = field(default_factory=set)
+    claimable: dict[int, tuple[int, int]] = field(default_factory=dict)
+    reopened: set[int] = field(default_factory=set)
+    final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    tally: Counter[tuple[int, int, str, int]] = field(default_factory=Counter)
+    undo: Callable[[Transaction], object] | None = None
+    undo_if_unknown: bool = False
+    waits_for: dict[Topic, float] = field(default_factory=dict)
+
+    def announce(self, run: int, node_id: int) -> None:
+        """Announce that a state of this run and node became claimable, or will."""
+        self.announced |= {node_id, (run, node_id)}
+
+    def reopen(self, run: int, node_id: int) -> None:
+        """Announce a state that was claimable before: it may be older than those that wait."""
+        self.reopened.add(node_id)
+        self.announce(run, node_id)
+
+    def add(self, other: Effects) -> None:
+        """Add the effects of another use case in the same transaction, which neither waits nor is undone."""
+        self.announced |= other.announced
+        self.claimable |= other.claimable
+        self.reopened |= other.reopened
+        self.final.update(other.final)
+        self.tally.update(other.tally)
+
+    def topics(self) -> set[Topic]:
+        """Return all topics to announce."""
+        topics = self.announced.copy()
+        for run, node_id in set(self.claimable.values()):
+            topics |= {node_id, (run, node_id)}
+        return topics
+
+
+NO_EFFECTS = Effects()
+"""Of a use case that returned its value alone. Never changed."""
+
+
+class WithEffects(NamedTuple, Generic[T_co]):
+    """What a use case returns if it has effects. Whoever runs it gets the value."""
+
+    value: T_co
+    effects: Effects
+
+    @staticmethod
+    def of(returned: Any) -> WithEffects[Any]:
+        """Return what a use case returned, with no effects if it names none."""
+        return returned if isinstance(returned, WithEffects) else WithEffects(returned, NO_EFFECTS)
