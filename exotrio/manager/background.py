@@ -24,8 +24,10 @@ from exotrio.manager.engine.leases import MonotonicClock, Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.runs import due_in_ms, fire_schedules
 from exotrio.manager.store.cipher import Cipher
-from exotrio.manager.store.port import Store, Transaction, log_level, write_at_start
+from exotrio.manager.store.opening import write_at_start
+from exotrio.manager.store.port import Store, log_level
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
+from exotrio.manager.store.transaction import Transaction
 
 logger = logging.getLogger("exotrio.manager")
 

@@ -29,8 +29,8 @@ from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import CLOSING_GRACE, Store, write_at_start
+from exotrio.manager.store.opening import open_store, write_at_start
+from exotrio.manager.store.port import CLOSING_GRACE, Store
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exotrio.manager import Service
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.native import item_for
 from tests.support.helpers import SettableClock, ok

@@ -25,8 +25,9 @@ from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.runs import fire_schedules
-from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.sqlite.database import MEMORY
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 from exotrio.manager.web import Dashboard
 from tests.browser.crew import Crew, Hand, Inputs, Part
 from tests.contract.api import Api

@@ -17,8 +17,8 @@ import httpx
 import trio
 
 from exotrio.manager import Service, open_service
-from exotrio.manager.store.port import View
 from exotrio.manager.store.sqlite.database import open_writer
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, executed_item, item_for

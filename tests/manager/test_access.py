@@ -27,7 +27,8 @@ from exotrio.manager.security import wrong_keys
 from exotrio.manager.security.sessions import Sessions
 from exotrio.manager.security.wrong_keys import FORGOTTEN_AFTER_MS, MAX_DELAY, TRIES, WrongKeys
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import NotCommitted, Store, View
+from exotrio.manager.store.port import NotCommitted, Store
+from exotrio.manager.store.view import View
 from tests.support import postgres
 from tests.support.helpers import ok, open_client, refused, virtual_ms
 from tests.support.manager import ENGINES, KEY, NO_SETTINGS, open_two

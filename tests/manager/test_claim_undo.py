@@ -14,7 +14,7 @@ import trio.testing
 from exotrio.manager import create_app
 from exotrio.manager.engine import claims, runs
 from exotrio.manager.store.effects import WithEffects
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, node_name, ok, place
 from tests.support.manager import (

@@ -13,7 +13,7 @@ import trio
 
 from exotrio._wire.native import ExecutedItem
 from exotrio.manager.engine.exchange import record_and_claim
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item
 from tests.support.helpers import ok, place

@@ -21,7 +21,8 @@ from exotrio.manager import embedded
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.graphs import correct_schedules
 from exotrio.manager.store.clock import wall_clock
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.cron import N, put, runs
 from tests.support.helpers import (

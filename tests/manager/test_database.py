@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from exotrio import DatabaseBusy, DatabaseError, DatabaseTooNew
-from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.schema import VERSION
 from exotrio.manager.store.sqlite.store import open_store
+from exotrio.manager.store.transaction import Transaction
 from tests.support.manager import open_manager, running
 from tests.support.processes import Process
 from tests.support.stores import keys, put

@@ -11,7 +11,8 @@ import trio
 from exotrio.manager import service
 from exotrio.manager.engine import deletion, runs
 from exotrio.manager.engine.deletion import Deleted, delete_graph
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import PRINTED, A, claim, executed_item, item_for, report
 from tests.support.helpers import eventually, ok, place

@@ -16,9 +16,9 @@ from exotrio import DatabaseError
 from exotrio.manager.engine import leases, managers
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import View
 from exotrio.manager.store.postgres import readers, writes
 from exotrio.manager.store.postgres import store as store_of_postgres
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, executed_item

@@ -10,7 +10,7 @@ import pytest
 from exotrio import StateManager
 from exotrio.manager.queries import graphs
 from exotrio.manager.queries.graphs import GraphPage
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.support.helpers import ok, place
 from tests.support.manager import ENGINES, embedded_in, open_two

@@ -12,8 +12,8 @@ import trio
 
 from exotrio.manager.store import heads
 from exotrio.manager.store.heads import START, Heads
-from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.postgres import topics
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, claim_one, item_for, results
 from tests.support.helpers import ok, place

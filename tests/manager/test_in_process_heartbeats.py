@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import trio
 
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for

@@ -16,9 +16,9 @@ from psycopg.pq.abc import PGresult
 from exotrio.manager import Limits, serve
 from exotrio.manager.engine.inputs import MAX_SHARED, Need, Shared, read_shared
 from exotrio.manager.engine.states import RunScope
-from exotrio.manager.store.port import View
 from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.pipeline import Pipeline
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow

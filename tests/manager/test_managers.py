@@ -34,10 +34,11 @@ from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store import schema
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.effects import WithEffects
-from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.postgres import clock as server_clock
 from exotrio.manager.store.postgres import notices
 from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, place
 from tests.support.manager import Gate, Manager, held_up, open_manager, recount

@@ -19,9 +19,9 @@ import trio
 from exotrio.errors import DatabaseError
 from exotrio.manager.store import schema
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import View
 from exotrio.manager.store.postgres import database as on_postgres
 from exotrio.manager.store.sqlite import database
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.support import postgres
 from tests.support.helpers import node_name, ok

@@ -18,9 +18,9 @@ from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security import sessions
 from exotrio.manager.store import readers
-from exotrio.manager.store.port import View
 from exotrio.manager.store.sqlite.readers import READS
 from exotrio.manager.store.sqlite.store import open_store
+from exotrio.manager.store.view import View
 from exotrio.manager.web import Dashboard
 from tests.contract.api import Api
 from tests.contract.flow import Flow

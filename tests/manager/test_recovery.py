@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.helpers import ok
 from tests.support.manager import open_manager, recount, running

@@ -13,7 +13,7 @@ from exotrio import ConfigurationError
 from exotrio.manager import embedded, serve
 from exotrio.manager.engine import retention
 from exotrio.manager.engine.retention import clear, discard
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import PRINTED, B, claim, executed_item, item_for, report

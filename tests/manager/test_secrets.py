@@ -17,7 +17,7 @@ from exotrio._util import redaction
 from exotrio._util.redaction import Redactor
 from exotrio.manager.security.encryption import cipher_from_text, find_cipher, rotate_secrets
 from exotrio.manager.store.cipher import Cipher
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import claim, item_for, report
 from tests.support.helpers import NO_RETRY, ok, place, refused

@@ -14,7 +14,7 @@ from exotrio import ConfigurationError, DatabaseError
 from exotrio._shared.settings import Settings
 from exotrio.manager import background
 from exotrio.manager.security.encryption import cipher_from_text, rotate_secrets
-from exotrio.manager.store import port
+from exotrio.manager.store import opening
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 from tests.contract.flow import Flow
 from tests.support.commands import Cli, told
@@ -163,7 +163,7 @@ async def test_one_that_was_lost_is_waited_for_no_longer_than_it_counts_as_alive
 async def test_a_start_that_fails_does_not_count_as_alive(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(port, "START_PATIENCE", 0)
+    monkeypatch.setattr(opening, "START_PATIENCE", 0)
     async with manager(database, OLD) as one:
         await store_secret(one, "graph")
     database.execute(

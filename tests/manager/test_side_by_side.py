@@ -45,7 +45,8 @@ from exotrio.manager.engine import (
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.cipher import Cipher, encrypt_anew
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, View
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.view import View
 from tests.support.helpers import declare, node_name, place
 from tests.support.manager import recount
 from tests.support.postgres import Database, database

@@ -24,8 +24,9 @@ from exotrio.manager.engine import graphs, runs
 from exotrio.manager.engine.claims import Claimer, claim
 from exotrio.manager.store import tallies
 from exotrio.manager.store.effects import Effects, WithEffects
-from exotrio.manager.store.port import Store, Transaction
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.store import open_store
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, declare, ok, place, sql
 from tests.support.manager import Gate, gate, open_manager

@@ -13,7 +13,7 @@ import pytest
 from exotrio.manager.engine.leases import expire
 from exotrio.manager.engine.states import STATUSES
 from exotrio.manager.store import tallies
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
 from tests.support.helpers import NO_RETRY, SettableClock, ok, place

@@ -14,7 +14,7 @@ from exotrio.errors import ManagerUnavailable
 from exotrio.manager import service
 from exotrio.manager.engine import claims, managers, outcomes, runs
 from exotrio.manager.security import encryption
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, ok, place
 from tests.support.manager import Manager, open_manager, recount

@@ -20,7 +20,7 @@ from exotrio.manager.engine.workers import (
     STOPPED_FORGOTTEN_AFTER_MS,
 )
 from exotrio.manager.queries.workers import progress_of, workers_of
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.support.doubles import running
 from tests.support.helpers import SettableClock, eventually, node_name, ok, place, refused

@@ -28,7 +28,7 @@ from exotrio.manager.engine import exchange, graphs, outcomes, workers
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.effects import WithEffects
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 from exotrio.testing import run_graph
 from tests.contract.api import Api
 from tests.contract.flow import Flow

@@ -22,7 +22,7 @@ from exotrio.manager.queries.state_detail import chain
 from exotrio.manager.security.access import local
 from exotrio.manager.service import WaitingClaims
 from exotrio.manager.store.clock import wall_clock
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support import postgres

@@ -10,7 +10,8 @@ from typing import Any
 
 import trio
 
-from exotrio.manager.store.port import Store, Transaction
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.transaction import Transaction
 from tests.support import postgres
 from tests.support.manager import Gate, Manager, apis_of, gate, open_manager
 from tests.support.stores import until

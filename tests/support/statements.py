@@ -9,7 +9,8 @@ from typing import Any
 from unittest import mock
 
 from exotrio.manager.store.driver import Connection, Rows
-from exotrio.manager.store.port import Store, Transaction
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.transaction import Transaction
 
 
 class _Noting:

@@ -31,7 +31,7 @@ from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.queries.workers import find_worker, list_workers
 from exotrio.manager.service import Service
 from exotrio.manager.store.effects import WithEffects
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"
 WORKER = NS + "/worker/{worker_id:path}"

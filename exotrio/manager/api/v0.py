@@ -26,7 +26,7 @@ from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 NS = "/v0/namespace/{namespace}"
 

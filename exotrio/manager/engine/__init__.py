@@ -30,7 +30,7 @@ Nothing here awaits, knows HTTP or reads a clock: the time is ``tx.now_ms``, and
 
 A use case loads what it needs, decides, and saves, each with a few statements: as many for one state as for a
 thousand. When outcomes are recorded (``outcomes.record_batch``), these run for the whole batch, besides the
-savepoint around the use case (``manager.store``) and templates that are not cached (``store.port``):
+savepoint around the use case (``manager.store``) and templates that are not cached (``store.catalog``):
 
 1. ``states.states_to_change``: the states with their runs. Token and status decide if an outcome counts.
 2. Only if something needs it: inputs of states that are copied, and ``inputs.read_shared``: ancestors and

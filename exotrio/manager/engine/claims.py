@@ -27,7 +27,7 @@ from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.heads import START, Position
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
 """Maximum of the inputs of one claim, unless it is a single state: a slow connection must transfer them

@@ -20,7 +20,8 @@ from exotrio.manager.engine.runs import cancel
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 MAX_PENDING = 1_000
 """Runs that are cancelled in transactions of their own before it is looked for more."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.store.effects import Effects
-from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.tallies import RUN, Key, bucket_of
+from exotrio.manager.store.transaction import Transaction
 
 SUCCESS, ERRORED = StateStatus.SUCCESS.value, StateStatus.ERRORED.value
 

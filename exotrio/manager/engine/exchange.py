@@ -8,7 +8,7 @@ from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio.manager.engine.claims import Claimed, Claimer, claim_due
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.store.effects import WithEffects
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 
 def record_and_claim(

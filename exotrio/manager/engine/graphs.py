@@ -21,7 +21,8 @@ from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 
 def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:

@@ -18,7 +18,7 @@ from exotrio.graph.placeholders import OutputRef, Piece, StoreRef
 from exotrio.manager.engine.states import RunScope, size_of
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Place, Unite
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 Outputs = Mapping[str, Any]
 

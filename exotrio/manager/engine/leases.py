@@ -39,7 +39,7 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 MonotonicClock = Callable[[], int]
 """Returns milliseconds that never decrease."""

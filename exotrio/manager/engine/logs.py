@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from exotrio._util.redaction import Redactor
 from exotrio._wire.native import LogLine
 from exotrio._wire.vocabulary import MAX_LOG_BYTES
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 MAX_NAME = 200
 """Characters of the level and of the logger of a line."""

@@ -22,8 +22,8 @@ from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
-from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, Misfit, misfit
+from exotrio.manager.store.transaction import Transaction
 
 SEEN_INTERVAL = 5.0
 """Seconds between two signs of life."""

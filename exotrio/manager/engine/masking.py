@@ -13,7 +13,7 @@ from exotrio._util.redaction import NO_SECRETS, Redactor, redactor_of
 from exotrio._wire.native import ErroredItem, OutcomeItem
 from exotrio.manager.engine import logs
 from exotrio.manager.store.cipher import Cipher, open_secrets
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 
 def has_texts(item: OutcomeItem) -> bool:

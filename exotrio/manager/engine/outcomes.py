@@ -36,7 +36,8 @@ from exotrio.manager.rules.lineage import child_path, extend_groups, output_path
 from exotrio.manager.rules.retry_delay import retry_delay_ms
 from exotrio.manager.rules.traces import linked
 from exotrio.manager.store.effects import WithEffects
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 MAX_FOLLOWING = 16
 """The inputs of all states that follow one outcome may take as many times the limit of one state: a fan-out

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 MAX_ANNOUNCED = 20_000
 """Waiting states of a resumed node whose runs are announced. Who waits for a state of one run alone, which is

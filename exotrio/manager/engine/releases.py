@@ -10,7 +10,7 @@ from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
 from exotrio.manager.rules.traces import linked
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request comes much sooner."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 from exotrio.manager.engine.managers import RETENTION, take_duty
 from exotrio.manager.store.clock import set_ahead_ms
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 BATCH = 500
 """Maximum of rows that one step deletes of each table."""

@@ -31,7 +31,8 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.engine.unites import commit_changes, united_states
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 _NOT_RETRIED = {
     CREATED: "this one is CREATED: it waits to run",

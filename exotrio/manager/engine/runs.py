@@ -31,7 +31,8 @@ from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.errors import EntriesRefused, Refused, not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
-from exotrio.manager.store.port import Conflict, Transaction, View
+from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.view import View
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
 MAX_NAMED = 100

@@ -24,8 +24,9 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.rules.traces import parent_in
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects
-from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.tallies import bucket_of
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 CREATED = StateStatus.CREATED.value
 QUEUED = StateStatus.QUEUED.value

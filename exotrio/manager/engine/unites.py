@@ -35,7 +35,8 @@ from exotrio.manager.rules.lineage import child_path, extend_groups
 from exotrio.manager.rules.template import Unite
 from exotrio.manager.rules.traces import linked, parent_in
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 Group = tuple[RunScope, int, Unite]
 """A united node, and the state of its target whose group it unites."""

@@ -15,7 +15,7 @@ from pydantic_core import from_json, to_json
 from exotrio._wire.native import HeartbeatRequest, HeartbeatStateReply
 from exotrio.manager.engine.leases import Terms, end_leases, renew
 from exotrio.manager.rules.errors import not_found
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 FORGOTTEN_AFTER_MS = 600_000
 """After this a silent runtime is forgotten."""

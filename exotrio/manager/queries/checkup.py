@@ -8,7 +8,7 @@ from typing import Any
 
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.queries.workers import disagreements, workers_of
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 HOUR_MS = 3_600_000
 MAX_EVENTS = 20_000

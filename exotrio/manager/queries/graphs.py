@@ -17,7 +17,7 @@ from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.runs import newest_runs
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 MAX_RUNS_SEARCHED = 1_000
 """Newest runs that are searched for the last one of each graph."""

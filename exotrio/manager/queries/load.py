@@ -15,7 +15,7 @@ from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, RETRY_CRE
 from exotrio.manager.queries.paging import Where
 from exotrio.manager.store import tallies
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 MAX_COUNTED = 100_000
 FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"

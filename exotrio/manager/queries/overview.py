@@ -21,7 +21,7 @@ from exotrio.manager.queries.load import (
 from exotrio.manager.queries.runs import newest_runs
 from exotrio.manager.queries.workers import list_workers, live_v0_runtimes, offered
 from exotrio.manager.store import tallies
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 DAY_MS = 86_400_000
 

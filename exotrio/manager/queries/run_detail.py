@@ -22,7 +22,7 @@ from exotrio.manager.queries.runs import run_size
 from exotrio.manager.queries.states import MAX_SEARCHED, times
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 MAX_SPANS = 10_000
 """States that a timeline is drawn from; of a larger run it takes every second one, or every third..."""

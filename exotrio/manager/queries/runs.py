@@ -27,7 +27,8 @@ from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 PAGE_SIZE = 50
 MAX_SEARCHED = 20_000

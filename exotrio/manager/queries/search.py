@@ -18,7 +18,7 @@ from exotrio.manager.queries.runs import search, summarize_run
 from exotrio.manager.queries.state_detail import find_state
 from exotrio.manager.queries.states import ListedState, show_states
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 MIN_PREFIX = 6
 MAX_HITS = 20

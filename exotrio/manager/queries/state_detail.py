@@ -16,7 +16,7 @@ from exotrio.manager.engine.states import CREATED, QUEUED, get_state
 from exotrio.manager.engine.states import find_state as find_state_of_node
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 MAX_ATTEMPTS = 1_000
 """Maximum that is shown before a state, and after it."""

@@ -23,7 +23,7 @@ from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 S = TypeVar("S", bound=StateSummary)
 

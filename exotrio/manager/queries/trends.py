@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from exotrio.manager.queries.load import failures
 from exotrio.manager.store import tallies
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 SPANS = {"1h": (1, 60), "24h": (15, 96), "7d": (120, 84)}
 """Name to the width of a slot, in minutes, and how many slots there are."""

@@ -15,7 +15,7 @@ from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN
 from exotrio.manager.queries.load import Held, count_held
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 SILENT_AFTER_MS = 60_000
 """Without a request for this long a runtime is not called live: three heartbeats are missing."""

@@ -35,8 +35,8 @@ from exotrio.manager.security.secret_files import (
     write_secret_file,
 )
 from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encrypt_anew
-from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, write_at_start
+from exotrio.manager.store.opening import open_store, write_at_start
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.shared_keys import rotate
 from exotrio.manager.store.sqlite.database import truncate_log
 

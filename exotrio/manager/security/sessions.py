@@ -19,7 +19,9 @@ from pydantic_core import from_json, to_json
 
 from exotrio.manager.engine.workers import MAX_TRIMMED, trim
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 IDLE_MS = 12 * 3_600_000
 """After this an unused session ends."""

@@ -20,7 +20,8 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import DatabaseError
 from exotrio.manager.engine.workers import MAX_TRIMMED, trim
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import Conflict, Store, Transaction
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.transaction import Conflict, Transaction
 
 TRIES = 10
 """Different wrong keys from one network that are refused without a delay."""

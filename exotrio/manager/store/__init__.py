@@ -1,8 +1,10 @@
 """The database of a state manager: what use cases are given, and how what they write becomes durable.
 
 ==============  ===================================================================================
-``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them
+``view``        ``View``, which queries get
+``transaction`` ``Transaction``, which use cases get
 ``effects``     what a use case returns besides its value: what to announce, to count, to undo
+``port``        ``Store``, which runs queries and use cases
 ``catalog``     templates and registered nodes, kept parsed
 ``readers``     queries in threads: what the engines share
 ``driver``      rows, connections and dialects, as far as code outside of the engines knows them
@@ -14,7 +16,7 @@
 ``commits``     how long the last commits took
 ``cipher``      secrets, encrypted
 ``shared_keys`` the keys for secrets that the state managers on one database have
-``opening``     opening a database by its name, whatever its engine
+``opening``     opening a database by its name, whatever its engine, and the first writes to it
 ``sqlite``      an engine: opening and owning a file, commits, readers, copies
 ``postgres``    another one, which several state managers may share
 ==============  ===================================================================================

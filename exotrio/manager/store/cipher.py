@@ -17,7 +17,8 @@ from hashlib import sha256
 
 from exotrio._shared.settings import SECRETS_KEY_VARIABLE
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12

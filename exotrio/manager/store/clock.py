@@ -26,7 +26,8 @@ from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import next_occurrence_ms
 from exotrio.manager.store.driver import Connection, Executor, put_meta
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 Clock = Callable[[], int]
 """Returns Unix milliseconds."""

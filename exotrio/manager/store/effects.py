@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 T_co = TypeVar("T_co", covariant=True)
 

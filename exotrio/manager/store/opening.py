@@ -1,16 +1,26 @@
-"""Opening a database by its name: a file, one in memory, or one on PostgreSQL."""
+"""Opening a database by its name (a file, in memory, or on PostgreSQL), and the first writes to it."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TypeVar
+
+import trio
 
 from exotrio._util.database_url import is_database_url
 from exotrio.errors import ConfigurationError
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import CLOSING_GRACE, Store
+from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, Store
 from exotrio.manager.store.sqlite import store as sqlite
+
+T = TypeVar("T")
+
+START_PATIENCE = 30.0
+"""Seconds; what started this process may try again after that."""
+START_PAUSE = 0.5
 
 
 def open_store(
@@ -43,3 +53,19 @@ def open_store(
             f"PostgreSQL cannot be used: {error}", fix="pip install 'exotrio[postgres]'"
         ) from error
     return postgres.open_store(str(db), clock=clock, max_inputs=max_inputs, grace=grace)
+
+
+async def write_at_start(store: Store, write: Callable[[], Awaitable[T]]) -> T:
+    """Commit a use case that may as well happen twice, and return its value.
+
+    While a database that others use, too, is lost at each commit, ``write`` is repeated, for
+    ``START_PATIENCE``.
+    """
+    deadline = trio.current_time() + START_PATIENCE
+    while True:
+        try:
+            return await write()
+        except NotCommitted:
+            if not store.is_shared or trio.current_time() >= deadline:
+                raise
+        await trio.sleep(START_PAUSE)

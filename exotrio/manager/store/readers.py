@@ -15,7 +15,8 @@ import trio
 
 from exotrio._util.backoff import Outage
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import NotRead, View
+from exotrio.manager.store.port import NotRead
+from exotrio.manager.store.view import View
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exotrio.manager.store.cipher import ID_LENGTH, Cipher, Renewed, encrypt_anew
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 SILENT_AFTER_MS = 30_000
 """A state manager that says nothing for so long is taken for lost."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from exotrio._util.words import plural
 from exotrio.manager.engine import graphs, pausing, retries, runs, workers
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.guard import Form, field
 from exotrio.manager.web.page import FormRejected, PageRequest
 from exotrio.manager.web.start_form import sent_form

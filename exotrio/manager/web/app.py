@@ -20,7 +20,8 @@ from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.sessions import add_flash, has_flashes, take_flashes
 from exotrio.manager.service import Service
-from exotrio.manager.store.port import UnknownCommit, View, log_level
+from exotrio.manager.store.port import UnknownCommit, log_level
+from exotrio.manager.store.view import View
 from exotrio.manager.web import actions, guard, live, report
 from exotrio.manager.web.guide import PAGES as GUIDE_PAGES
 from exotrio.manager.web.guide import guide_page

@@ -10,7 +10,7 @@ from exotrio._util.error_message import message_line
 from exotrio.manager.queries.run_detail import MAX_FAILURES, end_of_error, failures_of
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data
 from exotrio.manager.web.texts import ReportTexts
 

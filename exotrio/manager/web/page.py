@@ -22,7 +22,7 @@ from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.workers import Worker, offered, workers_of
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.service import Service
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web import format
 from exotrio.manager.web.guard import Form, path_and_query, read_cookie
 from exotrio.manager.web.svg.bars import bar

@@ -28,7 +28,7 @@ from exotrio.manager.queries.states import MAX_SEARCHED, spent, was_cancelled
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import end_of, faults_of, message_of
 from exotrio.manager.web.format import CANCELLED, CLASSES, classed, short
 from exotrio.manager.web.page import Data, render, style

@@ -8,7 +8,7 @@ from exotrio.manager.engine.states import SUCCESS
 from exotrio.manager.queries.run_detail import first_state, last_successes, read_states, store_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data
 from exotrio.manager.web.texts import ReportTexts
 

@@ -22,7 +22,7 @@ from exotrio.manager.rules.errors import not_found
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.cipher import open_secrets
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.guard import Form, field
 from exotrio.manager.web.page import FormRejected, PageRequest
 

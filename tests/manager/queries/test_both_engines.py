@@ -24,7 +24,8 @@ from exotrio.manager.queries.load import backlog, schedules_paused
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, View
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.both_engines import copied, plain

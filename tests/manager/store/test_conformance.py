@@ -19,8 +19,10 @@ from exotrio import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Conflict, Store, Transaction, View
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import database
+from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.view import View
 from tests.support.helpers import SettableClock
 from tests.support.manager import Gate, gate, held_up
 from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, put_graph, remove, until

@@ -15,13 +15,15 @@ import trio
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Conflict, Store, Transaction, View
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import connection, pipeline, readers, writes
 from exotrio.manager.store.postgres import database as making
 from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.translation import translate
 from exotrio.manager.store.schema import VERSION
+from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.helpers import place
 from tests.support.manager import open_manager

@@ -16,9 +16,10 @@ from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager import embedded, serve
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, Transaction
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import notices
 from exotrio.manager.store.postgres import store as postgres
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.support.helpers import open_client
 from tests.support.manager import KEY, gate

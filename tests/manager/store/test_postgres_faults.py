@@ -21,10 +21,12 @@ from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import notices, readers, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 from tests.support.manager import gate, open_manager
 from tests.support.postgres import PASSWORD, Database
 from tests.support.postgres_proxy import PostgresProxy

@@ -12,8 +12,9 @@ import trio
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import NotCommitted, Transaction, UnknownCommit
+from exotrio.manager.store.port import NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres import connection, readers, server, start, store, writes
+from exotrio.manager.store.transaction import Transaction
 from tests.support.manager import open_manager
 from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy

@@ -13,11 +13,13 @@ from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.managers import enter, leave
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import database as making
 from exotrio.manager.store.postgres import start
 from exotrio.manager.store.schema import OLDEST, VERSION
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 from tests.support.manager import Gate, held_up, open_manager
 from tests.support.postgres import Database
 from tests.support.stores import put, until

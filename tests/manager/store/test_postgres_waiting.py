@@ -13,9 +13,11 @@ import trio.testing
 
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import topics
 from exotrio.manager.store.postgres.store import WRITERS
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 from tests.support.manager import gate
 from tests.support.postgres import Database, pooler
 from tests.support.stores import PATIENCE, keys, put, until

@@ -17,7 +17,7 @@ from exotrio.manager.security.sessions import IDLE_MS, LINK_LASTS_MS, MAX_AGE_MS
 from exotrio.manager.security.wrong_keys import MAX_DELAY, TRIES
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.guard import FORM_TIME, MAX_COOKIES, MAX_SIGN_IN_FORM, local_path
 from tests.support.helpers import virtual_ms
 from tests.support.manager import ENGINES, gate, open_two

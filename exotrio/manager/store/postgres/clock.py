@@ -6,8 +6,8 @@ import math
 import threading
 import time
 
-from exotrio.manager.store.port import View
 from exotrio.manager.store.postgres.connection import Connection
+from exotrio.manager.store.view import View
 
 SAMPLES = 3
 DRIFT = 1e-4

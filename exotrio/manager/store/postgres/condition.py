@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 HOT = ("states", "runs", "counts", "unite_counters")
 """Tables whose rows change all the time."""

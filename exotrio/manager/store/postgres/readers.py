@@ -15,10 +15,11 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.port import NotRead, OutOfTime, View
+from exotrio.manager.store.port import NotRead
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, is_operational
 from exotrio.manager.store.postgres.writes import RETRY_FOR, Context
 from exotrio.manager.store.readers import SEARCHES, Readers, too_slow
+from exotrio.manager.store.view import OutOfTime, View
 
 T = TypeVar("T")
 

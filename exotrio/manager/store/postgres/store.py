@@ -22,7 +22,7 @@ from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.commits import WRITTEN_AGAIN
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.effects import Effects
-from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, Transaction, UnknownCommit, View
+from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
 from exotrio.manager.store.postgres.epochs import Epochs
@@ -32,6 +32,8 @@ from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.start import prepare_patiently
 from exotrio.manager.store.postgres.topics import Topics
 from exotrio.manager.store.postgres.writes import Context, Write, Writer
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 P = ParamSpec("P")
 T = TypeVar("T")

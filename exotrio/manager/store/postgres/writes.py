@@ -18,10 +18,12 @@ from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.commits import CommitTimes
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
-from exotrio.manager.store.port import Conflict, NotCommitted, Transaction, UnknownCommit, View
+from exotrio.manager.store.port import NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
 from exotrio.manager.store.postgres.epochs import Epochs
+from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.view import View
 
 RETRY_FOR = 5.0
 """Seconds from its start after which a use case is not run again: whoever asked is better told so."""

@@ -26,9 +26,11 @@ from exotrio.manager.store.clock import Clock, WatchedClock
 from exotrio.manager.store.commits import WRITTEN_AGAIN, CommitTimes
 from exotrio.manager.store.effects import Effects, Topic
 from exotrio.manager.store.epoch import GAP, number_at
-from exotrio.manager.store.port import NotCommitted, Transaction, View
+from exotrio.manager.store.port import NotCommitted
 from exotrio.manager.store.sqlite.dialect import SQLiteDialect
 from exotrio.manager.store.sqlite.writes import Waiting, Write
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 logger = logging.getLogger("exotrio.manager.store")
 

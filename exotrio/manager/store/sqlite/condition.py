@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 
 
 def describe(view: View, path: Path | None) -> dict[str, Any]:

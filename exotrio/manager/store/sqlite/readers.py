@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import trio
 
-from exotrio.manager.store.port import NotRead, OutOfTime, View
+from exotrio.manager.store.port import NotRead
 from exotrio.manager.store.readers import Readers, too_slow
 from exotrio.manager.store.sqlite.database import open_reader
+from exotrio.manager.store.view import OutOfTime, View
 
 T = TypeVar("T")
 

@@ -25,13 +25,15 @@ from exotrio._shared.database_files import real_path
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import CLOSING_GRACE, Store, Transaction, View
+from exotrio.manager.store.port import CLOSING_GRACE, Store
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.condition import describe
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files
 from exotrio.manager.store.sqlite.readers import FileReaders, MemoryReaders
 from exotrio.manager.store.sqlite.writes import Write
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 P = ParamSpec("P")
 T = TypeVar("T")

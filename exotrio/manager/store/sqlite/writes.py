@@ -17,7 +17,7 @@ import outcome
 import trio
 
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, Topic, WithEffects
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.transaction import Transaction
 
 
 @dataclass(slots=True, eq=False)

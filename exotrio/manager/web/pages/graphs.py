@@ -16,7 +16,7 @@ from exotrio.manager.queries.runs import search
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 from exotrio.manager.web.start_form import start_form

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
 from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
 from exotrio.manager.queries.trends import trend
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 

@@ -11,7 +11,7 @@ from exotrio.manager.queries.runs import newest_runs
 from exotrio.manager.queries.trends import graphs_of, trend
 from exotrio.manager.queries.workers import count_buffered, live_v0_runtimes
 from exotrio.manager.store import tallies
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 

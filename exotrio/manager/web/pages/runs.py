@@ -28,7 +28,7 @@ from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedS
 from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
 from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest, link

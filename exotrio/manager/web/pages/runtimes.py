@@ -7,7 +7,7 @@ from collections.abc import Collection
 from exotrio.manager.queries.load import states_held
 from exotrio.manager.queries.states import ListedState, show_states
 from exotrio.manager.queries.workers import Worker, disagreements, v0_runtimes
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 STATES_SHOWN = 200

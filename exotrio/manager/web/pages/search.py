@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.queries.search import MIN_PREFIX, Hits, find
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.page import MAX_TEXT, Data, Page, PageRequest
 
 

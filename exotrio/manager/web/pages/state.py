@@ -8,7 +8,7 @@ from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, 
 from exotrio.manager.queries.state_detail import find_state, history_of, newest_event
 from exotrio.manager.queries.states import spent, was_cancelled
 from exotrio.manager.queries.workers import progress_of
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.format import status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.svg.bars import split

@@ -10,7 +10,7 @@ from exotrio._wire.overview import STALE, Checkup, DatabaseState, Overview
 from exotrio.manager.queries.checkup import last_backup, show_checkup, show_managers
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.rules.findings import of_checkup, of_overview
-from exotrio.manager.store.port import View
+from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 

@@ -1,0 +1,162 @@
+"""``Transaction``: the database as a use case sees and changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from exotrio.manager.rules.registered import Registered
+from exotrio.manager.store.catalog import Catalog, RunFacts
+from exotrio.manager.store.driver import Connection, Dialect, Rows
+from exotrio.manager.store.heads import Heads
+from exotrio.manager.store.view import View
+
+
+class Conflict(Exception):
+    """Another transaction changed a row between reading and writing it. The store runs the use case again."""
+
+
+class Transaction(View):
+    """What a use case works with: a view that can also write.
+
+    ``waited`` tells whether the use case ran before, found nothing, and has waited since. What is to be done
+    after the commit is not written here but returned: ``store.effects``.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        dialect: Dialect,
+        catalog: Catalog,
+        stamp: str,
+        now_ms: int,
+        allocate: Callable[[], int],
+        waited: bool = False,
+    ) -> None:
+        super().__init__(connection=connection, dialect=dialect, catalog=catalog, stamp=stamp, now_ms=now_ms)
+        self.allocate: Callable[[], int] = allocate
+        """Returns the number of a new state. It is not used again, even if this use case is undone."""
+        self.heads: Heads | None = catalog.heads
+        self.waited = waited
+        self._updates: list[tuple[str, Rows, int]] = []
+
+    def registered(self, namespace: str, name: str) -> Registered | None:
+        """Return what is registered under this name, or None."""
+        return self._catalog.registered(self._connection, namespace, name)
+
+    def node_id(self, namespace: str, name: str) -> int | None:
+        """Return the id of what is registered under this name, or None."""
+        return self._catalog.node_id(self._connection, namespace, name)
+
+    def run_facts(self, runs: Collection[int]) -> dict[int, RunFacts]:
+        """Return what never changes in these runs, by id; read at most once as a rule."""
+        found = {run: facts for run in runs if (facts := self._catalog.known_run(run)) is not None}
+        if missing := [run for run in runs if run not in found]:
+            for run, *facts in self.execute(
+                "SELECT runs.id, run_id, runs.template, graphs.name FROM runs"
+                f" CROSS JOIN graphs ON graphs.id = runs.graph WHERE {self.any_of('runs.id')}",
+                (self.items(missing),),
+            ):
+                found[run] = RunFacts(*facts)
+                self._catalog.keep_run(run, found[run])
+        return found
+
+    def forget_registered(self) -> None:
+        """Read registered nodes anew from now on."""
+        self._catalog.forget_registered()
+
+    def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run one statement for many rows."""
+        self._connection.executemany(sql, rows)
+
+    def insert(
+        self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], conflict: str = ""
+    ) -> None:
+        """Insert rows with one statement.
+
+        ``conflict`` is what follows ON CONFLICT. Several transactions that meet in the same rows must give
+        them in the same order: sort them by their key.
+        """
+        if rows:
+            self._dialect.run(self._connection, self._dialect.insert(table, columns, conflict), rows)
+
+    def insert_new(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> int:
+        """Insert those rows that are not there yet, in an order as of ``insert``; return how many."""
+        sql = self._dialect.insert(table, columns, "DO NOTHING")
+        return self._dialect.run(self._connection, sql, rows).rowcount if rows else 0
+
+    def update(
+        self,
+        table: str,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        add: tuple[str, ...] = (),
+        computed: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """Update rows with one statement: each is (*keys, *columns, *add).
+
+        A row is found by all its keys, which may be NULL but for the first; its ``columns`` get new values,
+        those of ``add`` grow by the given ones; ``computed``: see ``Dialect.update``.
+
+        If one is not found, the use case is run again, when it has ended: the keys say what was read of the
+        row, and it has changed since.
+        """
+        if rows:
+            sql = self._dialect.update(table, keys, columns, add, computed)
+            updated = self._dialect.run(self._connection, sql, rows)
+            self._updates.append((table, updated, len(rows)))
+
+    def check_updates(self) -> None:
+        """Raise Conflict if a row that was to be updated was not found. The store calls this last."""
+        for table, updated, expected in self._updates:
+            if updated.rowcount != expected:
+                raise Conflict(table)
+
+    def lock_runs(self, ids: Sequence[int]) -> None:
+        """Have the states of these runs to oneself until the end of the transaction.
+
+        Whoever changes states of a run does this before reading them; claims and heartbeats need not, since
+        no counter depends on them.
+        """
+        if self._dialect.locks_rows:
+            locked = f"SELECT id FROM runs WHERE {self.any_of('id')} ORDER BY id FOR UPDATE"
+            self.execute(locked, (self.items(ids),))
+
+    def lock_runs_of(self, seqs: Sequence[int]) -> None:
+        """Lock the runs of these states, as ``lock_runs`` does."""
+        if self._dialect.locks_rows:
+            which = f"SELECT run FROM states WHERE {self.any_of('seq')}"
+            locked = f"SELECT id FROM runs WHERE id IN ({which}) ORDER BY id FOR UPDATE"
+            self.execute(locked, (self.items(seqs),))
+
+    def for_update(self, table: str) -> str:
+        """Return the end of a SELECT that locks the rows of a table which it finds."""
+        return f" FOR UPDATE OF {table}" if self._dialect.locks_rows else ""
+
+    def skip_locked(self, table: str) -> str:
+        """Return the end of a SELECT that locks rows as ``for_update`` does, leaving out locked ones."""
+        return f" FOR UPDATE OF {table} SKIP LOCKED" if self._dialect.locks_rows else ""
+
+    def for_share(self, table: str) -> str:
+        """Return the end of a SELECT that keeps the rows which it finds from being changed."""
+        return f" FOR SHARE OF {table}" if self._dialect.locks_rows else ""
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Undo what the body did if it raises, and let the error out. The use case can then go on."""
+        self._connection.execute("SAVEPOINT attempt")
+        try:
+            yield
+            self._connection.execute("RELEASE attempt")
+        except BaseException:
+            self._connection.execute("ROLLBACK TO attempt")
+            self._connection.execute("RELEASE attempt")
+            raise
+
+    def secure_delete(self) -> AbstractContextManager[None]:
+        """Overwrite in the file what the body deletes or replaces, where that can be had."""
+        return self._dialect.secure_delete(self._connection)

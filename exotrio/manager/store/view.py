@@ -1,0 +1,80 @@
+"""``View``: the database as a query sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.catalog import Catalog
+from exotrio.manager.store.driver import Connection, Dialect, Items, Row, Rows
+
+
+class OutOfTime(Exception):
+    """A query took as long as it may."""
+
+
+class View:
+    """What a query sees at ``now_ms``, in Unix milliseconds.
+
+    ``check``, if set, is called before each statement and raises to end the query, even between two short
+    statements: ``execute`` and ``row`` then raise OutOfTime.
+    """
+
+    def __init__(
+        self, *, connection: Connection, dialect: Dialect, catalog: Catalog, stamp: str, now_ms: int
+    ) -> None:
+        self._connection = connection
+        self._dialect = dialect
+        self._catalog = catalog
+        self._stamp = stamp
+        self.now_ms = now_ms
+        self.check: Callable[[], None] | None = None
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        if self.check is not None:
+            self.check()
+        return self._connection.execute(sql, parameters)
+
+    def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row | None:
+        found: Row | None = self.execute(sql, parameters).fetchone()
+        return found
+
+    def one(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row:
+        """Return the first row, of which there has to be one: a query sees one state of the database."""
+        found = self.row(sql, parameters)
+        assert found is not None, sql
+        return found
+
+    def any_of(self, column: str) -> str:
+        """Return the condition that a column has one of the values of one parameter, made by ``items``."""
+        return self._dialect.any_of(column)
+
+    def items(self, values: Items) -> Any:
+        return self._dialect.items(values)
+
+    def serialize(self) -> bytes:
+        """Return the whole database as a file would hold it. For one in memory."""
+        return self._connection.serialize()
+
+    @property
+    def max_inputs(self) -> int:
+        """Most bytes of the inputs of a new state."""
+        return self._catalog.max_inputs
+
+    def template(self, template_id: int) -> Template:
+        return self._catalog.template(self._connection, template_id)
+
+    def state_id(self, seq: int) -> str:
+        """Return the public id of the state with this number: 24 hex digits, the database's stamp first."""
+        return f"{self._stamp}{seq:016x}"
+
+    def seq(self, state_id: str) -> int | None:
+        """Return the number in a public id, or None if no state of this database can have that id."""
+        if len(state_id) != 24 or not state_id.startswith(self._stamp):
+            return None
+        digits = state_id[8:]
+        # int(..., 16) takes signs, blanks and underscores too; a seq has 63 bits.
+        if digits.strip("0123456789abcdef") or digits[0] > "7":
+            return None
+        return int(digits, 16)
