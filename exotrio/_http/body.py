@@ -3,8 +3,8 @@
 httpx's body of a request is an async generator: a request that is cancelled between its chunk and its end
 leaves the generator to be collected as garbage, of which Trio warns.
 
-The body of a response has a limit, and is never decoded: a few bytes of a content coding that was not asked
-for could become more than there is memory.
+The body of a response has a limit, and is never decoded: a few bytes of a content coding that was not
+requested could become more than there is memory.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from typing import cast
 from exotrio._http.event_loop import closing_scope
 from exotrio._http.response import invalid_response
 from exotrio._util.slim_httpx import httpx
-
-MAX_ANSWER = 128 * 1024 * 1024
-"""Bytes of an answer that are read into memory."""
 
 
 class RequestBody(httpx.AsyncByteStream):
@@ -38,32 +35,33 @@ class RequestBody(httpx.AsyncByteStream):
 
 
 async def body_chunks(
-    response: httpx.Response, *, at: str, asked: str, max_size: float | None = None
+    response: httpx.Response, at: str, request_line: str, max_size: float
 ) -> AsyncGenerator[bytes]:
     """Yield the body of a response chunk by chunk, and close the response.
 
     Raises:
-        InvalidResponse: the body is longer than ``max_size`` (``MAX_ANSWER``), or compressed.
+        InvalidResponse: the body is longer than ``max_size`` bytes, or compressed.
     """
     size = 0
-    max_size = MAX_ANSWER if max_size is None else max_size
     chunks: AsyncGenerator[bytes] | None = None
     try:
         coding = response.headers.get("content-encoding", "identity")[:50]
         if coding.lower() != "identity":
-            raise invalid_response(f"{at} answered in the coding {coding!r}, which was not asked for", asked)
+            raise invalid_response(
+                f"{at} answered in the coding {coding!r}, which was not asked for", request_line
+            )
         chunks = cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream)))
         async for chunk in chunks:
             size += len(chunk)
             if size > max_size:
-                raise invalid_response(f"{at} answered with more than {max_size} bytes", asked)
+                raise invalid_response(f"{at} answered with more than {max_size} bytes", request_line)
             yield chunk
     finally:
         with closing_scope():
             await response.aclose()
             if chunks is not None:
-                # One step more, which is an error now. Else httpcore's generators, each within another, are
-                # left where they are until they are collected as garbage, of which Trio warns.
+                # One more step, which is an error now. Otherwise httpcore's nested generators stay suspended
+                # until they are collected as garbage, of which Trio warns.
                 with suppress(Exception):
                     await anext(chunks, None)
                 await chunks.aclose()

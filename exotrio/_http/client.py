@@ -35,6 +35,8 @@ log = logging.getLogger("exotrio")
 M = TypeVar("M", bound=BaseModel)
 
 REQUEST_TIMEOUT = 30.0
+MAX_ANSWER = 128 * 1024 * 1024
+"""Bytes of an answer that are read into memory."""
 MIN_BANDWIDTH = 32 * 1024
 """Bytes a second at which a large request body travels at least: its exchange has that much more time."""
 CONNECT_TIMEOUT = 5.0
@@ -47,12 +49,12 @@ class Options(TypedDict, total=False):
     """Arguments of ``HttpClient.ask``, which says what they mean."""
 
     body: bytes | BaseModel | Mapping[str, Any] | None
-    headers: Mapping[str, str] | None
+    headers: Mapping[str, str]
     timeout: float
     scope: trio.CancelScope | None
     accept: Collection[int]
     close_after: bool
-    extend: bool
+    chunk_timeout: float | None
 
 
 class _Sending(HandshakeTrace):
@@ -69,9 +71,9 @@ class _Sending(HandshakeTrace):
 
 
 class HttpClient:
-    """Exchanges requests and responses with one state manager; ``events`` are told of each exchange.
+    """Exchanges requests and responses with one state manager, and emits an event for each exchange.
 
-    It can be used from Trio and from asyncio, also from several event loops: each has connections of its own,
+    It can be used from Trio and from asyncio, also from several event loops: each has separate connections,
     which open when first used. A client that was closed opens new ones when used again.
 
     Args:
@@ -89,7 +91,7 @@ class HttpClient:
         self._request_ids = map(f"{str(uuid4())[:24]}{{:012x}}".format, count(1))
 
     async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
-        """Ask, as ``ask`` does, and return the answer as ``model``."""
+        """Send a request, as ``ask`` does, and return the answer as ``model``."""
         return (await self.ask(method, path, **options)).parse(model)
 
     async def ask(
@@ -103,14 +105,15 @@ class HttpClient:
         scope: trio.CancelScope | None = None,
         accept: Collection[int] = (),
         close_after: bool = False,
-        extend: bool = False,
+        chunk_timeout: float | None = None,
+        sink: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> Answer:
         """Send one request and return its JSON answer.
 
         Args:
             path: Encoded path below the base URI.
             body: JSON text, or what to encode as such.
-            headers: Headers beside the usual ones.
+            headers: Headers besides the usual ones.
             timeout: Seconds for the whole exchange, connecting and reading included; more for a large body.
             scope: A fresh scope to bound the exchange with, for callers who move its deadline
                 meanwhile or shield it.
@@ -118,7 +121,10 @@ class HttpClient:
             close_after: Close the connection after the answer. For requests that a stock server works on
                 after it has answered: if that work fails, it closes the connection under the next request,
                 which it has executed.
-            extend: Begin ``timeout`` anew with each chunk of the answer: giving up would lose something.
+            chunk_timeout: Seconds until the next chunk, once the answer has begun, in place of ``timeout``.
+                For answers that must not be lost.
+            sink: Gets the chunks of an answer that has the media type in ``headers``. Then the body of the
+                ``Answer`` is its length. The time that it takes does not count.
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
@@ -138,57 +144,78 @@ class HttpClient:
 
         loop = event_loop()
         pool = await self._connections.pool()
-        asked = f"{method} {self._shown}{path}"
+        request_line = f"{method} {self._shown}{path}"
         try:
             content = body if isinstance(body, bytes) or body is None else encode(body)
         except NotJson as error:
             raise ConfigurationError(
-                f"an argument cannot be sent as JSON: {error}", where=f"asked: {asked}"
+                f"an argument cannot be sent as JSON: {error}", where=f"request: {request_line}"
             ) from error
         timeout += len(content or b"") / MIN_BANDWIDTH
         sending = _Sending()
         response: httpx.Response | None = None
-        answered: bytes | None = None
-        received = 0
+        chunks: list[bytes] = []
+        received, is_complete = 0, False
         since = loop.current_time()
         with scope or nullcontext(), loop.CancelScope(deadline=since + timeout) as limit:
             async with pool.limiter:
                 began = loop.current_time()
                 try:
-                    with self._translate_errors(asked, sending):
-                        all_headers = self._headers(content, headers)
+                    with self._translate_errors(request_line, sending):
+                        request = self._request(method, path, content, headers or {}, sending)
                         if close_after:
-                            all_headers["connection"] = "close"
-                        response = await send(
-                            pool, self._request(method, path, content, all_headers, sending)
-                        )
-                        chunks: list[bytes] = []
-                        async with aclosing(body_chunks(response, at=self._at, asked=asked)) as arriving:
+                            request.headers["connection"] = "close"
+                        response = await send(pool, request)
+                        media_type = response.headers.get("content-type")
+                        if not response.is_success or media_type != request.headers["accept"]:
+                            sink = None
+                        max_size = math.inf if sink else MAX_ANSWER
+                        async with aclosing(
+                            body_chunks(response, self._at, request_line, max_size)
+                        ) as arriving:
+                            if chunk_timeout is not None:
+                                limit.deadline = loop.current_time() + chunk_timeout
                             async for chunk in arriving:
-                                chunks.append(chunk)
                                 received += len(chunk)
-                                if extend:
-                                    limit.deadline = loop.current_time() + timeout
-                        answered = b"".join(chunks)
+                                if sink is None:
+                                    chunks.append(chunk)
+                                else:
+                                    limit.deadline = math.inf
+                                    await sink(chunk)
+                                if chunk_timeout is not None:
+                                    limit.deadline = loop.current_time() + chunk_timeout
+                        is_complete = True
                 finally:
                     if self._events:
-                        code = None if response is None or answered is None else response.status_code
+                        code = response.status_code if response is not None and is_complete else None
                         self._events.emit(Requested(_op(path), code, loop.current_time() - began))
         if response is None:
-            raise self._too_late(asked, loop.current_time() - since, sent=sending.sent)
-        if answered is None:
+            raise ManagerUnavailable(
+                f"{self._at} did not answer within {loop.current_time() - since:.3g} s",
+                sent=sending.sent,
+                where=f"request: {request_line}",
+                fix="is it overloaded, or is the network to it down?",
+            )
+        if not is_complete:
             raise ResponseTooSlow(
                 f"the answer of {self._at} did not arrive as a whole within "
-                f"{timeout:.0f} s: {received} bytes did",
-                where=f"asked: {asked}",
+                f"{chunk_timeout or timeout:.0f} s: {received} bytes did",
+                where=f"request: {request_line}",
                 fix="is the network to it slow, or overloaded?",
             )
-        return parse_response(response, answered, at=self._at, asked=asked, accept=accept)
+        if sink is None:
+            return parse_response(
+                response, b"".join(chunks), at=self._at, request_line=request_line, accept=accept
+            )
+        if response.headers.get("content-length") != str(received):
+            what = f"{self._at} answered with {received} bytes, which is not the length it had announced"
+            raise invalid_response(what, request_line)
+        return Answer(response.status_code, received, request_line)
 
     async def download(
         self, path: str, sink: Callable[[bytes], Awaitable[None]], *, timeout: float, media_type: str
     ) -> int:
-        """Fetch something large and hand it to ``sink`` chunk by chunk; return its length.
+        """Fetch something large and pass it to ``sink`` chunk by chunk; return its length.
 
         Args:
             timeout: Seconds until the answer begins. Between two chunks it is ``REQUEST_TIMEOUT``.
@@ -198,47 +225,17 @@ class HttpClient:
             As ``ask`` does, and what ``sink`` raises; ManagerUnavailable also if the answer breaks off or is
             longer or shorter than its announced length.
         """
-        from exotrio._http.body import body_chunks  # here, since it imports httpx
-
-        loop = event_loop()
-        pool = await self._connections.pool()
-        asked = f"GET {self._shown}{path}"
-        headers = self._headers(None, {"accept": media_type})
-        sending = _Sending()
-        received = 0
-        since = loop.current_time()
-        with loop.CancelScope(deadline=since + timeout) as scope:
-            async with pool.limiter:
-                with self._translate_errors(asked, sending):
-                    response = await send(pool, self._request("GET", path, None, headers, sending))
-                fits = response.headers.get("content-type") == media_type
-                max_size = math.inf if fits else None
-                async with aclosing(
-                    body_chunks(response, at=self._at, asked=asked, max_size=max_size)
-                ) as chunks:
-                    if not fits:
-                        with self._translate_errors(asked, sending):
-                            answered = b"".join([chunk async for chunk in chunks])
-                        parse_response(response, answered, at=self._at, asked=asked)
-                        raise invalid_response(f"{self._at} answered without {media_type}", asked)
-                    while True:
-                        since = loop.current_time()
-                        scope.deadline = since + REQUEST_TIMEOUT
-                        with self._translate_errors(asked, sending):
-                            chunk = await anext(chunks, None)
-                        if chunk is None:
-                            break
-                        received += len(chunk)
-                        # However long the disk takes: it is the network that is waited for here.
-                        scope.deadline = math.inf
-                        await sink(chunk)
-        if scope.cancelled_caught:
-            raise self._too_late(asked, loop.current_time() - since, sent=sending.sent)
-        if response.headers.get("content-length") != str(received):
-            raise invalid_response(
-                f"{self._at} answered with {received} bytes, which is not the length it had announced", asked
-            )
-        return received
+        answer = await self.ask(
+            "GET",
+            path,
+            headers={"accept": media_type},
+            timeout=timeout,
+            chunk_timeout=REQUEST_TIMEOUT,
+            sink=sink,
+        )
+        if not isinstance(answer.body, int):
+            raise invalid_response(f"{self._at} answered without {media_type}", answer.request_line)
+        return answer.body
 
     def _request(
         self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], sending: _Sending
@@ -247,68 +244,56 @@ class HttpClient:
 
         from exotrio._http.body import RequestBody  # which imports httpx
 
-        request = httpx.Request(
-            method,
-            _url(f"{self.endpoint.uri}{path}"),
-            content=content,
-            headers=headers,
-            extensions={"trace": sending.trace, "timeout": _TIMEOUT},
-        )
-        request.stream = RequestBody(content or b"")
-        return request
-
-    @contextmanager
-    def _translate_errors(self, asked: str, sending: _Sending) -> Iterator[None]:
-        """Raise errors of httpx as errors of ``exotrio.errors``."""
-        import httpx
-
-        # Transports in process report no progress: whatever they were given may have arrived.
-        sending.sent = sending.sent or self.endpoint.transport is not None
-        try:
-            yield
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise self._unreachable(asked, error) from error
-        except httpx.InvalidURL as error:
-            raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
-        except (httpx.HTTPError, OSError, UnicodeError) as error:
-            if not sending.sent:
-                raise self._unreachable(asked, error) from error
-            raise ManagerUnavailable(
-                f"the connection to {self._at} broke before an answer: {_brief(error)}",
-                where=f"asked: {asked}",
-            ) from error
-
-    async def aclose(self) -> None:
-        """Close the connections of the caller's event loop. Safe to call twice."""
-        await self._connections.aclose()
-
-    def _headers(self, content: bytes | None, more: Mapping[str, str] | None) -> dict[str, str]:
-        headers = {
+        all_headers = {
             "accept": "application/json",
             "accept-encoding": "identity",
             "user-agent": "exotrio",
             REQUEST_ID_HEADER: next(self._request_ids),
         }
         if self.endpoint.key is not None:
-            headers[KEY_HEADER] = self.endpoint.key
+            all_headers[KEY_HEADER] = self.endpoint.key
         if content is not None:
-            headers["content-type"] = "application/json"
-        headers.update(more or {})
-        return headers
-
-    def _too_late(self, asked: str, waited: float, *, sent: bool) -> ManagerUnavailable:
-        return ManagerUnavailable(
-            f"{self._at} did not answer within {waited:.3g} s",
-            sent=sent,
-            where=f"asked: {asked}",
-            fix="is it overloaded, or is the network to it down?",
+            all_headers["content-type"] = "application/json"
+        request = httpx.Request(
+            method,
+            _url(f"{self.endpoint.uri}{path}"),
+            content=content,
+            headers={**all_headers, **headers},
+            extensions={"trace": sending.trace, "timeout": _TIMEOUT},
         )
+        request.stream = RequestBody(content or b"")
+        return request
 
-    def _unreachable(self, asked: str, error: Exception) -> ManagerUnavailable:
+    @contextmanager
+    def _translate_errors(self, request_line: str, sending: _Sending) -> Iterator[None]:
+        """Raise errors of httpx as errors of ``exotrio.errors``."""
+        import httpx
+
+        # Transports in process report no progress: any request that they were given may have arrived.
+        sending.sent = sending.sent or self.endpoint.transport is not None
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise self._unreachable(request_line, error) from error
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
+        except (httpx.HTTPError, OSError, UnicodeError) as error:
+            if not sending.sent:
+                raise self._unreachable(request_line, error) from error
+            raise ManagerUnavailable(
+                f"the connection to {self._at} broke before an answer: {_brief(error)}",
+                where=f"request: {request_line}",
+            ) from error
+
+    async def aclose(self) -> None:
+        """Close the connections of the caller's event loop. Safe to call twice."""
+        await self._connections.aclose()
+
+    def _unreachable(self, request_line: str, error: Exception) -> ManagerUnavailable:
         return ManagerUnavailable(
             f"{self._at} cannot be reached: {_brief(error)}",
             sent=False,
-            where=f"asked: {asked}",
+            where=f"request: {request_line}",
             fix=f"is one running there? start one with `python -m exotrio server`, or set {URI_VARIABLE}",
         )
 

@@ -59,11 +59,11 @@ class ResponseTooSlow(ManagerUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A JSON answer, with what was asked (``METHOD uri``) for messages."""
+    """A JSON answer; ``request_line`` (``METHOD uri``) is for messages."""
 
     status: int
     body: Any
-    asked: str
+    request_line: str
 
     def parse(self, model: type[M]) -> M:
         """Return the body as ``model``; raise InvalidResponse if it is something else."""
@@ -73,20 +73,20 @@ class Answer:
             raise InvalidResponse(
                 f"answered {self.status}, but not with a {model.__name__}: {readable_errors(error)[0]}",
                 status=self.status,
-                where=f"asked: {self.asked}",
+                where=f"request: {self.request_line}",
                 fix="check that the URI leads to a state manager, and that its version fits",
             ) from None
 
 
 def parse_response(
-    response: httpx.Response, content: bytes, *, at: str, asked: str, accept: Collection[int] = ()
+    response: httpx.Response, content: bytes, *, at: str, request_line: str, accept: Collection[int] = ()
 ) -> Answer:
     """Return the answer in a response, or raise what it means, as ``HttpClient.ask`` says.
 
     ``at`` names who answered, for messages; ``accept`` are statuses other than 2xx that are answers too.
     """
     status = response.status_code
-    where = f"asked: {asked}"
+    where = f"request: {request_line}"
     if 300 <= status < 400:
         location = response.headers.get("location", "nowhere")[:200]
         raise RequestRefused(
@@ -108,9 +108,9 @@ def parse_response(
             raise ManagerUnavailable(
                 what, status=status, retry_after=wait, where=where, fix=CHECK_URI
             ) from None
-        raise invalid_response(what, asked, status=status) from None
+        raise invalid_response(what, request_line, status=status) from None
     if 200 <= status < 300 or status in accept:
-        return Answer(status, body, asked)
+        return Answer(status, body, request_line)
     detail = "\n".join(problems_in(body))[:MAX_DETAIL]
     what, wait = f"{at} answered {status}: {detail}", retry_after(response.headers)
     if status == 500 and isinstance(body, dict) and isinstance(body.get("detail"), str):
@@ -118,9 +118,9 @@ def parse_response(
     raise _error(status, what, where, wait)
 
 
-def invalid_response(what: str, asked: str, *, status: int | None = None) -> InvalidResponse:
+def invalid_response(what: str, request_line: str, *, status: int | None = None) -> InvalidResponse:
     """Return the error for an answer that no state manager gives."""
-    return InvalidResponse(what, status=status, where=f"asked: {asked}", fix=CHECK_URI)
+    return InvalidResponse(what, status=status, where=f"request: {request_line}", fix=CHECK_URI)
 
 
 def _error(status: int, what: str, where: str, wait: float | None) -> ManagerError:
@@ -137,7 +137,7 @@ def _error(status: int, what: str, where: str, wait: float | None) -> ManagerErr
 
 
 def log_text(error: ManagerError) -> str:
-    """Return an error for the log: what happened and what was asked, without the advice."""
+    """Return an error for the log: what happened and at which request, without the advice."""
     return "; ".join(part for part in (error.what.replace("\n", ", "), error.where) if part)
 
 

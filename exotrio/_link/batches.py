@@ -85,7 +85,7 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
         return [Settlement(fate, log_text(error), status=error.status)] * len(batch)
     settlements = settlements_of(answer, replies, batch)
     if settlements is None:
-        detail = f"asked: {answer.asked}, and the reply is not about the same states"
+        detail = f"request: {answer.request_line}, and the reply is not about the same states"
         return [Settlement(Fate.RETRY, detail, status=answer.status)] * len(batch)
     return settlements
 

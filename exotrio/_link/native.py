@@ -186,7 +186,7 @@ class NativeLink:
             reply = answer.parse(HeartbeatReply)
             if [item.state_id for item in reply.items] != [state.state_id for state in states]:
                 what = "the answer to a heartbeat is not about the same states"
-                raise invalid_response(what, answer.asked, status=answer.status)
+                raise invalid_response(what, answer.request_line, status=answer.status)
             results += [item.result for item in reply.items]
             ttls += [] if reply.ttl_ms is None else [reply.ttl_ms]
             commands.update(reply.commands)
@@ -291,7 +291,9 @@ class NativeLink:
             if settlements is not None:
                 return Exchanged(settlements, await self._usable(reply.states))
             error: ManagerError = invalid_response(
-                "the answer to outcomes is not about the same states", answer.asked, status=answer.status
+                "the answer to outcomes is not about the same states",
+                answer.request_line,
+                status=answer.status,
             )
         except ManagerError as failure:
             error = failure

@@ -146,7 +146,7 @@ class V0Link:
                     body=ClaimRequest(nodes=nodes, batch_size=most),
                     timeout=CLAIM_TIMEOUT,
                     scope=shield,
-                    extend=True,
+                    chunk_timeout=CLAIM_TIMEOUT,
                 )
         except ManagerUnavailable as error:
             if not error.sent or isinstance(error, NotAccepted):

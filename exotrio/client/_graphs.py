@@ -202,7 +202,7 @@ async def _put(
         if anyio.current_time() > give_up:
             raise ManagerUnavailable(
                 f"graph {name!r} is still not validated after {timeout} s",
-                where=f"asked: {answer.asked}",
+                where=f"request: {answer.request_line}",
                 fix="wait longer (validation_timeout), or see what keeps the state manager busy",
             )
         await anyio.sleep(min(pause, polling_interval))
@@ -245,7 +245,7 @@ def _as_graph(answer: Answer, name: str) -> dict[str, Any]:
     graph = answer.body
     if not isinstance(graph, dict) or "validation_status" not in graph:
         raise invalid_response(
-            f"answered {answer.status}, but not with a graph", answer.asked, status=answer.status
+            f"answered {answer.status}, but not with a graph", answer.request_line, status=answer.status
         )
     return graph
 

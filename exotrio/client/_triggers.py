@@ -172,7 +172,7 @@ class ManyRuns:
                 raise RequestRefused(
                     "\n".join([f"runs of graph {self._graph_name!r} are refused:", *problems]),
                     status=422,
-                    where=f"asked: {answer.asked}",
+                    where=f"request: {answer.request_line}",
                 )
         reply = answer.parse(TriggerManyReply)
         # An exotrio of before there were keys does not say which existed.

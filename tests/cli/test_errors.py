@@ -273,7 +273,7 @@ def test_a_command_gives_up_a_state_manager_that_takes_connections_and_never_ans
 def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(cli: Cli) -> None:
     assert cli("run", "ok.py", "-i", "name=x", "--db", "kept.db").code == 0
     end = cli("runs", "cancel", "nope", "-n", "n", "--db", "kept.db")
-    told(end, 6, "there is no run 'nope'", "asked: GET /exotrio/v1/namespace/n/run/nope?wait_ms=0")
+    told(end, 6, "there is no run 'nope'", "request: GET /exotrio/v1/namespace/n/run/nope?wait_ms=0")
 
 
 @pytest.mark.parametrize("command", ["runs ls -n n", "trigger greeting -n n", "backup b.db"])

@@ -43,7 +43,7 @@ async def failure_of(handler) -> ManagerError:
     with pytest.raises(ManagerError) as caught:
         await http.fetch(Pong, "GET", "/ping")
     assert "the-key" not in str(caught.value)
-    assert "asked: GET /ping" in str(caught.value)
+    assert "request: GET /ping" in str(caught.value)
     return caught.value
 
 

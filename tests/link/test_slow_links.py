@@ -12,7 +12,7 @@ import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-import exotrio._http.body
+import exotrio._http.client
 from exotrio import BaseNode, Graph, GraphNodeModel, ManagerUnavailable, StateManager
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
@@ -143,7 +143,7 @@ async def test_an_answer_that_arrives_too_slowly_says_how_much_of_it_did(autojum
     http = slow_client(answer(200, {"text": "x" * (40 * RATE)}))
     with pytest.raises(ResponseTooSlow, match="did not arrive as a whole within 30 s: 7250000 bytes did"):
         await http.ask("GET", "/ping")
-    assert (await http.ask("GET", "/ping", extend=True)).status == 200
+    assert (await http.ask("GET", "/ping", chunk_timeout=REQUEST_TIMEOUT)).status == 200
 
 
 async def test_an_answer_that_only_begins_too_late_is_not_said_to_be_too_large(
@@ -170,7 +170,7 @@ async def test_an_answer_that_was_compressed_unasked_is_not_decoded(coding: str)
 
 
 async def test_an_answer_without_end_is_given_up_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exotrio._http.body, "MAX_ANSWER", 100_000)
+    monkeypatch.setattr(exotrio._http.client, "MAX_ANSWER", 100_000)
     sent = 0
 
     async def long() -> AsyncIterator[bytes]:

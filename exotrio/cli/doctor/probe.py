@@ -110,7 +110,7 @@ class Probe(HandshakeTrace):
         with trio.CancelScope() as self._limit:
             try:
                 response = await send(await self._connections.pool(), request)
-                chunks = body_chunks(response, at="it", asked=path, max_size=MAX_BODY)
+                chunks = body_chunks(response, "it", path, MAX_BODY)
                 async with aclosing(chunks):
                     body = b"".join([chunk async for chunk in chunks])
             except InvalidResponse as error:
