@@ -25,7 +25,6 @@ from typing import TypeVarTuple
 
 import trio
 
-from exotrio._execution.error_text import name_of
 from exotrio._execution.threads import DaemonExecutor, StuckNodes
 from exotrio._shared import deadlines
 from exotrio._util.crossing import call_in_loop
@@ -231,7 +230,7 @@ class _Call:
         if task.cancelled():  # before its first step
             self.error = asyncio.CancelledError()
         # The kind only: the text may hold the node's secrets.
-        did = "returned" if self.error is None else f"raised {name_of(self.error)}"
+        did = "returned" if self.error is None else f"raised {type(self.error).__name__}"
         self._asyncio.call_back(self._end, did)
 
     # -- in the Trio thread

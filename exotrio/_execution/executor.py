@@ -233,8 +233,8 @@ class Executor:
         interrupts = not self._owns_signals and not execution.elsewhere
         passing = None
         for leaf in leaves(error):
-            if interrupts and issubclass(type(leaf), KeyboardInterrupt):
+            if interrupts and isinstance(leaf, KeyboardInterrupt):
                 return leaf
-            if cancelled and issubclass(type(leaf), trio.Cancelled):
+            if cancelled and isinstance(leaf, trio.Cancelled):
                 passing = leaf
         return passing

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,8 +32,6 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import FieldsInvalid
 
 _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
-_NAME = type.__dict__["__name__"].__get__
-_BASES = type.__dict__["__mro__"].__get__
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +85,9 @@ def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -
     if type(error) is FailedElsewhere:
         return error.failure
     signal = single_leaf(error)
-    # By its type: an exception can say that it is of another class, or raise when it is asked.
-    if issubclass(type(signal), Signal):
+    if isinstance(signal, Signal):
         try:
-            return Failure(signalled(cast("Signal", signal)), "")
+            return Failure(signalled(signal), "")
         except BaseException as broken:  # a signal can be subclassed, and its data replaced
             error = broken
     hint_at_asyncio(node, signal)
@@ -115,15 +111,13 @@ def why_no_retry(node: type[BaseNode], error: BaseException) -> str:
 
     Of a group, one error in it is enough: the others may only be what its cancellation brought about.
     """
-    exceptions = node.no_retry if type(node.no_retry) is tuple else ()  # a node may have replaced it
+    exceptions = node.no_retry if isinstance(node.no_retry, tuple) else ()  # a node may have replaced it
     for part in (error, *leaves(error)):
-        # By the true bases, as ``except`` does: what a class says of itself may be code of the node.
-        bases = _BASES(type(part))
-        if any(base is NoRetry for base in bases):
-            return _not_retried(f"{node.__name__} raised {_NAME(type(part))}")
+        if isinstance(part, NoRetry):
+            return _not_retried(f"{node.__name__} raised {type(part).__name__}")
         for listed in exceptions:
-            if any(base is listed for base in bases):
-                return _not_retried(f"{node.__name__}.no_retry has {_NAME(listed)}")
+            if isinstance(part, listed):
+                return _not_retried(f"{node.__name__}.no_retry has {listed.__name__}")
         if _is_typo(node, part):
             return _not_retried("the code of the node has to be corrected")
     return ""

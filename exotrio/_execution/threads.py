@@ -19,7 +19,6 @@ import anyio
 import anyio.to_thread
 import trio
 
-from exotrio._execution.error_text import name_of
 from exotrio._util.crossing import call_in_loop
 
 P = ParamSpec("P")
@@ -84,8 +83,7 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
     given_up_in: trio.lowlevel.TrioToken | None = None
 
     def run() -> tuple[object, BaseException | None]:
-        # In a tuple: Trio refuses a thread that returns a coroutine, as decorated methods may. What a thread
-        # raises Trio changes by calling methods of it, which may be the node's own, and raise in turn.
+        # In a tuple: Trio refuses a thread that returns a coroutine, as decorated methods may.
         nonlocal did
         value = error = None
         end = "returned"
@@ -94,7 +92,7 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
         except BaseException as raised:
             error = raised
             # The kind only: the text may hold the node's secrets.
-            end = f"raised {name_of(raised)}"
+            end = f"raised {type(raised).__name__}"
         with lock:
             did = end
         call_in_loop(given_up_in, stuck.ended, what, did)

@@ -5,31 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PARTS = BaseExceptionGroup.exceptions.__get__
-
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """Return the exceptions in nested groups, each once; ``error`` itself if it is not a group."""
-    return unfold(error)[0]
+    """Return the exceptions in nested groups, each once; ``error`` itself if it is not a group.
 
-
-def unfold(error: BaseException) -> tuple[list[BaseException], int]:
-    """Return the leaves, and the depth of groups around the deepest of them.
-
-    Without recursion, and without calling methods of the groups, which may be overridden.
+    Without recursion: groups may be nested in any depth.
     """
-    found, pending, seen, deepest = [], [(error, 0)], set(), 0
+    parts: dict[int, BaseException] = {}
+    pending = [error]
     while pending:
-        part, depth = pending.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if issubclass(type(part), BaseExceptionGroup):
-            pending += [(other, depth + 1) for other in reversed(_PARTS(part))]
+        part = pending.pop()
+        if isinstance(part, BaseExceptionGroup):
+            pending += reversed(part.exceptions)
         else:
-            found.append(part)
-            deepest = max(deepest, depth)
-    return found, deepest
+            parts.setdefault(id(part), part)
+    return list(parts.values())
 
 
 def first_leaf(error: BaseException) -> BaseException:
@@ -39,8 +29,8 @@ def first_leaf(error: BaseException) -> BaseException:
 
 def single_leaf(error: BaseException) -> BaseException:
     """Return the only exception in nested groups; ``error`` itself if there are several."""
-    found = leaves(error)
-    return found[0] if len(found) == 1 else error
+    parts = leaves(error)
+    return parts[0] if len(parts) == 1 else error
 
 
 def without_cancelled(error: BaseException) -> BaseException | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from exotrio._util.exceptions import first_leaf, leaves, single_leaf, unfold, without_cancelled
+from exotrio._util.exceptions import first_leaf, leaves, single_leaf, without_cancelled
 
 
 def group(*parts: BaseException) -> BaseExceptionGroup[BaseException]:
@@ -31,7 +31,6 @@ def test_leaves_are_found_in_order_and_each_once() -> None:
     a, b = ValueError("a"), KeyError("b")
     nested = group(group(a), group(group(b), a))
     assert leaves(nested) == [a, b]
-    assert unfold(nested) == ([a, b], 3)
     assert first_leaf(nested) is a
     assert leaves(a) == [a]
 
