@@ -12,15 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import h11
-import httpx
 import pytest
 import trio
 import trio.testing
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.responses import Response as Reply
-from starlette.routing import Route
 from trio.testing import MockClock
 
 from exotrio._httpd import (
@@ -280,12 +274,6 @@ async def test_a_connection_is_kept_alive_between_requests() -> None:
             assert (response.status, response.body, response.closes) == (200, b"hello", False)
             assert b"date" in response.headers
             assert b"server" not in response.headers
-
-
-async def test_a_client_may_ask_for_the_connection_to_be_closed() -> None:
-    async with client_of(hello) as client:
-        assert (await client.ask(CLOSING)).closes
-        assert await client.to_end() == b""
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
@@ -594,12 +582,6 @@ async def test_a_client_that_sends_on_after_its_refusal_still_reads_it() -> None
         assert (await client.response()).status == 413
 
 
-async def test_a_client_that_sends_on_after_nonsense_still_reads_the_refusal() -> None:
-    async with client_of(hello) as client:
-        await client.send(b"nonsense\r\n\r\n" + b"x" * (20 * MEBI))
-        assert (await client.response()).status == 400
-
-
 async def test_an_answer_without_reading_the_body_reaches_the_client() -> None:
     async with client_of(hello) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (9 * MEBI))
@@ -615,19 +597,6 @@ async def test_an_unread_body_that_came_with_the_head_does_not_cost_the_connecti
         assert (await client.ask(request)).body == b"hello"
 
 
-async def test_an_app_may_read_the_body_after_it_began_to_answer() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await start(send)
-        await send({"type": "http.response.body", "body": b"got ", "more_body": True})
-        await send({"type": "http.response.body", "body": await read_body(receive)})
-
-    async with client_of(app) as client:
-        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
-        await client.head()
-        await client.send(b"cd")
-        assert (await client.chunk(), await client.chunk()) == (b"got ", b"abcd")
-
-
 async def test_an_answer_cancelled_before_it_left_can_be_replaced() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         with trio.CancelScope() as giving_up:
@@ -639,41 +608,6 @@ async def test_an_answer_cancelled_before_it_left_can_be_replaced() -> None:
     async with client_of(app) as client:
         for _ in range(2):
             assert (await client.ask(GET)).body == b"sorry"
-
-
-async def test_starlette_runs_on_it(caplog: pytest.LogCaptureFixture) -> None:
-    go_on = trio.Event()
-
-    async def shout(request: Request) -> Reply:
-        return JSONResponse({"shouted": (await request.json())["said"].upper()})
-
-    async def fail(request: Request) -> Reply:
-        raise ValueError("oops")
-
-    async def stream(request: Request) -> Reply:
-        async def pieces() -> AsyncIterator[str]:
-            yield "one "
-            await go_on.wait()
-            yield "two"
-
-        return StreamingResponse(pieces())
-
-    app = Starlette(
-        routes=[Route("/shout", shout, methods=["POST"]), Route("/fail", fail), Route("/stream", stream)]
-    )
-    async with serving(app) as served, httpx.AsyncClient(base_url=urls(served.listeners)[0]) as client:
-        said = await client.post("/shout", json={"said": "hi"})
-        assert said.json() == {"shouted": "HI"}
-        assert (await client.get("/shout")).status_code == 405
-        failed = await client.get("/fail")
-        assert (failed.status_code, failed.text) == (500, "Internal Server Error")
-        async with client.stream("GET", "/stream") as streamed:
-            texts = []
-            async for text in streamed.aiter_text():
-                texts.append(text)
-                go_on.set()
-            assert texts == ["one ", "two"]
-    assert [record.levelname for record in caplog.records if record.name.startswith("exotrio")] == ["ERROR"]
 
 
 async def test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at() -> None:
@@ -782,26 +716,6 @@ async def test_a_client_that_leaves_is_noticed_during_a_long_poll() -> None:
         assert await receive() == {"type": "http.disconnect"}
         with pytest.raises(OSError, match="closed the connection"):
             await respond(send)
-        noticed.set()
-
-    async with client_of(app) as client:
-        await client.send(GET)
-        await client.stream.aclose()
-        await noticed.wait()
-
-
-async def test_a_client_that_leaves_is_noticed_by_an_app_that_only_looks_now_and_then() -> None:
-    """Starlette's Request.is_disconnected calls receive in a scope that is already cancelled."""
-    noticed = trio.Event()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await read_body(receive)
-        message: Any = {}
-        while message.get("type") != "http.disconnect":
-            await trio.sleep(0.001)
-            with trio.CancelScope() as scope_:
-                scope_.cancel()
-                message = await receive()
         noticed.set()
 
     async with client_of(app) as client:

@@ -342,13 +342,6 @@ async def test_a_text_leads_to_the_only_thing_it_stands_for_or_lists_them(site: 
     assert "Type an id" in await site.browser.page("/ns/shop/search")
 
 
-async def test_runs_come_in_pages_that_lead_on(site: Site) -> None:
-    flow = await Flow.deploy(site.api, place("only"))
-    ids = [await flow.trigger() for _ in range(120)]
-    await (await Flow.deploy(site.api, place("only"), graph="other")).trigger()
-    assert await found_in(site, "/ns/shop/runs?graph=graph", A_RUN) == ids[::-1]
-
-
 async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages(site: Site) -> None:
     flow = await fan_out(site, 120)
     (leaf,) = ok(await site.api.claim(["Node_leaf"], 1))["states"]
@@ -648,16 +641,6 @@ async def test_a_run_begins_with_what_it_was_started_with_and_what_came_out(
     shown = [await section(run["run_id"], "beginning") for run in runs]
     assert ["schedule" in each for each in shown] == [True, False, False]
     assert ["by hand" in each for each in shown] == [False, True, False]
-
-
-async def test_a_graph_lists_its_own_runs_only(site: Site) -> None:
-    flow, _ = await failed_run(site.api)
-    await Flow.deploy(site.api, place("other"), graph="other")
-    runs = await site.browser.fragments("/ns/shop/graphs/other", "runs")
-    assert "This graph has no runs yet." in runs
-    runs = await site.browser.fragments("/ns/shop/graphs/orders", "runs")
-    assert flow.run_id in runs
-    assert 'href="/ns/shop/runs?graph=orders"' in runs
 
 
 async def test_a_runtime_that_fell_silent_is_still_seen() -> None:
