@@ -30,8 +30,8 @@ from exotrio._link.port import (
     Heartbeat,
     HeartbeatAnswer,
     LinkKind,
+    Room,
     Settlement,
-    Wanted,
 )
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Executed, Outcome, Released, Report, Requeued
@@ -175,9 +175,9 @@ class AutoLink:
                     settlements[index] = settlement
         return settlements
 
-    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged:
+    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], room: Room) -> Exchanged:
         if self._sure and self.is_native:
-            exchanged = await self._native.exchange(items, wanted)
+            exchanged = await self._native.exchange(items, room)
             if exchanged is not None:
                 self._noted(exchanged.settlements)
                 return exchanged

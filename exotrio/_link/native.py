@@ -27,8 +27,8 @@ from exotrio._link.port import (
     Heartbeat,
     HeartbeatAnswer,
     HeartbeatItem,
+    Room,
     Settlement,
-    Wanted,
 )
 from exotrio._link.shields import Shields
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
@@ -258,7 +258,7 @@ class NativeLink:
 
     # -- reporting
 
-    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged | None:
+    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], room: Room) -> Exchanged | None:
         """Report outcomes and claim states in one request, as ``Link.exchange`` says.
 
         None if nothing was claimed, and the outcomes are to be reported apart: they do not fit into one
@@ -274,9 +274,9 @@ class NativeLink:
             return None
         claim = ClaimAlong(
             worker_id=self._worker_id,
-            limits=dict(wanted.limits),
-            limit=wanted.limit,
-            at_once=wanted.at_once,
+            limits=dict(room.limits),
+            limit=room.limit,
+            at_once=room.at_once,
             claim_id=uuid4().hex,
             run_id=self.run_id,
             announces=True,

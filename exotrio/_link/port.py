@@ -54,12 +54,12 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """How many states a runtime can take.
+class Room:
+    """How many states a runtime has room for.
 
     Attributes:
-        limits: Most states of each node; of a node that is not named none.
-        limit: Most states in all.
+        limits: Maximum number of states of each node; of a node that is not named none.
+        limit: Maximum number of states in all.
         at_once: How many of them could begin at once.
     """
 
@@ -229,7 +229,7 @@ class Link(Protocol):
         One settlement per item, in order. Never raises ManagerError.
         """
 
-    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged:
+    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], room: Room) -> Exchanged:
         """Report outcomes once, as ``report``, and claim in the same request what can be claimed then.
 
         It does not wait for states, and brings none over v0.

@@ -6,8 +6,9 @@
     entry        start() from plain code, signals   lifecycle     the phases; what became of the states
     engine       registers; holds the nursery       ledger        what is held, from claim to delivery
     poller       claims                             worker        executes
-    planner      how much is claimed, and by whom   heartbeat     renews leases, even if the loop is blocked
-    reporter     delivers, and claims on the way    intake        what was claimed, passed to the workers
+    planner      how much is claimed, and by        heartbeat     renews leases, even if the loop is blocked
+                 which request
+    reporter     delivers, and claims on the way
     outbox       outcomes on disk                   outbox_store  its file
     stop         requests to stop                   shutdown      what follows them
     watchdog     ends a process that does not stop  vitals        how it is, from any thread
@@ -21,12 +22,11 @@
 How holding and reporting work
 ==============================
 
-``claimed`` and ``finished`` are channels with room for ``batch_size`` states; releases (of what nobody runs
-any more) and replayed outcomes go into the reporter's queue directly::
+``claimed`` and ``finished`` are channels with room for ``batch_size`` states::
 
-    poller --claimed--> worker --finished--> (outbox) --> reporter: queue --> dispatcher --> link
-       |                  |                                  ^
-       +---- release -----+---- release by the shutdown -----+
+    poller --claimed--> worker --> (outbox) --finished--> reporter --> link
+       |                  |                       ^
+       +---- release -----+---- the shutdown -----+
 
 1. The ledger comes first. A claim is entered before it is passed to a worker, an outcome before it is
    passed to the reporter. So nothing is lost unnoticed, whatever is cancelled: what the ledger still holds
@@ -35,8 +35,8 @@ any more) and replayed outcomes go into the reporter's queue directly::
    takes one which is no longer BUFFERED drops it: so a state can be released, lost or cancelled while it is
    in a channel. A claim that repeats what is held takes it over. One on another state with the same id, from
    a database that went back in time, replaces it: nothing of it is sent any more.
-3. Running nodes does not wait for deliveries. The ``finished`` channel is emptied at once, and the queue
-   always has room. What bounds it is that nothing more is claimed (``planner``).
+3. A worker waits for deliveries only while ``finished`` is full; by then nothing more is claimed
+   (``planner``). What is released, repeated or comes from the outbox waits for room in a task instead.
 4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one
    state, on a native link a batch. One that failed waits outside of the queue, and not under the limit,
    until its next attempt; the flush ends the wait. So the deliveries of a state never overlap.

@@ -14,17 +14,16 @@ from exotrio._execution.executor import Executor
 from exotrio._http.endpoint import Endpoint
 from exotrio._link.port import Link, LinkKind
 from exotrio._runtime.heartbeat import heartbeat
-from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
 from exotrio._runtime.planner import ClaimPlanner
 from exotrio._runtime.poller import Poller, poll
-from exotrio._runtime.reporter import Reporter, report
+from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.shutdown import run_shutdown
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
-from exotrio._runtime.worker import TURN, Worker, work
+from exotrio._runtime.worker import TURN, Workers, work
 from exotrio._shared import deadlines
 from exotrio._util.backoff import OUTAGE, Outage
 from exotrio.errors import ManagerUnavailable
@@ -96,8 +95,9 @@ class Engine:
             changed=ledger.notify,
             owns_signals=self.owns_signals,
         )
+        finished_in, finished = trio.open_memory_channel[HeldClaim](o.batch_size)
         reporter = self.reporter = Reporter(
-            link=link, ledger=ledger, stop=self.stop, options=o, outbox=outbox
+            link=link, ledger=ledger, stop=self.stop, options=o, finished=finished_in, outbox=outbox
         )
         try:
             # The heartbeat is in a nursery around all else: it ends after the last delivery, since what is
@@ -116,7 +116,7 @@ class Engine:
                     started()
                     if registered:
                         self._start_heartbeat(around, link)
-                        await self._work(link, outbox, executor, reporter, replayed)
+                        await self._work(link, outbox, executor, reporter, finished, replayed)
                 finally:
                     reporter.write_off()
                     # All at the same time, the last heartbeat too: they share the time that is left.
@@ -154,14 +154,11 @@ class Engine:
         outbox: Outbox | None,
         executor: Executor,
         reporter: Reporter,
+        finished: trio.MemoryReceiveChannel[HeldClaim],
         replayed: Sequence[HeldClaim],
     ) -> None:
         o, stop, ledger = self.options, self.stop, self.ledger
         claimed_in, claimed = trio.open_memory_channel[HeldClaim](o.batch_size)
-        finished_in, finished = trio.open_memory_channel[HeldClaim](o.batch_size)
-        for held in replayed:
-            reporter.add(held)
-
         async with trio.open_nursery() as nursery:
             spawn = partial(self._spawn, nursery)
             planner = ClaimPlanner(
@@ -173,19 +170,14 @@ class Engine:
                 deliveries=reporter,
                 claimed=claimed_in,
             )
-            intake = Intake(claimed=claimed_in, ledger=ledger, stop=stop)
-            spawn(partial(reporter.dispatch, planner, intake), "reporter")
-            if outbox is None:
-                spawn(partial(report, finished, reporter=reporter), "report")
-            else:
-                from exotrio._runtime.outbox import keep  # here, since it imports sqlite3
-
+            spawn(partial(reporter.dispatch, finished, planner, replayed), "reporter")
+            if outbox is not None:
                 # Between the workers and the reporter: what is to be delivered is safe on disk by then.
-                spawn(partial(keep, finished, outbox=outbox, deliver=reporter.add), "keep")
-            worker = Worker(
+                spawn(partial(outbox.write, reporter.add), "outbox")
+            workers = Workers(
                 namespace=o.namespace,
                 captures=o.capture_logs,
-                finished=finished_in,
+                deliver=reporter.put if outbox is None else outbox.put,
                 release=reporter.release,
                 turn=TURN / o.workers,
                 executor=executor,
@@ -193,10 +185,9 @@ class Engine:
                 stop=stop,
             )
             for _ in range(o.workers):
-                spawn(partial(work, claimed.clone(), worker=worker), "work")
+                spawn(partial(work, claimed.clone(), workers=workers), "work")
             poller = Poller(
                 planner=planner,
-                intake=intake,
                 options=o,
                 link=link,
                 ledger=ledger,
@@ -204,7 +195,7 @@ class Engine:
                 reporter=reporter,
             )
             spawn(partial(poll, poller, replayed=replayed), "poll")
-            with claimed, finished_in:
+            with claimed:
                 await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self.enter)
             nursery.cancel_scope.cancel()
 

@@ -106,23 +106,6 @@ class _Thread:
             call()
 
 
-async def keep(
-    finished: trio.MemoryReceiveChannel[HeldClaim], *, outbox: Outbox, deliver: Callable[[HeldClaim], None]
-) -> None:
-    """Write outcomes down and pass them on. Closes the channel end. Never returns unless cancelled.
-
-    ``deliver`` takes each of them once it is written, or cannot be.
-
-    Cancellation:
-        A sync that runs is left to its thread. What it writes is sent by the next process, whether
-        or not this one still counts it as kept.
-    """
-    async with finished, trio.open_nursery() as nursery:
-        nursery.start_soon(outbox.write, deliver)
-        async for held in finished:
-            outbox.add(held)
-
-
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Mark:
     """A request to note that entries are about to be sent, or that they were not (nobody waits for that)."""
@@ -175,8 +158,8 @@ class Outbox:
         """Whether the next process sends it, if this one does not."""
         return held in self._entries and not (held.in_flight and held.is_unrepeatable)
 
-    def add(self, held: HeldClaim) -> None:
-        """Have its outcome written soon."""
+    async def put(self, held: HeldClaim) -> None:
+        """Have its outcome written soon. Does not wait."""
         self._new.append(held)
         self._wake.set()
 
@@ -187,7 +170,14 @@ class Outbox:
             self._wake.set()
 
     async def write(self, deliver: Callable[[HeldClaim], None]) -> None:
-        """Write all that is queued, with one sync each time. Never returns unless cancelled."""
+        """Write all that is queued, with one sync each time. Never returns unless cancelled.
+
+        ``deliver`` is called with each outcome once it is written, or cannot be.
+
+        Cancellation:
+            A sync that runs is left to its thread. What it writes is sent by the next process, whether
+            or not this one still counts it as kept.
+        """
         while True:
             await self._wake.wait()
             self._wake = trio.Event()

@@ -1,18 +1,18 @@
-"""How many states a runtime asks for, and which of its requests asks for them.
+"""How many states a runtime claims, and which of its requests claims them; then, how they get to the workers.
 
 Two requests claim: the poller's, and on a native link each report of outcomes, whose answer brings states.
 
-1. A state fits if a worker is idle or the buffer has room. What a request in flight has asked for is
+1. A state fits if a worker is idle or the buffer has room. The room for which a request in flight claims is
    reserved until it ends, so that no more is held than fits. Of a node with a ``concurrency``, the states
    that are held or reserved count; nodes that the executor does not accept are not claimed.
 2. Nothing is claimed while the deliveries of what was claimed before do not get through.
-3. Who asks for how much::
+3. What each of them claims::
 
-       link     state of the runtime          a report asks for             the poller asks for
+       link     state of the runtime          a report claims               the poller claims
        ------   ---------------------------   ---------------------------   --------------------------------
-       v0       its last claim brought all    -                             all that fits
-                it asked for
-       v0       it brought less               -                             one state for each worker: the
+       v0       the last claim brought all    -                             all that fits
+                that it could
+       v0       it brought fewer              -                             one state for each worker: the
                                                                             server runs a query for each
        native   nothing is held               -                             all that fits
        native   something is held             all that fits; if the         half of the buffer, less what is
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -39,10 +39,11 @@ from typing import Protocol
 import trio
 
 from exotrio._execution.executor import Executor
-from exotrio._link.port import Link, Wanted
+from exotrio._link.port import Claim, Link, Room
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.options import Options
 from exotrio._runtime.stop import Stop
+from exotrio._shared.events import Polled
 
 log = logging.getLogger("exotrio.poller")
 
@@ -53,11 +54,11 @@ BATCH_WAIT = 0.2
 FAST_DELIVERY = 0.02
 """Maximum seconds of a report for the poller to leave claims to reports. With answers after 0.15 s, a runtime
 whose poller claims meanwhile does a fifth more."""
-NOTHING = Wanted(limits={}, limit=0, at_once=0)
+NO_ROOM = Room(limits={}, limit=0, at_once=0)
 
 
 class Deliveries(Protocol):
-    """What the planner has to know of the reporter."""
+    """What the planner knows of the reporter."""
 
     @property
     def queued(self) -> int:
@@ -86,13 +87,13 @@ class Deliveries(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class ClaimPlanner:
-    """Decides how much is claimed, and by which request. The poller and the reporter ask it.
+    """Decides how much is claimed, and by which request; passes claimed states to the workers.
 
     Attributes:
         claimed: The channel to the workers; it has room for ``batch_size`` states.
-        max_limit: Maximum number of states to ask for: fewer than a batch after an answer that came too
+        max_limit: Maximum number of states of one claim: fewer than a batch after an answer that came too
             slowly.
-        poll_was_short: The last claim of the poller brought fewer new states than it asked for.
+        poll_was_short: The last claim of the poller brought fewer new states than there was room for.
         poll_waited: Seconds for which it was at the server, if claims may wait there.
     """
 
@@ -119,8 +120,8 @@ class ClaimPlanner:
         """Whether the poller may claim something now."""
         return self._may_claim() and bool(self.for_poll().limits)
 
-    def for_poll(self) -> Wanted:
-        """Return what the poller is to ask for. Nodes without room are not in it."""
+    def for_poll(self) -> Room:
+        """Return the room for which the poller is to claim. Nodes without room are not in it."""
         limit = self.options.batch_size
         if not self.link.is_native:
             limit = min(limit, self.options.workers) if self.poll_was_short else limit
@@ -128,17 +129,17 @@ class ClaimPlanner:
             limit -= limit // 2 + self._buffered
         return self._fitting(limit)
 
-    def for_report(self) -> Wanted | None:
-        """Return what a report is to ask for; None for nothing."""
+    def for_report(self) -> Room | None:
+        """Return the room for which a report is to claim; None if it is not to claim."""
         if not self.link.is_native or self.deliveries.failing or self.stop.requested or not self._may_claim():
             return None
         share = 0 if self.ledger.claiming else max(1, self.options.batch_size // POLLER_SHARE)
-        wanted = self._fitting(self._room - share)
-        return wanted if wanted.limits else None
+        room = self._fitting(self._room - share)
+        return room if room.limits else None
 
     @property
     def poll_has_to_wait(self) -> bool:
-        """Whether the poller leaves what fits to a report that is to be sent at once, or was just sent."""
+        """Whether the poller leaves the room to a report that is to be sent at once, or was just sent."""
         deliveries, ledger = self.deliveries, self.ledger
         if not self.link.is_native or deliveries.failing or self.options.batch_size < POLLER_SHARE:
             return False
@@ -150,19 +151,52 @@ class ClaimPlanner:
         return deliveries.queued > 0 or ledger.count(Stage.DONE) > 0
 
     @contextmanager
-    def reserve(self, wanted: Wanted) -> Iterator[None]:
-        """Keep the room for what a request asks for until the block ends."""
-        self._reserved += wanted.limit
-        self._reserved_by_node.update(wanted.limits)
+    def reserve(self, room: Room) -> Iterator[None]:
+        """Keep the room for which a request claims until the block ends."""
+        self._reserved += room.limit
+        self._reserved_by_node.update(room.limits)
         try:
             yield
         finally:
-            self._reserved -= wanted.limit
-            self._reserved_by_node.subtract(wanted.limits)
+            self._reserved -= room.limit
+            self._reserved_by_node.subtract(room.limits)
             self.ledger.notify()
 
+    def take(self, claims: Sequence[Claim], sent_at: float, limit: int) -> list[HeldClaim]:
+        """Enter what was claimed into the ledger, and pass it to the workers.
+
+        Return what has to be released: it came after a stop was requested, or beyond ``limit``.
+
+        Args:
+            sent_at: When the claim was sent, on the clock of ``Ledger.now``.
+            limit: For how many states there was room.
+        """
+        log.debug("claimed %d states", len(claims))
+        if self.ledger.events:
+            self.ledger.events.emit(Polled("states" if claims else "empty"))
+        # All of them into the ledger first, so that each is there before any of them is run.
+        new: list[HeldClaim] = []
+        for claim in claims:
+            held = self.ledger.add(claim, sent_at)
+            if held is not None:
+                new.append(held)
+            else:
+                log.warning(
+                    "state %s was claimed while it is still held here: it goes on under the new claim",
+                    claim.state_id,
+                )
+        if self.stop.requested:
+            return new
+        if len(new) > limit:
+            log.warning(
+                "releasing %d states: the state manager sent more than were requested", len(new) - limit
+            )
+        for held in new[:limit]:
+            self.claimed.send_nowait(held)
+        return new[limit:]
+
     def shrink_limit(self, limit: int) -> None:
-        """Ask for fewer states from now on: an answer with up to ``limit`` states came too slowly."""
+        """Claim fewer states from now on: an answer with up to ``limit`` states came too slowly."""
         self.max_limit = max(1, limit // 2)
         log.warning(
             "a claim of up to %d states arrived too slowly; the next claim is of up to %d",
@@ -171,7 +205,7 @@ class ClaimPlanner:
         )
 
     def grow_limit(self, count: int) -> None:
-        """Ask for one state more, up to a batch, if as many as may be asked for came in time."""
+        """Claim one state more, up to a batch, if as many as the limit allows came in time."""
         self.max_limit = min(self.options.batch_size, self.max_limit + (count == self.max_limit))
 
     def _may_claim(self) -> bool:
@@ -180,11 +214,11 @@ class ClaimPlanner:
         limit = self.options.batch_size + self.options.workers
         return self.ledger.count(Stage.DONE) <= limit and not self.deliveries.stuck
 
-    def _fitting(self, limit: int) -> Wanted:
-        """Return how many states fit now, up to ``limit``."""
+    def _fitting(self, limit: int) -> Room:
+        """Return the room that there is now, for up to ``limit`` states."""
         limit = min(limit, self._room, self.max_limit)
         if limit <= 0:
-            return NOTHING
+            return NO_ROOM
         limits: dict[str, int] = {}
         for name, node in self.options.nodes.items():
             of_node = limit
@@ -194,11 +228,11 @@ class ClaimPlanner:
                 limits[name] = of_node
         idle = self.options.workers - self.ledger.count(Stage.BUFFERED, Stage.RUNNING)
         limit = min(limit, sum(limits.values()))
-        return Wanted(limits=limits, limit=limit, at_once=max(0, min(idle, limit)))
+        return Room(limits=limits, limit=limit, at_once=max(0, min(idle, limit)))
 
     @property
     def _room(self) -> int:
-        # A worker counts as idle once it waits at the channel: what is requested has to fit when it comes.
+        # A worker counts as idle once it waits at the channel: what is claimed has to fit when it comes.
         idle = self.claimed.statistics().tasks_waiting_receive
         return self.options.batch_size + idle - self._buffered - self._reserved
 

@@ -1,4 +1,4 @@
-"""The poller claims states, as many as the planner says, and passes them to the workers."""
+"""The poller claims states, as many as the planner says, and decides when to claim again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 from exotrio._http.response import ResponseTooSlow
-from exotrio._link.port import Claim, ClaimLost, Link, Wanted
-from exotrio._runtime.intake import Intake
+from exotrio._link.port import Claim, ClaimLost, Link, Room
 from exotrio._runtime.ledger import HeldClaim, Ledger, let_others_finish
 from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
@@ -41,52 +40,56 @@ async def poll(poller: Poller, *, replayed: Sequence[HeldClaim] = ()) -> None:
     Cancellation:
         Settles the claim in flight, as the link does it.
     """
-    stop, ledger = poller.stop, poller.ledger
+    planner, stop, ledger = poller.planner, poller.stop, poller.ledger
 
     def is_over(held: HeldClaim) -> bool:
         # Bounded: that the server fails with this outcome only shows once others get through.
         return held not in ledger or poller.reporter.failures(held) >= MAX_REPLAY_FAILURES
 
-    async with poller.intake.claimed:
-        # The outer scope ends with the grace: only that cancels a v0 claim in flight.
+    async with planner.claimed:
+        # This scope ends with the grace: only that cancels a v0 claim in flight. A stop that is requested
+        # before then interrupts each wait, but no claim whose answer is on its way.
         with stop.polling:
             with stop.interrupted():
                 await ledger.until(lambda: all(map(is_over, replayed)))
             while not stop.requested:
                 with stop.interrupted():
-                    await ledger.until(poller.planner.may_poll)
+                    await ledger.until(planner.may_poll)
                     await let_others_finish()
                     await poller.wait_for_piggybacked_claim()
                 if stop.requested:
                     break
-                pause = await poller.claim()
+                result = await poller.claim()
                 with stop.interrupted():
-                    await poller.pause(pause)
+                    await poller.pause(result)
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """How long to wait after a claim.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimResult:
+    """The result of one claim of the poller.
 
     Attributes:
-        seconds: At most.
-        ends_early: A report, or room for nodes that were left out, ends it: more may be claimable.
+        room: For which it claimed.
+        new: How many states it brought that were not held here before.
+        waited: Seconds for which it was at a server where claims may wait.
+        error: Why it failed.
     """
 
-    seconds: float
-    ends_early: bool
+    room: Room
+    new: int = 0
+    waited: float = 0.0
+    error: ManagerError | ClaimLost | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Poller:
-    """Claims, and decides when to claim again.
+    """Claims, and pauses between claims.
 
     Attributes:
-        reporter: Releases what came too late to be run, and what was not requested.
+        reporter: Releases states that came too late to be run, or that were not requested.
     """
 
     planner: ClaimPlanner
-    intake: Intake
     options: Options
     link: Link
     ledger: Ledger
@@ -96,7 +99,7 @@ class Poller:
     """``Ledger.reported`` at the last claim."""
     _next_states_at: list[float] = field(default_factory=list)
     """When what follows the last outcome may be there, on a server without long polls."""
-    _left_out: Set[str] = frozenset()
+    _full_nodes: Set[str] = frozenset()
     """Nodes without room at the last claim."""
     _outage: Outage = field(default_factory=lambda: Outage(log, "claiming states"))
 
@@ -107,52 +110,86 @@ class Poller:
                 await self.ledger.until(lambda: not self.planner.poll_has_to_wait)
                 await let_others_finish()
 
-    async def claim(self) -> Pause:
-        """Claim what fits and pass it to the workers. Return how long to wait then."""
-        wanted = self.planner.for_poll()
-        if not wanted.limits:
-            # A report has reserved the rest since ``may_poll``.
-            return Pause(0.0, ends_early=True)
-        self._left_out = self.options.nodes.keys() - wanted.limits.keys()
-        sent_at, began = self.ledger.now(), trio.current_time()
-        if self.ledger.reported != self._reported:
-            self._reported = self.ledger.reported
+    async def claim(self) -> ClaimResult:
+        """Claim what fits and pass it to the workers."""
+        planner, ledger = self.planner, self.ledger
+        room = planner.for_poll()
+        if not room.limits:
+            # A report has reserved the room since ``may_poll``.
+            return ClaimResult(room=room)
+        self._full_nodes = self.options.nodes.keys() - room.limits.keys()
+        sent_at, began = ledger.now(), trio.current_time()
+        if ledger.reported != self._reported:
+            self._reported = ledger.reported
             self._next_states_at = [began + delay for delay in AFTER_OUTCOME]
-        self.ledger.claiming = True
+        ledger.claiming = True
         try:
-            with self.planner.reserve(wanted):
-                claims = await self._request(wanted)
+            with planner.reserve(room):
+                claims = await self._request(room)
         except (ManagerError, ClaimLost) as error:
-            return self._failed(error, wanted.limit)
+            if isinstance(error, ResponseTooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
+                planner.shrink_limit(room.limit)
+            return ClaimResult(room=room, error=error)
         finally:
-            self.ledger.claiming = False
-            self.ledger.notify()
-        self._outage.worked()
+            ledger.claiming = False
+            ledger.notify()
         waited = trio.current_time() - began if self.link.is_native else 0.0
         # A claim that repeats a state which is held here does not show that there are more.
-        new = sum(not self.ledger.holds(claim) for claim in claims)
-        self.planner.poll_waited, self.planner.poll_was_short = waited, new < wanted.limit
-        self.planner.grow_limit(len(claims))
-        for held in self.intake.take(claims, sent_at, wanted.limit):
+        new = sum(not ledger.holds(claim) for claim in claims)
+        planner.poll_waited, planner.poll_was_short = waited, new < room.limit
+        planner.grow_limit(len(claims))
+        for held in planner.take(claims, sent_at, room.limit):
             self.reporter.release(held)
-        if new >= wanted.limit or (self.link.is_native and new):
-            # A long poll waits at the server, which responds once a state is created.
-            return Pause(0.0, ends_early=True)
-        # A long poll has waited already; after one that came back empty at once there is a pause, too.
-        seconds = max(0.0, self.options.poll_interval - waited)
-        if not self.link.is_native:
-            seconds = min(seconds, self._until_next_states())
-        return Pause(seconds, ends_early=True)
+        return ClaimResult(room=room, new=new, waited=waited)
 
-    async def _request(self, wanted: Wanted) -> Sequence[Claim]:
+    async def pause(self, result: ClaimResult) -> None:
+        """Wait until it makes sense to claim again."""
+        if result.error is not None:
+            await trio.sleep(self._backoff(result.error))
+            return
+        if result.room.limits:
+            self._outage.worked()
+        seconds = self._max_pause(result)
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(seconds):
+            await self.ledger.until(self._may_have_more)
+
+    def _max_pause(self, result: ClaimResult) -> float:
+        if result.new >= result.room.limit or (self.link.is_native and result.new):
+            # There may be more. A long poll waits at the server, which responds once a state is created.
+            return 0.0
+        # A long poll has waited already; after one that came back empty at once there is a pause, too.
+        seconds = max(0.0, self.options.poll_interval - result.waited)
+        return seconds if self.link.is_native else min(seconds, self._until_next_states())
+
+    def _may_have_more(self) -> bool:
+        # A report may have made other states claimable.
+        if self.ledger.reported != self._reported:
+            return True
+        return not self._full_nodes.isdisjoint(self.planner.for_poll().limits)
+
+    def _backoff(self, error: ManagerError | ClaimLost) -> float:
+        """Log a failed claim, and return the seconds until the next one."""
+        level, backoff, result = logging.WARNING, OUTAGE, "failed"
+        if isinstance(error, ManagerError) and not isinstance(error, ManagerUnavailable):
+            # The server understood and refused; that will not change soon.
+            level, backoff, result = logging.ERROR, REFUSED, "refused"
+        at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
+        seconds = backoff.pause(self._outage.failures, at_least)
+        if self.ledger.events:
+            self.ledger.events.emit(Polled(result))
+        self._outage.failed(error, seconds, level=level)
+        return seconds
+
+    async def _request(self, room: Room) -> Sequence[Claim]:
         if self.link.is_native or self._outage.failures:
             # A stop interrupts it: it may take long, and the link settles what it brings all the same.
             with self.stop.interrupted():
-                return await self.link.claim(wanted.limits, wanted.limit, wait=self._max_wait())
+                return await self.link.claim(room.limits, room.limit, wait=self._max_wait())
             return ()
         # The server was there a moment ago, so a stop waits for its response: what that brings is then
         # released by the reporter, which tries longer than a cancelled link does.
-        return await self.link.claim(wanted.limits, wanted.limit)
+        return await self.link.claim(room.limits, room.limit)
 
     def _until_next_states(self) -> float:
         """Return the seconds until what follows the last outcome may be there; inf after the last time."""
@@ -163,39 +200,10 @@ class Poller:
                 return moment - now
         return math.inf
 
-    async def pause(self, pause: Pause) -> None:
-        """Wait until it makes sense to claim again."""
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(pause.seconds):
-            if pause.ends_early:
-                await self.ledger.until(self._may_have_more)
-            else:
-                await trio.sleep_forever()
-
-    def _may_have_more(self) -> bool:
-        # A report may have made other states claimable.
-        if self.ledger.reported != self._reported:
-            return True
-        return not self._left_out.isdisjoint(self.planner.for_poll().limits)
-
-    def _failed(self, error: ManagerError | ClaimLost, limit: int) -> Pause:
-        level, backoff, result = logging.WARNING, OUTAGE, "failed"
-        if isinstance(error, ManagerError) and not isinstance(error, ManagerUnavailable):
-            # The server understood and refused; that will not change soon.
-            level, backoff, result = logging.ERROR, REFUSED, "refused"
-        at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
-        seconds = backoff.pause(self._outage.failures, at_least)
-        if isinstance(error, ResponseTooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
-            self.planner.shrink_limit(limit)
-        if self.ledger.events:
-            self.ledger.events.emit(Polled(result))
-        self._outage.failed(error, seconds, level=level)
-        return Pause(seconds, ends_early=False)
-
     def _max_wait(self) -> float:
         # Leases are counted from when the claim was sent: one that waited for long would bring states
         # whose leases are half over.
-        if self._left_out:
+        if self._full_nodes:
             return 0.0  # a long poll for the others would not notice that there is room for these again
         ttl = self.ledger.ttl
         return MAX_WAIT if ttl is None else min(MAX_WAIT, ttl / 3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import defaultdict, deque
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ import trio
 from exotrio._execution.error_text import bounded
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored, Outcome, Released
-from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.options import Options
@@ -38,17 +38,6 @@ STOP_DELAY = 0.25
 request to stop on, unless a probe shows that it fails with every item."""
 
 
-async def report(finished: trio.MemoryReceiveChannel[HeldClaim], *, reporter: Reporter) -> None:
-    """Queue what comes through ``finished``, and close that. Never returns unless cancelled."""
-    async with finished:
-        async for held in finished:
-            reporter.add(held)
-            # All that finished together, instead of one state in each step of the loop.
-            with suppress(trio.WouldBlock, trio.EndOfChannel):
-                while True:
-                    reporter.add(finished.receive_nowait())
-
-
 @dataclass(slots=True)
 class _Failures:
     """What is known of a state whose delivery failed."""
@@ -63,10 +52,11 @@ class _Failures:
 
 @dataclass(slots=True, kw_only=True)
 class Reporter:
-    """Holds what is to be delivered, and delivers it.
+    """Delivers outcomes and releases.
 
     Attributes:
         stop: Its flush is the last chance of a delivery.
+        finished: The queue of what is to be delivered: a channel with room for ``batch_size``.
         in_flight, sent_at, took: Of requests, for the planner (``planner.Deliveries``).
     """
 
@@ -74,12 +64,10 @@ class Reporter:
     ledger: Ledger
     stop: Stop
     options: Options
+    finished: trio.MemorySendChannel[HeldClaim]
     outbox: Outbox | None = None
     _nursery: trio.Nursery = field(init=False)
     _planner: ClaimPlanner = field(init=False)
-    _intake: Intake = field(init=False)
-    _queue: deque[HeldClaim] = field(default_factory=deque)
-    _queued: trio.Event = field(default_factory=trio.Event)
     _failed: dict[HeldClaim, _Failures] = field(default_factory=lambda: defaultdict(_Failures))
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
     _server_errors: ServerErrors = field(default_factory=ServerErrors)
@@ -92,10 +80,25 @@ class Reporter:
 
     # -- from the other tasks of the runtime
 
+    async def put(self, held: HeldClaim) -> None:
+        """Queue an outcome that was entered in the ledger; wait while the queue is full.
+
+        Cancellation:
+            The ledger still holds it.
+        """
+        try:
+            self.finished.send_nowait(held)
+        except trio.WouldBlock:
+            await self.finished.send(held)
+
     def add(self, held: HeldClaim) -> None:
-        """Queue an outcome or a release that was entered in the ledger."""
-        self._queue.append(held)
-        self._queued.set()
+        """Queue an outcome or a release that was entered in the ledger, without waiting."""
+        try:
+            self.finished.send_nowait(held)
+        except trio.WouldBlock:
+            self._nursery.start_soon(self.finished.send, held)
+        except trio.BrokenResourceError:
+            pass  # the dispatcher has failed: the shutdown writes off what the ledger holds
 
     def release(self, held: HeldClaim) -> None:
         """Release a state, unless its lease was lost, its run was cancelled, or it is done."""
@@ -109,7 +112,8 @@ class Reporter:
     @property
     def queued(self) -> int:
         """How many outcomes and releases wait to be sent."""
-        return len(self._queue)
+        statistics = self.finished.statistics()
+        return statistics.current_buffer_used + statistics.tasks_waiting_send
 
     @property
     def failing(self) -> bool:
@@ -153,25 +157,32 @@ class Reporter:
 
     # -- the dispatcher
 
-    async def dispatch(self, planner: ClaimPlanner, intake: Intake) -> None:
+    async def dispatch(
+        self,
+        finished: trio.MemoryReceiveChannel[HeldClaim],
+        planner: ClaimPlanner,
+        replayed: Sequence[HeldClaim] = (),
+    ) -> None:
         """Deliver what is queued, and claim on the way what the planner says. Never returns unless cancelled.
+
+        Closes ``finished``. ``replayed``, the outcomes of an earlier process, are queued first.
 
         Cancellation:
             What is not delivered stays in the ledger; ``HeldClaim.in_flight`` says whether an attempt
             was cancelled.
         """
-        self._planner, self._intake = planner, intake
+        self._planner = planner
         limiter = trio.Semaphore(2 * self.options.workers)
         latest = trio.Event()
         latest.set()
-        async with trio.open_nursery() as self._nursery:
-            while True:
-                await self._queued.wait()
+        async with finished, trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._queue_all, replayed)
+            async for first in finished:
                 try:
                     limiter.acquire_nowait()
                 except trio.WouldBlock:
                     await limiter.acquire()
-                if self._can_batch(self._queue[0]):
+                if self._can_batch(first):
                     # Nothing to wait for in a chain: its hops are sent at once, in half as many steps.
                     if not latest.is_set():
                         with trio.move_on_after(BATCH_WAIT):
@@ -180,22 +191,28 @@ class Reporter:
                         await let_others_finish()
                 latest = trio.Event()
                 self.in_flight, self.sent_at = self.in_flight + 1, trio.current_time()
-                self._nursery.start_soon(self._deliver, self._take_batch(), limiter, latest)
+                batch = self._take_batch(first, finished)
+                self._nursery.start_soon(self._deliver, batch, limiter, latest)
 
-    def _take_batch(self) -> list[HeldClaim]:
-        """Take the first of the queue, and all that fits into one request with it."""
-        queue, first = self._queue, self._queue.popleft()
-        batch, left = [first], list[HeldClaim]()
+    async def _queue_all(self, replayed: Sequence[HeldClaim]) -> None:
+        for held in replayed:
+            await self.put(held)
+
+    def _take_batch(
+        self, first: HeldClaim, finished: trio.MemoryReceiveChannel[HeldClaim]
+    ) -> list[HeldClaim]:
+        """Take all from the queue that fits into one request with ``first``."""
+        batch, others = [first], list[HeldClaim]()
         if self._can_batch(first):
-            while queue and len(batch) < MAX_BATCH:
-                held = queue.popleft()
-                # Outcomes and releases go to different routes. Where they alternate, each waits for its own
-                # kind only: one request for each of them could take longer than a flush.
-                fits = self._can_batch(held) and held.is_release is first.is_release
-                (batch if fits else left).append(held)
-            queue.extendleft(reversed(left))
-        if not queue:
-            self._queued = trio.Event()
+            with suppress(trio.WouldBlock):
+                while len(batch) < MAX_BATCH:
+                    held = finished.receive_nowait()
+                    # Outcomes and releases go to different routes: one request for each of them, in turn,
+                    # could take longer than a flush.
+                    fits = self._can_batch(held) and held.is_release is first.is_release
+                    (batch if fits else others).append(held)
+            for held in others:
+                self.add(held)
         return batch
 
     def _can_batch(self, held: HeldClaim) -> bool:
@@ -272,18 +289,18 @@ class Reporter:
 
     async def _request(self, batch: list[HeldClaim]) -> list[Settlement]:
         planner = self._planner
-        wanted = None if batch[0].is_release else planner.for_report()
-        if wanted is None:
+        room = None if batch[0].is_release else planner.for_report()
+        if room is None:
             return await self.link.report([(held.claim, held.report) for held in batch if held.report])
         items = [(held.claim, held.report) for held in batch if isinstance(held.report, Outcome)]
         sent_at = self.ledger.now()
-        with planner.reserve(wanted):
-            exchanged = await self.link.exchange(items, wanted)
+        with planner.reserve(room):
+            exchanged = await self.link.exchange(items, room)
             if exchanged.claims:
-                for held in self._intake.take(exchanged.claims, sent_at, wanted.limit):
+                for held in planner.take(exchanged.claims, sent_at, room.limit):
                     self.release(held)
         if exchanged.too_slow:
-            planner.shrink_limit(wanted.limit)
+            planner.shrink_limit(room.limit)
         elif exchanged.claims:
             planner.grow_limit(len(exchanged.claims))
         return exchanged.settlements

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,19 +23,19 @@ log = logging.getLogger("exotrio.worker")
 TURN = 0.002
 """Seconds for which all workers together keep the loop from other tasks. Within them a worker goes on to its
 next state without a step of the loop, which took a seventh of the processor time of a state."""
-ALONE_PATIENCE = 60.0
+MAX_ALONE_WAIT = 60.0
 """Seconds that a state which is to run alone waits for those that run or are being reported, and that others
 wait for it."""
 
 
-async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, worker: Worker) -> None:
+async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, workers: Workers) -> None:
     """Run one state after another until ``claimed`` is closed and empty. Closes that.
 
     Cancellation:
         Leaves what it was running in stage RUNNING, for the shutdown to give up.
     """
     async with claimed:
-        while not await worker.run_in_one_task(claimed):
+        while not await workers.run_in_one_task(claimed):
             pass
 
 
@@ -50,11 +50,11 @@ async def _next(claimed: trio.MemoryReceiveChannel[HeldClaim], *, at_once: bool)
 
 
 @dataclass(slots=True, kw_only=True)
-class Worker:
-    """Runs states. All workers of a runtime share it.
+class Workers:
+    """Runs states, for all workers of a runtime.
 
     Attributes:
-        finished: Takes each state whose outcome is known.
+        deliver: Takes each state whose outcome is known; it may wait.
         release: Takes each that is to be released.
         turn: Seconds of one worker's states after which it lets other tasks run.
         captures: Send what nodes log and print with their outcomes, where the state manager takes it.
@@ -62,7 +62,7 @@ class Worker:
 
     namespace: str
     captures: bool
-    finished: trio.MemorySendChannel[HeldClaim]
+    deliver: Callable[[HeldClaim], Awaitable[None]]
     release: Callable[[HeldClaim], None]
     turn: float
     executor: Executor
@@ -164,10 +164,7 @@ class Worker:
     async def _pass_on(self, held: HeldClaim, outcome: Outcome) -> None:
         # Into the ledger first: if this is cancelled from there on, the outcome is not lost unnoticed.
         if self.ledger.finish(held, outcome):
-            try:
-                self.finished.send_nowait(held)
-            except trio.WouldBlock:
-                await self.finished.send(held)
+            await self.deliver(held)
         elif held.forfeited is not Stopping.RUN_CANCELLED:
             log.warning("%s ended after it was given up; its outcome is not reported", held)
 
@@ -176,7 +173,7 @@ class Worker:
 
         One that is to run alone waits until nothing runs and every outcome is recorded: it may end the
         process, and what was held then would count as lost once more. The others wait until it has ended.
-        Neither waits for ever: a node that runs for hours must not hold up all others.
+        Neither waits without a limit: a node that runs for hours must not hold up all others.
         """
         ledger = self.ledger
 
@@ -184,10 +181,10 @@ class Worker:
             return held.stage is not Stage.BUFFERED
 
         if held in ledger.alone:
-            with trio.move_on_after(ALONE_PATIENCE):
+            with trio.move_on_after(MAX_ALONE_WAIT):
                 await ledger.until(lambda: is_gone() or not ledger.count(Stage.RUNNING, Stage.DONE))
-        elif ledger.alone and trio.current_time() < ledger.alone[0].taken_at + ALONE_PATIENCE:
-            with trio.move_on_after(ALONE_PATIENCE):
+        elif ledger.alone and trio.current_time() < ledger.alone[0].taken_at + MAX_ALONE_WAIT:
+            with trio.move_on_after(MAX_ALONE_WAIT):
                 await ledger.until(lambda: is_gone() or not ledger.alone)
 
     async def _until_held(self, held: HeldClaim) -> None:

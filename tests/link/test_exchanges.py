@@ -11,13 +11,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio._link.port import Claim, Exchanged, Fate, Wanted
+from exotrio._link.port import Claim, Exchanged, Fate, Room
 from exotrio._nodes.outcome import Executed, Outcome
 from exotrio._wire.vocabulary import MAX_BATCH
 from tests.link.links import native_link, native_state
 from tests.support.http_doubles import Handler, answer
 
-WANTED = Wanted(limits={"Digest": 4}, limit=4, at_once=2)
+ROOM = Room(limits={"Digest": 4}, limit=4, at_once=2)
 DONE = Executed([{"a": "b"}])
 
 
@@ -39,7 +39,7 @@ def answered(request: httpx.Request, *states: Any) -> httpx.Response:
 
 async def test_one_request_reports_and_brings_states() -> None:
     link, double = native_link(lambda request: answered(request, native_state("next")))
-    exchanged = await link.exchange([held(1), held(2)], WANTED)
+    exchanged = await link.exchange([held(1), held(2)], ROOM)
     assert exchanged is not None
     assert [settlement.fate for settlement in exchanged.settlements] == [Fate.SETTLED] * 2
     [claim] = exchanged.claims
@@ -61,7 +61,7 @@ async def test_an_older_state_manager_takes_the_claim_for_a_bad_outcome_and_all_
         return answer(200, {"items": [*items, {"state_id": "", "result": "invalid"}]})
 
     link, _ = native_link(older)
-    exchanged = await link.exchange([held(1), held(2)], WANTED)
+    exchanged = await link.exchange([held(1), held(2)], ROOM)
     assert exchanged is not None
     assert ([each.fate for each in exchanged.settlements], exchanged.claims) == ([Fate.SETTLED] * 2, [])
 
@@ -95,7 +95,7 @@ async def test_what_a_claim_may_have_taken_is_released_if_its_answer_is_lost(
     autojump_clock: MockClock, lost: Any
 ) -> None:
     link, double = native_link(answering(lost))
-    exchanged = await link.exchange([held(1)], WANTED)
+    exchanged = await link.exchange([held(1)], ROOM)
     assert exchanged is not None
     assert ([each.fate for each in exchanged.settlements], exchanged.claims) == ([Fate.RETRY], [])
     sent, release = (json.loads(request.content) for request in double.requests)
@@ -105,7 +105,7 @@ async def test_what_a_claim_may_have_taken_is_released_if_its_answer_is_lost(
 @pytest.mark.parametrize("refusal", [lambda: httpx.ConnectError("refused"), lambda: answer(503)])
 async def test_nothing_is_released_for_a_request_that_was_not_taken(refusal: Any) -> None:
     link, double = native_link(answering(refusal))
-    exchanged = await link.exchange([held(1)], WANTED)
+    exchanged = await link.exchange([held(1)], ROOM)
     assert exchanged is not None
     assert [each.fate for each in exchanged.settlements] == [Fate.RETRY]
     assert double.asked == ["POST outcomes"]
@@ -119,7 +119,7 @@ async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: MockC
 
     link, double = native_link(handler)
     with trio.move_on_after(1):
-        await link.exchange([held(1)], WANTED)
+        await link.exchange([held(1)], ROOM)
     assert double.asked == ["POST outcomes", "POST release"]
 
 
@@ -130,16 +130,16 @@ async def test_what_is_refused_as_a_whole_is_to_be_reported_apart(status: int) -
             answer(status, {"detail": "no"}) if request.url.path.endswith("/outcomes") else answered(request)
         )
     )
-    assert await link.exchange([held(1)], WANTED) is None
+    assert await link.exchange([held(1)], ROOM) is None
 
 
 async def test_what_does_not_fit_into_one_request_is_to_be_reported_apart() -> None:
     link, double = native_link(answered)
     big = Executed([{"text": "x" * 3_000_000}])
-    assert await link.exchange([(held(1)[0], big), (held(2)[0], big)], WANTED) is None
-    assert await link.exchange([held(1), held(2, token=None)], WANTED) is None
-    assert await link.exchange([held(number) for number in range(MAX_BATCH)], WANTED) is None
-    assert await link.exchange([(held(1)[0], Executed([{"a": object()}]))], WANTED) is None
+    assert await link.exchange([(held(1)[0], big), (held(2)[0], big)], ROOM) is None
+    assert await link.exchange([held(1), held(2, token=None)], ROOM) is None
+    assert await link.exchange([held(number) for number in range(MAX_BATCH)], ROOM) is None
+    assert await link.exchange([(held(1)[0], Executed([{"a": object()}]))], ROOM) is None
     assert double.requests == []
 
 
@@ -147,7 +147,7 @@ async def test_a_state_in_a_form_that_cannot_be_used_is_released() -> None:
     link, double = native_link(
         lambda request: answered(request, native_state("good"), native_state("bad", inputs=7))
     )
-    exchanged = await link.exchange([held(1)], WANTED)
+    exchanged = await link.exchange([held(1)], ROOM)
     assert isinstance(exchanged, Exchanged)
     assert [claim.state_id for claim in exchanged.claims] == ["good"]
     assert double.bodies("release")[0]["states"] == [{"state_id": "bad", "token": "t-bad"}]

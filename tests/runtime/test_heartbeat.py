@@ -32,7 +32,7 @@ from exotrio._link.port import Claim, Heartbeat, HeartbeatAnswer
 from exotrio._runtime.heartbeat import heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
 from exotrio._runtime.stop import Stop
-from exotrio._runtime.worker import ALONE_PATIENCE
+from exotrio._runtime.worker import MAX_ALONE_WAIT
 from exotrio._wire.vocabulary import HeartbeatResult, RunStatus, StateStatus
 from exotrio.manager import embedded
 from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
@@ -546,7 +546,7 @@ async def test_what_may_be_poison_runs_while_nothing_else_does(
     assert max(map(len, Together.seen)) > 1, "the others run beside each other"
 
 
-@pytest.mark.parametrize(("recorded_after", "begun_after"), [(10, 10), (300, ALONE_PATIENCE)])
+@pytest.mark.parametrize(("recorded_after", "begun_after"), [(10, 10), (300, MAX_ALONE_WAIT)])
 async def test_what_may_be_poison_waits_for_outcomes_on_their_way_for_a_bounded_time(
     autojump_clock: MockClock, recorded_after: float, begun_after: float
 ) -> None:

@@ -482,7 +482,7 @@ async def test_a_mark_whose_sending_is_cancelled_is_taken_back(outbox: Path) -> 
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
     held = HeldClaim(claim, report=Requeued(60.0))
     opened = await open_outbox(outbox, "http://manager", "ns")
-    opened.add(held)
+    await opened.put(held)
     async with trio.open_nursery() as nursery:
         written = trio.Event()
         nursery.start_soon(opened.write, lambda held: written.set())

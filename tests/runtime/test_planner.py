@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from exotrio import BaseNode
 from exotrio._execution.handle import Execution
-from exotrio._link.port import Claim, Wanted
+from exotrio._link.port import Claim, Room
 from exotrio._nodes.outcome import Executed
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.planner import BATCH_WAIT, FAST_DELIVERY, ClaimPlanner
@@ -168,7 +168,7 @@ async def test_idle_workers_are_room_and_say_how_many_states_could_begin_at_once
             for _ in range(WORKERS):
                 nursery.start_soon(b.workers.receive)
             await wait_all_tasks_blocked()
-            with b.planner.reserve(Wanted(limits={"Plain": 8}, limit=8, at_once=0)):
+            with b.planner.reserve(Room(limits={"Plain": 8}, limit=8, at_once=0)):
                 report = b.planner.for_report()
             nursery.cancel_scope.cancel()
     assert report is not None
