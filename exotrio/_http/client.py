@@ -38,10 +38,10 @@ REQUEST_TIMEOUT = 30.0
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of an answer that are read into memory."""
 MIN_BANDWIDTH = 32 * 1024
-"""Bytes a second at which a large request body travels at least: its exchange has that much more time."""
+"""Bytes a second; an exchange has as much more time as its request body takes at this rate."""
 CONNECT_TIMEOUT = 5.0
-"""Below REQUEST_TIMEOUT, so that a host that swallows packets is known to have received nothing."""
-# The scope in ask limits the whole exchange; httpx's read timeout starts anew with every read.
+"""Below REQUEST_TIMEOUT, so that a host that drops packets is known to have received nothing."""
+# The scope in ask limits the whole exchange; httpx's read timeout restarts with every read.
 _TIMEOUT = {"connect": CONNECT_TIMEOUT, "pool": CONNECT_TIMEOUT, "read": None, "write": None}
 
 
@@ -301,8 +301,8 @@ class HttpClient:
 async def send(pool: Pool, request: httpx.Request) -> httpx.Response:
     """Send a request and return the response once its head is there.
 
-    By the transport, without httpx's client around it: its cookies, redirects and forms of
-    authentication are not used here, and cost 75 us of the 120 that a short request in process took.
+    It uses the transport directly: cookies, redirects and authentication of httpx's client are not used here,
+    and cost 75 us of the 120 that a short request in process took.
     """
     if request.url.userinfo:
         import httpx
@@ -314,7 +314,7 @@ async def send(pool: Pool, request: httpx.Request) -> httpx.Response:
 
 @lru_cache(maxsize=64)
 def _url(text: str) -> httpx.URL:
-    """Parse a URL, which takes 40 us; those of the native API are few."""
+    """Parse a URL, which takes 40 us; the native API has few of them."""
     import httpx
 
     return httpx.URL(text)
@@ -324,7 +324,7 @@ _OPS = {"v1": "discover", "nodes": "register", "enqueue": "claim"}
 
 
 def _op(path: str) -> str:
-    """Return what a path asks for: its last segment, which is never an id where a runtime asks."""
+    """Return the operation that a path names: its last segment, which is no id in requests of runtimes."""
     last = path.rstrip("/").rpartition("/")[2]
     return _OPS.get(last, last)
 

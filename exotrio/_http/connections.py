@@ -1,6 +1,6 @@
-"""The connections to a state manager: those of each event loop apart, since none works in another one.
+"""The connections to a state manager, separate for each event loop, since none works in another one.
 
-Their name lookups have threads of their own. Trio looks names up in threads of its default limiter. Nodes may
+Their name lookups have separate threads. Trio looks names up in threads of its default limiter. Nodes may
 keep all of those busy, and a runtime that waited for one of them could not reach its state manager.
 """
 
@@ -35,23 +35,23 @@ log = logging.getLogger("exotrio")
 KEEPALIVE_EXPIRY = 4.0
 """Below the 5 s after which common servers close: a request must not cross the close on the wire."""
 MAX_LOOKUPS = 8
-"""At once, in one Trio loop. One that is not answered keeps its thread until the system gives it up."""
+"""Lookups at once in one Trio loop. An unanswered one keeps its thread until the system gives it up."""
 
-_ours: ContextVar[bool] = ContextVar("exotrio looks up", default=False)
-_installed: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("exotrio lookups", default=False)
+_is_own_lookup: ContextVar[bool] = ContextVar("exotrio looks up", default=False)
+_is_installed: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("exotrio lookups", default=False)
 
 
 class Admission:
     """Admits as many exchanges at once as ``limiter`` has tokens.
 
-    Without a step of the loop while it has some: that took a thirtieth of a hop.
+    While it has some this takes no step of the event loop, which was a thirtieth of the time of a hop.
     """
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
 
     async def __aenter__(self) -> None:
-        # Not anyio's: before 4.15 it has a token left over for one that waits, and gives it to no other.
+        # Only Trio's: before 4.15, anyio's may keep a token that it reserved for a cancelled task.
         if isinstance(self._limiter, trio.CapacityLimiter) and self._limiter.available_tokens:
             self._limiter.acquire_nowait()
         else:
@@ -69,9 +69,9 @@ class Pool:
         transport: Sends requests.
         limiter: Admits as many exchanges at once as the pool has connections for. httpcore loses connections
             for good when requests are cancelled while more than ``max_connections`` are queued in it.
-        lookups: To be entered around a request that may have to connect.
+        lookups: Returns the context for a request that may have to connect.
         closer: Closes the connections when it is closed, which the event loop does at its end. It refers to
-            nothing else here, so that a client is collected as garbage before its connections are.
+            no other object here, so that a client is collected as garbage before its connections are.
     """
 
     transport: httpx.AsyncBaseTransport
@@ -87,7 +87,7 @@ class Connections:
         self._endpoint = endpoint
         self._tasks = tasks
         self._pools: dict[Hashable, Pool] = {}
-        # A transport that was handed in is its owner's to close, and others may be using it.
+        # The owner of a transport closes it: other clients may use it.
         self._embedded: Pool | None = None
         if endpoint.transport is not None:
             self._embedded = Pool(
@@ -144,8 +144,8 @@ def _is_closed(loop: Hashable) -> bool:
 async def _close_at_the_end(transport: httpx.AsyncBaseTransport) -> AsyncGenerator[None]:
     """Wait to be closed, then close the connections.
 
-    Trio and asyncio close their async generators when they end, and asyncio those that are collected as
-    garbage. So nothing stays open of a client that was not closed itself.
+    Trio and asyncio close their async generators when they end, and asyncio also those that are collected as
+    garbage. So a client that was not closed leaves no connection open.
     """
     try:
         yield
@@ -155,12 +155,12 @@ async def _close_at_the_end(transport: httpx.AsyncBaseTransport) -> AsyncGenerat
 
 
 class HandshakeTrace:
-    """Closes a connection whose TLS handshake was given up: httpcore does not when it is cancelled."""
+    """Closes a connection whose TLS handshake was cancelled, which httpcore leaves open."""
 
     _stream: Any = None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take an event of httpcore: its ``trace`` extension."""
+        """Handle an event of httpcore: its ``trace`` extension."""
         if event == "connection.connect_tcp.complete":
             self._stream = info["return_value"]
         elif event == "connection.start_tls.failed":
@@ -179,8 +179,8 @@ def open_transport(endpoint: Endpoint, tasks: int) -> httpx.AsyncBaseTransport:
     https = endpoint.uri.startswith("https:")
     pool = tasks + 4
     return httpx.AsyncHTTPTransport(
-        # The system's certificates, as the stock SDK trusts them. Without TLS a context that trusts
-        # nobody, since loading certificates takes 20 ms.
+        # The system's certificates, as in the stock SDK. Without TLS an empty context, since loading
+        # certificates takes 20 ms.
         verify=ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         trust_env=False,  # only settings reads the environment; stock ignores proxy variables too
         limits=httpx.Limits(
@@ -196,26 +196,26 @@ def _warn_of_plaintext(uri: str) -> None:
 
 @contextmanager
 def own_lookups() -> Iterator[None]:
-    """Let name lookups within the body, in this task and its children, not wait for other threads.
+    """Give name lookups in the body, in this task and its children, separate threads.
 
-    An application that has set a resolver of its own keeps it, for us too.
+    If the application has set a resolver, that one is used.
     """
-    if not _installed.get():
-        _installed.set(True)
+    if not _is_installed.get():
+        _is_installed.set(True)
         other = trio.socket.set_custom_hostname_resolver(_Resolver())
         if other is not None:
             trio.socket.set_custom_hostname_resolver(other)
-    token = _ours.set(True)
+    token = _is_own_lookup.set(True)
     try:
         yield
     finally:
-        _ours.reset(token)
+        _is_own_lookup.reset(token)
 
 
 class _Resolver(trio.abc.HostnameResolver):
-    """Does what Trio does without a resolver, except that our own lookups have threads of their own.
+    """Does what Trio does without a resolver, except that our lookups have separate threads.
 
-    A cancelled lookup is left to its thread.
+    A cancelled lookup goes on in its thread.
     """
 
     def __init__(self) -> None:
@@ -225,11 +225,11 @@ class _Resolver(trio.abc.HostnameResolver):
         try:
             return await trio.to_thread.run_sync(
                 partial(socket.getaddrinfo, *args, **options),
-                limiter=self._limiter if _ours.get() else None,
+                limiter=self._limiter if _is_own_lookup.get() else None,
                 abandon_on_cancel=True,
             )
         except RuntimeError as error:
-            # A program may have used up all threads: the host cannot be reached now, and no request is wrong.
+            # No thread can be started: the host cannot be reached now, which is not the caller's error.
             raise OSError(errno.EAGAIN, str(error)) from error
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:

@@ -1,8 +1,7 @@
-"""Which kind of state manager is there: ours, another that speaks v0, or none at all.
+"""Find out which kind of state manager answers: ours, another that speaks v0, or none at all.
 
-No status says who answers: a gateway without a route, or another application on the port, answers 404 in
-JSON too. So nothing is concluded from a status. Ours is known by what its native root answers, and any
-other by what its list of nodes answers.
+A status does not identify a server: a gateway without a route, or another application on the port, answers
+404 in JSON, too. Ours is recognized by the body of its native root, any other by its list of nodes.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ async def discover(http: HttpClient, namespace: str) -> str | None:
 
 
 async def native_version(http: HttpClient) -> str | None:
-    """Return what the native root says; None after a JSON 404, which does not say who is there."""
+    """Return the version in the answer of the native root; None after a 404 in JSON."""
     try:
         return (await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)).version
     except NotFound:
         return None
     except RequestRefused as error:
-        # A proxy that is being set up answers anything: deciding for v0 now would stick.
+        # A proxy that is being set up may answer anything: a decision for v0 would remain.
         raise InvalidResponse(error.what, status=error.status, where=error.where, fix=error.fix) from error
 
 
@@ -67,11 +66,11 @@ async def require_v0(http: HttpClient, namespace: str) -> None:
 
 
 def not_a_manager(
-    http: HttpClient, asked_for: str, why: str, error: NotFound | RequestRefused | None = None
+    http: HttpClient, requested: str, why: str, error: NotFound | RequestRefused | None = None
 ) -> InvalidResponse:
     """Return the error for an answer that no state manager gives."""
     return InvalidResponse(
-        f"what is at {http.endpoint.shown} does not answer as a state manager: asked for {asked_for}, {why}",
+        f"what is at {http.endpoint.shown} does not answer as a state manager: asked for {requested}, {why}",
         status=error.status if error else None,
         where=error.where if error else "",
         fix=CHECK_URI,

@@ -1,8 +1,8 @@
-"""Which state manager to talk to, and with which key: resolved in one place for runtime and client.
+"""Which state manager to use, and with which key: resolved in one place for runtime and client.
 
-A command that runs a user's file chooses the state manager for it: it is *ambient*, a context variable,
-in which the runtime runs and so do its nodes. ``ambient_endpoint(None)`` says that it is chosen later,
-while the file is loaded. Or it has one for what names none, in arguments or settings.
+A command that runs a user's file chooses its state manager by a context variable, which the runtime and its
+nodes inherit: the *ambient* state manager. ``ambient_endpoint(None)`` says that it is chosen later, after the
+file is loaded. One of last resort is used only where neither arguments nor settings name one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("exotrio")
 
 EMBEDDED_URI = "http://exotrio.embedded"
-"""Stands in for the URI when a transport is given: no name is ever resolved."""
+"""Replaces the URI when there is a transport: its name is never resolved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A state manager: where it is (a URI without a trailing slash), and the key that opens it, if any.
+    """A state manager: its URI without a trailing slash, and the API key, if any.
 
-    A transport is the way to one in this process; None: over the network.
+    ``transport`` leads to one in this process; None: it is reached over the network.
     """
 
     uri: str
@@ -42,13 +42,13 @@ class Endpoint:
 
     @property
     def shown(self) -> str:
-        """The URI as it may stand in a log: without user name and password."""
+        """The URI without user name and password, for logs."""
         parts = urlsplit(self.uri)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
     @property
     def name(self) -> str:
-        """What messages call it: the URI that stands in for that of an embedded one helps nobody."""
+        """What messages call it. The placeholder URI of an embedded one is not shown."""
         if self.uri == EMBEDDED_URI:
             return "the embedded state manager"
         return f"the state manager at {self.shown}"
@@ -62,9 +62,9 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Ambient:
-    """What a command supplies; ``endpoint`` is None while that is not chosen yet.
+    """The state manager that a command chose; ``endpoint`` is None until it is chosen.
 
-    ``is_last_resort``: it is only for what names no state manager, and for which no setting does.
+    ``is_last_resort``: it is used only where neither arguments nor settings name one.
     """
 
     endpoint: Endpoint | None
@@ -76,10 +76,10 @@ _ambient: ContextVar[Ambient | None] = ContextVar("exotrio_endpoint", default=No
 
 @contextmanager
 def ambient_endpoint(endpoint: Endpoint | None, *, is_last_resort: bool = False) -> Iterator[None]:
-    """Let the runtimes that are built and run in the body use ``endpoint``, whatever they name.
+    """Let the runtimes that are built and run in the body use ``endpoint``, whatever state manager they name.
 
-    Everything else in the body uses it where it names no state manager. None: it is chosen later, so
-    that a runtime may be built without one, and not be started. ``is_last_resort`` is as in ``Ambient``.
+    Clients in the body use it if they name none. None: it is chosen later, so that a runtime may be built
+    without one, but not started. ``is_last_resort`` is as in ``Ambient``.
     """
     token = _ambient.set(Ambient(endpoint, is_last_resort))
     try:
@@ -89,7 +89,7 @@ def ambient_endpoint(endpoint: Endpoint | None, *, is_last_resort: bool = False)
 
 
 def ambient() -> Ambient | None:
-    """Return what a command supplies; None if this program was not begun by one that does."""
+    """Return the state manager that a command chose; None if no command did."""
     return _ambient.get()
 
 
@@ -101,11 +101,10 @@ def resolve_endpoint(
     uri_source: str = "argument state_manager_uri",
     key_source: str = "argument key",
 ) -> tuple[Endpoint | None, list[str]]:
-    """Find the state manager from arguments, then the ambient one, then from the environment and ``.env``, or
-    last an ambient one of last resort.
+    """Find the state manager: in the arguments, the ambient one, in the environment and ``.env``, or last an
+    ambient one of last resort.
 
-    With a transport the URI does not matter, and no key is needed. The sources say where URI and key came
-    from, for problems with them.
+    With a transport the URI does not matter, and no key is needed. Problems name the sources of URI and key.
 
     Returns:
         The endpoint and no problems, or None and every problem, each as text that says what to do.
@@ -118,7 +117,7 @@ def resolve_endpoint(
     is_last_resort = supplied is not None and supplied.is_last_resort
     if not state_manager_uri and chosen is not None and not is_last_resort:
         return chosen, []
-    given = key
+    key_argument = key
     if not state_manager_uri or not key:
         try:
             settings = read_settings()
@@ -129,8 +128,8 @@ def resolve_endpoint(
         if not key:
             key, key_source = settings.api_key, source_of(KEY_VARIABLE)
     if not state_manager_uri and chosen is not None:
-        problems = _key_problems(given, key_source)
-        return None if problems else replace(chosen, key=given or chosen.key), problems
+        problems = _key_problems(key_argument, key_source)
+        return None if problems else replace(chosen, key=key_argument or chosen.key), problems
     problems = _uri_problems(state_manager_uri, uri_source) + _key_problems(key, key_source)
     if not state_manager_uri:
         problems.append(
@@ -152,7 +151,7 @@ def resolve_endpoint(
 
 @cache
 def _warn_of_sources(uri: str, uri_source: str, key_source: str) -> None:
-    """Warn, once, of a key that may not be meant for this address: ``.env`` may be somebody else's."""
+    """Warn, once, of a key that may not be meant for this address: another user may have written ``.env``."""
     log.warning(
         "the API key (%s) is sent to %s (%s): if they do not belong together, name both in one place",
         key_source,
@@ -164,7 +163,7 @@ def _warn_of_sources(uri: str, uri_source: str, key_source: str) -> None:
 def argument_problems(
     state_manager_uri: str | None, key: str | None, transport: httpx.AsyncBaseTransport | None
 ) -> list[str]:
-    """Return what is wrong with these arguments of ``resolve_endpoint``, whatever it finds for others."""
+    """Return the problems of these arguments of ``resolve_endpoint``, without looking for missing ones."""
     uri = state_manager_uri if transport is None else None
     return _uri_problems(uri, "argument state_manager_uri") + _key_problems(key, "argument key")
 
@@ -194,15 +193,17 @@ def _uri_problems(uri: str | None, source: str) -> list[str]:
             problem = " names no host"
         elif parts.query or parts.fragment:
             problem = " must not have a '?' or '#' part"
-    looks = f"({source}); it looks like http://127.0.0.1:8000"
-    return [f"the state manager URI{problem} {looks}"] if problem else []
+    example = f"({source}); an example is http://127.0.0.1:8000"
+    return [f"the state manager URI{problem} {example}"] if problem else []
 
 
 def _key_problems(key: str | None, source: str) -> list[str]:
-    # Checked here because h11 and httpx quote an illegal header value, that is the key, in their errors.
+    # Checked here because errors of h11 and httpx quote an illegal header value, which would show the key.
     if not key or (key.isascii() and key.isprintable() and key == key.strip()):
         return []
-    return [f"the API key ({source}) cannot stand in a header: printable ASCII only, and no blanks around it"]
+    return [
+        f"the API key ({source}) cannot be sent in a header: it needs printable ASCII, no blanks around it"
+    ]
 
 
 def _is_loopback(host: str) -> bool:

@@ -31,7 +31,7 @@ M = TypeVar("M", bound=BaseModel)
 MAX_DETAIL = 2_000
 """Characters shown of what an error body says."""
 MAX_RETRY_AFTER = 120.0
-"""Seconds; a wrong header must not stop everything for a day."""
+"""Seconds, so that a wrong header does not stop a client for a day."""
 
 CHECK_URI = "check that the URI is one of a state manager, and which proxies are in between"
 
@@ -40,21 +40,21 @@ _TOO_LARGE = frozenset({413, 414, 431})
 
 
 class NotAccepted(ManagerUnavailable):
-    """The state manager itself said, in JSON, that it did not take the request (408, 425, 429, 503).
+    """The state manager answered, in JSON, that it did not accept the request (408, 425, 429, 503).
 
-    Unlike a 502 of a proxy in between, this leaves nothing unknown.
+    Unlike after a 502 of a proxy, it is certain that the request had no effect.
     """
 
 
 class ServerError(ManagerUnavailable):
-    """The state manager itself said, in JSON, that it failed at the request (500).
+    """The state manager answered, in JSON, that it failed at the request (500).
 
-    That may be about this request only. The 500 of a proxy in between is about whatever is behind it.
+    Other requests may succeed, unlike after the 500 of a proxy.
     """
 
 
 class ResponseTooSlow(ManagerUnavailable):
-    """The answer had begun to arrive when its time was up. A smaller one might have come as a whole."""
+    """The answer had begun to arrive when its time was up. A smaller one might have arrived in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ class Answer:
 def parse_response(
     response: httpx.Response, content: bytes, *, at: str, request_line: str, accept: Collection[int] = ()
 ) -> Answer:
-    """Return the answer in a response, or raise what it means, as ``HttpClient.ask`` says.
+    """Return the answer in a response, or raise an error as ``HttpClient.ask`` says.
 
-    ``at`` names who answered, for messages; ``accept`` are statuses other than 2xx that are answers too.
+    ``at`` names the server in messages; ``accept`` are statuses besides 2xx that do not raise.
     """
     status = response.status_code
     where = f"request: {request_line}"
@@ -98,12 +98,12 @@ def parse_response(
     try:
         body = decode(content)
     except NotJson as error:
-        if status in _TOO_LARGE:  # answered by a proxy, which does not speak JSON but means it
+        if status in _TOO_LARGE:  # a proxy answered, without JSON, but the request is refused all the same
             raise RequestRefused(
                 f"{at} answered {status}: the request is too large", status=status, where=where
             ) from error
         what = f"{at} answered {status} with a body that is not JSON"
-        if status >= 500 or status in _NOT_ACCEPTED:  # so does a proxy whose state manager is away
+        if status >= 500 or status in _NOT_ACCEPTED:  # a proxy answers this while the state manager is down
             wait = retry_after(response.headers)
             raise ManagerUnavailable(
                 what, status=status, retry_after=wait, where=where, fix=CHECK_URI
@@ -142,7 +142,7 @@ def log_text(error: ManagerError) -> str:
 
 
 def problems_in(body: Any) -> list[str]:
-    """Return the problems an error body names, each with its place; values are left out."""
+    """Return the problems in the body of an error, each with its place but without values."""
     detail = body.get("detail", body.get("message")) if isinstance(body, dict) else None
     if isinstance(detail, str):
         return [line.strip() for line in detail.splitlines() if line.strip()] or ["no detail"]
@@ -165,7 +165,7 @@ def _problem(item: Any) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds ``Retry-After`` asks for (given in seconds or as a date), or None."""
+    """Return the seconds in ``Retry-After``, which may be a number or a date; None without it."""
     text = headers.get("retry-after", "").strip()
     if not text:
         return None
@@ -175,7 +175,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         due = parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-    try:  # the server's own clock, if it tells: ours may differ
+    try:  # by the clock of the server, if the answer has its date: ours may differ
         now = parsedate_to_datetime(headers.get("date", "")).timestamp()
     except (ValueError, TypeError, OverflowError):
         now = time.time()

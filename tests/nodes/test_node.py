@@ -153,7 +153,7 @@ def test_every_problem_of_a_runtime_is_named_at_once(unconfigured: Path) -> None
         "'v7'",
         "'carrier pigeon'",
         "must start with http:// or https://, not ftp:// (argument state_manager_uri)",
-        "the API key (argument key) cannot stand in a header",
+        "the API key (argument key) cannot be sent in a header",
     ):
         assert part in text
     assert len(caught.value.problems) == 12
