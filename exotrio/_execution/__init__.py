@@ -11,8 +11,8 @@
     output          the lines that one execution logs and prints: the first and the last
     capture         hears them, in this process, and passes all of it on
     spans           the span of an execution, if the program traces
-    places          where nodes run: on the Trio loop, in a thread, in an asyncio loop
-    processes       the fourth place: a pool of worker processes
+    backends        what runs nodes: the Trio loop, a thread, an asyncio loop
+    processes       the fourth backend: a pool of worker processes
     process_worker  the other end: a worker process, which runs one node after the other
     messages        the messages of these two; ``_children`` carries them
     threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from exotrio._execution.backends import AsyncioBackend, ExecutionBackend, ThreadBackend, TrioBackend
 from exotrio._execution.error_text import bounded, error_text
 from exotrio._execution.handle import RELEASED, Execution, execution_context
 from exotrio._execution.node_task import NodeTask
 from exotrio._execution.output import output_context
-from exotrio._execution.places import InAsyncio, InThreads, OnTrio, Place
-from exotrio._execution.processes import InProcesses
+from exotrio._execution.processes import ProcessBackend
 from exotrio._execution.results import failure_of, misfit
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER
-from exotrio._nodes.base import BaseNode, RunsIn, place_of
+from exotrio._nodes.base import BaseNode, RunsIn, runs_in_of
 from exotrio._nodes.outcome import Errored, Released, Report
 from exotrio._util.backoff import Backoff
 from exotrio._util.exceptions import leaves
@@ -39,7 +39,7 @@ SECRETS_PAUSES = Backoff(0.5, 10.0)
 
 
 class Executor:
-    """Runs executions, each node in its place.
+    """Runs executions, each by the backend of its node.
 
     Args:
         workers: Tasks that run nodes: how many nodes may be stuck grows with them.
@@ -61,33 +61,33 @@ class Executor:
         self._fetch_secrets = fetch_secrets
         self._owns_signals = owns_signals
         max_stuck = MAX_STUCK_PER_WORKER * workers
-        self._places: dict[RunsIn, Place] = {
-            "trio": OnTrio(),
-            "thread": InThreads(max_stuck, changed),
-            "asyncio": InAsyncio(max_stuck, changed),
-            "process": InProcesses(),
+        self._backends: dict[RunsIn, ExecutionBackend] = {
+            "trio": TrioBackend(),
+            "thread": ThreadBackend(max_stuck, changed),
+            "asyncio": AsyncioBackend(max_stuck, changed),
+            "process": ProcessBackend(),
         }
         # As they were checked: node code can change its class, and to ask for each state took 2 us.
-        self._place_of = {node: self._places[place_of(node)] for node in nodes.values()}
+        self._backend_of = {node: self._backends[runs_in_of(node)] for node in nodes.values()}
 
     def accepts(self, node: type[BaseNode]) -> bool:
         """Whether a state of ``node`` should be begun: not if too many others like it are stuck."""
-        return not self._why_not(node)
+        return not self._refusal_reason(node)
 
     @property
     def stuck(self) -> str:
         """Why states of some nodes are not begun; empty if all are. From any thread."""
-        why = next(filter(None, map(self._why_not, self._nodes.values())), "")
+        why = next(filter(None, map(self._refusal_reason, self._nodes.values())), "")
         return f"{why}: no such node is begun" if why else ""
 
-    def _why_not(self, node: type[BaseNode]) -> str:
-        return self._place_of[node].why_not
+    def _refusal_reason(self, node: type[BaseNode]) -> str:
+        return self._backend_of[node].refusal_reason
 
     async def aclose(self) -> None:
-        """End what the places of nodes have begun. Shielded, for up to ``deadlines.CLOSE``."""
+        """End what the backends have begun. Shielded, for up to ``deadlines.CLOSE``."""
         async with trio.open_nursery() as nursery:
-            for place in self._places.values():
-                nursery.start_soon(place.aclose)
+            for backend in self._backends.values():
+                nursery.start_soon(backend.aclose)
 
     async def run(
         self,
@@ -130,7 +130,7 @@ class Executor:
             execution.error = None
             execution.report = misfit(what, (), "its class has to be given to a runtime")
             return
-        if why := self._why_not(node):
+        if why := self._refusal_reason(node):
             log.warning("releasing state %s: %s", claim.state_id, why)
             execution.error = None
             return
@@ -141,7 +141,7 @@ class Executor:
                     await confirm()
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    execution.report = await self._place_of[node].run(node, execution)
+                    execution.report = await self._backend_of[node].run(node, execution)
             # If the scope caught a Cancelled, the runtime ended the node.
             execution.error = None
         except BaseException as error:

@@ -26,6 +26,7 @@ import threading
 import trio
 
 from exotrio._children.child_process import MAX_KILL, SOCKET, ChildProcess
+from exotrio._execution.backends import ExecutionBackend
 from exotrio._execution.handle import Execution
 from exotrio._execution.messages import (
     CONNECTION_LOST,
@@ -38,7 +39,6 @@ from exotrio._execution.messages import (
     Progressed,
     Setup,
 )
-from exotrio._execution.places import Place
 from exotrio._execution.results import FailedElsewhere, Failure
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process, target_of
@@ -56,8 +56,8 @@ MAX_START = 120.0
 """Seconds in which a process has to start and to load the code of its node."""
 
 
-class InProcesses(Place):
-    """Each in a process of its own, which runs one node after the other."""
+class ProcessBackend(ExecutionBackend):
+    """Runs each in a separate process, which runs one node after the other."""
 
     def __init__(self) -> None:
         self._idle: list[WorkerProcess] = []
@@ -101,9 +101,6 @@ class InProcesses(Place):
             async with trio.open_nursery() as nursery:
                 for process in list(self._all):
                     nursery.start_soon(self._end, process)
-
-    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
-        raise AssertionError("its instance is made in the other process")
 
     def _take(self) -> WorkerProcess:
         while self._idle:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._execution.error_text import bounded, error_line, error_text
 from exotrio._fields.models import fields_of
-from exotrio._nodes.base import BaseNode, StopView, place_of
+from exotrio._nodes.base import BaseNode, StopView, runs_in_of
 from exotrio._nodes.outcome import (
     Errored,
     Executed,
@@ -98,7 +98,7 @@ def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -
 def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
     """Add a note to an error that a node for asyncio raises on Trio: what its class has to say."""
     # A plain def runs in no loop, wherever that is.
-    on_trio = inspect.iscoroutinefunction(node.execute) and place_of(node) != "asyncio"
+    on_trio = inspect.iscoroutinefunction(node.execute) and runs_in_of(node) != "asyncio"
     if not on_trio or type(error) not in (RuntimeError, TypeError):
         return
     # Only a str: another object could do anything when its text is asked for.

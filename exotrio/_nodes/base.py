@@ -215,6 +215,6 @@ class BaseNode(ABC):
             checked_progress(fraction, text)  # the same errors outside of a runtime
 
 
-def place_of(node: type[BaseNode]) -> RunsIn:
-    """Return where ``execute`` runs."""
+def runs_in_of(node: type[BaseNode]) -> RunsIn:
+    """Return ``runs_in`` of a node, or what applies if it is None."""
     return node.runs_in or ("trio" if inspect.iscoroutinefunction(node.execute) else "thread")

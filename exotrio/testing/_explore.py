@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 import trio
 from trio.testing import MockClock
 
-from exotrio._nodes.base import BaseNode, place_of
+from exotrio._nodes.base import BaseNode, runs_in_of
 from exotrio._nodes.checks import node_problems
 from exotrio._util.words import listed, plural, shortened
 from exotrio.errors import ConfigurationError
@@ -305,7 +305,7 @@ def _check_usable(nodes: Sequence[type[BaseNode]]) -> None:
         )
     if problems := node_problems(nodes):
         raise ConfigurationError("the classes cannot be used as nodes", problems)
-    if asyncio := [node.__name__ for node in nodes if place_of(node) == "asyncio"]:
+    if asyncio := [node.__name__ for node in nodes if runs_in_of(node) == "asyncio"]:
         raise ConfigurationError(f"explore cannot run nodes on an asyncio loop: {listed(asyncio)}")
 
 

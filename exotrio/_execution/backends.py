@@ -1,4 +1,4 @@
-"""Where nodes run: on the Trio loop, in a thread, in an asyncio loop. ``processes`` has the fourth place."""
+"""What runs nodes: the Trio loop, a thread, an asyncio loop. ``processes`` has the fourth backend."""
 
 from __future__ import annotations
 
@@ -19,20 +19,31 @@ if TYPE_CHECKING:
     from exotrio._execution.asyncio_thread import AsyncioThread
 
 
-class Place(ABC):
-    """A place where nodes of one runtime run."""
+class ExecutionBackend(ABC):
+    """Runs those nodes of a runtime that name it by ``runs_in``."""
 
     @property
-    def why_not(self) -> str:
-        """Why no other node is begun here; empty if they are. From any thread."""
+    def refusal_reason(self) -> str:
+        """Why no other node is begun by it; empty if they are. From any thread."""
         return ""
 
+    async def aclose(self) -> None:
+        """End what the backend has begun. Shielded, for up to ``deadlines.CLOSE``."""
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    @abstractmethod
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         """Run ``node`` and return the outcome of what it returned. Raises what it raises.
 
         Cancellation:
-            Ends the node as it can be ended in this place.
+            Ends the node in the way that this backend can.
         """
+
+
+class LocalBackend(ExecutionBackend):
+    """Runs them in this process."""
+
+    async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         execution.begin(node.timeout)
         inputs, secrets = execution.claim.inputs, execution.secrets
         instance = instance_of(node, inputs, secrets, execution.view, execution.progress)
@@ -42,25 +53,21 @@ class Place(ABC):
             execution.output.is_open = True
         return returned(node, await self._execute(instance, execution))
 
-    async def aclose(self) -> None:
-        """End what was begun for this place. Shielded, for up to ``deadlines.CLOSE``."""
-        await trio.lowlevel.cancel_shielded_checkpoint()
-
     @abstractmethod
     async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         """Return what ``execute`` returns."""
 
 
-class OnTrio(Place):
-    """On the Trio loop of the runtime."""
+class TrioBackend(LocalBackend):
+    """Runs them on the Trio loop of the runtime."""
 
     async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         value = instance.execute()
         return await value if inspect.isawaitable(value) else value  # it is not, of a decorated method
 
 
-class InThreads(Place):
-    """Each in a thread. One that does not end when it should is stuck."""
+class ThreadBackend(LocalBackend):
+    """Runs each in a thread. One that does not end when it should is stuck."""
 
     def __init__(self, max_stuck: int, changed: Callable[[], None]) -> None:
         self._stuck = StuckNodes(
@@ -68,7 +75,7 @@ class InThreads(Place):
         )
 
     @property
-    def why_not(self) -> str:
+    def refusal_reason(self) -> str:
         return self._stuck.why
 
     async def _execute(self, instance: BaseNode, execution: Execution) -> object:
@@ -80,8 +87,8 @@ class InThreads(Place):
         return await value if inspect.isawaitable(value) else value
 
 
-class InAsyncio(Place):
-    """All in one asyncio loop, in a thread that begins with the first."""
+class AsyncioBackend(LocalBackend):
+    """Runs all in one asyncio loop, in a thread that begins with the first."""
 
     def __init__(self, max_stuck: int, changed: Callable[[], None]) -> None:
         self._stuck = StuckNodes(
@@ -91,7 +98,7 @@ class InAsyncio(Place):
         self._thread: AsyncioThread | None = None
 
     @property
-    def why_not(self) -> str:
+    def refusal_reason(self) -> str:
         blocked = self._thread is not None and self._thread.blocked
         return self._stuck.why or ("a node blocks the asyncio loop" if blocked else "")
 
