@@ -11,11 +11,11 @@ import click
 from exotrio._util.words import closest, listed
 
 _MAX_HELP = 200
-"""Characters of the help beside a command."""
+"""Characters of the help next to a command."""
 
 
 class Commands(click.Group):
-    """A group of commands. Its help has a whole sentence for each."""
+    """A group of commands. Its help has a complete sentence for each."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

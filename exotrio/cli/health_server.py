@@ -1,9 +1,9 @@
 """The port of ``worker --health-port``.
 
-For one runtime it is HTTP in a thread with its own Trio loop: it has to answer while node code blocks the
+For one runtime it is served in a thread with its own Trio loop: it has to answer while node code blocks the
 runtime's loop. It reads from the runtime only what any thread may read, and it ends after the runtime, so
 that the drain can be observed. For several processes their parent serves it (``processes.health``).
-It is here since ``monitoring`` does not serve HTTP.
+``monitoring`` itself does not serve HTTP.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ GRACE = 1.0
 
 
 class Source(Protocol):
-    """What a health port shows."""
+    """The contents of a health port."""
 
     async def alive(self) -> str:
         """Return why the process should be restarted; empty if it should not."""
 
     async def ready(self) -> str:
-        """Return why no work is begun; empty if some is."""
+        """Return why no work is begun; empty if it is."""
 
     async def metrics(self) -> tuple[bytes, str]:
         """Return the metrics, and their content type."""
@@ -90,7 +90,7 @@ class _App:
     async def _respond(self, scope: Scope) -> Response:
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
         if self._hosts is not None and host_name(host) not in self._hosts:
-            # On loopback: a web page must not read this through a host name of its own (DNS rebinding).
+            # On loopback: a web page must not read this through its own host name (DNS rebinding).
             return PlainTextResponse("this Host is not served here\n", 421)
         path = scope["path"]
         if path not in self._paths:
@@ -135,7 +135,7 @@ def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Ite
             if not bound.done():
                 bound.set_exception(error)
 
-    # A daemon: it must not hold up the end of the process.
+    # A daemon: it must not delay the end of the process.
     thread = threading.Thread(target=body, name="exotrio health", daemon=True)
     thread.start()
     end = bound.result()

@@ -57,23 +57,23 @@ class Loaded:
 
     def runtime(self) -> Runtime:
         """Return the module's Runtime: the one named by the attribute, or the only one."""
-        found, name = self._variables(Runtime), self.attribute
+        runtimes, name = self._variables(Runtime), self.attribute
         if name is None:
             return self._only(
-                found,
+                runtimes,
                 "Runtime",
-                name_one=f"name one: {self.target}:{next(iter(found), '')}",
+                name_one=f"name one: {self.target}:{next(iter(runtimes), '')}",
                 write_one="write: runtime = Runtime(namespace=..., name=..., nodes=[...])",
             )
         is_graph = name in self._variables(Graph)
         where = f"looked up because of '{self.target}:{name}'"
         where += "; that is a Graph, which is chosen with --graph" if is_graph else ""
-        return self._named(name, found, found, "Runtime", where)
+        return self._named(name, runtimes, runtimes, "Runtime", where)
 
     def graph(self, name: str | None, *, option: str = "--graph") -> Graph:
         """Return the module's Graph with this name (its own, or its variable's), or the only one.
 
-        ``option`` is what names one in the arguments, for messages.
+        ``option`` is the option that names one, for messages.
         """
         variables = self._variables(Graph)
         by_own_name = {graph.name: graph for graph in variables.values()}
@@ -84,36 +84,35 @@ class Loaded:
                 name_one=f"name one with {option} NAME",
                 write_one="write: graph = Graph('my-graph', namespace=...), then graph.add(...)",
             )
-        return self._named(
-            name, {**variables, **by_own_name}, by_own_name, "Graph", f"asked for with {option}"
-        )
+        return self._named(name, {**variables, **by_own_name}, by_own_name, "Graph", f"named with {option}")
 
     def all_of(self, kind: type[T]) -> list[T]:
         """Return every object of a type at the module's top level."""
         return list(self._variables(kind).values())
 
-    def _only(self, found: Mapping[str, T], kind: str, *, name_one: str, write_one: str) -> T:
-        if len(found) != 1:
+    def _only(self, objects: Mapping[str, T], kind: str, *, name_one: str, write_one: str) -> T:
+        if len(objects) != 1:
+            number = plural(len(objects), kind) if objects else f"no {kind}"
             raise ModuleInvalid(
-                f"{self.target} has {plural(len(found), kind) if found else f'no {kind}'} at its top level",
-                where=", ".join(found),
-                fix=name_one if found else write_one,
+                f"{self.target} has {number} at its top level",
+                where=", ".join(objects),
+                fix=name_one if objects else write_one,
             )
-        return next(iter(found.values()))
+        return next(iter(objects.values()))
 
-    def _named(self, name: str, found: Mapping[str, T], shown: Iterable[str], kind: str, where: str) -> T:
-        if name not in found:
-            what = f"{self.target} has no {kind} {name!r}{meant(name, found)}"
+    def _named(self, name: str, objects: Mapping[str, T], shown: Iterable[str], kind: str, where: str) -> T:
+        if name not in objects:
+            what = f"{self.target} has no {kind} {name!r}{meant(name, objects)}"
             raise ModuleInvalid(what, where=where, fix=f"it has: {', '.join(shown) or 'none'}")
-        return found[name]
+        return objects[name]
 
     def _variables(self, kind: type[T]) -> dict[str, T]:
         """Return the module's variables of a type; the first name of each object."""
-        found: dict[int, tuple[str, T]] = {}
+        by_id: dict[int, tuple[str, T]] = {}
         for name, value in vars(self.module).items():
             if isinstance(value, kind):
-                found.setdefault(id(value), (name, value))
-        return dict(found.values())
+                by_id.setdefault(id(value), (name, value))
+        return dict(by_id.values())
 
 
 def load(target: str) -> Loaded:
@@ -125,7 +124,7 @@ def load(target: str) -> Loaded:
     Raises:
         ModuleInvalid: it does not exist, fails to load, or starts its Runtime while it is loaded.
         ConfigurationError: it builds a Runtime or a node class that cannot be used.
-        GraphInvalid: it builds a graph that cannot be.
+        GraphInvalid: it builds an invalid graph.
     """
     path, attribute = split_target(target)
     if not path:
@@ -133,7 +132,7 @@ def load(target: str) -> Loaded:
             "no file or module is named", where=f"in the argument {target!r}" if target else "", fix=_FIX
         )
     try:
-        # What the module prints while it is loaded is not a result of the command.
+        # Text that the module prints while it is loaded is not a result of the command.
         with ambient_endpoint(None), redirect_stdout(sys.stderr):
             module = _import_file(Path(path)) if is_file(path) else _import_module(path)
     except ModuleInvalid:
@@ -145,7 +144,7 @@ def load(target: str) -> Loaded:
 
 def _load_error(error: BaseException, path: str) -> ExotrioError:
     """Return the error to raise for an exception that the module raised while it was loaded."""
-    # An event loop that the module runs raises groups.
+    # A module that runs an event loop raises exception groups.
     leaf = first_leaf(error)
     line = users_line(leaf) or users_line(error)
     place = f"in {line[0]}, line {line[1]}" if line else ""
@@ -198,7 +197,7 @@ def _import_file(path: Path) -> ModuleType:
             fix=_FIX,
         )
     sys.path.insert(0, str(path.resolve().parent))
-    # Not the name of the file, which may be the name of a package that it imports.
+    # Not under the name of the file, which may be that of a package that it imports.
     try:
         return module_from_file(f"exotrio_app_{path.stem}", str(path))
     except NotImportable as error:
@@ -243,22 +242,23 @@ def users_traceback(error: BaseException) -> str:
     leaf = first_leaf(error.__cause__ or error)
     lines = traceback.format_list(_users_frames(leaf))
     if isinstance(leaf, SyntaxError):
-        # The line it is about is not in a frame.
+        # The line with the error is not in a frame.
         lines += traceback.TracebackException.from_exception(leaf).format_exception_only()
     return "".join(lines).rstrip("\n")
 
 
 def users_files(error: BaseException | None = None) -> list[str]:
-    """Return the files of all modules loaded so far that are the user's.
+    """Return the user's files among those of all loaded modules.
 
-    With those of an error that ``load`` raised: Python does not keep a module that failed loaded.
+    Of an error that ``load`` raised, they include the files in its traceback: Python does not keep a module
+    that failed to load.
     """
-    found = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    names = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     if error is not None:
         leaf = first_leaf(error.__cause__ or error)
-        found += [frame.filename for frame in _users_frames(leaf)]
-        found += [leaf.filename] if isinstance(leaf, SyntaxError) else []
-    files = {os.path.abspath(file) for file in found if isinstance(file, str) and _is_users(file)}
+        names += [frame.filename for frame in _users_frames(leaf)]
+        names += [leaf.filename] if isinstance(leaf, SyntaxError) else []
+    files = {os.path.abspath(name) for name in names if isinstance(name, str) and _is_users(name)}
     return sorted(file for file in files if os.path.exists(file))  # not "<string>"
 
 

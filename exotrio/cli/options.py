@@ -1,4 +1,4 @@
-"""Options that several commands have, beside those of ``connection``."""
+"""Options that several commands have, except those of ``connection``."""
 
 from __future__ import annotations
 
@@ -73,19 +73,19 @@ _key_option = click.option(
     "--key",
     callback=_key,
     metavar="TEXT",
-    help="What the run is about, such as the number of an order: with the same key for the same graph, the "
-    "same run. Nothing secret.",
+    help="The subject of the run, such as the number of an order: a graph has one run for each key. Not a "
+    "secret.",
 )
 
 
 def run_values(function: F) -> F:
-    """Add the options for what a run is started with; the command gets ``inputs``, ``store`` and ``key``."""
+    """Add the options for the values of a run; the command gets ``inputs``, ``store`` and ``key``."""
 
     @functools.wraps(function)
-    def given(*args: Any, inputs: dict[str, str], inputs_file: dict[str, str], **others: Any) -> Any:
+    def with_inputs(*args: Any, inputs: dict[str, str], inputs_file: dict[str, str], **others: Any) -> Any:
         return function(*args, inputs=values.merged(inputs, inputs_file, "-i", "--inputs-file"), **others)
 
-    return cast("F", _inputs(_values_file("inputs")(_store(_key_option(given)))))
+    return cast("F", _inputs(_values_file("inputs")(_store(_key_option(with_inputs)))))
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
@@ -134,7 +134,7 @@ class Database(click.ParamType):  # type: ignore[type-arg]
         if not is_database_url(text):
             check_database(text)
         elif parse_database_url(text, source="the arguments").secrets:
-            # Refused, not only warned of: it stands in the list of processes as long as this one runs.
+            # Refused, not only warned of: the list of processes shows it while this one runs.
             raise ConfigurationError(
                 "the URL of the database has a password in it",
                 where="it came from the arguments, which other users of this machine can read",

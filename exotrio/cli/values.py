@@ -1,8 +1,8 @@
-"""Inputs, store entries and secrets that are given to a command: in arguments, in files or on standard input.
+"""Inputs, store entries and secrets of commands: in arguments, in files or on standard input.
 
-``NAME=VALUE`` is literal text. ``NAME=@FILE`` is the text of a file, and ``NAME=@-`` what
-standard input holds, both without one line break at the end, which editors and ``echo`` add. A value
-that begins with ``@`` is written ``NAME=@@...``. A JSON file gives several values, each exactly.
+``NAME=VALUE`` is literal text. ``NAME=@FILE`` is the text of a file, and ``NAME=@-`` that of standard input,
+both without one line break at the end, which editors and ``echo`` add. A value that begins with ``@`` is
+written ``NAME=@@...``. A JSON file has several values, each exactly.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import click
 
 def pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     """Return the values of a repeatable ``NAME=VALUE`` option."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for value in values:
         name, equals, text = _decoded(value).partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE")
-        _add(found, name, text)
-    return found
+        _add(texts, name, text)
+    return texts
 
 
 def secrets(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     """Return the values of ``--secret NAME`` (from the environment) and ``--secret NAME=@FILE``."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for value in values:
         name, equals, text = _decoded(value).partition("=")
         if not name:
@@ -42,24 +42,24 @@ def secrets(ctx: click.Context, parameter: click.Parameter, values: Sequence[str
                 f"the value of {name!r} is in the arguments, where other users can read it; "
                 f"use {name} (the environment variable), {name}=@FILE or {name}=@-"
             )
-        _add(found, name, text if equals else None)
-    return found
+        _add(texts, name, text if equals else None)
+    return texts
 
 
-def _add(found: dict[str, str], name: str, text: str | None) -> None:
+def _add(texts: dict[str, str], name: str, text: str | None) -> None:
     """Add a value as it is written in an argument; None stands for the environment variable ``name``."""
-    if name in found:
+    if name in texts:
         raise click.BadParameter(f"{name!r} is given twice")
     if text is None:
         if name not in os.environ:
             raise click.BadParameter(
                 f"there is no environment variable {name!r}; set it, or use {name}=@FILE or {name}=@-"
             )
-        found[name] = os.environ[name]
+        texts[name] = os.environ[name]
     elif text.startswith("@") and not text.startswith("@@"):
-        found[name] = _read(text[1:]).removesuffix("\n").removesuffix("\r")
+        texts[name] = _read(text[1:]).removesuffix("\n").removesuffix("\r")
     else:
-        found[name] = text[1:] if text.startswith("@@") else text
+        texts[name] = text[1:] if text.startswith("@@") else text
 
 
 def values_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
@@ -68,27 +68,27 @@ def values_file(ctx: click.Context, parameter: click.Parameter, value: str | Non
         return {}
     name = shown(value)
     try:
-        found = json.loads(_read(value))
+        texts = json.loads(_read(value))
     except (ValueError, RecursionError) as error:
         # Only the line: the text of the error could quote a secret.
         place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise click.BadParameter(f"{name} is not JSON{place}") from None
-    if not isinstance(found, dict):
+    if not isinstance(texts, dict):
         raise click.BadParameter(f'{name} is not a JSON object such as {{"name": "value"}}')
-    for key, text in found.items():
+    for key, text in texts.items():
         if not isinstance(text, str):
             raise click.BadParameter(f"{name}: the value of {key!r} is not text; write it in quotes")
-    return found
+    return texts
 
 
 def merged(
-    given: Mapping[str, str], from_file: Mapping[str, str], option: str, file_option: str
+    from_options: Mapping[str, str], from_file: Mapping[str, str], option: str, file_option: str
 ) -> dict[str, str]:
     """Return both together; refuse a name that is in both."""
-    for name in given:
+    for name in from_options:
         if name in from_file:
             raise click.UsageError(f"{name!r} is given with {option} and with {file_option}")
-    return {**from_file, **given}
+    return {**from_file, **from_options}
 
 
 def _decoded(value: str) -> str:
@@ -114,7 +114,7 @@ _READ = "exotrio.cli.standard-input-read"
 
 
 class Unreadable(Exception):
-    """The text cannot be read; the message says why, to follow the name of the file."""
+    """The text cannot be read; the message says why, and follows the name of the file."""
 
 
 def shown(file: str) -> str:
@@ -141,7 +141,7 @@ def read_text(file: str) -> str:
 
 
 def standard_input() -> BinaryIO:
-    """Return standard input, once: the second reading would find nothing, and use that."""
+    """Return standard input, once: at the second reading it would be empty."""
     meta = click.get_current_context().meta
     if meta.setdefault(_READ, False):
         raise Unreadable("is read twice")

@@ -229,7 +229,10 @@ def at(cli: Cli, uri: str, key: str = KEY) -> Cli:
 
 def test_a_port_where_nobody_listens_is_told_from_a_name_that_does_not_exist(cli: Cli) -> None:
     says(
-        at(cli, "http://127.0.0.1:1")("doctor"), 4, "nobody listens on port 1 of 127.0.0.1", "exotrio server"
+        at(cli, "http://127.0.0.1:1")("doctor"),
+        4,
+        "no program listens on port 1 of 127.0.0.1",
+        "exotrio server",
     )
     says(
         at(cli, "http://no..name")("doctor"),
@@ -247,7 +250,7 @@ def test_a_uri_that_httpx_refuses_is_told(cli: Cli, running: Server) -> None:
 
 def test_what_speaks_no_http_or_no_tls_is_told(cli: Cli) -> None:
     with answering(b"something else\r\n\r\n") as address:
-        says(at(cli, f"http://{address}")("doctor"), 4, "what answered is not HTTP")
+        says(at(cli, f"http://{address}")("doctor"), 4, "the answer is not HTTP")
         says(at(cli, f"https://{address}")("doctor"), 4, "the TLS handshake failed", "else write http://")
     for answer in (b"", b"220 mail.example ESMTP\r\n"):
         with answering(answer) as address:

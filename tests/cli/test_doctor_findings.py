@@ -289,7 +289,7 @@ def test_triggers_in_time_zones_are_said_with_what_is_wrong_with_them() -> None:
     )
     one(
         of_graphs(triggered("Mars", scheduled={})),
-        "graph g names no time zone with 'Mars': its trigger is in UTC",
+        "graph g has no valid time zone, 'Mars': its trigger is in UTC",
     )
 
 

@@ -186,7 +186,7 @@ def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(
             assert "Timeline" in browser.get(f"/ns/n/runs/{run_id}").text
         assert only_run(cli) == run_id  # commands ask it meanwhile
         end = cli("doctor", "-n", "n")
-        assert f"no state manager is given: examined is that of this folder, {url}\n" in end.out
+        assert f"no state manager is given: that of this folder is examined, {url}\n" in end.out
         assert "exotrio, native" in end.out
         with exotrio("worker", "nodes.py", cwd=cli.folder):  # and what names no state manager finds it
             cli("trigger", "fan", "--follow", code=0)

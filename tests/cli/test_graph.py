@@ -352,7 +352,7 @@ def test_all_graphs_of_a_python_file_are_applied_unless_one_is_named(cli: Cli, r
     cli.set(token="t")
     told(cli("graph", "apply", "two.py", "--secret", "token"), 2, "two.py has fan, one: name one with --name")
     assert cli("graph", "apply", "two.py", "--name", "one", "--secret", "token").code == 0
-    told(cli("graph", "apply", "two.py", "--name", "oen"), 3, "did you mean 'one'?", "asked for with --name")
+    told(cli("graph", "apply", "two.py", "--name", "oen"), 3, "did you mean 'one'?", "named with --name")
     cli.write("none.py", "")
     told(cli("graph", "apply", "none.py"), 3, "none.py has no Graph at its top level")
     cli.write("bad.py", NODES + "bad = Graph('bad', namespace='n')\nbad.add('Nobody')\n")

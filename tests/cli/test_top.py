@@ -56,7 +56,7 @@ def test_what_is_out_of_the_ordinary_stands_out() -> None:
         )
     )
     assert "1,200+ waiting" in text
-    assert re.search(r"^Lonely .* nobody$", text, re.MULTILINE)
+    assert re.search(r"^Lonely .* none$", text, re.MULTILINE)
     assert text.index("Lonely") < text.index("\nA ")
     for part in ("silent", "running, draining", "stopped", "and 4 more", "cancelled", "failed"):
         assert part in text, part

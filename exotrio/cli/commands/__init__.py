@@ -1,4 +1,4 @@
-"""The commands, one thin module each: options, help, what is printed. What they do is in the rooms beside.
+"""The commands, one thin module each: options, help, output. Their work is done by the packages of ``cli``.
 
 Each module has a ``command``; a group of commands (``runs ls``, ``runs show``) is one ``command`` too. No
 command imports from another one.

@@ -34,7 +34,7 @@ def command() -> None:
 @click.argument("url", metavar="[URL]", required=False, type=options.Database())
 @options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat, as `server` is told.")
 @click.option(
-    "--claim-timeout", type=options.Seconds(), help="How long a v0 claim is valid.  [default: for ever]"
+    "--claim-timeout", type=options.Seconds(), help="How long a v0 claim is valid.  [default: no limit]"
 )
 def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: float | None) -> int:
     """Move the SQLite FILE of a stopped state manager into the empty PostgreSQL database at URL.

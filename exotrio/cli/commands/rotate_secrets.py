@@ -22,18 +22,18 @@ from exotrio.manager.security.encryption import rotate_secrets
     "--drop-old-keys",
     "drop_old",
     is_flag=True,
-    help="Remove the older keys from the file beside the database at the end; earlier backups need them.",
+    help="Remove the older keys from the file next to the database at the end; earlier backups need them.",
 )
 def command(db: str | None, drop_old: bool) -> int:
     """Encrypt all secrets in a database with a new key; a SQLite file must not be in use.
 
     The new key is the first one in SECRETS_ENCRYPTION_KEY (32 bytes in base64; several are separated by
     commas or blanks, newest first). Without that variable a key is generated, and put before the others
-    in the file ending in .secrets-key beside the database.
+    in the file ending in .secrets-key next to the database.
 
-    All secrets are encrypted anew, or none; if it is interrupted, run it again. A secret that no given
-    key can read stops it before anything is changed. Earlier backups need the older keys: keep those as
-    long as the backups.
+    All secrets are encrypted again, or none; if it is interrupted, run it again. If a secret cannot be
+    read with any of the keys, it stops before anything is changed. Earlier backups need the older keys: keep
+    those as long as the backups.
 
     A state manager does the same when it starts: to replace the key in SECRETS_ENCRYPTION_KEY, put the
     new one first and restart it; remove the old one when its log says that it is no longer needed.

@@ -42,16 +42,16 @@ def command() -> None:
     help=f"Only runs with this status, one of {', '.join(RunStatus)}.",
 )
 @click.option("--key", metavar="TEXT", help="Only runs with this key.")
-@options.limit(20, "Most runs to list.")
+@options.limit(20, "List at most N runs.")
 @connection
 def ls(graph: str | None, status: str | None, key: str | None, limit: int, connection: Connection) -> int:
     """List runs, newest first.
 
     JSON: namespace, runs (as of `runs show`, without nodes and failed), more (whether there are).
     """
-    wanted = None if status is None else RunStatus(status)
-    runs, more = connection.ask(lambda manager: list_runs(manager, graph, wanted, limit, key))
-    is_all = graph is None and wanted is None and key is None
+    run_status = None if status is None else RunStatus(status)
+    runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, key))
+    is_all = graph is None and status is None and key is None
     count = plural(len(runs), "run" if is_all else "matching run")
     keys = any(run.key for run in runs)
     connection.print_list(
@@ -115,7 +115,7 @@ def cancel(run_id: str, connection: Connection) -> int:
     """Cancel a run: waiting and running states end as errored; nothing follows.
 
     Runtimes are told with their next heartbeat, and cancel its nodes. Cancelling a run again changes
-    nothing. A state manager that speaks only v0 cannot do it.
+    nothing. A state manager that speaks only v0 cannot cancel runs.
 
     JSON: as of `runs show`, without failed.
     """
@@ -140,8 +140,8 @@ def retry(run_id: str, connection: Connection) -> int:
     """
 
     async def ask(manager: StateManager) -> tuple[str, RunRetry]:
-        found = await find_run(manager, run_id)
-        return found.run_id, await manager.retry_run(found.run_id)
+        run = await find_run(manager, run_id)
+        return run.run_id, await manager.retry_run(run.run_id)
 
     whole_id, reply = connection.ask(ask)
     lines = [f"{plural(len(reply.retried), 'state')} of run {whole_id} will run again"]
@@ -151,8 +151,8 @@ def retry(run_id: str, connection: Connection) -> int:
 
 
 def _as_lines(run: Run) -> Iterator[str]:
-    found = {status for node in run.nodes for status, count in node.counts.items() if count}
-    used = [*(status for status in StateStatus if status in found), *sorted(found - {*StateStatus})]
+    present = {status for node in run.nodes for status, count in node.counts.items() if count}
+    used = [*(status for status in StateStatus if status in present), *sorted(present - {*StateStatus})]
     rows = [
         (node.identifier, node.node_name, *(str(node.counts.get(status, 0)) for status in used))
         for node in run.nodes

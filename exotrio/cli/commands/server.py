@@ -47,7 +47,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     "--key-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File that holds the API key. Without it: STATE_MANAGER_SECRET, then EXOSPHERE_API_KEY, then (on "
-    "loopback) a generated key kept beside the file of the database, or for a PostgreSQL in .exotrio.",
+    "loopback) a generated key kept next to the file of the database, or for a PostgreSQL in .exotrio.",
 )
 @click.option("--key", metavar="KEY", help="The API key itself. For tests: other users can read arguments.")
 @click.option(
@@ -78,7 +78,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option(
     "--claim-timeout",
     type=options.Seconds(),
-    help="How long a v0 claim is valid; longer than any node runs.  [default: for ever]",
+    help="How long a v0 claim is valid; longer than any node runs.  [default: no limit]",
 )
 @click.option(
     "--keep",
@@ -135,7 +135,7 @@ def command(max_body_mib: int, v0_only: bool, log_format: str, verbose: int, **s
 
 
 class _Serving:
-    """Whether requests are accepted. Before, while it waits for its database, there are none to finish."""
+    """Whether requests are accepted. While the server waits for its database, there are none to finish."""
 
     is_begun = False
 
@@ -149,9 +149,9 @@ def max_connections() -> int:
     A runtime keeps one connection for its polls and one for its heartbeats.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_CONNECTIONS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    files = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < files:
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+            soft = files
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)

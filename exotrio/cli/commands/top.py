@@ -40,8 +40,8 @@ def command(interval: float, once: bool, connection: Connection) -> int:
     """
     is_live = not once and connection.form != "json" and sys.stdout.isatty()
 
-    async def look(manager: StateManager) -> Overview | None:
-        # What nobody else works on does not change while it is shown, and to keep it open would stop a `run`.
+    async def show(manager: StateManager) -> Overview | None:
+        # A database that only this process has open does not change, and keeping it open would stop a `run`.
         if not is_live or connection.is_alone:
             return await manager.overview(runs=RUNS_ONCE)
         from exotrio.cli.top.live import show_live  # here, since only a terminal needs it
@@ -49,7 +49,7 @@ def command(interval: float, once: bool, connection: Connection) -> int:
         await show_live(manager, connection.where, interval)
         return None
 
-    overview = connection.ask(look)
+    overview = connection.ask(show)
     if overview is None:
         return SUCCESS
     if connection.form == "json":

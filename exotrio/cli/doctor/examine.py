@@ -26,7 +26,7 @@ from exotrio.manager.rules.findings import Finding, info, of_checkup, of_overvie
 
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
-    """Examine what can be examined; a claim without a lease counts as stuck after ``stale`` seconds."""
+    """Examine everything; a claim without a lease counts as stuck after ``stale`` seconds."""
     endpoint = settings.endpoint
     report = Report(
         settings=settings.shown,
@@ -82,11 +82,11 @@ async def _examine_further(report: Report, server: Server, endpoint: Endpoint, s
 
 
 async def _examine_native(report: Report, server: Server, manager: StateManager, stale: float) -> None:
-    await manager.checkup()  # it connects, which would distort the times of the next one
+    await manager.checkup()  # it connects, so that the next one is timed without that
     sent = time.time()
     checkup = await manager.checkup()
     received = time.time()
-    # More precise than a Date header, which has whole seconds.
+    # More precise than Date headers, which have whole seconds.
     half = (received - sent) / 2
     server.clock = Clock(checkup.at.timestamp() - sent - half, half, "its own time")
     if report.namespace is None:
@@ -107,21 +107,21 @@ async def _examine_v0(report: Report, server: Server, manager: StateManager, sta
 
 
 def examine_outbox(path: Path) -> Finding:
-    """Return what there is to say of an outbox. Nothing in it is sent or changed."""
+    """Return a finding about an outbox, without sending or changing anything in it."""
     if not path.is_file():
-        fix = "check the path: it is outbox=... of the Runtime, seen from the folder that was started in"
+        fix = "check the path: it is outbox=... of the Runtime, relative to the folder that was started in"
         return Finding(f"there is no outbox {path}", fix)
     try:
-        found = read_totals(path)
+        totals = read_totals(path)
     except DatabaseBusy as error:
         return info(error.what)
     except ConfigurationError as error:
         return Finding(error.what, error.fix)
-    whose = f"namespace {one_line(found.namespace)} at {one_line(found.uri)}"
-    if not found.outcomes:
-        return info(f"the outbox {path}, for {whose}, is empty: nothing is left over")
-    unknown = f", {found.begun} of which may have arrived" if found.begun else ""
-    holds = f"holds {plural(found.outcomes, 'outcome')} for {whose}{unknown}"
+    target = f"namespace {one_line(totals.namespace)} at {one_line(totals.uri)}"
+    if not totals.outcomes:
+        return info(f"the outbox {path}, for {target}, is empty: nothing is left over")
+    unknown = f", {totals.begun} of which may have arrived" if totals.begun else ""
+    holds = f"holds {plural(totals.outcomes, 'outcome')} for {target}{unknown}"
     return Finding(
         f"the outbox {path} {holds}, and no runtime uses it",
         "start its runtime again: it sends them before it claims anything",

@@ -1,4 +1,4 @@
-"""What ``doctor`` reports of any state manager; ``manager.rules.findings`` is about exotrio's. Pure."""
+"""Findings about any state manager; those about exotrio's are in ``manager.rules.findings``. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW = 1.0
 
 
 def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
-    """Return which graphs cannot be triggered, or not at the times that they name."""
+    """Return which graphs cannot be triggered, or not at their times."""
     findings = []
     for graph in graphs:
         if graph.validation_status is ValidationStatus.PENDING:
@@ -37,9 +37,9 @@ def _of_zones(graph: GraphInfo) -> Iterator[Finding]:
     """Yield findings about triggers in time zones."""
     name = one_line(graph.name)
     for trigger in graph.triggers:
-        given, zone = trigger.value.timezone, parts_of(trigger.schedule)[1]
-        if given not in (None, zone):
-            what = f"graph {name} names no time zone with {one_line(str(given))!r}: its trigger is in UTC"
+        zone_name, zone = trigger.value.timezone, parts_of(trigger.schedule)[1]
+        if zone_name not in (None, zone):
+            what = f"graph {name} has no valid time zone, {one_line(str(zone_name))!r}: its trigger is in UTC"
             yield Finding(what, "correct it and `graph apply` it")
         elif zone != "UTC" and graph.scheduled is None:
             what = f"graph {name} has a trigger in {zone}, and this state manager may ignore time zones"

@@ -1,4 +1,4 @@
-"""Requests to whatever a URI leads to, each step timed: name lookup, TCP connection, TLS, answer."""
+"""Requests to any server, with the time of each step: name lookup, TCP connection, TLS, answer."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ STEP = 10.0
 MAX_BODY = 256 * 1024
 """Bytes of an answer that are read."""
 _STEPS = {"connect_tcp": "connection", "start_tls": "TLS", "send_request_headers": "answer"}
-"""What httpcore traces, and the step that it begins."""
+"""An event of httpcore's trace to the step that it begins."""
 
 
 class StepFailed(Exception):
-    """A step (``name``, ``connection``, ``TLS`` or ``answer``) failed; the text says how."""
+    """A step (``name``, ``connection``, ``TLS`` or ``answer``) failed; the text says why."""
 
     def __init__(self, step: str, what: str, fix: str) -> None:
         super().__init__(what)
@@ -45,16 +45,16 @@ class Reply:
     sent: float
     """When its request was sent, in Unix seconds."""
     received: float
-    """When its head was there, in Unix seconds."""
+    """When its headers arrived, in Unix seconds."""
     took: float
 
 
 class Probe(HandshakeTrace):
-    """Asks for one thing after another, over one connection as long as the other side keeps that."""
+    """Sends one request after another, over one connection while the server keeps it open."""
 
     def __init__(self, uri: str, key: str | None) -> None:
         self.steps: list[tuple[str, str, float]] = []
-        """The steps that succeeded, each with its result and the seconds it took."""
+        """The steps that succeeded, each with its result and its seconds."""
         self._endpoint = Endpoint(uri, key)
         self._connections = Connections(self._endpoint, tasks=1)
         parts = urlsplit(uri)
@@ -66,7 +66,7 @@ class Probe(HandshakeTrace):
         self._limit = trio.CancelScope()
 
     async def resolve(self) -> None:
-        """Look the name up, which is not a step of its own when httpx connects.
+        """Look the name up. When httpx connects, that is not a separate step.
 
         Raises:
             StepFailed: it has no address.
@@ -75,11 +75,11 @@ class Probe(HandshakeTrace):
         reason = f"nothing was answered within {STEP:g} s"
         with trio.move_on_after(STEP):
             try:
-                found = await trio.socket.getaddrinfo(self._host, self._port, type=trio.socket.SOCK_STREAM)
+                entries = await trio.socket.getaddrinfo(self._host, self._port, type=trio.socket.SOCK_STREAM)
             except (OSError, UnicodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             else:
-                addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+                addresses = list(dict.fromkeys(str(each[4][0]) for each in entries))
                 self._where = f"port {self._port} of {addresses[0]}"
                 self.steps.append(("name", ", ".join(addresses), trio.current_time() - began))
                 return
@@ -90,10 +90,10 @@ class Probe(HandshakeTrace):
         )
 
     async def get(self, path: str, *, with_key: bool = True) -> Reply:
-        """Ask for something.
+        """Send a GET request.
 
         Raises:
-            StepFailed: no answer in HTTP came.
+            StepFailed: there was no answer in HTTP.
         """
         headers = {
             "accept": "application/json",
@@ -149,24 +149,24 @@ class Probe(HandshakeTrace):
             self.steps.append((self._step, what, trio.current_time() - self._began))
 
     def _failure(self, error: httpx.TransportError | None) -> StepFailed:
-        """Return how the current step failed; with None because its time was up."""
+        """Return how the current step failed; with None, it took too long."""
         causes = list(_causes(error)) if error is not None else []
         reasons = [str(each) for each in causes if str(each)]
         late = f"nothing was answered within {STEP:g} s"
         if self._step == "connection":
             if any(isinstance(each, ConnectionRefusedError) for each in causes):
-                what = f"nobody listens on {self._where}"
+                what = f"no program listens on {self._where}"
                 fix = "is it started? a local one: python -m exotrio server; else check host and port"
             elif error is not None:
                 texts = [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]
                 what = f"{self._where} cannot be connected to: {texts[-1] if texts else error}"
-                fix = "check the network between here and there"
+                fix = "check the network between this machine and that one"
             else:
                 what = f"{self._where} does not answer at all"
                 fix = "a firewall or network policy may drop packets; or the address is wrong"
         elif self._step == "TLS":
             why = reasons[-1] if reasons else "the connection was closed"
-            fix = "is it TLS that is spoken there? else write http://"
+            fix = "does the server speak TLS? else write http://"
             for each in causes:
                 if isinstance(each, ssl.SSLCertVerificationError):
                     why = each.verify_message
@@ -176,14 +176,14 @@ class Probe(HandshakeTrace):
             what, fix = late, "is it overloaded, or stopped?"
         else:
             what = "the connection was closed before an answer in HTTP"
-            fix = "check the port, and whether https:// or http:// is spoken there"
+            fix = "check the port, and whether the server speaks https:// or http://"
             if any(type(each).__module__.startswith("h11") for each in causes):
-                what = f"what answered is not HTTP ({reasons[-1]})"
+                what = f"the answer is not HTTP ({reasons[-1]})"
         return StepFailed(self._step, what, fix)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Return what an error was raised from, each error of a group included."""
+    """Yield the causes of an error, each error of a group included."""
     cause = error.__cause__ or error.__context__  # httpcore hides some causes
     for each in cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]:
         if each is not None:

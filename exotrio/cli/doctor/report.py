@@ -20,7 +20,7 @@ from exotrio.manager.rules.findings import Finding
 
 @dataclass(slots=True)
 class Report:
-    """Everything that ``doctor`` found out; None is what was not asked for."""
+    """The results of ``doctor``; None for what was not examined."""
 
     settings: list[Setting]
     versions: dict[str, str]
@@ -52,8 +52,8 @@ def as_text(report: Report) -> str:
     ]
     if report.uri is not None and report.server is not None:
         parts.append(_section(f"state manager {one_line(report.uri)}", _server(report, report.server)))
-    if here := list(_namespace(report)):
-        parts.append(_section(f"namespace {one_line(report.namespace or '')}", here))
+    if lines := list(_namespace(report)):
+        parts.append(_section(f"namespace {one_line(report.namespace or '')}", lines))
     parts.append("\n".join(_findings(report)))
     return "\n\n".join(parts)
 
@@ -67,10 +67,8 @@ def _server(report: Report, server: Server) -> list[str]:
     if server.failed is not None:
         return [*lines, f"{server.failed.step}: fails"]
     if server.times:
-        least, most = server.times[0], server.times[-1]
-        lines.append(
-            f"answers in {_ms(server.median)} (median of {len(server.times)}; {_ms(least)} to {_ms(most)})"
-        )
+        times = f"median of {len(server.times)}; {_ms(server.times[0])} to {_ms(server.times[-1])}"
+        lines.append(f"answers in {_ms(server.median)} ({times})")
     if server.key_refused is not None:
         lines.append(f"key: refused ({one_line(server.key_refused)})")
     if server.kind is not None:

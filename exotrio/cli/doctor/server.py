@@ -1,4 +1,4 @@
-"""What is at a URI: whether it can be reached, what it is, how fast it answers and what its clock shows."""
+"""The server at a URI: whether it can be reached, its kind, how fast it answers, and its clock."""
 
 from __future__ import annotations
 
@@ -28,27 +28,34 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """How a clock compares with the one here."""
+    """The difference between a clock and the one of this machine.
+
+    Attributes:
+        ahead: Seconds; negative if it is behind.
+        uncertain: Seconds by which ``ahead`` may be wrong, in both directions.
+        source: Where its time came from.
+    """
 
     ahead: float
-    """Seconds; negative if it is behind."""
     uncertain: float
-    """Seconds by which this may be wrong, in either direction."""
     source: str
 
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """What was found out about a state manager."""
+    """What is known about a server.
+
+    Attributes:
+        steps: As those of ``Probe``.
+        times: Seconds of the answers that were timed, sorted.
+    """
 
     steps: list[tuple[str, str, float]]
-    """As those of ``Probe``."""
     failed: StepFailed | None = None
     kind: Kind | None = None
     about: str = ""
     key_refused: str | None = None
     times: list[float] = field(default_factory=list)
-    """Seconds of the answers that were timed, sorted."""
     clock: Clock | None = None
     namespaces: list[str] | None = None
 
@@ -58,7 +65,7 @@ class Server:
 
 
 async def examine_server(uri: str, key: str | None, namespace: str | None) -> Server:
-    """Find out what is at a valid URI; without a key, only what needs none is asked.
+    """Examine the server at a valid URI; without a key, only by requests that need none.
 
     Cancellation:
         Safe; nothing changes at the server.
@@ -70,7 +77,7 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
         samples = [await probe.get("/health", with_key=False) for _ in range(SAMPLES)]
         server.times = sorted(reply.took for reply in samples)
         if key is not None:
-            await _find_kind(server, probe, namespace or "default")
+            await _recognize(server, probe, namespace or "default")
         server.clock = read_clock(samples)
         if server.kind not in (None, Kind.OTHER) and namespace is None:
             server.namespaces = _namespaces(await probe.get("/v0/namespaces"))
@@ -81,25 +88,25 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
     return server
 
 
-async def _find_kind(server: Server, probe: Probe, namespace: str) -> None:
-    found = await probe.get(NATIVE_ROOT)
-    body = _json(found)
-    if found.status in (401, 403):
+async def _recognize(server: Server, probe: Probe, namespace: str) -> None:
+    reply = await probe.get(NATIVE_ROOT)
+    body = _json(reply)
+    if reply.status in (401, 403):
         detail = body.get("detail") if isinstance(body, dict) else None
-        server.key_refused = f"answered {found.status}" + (f": {detail}" if isinstance(detail, str) else "")
-    elif found.status == 200 and isinstance(body, dict) and isinstance(body.get("version"), str):
+        server.key_refused = f"answered {reply.status}" + (f": {detail}" if isinstance(detail, str) else "")
+    elif reply.status == 200 and isinstance(body, dict) and isinstance(body.get("version"), str):
         server.kind = Kind.NATIVE
         if body["version"] != NATIVE_VERSION:
             server.about = (
                 f"its native API is version {body['version']}, and this exotrio knows {NATIVE_VERSION}"
             )
-    elif found.status == 404 and body is not None:
-        await _find_v0_kind(server, probe, namespace)
+    elif reply.status == 404 and body is not None:
+        await _recognize_v0(server, probe, namespace)
     else:
-        server.kind, server.about = Kind.OTHER, _shown(found)
+        server.kind, server.about = Kind.OTHER, _shown(reply)
 
 
-async def _find_v0_kind(server: Server, probe: Probe, namespace: str) -> None:
+async def _recognize_v0(server: Server, probe: Probe, namespace: str) -> None:
     nodes = await probe.get(v0_path(namespace, "nodes", ""))
     body = _json(nodes)
     if nodes.status in (401, 403):
@@ -125,32 +132,32 @@ def _json(reply: Reply) -> Any:
 
 
 def _shown(reply: Reply) -> str:
-    kind = reply.headers.get("content-type", "nothing named").partition(";")[0]
-    leads = f", a redirect to {reply.headers['location'][:200]}" if "location" in reply.headers else ""
-    return f"it answered {reply.status} with {kind}{leads}"
+    content_type = reply.headers.get("content-type", "no content type").partition(";")[0]
+    redirect = f", a redirect to {reply.headers['location'][:200]}" if "location" in reply.headers else ""
+    return f"it answered {reply.status} with {content_type}{redirect}"
 
 
 def _namespaces(reply: Reply) -> list[str] | None:
     body = _json(reply)
-    found = body.get("namespaces") if isinstance(body, dict) else None
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else None
+    names = body.get("namespaces") if isinstance(body, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else None
 
 
 def read_clock(samples: list[Reply]) -> Clock | None:
-    """Return what the Date headers of answers say about a clock; None if they say nothing.
+    """Return a clock by the Date headers of answers; None if they do not determine it.
 
     A header has a whole second, up to ``STALE_DATE`` old. Each answer was made between its request and its
     arrival, so its second bounds the clock from both sides.
     """
-    least, most = float("-inf"), float("inf")
+    lower, upper = float("-inf"), float("inf")
     for reply in samples:
         try:
             second = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
         except (ValueError, TypeError, OverflowError):
             continue
-        least = max(least, second - reply.received)
-        most = min(most, second + 1 + STALE_DATE - reply.sent)
-    if not -1e12 < least <= most:
-        # None tells, or one of the clocks was set meanwhile.
+        lower = max(lower, second - reply.received)
+        upper = min(upper, second + 1 + STALE_DATE - reply.sent)
+    if not -1e12 < lower <= upper:
+        # No answer has a valid Date, or one of the clocks was set meanwhile.
         return None
-    return Clock((least + most) / 2, (most - least) / 2, "the Date of its answers")
+    return Clock((lower + upper) / 2, (upper - lower) / 2, "the Date of its answers")

@@ -45,8 +45,8 @@ PACKAGES = (
     "psycopg",  # of the extra postgres
 )
 _UNSET = {
-    SERVER_KEY_VARIABLE: "`server` uses EXOSPHERE_API_KEY, or generates a key in .exotrio or beside its file",
-    SECRETS_KEY_VARIABLE: "`server` keeps a key in .exotrio or beside its file, unless others need it",
+    SERVER_KEY_VARIABLE: "`server` uses EXOSPHERE_API_KEY, or generates a key in .exotrio or by its file",
+    SECRETS_KEY_VARIABLE: "`server` keeps a key in .exotrio or next to its file, unless others need it",
     CORS_VARIABLE: "`server` allows no other origin",
     DATABASE_VARIABLE: "`server`, `run` and `dev` use .exotrio/state.db",
 }
@@ -58,12 +58,12 @@ class Setting:
     value: str | None
     """As it may be printed; None if it is not set."""
     source: str
-    """Where it came from; if it is not set, what happens then."""
+    """Where it came from; if it is not set, the consequence."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Settings:
-    """All settings, and what follows from them. ``problems`` stop every command; ``findings`` are others."""
+    """All settings, and findings about them. ``problems`` stop every command; ``findings`` do not."""
 
     shown: list[Setting] = field(default_factory=list)
     endpoint: Endpoint | None = None
@@ -74,55 +74,55 @@ class Settings:
 
 
 def examine_settings(namespace: str | None, uri: str | None, key_file: Path | None) -> Settings:
-    """Return the settings: options (if given) count, then the environment, then ``.env``."""
+    """Return the settings: options take precedence, then the environment, then ``.env``."""
     settings = Settings()
     environment = from_environment()
     file, file_state = _examine_file(settings)
-    given = {} if uri is None else {URI_VARIABLE: (uri, "option --uri")}
+    options = {} if uri is None else {URI_VARIABLE: (uri, "option --uri")}
     if namespace is not None:
-        given[NAMESPACE_VARIABLE] = namespace, "option --namespace"
+        options[NAMESPACE_VARIABLE] = namespace, "option --namespace"
     if key_file is not None:
         source = f"option --key-file {key_file}"
         try:
-            given[KEY_VARIABLE] = read_key(key_file), source
+            options[KEY_VARIABLE] = read_key(key_file), source
         except ConfigurationError as error:
             settings.problems.append(Finding(error.what, error.fix))
             # Do not use the key of the environment instead.
-            given[KEY_VARIABLE] = "", f"{source}, which cannot be read"
+            options[KEY_VARIABLE] = "", f"{source}, which cannot be read"
     path = Path(ENV_FILE).absolute()
-    found = {
+    values = {
         **{name: ("", _UNSET.get(name, "")) for name in VARIABLES},
         **{name: (value, f"{ENV_FILE} in {path.parent}") for name, value in file.items()},
         **{name: (value, "environment") for name, value in environment.items()},
-        **given,
+        **options,
     }
-    for name, (value, source) in found.items():
+    for name, (value, source) in values.items():
         settings.shown.append(Setting(name, _as_shown(name, value), source))
         if source == "environment" and file.get(name, value) != value:
             what = f"{name} is in {ENV_FILE} too, with another value: the one in the environment is used"
             settings.findings.append(info(what))
     settings.shown.append(Setting(ENV_FILE, str(path), file_state))
-    (uri, uri_source), (key, key_source) = found[URI_VARIABLE], found[KEY_VARIABLE]
-    is_here = not uri and not found[DATABASE_VARIABLE][0] and DATABASE.is_file()
+    (uri, uri_source), (key, key_source) = values[URI_VARIABLE], values[KEY_VARIABLE]
+    is_here = not uri and not values[DATABASE_VARIABLE][0] and DATABASE.is_file()
     if is_here and (served := served_here()) is not None:
-        uri, uri_source = served.uri, f"what serves {DATABASE}"
+        uri, uri_source = served.uri, f"the server of {DATABASE}"
         if key_file is None:
             key, key_source = served.key or "", source_of_key(DATABASE)
-        settings.findings.append(info(f"no state manager is given: examined is that of this folder, {uri}"))
+        settings.findings.append(info(f"no state manager is given: that of this folder is examined, {uri}"))
     if not uri:
         fix = f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}"
         fix += "; a local one: python -m exotrio server"
         settings.problems.append(Finding("no state manager is given", fix))
     if not key:
         settings.problems.append(Finding("no API key is given", how_to_give_a_key()))
-    settings.namespace = found[NAMESPACE_VARIABLE][0] or None
+    settings.namespace = values[NAMESPACE_VARIABLE][0] or None
     if settings.namespace is not None:
         try:
             check_name(settings.namespace)
         except ValueError as error:
             settings.problems.append(Finding(f"the namespace {error}", "give another one: --namespace NAME"))
             settings.namespace = None
-    database, database_source = found[DATABASE_VARIABLE]
+    database, database_source = values[DATABASE_VARIABLE]
     if database:
         try:
             url = parse_database_url(database, source=f"{DATABASE_VARIABLE} in {database_source}")
@@ -170,7 +170,7 @@ def _as_shown(name: str, value: str) -> str | None:
     if not value:
         return None
     if name == DATABASE_VARIABLE:
-        with suppress(ConfigurationError):  # malformed, it cannot be told where the password is
+        with suppress(ConfigurationError):  # if it is malformed, the password may be anywhere in it
             return parse_database_url(value).shown
     if name in SECRET_VARIABLES:
         # Not even a part of it, from which a short key could be guessed.
@@ -179,17 +179,17 @@ def _as_shown(name: str, value: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    found = {
+    packages = {
         "exotrio": f"{version('exotrio')} in {Path(exotrio.__file__).parent}",
         "python": f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}",
     }
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            packages[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
+            packages[name] = "not installed"
     return {
-        **found,
+        **packages,
         "sqlite": sqlite3.sqlite_version,
         "openssl": ssl.OPENSSL_VERSION,
         "os": platform.platform(),

@@ -17,7 +17,7 @@ MAX_OPENED = 50
 MAX_STATES = 50_000
 """States of all runs that are read."""
 MAX_DATED = 20
-"""Claimed states whose time of creation is asked for."""
+"""Claimed states whose time of creation is requested."""
 
 
 @dataclass(slots=True)
@@ -31,31 +31,31 @@ class V0Claims:
     opened: int = 0
     """Those of them that were read."""
     created: dict[str, datetime] = field(default_factory=dict)
-    """Of claimed states the time of creation; v0 does not tell when they were claimed."""
+    """When claimed states were created; v0 does not show when they were claimed."""
 
 
 async def find_v0_claims(manager: StateManager) -> V0Claims:
-    """Return what is claimed in a namespace, within the limits above."""
-    found = V0Claims()
+    """Return the claims of a namespace, within the limits above."""
+    claims = V0Claims()
     pending = [run for run in (await manager.runs(1, MAX_RUNS)).runs if run.status is RunStatus.PENDING]
-    found.pending_runs = len(pending)
+    claims.pending_runs = len(pending)
     claimed: list[tuple[str, str, StateNode]] = []
     left = MAX_STATES
     for run in pending[::-1]:  # the oldest first: they have the stuck states
         left -= run.total_count
-        if found.opened == MAX_OPENED or left < 0:
+        if claims.opened == MAX_OPENED or left < 0:
             break
-        found.opened += 1
+        claims.opened += 1
         for state in (await manager.run(run.run_id)).nodes:
             if state.status is StateStatus.QUEUED:
-                found.claimed[state.node_name] += 1
+                claims.claimed[state.node_name] += 1
                 claimed.append((run.graph_name, run.run_id, state))
             elif state.status is StateStatus.CREATED:
-                found.waiting[state.node_name] += 1
+                claims.waiting[state.node_name] += 1
     for graph, run_id, state in claimed[:MAX_DATED]:
         created = (await manager.state(graph, run_id, state.id)).created_at
-        found.created[state.id] = _creation(state.id, created)
-    return found
+        claims.created[state.id] = _creation(state.id, created)
+    return claims
 
 
 def _creation(state_id: str, created_at: datetime) -> datetime:
@@ -83,17 +83,14 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
         what = f"{plural(count, 'state')} {are(count)} QUEUED ({nodes})"
         if ages:
             what += f"; the first of them was created {format_coarse(max(ages.values()))} ago"
-        unknown = "v0 does not tell who holds them"
+        unknown = "v0 does not show which runtime holds them"
         stuck = [state_id for state_id, age in ages.items() if age >= stale]
         if not stuck:
             findings.append(info(what, f"{unknown}; fine while their runtimes run them"))
         else:
-            way = (
-                "restart the server with --claim-timeout SECONDS"
-                if ours
-                else f"`states retry` each of {', '.join(map(one_line, stuck))}"
-            )
-            findings.append(Finding(what, f"{unknown}. If their runtime is gone: {way}"))
+            fix = f"`states retry` each of {', '.join(map(one_line, stuck))}"
+            fix = "restart the server with --claim-timeout SECONDS" if ours else fix
+            findings.append(Finding(what, f"{unknown}. If their runtime is gone: {fix}"))
     if claims.opened < claims.pending_runs:
         what = f"of {claims.pending_runs:,} unfinished runs the oldest {claims.opened:,} were read"
         findings.append(info(what))

@@ -13,15 +13,15 @@ from exotrio._util.times import timestamp
 from exotrio._util.words import harmless_json
 
 FIELDS = ("run", "state", "node", "attempt", "phase")
-"""Fields beside time, level, logger, message and exception."""
+"""Fields other than time, level, logger, message and exception."""
 
 
 class JsonFormatter(logging.Formatter):
     """One object per line: time (UTC), level, logger, message; process, if several write to the same log;
     ``FIELDS`` that are known; exception.
 
-    The state is the one that a line is about, or in whose execution it was written. The values of its
-    secrets are masked, also in lines of other libraries.
+    The state is the one that an argument names, or the one in whose execution the line was written. The
+    values of its secrets are masked, also in lines of other libraries.
     """
 
     def __init__(self, process: int | None = None) -> None:
@@ -64,7 +64,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _plain(value: object, redactor: Redactor) -> object:
-    # `extra` may contain anything, and text may contain characters that UTF-8 lacks.
+    # `extra` may hold any object, and text may have characters that UTF-8 lacks.
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     return sendable(redactor.redact(str(value)))

@@ -56,9 +56,9 @@ def configure_logs(
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(max(level, logging.INFO))
-        for chatty in ("httpx", "httpcore"):
+        for name in ("httpx", "httpcore"):
             # They log a line for every request.
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+            logging.getLogger(name).setLevel(logging.WARNING)
         logging.captureWarnings(True)
         return
     ours.addHandler(handler)
@@ -74,8 +74,8 @@ def show_warnings() -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Text lines. Names and errors may come from strangers: control characters are escaped, and further lines
-    are indented, so that none of them looks like a line of the log."""
+    """Text lines. Names and errors may come from other people: control characters are escaped, and further
+    lines are indented, so that none of them looks like a line of the log."""
 
     def __init__(self, process: int | None = None) -> None:
         number = "" if process is None else f"[{process}] "
@@ -87,7 +87,7 @@ class TextFormatter(logging.Formatter):
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to ``sys.stderr`` as it is at that moment: progress bars replace it, to stay below the lines."""
+    """Writes to the current ``sys.stderr``: progress bars replace it, to stay below the lines."""
 
     def __init__(self, process: int | None = None) -> None:
         super().__init__()

@@ -19,8 +19,8 @@ from exotrio.errors import ExotrioError
 
 def prepare_streams() -> None:
     """Make writing to the standard streams safe, however this process was started."""
-    # The next file that is opened would get the number of a closed stream. If that were the database, lines
-    # for standard error would be written into it.
+    # The next file that is opened gets the number of a closed stream. If that were the database, lines for
+    # standard error would be written into it.
     for number in range(3):
         try:
             os.fstat(number)
@@ -99,7 +99,7 @@ def _result_errors(fix: str = "") -> Iterator[None]:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table, none without rows; as wide as its cells need, since ids must not be cut."""
+    """Yield the lines of a table, none without rows. It is as wide as needed: ids must not be shortened."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -117,7 +117,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def error_message(error: str | None) -> str:
-    """Return the line of an error that says what happened, or ``no text``."""
+    """Return the line of an error that describes it, or ``no text``."""
     return one_line(message_line(error)) or "no text"
 
 
@@ -145,7 +145,7 @@ def flush_streams() -> None:
 
 
 def discard_output(stream: TextIO) -> None:
-    """Discard what is still written to a stream."""
+    """Discard everything that is still written to a stream."""
     with suppress(OSError, ValueError):
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, stream.fileno())

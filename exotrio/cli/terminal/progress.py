@@ -27,21 +27,21 @@ RUNNING = (StateStatus.QUEUED, StateStatus.EXECUTED)
 
 _SHOW_CURSOR = b"\x1b[?25h"
 MAX_PROGRESS_TEXT = 40
-"""Characters of a node's progress beside its bar."""
+"""Characters of a node's progress next to its bar."""
 LINE_INTERVAL = 2.0
 """Seconds between two plain lines about the same run."""
 
 
 def count(node: NodeCounts, statuses: tuple[str, ...]) -> int:
-    """Return how many states of a place have one of the statuses."""
+    """Return how many states of a node have one of the statuses."""
     return sum(node.counts.get(status, 0) for status in statuses)
 
 
 def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logged: bool = False) -> Progress:
-    """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear.
+    """Return bars for a terminal; lines elsewhere, and together with a log, which bars would interrupt.
 
     Args:
-        verbose: There is a log beside it.
+        verbose: There is a log, too.
         logged: Everything goes to the log.
     """
     if logged:
@@ -50,13 +50,13 @@ def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logge
 
 
 class Progress:
-    """Shows a run: here as a line every few seconds, and one at the end. Enter it while the run is followed.
+    """Shows a run as a line every few seconds, and one at the end. Enter it while the run is followed.
 
     Args:
-        runtime: Gives the progress that its nodes report; None if they run elsewhere.
+        runtime: Has the progress that its nodes report; None if they run elsewhere.
 
     Attributes:
-        elapsed: Seconds the run was followed, once that is over.
+        elapsed: Seconds for which the run was followed, set at the end.
     """
 
     def __init__(self, runtime: Runtime | None, write: Callable[[str], None] = print_message) -> None:
@@ -92,14 +92,14 @@ class Progress:
             self.show(run)
 
     def print_message(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line above the progress."""
         self._write(text)
 
     def restore_terminal(self) -> None:
-        """Leave the terminal as it was. Called from the signal handler that ends the process."""
+        """Restore the terminal. Called from the signal handler that ends the process."""
 
     def _reported(self, run: Run) -> dict[str, str]:
-        """Return what nodes of a run report of their progress, by identifier.
+        """Return the progress that nodes of a run report, by identifier.
 
         Of several states of one node the oldest one counts, so that the text does not alternate.
         """
@@ -123,7 +123,7 @@ def _total(node: NodeCounts) -> int:
 
 
 def _details(node: NodeCounts, text: str, *, claimed: bool = False) -> str:
-    """Return the counts that are not zero, and what the node reports: ``2 failed, 1 retried, text``."""
+    """Return the counts that are not zero, and the reported progress: ``2 failed, 1 retried, text``."""
     counts = [(RUNNING, "claimed")] * claimed + [(FAILED, "failed"), (RETRIED, "retried")]
     parts = [f"{number} {word}" for statuses, word in counts if (number := count(node, statuses))]
     if node.paused_at is not None:
@@ -152,7 +152,7 @@ class Bars(Progress):
 
     def __enter__(self) -> Self:
         self._progress.start()
-        hear_streams()  # it writes what is printed beside its bars, where nobody could tell them apart
+        hear_streams()  # its bars capture printed text, where it could not be told from messages
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:

@@ -25,7 +25,7 @@ from exotrio.errors import ManagerError, ManagerUnavailable
 ANSWER_TIMEOUT = 5.0
 """Seconds after which a state manager that does not answer counts as not reachable."""
 RATE_OVER = 10.0
-"""Seconds over which the rate is averaged; the counts are updated every second."""
+"""Seconds over which the rate is averaged; the state manager updates the counts every second."""
 
 
 async def show_live(manager: StateManager, where: str, interval: float) -> None:
@@ -79,7 +79,7 @@ class Rate:
         began, first = self._seen[0]
         if now <= began:
             return None
-        # Only minutes that both contain: others have left the hour meanwhile.
+        # Only minutes that both overviews contain: others have left the hour meanwhile.
         return max(0, _ended(overview, first) - _ended(first, first)) / (now - began)
 
 
@@ -100,7 +100,7 @@ class _Top:
         self._unreachable_since: datetime | None = None
 
     async def run(self) -> None:
-        """Draw and update, for ever."""
+        """Draw and update until cancelled."""
         while True:
             self.draw()
             await trio.sleep(self._interval)

@@ -19,7 +19,7 @@ MIN_ROWS = 3
 MINUTES, MIN_MINUTES = 30, 10
 """Width of the small chart, which is left out if it would be narrower."""
 BAR = 16
-NOBODY = "nobody"
+NONE = "none"
 PAUSED = "paused"
 GAP = 2
 MIN_NAME = 12
@@ -28,13 +28,13 @@ MIN_NAME = 12
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What the screen shows."""
+    """The contents of the screen."""
 
     overview: Overview
     where: str
     """The address of the state manager."""
     rate: float | None = None
-    """States that ended per second, if that is known."""
+    """States that ended per second, if known."""
     problem: str = ""
     """Why there is no newer overview."""
     live: bool = False
@@ -230,7 +230,7 @@ def _urgency(node: NodeLoad) -> tuple[bool, bool, bool, str]:
 
 def _node(node: NodeLoad) -> tuple[Text, ...]:
     stuck = _is_stuck(node)
-    offers = Text(str(len(node.offered_by)) if node.offered_by else NOBODY, style="bold red" if stuck else "")
+    offers = Text(str(len(node.offered_by)) if node.offered_by else NONE, style="bold red" if stuck else "")
     if node.paused_at is not None:
         offers = Text(PAUSED, style="bold red" if stuck else "yellow")
     return (
