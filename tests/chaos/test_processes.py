@@ -37,6 +37,7 @@ async def test_nothing_is_lost_over_v0(tmp_path: Path) -> None:
     await survive(plan, tmp_path)
 
 
+@pytest.mark.long_form
 async def test_a_restored_backup_stores_no_outcome_for_another_state(tmp_path: Path) -> None:
     faults: dict[str, int] = {Fault.RESTORE: 3, Fault.CUT: 1, **dict.fromkeys(KINDS, 1)}
     plan = Plan(runs=8, faults=faults, processes=2, gap=0.8, lease_ttl=6.0, long=3.0, outbox=True)

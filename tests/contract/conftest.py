@@ -6,10 +6,10 @@ PostgreSQL) and ``pooled`` (the two behind pgbouncer), and, if ``EXOTRIO_CONTRAC
 ``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test works in a namespace of its own,
 so a server can be shared and needs no cleaning.
 
-``embedded`` has each row of each test, and so has ``two-managers``: what an engine refuses, or stores
-otherwise, depends on the row. One row is enough there of tests with ``pure_rows``. Tests that are
-``before_the_store`` are not run there; one row of each goes through HTTP, to ``tcp``. Tests that ask for
-their target have each row at both; with ``EXOTRIO_CONTRACT_ALL`` all tests have each row everywhere.
+``embedded`` has each row of each test. ``two-managers`` has one row of each, and all rows of tests with
+``stored_values``, which an engine may refuse or store differently. Tests that are ``before_the_store`` are
+not run there: one row of each goes through HTTP, to ``tcp``. Tests that use the fixture ``target`` or
+``keyed`` have each row everywhere; with ``EXOTRIO_CONTRACT_ALL`` all tests have.
 """
 
 from __future__ import annotations
@@ -84,29 +84,29 @@ TARGETS = ["embedded", *SERVERS, *(["foreign"] if FOREIGN_URL else [])]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
         before_the_store = metafunc.definition.get_closest_marker("before_the_store")
-        whole = ALL or asks_for_target(metafunc.function)
+        whole = ALL or uses_target(metafunc.function)
         left_out = ON_POSTGRES if before_the_store else () if whole else ("tcp",)
         metafunc.parametrize("target", [kind for kind in TARGETS if kind not in left_out], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep one row of a test where others tell nothing more."""
+    """Keep one row of a test at a server, where further rows prove nothing more."""
     seen: set[tuple[object, object]] = set()
 
     def is_needed(item: pytest.Item) -> bool:
         if not isinstance(item, pytest.Function) or "target" not in item.fixturenames:
             return True
         row = item.function, item.callspec.params["target"]
-        repeats = row in seen
+        is_first = row not in seen
         seen.add(row)
-        tells_more = row[1] != "tcp" and item.get_closest_marker("pure_rows") is None
-        return not repeats or tells_more or row[1] not in SERVERS or asks_for_target(item.function)
+        has_stored_values = row[1] != "tcp" and item.get_closest_marker("stored_values") is not None
+        return is_first or has_stored_values or row[1] not in SERVERS or uses_target(item.function)
 
     if not ALL:
         items[:] = [item for item in items if is_needed(item)]
 
 
-def asks_for_target(test: Callable[..., object]) -> bool:
+def uses_target(test: Callable[..., object]) -> bool:
     return not {"target", "keyed"}.isdisjoint(signature(test).parameters)
 
 

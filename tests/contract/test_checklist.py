@@ -69,24 +69,3 @@ def test_the_suite_runs_where_pytest_asyncio_is_installed_too(tmp_path: Path) ->
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_each_row_of_a_test_of_the_contract_reaches_postgresql_by_default() -> None:
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("EXOTRIO_CONTRACT")
-    }
-    module = HERE.relative_to(ROOT.parent) / "test_retries.py"
-    collected = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", str(module)],
-        cwd=ROOT.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    ).stdout
-    at = {
-        target: set(re.findall(rf"::(\w+\[){target}(.*\])$", collected, flags=re.M))
-        for target in ("embedded", "two-managers")
-    }
-    assert len(at["embedded"]) > 20, collected
-    assert at["two-managers"] == at["embedded"]

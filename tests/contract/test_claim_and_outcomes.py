@@ -224,7 +224,6 @@ async def test_two_outcomes_at_once_are_recorded_once(api: Api) -> None:
     assert await flow.statuses() == {("a", "SUCCESS"): 1, ("b", "QUEUED"): 1}
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     ("route", "body"),
     [

@@ -242,7 +242,6 @@ async def test_strings_are_strict(api: Api, method: str, path: str, body: Any) -
         assert response.status_code == 422, f"{value}: {response.text}"
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("value", ["5", 5, 5.0, "5.0"])
 async def test_integers_are_lax(api: Api, value: Any) -> None:
     ok(await api.claim(["N"], value))
@@ -253,7 +252,6 @@ async def test_integers_in_paths_are_lax(api: Api) -> None:
     assert (reply["page"], reply["size"]) == (2, 20)
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("value", [1.5, "1.5", "x", None, [], {}])
 async def test_what_is_no_whole_number_is_no_integer(api: Api, value: Any) -> None:
     assert (await api.claim(["N"], value)).status_code == 422
@@ -262,6 +260,7 @@ async def test_what_is_no_whole_number_is_no_integer(api: Api, value: Any) -> No
 
 @pytest.mark.deviates_from_stock("stock answers 500, and dies of a claim that asks for so many states")
 @pytest.mark.parametrize("value", [2**63, 2**64, 10**30])
+@pytest.mark.stored_values
 async def test_integers_beyond_64_bits_are_no_server_error(api: Api, value: int) -> None:
     flow = await Flow.deploy(api, place("a"))
     responses = [
@@ -297,6 +296,7 @@ async def test_every_route_answers_the_same_in_both_slash_forms(keyed: Target) -
         "'; DROP TABLE states; --",
     ],
 )
+@pytest.mark.stored_values
 async def test_names_in_paths_are_percent_decoded(api: Api, name: str) -> None:
     here = api.elsewhere(f"{api.namespace} {name}")
     flow = await Flow.start(here, place("a"), graph=name)

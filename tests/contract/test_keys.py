@@ -93,7 +93,6 @@ async def test_a_key_that_comes_twice_in_a_list_begins_one_run(api: Api) -> None
     assert ok(await api.runs())["total"] == 2
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("key", ["", " k", "k\n", "a\0b", "a\x7fb", "x" * (LIMIT + 1), 5])
 async def test_a_key_of_another_form_is_422_and_points_at_it(api: Api, key: Any) -> None:
     for path in ("v0", "exotrio/v1"):

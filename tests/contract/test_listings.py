@@ -108,7 +108,6 @@ async def test_what_is_not_known_is_404(api: Api, query: dict[str, str]) -> None
         refused(await api.find_runs(**query), 404)
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     "query",
     [
@@ -170,7 +169,6 @@ async def test_pages_of_runs_neither_overlap_nor_leave_out(api: Api, limit: int)
     assert [run["run_id"] for page in found for run in page] == made[::-1]
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     "query",
     [

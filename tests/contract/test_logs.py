@@ -34,6 +34,7 @@ async def texts(api: Api, state_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.stored_values
 async def test_the_lines_of_an_outcome_are_shown_with_its_state(api: Api, outcome: str) -> None:
     flow = await Flow.start(api, place("a"), retry_policy=NO_RETRY)
     state = await claim_one(api)
@@ -89,6 +90,7 @@ async def test_lines_of_an_outcome_that_does_not_count_are_not_kept(api: Api) ->
     ],
     ids=str,
 )
+@pytest.mark.stored_values
 async def test_an_outcome_is_recorded_whatever_its_lines_are(api: Api, lines: object) -> None:
     await Flow.start(api, place("a"))
     state = await claim_one(api)

@@ -125,7 +125,6 @@ async def test_a_claim_that_found_nothing_may_be_repeated_without_harm(api: Api)
     assert await claim(api, claim_id=claim_id) == []
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     "change",
     [

@@ -159,7 +159,6 @@ async def test_a_state_that_does_not_exist_here_is_unknown(api: Api) -> None:
     assert await report(api, item) == ["ok"]
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     "broken",
     [
@@ -188,7 +187,6 @@ async def test_an_invalid_item_does_not_refuse_the_rest_of_the_batch(
     assert await report(api, executed_item(second)) == ["ok"]
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     "content", [b"", b"null", b"{}", b'{"items": []}', b'"x"', b"{", b"[" * 100_000, b"\xff"], ids=range(8)
 )
@@ -284,7 +282,6 @@ async def test_a_native_trigger_checks_what_v0_checks(api: Api) -> None:
     ok(await api.native_trigger("graph", run_id, store={"k": "x"}))
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("run_id", ["", "x", "not-a-uuid", None, 5])
 async def test_the_run_id_of_a_native_trigger_is_a_uuid(api: Api, run_id: Any) -> None:
     flow = await Flow.deploy(api, place("a"))

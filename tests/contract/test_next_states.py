@@ -69,6 +69,7 @@ async def test_later_nodes_read_the_ancestors_of_their_own_chain(api: Api) -> No
     "value",
     ["", "${{a.outputs.w}}", "}}", "${{", "quote \" ' \\ \n", "ünïcode 名 \U0001f600", "\x01", "0" * 5000],
 )
+@pytest.mark.stored_values
 async def test_values_are_inserted_as_they_are(api: Api, value: str) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b", inputs={"p": "[${{a.outputs.v}}]"}))
     await flow.run("a", {"v": value, "w": "never"})
@@ -170,6 +171,7 @@ async def test_an_output_that_is_missing_or_no_string_fails_the_creation(
 
 
 @pytest.mark.parametrize("output", BAD.values(), ids=BAD.keys())
+@pytest.mark.stored_values
 async def test_an_output_that_nobody_references_may_be_anything(api: Api, output: dict[str, Any]) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b"))
     state_id = await flow.run("a", output)

@@ -101,7 +101,6 @@ async def test_first_registrations_at_once_all_succeed(api: Api) -> None:
     assert ok(await api.nodes())["count"] == 2
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("missing", ["name", "inputs_schema", "outputs_schema", "secrets"])
 async def test_every_field_of_a_node_is_required(api: Api, missing: str) -> None:
     node = declare("A")

@@ -58,7 +58,6 @@ async def test_the_depth_of_each_queue_is_counted_up_to_a_limit(api: Api) -> Non
     assert ok(await api.elsewhere().depth()) == {"nodes": {}}
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("limit", ["0", "100001", "x"])
 async def test_no_other_limit_of_a_depth_is_accepted(api: Api, limit: str) -> None:
     refused(await api.depth(limit=limit), 422)
@@ -87,7 +86,6 @@ async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: A
     assert shown.nodes[0].offered_by == []
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("runs", ["-1", "101", "x"])
 async def test_no_other_number_of_runs_can_be_asked_for(api: Api, runs: str) -> None:
     refused(await api.overview(runs=runs), 422)

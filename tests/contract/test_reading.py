@@ -84,7 +84,6 @@ async def test_runs_are_those_of_graphs_of_the_namespace(api: Api) -> None:
 BELOW_ONE = pytest.mark.deviates_from_stock("stock fails or reads 0 as no limit")
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     ("page", "size"),
     [

@@ -50,7 +50,6 @@ REFERENCES: dict[str, tuple[str, bool]] = {
 }
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(("text", "accepted"), REFERENCES.values(), ids=REFERENCES.keys())
 async def test_the_placeholder_grammar(api: Api, text: str, accepted: bool) -> None:
     store = {"required_keys": ["k"], "default_values": {"d": "x"}}
@@ -95,7 +94,6 @@ def _with(places: list[Place], identifier: str, referenced: str) -> list[Place]:
     return [p | {"inputs": reference} if p["identifier"] == identifier else p for p in places]
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     ("places", "identifier", "referenced"),
     [
@@ -119,7 +117,6 @@ async def test_a_node_may_reference_its_ancestors(
     ok(await put(api, *_with(places, identifier, referenced)), 201)
 
 
-@pytest.mark.pure_rows
 @pytest.mark.deviates_from_stock("stock forgets the united node for its descendants, and allows no branch")
 @pytest.mark.parametrize(
     ("places", "identifier", "referenced"),
@@ -143,7 +140,6 @@ async def test_united_nodes_may_reference_their_branches_and_are_referenced_by_t
     ok(await put(api, *_with(places, identifier, referenced)), 201)
 
 
-@pytest.mark.pure_rows
 @pytest.mark.deviates_from_stock("stock accepts graphs that must fail at run time")
 @pytest.mark.parametrize(
     ("places", "identifier", "referenced"),
@@ -167,7 +163,6 @@ async def test_a_node_may_not_reference_what_is_not_on_every_path(
     assert referenced in refused(await put(api, *_with(places, identifier, referenced)), 400)
 
 
-@pytest.mark.pure_rows
 @pytest.mark.deviates_from_stock("stock accepts graphs that must fail at run time")
 @pytest.mark.parametrize(
     "places",
@@ -202,7 +197,6 @@ async def test_the_order_of_next_nodes_does_not_matter(api: Api) -> None:
         ok(await put(api, place("a", *following), *nodes, *([place("x")] if "x" in following else [])), 201)
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("places", [CHAIN, DIAMOND, NESTED, TWO_UNITERS])
 async def test_graphs_in_any_order_of_nodes_are_accepted(api: Api, places: list[Place]) -> None:
     await Flow.deploy(api, *places)

@@ -63,7 +63,6 @@ PROPERTIES: list[tuple[dict[str, Any], str]] = [
 UNTYPED_OUTPUT = pytest.mark.deviates_from_stock("stock lets outputs without a type be referenced")
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(("property_schema", "expected"), [*PROPERTIES, ({}, "INVALID")], ids=str)
 async def test_only_plain_strings_are_inputs(
     api: Api, property_schema: dict[str, Any], expected: str
@@ -72,7 +71,6 @@ async def test_only_plain_strings_are_inputs(
     assert (await validity(api, place("a", node_name="In", inputs={"p": "x"})))[0] == expected
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     ("property_schema", "expected"),
     [*PROPERTIES, pytest.param({}, "INVALID", marks=UNTYPED_OUTPUT)],

@@ -158,7 +158,6 @@ async def test_an_unknown_run_is_404(api: Api) -> None:
     refused(await api.elsewhere().retry_run(flow.run_id), 404)
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("body", [{}, {"request_id": ""}, {"request_id": "x"}, {"request_id": 7}, []])
 async def test_the_request_id_is_a_uuid(api: Api, body: Any) -> None:
     flow, _ = await half_failed(api)

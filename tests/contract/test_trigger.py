@@ -128,6 +128,7 @@ async def test_store_keys_that_nobody_declared_are_accepted(api: Api) -> None:
 
 @pytest.mark.deviates_from_stock("stock expands placeholders that callers send")
 @pytest.mark.parametrize("given", ["${{store.k}}", "${{store.nothing}}", "${{a.outputs.v}}", "${{", "}}"])
+@pytest.mark.stored_values
 async def test_given_inputs_are_data_and_never_expanded(api: Api, given: str) -> None:
     flow = await Flow.deploy(api, place("a", inputs={"p": "x"}), store_config=STORE)
     await flow.trigger(inputs={"p": given}, store={"k": "secret"})
@@ -148,7 +149,6 @@ async def test_a_delayed_run_starts_by_itself(api: Api) -> None:
     await flow.one("a")
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("delay", [-1, 1.5, "x", None])
 async def test_a_delay_that_is_negative_or_no_whole_number_is_422(api: Api, delay: Any) -> None:
     flow = await Flow.deploy(api, place("a"))

@@ -158,7 +158,6 @@ async def test_at_most_a_hundred_problems_are_named(api: Api) -> None:
     assert [index for _, _, index, *_ in malformed] == list(range(100))
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     ("entry", "place_of", "message"),
     [
@@ -181,7 +180,6 @@ async def test_an_entry_of_another_form_is_named(
     assert await total(api) == 0
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"runs": {}}', b'{"runs": null}'])
 async def test_a_body_without_a_list_is_422(api: Api, body: bytes) -> None:
     refused(await api.native("POST", "graph/g/runs", content=body), 422)

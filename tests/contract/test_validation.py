@@ -76,7 +76,6 @@ async def test_a_body_of_the_wrong_shape_is_422(api: Api, broken: Callable[[dict
     assert ok(await api.graphs())["count"] == 0
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(
     "policy",
     [
@@ -132,7 +131,6 @@ REFUSED: dict[str, tuple[list[Place], str]] = {
 }
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize(("places", "named"), REFUSED.values(), ids=REFUSED.keys())
 async def test_a_graph_that_breaks_a_whole_graph_rule_is_400(
     api: Api, places: list[Place], named: str
@@ -148,7 +146,6 @@ async def test_united_nodes_that_wait_for_each_other_are_refused(api: Api) -> No
     refused(await put(api, *places), 400)
 
 
-@pytest.mark.pure_rows
 @pytest.mark.parametrize("value", [1, 1.5, None, True, [], {}])
 async def test_an_input_that_is_no_string_is_400(api: Api, value: Any) -> None:
     refused(await put(api, place("a", inputs={"p": value})), 400)
