@@ -114,7 +114,7 @@ def options(name: str, arguments: list[str]) -> dict[str, Any]:
 def drain_total() -> float:
     """Return the most seconds that a runtime of the example takes to stop."""
     runtime = load(str(DEPLOY / "app.py")).runtime()
-    return deadlines.longest_stop(runtime.shutdown_grace)
+    return deadlines.max_stop(runtime.shutdown_grace)
 
 
 def stop_total(server: dict[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Running one node for one claimed state, wherever it may run, and turning what it did into an outcome.
+"""Run the node of a claimed state, in this process or another one, and turn what it does into an outcome.
 
 ::
 
@@ -9,14 +9,14 @@
     results         from texts to the instance of a node; from what that returned or raised to the outcome
     error_text      the text of its error: own frames, bounded, without secrets
     output          the lines that one execution logs and prints: the first and the last
-    capture         hears them, in this process, and passes all of it on
+    capture         collects these lines in this process, and passes them on
     spans           the span of an execution, if the program traces
     backends        what runs nodes: the Trio loop, a thread, an asyncio loop
     processes       the fourth backend: a pool of worker processes
     process_worker  the other end: a worker process, which runs one node after the other
     messages        the messages of these two; ``_children`` carries them
     threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number
-                    of stuck nodes, which go on though nothing waits for them any more, and its limit
+                    of stuck nodes, which still run although nothing waits for them, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``
 
 ``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``output``, ``capture``, ``spans`` and
@@ -28,9 +28,8 @@ Rules that hold:
 1. Nothing that a node raises leaves ``Executor.report_of``, with two exceptions: a ``trio.Cancelled`` that
    came from outside, and a KeyboardInterrupt that Trio raised in the node and that is meant for the
    application.
-2. Node code is not trusted. Before an exception of it is asked for anything that its class may have
-   overridden, that is guarded. The task and the nursery that a node runs in are used for another one only
-   if it left them as they were: what it leaves open ends with it.
+2. Node code may be broken. A ``__str__`` of its exceptions may raise. The task and the nursery that a node
+   runs in are used for another node only if it left them as they were: what it leaves open ends with it.
 3. The handle decides why a node ended: the first reason to cancel it stays, and against its timeout the
    clock decides. A node that returns a value although it was cancelled has an outcome.
 4. Threads and the asyncio loop are daemons, and nothing waits for them without a deadline. A worker process

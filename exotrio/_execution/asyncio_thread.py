@@ -1,14 +1,14 @@
-"""The asyncio loop of a runtime, in a thread of its own, and the calls of nodes in it.
+"""The asyncio loop of a runtime, in a separate thread, and the calls of nodes in it.
 
 Why not anyio's ``BlockingPortal``: it cancels by a cancel scope, which on asyncio raises CancelledError
 again at every ``await`` until the scope is left, so that a ``finally: await connection.close()`` would
 fail. Here a task is cancelled once, as asyncio does it. A SystemExit out of one call ends a portal and
-every other call in it. And leaving a portal waits for its thread without limit, which a node that blocks
-would never let end.
+every other call in it. And leaving a portal waits without a limit for its thread, which never ends if a node
+blocks it.
 
-Between the two loops only two things cross: ``call_soon_threadsafe`` and ``run_sync_soon``. Either may
-find the other loop gone; then there is nothing left to tell it. What a call returns or raises is
-written by the asyncio thread; whether it is stuck is decided in the Trio thread alone.
+The two loops communicate only by ``call_soon_threadsafe`` and ``run_sync_soon``. If the other loop has ended,
+these do nothing. The asyncio thread sets what a call returns or raises; only the Trio thread decides whether
+it is stuck.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("exotrio.worker")
 
 
 class AsyncioThread:
-    """One asyncio loop in one daemon thread. Made, used and closed in the Trio thread.
+    """One asyncio loop in one daemon thread. Created, used and closed in the Trio thread.
 
     ``changed`` is called when ``blocked`` changed.
     """
@@ -66,9 +66,9 @@ class AsyncioThread:
         ``function`` sees the context variables of the caller; ``what`` names it in the log.
 
         Cancellation:
-            Cancels the asyncio task, and waits up to 5 s for it to end. If it returns or raises
-            something else all the same, that is what happened. One that does not end is stuck:
-            what it returns or raises later is logged and dropped.
+            Cancels the asyncio task, and waits up to 5 s for it to end. A value that it returns, or another
+            error that it raises, is the result. One that does not end is stuck: what it returns or raises
+            later is logged and dropped.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         call = _Call(function, what, self)
@@ -82,7 +82,8 @@ class AsyncioThread:
         return call.result()
 
     async def aclose(self) -> None:
-        """Cancel whatever nodes left in the loop, and end it. Shielded, for up to ``deadlines.CLOSE``."""
+        """Cancel the tasks that nodes left in the loop, and end it. Shielded, for up to
+        ``deadlines.CLOSE``."""
         self._closing = True
         with suppress(RuntimeError):  # it is closed
             self.call_soon(self._loop.stop)
@@ -104,12 +105,13 @@ class AsyncioThread:
     # -- in the Trio thread
 
     def forget(self, call: _Call) -> None:
-        """``call`` is over: it need not be ended with the loop."""
+        """Remove ``call``, which is over: it need not be ended with the loop."""
         self._calls.discard(call)
 
     async def _cancelled(self, call: _Call) -> bool:
         """Cancel ``call``; return whether it ended with something other than its cancellation."""
         if call.revoke():
+            # The cancellation came before the loop had begun the task.
             self.forget(call)
             return False
         with suppress(RuntimeError):  # the loop is closed, and its calls are over
@@ -117,15 +119,17 @@ class AsyncioThread:
         with trio.move_on_after(deadlines.CLEAN_UP, shield=True):
             await call.over.wait()
         if call.over.is_set():
+            # The task may have ended by itself before the cancellation reached it.
             return not isinstance(call.error, asyncio.CancelledError)
         if not call.reached:
+            # The loop has not even run ``call.cancel``.
             self._unreached.add(call)
             log.error(
                 "the asyncio loop is blocked, by %s or another node: none is begun in it until it runs again",
                 call.what,
             )
             self._changed()
-        call.give_up(self._stuck)
+        call.abandon(self._stuck)
         return False
 
     def _reached(self, call: _Call) -> None:
@@ -152,7 +156,7 @@ class AsyncioThread:
                 try:
                     self._loop.run_forever()
                 except (SystemExit, KeyboardInterrupt):
-                    # From a task that a node began: asyncio gave it to that task and to this loop.
+                    # From a task that a node started: asyncio raises it in that task and out of this loop.
                     continue
             self._loop.run_until_complete(self._end_tasks())
         except BaseException:
@@ -177,9 +181,9 @@ class AsyncioThread:
 
 
 class _Call:
-    """One call. It is either begun or revoked; a lock decides which.
+    """One call. It is begun or revoked, by a lock never both.
 
-    ``reached``: the loop was told to cancel it.
+    ``reached``: the loop has run its cancellation.
     """
 
     def __init__(self, function: Callable[[], object], what: str, thread: AsyncioThread) -> None:
@@ -189,7 +193,7 @@ class _Call:
         self._context = contextvars.copy_context()
         sniffio = sys.modules.get("sniffio")
         if sniffio is not None:
-            # Some ways to start Trio leave its name in the context; in that loop asyncio is what runs.
+            # Some ways to start Trio leave its name in the context; asyncio is what runs in that loop.
             self._context.run(sniffio.current_async_library_cvar.set, None)
         self._lock = threading.Lock()
         self._begun = self._revoked = False
@@ -208,7 +212,7 @@ class _Call:
             if self._revoked:
                 return
             self._begun = True
-        # Not create_task: a node may have given the loop a factory of its own, for the tasks it makes.
+        # Not create_task: a node may have set a task factory.
         self._task = asyncio.Task(self._main(), name=self.what, context=self._context)
         self._task.add_done_callback(self._done)
 
@@ -223,13 +227,13 @@ class _Call:
             value = self._function()
             self._value = await value if inspect.isawaitable(value) else value
         except BaseException as error:
-            # Whatever it is: a SystemExit that left a task would stop the loop for every node.
+            # Any error: a SystemExit that left a task would stop the loop of all nodes.
             self.error = error
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # before its first step
             self.error = asyncio.CancelledError()
-        # The kind only: the text may hold the node's secrets.
+        # The class only: the text may contain the secrets of the node.
         did = "returned" if self.error is None else f"raised {type(self.error).__name__}"
         self._asyncio.call_back(self._end, did)
 
@@ -241,13 +245,13 @@ class _Call:
             self._revoked = not self._begun
         return self._revoked
 
-    def give_up(self, stuck: StuckNodes) -> None:
-        """Nothing waits for its end any more."""
+    def abandon(self, stuck: StuckNodes) -> None:
+        """Count it as stuck: nothing waits for its end any more."""
         self._stuck = stuck
         stuck.add(self.what)
 
     def end_with_loop(self) -> None:
-        """The loop has ended, and so has this call."""
+        """End it, since the loop has ended."""
         self.error = RuntimeError("the asyncio loop ended while the node ran")
         self._end("was ended with its loop")
 

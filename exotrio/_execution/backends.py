@@ -76,7 +76,7 @@ class ThreadBackend(LocalBackend):
 
     @property
     def refusal_reason(self) -> str:
-        return self._stuck.why
+        return self._stuck.refusal_reason
 
     async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         execution.elsewhere = True
@@ -100,7 +100,7 @@ class AsyncioBackend(LocalBackend):
     @property
     def refusal_reason(self) -> str:
         blocked = self._thread is not None and self._thread.blocked
-        return self._stuck.why or ("a node blocks the asyncio loop" if blocked else "")
+        return self._stuck.refusal_reason or ("a node blocks the asyncio loop" if blocked else "")
 
     async def aclose(self) -> None:
         if self._thread is not None:

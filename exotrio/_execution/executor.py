@@ -1,5 +1,5 @@
-"""Runs executions, and returns what is to be reported of each. Nothing is sent from here but the request
-for secrets. Nothing that a node raises leaves here, except ``trio.Cancelled`` that is not its own, and a
+"""Runs executions, and returns what is to be reported of each. The only request that it sends is that for
+secrets. Nothing that a node raises leaves it, except a ``trio.Cancelled`` that came from outside, and a
 Ctrl-C that is meant for the application."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from exotrio._execution.handle import RELEASED, Execution, execution_context
 from exotrio._execution.node_task import NodeTask
 from exotrio._execution.output import output_context
 from exotrio._execution.processes import ProcessBackend
-from exotrio._execution.results import failure_of, misfit
+from exotrio._execution.results import failure_of, invalid_values
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER
 from exotrio._nodes.base import BaseNode, RunsIn, runs_in_of
 from exotrio._nodes.outcome import Errored, Released, Report
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("exotrio.worker")
 
 SECRETS_TRIES = 5
-"""Within about four seconds, which a state manager may take to restart; then another runtime may try."""
+"""Within about four seconds, in which a state manager can restart; then another runtime may try."""
 SECRETS_PAUSES = Backoff(0.5, 10.0)
 
 
@@ -67,11 +67,11 @@ class Executor:
             "asyncio": AsyncioBackend(max_stuck, changed),
             "process": ProcessBackend(),
         }
-        # As they were checked: node code can change its class, and to ask for each state took 2 us.
+        # As they were checked: node code can change its class. Also, computing it for each state takes 2 us.
         self._backend_of = {node: self._backends[runs_in_of(node)] for node in nodes.values()}
 
     def accepts(self, node: type[BaseNode]) -> bool:
-        """Whether a state of ``node`` should be begun: not if too many others like it are stuck."""
+        """Whether a state of ``node`` should be begun: not if too many nodes of its backend are stuck."""
         return not self._refusal_reason(node)
 
     @property
@@ -128,7 +128,7 @@ class Executor:
             known = ", ".join(sorted(self._nodes))
             what = f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}"
             execution.error = None
-            execution.report = misfit(what, (), "its class has to be given to a runtime")
+            execution.report = invalid_values(what, (), "its class has to be given to a runtime")
             return
         if why := self._refusal_reason(node):
             log.warning("releasing state %s: %s", claim.state_id, why)
@@ -228,7 +228,7 @@ class Executor:
 
     def _passing(self, error: BaseException, execution: Execution) -> BaseException | None:
         """Return the part of ``error`` that is meant for the runtime or the application, if any."""
-        # Only then is a Cancelled ours to pass on; else a node kept one and raised it again.
+        # Otherwise a node has kept an earlier Cancelled and raised it again.
         cancelled = trio.current_effective_deadline() == -math.inf
         interrupts = not self._owns_signals and not execution.elsewhere
         passing = None

@@ -34,7 +34,7 @@ class Execution:
         began: Node code was entered: a release from then on counts as cancelled.
         elsewhere: Node code runs in another thread or process, where no Ctrl-C can arrive.
         timeout: Seconds that the node may take: of its class or the graph, whichever is less.
-        on_drain: Called when the node is told to drain, by whoever has to pass that on.
+        on_drain: Called when the node is told to drain, by a backend that has to pass that on.
         output: What it logs and prints, if that is captured.
     """
 
@@ -62,7 +62,8 @@ class Execution:
                 self.on_drain()
 
     def begin(self, timeout: float | None) -> None:
-        """Node code is entered: its time begins. ``timeout`` is that of its class, if it has one."""
+        """Start the time of the node, whose code is entered. ``timeout`` is that of its class, if it has
+        one."""
         self.began = True
         limits = [limit for limit in (timeout, self.claim.timeout) if limit is not None]
         if limits and not self.cancelled:
@@ -85,7 +86,7 @@ class Execution:
             self.scope.cancel()
 
     def give_up(self) -> None:
-        """Wait no longer: a node in a thread is stuck."""
+        """Stop waiting for it: a node in a thread is stuck."""
         self.cancel()
         self.scope.cancel()
 
@@ -118,7 +119,7 @@ class Execution:
         finally:
             self._in_thread = False
             if self.cancelled:
-                # Only the thread could not be cancelled. Whatever follows it on the loop can.
+                # Only the thread could not be cancelled; code that follows it on the loop can.
                 self.scope.cancel()
 
     def __str__(self) -> str:

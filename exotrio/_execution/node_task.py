@@ -1,9 +1,9 @@
 """The task that a worker runs its nodes in.
 
 A node can leave things in its task: cancel scopes and nurseries that it did not close, tasks in the nursery
-around it, context variables. They must end with its state, as they do with a task. But a task for each state
-costs a fifth of what the runtime does for it. So nodes run in one task, one after the other, for as long as
-each leaves it as it was.
+around it, context variables. They must end with its state, as they do with a task. But a separate task for
+each state takes a fifth of the time that the runtime needs for it. So nodes run in one task, one after the
+other, as long as each leaves it as it was.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Spoiled(BaseException):
 
 
 class NodeTask:
-    """A task that runs nodes, with a nursery of its own around it.
+    """A task that runs nodes, in a separate nursery.
 
     Attributes:
         unfinished: The execution whose node ended the task, once ``run`` has returned.
@@ -35,8 +35,9 @@ class NodeTask:
     async def run(self, serve: Callable[[NodeTask], Awaitable[object]]) -> None:
         """Call ``serve`` in the task, and return once it returned or a node ended the task.
 
-        What ``serve`` raises between nodes is raised. What comes out of the task with a node is the error of
-        that execution: raised by another task of the node, or by Trio about scopes that it left open.
+        What ``serve`` raises between nodes is raised. What the task raises while a node runs is the error of
+        that execution: it comes from another task of the node, or from Trio, about scopes that were left
+        open.
         """
         try:
             async with trio.open_nursery() as self._nursery:
@@ -60,13 +61,13 @@ class NodeTask:
                 self._nursery.cancel_scope.cancel()
 
     def begin(self, execution: Execution) -> None:
-        """Enter that a node begins."""
+        """Record that a node begins."""
         self.unfinished = execution
         self._task.name = execution.claim.node_name
         self._context = copy_context()
 
     def end(self) -> None:
-        """Enter that the node ended.
+        """Record that the node ended.
 
         Raises:
             Spoiled: no other node may run in this task. Nothing may be awaited in it any more, either.

@@ -36,7 +36,7 @@ _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yie
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What became of a node that raised. ``line`` says what, for the log; it is empty for a signal."""
+    """The outcome of a node that raised. ``line`` names the error in the log; it is empty for a signal."""
 
     outcome: Outcome
     line: str
@@ -69,7 +69,7 @@ def instance_of(
     except (FieldsInvalid, ValidationError) as error:
         head = f"the inputs do not fit {node.__name__}.Inputs:"
         problems = error.problems if isinstance(error, FieldsInvalid) else readable_errors(error)
-        return misfit(head, problems, "the inputs stay the same", progress.redactor)
+        return invalid_values(head, problems, "the inputs stay the same", progress.redactor)
     try:
         instance.secrets = node.Secrets.model_validate(dict(secrets))
     except ValidationError as error:
@@ -81,7 +81,7 @@ def instance_of(
 
 
 def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -> Failure:
-    """Return what becomes of ``node``, which raised ``error``: a signal has an outcome of its own."""
+    """Return the outcome of ``node``, which raised ``error``: an error, or what a signal asks for."""
     if type(error) is FailedElsewhere:
         return error.failure
     signal = single_leaf(error)
@@ -96,20 +96,21 @@ def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -
 
 
 def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
-    """Add a note to an error that a node for asyncio raises on Trio: what its class has to say."""
-    # A plain def runs in no loop, wherever that is.
+    """Add a note to an error that a node written for asyncio raises on Trio: what its class has to
+    declare."""
+    # A plain def runs outside of any loop.
     on_trio = inspect.iscoroutinefunction(node.execute) and runs_in_of(node) != "asyncio"
     if not on_trio or type(error) not in (RuntimeError, TypeError):
         return
-    # Only a str: another object could do anything when its text is asked for.
+    # Only a str: the ``__str__`` of another object may raise.
     if error.args and type(error.args[0]) is str and error.args[0].startswith(_WITHOUT_ASYNCIO):
         error.add_note(f'{node.__name__} needs asyncio, but runs on Trio: give its class runs_in = "asyncio"')
 
 
 def why_no_retry(node: type[BaseNode], error: BaseException) -> str:
-    """Return why no attempt is to be made after ``error``, for its text; empty if the policy applies.
+    """Return why ``error`` is not retried, for its text; empty if the retry policy applies.
 
-    Of a group, one error in it is enough: the others may only be what its cancellation brought about.
+    One error in a group is enough: the others may only be consequences of the cancellation that it caused.
     """
     exceptions = node.no_retry if isinstance(node.no_retry, tuple) else ()  # a node may have replaced it
     for part in (error, *leaves(error)):
@@ -124,7 +125,7 @@ def why_no_retry(node: type[BaseNode], error: BaseException) -> str:
 
 
 def _is_typo(node: type[BaseNode], error: BaseException) -> bool:
-    """Whether ``error`` says that a name is wrong, and that no other attempt could find it right.
+    """Whether ``error`` is about a wrong name in the code, which each attempt would find wrong.
 
     Not an UnboundLocalError, or an AttributeError of any other object: these may come from what a service
     answered. Nor an ImportError: another runtime may have the module.
@@ -140,14 +141,14 @@ def _not_retried(why: str) -> str:
     return f"not to be retried: {why}"
 
 
-def misfit(head: str, problems: Iterable[str], why: str, redactor: Redactor = NO_SECRETS) -> Errored:
+def invalid_values(head: str, problems: Iterable[str], why: str, redactor: Redactor = NO_SECRETS) -> Errored:
     """Return the error for values that do not fit, which is not retried."""
     text = "\n  ".join([head, *problems])
     return Errored(bounded(redactor.redact(f"{text}\n{_not_retried(why)}")), retry=False)
 
 
 def signalled(signal: Signal) -> Outcome:
-    """Return the outcome that a node asked for by a signal."""
+    """Return the outcome that a node requested by a signal."""
     match signal:
         case PruneSignal():
             data = dict(signal.data)
@@ -176,7 +177,7 @@ def returned(node: type[BaseNode], value: object) -> Outcome:
             kind = type(item).__qualname__
             if isinstance(item, BaseModel):
                 kind = f"{kind} of another class"
-            return misfit(
+            return invalid_values(
                 f"{where} {node.__name__}.execute returned is a {kind}, not {node.__name__}.Outputs: "
                 "return one Outputs, a list of them, or None",
                 (),
@@ -190,4 +191,4 @@ def returned(node: type[BaseNode], value: object) -> Outcome:
         return Executed([fields.encode(item) for item in outputs])
     except FieldsInvalid as error:
         head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
-        return misfit(head, error.problems, "the code of the node has to be corrected")
+        return invalid_values(head, error.problems, "the code of the node has to be corrected")

@@ -1,4 +1,4 @@
-"""The span of an execution: what it is called, what it says, and how it ends."""
+"""The span of an execution: its name, its attributes and its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KIND = re.compile(r"[\w.]+(?=:|$)")
 def begin_execution(claim: Claim, namespace: str) -> Span | None:
     """Begin the span of an execution; None if the program does not trace.
 
-    Its parent is what the state manager names. v0 names nothing: each execution is the root of a trace then.
+    The state manager names its parent. With v0, which does not, each execution is the root of a trace.
     """
     return tracing.begin(
         f"execute {claim.node_name}", "consumer", lambda: _attributes(claim, namespace), claim.trace
@@ -38,7 +38,7 @@ def end_execution(span: Span, report: Report, execution: Execution) -> None:
         attributes["exotrio.retry"] = report.retry
         line = message_line(report.error)
         kind = _KIND.match(line)
-        # What the conventions have for an error that has no type.
+        # "_OTHER" is the conventions' word for an error without a type.
         error = (kind[0] if kind else "_OTHER", line, report.error)
     span.add(attributes)
     span.end(error)

@@ -1,7 +1,7 @@
 """Threads that nodes run in, none of which keeps the interpreter from exiting; and nodes that are stuck.
 
-A thread cannot be interrupted: one whose node timed out, or was given up by the shutdown, runs on, and
-its worker no longer waits for it. That node is stuck.
+A thread cannot be interrupted. If its node timed out, or was abandoned by the shutdown, it continues to run,
+but its worker no longer waits for it: that node is stuck.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ MAX_STUCK_PER_WORKER = 4
 
 @dataclass(slots=True, kw_only=True)
 class StuckNodes:
-    """Counts and logs stuck nodes of one kind. Used in the Trio thread only, but for ``why``.
+    """Counts and logs stuck nodes of one kind. Used in the Trio thread only, except ``refusal_reason``.
 
-    They take no place from the workers, so a node that hangs does not stop the others. But they hold
-    memory, and perhaps a connection; so their number is bounded.
+    They occupy no worker, so a node that hangs does not stop the others. But they hold memory, and perhaps a
+    connection; so their number is limited.
 
     Attributes:
         max_stuck: From this number on no other node of the kind is begun.
         kind: Names the kind in the log.
-        where: Says in the log where they go on.
-        changed: Called when ``why`` may have changed.
+        where: Says in the log where they still run.
+        changed: Called when ``refusal_reason`` may have changed.
     """
 
     max_stuck: int
@@ -50,20 +50,20 @@ class StuckNodes:
     _count: int = 0
 
     @property
-    def why(self) -> str:
+    def refusal_reason(self) -> str:
         """Why no other node of the kind is begun; empty if they are. From any thread."""
         return f"{self._count} {self.kind} are stuck" if self._count >= self.max_stuck else ""
 
     def add(self, what: str) -> None:
-        """``what`` is stuck."""
+        """Count ``what`` as stuck, and log it."""
         self._count += 1
         log.warning("%s is stuck: it goes on %s, and nothing waits for it any more", what, self.where)
         if self._count == self.max_stuck:
-            log.error("%s: no such node is begun until one of them ends", self.why)
+            log.error("%s: no such node is begun until one of them ends", self.refusal_reason)
         self.changed()
 
     def ended(self, what: str, did: str) -> None:
-        """``what``, stuck until now, has ended."""
+        """Log that ``what``, stuck until now, has ended, and do not count it any longer."""
         self._count -= 1
         log.warning("%s, stuck until now, %s %s; its result is dropped", what, did, self.where)
         if self._count == self.max_stuck - 1:
@@ -77,10 +77,10 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
     Cancellation:
         The thread is stuck. What it returns or raises later is logged and dropped.
     """
-    # It has either ended or been given up first; the lock decides which.
+    # The thread ends, or its caller is cancelled: the lock decides which of these came first.
     lock = threading.Lock()
     did = ""
-    given_up_in: trio.lowlevel.TrioToken | None = None
+    abandoned_in: trio.lowlevel.TrioToken | None = None
 
     def run() -> tuple[object, BaseException | None]:
         # In a tuple: Trio refuses a thread that returns a coroutine, as decorated methods may.
@@ -91,23 +91,24 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
             value = function()
         except BaseException as raised:
             error = raised
-            # The kind only: the text may hold the node's secrets.
+            # The class only: the text may contain the secrets of the node.
             end = f"raised {type(raised).__name__}"
         with lock:
             did = end
-        call_in_loop(given_up_in, stuck.ended, what, did)
+        call_in_loop(abandoned_in, stuck.ended, what, did)
         return value, error
 
-    # A limiter of its own: in a shared one, a stuck thread would keep a worker's place.
+    # A separate limiter: in a shared one, a stuck thread would count against the workers.
     limiter = anyio.CapacityLimiter(1)
     try:
         value, error = await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter)
     finally:
         began = limiter.borrowed_tokens > 0
         with lock:
+            # The caller was cancelled first: the thread will call ``ended``.
             if began and not did:
-                given_up_in = trio.lowlevel.current_trio_token()
-        if given_up_in is not None:
+                abandoned_in = trio.lowlevel.current_trio_token()
+        if abandoned_in is not None:
             stuck.add(what)
     if error is not None:
         try:
@@ -120,7 +121,7 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
 class DaemonExecutor(ThreadPoolExecutor):
     """The default executor of an asyncio loop: calls functions in Trio's daemon threads.
 
-    At its exit Python waits for the threads of its own executors, so one host name that does not resolve
+    At its exit Python waits for the threads of a ThreadPoolExecutor, so one host name that does not resolve
     would keep a runtime from ending. As many calls run at once as in the base class.
     """
 

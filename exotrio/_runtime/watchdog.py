@@ -73,7 +73,7 @@ class Watchdog:
 
         From any thread, and from a signal handler: it takes no lock.
         """
-        self._deadlines.append(self._now() + deadlines.longest_exit(grace) - deadlines.LAST_LINES)
+        self._deadlines.append(self._now() + deadlines.max_exit(grace) - deadlines.LAST_LINES)
         self._wake()
 
     def handled(self, number: int) -> None:

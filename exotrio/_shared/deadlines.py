@@ -41,14 +41,14 @@ LAST_LINES = 0.5 * EXIT
 """For the last lines of the log of a process that is ended."""
 
 
-def longest_stop(grace: float = GRACE) -> float:
+def max_stop(grace: float = GRACE) -> float:
     """Return how long a stop takes at most if ``grace`` is given for the drain."""
     return grace + CLEAN_UP + FLUSH + HANG_UP + CLOSE
 
 
-def longest_exit(grace: float = GRACE) -> float:
+def max_exit(grace: float = GRACE) -> float:
     """Return how long it takes at most until the process has ended, too."""
-    return longest_stop(grace) + EXIT
+    return max_stop(grace) + EXIT
 
 
 _threads: WeakSet[Thread] = WeakSet()

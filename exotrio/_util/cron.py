@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
-from exotrio._util.words import meant
+from exotrio._util.words import suggestion
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -45,7 +45,7 @@ def check_zone(name: str) -> str:
     """Return the name of a time zone if there is one, such as ``Europe/Berlin``; raise ValueError if not."""
     if name == "UTC" or name in _zones():
         return name
-    instead = meant(name, sorted(_zones())) or ": IANA names, such as 'Europe/Berlin'"
+    instead = suggestion(name, sorted(_zones())) or ": IANA names, such as 'Europe/Berlin'"
     raise ValueError(f"there is no time zone {name[:100]!r}{instead}")
 
 

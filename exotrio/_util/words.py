@@ -48,7 +48,7 @@ def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     return spellings[close[0]] if close else None
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the end of a message, or nothing."""
     close = closest(name, known)
     return "" if close is None else f"; did you mean {close!r}?"

@@ -21,7 +21,7 @@ from exotrio._http.endpoint import ambient_endpoint
 from exotrio._nodes.importing import NotImportable, module_from_file
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import first_leaf
-from exotrio._util.words import closest, meant, plural, readable_errors
+from exotrio._util.words import closest, plural, readable_errors, suggestion
 from exotrio.cli.exit_codes import ModuleInvalid
 from exotrio.cli.program import python_line
 from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, LifecycleError
@@ -102,7 +102,7 @@ class Loaded:
 
     def _named(self, name: str, objects: Mapping[str, T], shown: Iterable[str], kind: str, where: str) -> T:
         if name not in objects:
-            what = f"{self.target} has no {kind} {name!r}{meant(name, objects)}"
+            what = f"{self.target} has no {kind} {name!r}{suggestion(name, objects)}"
             raise ModuleInvalid(what, where=where, fix=f"it has: {', '.join(shown) or 'none'}")
         return objects[name]
 

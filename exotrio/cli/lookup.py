@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
-from exotrio._util.words import closest, listed, meant, readable_errors
+from exotrio._util.words import closest, listed, readable_errors, suggestion
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import is_state_id
 from exotrio.cli.terminal.output import print_message
@@ -78,7 +78,7 @@ async def not_found(
     """Return the error for a graph that does not exist, or a node that is not registered."""
     entries = await (manager.graphs() if kind == "graph" else manager.nodes())
     names = sorted(entry.name for entry in entries)
-    what = f"there is no {kind} {name!r}{meant(name, names)}"
+    what = f"there is no {kind} {name!r}{suggestion(name, names)}"
     return NotFound(what, where=error.where, fix=f"the namespace has: {listed(names)}")
 
 
@@ -109,7 +109,7 @@ async def require_place(manager: StateManager, place: str, run: str | None, grap
     else:
         return
     if place not in places:
-        what = f"{owner} has no place {place!r}{meant(place, places)}"
+        what = f"{owner} has no place {place!r}{suggestion(place, places)}"
         raise NotFound(what, fix=f"it has: {listed(places)}")
 
 
@@ -260,7 +260,7 @@ def find_runtime(runtimes: Sequence[RuntimeInfo], name: str) -> RuntimeInfo:
         ]
     if not matching:
         names = sorted({each.runtime for each in runtimes if each.live and each.runtime})
-        near = meant(name, [*names, *(each.worker_id for each in runtimes)])
+        near = suggestion(name, [*names, *(each.worker_id for each in runtimes)])
         fix = f"there are: {listed(names)}; see `runtimes ls` for their ids"
         raise NotFound(f"there is no runtime {name!r}{near}", fix=fix)
     if len(matching) > 1:

@@ -95,7 +95,7 @@ class ParentCommand(ParentProcess):
                     self._answer(message)
         log.warning("%s has ended: this runtime drains and ends", self._name)
         self._execute(Order("drain", f"the end of {self._name}"))
-        time.sleep(deadlines.longest_stop(self._grace) + MARGIN)
+        time.sleep(deadlines.max_stop(self._grace) + MARGIN)
         os._exit(ABANDONED)
 
     def _execute(self, order: Order) -> None:

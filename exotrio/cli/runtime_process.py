@@ -62,7 +62,7 @@ class RuntimeProcess(ChildProcess):
     def order(self, order: Order) -> None:
         """Send an order; from then on it has a limited time to end."""
         self.send_now(order)
-        self.end_within(deadlines.longest_stop(self.grace if order.action == "drain" else 0.0) + MARGIN)
+        self.end_within(deadlines.max_stop(self.grace if order.action == "drain" else 0.0) + MARGIN)
 
     async def run(
         self, handle: Callable[[Any], Awaitable[None]], *background: Callable[[], Awaitable[object]]

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from exotrio._util.error_message import message_line
-from exotrio._util.words import listed, meant
+from exotrio._util.words import listed, suggestion
 from exotrio._wire.native import Run
 from exotrio._wire.operations import (
     MAX_PAGE,
@@ -107,7 +107,7 @@ class StateCalls(RunCalls):
         if not await self._calls.is_native():  # then these are only the nodes that have states
             known = [node["identifier"] for node in (await self.get_graph(run.graph_name))["nodes"]]
         if identifier not in known:
-            hint = meant(identifier, known) or f"; it has: {listed(known)}"
+            hint = suggestion(identifier, known) or f"; it has: {listed(known)}"
             raise NotFound(f"run {run_id} has no node with the identifier {identifier!r}{hint}")
 
     async def state(self, graph: str, run_id: str, state_id: str) -> StateDetail:

@@ -25,7 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.cron import check_expression, check_zone
-from exotrio._util.words import listed, meant
+from exotrio._util.words import listed, suggestion
 
 MAX_NAME = 256
 """Characters of a name in a URL path."""
@@ -131,7 +131,9 @@ def _with_suggestions(error: ValidationError, known: Collection[str]) -> Validat
         if each["type"] == _UNKNOWN and len(each["loc"]) == 1:
             # The name instead of the value, which pydantic prints, and which may be secret.
             value = str(each["loc"][0])
-            message = f"there is no such field{meant(value, known) or f': the fields are {listed(known)}'}"
+            message = (
+                f"there is no such field{suggestion(value, known) or f': the fields are {listed(known)}'}"
+            )
         details.append(
             {"type": PydanticCustomError(each["type"], message), "loc": each["loc"], "input": value}
         )

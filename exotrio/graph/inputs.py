@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from exotrio._fields.codecs import name_of, resolved, text_of
 from exotrio._fields.fit import fits
 from exotrio._fields.models import field_problems, field_text, names_of
-from exotrio._util.words import listed, meant
+from exotrio._util.words import listed, suggestion
 from exotrio.errors import GraphInvalid
 from exotrio.graph.declaration import StoreConfigModel
 from exotrio.graph.nodes import GraphNode
@@ -68,7 +68,7 @@ class Inputs:
         for name, value in values.items():
             info = None
             if fields is not None and (info := fields.get(name)) is None:
-                hint = meant(name, (*fields, *OPTIONS)) or f": its inputs are {listed(fields)}"
+                hint = suggestion(name, (*fields, *OPTIONS)) or f": its inputs are {listed(fields)}"
                 self.problems.append(f"{node_name(node)} has no input {name!r}{hint}")
                 continue
             try:
@@ -135,7 +135,7 @@ class Inputs:
             if not isinstance(piece, OutputRef):
                 self._check_store(None, piece.key)
             elif (source := self._nodes.get(piece.identifier)) is None:
-                hint = meant(piece.identifier, self._nodes)
+                hint = suggestion(piece.identifier, self._nodes)
                 raise ValueError(f"the graph has no node {piece.identifier!r} yet{hint}")
             elif problem := output_problem(source, piece.field):
                 raise ValueError(problem)
@@ -145,7 +145,7 @@ class Inputs:
     def _check_store(self, info: FieldInfo | None, key: str) -> None:
         defaults, required = self._store.default_values, self._store.required_keys
         if key not in defaults and key not in required:
-            raise ValueError(f"the graph has no store key {key!r}{meant(key, (*defaults, *required))}")
+            raise ValueError(f"the graph has no store key {key!r}{suggestion(key, (*defaults, *required))}")
         if info is not None and key in defaults:
             try:
                 field_text(info, defaults[key])

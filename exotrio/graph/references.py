@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn
 
-from exotrio._util.words import listed, meant
+from exotrio._util.words import listed, suggestion
 from exotrio.errors import GraphInvalid
 from exotrio.graph.nodes import GraphNode
 
@@ -162,7 +162,7 @@ def output_problem(node: GraphNode, name: object) -> str | None:
     outputs = node.outputs
     if isinstance(name, str) and (outputs is None or name in outputs):
         return None
-    hint = meant(str(name), outputs or ()) or f": its outputs are {listed(outputs or ())}"
+    hint = suggestion(str(name), outputs or ()) or f": its outputs are {listed(outputs or ())}"
     return f"{node.model.node_name} has no output {name!r}{hint}"
 
 

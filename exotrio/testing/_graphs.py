@@ -12,7 +12,7 @@ import trio
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import ungrouped
-from exotrio._util.words import listed, meant
+from exotrio._util.words import listed, suggestion
 from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, PENDING, RunStatus, StateStatus, from_ms, to_ms
 from exotrio.errors import ConfigurationError, NotFound
 from exotrio.graph import Graph
@@ -66,7 +66,7 @@ class GraphRun:
             NotFound: the graph has no such node.
         """
         if identifier not in self.identifiers:
-            hint = meant(identifier, self.identifiers) or f"; it has: {listed(self.identifiers)}"
+            hint = suggestion(identifier, self.identifiers) or f"; it has: {listed(self.identifiers)}"
             raise NotFound(f"the graph has no node with the identifier {identifier!r}{hint}")
         return [state for state in self.states if state.identifier == identifier]
 
@@ -160,7 +160,7 @@ async def start(
     for name in inputs:
         # A state manager ignores it, as v0 does: the test would use the input in the graph.
         if name not in first.inputs:
-            hint = meant(name, first.inputs) or f": it has {listed(first.inputs)}"
+            hint = suggestion(name, first.inputs) or f": it has {listed(first.inputs)}"
             raise ConfigurationError(f"the first node, {first.identifier!r}, has no input {name!r}{hint}")
     triggered = await manager.trigger(graph.name, inputs=dict(inputs), store=dict(store))
     return str(triggered["run_id"])

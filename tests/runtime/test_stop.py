@@ -304,7 +304,7 @@ async def test_the_flush_tries_again_soon_whatever_the_next_answers_ask_for(
 
 
 def test_the_steps_of_a_stop_leave_time_before_the_process_is_killed() -> None:
-    assert deadlines.longest_stop() <= 28.5
+    assert deadlines.max_stop() <= 28.5
     assert inspect.signature(Runtime).parameters["shutdown_grace"].default == deadlines.GRACE
     assert max(deadlines.LAST_HEARTBEAT, 2 * deadlines.ASYNCIO_TASKS) < deadlines.CLOSE
 
@@ -375,7 +375,7 @@ async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_step
         gate.set()
     taken = trio.current_time() - before
     # What hangs in this test is in process, so that there are no connections to close.
-    assert deadlines.longest_stop() - deadlines.HANG_UP - 0.1 < taken < deadlines.longest_stop() + 0.01
+    assert deadlines.max_stop() - deadlines.HANG_UP - 0.1 < taken < deadlines.max_stop() + 0.01
     assert len(rt.summary.left_behind) == 3
 
 
@@ -414,7 +414,7 @@ async def test_with_the_server_down_for_the_whole_stop_it_ends_in_time_and_names
         server.before = Delays() if how == "hanging" else Fails()
         await trio.sleep(0.5)
         before = trio.current_time()
-    assert trio.current_time() - before <= deadlines.longest_stop()
+    assert trio.current_time() - before <= deadlines.max_stop()
     assert rt.phase is Phase.STOPPED
     assert rt.summary.exit_code == 75
     assert set(rt.summary.left_behind) == set(states)

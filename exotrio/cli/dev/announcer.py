@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import trio
 
-from exotrio._util.words import listed, meant, plural
+from exotrio._util.words import listed, plural, suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.child import Loaded
@@ -55,7 +55,7 @@ class FirstRun:
             )
         if self.graph is not None and self.graph not in names:
             raise ConfigurationError(
-                f"the code has no graph {self.graph!r}{meant(self.graph, names)}",
+                f"the code has no graph {self.graph!r}{suggestion(self.graph, names)}",
                 where="asked for with --graph",
                 fix=f"it has: {listed(names)}",
             )

@@ -32,7 +32,7 @@ from exotrio._shared.settings import (
     from_file,
 )
 from exotrio._util.database_url import parse_database_url
-from exotrio._util.words import meant
+from exotrio._util.words import suggestion
 from exotrio.cli.connection import how_to_give_a_key, read_key
 from exotrio.cli.folder import DATABASE, served_here
 from exotrio.cli.folder import key_source as source_of_key
@@ -161,7 +161,7 @@ def _examine_file(settings: Settings) -> tuple[dict[str, str], str]:
                     settings.findings.append(Finding(what, "write NAME=value in it, or # before it"))
     for name in sorted({*names}):
         if name.upper().startswith(PREFIXES) and name.upper() not in VARIABLES:
-            what = f"{name} is set and not used{meant(name, VARIABLES)}"
+            what = f"{name} is set and not used{suggestion(name, VARIABLES)}"
             settings.findings.append(info(what, "rename or remove it"))
     return values, state
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from exotrio._nodes.checks import declare, returns_list
 from exotrio._runtime.runtime import Runtime
-from exotrio._util.words import meant
+from exotrio._util.words import suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.draft import Draft, FileProblem, draft_of, is_json, read_draft
 from exotrio.cli.load import load, users_line
@@ -86,7 +86,7 @@ def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
     for problem in check_registered(template, {**nodes, **assumed}):
         if problem.node is not None and problem.field is None:  # it is not registered
             namespace, name = names[problem.node]
-            hint = meant(name, [known for space, known in nodes if space == namespace])
+            hint = suggestion(name, [known for space, known in nodes if space == namespace])
             problem = replace(problem, text=problem.text + hint)
         yield problem
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 from pydantic import BaseModel, ValidationError
 
-from exotrio._util.words import meant, one_line
+from exotrio._util.words import one_line, suggestion
 from exotrio._wire.graphs import GraphBody, TriggerModel
 from exotrio.cli.graphs.json_lines import JsonPath, JsonText, read_json
 from exotrio.cli.load import load
@@ -158,7 +158,7 @@ def read_draft(file: str) -> Draft:
     try:
         if file != STANDARD_INPUT and not Path(file).exists():
             near = map(str, Path(file).parent.glob("*.json"))
-            raise Unreadable(f"there is no such file{meant(str(Path(file)), near)}")
+            raise Unreadable(f"there is no such file{suggestion(str(Path(file)), near)}")
         source = read_json(read_text(file))
     except json.JSONDecodeError as error:
         reason, line = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.lineno
@@ -196,7 +196,7 @@ def _draft_of_json(file: str, source: JsonText) -> Draft:
         known = model.model_fields
         for name in value if isinstance(value, dict) else ():
             if name not in known and not (path == () and name in _SHOWN):
-                text = f"unknown field, ignored{meant(name, known)}"  # usually it is mistyped
+                text = f"unknown field, ignored{suggestion(name, known)}"  # usually it is mistyped
                 draft.add_problem((*path, name), text, severity="warning")
     return draft
 

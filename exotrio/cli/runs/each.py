@@ -19,7 +19,7 @@ import click
 import trio
 from pydantic_core import from_json
 
-from exotrio._util.words import listed, meant, plural
+from exotrio._util.words import listed, plural, suggestion
 from exotrio._wire.vocabulary import check_key, to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import INTERRUPTED, SUCCESS
@@ -197,7 +197,7 @@ def _parse(line: bytes) -> NewRun:
         raise ValueError('it is not an object such as {"inputs": {"name": "value"}}')
     for name in run:
         if name not in FIELDS:
-            raise ValueError(f"a run has no {name!r}; it has: {listed(FIELDS)}{meant(name, FIELDS)}")
+            raise ValueError(f"a run has no {name!r}; it has: {listed(FIELDS)}{suggestion(name, FIELDS)}")
     run_id = run.get("run_id")
     try:
         chosen = None if run_id is None else str(UUID(run_id))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import trio
 
-from exotrio._util.words import listed, meant
+from exotrio._util.words import listed, suggestion
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
@@ -117,13 +117,13 @@ def check_of_values(graph: str, nodes: Sequence[GraphNodeModel], store_config: S
                 if name not in root.inputs:
                     raise click.UsageError(
                         f"the root of graph {graph!r} ({root.identifier}) has no input {name!r}; it has: "
-                        f"{listed(root.inputs)}{meant(name, root.inputs)}"
+                        f"{listed(root.inputs)}{suggestion(name, root.inputs)}"
                     )
         for key in store:
             if key not in readable:
                 raise click.UsageError(
                     f"graph {graph!r} has no store key {key!r}; it has: {listed(readable)}"
-                    f"{meant(key, readable)}"
+                    f"{suggestion(key, readable)}"
                 )
         missing = [key for key in store_config.required_keys if key not in store]
         if missing:
