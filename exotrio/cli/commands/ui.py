@@ -20,7 +20,7 @@ from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
 
 LOADING = 10.0
-"""Seconds in which a browser that was told to open a page reads it, before it is removed."""
+"""Seconds for a browser to read a page before it is removed."""
 
 
 @click.command(name="ui")
@@ -36,8 +36,8 @@ LOADING = 10.0
 def command(db: str | None, port: int, no_open: bool) -> int:
     """Open the dashboard of a database in a browser, signed in, and serve it until Ctrl-C.
 
-    It shows what ran, and can change it. What is started or retried there is executed once a runtime works
-    on the database: with `dev FILE`, or `run FILE --resume RUN`. Schedules start nothing meanwhile.
+    It shows runs, and can change them. States that are started or retried there are executed once a runtime
+    works on the database: with `dev FILE`, or `run FILE --resume RUN`. Schedules start no runs meanwhile.
 
     While another command has the file open, such as `server` or `dev`, that one serves the dashboard: it is
     opened there, signed in, and this command ends.
@@ -66,17 +66,16 @@ def _existing(db: str | None) -> str | Path:
 
 async def _show(place: str | Path, port: int, *, opens: bool) -> None:
     # Here, as above.
-    from exotrio.cli.terminal.browser import open_in_browser, shown_link, sign_in_page, write_redirect
+    from exotrio.cli.terminal.browser import open_signed_in, shown_link, sign_in_page
     from exotrio.manager.serving import embedded_and_served
 
     try:
         async with embedded_and_served(place, ports=(port,), schedules=False) as served:
             with sign_in_page(place) as page:
-                write_redirect(page, await served.sign_in_link())
                 shown = shown_link(await served.sign_in_link(), page)
                 print_message(f"dashboard, to be opened once within 10 minutes: {shown}\nCtrl-C ends it")
-                if opens and not await open_in_browser(page.as_uri()):
-                    print_message("no browser could be opened: open the link yourself")
+                if opens:
+                    await open_signed_in(page, await served.sign_in_link())
                 await trio.sleep_forever()
     except DatabaseBusy as busy:
         file = Path(place)
@@ -86,25 +85,23 @@ async def _show(place: str | Path, port: int, *, opens: bool) -> None:
 async def _show_running(file: Path, endpoint: Endpoint, *, opens: bool) -> None:
     """Show the dashboard of the process that has a file open and serves it."""
     # Here, as above.
-    from exotrio.cli.terminal.browser import open_in_browser, sign_in_page, write_redirect
+    from exotrio.cli.terminal.browser import open_in_browser, open_signed_in, sign_in_page
     from exotrio.manager.store.sqlite.database import MEMORY
 
     by_key = f"dashboard: {endpoint.uri}\nsign in with {key_source(file)}"
     async with client_at(endpoint, "default") as manager:
         try:
-            shown, opened = await manager.sign_in_link(), await manager.sign_in_link()
+            shown, link = await manager.sign_in_link(), await manager.sign_in_link()
         except ManagerError:  # it is older, or has another key
             print_message(by_key)
             if opens and not await open_in_browser(endpoint.uri):
                 print_message("no browser could be opened: open the address yourself")
             return
-    # A log has readers who must not sign in.
-    is_read = sys.stderr.isatty()
-    print_message(f"dashboard, to be opened once within 10 minutes: {shown}" if is_read else by_key)
+    # More people may read a log than may sign in.
+    print_message(
+        f"dashboard, to be opened once within 10 minutes: {shown}" if sys.stderr.isatty() else by_key
+    )
     if opens:
         with sign_in_page(MEMORY) as page:
-            write_redirect(page, opened)
-            if await open_in_browser(page.as_uri()):
+            if await open_signed_in(page, link):
                 await trio.sleep(LOADING)
-            else:
-                print_message("no browser could be opened: open the address yourself")

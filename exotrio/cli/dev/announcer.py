@@ -16,10 +16,10 @@ from exotrio.cli.dev import messages
 from exotrio.cli.dev.child import Loaded
 from exotrio.cli.graphs.draft import Draft
 from exotrio.cli.runs.remote import check_of_values, start_run
-from exotrio.cli.terminal.browser import open_in_browser, shown_link, write_redirect
+from exotrio.cli.terminal.browser import open_signed_in, shown_link
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import RunStatus, RunSummary, StateManager, ValidationStatus
-from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, ManagerError, NotFound
+from exotrio.errors import ConfigurationError, GraphInvalid, ManagerError, NotFound
 from exotrio.manager.serving import Served
 
 VALIDATION = 60.0
@@ -132,7 +132,7 @@ class Announcer:
         link = shown_link(await self.served.sign_in_link(to), self.page)
         print_message(messages.dashboard(self.served.url, self.key_file, link))
         if self.opens:
-            self.background.start_soon(_open, self.page, await self.served.sign_in_link(to))
+            self.background.start_soon(open_signed_in, self.page, await self.served.sign_in_link(to))
 
     async def print_unfinished(self) -> None:
         """Print which runs continue when ``dev`` is started again."""
@@ -179,17 +179,6 @@ class Announcer:
 
     def _manager(self, namespace: str) -> StateManager:
         return StateManager(namespace, transport=self.served.transport)
-
-
-async def _open(page: Path, link: str) -> None:
-    try:
-        write_redirect(page, link)
-        opened = await open_in_browser(page.as_uri())
-    except ExotrioError as error:
-        print_message(f"error: {error}")
-        opened = False
-    if not opened:
-        print_message("no browser could be opened: open the link yourself")
 
 
 async def _standing(manager: StateManager, name: str) -> str:

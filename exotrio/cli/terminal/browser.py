@@ -1,7 +1,7 @@
-"""Opens a page in the browser of the user, signed in.
+"""Opens the dashboard in the browser of the user, signed in.
 
 A link that signs in must not be in the arguments of a process, which every user of the machine can list, nor
-in a log. It is written into a file that only its owner can read, and the browser opens that file.
+in a log. It is written into a page that only its owner can read, and the browser opens that page.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import trio
 
 from exotrio._util.database_url import is_database_url
+from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError
 from exotrio.manager.store.sqlite.database import MEMORY
 
@@ -32,12 +33,25 @@ _PAGE = """<!doctype html>
 _TERMINAL_BROWSERS = frozenset({"www-browser", "links", "elinks", "lynx", "w3m", "links2"})
 
 
-async def open_in_browser(url: str) -> bool:
-    """Open a page and return whether a browser accepted it. Never fails.
+async def open_signed_in(page: Path, link: str) -> bool:
+    """Open a link that signs in, through ``page``; return whether a browser accepted it. Print why not.
 
     Cancellation:
         Safe; the page may still appear.
     """
+    try:
+        _write_redirect(page, link)
+    except ConfigurationError as error:
+        print_message(f"error: {error}")
+    else:
+        if await open_in_browser(page.as_uri()):
+            return True
+    print_message("no browser could be opened: open the link yourself")
+    return False
+
+
+async def open_in_browser(url: str) -> bool:
+    """Open a page and return whether a browser accepted it. Never fails. Cancellation: as above."""
     return await trio.to_thread.run_sync(_open, url, abandon_on_cancel=True)
 
 
@@ -55,9 +69,9 @@ def _open(url: str) -> bool:
 
 @contextmanager
 def sign_in_page(db: str | Path) -> Iterator[Path]:
-    """Yield the path of a page for ``write_redirect``, which is removed at the end.
+    """Yield the path for a page: next to the file of the database, or in a temporary folder.
 
-    It is beside the file of the database, or in a folder of its own.
+    It is removed at the end.
     """
     if str(db) == MEMORY or is_database_url(db):
         with TemporaryDirectory(prefix="exotrio-") as folder:
@@ -72,28 +86,24 @@ def sign_in_page(db: str | Path) -> Iterator[Path]:
 
 
 def shown_link(link: str, page: Path, *, private: bool | None = None) -> str:
-    """Return how to print a link that signs in: only for a terminal, the link itself.
+    """Return how to print a link that signs in: on a terminal, the link itself.
 
-    A log has readers who must not sign in. For them the link is written into ``page``, and that is named.
+    More people may read a log than may sign in. There the link is written into ``page``, whose path is shown.
 
     Args:
-        private: Only the user reads what is printed. Defaults to whether standard error is a terminal.
+        private: Only the user reads the output. Defaults to whether standard error is a terminal.
 
     Raises:
         ConfigurationError: the page cannot be written.
     """
     if sys.stderr.isatty() if private is None else private:
         return link
-    write_redirect(page, link)
+    _write_redirect(page, link)
     return f"{page} (it leads to {link.partition('/sign-in')[0]})"
 
 
-def write_redirect(page: Path, link: str) -> None:
-    """Write a page, readable by its owner only, that redirects to a link.
-
-    Raises:
-        ConfigurationError: it cannot be written.
-    """
+def _write_redirect(page: Path, link: str) -> None:
+    """Write a page, readable by its owner only, that redirects to a link; ConfigurationError if it fails."""
     try:
         # A new file: one that another user put there is neither written to nor followed.
         page.unlink(missing_ok=True)
