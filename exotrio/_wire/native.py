@@ -353,7 +353,7 @@ class TriggerManyReply(Body):
     """
 
     run_ids: list[str]
-    created: list[bool] = Field(default_factory=list)
+    created: list[bool]
 
 
 class RunQuery(Body):

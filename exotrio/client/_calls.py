@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack
 from urllib.parse import urlencode
 
@@ -17,7 +17,6 @@ from exotrio._wire.vocabulary import NATIVE_VERSION, native_path, v0_path
 from exotrio.errors import (
     ConfigurationError,
     InvalidResponse,
-    ManagerError,
     ManagerUnavailable,
     NotFound,
     RequestRefused,
@@ -61,43 +60,52 @@ class Calls:
         return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
     async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
-        """Make an idempotent request, and again while the state manager is unavailable."""
+        """Make an idempotent request, and repeat it while the state manager is unavailable."""
         return await self.repeat(lambda: self.http.fetch(model, method, path, **options))
 
     async def fetch_list(self, model: type[M], what: str, *segments: str | int) -> M:
-        """Ask for a list of v0. Every state manager has these, so a server that answers 404 is not one."""
+        """Fetch a list of v0. Every state manager has these, so a server that answers 404 is not one."""
 
-        async def ask() -> M:
+        async def fetch() -> M:
             try:
                 return await self.http.fetch(model, "GET", self.v0(what, *segments))
             except NotFound as error:
                 raise not_a_manager(self.http, f"its {what}", "it answered 404", error) from error
 
-        return await self.repeat(ask)
+        return await self.repeat(fetch)
 
     async def prefer_native(
         self, native: Callable[[], Awaitable[T]], otherwise: Callable[[], Awaitable[T]]
     ) -> T:
-        """Make the native call if the server is ours, the other one if it is not.
+        """Make the native call if the server is ours, otherwise the other one.
 
-        A 404 from a native route may mean that the server was replaced since: then its APIs are
-        discovered again.
+        After a 404 from a native route the server's APIs are discovered again, since another server may have
+        replaced it.
         """
         if await self.is_native():
             try:
                 return await native()
             except NotFound:
                 self._native = None
-                if await self.is_native():  # the server is the same: what was asked for does not exist
+                if await self.is_native():  # the server is the same, and has no such object
                     raise
         return await otherwise()
 
-    async def fetch_native(self, model: type[M], method: str, path: str, what: str, instead: str = "") -> M:
+    async def fetch_native(
+        self,
+        model: type[M],
+        method: str,
+        segments: Sequence[str],
+        what: str,
+        instead: str = "",
+        query: BaseModel | Mapping[str, Any] | None = None,
+    ) -> M:
         """Make an idempotent request to the native API; ``what`` and ``instead`` are as in ``refuse_v0``."""
+        path = self.native(*segments, query=query)
         return await self.native_only(lambda: self.fetch(model, method, path), what, instead)
 
     async def native_only(self, native: Callable[[], Awaitable[T]], what: str, instead: str = "") -> T:
-        """Make a native call; raise RequestRefused at a server that lacks it, as ``refuse_v0`` says."""
+        """Make a native call; raise RequestRefused if the server lacks it, as ``refuse_v0`` does."""
 
         async def otherwise() -> Never:
             self.refuse_v0(what, instead)
@@ -107,22 +115,23 @@ class Calls:
         except NotFound as error:
             if not error.what.endswith(UNKNOWN_ROUTE):
                 raise
-            raise self.too_old(what, error) from error
+            what = f"{what}: {self.http.endpoint.name} is an exotrio too old for that"
+            raise RequestRefused(what, status=error.status, where=error.where, fix="upgrade it") from error
 
     def refuse_v0(self, what: str, instead: str = "") -> Never:
-        """Raise the error of a call that needs the native API: ``what`` cannot be done, but ``instead``."""
+        """Raise the error of a call that needs the native API.
+
+        Args:
+            what: What cannot be done, as a sentence.
+            instead: What the user can do instead.
+        """
         raise RequestRefused(
             f"{what}: {self.http.endpoint.name} speaks only v0, which cannot do that",
             fix=f"{instead}; or {OURS}" if instead else OURS,
         )
 
-    def too_old(self, what: str, error: ManagerError) -> RequestRefused:
-        """Return the error of a call that the server is too old for, made of what that answered."""
-        what = f"{what}: {self.http.endpoint.name} is an exotrio too old for that"
-        return RequestRefused(what, status=error.status, where=error.where, fix="upgrade it")
-
     async def repeat(self, call: Callable[[], Awaitable[T]], *, sent: bool = True) -> T:
-        """Make a call, and again a few times while the state manager is not available.
+        """Make a call, and repeat it a few times while the state manager is not available.
 
         Args:
             sent: Also repeat it if the request may have arrived.
@@ -138,15 +147,15 @@ class Calls:
         return await call()
 
     async def is_native(self) -> bool:
-        """Return whether the server speaks the native API, and so is ours."""
+        """Return whether the server is ours: whether it speaks the native API."""
         if self._native is None:
-            found = await self.repeat(lambda: discover(self.http, self.namespace))
-            self._native = found == NATIVE_VERSION
+            version = await self.repeat(lambda: discover(self.http, self.namespace))
+            self._native = version == NATIVE_VERSION
         return self._native
 
 
 def checked_query(model: type[M], **fields: Any) -> M:
-    """Return a checked query, so that a mistake is an error without a request."""
+    """Return a query; raise ConfigurationError for invalid fields before anything is sent."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:

@@ -1,31 +1,20 @@
-"""What the public client does with graphs and nodes: upsert and wait for the validation, list, trigger."""
+"""What the public client does with graphs: upsert one and wait for its validation, read, list."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, cast
-from uuid import uuid4
+from typing import Any
 
 import anyio
 from pydantic import ValidationError
 
 from exotrio._http.response import Answer, invalid_response, problems_in
-from exotrio._util.tracing import Span, producing
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphBody, GraphInfo, GraphPage, GraphsQuery, GraphsReply
-from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.client._calls import UNKNOWN_ROUTE, Calls
-from exotrio.errors import (
-    ConfigurationError,
-    GraphInvalid,
-    ManagerError,
-    ManagerUnavailable,
-    NotFound,
-    RequestRefused,
-)
+from exotrio.client._calls import Calls
+from exotrio.errors import GraphInvalid, ManagerUnavailable
 from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
 
 REFUSED = frozenset({400, 422})
@@ -34,108 +23,20 @@ START_FIRST = (
     "check the names of nodes and namespaces; or first start the runtime that has these nodes (it registers"
     " them), then upsert the graph again"
 )
-NO_KEYS = "a run cannot be started by a key"
-ID_OR_KEY = "a run is given a run_id or a key, not both: the state manager makes the id of a run with a key"
-_NO_ID = re.compile(r"\brun_id: Field required\b")
 _UNREGISTERED = re.compile(
     r"is not registered in namespace|^Node .* in namespace .* does not exist", re.DOTALL
 )
 """What our state manager says of a node that no runtime has registered, and what a stock one says."""
-VALIDATION_TIMEOUT = 60.0
-"""Seconds for which a trigger waits until a graph is validated."""
 _REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 
 
-async def trigger(
-    calls: Calls, graph_name: str, request: dict[str, Any], run_id: str | None, key: str | None = None
-) -> dict[str, Any]:
-    """Start a run and return the reply as it came."""
-    if run_id is not None and key is not None:
-        raise ConfigurationError(ID_OR_KEY)
-
-    with trigger_span(calls, graph_name) as span:
-        if span is None:
-            return await _trigger(calls, graph_name, request, run_id, key)
-        reply = await _trigger(calls, graph_name, {**request, "trace": span.context}, run_id, key)
-        span.add({"messaging.message.id": reply["run_id"], "exotrio.run_id": reply["run_id"]})
-        return reply
-
-
-def trigger_span(calls: Calls, graph_name: str) -> AbstractContextManager[Span | None]:
-    """Have a span for a trigger in the body, with the attributes that OpenTelemetry has for messages and our
-    own; None if the program does not trace."""
-    attributes = {
-        "messaging.system": "exotrio",
-        "messaging.operation.type": "send",
-        "messaging.operation.name": "trigger",
-        "messaging.destination.name": graph_name,
-        "exotrio.namespace": calls.namespace,
-        "exotrio.graph": graph_name,
-    }
-    return producing(f"trigger {graph_name}", lambda: attributes)
-
-
-async def _trigger(
-    calls: Calls, graph_name: str, request: dict[str, Any], run_id: str | None, key: str | None
-) -> dict[str, Any]:
-    async def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = await calls.http.ask("POST", path, body=body)
-        answer.parse(TriggerReply)
-        return cast("dict[str, Any]", answer.body)
-
-    async def native() -> dict[str, Any]:
-        # The id is chosen once, so that repeating the request cannot start a second run; a key does the same.
-        body = {**request, "run_id": run_id or str(uuid4())} if key is None else {**request, "key": key}
-        return await calls.repeat(lambda: ask(calls.native("graph", graph_name, "trigger"), body))
-
-    async def once() -> dict[str, Any]:
-        body = {name: value for name, value in request.items() if name != "trace"}
-        return await calls.repeat(lambda: ask(calls.v0("graph", graph_name, "trigger"), body), sent=False)
-
-    async def v0() -> dict[str, Any]:
-        try:
-            return await once()
-        except RequestRefused as refusal:
-            if refusal.status != 400 or not await _is_valid_by_now(calls, graph_name):
-                raise
-        # Refused, so nothing was started.
-        return await once()
-
-    if key is None:
-        return await calls.prefer_native(native, v0)
-    with keys_known(calls):
-        return await calls.native_only(native, NO_KEYS)
-
-
-@contextmanager
-def keys_known(calls: Calls) -> Iterator[None]:
-    """Say so if the state manager is an exotrio too old for keys: it refuses runs without an id."""
-    try:
-        yield
-    except RequestRefused as refusal:
-        if refusal.status != 422 or not _NO_ID.search(refusal.what):
-            raise
-        raise calls.too_old(NO_KEYS, refusal) from refusal
-
-
-async def _is_valid_by_now(calls: Calls, name: str) -> bool:
-    """Wait while a graph is PENDING, and return whether it is valid then.
-
-    A stock server validates in the background, and refuses a trigger meanwhile as if the graph were invalid.
-    """
+def pauses(longest: float = MAX_PAUSE) -> Iterator[float]:
+    """Yield the seconds between two requests for something that is to change soon."""
     pause = FIRST_PAUSE
-    with anyio.move_on_after(VALIDATION_TIMEOUT):
-        while True:
-            try:
-                status = (await get_graph(calls, name))["validation_status"]
-            except ManagerError:
-                return False
-            if status != ValidationStatus.PENDING:
-                return bool(status == ValidationStatus.VALID)
-            await anyio.sleep(pause)
-            pause = min(pause * 2, MAX_PAUSE)
-    return False
+    while True:
+        yield min(pause, longest)
+        pause *= 2
 
 
 async def get_graph(calls: Calls, name: str) -> dict[str, Any]:
@@ -145,7 +46,7 @@ async def get_graph(calls: Calls, name: str) -> dict[str, Any]:
 
 
 async def list_graphs(calls: Calls) -> list[GraphInfo]:
-    """Return all graphs, page by page from a state manager that has pages."""
+    """Return all graphs, page by page from our server."""
 
     async def native() -> list[GraphInfo]:
         graphs: list[GraphInfo] = []
@@ -160,12 +61,7 @@ async def list_graphs(calls: Calls) -> list[GraphInfo]:
     async def v0() -> list[GraphInfo]:
         return (await calls.fetch_list(GraphsReply, "graphs", "")).templates
 
-    try:
-        return await calls.prefer_native(native, v0)
-    except NotFound as error:
-        if not error.what.endswith(UNKNOWN_ROUTE):
-            raise
-        return await v0()  # an exotrio too old for pages
+    return await calls.prefer_native(native, v0)
 
 
 async def upsert_graph(
@@ -197,7 +93,7 @@ async def _put(
         raise GraphInvalid(f"graph {name!r} needs exotrio's own state manager", problems)
     graph = _as_graph(answer, name)
     # Soon at first: while a graph that has grown waits for its second PUT, next states fail.
-    pause = FIRST_PAUSE
+    waits = pauses(polling_interval)
     while graph["validation_status"] == ValidationStatus.PENDING:
         if anyio.current_time() > give_up:
             raise ManagerUnavailable(
@@ -205,8 +101,7 @@ async def _put(
                 where=f"request: {answer.request_line}",
                 fix="wait longer (validation_timeout), or see what keeps the state manager busy",
             )
-        await anyio.sleep(min(pause, polling_interval))
-        pause *= 2
+        await anyio.sleep(next(waits))
         graph = await get_graph(calls, name)
     return graph
 

@@ -115,14 +115,9 @@ class RunCalls(StockCalls):
         query = checked_query(
             RunsQuery, graph=graph, status=status, since=since, key=key, limit=limit, before=before
         )
-        path = self._calls.native("runs", query=query)
-        page = await self._calls.fetch_native(
-            RunPage, "GET", path, "runs cannot be searched", "page through runs()"
+        return await self._calls.fetch_native(
+            RunPage, "GET", ("runs",), "runs cannot be searched", "page through runs()", query
         )
-        if key is not None:
-            # An exotrio of before there were keys returns all runs.
-            page.runs = [run for run in page.runs if run.key == key]
-        return page
 
     async def run(self, run_id: str) -> RunGraph:
         """Return the states of a run and how they follow each other.
@@ -204,7 +199,7 @@ class RunCalls(StockCalls):
         return await self._calls.fetch_native(
             Run,
             "POST",
-            self._calls.native("run", run_id, "cancel"),
+            ("run", run_id, "cancel"),
             f"the run {run_id} cannot be cancelled",
             "stop the runtimes that run its nodes",
         )

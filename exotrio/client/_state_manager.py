@@ -150,8 +150,8 @@ class StateManager(StateCalls):
             runs: How many of the newest runs, up to 100.
         """
         query = checked_query(OverviewQuery, runs=runs)
-        path = self._calls.native("overview", query=query)
-        return await self._calls.fetch_native(Overview, "GET", path, "no overview can be shown")
+        what = "no overview can be shown"
+        return await self._calls.fetch_native(Overview, "GET", ("overview",), what, query=query)
 
     async def depth(self, *, limit: int = DEFAULT_DEPTH) -> dict[str, int]:
         """Return how many states of each registered node wait, also those not due yet. Needs our server.
@@ -161,17 +161,15 @@ class StateManager(StateCalls):
         Args:
             limit: States of one node that are counted, up to 100,000. Defaults to 10,000.
         """
-        path = self._calls.native("depth", query=checked_query(DepthQuery, limit=limit))
-        depth = await self._calls.fetch_native(QueueDepth, "GET", path, "waiting states cannot be counted")
-        return depth.nodes
+        query, what = checked_query(DepthQuery, limit=limit), "waiting states cannot be counted"
+        return (await self._calls.fetch_native(QueueDepth, "GET", ("depth",), what, query=query)).nodes
 
     async def checkup(self) -> Checkup:
         """Return the condition of the state manager: claims by node, lost leases, database, clock.
 
         Needs our server.
         """
-        path = self._calls.native("checkup")
-        return await self._calls.fetch_native(Checkup, "GET", path, "no checkup can be made")
+        return await self._calls.fetch_native(Checkup, "GET", ("checkup",), "no checkup can be made")
 
     async def workers(self) -> RuntimeList:
         """Return the runtimes of the namespace, and the clients that claim through v0. Needs our server.
@@ -179,8 +177,7 @@ class StateManager(StateCalls):
         Those that sent something in the last ten minutes are listed, and those that stopped in the last one.
         ``busy`` and ``buffered`` are of the last heartbeat; ``holds`` is what the database knows.
         """
-        path = self._calls.native("workers")
-        return await self._calls.fetch_native(RuntimeList, "GET", path, "runtimes cannot be listed")
+        return await self._calls.fetch_native(RuntimeList, "GET", ("workers",), "runtimes cannot be listed")
 
     async def drain(self, worker_id: str) -> None:
         """Ask a runtime to drain: to claim nothing more, let running nodes end, release the rest, and stop.
@@ -197,7 +194,7 @@ class StateManager(StateCalls):
         await self._calls.fetch_native(
             CommandReply,
             "POST",
-            self._calls.native("worker", worker_id, "drain"),
+            ("worker", worker_id, "drain"),
             f"the runtime {worker_id} cannot be drained from here",
             "send its process SIGTERM",
         )
@@ -253,10 +250,8 @@ class StateManager(StateCalls):
         return paused_at
 
     async def _change(self, what: str, name: str, do: str) -> PauseReply:
-        path = self._calls.native(what, name, do)
-        return await self._calls.fetch_native(
-            PauseReply, "POST", path, f"{_PAUSED[what]} {name!r} cannot be {do}d", _INSTEAD[what]
-        )
+        refusal = f"{_PAUSED[what]} {name!r} cannot be {do}d"
+        return await self._calls.fetch_native(PauseReply, "POST", (what, name, do), refusal, _INSTEAD[what])
 
     async def tasks(self, worker_id: str, *, timeout: float = 60.0) -> str:
         """Return the tree of a runtime's tasks as text, with the lines of code where each task waits.
@@ -274,14 +269,14 @@ class StateManager(StateCalls):
         Cancellation:
             Safe; the runtime may still send the tree.
         """
-        path = self._calls.native("worker", worker_id, "tasks")
+        segments = ("worker", worker_id, "tasks")
         what = f"the tasks of runtime {worker_id} cannot be seen"
         with event_loop().fail_after(timeout):
-            await self._calls.fetch_native(CommandReply, "POST", path, what, "see its --health-port")
+            await self._calls.fetch_native(CommandReply, "POST", segments, what, "see its --health-port")
             while True:
-                found = await self._calls.fetch(TasksReply, "GET", path)
-                if not found.asked and found.tasks is not None:
-                    return found.tasks
+                reply = await self._calls.fetch(TasksReply, "GET", self._calls.native(*segments))
+                if not reply.asked and reply.tasks is not None:
+                    return reply.tasks
                 await anyio.sleep(TASKS_POLL)
 
     async def sign_in_link(self) -> str:
@@ -289,8 +284,11 @@ class StateManager(StateCalls):
 
         Needs our server, behind a URI. Whoever gets the address may do all that the key allows.
         """
-        what, instead = "no browser can be signed in", "sign in with the key"
-        link = await self._calls.fetch_native(SignInLink, "POST", SIGN_IN_PATH, what, instead)
+        link = await self._calls.native_only(
+            lambda: self._calls.fetch(SignInLink, "POST", SIGN_IN_PATH),
+            "no browser can be signed in",
+            "sign in with the key",
+        )
         return f"{self._calls.http.endpoint.uri}{link.path}"
 
     async def backup(self, path: str | Path, *, overwrite: bool = False) -> int:

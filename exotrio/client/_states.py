@@ -125,9 +125,9 @@ class StateCalls(RunCalls):
         return await self._calls.fetch_native(
             StateHistory,
             "GET",
-            self._calls.native("state", state_id),
+            ("state", state_id),
             f"the state {state_id} cannot be found by its id alone",
-            "ask state() with its graph and run",
+            "use state() with its graph and run",
         )
 
     async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> StateRetry:

@@ -9,6 +9,7 @@ from exotrio._http.endpoint import resolve_endpoint, version_problems
 from exotrio._wire.graphs import GraphBody
 from exotrio.client import _graphs
 from exotrio.client._calls import Calls
+from exotrio.client._triggers import NewRun, trigger
 from exotrio.errors import ConfigurationError
 from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
 
@@ -99,8 +100,8 @@ class StockCalls:
             The run may have been started all the same.
         """
         # Unchecked: the server says what is wrong with the values, and where.
-        request = {"start_delay": start_delay, "inputs": inputs or {}, "store": store or {}}
-        return await _graphs.trigger(self._calls, graph_name, request, run_id, key)
+        run = NewRun(inputs=inputs or {}, store=store or {}, start_delay=start_delay, run_id=run_id, key=key)
+        return await trigger(self._calls, graph_name, run)
 
     async def get_graph(self, graph_name: str) -> dict[str, Any]:
         """Return a graph as the state manager has it, with its ``validation_status``."""

@@ -1,33 +1,37 @@
-"""Many runs: in requests for up to a thousand on our server, one by one on any other."""
+"""Starting runs: one, or many. Our server starts up to a thousand with one request, any other one run."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import anyio
 
 from exotrio._http.response import Answer, problems_in
 from exotrio._util.json import NotJson, encode
+from exotrio._util.tracing import Span, producing
 from exotrio._util.words import plural
 from exotrio._wire.native import TriggerManyReply
-from exotrio._wire.vocabulary import MAX_BATCH
-from exotrio.client import _graphs
-from exotrio.client._calls import UNKNOWN_ROUTE, Calls
-from exotrio.errors import ConfigurationError, ExotrioError, ManagerUnavailable, NotFound, RequestRefused
+from exotrio._wire.v0 import TriggerReply
+from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
+from exotrio.client._calls import Calls
+from exotrio.client._graphs import get_graph, pauses
+from exotrio.errors import ConfigurationError, ExotrioError, ManagerError, ManagerUnavailable, RequestRefused
 
 T = TypeVar("T")
 
 MAX_BYTES = 1024 * 1024
-"""Of a request, unless one run alone is larger: what a state manager accepts is larger for that."""
+"""Bytes of a request, unless one run alone is larger, which a state manager accepts."""
 MAX_REQUESTS = 2
-"""At once: one is read while the other is written. More gain nothing, and hold up what others write."""
+"""Requests at once: one is read while the other is written. More gain nothing, and delay other writes."""
 MAX_SINGLE = 8
-"""The same for requests that start one run: half the connections of a client, so that its other calls find
-one."""
+"""Requests at once that start one run each: half the connections of a client, so that its other calls have
+some."""
+VALIDATION_TIMEOUT = 60.0
+"""Seconds for which a trigger waits until a graph is validated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +42,8 @@ class NewRun:
         inputs: Inputs of the graph's first node, in place of those in the graph.
         store: The run's store.
         start_delay: Milliseconds before the run starts.
-        run_id: A UUID for the run: asking again with the same one starts no second run. A state manager that
-            speaks only v0 gives it another. Defaults to None: a new one is made.
+        run_id: A UUID for the run: a second request with the same one starts no second run. A state manager
+            that speaks only v0 gives it another. Defaults to None: a new one is made.
         key: As of ``trigger``; in place of a ``run_id``.
     """
 
@@ -49,18 +53,101 @@ class NewRun:
     run_id: str | None = None
     key: str | None = None
 
+    def request(self) -> dict[str, Any]:
+        """Return the body of a native request. It has an id or a key, so that repeating the request cannot
+        start a second run."""
+        if self.run_id is not None and self.key is not None:
+            raise ConfigurationError(
+                "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
+            )
+        once = {"run_id": str(self.run_id or uuid4())} if self.key is None else {"key": self.key}
+        return {"start_delay": self.start_delay, "inputs": self.inputs, "store": self.store, **once}
+
 
 NewRuns = Iterable[NewRun | Mapping[str, str]] | AsyncIterable[NewRun | Mapping[str, str]]
 
 
+async def trigger(calls: Calls, graph_name: str, run: NewRun) -> dict[str, Any]:
+    """Start a run and return the reply as it came."""
+    request = run.request()
+    with _trigger_span(calls, graph_name) as span:
+        reply = await _trigger(calls, graph_name, request if span is None else request | _trace(span))
+        if span is not None:
+            span.add({"messaging.message.id": reply["run_id"], "exotrio.run_id": reply["run_id"]})
+        return reply
+
+
+def _trigger_span(calls: Calls, graph_name: str) -> AbstractContextManager[Span | None]:
+    """Return a context with a span for a trigger, which has the attributes that OpenTelemetry defines for
+    messages and ours; None if the program does not trace."""
+    attributes = {
+        "messaging.system": "exotrio",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "trigger",
+        "messaging.destination.name": graph_name,
+        "exotrio.namespace": calls.namespace,
+        "exotrio.graph": graph_name,
+    }
+    return producing(f"trigger {graph_name}", lambda: attributes)
+
+
+def _trace(span: Span | None) -> dict[str, str]:
+    return {} if span is None else {"trace": span.context}
+
+
+async def _trigger(calls: Calls, graph_name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        answer = await calls.http.ask("POST", path, body=body)
+        answer.parse(TriggerReply)
+        return cast("dict[str, Any]", answer.body)
+
+    async def native() -> dict[str, Any]:
+        return await calls.repeat(lambda: post(calls.native("graph", graph_name, "trigger"), request))
+
+    async def once() -> dict[str, Any]:
+        body = {name: request[name] for name in ("start_delay", "inputs", "store")}
+        return await calls.repeat(lambda: post(calls.v0("graph", graph_name, "trigger"), body), sent=False)
+
+    async def v0() -> dict[str, Any]:
+        try:
+            return await once()
+        except RequestRefused as refusal:
+            if refusal.status != 400 or not await _is_valid_by_now(calls, graph_name):
+                raise
+        # The first request was refused, so it started nothing.
+        return await once()
+
+    if "key" in request:
+        return await calls.native_only(native, "a run cannot be started by a key")
+    return await calls.prefer_native(native, v0)
+
+
+async def _is_valid_by_now(calls: Calls, graph_name: str) -> bool:
+    """Wait while a graph is PENDING, and return whether it is valid then.
+
+    A stock server validates in the background, and refuses a trigger meanwhile as if the graph were invalid.
+    """
+    with anyio.move_on_after(VALIDATION_TIMEOUT):
+        for pause in pauses():
+            try:
+                status = (await get_graph(calls, graph_name))["validation_status"]
+            except ManagerError:
+                return False
+            if status != ValidationStatus.PENDING:
+                return bool(status == ValidationStatus.VALID)
+            await anyio.sleep(pause)
+    return False
+
+
+# -- many runs
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A run that is to be started: its place in the list, its id or key, and its request."""
+    """A run of the list: its index there, and its body for a native request as JSON."""
 
     index: int
-    run_id: str | None
-    key: str | None
-    request: dict[str, Any]
+    run: NewRun
     content: bytes
 
 
@@ -68,9 +155,9 @@ class ManyRuns:
     """The runs of one call.
 
     Attributes:
-        ids: Those that are started, by place in the list.
-        failure: What went wrong first. What is being sent then is still sent, so that it is known what
-            became of it; nothing else is.
+        ids: Ids of the runs that were started, by their index in the list.
+        failure: The first error. Requests that are under way then are still completed, so that their result
+            is known; no others are sent.
     """
 
     def __init__(
@@ -84,25 +171,31 @@ class ManyRuns:
         self._graph_name = graph_name
         self._on_progress = on_progress
         self._on_existing = on_existing
-        self._single = anyio.Lock()
-        self._reading: list[anyio.CancelScope] = []
         self._unknown = 0
+        self._reading = anyio.CancelScope()
         self.ids: dict[int, str] = {}
         self.failure: Exception | None = None
 
     async def start_all(self, runs: NewRuns) -> list[str]:
         """Start the runs, and return their ids in the order of the list."""
-        with _graphs.trigger_span(self._calls, self._graph_name) as span:
-            more = {} if span is None else {"trace": span.context}
-            await self.each(_parts(runs, more), MAX_REQUESTS, self.start)
-            if span is not None:
-                span.add({"messaging.batch.message_count": len(self.ids)})
-        if self.failure is not None:
-            raise self.explained(self.failure)
+        try:
+            with _trigger_span(self._calls, self._graph_name) as span:
+                entries = _entries(runs, _trace(span))
+                if await self._calls.is_native():
+                    await self._each(_parts(entries), MAX_REQUESTS, self._start_together)
+                else:
+                    await self._each(entries, MAX_SINGLE, self._start_one)
+                if span is not None:
+                    span.add({"messaging.batch.message_count": len(self.ids)})
+                if self.failure is not None:
+                    raise self.failure
+        except Exception as error:
+            self._add_count_to(error)
+            raise
         return [self.ids[index] for index in sorted(self.ids)]
 
-    async def each(self, items: AsyncGenerator[T], at_once: int, do: Callable[[T], Awaitable[None]]) -> None:
-        """Do something with each item, with so many at once, until something fails."""
+    async def _each(self, items: AsyncGenerator[T], at_once: int, do: Callable[[T], Awaitable[None]]) -> None:
+        """Do something with each item, with a number of them at once, until something fails."""
         sender, receiver = anyio.create_memory_object_stream[T]()
 
         async def work() -> None:
@@ -116,8 +209,7 @@ class ManyRuns:
             async with aclosing(items), anyio.create_task_group() as group:
                 for _ in range(at_once):
                     group.start_soon(work)
-                with anyio.CancelScope() as reading:
-                    self._reading.append(reading)
+                with self._reading:
                     try:
                         async for item in items:
                             await sender.send(item)
@@ -127,33 +219,14 @@ class ManyRuns:
 
     def _fail(self, error: Exception) -> None:
         self.failure = self.failure or error
-        for reading in self._reading:
-            reading.cancel()  # however long the next item may take to come
-
-    async def start(self, part: Sequence[_Entry]) -> None:
-        """Start some of the runs."""
-
-        async def one_by_one() -> None:
-            async with self._single:
-                if self.failure is not None:
-                    return
-                if any(entry.key is not None for entry in part) and not await self._calls.is_native():
-                    self._calls.refuse_v0(_graphs.NO_KEYS)
-                await self.each(_each(part), MAX_SINGLE, self._start_one)
-
-        try:
-            await self._calls.prefer_native(lambda: self._start_together(part), one_by_one)
-        except NotFound as error:
-            if not error.what.endswith(UNKNOWN_ROUTE):
-                raise
-            await one_by_one()  # an exotrio too old for lists
+        self._reading.cancel()  # however long the next item may take to come
 
     async def _start_together(self, part: Sequence[_Entry]) -> None:
         path = self._calls.native("graph", self._graph_name, "runs")
         body = b'{"runs":[%s]}' % b",".join(entry.content for entry in part)
         arrived = False
 
-        async def ask() -> Answer:
+        async def post() -> Answer:
             nonlocal arrived
             try:
                 return await self._calls.http.ask("POST", path, body=body, accept={422})
@@ -162,47 +235,45 @@ class ManyRuns:
                 raise
 
         try:
-            answer = await self._calls.repeat(ask)
+            answer = await self._calls.repeat(post)
         except ManagerUnavailable:
             self._unknown += len(part) if arrived else 0
             raise
         if answer.status == 422:
             problems = _problems(answer, part[0].index)
-            with _graphs.keys_known(self._calls):
-                raise RequestRefused(
-                    "\n".join([f"runs of graph {self._graph_name!r} are refused:", *problems]),
-                    status=422,
-                    where=f"request: {answer.request_line}",
-                )
+            raise RequestRefused(
+                "\n".join([f"runs of graph {self._graph_name!r} are refused:", *problems]),
+                status=422,
+                where=f"request: {answer.request_line}",
+            )
         reply = answer.parse(TriggerManyReply)
-        # An exotrio of before there were keys does not say which existed.
-        created = reply.created or [True] * len(part)
-        ids = dict(zip((entry.index for entry in part), reply.run_ids, strict=True))
-        self._add(ids, [entry.index for entry, new in zip(part, created, strict=True) if not new])
+        for entry, run_id, created in zip(part, reply.run_ids, reply.created, strict=True):
+            self._add(entry.index, run_id, created=created)
+        self._show_progress()
 
     async def _start_one(self, entry: _Entry) -> None:
         try:
-            reply = await _graphs.trigger(
-                self._calls, self._graph_name, entry.request, entry.run_id, entry.key
-            )
+            reply = await trigger(self._calls, self._graph_name, entry.run)
         except ManagerUnavailable:
             self._unknown += 1
             raise
         except RequestRefused as error:
             error.what = f"runs[{entry.index}]: {error.what}"
             raise
-        self._add({entry.index: reply["run_id"]}, [] if reply.get("created", True) else [entry.index])
+        self._add(entry.index, reply["run_id"], created=reply.get("created", True))
+        self._show_progress()
 
-    def _add(self, ids: dict[int, str], existing: Iterable[int]) -> None:
-        self.ids |= ids
-        if self._on_existing is not None:
-            for index in existing:
-                self._on_existing(index, ids[index])
+    def _add(self, index: int, run_id: str, *, created: bool) -> None:
+        self.ids[index] = run_id
+        if not created and self._on_existing is not None:
+            self._on_existing(index, run_id)
+
+    def _show_progress(self) -> None:
         if self._on_progress is not None:
             self._on_progress(len(self.ids))
 
-    def explained(self, error: Exception) -> Exception:
-        """Return an error that says, too, how many runs are started."""
+    def _add_count_to(self, error: Exception) -> None:
+        """Add to an error how many runs were started."""
         text = f"{plural(len(self.ids), 'run')} of the list were started"
         if self._unknown:
             text += f", and up to {self._unknown:,} more may have been"
@@ -210,18 +281,33 @@ class ManyRuns:
             error.where = f"{error.where}; {text}" if error.where else text
         else:
             error.add_note(f"trigger_many: {text}")
-        return error
 
 
-async def _parts(runs: NewRuns, more: Mapping[str, str]) -> AsyncGenerator[list[_Entry]]:
-    """Yield the runs in parts, each for one request; ``more`` is added to each in it."""
+async def _entries(runs: NewRuns, trace: Mapping[str, str]) -> AsyncGenerator[_Entry]:
+    index = 0
+    async with aclosing(_each_of(runs)) as each:
+        async for run in each:
+            if isinstance(run, Mapping):
+                run = NewRun(inputs=run)
+            elif not isinstance(run, NewRun):
+                what = f"runs[{index}] is a {type(run).__name__}, not a NewRun or a dict of inputs"
+                raise ConfigurationError(what)
+            try:
+                entry = _Entry(index, run, encode({**run.request(), **trace}))
+            except NotJson as error:
+                raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
+            except ConfigurationError as error:
+                raise ConfigurationError(f"runs[{index}]: {error.what}") from None
+            yield entry
+            index += 1
+
+
+async def _parts(entries: AsyncGenerator[_Entry]) -> AsyncGenerator[list[_Entry]]:
+    """Yield the runs in parts, each for one request."""
     part: list[_Entry] = []
     size = 0
-    index = 0
-    async with aclosing(_each(runs)) as given:
-        async for run in given:
-            entry = _entry(index, run, more)
-            index += 1
+    async with aclosing(entries):
+        async for entry in entries:
             if part and size + len(entry.content) > MAX_BYTES:
                 yield part
                 part, size = [], 0
@@ -234,9 +320,9 @@ async def _parts(runs: NewRuns, more: Mapping[str, str]) -> AsyncGenerator[list[
         yield part
 
 
-async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
+async def _each_of(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
     if isinstance(items, AsyncIterable):
-        # Trio warns of a generator that is left where it is, and the caller may have no name for it.
+        # Trio warns of a generator that is not closed, and the caller may have no name for it.
         async with aclosing(items) if isinstance(items, AsyncGenerator) else nullcontext():
             async for item in items:
                 yield item
@@ -245,25 +331,8 @@ async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
             yield item
 
 
-def _entry(index: int, run: object, more: Mapping[str, str]) -> _Entry:
-    if isinstance(run, Mapping):
-        run = NewRun(inputs=run)
-    elif not isinstance(run, NewRun):
-        raise ConfigurationError(f"runs[{index}] is a {type(run).__name__}, not a NewRun or a dict of inputs")
-    request = {"inputs": run.inputs, "store": run.store, "start_delay": run.start_delay}
-    if run.run_id is not None and run.key is not None:
-        raise ConfigurationError(f"runs[{index}]: {_graphs.ID_OR_KEY}")
-    # The id is chosen once, so that repeating the request cannot start a second run; a key does the same.
-    run_id = str(run.run_id or uuid4()) if run.key is None else None
-    by = {"run_id": run_id} if run.key is None else {"key": run.key}
-    try:
-        return _Entry(index, run_id, run.key, request, encode({**request, **by, **more}))
-    except NotJson as error:
-        raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
-
-
 def _problems(answer: Answer, first: int) -> list[str]:
-    """Return the problems of a part of the list, with the places of its runs in the whole of it."""
+    """Return the problems of a part of the list, with the indices of its runs in the whole list."""
     detail = answer.body.get("detail") if isinstance(answer.body, dict) else None
     for item in detail if isinstance(detail, list) else ():
         match item:

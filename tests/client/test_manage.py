@@ -192,12 +192,6 @@ async def test_what_runs_are_narrowed_to_is_asked_of_our_server() -> None:
     assert asked == {"graph": "g", "status": "FAILED", "since": "2026-01-02T00:00:00Z", "limit": "3"}
 
 
-async def test_runs_that_an_older_exotrio_lists_whatever_the_key_are_not_taken_for_those_with_it() -> None:
-    reply = {"runs": [run_summary("FAILED")], "next": None}
-    server = Server(native=True).on("GET runs", answer(200, reply))
-    assert (await server.client.find_runs(key="k")).runs == []
-
-
 @pytest.mark.parametrize(
     "call",
     [

@@ -25,7 +25,6 @@ from tests.support.http_doubles import answer
 from tests.support.manager import Manager, embedded_in, open_manager
 
 STORE = {"required_keys": ["k"], "default_values": {}}
-NO_ROUTE = {"detail": "Not Found"}
 
 
 @asynccontextmanager
@@ -44,11 +43,10 @@ async def total(manager: Manager) -> int:
 class Started:
     """A server that starts every run, and notes which."""
 
-    def __init__(self, *, native: bool = True, lists: bool = True) -> None:
+    def __init__(self, *, native: bool = True) -> None:
         self.server = Server(native=native)
         self.server.double.handler = self._answer
         self._others = self.server._answer
-        self._lists = lists
         self.requests: list[list[dict[str, Any]]] = []
         self.at_once = self.most_at_once = 0
         self.faults: dict[int, httpx.Response | Exception] = {}
@@ -60,8 +58,8 @@ class Started:
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         asked = request.url.path.rpartition("/")[2]
-        if asked not in ("runs", "trigger") or (asked == "runs" and not self._lists):
-            return answer(404, NO_ROUTE) if asked == "runs" else self._others(request)
+        if asked not in ("runs", "trigger"):
+            return self._others(request)
         body = json.loads(request.content)
         number = len(self.requests)
         self.requests.append(body["runs"] if asked == "runs" else [body])
@@ -75,7 +73,8 @@ class Started:
         if fault is not None:
             return fault
         if asked == "runs":
-            return answer(200, {"run_ids": [run["run_id"] for run in body["runs"]]})
+            run_ids = [run["run_id"] for run in body["runs"]]
+            return answer(200, {"run_ids": run_ids, "created": [True] * len(run_ids)})
         return answer(200, {"status": "CREATED", "run_id": body.get("run_id") or str(uuid4())})
 
     @property
@@ -130,24 +129,13 @@ async def test_runs_with_a_key_are_started_once_and_those_that_existed_are_told(
         assert await total(manager) == 3
 
 
-@pytest.mark.parametrize("native", [True, False], ids=["an older exotrio", "v0"])
-async def test_nothing_is_started_by_a_key_where_that_would_be_ignored(native: bool) -> None:
-    def old(request: httpx.Request) -> httpx.Response:
-        """What exotrio answered before there were keys: it ignored them, and needed an id."""
-        if not native or request.method == "GET":
-            return server._answer(request)
-        loc = ["body", "runs", 0, "run_id"] if request.url.path.endswith("/runs") else ["body", "run_id"]
-        return answer(422, {"detail": [{"type": "missing", "loc": loc, "msg": "Field required"}]})
-
-    server = Server(native=native)
-    server.double.handler = old
-    reason = "an exotrio too old" if native else "speaks only v0"
-    with pytest.raises(RequestRefused, match=f"cannot be started by a key: .* {reason}"):
+async def test_nothing_is_started_by_a_key_on_v0_which_would_ignore_it() -> None:
+    server = Server()
+    with pytest.raises(RequestRefused, match=r"cannot be started by a key: .* speaks only v0"):
         await server.client.trigger("g", key="k")
-    with pytest.raises(RequestRefused, match=f"cannot be started by a key: .* {reason}"):
+    with pytest.raises(RequestRefused, match=r"cannot be started by a key: .* speaks only v0"):
         await server.client.trigger_many("g", [NewRun(key="k")])
-    assert all("run_id" not in body and "run_id" not in str(body) for body in server.double.bodies("trigger"))
-    assert native or "POST trigger" not in server.asked(), "not even sent"
+    assert "POST trigger" not in server.asked()
 
 
 async def test_a_run_has_an_id_or_a_key() -> None:
@@ -230,21 +218,11 @@ async def test_progress_is_shown_as_runs_are_started() -> None:
     assert shown == [MAX_BATCH, 2 * MAX_BATCH]
 
 
-@pytest.mark.parametrize("native", [True, False], ids=["an older exotrio", "v0"])
-async def test_a_server_without_lists_gets_one_request_for_each_run(
-    autojump_clock: MockClock, native: bool
-) -> None:
-    started = Started(native=native, lists=False)
-    run_id = str(uuid4())
+async def test_a_v0_server_gets_one_request_for_each_run(autojump_clock: MockClock) -> None:
+    started = Started(native=False)
     ids = await started.client.trigger_many("g", [{"p": str(number)} for number in range(20)])
     assert len(set(ids)) == 20
     assert {run["inputs"]["p"] for run in started.sent} == {str(number) for number in range(20)}
-    if native:
-        assert {run["inputs"]["p"]: run["run_id"] for run in started.sent} == {
-            str(number): each for number, each in enumerate(ids)
-        }
-        assert await started.client.trigger_many("g", [NewRun(run_id=run_id)]) == [run_id]
-    await started.client.trigger_many("g", [{}] * (MAX_BATCH + 100))
     assert started.most_at_once == MAX_SINGLE
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import httpx
 import pytest
 
 from exotrio import StateManager
@@ -78,23 +75,3 @@ async def test_a_client_follows_the_pages_and_gets_what_v0_has(
 async def test_a_namespace_without_graphs_has_one_empty_page() -> None:
     async with open_two("SQLite") as (manager, _):
         assert ok(await manager.api.native("GET", "graphs")) == {"graphs": [], "next": None}
-
-
-class WithoutPages(httpx.AsyncBaseTransport):
-    """Answers like an earlier exotrio, which had no pages of graphs."""
-
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self._inner = inner
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/exotrio/v1/namespace/tests/graphs":
-            return httpx.Response(404, json={"detail": "Not Found"})
-        return await self._inner.handle_async_request(request)
-
-
-async def test_a_client_lists_the_graphs_of_an_earlier_exotrio(pages: list[int]) -> None:
-    async with open_two("SQLite") as (manager, _):
-        await put_graphs(manager.api)
-        transport: Any = WithoutPages(embedded_in(manager.service))
-        async with StateManager("tests", transport=transport) as client:
-            assert len(await client.graphs()) == len(NAMES)
