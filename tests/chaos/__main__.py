@@ -26,8 +26,6 @@ from tests.chaos.proxy import KINDS
 
 MAX_LONG = 12.0
 """Seconds that a node takes at most: well below the 20 s of grace."""
-LARGE = 1_000_000
-RATE = 250_000
 
 FAULTS = {
     Fault.WORKER_KILL: ("--worker-kills", 20, "kill -9 of a worker, replaced at once"),
@@ -68,7 +66,7 @@ FAULTS = {
         0,
         "connections to PostgreSQL cut just before or just after a COMMIT",
     ),
-    Fault.COMES_DUE: ("--dues", 20, "a schedule comes due (several state managers only)"),
+    Fault.SCHEDULE_DUE: ("--dues", 20, "a schedule is due (several state managers only)"),
 }
 """Each with its option, how many there are by default, and what it is."""
 
@@ -84,15 +82,8 @@ def main() -> int:
     add("--processes", default=4, help="worker processes")
     add("--seed", default=0)
     parser.add_argument("--gap", type=float, default=1.2, help="seconds between faults of processes")
-    parser.add_argument("--lease-ttl", type=float, help="seconds; default: 3, with --slow-link 20")
-    parser.add_argument(
-        "--claim-timeout", type=float, help="seconds, with --v0-only; default: 10, with --slow-link 60"
-    )
-    parser.add_argument(
-        "--slow-link",
-        action="store_true",
-        help=f"some states of {LARGE / 1e6:g} MB, and {RATE / 1e3:g} kB/s for each connection",
-    )
+    parser.add_argument("--lease-ttl", type=float, default=3.0, help="seconds")
+    parser.add_argument("--claim-timeout", type=float, default=10.0, help="seconds, with --v0-only")
     parser.add_argument("--v0-only", action="store_true", help="a state manager without the native API")
     parser.add_argument("--outbox", action="store_true", help="give workers a durable outbox")
     parser.add_argument("--folder", type=Path, help="keep logs, journal and database here")
@@ -102,17 +93,15 @@ def main() -> int:
     if o.v0_only:
         faults[Fault.PAUSE] = 0
     if faults[Fault.FAILOVER]:
-        # What becomes of a node says whether it was paused, and a failover may lose that it was.
+        # A failover may lose that a node was paused.
         faults[Fault.PAUSE] = 0
     if not o.managers:
-        faults[Fault.COMES_DUE] = 0
+        faults[Fault.SCHEDULE_DUE] = 0
     if o.managers or o.v0_only:
         faults[Fault.RESTORE] = 0
     if faults[Fault.RESTORE]:
         # Ids are not assigned again as long as the clock is right; and a pause may be restored, too.
         faults |= {Fault.CLOCK: 0, Fault.PAUSE: 0}
-    lease_ttl = o.lease_ttl or (20.0 if o.slow_link else 3.0)
-    claim_timeout = o.claim_timeout or (60.0 if o.slow_link else 10.0)
     plan = Plan(
         runs=math.ceil(o.states / EXECUTED),
         faults={**faults, **dict.fromkeys(KINDS, faults[Fault.CUT] if o.requests is None else o.requests)},
@@ -121,16 +110,14 @@ def main() -> int:
         seed=o.seed,
         processes=o.processes,
         gap=o.gap,
-        lease_ttl=lease_ttl,
-        claim_timeout=claim_timeout,
+        lease_ttl=o.lease_ttl,
+        claim_timeout=o.claim_timeout,
         # A v0 claim cannot be renewed, so there no node may take longer than it holds, and a buffer full of
         # long ones has to be done by then. And none may take longer than the grace of a stop: it would be
         # cancelled and begun again, or hold the loop until it is killed.
-        long=min(MAX_LONG, 0.2 * claim_timeout if o.v0_only else 1.5 * lease_ttl),
+        long=min(MAX_LONG, 0.2 * o.claim_timeout if o.v0_only else 1.5 * o.lease_ttl),
         outbox=o.outbox,
-        rate=RATE if o.slow_link else 0,
-        large=LARGE if o.slow_link else 0,
-        patience=300.0 if o.slow_link else 120.0,
+        settling_time=120.0,
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = o.folder or Path(temporary)

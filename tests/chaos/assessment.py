@@ -81,31 +81,31 @@ class State:
 def assess(evidence: Evidence) -> Figures:
     """Check every invariant and return the figures."""
     evidence.reading.update()
-    return _Judge(evidence).figures()
+    return _Assessor(evidence).figures()
 
 
 @dataclass(slots=True)
-class _Judge:
+class _Assessor:
     evidence: Evidence
-    found: Figures = field(default_factory=Figures)
+    counts: Figures = field(default_factory=Figures)
     states: dict[str, State] = field(default_factory=dict)
     lost_leases: list[tuple[str, str | None]] = field(default_factory=list)
 
     def figures(self) -> Figures:
         self._read_database()
-        self.found.runs = len(self.evidence.shown.runs)
-        self.found.states = len(self.states)
-        self.found.executions = len(self.evidence.reading.executions)
-        self.found.leases_lost = len(self.lost_leases)
+        self.counts.runs = len(self.evidence.shown.runs)
+        self.counts.states = len(self.states)
+        self.counts.executions = len(self.evidence.reading.executions)
+        self.counts.leases_lost = len(self.lost_leases)
         # A trigger through v0 whose answer is lost may start a run, and is repeated.
-        more = self.evidence.plan.v0_only and self.found.runs > self.evidence.plan.runs
+        more = self.evidence.plan.v0_only and self.counts.runs > self.evidence.plan.runs
         shown = {run.run_id for run in self.evidence.shown.runs}
         gone = [at for run_id, at in self.evidence.triggered.items() if run_id not in shown]
-        self.found.gone = sum(map(self._is_undone, gone))
-        if len(gone) > self.found.gone:
-            self._problem(f"{len(gone) - self.found.gone} runs do not exist though nothing was lost then")
-        if self.found.runs != self.evidence.plan.runs and not (more or self.found.gone):
-            self._problem(f"{self.found.runs} runs exist, not {self.evidence.plan.runs}")
+        self.counts.gone = sum(map(self._is_undone, gone))
+        if len(gone) > self.counts.gone:
+            self._problem(f"{len(gone) - self.counts.gone} runs do not exist though nothing was lost then")
+        if self.counts.runs != self.evidence.plan.runs and not (more or self.counts.gone):
+            self._problem(f"{self.counts.runs} runs exist, not {self.evidence.plan.runs}")
         for run in self.evidence.shown.runs:
             self._check_run(run, self.evidence.shown.graphs[run.run_id])
         self._check_outcomes()
@@ -115,10 +115,10 @@ class _Judge:
         if self.evidence.plan.v0_only and (followed := self.evidence.proxy.followed):
             self._problem(f"a stock server would have cut requests behind an outcome: {dict(followed)}")
         self._measure_recovery()
-        return self.found
+        return self.counts
 
     def _problem(self, text: str) -> None:
-        self.found.problems.append(text)
+        self.counts.problems.append(text)
 
     def _read_database(self) -> None:
         with self._connection() as connection:
@@ -156,7 +156,7 @@ class _Judge:
         if run.status is not RunStatus.SUCCESS:
             self._problem(f"run {run.run_id} is {run.status}: {shown.execution_summary}")
         open_states = [node for node in shown.nodes if node.status in OPEN]
-        self.found.lost += len(open_states)
+        self.counts.lost += len(open_states)
         for node in shown.nodes:
             if node.status not in OPEN | ENDED_WELL:
                 self._problem(f"state {node.id} ({node.identifier}) is {node.status}: {node.error}")
@@ -167,21 +167,23 @@ class _Judge:
             if node.id not in self.states:
                 self._problem(f"state {node.id} is shown by the API and not in the database")
         counted = Counter(node.identifier for node in shown.nodes if node.status != "RETRY_CREATED")
-        for identifier, wanted in STATES.items():
-            self.found.lost += max(0, wanted - counted[identifier])
-            if counted[identifier] != wanted:
-                self._problem(f"run {run.run_id} has {counted[identifier]} of {wanted} states {identifier}")
-        # Children are outputs times next nodes, each hanging from a state of its own.
+        for identifier, expected in STATES.items():
+            self.counts.lost += max(0, expected - counted[identifier])
+            if counted[identifier] != expected:
+                self._problem(f"run {run.run_id} has {counted[identifier]} of {expected} states {identifier}")
+        # Children are outputs times next nodes, each with a separate parent.
         nodes = {node.id: node for node in shown.nodes}
         hanging: dict[tuple[str, str], list[str]] = defaultdict(list)
         for edge in shown.edges:
             child, parent = nodes[edge.target], nodes[edge.source]
             if child.status != "RETRY_CREATED":
                 hanging[parent.identifier, child.identifier].append(parent.id)
-        for pair, wanted in EDGES.items():
+        for pair, expected in EDGES.items():
             parents = hanging.pop(pair, [])
-            if len(parents) != wanted or (pair[0] == "fan" and len(set(parents)) != wanted):
-                self._problem(f"run {run.run_id} has {len(parents)} edges {pair}, not {wanted} from as many")
+            if len(parents) != expected or (pair[0] == "fan" and len(set(parents)) != expected):
+                self._problem(
+                    f"run {run.run_id} has {len(parents)} edges {pair}, not {expected} from as many"
+                )
         if hanging:
             self._problem(f"run {run.run_id} has edges that are not in its graph: {sorted(hanging)}")
 
@@ -194,28 +196,28 @@ class _Judge:
             if not accepted:
                 continue
             if state is None:
-                self.found.outcomes_lost += 1
+                self.counts.outcomes_lost += 1
                 self._problem(f"an outcome was acknowledged for state {state_id}, which does not exist")
                 continue
             final = {each.what for each in accepted if not each.what.startswith("requeued")}
             if len(final) > 1:
                 self._problem(f"state {state_id} ({state.key}) had {len(final)} different outcomes accepted")
             if final and not any(_is_stored(what, state) for what in final):
-                self.found.outcomes_lost += 1
+                self.counts.outcomes_lost += 1
                 self._problem(f"state {state_id} ({state.key}, {state.status}) is not what was acknowledged")
         for state in self.states.values():
             if state.by is None or state.sibling:
                 continue
             execution = self.evidence.reading.executions.get(state.by)
             if execution is None:
-                self._problem(f"state {state.id} holds outputs of an execution nobody knows: {state.by}")
+                self._problem(f"state {state.id} holds outputs of an unknown execution: {state.by}")
             elif execution.key != state.key:
-                self.found.wrong += 1
+                self.counts.wrong += 1
                 self._problem(f"state {state.id} ({state.key}) holds outputs of {execution.key}")
             elif self._is_stale(execution, state):
-                self.found.stale_accepted += 1
-        if self.found.stale_accepted and not self.evidence.plan.v0_only:
-            self._problem(f"{self.found.stale_accepted} outcomes of former holders were accepted")
+                self.counts.stale_accepted += 1
+        if self.counts.stale_accepted and not self.evidence.plan.v0_only:
+            self._problem(f"{self.counts.stale_accepted} outcomes of former holders were accepted")
 
     def _is_undone(self, at: float) -> bool:
         """Whether what the state manager said then was undone by a restored backup or a failover."""
@@ -224,7 +226,7 @@ class _Judge:
     def _is_stale(self, execution: Execution, state: State) -> bool:
         """Whether the outcome is not of the last one to claim the state, nor found by that one in its outbox.
 
-        Whoever claims a state of which its outbox has the outcome delivers that, and does not run the state.
+        A worker that claims a state whose outcome is in its outbox delivers it, and does not run the state.
         """
         others = self.evidence.reading.by_key[state.key]
         if state.worker is not None:
@@ -239,7 +241,7 @@ class _Judge:
         accepted_at = self._accepted_at()
         touched: Counter[str] = Counter()
         if self.evidence.plan.v0_only:
-            # A release that is late or sent twice may take a state from whoever holds it by then: v0 has
+            # A release that is late or sent twice may take a state from its present holder: v0 has
             # no tokens. Natively no broken request is a reason to do anything again.
             for state_id, times in self.evidence.proxy.touched.items():
                 if state_id in self.states:
@@ -249,8 +251,8 @@ class _Judge:
         for execution in self.evidence.reading.executions.values():
             by_pid[execution.pid].append(execution)
         for strike in self.evidence.strikes:
-            if strike.kind in STOPS and not self.evidence.plan.rate:
-                continue  # no reason to do anything again, unless a slow link left no time to report it
+            if strike.kind in STOPS:
+                continue  # no reason to do anything again
             for execution in by_pid[strike.pid]:
                 if execution.began <= strike.until and accepted_at.get(execution.id, strike.at) >= strike.at:
                     touched[execution.key] += 1
@@ -259,10 +261,10 @@ class _Judge:
                 touched.update(execution.key for execution in islice(after, self._held(strike)))
         for key, executions in self.evidence.reading.by_key.items():
             again = len(executions) - 1 - sum(each.end in ("errored", "requeued") for each in executions)
-            self.found.duplicates += max(0, again)
-            self.found.bound += touched[key]
+            self.counts.duplicates += max(0, again)
+            self.counts.bound += touched[key]
             if again > touched[key]:
-                self.found.unexplained += again - touched[key]
+                self.counts.unexplained += again - touched[key]
                 self._problem(
                     f"{key} was executed {len(executions)} times, with {touched[key]} faults: "
                     + ", ".join(f"{each.id} {each.end or 'cut'}" for each in executions)
@@ -276,17 +278,17 @@ class _Judge:
         They did if the state manager says so, and gave out the state no sooner than that again.
         """
         lost = Counter(state_id for state_id, _ in self.lost_leases)
-        found: Counter[str] = Counter()
+        timed_out: Counter[str] = Counter()
         for state_id, claims in self.evidence.proxy.claimed.items():
             late = [
                 later[1] - sent >= self.evidence.plan.claim_timeout for (sent, _), later in pairwise(claims)
             ]
             if state_id in self.states:
-                found[self.states[state_id].key] += min(sum(late), lost[state_id])
-        return found
+                timed_out[self.states[state_id].key] += min(sum(late), lost[state_id])
+        return timed_out
 
     def _check_reports(self) -> None:
-        """Who ends with 0 has told the state manager of all it finished, not only somebody in its place.
+        """A worker that ends with 0 has reported all it finished to the state manager itself.
 
         But for signals of nodes that were told that their lease was lost, which are not sent.
         """
@@ -307,13 +309,13 @@ class _Judge:
                 and execution.id not in self.evidence.proxy.answered
                 and not (execution.end == "pruned" and (execution.key, execution.pid) in lost)
             ):
-                self.found.outcomes_lost += 1
+                self.counts.outcomes_lost += 1
                 self._problem(f"{execution.key} was {execution.end} by {execution.id} and never reported")
 
     def _held(self, strike: Strike) -> int:
         """Return how many states a worker may have had in hand that were not entered as begun yet.
 
-        On v0 nobody tells it that what it had buffered was given away meanwhile, and it runs all of that.
+        On v0 it does not learn that what it had buffered was given away meanwhile, and runs all of that.
         Natively a zombie runs those it was about to begin, at most one for each worker that ran nothing: it
         may be stopped between the last look at a lease and the node's first line. The others wait until their
         leases are renewed.
@@ -352,7 +354,7 @@ class _Judge:
             for key in strike.running:
                 later = [each.began for each in self.evidence.reading.by_key[key] if each.began > strike.at]
                 if later:
-                    self.found.recovery.append(min(later) - strike.at)
+                    self.counts.recovery.append(min(later) - strike.at)
 
 
 def _public_id(stamp: str, seq: int) -> str:

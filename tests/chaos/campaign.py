@@ -84,9 +84,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
             managers=max(1, plan.managers),
             database=database.url_at(to_database.port) if database and to_database else None,
         )
-        proxy = Proxy(
-            cluster.port, random.Random(plan.seed + 1), rate=plan.rate, others=tuple(cluster.ports[1:])
-        )
+        proxy = Proxy(cluster.port, random.Random(plan.seed + 1), others=tuple(cluster.ports[1:]))
         await nursery.start(proxy.serve)
         cluster.uri = f"http://127.0.0.1:{proxy.port}"
         crew = Crew(plan, cluster)
@@ -142,7 +140,7 @@ async def _left_processes(folder: Path) -> list[str]:
     """Return which worker processes of nodes outlive the runtimes, all of which have ended."""
     pids = [int(path.name.removeprefix("process-")) for path in (folder / "marks").glob("process-*")]
     if not pids:
-        return ["no node ran in a process of its own"]
+        return ["no node ran in a separate process"]
     with trio.move_on_after(30):
         await until(lambda: not any(map(is_running, pids)))
     return [f"a worker process outlives its runtime: {pid}" for pid in pids if is_running(pid)]
@@ -158,14 +156,13 @@ def _server_options(plan: Plan) -> tuple[str, ...]:
 def _worker_env(plan: Plan, folder: Path) -> dict[str, str]:
     seconds = LOAD * plan.duration * plan.processes * plan.workers / (plan.runs * EXECUTED)
     # What is buffered must be done well before a v0 claim times out.
-    longest = plan.claim_timeout / 25 if plan.v0_only else 1.0
+    max_seconds = plan.claim_timeout / 25 if plan.v0_only else 1.0
     return {
         "CHAOS_FOLDER": str(folder),
-        "CHAOS_SECONDS": f"{min(longest, max(0.05, seconds)):.3f}",
+        "CHAOS_SECONDS": f"{min(max_seconds, max(0.05, seconds)):.3f}",
         "CHAOS_LONG": str(plan.long),
         "CHAOS_BLOCKING": str(plan.long if plan.blocking else 0.0),
         "CHAOS_WORKERS": str(plan.workers),
-        "CHAOS_LARGE": str(plan.large),
     }
 
 
@@ -195,7 +192,7 @@ class _Chaos:
         default_factory=lambda: itertools.cycle(itertools.product(("report", "any"), FAILURES))
     )
     """What fails in each window of 500s, and in which form."""
-    _asked: int = 0
+    _due_runs: int = 0
     _triggered: int = 0
 
     def __post_init__(self) -> None:
@@ -215,10 +212,10 @@ class _Chaos:
         pauses = self.plan.faults.get(Fault.PAUSE, 0) > 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed, first if pauses else self.plan.runs)
-            async with trio.open_nursery() as beside:
-                beside.start_soon(self._disturb, beside)
-                await self._strike(beside)
-            self._asked = self.plan.runs
+            async with trio.open_nursery() as background:
+                background.start_soon(self._disturb, background)
+                await self._strike(background)
+            self._due_runs = self.plan.runs
         if pauses:
             await self.pausing.last(*(partial(self._trigger_twice, number) for number in (first, second)))
         await self._settle()
@@ -239,7 +236,7 @@ class _Chaos:
         for triggered in range(runs):
             await until(partial(self._is_due, triggered))
             if self.plan.v0_only:
-                # Every try has a number of its own: if its answer is lost, it may have started a run.
+                # Every try has another number: if its answer is lost, it may have started a run.
                 await self._ask(lambda manager: manager.trigger("chaos", {"run": str(next(numbers))}))
             else:
                 # Not across a restore, which may undo the first of the two.
@@ -270,11 +267,11 @@ class _Chaos:
         return str(replies[0]["run_id"])
 
     def _is_due(self, number: int) -> bool:
-        return number < self._asked + AHEAD
+        return number < self._due_runs + AHEAD
 
     async def _settle(self) -> None:
-        """Wait until nothing goes on any more, or patience is over."""
-        with trio.move_on_after(self.plan.patience):
+        """Wait until all runs have ended, for up to ``settling_time``."""
+        with trio.move_on_after(self.plan.settling_time):
             while True:
                 if self.proxy.idle and not await self._runs(RunStatus.PENDING):
                     break
@@ -315,7 +312,7 @@ class _Chaos:
 
     # -- faults
 
-    async def _disturb(self, beside: trio.Nursery) -> None:
+    async def _disturb(self, background: trio.Nursery) -> None:
         """Injure connections, and the clock."""
         others = (Fault.CUT, Fault.GATEWAY, Fault.FAILING, Fault.CLOCK, Fault.PAUSE, *ON_POSTGRES, *KINDS)
         kinds = [kind for kind in others for _ in range(self.plan.faults.get(kind, 0))]
@@ -327,12 +324,12 @@ class _Chaos:
             if kind == Fault.CUT:
                 self.proxy.cut()
             elif kind == Fault.GATEWAY:
-                beside.start_soon(self._turn_away, self.rng.uniform(0.1, 1.0) * MAX_WINDOW)
+                background.start_soon(self._answer_404, self.rng.uniform(0.1, 1.0) * MAX_WINDOW)
             elif kind == Fault.FAILING:
-                beside.start_soon(self._fail, self.rng.uniform(0.2, 1.0) * MAX_FAILING)
+                background.start_soon(self._fail, self.rng.uniform(0.2, 1.0) * MAX_FAILING)
             elif kind == Fault.PAUSE:
                 self.injected[kind] += 1
-                beside.start_soon(self.pausing.one)
+                background.start_soon(self.pausing.one)
             elif kind == Fault.CLOCK:
                 self.injected[kind] += 1
                 self.cluster.clock.set(next(clocks))
@@ -343,24 +340,24 @@ class _Chaos:
                 self.proxy.arm(kind)
 
     def _clocks(self, number: int) -> Iterator[int]:
-        """Yield what the clock is set to. It ends behind all it was, when what waits would wait longest."""
+        """Yield what the clock is set to. The last is the earliest, so that delays would wait longest."""
         now = 0
         for left in reversed(range(number)):
             now = self.rng.choice([each for each in CLOCKS if each != now]) if left else min(CLOCKS)
             yield now
 
-    async def _strike(self, beside: trio.Nursery) -> None:
+    async def _strike(self, background: trio.Nursery) -> None:
         kinds = [kind for kind in STRIKES for _ in range(self.plan.faults.get(kind, 0))]
         self.rng.shuffle(kinds)
         for done, kind in enumerate(kinds):
-            self._asked = self.plan.runs * done // len(kinds)
+            self._due_runs = self.plan.runs * done // len(kinds)
             await trio.sleep(self.plan.gap * self.rng.uniform(0.5, 1.5))
             self.injected[kind] += 1
             if kind == Fault.SERVER_KILL:
                 await self._kill_server()
                 continue
             if kind == Fault.SUSPENDED:
-                beside.start_soon(self._suspend_server)
+                background.start_soon(self._suspend_server)
                 continue
             if kind == Fault.RESTORE:
                 await self._restore_backup()
@@ -372,16 +369,16 @@ class _Chaos:
                 await self.crew.replace(slot)
             elif kind == Fault.ZOMBIE:
                 self.crew.busy.add(slot)
-                beside.start_soon(self._make_zombie, slot)
+                background.start_soon(self._make_zombie, slot)
             else:
                 self._struck(kind, self.crew.members[slot])
-                await self.crew.roll(slot, kind, beside)
+                await self.crew.roll(slot, kind, background)
 
-    async def _turn_away(self, seconds: float) -> None:
+    async def _answer_404(self, seconds: float) -> None:
         """Let a gateway that knows no route stand in for the state manager."""
         self.injected[Fault.GATEWAY] += 1
         began, pids = time.monotonic(), [child.pid for child in self.crew.members]
-        with self.proxy.turning_away():
+        with self.proxy.answering_404():
             await trio.sleep(seconds)
         # A lease outlives this if a heartbeat that came just before is followed by one just after.
         if self.plan.v0_only or seconds > self.plan.lease_ttl / 4:
@@ -426,7 +423,7 @@ class _Chaos:
         term = self.plan.claim_timeout if self.plan.v0_only else self.plan.lease_ttl
         await trio.sleep(term)
         with trio.move_on_after(2 * term):
-            # While somebody else runs the same, so that what it reports now must be told apart.
+            # While another worker runs the same state, so that what this one reports now is stale.
             while not any(self._elsewhere(execution) for execution in running):
                 await trio.sleep(0.02)
                 self.reading.update()
@@ -453,7 +450,7 @@ class _Chaos:
         at = f"http://127.0.0.1:{self.cluster.port}"
         await self._ask(lambda manager: manager.backup(backup, overwrite=True), at)
         self.reading.update()
-        self._asked = min(self.plan.runs, self._asked + AHEAD)
+        self._due_runs = min(self.plan.runs, self._due_runs + AHEAD)
         known = set(self.reading.executions)
         with trio.move_on_after(3):
             # While the first states that the backup lacks are held: they have the ids to be assigned next.
@@ -515,9 +512,9 @@ class _Chaos:
             await self._hang_database(self.database.server)
         elif kind in (Fault.FAILOVER, Fault.SYNC_FAILOVER):
             await self._fail_over(loses=kind == Fault.FAILOVER)
-        elif kind == Fault.COMES_DUE:
+        elif kind == Fault.SCHEDULE_DUE:
             assert self.schedule is not None
-            await self.schedule.come_due()
+            await self.schedule.make_due()
         elif kind == Fault.SESSION_END:
             if sessions := await trio.to_thread.run_sync(self.database.sessions):
                 await trio.to_thread.run_sync(self.database.terminate, self.rng.choice(sessions))

@@ -60,7 +60,7 @@ class Child:
         assert self.process.returncode is not None
         return self.process.returncode
 
-    def said(self, text: str) -> bool:
+    def has_logged(self, text: str) -> bool:
         """Whether its log holds ``text``."""
         return text in self.log.read_text("utf-8", "backslashreplace")
 
@@ -119,7 +119,7 @@ class Cluster:
         server = await self._start("server", ("tests.chaos.state_manager", "server", *options), env)
         self.servers[number] = server
         with trio.fail_after(START):
-            while not server.said("serving "):
+            while not server.has_logged("serving "):
                 if server.ended is not None:
                     raise RuntimeError(f"the server ended: {server.log.read_text()}")
                 await trio.sleep(0.02)
@@ -159,7 +159,7 @@ class Cluster:
 
 def ready(child: Child) -> bool:
     """Whether a worker is registered."""
-    return child.said(" is registered in ")
+    return child.has_logged(" is registered in ")
 
 
 async def until(condition: Callable[[], bool]) -> None:

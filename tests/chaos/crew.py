@@ -1,4 +1,4 @@
-"""The workers of a campaign, by slot: whoever ends is succeeded by another, and how each ends is noted."""
+"""The workers of a campaign, by slot: another one replaces each that ends, and how each ends is recorded."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ class Crew:
         """Start a successor in a slot whose worker ended."""
         self.members[slot] = await self._start(slot)
 
-    async def roll(self, slot: int, kind: str, beside: trio.Nursery) -> None:
+    async def roll(self, slot: int, kind: str, background: trio.Nursery) -> None:
         """Ask one to stop, in a way of ``STOPS``. Its successor starts at once, or after it if they share an
         outbox."""
         child = self.members[slot]
         if self.plan.outbox:
             self.busy.add(slot)
-            beside.start_soon(self._succeed, slot, child, kind)
+            background.start_soon(self._succeed, slot, child, kind)
         else:
-            beside.start_soon(self._terminate, child, kind)
+            background.start_soon(self._terminate, child, kind)
             await self.replace(slot)
 
     async def _succeed(self, slot: int, child: Child, kind: str) -> None:
@@ -99,12 +99,10 @@ class Crew:
         self.exits[code] += 1
         if code == 0:
             self.in_order.add(child.pid)
-        # On v0 a claim whose answer was cut may have taken something: then 75 is the truth. So it is where
-        # a link carries less within the time of a stop than a large outcome has. Before a process has
-        # loaded our code it has no handler for the signal, and holds nothing.
+        # On v0 a claim whose answer was cut may have taken something: then 75 is the truth. Before a process
+        # has loaded our code it has no handler for the signal, and holds nothing.
         loading = code == -STOPS[kind] and not ready(child)
-        may_leave = self.plan.v0_only or self.plan.rate > 0
-        if code != 0 and not (code == 75 and may_leave) and not loading:
+        if code != 0 and not (code == 75 and self.plan.v0_only) and not loading:
             self.problems.append(f"a worker that was asked to stop ended with {code}: {child.log}")
 
 

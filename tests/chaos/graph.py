@@ -13,7 +13,7 @@ FAN_OUT = 10
 CANARY = "CANARY"
 """Name of the secret that must be seen nowhere."""
 FAILING, LONG, BLOCKING, PRUNING, REQUEUEING = "3", "7", "8", "5", "9"
-"""Indexes with a fate of their own. Of the first three only some runs' are."""
+"""Indexes of items that do not simply succeed; the first three only in some runs."""
 STATES = {"seed": 1, "fan": FAN_OUT, "step": FAN_OUT, "note": FAN_OUT, "join": 1}
 """States of one run by identifier, less retries. Those of ``fan`` are one execution and its siblings."""
 EXECUTED = 2 * FAN_OUT + 3
@@ -30,6 +30,6 @@ def graph(secret: str) -> Graph:
     seed = made.add("Seed", run="")
     fan = made.add("Fan", run=seed.run)
     step = made.add("Step", run=fan.run, index=fan.index)
-    made.add("Note", run=fan.run, index=fan.index, blob=fan.blob)
+    made.add("Note", run=fan.run, index=fan.index)
     made.add("Join", unites=seed, run=seed.run, indexes=step.every.index)
     return made

@@ -29,7 +29,6 @@ class Plan:
         self.long = float(os.environ.get("CHAOS_LONG", "0"))
         self.blocking = float(os.environ.get("CHAOS_BLOCKING", "0"))
         self.workers = int(os.environ.get("CHAOS_WORKERS", "4"))
-        self.large = int(os.environ.get("CHAOS_LARGE", "0"))
         self.outbox = os.environ.get("CHAOS_OUTBOX")
 
     def first_time(self, key: str) -> bool:
@@ -80,10 +79,6 @@ class OfItem(BaseModel):
     index: str
 
 
-class OfLoad(OfItem):
-    blob: str
-
-
 class Seed(BaseNode):
     class Inputs(OfRun):
         pass
@@ -99,22 +94,21 @@ class Seed(BaseNode):
 
 
 class Fan(BaseNode):
-    """In a process of its own."""
+    """Runs in a separate process."""
 
     runs_in = "process"
 
     class Inputs(OfRun):
         pass
 
-    class Outputs(OfLoad):
+    class Outputs(OfItem):
         by: str
 
     async def execute(self) -> list[Outputs]:
         run = self.inputs.run
         with entered("fan", self.inputs) as by:
             await trio.sleep(plan.seconds)
-        blob = "x" * plan.large if int(run) % 4 == 2 else ""
-        return [self.Outputs(run=run, index=str(index), blob=blob, by=by) for index in range(FAN_OUT)]
+        return [self.Outputs(run=run, index=str(index), by=by) for index in range(FAN_OUT)]
 
 
 class Step(BaseNode):
@@ -144,10 +138,10 @@ class Step(BaseNode):
 class Note(BaseNode):
     """A plain function, in a thread."""
 
-    class Inputs(OfLoad):
+    class Inputs(OfItem):
         pass
 
-    class Outputs(OfLoad):
+    class Outputs(OfItem):
         by: str
 
     def execute(self) -> Outputs:
@@ -158,7 +152,7 @@ class Note(BaseNode):
                 raise PruneSignal({"by": by})
             if index == REQUEUEING and plan.first_time(f"{run}/note/{index}"):
                 raise ReQueueAfterSignal(timedelta(milliseconds=300))
-        return self.Outputs(run=run, index=index, blob=self.inputs.blob, by=by)
+        return self.Outputs(run=run, index=index, by=by)
 
 
 class Join(BaseNode):

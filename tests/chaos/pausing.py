@@ -21,7 +21,7 @@ from exotrio.client import StateStatus, StateSummary
 from tests.support.postgres import Database
 
 NODES = ("Fan", "Step", "Note")
-"""Those that may be paused: each has many states, and the first one runs in processes of its own."""
+"""Those that may be paused: each has many states, and the first one runs in separate processes."""
 MAX_PAUSED = 2.0
 """Seconds; the state manager may be away for longer meanwhile."""
 WAITING_OR_HELD = (StateStatus.CREATED, StateStatus.QUEUED)
@@ -97,15 +97,15 @@ class Pausing:
 
     async def _states(self, node: str) -> dict[str, StateSummary]:
         """Return each state of a node that waits or is held."""
-        found: dict[str, StateSummary] = {}
+        states: dict[str, StateSummary] = {}
         before = None
         while True:
             page = await self.ask(
                 partial(StateManager.states, node=node, status=WAITING_OR_HELD, limit=1_000, before=before)
             )
-            found |= {state.id: state for state in page.states}
+            states |= {state.id: state for state in page.states}
             if (before := page.next) is None:
-                return found
+                return states
 
     async def _claims_have_ended(self) -> None:
         """Wait for those that began before the pause, which on PostgreSQL may still be on their way."""

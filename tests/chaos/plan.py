@@ -13,7 +13,7 @@ from tests.chaos.proxy import KINDS
 
 
 class Fault(StrEnum):
-    """What is injected, beside the faults of single requests (``proxy.KINDS``)."""
+    """What is injected; ``proxy.KINDS`` are the faults of single requests."""
 
     WORKER_KILL = "worker kill"
     SERVER_KILL = "server kill"
@@ -33,7 +33,7 @@ class Fault(StrEnum):
     SYNC_FAILOVER = "synchronous failover"
     SESSION_END = "session ended"
     COMMIT_CUT = "cut at commit"
-    COMES_DUE = "schedule due"
+    SCHEDULE_DUE = "schedule due"
 
 
 STRIKES = (
@@ -54,7 +54,7 @@ ON_POSTGRES = (
     Fault.SYNC_FAILOVER,
     Fault.SESSION_END,
     Fault.COMMIT_CUT,
-    Fault.COMES_DUE,
+    Fault.SCHEDULE_DUE,
 )
 """Faults of PostgreSQL, and of the connections to it; and what SQL makes happen there."""
 CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
@@ -91,9 +91,7 @@ class Plan:
         blocking: Some of those block the event loop meanwhile. What a claim brings during that is not known
             to the heartbeat, so its lease may end; nothing is done twice because of it.
         outbox: Give each worker a durable outbox.
-        rate: Bytes a second through the proxy, for each connection and direction; 0 for as fast as it goes.
-        large: Bytes that some fields of some runs have.
-        patience: Seconds after the last fault for all runs to end.
+        settling_time: Seconds after the last fault for all runs to end.
         managers: State managers on one PostgreSQL. 0: a single one on a file.
     """
 
@@ -109,9 +107,7 @@ class Plan:
     long: float = 0.0
     blocking: bool = True
     outbox: bool = False
-    rate: int = 0
-    large: int = 0
-    patience: float = 60.0
+    settling_time: float = 60.0
     managers: int = 0
 
     @property
@@ -187,7 +183,7 @@ class Figures:
         duplicates: Executions beyond one for each attempt.
         bound: Most duplicates the faults may account for.
         unexplained: Duplicates beyond that, key by key.
-        stale_accepted: Stored outcomes of somebody who was not the last to claim the state.
+        stale_accepted: Stored outcomes of a runtime that was not the last to claim the state.
         wrong: Stored outcomes of executions of another state.
         leases_lost: Leases that ended without an outcome.
         recovery: Seconds from a worker's death to the next execution of what it ran.

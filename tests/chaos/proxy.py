@@ -1,7 +1,7 @@
 """A proxy between workers and state manager that injects faults and remembers what it saw.
 
 It works on whole HTTP messages, so that a fault can be told by what it does to one: lost after it
-was committed, sent twice, answered by somebody else. What state a fault may have touched, which
+was committed, sent twice, answered by another server. What state a fault may have touched, which
 outcomes the state manager accepted, and when it gave out each state is kept for the assessment.
 """
 
@@ -24,7 +24,7 @@ CUT_NEXT = "cut under the next"
 KINDS = ("drop", "delay", "replay", "html 502", "json 503", "502 after commit", CUT_NEXT)
 """Faults of one request. ``cut`` is one of all connections."""
 ROUTES = ("claim", "claim", "report", "report", "report", "release", "heartbeat", "trigger", "any")
-PATIENCE = 2.0
+ROUTE_WAIT = 2.0
 """Seconds a fault waits for a request of its route; then it takes any."""
 MAX_DELAY = 1.2
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
@@ -36,9 +36,6 @@ FAILURES = {
 """The 500 of a gateway, and that of a stock state manager whose database is away."""
 NO_ROUTE = (b'{"detail":"Not Found"}', b'{"message":"no Route matched with those values"}')
 """What applications and gateways answer that know no such route."""
-CHUNK = 4_096
-"""Bytes between two pauses on a slow connection."""
-LARGE = 500_000
 STATE_ID = re.compile(rb"[0-9a-f]{24}")
 ROUTE = re.compile(r"/(claim|enqueue|outcomes|release|heartbeat|trigger)$|/state/[0-9a-f]+/([a-z-]+)$")
 NAMES = {
@@ -78,12 +75,12 @@ class Accepted:
 
     Attributes:
         what: The outcome in a form that can be compared.
-        anew: It was recorded by this very request.
+        recorded_now: This request recorded it.
         at: When the state manager said so.
     """
 
     what: str
-    anew: bool
+    recorded_now: bool
     at: float
 
 
@@ -100,21 +97,19 @@ class Proxy:
 
     Attributes:
         others: Ports of more state managers. Each request goes to another one than that before, and to the
-            next one if nobody listens there, as a load balancer does it.
+            next one if none listens there, as a load balancer does.
         injected: Faults so far, by kind.
         touched: How often a fault hit a report or a release of a state, by its id.
         accepted: Outcomes by the id of their state, in order.
         answered: Executions whose outcome the state manager itself has answered, whatever it said.
         claimed: When each v0 claim that gave out a state was sent and answered, by the state's id.
         closed: Routes whose requests are all answered 502; ``"any"`` for all of them.
-        rate: Bytes a second that a connection of a worker carries each way; 0 for as many as it can.
         followed: Requests that came on a connection that was to be cut under them, by route.
     """
 
     upstream: int
     rng: random.Random
     port: int = 0
-    rate: int = 0
     others: tuple[int, ...] = ()
     injected: Counter[str] = field(default_factory=Counter)
     touched: Counter[str] = field(default_factory=Counter)
@@ -123,7 +118,7 @@ class Proxy:
     claimed: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     closed: set[str] = field(default_factory=set)
     followed: Counter[str] = field(default_factory=Counter)
-    _turning_away: int = 0
+    _answering_404: int = 0
     _failing: tuple[str, str, bytes] | None = None
     """The route that fails, and how."""
     _forwarded: int = 0
@@ -143,13 +138,13 @@ class Proxy:
         self._armed.append(_Armed(kind, route, time.monotonic()))
 
     @contextmanager
-    def turning_away(self) -> Iterator[None]:
-        """Answer all requests as somebody who knows no such route, for as long as the block lasts."""
-        self._turning_away += 1
+    def answering_404(self) -> Iterator[None]:
+        """Answer all requests like a gateway without such a route, for as long as the block lasts."""
+        self._answering_404 += 1
         try:
             yield
         finally:
-            self._turning_away -= 1
+            self._answering_404 -= 1
 
     @contextmanager
     def failing(self, route: str, form: str) -> Iterator[None]:
@@ -174,42 +169,38 @@ class Proxy:
         return all(armed.kind == CUT_NEXT for armed in self._armed)
 
     async def _connection(self, stream: trio.SocketStream) -> None:
-        client = _Line(stream, self.rate)
+        client = _Connection(stream)
         buffer = bytearray()
         scope = trio.CancelScope()
         self._open[scope] = None
         try:
             with scope:
-                while (request := await _read(client, buffer)) is not None:
+                while (request := await _read(stream, buffer)) is not None:
                     self._open[scope] = request
-                    if self.rate and len(request.body) > LARGE:
-                        self.injected["large request on a slow link"] += 1
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(_gone, client, buffer, scope)
+                        nursery.start_soon(_gone, stream, buffer, scope)
                         response = await self._faulty(request, client)
                         nursery.cancel_scope.cancel()
                     if response is None:
                         break
-                    if self.rate and len(response) > LARGE:
-                        self.injected["large answer on a slow link"] += 1
-                    await client.send_all(response)
+                    await stream.send_all(response)
                     self._open[scope] = None
                     if request.is_last:
                         break
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # whoever hung up sees to it
+            pass  # the side that hung up handles it
         finally:
             del self._open[scope]
             await trio.aclose_forcefully(stream)
 
-    async def _faulty(self, request: Message, client: _Line) -> bytes | None:
+    async def _faulty(self, request: Message, client: _Connection) -> bytes | None:
         """Return what the client gets to see; None closes its connection."""
         if client.is_doomed:
             self.followed[_route(request) or "other"] += 1
             self._touch(request)
             await self._forward(request)
             return None
-        if self._turning_away:
+        if self._answering_404:
             return _answer(404, "application/json", self.rng.choice(NO_ROUTE))
         if self.closed & {"any", _route(request)}:
             return _answer(502, "text/html", HTML)
@@ -248,7 +239,7 @@ class Proxy:
         route = _route(request)
         now = time.monotonic()
         for armed in self._armed:
-            late = now - armed.at > PATIENCE and armed.kind != CUT_NEXT
+            late = now - armed.at > ROUTE_WAIT and armed.kind != CUT_NEXT
             if armed.route in (route, "any") or late:
                 self._armed.remove(armed)
                 return armed
@@ -321,8 +312,8 @@ def _comparable(outcome: str, item: dict[str, Any]) -> str:
 
 def _route(request: Message) -> str:
     match = ROUTE.search(request.start[1])
-    found = next((part for part in match.groups() if part), "") if match else ""
-    return NAMES.get(found, found)
+    name = next((part for part in match.groups() if part), "") if match else ""
+    return NAMES.get(name, name)
 
 
 def _json(body: bytes) -> Any:
@@ -334,38 +325,15 @@ def _answer(status: int, kind: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-class _Line:
-    """A worker's connection.
+@dataclass(slots=True)
+class _Connection:
+    """A worker's connection. ``is_doomed``: the next request is executed, and its answer is not sent."""
 
-    Args:
-        rate: Bytes a second each way; 0 for as many as it can carry.
-
-    Attributes:
-        is_doomed: The next request is executed, and its answer is not sent.
-    """
-
-    def __init__(self, stream: trio.SocketStream, rate: int) -> None:
-        self._stream = stream
-        self._rate = rate
-        self.is_doomed = False
-
-    async def receive_some(self, most: int) -> bytes:
-        if not self._rate:
-            return bytes(await self._stream.receive_some(most))
-        data = await self._stream.receive_some(CHUNK)
-        await trio.sleep(len(data) / self._rate)
-        return bytes(data)
-
-    async def send_all(self, data: bytes) -> None:
-        size = CHUNK if self._rate else len(data)
-        for start in range(0, len(data), size):
-            chunk = data[start : start + size]
-            await self._stream.send_all(chunk)
-            if self._rate:
-                await trio.sleep(len(chunk) / self._rate)
+    stream: trio.SocketStream
+    is_doomed: bool = False
 
 
-async def _read(stream: trio.SocketStream | _Line, buffer: bytearray) -> Message | None:
+async def _read(stream: trio.SocketStream, buffer: bytearray) -> Message | None:
     """Read one message; None if the stream ends before it is whole."""
     while (end := buffer.find(b"\r\n\r\n")) < 0:
         if not await _more(stream, buffer):
@@ -381,16 +349,16 @@ async def _read(stream: trio.SocketStream | _Line, buffer: bytearray) -> Message
     return Message(head, body)
 
 
-async def _more(stream: trio.SocketStream | _Line, buffer: bytearray) -> bool:
+async def _more(stream: trio.SocketStream, buffer: bytearray) -> bool:
     data = await stream.receive_some(65_536)
     buffer += data
     return bool(data)
 
 
-async def _gone(client: _Line, buffer: bytearray, scope: trio.CancelScope) -> None:
+async def _gone(stream: trio.SocketStream, buffer: bytearray, scope: trio.CancelScope) -> None:
     """End the connection when the client hangs up, as a long poll must see."""
     try:
-        while await _more(client, buffer):
+        while await _more(stream, buffer):
             pass
     except (OSError, trio.BrokenResourceError):
         pass

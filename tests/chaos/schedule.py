@@ -1,7 +1,7 @@
-"""A schedule comes due while all goes on: each time starts one run, whoever is killed meanwhile.
+"""A schedule is due while all goes on: each time starts one run, whatever is killed meanwhile.
 
 Its next time is a year away. A statement makes it due, and counts that in the same transaction, so that it is
-known how many runs there must be. Their node waits for ever: no runtime has it.
+known how many runs there must be. Their node waits: no runtime has it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ YEARLY = "yearly"
 _TICK = GraphNodeModel(node_name="Tick", namespace=NAMESPACE, identifier="tick")
 _NODES = [{"name": "Tick", "inputs_schema": {}, "outputs_schema": {}, "secrets": []}]
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-_COME_DUE = (
+_MAKE_DUE = (
     f"WITH made AS (UPDATE cron_triggers SET next_at = {_NOW} WHERE next_at > {_NOW} RETURNING next_at)"
     " INSERT INTO came_due SELECT next_at FROM made"
 )
@@ -59,25 +59,25 @@ class Schedule:
         await self.ask(lambda manager: manager.upsert_graph(yearly), NAMESPACE)
         self.database.execute("CREATE TABLE came_due (at bigint)")
 
-    async def come_due(self) -> None:
+    async def make_due(self) -> None:
         """Make it due, unless it is, and have all state managers look at once."""
         with suppress(psycopg.OperationalError):  # it has crashed; what it counted is what happened
-            await trio.to_thread.run_sync(self.database.execute, _COME_DUE)
-        await self._look()
+            await trio.to_thread.run_sync(self.database.execute, _MAKE_DUE)
+        await self._read_schedules()
 
     async def check(self) -> None:
         """Wait until nothing is due, and compare what there is with what came due."""
         due = f"SELECT count(*) FROM cron_triggers WHERE next_at <= {_NOW}"
         with trio.move_on_after(30):
             while self.database.execute(due) != [(0,)]:
-                await self._look()
+                await self._read_schedules()
                 await trio.sleep(0.2)
         ((expected,),) = self.database.execute("SELECT count(*) FROM came_due")
         self.started = (await self.ask(lambda manager: manager.runs(1, 1), NAMESPACE)).total
         if self.started != expected:
             self.problems.append(f"a schedule came due {expected} times and started {self.started} runs")
 
-    async def _look(self) -> None:
+    async def _read_schedules(self) -> None:
         """Have every state manager read the schedules, which one does when a graph is stored there."""
         async with trio.open_nursery() as nursery:
             for port in self.ports:
@@ -87,4 +87,4 @@ class Schedule:
         # One that is away, or suspended, looks when it is back.
         with suppress(ManagerError), trio.move_on_after(2):
             async with StateManager(NAMESPACE, f"http://127.0.0.1:{port}", KEY) as manager:
-                await manager.upsert_graph(Graph(f"beside {port}", nodes=[_TICK]))
+                await manager.upsert_graph(Graph(f"other {port}", nodes=[_TICK]))

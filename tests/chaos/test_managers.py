@@ -21,7 +21,7 @@ FAULTS: dict[str, int] = {
     Fault.DATABASE_HUNG: 1,
     Fault.SESSION_END: 3,
     Fault.COMMIT_CUT: 3,
-    Fault.COMES_DUE: 4,
+    Fault.SCHEDULE_DUE: 4,
     Fault.CLOCK: 1,
     Fault.PAUSE: 1,
     **dict.fromkeys(KINDS, 1),

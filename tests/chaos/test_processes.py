@@ -45,7 +45,7 @@ async def test_a_restored_backup_stores_no_outcome_for_another_state(tmp_path: P
 
 
 @pytest.mark.long_form
-async def test_nothing_is_repeated_when_workers_are_only_asked_to_stop(tmp_path: Path) -> None:
+async def test_nothing_is_repeated_when_only_stop_signals_are_sent(tmp_path: Path) -> None:
     faults: dict[str, int] = {Fault.TERM: 2, Fault.HUP: 1}
     plan = Plan(runs=4, faults=faults, processes=2, gap=0.7, lease_ttl=3.0, long=3.6, blocking=False)
     await survive(plan, tmp_path)
