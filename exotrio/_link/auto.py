@@ -27,7 +27,6 @@ from exotrio._link.port import (
     ClaimLost,
     Exchanged,
     Fate,
-    Heartbeat,
     HeartbeatAnswer,
     LinkKind,
     Room,
@@ -36,6 +35,7 @@ from exotrio._link.port import (
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Executed, Outcome, Released, Report, Requeued
 from exotrio._shared.events import Events
+from exotrio._wire.native import HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_VERSION
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
@@ -195,9 +195,11 @@ class AutoLink:
             return Settlement(Fate.SETTLED)
         return replace(settlement, fate=Fate.RETRY) if settlement.fate is Fate.FAILED else settlement
 
-    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
+    async def heartbeat(
+        self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
+    ) -> HeartbeatAnswer | None:
         # Also while it is in doubt what the server is: an answer of the right form is about these leases.
-        return await self._watch(self._current.heartbeat(heartbeat, timeout=timeout))
+        return await self._watch(self._current.heartbeat(heartbeat, states, timeout=timeout))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         await self._adapter()

@@ -24,9 +24,7 @@ from exotrio._link.port import (
     Claim,
     Exchanged,
     Fate,
-    Heartbeat,
     HeartbeatAnswer,
-    HeartbeatItem,
     Room,
     Settlement,
 )
@@ -36,9 +34,7 @@ from exotrio._nodes.outcome import Outcome, Released, Report
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
-    MAX_FIELDS,
     ClaimAlong,
-    HeartbeatProgress,
     HeartbeatReply,
     HeartbeatRequest,
     HeartbeatState,
@@ -152,39 +148,21 @@ class NativeLink:
             settlements |= zip(unleased, results, strict=True)
         return [settlements[index] for index in range(len(items))]
 
-    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer:
+    async def heartbeat(
+        self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
+    ) -> HeartbeatAnswer:
         """Renew leases, as ``Link.heartbeat`` says."""
         results: list[HeartbeatResult] = []
         ttls: list[int] = []
         commands: set[str] = set()
-        for start in range(0, max(len(heartbeat.states), 1), MAX_BATCH):
-            states = [
-                _heartbeat_state(held, held.claim.token)
-                for held in heartbeat.states[start : start + MAX_BATCH]
-                if held.claim.token is not None
-            ]
-            answer = await self._http.ask(
-                "POST",
-                self._path("heartbeat"),
-                body=HeartbeatRequest(
-                    worker_id=self._worker_id,
-                    runtime=heartbeat.runtime,
-                    phase=heartbeat.phase,
-                    busy=heartbeat.busy,
-                    buffered=heartbeat.buffered,
-                    reporting=heartbeat.reporting,
-                    states=states,
-                    workers=heartbeat.workers,
-                    shows_tasks=heartbeat.shows_tasks,
-                    tasks=heartbeat.tasks if start == 0 else None,
-                    nodes={name: fields[:MAX_FIELDS] for name, fields in heartbeat.nodes.items()},
-                    registered=dict(heartbeat.registered),
-                    registered_ms=heartbeat.registered_ms,
-                ),
-                timeout=timeout,
-            )
+        for start in range(0, max(len(states), 1), MAX_BATCH):
+            batch = list(states[start : start + MAX_BATCH])
+            request = heartbeat.model_copy(update={"states": batch})
+            if start > 0:
+                request.tasks = None
+            answer = await self._http.ask("POST", self._path("heartbeat"), body=request, timeout=timeout)
             reply = answer.parse(HeartbeatReply)
-            if [item.state_id for item in reply.items] != [state.state_id for state in states]:
+            if [item.state_id for item in reply.items] != [state.state_id for state in batch]:
                 what = "the answer to a heartbeat is not about the same states"
                 raise invalid_response(what, answer.request_line, status=answer.status)
             results += [item.result for item in reply.items]
@@ -382,9 +360,3 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
         lease=None if ttl_ms is None else from_ms(ttl_ms) + asked_after,
         trace=state.trace,
     )
-
-
-def _heartbeat_state(held: HeartbeatItem, token: str) -> HeartbeatState:
-    last = held.progress
-    progress = None if last is None else HeartbeatProgress(fraction=last.fraction, text=last.text)
-    return HeartbeatState(state_id=held.claim.state_id, token=token, running=held.running, progress=progress)

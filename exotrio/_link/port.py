@@ -8,10 +8,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from exotrio._nodes.outcome import Outcome, Report
-from exotrio._nodes.progress import Progress
 from exotrio._wire.vocabulary import HeartbeatResult
 
 if TYPE_CHECKING:
+    from exotrio._wire.native import HeartbeatRequest, HeartbeatState
     from exotrio._wire.v0 import NodeDeclaration
 
 LinkKind = Literal["auto", "v0", "native"]
@@ -110,36 +110,6 @@ class Exchanged:
     claims: list[Claim] = field(default_factory=list)
     _: KW_ONLY
     too_slow: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heartbeat:
-    """The content of a heartbeat. Immutable: it is made in one loop and sent in another.
-
-    ``_wire.native.HeartbeatRequest`` says what the fields mean. ``states`` are held under leases.
-    """
-
-    runtime: str
-    phase: str
-    busy: int
-    buffered: int
-    states: tuple[HeartbeatItem, ...]
-    reporting: int = 0
-    shows_tasks: bool = False
-    tasks: str | None = None
-    workers: int = 0
-    nodes: Mapping[str, str] = field(default_factory=dict)
-    registered: Mapping[str, str] = field(default_factory=dict)
-    registered_ms: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeartbeatItem:
-    """One held state in a heartbeat: whether its node runs, and its last progress, if any."""
-
-    claim: Claim
-    running: bool
-    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +214,13 @@ class Link(Protocol):
         SETTLED if so; else RETRY or KEY_REFUSED. May be repeated. Never raises ManagerError.
         """
 
-    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
+    async def heartbeat(
+        self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
+    ) -> HeartbeatAnswer | None:
         """Announce that this runtime lives, and renew the leases of what it holds. May be repeated.
 
         Args:
+            states: What it holds under leases; those of ``heartbeat`` itself are ignored.
             timeout: Seconds for each request; there are several only for very many states.
 
         Returns:

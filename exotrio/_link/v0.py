@@ -23,11 +23,12 @@ from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, log_text
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
-from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
+from exotrio._link.port import Claim, ClaimLost, Fate, HeartbeatAnswer, Settlement
 from exotrio._link.shields import Shields
 from exotrio._nodes.outcome import Released, Report, Requeued
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
+from exotrio._wire.native import HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import (
     ClaimRequest,
     NodeDeclaration,
@@ -113,7 +114,9 @@ class V0Link:
     async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
         return await _each(items, lambda item: self._report(*item))
 
-    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
+    async def heartbeat(
+        self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
+    ) -> HeartbeatAnswer | None:
         return None  # v0 has neither leases nor heartbeats
 
     async def secrets(self, claim: Claim) -> dict[str, str]:

@@ -13,7 +13,6 @@ import trio
 from exotrio._execution.executor import Executor
 from exotrio._http.endpoint import Endpoint
 from exotrio._link.port import Link, LinkKind
-from exotrio._runtime.heartbeat import heartbeat
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
@@ -44,6 +43,7 @@ class Engine:
         enter: Called with each phase.
         phase: Returns the last phase that was entered.
         owns_signals: See ``Executor``.
+        loop_lag: Returns for how many seconds the loop has been blocked; called from any thread.
         tasks: What operators of the state manager may see of the tasks; None for nothing.
         find_run: Returns the only run whose states are claimed; None for any.
         lost_claims: See ``Summary``; known at the end.
@@ -56,6 +56,7 @@ class Engine:
     enter: Callable[[Phase], None]
     phase: Callable[[], Phase]
     owns_signals: bool
+    loop_lag: Callable[[], float]
     tasks: TaskView | None
     find_run: FindRun | None
     lost_claims: int = field(default=0, init=False)
@@ -130,6 +131,9 @@ class Engine:
             self.lost_claims = link.lost_claims
 
     def _start_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
+        # Here, since it imports the bodies of the API, as the link does.
+        from exotrio._runtime.heartbeat import heartbeat
+
         # Native without asking: it is used only while the other link says so.
         open_own_link = partial(self._open_link, "native", 1)
         loop = partial(
@@ -140,6 +144,7 @@ class Engine:
             ledger=self.ledger,
             stop=self.stop,
             phase=self.phase,
+            loop_lag=self.loop_lag,
             tasks=self.tasks,
         )
         self._spawn(nursery, loop, "heartbeat")

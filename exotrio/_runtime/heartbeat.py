@@ -1,16 +1,16 @@
 """Heartbeats renew the leases of all that is held. Their answers say which leases are lost, which runs were
-cancelled, and what an operator asks for.
+cancelled, and what an operator commands.
 
-Over a network they are sent from a thread with a Trio loop and connections of its own, so that node
+Over a network they are sent from a thread with a separate Trio loop and connections, so that node
 code which blocks the runtime's loop keeps its leases. (Code that never releases the interpreter's
 lock stops every thread, and this one too.) What crosses between the two loops:
 
 - the thread reads what is held, by ``Ledger.leased``, and nothing else of the runtime's loop;
 - answers are handled in the runtime's loop, whenever that gets to it. Being late does no harm: a lease
-  that was lost stays lost, and what has been settled meanwhile is passed over. But a loop that is late for
+  that was lost stays lost, and what has been settled meanwhile is passed over. But a loop that is blocked for
   ten leases, and ten minutes, hangs, in a lock or in a write to a stream that is not read: no heartbeat is
-  sent until it has handled the last answer, so that its states run elsewhere. Nodes that block it for
-  minutes keep their leases.
+  sent until it runs again, so that its states run elsewhere. Nodes that block it for minutes keep their
+  leases.
 
 In process there is no thread, for the transport belongs to the loop. Leases do not end there, but a
 cancelled run and a command must arrive all the same, so heartbeats are frequent; they cost little.
@@ -30,16 +30,15 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVarTuple
 
 import trio
 
-from exotrio._link.port import Claim, Heartbeat, HeartbeatAnswer, HeartbeatItem, Link
+from exotrio._link.port import Claim, HeartbeatAnswer, Link
 from exotrio._nodes.base import Stopping
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
@@ -50,10 +49,9 @@ from exotrio._shared import deadlines
 from exotrio._shared.deadlines import join_at_exit
 from exotrio._util.backoff import Backoff, Outage
 from exotrio._util.crossing import call_in_loop
+from exotrio._wire.native import MAX_FIELDS, HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.vocabulary import HeartbeatResult, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
-
-Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("exotrio.heartbeat")
 
@@ -66,12 +64,18 @@ INTERVAL_IN_PROCESS = 1.0
 MIN_TIMEOUT = 1.0
 MAX_TIMEOUT = 10.0
 MAX_LAG_TTLS = 10
-"""Leases for which the runtime's loop may be late before it counts as hung, ..."""
+"""Leases for which the runtime's loop may be blocked before it counts as hung, ..."""
 MIN_MAX_LAG = 600.0
 """... and seconds, where leases are short: a node may block the loop for minutes."""
 LAG_CHECK_INTERVAL = 1.0
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
+
+Renewed = Sequence[tuple[HeldClaim, Claim, bool]]
+"""What a heartbeat was about, under which claim it was held then, and whether it was called running."""
+Deliver = Callable[[Renewed, HeartbeatAnswer | None, Callable[[], float]], None]
+"""Handles an answered heartbeat. The answer is None if the state manager has no leases any more; the last
+argument returns how many seconds ago the heartbeat was sent."""
 
 
 async def heartbeat(
@@ -82,13 +86,15 @@ async def heartbeat(
     ledger: Ledger,
     stop: Stop,
     phase: Callable[[], Phase],
+    loop_lag: Callable[[], float] = float,
     tasks: TaskView | None = None,
 ) -> None:
     """Send heartbeats while the link has leases. Never returns unless cancelled.
 
     Args:
-        open_own_link: Opens a native link with connections of its own, for the thread; None in process.
+        open_own_link: Opens a native link with separate connections, for the thread; None in process.
         phase: Returns the runtime's phase; called from any thread.
+        loop_lag: Returns for how many seconds the runtime's loop has been blocked; called from any thread.
         tasks: Shown to the state manager on request; None if it must not see them.
 
     Cancellation:
@@ -114,8 +120,8 @@ async def heartbeat(
         sender = new_sender(
             link=own_link,
             clock=lambda: time.monotonic() + ledger.asleep(),
-            deliver=lambda answered: thread.call_back(handler.handle, answered),
-            loop_lag=thread.loop_lag,
+            deliver=partial(thread.call_back, handler.handle),
+            loop_lag=loop_lag,
         )
 
         async def body() -> None:
@@ -123,21 +129,6 @@ async def heartbeat(
             await own_link.aclose()
 
         await thread.run(body, sender.end)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnsweredHeartbeat:
-    """A heartbeat that was answered.
-
-    Attributes:
-        held: What it was about, under which claim it was held then, and whether it was called running.
-        answer: None if the state manager has no leases any more.
-        age: Returns how many seconds ago it was sent.
-    """
-
-    held: list[tuple[HeldClaim, Claim, bool]]
-    answer: HeartbeatAnswer | None
-    age: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,21 +140,21 @@ class HeartbeatHandler:
     grace: float
     link: Link
 
-    def handle(self, heartbeat: AnsweredHeartbeat) -> None:
-        """Enter what was renewed, end what was lost or cancelled, obey commands."""
-        answer, ledger = heartbeat.answer, self.ledger
-        for held, claim, runs in heartbeat.held:
+    def handle(self, renewed: Renewed, answer: HeartbeatAnswer | None, age: Callable[[], float]) -> None:
+        """Enter what was renewed, end what was lost or cancelled, obey commands. See ``Deliver``."""
+        ledger = self.ledger
+        for held, claim, runs in renewed:
             held.announced = held.announced or (runs and held.claim is claim)
         if answer is None:
             # Replaced by one that speaks v0 only, which does not renew the leases that workers wait for.
-            for held, _, _ in heartbeat.held:
+            for held, _, _ in renewed:
                 begun = held.execution is not None and held.execution.began
                 if ledger.lapsed(held) and not begun:
                     ledger.lose(held, Stopping.LEASE_LOST)
             ledger.notify()
             return
         ledger.ttl = answer.ttl
-        for (held, claim, _), result in zip(heartbeat.held, answer.results, strict=True):
+        for (held, claim, _), result in zip(renewed, answer.results, strict=True):
             if held.claim is not claim:
                 continue  # it was claimed again meanwhile: this is about the lease before
             if result is not HeartbeatResult.OK:
@@ -171,8 +162,8 @@ class HeartbeatHandler:
             elif answer.ttl is None:
                 held.lease_until = math.inf
             else:
-                held.lease_until = ledger.now() - heartbeat.age() + answer.ttl
-        ledger.notify()  # for those who wait to learn whether a lease was renewed
+                held.lease_until = ledger.now() - age() + answer.ttl
+        ledger.notify()  # for workers that wait to learn whether a lease was renewed
         if "register" in answer.commands:
             self.link.register_again()
         if "drain" in answer.commands and not self.stop.requested:
@@ -188,15 +179,14 @@ class HeartbeatSender:
         runtime_link: Tells whether the state manager has leases; nothing is sent through it.
         link: The link to send through.
         ledger: Only read.
-        deliver: Takes each answered heartbeat to the runtime's loop.
-        clock: In seconds. ``age`` reads it in the runtime's loop.
-        loop_lag: Returns for how many seconds the runtime's loop has not handled an answer.
+        deliver: Takes each answered heartbeat to the runtime's loop, and handles it there.
+        clock: In seconds. Read in the runtime's loop, too.
     """
 
     runtime_link: Link
     link: Link
     ledger: Ledger
-    deliver: Callable[[AnsweredHeartbeat], None]
+    deliver: Deliver
     clock: Callable[[], float]
     loop_lag: Callable[[], float] = float
     max_interval: float = DEFAULT_TTL
@@ -224,16 +214,14 @@ class HeartbeatSender:
                 with trio.move_on_after(pause):
                     await self.ledger.heartbeat_wanted.wait()
             if self._answered and self.runtime_link.is_native:
-                stopped = Heartbeat(
+                stopped = HeartbeatRequest(
+                    worker_id=self.options.worker_id,
                     runtime=self.options.name,
                     phase=Phase.STOPPED.value,
-                    busy=0,
-                    buffered=0,
-                    states=(),
                     workers=self.options.workers,
                 )
                 with suppress(ManagerError):
-                    await self.link.heartbeat(stopped, timeout=deadlines.LAST_HEARTBEAT)
+                    await self.link.heartbeat(stopped, (), timeout=deadlines.LAST_HEARTBEAT)
 
     def end(self) -> None:
         """Come to an end; at once if the state manager did not answer the last time. In this loop."""
@@ -251,7 +239,7 @@ class HeartbeatSender:
         return min(self.max_interval, self._ttl / HEARTBEATS_PER_TTL)
 
     def _loop_hangs(self) -> bool:
-        """Whether the runtime's loop is late for so long that its leases should end; log any change."""
+        """Whether the runtime's loop is blocked for so long that its leases should end; log any change."""
         lag = self.loop_lag()
         hangs = lag > max(MAX_LAG_TTLS * self._ttl, MIN_MAX_LAG)
         if hangs and not self._hung:
@@ -270,34 +258,19 @@ class HeartbeatSender:
         interval = self._interval
         # With its claim as it is now: a state that is claimed again gets another one, in the other loop.
         # The stage is read once, too, so that the three counts add up to what is held.
-        claimed = [(each, each.claim, each.stage) for each in self.ledger.leased()]
-        held = [
-            (each, claim, stage is Stage.RUNNING) for each, claim, stage in claimed if claim.token is not None
-        ]
-        stages = Counter(stage for _, claim, stage in claimed if claim.token is not None)
-        heartbeat = Heartbeat(
-            runtime=self.options.name,
-            phase=self.phase().value,
-            busy=stages[Stage.RUNNING],
-            buffered=stages[Stage.BUFFERED],
-            reporting=stages[Stage.DONE],
-            states=tuple(
-                HeartbeatItem(claim=claim, running=runs, progress=each.progress if runs else None)
-                for each, claim, runs in held
-            ),
-            shows_tasks=self.tasks is not None,
-            tasks=self._task_tree,
-            workers=self.options.workers,
-            nodes={node.name: node.fields for node in self.options.declarations},
-            registered=self.options.digests,
-            registered_ms=to_ms(self.runtime_link.registered_for),
-        )
+        leased = [(held, held.claim, held.stage) for held in self.ledger.leased()]
+        leased = [(held, claim, stage) for held, claim, stage in leased if claim.token is not None]
+        request = self._request(Counter(stage for _, _, stage in leased))
+        request.tasks, self._task_tree = self._task_tree, None
+        renewed = [(held, claim, stage is Stage.RUNNING) for held, claim, stage in leased]
+        states = [_state(held, claim, runs) for held, claim, runs in renewed]
         sent = self.clock()
         timeout = min(max(interval, MIN_TIMEOUT), MAX_TIMEOUT)
         try:
             leases = self.runtime_link.is_native
-            answer = await self.link.heartbeat(heartbeat, timeout=timeout) if leases else None
+            answer = await self.link.heartbeat(request, states, timeout=timeout) if leases else None
         except ManagerError as error:
+            self._task_tree = request.tasks
             pause = Backoff(interval / 40, interval / 4).pause(self._outage.failures)
             if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
                 pause = min(max(pause, error.retry_after), interval)
@@ -308,17 +281,37 @@ class HeartbeatSender:
         if answer is not None:
             self._answered = True
             self._last_ttl = answer.ttl
-        self.deliver(AnsweredHeartbeat(held=held, answer=answer, age=lambda: self.clock() - sent))
-        self._task_tree = None
-        asked = answer is not None and "tasks" in answer.commands
-        if asked and heartbeat.tasks is None and self.tasks is not None:
+        self.deliver(renewed, answer, lambda: self.clock() - sent)
+        shows_tasks = answer is not None and "tasks" in answer.commands and request.tasks is None
+        if shows_tasks and self.tasks is not None:
             self._task_tree = await self.tasks.take()
             return 0.0  # at once: an operator waits for it
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
 
+    def _request(self, stages: Counter[Stage]) -> HeartbeatRequest:
+        return HeartbeatRequest(
+            worker_id=self.options.worker_id,
+            runtime=self.options.name,
+            phase=self.phase().value,
+            busy=stages[Stage.RUNNING],
+            buffered=stages[Stage.BUFFERED],
+            reporting=stages[Stage.DONE],
+            workers=self.options.workers,
+            shows_tasks=self.tasks is not None,
+            nodes={node.name: node.fields[:MAX_FIELDS] for node in self.options.declarations},
+            registered=dict(self.options.digests),
+            registered_ms=to_ms(self.runtime_link.registered_for),
+        )
+
+
+def _state(held: HeldClaim, claim: Claim, runs: bool) -> HeartbeatState:
+    last = held.progress if runs else None
+    progress = None if last is None else HeartbeatProgress(fraction=last.fraction, text=last.text)
+    return HeartbeatState(state_id=claim.state_id, token=claim.token or "", running=runs, progress=progress)
+
 
 class HeartbeatThread:
-    """A thread with a Trio loop of its own. Made and ended by the runtime's loop; a defect stops that."""
+    """A thread with its own Trio loop. Created and ended by the runtime's loop; a defect stops that."""
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
@@ -326,7 +319,6 @@ class HeartbeatThread:
         self._over = trio.Event()
         self._ending = False
         self._loop: trio.lowlevel.TrioToken | None = None
-        self._late_since: float | None = None
 
     async def run(self, body: Callable[[], Awaitable[None]], end: Callable[[], None]) -> None:
         """Run ``body`` in the thread. Never returns unless cancelled.
@@ -350,22 +342,14 @@ class HeartbeatThread:
             # As long as it refers to the user's code, Python does not write what that left open.
             join_at_exit(thread)
 
-    def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+    def call_back(self, function: Callable[..., object], *args: object) -> None:
         """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""
-        if self._late_since is None:
-            self._late_since = time.monotonic()
         call_in_loop(self._runtime_loop, self._guarded, function, *args)
 
-    def loop_lag(self) -> float:
-        """Return for how many seconds the runtime's loop has not got to what it was to call."""
-        since = self._late_since
-        return 0.0 if since is None else time.monotonic() - since
-
-    def _guarded(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
-        self._late_since = None
+    def _guarded(self, function: Callable[..., object], *args: object) -> None:
         try:
             function(*args)
-        except Exception as error:  # out of here it would tear down the loop, whosever it is
+        except Exception as error:  # out of here it would tear down the loop, which may be the application's
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
@@ -381,7 +365,8 @@ class HeartbeatThread:
             self.call_back(self._over.set)
 
     async def _main(self, body: Callable[[], Awaitable[None]]) -> None:
-        # First it makes its loop known, then it looks whether it came too late: so no end is missed.
+        # First it makes its loop known, then it checks whether ``run`` was cancelled before: either ``run``
+        # reaches this loop, or the flag is seen here.
         self._loop = trio.lowlevel.current_trio_token()
         if not self._ending:
             await body()

@@ -21,11 +21,11 @@ from exotrio._runtime.engine import Engine, FindRun
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
 from exotrio._runtime.ledger import Ledger, Stage
 from exotrio._runtime.lifecycle import Phase, Summary, advance
-from exotrio._runtime.loop_watch import loop_watched
+from exotrio._runtime.loop_watch import LoopWatch
 from exotrio._runtime.options import Options, outbox_of, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
-from exotrio._runtime.vitals import LoopLag, Vitals, running_of
+from exotrio._runtime.vitals import Vitals, running_of
 from exotrio._shared import deadlines
 from exotrio._shared.events import Observer
 from exotrio._util.exceptions import without_cancelled
@@ -112,7 +112,7 @@ class Runtime:
         self._phase = Phase.NEW
         self._stop = Stop()
         self._ledger = Ledger()
-        self._lag = LoopLag()
+        self._loop_watch = LoopWatch(self._options.nodes)
         self._engine: Engine | None = None
         self._tasks = TaskView()
         self._shows_tasks = False
@@ -171,7 +171,7 @@ class Runtime:
             buffered=sum(each.stage is Stage.BUFFERED for each in held),
             undelivered=sum(each.stage is Stage.DONE and not each.is_release for each in held),
             stuck="" if self._engine is None else self._engine.stuck,
-            loop_lag=self._lag.seconds,
+            loop_lag=self._loop_watch.lag,
         )
 
     def observe(self, observer: Observer) -> None:
@@ -284,6 +284,7 @@ class Runtime:
             enter=self._enter,
             phase=lambda: self._phase,
             owns_signals=only_nodes_interrupt(),
+            loop_lag=lambda: self._loop_watch.lag,
             tasks=self._tasks if self._shows_tasks else None,
             find_run=self._find_run,
         )
@@ -368,9 +369,7 @@ class Runtime:
             async with trio.open_nursery() as around:
                 phase_context.set(lambda: self._phase.value)
                 self._tasks.enter()
-                if self._ledger.events:
-                    around.start_soon(self._lag.measure)
-                with loop_watched(self._options.nodes), captured(enabled=self._options.capture_logs):
+                with self._loop_watch.watched(), captured(enabled=self._options.capture_logs):
                     await self._stop.guard(partial(engine.run, started), "the runtime")
                 self._tasks.leave()
                 around.cancel_scope.cancel()

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import trio
 
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.ledger import HeldClaim, Stage
 from exotrio._runtime.lifecycle import Phase
-
-LAG_INTERVAL = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +44,7 @@ class Vitals:
         undelivered: Outcomes the state manager does not have yet.
         stuck: Why states are not claimed although there is room: outcomes cannot be delivered, or too many
             nodes are stuck. Else empty.
-        loop_lag: Seconds the loop is late; only measured once ``Runtime.observe`` was called.
+        loop_lag: Seconds for which the loop is blocked, or was when it was asked last.
     """
 
     phase: Phase
@@ -76,29 +71,3 @@ def running_of(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
         )
         for each in sorted(running, key=lambda each: each.taken_at)
     )
-
-
-@dataclass(slots=True)
-class LoopLag:
-    """How late a loop is. Measured in the loop, and read in any thread while the loop is blocked."""
-
-    _late: float = 0.0
-    _due: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that the loop was late last, or already is this time. 0 while nothing measures."""
-        due = self._due
-        return 0.0 if due is None else max(self._late, time.monotonic() - due, 0.0)
-
-    # A Ctrl-C may go to any line of the loop's thread; it is meant for the application.
-    @trio.lowlevel.enable_ki_protection
-    async def measure(self) -> None:
-        """Measure in this loop. Never returns unless cancelled."""
-        try:
-            while True:
-                self._due = time.monotonic() + LAG_INTERVAL
-                await trio.sleep(LAG_INTERVAL)
-                self._late = time.monotonic() - self._due
-        finally:
-            self._due = None

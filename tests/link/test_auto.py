@@ -10,8 +10,9 @@ import trio
 from trio.testing import MockClock
 
 from exotrio._link.auto import AutoLink
-from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, LinkKind
+from exotrio._link.port import Claim, ClaimLost, Fate, LinkKind
 from exotrio._nodes.outcome import Executed, Requeued
+from exotrio._wire.native import HeartbeatRequest
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound
 from tests.link.links import native_state, released, v0_claimed, v0_state
@@ -464,13 +465,13 @@ async def test_a_heartbeat_does_not_wait_until_it_is_known_what_the_server_is(ki
     server = Server("native")
     link = server.link(kind)
     await link.register("rt", [NODE])
-    heartbeat = Heartbeat(runtime="rt", phase="running", busy=0, buffered=0, states=())
+    heartbeat = HeartbeatRequest(worker_id="me", runtime="rt", phase="running")
     server.away = answer(404)
     with pytest.raises(NotFound):
-        await link.heartbeat(heartbeat, timeout=1)
+        await link.heartbeat(heartbeat, (), timeout=1)
     server.away = None
     server.asked_anew()
-    await link.heartbeat(heartbeat, timeout=1)
+    await link.heartbeat(heartbeat, (), timeout=1)
     assert server.asked_anew() == ["POST heartbeat"]
 
 

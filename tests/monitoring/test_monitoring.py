@@ -356,7 +356,7 @@ async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
     assert lag > 0.1
     assert "the loop did not answer" in tree
     assert "Blocks.execute (" in tree
-    assert health.alive() == "", "nobody measures a runtime that has ended"
+    assert health.alive() == "", "a runtime that has ended is not measured"
 
 
 def test_a_stop_that_the_blocked_loop_cannot_hear_yet_ends_the_readiness() -> None:
@@ -400,7 +400,7 @@ async def test_the_task_tree_shows_where_each_task_waits_and_no_values(autojump_
         tree = await rt.tasks()
     lines = tree.splitlines()
     assert lines[0] == "test"
-    assert {"  heartbeat", "  poll", "  report", "  work"} <= set(lines)
+    assert {"  heartbeat", "  poll", "  reporter", "  work"} <= set(lines)
     assert "    Children" in lines, "a node is a task below its worker"
     assert "      child ?[31m? of mine" in lines, "and a task of the node hangs below that"
     assert any("Children.execute (tests/monitoring/test_monitoring.py:" in line for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -28,11 +28,12 @@ from exotrio import (
     StateManager,
     Stopping,
 )
-from exotrio._link.port import Claim, Heartbeat, HeartbeatAnswer
+from exotrio._link.port import Claim, HeartbeatAnswer
 from exotrio._runtime.heartbeat import heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import MAX_ALONE_WAIT
+from exotrio._wire.native import HeartbeatRequest, HeartbeatState
 from exotrio._wire.vocabulary import HeartbeatResult, RunStatus, StateStatus
 from exotrio.manager import embedded
 from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
@@ -756,14 +757,16 @@ class Apart:
     is_native = True
     registered_for = 0.0
 
-    def __init__(self, answer: Callable[[Heartbeat], HeartbeatAnswer]) -> None:
+    def __init__(self, answer: Callable[[HeartbeatRequest], HeartbeatAnswer]) -> None:
         self._answer = answer
         self.threads: set[str] = set()
 
-    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer:
+    async def heartbeat(
+        self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
+    ) -> HeartbeatAnswer:
         self.threads.add(threading.current_thread().name)
         await trio.lowlevel.checkpoint()
-        return self._answer(heartbeat)
+        return self._answer(heartbeat.model_copy(update={"states": list(states)}))
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -791,7 +794,7 @@ async def beating(link: Any, ledger: Ledger, stop: Stop) -> AsyncIterator[None]:
 async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handled_afterwards() -> None:
     blocked, heard = threading.Event(), threading.Semaphore(0)
 
-    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
+    def answer(heartbeat: HeartbeatRequest) -> HeartbeatAnswer:
         if not blocked.is_set():
             return HeartbeatAnswer((HeartbeatResult.OK,) * 2, 0.05, frozenset())
         heard.release()
@@ -822,13 +825,13 @@ async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handle
 async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() -> None:
     asleep = 0.0
 
-    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
+    def answer(heartbeat: HeartbeatRequest) -> HeartbeatAnswer:
         nonlocal asleep
         asleep = 100.0 if len(told) == 0 else asleep
         told.append(heartbeat)
         return HeartbeatAnswer((HeartbeatResult.OK,), 60.0, frozenset())
 
-    told: list[Heartbeat] = []
+    told: list[HeartbeatRequest] = []
     link, ledger = Apart(answer), Ledger(asleep=lambda: asleep)
     held = ledger.add(Claim("s", "Waits", "it", {}, token="t", lease=600), ledger.now())
     assert held is not None
@@ -844,7 +847,7 @@ async def test_the_thread_sends_a_last_heartbeat() -> None:
     told: list[str] = []
     beaten = threading.Event()
 
-    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
+    def answer(heartbeat: HeartbeatRequest) -> HeartbeatAnswer:
         told.append(heartbeat.phase)
         beaten.set()
         return HeartbeatAnswer((), 60.0, frozenset())
@@ -857,7 +860,7 @@ async def test_the_thread_sends_a_last_heartbeat() -> None:
 async def test_a_thread_that_hangs_does_not_delay_the_end_and_its_late_answer_does_no_harm() -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
+    def answer(heartbeat: HeartbeatRequest) -> HeartbeatAnswer:
         entered.set()
         assert leave.wait(100)
         return HeartbeatAnswer((), 60.0, frozenset({"drain"}))
@@ -873,7 +876,7 @@ async def test_a_thread_that_hangs_does_not_delay_the_end_and_its_late_answer_do
 async def test_a_defect_in_the_thread_stops_the_runtime_and_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
+    def answer(heartbeat: HeartbeatRequest) -> HeartbeatAnswer:
         raise ZeroDivisionError
 
     stop = Stop()
