@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import trio
 
 LARGE = 64 * 1024
-"""Bytes above which a body or an answer counts: each connection may have less at any time."""
+"""Bytes above which a body or an answer is counted: each connection may have less at any time."""
 SLOW = 5.0
-"""Seconds after which an answer that is still being read may be given up for others."""
+"""Seconds after which an answer that the client still reads may be cancelled for another one."""
 MAX_VALUES = 1_500_000
 """Values in all large JSON bodies that are handled at once. A field counts once, with its name."""
 
@@ -20,10 +20,10 @@ logger = logging.getLogger("exotrio.manager.http")
 
 
 class Budget:
-    """An amount of which requests take parts. One that needs more than is left waits for its turn.
+    """An amount of which requests reserve parts. A request that needs more than is left waits its turn.
 
     Attributes:
-        used: The sum of all parts. It exceeds the limit while a part is taken that does.
+        used: The sum of all parts. It exceeds the limit while one part alone does.
     """
 
     def __init__(self, limit: int) -> None:
@@ -32,10 +32,10 @@ class Budget:
         self._waiting: deque[tuple[int, trio.Event]] = deque()
 
     async def acquire(self, amount: int) -> None:
-        """Take a part once it fits; one above the limit, once nothing else is taken.
+        """Reserve a part once it fits; one above the limit, once nothing else is reserved.
 
         Cancellation:
-            Nothing is taken.
+            Nothing is reserved.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._waiting and self._fits(amount):
@@ -46,15 +46,17 @@ class Budget:
         try:
             await served.wait()
         except trio.Cancelled:
-            if served.is_set():  # cancelled after another request had made room, before this task ran
+            if served.is_set():
+                # Another request released enough for this one before it was cancelled.
                 self.release(amount)
             else:
                 self._waiting.remove((amount, served))
+                # Requests that waited behind this one may fit now.
                 self._serve_waiting()
             raise
 
     def release(self, amount: int) -> None:
-        """Give a part back."""
+        """Release a part."""
         self.used -= amount
         self._serve_waiting()
 
@@ -73,8 +75,8 @@ class InFlight:
 
     A body waits until it fits, before it is read, so that no client has to send it again. Then the app may
     let it wait until the values in it fit, before it is parsed: they can take fifty times its size. An answer
-    is there already: if it does not fit, those that were not read for ``SLOW`` seconds are given up, oldest
-    first.
+    is there already: if it does not fit, those that were not read within ``SLOW`` seconds are cancelled,
+    oldest first.
 
     Args:
         limit: In bytes: half of it is for bodies, half for answers.
@@ -89,17 +91,17 @@ class InFlight:
         self._writes: dict[trio.CancelScope, tuple[float, int]] = {}
 
     def has_room(self, size: int) -> bool:
-        """Return whether an answer fits, after giving up others that are read slowly if that makes it fit."""
+        """Return whether an answer fits. Others that are read slowly are cancelled if that makes it fit."""
         now, missing = trio.current_time(), self._answered + min(size, self._limit) - self._limit
-        given_up = []
+        slow = []
         for write, (began, written) in self._writes.items():
             if missing <= 0 or began + SLOW > now:
                 break
-            given_up.append((write, began))
+            slow.append((write, began))
             missing -= written
         if missing > 0:
             return False
-        for write, began in given_up:
+        for write, began in slow:
             logger.warning(
                 "disconnected a client that had not read its answer after %.0f s: other answers need the"
                 " memory",
@@ -111,7 +113,7 @@ class InFlight:
 
     @contextmanager
     def answer(self, size: int) -> Iterator[trio.CancelScope]:
-        """Count an answer while the block writes it; it is cancelled if others need its room."""
+        """Count an answer while the block writes it, which is cancelled if another answer needs the room."""
         with trio.CancelScope() as write:
             self._writes[write] = (trio.current_time(), size)
             self._answered += size

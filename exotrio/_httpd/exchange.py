@@ -191,7 +191,7 @@ class Exchange:
 
     @property
     def _name(self) -> str:
-        # Without the query, which may hold what does not belong in a log.
+        # Without the query, which may contain private texts.
         path = self._request.target.partition(b"?")[0]
         return f"{self._request.method.decode('ascii')} {path.decode('ascii')}"
 
@@ -218,9 +218,8 @@ class Exchange:
             except ClientDisconnected:
                 pass
         if self._over:
-            # Returns in a cancelled scope, too, as Starlette's Request.is_disconnected calls it in one; but
-            # with a checkpoint, or an app that loops over receive would stop everything.
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            # An app that loops over receive must not stop everything.
+            await trio.lowlevel.checkpoint()
         while not self._over:
             await self._peer.changed.park()
         self._knows_gone = self._knows_gone or not self._complete
@@ -284,7 +283,7 @@ class Exchange:
                 self._body_time += len(event.data) / self._limits.body_rate
                 if self._received > self._limits.max_body:
                     raise too_large(self._limits)
-                # Each chunk costs h11 as much as some kilobytes, however short it is.
+                # Each chunk takes h11 as long as some kilobytes, however short it is.
                 self._chunks += event.chunk_start
                 if self._chunks > MIN_CHUNKS + self._received // MIN_CHUNK:
                     raise Refusal(
@@ -370,7 +369,7 @@ class Exchange:
         self._read_ready_body()
         if not self._whole or self.server.stopping.is_set() or not self.connection.is_authenticated:
             # The rest of the request would have to be read and discarded before the next one. And a keyless
-            # connection gets one response only, or an unauthenticated client could hold it without a limit.
+            # connection gets one response only, or its client could hold it without a limit.
             headers.append((b"connection", b"close"))
         status = message["status"]
         return h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b""))
@@ -379,7 +378,8 @@ class Exchange:
         if not self.connection.is_authenticated and any(
             name == b"transfer-encoding" for name, _ in self._request.headers
         ):
-            return  # the connection is closed after this response anyway, and chunks take long to parse
+            # The connection is closed after this response anyway, and chunks take long to parse.
+            return
         with suppress(Refusal):
             self._parse_body()
             if not self._whole and (chunk := self._peer.ready()):

@@ -1,8 +1,8 @@
-"""How many connections are open, and which of them are closed to make room for new ones.
+"""The number of open connections, and which of them are closed to make room for new ones.
 
 A connection is keyless until the app says that one of its requests was authenticated, with the key or a
-session. Connections without a key have a share, a total time, and one response each, so that strangers cannot
-take the connections of authenticated clients, whatever they send or leave unread.
+session. Keyless connections have a share of all, a total time, and one response each, so that unauthenticated
+clients cannot take the connections of others, whatever they send or leave unread.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ CROWDED = 0.75
 """Share of the connections above which no request should wait at the server. A connection with a waiting
 request is not idle, so it cannot be closed; the rest is kept for requests such as heartbeats."""
 KEYLESS = 0.5
-"""Share of the connections that may be keyless at once. Every connection is at first: when all runtimes of
-a busy machine connect at once, their requests follow late, and closing those connections would lose the
-outcomes of stock runtimes. Authenticated clients can always displace keyless ones."""
+"""Share of the connections that may be keyless at once. Each connection is keyless at first: when all
+runtimes of a busy machine connect at the same time, their requests arrive late, and closing these connections
+would lose the outcomes of stock runtimes. New connections can always displace keyless ones."""
 MIN_KEYLESS = 32
 """Connections without a key that are possible however low the limit is."""
 SETTLING = 1.0
 """Seconds an idle connection is kept after its last response."""
 KEYLESS_SETTLING = 0.1
 """Seconds a new connection is kept. Without it, a burst of new connections would close each other before
-their first requests are read; with much more of it, a few strangers would delay everybody who connects."""
-
+their first requests are read; with a much longer time, a few clients without a key would delay all others."""
 
 logger = logging.getLogger("exotrio.manager.http")
 
@@ -70,7 +69,7 @@ class ConnectionLimiter:
         self._idle: dict[trio.CancelScope, float] = {}
         self._changed = trio.lowlevel.ParkingLot()
         self._crowd_logged = False
-        self._strangers_logged = False
+        self._keyless_logged = False
 
     @property
     def crowded(self) -> bool:
@@ -89,8 +88,8 @@ class ConnectionLimiter:
     def enter(self, limit: float) -> OpenConnection:
         """Count a new connection, keyless for ``limit`` s at most; above the limits, close another one."""
         if self._is_full:
-            # If only the share of keyless ones is full, as another acceptor may have filled it meanwhile, no
-            # idle connection has to go.
+            # Another acceptor may have filled the last room since this one waited for it. If only the share
+            # of keyless connections is full, no idle one has to be closed.
             self.close_one(also_idle=self.open >= self._limit)
         now = trio.current_time()
         connection = OpenConnection(self, trio.CancelScope(deadline=now + limit))
@@ -107,7 +106,7 @@ class ConnectionLimiter:
         if self.open < self._limit // 2:
             self._crowd_logged = False
         if len(self._keyless) < self._max_keyless // 2:
-            self._strangers_logged = False
+            self._keyless_logged = False
 
     def count_authenticated(self, connection: OpenConnection) -> None:
         """Count a connection among those that are not keyless."""
@@ -141,7 +140,7 @@ class ConnectionLimiter:
             if since + KEYLESS_SETTLING <= now:
                 del self._keyless[connection]
                 connection.scope.cancel()
-                self._warn_of_strangers()
+                self._warn_of_keyless()
                 return
             break
         for scope, since in self._idle.items() if also_idle else ():
@@ -166,9 +165,9 @@ class ConnectionLimiter:
             return at
         return min(at, next(iter(self._idle.values()), math.inf) + SETTLING)
 
-    def _warn_of_strangers(self) -> None:
-        if not self._strangers_logged:
-            self._strangers_logged = True
+    def _warn_of_keyless(self) -> None:
+        if not self._keyless_logged:
+            self._keyless_logged = True
             logger.warning(
                 "closed a connection that sent no key, to make room: %d connections are open, %d of them"
                 " without a key. Find out which clients open them",

@@ -1,4 +1,4 @@
-"""Listening sockets, bound to every address of a host and closed in forked children; and names of hosts."""
+"""Listening sockets, bound to each address of a host and closed in forked children; and names of hosts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _listeners: WeakSet[trio.SocketListener] = WeakSet()
 
 
 def _leave_to_parent() -> None:
-    """Close the ports in a forked child (of a node, say), which may live on and accepts nothing."""
+    """Close the ports in a forked child (of a node, for example), which may outlive the server."""
     for listener in _listeners:
-        # Detached: the descriptor may be another file's by the time at which the socket object goes.
+        # Detached: when the socket object is collected, the descriptor may belong to another file.
         if (fd := listener.socket.detach()) >= 0:
             os.close(fd)
 
@@ -44,11 +44,11 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
         PortBusy: another process listens there.
         ConfigurationError: the address cannot be used for another reason.
     """
-    where = f"asked to listen on {host!r}, port {port}"
+    where = f"configured to listen on {host!r}, port {port}"
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"{port} is not a port", where=where, fix="choose one from 0 to 65535")
     try:
-        found = await trio.socket.getaddrinfo(
+        addresses = await trio.socket.getaddrinfo(
             host, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE
         )
     except (gaierror, UnicodeError) as error:
@@ -60,7 +60,7 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
     listeners: list[trio.SocketListener] = []
     absent: OSError | None = None
     try:
-        for address in dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found):
+        for address in dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in addresses):
             try:
                 listeners += await trio.open_tcp_listeners(port, host=address)
             except OSError as error:
@@ -96,7 +96,7 @@ def _bind_error(error: OSError, port: int, where: str) -> PortBusy | Configurati
         return ConfigurationError(
             "the host is not an address of this machine",
             where=where,
-            fix="use 127.0.0.1 for this machine only, 0.0.0.0 for every interface",
+            fix="use 127.0.0.1 for this machine only, 0.0.0.0 for all interfaces",
         )
     return ConfigurationError(f"cannot listen: {error.strerror or error}", where=where)
 

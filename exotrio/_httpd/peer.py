@@ -1,8 +1,7 @@
 """The client of a connection: its bytes, read one chunk ahead, and ours, written within limits.
 
-Reading has a task of its own, so that a disconnect is noticed whatever the app is doing. The task sends
-the chunks through a channel without a buffer: at most one chunk waits there, and TCP holds back a client
-that sends more.
+A separate task reads, so that a disconnect is noticed whatever the app does. It sends the chunks through a
+channel without a buffer: at most one chunk waits there, and TCP slows down a client that sends more.
 """
 
 from __future__ import annotations

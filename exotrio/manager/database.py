@@ -10,17 +10,17 @@ from exotrio._util.database_url import check_database, is_database_url, parse_da
 from exotrio.manager.store.sqlite.database import MEMORY
 
 DEFAULT_DB = Path(".exotrio/state.db")
-"""The file, where no database is given. Keys that are generated lie beside it, those of a PostgreSQL too."""
+"""The default database file. Generated keys are next to it, also those for a PostgreSQL."""
 
 
 def choose_database(db: str | Path | None, settings: Settings) -> str | Path:
-    """Return the database that is meant: a file, ``:memory:``, or the URL of a PostgreSQL.
+    """Return the database to use: a file, ``:memory:``, or the URL of a PostgreSQL.
 
-    The first of: ``db``, ``EXOTRIO_DATABASE_URL``, ``.exotrio/state.db``. A URL that lacks only the password
-    of the one in the variable gets it from there, since it has no place in arguments.
+    The first of: ``db``, ``EXOTRIO_DATABASE_URL``, ``.exotrio/state.db``. A URL that equals the one in the
+    variable but for its password gets the password from there, since arguments are visible to other users.
 
     Raises:
-        ConfigurationError: it is a URL of something else, or malformed. Nothing of it is shown.
+        ConfigurationError: the URL is malformed, or of something else. The message does not show it.
     """
     variable = settings.database_url
     if db is None and variable is None:
@@ -33,7 +33,7 @@ def choose_database(db: str | Path | None, settings: Settings) -> str | Path:
 
 
 def place_of_keys(db: str | Path) -> Path | None:
-    """Return the file beside which generated keys are kept: for a PostgreSQL, ``.exotrio/state.db``.
+    """Return the file next to which generated keys are kept: for a PostgreSQL, ``.exotrio/state.db``.
 
     None for a database in memory.
     """
@@ -43,10 +43,10 @@ def place_of_keys(db: str | Path) -> Path | None:
 
 
 def must_share_keys(db: str | Path, host: str) -> bool:
-    """Return whether other state managers, on other machines, may have to read the secrets in a database.
+    """Return whether state managers on other machines may need the keys for the secrets in a database.
 
-    Their keys must be the same, so they have to be given, not generated: for a PostgreSQL on another machine,
-    or of a state manager that others reach.
+    Then keys must be configured, not generated. That is so for a PostgreSQL on another machine, or if other
+    machines reach this state manager.
     """
     if not is_database_url(db):
         return False

@@ -20,9 +20,12 @@ from exotrio.manager.store.sqlite.database import MOVED, Ownership, open_writer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """What was moved: how many rows of which table, and the new name of the file.
+    """What was moved.
 
-    ``was_moved_before``: an earlier call had moved it, and did not learn of that.
+    Attributes:
+        rows: Table to number of rows.
+        renamed: The new name of the file.
+        was_moved_before: An earlier call had moved it, and was killed before it renamed the file.
     """
 
     rows: dict[str, int]
@@ -33,14 +36,14 @@ class Move:
 async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = None) -> Move:
     """Move a file that is not in use into an empty PostgreSQL database, then rename it.
 
-    Before, the file is treated as at any start of a state manager: what runtimes inside its last process held
-    is claimable again, other claims get a fresh term. All is copied in one transaction. If this is killed at
-    any moment, it can be run again.
+    First the file is treated as at any start of a state manager: states that runtimes inside its last process
+    held are claimable again, other claims get a new term. Everything is copied in one transaction. If this is
+    killed, it can be run again.
 
     Args:
         db: The file.
         url: The PostgreSQL, ``postgresql://...``.
-        terms: How long claims hold, as the state managers are given it.
+        terms: How long claims hold, as configured for the state managers.
 
     Raises:
         DatabaseBusy: a state manager uses the file.
@@ -60,7 +63,7 @@ async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = 
     path = real_path(Path(db))
     renamed = path.with_name(path.name + MOVED)
     _check(path, renamed)
-    # Not as a service, which would make or use keys for secrets: those stay encrypted as they are.
+    # Not as a service, which would make or use keys for secrets: they are copied as they are encrypted.
     async with open_store(path) as store:
         await take_over(store, secrets.token_hex(8), monotonic_clock, terms or Terms())
     ownership = Ownership(path)
@@ -76,7 +79,7 @@ async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = 
 
 
 def _check(path: Path, renamed: Path) -> None:
-    """Raise DatabaseError for a file that is not there, or was moved before."""
+    """Raise DatabaseError for a file that does not exist, or was moved before."""
     if path.suffix == MOVED:
         raise DatabaseError(f"the file {path} was moved before", fix="to move it once more, rename it first")
     if path.is_file():

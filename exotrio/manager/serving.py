@@ -1,4 +1,4 @@
-"""Putting a state manager to work: inside a process, on a port, or both."""
+"""Running a state manager: inside a process, on a port, or both."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def embedded(
         db: Database file, made with its folder if missing; ``":memory:"``; or the URL of a PostgreSQL,
             ``postgresql://...``, on which other state managers may work too. Defaults to
             ``EXOTRIO_DATABASE_URL``, then ``.exotrio/state.db``.
-        keep: Seconds after which finished runs are deleted. Defaults to None: kept for ever.
+        keep: Seconds after which finished runs are deleted. Defaults to None: never.
         schedules: Trigger graphs by their cron expressions. Defaults to True.
         grace: Seconds that the last writes get when the block ends. Defaults to 5.
         lease_ttl: Seconds a claim holds without a heartbeat if it was made through another state manager on
@@ -106,7 +106,7 @@ async def embedded(
     async with open_service(
         db, clock=clock, terms=terms, keep_ms=keep_ms, schedules=schedules, grace=grace
     ) as service:
-        # Nobody is asked for the key in process; a random one would only take time.
+        # No key is required inside the process; a random one would only take time.
         app = local(create_app(service, key="in process"))
         yield httpx.ASGITransport(app, raise_app_exceptions=False)
 
@@ -115,7 +115,7 @@ async def embedded(
 class Served:
     """An embedded state manager that is also served on a port.
 
-    ``transport`` needs no key; ``key`` is what the API on the port asks for.
+    ``transport`` needs no key; the API on the port requires ``key``.
     """
 
     transport: httpx.AsyncBaseTransport
@@ -129,7 +129,7 @@ class Served:
         return await self._dashboard.sign_in_link(self.url, to)
 
     async def forget(self, namespace: str, worker_id: str) -> None:
-        """Take back at once what a runtime held. Call it only when its process has ended."""
+        """Release at once all states that a runtime held. Call it only when its process has ended."""
         service = self._service
         await service.store.write(workers.forget, namespace, worker_id, service.monotonic())
 
@@ -190,7 +190,7 @@ async def serve(
     clock: Clock = wall_clock,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a state manager on a port until told to stop. Reports the bound URLs when started.
+    """Run a state manager on a port until ``stopping`` is set. Reports the bound URLs when started.
 
     Args:
         host: Address to bind. Defaults to 127.0.0.1, which only this machine reaches.
@@ -199,21 +199,21 @@ async def serve(
             ``EXOTRIO_DATABASE_URL``, then ``.exotrio/state.db``.
         key: The API key. Prefer ``key_file``: arguments are visible to other users.
         key_file: File that holds the key. Without either, ``STATE_MANAGER_SECRET``, then
-            ``EXOSPHERE_API_KEY``, then on loopback a generated key kept beside the database (of a PostgreSQL
+            ``EXOSPHERE_API_KEY``, then on loopback a generated key kept next to the database (of a PostgreSQL
             on this machine: in ``.exotrio``).
         allowed_hosts: Host header values to accept. On loopback they are added to the loopback
             names; elsewhere an empty collection accepts any.
-        limits: What a client may take. Defaults to ``Limits()``.
+        limits: What one client may use. Defaults to ``Limits()``.
         grace: Seconds that requests in flight get once ``stopping`` is set, and after them the last writes.
             Defaults to 5.
         lease_ttl: Seconds a native claim holds without a heartbeat. Defaults to 60.
         poison_limit: A state is ERRORED once this many runtimes in a row were lost while they ran it.
             Defaults to 5.
         claim_timeout: Seconds a v0 claim holds; its holder cannot renew it, so this must be longer
-            than any node runs. Defaults to None: for ever.
+            than any node runs. Defaults to None: without a limit.
         keep: Seconds after which finished runs are deleted with all that belongs to them. The file does not
-            shrink; its free space is used again. Defaults to None: kept for ever.
-        native: Serve the native API beside v0. Defaults to True.
+            shrink; its free space is used again. Defaults to None: never.
+        native: Serve the native API next to v0. Defaults to True.
         open_metrics: Serve ``/metrics`` without the key. Defaults to False.
         metrics_port: Serve ``/metrics`` and the probes, and nothing else, on this port too, without the key.
             0 lets the kernel choose. Defaults to None.
@@ -232,7 +232,7 @@ async def serve(
     settings = read_settings()
     db = choose_database(db, settings)
     _require_seconds(lease_ttl=lease_ttl, claim_timeout=claim_timeout, grace=grace, keep=keep)
-    if port and port == metrics_port:  # two sockets could not be told apart by who is let in where
+    if port and port == metrics_port:
         raise ConfigurationError(
             f"port {port} cannot serve both the API and the metrics without a key",
             fix="choose another --metrics-port, or 0 for any free one; or use --open-metrics instead",
@@ -254,8 +254,7 @@ async def serve(
         host=host,
         settings=settings,
     ) as service:
-        beside = place_of_keys(db)
-        chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=beside)
+        chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=place_of_keys(db))
         hosts = {*loopback_names(host), *allowed_hosts} if is_loopback(host) else allowed_hosts or None
         limiter = ConnectionLimiter(limits.max_connections)
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
@@ -288,7 +287,7 @@ async def serve(
                 )
                 logger.info("metrics are served on %s", " ".join(urls(ports)))
             _announce(service, bound[0])
-            # Others on its database call it by its id.
+            # Other state managers on its database name it by its id in their logs.
             who = f" as state manager {service.manager}" if service.store.is_shared else ""
             logger.info(
                 "serving %s%s, with the key from %s, on %s",
@@ -305,7 +304,7 @@ async def serve(
 def _announce(service: Service, url: str) -> None:
     """Let commands in the same folder find this state manager, which has their database open."""
     if service.store.path is not None:
-        # An address that stands for all of this machine's is none to connect to everywhere.
+        # Not every system can connect to an address that stands for all addresses of a machine.
         reached = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         announce_url(service.store.path, reached)
 
@@ -321,7 +320,7 @@ async def _listen(ports: Sequence[int]) -> list[trio.SocketListener]:
 def _key(db: str | Path, settings: Settings) -> Key:
     file = place_of_keys(db)
     if file is None and settings.state_manager_secret is None and settings.api_key is None:
-        # In memory nothing outlives the process, and a sign-in link is enough to come in.
+        # A database in memory ends with the process, and a sign-in link is enough to open its dashboard.
         return Key(secrets.token_urlsafe(32), "nowhere: it is random")
     return choose_key(key=None, key_file=None, settings=settings, host=HOST, db=file)
 
@@ -329,7 +328,7 @@ def _key(db: str | Path, settings: Settings) -> Key:
 def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: str) -> ASGIApp:
     table = operation_routes(service.store, metrics, open_metrics=True)
     app = Starlette(routes=starlette_routes(table), exception_handlers=EXCEPTION_HANDLERS)
-    # Off loopback under any name: scrapers and probes call a pod by its address.
+    # Off loopback any Host is accepted: scrapers and probes address a pod by its IP address.
     hosts = loopback_names(host) if is_loopback(host) else None
     keyed = KeyRequired(app, store=service.store, key=key, open_paths=[route.path for route in table])
     return CheckedHost(keyed, hosts)

@@ -23,7 +23,7 @@ def test_the_key_signs_in_and_leads_to_where_somebody_wanted_to_go(
     expect(page.get_by_label("API key")).to_be_focused()
     page.keyboard.type("not the key")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_have_text("That is not the key.")
+    expect(page.get_by_role("alert")).to_have_text("Wrong key.")
     expect(page.get_by_label("API key")).to_have_value("")
     page.get_by_label("API key").fill(KEY)
     page.get_by_role("button", name="Sign in").click()

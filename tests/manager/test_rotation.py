@@ -118,7 +118,7 @@ async def test_a_start_with_a_new_key_in_front_encrypts_everything_with_it(
     caplog.set_level("INFO", logger="exotrio.manager")  # a command set it, if one ran before
     await read_secrets(db, states, given(NEW, OLD))
     assert key_ids(db) == {key_id(NEW)}
-    assert f"6 secrets of 3 graphs were encrypted anew with the key {key_id(NEW)}" in caplog.text
+    assert f"encrypted 6 secrets of 3 graphs with the key {key_id(NEW)}" in caplog.text
     caplog.clear()
     await read_secrets(db, states, given(NEW))
     assert "anew" not in caplog.text

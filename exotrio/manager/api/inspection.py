@@ -1,4 +1,4 @@
-"""Native routes for people: overview, checkup and export; the runtimes, and what is asked of them."""
+"""Native routes for people: overview, checkup and export; runtimes and commands to them; pausing."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Inspection:
 
     @ApiRoute("GET", NS + "/run/{run_id}/export", "Show a run as one page", "text/html")
     async def export(self, request: Request, namespace: str, run_id: str, query: ExportQuery) -> Response:
-        # Here: who embeds a state manager does not wait for templates to be loaded.
+        # Here: an embedded state manager does not load templates.
         from exotrio.manager.web import report
 
         cipher = self._service.cipher

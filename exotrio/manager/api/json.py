@@ -37,8 +37,8 @@ CLAIM_LIMIT = 10.0
 """Seconds that the write of a claim may take."""
 _MAX_ECHO = 200
 MAX_PROBLEMS = 100
-"""Problems of one request that a refusal names: all of them could be far longer than the request. The models
-see to it that pydantic collects no more than a few thousand: see ``PartByPart``."""
+"""Problems of one request that a refusal names: all of them could be far longer than the request. Of these
+pydantic collects at most a few thousand: see ``PartByPart``."""
 _MAX_INTEGER = 2**63 - 1
 """The maximum of the database."""
 _WHOLE = TypeAdapter(int)
@@ -54,6 +54,7 @@ class Unprocessable(Exception):
 
 
 def unprocessable(kind: str, location: list[str | int], message: str, value: object = None) -> Unprocessable:
+    """Return the refusal of a request with one problem."""
     return Unprocessable([{"type": kind, "loc": location, "msg": message, "input": _echo(value)}])
 
 
@@ -74,7 +75,7 @@ class ClaimReply(Response):
             await super().__call__(scope, receive, send)
         except BaseException as error:
             if self._undo is not None:
-                # Cancellation included: nobody will run these states.
+                # After a cancellation, too: no runtime will run these states.
                 logger.info("releasing claimed states: the reply could not be written (%r)", error)
                 self._undo()
             raise
@@ -112,7 +113,7 @@ def parse_json(body: bytes) -> Any:
 def parse_entries(body: bytes, name: str, model: type[M]) -> list[M]:
     """Parse a body that is an object with one list; raise Unprocessable if it is not, or the list too long.
 
-    Not by a model of the whole: that would collect the problems of all entries, however many these are.
+    It is not parsed by a model of the whole, which would collect the problems of all entries.
     """
     raw = parse_json(body)
     entries = raw.get(name) if isinstance(raw, dict) else None
@@ -133,7 +134,7 @@ def parse_entries(body: bytes, name: str, model: type[M]) -> list[M]:
 
 
 def entries_refused(refusal: EntriesRefused, name: str) -> Unprocessable:
-    """Return the refusal of a list for reasons that are not in its form, in the same shape as for those."""
+    """Return the refusal of entries of a list that have the right form, in the shape of all such refusals."""
     return Unprocessable(
         [
             {"type": "refused", "loc": ["body", name, index], "msg": entry.detail, "input": None}
@@ -165,7 +166,7 @@ def _items(error: ValidationError, *part: str | int, body: bytes = b"") -> list[
     """Return the problems of a part of the request in the shape of v0, without long or secret input."""
     items = []
     for problem in error.errors(include_url=False, include_context=False)[:MAX_PROBLEMS]:
-        # A step is an index, a field, or the client's own key of an object, of any length.
+        # A step is an index, a field, or the key of an object, which can have any length.
         steps = (step if isinstance(step, int) else shortened(step, _MAX_ECHO) for step in problem["loc"])
         location: list[str | int] = [*part, *steps]
         if problem["type"] == "json_invalid":
@@ -182,14 +183,14 @@ def _items(error: ValidationError, *part: str | int, body: bytes = b"") -> list[
 
 
 def json_offset(message: str, body: bytes) -> int:
-    """Return how many characters precede the place at which ``body`` stops being JSON.
+    """Return how many characters of ``body`` precede its first error.
 
     The message is the parser's: "... at line 1 column 2", counted in bytes.
     """
-    place = re.search(r" at line (\d+) column (\d+)$", message)
-    if place is None:
+    position = re.search(r" at line (\d+) column (\d+)$", message)
+    if position is None:
         return 0
-    line, column = int(place[1]), int(place[2])
+    line, column = int(position[1]), int(position[2])
     begin = sum(len(each) + 1 for each in body.split(b"\n", line - 1)[: line - 1])
     return len(body[: begin + column - 1].decode("utf-8", "replace"))
 
@@ -242,7 +243,7 @@ async def on_error(request: Request, error: Exception) -> Response:
             text = "; ".join(str(error).splitlines())
             logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, text)
             if isinstance(error, UnknownCommit):
-                # Not 503, which says that nothing happened.
+                # Not 503, which means that nothing was changed.
                 return reply({"detail": error.what}, 504)
             what_to_do = "" if isinstance(error, SecretUnreadable) else f"; {error.fix or 'try again later'}"
             return reply({"detail": f"{error.what}{what_to_do}"}, 503)

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes of a state manager.
+"""The metrics of a state manager, for Prometheus.
 
 prometheus_client is imported only when metrics are made: an embedded state manager has none. Labels are
 routes, nodes and words of ours, never the id of a run or a state.
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads."""
 CACHED = 5.0
-"""Seconds for which a look into the database counts, however many scrape."""
-MAX_LOOK = 3.0
+"""Seconds for which the counts of one query are served, however many scrape."""
+MAX_QUERY = 3.0
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 GAUGES = (
     (
@@ -60,7 +60,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
 class ManagerMetrics:
-    """The metrics of one state manager, in a registry of their own. Commits are counted from now on.
+    """The metrics of one state manager, in a separate registry. Commits are counted from now on.
 
     ``connections`` returns how many are open.
     """
@@ -71,8 +71,8 @@ class ManagerMetrics:
 
         self._store = store
         self._connections = connections
-        self._looking = trio.Lock()
-        self._looked_at: float | None = None
+        self._querying = trio.Lock()
+        self._queried_at: float | None = None
         self._backlog: list[Backlog] = []
         self._schedules: dict[tuple[str, str], bool] = {}
         self.registry: Any = CollectorRegistry()
@@ -103,7 +103,7 @@ class ManagerMetrics:
         """Return the present values in Prometheus' text format."""
         from prometheus_client import generate_latest
 
-        await self._look()
+        await self._query()
         return generate_latest(self.registry)
 
     def timed(self, app: ASGIApp, routes: Iterable[Route]) -> ASGIApp:
@@ -161,21 +161,21 @@ class ManagerMetrics:
         )
         yield InfoMetricFamily("exotrio_manager_build", "What runs here.", {"version": version("exotrio")})
 
-    async def _look(self) -> None:
-        async with self._looking:
+    async def _query(self) -> None:
+        async with self._querying:
             now = trio.current_time()
-            if self._looked_at is not None and now - self._looked_at < CACHED:
+            if self._queried_at is not None and now - self._queried_at < CACHED:
                 return
-            # No numbers are better than old ones, which an alarm would trust.
-            self._backlog, self._schedules, self._looked_at = [], {}, None
-            with trio.move_on_after(MAX_LOOK):
+            # An alarm would trust old numbers: none are better.
+            self._backlog, self._schedules, self._queried_at = [], {}, None
+            with trio.move_on_after(MAX_QUERY):
                 try:
                     self._backlog, self._schedules = await self._store.read(
                         lambda view: (backlog(view), schedules_paused(view))
                     )
                 except DatabaseError:
-                    return  # logged by whoever needed an answer; the other numbers still help
-                self._looked_at = now
+                    return  # logged by requests that needed an answer; the other numbers still help
+                self._queried_at = now
 
     def _committed(self, writes: int, ended: Counter[tuple[str, str, str]]) -> None:
         if writes:

@@ -88,33 +88,35 @@ class Native:
         claimed = await self._claim_or_wait(request, namespace, body)
         answer = self._claim_reply(claimed)
         if body.wait_ms and not claimed.states and is_crowded(request.scope):
-            # A client that asks again each second would keep its connection: it never counts as idle.
+            # A client that claims again each second would keep its connection: it never counts as idle.
             answer.headers["connection"] = "close"
         return answer
 
     async def _claim_or_wait(
         self, request: Request, namespace: str, body: native.NativeClaimRequest
     ) -> claims.Claimed:
-        """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
-        goes away or the server stops."""
+        """Claim; if there is nothing to claim, wait for it until ``wait_ms`` is over, the client disconnects
+        or the server stops."""
         limit = min(body.limit, MAX_BATCH)
-        asked = (namespace, body.limits, limit)
+        arguments = (namespace, body.limits, limit)
         claimer = self._claimer(request, body)
-        longest = _longest_wait(request, body.wait_ms)
+        max_wait = _max_wait(request, body.wait_ms)
 
         async def claim() -> claims.Claimed | None:
             await self._polled(namespace, body)
-            if longest == 0 or limit == 0:
-                return await self._store.write(claims.claim, *asked, claimer())
-            # It is served in the commit that has something for it. Woken to ask again, it would need a second
-            # commit between the end of a node and the begin of the next.
+            if max_wait == 0 or limit == 0:
+                return await self._store.write(claims.claim, *arguments, claimer())
+            # The commit that makes a state claimable also serves this claim. If it were woken to try again,
+            # there would be a second commit between the end of a node and the start of the next.
             with self._service.waiting.entered(namespace, body.worker_id, body.limits):
-                return await self._store.write_once_ready(longest, claims.claim_once_ready, *asked, claimer)
+                return await self._store.write_once_ready(
+                    max_wait, claims.claim_once_ready, *arguments, claimer
+                )
 
-        if longest == 0 or limit == 0:
+        if max_wait == 0 or limit == 0:
             claimed = await in_time(claim())
         else:
-            claimed = await _while_connected(request, longest + CLAIM_LIMIT, claim)
+            claimed = await _while_connected(request, max_wait + CLAIM_LIMIT, claim)
         return claimed or claims.Claimed([])
 
     def _claimer(
@@ -130,13 +132,13 @@ class Native:
         )
 
     async def _polled(self, namespace: str, body: native.NativeClaimRequest | native.ClaimAlong) -> None:
-        # A runtime that works on one run does not count as one that offers these nodes.
+        # A runtime that works on one run is not counted among those that offer these nodes.
         await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
 
-    def _claim_reply(self, claimed: claims.Claimed, **beside: object) -> ClaimReply:
+    def _claim_reply(self, claimed: claims.Claimed, **fields: object) -> ClaimReply:
         register = {"register": True} if claimed.unregistered else {}
         return ClaimReply(
-            {**beside, **register, "states": [{**state.v0, **state.native} for state in claimed.states]},
+            {**fields, **register, "states": [{**state.v0, **state.native} for state in claimed.states]},
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
@@ -148,26 +150,27 @@ class Native:
         body=list[native.OutcomeItem | native.ClaimItem],
     )
     async def record(self, request: Request, namespace: str) -> Response:
-        items, wanted = await body_reader(request).parse(request, _read_outcomes)
+        items, claim = await body_reader(request).parse(request, _read_outcomes)
         good = await masked(self._service, [item for item in items if not isinstance(item, native.ItemReply)])
         *earlier, last = _in_steps(good)
         replies: list[native.ItemReply] = []
         for step in earlier:
             replies += await self._store.write(outcomes.record_batch, namespace, step)
         claimed = claims.Claimed([])
-        if wanted is not None:
-            limit = min(wanted.limit, MAX_BATCH)
-            if self._service.waiting.has_others(namespace, wanted.worker_id, wanted.limits):
-                limit = min(limit, wanted.at_once)
-            await self._polled(namespace, wanted)
-            claim = (wanted.limits, limit, self._claimer(request, wanted))
-            recorded, claimed = await self._store.write(record_and_claim, namespace, last, *claim)
+        if claim is not None:
+            limit = min(claim.limit, MAX_BATCH)
+            if self._service.waiting.has_others(namespace, claim.worker_id, claim.limits):
+                limit = min(limit, claim.at_once)
+            await self._polled(namespace, claim)
+            recorded, claimed = await self._store.write(
+                record_and_claim, namespace, last, claim.limits, limit, self._claimer(request, claim)
+            )
             replies += recorded
         elif last:
             replies += await self._store.write(outcomes.record_batch, namespace, last)
         in_order = iter(replies)
         answers = [item if isinstance(item, native.ItemReply) else next(in_order) for item in items]
-        return reply({"items": answers}) if wanted is None else self._claim_reply(claimed, items=answers)
+        return reply({"items": answers}) if claim is None else self._claim_reply(claimed, items=answers)
 
     @ApiRoute("POST", NS + "/release", "Hand states back", native.ItemsReply)
     async def release(self, request: Request, namespace: str, body: native.ReleaseRequest) -> Response:
@@ -227,14 +230,14 @@ class Native:
 
     @ApiRoute("GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", native.Run)
     async def run(self, request: Request, namespace: str, run_id: str, query: native.RunQuery) -> Response:
-        longest = _longest_wait(request, query.wait_ms)
+        max_wait = _max_wait(request, query.wait_ms)
         run = None
-        if longest > 0:
+        if max_wait > 0:
             show = run_queries.show_run_once_ended
             run = await _while_connected(
                 request,
-                longest + CLAIM_LIMIT,
-                lambda: self._store.write_once_ready(longest, show, namespace, run_id),
+                max_wait + CLAIM_LIMIT,
+                lambda: self._store.write_once_ready(max_wait, show, namespace, run_id),
             )
         return reply(run or await self._store.read(run_queries.show_run, namespace, run_id))
 
@@ -285,15 +288,15 @@ def _new_run(entry: native.NativeTriggerRequest) -> NewRun:
     )
 
 
-def _longest_wait(request: Request, wait_ms: int) -> float:
-    """Return the seconds for which a client may wait here."""
+def _max_wait(request: Request, wait_ms: int) -> float:
+    """Return the seconds for which a client may wait at the server."""
     return 0.0 if is_crowded(request.scope) else from_ms(wait_ms)
 
 
 async def _while_connected(
-    request: Request, longest: float, something: Callable[[], Awaitable[T | None]]
+    request: Request, max_wait: float, wait: Callable[[], Awaitable[T | None]]
 ) -> T | None:
-    """Wait for something; None if the client goes away, the server stops, or ``longest`` seconds pass."""
+    """Return what ``wait`` returns; None if the client disconnects, the server stops, or the time is over."""
     stopping = stopping_event(request.scope)
 
     async def give_up_when_disconnected() -> None:
@@ -310,12 +313,12 @@ async def _while_connected(
     if LOCAL not in request.scope:  # a caller inside this process cancels this call
         watchers.append(give_up_when_disconnected)
     value: T | None = None
-    with trio.move_on_after(longest) as scope:
-        # No nursery without watchers: it takes a twentieth of the time from one node to the next.
+    with trio.move_on_after(max_wait) as scope:
+        # Without watchers there is no nursery, which takes a twentieth of the time between two nodes.
         async with in_background(*watchers) if watchers else nullcontext():
-            value = await something()
-            # A cancellation on the way out of here would lose the value: nobody would know what a claim took.
-            # The caller is cancelled at its next checkpoint instead.
+            value = await wait()
+            # A cancellation while the watchers end would lose the value, and with it the claimed states. The
+            # caller is cancelled at its next checkpoint instead.
             scope.shield = True
     return value
 
@@ -330,13 +333,13 @@ def _read_outcomes(
     raw = parse_json(body)
     if not isinstance(raw, list) or len(raw) > MAX_BATCH:
         raise unprocessable("list_type", ["body"], f"a list of at most {MAX_BATCH} outcomes is required")
-    wanted = None
+    claim = None
     if raw and isinstance(raw[-1], dict) and "claim" in raw[-1]:
         last = _read_item(native.ClaimItem.model_validate, raw[-1])
         if isinstance(last, native.ClaimItem):
-            wanted = last.claim
+            claim = last.claim
             del raw[-1]
-    return [_read_item(native.outcome_item.validate_python, item) for item in raw], wanted
+    return [_read_item(native.outcome_item.validate_python, item) for item in raw], claim
 
 
 def _in_steps(items: Sequence[native.OutcomeItem]) -> list[list[native.OutcomeItem]]:

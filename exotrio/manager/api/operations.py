@@ -1,4 +1,4 @@
-"""What operators run a state manager with: the routes of probes and metrics, and the reply that is a backup.
+"""Routes of probes, metrics and sign-in links, and the reply that is a backup.
 
 A backup is a copy of the database, sent piece by piece. It is as private as the database and holds secrets
 only encrypted; the key for them is in no backup.
@@ -32,7 +32,7 @@ from exotrio.manager.store.sqlite.copy import copied
 
 MAX_WRITE = 2.0
 CACHED = 1.0
-"""Seconds for which a check of the writer counts, so that strangers cannot keep it busy."""
+"""Seconds for which a check of the writer counts, so that unauthenticated clients cannot keep it busy."""
 PIECE = 256 * 1024
 """Bytes of a backup that are read and sent at once."""
 MIN_RATE = 1024 * 1024
@@ -76,26 +76,26 @@ class _Scraping:
 class _Probes:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._looking = trio.Lock()
-        self._looked_at = -CACHED
+        self._checking = trio.Lock()
+        self._checked_at = -CACHED
         self._problem = ""
 
     @ApiRoute("GET", "/livez", "Say that the process serves", "text/plain", is_open=True)
     async def livez(self, request: Request) -> Response:
-        # This loop serves every request: an answer shows that it runs. A database that is away or hangs does
-        # not count: what restarts this process by it would restart all state managers, and cure nothing.
+        # This loop serves every request: a response shows that it runs. The database is not checked: if it
+        # cannot be reached, restarting all state managers would not help.
         return PlainTextResponse("ok\n")
 
     @ApiRoute("GET", "/readyz", "Say whether the database can be written", "text/plain", is_open=True)
     async def readyz(self, request: Request) -> Response:
         stopping = stopping_event(request.scope)
-        problem = "stopping" if stopping is not None and stopping.is_set() else await self._look()
+        problem = "stopping" if stopping is not None and stopping.is_set() else await self._check()
         return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
 
-    async def _look(self) -> str:
+    async def _check(self) -> str:
         """Return why nothing can be written; an empty text if something can."""
-        async with self._looking:
-            if trio.current_time() - self._looked_at >= CACHED:
+        async with self._checking:
+            if trio.current_time() - self._checked_at >= CACHED:
                 self._problem = f"a write did not end within {MAX_WRITE:g} s"
                 with trio.move_on_after(MAX_WRITE):
                     try:
@@ -105,15 +105,15 @@ class _Probes:
                         cause = error.__cause__
                         why = str(cause) if isinstance(cause, Replaced) else type(cause).__name__
                         self._problem = f"the database cannot be written ({why})"
-                self._looked_at = trio.current_time()
+                self._checked_at = trio.current_time()
             return self._problem
 
 
 class BackupSlot:
-    """Held by the one backup that is being made or sent: each takes as much disk space as the database.
+    """Allows one backup at a time: each takes as much disk space as the database.
 
-    A client may read as slowly as it likes until another one requests a backup. Then it is disconnected if it
-    reads too slowly.
+    A client may read slowly until another one requests a backup. Then it is disconnected if it reads more
+    slowly than ``MIN_RATE``.
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class BackupReply(Response):
 
 @asynccontextmanager
 async def _opened(store: Store) -> AsyncIterator[tuple[int, Callable[[], Awaitable[bytes]]]]:
-    """Make a copy; give its size, and what reads the next piece of it."""
+    """Make a copy; yield its size, and a function that reads its next piece."""
     if store.path is None:
         content = io.BytesIO(await store.read(lambda view: view.serialize()))
 

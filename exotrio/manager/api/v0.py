@@ -124,7 +124,7 @@ class V0:
     async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
         # Proposed for the stock state manager, and in none of its releases.
         count = await self._store.write(graphs_engine.cancel_schedules, namespace, graph)
-        message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was to come due"
+        message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was scheduled"
         return reply(
             CancelledTriggers(namespace=namespace, graph_name=graph, cancelled_count=count, message=message)
         )

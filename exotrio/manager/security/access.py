@@ -42,7 +42,7 @@ class CheckedHost:
     Args:
         app: What is served.
         allowed_hosts: Host header values (without port) to accept, or None for any. On loopback this is what
-            keeps a web page from reaching the server through a name of its own.
+            keeps a web page from reaching the server under another name.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None) -> None:

@@ -1,4 +1,4 @@
-"""Keys: the API key of a server, and secrets of its own that live in files beside the database."""
+"""The API key that a server requires: where it comes from, and whether it is good enough."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from exotrio.errors import ConfigurationError
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file, secret_path
 
 PUBLISHED_KEYS = frozenset({"exosphere@123"})
-"""Keys of public documentation: everybody knows them."""
+"""Keys in public documentation, which protect nothing."""
 MIN_LENGTH = 16
-"""Characters that a key needs where others can guess it."""
+"""Characters that a key must have where clients on other machines could guess it."""
 MAKE_ONE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 
@@ -29,14 +29,14 @@ class Key(NamedTuple):
 def choose_key(
     *, key: str | None, key_file: Path | None, settings: Settings, host: str, db: Path | None
 ) -> Key:
-    """Return the API key that a server asks for.
+    """Return the API key that a server requires.
 
     The first of: ``key``, the text of ``key_file``, ``STATE_MANAGER_SECRET``, ``EXOSPHERE_API_KEY``,
-    and, on loopback, a generated key that is kept beside a database file.
+    and, on loopback, a generated key that is kept next to a database file.
 
     Raises:
-        ConfigurationError: there is none; or the server is reachable from elsewhere, and everybody knows the
-            key, or it has fewer than 16 characters.
+        ConfigurationError: there is none; or other machines can reach the server, and the key is a published
+            one, or has fewer than 16 characters.
     """
     source, file = "the argument", None
     if key is None and key_file is not None:
@@ -77,5 +77,5 @@ def choose_key(
 
 def _why_needed(host: str, db: Path | None) -> str:
     if db is None:
-        return "its database is in memory, so there is no file beside it to keep a generated key in"
+        return "its database is in memory, so there is no file next to it to keep a generated key in"
     return f"it is to bind {host}, where others reach it"

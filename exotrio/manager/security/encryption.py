@@ -1,12 +1,12 @@
-"""The keys for secrets at rest: where they come from, how they are written, and how they are exchanged.
+"""The keys for secrets at rest: where they come from, how they are written, and how they are replaced.
 
-They have nothing to do with the API key. They come from ``SECRETS_ENCRYPTION_KEY`` or from a file beside the
+They are independent of the API key. They come from ``SECRETS_ENCRYPTION_KEY`` or from a file next to the
 database that only its owner can read.
 
-A new key is put in front of the others. What they encrypted is then encrypted anew in one transaction, when a
-state manager starts and by ``rotate_secrets``. At the start, because a process has to start anyway to learn
-of a new key: a step of its own could be forgotten before the old key is removed. Secrets that no given key
-can read stay as they are, and can be read again once their key is given.
+A new key is put in front of the others. All secrets are then encrypted with it in one transaction, by
+``rotate_secrets`` and when a state manager starts: a process has to start anyway to learn of a new key, and a
+separate step could be forgotten before the old key is removed. Secrets that no key can decrypt are left
+unchanged, and can be decrypted once their key is there again.
 
 A backup stays encrypted with the keys of its time, so those must be kept as long as the backup.
 """
@@ -44,18 +44,18 @@ logger = logging.getLogger("exotrio.manager")
 
 MAKE_ONE = "head -c 32 /dev/urandom | base64"
 KEY_FILE = "secrets-key"
-"""Last part of the name of the file beside the database."""
+"""Last part of the name of the file next to the database."""
 
 
 def find_cipher(db: Path | None, settings: Settings, *, shared: bool = False) -> Cipher:
     """Return the cipher for a database.
 
-    Its keys are those in ``SECRETS_ENCRYPTION_KEY``; without it, those in the file beside the database,
-    which is made at first use; and in memory one that ends with the process.
+    Its keys are those in ``SECRETS_ENCRYPTION_KEY``; without it, those in the file next to the database,
+    which is made at first use. For a database in memory, the key ends with the process.
 
     Raises:
-        ConfigurationError: what is given is not a key; or nothing is given, and ``shared`` says that state
-            managers on other machines need the same key.
+        ConfigurationError: a key is malformed; or there is none, and state managers on other machines need
+            the same one (``shared``).
     """
     if settings.secrets_encryption_key:
         return cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
@@ -64,7 +64,7 @@ def find_cipher(db: Path | None, settings: Settings, *, shared: bool = False) ->
             "the state manager needs a key for secrets at rest",
             where=f"its PostgreSQL may have other state managers, which need the same one, and"
             f" {SECRETS_KEY_VARIABLE} is not set",
-            fix=f"set it for all of them to what this prints once: {MAKE_ONE}",
+            fix=f"set it for all of them to the output of one call of: {MAKE_ONE}",
         )
     if db is None:
         return Cipher(secrets.token_bytes(KEY_BYTES))
@@ -72,7 +72,7 @@ def find_cipher(db: Path | None, settings: Settings, *, shared: bool = False) ->
 
 
 def key_file_of(db: Path) -> str:
-    """Return the name of the key file beside a database, for messages."""
+    """Return the name of the key file next to a database, for messages."""
     return f"the file {secret_path(db, KEY_FILE)}"
 
 
@@ -81,10 +81,10 @@ def new_key() -> str:
 
 
 def cipher_from_text(text: str, *, source: str) -> Cipher:
-    """Return the cipher for keys given as base64 of 32 bytes each, plain or url-safe.
+    """Return the cipher for keys of 32 bytes each, in base64, plain or url-safe.
 
-    The keys are newest first, with commas, blanks or line ends between them. For one that is not such a key
-    ConfigurationError is raised, which names the ``source`` and does not show the key.
+    The keys are newest first, separated by commas, blanks or line ends. A malformed one raises a
+    ConfigurationError that names the ``source`` and does not show the key.
     """
     words = re.split(r"[\s,]+", text.strip(" \t\r\n,"))
     keys = []
@@ -105,37 +105,41 @@ def cipher_from_text(text: str, *, source: str) -> Cipher:
 
 
 async def renew_at_start(store: Store, cipher: Cipher) -> None:
-    """Encrypt with the newest key what is not, and log what cannot be read.
+    """Encrypt all secrets with the newest key, and log which cannot be decrypted.
 
-    The start is not refused, since the right key, or an upsert of the graph, fixes it. Until then every state
-    that needs such a secret is claimed and released again and again.
+    Those do not prevent the start, since the right key, or an upsert of the graph, fixes them. Until then
+    each state that needs such a secret is claimed and released again and again.
     """
-    found = await write_at_start(store, lambda: store.write(encrypt_anew, cipher))
-    if found.renewed:
+    report = await write_at_start(store, lambda: store.write(encrypt_anew, cipher))
+    if report.renewed:
         await _forget_log(store)
         logger.info(
-            "%d secrets of %d graphs were encrypted anew with the key %s, the newest in %s; %s",
-            *(found.renewed, found.graphs, cipher.newest, cipher.source),
+            "encrypted %d secrets of %d graphs with the key %s, the newest in %s; %s",
+            *(report.renewed, report.graphs, cipher.newest, cipher.source),
             "rotate-secrets says when no state manager uses the older keys any more"
             if store.is_shared
             else "the older keys are needed only for backups made before now",
         )
-    if found.problem:
-        logger.error("%s", found.problem)
+    if report.problem:
+        logger.error("%s", report.problem)
 
 
 async def _forget_log(store: Store) -> None:
-    # What was replaced is still in the write-ahead log, readable for whoever has the old key.
+    # The replaced ciphertexts are still in the write-ahead log, readable with the old key.
     if store.path is not None:
         await trio.to_thread.run_sync(truncate_log, store.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """What ``rotate_secrets`` did: ``renewed`` of ``total`` secrets were not encrypted with the newest key.
+    """What ``rotate_secrets`` did.
 
-    ``source`` is where the keys are, ``dropped`` how many older ones were removed from there. ``behind`` are
-    running state managers that still encrypt with another key.
+    Attributes:
+        total: How many secrets there are.
+        renewed: How many of them were not encrypted with the newest key.
+        source: Where the keys are.
+        dropped: How many older keys were removed from there.
+        behind: Running state managers that still encrypt with another key.
     """
 
     total: int
@@ -151,24 +155,26 @@ async def rotate_secrets(
 ) -> Rotation:
     """Encrypt all secrets of a database with a new key. A file must not be in use.
 
-    The new key is the first in ``SECRETS_ENCRYPTION_KEY``. Without that variable it is made, and put in front
-    of the others in the file beside the database before anything is encrypted with it. If it is killed at any
-    moment, all secrets can be read with the keys that are there then, and it can be run again.
+    The new key is the first in ``SECRETS_ENCRYPTION_KEY``. Without that variable it is generated, and put in
+    front of the others in the file next to the database before a secret is encrypted with it. If the process
+    is killed, all secrets can be decrypted with the keys in that file, and it can be run again.
 
-    ``drop_old`` removes the older keys from the file beside the database in the end. Cancellation is as if
-    killed.
+    ``drop_old`` removes the older keys from the file next to the database in the end.
+
+    Cancellation:
+        As if killed.
 
     Raises:
         DatabaseBusy: a state manager uses the database.
         DatabaseError: the database cannot be used, or a secret cannot be read with the keys that are
             given; then nothing was changed.
-        ConfigurationError: a key is not valid, or the file beside the database cannot be read or written.
+        ConfigurationError: a key is not valid, or the file next to the database cannot be read or written.
     """
     settings = settings or read_settings()
     from_variable = bool(settings.secrets_encryption_key)
     if drop_old and (from_variable or is_database_url(db)):
         raise ConfigurationError(
-            "only keys in the file beside a SQLite database can be dropped here",
+            "only keys in the file next to a SQLite database can be dropped here",
             where=f"{SECRETS_KEY_VARIABLE} is set, and the keys are in it"
             if from_variable
             else "the database is a PostgreSQL",
@@ -190,15 +196,15 @@ async def rotate_secrets(
         if problem := (await store.read(check_secrets, cipher)).problem:
             raise problem
         if not from_variable:
-            # First, and on disk: what is encrypted with a key that got lost is lost.
+            # First, and on disk: a secret that is encrypted with a lost key is lost.
             write_secret_file(secret_path(path, KEY_FILE), keys)
-        found = await store.write(encrypt_anew, cipher)
+        report = await store.write(encrypt_anew, cipher)
         await _forget_log(store)
         if drop_old:
             write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
         return Rotation(
-            total=found.total,
-            renewed=found.renewed,
+            total=report.total,
+            renewed=report.renewed,
             key_id=cipher.newest,
             source=cipher.source,
             dropped=len(cipher.key_ids) - 1 if drop_old else 0,
@@ -209,7 +215,7 @@ async def _rotate_shared(url: str, settings: Settings) -> Rotation:
     """Rotate on a PostgreSQL, whose state managers may be running: their keys are in the variable."""
     if not settings.secrets_encryption_key:
         raise ConfigurationError(
-            "on PostgreSQL the keys for secrets have to be given",
+            "on PostgreSQL the keys for secrets must be in the environment",
             where=f"{SECRETS_KEY_VARIABLE} is not set",
             fix=f"set {SECRETS_KEY_VARIABLE} as all state managers have it, the new key in front",
         )

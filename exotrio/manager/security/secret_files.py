@@ -1,4 +1,4 @@
-"""Secrets of a server in files of its own, beside the database."""
+"""Secrets of a server in files next to the database that only its owner can read."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ logger = logging.getLogger("exotrio.manager")
 
 
 def secret_path(db: Path, name: str) -> Path:
-    """Return the file of a secret beside a database."""
+    """Return the file of a secret next to a database."""
     return db.with_name(f"{db.name}.{name}")
 
 
 def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
     """Return the text of ``<db>.<name>``, making the file at first use, readable by its owner only.
 
-    Two processes that do it at once get the same text. It raises ConfigurationError if the file cannot be
-    read or written, as the functions below do.
+    Two processes that do so at the same time get the same text.
+
+    Raises:
+        ConfigurationError: the file cannot be read or written.
     """
     path = secret_path(db, name)
     try:
@@ -34,7 +36,8 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
         pass
     with _locked_folder(path):
         try:
-            return read_secret_file(path, own=True)  # of another process, a moment ago
+            # Another process made it between the first attempt to read it and the lock.
+            return read_secret_file(path, own=True)
         except FileNotFoundError:
             text = make()
             write_secret_file(path, text)
@@ -43,14 +46,14 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
 
 @contextmanager
 def _locked_folder(path: Path) -> Iterator[None]:
-    """Make the folder of a file if it is missing, and lock it: of a PostgreSQL nobody owns the database."""
+    """Make the folder of a file if it is missing, and lock it: no lock of a PostgreSQL covers the file."""
     try:
         make_folder(path.parent)
         fd = os.open(path.parent, os.O_RDONLY)
     except OSError as error:
         raise _not_written(path, error) from error
     try:
-        # NFS locks no folders. There two first starts at the same moment are not kept apart.
+        # Folders on NFS cannot be locked: there two first starts at the same moment may make two keys.
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -62,7 +65,7 @@ def write_secret_file(path: Path, text: str) -> None:
     """Make or replace a file that its owner only may read; on disk when this returns."""
     temporary = path.with_name(path.name + ".new")
     try:
-        # Removed first: the mode of a file that a former process left would stay.
+        # Removed first: a file that an earlier process left would keep its mode.
         temporary.unlink(missing_ok=True)
         # Renamed when complete: a crash in between leaves no empty key.
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -99,8 +102,8 @@ def read_secret_file(path: Path, *, own: bool = False) -> str:
 
     Args:
         path: The file.
-        own: Whether we made it: then it is not a link, and ours. Else it may be a link, as the secrets of
-            Kubernetes are; its target must not be a file that another user put into a shared folder.
+        own: Whether exotrio made it: then it must be a file of this user, and no link. Else it may be a link,
+            as the secrets of Kubernetes are, but not to a file of another user in a shared folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -109,7 +112,7 @@ def read_secret_file(path: Path, *, own: bool = False) -> str:
     try:
         fd = open_own(path if own else path.resolve(), os.O_RDONLY)
         with open(fd, encoding="utf-8") as file:
-            text, found = file.read().strip(), os.fstat(fd)
+            text, status = file.read().strip(), os.fstat(fd)
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
@@ -119,6 +122,6 @@ def read_secret_file(path: Path, *, own: bool = False) -> str:
         ) from error
     if not text:
         raise ConfigurationError(f"the key file {path} is empty", fix="write the key into it, or remove it")
-    if found.st_mode & stat.S_IROTH and found.st_uid == os.geteuid():
+    if status.st_mode & stat.S_IROTH and status.st_uid == os.geteuid():
         logger.warning("other users can read the key file %s: run chmod 600 %s", path, path)
     return text

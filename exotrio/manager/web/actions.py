@@ -1,4 +1,4 @@
-"""What the forms of the dashboard do: each changes something and reports it, or refuses."""
+"""What the forms of the dashboard do: each changes something and says so, or refuses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MAX_AT_ONCE = 100
 """Runs that one form may retry or cancel."""
 
 Done = tuple[str, str]
-"""What was done: the message for the next page, and the address of that page."""
+"""The message for the next page, which says what was done, and the address of that page."""
 Action = Callable[[PageRequest, Form], Awaitable[Done]]
 
 _FOLDERS = {"run_id": "runs", "graph": "graphs", "node": "nodes"}
-"""What an address names, and the first part of that address."""
+"""Parameter of a path to the part of the path before it."""
 
 
 async def retry_run(request: PageRequest, form: Form) -> Done:
@@ -35,10 +35,10 @@ async def retry_run(request: PageRequest, form: Form) -> Done:
 
 async def change_runs(request: PageRequest, form: Form) -> Done:
     """Retry or cancel the ticked runs, as far as possible."""
-    wanted = field(form, "do")
+    verb = field(form, "do")
     back = request.link("runs", **{name: field(form, name) for name in ("graph", "status", "since", "text")})
     chosen = list(dict.fromkeys(form.get("run", [])))
-    if wanted not in ("retry", "cancel"):
+    if verb not in ("retry", "cancel"):
         return ("Nothing changed: choose what to do with the ticked runs, retry or cancel.", back)
     if not chosen:
         return ("No run was ticked, so nothing changed.", back)
@@ -47,7 +47,7 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
     done, refused = 0, []
     for run_id in chosen:
         try:
-            if wanted == "cancel":
+            if verb == "cancel":
                 await request.service.store.write(runs.cancel, request.namespace, run_id)
             else:
                 request_id = _request_id(form)
@@ -55,14 +55,14 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
             done += 1
         except Refused as refusal:
             refused.append(refusal.detail)
-    flash = f"{plural(done, 'run')} {'cancelled' if wanted == 'cancel' else 'retried'}."
+    flash = f"{plural(done, 'run')} {'cancelled' if verb == 'cancel' else 'retried'}."
     if refused:
         flash += f" {len(refused):,} could not be: {refused[0]}."
     return (flash, back)
 
 
 async def retry_state(request: PageRequest, form: Form) -> Done:
-    """Retry one state, and lead to the new attempt."""
+    """Retry one state, and show the new attempt."""
     new_id = await request.service.store.write(
         retries.retry_anywhere, request.params["state_id"], _request_id(form)
     )
@@ -82,8 +82,8 @@ async def trigger(request: PageRequest, form: Form) -> Done:
     filled = await store.read_with_deadline(sent_form, request, form)
     key = field(form, "key").strip() or None
     run = runs.NewRun(
-        inputs=filled.given(filled.inputs),
-        store=filled.given(filled.store),
+        inputs=filled.texts_of(filled.inputs),
+        store=filled.texts_of(filled.store),
         start_delay_ms=round(float(field(form, "delay") or 0) * 1000),
         run_id=_request_id(form) if key is None else None,
         key=key,
@@ -92,7 +92,7 @@ async def trigger(request: PageRequest, form: Form) -> Done:
     try:
         started = await store.write(runs.trigger, request.namespace, request.params["graph"], run)
     except Refused as refusal:
-        # Of all that is refused here only a key that another run has is about a field.
+        # Of these refusals, only that of a key which another run has is about a field.
         raise FormRejected(form, {"key" if key and refusal.status == 409 else "": refusal.detail}) from None
     to = request.link("runs", started.run_id)
     if key is None or started.created:
@@ -109,7 +109,7 @@ async def delete_graph(request: PageRequest, form: Form) -> Done:
 
 
 def write(what: str, use_case: Callable[[Transaction, str, str], object], flash: str) -> Action:
-    """Return an action that is one use case on what the address names, and leads to the page of that."""
+    """Return an action that runs a use case on the run, graph or node in the path, and shows its page."""
 
     async def act(request: PageRequest, form: Form) -> Done:
         name = request.params[what]
@@ -123,14 +123,14 @@ async def cancel_schedule(request: PageRequest, form: Form) -> Done:
     """Cancel the schedule of a graph, until it is stored again."""
     graph = request.params["graph"]
     count = await request.service.store.write(graphs.cancel_schedules, request.namespace, graph)
-    done = "The schedule is cancelled." if count else "There was no schedule that was to come due."
+    done = "The schedule is cancelled." if count else "No run was scheduled."
     return (done, request.link("graphs", graph))
 
 
 async def drain(request: PageRequest, form: Form) -> Done:
-    """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
+    """Ask a runtime to drain: to claim nothing more, finish running states, and stop."""
     await request.service.store.write(workers.ask, request.namespace, field(form, "worker"), "drain")
-    return ("The runtime will be asked to drain with its next heartbeat.", request.link("runtimes"))
+    return ("The runtime drains after its next heartbeat.", request.link("runtimes"))
 
 
 async def ask_tasks(request: PageRequest, form: Form) -> Done:
@@ -162,10 +162,12 @@ ACTIONS: dict[str, Action] = {
     ),
     "/ns/{namespace}/graphs/{graph}/cancel": cancel_schedule,
     "/ns/{namespace}/nodes/{node}/pause": write(
-        "node", pausing.pause_node, "The node is paused: nothing more of it is claimed."
+        "node", pausing.pause_node, "The node is paused: none of its states are claimed."
     ),
-    "/ns/{namespace}/nodes/{node}/resume": write("node", pausing.resume_node, "The node is claimed again."),
+    "/ns/{namespace}/nodes/{node}/resume": write(
+        "node", pausing.resume_node, "States of the node are claimed again."
+    ),
     "/ns/{namespace}/runtimes/drain": drain,
     "/ns/{namespace}/runtimes/tasks": ask_tasks,
 }
-"""Path to what a form that is sent there does."""
+"""Path to the action of a form that is sent there."""

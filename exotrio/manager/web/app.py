@@ -80,16 +80,16 @@ class Dashboard:
         self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found: str | Exception | None
+        session: str | Exception | None
         try:
-            found = await self._sign_in.find(Request(scope))
+            session = await self._sign_in.find(Request(scope))
         except (DatabaseError, Refused) as error:
-            # Raised again by what needs the session: the response is the app's.
-            found = error
-        if isinstance(found, str):
-            # For every request with a session, style sheets included, so that its connection is kept open.
+            # Raised again by endpoints that need the session, so that the response is made as for any error.
+            session = error
+        if isinstance(session, str):
+            # For each request with a session, style sheets included, so that its connection is kept open.
             mark_authenticated(scope)
-        await self._app({**scope, SESSION: found}, receive, send)
+        await self._app({**scope, SESSION: session}, receive, send)
 
     def serves(self, path: str) -> bool:
         """Return whether a path begins like one of the dashboard's routes; all others are the API's."""
@@ -137,7 +137,7 @@ class Dashboard:
         self, page: Page, page_request: PageRequest, request: Request, session: str, status: int = 200
     ) -> Response:
         fragment_names = request.headers.get(guard.FRAGMENTS_HEADER)
-        wanted = ["page", *page.fragments] if fragment_names is None else fragment_names.split()
+        parts = ["page", *page.fragments] if fragment_names is None else fragment_names.split()
 
         def load(view: View) -> tuple[dict[str, Data], list[str], int, bool]:
             is_whole = fragment_names is None
@@ -145,7 +145,7 @@ class Dashboard:
             if names and page_request.namespace not in names:
                 return {}, names, view.now_ms, False
             flashes = is_whole and has_flashes(view, session)
-            return page.load(view, page_request, wanted), names, view.now_ms, flashes
+            return page.load(view, page_request, parts), names, view.now_ms, flashes
 
         data, namespaces, now, are_flashes = await self._service.store.read_with_deadline(load)
         if not data:
@@ -204,7 +204,7 @@ class Dashboard:
     # -- actions
 
     def _act(self, action: actions.Action, page_path: str, shown_by: Page | None) -> SignedInEndpoint:
-        """Return an endpoint for a form; what is refused leads back to ``page_path``."""
+        """Return the endpoint of a form. After a refusal the browser is sent back to ``page_path``."""
 
         async def act(request: Request, session: str) -> Response:
             page_request, form = self._page_request(request), await guard.read_form(request)
@@ -236,7 +236,7 @@ class Dashboard:
             case DatabaseError():
                 logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
                 if isinstance(error, UnknownCommit):
-                    text = "Whether this happened is not known. Look before you try again."
+                    text = "Whether this happened is not known. Check before you try again."
                     return self._problem(request, 504, text)
                 text = (
                     "The state manager cannot use its database now. Try again later; its log has the details."
@@ -248,14 +248,14 @@ class Dashboard:
 
     def _problem(self, request: Request, status: int, text: str) -> Response:
         if status == 404 and not isinstance(request.scope[SESSION], str):
-            # Strangers do not learn what exists.
-            return self._sign_in.lead_here(request, guard.path_and_query(request))
+            # Unauthenticated clients do not learn what exists.
+            return self._sign_in.redirect_to_sign_in(request, guard.path_and_query(request))
         return guard.html(
             render_whole(request, "problem.html", layout="bare.html", status=status, text=text), status
         )
 
     async def _problem_page(self, request: Request, status: int, text: str) -> Response:
-        """Return a problem with the way to the other pages of its namespace, for those who are signed in."""
+        """Return a problem as a page with links to the pages of its namespace, for clients with a session."""
         if guard.is_automatic(request) or not isinstance(request.scope[SESSION], str):
             return self._problem(request, status, text)
         try:

@@ -1,4 +1,4 @@
-"""What failed in a run, grouped by how it was raised: for its page and for its report."""
+"""The failed states of a run, grouped by how they failed: for its page and for its report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def faults_of(
     *,
     compare: int = MAX_FAILURES,
     limit: int = MAX_FAULTS,
-    longest: int = MAX_TRACE,
+    max_trace: int = MAX_TRACE,
 ) -> Data:
     """Return the ways in which states of a run failed, the most frequent first.
 
@@ -69,9 +69,9 @@ def faults_of(
         href: Returns the link to a state, by its id.
         compare: How many failed states are compared at most.
         limit: How many ways are shown at most.
-        longest: Characters of each traceback.
+        max_trace: Characters of each traceback.
     """
-    found: dict[tuple[int, int], Fault] = {}
+    by_way: dict[tuple[int, int], Fault] = {}
     compared = 0
     last: tuple[tuple[int, int], str | None] = (0, 0), None
     earliest: tuple[int, int, int] | None = None
@@ -80,12 +80,12 @@ def faults_of(
         error = row["error"] or ""
         at: int = row["finished_at"]
         earliest = min(earliest or (at, row["seq"], row["place"]), (at, row["seq"], row["place"]))
-        # A hash, since each state may have failed in a way of its own, and most ways are not shown.
+        # A hash, since each state may have failed in a different way, and most ways are not shown.
         way = (row["place"], last[0][1] if error == last[1] else hash(signature(error)))
-        fault = found.get(way)
+        fault = by_way.get(way)
         if fault is None:
             message = message_of(error, MAX_COMPARED, texts)
-            fault = found[way] = Fault(places[row["place"]].identifier, row["seq"], message, at, at)
+            fault = by_way[way] = Fault(places[row["place"]].identifier, row["seq"], message, at, at)
         elif len(fault.others) < MAX_MESSAGES and (way, error) != last:
             other = message_of(error, MAX_COMPARED, texts)
             if other != fault.message and other not in fault.others:
@@ -96,10 +96,10 @@ def faults_of(
         if len(fault.states) < MAX_NAMED:
             state_id = view.state_id(row["seq"])
             fault.states.append((state_id, href(state_id)))
-    faults = sorted(found.values(), key=lambda fault: -fault.count)
+    faults = sorted(by_way.values(), key=lambda fault: -fault.count)
     shown = faults[:limit]
     for fault in shown:
-        fault.trace = end_of(*end_of_error(view, fault.first, 2 * longest), longest, texts)
+        fault.trace = end_of(*end_of_error(view, fault.first, 2 * max_trace), max_trace, texts)
     first = None
     if earliest is not None:
         at, seq, place = earliest
@@ -116,17 +116,17 @@ def faults_of(
 
 
 def signature(error: str) -> str:
-    """Return what an error has in common with those that were raised in the same way.
+    """Return a text that is the same for all errors that were raised in the same way.
 
-    That is the frames of its traceback and the name of the exception; of an error without a traceback it
-    is its message, with the numbers left out.
+    It has the frames of the traceback and the name of the exception; of an error without a traceback it is
+    the message, without its numbers.
     """
     frames = list(_FRAME.finditer(error))
     if not frames:
         return re.sub(r"\d+", "0", message_line(error))
-    # Below a frame comes its line of code, perhaps with a row of ^^^ under it, indented deeper than a name.
+    # After a frame comes its line of code, perhaps with a row of ^^^ below, both indented deeper than a name.
     rest = [line for line in error[frames[-1].end() :].splitlines() if not line.startswith("    ")]
-    name = next((found[1] for line in rest if (found := _NAME.match(line))), "")
+    name = next((match[1] for line in rest if (match := _NAME.match(line))), "")
     return "\n".join([*(frame[1] for frame in frames), name])
 
 
@@ -137,7 +137,7 @@ def message_of(error: str, window: int, texts: ReportTexts) -> str:
     return texts.begin(message_line(masked, MAX_COMPARED), MAX_LINE)
 
 
-def end_of(error: str, size: int, longest: int, texts: ReportTexts) -> str:
-    """Return the end of an error of ``size`` characters (up to a NUL), from its last ``2 * longest``."""
-    before = max(size - len(error), 1) if len(error) == 2 * longest else 0
-    return texts.end(error, longest, before=before)
+def end_of(error: str, size: int, limit: int, texts: ReportTexts) -> str:
+    """Return the end of an error of ``size`` characters (up to a NUL), from its last ``2 * limit``."""
+    before = max(size - len(error), 1) if len(error) == 2 * limit else 0
+    return texts.end(error, limit, before=before)

@@ -42,10 +42,10 @@ def status_class(status: str, cancelled: bool = False) -> str:
 
 def classed(counts: Mapping[str, int], *, cancelled: bool = False) -> dict[str, int]:
     """Return counts by status as counts by class, in the order of a bar."""
-    found = dict.fromkeys((*CLASSES, CANCELLED), 0)
+    by_class = dict.fromkeys((*CLASSES, CANCELLED), 0)
     for status, count in counts.items():
-        found[status_class(status, cancelled)] += count
-    return {name: count for name, count in found.items() if count}
+        by_class[status_class(status, cancelled)] += count
+    return {name: count for name, count in by_class.items() if count}
 
 
 def run_counts(run: RunSummary) -> dict[str, int]:
@@ -104,11 +104,11 @@ def text_of(data: object) -> str:
     return data if isinstance(data, str) else to_json(data, indent=2, inf_nan_mode="constants").decode()
 
 
-def shorten(text: str, longest: int) -> str:
+def shorten(text: str, limit: int) -> str:
     """Return the text, or its beginning and how much is left out."""
-    if len(text) <= longest:
+    if len(text) <= limit:
         return text
-    return f"{text[:longest]}… ({len(text) - longest:,} more characters)"
+    return f"{text[:limit]}… ({len(text) - limit:,} more characters)"
 
 
 def short(identifier: str) -> str:

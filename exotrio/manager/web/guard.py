@@ -1,7 +1,7 @@
-"""Which requests are let in, and the headers of every response.
+"""Requests of browsers: their origin, cookies and forms; and the headers of every response.
 
 The session's cookie is SameSite=Strict, but for a browser every port of this machine is the same site. So a
-request that changes something must also name our own origin.
+request that changes something must also have the origin of this dashboard.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Form = dict[str, list[str]]
 
 MAX_FORM = 1024 * 1024
 MAX_SIGN_IN_FORM = 16 * 1024
-"""Bytes of the form that strangers may send."""
+"""Bytes of the form that unauthenticated clients may send."""
 FORM_TIME = 10.0
 """Seconds in which a form must have arrived."""
 MAX_FIELDS = 2_000
@@ -47,7 +47,7 @@ _OUR_COOKIES = re.compile(r"(?:^|;)[ \t]*(exotrio[a-z0-9_]*)=([^;\s]*)")
 
 
 def check_origin(request: Request) -> None:
-    """Refuse, with 403, a request that does not come from one of our own pages."""
+    """Refuse, with 403, a request that does not come from a page of this dashboard."""
     origin = request.headers.get("origin", "")
     host = request.headers.get("host", "")
     if not host or _origin_host(origin).lower() != host.lower():
@@ -67,7 +67,7 @@ def _origin_host(origin: str) -> str:
 
 
 def cookie_name(request: Request) -> str:
-    """Return the name of the session's cookie. It has the port, as browsers share cookies among all ports."""
+    """Return the name of the session's cookie, with the port: browsers share cookies among all ports."""
     port = request.headers.get("host", "").rpartition(":")[2]
     return f"exotrio_{port}" if port.isascii() and port.isdigit() else "exotrio"
 
@@ -80,14 +80,14 @@ def read_cookie(request: Request, name: str) -> str:
     are never quoted.
     """
     header = request.headers.get("cookie", "")[:MAX_COOKIES]
-    return next((value for found, value in _OUR_COOKIES.findall(header) if found == name), "")
+    return next((value for each, value in _OUR_COOKIES.findall(header) if each == name), "")
 
 
 def is_secure(request: Request) -> bool:
-    """Return whether the browser speaks HTTPS, to us or to a proxy in front of us.
+    """Return whether the browser uses HTTPS, to us or to a proxy in front of us.
 
-    ``X-Forwarded-Proto`` counts from any client: it only adds the attribute Secure to the cookie of whoever
-    sent it. A form also says it by its Origin; a link that signs in has none.
+    ``X-Forwarded-Proto`` counts from any client: it only adds the attribute Secure to the cookie of the
+    client that sent it. A form also has an Origin that tells; a link that signs in has none.
     """
     forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
     if "https" in (request.url.scheme, forwarded):
@@ -96,14 +96,14 @@ def is_secure(request: Request) -> bool:
 
 
 def set_cookie(request: Request, response: Response, name: str, value: str, *, max_age: int) -> None:
-    """Set a cookie that only our own pages send, for ``max_age`` seconds."""
+    """Set a cookie that no other site sends and no script reads, for ``max_age`` seconds."""
     response.set_cookie(
         name, value, max_age=max_age, httponly=True, samesite="strict", secure=is_secure(request)
     )
 
 
 def local_path(path: str) -> str:
-    """Return where to go after the sign-in: ``path`` if it is a path of this site, else the start page."""
+    """Return ``path``, to redirect to, if it is a path of this site; else that of the start page."""
     try:
         parts = urlsplit(path)
     except ValueError:
@@ -117,7 +117,7 @@ def local_path(path: str) -> str:
 
 async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> Form:
     """Return the fields of a form; refuse one that is longer than ``max_bytes``, too slow, or not a form."""
-    # Zeros may precede it. A large body that is awaited takes memory that is limited for all clients.
+    # Checked first (without leading zeros), as a large body waits for memory that all clients share.
     length = request.headers.get("content-length", "").lstrip("0")
     too_large = Refused(413, f"the form is longer than {max_bytes:,} bytes")
     if length.isascii() and length.isdigit() and (len(length) > 20 or int(length) > max_bytes):
@@ -154,7 +154,7 @@ def field(form: Form, name: str) -> str:
 
 
 def is_automatic(request: Request) -> bool:
-    """Whether the script sent the request, and not a person."""
+    """Return whether the script sent the request, and not a person."""
     return FRAGMENTS_HEADER in request.headers or request.url.path.startswith("/live/")
 
 
@@ -165,7 +165,7 @@ def path_and_query(request: Request) -> str:
 
 
 def filled_in(path: str, request: Request) -> str:
-    """Return the path of a page for the parameters of a request."""
+    """Return a path with its parameters replaced by those of the request."""
     return path.format(**{name: quote(value, safe="") for name, value in request.path_params.items()})
 
 

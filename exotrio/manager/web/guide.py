@@ -30,8 +30,8 @@ _NAMES = {path: name for name, (_, path) in PAGES.items()}
 
 @cache
 def guide_page(name: str) -> Markup:
-    """Return a page as HTML, or refuse with 404. It takes a tenth of a second, once."""
-    # Here, since most state managers are never asked for it.
+    """Return a page as HTML, or refuse with 404. The first call for a page takes a tenth of a second."""
+    # Here, since most state managers never show it.
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
@@ -51,7 +51,7 @@ def guide_page(name: str) -> Markup:
     is_linked = [True]
     for token in every(tokens):
         if token.type == "image":
-            # The dashboard is what it shows.
+            # It shows the dashboard itself.
             token.type, token.content, token.children = "text", "", None
         elif token.type == "link_open":
             target = _target(PAGES[name][1], str(token.attrGet("href")))
@@ -64,17 +64,17 @@ def guide_page(name: str) -> Markup:
         elif token.type == "link_close" and not is_linked.pop():
             token.tag = "span"
     content = markdown.renderer.render(tokens, markdown.options, {})
-    # Readers of the screen would announce it as the heading of a column.
+    # Screen readers would announce an empty one as the heading of a column.
     return Markup(content.replace("<th></th>", "<td></td>"))
 
 
 def anchor(heading: str) -> str:
-    """Return the name that links give to a heading, as GitHub makes it."""
+    """Return the anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _target(page: str, link: str) -> str | None:
-    """Return where a link of a page leads here; None if to a file that is only in the repository."""
+    """Return the target of a link here; None for a file that is only in the repository."""
     parts = urlsplit(link)
     if parts.scheme or not parts.path:
         return link

@@ -1,4 +1,4 @@
-"""Server-sent events that name the fragments of a page that changed; the script then requests these."""
+"""Server-sent events that name the changed fragments of a page; the script then requests these."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECHECK = 5.0
 KEEP_ALIVE = 15.0
 """Seconds without an event after which a comment is sent, so that a disconnect is noticed."""
 MAX_STREAMS = 64
-"""Each takes a connection; pages that get none poll every two seconds instead."""
+"""Each takes a connection. Further pages poll every two seconds instead."""
 
 
 class LiveResponse:
@@ -72,34 +72,35 @@ class LiveResponse:
                 nursery.start_soon(end_when_disconnected)
                 if stopping is not None:
                     nursery.start_soon(end_when_stopping, stopping)
-                # After a disconnect, send raises an OSError. If queries fail, or take too long, the browser
-                # connects again, and polls meanwhile.
+                # After a disconnect, send raises an OSError. If queries fail or take too long, the stream
+                # ends: the browser connects again, and polls meanwhile.
                 with suppress(OSError, DatabaseError, Refused):
                     await self._send_changes(send)
                 nursery.cancel_scope.cancel()
         finally:
             self._streams.discard(self)
+        # The client may disconnect during this last message, too.
         if not gone:
             with suppress(OSError):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_changes(self, send: Send) -> None:
         service = self._request.service
-        seen: int | None = None
+        checked: int | None = None
         checked_at = sent_at = trio.current_time()
         waiting = False
         await _send(send, b"retry: 2000\n\n")
         while await self._is_signed_in():
             now = trio.current_time()
             latest = service.store.written
-            if waiting or latest != seen or now - checked_at >= RECHECK:
-                seen, checked_at = latest, now
+            if waiting or latest != checked or now - checked_at >= RECHECK:
+                checked, checked_at = latest, now
                 try:
                     changed, waiting = await self._changes(now)
                 except Refused as refusal:
                     if refusal.status != 404:
                         raise
-                    # What the page shows is gone; the script learns that when it requests the fragments.
+                    # What the page shows was deleted; the script learns that when it requests the fragments.
                     changed, waiting = list(self._page.fragments), False
                 if changed:
                     sent_at = now
@@ -110,7 +111,7 @@ class LiveResponse:
             await trio.sleep(INTERVAL)
 
     async def _changes(self, now: float) -> tuple[list[str], bool]:
-        """Return the fragments that changed, and whether others did whose pace holds them back."""
+        """Return the changed fragments that may be loaded now, and whether the pace of others delays them."""
         versions = await self._request.service.store.read_with_deadline(self._page.versions, self._request)
         changed, waiting = [], False
         for name, fragment in self._page.fragments.items():

@@ -1,4 +1,4 @@
-"""A page: a template, files, and fragments that are rendered again alone when they changed."""
+"""Pages: a template each, and fragments of it that are rendered again alone when they change."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ MAX_TEXT = 200
 """Characters of a text that is searched for."""
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "exotrio_theme"
-"""Has the theme that somebody chose, so that a page has it from the start, also without the script. It is for
-all ports of this machine, unlike the cookie of the session."""
+"""The theme that was chosen. As a cookie, since a page needs it from its first byte, also without the script.
+It is for all ports of this machine, unlike the cookie of the session."""
 TYPES = {
     "style.css": "text/css; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
@@ -45,7 +45,7 @@ TYPES = {
 
 
 class FormRejected(Exception):
-    """A form that was sent is not accepted: the page at the same address is shown again with it.
+    """A form that was sent is not accepted: its page is shown again, with what was sent.
 
     Attributes:
         form: What was sent.
@@ -60,8 +60,12 @@ class FormRejected(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class PageRequest:
-    """A request for a page. Of several values with one name ``query`` has the last; ``rejected`` is the form
-    that it is shown again for."""
+    """A request for a page.
+
+    Attributes:
+        query: Of several values with one name it has the last.
+        rejected: The form that was not accepted, if the page is shown again for one.
+    """
 
     service: Service
     namespace: str
@@ -75,7 +79,7 @@ class PageRequest:
         return self.service.monotonic()
 
     def workers(self, view: View) -> list[Worker]:
-        """Return the runtimes that were heard of lately."""
+        """Return the runtimes that sent a heartbeat lately."""
         return workers_of(view, self.namespace, self.monotonic)
 
     def offers(self, view: View) -> dict[str, list[str]]:
@@ -89,11 +93,11 @@ class PageRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Fragment:
-    """A part of a page that is loaded again alone when it changed. A write to the store may change any.
+    """A part of a page that is loaded again alone when it may have changed, as after any write to the store.
 
     Attributes:
-        ages: Seconds after which it is loaded again although nothing happened, since it shows ages.
-        pace: Minimum seconds between two loads, for what costs more.
+        ages: Seconds after which it is loaded again although nothing was written, since it shows ages.
+        pace: Minimum seconds between two loads.
     """
 
     ages: int = 5
@@ -110,9 +114,9 @@ class Page:
 
     Attributes:
         folder: Of its templates: ``page.html``, and one for each fragment.
-        load: Returns the variables of ``page`` and of the fragments asked for; what only the whole page needs
-            only if ``page`` is asked for; with ``leads_to`` in those of
-            ``page`` the browser is sent there instead. Raises Refused.
+        load: Returns the variables of ``page`` and of the fragments that are named; what only the whole page
+            needs is loaded only if ``page`` is among these names. If the variables of ``page`` have
+            ``leads_to``, the browser is sent there instead. Raises Refused.
         own_versions: For a page that knows better than ``Fragment`` when its fragments change: returns for
             each fragment a value that changes when it does. Must be cheap.
     """
@@ -135,14 +139,14 @@ class Page:
 
 
 def link(namespace: str, *parts: str, **query: object) -> str:
-    """Return the path of a page, with what is not None of ``query``."""
+    """Return the path of a page, with a query of the values that are neither None nor empty."""
     path = "/" + "/".join(quote(part, safe="") for part in ("ns", namespace, *parts))
-    given = {name: value for name, value in query.items() if value not in (None, "")}
-    return path + (f"?{urlencode(given)}" if given else "")
+    filled = {name: value for name, value in query.items() if value not in (None, "")}
+    return path + (f"?{urlencode(filled)}" if filled else "")
 
 
 def navigation_at(view: View, path: str) -> Data:
-    """Return what the layout of a page without data shows: the namespace of ``path``, or the first."""
+    """Return the variables of the layout of a page without data: the namespace of ``path``, or the first."""
     _, first, *rest = path.split("/")
     namespace = rest[0] if first == "ns" and rest and rest[0] else first_namespace(view) or "default"
     return {
@@ -166,7 +170,7 @@ def asset(name: str) -> str:
 
 
 def style(name: str = "style.css") -> str:
-    """Return a style sheet, for a page that stands alone."""
+    """Return the text of a style sheet, for a page that must not refer to files."""
     return _content(name)[0].decode()
 
 
@@ -180,7 +184,7 @@ async def serve_asset(request: Request) -> Response:
 
 
 def _environment() -> Environment:
-    # Always escaped: nothing from users becomes markup. A misspelt name is an error, not a blank.
+    # Always escaped: no text of users becomes markup. A misspelt name is an error, not a blank.
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -218,14 +222,14 @@ def render_whole(request: Request, template: str, **variables: Any) -> Markup:
         template,
         theme=theme if theme in THEMES else "auto",
         themes=THEMES,
-        # Of what was sent by a form there is no page.
+        # There is no page to return to at the address of a form.
         here=path_and_query(request) if request.method == "GET" else "/",
         **variables,
     )
 
 
 def render_fragments(page: Page, data: Mapping[str, Data], common: Data) -> dict[str, Markup]:
-    """Return each fragment that ``data`` has, in the element that the script looks for."""
+    """Return each fragment that ``data`` has, in the element that the script replaces."""
     wrapper = Markup('<div data-fragment="{}">{}</div>')
     return {
         name: wrapper.format(name, render(f"{page.folder}/{name}.html", **common, **data[name]))

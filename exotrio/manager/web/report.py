@@ -1,7 +1,7 @@
-"""A run as one page that stands alone: for a mail, a ticket, or an archive.
+"""A run as one HTML file: for a mail, a ticket, or an archive.
 
-It has no script and loads nothing: its policy forbids both. Its size is bounded, however many states the run
-has, and it says what is left out. Secrets of the graph are masked in every text.
+It has no script and loads nothing: its policy forbids both. Its size is limited, however many states the run
+has, and it says what it leaves out. Secrets of the graph are masked in every text.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_TEXT = 8_000_000
 
 
 def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: bool = True) -> str:
-    """Return the page of a run, or refuse with 404; without ``values`` only names and errors are shown."""
+    """Return the file of a run, or refuse with 404; without ``values`` it shows only names and errors."""
     run = find_run(view, namespace, run_id)
     template = view.template(run["template"])
     by_place = counts_of(view, run["id"])
@@ -112,7 +112,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
 
 
 def headers(run_id: str) -> dict[str, str]:
-    """Return the headers of a response with such a page: browsers save it and do not show it."""
+    """Return the headers of the response: browsers save the file and do not show it."""
     return {
         "content-type": EXPORT_TYPE,
         "content-disposition": f'attachment; filename="run-{run_id[:8]}.html"',
@@ -170,7 +170,7 @@ def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
         "attempt": row["retry_count"] + 1,
         "waited": waited,
         "ran": ran,
-        # A runtime names itself, in any characters.
+        # The name that a runtime gives itself may have any characters.
         "worker": texts.begin(row["worker"] or ""),
         "created_at": row["created_at"],
         "claimed_at": row["claimed_at"],
@@ -184,7 +184,7 @@ def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
         "inputs": texts.values(inputs, row["inputs_size"]) if values else [],
         "pruned": came == "data",
         "outputs": texts.values(row[came], row[f"{came}_size"]) if values else [],
-        # They may hold values, and of what went well nobody looks for them.
+        # Log lines may contain values, and only those of failed states are needed.
         "logs": [
             {
                 "at": line.at,

@@ -1,4 +1,4 @@
-"""What a run began with and what came out of it: for its page and for its report."""
+"""The inputs and results of a run: for its page and for its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_STATES = 3
 
 
 def beginning_of(view: View, run: Row, template: Template, texts: ReportTexts, *, values: bool) -> Data:
-    """Return what a run was triggered by and with; without ``values`` only the names in its store."""
+    """Return what triggered a run, and its inputs and store; without ``values`` only names in the store."""
     (state,) = read_states(view, [first_state(view, run)])
     store = store_of(view, run, template)
     return {
@@ -39,7 +39,7 @@ def results_of(
     texts: ReportTexts,
     href: Callable[[str], str | None],
 ) -> Data:
-    """Return the outputs of the last successes of each node that nothing follows.
+    """Return the outputs of the last successes of each node without a next node.
 
     ``more`` counts the other successes of a node; ``left_out`` further nodes. ``href`` returns the link to a
     state, by its id.

@@ -1,4 +1,4 @@
-"""Signing in and out of the dashboard: by the key, or once by a link; and the session of each request."""
+"""Signing in to the dashboard, with the key or once with a link; signing out; the session of each request."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from exotrio.manager.web.page import render_whole
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 SignedInEndpoint = Callable[[Request, str], Awaitable[Response]]
-"""Is given the session, too."""
+"""Takes the request and the session."""
 SESSION = "exotrio.session"
-"""Key in an ASGI scope: the session of a request, or None; or the error that kept it from being looked up."""
+"""Key in an ASGI scope: the session of a request, None without one, or the error that finding it raised."""
 
 
 class SignIn:
@@ -37,17 +37,17 @@ class SignIn:
         ]
 
     async def find(self, request: Request) -> str | None:
-        """Return the session of a request, if it has one that did not end."""
+        """Return the session of a request, if it has one that has not ended."""
         return await self.sessions.find(guard.read_cookie(request, guard.cookie_name(request)))
 
     def session_of(self, request: Request) -> str | None:
-        """Return the session, used if a person sent the request; or raise why it could not be looked up."""
-        found: str | Exception | None = request.scope[SESSION]
-        if isinstance(found, Exception):
-            raise found
-        if found is not None and not guard.is_automatic(request):
-            self.sessions.use(found)
-        return found
+        """Return the session, which a request by a person keeps open; or raise the error of finding it."""
+        session: str | Exception | None = request.scope[SESSION]
+        if isinstance(session, Exception):
+            raise session
+        if session is not None and not guard.is_automatic(request):
+            self.sessions.use(session)
+        return session
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method == "POST":
@@ -74,11 +74,11 @@ class SignIn:
         key = guard.field(form, "key").strip()
         session_id = await self.sessions.sign_in(key)
         if session_id is None:
-            problem = "That is not the key."
+            problem = "Wrong key."
             if waited := await self._wrong_keys.delay_refusal(client_address(request.scope), key):
                 problem += (
-                    " Many wrong keys came from your address, so this answer was held back for"
-                    f" {math.ceil(waited)} s. Try again at any time: the right key is let in at once."
+                    " Many wrong keys came from your address, so this answer was delayed by"
+                    f" {math.ceil(waited)} s. Try again at any time: the right key is accepted at once."
                 )
             return self._form(request, to, problem=problem, status=401)
         mark_authenticated(request.scope)
@@ -102,9 +102,10 @@ class SignIn:
         return response
 
     def required(self, endpoint: SignedInEndpoint, *, page_path: str | None = None) -> Endpoint:
-        """Return an endpoint that sends strangers to the sign-in.
+        """Return an endpoint that redirects clients without a session to the sign-in.
 
-        What changes something comes from one of our own pages, and strangers come back to ``page_path``.
+        Afterwards they come back to the same address. A form has ``page_path`` instead, to which they come
+        back, and must come from a page of this dashboard.
         """
 
         async def checked(request: Request) -> Response:
@@ -113,12 +114,12 @@ class SignIn:
             if (session := self.session_of(request)) is not None:
                 return await endpoint(request, session)
             to = guard.path_and_query(request) if page_path is None else guard.filled_in(page_path, request)
-            return self.lead_here(request, to)
+            return self.redirect_to_sign_in(request, to)
 
         return checked
 
-    def lead_here(self, request: Request, path: str) -> Response:
-        """Return the response for a stranger, which leads by the sign-in to a path."""
+    def redirect_to_sign_in(self, request: Request, path: str) -> Response:
+        """Return the response to a client without a session. Signed in, the browser comes to ``path``."""
         if guard.is_automatic(request):
             return PlainTextResponse("signed out", 401, headers=guard.HEADERS)
         return guard.redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")

@@ -1,5 +1,5 @@
-"""The form that starts a run: a field for each input of the root and each key of the store, by what the nodes
-take; what it is filled in with, and what is wrong with that."""
+"""The form that starts a run: a field for each input of the root and each key of the store, of the type that
+the nodes declare; the texts it is filled in with, and the problems of those."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from exotrio.manager.web.page import FormRejected, PageRequest
 INPUT, STORE = "input.", "store."
 """Prefixes of the names of fields; the rest is the name of the input or the key."""
 EMPTY = "empty."
-"""Prefix of the name of the box beside a field that says that an empty text is meant."""
+"""Prefix of the name of the box next to a field that says that an empty text is meant."""
 MAX_DELAY = 30 * 86_400
 """Seconds by which the start of a run may be delayed."""
 MAX_FILLED = 900_000
-"""Bytes, as they are sent, that are taken from another run: all of it has to fit into ``guard.MAX_FORM``."""
+"""Bytes, as sent, that are taken from another run: the whole form must fit into ``guard.MAX_FORM``."""
 LONG = 100
-"""Characters from which on a text gets several lines."""
+"""Characters above which a text gets several lines."""
 
 _SHOWN = {
     "number": re.compile(r"-?(\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?"),
     "date": re.compile(r"\d{4}-\d\d-\d\d"),
     "time": re.compile(r"\d\d:\d\d(:\d\d)?"),
 }
-"""What browsers show in a field of a type; of anything else it would be emptied."""
+"""The texts that browsers show in a field of a type. With any other text they show it empty."""
 _DELAY = Declared(
     type="number",
     description=f"a number of seconds from 0 to {MAX_DELAY:,}",
@@ -63,12 +63,12 @@ class FormField:
         id: Of its element.
         name: In the form that is sent.
         label: The name of the input, or the key.
-        values: What it takes.
-        about: What it is for.
-        default: The text that is used if it is left empty; None if there is none that it takes.
-        text: What it is filled in with.
+        values: The values that it accepts.
+        about: Its description.
+        default: The text that is used if it is left empty; None if there is none that it accepts.
+        text: The text in it.
         is_empty: Whether an empty text is meant.
-        problem: What is wrong with it, as in "must be a whole number".
+        problem: What is wrong with the text, as in "must be a whole number".
     """
 
     id: str
@@ -82,7 +82,7 @@ class FormField:
     problem: str | None = None
 
     def find_problem(self) -> str | None:
-        """Return what is wrong with what it is filled in with."""
+        """Return what is wrong with the text in it."""
         if self.name == "key":
             return _problem_of_key(self.text.strip())
         if self.text or self.is_empty:
@@ -91,7 +91,7 @@ class FormField:
 
     @property
     def has_box(self) -> bool:
-        """Whether it makes a difference to mean an empty text, and whether that is allowed."""
+        """Whether an empty text differs from the default and is allowed."""
         return self.is_empty or (self.default != "" and self.values.problem("") is None)
 
     @property
@@ -115,7 +115,7 @@ class FormField:
         return "textarea" if is_long or self.values.limits.get("maxLength", 0) > LONG else "text"
 
     def _is_shown_in(self, control: str) -> bool:
-        # Of numbers also one that does not fit is shown; of 2026-02-30 nothing would be.
+        # A number beyond its limits is shown all the same; a date that does not exist is not.
         fits = control == "number" or self.values.problem(self.text) is None
         return fits and _SHOWN[control].fullmatch(self.text) is not None
 
@@ -136,8 +136,8 @@ class StartForm:
         inputs: The fields of the inputs of the root.
         store: Those of the keys of the store.
         run: The others.
-        taken_from: The id of the run that it was filled in with.
-        problem: What is wrong, if it is no field.
+        taken_from: The id of the run whose values it was filled in with.
+        problem: What is wrong, if not with a field.
         is_sent: Whether it was sent, and not accepted.
     """
 
@@ -185,8 +185,8 @@ class StartForm:
         return [each for each in self.fields if each.problem]
 
     @staticmethod
-    def given(fields: Iterable[FormField]) -> dict[str, str]:
-        """Return the texts of fields by their labels, without those that are left to the graph."""
+    def texts_of(fields: Iterable[FormField]) -> dict[str, str]:
+        """Return the texts of fields by their labels, without fields that are left to the graph's default."""
         return {each.label: each.text for each in fields if each.text or each.is_empty}
 
     def fill(self, form: Form) -> None:
@@ -199,9 +199,9 @@ class StartForm:
     def fill_from(
         self, run_id: str, inputs: Mapping[str, str], store: Mapping[str, str], secrets: Collection[str]
     ) -> None:
-        """Fill it in with what another run was started with, as far as the graph would not have it so.
+        """Fill it in with the inputs and the store of another run, where they differ from the defaults.
 
-        What contains a secret of the graph, or is too long, is left out, which is a problem of its field.
+        A text that contains a secret of the graph, or is too long, is left out: a problem of its field.
         """
         self.taken_from = run_id
         self._add_keys(store)
@@ -209,11 +209,11 @@ class StartForm:
         root = self._template.root
         by_graph = {INPUT + name: _built(root.inputs[name], known) for name in root.inputs}
         by_graph |= {each.name: each.default for each in self.store}
-        given = {INPUT + name: text for name, text in inputs.items()}
-        given |= {STORE + key: text for key, text in store.items()}
+        texts = {INPUT + name: text for name, text in inputs.items()}
+        texts |= {STORE + key: text for key, text in store.items()}
         redactor, left = redactor_of(secrets), MAX_FILLED
         for each in (*self.inputs, *self.store):
-            text = given.get(each.name)
+            text = texts.get(each.name)
             size = 0 if text is None else len(quote_plus(text.replace("\n", "\r\n"), errors="replace"))
             if text is None or text == by_graph[each.name]:
                 continue
@@ -226,7 +226,7 @@ class StartForm:
                 each.text, each.is_empty = text, not text
 
     def _add_keys(self, keys: Iterable[str]) -> None:
-        """Add fields for keys that the graph does not name: a run may have any."""
+        """Add fields for keys that the graph does not name: the store of a run may have any."""
         known = {each.label for each in self.store}
         for key in keys:
             if key not in known:
@@ -234,7 +234,7 @@ class StartForm:
 
 
 class _Inputs:
-    """What the registered nodes say of their inputs. Each node is read once."""
+    """The inputs that registered nodes declare. Each node is read once."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -247,27 +247,27 @@ class _Inputs:
         return self._nodes[node].get(name) or Field(name)
 
     def from_key(self, template: Template, key: str) -> Field:
-        """Return the inputs that are a key of the store as it is, if they all take the same."""
+        """Return the declaration of all inputs that are exactly this key, if they accept the same values."""
         alone = (StoreRef(key),)
-        found = [
+        declared = [
             self.of(place, name)
             for place in template.places
             for name, pieces in place.inputs.items()
             if pieces == alone
         ]
-        if not found or any(each.values != found[0].values for each in found):
+        if not declared or any(each.values != declared[0].values for each in declared):
             return Field(key)
-        return replace(found[0], name=key)
+        return replace(declared[0], name=key)
 
 
 def _built(pieces: Iterable[Piece], store: Mapping[str, str]) -> str | None:
-    """Return the text that a graph builds of a store; None if a key is missing."""
+    """Return the text that a graph makes of a store; None if a key is missing."""
     texts = [store.get(piece.key) if isinstance(piece, StoreRef) else piece for piece in pieces]
     return "".join(map(str, texts)) if None not in texts else None
 
 
 def start_form(view: View, request: PageRequest, graph: Row, template: Template) -> StartForm:
-    """Return the form of a graph: as it was sent, if it was not accepted, or filled in with another run."""
+    """Return the form of a graph: empty, filled in with another run, or as it was sent if it was rejected."""
     form = StartForm(view, template)
     if request.rejected is not None:
         form.fill(request.rejected.form)

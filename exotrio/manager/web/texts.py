@@ -1,4 +1,4 @@
-"""Texts of reports and of values: without the given secrets, without control characters, not too long."""
+"""Texts of reports and of values: without secrets and control characters, and shortened."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ class ReportTexts:
     def masked(self, text: str, *, cut_before: bool = False, cut_after: bool = False) -> str:
         """Return a text, or a part of a longer one, with its secrets masked.
 
-        Where it was cut some more is dropped: it may be a part of a secret.
+        Where it was cut, some more is dropped, which may be a part of a secret.
         """
         # Masked before it is shortened, since half a secret is not recognized.
         text = self._redactor.redact(text, cut_before=cut_before, cut_after=cut_after)
         return harmless(text.encode("utf-8", "backslashreplace").decode())
 
-    def begin(self, text: str, longest: int = MAX_VALUE, *, cut_after: bool = False) -> str:
+    def begin(self, text: str, limit: int = MAX_VALUE, *, cut_after: bool = False) -> str:
         """Return a text, or its beginning and how much is left out. With ``cut_after`` more followed."""
-        text = shorten(self.masked(text, cut_after=cut_after), longest)
+        text = shorten(self.masked(text, cut_after=cut_after), limit)
         self.spent += len(text)
         return text
 
-    def end(self, text: str, longest: int, *, before: int = 0) -> str:
-        """Return a text, or its end, where an error says most, and how much is left out.
+    def end(self, text: str, limit: int, *, before: int = 0) -> str:
+        """Return a text, or its end, which says most of an error, and how much is left out.
 
         ``before`` counts characters that are left out already.
         """
-        given = len(text)
+        size = len(text)
         text = self.masked(text, cut_before=before > 0)
         if before:
-            before += max(0, given - len(text))
-        before += max(0, len(text) - longest)
+            before += max(0, size - len(text))
+        before += max(0, len(text) - limit)
         if before:
-            text = f"({before:,} characters before) …{text[-longest:]}"
+            text = f"({before:,} characters before) …{text[-limit:]}"
         self.spent += len(text)
         return text
 
@@ -67,8 +67,8 @@ class ReportTexts:
 
     def pairs(self, items: Iterable[tuple[str, object]]) -> list[Pair]:
         """Return name and text of each value."""
-        given = list(items)
-        shown = [(self.begin(name), self.begin(text_of(value))) for name, value in given[:MAX_VALUES]]
-        if len(given) > MAX_VALUES:
-            shown.append(("", f"… and {len(given) - MAX_VALUES:,} more"))
+        values = list(items)
+        shown = [(self.begin(name), self.begin(text_of(value))) for name, value in values[:MAX_VALUES]]
+        if len(values) > MAX_VALUES:
+            shown.append(("", f"… and {len(values) - MAX_VALUES:,} more"))
         return shown

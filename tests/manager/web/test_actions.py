@@ -127,14 +127,14 @@ async def test_a_node_is_paused_and_whatever_waits_for_it_says_so_until_it_is_re
         "/ns/shop": (f'paused: <a href="/ns/shop/nodes/{node}">', "(1 waits)"),
     }
     html = await site.browser.do(f"/ns/shop/nodes/{node}/pause")
-    assert "The node is paused: nothing more of it is claimed." in html
+    assert "The node is paused: none of its states are claimed." in html
     for path, parts in waiting.items():
         page = await site.browser.page(path)
         for part in parts:
             assert part in page, (path, part)
     await flow.none_ready("work")
     html = await site.browser.do(f"/ns/shop/nodes/{node}/resume")
-    assert "The node is claimed again." in html
+    assert "States of the node are claimed again." in html
     for path, parts in waiting.items():
         page = await site.browser.page(path)
         assert not [part for part in parts if part in page], path

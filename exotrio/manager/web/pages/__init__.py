@@ -1,4 +1,4 @@
-"""The pages of the dashboard: which queries each needs, and what its templates get of them."""
+"""The pages of the dashboard: each reads its data by queries and gives it to its templates."""
 
 from exotrio.manager.web.page import Page
 from exotrio.manager.web.pages import graphs, nodes, overview, runs, runtimes, search, state, system

@@ -1,5 +1,5 @@
-"""The graphs of a namespace: whether each can run, and when its schedule runs it next. One of them: its
-picture, its problems, its policy, its schedule, and a form that starts a run of it."""
+"""The list of graphs: whether each can run, and when its schedule triggers it next. One graph: its picture,
+problems, retry policy and schedule, and a form that starts a run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FIRINGS = 5
 RUNS_SHOWN = 10
 
 
-def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Graphs"}}
-    if "list" in wanted:
+    if "list" in parts:
         data["list"] = {"graphs": show_graphs(view, request.namespace)}
     return data
 
@@ -38,7 +38,7 @@ LIST = Page(
 )
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     name = request.params["graph"]
     graph = find_graph(view, request.namespace, name)
     template = view.template(graph["template"])
@@ -47,7 +47,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     store = template.body.store_config
 
     def href(place: Place) -> str | None:
-        # Other namespaces have pages of their own.
+        # A node of another namespace has no page in this one.
         return request.link("nodes", place.node_name) if place.namespace == request.namespace else None
 
     boxes = boxes_of(template, href=href, note=lambda place: notes.get(place.identifier))
@@ -67,27 +67,27 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "timeouts": [
                 (place.identifier, place.timeout_ms) for place in template.places if place.timeout_ms
             ],
-            "form": start_form(view, request, graph, template) if "page" in wanted else None,
+            "form": start_form(view, request, graph, template) if "page" in parts else None,
             "root": template.root.identifier,
             "request_id": str(uuid.uuid4()),
             "updated_at": graph["updated_at"],
         }
     }
-    if "trend" in wanted:
+    if "trend" in parts:
         span = span_of(request)["span"]
         graphs = (graph["id"],)
         runs = trend(view, span, graphs=graphs, runs=True)
         data["trend"] = show_trend(trend(view, span, graphs=graphs), runs=runs)
-    if "runs" in wanted:
-        found = search(view, request.namespace, graph=name)
-        data["runs"] = {"runs": found.rows[:RUNS_SHOWN], "searched": found.searched, "of_graph": name}
+    if "runs" in parts:
+        page = search(view, request.namespace, graph=name)
+        data["runs"] = {"runs": page.rows[:RUNS_SHOWN], "searched": page.searched, "of_graph": name}
     return data
 
 
 def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dict[str, Any]]:
     """Return each schedule: its expression, its zone, its next times in Unix milliseconds, and whether it
     was cancelled."""
-    found = []
+    crons = []
     for schedule in template.body.schedules:
         at: int | None = firings.get(schedule)
         times: list[int] = []
@@ -96,8 +96,8 @@ def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dic
             at = next_occurrence_ms(schedule, at)
         expression, zone = parts_of(schedule)
         is_cancelled = not times and next_occurrence_ms(schedule, now_ms) is not None
-        found.append({"expression": expression, "zone": zone, "firings": times, "cancelled": is_cancelled})
-    return found
+        crons.append({"expression": expression, "zone": zone, "firings": times, "cancelled": is_cancelled})
+    return crons
 
 
 PAGE = Page(

@@ -1,5 +1,5 @@
-"""The registered nodes: who offers them, how long they take, how often they fail. One of them: also its
-trend, its last failures and its fields."""
+"""The list of registered nodes: which runtimes offer them, how long they take, how often they fail. One node:
+also its trend, last failures and fields."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 FAILURES_SHOWN = 10
 
 
-def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Nodes"}}
-    if "list" in wanted:
+    if "list" in parts:
         backlogs = {each.node: each for each in backlog(view, namespace=request.namespace)}
         offers = request.offers(view)
         data["list"] = {
@@ -41,7 +41,7 @@ LIST = Page(
 )
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     node = find_node(view, request.namespace, request.params["node"])
     name: str = node["name"]
     data: dict[str, Data] = {
@@ -59,7 +59,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "graphs": graphs_using(view, request.namespace, name),
         }
     }
-    if "now" in wanted:
+    if "now" in parts:
         (waiting,) = backlog(view, namespace=request.namespace, node=name)
         data["now"] = {
             "offered": request.offers(view).get(name, ()),
@@ -69,9 +69,9 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
                 ("last day", performance(view, node["id"], DAY)),
             ],
         }
-    if "trend" in wanted:
+    if "trend" in parts:
         data["trend"] = show_trend(trend(view, span_of(request)["span"], nodes=(node["id"],)))
-    if "failures" in wanted:
+    if "failures" in parts:
         data["failures"] = {"failures": last_failures(view, node["id"], FAILURES_SHOWN)}
     return data
 

@@ -18,26 +18,26 @@ from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 RUNS_SHOWN = 12
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     nodes = nodes_of(view, request.namespace)
     data: dict[str, Data] = {"page": {"title": "Overview", **span_of(request)}}
-    if {"now", "runtimes"}.intersection(wanted):
+    if {"now", "runtimes"}.intersection(parts):
         held = count_held(view, request.namespace)
-        if "now" in wanted:
+        if "now" in parts:
             data["now"] = _now(view, request, nodes, held)
-        if "runtimes" in wanted:
+        if "runtimes" in parts:
             data["runtimes"] = {
                 "workers": request.workers(view),
                 "held": held.by_worker,
                 "anonymous": len(live_v0_runtimes(view, request.namespace, request.monotonic)),
             }
-    if "trend" in wanted:
+    if "trend" in parts:
         span = span_of(request)["span"]
         runs = trend(view, span, graphs=graphs_of(view, request.namespace), runs=True)
         data["trend"] = show_trend(trend(view, span, nodes=nodes), runs=runs)
-    if "failing" in wanted:
+    if "failing" in parts:
         data["failing"] = {"nodes": _failing(view, nodes)}
-    if "runs" in wanted:
+    if "runs" in parts:
         newest = newest_runs(view, request.namespace, RUNS_SHOWN)
         data["runs"] = {"runs": newest, "of_graph": None, "searched": None}
     return data
@@ -56,16 +56,16 @@ def _now(view: View, request: PageRequest, nodes: dict[int, str], held: Held) ->
 
 
 def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
-    """Return the nodes that states failed of, as ``current`` counts them, most first; then those of which
-    only attempts did that were retried."""
-    found = []
+    """Return the nodes with failed states, as ``current`` counts them, those with most first; then the nodes
+    of which only attempts failed that were retried."""
+    rows = []
     unretried = failing(view, nodes, view.now_ms - DAY_MS)
     for node_id, name in nodes.items():
         statuses, _ = tallies.of_node(view, node_id, HOUR)
         attempts, state = failures(statuses), unretried.get(node_id)
         if attempts or state is not None:
             last = next(iter(last_failures(view, node_id, 1)), None) if state is not None else None
-            found.append(
+            rows.append(
                 {
                     "name": name,
                     "failed": 0 if state is None else state["failed"],
@@ -75,7 +75,7 @@ def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
                     "ended": statuses.total(),
                 }
             )
-    return sorted(found, key=lambda node: (-node["failed"], -node["attempts"]))
+    return sorted(rows, key=lambda node: (-node["failed"], -node["attempts"]))
 
 
 PAGE = Page(

@@ -1,5 +1,5 @@
 """The list of runs: filters, the progress of each run, and a form that changes several at once. One run: what
-failed, what it began with and what came out, its graph, its timeline, its states and its events."""
+failed, its inputs and results, its graph, timeline, states and events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MAX_REASONS = 20
 MAX_TRACE = 4_000
 
 
-def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     query = request.query
     graph, status, since = query.get("graph", ""), query.get("status", ""), query.get("since", "")
     text = query.get("text", "")[:MAX_TEXT]
@@ -59,8 +59,8 @@ def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict
             "spans": tuple(SPANS),
         }
     }
-    if "list" in wanted:
-        found = search(
+    if "list" in parts:
+        page = search(
             view,
             request.namespace,
             graph=graph,
@@ -70,9 +70,9 @@ def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict
             before=query.get("before", ""),
         )
         data["list"] = {
-            "runs": found.rows,
-            "searched": found.searched,
-            "next": found.next and request.link("runs", **filters, before=found.next),
+            "runs": page.rows,
+            "searched": page.searched,
+            "next": page.next and request.link("runs", **filters, before=page.next),
             "back": request.link("runs", **filters) if query.get("before") else None,
             "filtered": any(filters.values()),
         }
@@ -108,7 +108,7 @@ LIST = Page(
 )
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     run_id = request.params["run_id"]
     run = find_run(view, request.namespace, run_id)
     template = view.template(run["template"])
@@ -119,14 +119,14 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "title": f"Run {run_id[:8]}",
             "run": summarize_run(run),
             "beginning": beginning_of(view, run, template, ReportTexts(()), values=True)
-            if "page" in wanted
+            if "page" in parts
             else None,
         }
     }
     paused = paused_places(view, run, counts)
     to_state = partial(request.link, "states")
-    if "summary" in wanted:
-        # By node: it may have several places.
+    if "summary" in parts:
+        # By node, which may occur several times in the graph.
         waits = {
             template.places[index].node_name: (template.places[index].namespace, paused[index])
             for index in paused
@@ -135,19 +135,19 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "paused": [(name, since, link(owner, "nodes", name)) for name, (owner, since) in waits.items()]
         }
     node, status = request.query.get("node", ""), request.query.get("status", "")
-    if "faults" in wanted:
-        # Errors are stored without secrets of the graph: there is nothing left to mask.
-        limits = {"compare": MAX_COMPARED, "limit": MAX_FAULTS, "longest": MAX_TRACE}
+    if "faults" in parts:
+        # Errors are stored with the secrets of the graph masked already.
+        limits = {"compare": MAX_COMPARED, "limit": MAX_FAULTS, "max_trace": MAX_TRACE}
         faults = faults_of(view, run, template.places, ReportTexts(()), to_state, **limits)
         data["faults"] = {"faults": faults, "linked": True}
-    if "result" in wanted:
+    if "result" in parts:
         result = results_of(view, run, template, counts, ReportTexts(()), to_state)
         data["result"] = {"result": result, "linked": True}
-    if "graph" in wanted:
+    if "graph" in parts:
         not_offered = _not_offered(view, request, template)
 
         def href(place: Place) -> str:
-            # A click on the chosen node shows all states again.
+            # A click on the node that is chosen already shows all states again.
             chosen = None if place.identifier == node else place.identifier
             return request.link("runs", run_id, node=chosen) + "#states"
 
@@ -158,7 +158,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             return "no runtime offers this" if waits and place.index in not_offered else None
 
         unreached = unreached_in(view, run, counts)
-        # While the run goes on, the others are still to be reached, unless it is stuck.
+        # While the run goes on, other nodes may still be reached, unless the run is stuck.
         stuck = not run["pending"] or any(map(note, template.places))
         reasons = [
             (template.places[index].identifier, why.text)
@@ -172,21 +172,21 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "unreached": reasons[:MAX_REASONS],
             "further": len(reasons) - MAX_REASONS,
         }
-    if "timeline" in wanted:
+    if "timeline" in parts:
         spans = spans_of(view, run)
         lanes = [(place.identifier, sum(counts.get(place.index, {}).values())) for place in template.places]
         drawn = draw_timeline(lanes, spans, to_state)
         data["timeline"] = {"picture": drawn, "each": spans.each, "many": len(spans.spans) > MAX_BARS}
-    if "states" in wanted:
+    if "states" in parts:
         data["states"] = _states(view, request, run, template, counts, node, status)
-    if "events" in wanted:
+    if "events" in parts:
         events, more = events_of(view, run, template)
         data["events"] = {"events": events, "more": more}
     return data
 
 
 def _not_offered(view: View, request: PageRequest, template: Template) -> frozenset[int]:
-    """Return the places whose node no live runtime offers. For nodes of other namespaces this is unknown."""
+    """Return the nodes that no live runtime offers. For nodes of other namespaces this is unknown."""
     offers = request.offers(view)
     return frozenset(
         place.index
@@ -205,7 +205,7 @@ def _states(
     status: str,
 ) -> Data:
     place = next((place.index for place in template.places if place.identifier == node), None)
-    # A status is named by itself, by the word that pages show for it, or by the class of several.
+    # The query has a status, the word that pages show for it, or a class of statuses.
     statuses = [name for name in STATUSES if status in (name, SHOWN_STATUS[name], STATUS_CLASS[name])]
     after = request.query.get("after", "")
     order = request.query.get("sort", "")

@@ -1,4 +1,4 @@
-"""The runtimes: what each holds, whether it can be stopped now, and the button that drains it."""
+"""The list of runtimes: the states that each holds, and a button that drains it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ STATES_SHOWN = 200
 """States of all runtimes, or of the one in the address, longest held first."""
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Runtimes"}}
-    if "list" in wanted:
+    if "list" in parts:
         held = states_held(view, request.namespace)
         workers = {worker.worker_id: worker for worker in request.workers(view)}
         one = request.query.get("worker", "")
@@ -44,7 +44,7 @@ def _at_its_runtime(state: ListedState, worker: Worker | None) -> tuple[Worker |
         return worker, None, "just claimed"
     if beat.running:
         return worker, beat.progress, "running"
-    # A heartbeat says of each state only whether it runs.
+    # A heartbeat does not say whether a state that does not run is buffered or being reported.
     is_reporting = worker is not None and worker.last.reporting
     return worker, beat.progress, "buffered or reporting" if is_reporting else "buffered"
 

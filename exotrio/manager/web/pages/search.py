@@ -1,4 +1,4 @@
-"""What one text stands for. A text that stands for one thing leads straight to it."""
+"""The search in a namespace. If it finds one thing, the browser is sent to the page of that."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from exotrio.manager.store.view import View
 from exotrio.manager.web.page import MAX_TEXT, Data, Page, PageRequest
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
-    # PostgreSQL's texts have no NUL, so nothing is found with one.
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
+    # Texts in PostgreSQL have no NUL, so a search for one finds nothing.
     text = request.query.get("q", "").replace("\0", "").strip()[:MAX_TEXT]
     page: Data = {"title": "Search", "q": text, "hits": None, "min_prefix": MIN_PREFIX}
     if text:

@@ -17,11 +17,11 @@ MAX_EVENTS = 200
 MAX_ANCESTORS = 200
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     row = find_state(view, request.namespace, request.params["state_id"])
     state = history_of(view, row, request.monotonic)
     page: Data = {"title": f"{state.identifier} {state.id[-6:]}", "state": state}
-    if "state" not in wanted:
+    if "state" not in parts:
         return {"page": page}
     cancelled = was_cancelled(state.status, state.error)
     waited, ran = spent(row, view.now_ms)

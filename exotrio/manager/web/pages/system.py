@@ -1,4 +1,4 @@
-"""The state managers, their database, and what needs attention: for whoever operates them."""
+"""The state managers, their database, and findings that need attention: for operators."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "System"}}
-    if "system" in wanted:
+    if "system" in parts:
         service, now = request.service, request.monotonic
         described = show_checkup(view, request.namespace, service.terms, now, service.store.describe)
         checkup = Checkup.model_validate(described)
         overview = Overview.model_validate(show_overview(view, request.namespace, now, 0))
-        found = [*of_checkup(checkup, VERSION, STALE), *of_overview(overview, checkup.lease_ttl)]
+        findings = [*of_checkup(checkup, VERSION, STALE), *of_overview(overview, checkup.lease_ttl)]
         data["system"] = {
-            "findings": sorted(found, key=lambda finding: not finding.attention),
+            "findings": sorted(findings, key=lambda finding: not finding.attention),
             "managers": show_managers(view, now),
             "own_id": service.manager,
             "is_shared": service.store.is_shared,
@@ -39,7 +39,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
 
 def _facts(database: DatabaseState) -> list[tuple[str, str]]:
-    """Return what there is to say of a database: names and texts."""
+    """Return facts about a database: names and texts."""
     facts = [("Size", bytes_text(database.size)), ("Schema version", str(database.schema_version))]
     if database.commit_time is not None:
         facts.append(("A commit takes", f"{database.commit_time * 1_000:,.1f} ms"))
@@ -57,7 +57,7 @@ def _facts(database: DatabaseState) -> list[tuple[str, str]]:
         oldest = f"{one_line(horizon.holder)}: {age}{horizon.transactions:,} transactions"
     facts.append(("Oldest transaction", oldest))
     facts += [
-        (f"Dead rows of {table.name}", f"{table.dead:,} beside {table.rows:,}") for table in postgres.tables
+        (f"Dead rows of {table.name}", f"{table.dead:,} ({table.rows:,} live)") for table in postgres.tables
     ]
     facts += [
         (f"Replication slot {one_line(slot.name)}", f"keeps {bytes_text(slot.kept)} of the log")

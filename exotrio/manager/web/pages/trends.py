@@ -1,4 +1,4 @@
-"""What the pages with a trend share: the choice of its span, and its charts."""
+"""Trends on pages: the choice of the span, and the charts."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from exotrio.manager.web.page import Data, Fragment, PageRequest
 from exotrio.manager.web.svg.trends import draw_counts, draw_times
 
 TREND = Fragment(ages=60, pace=5.0)
-"""It sums up to a few thousand rows."""
+"""Each load sums up a few thousand rows."""
 NAMES = {"1h": "1 hour", "24h": "24 hours", "7d": "7 days"}
 
 
 def span_of(request: PageRequest) -> Data:
     """Return the span in the address, and the links to all of them."""
-    asked = request.query.get("range", "")
-    span = asked if asked in SPANS else DEFAULT_SPAN
+    span = request.query.get("range", "")
+    span = span if span in SPANS else DEFAULT_SPAN
     return {"span": span, "ranges": NAMES}
 
 
 def show_trend(states: Trend, *, runs: Trend | None = None) -> Data:
-    """Return what the charts are of: states, and how long runs took; without ``runs``, the states."""
+    """Return the charts of states and of how long runs took; without ``runs``, how long states took."""
     timed = states if runs is None else runs
     slots = {"first_ms": states.first_ms, "width_ms": states.width_ms}
     return {

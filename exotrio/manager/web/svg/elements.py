@@ -33,9 +33,9 @@ def join(parts: list[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def fit(text: str, longest: int) -> str:
-    """Return a text of at most so many characters: pictures do not wrap."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def fit(text: str, limit: int) -> str:
+    """Return a text of at most ``limit`` characters: pictures do not wrap."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def share(part: float) -> str:

@@ -44,13 +44,13 @@ def draw_timeline(lanes: Sequence[tuple[str, int]], spans: Spans, href: Callable
     parts: list[Markup] = []
     y = HEAD
     for (name, count), members in zip(lanes, by_lane, strict=True):
-        # Siblings from one fan-out neither waited nor ran. A few states among thousands are shown as
-        # themselves.
-        seen = [span for span in members if span.runs is not None or span.ends != span.waits]
+        # States that neither waited nor ran, such as most of a fan-out, are not bars. A few others among
+        # thousands are.
+        lasting = [span for span in members if span.runs is not None or span.ends != span.waits]
         as_bars = few or (
-            len(seen) <= MAX_IN_LANE and (len(members) == count or 10 * len(seen) < len(members))
+            len(lasting) <= MAX_IN_LANE and (len(members) == count or 10 * len(lasting) < len(members))
         )
-        drawn, height = _bars(name, seen, until, href) if as_bars else _areas(members, until, each)
+        drawn, height = _bars(name, lasting, until, href) if as_bars else _areas(members, until, each)
         parts.append(_lane(name, count, drawn, y, height))
         y += LABEL + height + 8
     return element(
@@ -121,7 +121,7 @@ def _bars(lane: str, spans: Sequence[Span], until: int, href: Callable[[str], st
         row = min(row, MAX_ROWS - 1)
         free[row] = max(free[row], ends)
         bar = _bar(lane, span, until, row * ROW)
-        # Not in the tab order: the table below has the same links, and nobody tabs through 500.
+        # Not in the tab order: the table below has the same links, and 500 would be too many to tab through.
         to = href(span.state_id) if span.state_id else None
         parts.append(element("a", bar, href=to, tabindex="-1") if to else element("g", bar))
     return join(parts), max(1, len(free)) * ROW

@@ -21,8 +21,9 @@ LABEL_ROOM = 0.92
 
 
 def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, width_ms: int) -> Markup:
-    """Return two bars for each slot: upwards the states that ended, and downwards, with a scale of its own,
-    how many of them failed. So one failure among thousands is as tall as a failure alone.
+    """Return two bars for each slot: upwards the states that ended, and downwards how many of them failed.
+
+    Both have separate scales, so that one failure among thousands can be seen.
 
     The first slot began at ``first_ms`` of Unix time, and each lasts ``width_ms``.
     """
@@ -69,12 +70,12 @@ def draw_times(
 
     scale = f"up to {format_duration(high / 1000)}" if known else "nothing ended"
     parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
-    for index, (median, longest) in enumerate(zip(medians, slowest, strict=True)):
-        if median is None or longest is None:
+    for index, (median, slow) in enumerate(zip(medians, slowest, strict=True)):
+        if median is None or slow is None:
             continue
         at = first_ms + index * width_ms
-        texts = format_duration(median / 1000), format_duration(longest / 1000)
-        middle, top = axis - height(median), axis - height(longest)
+        texts = format_duration(median / 1000), format_duration(slow / 1000)
+        middle, top = axis - height(median), axis - height(slow)
         parts.append(
             element(
                 "g",
