@@ -23,7 +23,7 @@ The rooms, from the ground up; each imports only from those above it (``tests/te
     _httpd        an HTTP/1.1 server for one ASGI app
     manager       the state manager: rules, store, engine, queries, security, API, dashboard
     testing       run_node, run_graph and explore, for tests of users: a manager and a runtime in one process
-    cli           the command line, one module for each command
+    cli           the command line, one module for each command; on public names, and a table of others
 
 The way of one state::
 

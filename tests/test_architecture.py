@@ -51,9 +51,37 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "manager.api": (*SERVING, "manager.background", "manager.web"),
     "manager": ("graph", "_wire", "_httpd", "manager"),
     "cli": (
-        *("exotrio", "graph", "client", "monitoring", "testing", "manager", "_httpd"),
-        *("_children", "_wire", "_nodes", "_http", "_runtime", "_execution", "_link"),
+        *("exotrio", "graph", "client", "monitoring", "manager"),
+        *("_children", "_execution", "_http", "_httpd", "_nodes", "_runtime", "_wire"),
     ),
+}
+COMMANDS_ON_DATABASES = (
+    *("cli.commands.migrate", "cli.commands.rotate_secrets", "cli.commands.ui", "cli.dev", "cli.runs.local"),
+)
+PRIVATE_IN_CLI = {
+    "_wire": ("cli",),
+    "_http.endpoint": ("cli",),
+    # Each step of a connection is timed.
+    "_http": ("cli.doctor.probe",),
+    "_httpd": ("cli.health_server",),
+    "_children": ("cli.dev", "cli.parent_command", "cli.processes", "cli.runtime_process"),
+    # Signals drain a runtime or a command in the same way.
+    "_runtime.entry": ("cli.commands.worker", "cli.parent_command", "cli.program"),
+    "_runtime.options": ("cli.processes",),
+    "_runtime.outbox_store": ("cli.doctor", "cli.processes"),
+    # Log lines and progress show the state in whose execution they were written.
+    "_runtime.ledger": ("cli.terminal.json_logs",),
+    "_execution": ("cli.terminal",),
+    "_nodes": ("cli.graphs.check", "cli.load"),
+    # The rules of the state manager are applied without one.
+    "manager.rules": ("cli.doctor", "cli.graphs"),
+    "graph.placeholders": ("cli.graphs",),
+    "manager": COMMANDS_ON_DATABASES,
+}
+"""The private modules that the command line uses besides public names, and where."""
+PUBLIC = {
+    "exotrio",
+    *(f"exotrio.{name}" for name in ["cli", "client", "errors", "graph", "manager", "monitoring", "testing"]),
 }
 DRIVERS = {
     # The settings of ``doctor`` show the version of SQLite.
@@ -171,6 +199,19 @@ def test_each_driver_has_its_place() -> None:
         for library in {name.split(".")[0] for name in imports(module, late=True)} & DRIVERS.keys()
         if not is_in(module, DRIVERS[library])
     ]
+    assert not problems, "\n".join(problems)
+
+
+def test_the_command_line_stands_on_public_names_and_a_few_others() -> None:
+    problems = []
+    for module in (each for each in INSIDE if room_of(each) == "cli"):
+        for name in imports(module, late=True) - PUBLIC:
+            path = name.removeprefix("exotrio.")
+            if path == name or path.startswith(GROUND) or is_in(name, ["cli"]):
+                continue
+            listed = max((each for each in PRIVATE_IN_CLI if is_in(name, [each])), key=len, default="")
+            if not is_in(module, PRIVATE_IN_CLI.get(listed, ())):
+                problems.append(f"{module} imports {name}")
     assert not problems, "\n".join(problems)
 
 

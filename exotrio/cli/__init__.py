@@ -1,20 +1,29 @@
 """The command line, ``python -m exotrio``.
 
-A new command goes into a module of its own, ``commands/<name>.py``, with a click command called ``command``;
-its name and one line of help go into ``_COMMANDS`` below, and a row into the guide
-(``examples/README.md``, Commands), which a test asks for. It is imported only when it is run or asked for
-help, so that every command starts fast. Options that several commands share are in ``options`` and
-``connection``. Return the exit code (``exit_codes``), raise exotrio's errors as they are, and print results
-with ``Connection.print`` or ``terminal.output``. Tests call it in process: see ``Cli`` in
-``tests/support/commands.py``.
+A new command is a module ``commands/<name>.py`` with a click command called ``command``. Add its name and one
+line of help to ``_COMMANDS`` below, and a row to the guide (``examples/README.md``, Commands), which a test
+requires. It is imported only when it is run or asked for help, so that every command starts fast. Return the
+exit code (``exit_codes``), raise exotrio's errors as they are, and print results with ``Connection.print`` or
+``terminal.output``. Tests call it in process: see ``Cli`` in ``tests/support/commands.py``.
 
-The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), ``runs``, ``graphs``, ``dev``,
-``doctor``, ``top`` and ``processes`` (what those commands do, and ``worker --processes``). Beside them
-``folder`` knows the database of this folder, ``lookup`` finds by name or id, ``load`` imports a user's file,
-``values`` reads inputs and secrets, ``program`` knows how this program was called, ``groups`` are click's
-groups, ``interruption`` handles Ctrl-C, ``health_server`` is the health port of ``worker``;
+================  ================================================================================
+``commands``      options, help and output of each command
+``options``       options that several commands share; ``values``: inputs, store entries and secrets in them
+``connection``    the state manager that a command is for, and its options
+``folder``        the database of this folder, if no state manager is named
+``lookup``        graphs, nodes, runs, states and runtimes by what a user calls them
+``load``          a user's file or module, and the Runtime and Graph in it
+``graphs``        graphs in files: reading, checking, declaring
+``runs``          ``run``, and starting and following runs
+``dev``           ``dev``; ``processes``: ``worker --processes``; ``health_server``: ``worker --health-port``
+``doctor``        ``doctor``; ``top``: ``top``
+``terminal``      results, messages, logs, progress, the browser
+``program``       how this program was called, and its signals; ``groups``: click's groups
+================  ================================================================================
+
 ``runtime_process`` and ``parent_command`` are the two ends of a process that runs a user's Runtime for a
-command.
+command. The command line uses exotrio through its public names, and the private modules in the table
+``PRIVATE_IN_CLI`` of ``tests/test_architecture.py``, each only in the places named there.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ DATABASE = Path(".exotrio/state.db")
 """Where `run`, `dev` and `server` keep everything, relative to the folder they are started in."""
 KEY = Path(".exotrio/state.db.api-key")
 """Where a local state manager keeps its key."""
+MEMORY = ":memory:"
+"""A database without a file."""
 
 
 def client_at(endpoint: Endpoint, namespace: str) -> StateManager:

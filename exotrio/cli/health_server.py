@@ -20,8 +20,8 @@ import trio
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from exotrio import Runtime
 from exotrio._httpd import LOOPBACK_HOSTS, Limits, host_name, is_loopback, open_listeners, serve_http, urls
-from exotrio._runtime.runtime import Runtime
 from exotrio._util.crossing import call_in_loop
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.errors import ExotrioError

@@ -17,9 +17,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 import exotrio
+from exotrio import Runtime
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._nodes.importing import NotImportable, module_from_file
-from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import first_leaf
 from exotrio._util.words import closest, plural, readable_errors, suggestion
 from exotrio.cli.exit_codes import ModuleInvalid

@@ -16,10 +16,9 @@ from typing import Any
 
 import trio
 
+from exotrio import Phase, Runtime
 from exotrio._children.parent_process import ParentProcess, unblock_signals
 from exotrio._runtime.entry import run_blocking
-from exotrio._runtime.lifecycle import Phase
-from exotrio._runtime.runtime import Runtime
 from exotrio._shared import deadlines
 from exotrio.cli.exit_codes import ABANDONED, bare_errors
 from exotrio.cli.runtime_process import Order, Registered

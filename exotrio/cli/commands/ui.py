@@ -13,7 +13,7 @@ from exotrio._shared.settings import read_settings
 from exotrio._util.database_url import is_database_url
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
-from exotrio.cli.folder import client_at, endpoint_in_use, key_source
+from exotrio.cli.folder import MEMORY, client_at, endpoint_in_use, key_source
 from exotrio.cli.program import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import print_message
@@ -86,7 +86,6 @@ async def _show_running(file: Path, endpoint: Endpoint, *, opens: bool) -> None:
     """Show the dashboard of the process that has a file open and serves it."""
     # Here, as above.
     from exotrio.cli.terminal.browser import open_in_browser, open_signed_in, sign_in_page
-    from exotrio.manager.store.sqlite.database import MEMORY
 
     by_key = f"dashboard: {endpoint.uri}\nsign in with {key_source(file)}"
     async with client_at(endpoint, "default") as manager:

@@ -16,8 +16,8 @@ from functools import partial
 import trio
 from pydantic import ValidationError
 
+from exotrio import Runtime
 from exotrio._http.endpoint import ambient_endpoint, resolve_endpoint
-from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import first_leaf
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import child

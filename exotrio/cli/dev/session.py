@@ -17,6 +17,7 @@ from exotrio.cli.dev.announcer import Announcer, FirstRun
 from exotrio.cli.dev.child import Child, Failed, Loaded, MoreFiles
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
+from exotrio.cli.folder import MEMORY
 from exotrio.cli.load import is_file, split_target
 from exotrio.cli.runtime_process import Order, Registered
 from exotrio.cli.terminal.browser import sign_in_page
@@ -26,7 +27,6 @@ from exotrio.manager.database import choose_database
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.security.api_key import Key
 from exotrio.manager.serving import Served, embedded_and_served
-from exotrio.manager.store.sqlite.database import MEMORY
 
 LEASE_TTL_MS = 15_000
 """Shorter than a server's: progress of nodes reaches the dashboard, and a request to drain the runtime,

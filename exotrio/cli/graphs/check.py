@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from exotrio import Runtime
 from exotrio._nodes.checks import declare, returns_list
-from exotrio._runtime.runtime import Runtime
 from exotrio._util.words import suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.draft import Draft, FileProblem, draft_of, is_json, read_draft

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from exotrio import Runtime
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
-from exotrio._runtime.runtime import Runtime
 from exotrio._shared.settings import read_settings
 from exotrio._util.database_url import shown_database
 from exotrio._util.words import harmless, plural
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
+from exotrio.cli.folder import MEMORY
 from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.remote import check_of_values, is_new
@@ -196,7 +197,7 @@ class LocalRun:
                 if run is not None:
                     # Before the drain, in which nodes of other runs may still finish (through v0).
                     await print_result(client, run, self.output, self.progress.elapsed)
-                    if self._embedded and self.private and self.db != ":memory:" and self.output == "table":
+                    if self._embedded and self.private and self.db != MEMORY and self.output == "table":
                         db = ["--db", self.db] if self.db else []
                         self.progress.print_message(f"see it again with: {command_line(['ui', *db])}")
         if run is None:
@@ -244,7 +245,7 @@ class LocalRun:
             return "interrupted; a run may have been started: see `runs ls`"
         if self._run_id is None:
             return "interrupted before the run began: nothing was started"
-        if self.db == ":memory:":
+        if self.db == MEMORY:
             return "interrupted; the run was kept in memory only, so it is gone"
         command = self._command_to_resume(self._run_id, self.target)
         return f"{kept}. Continue with:\n  {command}"

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 import trio
 
 from exotrio._util.database_url import is_database_url
+from exotrio.cli.folder import MEMORY
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError
-from exotrio.manager.store.sqlite.database import MEMORY
 
 _PAGE = """<!doctype html>
 <meta charset="utf-8">

@@ -19,7 +19,7 @@ from exotrio.client import NodeCounts, Run, StateStatus
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from exotrio._runtime.runtime import Runtime
+    from exotrio import Runtime
 
 log = logging.getLogger("exotrio.cli")
 
