@@ -113,7 +113,7 @@ OTHERS = {
             block(README, "duplicates: 47 files")
         ],
     },
-    "sdk/test_stock_sdk": {
+    "sdk/test_sdk": {
         "test_changing_the_import_is_the_migration": [block(GUIDE, "+from exotrio import")],
     },
     "test_deploy": {

@@ -38,7 +38,6 @@ CASES: dict[str, Case] = {
     "starting": starting.starting,
     "latency": latency.process,
     "latency-tcp": latency.tcp,
-    "latency-v0": latency.v0,
     "postgres": postgres.postgres,
     "pressure": pressure.pressure,
     "join": fan.joined,
@@ -47,7 +46,6 @@ CASES: dict[str, Case] = {
     "import": programs.imports,
     "worker": programs.worker,
     "processes": computing.processes,
-    "places": computing.elsewhere,
     "stock": stock.stock,
 }
 ONCE = {"history"}

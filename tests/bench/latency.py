@@ -36,29 +36,6 @@ def tcp(plan: Plan) -> Iterator[Sample]:
         yield from trio.run(partial(_all, where, plan, "TCP, native", first=5, chain=20))
 
 
-def v0(plan: Plan) -> Iterator[Sample]:
-    """Over TCP, v0: an idle runtime asks once a second."""
-    few = max(2, plan.triggers // 20)
-
-    async def measure(where: Where) -> list[Sample]:
-        async with working(where, ONE, CHAIN, poll_interval=plan.poll_interval) as manager:
-            idle = await idle_seconds(manager, few)
-            chains = [await chain_seconds(manager, "v0") for _ in range(few)]
-        return [
-            Sample("trigger to execute, v0, idle, p50", percentile(idle, 50), "ms"),
-            Sample("trigger to execute, v0, idle, longest", max(idle) * 1000, "ms", most=1_100),
-            Sample(
-                "chain of 5, v0, first to last node, p50",
-                percentile([steps for steps, _, _ in chains], 50),
-                "ms",
-                most=200,
-            ),
-        ]
-
-    with apart(plan.folder, "--v0-only") as where:
-        yield from trio.run(measure, where)
-
-
 async def _all(where: Where, plan: Plan, name: str, *, first: float, chain: float) -> list[Sample]:
     async with working(where, ONE, CHAIN) as manager:
         await idle_seconds(manager, 3)

@@ -1,4 +1,4 @@
-"""What the machine allows: bare HTTP clients, SQLite alone, an empty Trio loop."""
+"""What the machine allows: a bare socket, SQLite alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import socket
 import sqlite3
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from urllib.parse import urlsplit
 
-import httpx
 import trio
 
 from exotrio.manager import embedded
@@ -31,46 +30,16 @@ _CLAIMS = {
 
 
 def requests(where: Where, api: str, plan: Plan) -> Iterator[Sample]:
-    """Requests per second of clients that do nothing else; the claims find nothing."""
+    """Requests per second of a client that does nothing else; the claims find nothing."""
     path, body = _CLAIMS[api]
-    content = json.dumps(body).encode()
-    count = plan.triggers * 5
-    for what, method, target, data in (
-        ("GET /health", "GET", "/health", b""),
-        ("claim", "POST", path, content),
-    ):
-        for tasks in (1, 8):
-            rate = trio.run(_httpx_rate, where, method, target, data, count, tasks)
-            yield Sample(f"{what}, httpx, {tasks} at once ({api})", rate, "req/s")
-        rate = _socket_rate(where, method, target, data, count)
-        yield Sample(f"{what}, one bare socket ({api})", rate, "req/s")
+    rate = _socket_rate(where, path, json.dumps(body).encode(), plan.triggers * 5)
+    yield Sample(f"claim, one bare socket ({api})", rate, "req/s")
 
 
-async def _httpx_rate(where: Where, method: str, path: str, body: bytes, count: int, tasks: int) -> float:
-    headers = {"x-api-key": where["key"], "content-type": "application/json"}
-    uri = where["state_manager_uri"]
-    async with httpx.AsyncClient(base_url=uri, headers=headers, verify=NO_TLS, trust_env=False) as client:
-
-        async def ask() -> None:
-            (await client.request(method, path, content=body)).raise_for_status()
-
-        await ask()
-        begin = time.perf_counter()
-        async with trio.open_nursery() as nursery:
-            for _ in range(tasks):
-                nursery.start_soon(_repeat, ask, count // tasks)
-        return count / (time.perf_counter() - begin)
-
-
-async def _repeat(ask: Callable[[], Awaitable[None]], count: int) -> None:
-    for _ in range(count):
-        await ask()
-
-
-def _socket_rate(where: Where, method: str, path: str, body: bytes, count: int) -> float:
+def _socket_rate(where: Where, path: str, body: bytes, count: int) -> float:
     """One request after the other, without any HTTP library."""
     parts = urlsplit(where["state_manager_uri"])
-    head = f"{method} {path} HTTP/1.1\r\nhost: {parts.netloc}\r\nx-api-key: {where['key']}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\nx-api-key: {where['key']}\r\n"
     request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
     with socket.create_connection((parts.hostname, parts.port)) as connection:
         begin = time.perf_counter()
@@ -124,27 +93,3 @@ def sqlite_rate(plan: Plan, batch: int) -> float:
             )
             db.execute("COMMIT")
         return plan.states / (time.perf_counter() - begin)
-
-
-async def bare_loop(states: int, batch: int, workers: int = 4) -> float:
-    """States per second through the channels of a runtime with nothing at their ends."""
-    claimed_in, claimed = trio.open_memory_channel[object](batch)
-    done_in, done = trio.open_memory_channel[object](2 * (batch + workers))
-
-    async def poll() -> None:
-        async with claimed_in:
-            for _ in range(states):
-                await claimed_in.send(object())
-
-    async def work() -> None:
-        async for state in claimed:
-            await done_in.send(state)
-
-    begin = time.perf_counter()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poll)
-        for _ in range(workers):
-            nursery.start_soon(work)
-        for _ in range(states):
-            await done.receive()
-    return states / (time.perf_counter() - begin)

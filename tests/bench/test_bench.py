@@ -16,6 +16,7 @@ from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, com
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
 
+SLOW = {"postgres", "pressure", "processes"}
 SERVED: tuple[ModuleType, ...] = (computing, latency, postgres, programs, starting, stock, throughput)
 
 
@@ -34,7 +35,10 @@ def on_postgres() -> Iterator[tuple[Database, tuple[Where, int]]]:
         yield used, started
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long_form] if name in SLOW else []) for name in CASES],
+)
 def test_each_case_gives_figures(
     name: str,
     servers: dict[bool, Where],

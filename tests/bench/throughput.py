@@ -10,7 +10,7 @@ import trio
 
 from exotrio import StateManager
 from tests.bench.figures import Plan, Sample
-from tests.bench.limits import bare_loop, requests, sqlite_rate
+from tests.bench.limits import requests, sqlite_rate
 from tests.bench.places import apart, beside, in_process, working
 from tests.bench.work import FAN
 
@@ -33,9 +33,8 @@ def process(plan: Plan) -> Iterator[Sample]:
             return await fan_out(manager, plan.states)
 
     for batch, least in ((16, 2_500), (64, 4_000)):
-        raw, loop = f"SQLite alone, {batch} states a commit", f"Trio channels alone, batch {batch}"
+        raw = f"SQLite alone, {batch} states a commit"
         yield Sample(raw, sqlite_rate(plan, batch), "states/s")
-        yield Sample(loop, trio.run(bare_loop, plan.states, batch), "states/s")
         name = f"states in process, batch {batch}"
         yield Sample(name, trio.run(measure, batch), "states/s", least=least, limit=raw)
 
@@ -67,7 +66,7 @@ def v0(plan: Plan) -> Iterator[Sample]:
     with apart(plan.folder, "--v0-only") as where:
         yield from requests(where, "v0", plan)
         rate = trio.run(_over, where, 16, plan, 3)
-        limit = "GET /health, httpx, 8 at once (v0)"
+        limit = "claim, one bare socket (v0)"
         yield Sample("states over TCP, v0, batch 16, 2 processes", rate, "states/s", limit=limit)
     yield Sample("states over TCP, v0, batch 16, 1 process", trio.run(together), "states/s")
 

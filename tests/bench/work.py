@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import trio
@@ -46,22 +45,6 @@ class Compute(BaseNode):
         end = time.thread_time() + 0.02
         while time.thread_time() < end:
             pass
-
-
-class InThread(BaseNode):
-    Inputs, Outputs = Text, Text
-
-    def execute(self) -> Text:
-        return Text(i=self.inputs.i)
-
-
-class InProcess(InThread):
-    """Its output is its process."""
-
-    runs_in = "process"
-
-    def execute(self) -> Text:
-        return Text(i=str(os.getpid()))
 
 
 class Join(BaseNode):
