@@ -18,6 +18,7 @@ import trio
 
 from exotrio._children.parent_process import SIGNALS, pack, unpack
 from exotrio._util.crossing import call_in_loop
+from exotrio._util.words import signal_name
 
 log = logging.getLogger("exotrio.worker")
 
@@ -104,6 +105,12 @@ class ChildProcess:
         """Its exit code once it has ended; below zero, the signal that killed it."""
         code = self._process.returncode
         return -signal.SIGKILL if code is None else code  # it was killed, but the kernel holds it
+
+    @property
+    def ending(self) -> str:
+        """How it ended: ``ended with exit code 1``, ``was killed by SIGSEGV``."""
+        code = self.code
+        return f"ended with exit code {code}" if code >= 0 else f"was killed by {signal_name(code)}"
 
     # -- messages
 

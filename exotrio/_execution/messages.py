@@ -63,19 +63,12 @@ class Logged:
 
 
 @dataclass(frozen=True, slots=True)
-class Progressed:
-    """The progress of a job."""
+class News:
+    """The progress of a job, and all lines that are kept of its output; None if these have not changed."""
 
     job: int
-    progress: Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """All lines that are kept of what a job logged and printed so far."""
-
-    job: int
-    lines: Sequence[Line]
+    progress: Progress | None
+    lines: Sequence[Line] | None
 
 
 @dataclass(frozen=True, slots=True)

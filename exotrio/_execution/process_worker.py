@@ -34,12 +34,11 @@ from exotrio._execution.error_text import error_line, error_text
 from exotrio._execution.messages import (
     CONNECTION_LOST,
     Began,
-    Captured,
     Drain,
     Ended,
     Job,
     Logged,
-    Progressed,
+    News,
     Setup,
 )
 from exotrio._execution.output import Output, output_context
@@ -56,8 +55,8 @@ from exotrio.errors import LifecycleError
 
 log = logging.getLogger("exotrio.worker")
 
-PROGRESS_INTERVAL = 0.2
-"""Seconds between two progresses that are sent, however often a node reports one."""
+NEWS_INTERVAL = 0.2
+"""Minimum of the seconds between two messages about the progress and the output of a node."""
 _SIGNALS = [number for number in sorted(signal.valid_signals()) if number < 32]  # none for real time
 
 _job: contextvars.ContextVar[int | None] = contextvars.ContextVar("exotrio_job", default=None)
@@ -93,53 +92,54 @@ class Worker(ParentProcess):
             with captured(enabled=running.output is not None):
                 result = contextvars.copy_context().run(self._run, running)
             self._running = None
-            running.end_output()
-            self._report(running, result)
+            running.send_last_news()
+            try:
+                self.send(Ended(result, self._reusable))
+            except Exception as error:  # pickling may raise anything
+                text = f"what {running.job.target.name} ended with cannot leave its process: "
+                text = running.redactor.redact(f"{text}{type(error).__name__}: {error}")
+                self.send(Ended(Failure(Errored(text), text), self._reusable))
 
     # -- in the listening thread
 
     def _listen(self) -> None:
-        for message in self.messages(lambda: None if self._running is None else PROGRESS_INTERVAL):
-            if message is not None:
-                self._handle(message)
-            elif (running := self._running) is not None:
-                running.progress.send_last()
-                running.send_output()
+        for message in self.messages(lambda: None if self._running is None else NEWS_INTERVAL):
+            running = self._running
+            match message:
+                case None if running is not None:
+                    running.send_news()
+                case Drain() if running is not None:
+                    running.view.reason = Stopping.DRAINING
+                case Setup():
+                    sys.argv[:] = message.argv
+                    for name, level in message.levels.items():
+                        logging.getLogger(name or None).setLevel(level)
+                    logging.getLogger().addHandler(self._forwarder)
+                    logging.captureWarnings(True)
+                case Job():
+                    self._running = _Running(message, self)
+                    self._jobs.put(self._running)
         if self._running is not None:
             os._exit(CONNECTION_LOST)
         self._jobs.put(None)
 
-    def _handle(self, message: object) -> None:
-        match message:
-            case Setup():
-                sys.argv[:] = message.argv
-                for name, level in message.levels.items():
-                    logging.getLogger(name or None).setLevel(level)
-                logging.getLogger().addHandler(self._forwarder)
-                logging.captureWarnings(True)
-            case Job():
-                self._running = _Running(message, self)
-                self._jobs.put(self._running)
-            case Drain():
-                if self._running is not None:
-                    self._running.view.reason = Stopping.DRAINING
-
     # -- in the main thread
 
     def _run(self, running: _Running) -> Outcome | Failure:
-        job, redactor = running.job, running.progress.redactor
+        job = running.job
         _job.set(job.number)
         output_context.set(running.output)
-        node = _load(job.target, redactor)
+        node = _load(job.target, running.redactor)
         if isinstance(node, Failure):
             return node
         if job.target not in self._loaded:
-            # What the code sets while it is loaded is to stay.
+            # What the code sets while it is loaded is kept.
             self._loaded.add(job.target)
             self._settings = _ProcessSettings()
+        assert self._settings is not None
         self.send(Began())
         try:
-            instance = instance_of(node, job.inputs, job.secrets, running.view, running.progress)
+            instance = instance_of(node, job.inputs, job.secrets, running.view, running)
             if isinstance(instance, Errored):
                 return instance
             if running.output is not None:
@@ -150,36 +150,24 @@ class Worker(ParentProcess):
                     value = trio.run(_await, value)
             return returned(node, value)
         except BaseException as error:
-            failure = failure_of(node, error, redactor)
+            failure = failure_of(node, error, running.redactor)
             if job.target.module != "__main__" or not isinstance(failure.outcome, Errored):
                 return failure
             text = failure.outcome.error.replace(f"{MAIN}.", "")  # as its program would write it
             return Failure(replace(failure.outcome, error=text), failure.line.replace(f"{MAIN}.", ""))
         finally:
-            self._restore(node.__name__)
-
-    def _restore(self, node: str) -> None:
-        """Restore the settings of the process for the next node."""
-        assert self._settings is not None
-        try:
-            self._settings.restore()
-        except OSError as error:
-            self._reusable = False
-            log.warning("the process of %s is replaced: its working directory is gone: %s", node, error)
-
-    def _report(self, running: _Running, result: Outcome | Failure) -> None:
-        try:
-            self.send(Ended(result, self._reusable))
-        except Exception as error:
-            name = running.job.target.name
-            text = f"what {name} ended with cannot leave its process: {type(error).__name__}: {error}"
-            text = running.progress.redactor.redact(text)
-            self.send(Ended(Failure(Errored(text), text), self._reusable))
+            try:
+                self._settings.restore()
+            except OSError as error:
+                self._reusable = False
+                log.warning(
+                    "the process of %s is replaced: its working directory is gone: %s", node.__name__, error
+                )
 
     def _leave_to_parent(self) -> None:
-        """Be no worker process in a child that a node forked."""
+        """Stop being a worker process, in a child that a node forked."""
         if self._running is not None and self._running.output is not None:
-            self._running.output.is_open = False  # its lock, too; and these lines would not be sent
+            self._running.output.is_open = False  # a thread may hold its lock
         logging.getLogger().removeHandler(self._forwarder)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -199,31 +187,41 @@ def _load(target: Target, redactor: Redactor) -> type[BaseNode] | Failure:
         return Failure(Errored(f"{line}\n\n{error_text(error, redactor)}"), line)
 
 
-class _Running:
-    """A job, and what its node sees of the runtime."""
+class _Running(ProgressView):
+    """A job, its progress and its output: both are sent from time to time, and at the end."""
 
-    def __init__(self, job: Job, end: Worker) -> None:
+    def __init__(self, job: Job, worker: Worker) -> None:
+        super().__init__()
         self.job = job
         self.view = StopView()
         self.view.reason = Stopping.DRAINING if job.draining else Stopping.NO
-        self.progress = _SentProgress(job.number, end)
-        self.progress.redactor = redactor_of(job.secrets.values())
-        self.output = Output(self.progress) if job.captures else None
-        self._end = end
+        self.redactor = redactor_of(job.secrets.values())
+        self.output = Output(self) if job.captures else None
+        self._worker = worker
         self._sending = threading.Lock()
+        self._sent: object = None
+        self._next = 0.0
 
-    def send_output(self) -> None:
-        """Send what it logged and printed, if there is more of it by now."""
-        if self.output is not None:
-            with self._sending:  # an older state of it is not to follow a newer one
-                if (lines := self.output.news()) is not None:
-                    self._end.send(Captured(self.job.number, lines))
+    def say(self, fraction: object, text: object) -> None:
+        super().say(fraction, text)
+        # At once if possible: the node may go on to hold the interpreter's lock.
+        if time.monotonic() >= self._next:
+            self.send_news()
 
-    def end_output(self) -> None:
-        """Take no more of it, and send what is left."""
+    def send_news(self) -> None:
+        """Send its progress, and what it logged and printed, if these have changed."""
+        with self._sending:  # older news must not follow newer ones
+            progress = self.last if self.last is not self._sent else None
+            lines = None if self.output is None else self.output.news()
+            if progress is not None or lines is not None:
+                self._sent, self._next = self.last, time.monotonic() + NEWS_INTERVAL
+                self._worker.send(News(self.job.number, progress, lines))
+
+    def send_last_news(self) -> None:
+        """Take no more output, and send what was not sent yet."""
         if self.output is not None:
             self.output.end_lines()
-            self.send_output()
+        self.send_news()
 
 
 class _ProcessSettings:
@@ -254,48 +252,22 @@ class _ProcessSettings:
             os.chdir(self._directory)
 
 
-class _SentProgress(ProgressView):
-    """Sends the progress of a job, now and then; the listening thread sends what is left."""
-
-    __slots__ = ("_end", "_job", "_next", "_sent")
-
-    def __init__(self, job: int, end: Worker) -> None:
-        super().__init__()
-        self._job = job
-        self._end = end
-        self._next = 0.0
-        self._sent: object = None
-
-    def say(self, fraction: object, text: object) -> None:
-        super().say(fraction, text)
-        if time.monotonic() >= self._next:
-            self.send_last()
-
-    def send_last(self) -> None:
-        """Send what was not sent yet."""
-        last = self.last
-        if last is not None and last is not self._sent:
-            self._sent = last
-            self._next = time.monotonic() + PROGRESS_INTERVAL
-            self._end.send(Progressed(self._job, last))
-
-
 class _Forwarder(logging.Handler):
-    """Sends log records to the runtime, whose handlers know where they go."""
+    """Sends log records to the runtime, whose handlers write them."""
 
-    def __init__(self, end: Worker) -> None:
+    def __init__(self, worker: Worker) -> None:
         super().__init__()
-        self._end = end
+        self._worker = worker
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._end.send(Logged(_job.get(), _portable(record)))
+            self._worker.send(Logged(_job.get(), _portable(record)))
         except Exception:
             self.handleError(record)
 
 
 def _portable(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the attributes of a record, formatted where an object would have to cross."""
+    """Return the attributes of a record, formatted where an object cannot be pickled."""
     attributes = record.__dict__ | {"msg": record.getMessage(), "args": None, "exc_info": None}
     if record.exc_info and not record.exc_text:
         attributes["exc_text"] = logging.Formatter().formatException(record.exc_info)

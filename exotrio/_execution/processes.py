@@ -1,14 +1,13 @@
 """Worker processes, for nodes with ``runs_in = "process"``: the fourth backend.
 
-Why not ``anyio.to_process``: it does not tell how a process ended; a Ctrl-C at the terminal reaches its
-processes; nothing crosses while a function runs, neither ``stopping`` nor progress nor log lines; output
-is lost; an exception comes without its traceback, and only if it can be pickled; a file that was loaded by
-its path is not found; and one that computes in C outlives a program that is killed.
+Why not ``anyio.to_process``: it does not report how a process ended; a Ctrl-C at the terminal reaches its
+processes; nothing is sent while a function runs, neither ``stopping`` nor progress nor log lines; output is
+lost; an exception loses its traceback, and has to be picklable; a file that was loaded by its path is not
+found; and a process that computes in C outlives a program that is killed.
 
-A process is started when a node needs one and none is idle, so there are as many as nodes ran at once:
-``workers`` at most. Idle ones are kept until the stop. A node that is to end early is killed, with its
-process and with what it started in the same process group: no code of it runs any more, neither ``except``
-nor ``finally``. So it is never stuck.
+A process is started when a node needs one and none is idle, so there are at most as many as ``workers``. Idle
+ones are kept until the stop. To end a node early, its process is killed, with what it started in the same
+process group: no code of the node runs any more, neither ``except`` nor ``finally``. So it is never stuck.
 
 After a node the settings of its process are restored, or the process is replaced.
 """
@@ -22,6 +21,7 @@ import math
 import signal
 import sys
 import threading
+from functools import partial
 
 import trio
 
@@ -31,12 +31,11 @@ from exotrio._execution.handle import Execution
 from exotrio._execution.messages import (
     CONNECTION_LOST,
     Began,
-    Captured,
     Drain,
     Ended,
     Job,
     Logged,
-    Progressed,
+    News,
     Setup,
 )
 from exotrio._execution.results import FailedElsewhere, Failure
@@ -45,7 +44,6 @@ from exotrio._nodes.importing import GUARD, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._shared import deadlines
 from exotrio._shared.deadlines import join_at_exit
-from exotrio._util.words import signal_name
 
 BEGIN = """import json, sys
 sys.path[:] = json.loads(sys.argv[2])
@@ -61,61 +59,44 @@ class ProcessBackend(ExecutionBackend):
 
     def __init__(self) -> None:
         self._idle: list[WorkerProcess] = []
-        self._all: set[WorkerProcess] = set()
 
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         execution.elsewhere = True
         if is_worker_process():
             raise _failed(node, f"this is a worker process, which starts no others: {GUARD}")
         try:
-            process = self._take()
+            process = self._idle_process() or WorkerProcess()
         except OSError as error:
             raise _failed(node, f"no process can be started: {error.strerror}") from error
         try:
             result = await process.run(node, execution)
         except BaseException:
-            await self._end(process)
+            await process.end()
             raise
         if process.reusable:
             self._idle.append(process)
         else:
-            process.hang_up()
-            with trio.move_on_after(MAX_KILL, shield=True):  # what came of the node must not get lost
-                await process.ended.wait()
-            await self._end(process)
+            process.end_later()
         if isinstance(result, Failure):
             raise FailedElsewhere(result)
         return result
 
     async def aclose(self) -> None:
-        for process in self._all:
+        for process in self._idle:
             process.hang_up()
         with trio.move_on_after(deadlines.WORKER_PROCESSES, shield=True):
-            for process in list(self._all):
+            for process in self._idle:
                 await process.ended.wait()
-        for process in self._all.intersection(self._idle):
-            if not process.ended.is_set():
-                self._all.remove(process)
-                process.end_later()
-        with trio.move_on_after(deadlines.WORKER_PROCESSES, shield=True):
-            async with trio.open_nursery() as nursery:
-                for process in list(self._all):
-                    nursery.start_soon(self._end, process)
+        while self._idle:
+            self._idle.pop().end_later()
 
-    def _take(self) -> WorkerProcess:
+    def _idle_process(self) -> WorkerProcess | None:
         while self._idle:
             process = self._idle.pop()
             if not process.ended.is_set():
                 return process
-            self._all.discard(process)
             process.close()
-        process = WorkerProcess()
-        self._all.add(process)
-        return process
-
-    async def _end(self, process: WorkerProcess) -> None:
-        self._all.discard(process)
-        await process.end()
+        return None
 
 
 class WorkerProcess(ChildProcess):
@@ -155,10 +136,10 @@ class WorkerProcess(ChildProcess):
                 if job.number == 1:
                     await self.send(_setup())
                 await self.send(job)
-                execution.on_drain = self._drain
+                execution.on_drain = drain = partial(self.send_now, Drain())
                 # The runtime may have begun to drain while the job was sent.
                 if execution.draining and not job.draining:
-                    self._drain()
+                    drain()
                 while not isinstance(message := await self.receive(), Ended):
                     if isinstance(message, Began):
                         starting.deadline = math.inf
@@ -167,7 +148,14 @@ class WorkerProcess(ChildProcess):
                 self.reusable = message.reusable
                 return message.result
         except EOFError:
-            raise _failed(node, await self._how_it_ended()) from None
+            with trio.move_on_after(MAX_KILL):
+                await self.ended.wait()
+            why = f"its process {self.ending}"
+            if not self.ended.is_set() or self.code == CONNECTION_LOST:
+                why = "its process closed the connection to the runtime"
+            elif self.code == -signal.SIGKILL:
+                why += ", perhaps by the kernel for want of memory"
+            raise _failed(node, why) from None
         except Exception as error:
             # Unpickling may raise anything.
             why = f"its process sent what cannot be read: {type(error).__name__}: {error}"
@@ -177,22 +165,17 @@ class WorkerProcess(ChildProcess):
         raise _failed(node, f"its process did not load its code within {MAX_START:g} s")
 
     def end_later(self) -> None:
-        """Let it end by itself, after the stream was ended: what its code left open is written then.
+        """Let it end by itself, so that what its code left open is written.
 
         It is killed after ``deadlines.IDLE_PROCESSES``, for which the end of this process waits.
         """
+        self.hang_up()
         self.close()
-        thread = threading.Thread(
-            target=self.wait_or_kill,
-            args=(deadlines.IDLE_PROCESSES,),
-            name="exotrio process end",
-            daemon=True,
-        )
-        thread.start()
-        join_at_exit(thread)
-
-    def _drain(self) -> None:
-        self.send_now(Drain())
+        if not self.ended.is_set():
+            kill = partial(self.wait_or_kill, deadlines.IDLE_PROCESSES)
+            thread = threading.Thread(target=kill, name="exotrio process end", daemon=True)
+            thread.start()
+            join_at_exit(thread)
 
     def _handle(self, message: object, execution: Execution) -> None:
         match message:
@@ -201,20 +184,11 @@ class WorkerProcess(ChildProcess):
                     _log(record)
                 else:  # of a thread that a node left, perhaps an earlier one
                     contextvars.Context().run(_log, record)
-            case Progressed(job, progress) if job == self._jobs:
-                execution.progress.say(progress.fraction, progress.text)
-            case Captured(job, lines) if job == self._jobs and execution.output is not None:
-                execution.output.take(lines)
-
-    async def _how_it_ended(self) -> str:
-        with trio.move_on_after(MAX_KILL):
-            await self.ended.wait()
-        if not self.ended.is_set() or self.code == CONNECTION_LOST:
-            return "its process closed the connection to the runtime"
-        if self.code >= 0:
-            return f"its process ended with exit code {self.code}"
-        hint = ", perhaps by the kernel for want of memory" if self.code == -signal.SIGKILL else ""
-        return f"its process was killed by {signal_name(self.code)}{hint}"
+            case News(job, progress, lines) if job == self._jobs:
+                if progress is not None:
+                    execution.progress.say(progress.fraction, progress.text)
+                if lines is not None and execution.output is not None:
+                    execution.output.take(lines)
 
 
 def _setup() -> Setup:

@@ -32,7 +32,7 @@ EXIT = 1.0
 LAST_HEARTBEAT = 0.8 * CLOSE
 """The rest is for its thread to end."""
 WORKER_PROCESSES = 0.5 * CLOSE
-"""For idle worker processes to end by themselves, and as long again to kill those that did not."""
+"""For idle worker processes to end by themselves."""
 ASYNCIO_TASKS = 0.4 * CLOSE
 """For the tasks that nodes left in the asyncio loop, and again for their async generators."""
 IDLE_PROCESSES = 0.8 * EXIT

@@ -155,7 +155,7 @@ async def test_settings_of_a_worker_process_are_restored_after_each_node(
     assert "the process of Changes is replaced: its working directory is gone" in caplog.text
     assert third["settings"] == first["settings"]
     assert third["pid"] != first["pid"]
-    assert not is_running(int(first["pid"]))
+    until_gone(int(first["pid"]))
 
 
 async def test_a_process_that_does_not_end_by_itself_is_killed_soon_after_the_stop() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from exotrio._shared.settings import KEY_VARIABLE
-from exotrio._util.words import listed, signal_name
-from exotrio.cli.dev.child import Loaded
+from exotrio._util.words import listed
+from exotrio.cli.dev.child import Child, Loaded
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
 
@@ -76,16 +76,13 @@ def changed(files: Sequence[str], *, drains: bool = False) -> str:
     return f"{what}: {first}the code is loaded again"
 
 
-def ended(code: int, claims: str) -> str:
-    """Return how the process of a runtime ended that was not asked to by ``dev``, and what became of its
-    claims."""
-    if code == SUCCESS:
+def ended(child: Child) -> str:
+    """Return how the process of a runtime ended without an order of ``dev``, and what its claims became."""
+    if child.code == SUCCESS:
         return "the runtime drained and ended, as requested by another command"
-    if code == ABANDONED:
+    if child.code == ABANDONED:
         return "the runtime ended and abandoned outcomes or claims; see the log above"
-    if code >= 0:
-        return f"the runtime ended with exit code {code}; {claims}"
-    return f"the runtime was killed by {signal_name(code)}; {claims}"
+    return f"the runtime {child.ending}; {child.claims}"
 
 
 def shown(file: str) -> str:

@@ -137,7 +137,7 @@ class Session:
                     return failed.code
                 await announcer.show_dashboard(None)
             else:
-                print_message(messages.ended(child.code, child.claims))
+                print_message(messages.ended(child))
                 if not self.reload and child.code not in (SUCCESS, ABANDONED):
                     return FAILED
             await self._until_changed()

@@ -10,7 +10,6 @@ from functools import partial
 import trio
 
 from exotrio._util.backoff import Backoff
-from exotrio._util.words import signal_name
 from exotrio.cli.exit_codes import (
     ABANDONED,
     BUSY,
@@ -188,10 +187,5 @@ class Supervisor:
 def _how_it_ended(child: Child) -> str:
     if child.was_killed:
         return "did not end in time and was killed; what it held stays claimed until its leases end"
-    how = (
-        f"ended with exit code {child.code}"
-        if child.code >= 0
-        else f"was killed by {signal_name(child.code)}"
-    )
     held = "; what it held stays claimed until its leases end" if child.registered.is_set() else ""
-    return how + held
+    return child.ending + held
