@@ -14,100 +14,51 @@ a call that only reads is repeated; one that changes something only if it is ide
 left.
 """
 
-from exotrio._wire.graphs import GraphInfo
-from exotrio._wire.native import LogLine, NodeCounts, Run
-from exotrio._wire.operations import (
-    DeletedGraph,
-    RefusedState,
-    RetriedState,
-    RunPage,
-    RunRetry,
-    StateAttempt,
-    StateEvent,
-    StateHistory,
-    StateHolder,
-    StatePage,
-    StateSummary,
-)
-from exotrio._wire.overview import (
-    Checkup,
-    DatabaseState,
-    Disagreement,
-    HeldClaims,
-    HorizonHolder,
-    LostLeases,
-    ManagerState,
-    NodeLoad,
-    NodeVersion,
-    OldestState,
-    Overview,
-    PostgresState,
-    ReplicationSlot,
-    RuntimeInfo,
-    RuntimeList,
-    TableState,
-    Throughput,
-    V0Runtime,
-)
-from exotrio._wire.v0 import (
-    RegisteredNode,
-    RunGraph,
-    RunList,
-    RunSummary,
-    StateDetail,
-    StateEdge,
-    StateNode,
-    StateRetry,
-)
-from exotrio._wire.vocabulary import RunStatus, StateStatus, ValidationStatus
-from exotrio.client._state_manager import StateManager
-from exotrio.client._triggers import NewRun
+from exotrio._wire.graphs import GraphInfo as GraphInfo
+from exotrio._wire.native import LogLine as LogLine
+from exotrio._wire.native import NodeCounts as NodeCounts
+from exotrio._wire.native import Run as Run
+from exotrio._wire.operations import DeletedGraph as DeletedGraph
+from exotrio._wire.operations import RefusedState as RefusedState
+from exotrio._wire.operations import RetriedState as RetriedState
+from exotrio._wire.operations import RunPage as RunPage
+from exotrio._wire.operations import RunRetry as RunRetry
+from exotrio._wire.operations import StateAttempt as StateAttempt
+from exotrio._wire.operations import StateEvent as StateEvent
+from exotrio._wire.operations import StateHistory as StateHistory
+from exotrio._wire.operations import StateHolder as StateHolder
+from exotrio._wire.operations import StatePage as StatePage
+from exotrio._wire.operations import StateSummary as StateSummary
+from exotrio._wire.overview import Checkup as Checkup
+from exotrio._wire.overview import DatabaseState as DatabaseState
+from exotrio._wire.overview import Disagreement as Disagreement
+from exotrio._wire.overview import HeldClaims as HeldClaims
+from exotrio._wire.overview import HorizonHolder as HorizonHolder
+from exotrio._wire.overview import LostLeases as LostLeases
+from exotrio._wire.overview import ManagerState as ManagerState
+from exotrio._wire.overview import NodeLoad as NodeLoad
+from exotrio._wire.overview import NodeVersion as NodeVersion
+from exotrio._wire.overview import OldestState as OldestState
+from exotrio._wire.overview import Overview as Overview
+from exotrio._wire.overview import PostgresState as PostgresState
+from exotrio._wire.overview import ReplicationSlot as ReplicationSlot
+from exotrio._wire.overview import RuntimeInfo as RuntimeInfo
+from exotrio._wire.overview import RuntimeList as RuntimeList
+from exotrio._wire.overview import TableState as TableState
+from exotrio._wire.overview import Throughput as Throughput
+from exotrio._wire.overview import V0Runtime as V0Runtime
+from exotrio._wire.v0 import RegisteredNode as RegisteredNode
+from exotrio._wire.v0 import RunGraph as RunGraph
+from exotrio._wire.v0 import RunList as RunList
+from exotrio._wire.v0 import RunSummary as RunSummary
+from exotrio._wire.v0 import StateDetail as StateDetail
+from exotrio._wire.v0 import StateEdge as StateEdge
+from exotrio._wire.v0 import StateNode as StateNode
+from exotrio._wire.v0 import StateRetry as StateRetry
+from exotrio._wire.vocabulary import RunStatus as RunStatus
+from exotrio._wire.vocabulary import StateStatus as StateStatus
+from exotrio._wire.vocabulary import ValidationStatus as ValidationStatus
+from exotrio.client._state_manager import StateManager as StateManager
+from exotrio.client._triggers import NewRun as NewRun
 
-__all__ = [
-    "Checkup",
-    "DatabaseState",
-    "DeletedGraph",
-    "Disagreement",
-    "GraphInfo",
-    "HeldClaims",
-    "HorizonHolder",
-    "LogLine",
-    "LostLeases",
-    "ManagerState",
-    "NewRun",
-    "NodeCounts",
-    "NodeLoad",
-    "NodeVersion",
-    "OldestState",
-    "Overview",
-    "PostgresState",
-    "RefusedState",
-    "RegisteredNode",
-    "ReplicationSlot",
-    "RetriedState",
-    "Run",
-    "RunGraph",
-    "RunList",
-    "RunPage",
-    "RunRetry",
-    "RunStatus",
-    "RunSummary",
-    "RuntimeInfo",
-    "RuntimeList",
-    "StateAttempt",
-    "StateDetail",
-    "StateEdge",
-    "StateEvent",
-    "StateHistory",
-    "StateHolder",
-    "StateManager",
-    "StateNode",
-    "StatePage",
-    "StateRetry",
-    "StateStatus",
-    "StateSummary",
-    "TableState",
-    "Throughput",
-    "V0Runtime",
-    "ValidationStatus",
-]
+__all__ = sorted(name for name, value in globals().items() if isinstance(value, type))
