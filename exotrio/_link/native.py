@@ -34,13 +34,13 @@ from exotrio._nodes.outcome import Outcome, Released, Report
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
-    ClaimAlong,
     HeartbeatReply,
     HeartbeatRequest,
     HeartbeatState,
     ItemsReply,
     NativeClaimRequest,
     NativeState,
+    PiggybackedClaim,
     ReleaseRequest,
 )
 from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, HeartbeatResult, from_ms, native_path, to_ms
@@ -250,7 +250,7 @@ class NativeLink:
         # The claim is an item of the list, too.
         if unleased or len(items) >= MAX_BATCH or sum(len(item.content) for item in encoded) > BATCH_BYTES:
             return None
-        claim = ClaimAlong(
+        claim = PiggybackedClaim(
             worker_id=self._worker_id,
             limits=dict(room.limits),
             limit=room.limit,

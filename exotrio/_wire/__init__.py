@@ -1,14 +1,12 @@
-"""What travels over HTTP: paths, headers, statuses and bodies. Servers and clients share it, so both sides
-agree by construction.
+"""The two HTTP APIs, v0 and native: paths, headers, statuses and bodies. Servers and clients share them, so
+both sides agree by construction.
 
-- ``vocabulary``: paths, headers, limits and statuses. Without pydantic models, since most of exotrio needs
-  only these, and the classes of all bodies cost every program that loads them 10 ms.
-- ``body``: what the models are made of, with the types of times and durations.
-- ``v0``, ``graphs``: bodies of the stock state manager's API. Unknown fields are ignored, strings are strict
-  and integers lax, as there.
-- ``native``: bodies of what runtimes ask of ours: claims, outcomes, heartbeats, runs.
-- ``operations``: bodies of what operators ask of ours: lists, the history of a state, retries of a run.
-- ``overview``: how a namespace, its runtimes and the state manager are.
+- ``vocabulary``: paths, headers, limits and statuses
+- ``body``: the base of the models, with the types of times and durations
+- ``v0``, ``graphs``: bodies of the stock state manager's API
+- ``native``: bodies of native routes for runtimes: claims, outcomes, heartbeats, runs
+- ``operations``: bodies of native routes for operators: lists, the history of a state, retries of a run
+- ``overview``: bodies that show what happens in a namespace, its runtimes and the state manager
 
 Rules
 -----
@@ -16,7 +14,7 @@ Rules
 1. On the wire a duration is whole milliseconds, in a field that ends in ``_ms`` (on v0 also
    ``backoff_factor``, ``max_delay``, ``start_delay`` and ``enqueue_after``). Everywhere else exotrio counts
    float seconds: ``to_ms``, ``from_ms`` and the types in ``body`` convert.
-2. Every list and object of a request has a largest size, or fails at the first problem: the problems of a
+2. Every list and object of a request has a maximum size, or fails at the first problem: the problems of a
    body of 2 MB must not take 2 GB.
 3. A field is added with a default, so that an older server and a newer client understand each other.
 4. No module with bodies has ``from __future__ import annotations``: pydantic would compile each annotation

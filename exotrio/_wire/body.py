@@ -1,4 +1,4 @@
-"""What the bodies of both APIs are made of.
+"""The base of the bodies of both APIs.
 
 On the wire a time is ISO text in UTC (``2024-01-31T12:00:00.123Z``) and a duration whole milliseconds, in a
 field that ends with ``_ms``. What the public client returns has a time as an aware ``datetime`` in UTC and a
@@ -16,8 +16,8 @@ from exotrio.graph import PartByPart
 
 
 class Body(BaseModel):
-    """Base of the bodies. Their validators are built at first use: all of them together would cost
-    every ``import exotrio`` 20 ms."""
+    """Base of the bodies. Their validators are built at first use: together they would cost every
+    ``import exotrio`` 20 ms."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, serialize_by_alias=True)
 

@@ -33,16 +33,16 @@ from exotrio.graph import (
 )
 
 MAX_EDGES = 10_000
-"""Most entries of ``next_nodes`` in one graph: how long the checks take grows with them."""
+"""Maximum of entries of ``next_nodes`` in one graph, which determine how long the checks take."""
 MAX_TRIGGERS = 100
-"""Most triggers of one graph: to find when a rare one comes due takes up to 20 ms."""
+"""Maximum for one graph: to find the next time of a rare one takes up to 20 ms."""
 
 
 def _ignores_unknown(model: type[BaseModel]) -> BeforeValidator:
-    """For a declaration as it travels: fields that it does not have are ignored there."""
+    """Return a validator that ignores unknown fields of a declaration, which its model refuses."""
 
     def known(values: Any) -> Any:
-        # Its own dicts only: a value that is not one is the model's to refuse.
+        # The model refuses values that are not dicts.
         if not isinstance(values, dict):
             return values
         return {name: value for name, value in values.items() if name in model.model_fields}
@@ -56,7 +56,7 @@ StoreConfig = Annotated[StoreConfigModel, _ignores_unknown(StoreConfigModel)]
 
 
 class PlaceModel(GraphNodeModel):
-    """A place as it travels: there the inputs have to be given, even if there are none."""
+    """A place on the wire, where its inputs are required, even if there are none."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
@@ -65,7 +65,7 @@ class PlaceModel(GraphNodeModel):
 
 
 class CronTriggerValue(Body):
-    """The ``value`` of a cron trigger on the wire; further keys are kept."""
+    """The ``value`` of a cron trigger on the wire; unknown keys are kept."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", defer_build=True)
 
@@ -79,10 +79,10 @@ class CronTriggerValue(Body):
 
 
 class TriggerModel(Body):
-    """A trigger as it travels: ``{"type": "CRON", "value": {"expression": ..., "timezone": ...}}``.
+    """A trigger on the wire: ``{"type": "CRON", "value": {"expression": ..., "timezone": ...}}``.
 
-    Newer clients put ``type`` into ``value``. It is kept there, beside the other one, so that clients of
-    both kinds can read what is shown.
+    Newer clients put ``type`` into ``value``. It is shown in both places, so that clients of both kinds can
+    read it.
     """
 
     type: Literal["CRON"]
@@ -90,10 +90,10 @@ class TriggerModel(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _type_of_value(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "type" not in given and isinstance(given.get("value"), dict):
-            return {"type": given["value"].get("type", "CRON"), **given}
-        return given
+    def _type_of_value(cls, trigger: Any) -> Any:
+        if isinstance(trigger, dict) and "type" not in trigger and isinstance(trigger.get("value"), dict):
+            return {"type": trigger["value"].get("type", "CRON"), **trigger}
+        return trigger
 
     @property
     def schedule(self) -> str:
@@ -107,7 +107,7 @@ def schedules_of(triggers: Sequence[TriggerModel]) -> list[str]:
 
 
 class GraphBody(Body):
-    """A graph as it travels."""
+    """A graph on the wire."""
 
     secrets: Texts
     nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
@@ -131,14 +131,14 @@ class GraphBody(Body):
         store_config: StoreConfigModel | None = None,
         triggers: Sequence[CronTrigger] | None = None,
     ) -> Self:
-        """Return the body of an upsert with only those fields set that were given."""
-        given: dict[str, Any] = {}
+        """Return the body of an upsert; fields for None are unset."""
+        options: dict[str, Any] = {}
         if retry_policy is not None:
-            given["retry_policy"] = retry_policy
+            options["retry_policy"] = retry_policy
         if store_config is not None:
-            given["store_config"] = store_config
+            options["store_config"] = store_config
         if triggers is not None:
-            given["triggers"] = [
+            options["triggers"] = [
                 TriggerModel(
                     type="CRON",
                     value=CronTriggerValue(
@@ -148,23 +148,23 @@ class GraphBody(Body):
                 )
                 for each in triggers
             ]
-        return cls(secrets=secrets, nodes=[PlaceModel(**dict(node)) for node in nodes], **given)
+        return cls(secrets=secrets, nodes=[PlaceModel(**dict(node)) for node in nodes], **options)
 
     @property
     def schedules(self) -> list[str]:
         return schedules_of(self.triggers)
 
     def excess(self) -> list[str]:
-        """Return which largest sizes of a new graph this one exceeds. Graphs of old databases may."""
+        """Return which limits of a new graph this one exceeds. Graphs of old databases may."""
         edges = sum(len(node.next_nodes or ()) for node in self.nodes)
         sizes = (
             (edges, MAX_EDGES, "edges (entries of next_nodes)"),
             (len(self.triggers), MAX_TRIGGERS, "triggers"),
         )
         return [
-            f"a graph has at most {most:,} {what}; this one has {size:,}"
-            for size, most, what in sizes
-            if size > most
+            f"a graph has at most {limit:,} {what}; this one has {size:,}"
+            for size, limit, what in sizes
+            if size > limit
         ]
 
 
@@ -185,7 +185,7 @@ class GraphRequest(GraphBody):
 class StoredValue(CronTriggerValue):
     """The ``value`` of a trigger that a state manager has."""
 
-    # Whatever was sent to one that did not know it. As that one did, ``schedule`` takes it for UTC.
+    # A state manager that did not know zones stored any value, and ran the trigger in UTC.
     timezone: Any = None
 
 
@@ -202,7 +202,7 @@ class StoredGraph(GraphBody):
 
 
 def _names_only(secrets: Any) -> Any:
-    # The stock state manager sends ciphertexts along; nobody needs them.
+    # The stock state manager sends ciphertexts, which are of no use.
     return dict.fromkeys(secrets, True) if isinstance(secrets, dict) else secrets
 
 
@@ -210,7 +210,8 @@ class GraphReply(Body):
     """A graph as the state manager shows it: secrets by name only.
 
     Fields:
-        paused_at: Since when its schedule is paused; None if it is not. Only ours says so.
+        scheduled: When each of ``schedules`` starts its next run, without those that start none. Only ours.
+        paused_at: Since when its schedule is paused, if it is. Only ours.
     """
 
     nodes: list[PlaceModel]
@@ -223,8 +224,6 @@ class GraphReply(Body):
     validation_status: ValidationStatus
     validation_errors: list[str]
     scheduled: dict[str, Moment] | None = None
-    """When each of ``schedules`` comes due next, without those that never do or were cancelled; None if there
-    are none, and at a stock state manager, which does not say it."""
     paused_at: Moment | None = None
 
     @property
@@ -245,13 +244,13 @@ class GraphsReply(Body):
 
 
 class GraphsQuery(Body):
-    """Query of the native list of graphs: those whose names follow ``after``."""
+    """Query of the native list of graphs: those with names after ``after``."""
 
     after: Annotated[str, Field(max_length=MAX_NAME)] = ""
 
 
 class GraphPage(Body):
-    """A page of graphs, by name; ``next`` is what the next page comes after, or None on the last one."""
+    """A page of graphs, by name; ``next`` is the ``after`` of the next page, or None on the last one."""
 
     graphs: list[GraphInfo]
     next: str | None

@@ -1,4 +1,4 @@
-"""Bodies of what runtimes ask of our state manager through the native API."""
+"""Bodies of native routes for runtimes: claims, outcomes, heartbeats, runs."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -35,79 +35,68 @@ from exotrio._wire.vocabulary import (
 from exotrio.graph import PartByPart
 
 MAX_FIELDS = 1_000
-"""Characters that a heartbeat sends of the inputs and outputs of one node, at most."""
-
+"""Maximum of characters that a heartbeat sends of the inputs and outputs of one node."""
 
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _uuid(text: str) -> str:
     if _UUID.fullmatch(text):
-        return text  # as clients write it; the class takes five times as long, a quarter of a run's parsing
+        return text  # as most clients write it; UUID takes five times as long, a quarter of a run's parsing
     from uuid import UUID
 
     return str(UUID(text))
 
 
 Uuid = Annotated[str, AfterValidator(_uuid)]
+Id = Annotated[str, Field(min_length=1, max_length=256)]
 TraceContext = Annotated[str, Field(pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 """A ``traceparent`` of W3C's Trace Context."""
 
 
 class Discovery(Body):
-    """Reply of ``GET /exotrio/v1``, by which clients recognise our server."""
+    """Reply of ``GET /exotrio/v1``, by which clients recognize our server."""
 
     version: str
     capabilities: list[str]
 
 
-class _ClaimRequest(Body):
+class NativeClaimRequest(Body):
     """Claim states under a lease.
+
+    The reply has ``register`` if nothing can be claimed and a node is not registered.
 
     Fields:
         worker_id: Id of the process that claims, shown to operators.
-        limits: Node name to the most states of it.
-        limit: Most states in all.
+        limits: Node name to the maximum of its states.
+        limit: Maximum of states in all.
         claim_id: Chosen by the client. The same id again returns the states still held under it.
         run_id: Only states of this run, which may be triggered later. None: of any run.
         announces: Whether the heartbeats of the process say which states run, and say so before a state
             begins whose lease has ``announce``. Otherwise every claimed state counts as running.
+        wait_ms: How long to wait for the first state, unless the reply has ``register``.
     """
 
-    worker_id: Annotated[str, Field(min_length=1, max_length=256)]
+    worker_id: Id
     limits: Annotated[dict[str, Annotated[int, Field(ge=0)]], PartByPart, Field(max_length=MAX_BATCH)]
     limit: Annotated[int, Field(ge=0)]
-    claim_id: Annotated[str, Field(min_length=1, max_length=256)]
+    claim_id: Id
     run_id: Uuid | None = None
     announces: bool = False
-
-
-class NativeClaimRequest(_ClaimRequest):
-    """A separate claim: ``wait_ms`` says how long to wait for a first state.
-
-    It does not wait if nothing can be claimed and a node is not registered. Then the reply has ``register``.
-    """
-
     wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
 
 
-class ClaimAlong(_ClaimRequest):
-    """A claim in the request that delivers outcomes. It does not wait, and is not repeated.
-
-    Fields:
-        at_once: How many states could begin at once. It gets no more while others wait for states.
-    """
+class PiggybackedClaim(NativeClaimRequest):
+    """A claim in the request that delivers outcomes. It does not wait, and is not repeated. It gets at most
+    ``at_once`` states, those that could begin at once, while other runtimes wait for states."""
 
     at_once: Annotated[int, Field(ge=0)]
 
 
 class ClaimItem(Body):
-    """What the last item of ``POST .../outcomes`` may be: a busy runtime needs no other request to claim.
+    """The last item of ``POST .../outcomes`` may be a claim: a busy runtime needs no other request for it."""
 
-    A state manager that does not know it takes it for an invalid outcome, and records the others.
-    """
-
-    claim: ClaimAlong
+    claim: PiggybackedClaim
 
 
 class Lease(Body):
@@ -119,8 +108,8 @@ class Lease(Body):
         attempt: 1 for the first attempt, then one more for each retry.
         deliveries: How many processes in a row ended, or lost their lease, while they ran the state.
         announce: Its last process was lost. A heartbeat has to say that the state runs before it begins.
-        alone: One more such end makes it an error. It has to run while nothing else runs in the process,
-            so that it alone can be what ends the process.
+        alone: One more such end makes it an error. It has to run while no other state runs in the process,
+            so that no other one can be what ends the process.
     """
 
     token: str
@@ -135,6 +124,7 @@ class NativeState(Body):
     """A claimed state.
 
     Fields:
+        timeout_ms: Maximum time for one execution, by the graph.
         trace: W3C trace contexts, if the run is traced: the parent of its execution, and after spaces
             those of executions to link to.
     """
@@ -147,7 +137,6 @@ class NativeState(Body):
     inputs: dict[str, Any]
     created_at: str
     timeout_ms: Annotated[int, Field(gt=0)] | None = None
-    """Most milliseconds for one execution, by the graph."""
     lease: Lease
     trace: str | None = None
 
@@ -172,7 +161,6 @@ class LogLine(Body):
         at: When, by the clock of the runtime.
         level: Of a log record, such as ``INFO``; ``stdout`` or ``stderr`` if it was printed; None if it says
             what was left out here.
-        logger: Name of the logger of a log record.
         text: It may have several lines, as a traceback has.
     """
 
@@ -183,7 +171,7 @@ class LogLine(Body):
 
 
 def _logs(lines: object, parse: ValidatorFunctionWrapHandler) -> object:
-    # No outcome is refused for its log lines.
+    # An outcome is never refused because of its log lines.
     try:
         return parse(lines[:MAX_LOG_LINES] if isinstance(lines, list) else lines)
     except (ValidationError, OverflowError):
@@ -191,7 +179,7 @@ def _logs(lines: object, parse: ValidatorFunctionWrapHandler) -> object:
 
 
 class ReportedState(EndedState):
-    """A held state with an outcome. ``logs``: what its execution logged and printed, oldest first."""
+    """A held state with an outcome; ``logs`` are in the order of time."""
 
     logs: Annotated[list[LogLine], WrapValidator(_logs)] = Field(default_factory=list)
 
@@ -237,10 +225,10 @@ class ItemsReply(Body):
 
 
 class ReleaseRequest(Body):
-    """Hand states back: either ``states``, or all that is held under ``claim_id``, which voids it."""
+    """Release states: either ``states``, or all that are held under ``claim_id``, which voids it."""
 
     states: Annotated[list[EndedState], Field(max_length=MAX_BATCH)] | None = None
-    claim_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    claim_id: Id | None = None
     delay_ms: DelayMs = 0
 
 
@@ -252,12 +240,7 @@ class HeartbeatProgress(Body):
 
 
 class HeartbeatState(HeldState):
-    """A held state in a heartbeat.
-
-    Fields:
-        running: Whether its node runs; otherwise it waits for a worker.
-        progress: The last progress of its node, if any.
-    """
+    """A held state in a heartbeat: it is running, or waits for a worker."""
 
     running: bool = False
     progress: HeartbeatProgress | None = None
@@ -269,12 +252,11 @@ class HeartbeatRequest(Body):
     Fields:
         worker_id: As in its claims.
         runtime: Name of the runtime.
-        phase: Phase of the runtime.
         busy: Workers that run a node.
         buffered: States that wait for a worker.
-        reporting: States whose node has ended and whose outcome is under way.
-        states: All states it holds.
-        workers: Number of its workers; 0 if it does not say.
+        reporting: States whose node has ended and whose outcome is not yet accepted.
+        states: All states that it holds.
+        workers: Number of its workers; 0 if unknown.
         shows_tasks: Whether it answers the command ``tasks``.
         tasks: Its task tree, in the heartbeat after that command.
         nodes: Its nodes, with the names of their inputs and outputs as ``NodeDeclaration.fields`` gives
@@ -283,7 +265,7 @@ class HeartbeatRequest(Body):
         registered_ms: How long ago that was.
     """
 
-    worker_id: Annotated[str, Field(min_length=1, max_length=256)]
+    worker_id: Id
     runtime: Annotated[str, Field(max_length=256)] = ""
     phase: Annotated[str, Field(max_length=32)] = ""
     busy: Annotated[int, Field(ge=0)] = 0
@@ -315,8 +297,8 @@ class HeartbeatReply(Body):
     Fields:
         items: One per state, in the order of the request.
         ttl_ms: How long the renewed leases last, or None if they never end.
-        commands: What an operator asks of the runtime: ``drain``, ``tasks``. And ``register``, if the state
-            manager does not know what the runtime registered, or only something older.
+        commands: Requests of operators: ``drain``, ``tasks``. And ``register``, if the state manager does not
+            know what the runtime registered, or only something older.
     """
 
     items: list[HeartbeatStateReply]
@@ -332,9 +314,6 @@ def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
 
 class NativeTriggerRequest(TriggerRequest):
     """As v0, plus a run id chosen by the client, unless there is a key: either makes the request repeatable.
-
-    A state manager that does not know keys refuses a request without a run id, so none ignores a key.
-
     ``trace`` is the context of the trigger, if it is traced.
 
     Also one entry of ``POST .../graph/{graph}/runs``, whose body is ``{"runs": [...]}`` with at most
@@ -346,18 +325,14 @@ class NativeTriggerRequest(TriggerRequest):
 
 
 class TriggerManyReply(Body):
-    """Reply to a list of runs: their ids, in its order.
-
-    Fields:
-        created: For each whether it was started by this request, or existed already.
-    """
+    """Reply to a list of runs, in its order: ``created`` is False for those that existed already."""
 
     run_ids: list[str]
     created: list[bool]
 
 
 class RunQuery(Body):
-    """Query of the route that shows a run: how long to wait for its end."""
+    """Query of a run: how long to wait for its end."""
 
     wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
 

@@ -1,4 +1,4 @@
-"""Bodies of what operators ask of our state manager: lists, the history of a state, retries of a run."""
+"""Bodies of native routes for operators: lists, the history of a state, retries of a run."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
 MAX_PAGE = 1_000
-"""Most entries of one page of a list."""
+"""Maximum of entries of one page of a list."""
 BACKUP_PATH = f"{NATIVE_ROOT}/backup"
 BACKUP_TYPE = "application/vnd.sqlite3"
 SIGN_IN_PATH = f"{NATIVE_ROOT}/sign-in-link"
@@ -20,13 +20,13 @@ Cursor = Annotated[str, Field(max_length=64)]
 
 
 class DeletionQuery(Body):
-    """What to do with runs that have not ended, as ``StateManager.delete_graph`` says."""
+    """Query of the deletion of a graph, as of ``StateManager.delete_graph``."""
 
     cancel_runs: bool = False
 
 
 class DeletedGraph(Body):
-    """A graph that was deleted, with so many runs; those that were cancelled for it are among them."""
+    """A graph that was deleted with its runs; those that were cancelled first are among the deleted ones."""
 
     namespace: str
     graph_name: str
@@ -51,7 +51,7 @@ class PageQuery(Body):
 
 
 class StatesQuery(PageQuery):
-    """Which states to list, newest first, as ``StateManager.states`` says."""
+    """Which states to list, newest first, as of ``StateManager.states``."""
 
     run: str | None = None
     graph: str | None = None
@@ -67,10 +67,10 @@ class StateSummary(StateNode):
     Fields:
         error: One line of its error, of at most 500 characters.
         retry_count: Automatic retries before it.
-        created_at: None if a v0 server was asked.
-        finished_at: When it ended; None while it has not, or if a v0 server was asked.
         worker: Id of the process that claimed it last, through the native API.
-        outputs: What it returned, if that was asked for; None if it was not, or a v0 server was asked.
+        outputs: What it returned, if the query has ``outputs``.
+
+    From a v0 server all but the error are None.
     """
 
     graph_name: str
@@ -83,14 +83,14 @@ class StateSummary(StateNode):
 
 
 class StatePage(Body):
-    """A page of states; ``next`` is None on the last one. One before that may be short, or empty."""
+    """A page of states; ``next`` is None on the last one. Earlier ones may be short, or empty."""
 
     states: list[StateSummary]
     next: str | None
 
 
 class RunsQuery(PageQuery):
-    """Which runs to list, newest first, as ``StateManager.find_runs`` says."""
+    """Which runs to list, newest first, as of ``StateManager.find_runs``."""
 
     graph: str | None = None
     status: RunStatus | None = None
@@ -109,11 +109,7 @@ class RunPage(Body):
 
 
 class PauseReply(Body):
-    """A node, or the schedule of a graph, that was paused or resumed.
-
-    Fields:
-        paused_at: Since when it is paused; None: it is not.
-    """
+    """A node, or the schedule of a graph: since when it is paused, or None."""
 
     paused_at: Moment | None
 
@@ -136,12 +132,7 @@ class StateEvent(Body):
 
 
 class StateAttempt(Body):
-    """One of the states that replaced each other by retries.
-
-    Fields:
-        retry_count: Automatic retries before it.
-        by_hand: Whether an operator asked for it, not the retry policy.
-    """
+    """One of the states that replaced each other by retries; ``by_hand``: requested by an operator."""
 
     id: str
     status: StateStatus
@@ -157,7 +148,7 @@ class StateHolder(Body):
         native: Whether it claimed under a lease; otherwise through v0.
         worker: Its id, if it claimed under a lease.
         local: Whether it is the process of the state manager.
-        ttl: Seconds left unless the lease is renewed; None: for ever.
+        ttl: Seconds until the lease ends unless it is renewed; None: it does not end.
     """
 
     native: bool
@@ -173,14 +164,13 @@ class StateHistory(StateDetail):
         data: The data of the signal that pruned it.
         retry_count: Automatic retries before it.
         deliveries: How many processes in a row ended, or lost their lease, while they ran it.
-        requeued: Whether it waits because its node asked for it.
+        requeued: Whether it waits because its node requeued it.
         enqueue_after: When it may be claimed.
-        claimed_at, worker: The last claim, and the process that made it (if under a lease).
+        claimed_at, worker: The last claim, and the process that made it, if under a lease.
         holder: The process that holds it, if it is QUEUED.
         paused_at: Since when its node is paused, if it waits for that.
-        events: Further events, oldest first.
         attempts: It, and the states that it replaced or that replaced it, oldest first.
-        logs: What its last execution with any output logged and printed, oldest first, if it was captured.
+        logs: What its last execution with any output logged and printed, if it was captured.
     """
 
     data: dict[str, Any] | None
@@ -216,14 +206,14 @@ class RetriedState(Body):
 
 
 class RefusedState(Body):
-    """A failed state that cannot be retried, and why."""
+    """A failed state that cannot be retried."""
 
     state_id: str
     reason: str
 
 
 class RunRetry(Body):
-    """What became of the failed states of a run that was retried."""
+    """The result of the retry of a run."""
 
     retried: list[RetriedState]
     refused: list[RefusedState]

@@ -1,4 +1,4 @@
-"""Bodies of the native routes that show how a namespace, its runtimes and the state manager are.
+"""Bodies of the native routes that show what happens in a namespace, its runtimes and the state manager.
 
 The API calls runtimes workers.
 """
@@ -13,10 +13,10 @@ from exotrio._wire.v0 import RunSummary
 EXPORT_TYPE = "text/html; charset=utf-8"
 MAX_RUNS = 100
 MAX_RUNTIMES = 100
-"""Runtimes in an overview, at most."""
+"""Maximum in an overview."""
 DEFAULT_DEPTH = 10_000
 MAX_DEPTH = 100_000
-"""Waiting states of a node that are counted, at most."""
+"""Maximum of waiting states that are counted of a node."""
 
 
 # -- runtimes
@@ -29,16 +29,15 @@ class RuntimeInfo(Body):
         worker_id: Id of the process.
         runtime: Name of the Runtime; empty before its first heartbeat.
         phase: Its phase at the last heartbeat; ``starting`` before the first.
-        live: Whether it sent something within the last minute, and did not announce its end.
-        asked_to_drain: Whether it was asked to drain and has not begun.
-        workers: How many states it runs at once; 0 if it does not say.
-        busy, buffered, reporting: States that it held at its last heartbeat: that ran, that waited for a
-            worker, and that had ended and whose outcome was under way.
-        holds: States that it holds now, by the database.
-        heard_ago: Seconds since it sent something.
-        polled_ago: Seconds since its last claim; None before the first.
+        live: Whether it sent a request within the last minute, and has not stopped.
+        asked_to_drain: Whether a drain was requested that has not begun.
+        workers: How many states it runs at once; 0 if unknown.
+        busy, buffered, reporting: States that it held at its last heartbeat: running ones, those that waited
+            for a worker, and ended ones whose outcome was not yet accepted.
+        holds: States that it holds now, according to the database.
+        heard_ago, polled_ago: Seconds since its last request, and since its last claim, if any.
         nodes: Names of the nodes that it claims states of.
-        shows_tasks: Whether its task tree can be asked for.
+        shows_tasks: Whether its task tree can be requested.
     """
 
     worker_id: str
@@ -58,24 +57,16 @@ class RuntimeInfo(Body):
 
 
 class V0Runtime(Body):
-    """Clients that claim the same nodes through v0, which does not identify them.
-
-    Fields:
-        nodes: Names of the nodes.
-        polled_ago: Seconds since the last such claim.
-    """
+    """Clients that claim the same nodes through v0, which does not identify them; ``polled_ago`` is the
+    seconds since the last such claim."""
 
     nodes: list[str]
     polled_ago: Seconds = Field(alias="polled_ms")
 
 
 class RuntimeList(Body):
-    """Runtimes that sent something in the last ten minutes, or stopped in the last one.
-
-    Fields:
-        workers: The live ones first, by runtime and id.
-        v0: Clients of v0, those with the latest claim first.
-    """
+    """Runtimes that sent a request in the last ten minutes, or stopped in the last one: the live ones first,
+    by runtime and id. And clients of v0, those with the latest claim first."""
 
     workers: list[RuntimeInfo]
     v0: list[V0Runtime]
@@ -89,13 +80,8 @@ class CommandReply(Body):
 
 
 class TasksReply(Body):
-    """The last task tree of a runtime.
-
-    Fields:
-        asked: Whether another one was asked for and has not come yet.
-        tasks: None before the first one.
-        age_ms: Time since it came.
-    """
+    """The last task tree of a runtime, if any; ``asked``: whether another one was requested that has not
+    arrived."""
 
     worker_id: str
     asked: bool
@@ -125,36 +111,22 @@ class DepthQuery(Body):
 
 
 class QueueDepth(Body):
-    """How many states wait, which is counted without anything else being read.
-
-    Fields:
-        nodes: States that wait of each registered node, also those that are not due yet and those of a paused
-            node; counted up to the limit of the query.
-    """
+    """How many states of each registered node wait, also those that are due later and those of a paused node;
+    counted up to the limit of the query."""
 
     nodes: dict[str, int]
 
 
 class OldestState(Body):
-    """The state that has been due longest.
-
-    Fields:
-        node: Its node.
-        due: Seconds that it has been due.
-    """
+    """The state that has been due longest, for ``due`` seconds."""
 
     node: str
     due: Seconds = Field(alias="waits_ms")
 
 
 class Throughput(Body):
-    """Attempts that ended in the last hour, by minute; the last minute is the present one.
-
-    Fields:
-        first_minute: When the first of these minutes began, in minutes of Unix time.
-        ended: How many attempts ended.
-        failed: How many of those failed, retried ones included.
-    """
+    """Attempts that ended in the last hour, and those of them that failed, retried ones included, by minute:
+    the present one is last. ``first_minute`` is in minutes of Unix time."""
 
     first_minute: int
     ended: list[int]
@@ -172,7 +144,6 @@ class NodeLoad(Body):
         ended, failed: Attempts of the last hour.
         p50, p95: Seconds that those ran; None without any.
         offered_by: Names of the live runtimes that claim its states.
-        paused_at: Since when it is paused; None if it is not.
     """
 
     name: str
@@ -194,10 +165,8 @@ class Overview(Body):
     Fields:
         at: When, by the clock of the state manager.
         running: States that runtimes hold.
-        waiting: States that wait.
-        waiting_is_more: Whether there are more than were counted.
+        waiting_is_more: Whether more wait than were counted.
         errored: States that failed within 24 h and were not retried.
-        oldest: The state that has been due longest, if any is due.
         nodes: By name.
         runtimes: The live ones first; ``MAX_RUNTIMES`` of ``runtime_count``.
         v0_runtimes: Kinds of clients that claim through v0, which does not identify them.
@@ -223,7 +192,7 @@ class Overview(Body):
 
 
 STALE = 900.0
-"""Seconds after which a claim without a lease counts as stuck, unless somebody says otherwise."""
+"""Seconds after which a claim without a lease counts as stuck by default."""
 
 
 class HeldClaims(Body):
@@ -233,9 +202,9 @@ class HeldClaims(Body):
         leased: Held under a lease, which expires without heartbeats of the holder.
         local: Held by a runtime in the process of the state manager.
         timed: Claimed through v0 until the claim timeout.
-        leaseless: Claimed through v0 without a timeout: only their holder can end them, and it is unknown.
+        leaseless: Claimed through v0 without a timeout: only their holder, which is unknown, can end them.
         oldest_leaseless: Seconds since the first of those was claimed; 0 without any.
-        overdue: Those whose lease or timeout expired, and which did not become claimable yet.
+        overdue: Those whose lease or timeout expired, and which are not claimable yet.
         overdue_for: Seconds since the first of those expired.
     """
 
@@ -250,24 +219,15 @@ class HeldClaims(Body):
 
 
 class LostLeases(Body):
-    """Lost leases of the last hour.
-
-    Fields:
-        lost: Leases that expired without an outcome.
-        poison: States that lost too many leases and became errors.
-    """
+    """Leases that expired without an outcome in the last hour, and states that became errors since they lost
+    too many (``poison``)."""
 
     lost: int
     poison: int
 
 
 class NodeVersion(Body):
-    """One version of a node among live runtimes.
-
-    Fields:
-        fields: The names of its inputs, a ``=`` behind those with a default, and of its outputs.
-        runtimes: Name and id of the runtimes with this version.
-    """
+    """One version of a node among live runtimes; ``fields`` is as ``NodeDeclaration.fields``."""
 
     fields: str
     runtimes: list[str]
@@ -284,9 +244,9 @@ class HorizonHolder(Body):
     """What keeps PostgreSQL from removing rows that no query needs any more.
 
     Fields:
-        holder: What it is: a session, a prepared transaction, or a replication slot.
+        holder: A session, a prepared transaction, or a replication slot.
         transactions: How many have begun since.
-        held_for: Seconds; None if PostgreSQL does not say.
+        held_for: Seconds, if PostgreSQL knows.
     """
 
     holder: str
@@ -303,12 +263,8 @@ class TableState(Body):
 
 
 class ReplicationSlot(Body):
-    """A replication slot, which makes PostgreSQL keep its log for a consumer.
-
-    Fields:
-        active: Whether the consumer is connected.
-        kept: Bytes of the log that are kept.
-    """
+    """A replication slot, for whose consumer PostgreSQL keeps ``kept`` bytes of its log; ``active``: whether
+    that is connected."""
 
     name: str
     active: bool
@@ -316,14 +272,14 @@ class ReplicationSlot(Body):
 
 
 class ManagerState(Body):
-    """A state manager at the database.
+    """A state manager that uses the database.
 
     Fields:
         id: Of its process.
         version: Its version of exotrio.
         schema_version: The newest version of the tables that it knows.
         clock_ahead: Seconds by which its clock is ahead of PostgreSQL's.
-        seen_ago: Seconds since it last wrote that it is there.
+        seen_ago: Seconds since its last sign of life.
     """
 
     id: str
@@ -334,16 +290,13 @@ class ManagerState(Body):
 
 
 class PostgresState(Body):
-    """What is particular to PostgreSQL.
+    """The condition of a PostgreSQL server.
 
     Fields:
-        version: Of the server.
-        connections: How many there are, to all databases of the server.
-        max_connections: How many there may be.
+        connections: To all its databases.
         switched_off: Settings that protect data or speed, and are off.
-        horizon: The oldest that needs removed rows; None if nothing does.
+        horizon: The oldest that needs removed rows, if any.
         tables: Those that change most.
-        slots: Its replication slots.
         managers: The state managers that share the database, the oldest first.
     """
 
@@ -363,13 +316,11 @@ class DatabaseState(Body):
     Fields:
         in_memory: Whether it is lost when the process ends.
         size: Bytes, those that are free for reuse included.
-        log_size: Bytes of the write-ahead log; 0 of PostgreSQL, which keeps one for all databases.
+        log_size: Bytes of the write-ahead log; 0 on PostgreSQL, which has one for all databases.
         schema_version: Version of its tables.
-        free_disk: Free bytes on its disk; None in memory, and of PostgreSQL, which does not tell.
-        commit_time: Seconds, the median of the last commits of this state manager; None after a few, and of
-            older ones.
-        sqlite: Version of SQLite; None of PostgreSQL, and of older state managers.
-        postgres: What is particular to PostgreSQL; None of SQLite.
+        free_disk: Free bytes on its disk; None in memory and on PostgreSQL.
+        commit_time: Median seconds of the last commits of this state manager; None before the first ones.
+        sqlite: Version of SQLite; None on PostgreSQL.
     """
 
     in_memory: bool
@@ -389,10 +340,8 @@ class Checkup(Body):
         at: Its clock.
         version: Its version of exotrio.
         lease_ttl: Seconds that a lease lasts without a heartbeat.
-        claim_timeout: Seconds that a claim through v0 lasts; None: for ever.
+        claim_timeout: Seconds that a claim through v0 lasts; None: without a limit.
         claims: The QUEUED states of the namespace, by node.
-        leases: Lost leases of the namespace.
-        disagreements: Nodes that differ between live runtimes of the namespace.
     """
 
     at: UnixMs = Field(alias="at_ms")

@@ -1,8 +1,6 @@
 """Bodies of API v0.
 
-Servers parse requests with these models and clients parse replies with them, so both sides agree by
-construction. Unknown fields are ignored everywhere, strings are strict and integers lax, as in the
-stock state manager.
+Unknown fields are ignored everywhere, strings are strict and integers lax, as in the stock state manager.
 """
 
 from hashlib import sha256
@@ -39,12 +37,12 @@ class NodeDeclaration(Body):
 
     @property
     def digest(self) -> str:
-        """What tells this declaration from another one of the same name."""
+        """A digest that differs between two declarations of the same name."""
         return declaration_digest(*map(to_json, (self.inputs_schema, self.outputs_schema, self.secrets)))
 
 
 def declaration_digest(inputs_schema: bytes, outputs_schema: bytes, secrets: bytes) -> str:
-    """Return ``NodeDeclaration.digest`` of what is given as JSON, in the order in which it was declared."""
+    """Return ``NodeDeclaration.digest`` of parts in JSON, in the order in which they were declared."""
     return sha256(b"\0".join((inputs_schema, outputs_schema, secrets))).hexdigest()[:16]
 
 
@@ -59,11 +57,7 @@ class RegisterReply(Body):
 
 
 class RegisteredNode(Body):
-    """A node class as the state manager knows it.
-
-    Fields:
-        paused_at: Since when it is paused; None if it is not. Only ours says so.
-    """
+    """A node class as the state manager has it; only ours can pause it."""
 
     id: str = Field("", alias="_id")
     name: str
@@ -91,12 +85,7 @@ RunKey = Annotated[str, AfterValidator(check_key)]
 
 
 class TriggerRequest(Body):
-    """A run to start.
-
-    Fields:
-        key: Which run of the graph this is: with the same key again, the same run. Ours; a stock server
-            ignores it.
-    """
+    """A run to start; a second request with the same ``key`` is for the same run. Stock servers ignore it."""
 
     inputs: Texts = Field(default_factory=dict)
     store: Texts = Field(default_factory=dict)
@@ -105,12 +94,8 @@ class TriggerRequest(Body):
 
 
 class TriggerReply(Body):
-    """A run that was started.
-
-    Fields:
-        created: False if it existed already. Only ours says so: natively always, through v0 if a key was
-            given.
-    """
+    """A run that was started, or existed already: then ``created`` is False, natively and for runs with a
+    key."""
 
     status: StateStatus
     run_id: str
@@ -124,7 +109,7 @@ class ClaimRequest(Body):
 
 
 class OutcomeReply(Body):
-    """What the replies to all outcomes have in common."""
+    """Reply to an outcome."""
 
     status: StateStatus
 
@@ -150,7 +135,7 @@ class ManualRetryRequest(Body):
 
 
 class StateRetry(Body):
-    """The new state that takes the place of one retried by hand."""
+    """The new state that replaces one retried by hand."""
 
     id: str
     status: StateStatus
@@ -168,10 +153,11 @@ class RunSummary(Body):
         pending_count: CREATED, QUEUED and EXECUTED.
         errored_count: ERRORED and NEXT_CREATED_ERROR.
         retried_count: RETRY_CREATED.
-        created_at: None if a v0 server was asked for this run alone.
-        finished_at: When nothing of it was pending any more; None while something is, and from v0.
-        cancelled_at: When it was cancelled, if it was; None from v0.
-        key: The key that it was triggered with, if any; None from v0.
+        created_at: None if it is derived from the states of a run on a v0 server.
+        finished_at: When its last pending state ended; None until then.
+        key: The key that it was triggered with, if any.
+
+    The last three are None from v0.
     """
 
     run_id: str
@@ -189,7 +175,7 @@ class RunSummary(Body):
 
 
 class RunList(Body):
-    """A page of runs, found by its number."""
+    """A page of runs by its number."""
 
     namespace: str
     total: int
@@ -199,7 +185,7 @@ class RunList(Body):
 
 
 AnyStatus = Annotated[StateStatus | str, Field(union_mode="left_to_right")]
-"""A status in an answer: of another, newer server also one that is not known here."""
+"""A status in an answer. A newer server may have others than are known here."""
 
 
 class StateNode(Body):
@@ -220,7 +206,7 @@ class StateEdge(Body):
 
 
 class RunGraph(Body):
-    """The states of a run, in the order in which they were made, and how they follow each other."""
+    """The states of a run, in the order of their creation, and how they follow each other."""
 
     root_states: list[StateNode]
     graph_name: str

@@ -1,7 +1,7 @@
-"""Vocabulary of the two HTTP APIs, v0 and native (``/exotrio/v1``): paths, headers, limits, statuses.
+"""Paths, headers, limits and statuses of the two HTTP APIs, v0 and native (``/exotrio/v1``).
 
-Without the classes of the bodies: most of exotrio needs only these, and the classes cost every program
-that loads them 10 ms.
+Separate from the bodies, since most of exotrio needs only these, and the classes of the bodies cost every
+program that loads them 10 ms.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ REQUEST_ID_HEADER = "X-Exosphere-Request-ID"
 LEASE_HEADER = "x-exotrio-lease"
 """Token of the lease under which secrets are fetched."""
 MAX_WAIT_MS = 15_000
-"""Longest long poll. A client that asks to wait adds the time to its timeout."""
+"""Maximum of a long poll. A client adds the time to its timeout."""
 MAX_BATCH = 1_000
-"""States in the answer to a claim, and items of a native batch, at most."""
-
+"""Maximum of states in the answer to a claim, and of items of a native batch."""
 MAX_OUTPUTS = 200_000
-"""Outputs of one outcome, and of all that are recorded in one transaction, at most. Each becomes a state and
-is followed by others, and while they are written nothing else is."""
+"""Maximum of outputs of one outcome, and of all outcomes that are recorded in one transaction. Each becomes a
+state and is followed by others, and meanwhile no other transaction writes."""
 MAX_TASK_TREE = 64 * 1024
-"""Characters of a task tree, at most."""
+"""Maximum of characters of a task tree."""
 MAX_LOG_LINES = 256
-"""Lines that are kept of what one execution logged and printed, at most; a runtime sends less."""
+"""Maximum of kept lines that one execution logged and printed; a runtime sends fewer."""
 MAX_LOG_BYTES = 32 * 1024
-"""Bytes of their texts, at most."""
+"""Maximum of bytes of their texts."""
 MAX_KEY = 256
-"""Characters of the key of a run, at most."""
+"""Maximum of characters of the key of a run."""
 
 
 class StateStatus(StrEnum):
@@ -54,8 +53,8 @@ ERRORED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
 RETRIED = (StateStatus.RETRY_CREATED,)
 """With the three above: the statuses that v0 counts together for a run."""
 FAILED: tuple[str, ...] = (*ERRORED, "TIMEDOUT", "CANCELLED")
-"""Those that count as errored in an answer: the last two were proposed for the stock server. Whatever else a
-newer one may have counts as pending, lest a run seem to have ended."""
+"""Those that count as errored in an answer: the last two were proposed for the stock server. Any other status
+of a newer one counts as pending, so that no run seems to have ended."""
 
 
 class RunStatus(StrEnum):
@@ -67,13 +66,7 @@ class RunStatus(StrEnum):
 
 
 def run_status(*, pending: int, errored: int, ended: int) -> RunStatus:
-    """Return the status of a run with so many states.
-
-    Args:
-        pending: States that count as ``PENDING``.
-        errored: States that count as ``ERRORED``.
-        ended: All others.
-    """
+    """Return the status of a run from its numbers of states: pending, errored, and all others."""
     if pending:
         return RunStatus.PENDING
     return RunStatus.FAILED if errored or not ended else RunStatus.SUCCESS
@@ -103,7 +96,7 @@ class ItemResult(StrEnum):
 
 
 class HeartbeatResult(StrEnum):
-    """What the answer to a heartbeat says of a state."""
+    """The result of a heartbeat for one state."""
 
     OK = "ok"
     """Its lease is renewed."""
@@ -114,7 +107,7 @@ class HeartbeatResult(StrEnum):
 
 
 def check_key(key: str) -> str:
-    """Return the key of a run if it is one; raise ValueError otherwise."""
+    """Return the key of a run; raise ValueError if it is invalid."""
     if not key or key != key.strip():
         raise ValueError("is empty, or has blanks at its ends")
     if len(key) > MAX_KEY:

@@ -119,9 +119,7 @@ class Native:
             claimed = await _while_connected(request, max_wait + CLAIM_LIMIT, claim)
         return claimed or claims.Claimed([])
 
-    def _claimer(
-        self, request: Request, body: native.NativeClaimRequest | native.ClaimAlong
-    ) -> Callable[[], claims.Claimer]:
+    def _claimer(self, request: Request, body: native.NativeClaimRequest) -> Callable[[], claims.Claimer]:
         return partial(
             self._service.claimer,
             local=LOCAL in request.scope,
@@ -131,7 +129,7 @@ class Native:
             announces=body.announces,
         )
 
-    async def _polled(self, namespace: str, body: native.NativeClaimRequest | native.ClaimAlong) -> None:
+    async def _polled(self, namespace: str, body: native.NativeClaimRequest) -> None:
         # A runtime that works on one run is not counted among those that offer these nodes.
         await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
 
@@ -325,7 +323,7 @@ async def _while_connected(
 
 def _read_outcomes(
     body: bytes,
-) -> tuple[list[native.OutcomeItem | native.ItemReply], native.ClaimAlong | None]:
+) -> tuple[list[native.OutcomeItem | native.ItemReply], native.PiggybackedClaim | None]:
     """Parse a batch: outcomes, and a claim if the last item is one.
 
     An item that cannot be read becomes its own reply and does not affect the others.
