@@ -6,8 +6,8 @@ Import from here; the modules inside are private. They use ``errors`` and ``_uti
 - ``server``: accepts connections, and stops.
 - ``budget``: limits on the memory that all requests use together.
 - ``limiter``: counts connections, and closes some to make room for new ones.
-- ``connection``: the requests of one connection.
-- ``exchange``: one request and its response: the ASGI ``receive`` and ``send``, and calls of the app.
+- ``connection``: the requests of one connection, and what the app tells the server.
+- ``exchange``: one request and its response, the ASGI ``receive`` and ``send``.
 - ``peer``: the bytes in and out.
 - ``messages``: limits, request heads, and the responses that the server makes itself. Pure.
 
@@ -34,7 +34,8 @@ Not served: TLS, WebSocket (an upgrade request is answered as a plain one), HTTP
 """
 
 from exotrio._httpd.budget import MAX_VALUES
-from exotrio._httpd.exchange import App, is_crowded, mark_authenticated, reserve_values, stopping_event
+from exotrio._httpd.connection import is_crowded, mark_authenticated, reserve_values, stopping_event
+from exotrio._httpd.exchange import App
 from exotrio._httpd.limiter import ConnectionLimiter
 from exotrio._httpd.listeners import (
     LOOPBACK_HOSTS,

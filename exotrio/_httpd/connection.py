@@ -1,17 +1,20 @@
-"""One HTTP/1.1 connection: its requests, one after the other.
+"""One HTTP/1.1 connection: its requests, one after the other; and what the app tells the server.
 
 A connection has two tasks. One reads ahead (``Peer.read_ahead``). The other waits for a request head, runs
 the app, and starts over if both sides are done and neither wants to close; only this one uses h11.
+
+The functions that the app calls with a scope do nothing under another server, or in a test without one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import h11
 import trio
 
-from exotrio._httpd.exchange import Exchange, ServerState, parse, respond
+from exotrio._httpd.exchange import EXTENSION, Exchange, ServerState, parse, respond
 from exotrio._httpd.limiter import OpenConnection
 from exotrio._httpd.messages import Refusal
 from exotrio._httpd.peer import Peer
@@ -91,3 +94,42 @@ async def _next_request(
             raise Refusal(408, f"the request head was not complete within {server.limits.head:g} s")
     assert isinstance(event, h11.Request), event
     return event
+
+
+def stopping_event(scope: Mapping[str, Any]) -> trio.Event | None:
+    """Return the event that is set when the server begins to stop.
+
+    A long poll or an endless response should then end; it is cancelled when the grace is over.
+    """
+    exchange = _exchange_of(scope)
+    return None if exchange is None else exchange.server.stopping
+
+
+def is_crowded(scope: Mapping[str, Any]) -> bool:
+    """Return whether connections are so scarce that no request should wait at the server."""
+    exchange = _exchange_of(scope)
+    return exchange is not None and exchange.server.limiter.crowded
+
+
+def mark_authenticated(scope: Mapping[str, Any]) -> None:
+    """Tell the server that a request comes from a client with the key or a session.
+
+    Its connection may then stay open for more, and does not count among the unauthenticated ones.
+    """
+    if (exchange := _exchange_of(scope)) is not None:
+        exchange.connection.mark_authenticated()
+
+
+async def reserve_values(scope: Mapping[str, Any], count: int) -> None:
+    """Wait until so many values fit among those in all large bodies; they are released after the request.
+
+    Cancellation:
+        Nothing is reserved.
+    """
+    if (exchange := _exchange_of(scope)) is not None:
+        await exchange.reserve_values(count)
+
+
+def _exchange_of(scope: Mapping[str, Any]) -> Exchange | None:
+    exchange: Exchange | None = scope.get("extensions", {}).get(EXTENSION)
+    return exchange

@@ -2,8 +2,6 @@
 
 A request that must be refused while the app runs (its body is too long, too slow or malformed) gets its
 response at once, from within ``receive``; for the app, the client has then disconnected.
-
-The functions that the app calls with a scope do nothing under another server, or in a test without one.
 """
 
 from __future__ import annotations
@@ -45,7 +43,8 @@ MIN_CHUNKS = 100
 MIN_CHUNK = 64
 """Bytes that further chunks of a body must have on average."""
 
-_EXTENSION = "exotrio"
+EXTENSION = "exotrio"
+"""Key among the extensions of an ASGI scope: the ``Exchange``."""
 
 logger = logging.getLogger("exotrio.manager.http")
 
@@ -59,45 +58,6 @@ class ServerState:
     stopping: trio.Event
     limiter: ConnectionLimiter
     in_flight: InFlight
-
-
-def stopping_event(scope: Mapping[str, Any]) -> trio.Event | None:
-    """Return the event that is set when the server begins to stop.
-
-    A long poll or an endless response should then end; it is cancelled when the grace is over.
-    """
-    exchange = _exchange_of(scope)
-    return None if exchange is None else exchange.server.stopping
-
-
-def is_crowded(scope: Mapping[str, Any]) -> bool:
-    """Return whether connections are so scarce that no request should wait at the server."""
-    exchange = _exchange_of(scope)
-    return exchange is not None and exchange.server.limiter.crowded
-
-
-def mark_authenticated(scope: Mapping[str, Any]) -> None:
-    """Tell the server that a request comes from a client with the key or a session.
-
-    Its connection may then stay open for more, and does not count among the unauthenticated ones.
-    """
-    if (exchange := _exchange_of(scope)) is not None:
-        exchange.connection.mark_authenticated()
-
-
-async def reserve_values(scope: Mapping[str, Any], count: int) -> None:
-    """Wait until so many values fit among those in all large bodies; they are released after the request.
-
-    Cancellation:
-        Nothing is reserved.
-    """
-    if (exchange := _exchange_of(scope)) is not None:
-        await exchange.reserve_values(count)
-
-
-def _exchange_of(scope: Mapping[str, Any]) -> Exchange | None:
-    exchange: Exchange | None = scope.get("extensions", {}).get(_EXTENSION)
-    return exchange
 
 
 def parse(http: h11.Connection) -> object:
@@ -166,7 +126,7 @@ class Exchange:
             return False
         failed = False
         try:
-            scope = {**connection_scope, **head, "extensions": {_EXTENSION: self}}
+            scope = {**connection_scope, **head, "extensions": {EXTENSION: self}}
             await self.server.app(scope, self.receive, self.send)
         except* Exception as failures:
             # except*, since a cancelled app may raise failures mixed with trio.Cancelled.

@@ -37,8 +37,8 @@ from exotrio import (
 from exotrio._link.port import LinkKind
 from exotrio.client import StateStatus
 from exotrio.manager import create_app, open_service, serve
-from exotrio.manager.api import operations
-from exotrio.manager.api.operations import SLOW_AFTER
+from exotrio.manager.api import backup as backups
+from exotrio.manager.api.backup import SLOW_AFTER
 from exotrio.manager.store.sqlite import copy as copy_sqlite
 from exotrio.manager.store.sqlite.copy import copied
 from exotrio.manager.store.sqlite.database import open_source
@@ -285,8 +285,8 @@ async def test_a_client_that_reads_a_backup_slowly_makes_room_for_another_one(
 async def test_a_client_that_reads_a_backup_fast_enough_gets_all_of_it(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "PIECE", 1_024)
-    monkeypatch.setattr(operations, "MIN_RATE", 1_000)
+    monkeypatch.setattr(backups, "PIECE", 1_024)
+    monkeypatch.setattr(backups, "MIN_RATE", 1_000)
     async with a_slow_backup(pause=1) as (client, slow):
         await trio.sleep(3 * SLOW_AFTER)
         refused(await client.get(BACKUP), 409)
@@ -296,8 +296,8 @@ async def test_a_client_that_reads_a_backup_fast_enough_gets_all_of_it(
 async def test_the_connection_of_a_backup_that_made_room_is_closed_and_no_error_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(operations, "SLOW_AFTER", 0)
-    monkeypatch.setattr(operations, "MIN_RATE", math.inf)
+    monkeypatch.setattr(backups, "SLOW_AFTER", 0)
+    monkeypatch.setattr(backups, "MIN_RATE", math.inf)
     db = tmp_path / "live" / "state.db"
     async with served(db) as (api, manager):
         await fill(api)

@@ -8,7 +8,8 @@
 ``v0``          ``/v0/...``: what stock runtimes, clients and dashboards call
 ``native``      ``/exotrio/v1/...``: leases, batches and long polls, for exotrio's own runtime
 ``inspection``  native routes for people: overview, checkup, export, runtimes (drain, tasks)
-``operations``  probes, ``/metrics``, and the reply that is a copy of the database
+``operations``  probes, ``/metrics``, links that sign in
+``backup``      copies of the database
 ``metrics``     what Prometheus scrapes
 ``openapi``     ``/openapi.json``, made of the marks and the models, and ``/docs``, a page of that
 ==============  ===================================================================================

@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
+from exotrio.manager.api.backup import Backups
 from exotrio.manager.api.bodies import BodyReader
 from exotrio.manager.api.inspection import Inspection
 from exotrio.manager.api.json import EXCEPTION_HANDLERS
@@ -39,7 +40,7 @@ def create_api(
     """Return the API; arguments as of ``manager.app.create_app``, and ``Dashboard.sign_in_link``."""
     table = routes_of(V0(service)) + operation_routes(service.store, metrics, open_metrics=open_metrics)
     if native:
-        table += routes_of(Native(service)) + routes_of(Inspection(service))
+        table += [*routes_of(Native(service)), *routes_of(Inspection(service)), *routes_of(Backups(service))]
         table += [] if make_sign_in_link is None else routes_of(SignInLinks(make_sign_in_link))
     table += routes_of(Descriptions(service, table))
     routes = starlette_routes(table)

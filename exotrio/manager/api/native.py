@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -39,7 +38,6 @@ from exotrio.manager.api.json import (
     reply,
     unprocessable,
 )
-from exotrio.manager.api.operations import BackupReply, BackupSlot
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, outcomes, releases, retries, workers
@@ -50,7 +48,7 @@ from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
 from exotrio.manager.queries.state_detail import show_history
-from exotrio.manager.rules.errors import EntriesRefused, Refused
+from exotrio.manager.rules.errors import EntriesRefused
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
 
@@ -66,22 +64,10 @@ class Native:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._store = service.store
-        self._backup_slot = BackupSlot()
 
     @ApiRoute("GET", NATIVE_ROOT, "Say which native API this is", native.Discovery)
     async def discover(self, request: Request) -> Response:
         return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
-
-    @ApiRoute("GET", operations.BACKUP_PATH, "Send a copy of the database", operations.BACKUP_TYPE)
-    async def backup(self, request: Request) -> Response:
-        if self._store.is_shared:
-            command = f"pg_dump --format=custom --file=exotrio.dump {shlex.quote(self._service.database)}"
-            raise Refused(
-                409,
-                "the database is on PostgreSQL, which makes its own backups, with the password from"
-                f" PGPASSWORD or PGPASSFILE: {command}",
-            )
-        return BackupReply(self._store, self._backup_slot)
 
     @ApiRoute("POST", NS + "/claim", "Claim states under a lease")
     async def claim(self, request: Request, namespace: str, body: native.NativeClaimRequest) -> Response:
