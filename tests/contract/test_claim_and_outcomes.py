@@ -199,13 +199,6 @@ async def test_a_second_outcome_never_changes_the_first(api: Api, first: str, se
     assert detail["outputs"] == ({"v": "x"} if first == "executed" else {})
 
 
-async def test_an_error_after_a_success_does_not_flip_it(api: Api) -> None:
-    flow = await Flow.start(api, place("a"))
-    state_id = await flow.run("a")
-    refused(await api.errored(state_id), 400)
-    assert await flow.statuses() == {("a", "SUCCESS"): 1}
-
-
 @pytest.mark.deviates_from_stock("stock reads, checks and saves apart: several of them count")
 async def test_two_outcomes_at_once_are_recorded_once(api: Api) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b"))
@@ -317,16 +310,6 @@ async def test_repeating_a_requeue_while_it_waits_changes_nothing(api: Api) -> N
     first = ok(await api.requeue(state_id, HOUR_MS))
     assert ok(await api.requeue(state_id, HOUR_MS)) == first
     await flow.none_ready("a")
-
-
-@pytest.mark.deviates_from_stock("stock revives finished states")
-async def test_a_late_requeue_does_not_revive_a_finished_state(api: Api) -> None:
-    flow = await Flow.start(api, place("a", "b"), place("b"))
-    state_id = await flow.run("a")
-    await flow.run("b")
-    refused(await api.requeue(state_id, 1), 400)
-    await flow.none_ready("a", "b")
-    assert await flow.statuses() == {("a", "SUCCESS"): 1, ("b", "SUCCESS"): 1}
 
 
 # -- errored

@@ -87,12 +87,11 @@ async def test_the_editor_puts_nodes_and_secrets_alone(api: Api, dashboard: Dash
     assert (await dashboard.here("PUT", "graph/edited", json=body)).is_success
 
 
-@pytest.mark.parametrize("size", [10, 20, 50, 100])
-async def test_the_runs_are_listed_with_their_counts(api: Api, dashboard: Dashboard, size: int) -> None:
+async def test_the_runs_are_listed_with_their_counts(api: Api, dashboard: Dashboard) -> None:
     flow, _ = await failed_run(api)
     await flow.settled()
-    shown = ok(await dashboard.here("GET", f"runs/1/{size}"))
-    assert (shown["total"], shown["page"], shown["size"]) == (1, 1, size)
+    shown = ok(await dashboard.here("GET", "runs/1/20"))
+    assert (shown["total"], shown["page"], shown["size"]) == (1, 1, 20)
     (run,) = shown["runs"]
     assert run.pop("created_at")
     assert run == {

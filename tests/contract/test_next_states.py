@@ -41,14 +41,6 @@ async def test_parents_list_every_ancestor_oldest_first(api: Api) -> None:
     assert list(parents.items()) == list(zip(("z", "m", "a"), chain, strict=False))
 
 
-async def test_each_child_reads_the_outputs_of_its_own_sibling(api: Api) -> None:
-    flow = await Flow.start(api, place("a", "b"), place("b", inputs={"p": "<${{a.outputs.v}}>"}))
-    await flow.run("a", {"v": "0"}, {"v": "1"}, {"v": "2"})
-    siblings = {state["id"]: state["outputs"]["v"] for state in await flow.states("a")}
-    for child in await flow.states("b"):
-        assert child["inputs"] == {"p": f"<{siblings[child['parents']['a']]}>"}
-
-
 async def test_later_nodes_read_the_ancestors_of_their_own_chain(api: Api) -> None:
     flow = await Flow.start(
         api,
@@ -131,15 +123,6 @@ async def test_a_diamond_runs_its_end_once_for_each_path(api: Api) -> None:
     assert sorted(chains) == [[("a", root), ("b", b)], [("a", root), ("c", c)]]
 
 
-async def test_a_run_that_reaches_its_ends_succeeds(api: Api) -> None:
-    flow = await Flow.start(api, place("a", "b", "c"), place("b"), place("c"))
-    await flow.run("a")
-    await flow.run("b")
-    assert (await flow.run_summary())["status"] == "PENDING"
-    await flow.run("c")
-    assert (await flow.run_summary())["status"] == "SUCCESS"
-
-
 # -- outputs that do not fit
 
 
@@ -164,7 +147,7 @@ async def test_an_output_that_is_missing_or_no_string_fails_the_creation(
     assert await flow.status(state_id) == "NEXT_CREATED_ERROR"
     detail = await flow.detail(state_id)
     assert detail["outputs"] == output
-    assert detail["error"]
+    assert "v" in detail["error"]
     await flow.none_ready("a", "b")
     assert await flow.statuses() == {("a", "NEXT_CREATED_ERROR"): 1}
     assert (await flow.run_summary())["status"] == "FAILED"
@@ -177,13 +160,6 @@ async def test_an_output_that_nobody_references_may_be_anything(api: Api, output
     state_id = await flow.run("a", output)
     await flow.one("b")
     assert (await flow.detail(state_id))["outputs"] == output
-
-
-async def test_the_error_of_a_failed_creation_names_what_is_wrong(api: Api) -> None:
-    flow = await Flow.start(api, place("a", "b"), place("b", inputs={"p": "${{a.outputs.v}}"}))
-    state_id = await flow.run("a", {})
-    await flow.settled()
-    assert "v" in (await flow.detail(state_id))["error"]
 
 
 @pytest.mark.deviates_from_stock("stock fails every sibling")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -166,13 +165,6 @@ async def test_a_failed_creation_counts_as_an_error(api: Api) -> None:
     assert (run["errored_count"], run["total_count"], run["status"]) == (1, 1, "FAILED")
 
 
-async def test_fan_out_siblings_are_counted(api: Api) -> None:
-    flow = await Flow.start(api, place("a"))
-    await flow.run("a", {"v": "0"}, {"v": "1"}, {"v": "2"})
-    run = await flow.run_summary()
-    assert (run["success_count"], run["total_count"], run["status"]) == (3, 3, "SUCCESS")
-
-
 # -- the run graph
 
 
@@ -216,13 +208,6 @@ async def test_the_graph_of_a_run_shows_states_edges_and_a_summary(api: Api) -> 
     assert set(shown["execution_summary"]) == STATUSES
     summary = {status: count for status, count in shown["execution_summary"].items() if count}
     assert summary == {"SUCCESS": 2, "RETRY_CREATED": 1, "CREATED": 1}
-
-
-async def test_an_edge_comes_from_the_direct_parent_only(api: Api) -> None:
-    flow = await Flow.start(api, place("z", "y"), place("y", "x"), place("x", "w"), place("w"))
-    chain = [await flow.run(identifier) for identifier in ("z", "y", "x", "w")]
-    edges = [(edge["source"], edge["target"]) for edge in (await flow.shown())["edges"]]
-    assert sorted(edges) == sorted(pairwise(chain))
 
 
 async def test_a_run_is_not_shown_in_another_namespace(api: Api) -> None:

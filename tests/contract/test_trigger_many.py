@@ -62,16 +62,6 @@ async def test_each_run_has_its_own_inputs_store_and_state(api: Api) -> None:
         assert (await flow.run_summary())["status"] == "FAILED"
 
 
-async def test_later_nodes_read_the_store_of_their_own_run(api: Api) -> None:
-    places = [place("a", "b"), place("b", inputs={"p": "${{store.k}}/${{store.d}}"})]
-    flow = await Flow.deploy(api, *places, store_config=STORE)
-    keys = ["one", "two", 'NUL \0, "quoted"']
-    ok(await api.trigger_many(flow.graph, *(run(store={"k": key}) for key in keys)))
-    for state in await flow.take("a", 3):
-        ok(await api.executed(state["state_id"], {"v": "x"}))
-    assert [state["inputs"]["p"] for state in await flow.take("b", 3)] == [f"{key}/default" for key in keys]
-
-
 async def test_a_delay_is_of_one_run(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"))
     late, now = run(start_delay=3_600_000), run()
