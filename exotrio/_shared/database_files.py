@@ -18,16 +18,17 @@ from pathlib import Path
 
 GITIGNORE = "# Made by exotrio: do not commit this folder.\n*\n"
 COMPANIONS = ("-wal", "-shm", "-journal")
-"""Suffixes of the files that SQLite reads with a database."""
+"""Suffixes of the files that SQLite reads together with a database."""
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open or make a file of a database, for its owner only, and return its descriptor. No link is followed.
+    """Open or create a file of a database, for its owner only, and return its descriptor. No link is
+    followed.
 
-    It raises OSError if it cannot be opened, or may have been put there by another user.
+    It raises OSError if the file cannot be opened, or may have been put there by another user.
     """
     try:
-        # O_NONBLOCK: a pipe of that name would block us for ever.
+        # O_NONBLOCK: opening a pipe of that name would never return.
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -49,7 +50,7 @@ def check_companions(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a database, for its owner only, unless it is there.
+    """Create the folder of a database, for its owner only, unless it exists.
 
     A ``.exotrio`` gets a ``.gitignore``, since it lies among sources and holds keys.
     """

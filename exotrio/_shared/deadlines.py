@@ -2,17 +2,17 @@
 
 One step after the other::
 
-    GRACE     running nodes may finish; a runtime or a request may say otherwise
+    GRACE     running nodes may finish; the runtime or a request may set another time
     CLEAN_UP  cancelled nodes clean up
     FLUSH     the last outcomes and releases are delivered
     HANG_UP   requests that the end of the flush cancels close their connections; so does every other
               request that is cancelled
     CLOSE     connections, asyncio thread, outbox and heartbeat end, all at the same time
-    EXIT      the process ends: threads and worker processes that did not end in CLOSE are waited for, all
-              together. A process that still runs then, and that belongs to the runtime, is ended
+    EXIT      the process ends, after it has waited for threads and worker processes that did not end in
+              CLOSE. If it belongs to the runtime and still runs then, the watchdog ends it
 
-Together they are less than the 30 s after which Kubernetes, for one, kills a process. What else is
-bounded within a step takes its time from that step.
+Together they are less than the 30 s after which Kubernetes, for example, kills a process. All other time
+limits within a step are parts of it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ LAST_LINES = 0.5 * EXIT
 
 
 def max_stop(grace: float = GRACE) -> float:
-    """Return how long a stop takes at most if ``grace`` is given for the drain."""
+    """Return the maximum of the seconds that a stop takes with this grace."""
     return grace + CLEAN_UP + FLUSH + HANG_UP + CLOSE
 
 
 def max_exit(grace: float = GRACE) -> float:
-    """Return how long it takes at most until the process has ended, too."""
+    """Return the maximum of the seconds until the process has ended, too."""
     return max_stop(grace) + EXIT
 
 

@@ -1,6 +1,6 @@
-"""Events of a runtime, for metrics and for observers of a user's own (``exotrio.monitoring``).
+"""Events of a runtime, for metrics and for observers of users (``exotrio.monitoring``).
 
-Below everything that emits them. Without an observer no event is even made::
+Without an observer no event is created::
 
     if events:
         events.emit(Polled("empty"))
@@ -46,7 +46,7 @@ class Requested:
     """A request to the state manager is over.
 
     Attributes:
-        op: What was asked: ``claim``, ``outcomes``, ``heartbeat``, ...
+        op: The operation: ``claim``, ``outcomes``, ``heartbeat``, ...
         code: Status of the answer; None if there was none.
         duration: In seconds. A claim may wait at the state manager for a first state.
     """
@@ -83,7 +83,7 @@ class Events:
         return bool(self._observers)
 
     def add(self, observer: Observer) -> None:
-        """Pass later events to ``observer``, too."""
+        """Pass events to ``observer``, too, from now on."""
         self._observers += (observer,)
 
     def emit(self, event: Event) -> None:

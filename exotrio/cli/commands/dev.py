@@ -1,7 +1,7 @@
 """``python -m exotrio dev``: a file with its state manager and dashboard, until it is stopped.
 
-It starts no run unasked: a run may have effects, and every restart would start another one. ``--trigger``,
-an input or a key starts one run, once.
+It starts a run only on request, since a run may have effects, and every restart would start another one:
+``--trigger``, an input or a key starts one run, once.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def command(
     """
     configure_logs(verbose=verbose, form=log_format, process=child[0] if child else None)
     if child is not None:
-        # Here, as below: one process needs none of it.
+        # Here, as below: a single process needs none of it.
         from exotrio.cli.processes.work import work
 
         number, count, descriptor = child

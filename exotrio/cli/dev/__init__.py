@@ -1,4 +1,4 @@
-"""What the command ``dev`` does. Import ``session`` from here, and ``announcer.FirstRun``.
+"""What the command ``dev`` does. Other packages import only ``session`` and ``announcer.FirstRun``.
 
 Theory of operation:
 
@@ -8,9 +8,9 @@ Theory of operation:
 * ``session`` runs the children one after another. Before a reload the old one drains. A file that cannot be
   compiled drains nothing: the runtime continues with the code as it was. If loading fails, or a graph is
   invalid, that is printed and the next change is waited for.
-* ``child`` is the process seen from ``dev``, and what it sends; ``child_main`` is what runs in it.
-  A child always ends: after an order it is killed when its time is over, and without ``dev`` it drains and
-  exits by itself (``cli.runtime_process``, ``cli.parent_command``).
+* ``child`` is the process as ``dev`` sees it, and what it sends; ``child_main`` is what runs in it.
+  A child always ends: after an order it is killed when its time is over, and when ``dev`` has ended it drains
+  and exits by itself (``cli.runtime_process``, ``cli.parent_command``).
 * ``watcher`` decides whether the code has changed; ``announcer`` declares the graphs and prints what happens
   to the runs; ``messages`` holds the texts.
 """

@@ -23,16 +23,16 @@ from exotrio.errors import ConfigurationError, GraphInvalid, ManagerError, NotFo
 from exotrio.manager.serving import Served
 
 VALIDATION = 60.0
-"""Seconds for a graph to be validated; here the answer comes at once."""
+"""Seconds for a graph to be validated; the state manager of ``dev`` answers at once."""
 POLL_INTERVAL = 0.5
 NEWEST = 20
-"""Newest runs that are asked for each time, and older unfinished ones at most."""
+"""Number of the newest runs that are read each time, and maximum of older unfinished ones."""
 MAX_COUNTED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class FirstRun:
-    """The run that is started at once. Without a name of its graph, it is of the only one."""
+    """The run that is started at once. Without the name of a graph it is a run of the only one."""
 
     graph: str | None
     inputs: Mapping[str, str]
@@ -71,7 +71,7 @@ class FirstRun:
 
 @dataclass(kw_only=True, eq=False)
 class Announcer:
-    """Keeps the state manager, and what is on the screen, in step with the code."""
+    """Declares the graphs of the current code, and prints what can be done and what happens."""
 
     path: str
     """The file or module, for messages."""
@@ -79,13 +79,13 @@ class Announcer:
     key_file: Path | None
     """Holds the API key; None if commands have it from their environment."""
     page: Path
-    """Place of the page by which a browser is signed in."""
+    """File of the page by which a browser is signed in."""
     opens: bool
     """Whether a browser is opened."""
     first_run: FirstRun | None
-    """Started once the graph for it is there; None from then on."""
+    """Started once its graph is declared; None from then on."""
     background: trio.Nursery
-    """Where tasks run until the end."""
+    """For tasks that run until the end."""
     known: Loaded | None = field(default=None, init=False)
     """The code that was announced last."""
     _dashboard_shown: bool = field(default=False, init=False)
@@ -149,7 +149,7 @@ class Announcer:
             if not tolerant:
                 raise
             print_message(f"error: {error}")
-            print_message(await _standing(manager, name))
+            print_message(await _graph_status(manager, name))
             return False
         return True
 
@@ -163,7 +163,7 @@ class Announcer:
                 try:
                     runs = await _fetch(manager, known or {})
                 except ManagerError:
-                    runs = []  # it runs in this process, and has logged why
+                    runs = []  # the state manager runs in this process, and has logged why
                 if known is None:
                     known = {run.run_id: run.status for run in runs}
                     task_status.started()
@@ -181,8 +181,8 @@ class Announcer:
         return StateManager(namespace, transport=self.served.transport)
 
 
-async def _standing(manager: StateManager, name: str) -> str:
-    """Return what happens to a graph whose new version was refused or is invalid."""
+async def _graph_status(manager: StateManager, name: str) -> str:
+    """Return the status of a graph whose new version was refused or is invalid."""
     try:
         status = (await manager.get_graph(name))["validation_status"]
     except NotFound:
@@ -194,9 +194,9 @@ async def _standing(manager: StateManager, name: str) -> str:
 
 async def _unfinished(manager: StateManager) -> str:
     """Return how many runs of the namespace are not finished, ``3 runs``; empty if none are."""
-    found = await manager.find_runs(status=RunStatus.PENDING, limit=MAX_COUNTED)
-    more = "more than " if found.next else ""
-    return f"{more}{plural(len(found.runs), 'run')}" if found.runs else ""
+    page = await manager.find_runs(status=RunStatus.PENDING, limit=MAX_COUNTED)
+    more = "more than " if page.next else ""
+    return f"{more}{plural(len(page.runs), 'run')}" if page.runs else ""
 
 
 async def _fetch(manager: StateManager, known: Mapping[str, RunStatus]) -> list[RunSummary]:

@@ -1,4 +1,4 @@
-"""The child process that runs the user's code, seen from ``dev``: what it reports."""
+"""The child process that runs the user's code, as ``dev`` sees it: what it reports."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Child(RuntimeProcess):
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the command if this end was asked for."""
+        """The exit code of the command if ``dev`` was stopped."""
         if self.code == ABANDONED or self.was_killed:
             return ABANDONED
-        # What ended before its nodes were registered held no claim.
+        # A process whose nodes were not yet registered held no claim.
         return ABANDONED if self.registered.is_set() and self.code != SUCCESS else SUCCESS

@@ -34,7 +34,7 @@ CHECK_INTERVAL = 1.0
 
 
 def main() -> int:
-    """Run it; the arguments are the number of a socket, the target and how often -v was given."""
+    """Run it; the arguments are the number of a socket, the target and the number of options -v."""
     prepare_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a pipe may be read meanwhile
@@ -42,7 +42,7 @@ def main() -> int:
     dev = ParentCommand(descriptor, "the dev command")
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     if not verbose:
-        # A developer wants the tracebacks of nodes.
+        # For the tracebacks of nodes.
         logging.getLogger("exotrio.worker").setLevel(logging.INFO)
     try:
         dev.follow_orders()
@@ -91,7 +91,7 @@ def _failed(error: ExotrioError) -> child.Failed:
     text = str(error)
     missing = isinstance(error, TargetMissing)
     if cause is not None and not missing and not isinstance(cause, ExotrioError | ValidationError):
-        # The user's code raised: its traceback says more than a hint.
+        # The user's code raised: its traceback helps more than a hint.
         text = f"{error.what}\n{users_traceback(error)}".rstrip("\n")
     return child.Failed(text, exit_code(error), missing, users_files(error))
 

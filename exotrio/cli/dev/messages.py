@@ -14,7 +14,7 @@ from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
 
 MAX_NAMED = 3
-"""Files that are named if they changed; of more than that, the first ones."""
+"""Changed files up to this number are all named."""
 CONTINUES = "the runtime continues with the code as it was"
 
 
@@ -27,7 +27,7 @@ def page_of(loaded: Loaded | None) -> str:
 
 
 def dashboard(url: str, key_file: Path | None, link: str) -> str:
-    """Return how to open the dashboard; without a file, clients have the key from their environment."""
+    """Return how to open the dashboard; without a file, clients read the key from their environment."""
     key = f"in {shown(str(key_file))}" if key_file else f"of {KEY_VARIABLE}"
     return f"dashboard: {link}\n  opens once, within 10 minutes; later {url} asks for the key {key}"
 
@@ -47,7 +47,7 @@ def how_to_start(url: str, key_file: Path | None, loaded: Loaded) -> str:
 
 
 def runtime(loaded: Loaded, before: Loaded | None) -> Iterator[str]:
-    """Yield what runs now, and which graphs are no longer in the code."""
+    """Yield what the runtime runs, and which graphs are no longer in the code."""
     graphs = f"; graph {listed(loaded.graphs)}" if loaded.graphs else ""
     yield f"runtime {loaded.runtime}: {listed(loaded.nodes)} (namespace {loaded.namespace}){graphs}"
     if before is not None and before.namespace == loaded.namespace:
@@ -58,16 +58,16 @@ def runtime(loaded: Loaded, before: Loaded | None) -> Iterator[str]:
 
 def missing_nodes(graph: str, loaded: Loaded) -> Iterator[str]:
     """Yield a line for each node of a valid graph that this Runtime lacks; an earlier one had it."""
-    for place in loaded.graphs[graph]["nodes"]:
-        if place["namespace"] == loaded.namespace and place["node_name"] not in loaded.nodes:
+    for node in loaded.graphs[graph]["nodes"]:
+        if node["namespace"] == loaded.namespace and node["node_name"] not in loaded.nodes:
             yield (
-                f"warning: graph {graph!r}, node {place['identifier']!r}: the Runtime has no "
-                f"{place['node_name']!r}, so its states wait for another runtime"
+                f"warning: graph {graph!r}, node {node['identifier']!r}: the Runtime has no "
+                f"{node['node_name']!r}, so its states wait for another runtime"
             )
 
 
 def changed(files: Sequence[str], *, drains: bool = False) -> str:
-    """Return that files changed, and what follows."""
+    """Return which files changed, and what ``dev`` does now."""
     first = "the runtime drains, then " if drains else ""
     if len(files) <= MAX_NAMED:
         what = f"{listed(map(shown, files))} changed"
@@ -77,7 +77,7 @@ def changed(files: Sequence[str], *, drains: bool = False) -> str:
 
 
 def ended(child: Child) -> str:
-    """Return how the process of a runtime ended without an order of ``dev``, and what its claims became."""
+    """Return how the process of a runtime ended without an order of ``dev``, and the fate of its claims."""
     if child.code == SUCCESS:
         return "the runtime drained and ended, as requested by another command"
     if child.code == ABANDONED:

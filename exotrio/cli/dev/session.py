@@ -29,8 +29,8 @@ from exotrio.manager.security.api_key import Key
 from exotrio.manager.serving import Served, embedded_and_served
 
 LEASE_TTL_MS = 15_000
-"""Shorter than a server's: progress of nodes reaches the dashboard, and a request to drain the runtime,
-within a third of it. There is no network between them that could cost a lease."""
+"""Shorter than that of a server: the progress of nodes reaches the dashboard within a third of it, and a
+request to drain the runtime as well. There is no network between them through which a lease could be lost."""
 RELEASE_TIMEOUT = 5.0
 """Seconds for releasing the claims of a process that ended; their leases end in any case."""
 
@@ -47,12 +47,12 @@ class Session:
     reload: bool
     first_run: FirstRun | None
     verbose: int
-    """How often -v was given."""
+    """Number of options -v."""
     _child: Child | None = field(default=None, init=False)
     _orders: list[Order] = field(default_factory=list, init=False)
     _stop_requested: trio.Event = field(default_factory=trio.Event, init=False)
     _opening: trio.CancelScope | None = field(default_factory=trio.CancelScope, init=False)
-    """Until the state manager works; None from then on."""
+    """Cancelled by a stop until the state manager works; None from then on."""
 
     def __post_init__(self) -> None:
         self._path, _ = split_target(self.target)
@@ -77,7 +77,7 @@ class Session:
         child, first = self._child, not self._stop_requested.is_set()
         self._stop_requested.set()
         if self._opening is not None:
-            # The database may be away, which is waited for.
+            # The session may be waiting for a database that cannot be reached.
             self._opening.cancel()
         if child is not None:
             if first and child.registered.is_set():
@@ -97,7 +97,7 @@ class Session:
         if settings.state_manager_uri:
             print_message(f"{URI_VARIABLE} is set and not used: dev runs its own state manager")
         db = choose_database(self.db, settings)
-        # The key that clients read from the environment too, so that the printed commands need no other.
+        # The key is the one that clients read from the environment, so that the printed commands work.
         settings = replace(settings, state_manager_secret=None)
         terms = Terms(lease_ttl_ms=LEASE_TTL_MS)
         assert self._opening is not None, "it runs once"
@@ -124,7 +124,7 @@ class Session:
         return SUCCESS
 
     async def _work(self, served: Served, announcer: Announcer) -> int:
-        """Run the code, again and again if need be, and return the exit code."""
+        """Run the code, again after each change, and return the exit code."""
         while not self._stop_requested.is_set():
             child = await self._run_once(served, announcer)
             if self._stop_requested.is_set():
@@ -217,7 +217,7 @@ class Session:
 
 @contextmanager
 def _key_file(key: Key) -> Iterator[Path | None]:
-    """Give the file that holds the key; None if commands have it from their environment."""
+    """Provide the file that holds the key; None if commands read it from their environment."""
     if key.file is not None or key.source == KEY_VARIABLE:
         yield key.file
         return

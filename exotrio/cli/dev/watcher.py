@@ -1,11 +1,11 @@
-"""Which files the user's code was loaded from, and whether they have changed since.
+"""Watches the files that the user's code was loaded from.
 
-Twice a second three snapshots of the files are compared: from before the code was loaded (*base*), from the
-last comparison, and from now. A change is reported once, when no further one follows; the comparison with
-the base gives every file that differs from what the running code was loaded from, however early it changed.
+Twice a second it compares three snapshots of the files: from before the code was loaded (*base*), from the
+last comparison, and from now. A change is reported once, when no further one follows. The comparison with the
+base finds every file that differs from what the running code was loaded from, however early it changed.
 
-Not with watchfiles: it loses a folder that is replaced (by ``git checkout``), gets no events from network
-disks and mounts of containers, and these snapshots would be needed all the same.
+Why not watchfiles: it loses a folder that is replaced (by ``git checkout``), and gets no events from network
+disks and mounts of containers; and these snapshots would still be needed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ INTERVAL = 0.5
 SETTLES = 0.2
 """Seconds without a further change before one is reported: editors save in several steps."""
 MAX_UNREST = 3.0
+"""Seconds of continuous changes after which one is reported in any case."""
 
 Stamp = tuple[int, int, int]
 """Time of the last change, size, and number of the file."""
@@ -44,25 +45,25 @@ class Watch:
         self._changed_by_loading: set[str] = set()
 
     def begin(self) -> None:
-        """Call this before the code is loaded: it may read the files as they are now."""
+        """Record the files as they are before the code is loaded."""
         self._base = _snapshot(self._base)
         self._seen = dict(self._base)
         self._began = time.time_ns()
         self._watch_new_files = False
 
     def loaded(self, files: Iterable[str]) -> None:
-        """The code was loaded, from these files and no others."""
+        """Record that the code was loaded, from these files and no others."""
         present = set(files)
         self._base = {file: stamp for file, stamp in self._base.items() if file in present}
         self._take(present)
 
     def failed(self, files: Iterable[str]) -> None:
-        """The code could not be loaded from these files; perhaps others are missing."""
+        """Record that the code could not be loaded from these files; others may be missing."""
         self._watch_new_files = True
         self._take([*files, *self._around([*files, *self._base])])
 
     def add(self, files: Iterable[str]) -> None:
-        """The code was loaded from these files too."""
+        """Record that the code was loaded from these files, too."""
         for file in files:
             if file not in self._base:
                 stamp = _stamp(file)
@@ -74,7 +75,7 @@ class Watch:
         now = _snapshot(self._base)
         early = {file for file in now if now[file] != self._base[file]}
         if early <= self._changed_by_loading:
-            # Loading changes these files itself: loading them again would never end.
+            # Loading the code changes these files: loading it again would never end.
             self._base.update({file: now[file] for file in early})
         self._changed_by_loading = early
         self._seen = dict(self._base)
@@ -110,11 +111,11 @@ class Watch:
         )
 
     def _around(self, files: Iterable[str]) -> list[str]:
-        """Return files beside those of the code: a missing module may have been added."""
+        """Return files in the same folders: a missing module may have been added."""
         folders = {self._folder, *(Path(file).parent for file in files)}
-        found = [path for folder in folders for path in folder.glob("*.py")]
-        found += self._folder.glob("*/__init__.py")
-        return [str(path) for path in found if not path.name.startswith(".")]
+        paths = [path for folder in folders for path in folder.glob("*.py")]
+        paths += self._folder.glob("*/__init__.py")
+        return [str(path) for path in paths if not path.name.startswith(".")]
 
 
 def _snapshot(files: Iterable[str]) -> Snapshot:
@@ -123,10 +124,10 @@ def _snapshot(files: Iterable[str]) -> Snapshot:
 
 def _stamp(file: str) -> Stamp | None:
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def syntax_problem(file: str) -> str | None:
@@ -137,12 +138,12 @@ def syntax_problem(file: str) -> str | None:
         with open(file, "rb") as stream:
             source = stream.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # in the file; as errors they would look like mistakes
+            warnings.simplefilter("ignore")  # of the file; as errors they would look like mistakes
             compile(source, file, "exec", dont_inherit=True)
     except SyntaxError as error:
         return f"{type(error).__name__}: {error.msg}, in line {error.lineno}"
     except ValueError as error:  # older Pythons raise it for a null byte
         return str(error)
     except OSError:
-        pass  # it was removed; if it is needed, loading will say so
+        pass  # it was removed; if it is needed, loading will fail
     return None

@@ -5,14 +5,15 @@ Theory of operation:
 
 * The parent never loads the user's code: nothing that a node does can keep it from its children.
   ``supervisor`` starts them as processes of ``python -m exotrio worker ... --child``, replaces those that die
-  and ends all of them with their parent. The first one starts alone, so that an error in the code is printed
+  and ends all of them before it ends. The first one starts alone, so that an error in the code is printed
   once.
-* ``child`` is a process seen from the parent, and what it reports; ``work`` is what runs in it.
+* ``child`` is a process as the parent sees it, and what it reports; ``work`` is what runs in it.
 * A signal to the parent becomes an order to every child, so they drain at the same time, within one grace.
-  They are in process groups of their own: a Ctrl-C at the terminal reaches only the parent, and counts once.
-  A signal to every process of a service (systemd) is counted by each for itself; the order that arrives
-  beside it adds nothing.
-* ``health`` asks the children whenever somebody asks the port. ``totals`` adds their metrics up, those of
-  processes that ended included.
-* ``outboxes``: each process has an outbox of its own, and what an absent one left is delivered, too.
+  Each is in a separate process group: a Ctrl-C at the terminal reaches only the parent, and counts once. If a
+  service manager (systemd) sends a signal to every process, each child counts it; the order that arrives as
+  well adds nothing.
+* ``health`` queries the children at each request to the health port. ``totals`` adds their metrics up,
+including
+  those of processes that ended.
+* ``outboxes``: each process has its own outbox, and what an absent process left in one is delivered, too.
 """

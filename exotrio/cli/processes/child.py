@@ -15,7 +15,7 @@ from exotrio.cli.runtime_process import RuntimeProcess
 A = TypeVar("A")
 
 REPORT, TASKS = "report", "tasks"
-"""The questions that the parent sends, besides its orders."""
+"""The questions that the parent sends in addition to its orders."""
 ANSWER_TIMEOUT = 1.5
 """Seconds for a report, which does not wait for nodes: less than probes wait."""
 
@@ -28,12 +28,12 @@ class Loaded:
     grace: float
     """Seconds for running nodes in a drain."""
     left: list[int]
-    """Numbers of absent processes whose outboxes hold outcomes."""
+    """Numbers of processes that no longer run, but whose outboxes hold outcomes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How the process is. The first two are empty if all is well."""
+    """The health and the metrics of the process. The first two are empty if all is well."""
 
     alive: str
     ready: str
@@ -42,7 +42,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """Where its tasks wait."""
+    """The task tree of the process."""
 
     text: str
 
@@ -53,7 +53,7 @@ class Child(RuntimeProcess):
     Args:
         number: From 1.
         count: Of all processes.
-        arguments: Of the command ``worker``, as the parent was given them.
+        arguments: Of the command ``worker``, as the parent received them.
     """
 
     def __init__(self, number: int, count: int, arguments: Sequence[str]) -> None:
@@ -84,7 +84,7 @@ class _Question(Generic[A]):
         self.last: A | None = None
         self._child = child
         self._question = question
-        self._is_asked = False
+        self._is_pending = False
         self._arrived = trio.Event()
 
     async def ask(self) -> A | None:
@@ -93,10 +93,10 @@ class _Question(Generic[A]):
         Cancellation:
             Safe.
         """
-        if not self._is_asked:
-            # Once until it answers: else a process that is suspended would find its socket full of
-            # questions, and an order might not fit in.
-            self._is_asked = True
+        if not self._is_pending:
+            # Sent once until it is answered: otherwise the questions to a suspended process would fill its
+            # socket, and an order might not fit in.
+            self._is_pending = True
             self._child.send_now(self._question)
         with trio.move_on_after(ANSWER_TIMEOUT):
             await self._arrived.wait()
@@ -104,8 +104,8 @@ class _Question(Generic[A]):
         return None
 
     def answered(self, answer: A) -> None:
-        """Take the answer."""
+        """Record the answer."""
         self.last = answer
-        self._is_asked = False
+        self._is_pending = False
         self._arrived.set()
         self._arrived = trio.Event()

@@ -1,7 +1,7 @@
 """The health port of several processes: what all of them report.
 
-They should be restarted if one of them should, since that one does not come back by itself; one that is being
-replaced is no reason. They are ready if one of them is, since then work is begun; how many are is a metric.
+All are not alive if one is not alive, since that one does not recover by itself; one that is being replaced
+does not count. All are ready if one is ready, since then work is begun; a metric says how many are ready.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ProcessesHealth:
         children: Those that run, by their numbers; it changes as they come and go.
 
     Attributes:
-        restarts: How many died and were, or will be, replaced.
+        restarts: Number of processes that died and were, or will be, replaced.
     """
 
     def __init__(self, count: int, children: Mapping[int, Child]) -> None:
@@ -38,7 +38,7 @@ class ProcessesHealth:
         self.restarts = 0
 
     def retire(self, child: Child) -> None:
-        """Keep what a process counted that has ended."""
+        """Keep the counters of a process that has ended."""
         if (report := child.reports.last) is not None:
             self._totals.retire(report.families)
 
@@ -67,7 +67,7 @@ class ProcessesHealth:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
         from prometheus_client.registry import Collector
 
-        # Here, since it imports the runtime: the parent is small without.
+        # Here, since it imports the runtime: without it the parent is small.
         from exotrio.monitoring import CONTENT_TYPE
 
         ready = sum(map(_is_ready, (await self._reports()).values()))
@@ -78,7 +78,7 @@ class ProcessesHealth:
                 yield GaugeMetricFamily("exotrio_processes_ready", "Processes that begin work.", ready)
                 died = "Processes that died and were replaced."
                 yield CounterMetricFamily("exotrio_process_restarts", died, self.restarts)
-                # What a process reported last, if it did not answer: a counter never goes backwards.
+                # The last report of a process that did not answer counts: a counter must never decrease.
                 last = [child.reports.last for child in self._children.values()]
                 yield from self._totals.metrics(report.families for report in last if report is not None)
 
@@ -97,15 +97,15 @@ class ProcessesHealth:
         return await self._ask(lambda child: child.reports.ask())
 
     async def _ask(self, ask: Callable[[Child], Awaitable[A]]) -> dict[Child, A]:
-        """Ask all at the same time; return the answers in the order of the numbers."""
+        """Ask all at the same time; return the answers in the order of the process numbers."""
         answers: dict[Child, A] = {}
 
-        async def note(child: Child) -> None:
+        async def ask_one(child: Child) -> None:
             answers[child] = await ask(child)
 
         async with trio.open_nursery() as nursery:
             for child in self._children.values():
-                nursery.start_soon(note, child)
+                nursery.start_soon(ask_one, child)
         return dict(sorted(answers.items(), key=lambda item: item[0].number))
 
 

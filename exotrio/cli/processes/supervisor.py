@@ -1,4 +1,4 @@
-"""The parent of several processes that run one Runtime: it starts, replaces and ends them."""
+"""The parent of several processes that run the same Runtime: it starts, replaces and ends them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ log = logging.getLogger("exotrio.cli")
 RESTART = Backoff(1.0, 30.0)
 """Pauses before a process is started again."""
 STEADY = 60.0
-"""Seconds after which the death of a process is no longer one of a series."""
+"""A process that ran for so many seconds restarts the series of pauses when it dies."""
 LASTING = frozenset({USAGE, INVALID, UNREACHABLE, KEY_REFUSED, NOT_FOUND, BUSY})
-"""Exit codes before the nodes are registered that another attempt would end with, too."""
+"""Exit codes, before the nodes are registered, with which another attempt would end as well."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,7 +54,7 @@ class Supervisor:
     _orders: list[Order] = field(default_factory=list, init=False)
     _stopping: trio.Event = field(default_factory=trio.Event, init=False)
     _first_works: trio.Event = field(default_factory=trio.Event, init=False)
-    """The first process is registered, or does not run: the others may start."""
+    """The first process is registered, or has ended: the others may start."""
     _codes: list[int] = field(default_factory=list, init=False)
     """Exit codes of those that were not replaced."""
 
@@ -84,8 +84,8 @@ class Supervisor:
     async def main(self) -> int:
         """Work until stopped; return the exit code.
 
-        It is 75 if a process abandoned something, or died while it stopped; else that of the process whose
-        error ended all; else 0. One that was replaced does not count: others run its states.
+        It is 75 if a process abandoned outcomes or claims, or died during the stop; else that of the process
+        whose error ended all; else 0. A process that was replaced does not count: others run its states.
 
         Raises:
             PortBusy, ConfigurationError: the health port cannot be opened, or no process started.
@@ -94,7 +94,7 @@ class Supervisor:
             async with trio.open_nursery() as around:
                 ended = trio.Event()
                 if self.health is not None:
-                    # Here, since it imports the runtime: the parent is small without.
+                    # Here, since it imports the runtime: without it the parent is small.
                     from exotrio.cli.health_server import serve_health
 
                     serve = partial(serve_health, tasks=self.shows_tasks, stopping=ended)
@@ -108,15 +108,15 @@ class Supervisor:
         return next((code for code in self._codes if code != SUCCESS), SUCCESS)
 
     async def _keep(self, number: int, nursery: trio.Nursery) -> None:
-        """Run a process, and another one whenever it dies. Returns once it has ended in another way."""
+        """Run a process, and replace it whenever it dies. Returns once one has ended in another way."""
         if number > 1:
-            # After the first, so that an error in the code is printed once.
+            # After the first, so that an error in the code is printed only once.
             await self._first_works.wait()
         failures = 0
         while not self._stopping.is_set():
             begin = trio.current_time()
             child = await self._run(number, nursery)
-            if not self._must_be_replaced(child):
+            if not self._is_to_be_replaced(child):
                 break
             failures = 0 if trio.current_time() - begin > STEADY else failures
             pause = RESTART.pause(failures)
@@ -157,11 +157,11 @@ class Supervisor:
             for number in child.loaded.left:
                 nursery.start_soon(self._keep, number, nursery)
 
-    def _must_be_replaced(self, child: Child) -> bool:
-        """Note how a process ended, and end the others if they cannot do better."""
+    def _is_to_be_replaced(self, child: Child) -> bool:
+        """Record how a process ended, and end the others if they would end in the same way."""
         code, is_extra = child.code, child.number > self.count
         if self._stopping.is_set():
-            # What ended before its nodes were registered held no claim.
+            # A process whose nodes were not yet registered held no claim.
             is_clean = code == SUCCESS or not child.registered.is_set()
             self._codes.append(SUCCESS if is_clean else ABANDONED)
             if not is_clean and code != ABANDONED:
@@ -172,7 +172,7 @@ class Supervisor:
             if is_extra:
                 log.info("%s ended; its outbox %s", child, "holds some still" if code else "is empty")
             else:
-                # By a request at the state manager, or a signal to this one process.
+                # A request at the state manager, or a signal to this one process, made it drain.
                 log.info("%s drained, as it was asked to; it is not replaced", child)
             return False
         if child.registered.is_set() or code not in LASTING:

@@ -16,13 +16,13 @@ Families: TypeAlias = Sequence[Family]
 """The metrics of one process, as JSON can hold them."""
 
 CUMULATIVE = frozenset({"counter", "histogram"})
-"""Types that stay in the sum when their process has ended: else the sum would go backwards."""
+"""Types that stay in the sum when their process has ended: otherwise the sum would decrease."""
 MAXIMA = frozenset({"exotrio_loop_lag_seconds"})
-"""Gauges of which the sum says nothing."""
+"""Gauges of which the maximum is shown, since their sum means nothing."""
 
 
 def families_of(registry: CollectorRegistry) -> Families:
-    """Return the present values of a registry."""
+    """Return the current values of a registry."""
     return [
         (
             family.name,
@@ -35,27 +35,27 @@ def families_of(registry: CollectorRegistry) -> Families:
 
 
 class Totals:
-    """The metrics of all processes, of those that ended too."""
+    """The metrics of all processes, including those that ended."""
 
     def __init__(self) -> None:
         self._ended: Families = []
 
     def retire(self, families: Families) -> None:
-        """Keep the last values of a process that has ended, as far as they only grow."""
+        """Keep the last values of a process that has ended, if they are cumulative."""
         lasting = [family for family in families if family[2] in CUMULATIVE]
         self._ended = _united([self._ended, lasting])
 
     def metrics(self, running: Iterable[Families]) -> list[Metric]:
-        """Return the sums, with those of the processes that run."""
+        """Return the sums, with the values of the processes that run."""
         from prometheus_client.core import Metric
 
-        found = []
+        metrics = []
         for name, text, kind, samples in _united([self._ended, *running]):
             metric = Metric(name, text, kind)
             for sample in samples:
                 metric.add_sample(*sample)
-            found.append(metric)
-        return found
+            metrics.append(metric)
+        return metrics
 
 
 def _united(all_families: Iterable[Families]) -> Families:

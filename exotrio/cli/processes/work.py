@@ -1,4 +1,4 @@
-"""What runs in a child of ``worker --processes``: the Runtime, on the orders of the parent."""
+"""What runs in a child of ``worker --processes``: the Runtime, which the parent drains by an order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def work(
     watched: list[tuple[Health, RuntimeMetrics]] = []
 
     def answer(question: str) -> None:
-        # In the thread that listens to the parent, so that nodes cannot keep it waiting.
+        # In the thread that reads the messages of the parent, so that nodes cannot delay the answer.
         if question == REPORT:
             report = Report(alive="", ready="it is being loaded", families=[])
             for health, metrics in watched:
