@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.commands import NODES, Cli, assert_error
+from tests.support.commands import NODES, Cli, fails
 
 PASSWORD = "p5-secret"
 COMMANDS = (
@@ -29,7 +29,7 @@ def test_a_password_in_the_arguments_is_refused_and_not_printed(
     cli: Cli, command: tuple[str, ...], url: str
 ) -> None:
     end = cli(*command, "--db", url)
-    assert_error(end, 2, "has a password in it", "other users", "EXOTRIO_DATABASE_URL", "PGPASSFILE")
+    fails(end, 2, "has a password in it", "other users", "EXOTRIO_DATABASE_URL", "PGPASSFILE")
     assert PASSWORD not in end.err
     assert [path.name for path in cli.folder.iterdir()] == ["nodes.py"]
 
@@ -43,11 +43,9 @@ def test_a_url_of_another_database_makes_no_file(cli: Cli, command: tuple[str, .
 
 def test_the_database_to_move_to_is_an_argument_and_called_so(cli: Cli) -> None:
     command = ("migrate", "sqlite-to-postgres", "state.db")
-    assert_error(
-        cli(*command, f"postgresql://ada:{PASSWORD}@x@h/n"), 2, "percent-encoded", "from the arguments"
-    )
+    fails(cli(*command, f"postgresql://ada:{PASSWORD}@x@h/n"), 2, "percent-encoded", "from the arguments")
     end = cli(*command, "")
-    assert_error(end, 2, "the name of the database is empty")
+    fails(end, 2, "the name of the database is empty")
     assert "--db" not in end.err
 
 
@@ -55,7 +53,7 @@ def test_the_database_to_move_to_is_an_argument_and_called_so(cli: Cli) -> None:
 def test_a_malformed_variable_is_named_and_not_shown(cli: Cli, command: tuple[str, ...]) -> None:
     cli.set(EXOTRIO_DATABASE_URL=f"postgresql://ada:{PASSWORD}@x@h/n")
     end = cli(*command)
-    assert_error(end, 2, "percent-encoded", "variable EXOTRIO_DATABASE_URL")
+    fails(end, 2, "percent-encoded", "variable EXOTRIO_DATABASE_URL")
     assert PASSWORD not in end.err
 
 

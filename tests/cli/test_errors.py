@@ -17,7 +17,7 @@ from exotrio._http import discovery
 from exotrio.cli import main
 from exotrio.client import _calls
 from exotrio.manager.store.schema import VERSION
-from tests.support.commands import Cli, assert_error
+from tests.support.commands import Cli, fails
 from tests.support.helpers import free_port, sql
 from tests.support.processes import KEY, ROOT, Server, disk_of, ended, environment, server
 
@@ -184,13 +184,11 @@ def running(folder: Path) -> Iterator[Server]:
 def test_an_error_is_told_in_three_lines(cli: Cli, arguments: str, code: int, parts: list[str]) -> None:
     if "/proc" in arguments and not sys.platform.startswith("linux"):
         pytest.skip("a folder in which nobody can make files")
-    assert_error(
-        cli(*arguments.split()), code, *(part.replace("{folder}", str(cli.folder)) for part in parts)
-    )
+    fails(cli(*arguments.split()), code, *(part.replace("{folder}", str(cli.folder)) for part in parts))
 
 
 def test_an_error_is_told_in_a_process_of_its_own_as_well(folder: Path) -> None:
-    assert_error(ended("run", "raises.py", cwd=folder), 3, "JSONDecodeError", f"{folder}/raises.py, line 2")
+    fails(ended("run", "raises.py", cwd=folder), 3, "JSONDecodeError", f"{folder}/raises.py, line 2")
 
 
 def test_without_a_command_the_help_is_shown(cli: Cli) -> None:
@@ -200,7 +198,7 @@ def test_without_a_command_the_help_is_shown(cli: Cli) -> None:
 
 
 def test_every_problem_of_nodes_and_runtime_is_named(cli: Cli) -> None:
-    assert_error(
+    fails(
         cli("run", "bad_nodes.py"),
         2,
         "namespace is blank",
@@ -214,24 +212,24 @@ def test_every_problem_of_nodes_and_runtime_is_named(cli: Cli) -> None:
 
 def test_every_problem_of_a_graph_is_named(cli: Cli) -> None:
     end = cli("run", "bad_graph.py")
-    assert_error(end, 3, "graph 'bad' is invalid", "'Greed' is not registered", "input 'name': it is missing")
+    fails(end, 3, "graph 'bad' is invalid", "'Greed' is not registered", "input 'name': it is missing")
 
 
 def test_a_node_that_only_an_earlier_runtime_had_is_named_instead_of_waited_for(cli: Cli) -> None:
     assert cli("run", "foreign_node.py:both", "--db", "stale.db").code == 0
     end = cli("run", "foreign_node.py:one", "--db", "stale.db")
-    assert_error(end, 3, "node 'b' runs 'Bye'", "add them to its nodes=[...]")
+    fails(end, 3, "node 'b' runs 'Bye'", "add them to its nodes=[...]")
 
 
 @pytest.mark.parametrize("command", ["run ok.py --db", "server --port 0 --db"])
 def test_a_database_belongs_to_one_process(cli: Cli, running: Server, command: str) -> None:
     end = cli(*command.split(), "busy.db")
-    assert_error(end, 7, f"is in use by process {running.process.pid}", "--db FILE")
+    fails(end, 7, f"is in use by process {running.process.pid}", "--db FILE")
 
 
 def test_a_port_belongs_to_one_process(cli: Cli, running: Server) -> None:
     port = running.uri.rsplit(":", 1)[1]
-    assert_error(cli("server", "--port", port, "--db", "p.db"), 7, f"port {port} is in use")
+    fails(cli("server", "--port", port, "--db", "p.db"), 7, f"port {port} is in use")
 
 
 @pytest.mark.parametrize("command", ["run", "worker"])
@@ -241,19 +239,19 @@ def test_a_refused_key_is_told(cli: Cli, running: Server, command: str) -> None:
     assert f"error: the state manager at {running.uri} answered 401" in end.err
     assert "EXOSPHERE_API_KEY" in end.err
     if command == "run":
-        assert_error(end, 5)
+        fails(end, 5)
     # This process goes on, though that of a worker would have to end soon after its stop.
     assert "exotrio watchdog" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_an_unknown_run_at_a_state_manager_elsewhere_is_told(cli: Cli, running: Server) -> None:
-    assert_error(
+    fails(
         cli.at(running)("run", "ok.py", "--resume", "nope"), 6, "no run 'nope' in namespace 'n'", running.uri
     )
 
 
 def test_run_says_that_there_is_no_state_manager(cli: Cli) -> None:
-    assert_error(
+    fails(
         cli.at_nobody()("run", "ok.py"), 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server"
     )
 
@@ -266,13 +264,13 @@ def test_a_command_gives_up_a_state_manager_that_takes_connections_and_never_ans
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         cli.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=KEY)
-        assert_error(cli("runs", "ls", "-n", "n"), 4, f"{uri} did not answer within 0.", "is it overloaded")
+        fails(cli("runs", "ls", "-n", "n"), 4, f"{uri} did not answer within 0.", "is it overloaded")
 
 
 def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(cli: Cli) -> None:
     assert cli("run", "ok.py", "-i", "name=x", "--db", "kept.db").code == 0
     end = cli("runs", "cancel", "nope", "-n", "n", "--db", "kept.db")
-    assert_error(end, 6, "there is no run 'nope'", "request: GET /exotrio/v1/namespace/n/run/nope?wait_ms=0")
+    fails(end, 6, "there is no run 'nope'", "request: GET /exotrio/v1/namespace/n/run/nope?wait_ms=0")
 
 
 def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_environment(
@@ -292,31 +290,31 @@ def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_envir
 def test_an_address_without_a_scheme_is_told_with_its_variable(cli: Cli) -> None:
     cli.set(EXOSPHERE_STATE_MANAGER_URI="127.0.0.1:8000", EXOSPHERE_API_KEY=KEY)
     for command in ("run", "worker"):
-        assert_error(cli(command, "ok.py"), 2, "http://", "EXOSPHERE_STATE_MANAGER_URI")
+        fails(cli(command, "ok.py"), 2, "http://", "EXOSPHERE_STATE_MANAGER_URI")
     listed = ("runs", "ls", "-n", "n")
-    assert_error(cli(*listed), 2, "(variable EXOSPHERE_STATE_MANAGER_URI)")
-    assert_error(cli(*listed, "--uri", "ftp://x"), 2, "not ftp:// (--uri)")
+    fails(cli(*listed), 2, "(variable EXOSPHERE_STATE_MANAGER_URI)")
+    fails(cli(*listed, "--uri", "ftp://x"), 2, "not ftp:// (--uri)")
 
 
 def test_an_unreadable_dot_env_is_told(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_bytes(b"EXOSPHERE_API_KEY=\xff\n")
-    assert_error(cli("run", str(cli.folder / "ok.py")), 2, ".env cannot be read")
+    fails(cli("run", str(cli.folder / "ok.py")), 2, ".env cannot be read")
 
 
 @pytest.mark.parametrize("size", [0, 50_000])
 def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path, size: int) -> None:
     end = ended("run", "ok.py", "--db", f"full-{size}.db", cwd=folder, after=disk_of(size))
-    assert_error(end, 2, f"full-{size}.db cannot be used", "free space")
+    fails(end, 2, f"full-{size}.db cannot be used", "free space")
 
 
 def test_a_backup_is_written_and_never_over_a_file_that_is_there(cli: Cli, running: Server) -> None:
     cli.at(running)
     end = cli("backup", "copy.db", code=0)
     assert end.out == f"copy.db: {(cli.folder / 'copy.db').stat().st_size:,} bytes\n"
-    assert_error(cli("backup", "copy.db"), 2, "copy.db already exists", "replace it: --overwrite\n")
+    fails(cli("backup", "copy.db"), 2, "copy.db already exists", "replace it: --overwrite\n")
     live = cli("backup", "busy.db", "--overwrite")
-    assert_error(live, 2, "busy.db is the database of a state manager")
+    fails(live, 2, "busy.db is the database of a state manager")
 
 
 def test_a_command_in_a_process_that_goes_on_leaves_its_log_as_it_was() -> None:

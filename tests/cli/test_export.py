@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support.commands import Cli, assert_error
+from tests.support.commands import Cli, fails
 from tests.support.processes import Server, disk_of, ended
 from tests.support.stock import KEY, Stock, on_a_port
 
@@ -33,29 +33,27 @@ def test_a_run_is_written_to_a_file_that_only_its_owner_reads(cli: Cli, run: str
 
 def test_without_a_name_the_file_is_named_by_the_run(cli: Cli, run: str) -> None:
     assert cli("export", run[:6]).out.startswith(f"run-{run[:8]}.html: ")
-    assert_error(cli("export", run), 2, f"run-{run[:8]}.html already exists", "replace it: --overwrite\n")
+    fails(cli("export", run), 2, f"run-{run[:8]}.html already exists", "replace it: --overwrite\n")
 
 
 def test_a_file_that_exists_is_left_alone_unless_it_may_be_overwritten(cli: Cli, run: str) -> None:
     (cli.folder / "run.html").write_text("mine")
-    assert_error(cli("export", run, "-o", "run.html"), 2, "run.html already exists", "--overwrite")
+    fails(cli("export", run, "-o", "run.html"), 2, "run.html already exists", "--overwrite")
     assert (cli.folder / "run.html").read_text() == "mine"
     assert cli("export", run, "-o", "run.html", "--overwrite").code == 0
     assert run in (cli.folder / "run.html").read_text("utf-8")
 
 
 def test_a_place_that_cannot_be_written_is_named(cli: Cli, run: str) -> None:
-    assert_error(
-        cli("export", run, "-o", "absent/run.html"), 2, "absent/run.html cannot be created", "No such file"
-    )
-    assert_error(cli("export", run, "-o", ".", "--overwrite"), 2, ". is not a regular file")
+    fails(cli("export", run, "-o", "absent/run.html"), 2, "absent/run.html cannot be created", "No such file")
+    fails(cli("export", run, "-o", ".", "--overwrite"), 2, ". is not a regular file")
     assert set(os.listdir(cli.folder)) - {"__pycache__"} == {"nodes.py"}
 
 
 def test_a_full_disk_leaves_nothing_behind(cli: Cli, run: str, running: Server) -> None:
     options = ("--namespace", "n", "-o", "run.html")
     end = ended("export", run, *options, cwd=cli.folder, env=running.env, after=disk_of(1_000))
-    assert_error(end, 2, "the page run.html cannot be written: File too large", "free space")
+    fails(end, 2, "the page run.html cannot be written: File too large", "free space")
     assert set(os.listdir(cli.folder)) - {"__pycache__"} == {"nodes.py"}
 
 
@@ -74,9 +72,7 @@ def test_values_can_be_left_out(cli: Cli, run: str) -> None:
 
 
 def test_a_run_that_is_not_there_is_said_to_be_missing(cli: Cli, run: str) -> None:
-    assert_error(
-        cli("export", f"{run[:-1]}{'0' if run[-1] != '0' else '1'}"), 6, "there is no run", "did you mean"
-    )
+    fails(cli("export", f"{run[:-1]}{'0' if run[-1] != '0' else '1'}"), 6, "there is no run", "did you mean")
     assert not list(cli.folder.glob("*.html"))
 
 
@@ -86,6 +82,4 @@ def test_a_state_manager_that_speaks_only_v0_cannot_export(bare: Cli) -> None:
     stock.add("A")
     with on_a_port(stock) as uri:
         bare.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=KEY, EXOSPHERE_NAMESPACE="n")
-        assert_error(
-            bare("export", "r"), 3, "the run r cannot be exported", "speaks only v0", "exotrio server"
-        )
+        fails(bare("export", "r"), 3, "the run r cannot be exported", "speaks only v0", "exotrio server")

@@ -13,7 +13,7 @@ import pytest
 
 from exotrio.cli.commands import ui
 from exotrio.manager.store.sqlite.database import Ownership
-from tests.support.commands import NODES, Cli, assert_error
+from tests.support.commands import NODES, Cli, fails
 from tests.support.postgres import database
 from tests.support.processes import exotrio, link_in
 
@@ -54,7 +54,7 @@ def test_what_ran_is_shown_and_changed_without_any_settings(cli: Cli) -> None:
     assert only_run(cli, "--db", "copy.db") == run_id
     assert cli("graph", "apply", "nodes.py").code == cli("nodes", "pause", "Work").code == 0
     assert cli.json("nodes", "ls")["nodes"][-1]["paused_at"]
-    assert_error(cli("runtimes", "drain", "r"), 6, "there is no runtime 'r'")
+    fails(cli("runtimes", "drain", "r"), 6, "there is no runtime 'r'")
 
 
 def test_a_state_shows_what_its_node_logged_and_printed_which_the_command_printed_once(cli: Cli) -> None:
@@ -80,7 +80,7 @@ def test_a_run_that_nothing_executes_is_not_waited_for(cli: Cli) -> None:
     run_id = end.out.strip()
     assert f"no runtime works on .exotrio/state.db; continue the run with: {sys.executable}" in end.err
     assert end.err.endswith(f"-m exotrio run FILE --resume {run_id}\n")
-    assert_error(cli("runs", "watch", run_id), 1, "nothing executes it", f"run FILE --resume {run_id}")
+    fails(cli("runs", "watch", run_id), 1, "nothing executes it", f"run FILE --resume {run_id}")
     end = cli("trigger", "fan", "--follow")
     assert (end.code, "nothing executes it" in end.err) == (1, True), end
     assert cli("run", "nodes.py", "--resume", run_id[:6]).code == cli("runs", "watch", run_id).code == 0
@@ -95,10 +95,10 @@ def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:
         assert f"run {run_id} of graph 'fan', which has the key 'order 1' and existed already\n" in end.err
         assert f"(run {run_id}, key order 1)" in end.out
     assert len(cli.json("states", "ls", "--run", run_id, "--place", "split")["states"]) == 3
-    assert_error(
+    fails(
         cli(*command[:-1], cli.write("other.json", "{}")), 3, f"the key 'order 1' belongs to the run {run_id}"
     )
-    assert_error(cli("run", "nodes.py", "--resume", run_id, "--key", "k"), 2, "takes no --graph, --key,")
+    fails(cli("run", "nodes.py", "--resume", run_id, "--key", "k"), 2, "takes no --graph, --key,")
 
 
 def test_a_run_with_a_key_that_waits_for_nodes_that_are_gone_is_refused(cli: Cli) -> None:
@@ -139,19 +139,19 @@ def test_a_database_that_is_served_is_asked_through_the_process_that_has_it(
 
 def test_a_database_that_is_in_use_and_not_served_is_named_with_what_to_do(cli: Cli) -> None:
     ownership = Ownership(cli.folder / ".exotrio/state.db")
-    assert_error(cli("runs", "ls"), 7, f"in use by process {os.getpid()}\n", "wait until", "run --serve")
+    fails(cli("runs", "ls"), 7, f"in use by process {os.getpid()}\n", "wait until", "run --serve")
     ownership.release()
     assert cli("runs", "ls").code == 0
 
 
 def test_an_empty_folder_is_said_to_be_one(bare: Cli) -> None:
     end = bare("runs", "ls")
-    assert_error(end, 2, "no state manager is given", "no database .exotrio/state.db", "run FILE", "--db")
+    fails(end, 2, "no state manager is given", "no database .exotrio/state.db", "run FILE", "--db")
     assert list(bare.folder.iterdir()) == []
-    assert_error(bare("runs", "ls", "--db", "gone.db"), 2, "there is no database gone.db")
+    fails(bare("runs", "ls", "--db", "gone.db"), 2, "there is no database gone.db")
     (bare.folder / ".exotrio").mkdir(mode=0o700)
     (bare.folder / ".exotrio/state.db").touch(0o600)
-    assert_error(bare("runs", "ls"), 2, "nothing was ever run in the database .exotrio/state.db")
+    fails(bare("runs", "ls"), 2, "nothing was ever run in the database .exotrio/state.db")
 
 
 def test_the_postgresql_that_the_environment_names_is_used_too(bare: Cli) -> None:
@@ -204,7 +204,7 @@ def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(
             assert "Timeline" in browser.get(f"/ns/n/runs/{run_id}").text
         end = process.stop(signal.SIGINT)
     assert (end.code, "link=" in end.err, Path(page).exists()) == (0, False, False), end
-    assert_error(
+    fails(
         cli("worker", "nodes.py"), 2, "no state manager is named", "python -m exotrio server, in this folder"
     )
-    assert_error(cli("ui", "--db", "gone.db"), 2, "there is no database gone.db", "run FILE")
+    fails(cli("ui", "--db", "gone.db"), 2, "there is no database gone.db", "run FILE")

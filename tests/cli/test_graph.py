@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import NODES, Cli, assert_error, with_worker
+from tests.support.commands import NODES, Cli, fails, with_worker
 from tests.support.processes import Server
 
 
@@ -248,7 +248,7 @@ def test_a_graph_is_checked_from_standard_input(cli: Cli) -> None:
 def test_secrets_in_a_file_are_never_shown(cli: Cli) -> None:
     graph = fan(secrets={"token": {"a": "hunter22"}, "other": "hunter22"})
     end = cli("graph", "check", cli.write("g.json", graph), code=3)
-    assert_error(cli.at_nobody()("graph", "apply", "g.json"), 3, "g.json:", "secrets.token")
+    fails(cli.at_nobody()("graph", "apply", "g.json"), 3, "g.json:", "secrets.token")
     for shown in (end, cli("graph", "apply", "g.json"), cli("graph", "check", "g.json", "-o", "json")):
         assert "hunter22" not in shown.out + shown.err
 
@@ -304,7 +304,7 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     assert "0 9 * * * Asia/Kolkata" in listed.out
 
     assert "\n  split (Split) within 5 min -> work\n" in cli("graph", "show", "zone").out
-    assert_error(cli("graph", "cancel-triggers", "zon"), 6, "there is no graph 'zon'; did you mean 'zone'?")
+    fails(cli("graph", "cancel-triggers", "zon"), 6, "there is no graph 'zon'; did you mean 'zone'?")
     assert cli("graph", "cancel-triggers", "zone").out == "1 trigger of graph zone cancelled\n"
     assert cli.json("graph", "cancel-triggers", "zone")["cancelled_count"] == 0
     assert (
@@ -321,14 +321,14 @@ def test_a_graph_is_deleted_with_its_runs_once_that_is_confirmed(cli: Cli, runni
     cli.write("old.json", fan(name="old", triggers=[]))
     assert cli("graph", "apply", "old.json").code == 0
     assert cli("trigger", "old", "--follow").code == 0
-    assert_error(cli("graph", "delete", "old"), 2, "graph old of namespace n would be deleted", "give --yes")
-    assert_error(cli("graph", "delete", "odl", "--yes"), 6, "did you mean 'old'?")
+    fails(cli("graph", "delete", "old"), 2, "graph old of namespace n would be deleted", "give --yes")
+    fails(cli("graph", "delete", "odl", "--yes"), 6, "did you mean 'old'?")
     run_id = cli("trigger", "old", "--start-delay", "3600").out.strip()
-    assert_error(cli("graph", "delete", "old", "--yes"), 3, "have not ended", run_id)
+    fails(cli("graph", "delete", "old", "--yes"), 3, "have not ended", run_id)
     end = cli("graph", "delete", "old", "--yes", "--cancel-runs")
     assert end.out == "graph old of namespace n deleted with 2 runs, 1 of them cancelled\n", end
-    assert_error(cli("graph", "show", "old"), 6, "there is no graph 'old'")
-    assert_error(cli("runs", "show", run_id), 6, "there is no run")
+    fails(cli("graph", "show", "old"), 6, "there is no graph 'old'")
+    fails(cli("runs", "show", run_id), 6, "there is no run")
 
 
 def test_a_python_graph_is_applied(cli: Cli, running: Server) -> None:
@@ -340,7 +340,7 @@ def test_a_python_graph_is_applied(cli: Cli, running: Server) -> None:
     listed = cli("graph", "ls")
     assert "\nfan  " in listed.out
     assert "fan" in [each["name"] for each in cli.json("graph", "ls")["graphs"]]
-    assert_error(cli("graph", "apply", "nodes.py", "--name", "fam"), 3, "no Graph 'fam'; did you mean 'fan'?")
+    fails(cli("graph", "apply", "nodes.py", "--name", "fam"), 3, "no Graph 'fam'; did you mean 'fan'?")
 
 
 def test_all_graphs_of_a_python_file_are_applied_unless_one_is_named(cli: Cli, running: Server) -> None:
@@ -350,15 +350,13 @@ def test_all_graphs_of_a_python_file_are_applied_unless_one_is_named(cli: Cli, r
     assert cli.json("graph", "apply", "two.py", "--name", "one")["name"] == "one"
     assert cli.json("graph", "apply", "two.py:first")["name"] == "one"
     cli.set(token="t")
-    assert_error(
+    fails(
         cli("graph", "apply", "two.py", "--secret", "token"), 2, "two.py has fan, one: name one with --name"
     )
     assert cli("graph", "apply", "two.py", "--name", "one", "--secret", "token").code == 0
-    assert_error(
-        cli("graph", "apply", "two.py", "--name", "oen"), 3, "did you mean 'one'?", "named with --name"
-    )
+    fails(cli("graph", "apply", "two.py", "--name", "oen"), 3, "did you mean 'one'?", "named with --name")
     cli.write("none.py", "")
-    assert_error(cli("graph", "apply", "none.py"), 3, "none.py has no Graph at its top level")
+    fails(cli("graph", "apply", "none.py"), 3, "none.py has no Graph at its top level")
     cli.write("bad.py", NODES + "bad = Graph('bad', namespace='n')\nbad.add('Nobody')\n")
     end = cli("graph", "apply", "bad.py")
     assert (end.code, "applied before that: fan\n" in end.err, "graph 'bad' is invalid" in end.err) == (
@@ -374,9 +372,7 @@ def test_a_graph_that_was_shown_can_be_applied_again_with_its_secrets(
     cli.at(running)
     monkeypatch.setenv("token", "hunter22")
     cli.write("lock.json", fan(nodes=[node("lock")], secrets={"token": True}, graph_name="lock"))
-    assert_error(
-        cli("graph", "apply", "lock.json"), 2, "names secrets without their values: give --secret token"
-    )
+    fails(cli("graph", "apply", "lock.json"), 2, "names secrets without their values: give --secret token")
     assert cli("graph", "apply", "lock.json", "--secret", "token").code == 0
     shown = cli.json("graph", "show", "lock")
     assert shown["secrets"] == {"token": True}
@@ -388,7 +384,7 @@ def test_a_graph_that_was_shown_can_be_applied_again_with_its_secrets(
     )
     assert cli.json("graph", "show", "piped")["secrets"] == {"token": True}
     assert "hunter22" not in "".join(map(str, (end, cli("graph", "ls"), cli("graph", "show", "lock"))))
-    assert_error(
+    fails(
         cli(
             "graph", "apply", "lock.json", "--secret", "token", "--secrets-file", "-", stdin='{"token": "x"}'
         ),
@@ -403,7 +399,7 @@ def test_what_the_state_manager_finds_wrong_is_told_with_its_place(cli: Cli, run
     graph["nodes"][1]["node_name"] = "Gone"
     file = cli.write("bad.json", graph)
     line = (cli.folder / file).read_text().splitlines().index('   "node_name": "Gone",')
-    assert_error(
+    fails(
         cli("graph", "apply", file),
         3,
         "graph 'bad' is invalid",
@@ -412,7 +408,7 @@ def test_what_the_state_manager_finds_wrong_is_told_with_its_place(cli: Cli, run
     shown = cli("graph", "show", "bad", code=0)
     assert "graph bad of namespace n: INVALID" in shown.out
     assert "\nproblems:\n  - node 'work': 'Gone' is not registered" in shown.out
-    assert_error(
+    fails(
         cli("trigger", "bad"),
         3,
         "graph 'bad' is invalid, so it cannot be triggered",
@@ -423,10 +419,10 @@ def test_what_the_state_manager_finds_wrong_is_told_with_its_place(cli: Cli, run
 def test_a_mistyped_name_is_told_with_what_was_meant(cli: Cli, running: Server) -> None:
     cli.at(running)
     assert cli("graph", "apply", "nodes.py").code == 0
-    assert_error(cli("graph", "show", "Fna"), 6, "there is no graph 'Fna'; did you mean 'fan'?")
-    assert_error(cli("graph", "sho", "fan"), 2, "No such command 'sho'. Did you mean 'show'?")
-    assert_error(cli("grahp", "show"), 2, "No such command 'grahp'. Did you mean 'graph'?")
-    assert_error(cli("graph", "show", "fan", "--namespce", "n"), 2, "--namespace")
+    fails(cli("graph", "show", "Fna"), 6, "there is no graph 'Fna'; did you mean 'fan'?")
+    fails(cli("graph", "sho", "fan"), 2, "No such command 'sho'. Did you mean 'show'?")
+    fails(cli("grahp", "show"), 2, "No such command 'grahp'. Did you mean 'graph'?")
+    fails(cli("graph", "show", "fan", "--namespce", "n"), 2, "--namespace")
 
 
 @pytest.mark.parametrize(
@@ -450,19 +446,19 @@ def test_what_cannot_be_done_is_told(
 ) -> None:
     cli.at(running)
     cli.write("unnamed.json", fan())
-    assert_error(cli(*arguments), code, said)
+    fails(cli(*arguments), code, said)
 
 
 def test_a_refused_key_is_told_with_the_option_that_gives_another(cli: Cli, running: Server) -> None:
     cli.at(running).set(EXOSPHERE_API_KEY="another")
-    assert_error(cli("graph", "ls"), 5, "answered 401", "--key-file FILE")
+    fails(cli("graph", "ls"), 5, "answered 401", "--key-file FILE")
     cli.write("right.key", f"{running.env['EXOSPHERE_API_KEY']}\n")
     assert cli("graph", "ls", "--key-file", "right.key").code == 0
 
 
 def test_settings_that_are_missing_are_all_named(cli: Cli, running: Server) -> None:
-    assert_error(cli("graph", "ls"), 2, "no state manager is given", "--uri", "--key-file", "--db")
-    assert_error(
+    fails(cli("graph", "ls"), 2, "no state manager is given", "--uri", "--key-file", "--db")
+    fails(
         cli("graph", "ls", "--uri", running.uri), 2, "-n NAMESPACE", "EXOSPHERE_NAMESPACE", "give --key-file"
     )
     env = {**running.env, "EXOSPHERE_NAMESPACE": "n"}

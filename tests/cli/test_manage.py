@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.commands import NODES, Cli, assert_error, with_worker
+from tests.support.commands import NODES, Cli, fails, with_worker
 from tests.support.processes import Server, exotrio
 
 
@@ -139,7 +139,7 @@ def test_values_come_from_files_and_pipes(cli: Cli) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_told(cli: Cli, arguments: str, code: int, said: str) -> None:
-    assert_error(cli(*arguments.split()), code, said)
+    fails(cli(*arguments.split()), code, said)
 
 
 @pytest.mark.parametrize(
@@ -147,19 +147,19 @@ def test_what_cannot_be_done_is_told(cli: Cli, arguments: str, code: int, said: 
 )
 def test_a_refused_key_is_told(cli: Cli, arguments: str) -> None:
     cli.set(EXOSPHERE_API_KEY="another")
-    assert_error(cli(*arguments.split()), 5, "answered 401", "--key-file FILE")
+    fails(cli(*arguments.split()), 5, "answered 401", "--key-file FILE")
 
 
 @only_native
 def test_a_state_manager_that_is_away_is_told(cli: Cli) -> None:
-    assert_error(cli.at_nobody()("trigger", "fan", "--follow"), 4, "http://127.0.0.1:1 cannot be reached")
+    fails(cli.at_nobody()("trigger", "fan", "--follow"), 4, "http://127.0.0.1:1 cannot be reached")
 
 
 def test_a_key_of_the_store_that_is_required_is_named(cli: Cli) -> None:
     graph = cli.json("graph", "show", "fan")
     cli.write("strict.json", {**graph, "name": "strict", "store_config": {"required_keys": ["bad"]}})
     assert cli("graph", "apply", "strict.json").code == 0
-    assert_error(cli("trigger", "strict"), 2, "needs more of its store: give --store bad=VALUE")
+    fails(cli("trigger", "strict"), 2, "needs more of its store: give --store bad=VALUE")
     assert cli("trigger", "strict", "--store", "bad=none", "--follow").code == 0
 
 
@@ -211,7 +211,7 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
 
 def test_a_slip_in_an_id_is_told(cli: Cli, place: Place) -> None:
     slip = place.failed[:-1] + ("0" if place.failed[-1] != "0" else "1")
-    assert_error(cli("runs", "show", slip), 6, f"there is no run {slip!r}; did you mean {place.failed}?")
+    fails(cli("runs", "show", slip), 6, f"there is no run {slip!r}; did you mean {place.failed}?")
 
 
 def test_what_failed_in_a_run_is_retried(cli: Cli) -> None:
@@ -225,24 +225,24 @@ def test_what_failed_in_a_run_is_retried(cli: Cli) -> None:
 
 
 def test_a_run_without_failures_is_not_retried(cli: Cli, place: Place) -> None:
-    assert_error(cli("runs", "retry", place.succeeded), 3, "has no failed states")
+    fails(cli("runs", "retry", place.succeeded), 3, "has no failed states")
 
 
 def test_a_run_is_cancelled_where_that_is_possible(cli: Cli, place: Place) -> None:
     run_id = waiting_run(cli)
     if not place.native:
-        assert_error(cli("runs", "cancel", run_id), 3, "speaks only v0, which cannot do that")
+        fails(cli("runs", "cancel", run_id), 3, "speaks only v0, which cannot do that")
         return
     slip = run_id[:-1] + ("0" if run_id[-1] != "0" else "1")
-    assert_error(cli("runs", "cancel", slip), 6, f"did you mean {run_id}?")
+    fails(cli("runs", "cancel", slip), 6, f"did you mean {run_id}?")
     end = cli("runs", "cancel", run_id[:8], code=0)
     assert ", cancelled 2" in end.out
     row = next(line for line in cli("runs", "ls").out.splitlines() if line.startswith(run_id))
     assert row.split()[1:4] == ["fan", "FAILED", "(cancelled)"]
     assert cli.json("runs", "cancel", run_id)["cancelled_at"]
     assert ", cancelled 2" in cli("runs", "show", run_id).out
-    assert_error(cli("runs", "retry", run_id), 3, "was cancelled")
-    assert_error(cli("runs", "cancel", place.succeeded), 3, "has already ended")
+    fails(cli("runs", "retry", run_id), 3, "was cancelled")
+    fails(cli("runs", "cancel", place.succeeded), 3, "has already ended")
 
 
 def test_ctrl_c_while_following_leaves_the_run_alone_and_says_so(cli: Cli, place: Place) -> None:
@@ -265,25 +265,25 @@ def test_states_are_listed_and_found(cli: Cli, place: Place) -> None:
     of_place = cli.json("states", "ls", "--run", place.failed, "--place", "work", "--status", "errored")
     assert [state["status"] for state in of_place["states"]] == ["ERRORED"]
     assert cli.json("states", "ls", "--run", place.failed, "--limit", "2")["more"] is True
-    assert_error(
+    fails(
         cli("states", "ls", "--run", place.failed, "--place", "wrok"),
         6,
         "no place 'wrok'; did you mean 'work'?",
     )
     if not place.native:
-        assert_error(cli("states", "ls"), 3, "speaks only v0", "give the run too: --run RUN")
+        fails(cli("states", "ls"), 3, "speaks only v0", "give the run too: --run RUN")
         return
     assert cli.json("states", "ls", "--node", "Split", "--limit", "1")["states"][0]["identifier"] == "split"
     assert cli.json("states", "ls", "--graph", "fan", "--place", "work")["states"]
-    assert_error(cli("states", "ls", "--node", "Splat"), 6, "there is no node 'Splat'; did you mean 'Split'?")
-    assert_error(cli("states", "ls", "--graph", "fun"), 6, "there is no graph 'fun'; did you mean 'fan'?")
-    assert_error(cli("states", "ls", "--graph", "fan", "--place", "x"), 6, "graph 'fan' has no place 'x'")
+    fails(cli("states", "ls", "--node", "Splat"), 6, "there is no node 'Splat'; did you mean 'Split'?")
+    fails(cli("states", "ls", "--graph", "fun"), 6, "there is no graph 'fun'; did you mean 'fan'?")
+    fails(cli("states", "ls", "--graph", "fan", "--place", "x"), 6, "graph 'fan' has no place 'x'")
 
 
 def test_a_state_is_shown_with_its_values_and_its_traceback(cli: Cli, place: Place) -> None:
     (failure,) = cli.json("runs", "show", place.failed)["failed"]
     if not place.native:
-        assert_error(cli("states", "show", failure["id"]), 3, "speaks only v0", "give the run too: --run RUN")
+        fails(cli("states", "show", failure["id"]), 3, "speaks only v0", "give the run too: --run RUN")
     of_run = [] if place.native else ["--run", place.failed[:8]]
     shown = cli("states", "show", failure["id"], *of_run, code=0)
     assert shown.out.startswith(f"state {failure['id']}: ERRORED\nplace: work (Work)\n")
@@ -293,17 +293,15 @@ def test_a_state_is_shown_with_its_values_and_its_traceback(cli: Cli, place: Pla
     assert "\x1b" not in shown.out
     state = cli.json("states", "show", failure["id"], *of_run)
     assert state["error"].endswith("ValueError: \x1b[31mcannot work on 1")
-    assert_error(
-        cli("states", "show", place.failed, "--run", place.failed), 6, "an id with dashes is a run's"
-    )
-    assert_error(cli("runs", "show", failure["id"]), 6, "an id of 24 digits is a state's")
+    fails(cli("states", "show", place.failed, "--run", place.failed), 6, "an id with dashes is a run's")
+    fails(cli("runs", "show", failure["id"]), 6, "an id of 24 digits is a state's")
 
 
 def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -> None:
     run_id = cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
     (failure,) = cli.json("runs", "show", run_id)["failed"]
     new = cli("states", "retry", failure["id"], "--fanout-id", "once", code=0)
-    assert_error(cli("states", "retry", failure["id"], "--fanout-id", "once"), 3, "answered 409")
+    fails(cli("states", "retry", failure["id"], "--fanout-id", "once"), 3, "answered 409")
     assert cli("runs", "watch", run_id).code == 1
     reply = cli.json("states", "retry", new.out.strip())
     assert reply["state_id"] == new.out.strip()
@@ -319,13 +317,11 @@ def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -
 
 def test_a_node_is_paused_and_what_waits_for_it_says_so(cli: Cli, place: Place) -> None:
     if not place.native:
-        assert_error(cli("nodes", "pause", "Work"), 3, "speaks only v0", "drain the runtimes that have it")
-        assert_error(
-            cli("graph", "pause", "fan"), 3, "speaks only v0", "store the graph without its triggers"
-        )
+        fails(cli("nodes", "pause", "Work"), 3, "speaks only v0", "drain the runtimes that have it")
+        fails(cli("graph", "pause", "fan"), 3, "speaks only v0", "store the graph without its triggers")
         return
-    assert_error(cli("nodes", "pause", "Wrok"), 6, "there is no node 'Wrok'; did you mean 'Work'?")
-    assert_error(cli("nodes", "resume", "Wrok"), 6, "did you mean 'Work'?")
+    fails(cli("nodes", "pause", "Wrok"), 6, "there is no node 'Wrok'; did you mean 'Work'?")
+    fails(cli("nodes", "resume", "Wrok"), 6, "did you mean 'Work'?")
     end = cli("nodes", "pause", "Split")
     assert "node Split is paused since 20" in end.out
     assert "nodes resume Split\n" in end.out
@@ -358,7 +354,7 @@ def test_a_schedule_is_paused_and_its_graph_says_so(cli: Cli) -> None:
     shown = cli.json("graph", "show", "fan")
     cli.write("timed.json", json.dumps({**shown, "name": "timed", "triggers": [trigger]}))
     assert cli("graph", "apply", "timed.json").code == 0
-    assert_error(cli("graph", "pause", "tmied"), 6, "there is no graph 'tmied'; did you mean 'timed'?")
+    fails(cli("graph", "pause", "tmied"), 6, "there is no graph 'tmied'; did you mean 'timed'?")
     end = cli("graph", "pause", "timed")
     assert "the schedule of graph timed is paused since 20" in end.out
     since = cli.json("graph", "pause", "timed")["paused_at"]

@@ -21,7 +21,7 @@ from exotrio.errors import NotFound
 from tests.support import gated
 from tests.support.client_double import Server as Double
 from tests.support.client_double import worker
-from tests.support.commands import NODES, Cli, assert_error
+from tests.support.commands import NODES, Cli, fails
 from tests.support.gated import Log, until
 from tests.support.http_doubles import answer
 from tests.support.processes import Process, Processes, Server, server
@@ -144,8 +144,8 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli
     process = place.worker()
     both = heard(cli, 2)
     (other,) = [each for each in both if not each["shows_tasks"]]
-    assert_error(cli("runtimes", "tasks", other["worker_id"]), 3, "does not show its tasks", "--health-tasks")
-    assert_error(cli("runtimes", "tasks", "r"), 6, "2 runtimes match 'r'", "name one of them")
+    fails(cli("runtimes", "tasks", other["worker_id"]), 3, "does not show its tasks", "--health-tasks")
+    fails(cli("runtimes", "tasks", "r"), 6, "2 runtimes match 'r'", "name one of them")
 
     unique = other["worker_id"].rpartition(":")[2]
     end = cli("runtimes", "drain", unique[:8], "--wait", code=0)
@@ -182,13 +182,11 @@ def test_a_drain_goes_on_though_nobody_waits_for_it_any_longer(cli: Cli, place: 
 
 def test_what_is_mistyped_is_told_and_nothing_is_drained(cli: Cli) -> None:
     heard(cli)
-    assert_error(
-        cli("runtimes", "drain", "R"), 6, "there is no runtime 'R'; did you mean 'r'?", "there are: r"
-    )
-    assert_error(cli("runtimes", "tasks", "zebra"), 6, "there is no runtime 'zebra'", "there are: r")
-    assert_error(cli("runtimes", "drain"), 2, "name the runtimes to drain, or give --all")
-    assert_error(cli("runtimes", "drain", "r", "--all"), 2)
-    assert_error(cli("runtimes", "drian", "r"), 2, "Did you mean 'drain'?")
+    fails(cli("runtimes", "drain", "R"), 6, "there is no runtime 'R'; did you mean 'r'?", "there are: r")
+    fails(cli("runtimes", "tasks", "zebra"), 6, "there is no runtime 'zebra'", "there are: r")
+    fails(cli("runtimes", "drain"), 2, "name the runtimes to drain, or give --all")
+    fails(cli("runtimes", "drain", "r", "--all"), 2)
+    fails(cli("runtimes", "drian", "r"), 2, "Did you mean 'drain'?")
     assert cli.json("runtimes", "ls")["runtimes"][0]["asked_to_drain"] is False
 
 
@@ -254,6 +252,4 @@ def test_a_state_manager_that_speaks_only_v0_knows_no_runtimes(
     bare: Cli, v0_server: Server, command: str
 ) -> None:
     v0 = bare.at(v0_server)
-    assert_error(
-        v0("runtimes", *command.split()), 3, "speaks only v0, which cannot do that", "exotrio's server"
-    )
+    fails(v0("runtimes", *command.split()), 3, "speaks only v0, which cannot do that", "exotrio's server")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.commands import Cli, assert_error
+from tests.support.commands import Cli, fails
 from tests.support.processes import Process, ended, exotrio
 from tests.support.stock import KEY, State, Stock, on_a_port
 
@@ -102,7 +102,7 @@ def world(bare: Cli) -> Iterator[World]:
 
 def test_a_graph_is_applied_once_it_was_validated_and_shown_as_it_is_stored(world: World) -> None:
     cli = world.cli
-    assert_error(cli("graph", "apply", "g.json"), 3, "Node A in namespace n does not exist")
+    fails(cli("graph", "apply", "g.json"), 3, "Node A in namespace n does not exist")
     world.stock.nodes["n", "A"] = {**NODE, "runtime_name": "r"}
     assert cli("graph", "apply", "g.json").code == 0
     # Read alone it has defaults in place of what is stored, and in the list ciphertexts.
@@ -113,10 +113,8 @@ def test_a_graph_is_applied_once_it_was_validated_and_shown_as_it_is_stored(worl
     assert "VALID" in listed
     assert "ciphertext" not in str(graph) + listed + str(cli.json("graph", "ls"))
     assert cli("nodes", "ls").out.splitlines()[-1] == "1 node in namespace n"
-    assert_error(cli("trigger", "g"), 2, "give --store k=VALUE")
-    assert_error(
-        cli("graph", "cancel-triggers", "g"), 3, "has no such request", "upsert the graph without triggers"
-    )
+    fails(cli("trigger", "g"), 2, "give --store k=VALUE")
+    fails(cli("graph", "cancel-triggers", "g"), 3, "has no such request", "upsert the graph without triggers")
     run_id = cli("trigger", "g", "--store", "k=v").out.strip()
     assert list(world.stock.runs) == [run_id]
     assert 307 not in {status for _, status in world.stock.answered}
@@ -151,7 +149,7 @@ def test_runs_and_states_are_looked_at_and_failed_ones_retried(world: World) -> 
     new = cli("states", "retry", state.id, "--fanout-id", "f").out.strip()
     assert world.stock.states[new].status == "CREATED"
     world.stock.states[new].status = "ERRORED"
-    assert_error(cli("states", "retry", new, "--fanout-id", "f"), 3, "Duplicate")
+    fails(cli("states", "retry", new, "--fanout-id", "f"), 3, "Duplicate")
     assert cli("runs", "retry", state.run_id).code == 0
     assert world.stock.statuses() == {"RETRY_CREATED": 2, "CREATED": 1}
     assert not world.stock.revived
@@ -159,19 +157,19 @@ def test_runs_and_states_are_looked_at_and_failed_ones_retried(world: World) -> 
 
 def test_what_a_stock_server_cannot_do_is_said_with_what_to_do_instead(world: World) -> None:
     cli, state = world.cli, world.failed()
-    assert_error(cli("states", "ls"), 3, "--run RUN")
-    assert_error(cli("states", "show", state.id), 3, "--run RUN")
-    assert_error(cli("runs", "cancel", state.run_id), 3, "speaks only v0")
-    assert_error(cli("backup", "copy.db"), 3, "speaks only v0")
+    fails(cli("states", "ls"), 3, "--run RUN")
+    fails(cli("states", "show", state.id), 3, "--run RUN")
+    fails(cli("runs", "cancel", state.run_id), 3, "speaks only v0")
+    fails(cli("backup", "copy.db"), 3, "speaks only v0")
 
 
 def test_what_is_not_there_is_not_found_though_the_server_breaks_over_it(world: World) -> None:
     cli, state = world.cli, world.failed()
-    assert_error(cli("states", "retry", "nonsense"), 6, "there is no state 'nonsense'")
-    assert_error(cli("states", "show", "nonsense", "--run", state.run_id), 6, "there is no state 'nonsense'")
-    assert_error(cli("states", "retry", "0" * 24), 6, "there is no state")
-    assert_error(cli("runs", "show", "7b0d1f9e"), 6, "there is no run")
-    assert_error(cli("trigger", "other"), 6, "there is no graph 'other'", "g")
+    fails(cli("states", "retry", "nonsense"), 6, "there is no state 'nonsense'")
+    fails(cli("states", "show", "nonsense", "--run", state.run_id), 6, "there is no state 'nonsense'")
+    fails(cli("states", "retry", "0" * 24), 6, "there is no state")
+    fails(cli("runs", "show", "7b0d1f9e"), 6, "there is no run")
+    fails(cli("trigger", "other"), 6, "there is no graph 'other'", "g")
 
 
 def test_a_run_is_worked_through_and_its_result_printed(world: World) -> None:

@@ -14,7 +14,7 @@ from exotrio._wire.overview import Overview
 from exotrio.cli.top.live import Rate
 from exotrio.cli.top.screen import Column, Screen, screen_lines, table_lines
 from tests.support import stock
-from tests.support.commands import Cli, assert_error
+from tests.support.commands import Cli, fails
 from tests.support.overviews import node, overview, run, runtime
 from tests.support.processes import EXOTRIO, KEY, Processes, Server, server
 from tests.support.terminals import Terminal
@@ -157,14 +157,14 @@ def test_as_json_it_is_the_whole_overview(cli: Cli) -> None:
 
 @pytest.mark.parametrize("interval", ["0", "-1", "nan", "x"])
 def test_no_other_interval_can_be_asked_for(cli: Cli, interval: str) -> None:
-    assert_error(cli("top", "--interval", interval), 2, "--interval")
+    fails(cli("top", "--interval", interval), 2, "--interval")
 
 
 def test_a_state_manager_that_speaks_only_v0_or_is_away_is_an_error(cli: Cli) -> None:
     with stock.on_a_port(stock.Stock(time.monotonic)) as uri:
         cli.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=stock.KEY)
-        assert_error(cli("top", "--once"), 3, "no overview can be shown", "speaks only v0")
-    assert_error(cli.at_nobody()("top"), 4, "cannot be reached")
+        fails(cli("top", "--once"), 3, "no overview can be shown", "speaks only v0")
+    fails(cli.at_nobody()("top"), 4, "cannot be reached")
 
 
 # -- in a terminal

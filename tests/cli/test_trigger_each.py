@@ -18,7 +18,7 @@ import trio
 
 from exotrio._wire.vocabulary import MAX_BATCH
 from tests.support.balancer import Balancer
-from tests.support.commands import Cli, assert_error
+from tests.support.commands import Cli, fails
 from tests.support.helpers import declare
 from tests.support.processes import PATIENCE, Ended, Process, Server, exotrio, server
 
@@ -145,7 +145,7 @@ def test_a_key_in_a_line_or_an_option_starts_its_run_once(cli: Cli, place: Place
     assert (end.code, end.out.strip()) == (0, first["run_id"])
     assert f"the run with the key {keys[0]!r} existed already: nothing was started" in end.err
     assert not cli.json("trigger", "g", "--key", keys[0], "-i", "p=1")["created"]
-    assert_error(cli("trigger", "g", "--key", keys[0], "-i", "p=2"), 3, first["run_id"], "with other inputs")
+    fails(cli("trigger", "g", "--key", keys[0], "-i", "p=2"), 3, first["run_id"], "with other inputs")
     text = lines(*({"key": key, "inputs": {"p": "1"}} for key in keys))
     end = cli("trigger", "g", "--each", "-", stdin=text)
     assert (end.code, end.out.split()[0]) == (0, first["run_id"])
@@ -164,20 +164,16 @@ def test_a_key_needs_our_state_manager_and_has_to_be_one(cli: Cli, place: Place)
         ({"key": 17}, "its key is not text"),
         ({"key": "k", "run_id": str(uuid4())}, "it has a key and a run_id"),
     ):
-        assert_error(cli("trigger", "g", "--each", "-", stdin=lines({}, line)), 2, f"line 2: {problem}")
+        fails(cli("trigger", "g", "--each", "-", stdin=lines({}, line)), 2, f"line 2: {problem}")
     twice = lines({"key": "k"}, {"key": "k"})
-    assert_error(cli("trigger", "g", "--key", "k", "--each", "-"), 2, 'give a "key" in the lines')
-    assert_error(cli("trigger", "g", "--key", " k"), 2, "the --key is empty, or has blanks at its ends")
+    fails(cli("trigger", "g", "--key", "k", "--each", "-"), 2, 'give a "key" in the lines')
+    fails(cli("trigger", "g", "--key", " k"), 2, "the --key is empty, or has blanks at its ends")
     if place.native:
-        assert_error(
-            cli("trigger", "g", "--each", "-", stdin=twice), 2, "line 2: its key is that of line 1, too"
-        )
+        fails(cli("trigger", "g", "--each", "-", stdin=twice), 2, "line 2: its key is that of line 1, too")
     else:
-        assert_error(cli("trigger", "g", "--key", "k"), 3, "cannot be started by a key", "speaks only v0")
-        assert_error(
-            cli("trigger", "g", "--each", "-", stdin=twice), 2, "line 1: it has a key", "speaks only v0"
-        )
-        assert_error(cli("runs", "ls", "--key", "k"), 3, "speaks only v0")
+        fails(cli("trigger", "g", "--key", "k"), 3, "cannot be started by a key", "speaks only v0")
+        fails(cli("trigger", "g", "--each", "-", stdin=twice), 2, "line 1: it has a key", "speaks only v0")
+        fails(cli("runs", "ls", "--key", "k"), 3, "speaks only v0")
     assert place.total == before
 
 
@@ -203,7 +199,7 @@ def test_a_key_needs_our_state_manager_and_has_to_be_one(cli: Cli, place: Place)
 def test_a_bad_line_is_named_before_anything_is_started(cli: Cli, place: Place, line: str, said: str) -> None:
     before = place.total
     cli.write("runs.jsonl", lines(*[{}] * 2_000) + line + "\n" + lines({}))
-    assert_error(cli("trigger", "g", "--each", "runs.jsonl"), 2, "line 2,001: ", said)
+    fails(cli("trigger", "g", "--each", "runs.jsonl"), 2, "line 2,001: ", said)
     assert place.total == before
 
 
@@ -211,14 +207,14 @@ def test_a_bad_line_is_named_before_anything_is_started(cli: Cli, place: Place, 
 def test_an_id_that_is_given_twice_is_named_with_both_lines(cli: Cli, place: Place) -> None:
     run_id = str(uuid4())
     cli.write("runs.jsonl", lines({"run_id": run_id}, {}, {"run_id": run_id.upper()}))
-    assert_error(cli("trigger", "g", "--each", "runs.jsonl"), 2, "line 3: its run_id is that of line 1, too")
+    fails(cli("trigger", "g", "--each", "runs.jsonl"), 2, "line 3: its run_id is that of line 1, too")
 
 
 @only_native
 def test_an_error_names_ten_lines_and_no_value(cli: Cli) -> None:
     secret = '{"inputs": {"p": "hunter2"'
     end = cli("trigger", "g", "--each", cli.write("runs.jsonl", f"{secret}\n" * 30))
-    assert_error(end, 2, "not every line of runs.jsonl is a run of graph 'g'", "no run was started")
+    fails(end, 2, "not every line of runs.jsonl is a run of graph 'g'", "no run was started")
     assert re.findall(r"line (\d+)", end.err) == [str(number) for number in range(1, 11)]
     assert "hunter2" not in end.err
 
@@ -263,7 +259,7 @@ def test_where_a_batch_cannot_be_told_again_it_is_refused(cli: Cli, place: Place
     if place.native:
         assert end.code == 0, end
     else:
-        assert_error(end, 3, "--batch cannot be used: the state manager speaks only v0")
+        fails(end, 3, "--batch cannot be used: the state manager speaks only v0")
 
 
 class Holding(Balancer):

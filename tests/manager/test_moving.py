@@ -20,7 +20,7 @@ from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
 from tests.contract.native import PRINTED, B, claim, executed_item, report
 from tests.support import postgres
-from tests.support.commands import Cli, assert_error
+from tests.support.commands import Cli, fails
 from tests.support.helpers import NO_RETRY, node_name, ok, place
 from tests.support.manager import open_manager
 from tests.support.postgres import Database
@@ -295,11 +295,9 @@ def test_the_command_says_what_was_moved_and_what_else_has_to_be(
 ) -> None:
     cli = Cli(tmp_path, monkeypatch, capsys)
     trio.run(fill, tmp_path / "state.db")
-    assert_error(cli("migrate", "sqlite-to-postgres", "state.db"), 2, "EXOTRIO_DATABASE_URL")
-    assert_error(cli("migrate", "sqlite-to-postgres", "state.db", "other.db"), 2, "no PostgreSQL is named")
-    assert_error(
-        cli("migrate", "sqlite-to-postgres", "state.db", database.tcp_url), 2, "has a password in it"
-    )
+    fails(cli("migrate", "sqlite-to-postgres", "state.db"), 2, "EXOTRIO_DATABASE_URL")
+    fails(cli("migrate", "sqlite-to-postgres", "state.db", "other.db"), 2, "no PostgreSQL is named")
+    fails(cli("migrate", "sqlite-to-postgres", "state.db", database.tcp_url), 2, "has a password in it")
     cli.set(EXOTRIO_DATABASE_URL=database.tcp_url)
     end = cli("migrate", "sqlite-to-postgres", "state.db")
     assert end.code == 0, end
@@ -307,5 +305,5 @@ def test_the_command_says_what_was_moved_and_what_else_has_to_be(
     assert "renamed" in end.out
     assert "state.db.secrets-key" in end.out
     assert postgres.PASSWORD not in end.out + end.err
-    assert_error(cli("migrate", "sqlite-to-postgres", "state.db"), 2, "was moved before", "state.db.moved")
-    assert_error(cli("migrate", "sqlite-to-postgres", "other.db"), 2, "there is no database")
+    fails(cli("migrate", "sqlite-to-postgres", "state.db"), 2, "was moved before", "state.db.moved")
+    fails(cli("migrate", "sqlite-to-postgres", "other.db"), 2, "there is no database")

@@ -24,7 +24,7 @@ from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.sqlite.database import open_writer
 from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
-from tests.support.commands import Cli, assert_error
+from tests.support.commands import Cli, fails
 from tests.support.helpers import ok, place, refused
 from tests.support.manager import NO_SETTINGS, Manager, open_manager, running
 
@@ -380,7 +380,7 @@ def test_the_command_says_what_it_did(
 ) -> None:
     cli = Cli(tmp_path, monkeypatch, capsys)
     monkeypatch.delenv("SECRETS_ENCRYPTION_KEY", raising=False)
-    assert_error(cli("rotate-secrets"), 2, "there is no database", "--db")
+    fails(cli("rotate-secrets"), 2, "there is no database", "--db")
     trio.run(store_secrets, tmp_path / "state.db")
     end = cli("rotate-secrets", "--db", "state.db")
     assert end.code == 0, end
@@ -391,12 +391,8 @@ def test_the_command_says_what_it_did(
     end = cli("rotate-secrets", "--db", "state.db", "--drop-old-keys")
     assert "removed from there: 2 older" in end.out
     cli.set(SECRETS_ENCRYPTION_KEY=NEW)
-    assert_error(
-        cli("rotate-secrets", "--db", "state.db"), 2, "6 of 6 secrets", "given are", "behind the newest"
-    )
-    assert_error(
-        cli("rotate-secrets", "--db", "state.db", "--drop-old-keys"), 2, "SECRETS_ENCRYPTION_KEY is set"
-    )
+    fails(cli("rotate-secrets", "--db", "state.db"), 2, "6 of 6 secrets", "given are", "behind the newest")
+    fails(cli("rotate-secrets", "--db", "state.db", "--drop-old-keys"), 2, "SECRETS_ENCRYPTION_KEY is set")
 
 
 def test_a_cipher_without_a_key_cannot_be_made() -> None:

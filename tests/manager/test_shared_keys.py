@@ -17,7 +17,7 @@ from exotrio.manager.security.encryption import cipher_from_text, rotate_secrets
 from exotrio.manager.store import opening
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 from tests.contract.flow import Flow
-from tests.support.commands import Cli, assert_error
+from tests.support.commands import Cli, fails
 from tests.support.helpers import ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import Database
@@ -194,7 +194,7 @@ def test_the_command_needs_the_keys_and_says_what_it_did(
     cli = Cli(tmp_path, monkeypatch, capsys)
     cli.set(EXOTRIO_DATABASE_URL=database.tcp_url)
     monkeypatch.delenv("SECRETS_ENCRYPTION_KEY", raising=False)
-    assert_error(cli("rotate-secrets"), 2, "SECRETS_ENCRYPTION_KEY is not set")
+    fails(cli("rotate-secrets"), 2, "SECRETS_ENCRYPTION_KEY is not set")
 
     async def fill() -> None:
         async with manager(database, OLD) as one:
@@ -202,9 +202,7 @@ def test_the_command_needs_the_keys_and_says_what_it_did(
 
     trio.run(fill)
     cli.set(SECRETS_ENCRYPTION_KEY=f"{NEW},{OLD}")
-    assert_error(
-        cli("rotate-secrets", "--drop-old-keys"), 2, "can be dropped", "SECRETS_ENCRYPTION_KEY is set"
-    )
+    fails(cli("rotate-secrets", "--drop-old-keys"), 2, "can be dropped", "SECRETS_ENCRYPTION_KEY is set")
     end = cli("rotate-secrets")
     assert end.code == 0, end
     assert f"1 secrets are encrypted with the key {key_id(NEW)}" in end.out

@@ -119,7 +119,7 @@ class Cli:
         return json.loads(self(*arguments, "-o", "json", stdin=stdin, code=code).out)
 
 
-def assert_error(end: Ended, code: int, *parts: str) -> None:
+def fails(end: Ended, code: int, *parts: str) -> None:
     """Check an error: its exit code, nothing on standard output, a few lines that hold the parts."""
     assert end.code == code, end
     assert end.out == "", end
