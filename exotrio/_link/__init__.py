@@ -4,8 +4,8 @@
 
     poller ---- claim ---->                  +-- v0 ------ any state manager
     worker ---- secrets -->  port -- auto ---+
-    reporter -- report,      (Link)          +-- native -- ours: leases, batches, long poll
-                release -->                        |
+    reporter -- report -->   (Link)          +-- native -- ours: leases, batches, long poll
+                                                   |
     heartbeat ------------>                        +-- batches
 
 - ``port``: the protocol ``Link``, and the values that pass through it. Everything above ``_link``
@@ -14,7 +14,6 @@
   adapter that fits, also after the server was replaced.
 - ``v0`` and ``native``: the two adapters; ``batches`` sends the batches of the native one.
 - ``outcomes``: the one form of an outcome outside this process; the outbox of the runtime uses it, too.
-- ``shields``: cancel scopes with a deadline that the shutdown moves (``Link.settle_by``).
 
 A link does not know workers, channels or phases. It repeats nothing that its callers can repeat: it
 returns what is known of each item (``Fate``), and the poller and the reporter decide.

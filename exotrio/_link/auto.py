@@ -104,7 +104,7 @@ class AutoLink:
         self._registration: tuple[str, Sequence[NodeDeclaration]] | None = None
         self._registered_at = -math.inf
         self._register_again_at = -math.inf
-        self._asking = trio.Lock()
+        self._discovering = trio.Lock()
         self._failure: ManagerUnavailable | None = None
         self._failures = 0
 
@@ -122,8 +122,7 @@ class AutoLink:
 
     def settle_by(self, deadline: float) -> None:
         # Without it a v0 claim may last 60 s after a cancellation.
-        self._v0.settle_by(deadline)
-        self._native.settle_by(deadline)
+        self._v0.shields.settle_by(deadline)
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         await self._adapter()
@@ -216,7 +215,7 @@ class AutoLink:
         failures = self._failures
         if self._is_sure(once):
             return self._current
-        async with self._asking:
+        async with self._discovering:
             if self._is_sure(once):
                 return self._current
             if self._failure is not None and self._failures > failures:
@@ -264,17 +263,17 @@ class AutoLink:
         self._registered_at = began
 
     async def _discover(self) -> V0Link | NativeLink:
-        found = await discover(self._http, self._namespace)
+        version = await discover(self._http, self._namespace)
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
-        if found == NATIVE_VERSION:
+        if version == NATIVE_VERSION:
             return self._native
-        if found not in (None, self._warned_of):
-            self._warned_of = found
+        if version not in (None, self._warned_of):
+            self._warned_of = version
             log.warning(
                 "the state manager at %s speaks version %s of the native API, and this exotrio version %s: "
                 "it is used over v0, without leases; upgrade exotrio",
                 self._http.endpoint.shown,
-                found,
+                version,
                 NATIVE_VERSION,
             )
         return self._v0

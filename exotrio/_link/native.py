@@ -28,7 +28,6 @@ from exotrio._link.port import (
     Room,
     Settlement,
 )
-from exotrio._link.shields import Shields
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
 from exotrio._nodes.outcome import Outcome, Released, Report
 from exotrio._util.backoff import WITHIN_CALL
@@ -76,17 +75,17 @@ class NativeLink:
         self._v0 = v0
         self._on_unregistered = on_unregistered
         self.run_id: str | None = None
-        self._shields = Shields()
+        self._shields = v0.shields
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
         """Claim states under a lease, as ``Link.claim`` says; waits up to 15 s for a first one."""
-        wanted = {name: most for name, most in limits.items() if most > 0}
-        if not wanted or limit <= 0:
+        limits = {name: of_node for name, of_node in limits.items() if of_node > 0}
+        if not limits or limit <= 0:
             return []
-        called = trio.current_time()
+        called_at = trio.current_time()
         request = NativeClaimRequest(
             worker_id=self._worker_id,
-            limits=wanted,
+            limits=limits,
             limit=limit,
             wait_ms=min(to_ms(max(wait, 0.0)), MAX_WAIT_MS),
             claim_id=uuid4().hex,
@@ -97,10 +96,10 @@ class NativeLink:
         try:
             while True:
                 try:
-                    claims = await self._claim_once(request, called)
+                    claims = await self._claim_once(request, called_at)
                     if unanswered and not claims:
-                        # The request whose answer was lost may still wait there, or arrive late, and take
-                        # states that nobody would run.
+                        # The request whose answer was lost may still wait there, or arrive after this one,
+                        # and take states that no runtime would run.
                         await self._void(request.claim_id)
                     return claims
                 except ManagerError as error:
@@ -115,16 +114,13 @@ class NativeLink:
                         await self._void(request.claim_id)
                         raise
                     pause = WITHIN_CALL.pause(attempt, min(error.retry_after or 0.0, 5.0))
-                # What is held under the id comes back at once; waiting longer would delay it.
+                # The lost request may have taken states, which the same id returns at once: no time to wait.
                 request = request.model_copy(update={"wait_ms": 0})
                 await trio.sleep(pause)
         except (trio.Cancelled, BaseExceptionGroup):  # older Trio groups it when it comes out of connecting
+            # The request may be answered at this moment, or never: its id releases what it takes either way.
             await self._void(request.claim_id)
             raise
-
-    def settle_by(self, deadline: float) -> None:
-        """Settle claims that were given up by ``deadline`` on Trio's clock."""
-        self._shields.settle_by(deadline)
 
     async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
         """Report outcomes and releases in as few requests as possible, as ``Link.report`` says."""
@@ -175,8 +171,8 @@ class NativeLink:
 
     # -- claiming
 
-    async def _claim_once(self, request: NativeClaimRequest, called: float) -> list[Claim]:
-        asked = trio.current_time()
+    async def _claim_once(self, request: NativeClaimRequest, called_at: float) -> list[Claim]:
+        delay = trio.current_time() - called_at
         answer = await self._http.ask(
             "POST",
             self._path("claim"),
@@ -186,15 +182,18 @@ class NativeLink:
         reply = answer.parse(_ClaimReply)
         if reply.register_nodes:
             self._on_unregistered()
-        return await self._usable(reply.states, asked - called)
+        return await self._usable(reply.states, delay)
 
-    async def _usable(self, states: Sequence[object], asked_after: float = 0.0) -> list[Claim]:
-        """Return the claims on the states of an answer; release those that this client cannot use."""
+    async def _usable(self, states: Sequence[object], delay: float = 0.0) -> list[Claim]:
+        """Return the claims on the states of an answer; release those that this client cannot use.
+
+        ``delay``: seconds from the call of ``claim`` to the request that was answered.
+        """
         claims: list[Claim] = []
         unusable: list[object] = []
         for state in states:
             try:
-                claims.append(_claim(NativeState.model_validate(state), asked_after))
+                claims.append(_claim(NativeState.model_validate(state), delay))
             except ValidationError:
                 unusable.append(state)
         if unusable:
@@ -281,7 +280,7 @@ class NativeLink:
         if not isinstance(error, ManagerUnavailable):
             return None
         if error.sent and not isinstance(error, NotAccepted):
-            # The request may still be on its way, and take states that nobody would run.
+            # The request may still arrive, and take states that no runtime would run.
             await self._void(claim.claim_id)
         if isinstance(error, ServerError):
             return None
@@ -341,7 +340,7 @@ def _held(claim: Claim) -> dict[str, Any]:
     return {"state_id": claim.state_id, "token": claim.token}
 
 
-def _claim(state: NativeState, asked_after: float) -> Claim:
+def _claim(state: NativeState, delay: float) -> Claim:
     ttl_ms = state.lease.ttl_ms
     return Claim(
         state.state_id,
@@ -357,6 +356,6 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
         alone=state.lease.alone,
         timeout=None if state.timeout_ms is None else from_ms(state.timeout_ms),
         # A repeated claim is sent later than the call the caller counts from; ttl is what was left then.
-        lease=None if ttl_ms is None else from_ms(ttl_ms) + asked_after,
+        lease=None if ttl_ms is None else from_ms(ttl_ms) + delay,
         trace=state.trace,
     )

@@ -2,7 +2,7 @@
 
 Two routes of v0 need care, because nothing guards them: their answers must not be lost.
 
-- A **claim** whose answer is lost leaves states claimed that nobody knows. So a claim in flight
+- A **claim** whose answer is lost leaves states claimed that no runtime knows of. So a claim in flight
   is shielded from cancellation until its answer is there, and what it brought is released.
 - **re-enqueue-after** works on any state, also on one that already ended. So it is never sent
   twice, and never after a report whose fate is unknown: that would run a finished state again.
@@ -14,7 +14,9 @@ So neither follows an outcome on one connection: each outcome is the last reques
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -24,7 +26,6 @@ from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, log_text
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
 from exotrio._link.port import Claim, ClaimLost, Fate, HeartbeatAnswer, Settlement
-from exotrio._link.shields import Shields
 from exotrio._nodes.outcome import Released, Report, Requeued
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
@@ -54,10 +55,38 @@ MAX_REMEMBERED = 100_000
 _ROUTES = {"executed": "executed", "errored": "errored", "pruned": "prune"}
 
 
+class Shields:
+    """Cancel scopes that protect the settling of claims from cancellation, and the deadline of them all."""
+
+    def __init__(self) -> None:
+        self._deadline = math.inf
+        self._open: set[trio.CancelScope] = set()
+
+    def settle_by(self, deadline: float) -> None:
+        """End all shields, and later ones, by ``deadline`` on Trio's clock. An earlier deadline stays."""
+        self._deadline = min(self._deadline, deadline)
+        for shield in self._open:
+            shield.deadline = min(shield.deadline, self._deadline)
+
+    @contextmanager
+    def shield(self, limit: float = math.inf) -> Iterator[trio.CancelScope]:
+        """Make a shield, which the caller enters, and which ends after ``limit`` seconds in any case."""
+        deadline = min(self._deadline, trio.current_time() + limit)
+        shield = trio.CancelScope(shield=True, deadline=deadline)
+        self._open.add(shield)
+        try:
+            yield shield
+        finally:
+            self._open.discard(shield)
+
+
 class V0Link:
     """Work with any v0 state manager, with ``concurrency`` reports and as many releases at once.
 
     ``Link`` documents its methods.
+
+    Attributes:
+        shields: Protect what is being settled, here and in the native link.
     """
 
     def __init__(self, http: HttpClient, namespace: str, *, concurrency: int = 8) -> None:
@@ -67,7 +96,7 @@ class V0Link:
         # Apart from the reports: a release has a deadline, and must not wait behind slow reports.
         self._releases = trio.CapacityLimiter(concurrency)
         self._turn = 0
-        self._shields = Shields()
+        self.shields = Shields()
         # Reports sent without a usable answer, oldest first: they decide what a later "not queued" means.
         self._unanswered: dict[str, None] = {}
         self.lost_claims = 0
@@ -82,7 +111,7 @@ class V0Link:
         try:
             await self._http.fetch(RegisterReply, "PUT", v0_path(self._namespace, "nodes", ""), body=body)
         except NotFound as error:
-            # Every state manager has this route: whatever answers is not one.
+            # Every state manager has this route: this answer is of something else.
             raise ManagerUnavailable(
                 error.what, status=error.status, where=error.where, fix="check the proxies in between"
             ) from error
@@ -91,10 +120,10 @@ class V0Link:
         # ``wait`` is ignored.
         claims: list[Claim] = []
         try:
-            for nodes, most in self._portions(limits, limit):
+            for nodes, portion in self._portions(limits, limit):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 try:
-                    claims += await self._claim_once(nodes, min(most, limit - len(claims)))
+                    claims += await self._claim_once(nodes, min(portion, limit - len(claims)))
                 except (ManagerError, ClaimLost):
                     await trio.lowlevel.checkpoint_if_cancelled()
                     if claims:  # the next claim will meet the failure again; these must not be lost to it
@@ -107,9 +136,6 @@ class V0Link:
             await self._release_all(claims)
             raise
         return claims
-
-    def settle_by(self, deadline: float) -> None:
-        self._shields.settle_by(deadline)
 
     async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
         return await _each(items, lambda item: self._report(*item))
@@ -130,23 +156,24 @@ class V0Link:
         """Split a claim into requests, since v0 knows a limit per request but none per node."""
         if limit <= 0:
             return []
-        free = [name for name, most in limits.items() if most >= limit]
-        tight = [([name], most) for name, most in limits.items() if 0 < most < limit]
+        free = [name for name, of_node in limits.items() if of_node >= limit]
+        tight = [([name], of_node) for name, of_node in limits.items() if 0 < of_node < limit]
         portions = [(free, limit), *tight] if free else tight
         # They take turns at going first: a busy first portion would starve the others.
         self._turn += 1
         first = self._turn % len(portions) if portions else 0
         return portions[first:] + portions[:first]
 
-    async def _claim_once(self, nodes: list[str], most: int) -> list[Claim]:
+    async def _claim_once(self, nodes: list[str], limit: int) -> list[Claim]:
         # Every exit of this call knows what the request took, or counts and logs that it does not.
-        # Up to the last moment: an answer that leaves no time to release its states still names them.
+        # The shield lasts until the last moment: an answer that leaves no time to release its states still
+        # names them.
         try:
-            with self._shields.shield() as shield:
+            with self.shields.shield() as shield:
                 answer = await self._http.ask(
                     "POST",
                     v0_path(self._namespace, "states", "enqueue"),
-                    body=ClaimRequest(nodes=nodes, batch_size=most),
+                    body=ClaimRequest(nodes=nodes, batch_size=limit),
                     timeout=CLAIM_TIMEOUT,
                     scope=shield,
                     chunk_timeout=CLAIM_TIMEOUT,
@@ -154,10 +181,10 @@ class V0Link:
         except ManagerUnavailable as error:
             if not error.sent or isinstance(error, NotAccepted):
                 raise
-            raise self._lost(most, error.what, too_slow=isinstance(error, ResponseTooSlow)) from error
+            raise self._lost(limit, error.what, too_slow=isinstance(error, ResponseTooSlow)) from error
         states = answer.body.get("states") if isinstance(answer.body, dict) else None
         if not isinstance(states, list):
-            raise self._lost(most, f"answered {answer.status} without a list of states")
+            raise self._lost(limit, f"answered {answer.status} without a list of states")
         claims = [claim for claim in map(_usable, states) if claim is not None]
         for claim in claims:
             # A requeue of unknown fate arrived after all, since the state was claimed again.
@@ -166,10 +193,10 @@ class V0Link:
             await self._release_unusable([state for state in states if _usable(state) is None])
         return claims
 
-    def _lost(self, most: int, why: str, *, too_slow: bool = False) -> ClaimLost:
-        self.lost_claims += most
-        log.error("a claim of up to %d states was sent and its answer is lost: %s", most, why)
-        return ClaimLost(most, too_slow=too_slow)
+    def _lost(self, limit: int, why: str, *, too_slow: bool = False) -> ClaimLost:
+        self.lost_claims += limit
+        log.error("a claim of up to %d states was sent and its answer is lost: %s", limit, why)
+        return ClaimLost(limit, too_slow=too_slow)
 
     async def _release_unusable(self, states: Iterable[object]) -> None:
         """Release states of an answer that this client cannot use; log each."""
@@ -198,7 +225,7 @@ class V0Link:
                 retry.append(claim)
 
         retry, attempt = list(claims), 0
-        with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:
+        with self.shields.shield(RELEASE_TIMEOUT) as shield, shield:
             while retry:
                 batch, retry = retry, []
                 await _each(batch, release_one)
@@ -307,7 +334,7 @@ def settle_refusal(error: ManagerError) -> Settlement:
 
 
 async def _each(items: Sequence[Any], do: Callable[[Any], Awaitable[Any]]) -> list[Any]:
-    """Return the results of ``do`` for every item, at once, in order."""
+    """Call ``do`` for all items at once; return the results in their order."""
     results: list[Any] = [None] * len(items)
 
     async def one(index: int, item: Any) -> None:

@@ -9,7 +9,6 @@ hangs in C code.
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import signal
@@ -32,12 +31,6 @@ T = TypeVar("T")
 
 SAME_REQUEST = 1.0
 """Seconds within which different signals are one request: a terminal or a service manager sends several."""
-PYTHONS_THRESHOLDS = {(700, 10, 10), (2000, 10, 0), (2000, 10, 10)}
-"""With which versions of Python begin to collect garbage."""
-THRESHOLDS = (2_000, 20, 20)
-"""States leave no cycles behind: in 10,000 of them nothing was found. Looking took 6 % of the processor time
-of a state at a batch size of 64, more on a busy machine, and 20 ms each time that all was looked at. What is
-young is looked at as often as newer versions do: garbage of a node may hold sockets, which are few."""
 _previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 """The handlers that were there before ours, while ours are set; else empty."""
 _watchdog: Watchdog | None = None
@@ -55,10 +48,10 @@ def run_blocking(
     exiting: Callable[[], str | None] = lambda: None,
     ends_process: bool = False,
 ) -> T:
-    """Run ``main`` in a Trio loop of its own, and turn signals into requests to stop.
+    """Run ``main`` in a new Trio loop, and turn signals into requests to stop.
 
     In the main thread, the process belongs to the runtime in ``main``: it exits if the stop of that takes too
-    long (``watchdog``), and garbage is collected rarely, unless the program chose how often.
+    long (``watchdog``).
 
     Args:
         main: The whole life of the loop.
@@ -66,7 +59,7 @@ def run_blocking(
             the signal's name; see ``StopRequests`` for what counts as one. It runs in a signal handler,
             so it must not block. The third ends the process with status 128+n. In any thread but the
             main one there are no signals to handle.
-        exiting: Called at the third, in the handler too; it may return what becomes of the work, to be
+        exiting: Called at the third, in the handler too; it may return what happens to the work, to be
             printed in place of ``states may stay claimed``.
         ends_process: See ``Watchdog``.
 
@@ -76,7 +69,7 @@ def run_blocking(
     refuse_inside_loop()
     if threading.current_thread() is not threading.main_thread():
         return trio.run(main)
-    with _owned_signals(stop, exiting, ends_process) as watchdog, _rare_collections():
+    with _owned_signals(stop, exiting, ends_process) as watchdog:
         return trio.run(partial(_woken_by, watchdog, main))
 
 
@@ -134,22 +127,6 @@ class StopRequests:
         self.count += 1
         self._last, self._at = number, now
         return True
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Look for garbage rarely while the body runs, in the whole process, unless the program chose how often.
-
-    Old generations are collected at most a fifth as often as usual.
-    """
-    before = gc.get_threshold()
-    if before in PYTHONS_THRESHOLDS:
-        gc.set_threshold(*THRESHOLDS)
-    try:
-        yield
-    finally:
-        if gc.get_threshold() == THRESHOLDS:
-            gc.set_threshold(*before)
 
 
 async def _woken_by(watchdog: Watchdog, main: Callable[[], Awaitable[T]]) -> T:

@@ -40,7 +40,8 @@ import trio
 
 from exotrio._link.port import Claim, HeartbeatAnswer, Link
 from exotrio._nodes.base import Stopping
-from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
+from exotrio._runtime.held_claim import HeldClaim, Stage
+from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
 from exotrio._runtime.stop import Stop
@@ -207,12 +208,12 @@ class HeartbeatSender:
         Cancellation:
             None: what was sent is not cut off, and ``end`` sets a deadline for that.
         """
-        self.ledger.heartbeat_wanted.attach()
+        self.ledger.heartbeat_due.attach()
         with self._scope:
             while not self._ending:
                 pause = LAG_CHECK_INTERVAL if self._loop_hangs() else await self._send()
                 with trio.move_on_after(pause):
-                    await self.ledger.heartbeat_wanted.wait()
+                    await self.ledger.heartbeat_due.wait()
             if self._answered and self.runtime_link.is_native:
                 stopped = HeartbeatRequest(
                     worker_id=self.options.worker_id,
@@ -227,7 +228,7 @@ class HeartbeatSender:
         """Come to an end; at once if the state manager did not answer the last time. In this loop."""
         self._ending = True
         self._scope.deadline = trio.current_time() + (deadlines.LAST_HEARTBEAT if self._answered else 0.0)
-        self.ledger.heartbeat_wanted.set()
+        self.ledger.heartbeat_due.set()
 
     @property
     def _ttl(self) -> float:

@@ -1,9 +1,6 @@
 """What a runtime holds: every claimed state from its claim until its report or release is settled.
 
-Pure bookkeeping, in the loop's thread. A held claim only moves forward::
-
-    BUFFERED -> RUNNING -> DONE -> (removed, with an Ending)
-        \\__________________^
+Pure bookkeeping, in the loop's thread.
 """
 
 from __future__ import annotations
@@ -13,16 +10,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
-from enum import Enum
+from dataclasses import dataclass, field
 
 import trio
 
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Released, Report, Requeued
-from exotrio._nodes.progress import Progress
+from exotrio._nodes.outcome import Outcome, Released, Report
+from exotrio._runtime.held_claim import DELIVERED, HeldClaim, Stage
 from exotrio._runtime.lifecycle import Ending, Summary
 from exotrio._shared.events import Events, LeaseLost, StateEnded
 from exotrio._util.crossing import ThreadsafeEvent
@@ -31,119 +27,6 @@ log = logging.getLogger("exotrio.ledger")
 
 STEPS_TO_END = 3
 """Steps of the loop from the end of a node to the end of its task, and to the next state of its worker."""
-
-_DELIVERED: dict[type[Report], Ending] = {
-    Executed: Ending.COMPLETED,
-    Errored: Ending.ERRORED,
-    Pruned: Ending.PRUNED,
-    Requeued: Ending.REQUEUED,
-}
-
-
-class Stage(Enum):
-    """How far a held claim is."""
-
-    BUFFERED = "buffered"
-    """Claimed, waiting for a worker."""
-    RUNNING = "running"
-    """A worker has it."""
-    DONE = "done"
-    """Its outcome, or its release, is with the reporter."""
-
-    # Members are compared by identity. Enum's own is Python code, called twenty times for each state.
-    __hash__ = object.__hash__
-
-
-@dataclass(eq=False, slots=True)
-class HeldClaim:
-    """One claimed state. Compared by identity: a state that is released and claimed again is a new one.
-
-    Attributes:
-        lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
-            that its node is not begun; one that runs goes on, since perhaps no other runtime has it yet.
-        forfeited: LEASE_LOST or RUN_CANCELLED once the state manager says so.
-        execution: The run of its node, while and after there is one.
-        taken_at: When a worker took it, on Trio's clock.
-        duration: Seconds from then until its node ended, once it did.
-        report: What to send, once DONE: its outcome or its release.
-        in_flight: That is being sent.
-        announced: The state manager knows that its node runs.
-    """
-
-    claim: Claim
-    _: KW_ONLY
-    stage: Stage = Stage.BUFFERED
-    lease_until: float = math.inf
-    forfeited: Stopping = Stopping.NO
-    execution: Execution | None = None
-    taken_at: float = math.inf
-    duration: float | None = None
-    report: Report | None = None
-    in_flight: bool = False
-    announced: bool = False
-
-    @property
-    def is_leased(self) -> bool:
-        """Whether its lease is to be renewed."""
-        return self.claim.token is not None and not self.forfeited and not self.is_release
-
-    @property
-    def is_release(self) -> bool:
-        """Whether it is to be released."""
-        return isinstance(self.report, Released)
-
-    @property
-    def is_unrepeatable(self) -> bool:
-        """Whether sending the outcome twice could run a state again that has already ended."""
-        return isinstance(self.report, Requeued) and self.claim.token is None
-
-    @property
-    def is_being_released(self) -> bool:
-        """Whether it is being released, so that a claim may bring it again before the response comes."""
-        return self.in_flight and isinstance(self.report, Released | Requeued)
-
-    def is_of(self, claim: Claim) -> bool:
-        """Whether ``claim`` is on what is held here, and not on another state that got the same id.
-
-        A state manager whose database went back in time may assign an id again. Of one run, the states of a
-        fan-out differ only in their inputs. What one of the claims lacks is not compared: v0 does not say run
-        and attempt, and an outcome of an earlier process has no inputs.
-        """
-        kept = self.claim
-        is_restored = self.execution is None and isinstance(self.report, Outcome)
-        return (
-            (kept.node_name, kept.identifier) == (claim.node_name, claim.identifier)
-            and (None in (kept.run_id, claim.run_id) or kept.run_id == claim.run_id)
-            and (None in (kept.attempt, claim.attempt) or kept.attempt == claim.attempt)
-            and (is_restored or kept.inputs == claim.inputs)
-        )
-
-    @property
-    def what(self) -> str:
-        """What is to be delivered, in a word."""
-        return "release" if self.is_release else f"outcome {type(self.report).__name__}"
-
-    @property
-    def delivered_ending(self) -> Ending:
-        """How it ends if its outcome or its release is delivered."""
-        if self.report is not None and not self.is_release:
-            return _DELIVERED[type(self.report)]
-        ran = self.execution is not None and self.execution.began
-        return Ending.CANCELLED if ran else Ending.RELEASED
-
-    @property
-    def progress(self) -> Progress | None:
-        """The last progress of its node, if it gave any. From any thread."""
-        return None if self.execution is None else self.execution.progress.last
-
-    @property
-    def standing(self) -> str:
-        """For how long it has been running, and its progress, to be put behind its name."""
-        running = f" running {trio.current_time() - self.taken_at:.0f} s"
-        return running if self.progress is None else f"{running}, {self.progress}"
-
-    def __str__(self) -> str:
-        return f"state {self.claim.state_id} ({self.claim.node_name} as {self.claim.identifier})"
 
 
 def seconds_asleep() -> float:
@@ -166,7 +49,7 @@ class Ledger:
         claiming: A claim of the poller is in flight: it may bring states.
         reported: Outcomes delivered so far; each may have made states claimable.
         ttl: Seconds a lease lasts; None while that is not known, or if leases do not end.
-        heartbeat_wanted: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
+        heartbeat_due: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
             state that is to be announced.
         alone: States that are to run while nothing else does, the one whose turn it is first.
         events: Receives a ``StateEnded`` for each state that is no longer held.
@@ -176,7 +59,7 @@ class Ledger:
     claiming: bool = False
     reported: int = 0
     ttl: float | None = None
-    heartbeat_wanted: ThreadsafeEvent = field(default_factory=ThreadsafeEvent)
+    heartbeat_due: ThreadsafeEvent = field(default_factory=ThreadsafeEvent)
     events: Events = field(default_factory=Events)
     asleep: Callable[[], float] = seconds_asleep
     alone: list[HeldClaim] = field(default_factory=list)
@@ -235,7 +118,7 @@ class Ledger:
             self.ttl = self.ttl or claim.lease
         self.notify()
         if late:
-            self.heartbeat_wanted.set()
+            self.heartbeat_due.set()
         return held if is_new else None
 
     def holds(self, claim: Claim) -> bool:
@@ -277,7 +160,7 @@ class Ledger:
         held.taken_at = trio.current_time()
         self._move(held, Stage.RUNNING)
         if held.claim.announce:
-            self.heartbeat_wanted.set()
+            self.heartbeat_due.set()
 
     def release(self, held: HeldClaim) -> bool:
         """Enter that it is to be released. Return whether that is to be delivered."""
@@ -318,7 +201,7 @@ class Ledger:
             self.alone.remove(held)
         held.stage = Stage.DONE  # it may still be in the channel to the workers, which drop it then
         self._endings[ending] += 1
-        self.reported += ending in _DELIVERED.values()
+        self.reported += ending in DELIVERED.values()
         if ending.is_left_behind:
             self._left_behind.append(held.claim.state_id)
         if self.events:

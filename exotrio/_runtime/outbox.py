@@ -34,7 +34,8 @@ import outcome
 import trio
 
 from exotrio._nodes.outcome import Outcome
-from exotrio._runtime.ledger import HeldClaim, Ledger
+from exotrio._runtime.held_claim import HeldClaim
+from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.outbox_store import OutboxStore, WriteFailed
 from exotrio._util.backoff import Outage
@@ -140,7 +141,7 @@ class Outbox:
                     "%s: whether its %s arrived is unknown: an earlier process was sending it, and "
                     "re-enqueueing twice could run a finished state again",
                     known,
-                    known.what,
+                    known.report_name,
                 )
                 self.forget(known)
                 ledger.end(known, Ending.UNKNOWN)
@@ -197,7 +198,7 @@ class Outbox:
                 for held, entry in zip(new, ids, strict=True):
                     if entry is not None:
                         self._entries[held] = entry
-                    log.debug("%s: its %s is in the outbox", held, held.what)
+                    log.debug("%s: its %s is in the outbox", held, held.report_name)
                 for mark in marks:
                     mark.written = True
             for held in new:

@@ -40,7 +40,8 @@ import trio
 
 from exotrio._execution.executor import Executor
 from exotrio._link.port import Claim, Link, Room
-from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
+from exotrio._runtime.held_claim import HeldClaim, Stage
+from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.options import Options
 from exotrio._runtime.stop import Stop
 from exotrio._shared.events import Polled

@@ -11,7 +11,8 @@ import trio
 
 from exotrio._http.response import ResponseTooSlow
 from exotrio._link.port import Claim, ClaimLost, Link, Room
-from exotrio._runtime.ledger import HeldClaim, Ledger, let_others_finish
+from exotrio._runtime.held_claim import HeldClaim
+from exotrio._runtime.ledger import Ledger, let_others_finish
 from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
 from exotrio._runtime.reporter import Reporter

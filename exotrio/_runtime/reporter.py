@@ -16,7 +16,8 @@ import trio
 from exotrio._execution.error_text import bounded
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored, Outcome, Released
-from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
+from exotrio._runtime.held_claim import HeldClaim, Stage
+from exotrio._runtime.ledger import Ledger, let_others_finish
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
@@ -147,12 +148,12 @@ class Reporter:
 
     def _log_undelivered(self, held: HeldClaim) -> Ending:
         if self.outbox is not None and self.outbox.keeps(held):
-            log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.what)
+            log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.report_name)
             return Ending.KEPT
         if held.in_flight:
-            log.error("%s: whether its %s arrived is unknown: no answer came in time", held, held.what)
+            log.error("%s: whether its %s arrived is unknown: no answer came in time", held, held.report_name)
             return Ending.UNKNOWN
-        log.error("%s is abandoned, it stays claimed: no time was left for its %s", held, held.what)
+        log.error("%s is abandoned, it stays claimed: no time was left for its %s", held, held.report_name)
         return Ending.ABANDONED
 
     # -- the dispatcher
@@ -258,7 +259,7 @@ class Reporter:
     async def _send(self, batch: list[HeldClaim], moment: int) -> None:
         # Without a token it would be taken for that of the state that is claimed under this id by now.
         for held in filter(self.ledger.is_replaced, batch[:]):
-            log.warning("dropping the %s of %s: a new claim has its id", held.what, held)
+            log.warning("dropping the %s of %s: a new claim has its id", held.report_name, held)
             self._end(held, Ending.DROPPED)
             batch.remove(held)
         if not batch:
@@ -309,16 +310,18 @@ class Reporter:
         match settlement.fate:
             case Fate.SETTLED:
                 self._outage.worked()
-                log.debug("%s: %s is delivered", held, held.what)
+                log.debug("%s: %s is delivered", held, held.report_name)
                 self._server_errors.passed(moment)
                 self._end(held, held.delivered_ending)
             case Fate.DROPPED:
                 why = f"it is no longer claimed by this runtime: {settlement.detail}"
-                log.warning("dropping the %s of %s: %s", held.what, held, why)
+                log.warning("dropping the %s of %s: %s", held.report_name, held, why)
                 self._server_errors.passed(moment)
                 self._end(held, Ending.DROPPED)
             case Fate.UNKNOWN:
-                log.error("%s: whether its %s arrived is unknown: %s", held, held.what, settlement.detail)
+                log.error(
+                    "%s: whether its %s arrived is unknown: %s", held, held.report_name, settlement.detail
+                )
                 self._end(held, Ending.UNKNOWN)
             case Fate.REFUSED:
                 self._refused(held, settlement.detail)
@@ -348,7 +351,9 @@ class Reporter:
 
     def _refused(self, held: HeldClaim, why: str) -> None:
         if isinstance(held.report, Released | Errored):
-            log.error("%s is abandoned, it stays claimed: its %s was refused: %s", held, held.what, why)
+            log.error(
+                "%s is abandoned, it stays claimed: its %s was refused: %s", held, held.report_name, why
+            )
             self._end(held, Ending.ABANDONED)
             return
         # The work was done, but its result will never be accepted: report that, once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,10 @@ from exotrio._http.endpoint import Ambient, Endpoint, ambient, resolve_endpoint
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process
-from exotrio._runtime.engine import Engine, FindRun
+from exotrio._runtime.engine import Engine, FindRun, rare_collections
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
-from exotrio._runtime.ledger import Ledger, Stage
+from exotrio._runtime.held_claim import Stage
+from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, Summary, advance
 from exotrio._runtime.loop_watch import LoopWatch
 from exotrio._runtime.options import Options, outbox_of, seconds_problems
@@ -369,7 +371,8 @@ class Runtime:
             async with trio.open_nursery() as around:
                 phase_context.set(lambda: self._phase.value)
                 self._tasks.enter()
-                with self._loop_watch.watched(), captured(enabled=self._options.capture_logs):
+                collections = nullcontext() if watchdog() is None else rare_collections()
+                with collections, self._loop_watch.watched(), captured(enabled=self._options.capture_logs):
                     await self._stop.guard(partial(engine.run, started), "the runtime")
                 self._tasks.leave()
                 around.cancel_scope.cancel()
@@ -402,4 +405,4 @@ class Runtime:
     def _enter(self, phase: Phase) -> None:
         self._phase = advance(self._phase, phase)
         log.info("%s: %s", self._options.name, phase.value)
-        self._ledger.heartbeat_wanted.set()
+        self._ledger.heartbeat_due.set()

@@ -10,7 +10,8 @@ import trio
 
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Link
-from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
+from exotrio._runtime.held_claim import HeldClaim, Stage
+from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.stop import Stop
@@ -103,7 +104,7 @@ def waiting_for(ledger: Ledger) -> str:
     """Return what a drain waits for, in a line; empty if for nothing."""
     running = ledger.all(Stage.RUNNING)
     if running:
-        named = [f"{held}{held.standing}" for held in sorted(running, key=lambda held: held.taken_at)]
+        named = [f"{held}{held.running_for}" for held in sorted(running, key=lambda held: held.taken_at)]
         return f"waiting for {plural(len(running), 'node')}: {listed(named, MAX_NAMED, '; ')}"
     if left := ledger.count(Stage.DONE):
         return f"waiting for {left} deliveries"

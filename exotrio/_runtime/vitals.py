@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exotrio._nodes.progress import Progress
-from exotrio._runtime.ledger import HeldClaim, Stage
+from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.lifecycle import Phase
 
 

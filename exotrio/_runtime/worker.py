@@ -15,7 +15,8 @@ from exotrio._execution.node_task import NodeTask
 from exotrio._execution.spans import begin_execution, end_execution
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Outcome, Released, Report
-from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
+from exotrio._runtime.held_claim import HeldClaim, Stage
+from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.stop import Stop
 
 log = logging.getLogger("exotrio.worker")
@@ -119,7 +120,7 @@ class Workers:
         if ledger.lapsed(held):
             # Another runtime may have it by now, and run it. The response to a heartbeat tells.
             log.warning("%s waits for a heartbeat: its lease ended before it was begun", held)
-            ledger.heartbeat_wanted.set()
+            ledger.heartbeat_due.set()
             await ledger.until(lambda: held.stage is not Stage.BUFFERED or not ledger.lapsed(held))
         await self._wait_for_turn(held)
         if held.stage is not Stage.BUFFERED:

@@ -12,7 +12,7 @@ import pytest
 
 from exotrio._execution.handle import Execution, execution_context
 from exotrio._link.port import Claim
-from exotrio._runtime.ledger import HeldClaim
+from exotrio._runtime.held_claim import HeldClaim
 from exotrio._util.redaction import Redactor
 from exotrio.cli.terminal.json_logs import JsonFormatter
 

@@ -274,7 +274,7 @@ async def test_v0_settle_by_shortens_the_wait_for_a_claim_in_flight(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancelled, lambda: link.claim({"A": 4}, 4), 1)
         await trio.sleep(2)
-        link.settle_by(trio.current_time() + 3)
+        link.shields.settle_by(trio.current_time() + 3)
     assert trio.current_time() <= 5.001
     assert link.lost_claims == 4
     assert "up to 4 states" in caplog.text
@@ -291,7 +291,7 @@ async def test_v0_an_answer_at_the_last_moment_is_handed_back_or_at_least_named(
         return done()
 
     link, _ = v0_link(handler)
-    link.settle_by(trio.current_time() + 3)
+    link.shields.settle_by(trio.current_time() + 3)
     await cancelled(lambda: link.claim({"A": 4}, 4), 0.5)
     assert trio.current_time() == pytest.approx(3)
     assert link.lost_claims == 1
@@ -696,7 +696,7 @@ async def test_native_a_cancelled_claim_leaves_in_bounded_time_with_the_server_a
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancelled, lambda: link.claim({"A": 2}, 5), 1)
         await trio.sleep(2)
-        link.settle_by(trio.current_time() + 0.5)
+        link._v0.shields.settle_by(trio.current_time() + 0.5)
     assert trio.current_time() == pytest.approx(4 + 2.5)
 
 

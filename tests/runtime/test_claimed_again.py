@@ -17,7 +17,8 @@ from trio.testing import MockClock
 from exotrio import BaseNode, ReQueueAfterSignal
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed
-from exotrio._runtime.ledger import Ledger, Stage
+from exotrio._runtime.held_claim import Stage
+from exotrio._runtime.ledger import Ledger
 from tests.support.doubles import Call, Fails, NativeServer, V0Server, reply, running
 
 OUTCOME = ("outcomes", "executed")

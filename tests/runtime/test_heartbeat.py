@@ -839,7 +839,7 @@ async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() ->
     async with beating(link, ledger, Stop()):
         await ledger.until(lambda: held.lease_until != before)
         assert ledger.lapsed(held), "it was renewed for 60 s, 100 s ago"
-        ledger.heartbeat_wanted.set()
+        ledger.heartbeat_due.set()
         await ledger.until(lambda: not ledger.lapsed(held))
 
 

@@ -35,7 +35,7 @@ from exotrio import (
     StateManager,
 )
 from exotrio._link.port import Claim
-from exotrio._runtime.ledger import HeldClaim
+from exotrio._runtime.held_claim import HeldClaim
 from exotrio._runtime.outbox import open_outbox
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio.testing import Errored, Pruned, Requeued, run_node

@@ -16,7 +16,8 @@ from exotrio import BaseNode
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim, Room
 from exotrio._nodes.outcome import Executed
-from exotrio._runtime.ledger import HeldClaim, Ledger
+from exotrio._runtime.held_claim import HeldClaim
+from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.planner import BATCH_WAIT, FAST_DELIVERY, ClaimPlanner
 
 BATCH, WORKERS = 16, 4

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from exotrio._execution.handle import claim_fields, execution_context, phase_context
-from exotrio._runtime.ledger import HeldClaim
+from exotrio._runtime.held_claim import HeldClaim
 from exotrio._util.json import encode, sendable
 from exotrio._util.redaction import NO_SECRETS, Redactor
 from exotrio._util.times import timestamp

@@ -1,0 +1,133 @@
+"""One claimed state that a runtime holds. It only moves forward::
+
+BUFFERED -> RUNNING -> DONE -> (removed, with an Ending)
+    \\__________________^
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from enum import Enum
+
+import trio
+
+from exotrio._execution.handle import Execution
+from exotrio._link.port import Claim
+from exotrio._nodes.base import Stopping
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Released, Report, Requeued
+from exotrio._nodes.progress import Progress
+from exotrio._runtime.lifecycle import Ending
+
+DELIVERED: dict[type[Report], Ending] = {
+    Executed: Ending.COMPLETED,
+    Errored: Ending.ERRORED,
+    Pruned: Ending.PRUNED,
+    Requeued: Ending.REQUEUED,
+}
+
+
+class Stage(Enum):
+    """How far a held claim is."""
+
+    BUFFERED = "buffered"
+    """Claimed, waiting for a worker."""
+    RUNNING = "running"
+    """A worker has it."""
+    DONE = "done"
+    """Its outcome, or its release, is with the reporter."""
+
+    # Members are compared by identity. Enum's own is Python code, called twenty times for each state.
+    __hash__ = object.__hash__
+
+
+@dataclass(eq=False, slots=True)
+class HeldClaim:
+    """One claimed state. Compared by identity: a state that is released and claimed again is a new one.
+
+    Attributes:
+        lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
+            that its node is not begun; one that runs goes on, since perhaps no other runtime has it yet.
+        forfeited: LEASE_LOST or RUN_CANCELLED once the state manager says so.
+        execution: The run of its node, while and after there is one.
+        taken_at: When a worker took it, on Trio's clock.
+        duration: Seconds from then until its node ended, once it did.
+        report: What to send, once DONE: its outcome or its release.
+        in_flight: That is being sent.
+        announced: The state manager knows that its node runs.
+    """
+
+    claim: Claim
+    _: KW_ONLY
+    stage: Stage = Stage.BUFFERED
+    lease_until: float = math.inf
+    forfeited: Stopping = Stopping.NO
+    execution: Execution | None = None
+    taken_at: float = math.inf
+    duration: float | None = None
+    report: Report | None = None
+    in_flight: bool = False
+    announced: bool = False
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether its lease is to be renewed."""
+        return self.claim.token is not None and not self.forfeited and not self.is_release
+
+    @property
+    def is_release(self) -> bool:
+        """Whether it is to be released."""
+        return isinstance(self.report, Released)
+
+    @property
+    def is_unrepeatable(self) -> bool:
+        """Whether sending the outcome twice could run a state again that has already ended."""
+        return isinstance(self.report, Requeued) and self.claim.token is None
+
+    @property
+    def is_being_released(self) -> bool:
+        """Whether it is being released, so that a claim may bring it again before the response comes."""
+        return self.in_flight and isinstance(self.report, Released | Requeued)
+
+    def is_of(self, claim: Claim) -> bool:
+        """Whether ``claim`` is on what is held here, and not on another state that got the same id.
+
+        A state manager whose database went back in time may assign an id again. Of one run, the states of a
+        fan-out differ only in their inputs. What one of the claims lacks is not compared: v0 does not say run
+        and attempt, and an outcome of an earlier process has no inputs.
+        """
+        kept = self.claim
+        is_restored = self.execution is None and isinstance(self.report, Outcome)
+        return (
+            (kept.node_name, kept.identifier) == (claim.node_name, claim.identifier)
+            and (None in (kept.run_id, claim.run_id) or kept.run_id == claim.run_id)
+            and (None in (kept.attempt, claim.attempt) or kept.attempt == claim.attempt)
+            and (is_restored or kept.inputs == claim.inputs)
+        )
+
+    @property
+    def report_name(self) -> str:
+        """What is to be delivered, for the log."""
+        return "release" if self.is_release else f"outcome {type(self.report).__name__}"
+
+    @property
+    def delivered_ending(self) -> Ending:
+        """How it ends if its outcome or its release is delivered."""
+        if self.report is not None and not self.is_release:
+            return DELIVERED[type(self.report)]
+        ran = self.execution is not None and self.execution.began
+        return Ending.CANCELLED if ran else Ending.RELEASED
+
+    @property
+    def progress(self) -> Progress | None:
+        """The last progress of its node, if it gave any. From any thread."""
+        return None if self.execution is None else self.execution.progress.last
+
+    @property
+    def running_for(self) -> str:
+        """For how long it has been running, and its progress, to be put behind its name."""
+        running = f" running {trio.current_time() - self.taken_at:.0f} s"
+        return running if self.progress is None else f"{running}, {self.progress}"
+
+    def __str__(self) -> str:
+        return f"state {self.claim.state_id} ({self.claim.node_name} as {self.claim.identifier})"
