@@ -70,7 +70,7 @@ PRIVATE_IN_CLI = {
     "_runtime.options": ("cli.processes",),
     "_runtime.outbox_store": ("cli.doctor", "cli.processes"),
     # Log lines and progress show the state in whose execution they were written.
-    "_runtime.ledger": ("cli.terminal.json_logs",),
+    "_runtime.held_claim": ("cli.terminal.json_logs",),
     "_execution": ("cli.terminal",),
     "_nodes": ("cli.graphs.check", "cli.load"),
     # The rules of the state manager are applied without one.
