@@ -14,9 +14,7 @@ from tests.support.processes import EXAMPLES, KEY, Processes
 # -- signing in
 
 
-def test_the_key_signs_in_and_leads_to_where_somebody_wanted_to_go(
-    visitors: Visitors, office: Office
-) -> None:
+def test_the_key_signs_in_and_the_requested_page_is_shown(visitors: Visitors, office: Office) -> None:
     page = visitors.stranger(office.url)
     page.goto(office.path("runs?status=failed"))
     expect(page).to_have_title(re.compile("Sign in"))
@@ -38,7 +36,7 @@ def test_the_key_signs_in_and_leads_to_where_somebody_wanted_to_go(
 # -- keeping
 
 
-def test_a_run_is_downloaded_as_a_page_that_asks_nobody_for_anything(
+def test_a_run_is_downloaded_as_a_page_that_loads_nothing(
     visitors: Visitors, office: Office, tmp_path: Path
 ) -> None:
     run_id = office.ended(bad="1")
@@ -64,9 +62,7 @@ def test_a_run_is_downloaded_as_a_page_that_asks_nobody_for_anything(
 # -- looking
 
 
-def test_a_run_of_the_audit_is_seen_to_move_without_a_reload(
-    visitors: Visitors, processes: Processes, tmp_path: Path
-) -> None:
+def test_a_run_progresses_without_a_reload(visitors: Visitors, processes: Processes, tmp_path: Path) -> None:
     server = processes.server(tmp_path)
     worker = processes.start("worker", EXAMPLES / "audit.py", cwd=tmp_path, env=server.env)
     worker.line(": running")
@@ -131,7 +127,7 @@ def test_a_traceback_is_three_clicks_from_the_start_and_its_state_is_retried(
     expect(page.locator("section", has_text="Attempts").get_by_text("retried by hand")).to_be_visible()
 
 
-def test_what_an_operator_watches_is_in_their_time_and_theme(visitors: Visitors, office: Office) -> None:
+def test_pages_use_the_time_zone_and_theme_of_the_browser(visitors: Visitors, office: Office) -> None:
     office.ended(bad="1")
     office.ended()
     page = visitors.signed_in(office.url, timezone_id="Asia/Kolkata", color_scheme="light")

@@ -76,7 +76,7 @@ def test_every_page_keeps_its_shape_at_any_width(visitors: Visitors, busy: World
     assert found == []
 
 
-def test_what_opens_above_a_page_stays_in_reach(visitors: Visitors, busy: World) -> None:
+def test_menus_stay_within_the_window(visitors: Visitors, busy: World) -> None:
     page = visitors.signed_in(busy.url)
     seen = 0
     for name in ("runs", "run-audit", "runtimes"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # -- what is watched for
 
 
-def test_what_the_watch_is_for_would_be_noticed(visitors: Visitors, office: Office) -> None:
+def test_forbidden_requests_and_dialogs_are_noticed(visitors: Visitors, office: Office) -> None:
     page = visitors.signed_in(office.url)
     page.evaluate(
         """() => {
@@ -50,7 +50,7 @@ def test_what_the_watch_is_for_would_be_noticed(visitors: Visitors, office: Offi
 # -- hearing of changes
 
 
-def test_a_paused_page_stands_still_until_it_goes_on(visitors: Visitors, office: Office) -> None:
+def test_a_paused_page_does_not_change_until_it_is_resumed(visitors: Visitors, office: Office) -> None:
     still = visitors.signed_in(office.url, office.path("runs"))
     other = visitors.signed_in(office.url, office.path("runs"))
     expect(still.locator(".live")).to_have_text("Live")
@@ -95,7 +95,7 @@ def _show(page: Page, shown: bool) -> None:
 
 
 @pytest.mark.parametrize("blocked", ["refused", "cut"])
-def test_without_events_a_page_asks_every_two_seconds(
+def test_without_events_a_page_polls_every_two_seconds(
     visitors: Visitors, office: Office, blocked: str
 ) -> None:
     page = visitors.signed_in(office.url, office.path("runs"))
@@ -116,7 +116,7 @@ def test_without_events_a_page_asks_every_two_seconds(
         expect(page.locator(".live")).to_have_text("Live")
 
 
-def test_an_open_page_does_not_hold_up_a_server_that_stops(
+def test_an_open_page_does_not_delay_the_stop_of_the_server(
     visitors: Visitors, processes: Processes, tmp_path: Path
 ) -> None:
     server = processes.server(tmp_path, "--grace", "600")
@@ -133,7 +133,7 @@ def test_an_open_page_does_not_hold_up_a_server_that_stops(
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
 
 
-def test_a_page_of_somebody_who_was_signed_out_leads_to_the_sign_in(
+def test_an_open_page_redirects_to_the_sign_in_after_the_session_ended(
     visitors: Visitors, office: Office
 ) -> None:
     page = visitors.signed_in(office.url, office.path("runs"))
@@ -146,7 +146,7 @@ def test_a_page_of_somebody_who_was_signed_out_leads_to_the_sign_in(
 # -- what is left alone
 
 
-def test_what_somebody_is_at_is_not_taken_away(visitors: Visitors, office: Office) -> None:
+def test_focus_and_ticks_survive_a_refresh(visitors: Visitors, office: Office) -> None:
     office.ended()
     run_id = office.trigger(waits="yes")
     page = visitors.signed_in(office.url, office.path("runs"))

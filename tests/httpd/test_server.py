@@ -283,7 +283,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         assert [(await client.response()).body for _ in range(9)] == [b"%d" % n for n in range(9)]
 
 
-async def test_a_pipelined_request_is_no_disconnect() -> None:
+async def test_a_pipelined_request_is_not_taken_for_a_disconnect() -> None:
     messages = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -299,7 +299,7 @@ async def test_a_pipelined_request_is_no_disconnect() -> None:
         assert messages == []
 
 
-async def test_the_scope_says_what_asgi_asks_for() -> None:
+async def test_the_scope_has_the_keys_that_asgi_requires() -> None:
     scopes: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -333,13 +333,13 @@ async def test_the_scope_says_what_asgi_asks_for() -> None:
 @pytest.mark.parametrize(
     ("target", "path"), [(b"http://other:1/p?q", "/p"), (b"HTTP://other", "/"), (b"//x/y", "//x/y")]
 )
-async def test_targets_in_other_forms_give_their_path(target: bytes, path: str) -> None:
+async def test_the_path_of_targets_in_other_forms_is_read(target: bytes, path: str) -> None:
     async with client_of(describe) as client:
         response = await client.ask(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n")
         assert f"'path': {path!r}" in response.body.decode()
 
 
-async def test_an_upgrade_request_is_served_as_a_plain_one_and_the_connection_lives_on() -> None:
+async def test_an_upgrade_request_is_served_as_a_plain_one() -> None:
     async with client_of(hello) as client:
         upgrade = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
         assert (await client.ask(upgrade)).body == b"hello"
@@ -363,9 +363,7 @@ async def test_a_chunked_body_arrives_and_the_connection_lives_on() -> None:
 
 
 @pytest.mark.parametrize(("size", "count", "status"), [(1, 90, 200), (1, 110, 400), (70, 5_000, 200)])
-async def test_the_chunks_of_a_body_may_be_short_only_if_they_are_few(
-    size: int, count: int, status: int
-) -> None:
+async def test_short_chunks_are_accepted_only_if_they_are_few(size: int, count: int, status: int) -> None:
     async with client_of(echo) as client:
         chunk = b"%x\r\n%b\r\n" % (size, b"a" * size)
         response = await client.ask(CHUNKED + chunk * count + b"0\r\n\r\n")
@@ -374,7 +372,7 @@ async def test_the_chunks_of_a_body_may_be_short_only_if_they_are_few(
 
 
 @pytest.mark.parametrize("admitted", [True, False])
-async def test_of_a_client_that_is_not_admitted_no_chunk_is_parsed(
+async def test_chunks_of_unauthenticated_clients_are_not_parsed(
     monkeypatch: pytest.MonkeyPatch, admitted: bool
 ) -> None:
     parsed: list[object] = []
@@ -401,7 +399,7 @@ async def test_a_client_that_expects_100_continue_gets_it_when_the_app_reads() -
         assert (await client.ask(GET)).status == 200
 
 
-async def test_a_client_that_expects_100_continue_gets_a_refusal_when_the_app_does_not_read() -> None:
+async def test_a_client_that_expects_100_continue_gets_the_response_if_the_app_does_not_read() -> None:
     async with client_of(hello) as client:
         response = await client.ask(
             b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"
@@ -544,7 +542,7 @@ async def test_a_bad_request_is_refused_in_json_and_the_connection_closed(
         (CHUNKED + b"1\r\na" + b"k3y", "malformed chunk footer"),
     ],
 )
-async def test_a_refusal_repeats_nothing_of_the_request(request_bytes: bytes, said: str) -> None:
+async def test_a_refusal_does_not_quote_the_request(request_bytes: bytes, said: str) -> None:
     async with serving(echo) as served:
         response = await (await served.connect()).ask(request_bytes)
         assert response.detail == f"malformed request: {said}"
@@ -557,7 +555,7 @@ async def test_a_refusal_of_a_head_request_has_no_body() -> None:
         assert await client.to_end() == b""
 
 
-async def test_an_app_that_ignores_the_refusal_of_its_request_cannot_answer_twice() -> None:
+async def test_an_app_cannot_respond_after_the_server_refused_the_request() -> None:
     raised: list[BaseException] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -574,7 +572,7 @@ async def test_an_app_that_ignores_the_refusal_of_its_request_cannot_answer_twic
     assert isinstance(raised[0], ClientDisconnected)
 
 
-async def test_a_client_that_sends_on_after_its_refusal_still_reads_it() -> None:
+async def test_a_client_that_keeps_sending_can_read_its_refusal() -> None:
     async with client_of(hello) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (20 * MEBI))
         # All of it before reading: a reset would take the answer away.
@@ -582,7 +580,7 @@ async def test_a_client_that_sends_on_after_its_refusal_still_reads_it() -> None
         assert (await client.response()).status == 413
 
 
-async def test_an_answer_without_reading_the_body_reaches_the_client() -> None:
+async def test_a_response_reaches_the_client_although_its_body_was_not_read() -> None:
     async with client_of(hello) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (9 * MEBI))
         await client.send(b"x" * (9 * MEBI))
@@ -590,14 +588,14 @@ async def test_an_answer_without_reading_the_body_reaches_the_client() -> None:
         assert (response.status, response.body, response.closes) == (200, b"hello", True)
 
 
-async def test_an_unread_body_that_came_with_the_head_does_not_cost_the_connection() -> None:
+async def test_an_unread_body_that_came_with_the_head_does_not_close_the_connection() -> None:
     async with client_of(hello) as client:
         request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi"
         assert not (await client.ask(request)).closes
         assert (await client.ask(request)).body == b"hello"
 
 
-async def test_an_answer_cancelled_before_it_left_can_be_replaced() -> None:
+async def test_a_response_that_was_cancelled_before_it_was_sent_can_be_replaced() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         with trio.CancelScope() as giving_up:
             await start(send)
@@ -610,7 +608,7 @@ async def test_an_answer_cancelled_before_it_left_can_be_replaced() -> None:
             assert (await client.ask(GET)).body == b"sorry"
 
 
-async def test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at() -> None:
+async def test_every_response_has_headers_against_caching_and_sniffing() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/fails":
             raise ValueError
@@ -642,7 +640,7 @@ async def test_an_idle_connection_is_closed_after_its_limit(autojump_clock: Mock
         assert trio.current_time() - start == pytest.approx(Limits().idle)
 
 
-async def test_a_new_connection_must_ask_within_the_head_limit(autojump_clock: MockClock) -> None:
+async def test_a_new_connection_must_send_a_request_within_the_head_limit(autojump_clock: MockClock) -> None:
     async with connected(hello) as client:
         start = trio.current_time()
         assert await client.to_end() == b""
@@ -677,7 +675,7 @@ async def test_a_body_that_trickles_is_refused(autojump_clock: MockClock) -> Non
         nursery.cancel_scope.cancel()
 
 
-async def test_the_time_an_app_thinks_does_not_count_against_the_body(autojump_clock: MockClock) -> None:
+async def test_the_time_between_two_receives_does_not_count_as_body_time(autojump_clock: MockClock) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await trio.sleep(1000)
@@ -708,7 +706,7 @@ async def test_a_cancelled_receive_loses_nothing_of_the_body(autojump_clock: Moc
         assert (await client.response()).body == b"123456789"
 
 
-async def test_a_client_that_leaves_is_noticed_during_a_long_poll() -> None:
+async def test_a_disconnect_during_a_long_poll_is_noticed() -> None:
     noticed = trio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -724,7 +722,7 @@ async def test_a_client_that_leaves_is_noticed_during_a_long_poll() -> None:
         await noticed.wait()
 
 
-async def test_a_client_that_left_makes_send_raise_for_an_app_that_never_looked() -> None:
+async def test_send_raises_after_a_disconnect() -> None:
     go_on = trio.Event()
     raised: list[BaseException] = []
     noticed = trio.Event()
@@ -746,7 +744,7 @@ async def test_a_client_that_left_makes_send_raise_for_an_app_that_never_looked(
     assert isinstance(raised[0], ClientDisconnected)
 
 
-async def test_a_client_that_leaves_within_its_body_is_a_disconnect(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_disconnect_within_a_body_is_not_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     ended = trio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -762,7 +760,7 @@ async def test_a_client_that_leaves_within_its_body_is_a_disconnect(caplog: pyte
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_a_client_that_does_not_read_is_dropped_and_the_app_told() -> None:
+async def test_a_client_that_does_not_read_is_disconnected_and_send_raises() -> None:
     told = trio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -777,7 +775,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_the_app_told() -> None
         await told.wait()
 
 
-async def test_a_slow_reader_that_makes_progress_is_not_dropped(autojump_clock: MockClock) -> None:
+async def test_a_client_that_reads_slowly_is_not_disconnected(autojump_clock: MockClock) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await respond(send, b"x" * MEBI)
 
@@ -790,14 +788,14 @@ async def test_a_slow_reader_that_makes_progress_is_not_dropped(autojump_clock: 
         assert trio.current_time() > 10 * 5
 
 
-async def test_a_client_without_a_key_gets_one_answer_for_each_connection() -> None:
+async def test_a_keyless_connection_gets_one_response() -> None:
     async with client_of(hello, strangers=True) as client:
         response = await client.ask(GET + GET)
         assert (response.status, response.body, response.closes) == (200, b"hello", True)
         assert await client.to_end() == b""
 
 
-async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: MockClock) -> None:
+async def test_a_keyless_connection_has_a_total_time(autojump_clock: MockClock) -> None:
     async with connected(flood, limits=Limits(keyless=30), strangers=True, lockstep=True) as client:
         await client.send(GET)
         # Fast enough for the limit on stalling: 64 KiB within 20 s.
@@ -806,7 +804,9 @@ async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: MockCloc
         assert 30 < trio.current_time() <= 30 + 2 * 8, "what was on its way is read still"
 
 
-async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(autojump_clock: MockClock) -> None:
+async def test_the_limits_of_keyless_connections_end_with_an_authenticated_request(
+    autojump_clock: MockClock,
+) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         mark_authenticated(scope)
         await trio.sleep(1000)
@@ -817,7 +817,7 @@ async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(autojump_
         assert (await client.ask(GET)).status == 200
 
 
-async def test_a_large_body_has_time_by_its_size(autojump_clock: MockClock) -> None:
+async def test_a_large_body_has_more_time(autojump_clock: MockClock) -> None:
     async with connected(echo, limits=Limits(body=5, body_rate=1000)) as client:
         await client.send(CHUNKED)
         for _ in range(20):
@@ -898,7 +898,7 @@ async def inventing(scope: Any, receive: Any, send: Any) -> None:
         inventing,
     ],
 )
-async def test_an_app_that_fails_before_it_answers_gives_a_500_and_the_server_lives(
+async def test_an_app_that_fails_before_its_response_causes_a_500(
     app: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(app) as served:
@@ -915,7 +915,7 @@ async def test_an_app_that_fails_before_it_answers_gives_a_500_and_the_server_li
     assert all("GET /" in record.getMessage() for record in errors)
 
 
-async def test_an_app_that_fails_after_its_answer_has_it_delivered_and_is_logged_once(
+async def test_a_failure_of_the_app_after_its_response_is_only_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with client_of(raising_after_its_answer) as client:
@@ -925,7 +925,7 @@ async def test_an_app_that_fails_after_its_answer_has_it_delivered_and_is_logged
     assert "secret text" in caplog.text
 
 
-async def test_an_app_that_fails_within_its_answer_leaves_it_visibly_incomplete() -> None:
+async def test_a_failure_of_the_app_within_its_response_leaves_that_visibly_incomplete() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await start(send)
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
@@ -953,7 +953,7 @@ async def test_stopping_closes_idle_connections_and_listeners_at_once() -> None:
             await trio.open_tcp_stream("127.0.0.1", port)
 
 
-async def test_a_connection_accepted_in_the_last_moment_does_not_wait_for_a_request(
+async def test_a_connection_accepted_during_the_stop_does_not_wait_for_a_request(
     autojump_clock: MockClock,
 ) -> None:
     stopping = trio.Event()
@@ -1092,7 +1092,7 @@ async def test_above_the_limit_the_longest_idle_connection_makes_room(
         assert (await first.ask(GET)).status == 200
 
 
-async def test_connections_that_trickle_their_heads_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_with_slow_heads_do_not_lock_out_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limiter, "KEYLESS_SETTLING", 0.0)
     # The test has ten seconds; without the safeguard the first of them would be refused in an hour.
     async with serving(hello, limits=Limits(max_connections=5, head=3600)) as served:
@@ -1107,7 +1107,7 @@ async def test_connections_that_trickle_their_heads_keep_nobody_out(monkeypatch:
         assert (await slow[4].response()).status == 200
 
 
-async def test_a_head_that_is_on_its_way_when_the_server_stops_is_waited_for() -> None:
+async def test_a_request_whose_head_is_incomplete_at_the_stop_is_served() -> None:
     async with serving(hello) as served:
         client = await served.connect()
         await client.ask(GET)
@@ -1119,7 +1119,7 @@ async def test_a_head_that_is_on_its_way_when_the_server_stops_is_waited_for() -
         assert (await client.response()).status == 200
 
 
-async def test_while_every_connection_is_busy_new_ones_wait_their_turn() -> None:
+async def test_new_connections_wait_while_all_are_busy() -> None:
     go_on, full = trio.Event(), trio.Event()
     running = 0
     most = 0
@@ -1175,7 +1175,7 @@ async def test_an_idle_connection_is_closed_for_another_only_after_it_settled(
     assert scope.cancelled_caught
 
 
-async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
+async def test_keyless_connections_have_a_share_and_the_oldest_is_closed(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     connections = ConnectionLimiter(1_000)
@@ -1193,7 +1193,7 @@ async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
     assert caplog.text.count("closed a connection that sent no key") == 1
 
 
-async def test_a_stranger_above_the_share_closes_no_idle_connection_of_others(
+async def test_a_keyless_connection_above_the_share_closes_no_idle_connection(
     autojump_clock: MockClock,
 ) -> None:
     connections = ConnectionLimiter(1_000)
@@ -1208,7 +1208,7 @@ async def test_a_stranger_above_the_share_closes_no_idle_connection_of_others(
     assert trio.current_time() == pytest.approx(3 * limiter.SETTLING)
 
 
-async def test_a_hundred_clients_that_connect_at_once_are_served_however_late_they_send(
+async def test_a_hundred_simultaneous_clients_are_served_although_they_send_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limiter, "KEYLESS_SETTLING", 0.0)
@@ -1343,7 +1343,7 @@ class Handling:
 
 
 @pytest.mark.parametrize("request_of", [post, chunked_post])
-async def test_a_large_body_waits_for_room_among_those_of_all_requests(
+async def test_a_large_body_waits_until_it_fits_among_those_of_all_requests(
     request_of: Callable[[int], bytes], autojump_clock: MockClock
 ) -> None:
     app, size = Handling(), 131_072
@@ -1389,7 +1389,7 @@ async def test_the_values_in_a_body_wait_for_those_of_other_requests(autojump_cl
     assert in_flight.values.used == 0
 
 
-async def test_a_large_body_that_finds_no_room_in_time_is_refused_and_may_be_sent_again(
+async def test_a_large_body_that_does_not_fit_in_time_is_refused_with_retry_after(
     autojump_clock: MockClock,
 ) -> None:
     app, size = Handling(), 131_072
@@ -1411,7 +1411,7 @@ async def large_answer(scope: Any, receive: Any, send: Any) -> None:
     await respond(send, b"x" * 131_072)
 
 
-async def test_an_answer_that_is_read_slowly_makes_room_for_others(
+async def test_a_response_that_is_read_slowly_makes_room_for_others(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     options: dict[str, Any] = {"in_flight": InFlight(300_000), "lockstep": True}
@@ -1430,7 +1430,7 @@ async def test_an_answer_that_is_read_slowly_makes_room_for_others(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-async def test_no_answer_is_given_up_for_one_that_does_not_fit_all_the_same(
+async def test_no_response_is_cancelled_for_one_that_would_not_fit_anyway(
     autojump_clock: MockClock,
 ) -> None:
     in_flight = InFlight(20)
@@ -1443,7 +1443,7 @@ async def test_no_answer_is_given_up_for_one_that_does_not_fit_all_the_same(
             assert slow.cancel_called
 
 
-async def test_an_answer_that_is_refused_for_want_of_room_is_an_answer_that_did_not_arrive(
+async def test_send_raises_if_a_response_is_refused_for_lack_of_room(
     autojump_clock: MockClock,
 ) -> None:
     raised: list[Exception] = []
@@ -1464,7 +1464,9 @@ async def test_an_answer_that_is_refused_for_want_of_room_is_an_answer_that_did_
         assert isinstance(raised[0], ClientDisconnected)
 
 
-async def test_a_budget_serves_in_order_and_a_cancelled_one_takes_nothing(autojump_clock: MockClock) -> None:
+async def test_a_budget_serves_in_order_and_reserves_nothing_after_a_cancellation(
+    autojump_clock: MockClock,
+) -> None:
     budget, served = Budget(10), []
 
     async def take(amount: int) -> None:

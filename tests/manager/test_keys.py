@@ -43,7 +43,7 @@ def choose(
     ],
 )
 @pytest.mark.parametrize("host", ["127.0.0.1", EVERYWHERE])
-def test_the_first_source_that_gives_a_key_wins(
+def test_the_key_comes_from_the_first_source_that_has_one(
     tmp_path: Path,
     argument: str | None,
     file: str | None,
@@ -60,7 +60,7 @@ def test_the_first_source_that_gives_a_key_wins(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_on_loopback_a_key_is_made_once_and_kept_beside_the_database(tmp_path: Path) -> None:
+def test_on_loopback_a_key_is_generated_once_next_to_the_database(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
     made, source, file = choose(host="localhost", db=db)
     assert len(made) >= 32
@@ -71,7 +71,7 @@ def test_on_loopback_a_key_is_made_once_and_kept_beside_the_database(tmp_path: P
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
-def test_in_memory_a_key_is_needed_since_nobody_could_find_a_generated_one() -> None:
+def test_a_server_on_a_database_in_memory_needs_a_key() -> None:
     with pytest.raises(ConfigurationError, match="in memory"):
         choose(host="::1")
 
@@ -87,7 +87,7 @@ def test_in_memory_a_key_is_needed_since_nobody_could_find_a_generated_one() -> 
         (None, "1", "token_urlsafe"),
     ],
 )
-def test_off_loopback_a_key_is_needed_that_not_everybody_knows(
+def test_off_loopback_a_secret_key_is_required(
     tmp_path: Path, argument: str | None, secret: str | None, says: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -106,14 +106,14 @@ def test_an_empty_key_is_refused_on_loopback_too() -> None:
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"", "is empty"), (b" \n", "is empty"), (b"\xff", "be read")])
-def test_a_key_file_that_gives_no_key_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_key_file_without_a_key_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "key"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=says):
         choose(file=path, secret="other")
 
 
-def test_a_key_file_that_is_not_there_is_refused_and_no_other_source_asked(tmp_path: Path) -> None:
+def test_a_missing_key_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no key file"):
         choose(file=tmp_path / "absent", secret="other")
 
@@ -133,18 +133,18 @@ def test_a_key_file_that_is_not_there_is_refused_and_no_other_source_asked(tmp_p
         ("example.org", False),
     ],
 )
-def test_loopback_is_what_only_this_machine_reaches(host: str, answer: bool) -> None:
+def test_loopback_addresses_are_recognized(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
 
 
-def test_what_is_kept_is_made_once_and_whole(tmp_path: Path) -> None:
+def test_a_generated_secret_is_written_once(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
     assert kept_secret(db, "thing", lambda: "made") == "made"
     assert kept_secret(db, "thing", lambda: pytest.fail("made again")) == "made"
     assert [file.name for file in tmp_path.iterdir()] == ["state.db.thing"]
 
 
-def test_what_a_crash_left_behind_lends_the_new_file_neither_content_nor_mode(tmp_path: Path) -> None:
+def test_the_file_of_a_crashed_process_is_replaced(tmp_path: Path) -> None:
     leftover = tmp_path / "state.db.thing.new"
     leftover.write_text("old and much longer than the new one")
     leftover.chmod(0o666)
@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_where_a_folder_cannot_be_locked_a_key_is_made_all_the_same(
+def test_a_key_is_generated_although_the_folder_cannot_be_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(fd: int, operation: int) -> None:

@@ -43,7 +43,7 @@ def refs(value: Any) -> Iterator[str]:
             yield from refs(each)
 
 
-async def test_a_route_reads_the_body_that_is_described() -> None:
+async def test_a_route_reads_the_described_body() -> None:
     async with described() as (document, client):
         bodies = 0
         for path, methods in document["paths"].items():
@@ -65,7 +65,7 @@ async def test_a_route_reads_the_body_that_is_described() -> None:
         assert bodies > 10
 
 
-async def test_every_reference_of_the_document_leads_to_something() -> None:
+async def test_every_reference_in_the_document_has_a_target() -> None:
     async with described() as (document, _):
         found = set(refs(document))
         assert len(found) > 50
@@ -74,7 +74,7 @@ async def test_every_reference_of_the_document_leads_to_something() -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_only_what_is_served_is_described_and_the_page_has_all_of_it(native: bool) -> None:
+async def test_exactly_the_served_routes_are_described(native: bool) -> None:
     async with described(native=native) as (document, client):
         assert any(path.startswith("/exotrio/") for path in document["paths"]) == native
         assert "/v0/namespace/{namespace}/graph/{graph}" in document["paths"]
@@ -87,7 +87,7 @@ async def test_only_what_is_served_is_described_and_the_page_has_all_of_it(nativ
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-async def test_what_needs_no_key_says_so() -> None:
+async def test_open_routes_are_described_as_open() -> None:
     async with described() as (document, client):
         client.headers.pop("x-api-key")
         for path, methods in document["paths"].items():
@@ -97,7 +97,7 @@ async def test_what_needs_no_key_says_so() -> None:
 
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
-async def test_however_many_ask_at_once_the_description_is_made_once(
+async def test_simultaneous_requests_make_the_description_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     made = []

@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio import BaseNode, DatabaseError
+from exotrio import DatabaseError
 from exotrio.manager import Service, create_app, open_service, serve
 from exotrio.manager.api import operations
 from exotrio.manager.api.metrics import ManagerMetrics
@@ -27,18 +27,15 @@ from exotrio.manager.store.sqlite.database import truncate_log
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.doubles import runtime
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place, refused
 from tests.support.manager import (
     KEY,
     NO_SETTINGS,
-    embedded_in,
     held_up,
     open_manager,
     running,
-    with_history,
 )
-from tests.support.query_plans import connection_of, planned, refuses_scans, steps_of
+from tests.support.query_plans import connection_of, planned, refuses_scans
 from tests.support.scrapes import labels_in, values_in
 from tests.support.stores import put
 
@@ -103,7 +100,7 @@ async def test_probes_need_no_key(path: str) -> None:
     ("key", "open_metrics", "status"),
     [(None, False, 401), ("wrong", False, 401), (KEY, False, 200), (None, True, 200)],
 )
-async def test_metrics_ask_for_the_key_unless_they_are_open(
+async def test_metrics_require_the_key_unless_they_are_open(
     key: str | None, open_metrics: bool, status: int
 ) -> None:
     async with operated(key=key, open_metrics=open_metrics) as manager:
@@ -111,7 +108,7 @@ async def test_metrics_ask_for_the_key_unless_they_are_open(
         assert (await manager.outside.get("/v0/namespaces")).status_code == (200 if key == KEY else 401)
 
 
-async def test_metrics_may_have_a_port_of_their_own_where_nothing_else_is_served(
+async def test_a_separate_port_for_metrics_serves_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", logger="exotrio.manager")
@@ -139,7 +136,7 @@ async def test_an_embedded_state_manager_has_no_metrics() -> None:
 # -- readiness
 
 
-async def test_a_database_that_takes_no_writes_ends_the_readiness_and_not_the_life(
+async def test_a_database_without_writes_ends_readiness_but_not_liveness(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "MAX_WRITE", 0.1)
@@ -171,7 +168,7 @@ async def test_a_database_that_fails_ends_the_readiness_until_it_works_again(
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("is_replaced", [False, True])
-async def test_a_file_that_is_gone_or_another_one_ends_the_readiness_and_is_not_written(
+async def test_a_missing_or_replaced_file_ends_the_readiness_and_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, is_replaced: bool
 ) -> None:
     monkeypatch.setattr(operations, "CACHED", 0.0)
@@ -228,7 +225,7 @@ def test_a_full_disk_ends_the_readiness_until_there_is_space(tmp_path: Path) -> 
         process.line("^200 NotCommitted 503 503 200$")
 
 
-async def test_that_nothing_can_be_written_is_noticed_although_nobody_else_writes(
+async def test_readiness_ends_although_no_other_request_writes(
     manager: Operated, autojump_clock: MockClock
 ) -> None:
     assert (await manager.outside.get("/readyz")).text == "ok\n"
@@ -244,7 +241,7 @@ async def test_that_nothing_can_be_written_is_noticed_although_nobody_else_write
 
 
 @pytest.mark.parametrize("table", ["runs", "graphs"])
-async def test_damaged_pages_end_the_readiness_although_others_can_be_written(
+async def test_a_damaged_page_of_any_table_ends_the_readiness(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     monkeypatch.setattr(operations, "CACHED", 0.0)
@@ -268,7 +265,7 @@ async def test_damaged_pages_end_the_readiness_although_others_can_be_written(
             assert (await manager.outside.get("/readyz")).status_code == 503
 
 
-async def test_a_damaged_page_that_one_use_case_met_ends_the_readiness_until_another_one_could_write(
+async def test_damage_found_by_a_use_case_ends_the_readiness_until_a_write_succeeds(
     manager: Operated, autojump_clock: MockClock
 ) -> None:
     def meet_damage(tx: Transaction) -> None:
@@ -285,7 +282,7 @@ async def test_a_damaged_page_that_one_use_case_met_ends_the_readiness_until_ano
     assert (await manager.outside.get("/readyz")).status_code == 200
 
 
-async def test_probes_write_no_more_than_it_takes(manager: Operated, autojump_clock: MockClock) -> None:
+async def test_probes_write_only_if_nothing_else_does(manager: Operated, autojump_clock: MockClock) -> None:
     written = manager.service.store.written
     for _ in range(20):
         await trio.sleep(1)
@@ -299,7 +296,7 @@ async def test_probes_write_no_more_than_it_takes(manager: Operated, autojump_cl
         assert manager.service.store.written - written <= 1, "the time at most"
 
 
-async def test_while_the_database_fails_only_health_is_answered_and_the_rest_in_json(
+async def test_while_the_database_fails_other_requests_are_503_in_json(
     manager: Operated, autojump_clock: MockClock
 ) -> None:
     async with broken(manager):
@@ -314,7 +311,7 @@ async def test_while_the_database_fails_only_health_is_answered_and_the_rest_in_
 # -- metrics
 
 
-async def test_metrics_tell_what_waits_what_is_held_and_what_ended(autojump_clock: MockClock) -> None:
+async def test_metrics_count_waiting_held_and_ended_states(autojump_clock: MockClock) -> None:
     clock = SettableClock()
     async with operated(clock=clock) as manager:
         api = manager.api
@@ -343,7 +340,7 @@ async def test_metrics_tell_what_waits_what_is_held_and_what_ended(autojump_cloc
         assert look["exotrio_manager_commit_group_size_count"] > 5
 
 
-async def test_alarms_and_pictures_can_rely_on_these_names_and_labels(manager: Operated) -> None:
+async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> None:
     flow = await Flow.start(manager.api, place("a"), triggers=CRON)
     await flow.run("a")
     text = (await manager.outside.get("/metrics")).text
@@ -362,7 +359,7 @@ async def test_alarms_and_pictures_can_rely_on_these_names_and_labels(manager: O
     }
 
 
-async def test_what_waits_for_a_paused_node_is_no_cause_for_alarm_but_for_one_about_that(
+async def test_states_of_a_paused_node_are_not_eligible_in_metrics(
     manager: Operated,
 ) -> None:
     await Flow.start(manager.api, place("a"))
@@ -375,7 +372,7 @@ async def test_what_waits_for_a_paused_node_is_no_cause_for_alarm_but_for_one_ab
     assert values[f"exotrio_manager_oldest_eligible_seconds{{{node}}}"] == 0
 
 
-async def test_a_schedule_that_is_paused_can_be_alarmed_about(manager: Operated) -> None:
+async def test_a_paused_schedule_is_in_the_metrics(manager: Operated) -> None:
     for graph, triggers in (("paused", CRON), ("other", CRON), ("without", [])):
         await Flow.deploy(manager.api, place("a"), graph=graph, triggers=triggers)
     for graph in ("paused", "without"):
@@ -385,7 +382,7 @@ async def test_a_schedule_that_is_paused_can_be_alarmed_about(manager: Operated)
     assert values == {name("other"): 0, name("paused"): 1}
 
 
-async def test_a_cancelled_run_ends_its_states_for_the_metrics_too(
+async def test_states_of_a_cancelled_run_count_as_ended_in_metrics(
     manager: Operated, autojump_clock: MockClock
 ) -> None:
     flow = await Flow.start(manager.api, place("a"))
@@ -394,7 +391,7 @@ async def test_a_cancelled_run_ends_its_states_for_the_metrics_too(
     assert (await manager.values())[f"exotrio_manager_states_ended_total{name}"] == 1
 
 
-async def test_an_ended_state_that_was_undone_does_not_count(
+async def test_a_rolled_back_end_of_a_state_is_not_counted(
     manager: Operated, autojump_clock: MockClock
 ) -> None:
     flow = await Flow.start(manager.api, place("a"))
@@ -436,9 +433,7 @@ async def test_requests_are_counted_by_pattern_never_by_path(
     assert not [name for name in values if flow.run_id in name or "4711" in name or "BREW" in name]
 
 
-async def test_however_many_scrape_the_database_is_looked_at_once_in_a_while(
-    manager: Operated, autojump_clock: MockClock
-) -> None:
+async def test_many_scrapes_share_one_query(manager: Operated, autojump_clock: MockClock) -> None:
     await Flow.start(manager.api, place("a"))
     connection = await connection_of(manager.service.store)
     looks: list[str] = []
@@ -453,7 +448,7 @@ async def test_however_many_scrape_the_database_is_looked_at_once_in_a_while(
     connection.set_trace_callback(None)
 
 
-async def test_metrics_are_served_without_what_the_database_cannot_tell(
+async def test_metrics_are_served_without_counts_while_the_database_fails(
     manager: Operated, autojump_clock: MockClock
 ) -> None:
     await Flow.start(manager.api, place("a"))
@@ -477,17 +472,7 @@ async def test_metrics_are_served_while_a_read_hangs(
     assert "exotrio_manager_connections" in values
 
 
-async def test_a_look_costs_the_same_beside_any_history() -> None:
-    async def cost(finished: int) -> int:
-        async with open_manager() as manager:
-            await with_history(manager.api, finished)
-            store = manager.service.store
-            return await steps_of(store, lambda: store.read(backlog))
-
-    assert await cost(400) <= await cost(20) + 1
-
-
-async def test_a_look_walks_what_waits_and_what_is_held_only(manager: Operated) -> None:
+async def test_the_query_of_metrics_reads_waiting_and_held_states_only(manager: Operated) -> None:
     await Flow.start(manager.api, place("a"))
     async with planned(manager.service.store) as plans:
         await manager.service.store.read(backlog)
@@ -496,29 +481,3 @@ async def test_a_look_walks_what_waits_and_what_is_held_only(manager: Operated) 
     for sql, plan in refuses_scans(plans).items():
         assert all(allowed.match(line) for line in plan if line.startswith("SCAN")), (sql, plan)
     assert MAX_COUNTED == 100_000
-
-
-# -- tasks
-
-
-class Waits(BaseNode):
-    async def execute(self) -> None:
-        await trio.sleep_forever()
-
-
-async def test_an_operator_sees_where_a_runtime_stands(autojump_clock: MockClock) -> None:
-    async with open_service(":memory:", settings=NO_SETTINGS) as service:
-        transport = embedded_in(service)
-        rt = runtime(transport, Waits)
-        rt.show_tasks()
-        async with open_client(transport=transport) as client, trio.open_nursery() as nursery:
-            api = Api(client, "ns")
-            await nursery.start(rt.run)
-            await trio.sleep(2)
-            path = f"worker/{rt._options.worker_id}/tasks"
-            ok(await api.native("POST", path))
-            await trio.sleep(2)
-            shown = ok(await api.native("GET", path))
-            rt.stop(0)
-    assert shown["tasks"].startswith("test\n")
-    assert "\n  poll\n" in shown["tasks"]

@@ -93,13 +93,13 @@ def test_the_first_of_several_keys_encrypts_and_all_decrypt(separator: str) -> N
 @pytest.mark.parametrize(
     ("keys", "which"), [(f"{NEW},short", "key 2 of 2"), (f"x {NEW} {OLD}", "key 1 of 3")]
 )
-def test_of_several_keys_the_one_that_is_none_is_named_and_not_shown(keys: str, which: str) -> None:
+def test_a_malformed_key_among_several_is_named_and_not_shown(keys: str, which: str) -> None:
     with pytest.raises(ConfigurationError, match=which) as caught:
         cipher_from_text(keys, source="SECRETS_ENCRYPTION_KEY")
     assert not set(keys.replace(",", " ").split()) & set(str(caught.value).split())
 
 
-def test_what_a_key_is_called_tells_nothing_of_it() -> None:
+def test_the_id_of_a_key_does_not_reveal_it() -> None:
     cipher = cipher_from_text(NEW, source="a test")
     text = cipher.encrypt("x", namespace="ns", graph="g", name="token")
     assert text.startswith(f"{cipher.newest}.")
@@ -121,11 +121,11 @@ async def test_a_start_with_a_new_key_in_front_encrypts_everything_with_it(
     assert f"encrypted 6 secrets of 3 graphs with the key {key_id(NEW)}" in caplog.text
     caplog.clear()
     await read_secrets(db, states, given(NEW))
-    assert "anew" not in caplog.text
+    assert "encrypted" not in caplog.text
     assert OLD not in caplog.text
 
 
-async def test_a_start_with_the_keys_it_had_changes_nothing(db: Path) -> None:
+async def test_a_start_with_unchanged_keys_changes_nothing(db: Path) -> None:
     states = await store_secrets(db, given(NEW, OLD))
     before = ciphertexts(db)
     await read_secrets(db, states, given(NEW, OLD))
@@ -150,7 +150,7 @@ async def test_a_backup_from_before_is_read_with_the_old_key(tmp_path: Path) -> 
     await read_secrets(copy, states, given(OLD))
 
 
-async def test_a_key_that_was_taken_away_too_early_is_named_and_costs_nothing(
+async def test_a_key_that_was_removed_too_early_is_named_and_no_secret_is_lost(
     db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     states = await store_secrets(db, given(OLD))
@@ -165,7 +165,7 @@ async def test_a_key_that_was_taken_away_too_early_is_named_and_costs_nothing(
     await read_secrets(db, states, given(NEW, OLD))
 
 
-async def test_what_can_be_read_is_encrypted_anew_beside_what_cannot(db: Path) -> None:
+async def test_readable_secrets_are_renewed_next_to_unreadable_ones(db: Path) -> None:
     states = await store_secrets(db, given(OLD))
     async with open_manager(db, settings=given(NEW)) as manager:
         states.append(await hold(manager, "four"))
@@ -180,7 +180,7 @@ async def store_more(db: Path) -> None:
         pass
 
 
-async def test_a_ciphertext_that_was_moved_does_not_become_good_by_a_new_key(
+async def test_a_moved_ciphertext_is_refused_after_a_rotation_too(
     db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     states = await store_secrets(db, given(OLD))
@@ -194,7 +194,7 @@ async def test_a_ciphertext_that_was_moved_does_not_become_good_by_a_new_key(
 
 
 @pytest.mark.parametrize("value", ["", ".", "x.y", "not base64!", "AAAA", f"{'0' * 8}."])
-async def test_what_is_no_ciphertext_is_no_defect(db: Path, value: str) -> None:
+async def test_a_malformed_ciphertext_is_a_503(db: Path, value: str) -> None:
     states = await store_secrets(db, given(OLD))
     change(db, f"UPDATE secrets SET value = '{value}' WHERE name = 'token'")
     async with open_manager(db, settings=given(OLD)) as manager:
@@ -214,7 +214,7 @@ def careless_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("careless_sqlite")
-async def test_no_file_keeps_what_the_old_key_could_read(
+async def test_no_file_contains_the_old_ciphertexts_after_a_rotation(
     db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short, old = store_cipher._key_id, key_id(OLD)
@@ -232,7 +232,7 @@ async def test_no_file_keeps_what_the_old_key_could_read(
 
 
 @pytest.mark.usefixtures("careless_sqlite")
-async def test_no_file_keeps_a_secret_that_its_graph_no_longer_has(db: Path, tmp_path: Path) -> None:
+async def test_no_file_contains_a_removed_secret(db: Path, tmp_path: Path) -> None:
     await store_secrets(db, given(OLD))
     replaced = [*ciphertexts(db).values()]
     async with open_manager(db, settings=given(OLD)) as manager:
@@ -277,7 +277,7 @@ trio.run(main)
 """
 
 
-async def test_killed_half_way_everything_is_read_with_the_old_key(db: Path, tmp_path: Path) -> None:
+async def test_after_a_kill_half_way_all_secrets_are_read_with_the_old_key(db: Path, tmp_path: Path) -> None:
     states = await store_secrets(db, given(OLD))
     with running(HALF_WAY.replace("{keys}", f"{NEW},{OLD}"), db) as process:
         process.line("half way")
@@ -331,7 +331,7 @@ async def test_keys_in_the_environment_are_used_as_they_are(db: Path, tmp_path: 
         await rotate_secrets(db, drop_old=True, settings=given(NEW, OLD))
 
 
-async def test_a_secret_that_cannot_be_read_stops_it_before_anything_is_changed(tmp_path: Path) -> None:
+async def test_an_unreadable_secret_prevents_the_rotation(tmp_path: Path) -> None:
     db, file = tmp_path / "state.db", tmp_path / "state.db.secrets-key"
     await store_secrets(db, given(OLD))
     with pytest.raises(DatabaseError, match=f"another key, {key_id(OLD)}"):
@@ -359,7 +359,7 @@ async def test_the_new_key_is_on_disk_before_anything_is_encrypted_with_it(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-async def test_an_administrator_does_not_take_the_key_from_the_server(tmp_path: Path) -> None:
+async def test_the_owner_of_the_key_file_is_kept(tmp_path: Path) -> None:
     db, file = tmp_path / "state.db", tmp_path / "state.db.secrets-key"
     await store_secrets(db)
     for path in (tmp_path, file):

@@ -131,7 +131,7 @@ async def test_the_forms_of_a_secret_are_built_once_until_it_changes(
         assert built == [old, new]
 
 
-async def test_another_key_is_noticed_and_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_wrong_key_is_noticed_and_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     db = tmp_path / "state.db"
     async with open_manager(db) as manager:
         ok(await manager.api.release(claim_id="none"))
@@ -149,7 +149,7 @@ async def test_another_key_is_noticed_and_explained(tmp_path: Path, caplog: pyte
         assert ok(await manager.api.secrets(state["state_id"]))["secrets"]["token"] == VALUE
 
 
-async def test_the_key_for_secrets_has_nothing_to_do_with_the_api_key(tmp_path: Path) -> None:
+async def test_the_key_for_secrets_is_independent_of_the_api_key(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
     first, second = (dataclasses.replace(NO_SETTINGS, state_manager_secret=key) for key in ("one", "two"))
     async with open_manager(db, settings=first) as manager:
@@ -165,7 +165,7 @@ async def test_the_key_for_secrets_has_nothing_to_do_with_the_api_key(tmp_path: 
 
 
 @pytest.mark.parametrize("moved_to", ["another name", "another graph"])
-async def test_a_ciphertext_that_was_moved_in_the_database_is_worth_nothing(
+async def test_a_ciphertext_that_was_moved_in_the_database_is_refused(
     manager: Manager, moved_to: str
 ) -> None:
     def move_name(tx: Transaction) -> None:
@@ -192,7 +192,7 @@ def test_a_ciphertext_is_bound_to_its_namespace_graph_and_name(changed: str) -> 
         cipher.decrypt(text, **{**PLACE, changed: "elsewhere"})
 
 
-def test_where_one_name_ends_and_the_next_begins_counts() -> None:
+def test_names_are_bound_separately() -> None:
     cipher = find_cipher(None, NO_SETTINGS)
     text = cipher.encrypt(VALUE, namespace="a", graph="bc", name="d")
     with pytest.raises(DatabaseError):
@@ -226,14 +226,14 @@ def test_a_key_is_read_in_both_alphabets_of_base64() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "short", "not base64!", base64.b64encode(bytes(31)).decode(), "ü" * 44])
-def test_what_is_no_key_is_refused_without_being_shown(text: str) -> None:
+def test_a_malformed_key_is_refused_without_being_shown(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         cipher_from_text(text, source="SECRETS_ENCRYPTION_KEY")
     assert "SECRETS_ENCRYPTION_KEY" in str(caught.value)
     assert not text or text not in str(caught.value)
 
 
-async def test_a_key_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
+async def test_a_malformed_key_prevents_the_start(tmp_path: Path) -> None:
     settings = dataclasses.replace(NO_SETTINGS, secrets_encryption_key="nonsense")
     with pytest.raises(ConfigurationError, match="32 bytes"):
         async with open_manager(tmp_path / "state.db", settings=settings):

@@ -44,14 +44,14 @@ def test_a_url_that_lacks_only_the_password_gets_it_from_the_variable() -> None:
         "dbname = n",
     ],
 )
-def test_what_is_meant_for_a_database_elsewhere_is_no_name_of_a_file(text: str) -> None:
+def test_a_malformed_url_is_not_taken_for_a_file_name(text: str) -> None:
     for settings, db in ((Settings(), text), (Settings(database_url=text), None)):
         with pytest.raises(ConfigurationError, match="PostgreSQL") as caught:
             choose_database(db, settings)
         assert "p5-secret" not in str(caught.value)
 
 
-async def test_the_variable_is_what_an_embedded_state_manager_works_on(
+async def test_an_embedded_state_manager_uses_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -62,14 +62,14 @@ async def test_the_variable_is_what_an_embedded_state_manager_works_on(
     assert os.listdir(tmp_path) == []
 
 
-def test_the_url_is_in_no_representation_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_do_not_show_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXOTRIO_DATABASE_URL", URL)
     settings = read_settings()
     assert settings.database_url == URL
     assert "p5-secret" not in repr(settings)
 
 
-def test_generated_keys_lie_beside_the_file_or_in_the_working_directory(
+def test_generated_keys_are_next_to_the_file_or_in_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -115,7 +115,7 @@ def _make(db: Path) -> str:
     return kept_secret(db, "api-key", lambda: f"{multiprocessing.current_process().pid}-{next(made)}")
 
 
-def test_processes_that_make_a_key_at_once_have_the_same_one(tmp_path: Path) -> None:
+def test_processes_that_generate_a_key_at_once_share_it(tmp_path: Path) -> None:
     places = [tmp_path / f"{number}" / "state.db" for number in range(20)]
     # Not forked: tests before this one may have left threads, and Python 3.12 warns of that.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:

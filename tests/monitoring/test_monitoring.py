@@ -180,7 +180,7 @@ async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
     assert end['exotrio_polls_total{result="states"}'] >= 1
 
 
-async def test_alarms_and_pictures_can_rely_on_these_names_and_labels(autojump_clock: MockClock) -> None:
+async def test_the_names_and_labels_of_metrics_are_stable(autojump_clock: MockClock) -> None:
     server = NativeServer()
     server.add("Sleeps", 1, seconds="0")
     rt = runtime(server, Sleeps)

@@ -58,15 +58,13 @@ async def test_over_https_the_cookie_is_secure(site: Site) -> None:
 
 
 @pytest.mark.parametrize("proto", ["https", "HTTPS", "https, http"])
-async def test_behind_a_proxy_for_https_the_cookies_are_secure_also_after_a_link(
-    site: Site, proto: str
-) -> None:
+async def test_behind_an_https_proxy_cookies_are_secure(site: Site, proto: str) -> None:
     path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
     answer = await site.stranger.get(path, headers={"x-forwarded-proto": proto})
     assert "Secure" in answer.headers["set-cookie"]
 
 
-async def test_a_link_over_http_sets_a_cookie_that_http_may_send(site: Site) -> None:
+async def test_over_http_the_cookie_is_not_secure(site: Site) -> None:
     path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
     answer = await site.stranger.get(path, headers={"x-forwarded-proto": "http"})
     assert "Secure" not in answer.headers["set-cookie"]
@@ -112,7 +110,7 @@ async def test_a_wrong_key_opens_nothing(site: Site, key: str) -> None:
     assert "Wrong key." in answer.text
 
 
-async def test_who_is_not_signed_in_is_asked_to_and_comes_back_to_where_they_wanted(site: Site) -> None:
+async def test_the_sign_in_returns_to_the_requested_page(site: Site) -> None:
     for path in PAGES:
         answer = await site.stranger.get(path)
         assert (answer.status_code, answer.text) == (303, "")
@@ -124,7 +122,7 @@ async def test_who_is_not_signed_in_is_asked_to_and_comes_back_to_where_they_wan
     assert (await site.stranger.sign_in(to=wanted)).headers["location"] == wanted
 
 
-async def test_strangers_do_not_learn_what_exists(site: Site) -> None:
+async def test_unauthenticated_clients_do_not_learn_what_exists(site: Site) -> None:
     flow, state = await failed_run(site.api)
     known = await site.stranger.get(f"/ns/shop/runs/{flow.run_id}")
     unknown = await site.stranger.get("/ns/shop/nothing")
@@ -176,7 +174,7 @@ async def test_two_state_managers_on_one_machine_do_not_share_a_cookie(site: Sit
         ("http://]/", "/"),
     ],
 )
-def test_a_sign_in_leads_to_local_paths_only(to: str, led_to: str) -> None:
+def test_the_sign_in_redirects_to_local_paths_only(to: str, led_to: str) -> None:
     assert local_path(to) == led_to
 
 
@@ -192,7 +190,7 @@ async def opened_sessions(
         yield Sessions(store, key)
 
 
-async def test_a_session_ends_when_it_is_not_used_and_after_a_week_anyway(autojump_clock: Any) -> None:
+async def test_a_session_ends_when_it_is_unused_or_a_week_old(autojump_clock: Any) -> None:
     async with opened_sessions() as sessions:
         used = await sessions.sign_in(KEY)
         unused = await sessions.sign_in(KEY)
@@ -211,7 +209,7 @@ async def test_a_session_ends_when_it_is_not_used_and_after_a_week_anyway(autoju
         assert not await sessions.find(used)
 
 
-async def test_a_link_works_once_and_for_some_minutes(autojump_clock: Any) -> None:
+async def test_a_link_opens_one_session_within_some_minutes(autojump_clock: Any) -> None:
     async with opened_sessions() as sessions:
         token, late = await sessions.make_link(), await sessions.make_link()
         session_id = await sessions.redeem(token)
@@ -240,7 +238,7 @@ async def test_a_session_outlasts_a_restart_but_not_another_key(tmp_path: Path) 
     assert link.encode() not in stored
 
 
-async def test_of_many_sessions_and_links_the_last_are_kept(
+async def test_the_number_of_sessions_and_links_is_limited(
     autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "MAX_SESSIONS", 3)
@@ -256,7 +254,7 @@ async def test_of_many_sessions_and_links_the_last_are_kept(
         assert [await sessions.redeem(link) is not None for link in links] == [False] * 2 + [True] * 3
 
 
-async def test_who_is_signed_in_at_one_state_manager_is_so_at_all_until_they_sign_out_at_one(
+async def test_a_session_is_open_at_all_state_managers_until_it_is_ended_at_one(
     autojump_clock: Any,
 ) -> None:
     async with open_site(clock=virtual_ms) as site, open_second(site) as second:
@@ -296,15 +294,7 @@ async def test_a_session_and_a_link_are_known_to_every_state_manager(engine: str
         assert opened.count(None) == 3, "it opens one session"
 
 
-async def test_a_link_of_one_state_manager_opens_a_session_at_another(site: Site) -> None:
-    async with open_second(site) as second:
-        path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
-        await second.stranger.page(path)
-        await second.stranger.page("/ns/shop")
-        assert (await site.stranger.get(path)).status_code == 401, "it is used"
-
-
-async def test_who_is_not_signed_in_writes_nothing_by_signing_out_or_guessing_links(site: Site) -> None:
+async def test_unauthenticated_clients_cause_no_writes_by_signing_out_or_guessing_links(site: Site) -> None:
     with noted(site.service.store) as statements:
         assert (await site.stranger.get("/sign-in?link=guess")).status_code == 401
         guess = {"cookie": f"exotrio_8000={'x' * 43}", "origin": ORIGIN}
@@ -351,7 +341,7 @@ async def test_a_page_that_only_refreshes_itself_does_not_keep_its_session_open(
         assert statuses[-1] == 401
 
 
-async def test_a_session_that_is_ended_while_it_is_looked_up_is_not_kept(
+async def test_a_session_that_is_ended_during_its_query_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened_sessions(tmp_path / "state.db", clock=wall_clock) as sessions:
@@ -386,7 +376,7 @@ async def test_a_link_signs_a_browser_in(site: Site) -> None:
     assert (await site.stranger.get(path)).status_code == 401
 
 
-async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(site: Site, autojump_clock: Any) -> None:
+async def test_guesses_are_delayed_and_the_right_key_is_not(site: Site, autojump_clock: Any) -> None:
     for number in range(TRIES):
         assert (await site.stranger.sign_in(f"guess {number}")).status_code == 401
     began = trio.current_time()
@@ -401,7 +391,7 @@ async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(site: Site, a
 
 
 @pytest.mark.parametrize("announced", ["1000000", "00000000000001000000", ""])
-async def test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs(site: Site, announced: str) -> None:
+async def test_the_form_of_an_unauthenticated_client_has_a_maximum_size(site: Site, announced: str) -> None:
     read, statuses = 0, []
 
     async def receive() -> MutableMapping[str, Any]:
@@ -450,7 +440,7 @@ async def test_a_form_that_trickles_is_refused(site: Site, autojump_clock: Any) 
         "http://[",
     ],
 )
-async def test_a_form_from_elsewhere_changes_nothing(site: Site, origin: str | None) -> None:
+async def test_a_form_of_another_origin_changes_nothing(site: Site, origin: str | None) -> None:
     flow, state = await failed_run(site.api)
     for path in (
         f"/ns/shop/runs/{flow.run_id}/retry",
@@ -471,7 +461,7 @@ async def test_a_form_from_elsewhere_changes_nothing(site: Site, origin: str | N
     assert await flow.status(state) == "ERRORED"
 
 
-async def test_a_form_of_somebody_who_is_signed_out_changes_nothing(site: Site) -> None:
+async def test_a_form_without_a_session_changes_nothing(site: Site) -> None:
     _, state = await failed_run(site.api)
     for path, page in ((f"states/{state}/retry", f"states/{state}"), ("graphs/orders", "graphs/orders")):
         answer = await site.stranger.post(f"/ns/shop/{path}")
@@ -501,7 +491,7 @@ async def test_origins_that_may_call_the_api_cannot_read_the_dashboard() -> None
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/sign-in", "/ns/shop/absent", "/sign-out"])
-async def test_every_answer_has_the_strict_policy_and_is_not_kept(site: Site, path: str) -> None:
+async def test_every_response_has_the_strict_policy_and_is_not_cached(site: Site, path: str) -> None:
     headers = (await site.browser.get(path)).headers
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
@@ -511,7 +501,7 @@ async def test_every_answer_has_the_strict_policy_and_is_not_kept(site: Site, pa
     assert headers["cache-control"] == "no-store"
 
 
-async def test_files_need_no_session_and_are_kept_for_good_under_their_names(site: Site) -> None:
+async def test_files_need_no_session_and_are_cached_under_versioned_names(site: Site) -> None:
     form = await site.stranger.page("/sign-in")
     path = form.partition('rel="stylesheet" href="')[2].partition('"')[0]
     answer = await site.stranger.get(path)

@@ -57,7 +57,7 @@ async def test_a_run_is_cancelled(site: Site) -> None:
     await flow.none_ready("work")
 
 
-async def test_ticked_runs_are_changed_as_far_as_each_can_be(site: Site) -> None:
+async def test_ticked_runs_are_changed_if_possible(site: Site) -> None:
     failed, _ = await failed_run(site.api)
     flow = await Flow.deploy(site.api, place("work"))
     waiting = [await flow.trigger() for _ in range(2)]
@@ -92,7 +92,7 @@ async def test_a_run_is_started_from_the_form_of_its_graph(site: Site) -> None:
     assert await flow.inputs("root") == {"a": SCRIPT, "b": "x\ny"}
 
 
-async def test_a_run_is_started_once_for_each_key_that_a_form_has(site: Site) -> None:
+async def test_a_form_starts_one_run_for_each_key(site: Site) -> None:
     flow = await Flow.deploy(site.api, place("root", inputs={"a": ""}))
     given = {"key": " order <17> ", "input.a": "x"}
     for said in ("The run was started.", "The run with the key order <17> existed already."):
@@ -115,7 +115,7 @@ async def test_a_run_is_started_once_for_each_key_that_a_form_has(site: Site) ->
         assert len(runs_in(found)) == count, text
 
 
-async def test_a_node_is_paused_and_whatever_waits_for_it_says_so_until_it_is_resumed(site: Site) -> None:
+async def test_pages_show_that_a_node_is_paused(site: Site) -> None:
     flow = await Flow.start(site.api, place("work"))
     node = node_name("work")
     (state,) = await flow.states("work")
@@ -162,7 +162,7 @@ async def test_the_schedule_of_a_graph_is_paused_resumed_and_cancelled(site: Sit
     assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")
 
 
-async def test_an_empty_text_can_be_given_and_what_is_left_empty_stays(site: Site) -> None:
+async def test_an_empty_text_differs_from_an_empty_field(site: Site) -> None:
     flow = await Flow.deploy(site.api, place("root", inputs={"a": "kept", "b": "replaced"}))
     fields = {"input.a": "", "input.b": "", "empty.input.b": "on"}
     await site.browser.do("/ns/shop/graphs/graph", fields)
@@ -205,7 +205,7 @@ async def deploy_typed(api: Api, inputs: Mapping[str, str] = FITTING) -> Flow:
     return await Flow.put(api, "graph", api.body([place("root", inputs=given)], store_config=store))
 
 
-async def test_a_field_is_made_by_what_its_node_takes(site: Site) -> None:
+async def test_a_field_has_the_type_that_its_node_declares(site: Site) -> None:
     await deploy_typed(site.api, {**FITTING, "tags": "none"})
     html = text_of(await site.browser.page("/ns/shop/graphs/graph"))
 
@@ -287,7 +287,7 @@ async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: S
     assert (await site.browser.post("/ns/shop/graphs/absent")).status_code == 404
 
 
-async def test_what_is_wrong_with_no_field_is_said_above_the_form(site: Site) -> None:
+async def test_a_problem_of_no_field_is_shown_above_the_form(site: Site) -> None:
     await Flow.deploy(site.api, place("root", inputs={"a": "x"}))
     ok(await site.api.put_graph("graph", site.api.body([{**place("root"), "node_name": "Absent"}])), 201)
     answer = await site.browser.post("/ns/shop/graphs/graph")
@@ -309,7 +309,7 @@ async def test_a_run_is_started_again_with_the_same_inputs_and_store(site: Site)
     assert second["inputs"] == first["inputs"] == {"a": SCRIPT, "b": "given"}
 
 
-async def test_the_form_is_filled_in_with_what_another_run_was_started_with(site: Site) -> None:
+async def test_the_form_is_filled_in_with_the_values_of_another_run(site: Site) -> None:
     await deploy_typed(site.api)
     flow = Flow(site.api, "graph")
     given = {"note": SCRIPT, "size": "large", "day": "2026-01-31", "dry": "false", "gone": "x"}
@@ -340,7 +340,7 @@ async def test_the_form_is_filled_in_with_what_another_run_was_started_with(site
     assert "is not one of graph" in await site.browser.page(f"/ns/shop/graphs/other?from={flow.run_id}", 404)
 
 
-async def test_no_secret_is_filled_in_and_nothing_too_long_to_be_sent(site: Site) -> None:
+async def test_secrets_and_too_long_values_are_not_filled_in(site: Site) -> None:
     flow = await Flow.deploy(
         site.api,
         place("root", inputs={"a": "", "b": "", "c": "", "d": ""}),
@@ -359,7 +359,7 @@ async def test_no_secret_is_filled_in_and_nothing_too_long_to_be_sent(site: Site
     assert (await site.browser.post("/ns/shop/graphs/graph", sent_by(html))).status_code == 303
 
 
-async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat(site: Site) -> None:
+async def test_a_runtime_is_drained_by_the_reply_to_its_next_heartbeat(site: Site) -> None:
     beat = {"worker_id": "a/b", "runtime": "R", "phase": "running"}
     ok(await site.api.native("POST", "heartbeat", json=beat))
     assert "asked to drain" in await site.browser.do("/ns/shop/runtimes/drain", {"worker": "a/b"})
@@ -372,12 +372,12 @@ async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat(site: Site) -
     "path",
     [f"/ns/shop/states/{UNKNOWN_ID}/retry", f"/ns/shop/runs/{UNKNOWN_RUN}/cancel", "/ns/shop/runs/x/again"],
 )
-async def test_what_is_not_there_cannot_be_changed(site: Site, path: str) -> None:
+async def test_a_form_for_an_unknown_object_is_404(site: Site, path: str) -> None:
     await failed_run(site.api)
     assert (await site.browser.post(path)).status_code == 404
 
 
-async def test_what_is_no_form_or_too_large_is_refused(site: Site) -> None:
+async def test_malformed_and_large_forms_are_refused(site: Site) -> None:
     path = "/ns/shop/runs/change"
 
     async def send(browser: Browser, content: bytes, kind: str) -> int:
@@ -392,7 +392,7 @@ async def test_what_is_no_form_or_too_large_is_refused(site: Site) -> None:
     assert await send(site.browser, b"a" * (1024 * 1024 + 1), form) == 413
 
 
-async def test_the_task_tree_of_a_runtime_is_asked_for_and_shown(site: Site) -> None:
+async def test_the_task_tree_of_a_runtime_is_requested_and_shown(site: Site) -> None:
     beat = {"worker_id": "w", "runtime": "R", "phase": "running"}
     ok(await site.api.native("POST", "heartbeat", json=beat))
     html = await site.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})

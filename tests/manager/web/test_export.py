@@ -56,7 +56,7 @@ async def fanned(api: Api, count: int, *, failing: int = 0) -> Flow:
     return flow
 
 
-async def test_a_page_shows_the_run_with_values_tracebacks_store_and_events(manager: Manager) -> None:
+async def test_the_file_shows_values_tracebacks_store_and_events(manager: Manager) -> None:
     flow = await fanned(manager.api, 3, failing=1)
     html = text_of(await export(manager.api, flow.run_id))
     for part in (
@@ -77,7 +77,7 @@ async def test_a_page_shows_the_run_with_values_tracebacks_store_and_events(mana
     assert html.index("What failed") < html.index(">States<")
 
 
-async def test_a_page_needs_nothing_but_itself_and_its_policy_forbids_all_else(manager: Manager) -> None:
+async def test_the_file_loads_nothing_and_its_policy_forbids_it(manager: Manager) -> None:
     flow, _ = await failed_run(manager.api, error=f"see http://example.org {SCRIPT}")
     html = await export(manager.api, flow.run_id)
     assert "<script>" not in html
@@ -100,7 +100,7 @@ async def test_a_page_needs_nothing_but_itself_and_its_policy_forbids_all_else(m
     assert html.index("Content-Security-Policy") < html.index("<style>")
 
 
-async def test_secrets_are_masked_wherever_they_got(manager: Manager, tmp_path: Path) -> None:
+async def test_secrets_are_masked_everywhere(manager: Manager, tmp_path: Path) -> None:
     flow = await Flow.deploy(
         manager.api,
         place("a", "b", inputs={"v": "x"}),
@@ -142,7 +142,7 @@ async def test_the_names_that_runtimes_give_themselves_are_cleaned_and_masked(ma
     assert html.count("[1m") == html.count(" ***") == 2
 
 
-async def test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it(
+async def test_no_part_of_a_secret_is_left_at_the_ends_of_a_cut_text(
     manager: Manager,
 ) -> None:
     secret = "SESAME-" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 3
@@ -174,7 +174,7 @@ async def test_secrets_that_cannot_be_decrypted_are_named(tmp_path: Path) -> Non
     assert "Not masked, because the state manager cannot decrypt it: token." in html
 
 
-async def test_what_failed_is_shown_with_what_it_logged_and_printed(manager: Manager) -> None:
+async def test_failed_states_are_shown_with_their_log(manager: Manager) -> None:
     flow = await Flow.start(manager.api, place("a"), retry_policy=NO_RETRY, secrets={"token": "old-s3cret"})
     (state,) = await claim(manager.api)
     text = f"charged with {SECRET}\x1b[1m"
@@ -218,7 +218,9 @@ async def test_a_large_run_shows_what_failed_first_and_says_what_is_left_out(
     assert faults.count("<a href=") == 6, "five of them, and the first of all"
 
 
-async def test_of_what_went_well_a_large_run_shows_the_slowest(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_slowest_successful_states_of_a_large_run_are_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(chosen, "MAX_BARS", 4)
     monkeypatch.setattr(chosen, "SLOWEST", 2)
     clock = SettableClock()
@@ -233,7 +235,7 @@ async def test_of_what_went_well_a_large_run_shows_the_slowest(monkeypatch: pyte
     assert re.findall(r"ran ([\d.]+ m?s)", shown) == ["3.0 s", "3.0 s"]
 
 
-async def test_what_failed_alike_is_one_entry_with_one_traceback(manager: Manager) -> None:
+async def test_similar_failures_are_one_entry_with_one_traceback(manager: Manager) -> None:
     flow = await fanned(manager.api, 8, failing=7)
     html = text_of(await export(manager.api, flow.run_id))
     faults = html[html.index(">What failed<") : html.index(">Started with<")]
@@ -243,7 +245,7 @@ async def test_what_failed_alike_is_one_entry_with_one_traceback(manager: Manage
     assert faults.count("<li>") == MAX_MESSAGES
 
 
-async def test_values_end_where_the_page_would_get_too_long(
+async def test_values_are_left_out_when_the_file_gets_too_long(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exported, "MAX_TEXT", 60)
@@ -255,7 +257,7 @@ async def test_values_end_where_the_page_would_get_too_long(
     assert "done 4" not in shown
 
 
-async def test_a_huge_value_is_cut_unparsed(manager: Manager) -> None:
+async def test_a_huge_value_is_cut_without_being_parsed(manager: Manager) -> None:
     flow = await Flow.start(manager.api, place("a"))
     await flow.run("a", {"v": "x" * 200_000, "w": ""})
     html = await export(manager.api, flow.run_id)
@@ -263,14 +265,14 @@ async def test_a_huge_value_is_cut_unparsed(manager: Manager) -> None:
     assert "characters of JSON in all" in html
 
 
-async def test_a_run_that_goes_on_says_so(manager: Manager) -> None:
+async def test_an_unfinished_run_is_marked(manager: Manager) -> None:
     flow = await Flow.start(manager.api, place("a"))
     assert "still running when this page was created" in await export(manager.api, flow.run_id)
     await flow.run("a")
     assert "still running" not in await export(manager.api, flow.run_id)
 
 
-async def test_what_was_cancelled_is_no_failure(manager: Manager) -> None:
+async def test_cancelled_states_are_not_shown_as_failures(manager: Manager) -> None:
     flow = await fanned(manager.api, 3, failing=1)
     await flow.trigger(store={"color": "x"})
     await flow.run("fan", {"v": "1", "w": ""}, {"v": "2", "w": ""})
@@ -285,7 +287,7 @@ async def test_what_was_cancelled_is_no_failure(manager: Manager) -> None:
     assert html.count(">cancelled</span>") == 2, "the run, and the state that waited"
 
 
-async def test_what_is_not_there_is_not_exported(manager: Manager) -> None:
+async def test_an_unknown_run_cannot_be_exported(manager: Manager) -> None:
     flow = await Flow.start(manager.api, place("a"))
     refused(await manager.api.native("GET", f"run/{UNKNOWN_RUN}/export"), 404)
     refused(await manager.api.elsewhere().native("GET", f"run/{flow.run_id}/export"), 404)
@@ -308,7 +310,7 @@ async def test_the_page_of_a_run_offers_the_file(site: Site) -> None:
 # -- which errors are alike
 
 
-def test_messages_do_not_tell_errors_apart_and_frames_do() -> None:
+def test_errors_are_grouped_by_frames_not_by_messages() -> None:
     one, other = TRACE.format("row 1"), TRACE.format("row 2\nof two lines")
     assert signature(one) == signature(other)
     assert signature(one) != signature(one.replace("line 7", "line 8"))
@@ -327,7 +329,7 @@ def test_an_error_of_line_ends_alone_is_compared_in_linear_time() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_marks_below_a_line_of_code_are_no_name() -> None:
+def test_marks_below_a_line_of_code_are_not_taken_for_a_name() -> None:
     marked = TRACE.replace(
         "    raise ValueError(text)", "    raise ValueError(text)\n    ^^^^^^^^^^^^^^^^^^^^^^"
     )
@@ -339,7 +341,7 @@ def test_marks_below_a_line_of_code_are_no_name() -> None:
 # -- texts
 
 
-def test_a_text_is_cut_after_it_is_masked_and_holds_nothing_a_terminal_obeys() -> None:
+def test_a_text_is_masked_before_it_is_cut_and_has_no_control_characters() -> None:
     texts = ReportTexts(["the-password"])
     assert texts.begin("aaaa the-password", 8) == "aaaa ***"
     assert texts.begin("x" * 10, 4) == "xxxx… (6 more characters)"
@@ -351,7 +353,7 @@ def test_a_text_is_cut_after_it_is_masked_and_holds_nothing_a_terminal_obeys() -
     assert texts.begin("\ud800") == "\\ud800"
 
 
-def test_what_is_no_text_is_shown_as_json_and_many_values_are_counted() -> None:
+def test_other_values_are_shown_as_json_and_many_are_counted() -> None:
     texts = ReportTexts([])
     assert texts.pairs([("a", {"b": [1, None]}), ("c", "d")]) == [
         ("a", '{\n  "b": [\n    1,\n    null\n  ]\n}'),

@@ -10,7 +10,7 @@ from tests.support.web import Site
 NAMES = {"readme": README, "guide": GUIDE, "production": PRODUCTION, "proof": PROOF}
 
 
-async def test_each_page_is_whole_and_its_links_lead_to_places_that_there_are(site: Site) -> None:
+async def test_each_page_of_the_guide_is_complete_and_its_links_have_targets(site: Site) -> None:
     overview = await site.browser.page("/ns/default")
     assert '<a href="/guide">Guide</a>' in overview
     pages = {f"/guide/{name}": await site.browser.page(f"/guide/{name}") for name in NAMES}
@@ -31,6 +31,6 @@ async def test_each_page_is_whole_and_its_links_lead_to_places_that_there_are(si
         assert "src=" not in served, "it would be in the repository only"
 
 
-async def test_strangers_sign_in_first(site: Site) -> None:
+async def test_the_guide_requires_a_session(site: Site) -> None:
     answer = await site.stranger.get("/guide/proof")
     assert answer.headers["location"] == "/sign-in?to=%2Fguide%2Fproof"

@@ -177,7 +177,7 @@ SHOWN = (
 )
 
 
-async def test_whatever_users_and_workers_fill_in_is_text_on_every_page() -> None:
+async def test_texts_of_users_and_workers_are_escaped_on_every_page() -> None:
     clock = SettableClock()
     async with open_site(clock=clock) as site:
         pages = await fill(site, clock)
@@ -188,7 +188,7 @@ async def test_whatever_users_and_workers_fill_in_is_text_on_every_page() -> Non
     assert [field for field in SHOWN if f"&lt;hostile-{field}" not in everything] == []
 
 
-def test_no_template_declares_anything_safe() -> None:
+def test_no_template_disables_escaping() -> None:
     assert templates.autoescape is True
     for name in templates.list_templates():
         source = (TEMPLATES / name).read_text("utf-8")

@@ -99,7 +99,7 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
             stopping.set()
 
 
-async def test_a_page_hears_of_what_changed(office: Office) -> None:
+async def test_changed_fragments_are_sent_as_events(office: Office) -> None:
     flow = await Flow.start(office.api, place("work"))
     async with office.listening(f"/ns/{NAMESPACE}/runs/{flow.run_id}") as page:
         every = {"summary", "faults", "result", "graph", "timeline", "states", "events"}
@@ -127,16 +127,14 @@ async def test_a_stream_ends_when_its_session_does(office: Office) -> None:
         await page.hears_the_end()
 
 
-async def test_who_asks_for_the_head_only_holds_no_stream(office: Office) -> None:
+async def test_a_head_request_opens_no_stream(office: Office) -> None:
     head = await office.client.head("/live/ns/shop")
     assert head.headers["content-type"] == "text/event-stream"
     # On the same connection: it must be free.
     assert (await office.client.get("/ns/shop")).status_code == 200
 
 
-async def test_streams_of_browsers_that_went_away_are_given_up(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_streams_of_disconnected_browsers_end(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_STREAMS", 2)
     async with (
         office.listening("/ns/shop"),
@@ -153,14 +151,14 @@ async def test_streams_of_browsers_that_went_away_are_given_up(
     await eventually(gets_one)
 
 
-async def test_a_page_about_something_that_is_gone_is_told_to_ask(office: Office) -> None:
+async def test_all_fragments_change_when_the_shown_object_is_deleted(office: Office) -> None:
     async with office.listening("/ns/shop/runs/absent") as page:
         assert "summary" in (await page.changed() or ())
     asked = await office.client.get("/ns/shop/runs/absent", headers={"x-fragments": "summary"})
     assert asked.status_code == 404
 
 
-async def test_no_page_is_told_more_than_four_times_a_second(office: Office) -> None:
+async def test_at_most_four_events_a_second_are_sent(office: Office) -> None:
     flow = await Flow.deploy(office.api, place("work"))
     heard = 0
 

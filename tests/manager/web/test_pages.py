@@ -70,13 +70,13 @@ async def every_page(site: Site) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", LISTS)
-async def test_a_page_with_nothing_to_show_says_what_to_do(site: Site, path: str) -> None:
+async def test_an_empty_page_says_what_to_do(site: Site, path: str) -> None:
     html = await site.browser.page(f"/ns/nobody-has-this{path}")
     assert 'class="quiet empty"' in html
 
 
 @pytest.mark.parametrize("path", [*LISTS, "/search?q=x", "/graphs/orders"])
-async def test_a_namespace_in_which_nothing_is_stored_is_not_there(site: Site, path: str) -> None:
+async def test_an_empty_namespace_is_404(site: Site, path: str) -> None:
     await failed_run(site.api)
     ok(await site.api.elsewhere("<b>").register([declare("N")]))
     html = await site.browser.page(f"/ns/no<b>dy{path}", 404)
@@ -86,7 +86,7 @@ async def test_a_namespace_in_which_nothing_is_stored_is_not_there(site: Site, p
     await site.browser.page(f"/ns/no<b>dy{path}", 404 if "orders" in path else 200)
 
 
-async def test_the_start_leads_to_the_namespace_of_the_newest_run(site: Site) -> None:
+async def test_the_start_page_redirects_to_the_namespace_of_the_newest_run(site: Site) -> None:
     assert (await site.browser.get("/")).headers["location"] == "/ns/default"
     ok(await site.api.elsewhere("a/b?c".replace("/", "-")).register([declare("N")]))
     assert (await site.browser.get("/")).headers["location"] == "/ns/a-b%3Fc"
@@ -95,7 +95,7 @@ async def test_the_start_leads_to_the_namespace_of_the_newest_run(site: Site) ->
     assert 'href="/ns/a-b%3Fc"' in await site.browser.page("/ns/shop")
 
 
-async def test_a_theme_is_kept_in_every_page_from_its_first_byte_and_leads_back(site: Site) -> None:
+async def test_a_theme_applies_to_every_page_from_its_first_byte(site: Site) -> None:
     themed = re.compile(r'<html lang="en"(?: data-theme="(\w+)")?>')
     for theme, attribute in (("dark", "dark"), ("light", "light"), ("auto", None)):
         answer = await site.browser.post("/theme", {"theme": theme, "to": "/ns/shop/runs?status=failed"})
@@ -156,7 +156,7 @@ def _is_within_label(html: str, control: str) -> bool:
         "/absent",
     ],
 )
-async def test_what_is_not_there_is_a_page_that_says_so(site: Site, path: str) -> None:
+async def test_an_unknown_object_is_a_404_page_with_navigation(site: Site, path: str) -> None:
     await failed_run(site.api)
     html = await site.browser.page(f"/ns/shop{path}", 404)
     assert "Not found" in html
@@ -165,7 +165,7 @@ async def test_what_is_not_there_is_a_page_that_says_so(site: Site, path: str) -
     assert live.status_code == 404
 
 
-async def test_what_is_of_another_namespace_is_not_there(site: Site) -> None:
+async def test_objects_of_another_namespace_are_404(site: Site) -> None:
     flow, state = await failed_run(site.api)
     ok(await site.api.elsewhere("other").register([declare("N")]))
     await site.browser.page(f"/ns/other/runs/{flow.run_id}", 404)
@@ -173,7 +173,7 @@ async def test_what_is_of_another_namespace_is_not_there(site: Site) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.folder)
-async def test_a_fragment_alone_is_the_fragment_of_the_page(site: Site, page: object) -> None:
+async def test_a_fragment_is_the_same_alone_and_in_the_page(site: Site, page: object) -> None:
     flow, state = await failed_run(site.api)
     path = page.path.format(  # type: ignore[attr-defined]
         namespace="shop", run_id=flow.run_id, state_id=state, graph="orders", node="Node_first"
@@ -185,9 +185,7 @@ async def test_a_fragment_alone_is_the_fragment_of_the_page(site: Site, page: ob
         assert alone in html
 
 
-async def test_what_happens_to_one_run_concerns_the_page_of_no_other(
-    site: Site, clock: SettableClock
-) -> None:
+async def test_changes_of_one_run_do_not_change_the_page_of_another(site: Site, clock: SettableClock) -> None:
     flow, _ = await failed_run(site.api)
     asked = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
 
@@ -224,7 +222,9 @@ async def test_a_failure_is_three_clicks_away_from_the_start(site: Site, clock: 
     assert error in shown
 
 
-async def test_the_overview_counts_what_waits_runs_and_failed(site: Site, clock: SettableClock) -> None:
+async def test_the_overview_counts_waiting_running_and_failed_states(
+    site: Site, clock: SettableClock
+) -> None:
     await failed_run(site.api)
     await Flow.start(site.api, place("slow"), graph="slow", runs=2)
     await tallied(site.service, clock)
@@ -248,7 +248,7 @@ async def test_the_overview_counts_what_waits_runs_and_failed(site: Site, clock:
         assert 'range=7d" aria-current="true"' in week
 
 
-async def test_the_overview_says_what_fails_since_when_and_where_to_retry_it(
+async def test_the_overview_shows_failing_nodes_since_when_and_where_to_retry(
     site: Site, clock: SettableClock
 ) -> None:
     flow, _ = await failed_run(site.api, "gateway timed out")
@@ -275,7 +275,7 @@ async def test_the_overview_says_what_fails_since_when_and_where_to_retry_it(
     assert len(re.findall(r'name="run" value=', runs)) == 2
 
 
-async def test_what_waits_in_the_buffer_of_a_runtime_does_not_run(site: Site) -> None:
+async def test_buffered_states_are_not_shown_as_running(site: Site) -> None:
     await Flow.start(site.api, place("work"), runs=5)
     ok(await site.api.claim(["Node_work"], 1))
     ok(await site.api.native_claim({"Node_work": 3}, limit=3, worker_id="w-1"))
@@ -307,7 +307,7 @@ async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form(site: Sit
     assert 'name="text" value="&#34;&gt;"' in html
 
 
-async def test_a_text_leads_to_the_only_thing_it_stands_for_or_lists_them(site: Site) -> None:
+async def test_the_search_redirects_to_a_single_hit_or_lists_all(site: Site) -> None:
     flow, state = await failed_run(site.api)
     near = str(UUID(int=UUID(flow.run_id).int ^ 1))
     ok(await site.api.native_trigger("orders", near, inputs={"note": "x"}))
@@ -355,9 +355,7 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
         assert "No states match" in await site.browser.page(f"{path}?{query}")
 
 
-async def test_states_are_listed_failed_first_or_as_sorted_and_every_page_once(
-    site: Site, clock: SettableClock
-) -> None:
+async def test_states_are_listed_in_each_order_without_gaps(site: Site, clock: SettableClock) -> None:
     flow = await fan_out(site, 40, retry_policy=NO_RETRY)
     leaves = [state["state_id"] for state in await flow.take("leaf", 40)]
     clock.advance(1_000)
@@ -388,7 +386,7 @@ async def test_states_are_listed_failed_first_or_as_sorted_and_every_page_once(
     assert first == leaves[:28], "what was cancelled has not failed"
 
 
-async def test_a_run_begins_with_what_failed_first_and_how_often(site: Site, clock: SettableClock) -> None:
+async def test_the_page_of_a_run_shows_its_failures_first(site: Site, clock: SettableClock) -> None:
     flow = await Flow.start(
         site.api,
         place("fan", "leaf"),
@@ -414,7 +412,7 @@ async def test_a_run_begins_with_what_failed_first_and_how_often(site: Site, clo
     assert re.findall(r">(\d+ min) ago<", html) == ["6 min", "1 min", "4 min", "1 min", "6 min"]
 
 
-async def test_the_picture_of_a_run_has_one_box_for_each_place_whatever_the_fan_out(site: Site) -> None:
+async def test_the_picture_of_a_run_has_one_box_for_each_node(site: Site) -> None:
     flow = await fan_out(site, 3_000)
     path = f"/ns/shop/runs/{flow.run_id}"
     picture = await site.browser.fragments(path, "graph")
@@ -445,9 +443,7 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases(site: 
     assert flow.run_id in html
 
 
-async def test_a_state_shows_what_it_logged_and_printed_and_folds_it_if_that_is_much(
-    site: Site, clock: SettableClock
-) -> None:
+async def test_a_state_shows_its_log_folded_if_it_is_long(site: Site, clock: SettableClock) -> None:
     await Flow.start(site.api, place("work", inputs={"v": "x"}))
     for lines in (1, 41):
         clock.advance(1)
@@ -463,7 +459,7 @@ async def test_a_state_shows_what_it_logged_and_printed_and_folds_it_if_that_is_
         assert ("41 lines, the last at 12:00:00 UTC" in html) is (lines > 40)
 
 
-async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned(site: Site) -> None:
+async def test_an_invalid_graph_shows_each_problem_at_its_node(site: Site) -> None:
     ok(await site.api.register([declare("Node_a")]))
     body = site.api.body(
         [place("a", "b"), {**place("b"), "timeout_minutes": 90}],
@@ -488,7 +484,7 @@ async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned(site: Site
     assert html.count("was cancelled; to upsert the graph begins it again") == 2
 
 
-async def test_a_node_that_nobody_offers_stands_out_until_somebody_does(site: Site) -> None:
+async def test_a_node_without_a_runtime_is_marked(site: Site) -> None:
     await Flow.start(site.api, place("work"))
     assert "no runtime offers it" in await site.browser.page("/ns/shop/nodes")
     assert "no runtime offers this" in await site.browser.page("/ns/shop/nodes/Node_work")
@@ -564,7 +560,7 @@ async def test_a_runtime_shows_what_it_runs(site: Site) -> None:
     assert "<script>alert" not in html
 
 
-async def test_what_waits_for_a_runtime_that_nobody_runs_says_so_wherever_it_is_looked_at(site: Site) -> None:
+async def test_states_without_a_runtime_are_marked_on_every_page(site: Site) -> None:
     flow = await Flow.start(site.api, place("work"))
     run = f"/ns/shop/runs/{flow.run_id}"
     state = re.findall(r"/ns/shop/states/([0-9a-f]{24})", await site.browser.fragments(run, "states"))[0]
@@ -605,9 +601,7 @@ async def test_what_was_cancelled_does_not_look_like_an_error(site: Site, clock:
     assert "and 28 more" in events
 
 
-async def test_a_run_begins_with_what_it_was_started_with_and_what_came_out(
-    site: Site, clock: SettableClock
-) -> None:
+async def test_the_page_of_a_run_shows_its_inputs_and_results(site: Site, clock: SettableClock) -> None:
     flow = await Flow.deploy(
         site.api,
         place("work", "end", inputs={"note": "of the graph"}),
@@ -643,7 +637,7 @@ async def test_a_run_begins_with_what_it_was_started_with_and_what_came_out(
     assert ["by hand" in each for each in shown] == [False, True, False]
 
 
-async def test_a_runtime_that_fell_silent_is_still_seen() -> None:
+async def test_a_silent_runtime_is_still_shown() -> None:
     monotonic = SettableClock()
     async with open_site(monotonic=monotonic) as site:
         ok(
@@ -660,7 +654,7 @@ async def test_a_runtime_that_fell_silent_is_still_seen() -> None:
         assert "Drain this runtime" not in html
 
 
-async def test_in_a_large_run_what_began_and_what_ended_it_is_drawn(site: Site) -> None:
+async def test_the_timeline_of_a_large_run_shows_its_first_and_last_states(site: Site) -> None:
     flow = await Flow.start(
         site.api,
         place("begin", "fan"),

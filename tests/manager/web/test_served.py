@@ -17,7 +17,7 @@ from tests.support.helpers import ok, open_client, refused
 from tests.support.processes import EXOTRIO, ended, exotrio, link_in
 
 
-async def test_what_is_embedded_can_be_looked_at_while_the_block_lasts(
+async def test_an_embedded_state_manager_is_served_while_the_block_lasts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("STATE_MANAGER_SECRET", "EXOSPHERE_API_KEY"):
@@ -51,7 +51,7 @@ async def test_a_sign_in_link_can_lead_to_any_page() -> None:
         assert 'href="/ns/a%20b/graphs/c?d=e&amp;f"' in welcome.text
 
 
-async def test_a_worker_whose_process_has_ended_is_shown_no_more() -> None:
+async def test_a_runtime_whose_process_has_ended_is_not_shown() -> None:
     async with (
         embedded_and_served(":memory:") as served,
         open_client(url=served.url, key=served.key.text) as client,
@@ -63,14 +63,14 @@ async def test_a_worker_whose_process_has_ended_is_shown_no_more() -> None:
         refused(await client.post(f"{path}/worker/w/drain"), 404)
 
 
-async def test_an_error_of_the_block_comes_out_bare() -> None:
+async def test_an_error_of_the_block_is_raised_unwrapped() -> None:
     with pytest.raises(ConfigurationError):
         async with embedded_and_served(":memory:"):
             raise ConfigurationError("mine")
 
 
 @pytest.mark.parametrize("options", [(), ("--log-format", "json"), ("--db", ":memory:")])
-def test_a_run_is_served_as_long_as_it_lasts_and_says_how_to_sign_in(
+def test_run_serve_prints_a_sign_in_link_and_serves_until_the_end(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "app.py").write_text(gated.APP, "utf-8")
