@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 Uniform = Callable[[float, float], float]
 
 MAX_DELAY_MS = 10 * 365 * 86_400_000
-"""Ten years: a longer delay is a mistake, and it keeps every sum of times within 64 bits."""
+"""Ten years: a longer delay is a mistake. With this limit every sum of times fits into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Backoff:
     def pause(self, failures: int, at_least: float | None = None) -> float:
         """Return the seconds to wait before the next attempt.
 
-        ``failures`` are those before the last one; ``at_least`` is what a server asked for (``Retry-After``).
+        ``failures`` are those before the last one; ``at_least`` is the minimum that a server requires
+        (``Retry-After``).
         """
         pause = random.uniform(0.0, min(self.cap, self.base * 2.0 ** min(failures, 64)))
         return pause if at_least is None else max(pause, at_least)
@@ -33,9 +34,9 @@ class Backoff:
 WITHIN_CALL = Backoff(0.25, 2.0)
 """For attempts that a caller waits for."""
 OUTAGE = Backoff(0.25, 10.0)
-"""For attempts that go on until one succeeds: they find a server that is back soon, and do not flood it."""
+"""For attempts that continue until one succeeds: a server that is back is soon used, and not flooded."""
 REFUSED = Backoff(2.0, 30.0)
-"""For what a server understood and refused: it will hardly accept it soon."""
+"""For requests that a server understood and refused: it will probably not accept them soon."""
 
 
 @dataclass(slots=True)

@@ -14,8 +14,8 @@ ROOT = Path("/")
 def usable_cores(root: Path = ROOT) -> int:
     """Return how many cores this process may use, 1 or more.
 
-    That is what its affinity allows (``taskset``, cpusets), and no more than the limits of the control groups
-    that it is in, rounded up (``docker run --cpus``, limits of Kubernetes).
+    The number is bounded by its affinity (``taskset``, cpusets) and by the limits of its control groups,
+    rounded up (``docker run --cpus``, limits of Kubernetes).
 
     Args:
         root: Folder of the system's files, for tests.
@@ -27,18 +27,18 @@ def usable_cores(root: Path = ROOT) -> int:
 def _limits(root: Path) -> list[float]:
     groups = root / "sys/fs/cgroup"
     with suppress(OSError):
-        found = []
+        limits: list[float | None] = []
         for line in (root / "proc/self/cgroup").read_text("utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             own = path.lstrip("/")
             if not controllers:  # version 2
-                found += [_limit(folder / "cpu.max") for folder in _with_parents(groups, own)]
+                limits += [_limit(folder / "cpu.max") for folder in _with_parents(groups, own)]
             elif "cpu" in controllers.split(","):
-                found += [
+                limits += [
                     _limit(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
                     for folder in _with_parents(groups / controllers, own)
                 ]
-        return [limit for limit in found if limit is not None]
+        return [limit for limit in limits if limit is not None]
     return []
 
 

@@ -1,4 +1,4 @@
-"""What crosses from one thread to the Trio loop of another."""
+"""Calls and events from any thread to a Trio loop in another thread."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def call_in_loop(
 ) -> None:
     """Call ``function`` in the Trio loop of ``token``, soon. From any thread, and from a signal handler.
 
-    Without a token, or once the loop is over, nothing happens. An error of the function would end the loop.
-    With ``once``, several calls before the loop gets to it are one.
+    Without a token, or once the loop has ended, nothing happens. An error of the function would end the loop.
+    With ``once``, several calls become one, if the loop has not made the first of them yet.
     """
     if token is not None:
         with suppress(trio.RunFinishedError):
@@ -25,14 +25,14 @@ def call_in_loop(
 
 
 class ThreadsafeEvent:
-    """An event that any thread may set, and that one Trio task waits for, time and again."""
+    """An event that any thread may set repeatedly, and that one Trio task waits for repeatedly."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
 
     def attach(self) -> None:
-        """Make this loop the one that waits. What was set before does not count."""
+        """Make this loop the one that waits. Earlier calls of ``set`` do not count."""
         self._event = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
 

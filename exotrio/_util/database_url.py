@@ -1,6 +1,6 @@
-"""URLs of PostgreSQL databases: recognizing them, and showing them without what is secret in them.
+"""URLs of PostgreSQL databases: recognizing them, and showing them without their passwords.
 
-They are read as libpq reads them, which is not as ``urllib`` does: a password may have a ``?`` in it there.
+They are read as libpq reads them, which differs from ``urllib``: a password may contain a ``?``.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ SCHEMES = ("postgresql://", "postgres://")
 _SECRET_WORDS = ("password", "secret", "scram")
 """Parts of the names of parameters whose values are secret."""
 _UNENCRYPTED = ("disable", "allow", "prefer")
-"""Modes in which libpq goes on without TLS: always, or whenever the other side refuses it."""
-_OF_NO_FILE = re.compile(r"://|^postgres(ql)?:|(^|\s)(host|dbname|service|user|password)\s*=")
+"""Modes in which libpq connects without TLS: always, or if the server refuses it."""
+_NOT_A_FILE = re.compile(r"://|^postgres(ql)?:|(^|\s)(host|dbname|service|user|password)\s*=")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseUrl:
-    """A URL, taken apart.
+    """The parts of a URL.
 
     Attributes:
         text: All of it, for libpq.
-        shown: Without passwords, for everybody.
+        shown: Without passwords, for every reader.
         secrets: The passwords, as they are written and decoded.
-        hosts: Names, addresses or folders of sockets; empty if libpq's defaults count.
-        parameters: Names behind the ``?``.
-        sslmode: The TLS that it asks for, in libpq's words; empty if it does not say.
+        hosts: Names, addresses or folders of sockets; empty if libpq's defaults apply.
+        parameters: Names after the ``?``.
+        sslmode: Its mode of TLS, in libpq's words; empty if it has none.
     """
 
     text: str = field(repr=False)
@@ -44,7 +44,7 @@ class DatabaseUrl:
     sslmode: str
 
     def redact(self, text: str) -> str:
-        """Return a text, of libpq for example, without the passwords and without the URL itself."""
+        """Return a text, such as an error of libpq, without the passwords and without the URL itself."""
         text = text.replace(self.text, self.shown)
         for secret in sorted(self.secrets, key=len, reverse=True):
             text = text.replace(secret, MASK)
@@ -73,12 +73,12 @@ def is_database_url(db: str | Path) -> bool:
 def check_database(db: str | Path) -> None:
     """Check that this names a file, memory, or a PostgreSQL.
 
-    ConfigurationError: it is the URL of something else, half a URL, or libpq's ``key=value``. As a path it
-    would become files that are named after it, with the password in it.
+    ConfigurationError: it is another kind of URL, half a URL, or libpq's ``key=value``. Used as a path, it
+    would become the name of files, with the password in it.
     """
     if is_database_url(db):
         parse_database_url(str(db))
-    elif _OF_NO_FILE.search(str(db)):
+    elif _NOT_A_FILE.search(str(db)):
         raise ConfigurationError(
             "the database is neither a file nor the URL of a PostgreSQL",
             fix="write postgresql://user@host:5432/name, or name a file for SQLite",
@@ -86,15 +86,15 @@ def check_database(db: str | Path) -> None:
 
 
 def shown_database(db: str | Path) -> str:
-    """Return the name of a database, a file or a URL, as it may be shown."""
+    """Return the name of a database, a file or a URL, without passwords."""
     return parse_database_url(str(db)).shown if is_database_url(db) else str(db)
 
 
 def parse_database_url(text: str, *, source: str = "the argument db") -> DatabaseUrl:
-    """Take a URL apart.
+    """Parse a URL.
 
-    ConfigurationError: it is not one, or a user name or password in it is not percent-encoded, so that a
-    part of it would be taken for the host. The error shows nothing of it.
+    ConfigurationError: it is not one, or a user name or password in it is not percent-encoded, so that a part
+    of it would be taken for the host. The error does not show any part of it.
     """
     scheme = next((each for each in SCHEMES if text.startswith(each)), None)
     if scheme is None:
@@ -103,12 +103,12 @@ def parse_database_url(text: str, *, source: str = "the argument db") -> Databas
             where=f"it came from {source}",
             fix="write it as postgresql://user@host:5432/name",
         )
-    rest = text[len(scheme) :]
-    credentials, at, behind = rest.partition("@")
+    url = text[len(scheme) :]
+    credentials, at, rest = url.partition("@")
     if not at or "/" in credentials:
-        credentials, at, behind = "", "", rest
-    place, mark, query = behind.partition("?")
-    if "@" in place or any(character.isspace() for character in text):
+        credentials, at, rest = "", "", url
+    target, mark, query = rest.partition("?")
+    if "@" in target or any(character.isspace() for character in text):
         raise ConfigurationError(
             "the user name or the password in the URL of the database is not percent-encoded",
             where=f"it came from {source}",
@@ -118,13 +118,13 @@ def parse_database_url(text: str, *, source: str = "the argument db") -> Databas
     parameters = [pair.partition("=") for pair in query.split("&") if pair]
     kept = [f"{name}{sign}{value}" for name, sign, value in parameters if not _is_secret(name)]
     values = [password, *(value for name, _, value in parameters if _is_secret(name))]
-    hosts = [unquote(_without_port(host)) for host in place.partition("/")[0].split(",")]
+    hosts = [unquote(_without_port(host)) for host in target.partition("/")[0].split(",")]
     for name, _, value in parameters:
         if name in {"host", "hostaddr"}:
             hosts += unquote(value).split(",")
     return DatabaseUrl(
         text=text,
-        shown=f"{scheme}{user}{at if user else ''}{place}{mark if kept else ''}{'&'.join(kept)}",
+        shown=f"{scheme}{user}{at if user else ''}{target}{mark if kept else ''}{'&'.join(kept)}",
         secrets=tuple({form for value in values if value for form in (value, unquote(value))}),
         hosts=tuple(filter(None, hosts)),
         parameters=frozenset(name for name, _, _ in parameters),
@@ -153,7 +153,7 @@ def _is_local(host: str) -> bool:
 
 
 def _libpq_hosts() -> list[str] | None:
-    """Return where libpq's own variables say that PostgreSQL is; None if a service file says it."""
+    """Return the hosts of PostgreSQL in libpq's own variables; None if a service file names them."""
     if os.environ.get("PGSERVICE"):
         return None
     values = ",".join(os.environ.get(name, "") for name in ("PGHOST", "PGHOSTADDR"))
@@ -161,5 +161,5 @@ def _libpq_hosts() -> list[str] | None:
 
 
 def _libpq_sslmode() -> str | None:
-    """Return the TLS that libpq's own variables ask for; None if a service file may say it."""
+    """Return the mode of TLS in libpq's own variables; None if a service file may have one."""
     return os.environ.get("PGSSLMODE") or (None if os.environ.get("PGSERVICE") else "prefer")

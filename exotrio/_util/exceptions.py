@@ -1,4 +1,4 @@
-"""What is inside exception groups. Each nursery wraps what it raises in one."""
+"""The contents of exception groups. Each nursery wraps what it raises in one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def single_leaf(error: BaseException) -> BaseException:
 
 def without_cancelled(error: BaseException) -> BaseException | None:
     """Return ``error`` without any ``trio.Cancelled`` and without a group of one; None if nothing is left."""
-    import trio  # here, since what only prints help need not wait for it
+    import trio  # here, since commands that only print help need not wait for it
 
     if isinstance(error, trio.Cancelled):
         return None

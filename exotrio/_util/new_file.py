@@ -19,14 +19,14 @@ OVERWRITE = "overwrite=True"
 
 
 def require_place(path: Path, *, overwrite: bool, option: str = OVERWRITE) -> None:
-    """Raise ConfigurationError if something is there, unless it is a file and is to be overwritten.
+    """Raise ConfigurationError if ``path`` exists, unless it is a file and may be overwritten.
 
-    ``option`` is how the user says that it is, for the message.
+    ``option`` is how the user allows that, for the message.
     """
     if os.path.lexists(path) and not overwrite:
         raise _exists(path, option)
     if os.path.lexists(path) and not path.is_file():
-        # A folder, or a device such as /dev/null, which root would replace for everybody.
+        # A folder, or a device such as /dev/null, which root would replace for all users.
         raise ConfigurationError(f"{path} is not a regular file", fix="choose another name")
 
 
@@ -35,7 +35,7 @@ def _exists(path: Path, option: str = OVERWRITE) -> ConfigurationError:
 
 
 class NewFile:
-    """A file that is being written under another name (``aside``), and renamed when it is complete.
+    """A file that is written under another name (``aside``), and renamed when it is complete.
 
     Args:
         what: What it is, for errors: ``the backup``.
@@ -48,7 +48,7 @@ class NewFile:
         self._error = error
         self.aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         self._fd: int | None = None
-        # A cancelled task of asyncio does not wait for its thread: that may still write, or begin to.
+        # A cancelled task of asyncio does not wait for its thread, which may still write, or begin to.
         self._lock = threading.Lock()
         self._removed = False
 
@@ -72,7 +72,8 @@ class NewFile:
             os.fsync(self._fd)
 
     def put_in_place(self, *, overwrite: bool) -> None:
-        """Rename it to its final name; raise ConfigurationError if that was taken meanwhile."""
+        """Rename it to its final name; raise ConfigurationError if a file of that name was created
+        meanwhile."""
         with self._change("renamed"):
             if overwrite:
                 os.replace(self.aside, self._path)
@@ -128,7 +129,7 @@ class NewFile:
 
 
 def write_new(path: Path, content: bytes, what: str, *, overwrite: bool) -> None:
-    """Write a whole file; raise ConfigurationError if it cannot be written, or its name is taken."""
+    """Write a whole file; raise ConfigurationError if it cannot be written, or if one of its name exists."""
     file = NewFile(path, what, ConfigurationError)
     try:
         file.open()

@@ -1,10 +1,10 @@
 """Keeps secrets out of texts: errors, progress, logs, exports and records.
 
-A value is masked in the forms in which it usually gets into a text: as it is and line by line, escaped for
-Python or JSON (twice, since texts travel within texts), for HTML, a shell or SQL, percent-encoded, in hex,
-and in Base64 at each of its three alignments. Line breaks within a form do not matter, so it may be wrapped
-at any width. Not covered, since no list of such forms ends: other encodings (reversed, compressed, a hex dump
-with offsets), and two different ones on top of each other, such as HTML in JSON.
+A value is masked in the forms that usually occur in texts: as it is and line by line, escaped for Python or
+JSON (twice, since texts are quoted within texts), for HTML, a shell or SQL, percent-encoded, in hex, and in
+Base64 at each of its three alignments. Line breaks within a form do not matter, so it may be wrapped at any
+width. Not covered, since a list of such forms has no end: other encodings (reversed, compressed, a hex dump
+with offsets), and combinations of two different ones, such as HTML in JSON.
 
 A part of a text (the beginning that a listing shows, the end that a query read) may begin or end within a
 secret, where no form of it matches. A caller that has only a part says so, and the characters at its edges
@@ -24,25 +24,26 @@ from itertools import groupby
 from urllib.parse import quote, quote_plus
 
 MIN_SECRET = 6
-"""Characters. Shorter values occur in any text by chance: masking them would garble it and reveal them."""
+"""Characters. Shorter values occur in texts by chance: masking them would garble these and reveal the
+values."""
 
 MASK = "***"
 
 MAX_ELLIPSES = 1_000
-"""Places of one text at which shortened secrets are looked for."""
+"""Maximum number of ellipses in one text at which shortened secrets are searched for."""
 
 _PIECE = 256
 """Characters. Longer forms are also masked piece by piece, so that an edge costs two pieces at most."""
 MAX_CACHED = 500_000
 """Characters of the secrets whose redactors are cached: their forms take about a hundred times as many."""
 _MANY = 500
-"""Forms. From here on it is faster to look up what is in the text than to search it for each form."""
+"""Forms. With more, it is faster to look up each part of the text than to search it for each form."""
 _BREAK = re.compile(r"((?:[\r\n]|\\{1,4}[rn\r\n])[\s|]*)")
 """The end of a line, also escaped or continued, with the indentation of the next one."""
 _ELLIPSIS = re.compile(r"(\.{3,}|…)")
 _HTML_QUOTES = (("&quot;", "&#x27;"), ("&quot;", "&#39;"), ("&#34;", "&#39;"), ("&quot;", "&apos;"))
 _URL_SAFE = ("", "/", "!'()*", "!$&'()*+,;=:@/", "!#$&'()*+,/:;=?@")
-"""What quote, urlencode, encodeURIComponent, HTTP clients and encodeURI leave as it is in a path or query."""
+"""Characters that quote, urlencode, encodeURIComponent, HTTP clients and encodeURI do not encode."""
 
 
 class Redactor:
@@ -106,7 +107,7 @@ class Redactor:
         return ["".join(parts)[1:] for parts in split]
 
     def _redact_shortened(self, text: str) -> str:
-        """Mask the parts of secrets beside an ellipsis: pydantic shows 50 characters of a value."""
+        """Mask the parts of secrets next to an ellipsis: pydantic shows 50 characters of a value."""
         if self._ends.isdisjoint(_beginnings(text)):
             return text
         parts = _ELLIPSIS.split(text, MAX_ELLIPSES)
@@ -160,7 +161,7 @@ NO_SECRETS = Redactor()
 
 
 class _Recent:
-    """Redactors that were needed lately, by their secrets: a large secret has thousands of forms."""
+    """Recently used redactors by their secrets: a large secret has thousands of forms."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -211,7 +212,7 @@ def _forms_of(secret: str) -> Iterator[str]:
 
 
 def _escaped(text: str) -> Iterator[str]:
-    """Yield a text as it stands in a string literal of Python, within either quotes, or of JSON."""
+    """Yield a text as it is written in a string literal of Python, in both kinds of quotes, or of JSON."""
     within_single = repr(f'"{text}')[2:-1]
     yield within_single
     yield within_single.replace("\\'", "'")
@@ -220,7 +221,7 @@ def _escaped(text: str) -> Iterator[str]:
 
 
 def _quoted(text: str) -> Iterator[str]:
-    """Yield a text as it stands in HTML and XML, within the quotes of SQL and of a shell, and without."""
+    """Yield a text as it is written in HTML and XML, in SQL and in a shell, with and without quotes."""
     in_html = html.escape(text, quote=False)
     yield in_html
     for double, single in _HTML_QUOTES:
@@ -242,10 +243,10 @@ def _percent_encoded(text: str) -> Iterator[str]:
 
 
 def _base64(data: bytes) -> Iterator[str]:
-    """Yield the characters that stand for ``data`` alone, whatever comes before and behind it."""
+    """Yield the characters that encode ``data`` alone, independent of the data before and after it."""
     for before in range(3):
         text = b64encode(bytes(before) + data).decode()
-        # The first characters hold bits of what comes before, too, the last ones of what follows.
+        # The first and the last characters also encode bits of the data before and after it.
         yield text[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]
 
 
@@ -272,7 +273,7 @@ def _occurring(text: str, forms: list[str], by_begin: Mapping[str, list[str]]) -
 
 
 def _grouped(forms: Iterable[str]) -> dict[str, list[str]]:
-    """Return the forms by the least of each that is looked for."""
+    """Return the forms by their first six characters."""
     groups: dict[str, list[str]] = {}
     for form in forms:
         groups.setdefault(form[:MIN_SECRET], []).append(form)
@@ -280,7 +281,7 @@ def _grouped(forms: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _overlap(text: str, forms: Mapping[str, list[str]]) -> int:
-    """Return how many characters at the end of ``text`` begin one of ``forms``; 0 if it may be chance."""
+    """Return how many characters at the end of ``text`` begin one of ``forms``; 0 if too few to be sure."""
     for start in range(len(text) - MIN_SECRET + 1):
         for form in forms.get(text[start : start + MIN_SECRET], ()):
             if form.startswith(text[start:]):

@@ -1,4 +1,4 @@
-"""httpx without its command line, which imports rich, pygments and click: three quarters of the time.
+"""httpx without its command line, whose imports (rich, pygments, click) take three quarters of the time.
 
 Import ``httpx`` from here, or after this.
 """

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import overload
 
 MAX_DURATION = 100 * 365 * 86_400.0
-"""Seconds; no calendar holds what lies much further away."""
+"""Seconds. Times much further in the future exceed the range of dates."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _FORM = re.compile(r"([0-9]{1,9})([smhd])")
@@ -52,12 +52,12 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: it is not a duration, or longer than 100 years.
     """
-    found = _FORM.fullmatch(text.strip())
-    if found is None:
+    match = _FORM.fullmatch(text.strip())
+    if match is None:
         raise ValueError(
             f"{text!r} is not a duration: write a whole number and s, m, h or d, as in 30d or 12h"
         )
-    seconds = float(int(found[1]) * _SECONDS[found[2]])
+    seconds = float(int(match[1]) * _SECONDS[match[2]])
     if not 0 < seconds <= MAX_DURATION:
         raise ValueError(f"{text!r} is out of range: a duration is above zero and at most 100 years")
     return seconds
@@ -67,7 +67,7 @@ def format_duration(seconds: float | None) -> str:
     """Return a duration such as ``850 ms``, ``1.6 s``, ``4 min 10 s`` or ``3 d 2 h``; a dash for None."""
     if seconds is None:
         return "—"
-    # Whole microseconds: what was milliseconds before is not to end a hair below one.
+    # Whole microseconds: milliseconds must not become slightly less by their conversion.
     seconds = round(max(0.0, seconds), 6)
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"

@@ -1,7 +1,8 @@
 """Spans of OpenTelemetry, if the program traces: it has imported that and configured a provider of tracers.
 
-Nothing here imports OpenTelemetry before the program did, and a program that does not trace pays for a look
-into a dict. An error of a provider, or of one of its processors, is logged and costs the span, nothing else.
+This module imports OpenTelemetry only after the program has; in a program that does not trace it only looks
+into a dict. An error of a provider, or of one of its processors, is logged; then the span is lost, nothing
+else.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Span:
     """A span that began. It is ended once, by ``end``.
 
     Attributes:
-        context: Its trace context as W3C's ``traceparent``: what others need to continue the trace.
+        context: Its trace context as W3C's ``traceparent``, by which other processes continue the trace.
     """
 
     __slots__ = ("_before", "_span", "context")
@@ -46,7 +47,7 @@ class Span:
         context.attach(trace.set_span_in_context(self._span, self._before))
 
     def leave(self) -> None:
-        """Make the span current again that was so before ``enter``. In the same task."""
+        """Make the span current again that was current before ``enter``. In the same task."""
         from opentelemetry import context
 
         if self._before is not None:
@@ -85,7 +86,7 @@ def begin(
 
     Args:
         name: Its name.
-        kind: What begins work for somebody else is a producer, what does that work is a consumer.
+        kind: A producer begins work that a consumer does.
         attributes: Called only if the program traces.
         trace: Trace contexts with a space between them: its parent, and spans to link to. A consumer without
             one is the root of a trace; the parent of a producer is the current span.
@@ -99,7 +100,7 @@ def begin(
 
 @contextmanager
 def producing(name: str, attributes: Callable[[], Mapping[str, Value]]) -> Iterator[Span | None]:
-    """Have a span of what begins work for others, current in the body; None if nothing is traced."""
+    """Provide the span of a producer, which is current in the body; None if nothing is traced."""
     span = begin(name, "producer", attributes)
     if span is None:
         yield None
@@ -118,14 +119,14 @@ def producing(name: str, attributes: Callable[[], Mapping[str, Value]]) -> Itera
 
 @contextmanager
 def following(trace_context: str | None) -> Iterator[None]:
-    """Have a span of another process, if there is one, be the current one in the body."""
-    found = None if trace_context is None else _parsed(trace_context)
-    if found is None:
+    """Make a span of another process, if there is one, the current one in the body."""
+    parent = None if trace_context is None else _parsed(trace_context)
+    if parent is None:
         yield
         return
     from opentelemetry import context, trace
 
-    token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(found)))
+    token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(parent)))
     try:
         yield
     finally:
@@ -141,7 +142,7 @@ def _failures_logged() -> Iterator[None]:
 
 
 def _begun(
-    name: str, kind: str, attributes: Callable[[], Mapping[str, Value]], given: str | None
+    name: str, kind: str, attributes: Callable[[], Mapping[str, Value]], trace_contexts: str | None
 ) -> Span | None:
     from opentelemetry import trace
     from opentelemetry.context import Context, get_current
@@ -149,7 +150,7 @@ def _begun(
     provider = trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):  # none was set
         return None
-    contexts = [found for text in (given or "").split() if (found := _parsed(text)) is not None]
+    contexts = [each for text in (trace_contexts or "").split() if (each := _parsed(text)) is not None]
     parent = get_current() if kind == "producer" else Context()
     if contexts:
         parent = trace.set_span_in_context(trace.NonRecordingSpan(contexts[0]), parent)
@@ -160,10 +161,10 @@ def _begun(
         attributes=attributes(),
         links=[trace.Link(context) for context in contexts[1:]],
     )
-    made = span.get_span_context()
-    if not made.is_valid:  # of a provider that is switched off, as by OTEL_SDK_DISABLED
+    own = span.get_span_context()
+    if not own.is_valid:  # of a provider that is switched off, as by OTEL_SDK_DISABLED
         return None
-    return Span(span, f"00-{made.trace_id:032x}-{made.span_id:016x}-{made.trace_flags:02x}")
+    return Span(span, f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}")
 
 
 def _parsed(text: str) -> SpanContext | None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# C0, C1 and DEL; what changes the direction of text; what some programs take for a line end.
-# Tabs and line ends stay; one_line escapes them, too.
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# C0, C1 and DEL; characters that change the direction of text; those that some programs treat as line ends.
+# Tabs and line ends are kept; one_line escapes them, too.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def plural(count: int, noun: str) -> str:
@@ -22,16 +22,16 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def listed(names: Iterable[str], most: int = 10, separator: str = ", ") -> str:
-    """Return names in a row, the first ones of many: ``a, b and 3 more``; ``none`` without any."""
+def listed(names: Iterable[str], limit: int = 10, separator: str = ", ") -> str:
+    """Return names in one line, only the first ones of many: ``a, b and 3 more``; ``none`` without any."""
     known = list(names)
-    more = f" and {len(known) - most:,} more" if len(known) > most else ""
-    return (separator.join(known[:most]) + more) or "none"
+    more = f" and {len(known) - limit:,} more" if len(known) > limit else ""
+    return (separator.join(known[:limit]) + more) or "none"
 
 
-def shortened(text: str, most: int) -> str:
-    """Return ``text``, or its beginning with ``...`` behind it: at most ``most`` characters."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def shortened(text: str, limit: int) -> str:
+    """Return ``text``, or its beginning followed by ``...``: at most ``limit`` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
@@ -42,7 +42,7 @@ def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     """
     spellings: dict[str, str] = {}
     for each in known:
-        # Wrong capitals are the most frequent mistake in names, and difflib counts each as a difference.
+        # Wrong capitals are the most frequent mistake in names; difflib would count each as a difference.
         spellings.setdefault(each.casefold(), each)
     close = difflib.get_close_matches(name.casefold(), spellings, n=1, cutoff=cutoff)
     return spellings[close[0]] if close else None
@@ -79,10 +79,10 @@ def readable_errors(error: ValidationError) -> list[str]:
 
     Never ``str(error)`` instead: that quotes the values, which may be secret.
     """
-    found = error.errors(include_url=False, include_input=False, include_context=False)
+    details = error.errors(include_url=False, include_input=False, include_context=False)
     return [
         ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "))))
-        for each in found
+        for each in details
     ]
 
 
@@ -98,7 +98,7 @@ def bytes_text(count: int) -> str:
 
 def harmless(text: str) -> str:
     """Return ``text`` with each control character that a terminal would obey as ``\\xNN`` or ``\\uNNNN``."""
-    return _OBEYED.sub(_escape, text)
+    return _CONTROLS.sub(_escape, text)
 
 
 def one_line(text: str) -> str:
@@ -107,10 +107,10 @@ def one_line(text: str) -> str:
 
 
 def harmless_json(text: str) -> str:
-    """Return JSON that means the same, with what a terminal would obey as ``\\uNNNN``."""
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """Return equivalent JSON, with each control character that a terminal would obey as ``\\uNNNN``."""
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
