@@ -23,7 +23,7 @@ from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock
 from exotrio.manager.engine.managers import enter_alone, leave
 from exotrio.manager.engine.runs import cancel
 from exotrio.manager.engine.workers import ClaimsKept, ask, forget_all, keep_claim
-from exotrio.manager.queries.workers import find_worker
+from exotrio.manager.queries.runtimes import find_runtime
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
@@ -115,8 +115,8 @@ class Service:
 
     async def ask_for_tasks(self, namespace: str, worker_id: str) -> None:
         """Ask a runtime for its task tree, which comes with its next heartbeat."""
-        worker = await self.store.read_with_deadline(find_worker, namespace, worker_id, self.monotonic())
-        if not worker.last.shows_tasks:
+        runtime = await self.store.read_with_deadline(find_runtime, namespace, worker_id, self.monotonic())
+        if not runtime.shows_tasks:
             raise Refused(409, f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
         await self.store.write(ask, namespace, worker_id, "tasks")
 

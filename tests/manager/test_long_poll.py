@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from exotrio._httpd import ConnectionLimiter, open_listeners, serve_http, urls
 from exotrio.manager import create_app, serve
-from exotrio.manager.queries.workers import workers_of
+from exotrio.manager.queries.runtimes import runtimes_of
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import executed_item, item_for
@@ -380,7 +380,7 @@ async def test_polls_leave_connections_for_those_who_have_something_to_say() -> 
             await flow.take("b")
             for worker in ("one", "two", "three"):
                 nursery.start_soon(poll, worker)
-                while worker not in {each.worker_id for each in await read(workers_of, "tests", 0)}:
+                while worker not in {each.worker_id for each in await read(runtimes_of, "tests", 0)}:
                     await trio.lowlevel.checkpoint()
             answer = await poll("one too many")
             assert (ok(answer)["states"], answer.headers["connection"]) == ([], "close")

@@ -19,7 +19,7 @@ from exotrio.manager.engine.workers import (
     FORGOTTEN_AFTER_MS,
     STOPPED_FORGOTTEN_AFTER_MS,
 )
-from exotrio.manager.queries.workers import progress_of, workers_of
+from exotrio.manager.queries.runtimes import progress_of, runtimes_of
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.support.doubles import running
@@ -132,7 +132,7 @@ async def test_progress_is_that_of_the_runtime_which_was_heard_of_last(manager: 
         body = {"worker_id": worker_id, "runtime": "r", "phase": "running", "states": [state]}
         beat = HeartbeatRequest.model_validate(body)
         await store.write(workers.heartbeat, "n", beat, now - ago, terms)
-    found = await store.read_with_deadline(lambda view: progress_of(workers_of(view, "n", now)))
+    found = await store.read_with_deadline(lambda view: progress_of(runtimes_of(view, "n", now)))
     assert found["S"].fraction == 0.1
 
 

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, Graph, GraphNodeModel, StateManager
 from exotrio._wire.native import HeartbeatProgress
 from exotrio.manager import open_service
-from exotrio.manager.queries.workers import progress_of, workers_of
+from exotrio.manager.queries.runtimes import progress_of, runtimes_of
 from exotrio.monitoring import Progress
 from exotrio.testing import Executed, run_node
 from tests.support.doubles import NativeServer, V0Server, running, runtime
@@ -167,7 +167,7 @@ async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_
     async with open_service(":memory:", settings=NO_SETTINGS) as service:
 
         async def known(namespace: str) -> dict[str, HeartbeatProgress]:
-            return progress_of(await service.store.read(workers_of, namespace, service.monotonic()))
+            return progress_of(await service.store.read(runtimes_of, namespace, service.monotonic()))
 
         transport = embedded_in(service)
         rt = runtime(transport, Pages)

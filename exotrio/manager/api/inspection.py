@@ -28,7 +28,7 @@ from exotrio.manager.engine.workers import ask
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
-from exotrio.manager.queries.workers import find_worker, list_workers
+from exotrio.manager.queries.runtimes import find_runtime, list_runtimes
 from exotrio.manager.service import Service
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -72,7 +72,8 @@ class Inspection:
 
     @ApiRoute("GET", NS + "/workers", "List runtimes", RuntimeList)
     async def workers(self, request: Request, namespace: str) -> Response:
-        return reply(await self._store.read_with_deadline(list_workers, namespace, self._service.monotonic()))
+        now = self._service.monotonic()
+        return reply(await self._store.read_with_deadline(list_runtimes, namespace, now))
 
     @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply)
     async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
@@ -87,15 +88,15 @@ class Inspection:
     @ApiRoute("GET", WORKER + "/tasks", "Show the tasks of a runtime", TasksReply)
     async def show_tasks(self, request: Request, namespace: str, worker_id: str) -> Response:
         """Show the task tree that a runtime sent last; None before the first one."""
-        worker = await self._store.read_with_deadline(
-            find_worker, namespace, worker_id, self._service.monotonic()
+        runtime = await self._store.read_with_deadline(
+            find_runtime, namespace, worker_id, self._service.monotonic()
         )
         return reply(
             {
-                "worker_id": worker.worker_id,
-                "asked": worker.tasks_asked,
-                "tasks": worker.tasks,
-                "age_ms": worker.tasks_ms,
+                "worker_id": runtime.worker_id,
+                "asked": runtime.tasks_requested,
+                "tasks": runtime.tasks,
+                "age_ms": runtime.tasks_ms,
             }
         )
 

@@ -2,7 +2,7 @@
 
 Rows of two tables, so that every state manager on a database knows all runtimes: ``workers`` for those that
 say who they are, ``v0_runtimes`` for what was claimed through v0, which identifies nobody. Times are on the
-clock that leases are counted in. ``queries.workers`` reads them.
+clock that leases are counted in. ``queries.runtimes`` reads them.
 """
 
 from __future__ import annotations

@@ -6,33 +6,35 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+from exotrio._util.times import from_unix_ms
+from exotrio._wire.overview import Checkup, DatabaseState, HeldClaims, LostLeases
 from exotrio.manager.engine.leases import Terms
-from exotrio.manager.queries.workers import disagreements, workers_of
+from exotrio.manager.queries.runtimes import disagreements, runtimes_of
 from exotrio.manager.store.view import View
 
 HOUR_MS = 3_600_000
 MAX_EVENTS = 20_000
-"""Events that are read, the newest ones."""
+"""The newest events, which are read."""
 _THROUGH_V0 = "manager IS NULL AND token IS NULL"
 
 
 def show_checkup(
     view: View, namespace: str, terms: Terms, now: int, describe: Callable[[View], dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the condition of the state manager, as ``Checkup``.
+) -> Checkup:
+    """Return the condition of the state manager.
 
     ``now`` is in ms on the clock of leases, and ``describe`` is that of the store.
     """
-    return {
-        "at_ms": view.now_ms,
-        "version": version("exotrio"),
-        "lease_ttl_ms": terms.lease_ttl_ms,
-        "claim_timeout_ms": terms.claim_timeout_ms,
-        "claims": _claims(view, namespace, now),
-        "leases": _leases(view, namespace),
-        "disagreements": disagreements(workers_of(view, namespace, now)),
-        "database": describe(view),
-    }
+    return Checkup(
+        at_ms=from_unix_ms(view.now_ms),
+        version=version("exotrio"),
+        lease_ttl_ms=terms.lease_ttl_ms,
+        claim_timeout_ms=terms.claim_timeout_ms,
+        claims=_claims(view, namespace, now),
+        leases=_lost_leases(view, namespace),
+        disagreements=disagreements(runtimes_of(view, namespace, now)),
+        database=DatabaseState.model_validate(describe(view)),
+    )
 
 
 def show_managers(view: View, now: int) -> list[dict[str, Any]]:
@@ -60,7 +62,7 @@ def last_backup(view: View) -> int | None:
     return None if row is None else int(row["value"])
 
 
-def _claims(view: View, namespace: str, now: int) -> list[dict[str, Any]]:
+def _claims(view: View, namespace: str, now: int) -> list[HeldClaims]:
     rows = view.execute(
         "SELECT name, count(*) FILTER (WHERE manager IS NOT NULL) AS local,"
         " count(*) FILTER (WHERE manager IS NULL AND token IS NOT NULL) AS leased,"
@@ -73,22 +75,22 @@ def _claims(view: View, namespace: str, now: int) -> list[dict[str, Any]]:
         (now, namespace),
     )
     return [
-        {
-            "node": row["name"],
-            "leased": row["leased"],
-            "local": row["local"],
-            "timed": row["timed"],
-            "leaseless": row["leaseless"],
-            "oldest_leaseless_ms": 0 if row["oldest"] is None else max(0, view.now_ms - row["oldest"]),
-            "overdue": row["overdue"],
-            "overdue_ms": now - row["first"] if row["overdue"] else 0,
-        }
+        HeldClaims(
+            node=row["name"],
+            leased=row["leased"],
+            local=row["local"],
+            timed=row["timed"],
+            leaseless=row["leaseless"],
+            oldest_leaseless_ms=0 if row["oldest"] is None else max(0, view.now_ms - row["oldest"]),
+            overdue=row["overdue"],
+            overdue_ms=now - row["first"] if row["overdue"] else 0,
+        )
         for row in rows
     ]
 
 
-def _leases(view: View, namespace: str) -> dict[str, int]:
-    found = dict(
+def _lost_leases(view: View, namespace: str) -> LostLeases:
+    counts = dict(
         view.execute(
             # A subquery for each, since a join might read all states.
             "SELECT kind, count(*) FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS newest"
@@ -97,5 +99,5 @@ def _leases(view: View, namespace: str) -> dict[str, int]:
             (MAX_EVENTS, view.now_ms - HOUR_MS, namespace),
         ).fetchall()
     )
-    poison = found.get("poison", 0)
-    return {"lost": found.get("lease lost", 0) + poison, "poison": poison}
+    poison = counts.get("poison", 0)
+    return LostLeases(lost=counts.get("lease lost", 0) + poison, poison=poison)

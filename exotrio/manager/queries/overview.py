@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from exotrio._util.times import timestamp
-from exotrio._wire.overview import MAX_RUNTIMES
+from exotrio._util.times import from_unix_ms
+from exotrio._wire.overview import MAX_RUNTIMES, NodeLoad, OldestState, Overview, Throughput
 from exotrio.manager.queries.load import (
     HOUR,
     MAX_COUNTED,
@@ -19,7 +19,7 @@ from exotrio.manager.queries.load import (
     performance,
 )
 from exotrio.manager.queries.runs import newest_runs
-from exotrio.manager.queries.workers import list_workers, live_v0_runtimes, offered
+from exotrio.manager.queries.runtimes import list_runtimes, live_v0_runtimes, offered
 from exotrio.manager.store import tallies
 from exotrio.manager.store.view import View
 
@@ -43,60 +43,56 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
     }
 
 
-def last_hour(view: View, node_ids: Iterable[int]) -> dict[str, Any]:
-    """Return how many attempts ended in each minute, the present one last, and how many of them failed.
-
-    ``first_minute`` is in minutes of Unix time.
-    """
-    minutes = tallies.in_slots(view, 1, HOUR, nodes=node_ids)
-    each = [statuses for statuses, _ in minutes.values()]
-    return {
-        "first_minute": min(minutes),
-        "ended": [one.total() for one in each],
-        "failed": [failures(one) for one in each],
-    }
-
-
-def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, Any]:
-    """Return the overview of a namespace, as ``Overview``, with its newest ``runs``.
-
-    ``now`` is in ms on the clock of leases.
-    """
+def show_overview(view: View, namespace: str, now: int, runs: int) -> Overview:
+    """Return what happens in a namespace, with its newest runs; ``now`` is in ms on the clock of leases."""
     node_ids = nodes_of(view, namespace)
     held = count_held(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace, held=held)}
     present = current(view, node_ids, list(backlogs.values()))
     oldest: Backlog | None = present.pop("oldest")
     offers = offered(view, namespace, now)
-    runtimes = list_workers(view, namespace, now, held).workers
-    return {
-        "namespace": namespace,
-        "at": timestamp(view.now_ms),
+    runtimes = list_runtimes(view, namespace, now, held).workers
+    return Overview(
+        namespace=namespace,
+        at=from_unix_ms(view.now_ms),
         **present,
-        "oldest": oldest and {"node": oldest.node, "waits_ms": round(oldest.oldest * 1000)},
-        "throughput": last_hour(view, node_ids),
-        "nodes": [
+        oldest=None if oldest is None else _oldest(oldest),
+        throughput=_last_hour(view, node_ids),
+        nodes=[
             _node(view, node_id, backlogs[name], offers.get(name, [])) for node_id, name in node_ids.items()
         ],
-        "runtimes": runtimes[:MAX_RUNTIMES],
-        "runtime_count": len(runtimes),
-        "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
-        "runs": newest_runs(view, namespace, runs),
-    }
+        runtimes=runtimes[:MAX_RUNTIMES],
+        runtime_count=len(runtimes),
+        v0_runtimes=len(live_v0_runtimes(view, namespace, now)),
+        runs=newest_runs(view, namespace, runs),
+    )
 
 
-def _node(view: View, node_id: int, waits: Backlog, offered_by: list[str]) -> dict[str, Any]:
+def _oldest(backlog: Backlog) -> OldestState:
+    return OldestState(node=backlog.node, waits_ms=round(backlog.oldest * 1000))
+
+
+def _last_hour(view: View, node_ids: Iterable[int]) -> Throughput:
+    minutes = tallies.in_slots(view, 1, HOUR, nodes=node_ids)
+    return Throughput(
+        first_minute=min(minutes),
+        ended=[statuses.total() for statuses, _ in minutes.values()],
+        failed=[failures(statuses) for statuses, _ in minutes.values()],
+    )
+
+
+def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> NodeLoad:
     recent = performance(view, node_id, HOUR)
-    return {
-        "name": waits.node,
-        "waiting": waits.waiting,
-        "eligible": waits.eligible,
-        "oldest_ms": round(waits.oldest * 1000),
-        "running": waits.held,
-        "ended": recent["ended"],
-        "failed": recent["failed"],
-        "p50_ms": recent["p50"],
-        "p95_ms": recent["p95"],
-        "offered_by": offered_by,
-        "paused_at": None if waits.paused_at is None else timestamp(waits.paused_at),
-    }
+    return NodeLoad(
+        name=backlog.node,
+        waiting=backlog.waiting,
+        eligible=backlog.eligible,
+        oldest_ms=round(backlog.oldest * 1000),
+        running=backlog.held,
+        ended=recent["ended"],
+        failed=recent["failed"],
+        p50_ms=recent["p50"],
+        p95_ms=recent["p95"],
+        offered_by=offered_by,
+        paused_at=from_unix_ms(backlog.paused_at),
+    )

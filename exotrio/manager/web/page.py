@@ -19,7 +19,7 @@ from exotrio._util.cron import local_time
 from exotrio._util.times import format_coarse, format_duration
 from exotrio._util.words import percent
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
-from exotrio.manager.queries.workers import Worker, offered, workers_of
+from exotrio.manager.queries.runtimes import RuntimeRow, offered, runtimes_of
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
@@ -78,9 +78,9 @@ class PageRequest:
         """Now, on the clock of leases, in ms."""
         return self.service.monotonic()
 
-    def workers(self, view: View) -> list[Worker]:
-        """Return the runtimes that sent a heartbeat lately."""
-        return workers_of(view, self.namespace, self.monotonic)
+    def runtimes(self, view: View, holds: Mapping[str, int] | None = None) -> list[RuntimeRow]:
+        """Return the runtimes that sent a request lately; ``holds`` is as of ``runtimes_of``."""
+        return runtimes_of(view, self.namespace, self.monotonic, holds)
 
     def offers(self, view: View) -> dict[str, list[str]]:
         """Return the live runtimes that offer each node."""

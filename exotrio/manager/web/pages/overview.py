@@ -8,8 +8,8 @@ from exotrio.manager.queries.graphs import last_failures
 from exotrio.manager.queries.load import HOUR, Held, backlog, count_held, failing, failures, nodes_of
 from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs
+from exotrio.manager.queries.runtimes import count_buffered, live_v0_runtimes
 from exotrio.manager.queries.trends import graphs_of, trend
-from exotrio.manager.queries.workers import count_buffered, live_v0_runtimes
 from exotrio.manager.store import tallies
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -27,8 +27,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             data["now"] = _now(view, request, nodes, held)
         if "runtimes" in parts:
             data["runtimes"] = {
-                "workers": request.workers(view),
-                "held": held.by_worker,
+                "workers": request.runtimes(view, held.by_worker),
                 "anonymous": len(live_v0_runtimes(view, request.namespace, request.monotonic)),
             }
     if "trend" in parts:
@@ -49,7 +48,7 @@ def _now(view: View, request: PageRequest, nodes: dict[int, str], held: Held) ->
     oldest = present["oldest"]
     return {
         "current": present,
-        "buffered": count_buffered(request.workers(view), held.by_worker),
+        "buffered": count_buffered(request.runtimes(view, held.by_worker)),
         "oldest_offered": oldest is None or oldest.node in request.offers(view),
         "paused": [each for each in backlogs if each.paused_at is not None],
     }

@@ -23,9 +23,9 @@ from exotrio.manager.queries.runs import (
     summarize_run,
     unreached_in,
 )
+from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
-from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -227,7 +227,7 @@ def _states(
     return {
         "states": listed.rows,
         "reason": None if place is None or any(of_place) else unreached_in(view, run, counts)[place].text,
-        "progress": progress_of(request.workers(view)) if run["pending"] else {},
+        "progress": progress_of(request.runtimes(view)) if run["pending"] else {},
         "searched": listed.searched,
         "next": listed.next and here(node=node, status=status, after=listed.next),
         "back": here(node=node, status=status) if after else None,

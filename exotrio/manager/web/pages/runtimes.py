@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.queries.load import states_held
+from exotrio.manager.queries.runtimes import RuntimeRow, disagreements, v0_runtimes
 from exotrio.manager.queries.states import ListedState, show_states
-from exotrio.manager.queries.workers import Worker, disagreements, v0_runtimes
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
@@ -18,35 +18,36 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     data: dict[str, Data] = {"page": {"title": "Runtimes"}}
     if "list" in parts:
         held = states_held(view, request.namespace)
-        workers = {worker.worker_id: worker for worker in request.workers(view)}
+        holds = {worker_id: len(rows) for worker_id, rows in held.items()}
+        runtimes = {runtime.worker_id: runtime for runtime in request.runtimes(view, holds)}
         one = request.query.get("worker", "")
         chosen = [row for worker, rows in held.items() if worker == one or not one for row in rows]
         chosen.sort(key=lambda row: (row["claimed_at"], row["seq"]))
         data["list"] = {
-            "workers": list(workers.values()),
-            "holds": {worker_id: len(held[worker_id]) for worker_id in workers},
+            "workers": list(runtimes.values()),
             "states": [
-                (state, *_at_its_runtime(state, workers.get(state.worker or "")))
+                (state, *_at_its_runtime(state, runtimes.get(state.worker or "")))
                 for state in show_states(view, [row["seq"] for row in chosen[:STATES_SHOWN]])
             ],
             "held": len(chosen),
             "of_worker": one,
             "anonymous": v0_runtimes(view, request.namespace, request.monotonic),
-            "disagreements": disagreements(workers.values()),
+            "disagreements": disagreements(runtimes.values()),
         }
     return data
 
 
-def _at_its_runtime(state: ListedState, worker: Worker | None) -> tuple[Worker | None, object, str]:
+def _at_its_runtime(state: ListedState, runtime: RuntimeRow | None) -> tuple[RuntimeRow | None, object, str]:
     """Return the runtime of a state that is held, the progress that it reported, and what it does."""
-    beat = None if worker is None else worker.reported.get(state.id)
+    beats = () if runtime is None else runtime.heartbeat.states
+    beat = next((beat for beat in beats if beat.state_id == state.id), None)
     if beat is None:
-        return worker, None, "just claimed"
+        return runtime, None, "just claimed"
     if beat.running:
-        return worker, beat.progress, "running"
-    # A heartbeat does not say whether a state that does not run is buffered or being reported.
-    is_reporting = worker is not None and worker.last.reporting
-    return worker, beat.progress, "buffered or reporting" if is_reporting else "buffered"
+        return runtime, beat.progress, "running"
+    # A heartbeat contains for each state only whether it runs.
+    is_reporting = runtime is not None and runtime.reporting
+    return runtime, beat.progress, "buffered or reporting" if is_reporting else "buffered"
 
 
 PAGE = Page(

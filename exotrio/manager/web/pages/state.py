@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED
+from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import find_state, history_of, newest_event
 from exotrio.manager.queries.states import spent, was_cancelled
-from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.store.view import View
 from exotrio.manager.web.format import status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -25,8 +25,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         return {"page": page}
     cancelled = was_cancelled(state.status, state.error)
     waited, ran = spent(row, view.now_ms)
-    workers = request.workers(view)
-    holder = next((worker for worker in workers if worker.worker_id == state.worker), None)
+    runtimes = request.runtimes(view)
+    holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     is_due = state.status == CREATED and row["enqueue_after"] <= view.now_ms
     return {
         "page": page,
@@ -36,12 +36,12 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "ran": ran,
             "split": None if ran is None else split(waited, ran, status_class(state.status, cancelled)),
             "due": row["enqueue_after"] if state.status == CREATED else None,
-            "progress": progress_of(workers).get(state.id) if state.status == QUEUED else None,
+            "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
             # Of nodes of other namespaces this is unknown.
             "not_offered": is_due
             and row["node_namespace"] == request.namespace
             and state.node_name not in request.offers(view),
-            "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ms / 1000:.0f} s ago",
+            "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
             "local": row["manager"] is not None,
             "retryable": state.status in (ERRORED, NEXT_CREATED_ERROR, PRUNED)
             and row["cancelled_at"] is None,

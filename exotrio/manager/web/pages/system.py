@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from exotrio._util.words import bytes_text, one_line
 from exotrio._version import VERSION
-from exotrio._wire.overview import STALE, Checkup, DatabaseState, Overview
+from exotrio._wire.overview import STALE, DatabaseState
 from exotrio.manager.queries.checkup import last_backup, show_checkup, show_managers
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.rules.findings import of_checkup, of_overview
@@ -18,9 +18,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     data: dict[str, Data] = {"page": {"title": "System"}}
     if "system" in parts:
         service, now = request.service, request.monotonic
-        described = show_checkup(view, request.namespace, service.terms, now, service.store.describe)
-        checkup = Checkup.model_validate(described)
-        overview = Overview.model_validate(show_overview(view, request.namespace, now, 0))
+        checkup = show_checkup(view, request.namespace, service.terms, now, service.store.describe)
+        overview = show_overview(view, request.namespace, now, 0)
         findings = [*of_checkup(checkup, VERSION, STALE), *of_overview(overview, checkup.lease_ttl)]
         data["system"] = {
             "findings": sorted(findings, key=lambda finding: not finding.attention),

@@ -1,0 +1,192 @@
+"""The runtimes of a namespace: which are live, and what each offers and holds.
+
+The tables and the API call them workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pydantic_core import from_json, to_json
+
+from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
+from exotrio._wire.overview import Disagreement, NodeVersion, RuntimeInfo, RuntimeList, V0Runtime
+from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
+from exotrio.manager.queries.load import Held, count_held
+from exotrio.manager.rules.errors import not_found
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.view import View
+
+SILENT_AFTER_MS = 60_000
+"""A runtime without a request for this long is not live: three heartbeats are missing."""
+_REMEMBERED = "seen_at >= ? AND (phase <> 'stopped' OR seen_at >= ?)"
+
+
+class RuntimeRow(RuntimeInfo):
+    """A runtime, with its last heartbeat and its last task tree.
+
+    A claim counts as a request as long as it is kept (``keep_claim``).
+
+    Fields:
+        heartbeat: An empty one if it has only claimed so far.
+        tasks_requested: Whether its next heartbeat is to bring its task tree.
+        tasks_ms: Age of ``tasks``.
+    """
+
+    heartbeat: HeartbeatRequest
+    tasks_requested: bool
+    tasks: str | None
+    tasks_ms: int | None
+
+    @property
+    def held(self) -> int | None:
+        """How many states it held at its last heartbeat.
+
+        None if only the database knows: for one that is not live, and one that has only claimed so far.
+        """
+        is_known = self.live and self.phase != "starting"
+        return self.busy + self.buffered + self.reporting if is_known else None
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether it shows its task tree, or has shown it."""
+        return self.shows_tasks or self.tasks is not None
+
+
+def runtimes_of(
+    view: View, namespace: str, now: int, holds: Mapping[str, int] | None = None
+) -> list[RuntimeRow]:
+    """Return the runtimes of a namespace that sent a request lately: the live ones first, by name and id.
+
+    ``now`` is in ms on the clock of leases, as in all these functions. ``holds`` is the number of states
+    that each holds; without it, ``RuntimeRow.holds`` is 0.
+    """
+    rows = view.execute(
+        f"SELECT * FROM workers WHERE namespace = ? AND {_REMEMBERED} ORDER BY runtime, worker_id",
+        (namespace, *_remembered_since(now)),
+    )
+    runtimes = [_runtime(row, now, (holds or {}).get(row["worker_id"], 0)) for row in rows]
+    return sorted(runtimes, key=lambda runtime: not runtime.live)
+
+
+def find_runtime(view: View, namespace: str, worker_id: str, now: int) -> RuntimeRow:
+    """Return a runtime; refuse with 404 if it sent no request lately."""
+    row = view.row(
+        f"SELECT * FROM workers WHERE namespace = ? AND worker_id = ? AND {_REMEMBERED}",
+        (namespace, worker_id, *_remembered_since(now)),
+    )
+    if row is None:
+        raise not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
+    return _runtime(row, now, 0)
+
+
+def _remembered_since(now: int) -> tuple[int, int]:
+    return now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
+
+
+def _runtime(row: Row, now: int, holds: int) -> RuntimeRow:
+    def age(at: int | None) -> int | None:
+        # The clock of another state manager that wrote it may be ahead by a little.
+        return None if at is None else max(0, now - at)
+
+    beat, phase = row["beat"], row["phase"] or "starting"
+    heartbeat = HeartbeatRequest.model_validate_json(beat or to_json({"worker_id": row["worker_id"]}))
+    return RuntimeRow(
+        worker_id=row["worker_id"],
+        runtime=row["runtime"],
+        phase=phase,
+        live=now - row["seen_at"] < SILENT_AFTER_MS and phase != "stopped",
+        asked_to_drain=bool(row["drain_asked"]),
+        workers=heartbeat.workers,
+        busy=heartbeat.busy,
+        buffered=heartbeat.buffered,
+        reporting=heartbeat.reporting,
+        holds=holds,
+        heard_ms=max(0, now - row["seen_at"]),
+        polled_ms=age(row["polled_at"]),
+        nodes=from_json(row["nodes"]),
+        shows_tasks=heartbeat.shows_tasks,
+        heartbeat=heartbeat,
+        tasks_requested=bool(row["tasks_asked"]),
+        tasks=row["tasks"],
+        tasks_ms=age(row["tasks_at"]),
+    )
+
+
+def v0_runtimes(view: View, namespace: str, now: int) -> list[V0Runtime]:
+    """Return which nodes were claimed through v0, the latest claim first."""
+    rows = view.execute(
+        "SELECT nodes, seen_at FROM v0_runtimes WHERE namespace = ? AND seen_at >= ?"
+        " ORDER BY seen_at DESC, id DESC",
+        (namespace, now - FORGOTTEN_AFTER_MS),
+    )
+    return [V0Runtime(nodes=from_json(row["nodes"]), polled_ms=max(0, now - row["seen_at"])) for row in rows]
+
+
+def live_v0_runtimes(view: View, namespace: str, now: int) -> list[V0Runtime]:
+    """Return which nodes were claimed through v0 within the last minute."""
+    return [each for each in v0_runtimes(view, namespace, now) if each.polled_ago * 1000 < SILENT_AFTER_MS]
+
+
+def list_runtimes(view: View, namespace: str, now: int, held: Held | None = None) -> RuntimeList:
+    """Return the runtimes of a namespace, the live ones first. ``held`` is as in ``load.backlog``."""
+    holds = (held or count_held(view, namespace)).by_worker
+    return RuntimeList(
+        workers=list[RuntimeInfo](runtimes_of(view, namespace, now, holds)),
+        v0=v0_runtimes(view, namespace, now),
+    )
+
+
+def progress_of(runtimes: Iterable[RuntimeRow]) -> dict[str, HeartbeatProgress]:
+    """Return the last progress of running nodes by state, from the runtime with the latest request."""
+    return {
+        state.state_id: state.progress
+        for runtime in sorted(runtimes, key=lambda runtime: -runtime.heard_ago)
+        for state in runtime.heartbeat.states
+        if state.progress is not None
+    }
+
+
+def offered(view: View, namespace: str, now: int) -> dict[str, list[str]]:
+    """Return which live runtimes claim each node."""
+    offers: dict[str, set[str]] = {}
+    for row in view.execute(
+        # Without their heartbeats: pages need this often.
+        "SELECT runtime, worker_id, nodes FROM workers"
+        " WHERE namespace = ? AND seen_at > ? AND phase <> 'stopped'",
+        (namespace, now - SILENT_AFTER_MS),
+    ):
+        for node in from_json(row["nodes"]):
+            offers.setdefault(node, set()).add(row["runtime"] or row["worker_id"])
+    for each in live_v0_runtimes(view, namespace, now):
+        for node in each.nodes:
+            offers.setdefault(node, set()).add("a v0 runtime")
+    return {node: sorted(names) for node, names in offers.items()}
+
+
+def count_buffered(runtimes: Iterable[RuntimeRow]) -> int:
+    """Return how many of the states that runtimes hold wait in a buffer.
+
+    A runtime runs as many as it has workers. States that were claimed through v0 count as running, since no
+    more is known of them.
+    """
+    return sum(max(0, runtime.holds - runtime.workers) for runtime in runtimes if runtime.workers)
+
+
+def disagreements(runtimes: Iterable[RuntimeRow]) -> list[Disagreement]:
+    """Return the nodes that live runtimes have with different inputs or outputs, and which have which."""
+    versions: dict[str, dict[str, list[str]]] = {}
+    for runtime in runtimes:
+        for node, fields in runtime.heartbeat.nodes.items() if runtime.live else ():
+            name = f"{runtime.runtime} ({runtime.worker_id})"
+            versions.setdefault(node, {}).setdefault(fields, []).append(name)
+    return [
+        Disagreement(
+            node=node,
+            versions=[
+                NodeVersion(fields=fields, runtimes=names) for fields, names in sorted(different.items())
+            ],
+        )
+        for node, different in sorted(versions.items())
+        if len(different) > 1
+    ]
