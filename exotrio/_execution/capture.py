@@ -1,13 +1,13 @@
-"""Hears what is logged and printed in this process, for the execution that it comes from. All of it goes
-where it went before, too.
+"""Captures what is logged and printed in this process, for the execution that it comes from. All of it is
+also written to where it is written without a capture.
 
-Standard output and error are replaced, since there is no other way to hear what is printed. Log records are
-heard where loggers give them to handlers: so levels and filters of loggers count, each logger is heard, and
-one that has no handler behaves as before, which a handler of ours would change. Neither is done but while a
-runtime runs.
+Standard output and error are replaced, since there is no other way to capture what is printed. Log records
+are captured where loggers pass them to handlers: so levels and filters of loggers apply, each logger is
+captured, and one without a handler behaves as before, which a handler of ours would change. Both are done
+only while a runtime runs.
 
-Whoever replaces a stream meanwhile, and has not put it back at the end, keeps it: what is ours behind it then
-only passes things on.
+If other code replaces a stream meanwhile, and has not restored it at the end, its stream is left in place:
+our stream behind it then only passes texts on.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from exotrio._execution.handle import execution_context
 from exotrio._execution.output import Output, output_context
 
 OURS = "exotrio"
-"""Its loggers say what the runtime does with a state, not what the node does."""
+"""Its loggers are not captured: they log what the runtime does with a state, not what the node does."""
 
 
 class _Thread(threading.local):
-    """Whether this thread is in a stream or in a handler: what these write, such as a log line, is known."""
+    """Whether this thread is in a stream or in a handler, whose own lines are not captured again."""
 
     busy = False
 
@@ -40,8 +40,8 @@ _restore: list[Callable[[], None]] = []
 
 @contextmanager
 def captured(*, enabled: bool = True) -> Iterator[None]:
-    """Hear what is logged and printed while the body runs, if ``enabled``. Several may be in it, in any
-    threads."""
+    """Capture what is logged and printed while the body runs, if ``enabled``. Bodies may run at the same
+    time."""
     if not enabled:
         yield
         return
@@ -60,32 +60,33 @@ def captured(*, enabled: bool = True) -> Iterator[None]:
                     _restore.pop()()
 
 
-def hear_streams() -> None:
-    """Hear the standard streams again, after somebody replaced them by ones that write to those that were."""
+def capture_streams_again() -> None:
+    """Capture the standard streams, after other code replaced them by streams that write to the captured
+    ones."""
     with _lock:
         if _runtimes:
             _restore.extend(map(_replace_stream, ("stdout", "stderr")))
 
 
 def _open_output() -> Output | None:
-    """Return the output to which a line belongs that this thread writes now, if any."""
+    """Return the output that a line of this thread belongs to, if any."""
     output = output_context.get()
     return output if output is not None and output.is_open and not _thread.busy else None
 
 
-def _is_of_a_state() -> bool:
+def _in_node_code() -> bool:
     return execution_context.get() is not None or output_context.get() is not None
 
 
 class _Stream:
-    """A standard stream, heard. Anything but writing is done by the stream itself."""
+    """A standard stream that is captured. Everything except writing is done by the stream itself."""
 
     def __init__(self, name: str, stream: Any) -> None:
         self._name = name
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_stream":  # of a copy, to which nothing was given yet
+        if name == "_stream":  # of a copy that is not initialized yet
             raise AttributeError(name)
         return getattr(self._stream, name)
 
@@ -114,16 +115,16 @@ class _Stream:
         try:
             self._stream.flush()
         except OSError:
-            if not _is_of_a_state():
+            if not _in_node_code():
                 raise
 
     def _pass_on(self, text: str) -> Any:
         try:
             return self._stream.write(text)
         except OSError:
-            # The terminal was closed, whoever read it has ended, or the disk is full: a node, which drains
-            # then, is not to fail by it.
-            if not _is_of_a_state():
+            # The terminal was closed, the reader of the pipe has ended, or the disk is full: a node, which
+            # may be draining, must not fail because of it.
+            if not _in_node_code():
                 raise
             return len(text)
 
@@ -133,23 +134,23 @@ class _Stream:
 
 
 def _replace_stream(name: str) -> Callable[[], None]:
-    """Put a heard stream in place of a standard one, if there is one, and return what takes it back."""
+    """Replace a standard stream, if there is one, by a captured one; return a function that restores it."""
     stream = getattr(sys, name)
-    heard = stream if stream is None or isinstance(stream, _Stream) else _Stream(name, stream)
+    captured_stream = stream if stream is None or isinstance(stream, _Stream) else _Stream(name, stream)
 
     def restore() -> None:
-        if getattr(sys, name) is heard:
+        if getattr(sys, name) is captured_stream:
             setattr(sys, name, stream)
 
-    setattr(sys, name, heard)
+    setattr(sys, name, captured_stream)
     return restore
 
 
 def _replace_method() -> Callable[[], None]:
-    """Hear log records, and return what ends that."""
+    """Capture log records; return a function that ends that."""
     call_handlers = logging.Logger.callHandlers
 
-    def heard(logger: logging.Logger, record: logging.LogRecord) -> None:
+    def capture(logger: logging.Logger, record: logging.LogRecord) -> None:
         output = _open_output()
         if output is None:
             return call_handlers(logger, record)
@@ -162,8 +163,8 @@ def _replace_method() -> Callable[[], None]:
             _thread.busy = False
 
     def restore() -> None:
-        if logging.Logger.callHandlers is heard:
+        if logging.Logger.callHandlers is capture:
             logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign]
 
-    logging.Logger.callHandlers = heard  # type: ignore[method-assign, assignment]
+    logging.Logger.callHandlers = capture  # type: ignore[method-assign, assignment]
     return restore

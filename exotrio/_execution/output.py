@@ -1,7 +1,7 @@
 """What one execution logs and prints: its first and last lines, bounded and without secrets.
 
-``capture`` fills an ``Output``. ``output_context`` says whose lines they are: tasks and threads that a node
-starts inherit it.
+``capture`` fills an ``Output``: the one in ``output_context``, which tasks and threads that a node starts
+inherit.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from exotrio._util.redaction import Redactor
 from exotrio._util.times import timestamp
 
 MAX_LINES = 200
-"""Lines that are kept of an execution: half of them are its first ones, half its last. A record is a line."""
+"""Lines that are kept of an execution: half of them are its first ones, half its last. A record counts as
+one."""
 MAX_BYTES = 16 * 1024
-"""Bytes of their texts and names, of which each half has half."""
+"""Bytes of their texts and names; the first and the last lines may have half of them each."""
 MAX_TEXT = 2_000
 """Characters of one text: in any script less than half of all."""
 MAX_UNFINISHED = 8 * MAX_TEXT
@@ -45,26 +46,26 @@ class Output:
     """The lines of one execution. They may come from any thread.
 
     Args:
-        progress: Has what masks the secrets of the node.
+        progress: Has the redactor for the secrets of the node.
 
     Attributes:
-        is_open: Lines are taken: node code runs.
+        is_open: Lines are added: node code runs.
     """
 
     __slots__ = ("_kept", "_lock", "_progress", "_sent", "_unfinished", "is_open")
 
     def __init__(self, progress: ProgressView) -> None:
-        # Most executions say nothing: what takes time is made with the first line.
+        # Most executions write nothing: what takes time is created with the first line.
         self.is_open = False
         self._progress = progress
-        # Reentrant: in a thread that is in it, an object may be deleted that prints.
+        # Reentrant: in the thread that holds it, the deletion of an object may print.
         self._lock = threading.RLock()
         self._kept: _Kept | None = None
         self._unfinished: dict[str, _Unfinished] | None = None
         self._sent = 0
 
     def log(self, record: logging.LogRecord) -> None:
-        """Add a log record. What its objects raise when they are formatted is not raised here."""
+        """Add a log record. Errors of its objects while they are formatted are not raised."""
         try:
             text = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
@@ -90,7 +91,7 @@ class Output:
                 line.extend(other, self._progress.redactor)
 
     def close(self) -> Sequence[Mapping[str, str | None]]:
-        """Take no more lines, and return those that were kept, oldest first, as ``LogLine`` has them."""
+        """Accept no more lines, and return those that were kept, oldest first, in the form of ``LogLine``."""
         self.end_lines()
         with self._lock:  # a thread that the node left may be adding a line
             lines = () if self._kept is None else self._kept.lines()
@@ -109,7 +110,7 @@ class Output:
     # -- between a worker process and the runtime
 
     def end_lines(self) -> None:
-        """Take no more lines, and add what was printed without the end of one."""
+        """Accept no more lines, and add what was printed without a line end."""
         self.is_open = False
         if self._unfinished:
             with self._lock:
@@ -118,7 +119,7 @@ class Output:
                         self._add(stream, None, text)
 
     def news(self) -> list[Line] | None:
-        """Return the lines, still with secrets; None if there are no more than at the last call."""
+        """Return the lines, secrets included; None if there are no more than at the last call."""
         with self._lock:
             if self._kept is None or self._kept.count == self._sent:
                 return None
@@ -126,7 +127,7 @@ class Output:
             return self._kept.lines()
 
     def take(self, lines: Sequence[Line]) -> None:
-        """Have these lines, which another process kept, instead of those that are there."""
+        """Replace the lines by these, which another process kept."""
         self._kept = _Kept(lines)
 
     def _add(self, level: str, logger: str | None, text: str) -> None:
@@ -138,7 +139,7 @@ class Output:
 
 
 class _Kept:
-    """The first lines and the last ones. ``count`` counts all that there were."""
+    """The first lines and the last ones. ``count`` includes those that were left out."""
 
     def __init__(self, lines: Sequence[Line] = ()) -> None:
         self.count = len(lines)
@@ -159,7 +160,7 @@ class _Kept:
             self._last_room += _size(self._last.popleft())
 
     def lines(self) -> list[Line]:
-        """Return them, with a line between that says how many others there were."""
+        """Return them, with a line between that says how many were left out."""
         last = list(self._last)
         left_out = self.count - len(self._first) - len(last)
         between = [Line(last[0].at, None, None, f"... {left_out:,} lines left out ...")] if left_out else []
@@ -167,7 +168,7 @@ class _Kept:
 
 
 class _Unfinished:
-    """A line that is printed in parts. ``is_full``: its beginning is kept, and no more of it."""
+    """A line that is printed in parts. ``is_full``: only its beginning is kept."""
 
     __slots__ = ("is_full", "text")
 
@@ -179,10 +180,10 @@ class _Unfinished:
         if self.is_full:
             return
         text = self.text + text
-        # What a progress bar writes over is not kept. A \r at the end may be the first half of a line end.
+        # What a progress bar overwrites is not kept. A \r at the end may be the first half of a line end.
         text = text[text.rfind("\r", 0, -1) + 1 :]
         if len(text) > MAX_UNFINISHED:
-            # Masked now, since a secret may go on in what is not kept.
+            # Masked now, since a secret may continue in what is not kept.
             text, self.is_full = redactor.redact(text[:MAX_UNFINISHED], cut_after=True), True
         self.text = text
 
@@ -200,7 +201,7 @@ def _fitted(text: str, redactor: Redactor) -> str:
         text = text.encode("utf-8", "backslashreplace").decode()
     if len(text) <= MAX_TEXT:
         return text
-    # Masked before they are cut, since half a secret would not be found.
+    # Masked before they are cut, since half a secret would not be recognized.
     begin = redactor.redact(text[:MAX_TEXT], cut_after=True)[: MAX_TEXT // 2]
     end = redactor.redact(text[-MAX_TEXT:], cut_before=True)[-MAX_TEXT // 2 :]
     return f"{begin}\n... {len(text) - MAX_TEXT:,} characters or more left out ...\n{end}"

@@ -20,7 +20,7 @@ import trio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
-from exotrio._execution.capture import hear_streams
+from exotrio._execution.capture import capture_streams_again
 from exotrio._execution.output import Line, Output
 from exotrio._nodes.progress import ProgressView
 from tests.support import process_nodes
@@ -334,7 +334,7 @@ async def test_a_stream_that_writes_to_ours_is_heard_again_and_its_decoration_is
     before = sys.stdout
     async with running(server, Prints, registered=True):
         ours, sys.stdout = sys.stdout, Decorates()
-        hear_streams()
+        capture_streams_again()
         server.add("Prints")
         await server.until(EXECUTED=1)
         sys.stdout = ours

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from exotrio._execution.capture import hear_streams
+from exotrio._execution.capture import capture_streams_again
 from exotrio._util.words import harmless, one_line
 from exotrio._wire.vocabulary import FAILED, RETRIED, SUCCESS
 from exotrio.cli.terminal.output import print_message
@@ -152,7 +152,7 @@ class Bars(Progress):
 
     def __enter__(self) -> Self:
         self._progress.start()
-        hear_streams()  # its bars capture printed text, where it could not be told from messages
+        capture_streams_again()  # its bars capture printed text, where it could not be told from messages
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
