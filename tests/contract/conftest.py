@@ -3,7 +3,7 @@
 ``embedded`` in process, ``tcp`` (a real ``python -m exotrio server`` over a real file), ``two-managers`` (two
 on one PostgreSQL, each request to another one), if ``EXOTRIO_CONTRACT_ALL`` is 1, ``postgres`` (one on
 PostgreSQL) and ``pooled`` (the two behind pgbouncer), and, if ``EXOTRIO_CONTRACT_URL`` and
-``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test works in a namespace of its own,
+``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test works in its own namespace,
 so a server can be shared and needs no cleaning.
 
 ``embedded`` has each row of each test. ``two-managers`` has one row of each, and all rows of tests with
@@ -143,7 +143,7 @@ async def client(target: Target) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def api(client: httpx.AsyncClient) -> Api:
-    """The state manager, seen from a namespace that nobody else uses."""
+    """The state manager, seen from a namespace that no other test uses."""
     return Api(client, Api.fresh_namespace())
 
 

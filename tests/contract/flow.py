@@ -139,8 +139,8 @@ class Flow:
         ]
 
     async def status(self, state_id: str) -> str:
-        (found,) = [node for node in (await self.settled())["nodes"] if node["id"] == state_id]
-        return str(found["status"])
+        (state,) = [node for node in (await self.settled())["nodes"] if node["id"] == state_id]
+        return str(state["status"])
 
     async def run_summary(self) -> dict[str, Any]:
         """Return this run's entry of the list of runs."""

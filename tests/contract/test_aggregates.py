@@ -57,7 +57,7 @@ async def test_an_array_of_nothing_is_empty(api: Api) -> None:
     assert json.loads(state["inputs"]["p"]) == []
 
 
-async def test_arrays_stand_within_text_and_beside_other_references(api: Api) -> None:
+async def test_arrays_may_be_part_of_a_text_with_other_references(api: Api) -> None:
     flow, branches = await fanned(
         api, size=2, inputs={"p": "[${{t.outputs.v}}|${{c.outputs.v}}|${{b.outputs.v}}]"}
     )

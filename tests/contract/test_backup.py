@@ -35,18 +35,18 @@ async def test_a_backup_is_a_sound_database_with_what_was_committed(
     target: Target, api: Api, client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     in_file(target)
-    flow = await Flow.start(api, place("a"), secrets={"token": "nobody-reads-this-4711"})
+    flow = await Flow.start(api, place("a"), secrets={"token": "secret-canary-4711"})
     response = await client.get(BACKUP)
     assert response.status_code == 200
     assert int(response.headers["content-length"]) == len(response.content)
     assert response.headers["content-type"] == "application/vnd.sqlite3"
-    assert b"nobody-reads-this-4711" not in response.content
+    assert b"secret-canary-4711" not in response.content
     path = tmp_path / "copy.db"
     path.write_bytes(response.content)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA quick_check").fetchall() == [("ok",)]
-        found = connection.execute("SELECT run_id FROM runs WHERE namespace = ?", (api.namespace,)).fetchall()
-    assert found == [(flow.run_id,)]
+        rows = connection.execute("SELECT run_id FROM runs WHERE namespace = ?", (api.namespace,)).fetchall()
+    assert rows == [(flow.run_id,)]
 
 
 async def test_a_backup_may_be_made_again_and_again(target: Target, client: httpx.AsyncClient) -> None:
@@ -56,5 +56,5 @@ async def test_a_backup_may_be_made_again_and_again(target: Target, client: http
 
 
 async def test_without_the_key_there_is_no_backup(keyed: Target) -> None:
-    async with open_client(url=keyed.url) as stranger:
-        refused(await stranger.get(BACKUP), 401)
+    async with open_client(url=keyed.url) as client_without_key:
+        refused(await client_without_key.get(BACKUP), 401)

@@ -56,10 +56,14 @@ def test_the_numbered_lists_are_whole(section: str, items: int) -> None:
 
 def test_the_suite_runs_where_pytest_asyncio_is_installed_too(tmp_path: Path) -> None:
     # Installed as pip does it. Its warning about an option that is not set is an error here.
-    (tmp_path / "beside.py").write_text("import warnings\ndef pytest_configure(): warnings.warn('unset')\n")
-    (tmp_path / "beside-1.dist-info").mkdir()
-    (tmp_path / "beside-1.dist-info" / "METADATA").write_text("Name: beside\nVersion: 1\n")
-    (tmp_path / "beside-1.dist-info" / "entry_points.txt").write_text("[pytest11]\nasyncio = beside\n")
+    (tmp_path / "other_plugin.py").write_text(
+        "import warnings\ndef pytest_configure(): warnings.warn('unset')\n"
+    )
+    (tmp_path / "other_plugin-1.dist-info").mkdir()
+    (tmp_path / "other_plugin-1.dist-info" / "METADATA").write_text("Name: other_plugin\nVersion: 1\n")
+    (tmp_path / "other_plugin-1.dist-info" / "entry_points.txt").write_text(
+        "[pytest11]\nasyncio = other_plugin\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", "--markers"],
         cwd=ROOT.parent,

@@ -21,7 +21,7 @@ async def checkup(api: Api) -> Checkup:
     return Checkup.model_validate(ok(await api.checkup()))
 
 
-async def test_it_tells_its_clock_its_version_and_its_terms(api: Api) -> None:
+async def test_a_checkup_shows_clock_version_and_terms(api: Api) -> None:
     before = time.time_ns() // 1_000_000
     shown = await checkup(api)
     assert before <= shown.at.timestamp() * 1000 <= time.time_ns() // 1_000_000 + 1
@@ -31,14 +31,14 @@ async def test_it_tells_its_clock_its_version_and_its_terms(api: Api) -> None:
     assert (shown.leases.lost, shown.leases.poison) == (0, 0)
 
 
-async def test_claims_through_v0_are_told_from_those_under_a_lease(api: Api, target: Target) -> None:
+async def test_claims_through_v0_are_counted_apart_from_those_with_a_lease(api: Api, target: Target) -> None:
     flow = await Flow.start(api, place("a"), runs=2)
     await flow.trigger()
     await claim_one(api, limit=1)
     await flow.take("a", 2)
     (claims,) = (await checkup(api)).claims
     assert claims.node == node_name("a")
-    if target.kind == "embedded":  # there whoever holds a state ends with the state manager
+    if target.kind == "embedded":  # there a holder ends with the state manager
         assert (claims.local, claims.leased, claims.leaseless) == (3, 0, 0)
     else:
         assert (claims.local, claims.leased, claims.leaseless) == (0, 1, 2)
@@ -47,23 +47,23 @@ async def test_claims_through_v0_are_told_from_those_under_a_lease(api: Api, tar
     assert (await checkup(api.elsewhere())).claims == []
 
 
-async def test_it_names_live_runtimes_that_disagree_about_a_node(api: Api) -> None:
+async def test_a_checkup_names_live_runtimes_that_disagree_about_a_node(api: Api) -> None:
     shared = {"Same": "(a) -> (b)"}
     ok(await api.heartbeat("w1", runtime="r", nodes={**shared, "Mixed": "(a) -> (b)"}))
     ok(await api.heartbeat("w2", runtime="r", nodes={**shared, "Mixed": "(a, mode=) -> (b)"}))
     ok(await api.heartbeat("w3", runtime="r", phase="stopped", nodes={"Same": "() -> ()"}))
-    (found,) = (await checkup(api)).disagreements
-    assert found.node == "Mixed"
-    assert {version.fields: version.runtimes for version in found.versions} == {
+    (disagreement,) = (await checkup(api)).disagreements
+    assert disagreement.node == "Mixed"
+    assert {version.fields: version.runtimes for version in disagreement.versions} == {
         "(a) -> (b)": ["r (w1)"],
         "(a, mode=) -> (b)": ["r (w2)"],
     }
     assert (await checkup(api.elsewhere())).disagreements == []
 
 
-async def test_it_tells_of_the_size_and_the_commits_of_its_database(api: Api, target: Target) -> None:
+async def test_a_checkup_shows_the_size_and_the_commits_of_the_database(api: Api, target: Target) -> None:
     flow = await Flow.deploy(api, place("a"))
-    for _ in range(20):  # each of two state managers tells of its own
+    for _ in range(20):  # each of two state managers counts its own commits
         await flow.trigger()
     shown = (await checkup(api)).database
     assert shown.commit_time is not None

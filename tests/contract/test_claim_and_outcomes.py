@@ -31,7 +31,7 @@ async def test_a_claim_answers_what_a_runtime_needs(api: Api) -> None:
 
 
 async def test_an_empty_claim_still_says_queued(api: Api) -> None:
-    reply = ok(await api.claim(["Nobody"], 16))
+    reply = ok(await api.claim(["Unknown"], 16))
     assert reply == {"count": 0, "namespace": api.namespace, "status": "QUEUED", "states": []}
 
 
@@ -42,7 +42,7 @@ async def test_a_batch_size_below_one_claims_nothing(api: Api, batch_size: int) 
     await flow.one("a")
 
 
-async def test_a_claim_takes_at_most_its_batch(api: Api) -> None:
+async def test_a_claim_takes_no_more_than_its_batch(api: Api) -> None:
     await Flow.start(api, place("a"), runs=5)
     sizes = [len(ok(await api.claim([node_name("a")], 2))["states"]) for _ in range(4)]
     assert sizes == [2, 2, 1, 0]
@@ -160,7 +160,7 @@ async def test_an_outcome_for_an_unknown_state_is_404(api: Api, outcome: str) ->
         pytest.param("requeue", marks=pytest.mark.deviates_from_stock("stock has no guard on re-enqueue")),
     ],
 )
-async def test_an_outcome_for_a_state_nobody_claimed_is_400(api: Api, outcome: str) -> None:
+async def test_an_outcome_for_an_unclaimed_state_is_400(api: Api, outcome: str) -> None:
     flow = await Flow.start(api, place("a"))
     (root,) = (await flow.shown())["root_states"]
     refused(await _report(api, outcome, root["id"]), 400)

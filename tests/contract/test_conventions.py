@@ -72,17 +72,17 @@ async def test_health_answers_without_a_key(target: Target, api: Api) -> None:
 @pytest.mark.parametrize("key", [None, "", "wrong", KEY[:-1], KEY + "c"])
 @pytest.mark.before_the_store
 async def test_every_route_refuses_a_missing_or_wrong_key(keyed: Target, key: str | None) -> None:
-    async with open_client(url=keyed.url, key=key) as stranger:
+    async with open_client(url=keyed.url, key=key) as client_without_key:
         for route in ROUTES:
-            refused(await _send(stranger, route), 401)
+            refused(await _send(client_without_key, route), 401)
 
 
 @pytest.mark.deviates_from_stock("a stock server has no native routes")
 @pytest.mark.before_the_store
 async def test_every_native_route_refuses_a_missing_key(keyed: Target) -> None:
-    async with open_client(url=keyed.url) as stranger:
+    async with open_client(url=keyed.url) as client_without_key:
         for route in NATIVE_ROUTES:
-            refused(await _send(stranger, route), 401)
+            refused(await _send(client_without_key, route), 401)
 
 
 async def test_the_name_of_the_key_header_may_be_in_any_case(keyed: Target) -> None:
@@ -94,17 +94,17 @@ async def test_the_name_of_the_key_header_may_be_in_any_case(keyed: Target) -> N
 @pytest.mark.deviates_from_stock("stock parses the body first: 422")
 @pytest.mark.before_the_store
 async def test_the_key_is_checked_before_the_body(keyed: Target) -> None:
-    async with open_client(url=keyed.url) as stranger:
+    async with open_client(url=keyed.url) as client_without_key:
         for route in WITH_BODY:
-            refused(await _send(stranger, route, content=b"{not json", json=None), 401)
+            refused(await _send(client_without_key, route, content=b"{not json", json=None), 401)
 
 
 @pytest.mark.before_the_store
 async def test_the_key_is_checked_before_fields(keyed: Target) -> None:
-    async with open_client(url=keyed.url) as stranger:
+    async with open_client(url=keyed.url) as client_without_key:
         for method, path, _ in WITH_BODY:
-            refused(await stranger.request(method, path, json={}), 401)
-        refused(await stranger.get("/v0/namespace/ns/runs/x/y"), 401)
+            refused(await client_without_key.request(method, path, json={}), 401)
+        refused(await client_without_key.get("/v0/namespace/ns/runs/x/y"), 401)
 
 
 # -- errors
@@ -161,7 +161,7 @@ async def test_a_body_that_is_not_json_is_a_422_with_one_item(api: Api, content:
     ("content", "place"), [("{not json", 1), ('["é", x]', 6), ('{"nodes": [],\n "é": ü}', 20)]
 )
 @pytest.mark.before_the_store
-async def test_where_a_body_stops_being_json_is_told_in_characters(
+async def test_the_position_where_a_body_stops_being_json_is_in_characters(
     api: Api, content: str, place: int
 ) -> None:
     headers = {"content-type": "application/json"}
@@ -253,7 +253,7 @@ async def test_integers_in_paths_are_lax(api: Api) -> None:
 
 
 @pytest.mark.parametrize("value", [1.5, "1.5", "x", None, [], {}])
-async def test_what_is_no_whole_number_is_no_integer(api: Api, value: Any) -> None:
+async def test_an_integer_that_is_no_whole_number_is_422(api: Api, value: Any) -> None:
     assert (await api.claim(["N"], value)).status_code == 422
     assert (await api.requeue(UNKNOWN_ID, value)).status_code == 422
 
@@ -312,21 +312,21 @@ async def test_names_in_paths_are_percent_decoded(api: Api, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "request_id",
     [SOME_UUID, SOME_UUID.replace("-", ""), SOME_UUID.upper(), f"{{{SOME_UUID}}}", f"urn:uuid:{SOME_UUID}"],
 )
 @pytest.mark.before_the_store
-async def test_a_request_id_that_is_a_uuid_is_echoed_verbatim(api: Api, given: str) -> None:
-    header = {"X-Exosphere-Request-ID": given}
+async def test_a_request_id_that_is_a_uuid_is_echoed_verbatim(api: Api, request_id: str) -> None:
+    header = {"X-Exosphere-Request-ID": request_id}
     for path in ("/health", "/v0/namespaces", "/v0/nothing", f"/v0/namespace/{api.namespace}/runs/x/1"):
         response = await api.request("GET", path, headers=header)
-        assert response.headers["X-Exosphere-Request-ID"] == given, path
+        assert response.headers["X-Exosphere-Request-ID"] == request_id, path
 
 
-@pytest.mark.parametrize("given", [None, "", "not-a-uuid", "123"])
+@pytest.mark.parametrize("request_id", [None, "", "not-a-uuid", "123"])
 @pytest.mark.before_the_store
-async def test_any_other_request_id_is_replaced_by_a_new_uuid4(api: Api, given: str | None) -> None:
-    headers = {} if given is None else {"X-Exosphere-Request-ID": given}
+async def test_any_other_request_id_is_replaced_by_a_new_uuid4(api: Api, request_id: str | None) -> None:
+    headers = {} if request_id is None else {"X-Exosphere-Request-ID": request_id}
     seen = set()
     for path in ("/health", "/v0/nothing"):
         echoed = (await api.request("GET", path, headers=headers)).headers["X-Exosphere-Request-ID"]
@@ -337,11 +337,13 @@ async def test_any_other_request_id_is_replaced_by_a_new_uuid4(api: Api, given: 
 
 @pytest.mark.before_the_store
 async def test_a_refused_key_still_gets_its_request_id_back(keyed: Target) -> None:
-    given = str(uuid.uuid4())
-    async with open_client(url=keyed.url) as stranger:
-        response = await stranger.get("/v0/namespaces", headers={"X-Exosphere-Request-ID": given})
+    request_id = str(uuid.uuid4())
+    async with open_client(url=keyed.url) as client_without_key:
+        response = await client_without_key.get(
+            "/v0/namespaces", headers={"X-Exosphere-Request-ID": request_id}
+        )
     assert response.status_code == 401
-    assert response.headers["X-Exosphere-Request-ID"] == given
+    assert response.headers["X-Exosphere-Request-ID"] == request_id
 
 
 # -- sizes and ids

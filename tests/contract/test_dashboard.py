@@ -127,7 +127,7 @@ async def test_a_state_is_shown_and_retried_by_the_button(api: Api, dashboard: D
     assert ok(retried)["id"] == await flow.one("b")
 
 
-async def test_what_is_not_there_is_passed_on_as_an_error(api: Api, dashboard: Dashboard) -> None:
+async def test_a_missing_state_is_passed_on_as_an_error(api: Api, dashboard: Dashboard) -> None:
     response = await dashboard.here("GET", f"graph/graph/run/{uuid4()}/node/{'0' * 24}")
     assert response.status_code == 404
     assert isinstance(response.json()["detail"], str)

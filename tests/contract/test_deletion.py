@@ -63,7 +63,7 @@ async def test_a_graph_with_runs_that_have_not_ended_is_not_deleted_and_keeps_ev
     ok(await api.delete_graph(flow.graph))
 
 
-async def test_runs_that_have_not_ended_are_cancelled_with_their_graph_if_that_is_asked_for(api: Api) -> None:
+async def test_deleting_a_graph_with_cancel_runs_cancels_runs_that_have_not_ended(api: Api) -> None:
     flow = await Flow.start(api, place("a"), runs=3)
     (held,) = await claim(api, {A: 1}, limit=1)
     answer = ok(await api.delete_graph(flow.graph, cancel_runs="true"))
@@ -74,6 +74,6 @@ async def test_runs_that_have_not_ended_are_cancelled_with_their_graph_if_that_i
 
 
 @pytest.mark.before_the_store
-async def test_what_to_do_with_runs_is_said_as_true_or_false(api: Api) -> None:
+async def test_cancel_runs_is_true_or_false(api: Api) -> None:
     refused(await api.delete_graph("g", cancel_runs="perhaps"), 422)
     refused(await api.delete_graph("g", cancel_runs="true"), 404)

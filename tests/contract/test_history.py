@@ -51,13 +51,13 @@ def moments(history: dict[str, Any], *names: str) -> bool:
     return times == sorted(times)
 
 
-async def test_a_state_claimed_through_v0_says_so(api: Api) -> None:
+async def test_a_state_claimed_through_v0_is_shown_as_such(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     holder = ok(await api.history(await flow.one("a")))["holder"]
     assert (holder["native"], holder["worker"], holder["ttl_ms"]) == (False, None, None)
 
 
-async def test_a_state_that_asked_to_run_later_says_so(api: Api) -> None:
+async def test_a_requeued_state_is_shown_as_requeued(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     state_id = await flow.one("a")
     before = ok(await api.history(state_id))
@@ -97,7 +97,7 @@ async def test_attempts_of_siblings_are_kept_apart(api: Api) -> None:
         assert chain == [one["state_id"], one["new_state_id"]]
 
 
-async def test_a_cancelled_state_says_so(api: Api) -> None:
+async def test_a_cancelled_state_is_shown_as_such(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     state = await claim_one(api, worker_id="w")
     ok(await api.native("POST", f"run/{flow.run_id}/cancel"))
@@ -105,7 +105,7 @@ async def test_a_cancelled_state_says_so(api: Api) -> None:
     assert (event["kind"], event["worker"]) == ("cancelled", "w")
 
 
-async def test_a_state_that_waits_when_it_is_cancelled_is_held_by_nobody(api: Api) -> None:
+async def test_a_waiting_state_that_is_cancelled_has_no_holder(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     state = await claim_one(api, worker_id="w")
     held = {"state_id": state["state_id"], "token": state["lease"]["token"]}

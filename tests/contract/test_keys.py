@@ -48,8 +48,8 @@ async def test_the_same_key_is_the_same_run(api: Api, trigger: Trigger) -> None:
     assert await trigger(api, flow.graph, **run) == (run_id, False)
     assert [state["run_id"] for state in await claim(api) if state["inputs"]["p"]] == [run_id]
     assert ok(await api.native_run(run_id))["key"] == run["key"]
-    found = ok(await api.native("GET", "runs", params={"key": run["key"]}))["runs"]
-    assert [(each["run_id"], each["key"]) for each in found] == [(run_id, run["key"])]
+    listed = ok(await api.native("GET", "runs", params={"key": run["key"]}))["runs"]
+    assert [(each["run_id"], each["key"]) for each in listed] == [(run_id, run["key"])]
 
 
 @each_api
@@ -110,5 +110,5 @@ async def test_a_request_has_an_id_or_a_key(api: Api) -> None:
         assert item["loc"] == ["body", "run_id"]
         assert "give a run_id or a key, and not both" in item["msg"]
     flow = await Flow.deploy(api, place("a"))
-    longest = "k" * LIMIT
-    assert (await by_native(api, flow.graph, key=longest))[1]
+    max_length = "k" * LIMIT
+    assert (await by_native(api, flow.graph, key=max_length))[1]

@@ -30,12 +30,12 @@ async def ids(api: Api, **query: Any) -> list[str]:
 
 
 async def pages(ask: Callable[..., Awaitable[httpx.Response]], what: str, **query: Any) -> list[list[Any]]:
-    found = []
+    listed = []
     while True:
         page = ok(await ask(**query))
-        found.append(page[what])
+        listed.append(page[what])
         if page["next"] is None:
-            return found
+            return listed
         query["before"] = page["next"]
 
 
@@ -66,7 +66,7 @@ async def test_states_can_be_narrowed_by_everything_at_once(api: Api) -> None:
     assert await ids(api.elsewhere()) == []
 
 
-async def test_an_identifier_is_found_in_every_version_of_its_graph(api: Api) -> None:
+async def test_states_are_listed_by_identifier_in_every_version_of_their_graph(api: Api) -> None:
     await Flow.start(api, place("a", "b"), place("b"))
     await Flow.start(api, place("z", "a"), place("a"))
     assert len(await ids(api, graph="graph", identifier="a")) == 1
@@ -77,10 +77,10 @@ async def test_an_identifier_is_found_in_every_version_of_its_graph(api: Api) ->
 async def test_pages_of_states_neither_overlap_nor_leave_out(api: Api, limit: int) -> None:
     await fanned(api)
     await fanned(api)
-    found = await pages(api.states, "states", limit=limit)
-    assert [len(page) for page in found[:-1]] == [limit] * (len(found) - 1)
-    assert [state["id"] for page in found for state in page] == await ids(api)
-    assert found[-1], "no empty page at the end"
+    listed = await pages(api.states, "states", limit=limit)
+    assert [len(page) for page in listed[:-1]] == [limit] * (len(listed) - 1)
+    assert [state["id"] for page in listed for state in page] == await ids(api)
+    assert listed[-1], "no empty page at the end"
 
 
 async def test_what_is_added_between_two_pages_shifts_nothing(api: Api) -> None:
@@ -101,7 +101,7 @@ async def test_a_run_with_nodes_of_two_namespaces_shows_each_its_own(api: Api) -
 
 
 @pytest.mark.parametrize("query", [{"run": str(uuid4())}, {"graph": "nope"}, {"node": "nope"}])
-async def test_what_is_not_known_is_404(api: Api, query: dict[str, str]) -> None:
+async def test_an_unknown_run_graph_or_node_is_404(api: Api, query: dict[str, str]) -> None:
     await fanned(api)
     refused(await api.states(**query), 404)
     if "graph" in query:
@@ -132,11 +132,11 @@ async def test_a_query_for_states_that_makes_no_sense_is_422(api: Api, query: di
 async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
     for _ in range(3):
         await fanned(api)
-    found = ok(await api.find_runs())["runs"]
-    assert [[run.pop(each) for each in ("finished_at", "cancelled_at", "key")] for run in found] == [
+    listed = ok(await api.find_runs())["runs"]
+    assert [[run.pop(each) for each in ("finished_at", "cancelled_at", "key")] for run in listed] == [
         [None, None, None]
     ] * 3
-    assert found == ok(await api.runs())["runs"]
+    assert listed == ok(await api.runs())["runs"]
 
 
 async def test_runs_can_be_narrowed_by_graph_status_and_time(api: Api) -> None:
@@ -148,16 +148,16 @@ async def test_runs_can_be_narrowed_by_graph_status_and_time(api: Api) -> None:
     cancelled = await Flow.start(api, place("c"), graph="other")
     ok(await api.native("POST", f"run/{cancelled.run_id}/cancel"))
 
-    async def found(**query: Any) -> list[str]:
+    async def listed(**query: Any) -> list[str]:
         return [run["run_id"] for run in ok(await api.find_runs(**query))["runs"]]
 
-    assert len(await found(graph="other")) == 3
-    assert await found(status="SUCCESS") == [success.run_id]
-    assert await found(status="FAILED", graph="other") == [cancelled.run_id, failed.run_id]
-    assert len(await found(status="PENDING")) == 1
+    assert len(await listed(graph="other")) == 3
+    assert await listed(status="SUCCESS") == [success.run_id]
+    assert await listed(status="FAILED", graph="other") == [cancelled.run_id, failed.run_id]
+    assert len(await listed(status="PENDING")) == 1
     (latest, *_) = ok(await api.find_runs())["runs"]
-    assert latest["run_id"] in await found(since=latest["created_at"])
-    assert await found(since="2999-01-01T00:00:00+02:00") == []
+    assert latest["run_id"] in await listed(since=latest["created_at"])
+    assert await listed(since="2999-01-01T00:00:00+02:00") == []
     assert latest["finished_at"] == latest["cancelled_at"] is not None
 
 
@@ -165,8 +165,8 @@ async def test_runs_can_be_narrowed_by_graph_status_and_time(api: Api) -> None:
 async def test_pages_of_runs_neither_overlap_nor_leave_out(api: Api, limit: int) -> None:
     flow = await Flow.deploy(api, place("a"))
     made = [await flow.trigger() for _ in range(5)]
-    found = await pages(api.find_runs, "runs", limit=limit)
-    assert [run["run_id"] for page in found for run in page] == made[::-1]
+    listed = await pages(api.find_runs, "runs", limit=limit)
+    assert [run["run_id"] for page in listed for run in page] == made[::-1]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,6 @@ async def test_states_come_with_their_outputs_in_pages_of_bounded_size(api: Api)
     assert [state["outputs"] for state in shown if state["identifier"] == "b"] == [{}, {}]
     large = await Flow.start(api, place("c", "d"), place("d"))
     await large.run("c", *({"v": str(n) * 2_500_000, "w": "w"} for n in range(3)))
-    found = await pages(api.states, "states", run=large.run_id, identifier="c", outputs="true")
-    assert [state["outputs"]["v"][0] for page in found for state in page] == ["2", "1", "0"]
-    assert max(map(len, found)) == 1
+    listed = await pages(api.states, "states", run=large.run_id, identifier="c", outputs="true")
+    assert [state["outputs"]["v"][0] for page in listed for state in page] == ["2", "1", "0"]
+    assert max(map(len, listed)) == 1

@@ -42,7 +42,7 @@ async def test_the_lines_of_an_outcome_are_shown_with_its_state(api: Api, outcom
     item = item_for(state, outcome=outcome, **OUTCOMES[outcome], logs=[PRINTED, RECORD])
     assert await report(api, item) == ["ok"]
     assert await logs(api, state["state_id"]) == [PRINTED, RECORD]
-    assert (await flow.detail(state["state_id"])).keys() == before.keys(), "v0 shows them to nobody"
+    assert (await flow.detail(state["state_id"])).keys() == before.keys(), "v0 does not show them"
 
 
 async def test_each_attempt_has_its_own_lines(api: Api) -> None:

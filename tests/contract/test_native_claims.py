@@ -118,7 +118,7 @@ async def test_the_same_claim_id_returns_the_states_still_held(api: Api) -> None
     assert len(await claim(api)) == 1
 
 
-async def test_a_claim_that_found_nothing_may_be_repeated_without_harm(api: Api) -> None:
+async def test_an_empty_claim_may_be_repeated(api: Api) -> None:
     await Flow.deploy(api, place("a"))
     claim_id = str(uuid.uuid4())
     assert await claim(api, claim_id=claim_id) == []
@@ -177,7 +177,7 @@ async def test_a_long_poll_returns_as_soon_as_a_state_appears(api: Api, event: s
     places = place("a", "b"), place("b", "u"), place("u", unites="a")
     flow = await Flow.deploy(api, *places, retry_policy=NO_RETRY | {"max_retries": 1})
     claimed: list[dict[str, Any]] = []
-    wanted = {"next state": B, "unite": node_name("u")}.get(event, A)
+    node = {"next state": B, "unite": node_name("u")}.get(event, A)
     held: dict[str, Any] = {}
     if event not in {"trigger", "delay"}:
         await flow.trigger()
@@ -189,7 +189,7 @@ async def test_a_long_poll_returns_as_soon_as_a_state_appears(api: Api, event: s
         assert await report(api, item_for(held, outcome="pruned", data={})) == ["ok"]
 
     async def poll() -> None:
-        claimed.extend(await claim(api, {wanted: 1}, wait_ms=15_000, worker_id="poller"))
+        claimed.extend(await claim(api, {node: 1}, wait_ms=15_000, worker_id="poller"))
 
     with trio.fail_after(14):
         async with trio.open_nursery() as nursery:

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 
 def along(limits: dict[str, int], *, limit: int = 10, at_once: int = 10, **more: Any) -> dict[str, Any]:
     """Return the last item of a list of outcomes."""
-    asked = {"worker_id": "busy", "limits": limits, "limit": limit, "at_once": at_once}
-    return {"claim": {**asked, "claim_id": str(uuid.uuid4()), **more}}
+    fields = {"worker_id": "busy", "limits": limits, "limit": limit, "at_once": at_once}
+    return {"claim": {**fields, "claim_id": str(uuid.uuid4()), **more}}
 
 
-async def test_what_follows_is_claimed_with_the_report_that_creates_it(api: Api) -> None:
+async def test_next_states_are_claimed_with_the_report_that_creates_them(api: Api) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b"))
     first = await claim_one(api)
     reply = ok(await api.outcomes(executed_item(first), along({A: 10, B: 10})))
@@ -50,7 +50,7 @@ async def test_outcomes_that_are_refused_do_not_cost_the_claim_nor_the_claim_the
     await Flow.start(api, place("a"), runs=2)
     [state] = await claim(api, {A: 1})
     stale = {**executed_item(state), "token": "another"}
-    reply = ok(await api.outcomes({"outcome": "nonsense"}, stale, along({A: 1})))
+    reply = ok(await api.outcomes({"outcome": "unknown"}, stale, along({A: 1})))
     assert results(reply) == ["invalid", "stale"]
     assert len(reply["states"]) == 1
     reply = ok(await api.outcomes(executed_item(state), {"claim": {"limit": -1}}))
@@ -83,7 +83,7 @@ async def test_a_claim_id_that_was_released_before_takes_nothing_but_outcomes_co
     assert len(await claim(api, {B: 1})) == 1
 
 
-async def test_it_can_be_of_one_run_only(api: Api) -> None:
+async def test_a_claim_with_a_report_can_be_limited_to_one_run(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"))
     first_run, second_run = await flow.trigger(), await flow.trigger()
     [state] = await claim(api, {A: 1}, run_id=second_run)

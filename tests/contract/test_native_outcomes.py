@@ -1,4 +1,4 @@
-"""Design section 4: batches of outcomes and their tokens, and what v0 may do beside them."""
+"""Design section 4: batches of outcomes and their tokens, and what v0 may do with their states."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ async def test_an_attempt_counts_retries_and_deliveries_count_claims_without_out
     assert retry["state_id"] != state["state_id"]
 
 
-# -- beside v0
+# -- next to v0
 
 
 @pytest.mark.parametrize("outcome", ["executed", "errored", "prune", "requeue"])
@@ -222,7 +222,7 @@ async def test_a_v0_outcome_for_a_state_under_a_lease_is_400(api: Api, outcome: 
     assert await report(api, executed_item(state)) == ["ok"]
 
 
-async def test_a_state_goes_either_to_v0_or_to_native(api: Api) -> None:
+async def test_a_state_is_claimed_through_one_api(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     await flow.one("a")
     assert await claim(api) == []

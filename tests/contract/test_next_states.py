@@ -25,7 +25,7 @@ async def test_every_next_node_gets_a_state_for_every_sibling(api: Api) -> None:
 
 
 @pytest.mark.deviates_from_stock("stock creates them in the background, and shows EXECUTED until then")
-async def test_what_follows_is_there_before_the_outcome_is_acknowledged(api: Api) -> None:
+async def test_next_states_exist_before_the_outcome_is_acknowledged(api: Api) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b", "u"), place("u", unites="a"))
     for identifier in ("a", "b"):
         (state,) = ok(await api.claim([node_name(identifier)], 5))["states"]
@@ -68,14 +68,14 @@ async def test_values_are_inserted_as_they_are(api: Api, value: str) -> None:
     assert await flow.inputs("b") == {"p": f"[{value}]"}
 
 
-async def test_inputs_that_the_schema_lacks_and_nobody_can_build_are_dropped_below_the_root(
+async def test_inputs_that_the_schema_lacks_and_that_cannot_be_built_are_dropped_below_the_root(
     api: Api,
 ) -> None:
     ok(await api.register([declare(node_name("a")), declare(node_name("b"), ["p"])]))
     places = [place("a", "b"), place("b", inputs={"p": "kept", "extra": "${{a.outputs.v}}"})]
     flow = await Flow.put(api, "graph", api.body(places))
     await flow.trigger()
-    await flow.run("a", {"no": "v here, and nobody minds"})
+    await flow.run("a", {"no": "v here, which is no problem"})
     assert await flow.inputs("b") == {"p": "kept"}
 
 
@@ -155,7 +155,7 @@ async def test_an_output_that_is_missing_or_no_string_fails_the_creation(
 
 @pytest.mark.parametrize("output", BAD.values(), ids=BAD.keys())
 @pytest.mark.stored_values
-async def test_an_output_that_nobody_references_may_be_anything(api: Api, output: dict[str, Any]) -> None:
+async def test_an_unreferenced_output_may_be_anything(api: Api, output: dict[str, Any]) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b"))
     state_id = await flow.run("a", output)
     await flow.one("b")

@@ -27,7 +27,7 @@ async def test_a_namespace_where_nothing_happened_is_empty(api: Api) -> None:
     assert sum(shown.throughput.ended) == 0
 
 
-async def test_what_waits_runs_and_failed_is_counted_in_all_and_by_node(api: Api) -> None:
+async def test_waiting_running_and_failed_states_are_counted_in_total_and_by_node(api: Api) -> None:
     flow = await Flow.start(
         api, place("a", "b"), place("b", inputs={"v": "${{ a.outputs.v }}"}), retry_policy=NO_RETRY
     )
@@ -59,7 +59,7 @@ async def test_the_depth_of_each_queue_is_counted_up_to_a_limit(api: Api) -> Non
 
 
 @pytest.mark.parametrize("limit", ["0", "100001", "x"])
-async def test_no_other_limit_of_a_depth_is_accepted(api: Api, limit: str) -> None:
+async def test_any_other_limit_of_a_depth_is_422(api: Api, limit: str) -> None:
     refused(await api.depth(limit=limit), 422)
 
 
@@ -87,5 +87,5 @@ async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: A
 
 
 @pytest.mark.parametrize("runs", ["-1", "101", "x"])
-async def test_no_other_number_of_runs_can_be_asked_for(api: Api, runs: str) -> None:
+async def test_any_other_number_of_runs_is_422(api: Api, runs: str) -> None:
     refused(await api.overview(runs=runs), 422)

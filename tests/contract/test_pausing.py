@@ -34,8 +34,8 @@ async def claimed(api: Api) -> list[str]:
 
 
 def along(**limits: int) -> dict[str, Any]:
-    asked = {"worker_id": "busy", "limits": limits, "limit": 10, "at_once": 10}
-    return {"claim": {**asked, "claim_id": str(uuid.uuid4())}}
+    fields = {"worker_id": "busy", "limits": limits, "limit": 10, "at_once": 10}
+    return {"claim": {**fields, "claim_id": str(uuid.uuid4())}}
 
 
 async def test_no_claim_takes_states_of_a_paused_node_and_every_one_does_when_it_is_resumed(api: Api) -> None:
@@ -51,7 +51,7 @@ async def test_no_claim_takes_states_of_a_paused_node_and_every_one_does_when_it
     assert [state["run_id"] for state in await claim(api, {B: 10})] == [first["run_id"]]
 
 
-async def test_who_waits_for_a_paused_node_gets_its_states_when_it_is_resumed(api: Api) -> None:
+async def test_a_long_poll_for_a_paused_node_gets_its_states_when_it_is_resumed(api: Api) -> None:
     flow = await Flow.start(api, place("b"))
     await pause(api)
     taken: list[dict[str, Any]] = []
@@ -67,7 +67,7 @@ async def test_who_waits_for_a_paused_node_gets_its_states_when_it_is_resumed(ap
     assert [state["run_id"] for state in taken] == [flow.run_id]
 
 
-async def test_what_runs_goes_on_and_what_comes_of_it_waits(api: Api) -> None:
+async def test_running_states_of_a_paused_node_go_on_and_their_next_states_wait(api: Api) -> None:
     flow = await Flow.start(api, place("b", "b2"), place("b2", node_name=B), runs=3)
     done, failed, released = await claim(api, {B: 3})
     await pause(api)
@@ -96,7 +96,7 @@ async def test_a_node_stays_paused_when_it_is_registered_again_and_only_in_its_n
     await elsewhere.one("b")
 
 
-async def test_whoever_waits_for_a_paused_node_is_told(api: Api) -> None:
+async def test_a_pause_is_shown_where_states_wait_for_the_node(api: Api) -> None:
     flow = await Flow.deploy(api, place("a", "b"), place("b"))
     since = await pause(api)
     run_id = await flow.trigger()
@@ -131,7 +131,7 @@ async def test_a_paused_schedule_is_shown_and_its_graph_can_be_triggered(api: Ap
 
 
 @pytest.mark.parametrize("what", ["node/nothing", f"node/{node_name('a')}", "graph/nothing", "graph/graph"])
-async def test_what_is_not_there_cannot_be_paused(api: Api, what: str) -> None:
+async def test_an_unknown_node_or_graph_cannot_be_paused(api: Api, what: str) -> None:
     await Flow.deploy(api, place("a"))
     for do in ("pause", "resume"):
         refused(await api.elsewhere().native("POST", f"{what}/{do}"), 404)

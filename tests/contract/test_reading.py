@@ -95,7 +95,7 @@ async def test_a_page_that_is_no_whole_number_from_one_on_is_422(api: Api, page:
 
 
 @pytest.mark.deviates_from_stock("stock has no largest page")
-async def test_a_page_has_at_most_a_thousand_runs_and_says_so(api: Api) -> None:
+async def test_a_page_has_up_to_a_thousand_runs_and_names_that_size(api: Api) -> None:
     await Flow.start(api, place("a"))
     reply = ok(await api.runs(1, 10**9))
     assert (reply["total"], reply["size"], len(reply["runs"])) == (1, 1000, 1)
@@ -154,8 +154,8 @@ async def test_counts_and_status_of_a_run(
         if becomes == "RETRIED":
             ok(await api.manual_retry(state_id))
     run = await flow.run_summary()
-    found = tuple(run[f"{kind}_count"] for kind in ("success", "pending", "errored", "retried"))
-    assert (found, run["total_count"], run["status"]) == (counts, sum(counts), status)
+    counted = tuple(run[f"{kind}_count"] for kind in ("success", "pending", "errored", "retried"))
+    assert (counted, run["total_count"], run["status"]) == (counts, sum(counts), status)
 
 
 async def test_a_failed_creation_counts_as_an_error(api: Api) -> None:
@@ -240,7 +240,7 @@ async def test_a_state_is_shown_in_full(api: Api) -> None:
     }
 
 
-async def test_a_state_is_found_only_if_every_part_of_the_path_fits(api: Api) -> None:
+async def test_a_state_is_404_unless_every_part_of_its_path_matches(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     (root,) = (await flow.shown())["root_states"]
     await Flow.start(api, place("a"), graph="other")

@@ -88,7 +88,7 @@ async def test_only_plain_strings_are_referenced_outputs(
     assert (await validity(api, head, other))[0] == "VALID"
 
 
-async def test_every_input_of_the_schema_must_be_given_even_with_a_default(api: Api) -> None:
+async def test_every_input_of_the_schema_is_required_even_with_a_default(api: Api) -> None:
     optional = declare("Opt", {"p": {"type": "string", "default": "x"}})
     optional["inputs_schema"]["required"] = []
     ok(await api.register([optional]))
@@ -102,7 +102,7 @@ async def test_inputs_that_the_schema_does_not_know_are_accepted(api: Api) -> No
 
 
 @pytest.mark.parametrize("known_input", [True, False])
-async def test_a_reference_to_an_output_nobody_declares_makes_the_graph_invalid(
+async def test_a_reference_to_an_undeclared_output_makes_the_graph_invalid(
     api: Api, known_input: bool
 ) -> None:
     ok(await api.register([declare("Head", [], ["v"]), declare("Tail", ["p"] if known_input else [])]))

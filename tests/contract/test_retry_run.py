@@ -50,7 +50,7 @@ async def test_a_request_that_is_repeated_retries_nothing_twice(api: Api) -> Non
     assert ok(await api.retry_run(flow.run_id, request_id))["retried"] == [
         {**one, "status": "QUEUED"} for one in first["retried"]
     ]
-    # Also after what it retried has failed anew: that is for another request.
+    # Also after what it retried has failed again: that is for another request.
     ok(await api.errored(again[0]["state_id"]))
     before = await flow.statuses()
     repeated = ok(await api.retry_run(flow.run_id, request_id))["retried"]

@@ -66,7 +66,7 @@ async def test_one_expression_in_two_zones_is_two_schedules(api: Api) -> None:
 
 @pytest.mark.before_the_store
 @pytest.mark.parametrize(
-    ("zone", "said"),
+    ("zone", "message"),
     [
         ("Europe/Berln", "did you mean 'Europe/Berlin'?"),
         ("europe/berlin", "did you mean 'Europe/Berlin'?"),
@@ -77,7 +77,9 @@ async def test_one_expression_in_two_zones_is_two_schedules(api: Api) -> None:
     ],
 )
 @pytest.mark.parametrize("shape", ["released", "proposed"])
-async def test_an_unknown_zone_is_refused_with_its_place(api: Api, zone: Any, said: str, shape: str) -> None:
+async def test_an_unknown_zone_is_refused_with_its_place(
+    api: Api, zone: Any, message: str, shape: str
+) -> None:
     sent = trigger(timezone=zone)
     if shape == "proposed":
         sent = {"value": {**sent["value"], "type": "CRON"}}
@@ -85,7 +87,7 @@ async def test_an_unknown_zone_is_refused_with_its_place(api: Api, zone: Any, sa
     refused(reply, 422)
     (problem,) = reply.json()["detail"]
     assert problem["loc"] == ["body", "triggers", 0, "value", "timezone"]
-    assert said in problem["msg"]
+    assert message in problem["msg"]
 
 
 async def test_cancelled_triggers_come_due_again_once_the_graph_is_put(api: Api) -> None:
@@ -105,4 +107,4 @@ async def test_cancelled_triggers_come_due_again_once_the_graph_is_put(api: Api)
 
 
 async def test_triggers_of_a_graph_that_does_not_exist_cannot_be_cancelled(api: Api) -> None:
-    refused(await api.cancel_triggers("nobody"), 404)
+    refused(await api.cancel_triggers("unknown"), 404)

@@ -1,4 +1,4 @@
-"""Trace contexts travel with a run: what each execution is told, and what is kept of it. As text."""
+"""Trace contexts travel with a run: what a claim says of them, and what is stored. As text."""
 
 from __future__ import annotations
 
@@ -35,45 +35,45 @@ async def ends(api: Api, state: dict[str, Any], number: int | None, *outputs: di
     assert await report(api, {**executed_item(state, *outputs), **trace}) == ["ok"]
 
 
-def told(state: dict[str, Any]) -> list[int]:
+def trace_of(state: dict[str, Any]) -> list[int]:
     """Return the numbers of the contexts that a claim tells: the parent, then the links."""
     return [int(each.split("-")[2], 16) for each in state.get("trace", "").split()]
 
 
-async def test_an_execution_is_told_the_one_that_created_it(api: Api) -> None:
+async def test_a_claim_names_the_execution_that_created_the_state(api: Api) -> None:
     await traced(api, place("a", "b"), place("b", "c"), place("c"))
     a = await claim_one(api)
     assert a["trace"] == TRIGGER
     await ends(api, a, 1, OK, OK)
     first, second = await claim(api, {B: 10})
-    assert told(first) == told(second) == [1]
+    assert trace_of(first) == trace_of(second) == [1]
     await ends(api, first, 2)
     # A runtime that does not trace leaves no gap; nor does one that speaks v0.
     await ends(api, second, None)
-    assert sorted(told(state) for state in await claim(api, {C: 10})) == [[1], [2]]
+    assert sorted(trace_of(state) for state in await claim(api, {C: 10})) == [[1], [2]]
 
 
 async def test_a_retry_has_the_parent_of_the_first_attempt_and_links_to_those_before(api: Api) -> None:
     await traced(api, place("a"), retry_policy=FAST_RETRY)
     for number, expected in enumerate([[999], [999, 1], [999, 1, 2]], 1):
         state = await claim_one(api, wait_ms=5_000)
-        assert told(state) == expected
+        assert trace_of(state) == expected
         item = item_for(state, outcome="errored", error="boom", trace=context(number))
         assert await report(api, item) == ["ok"]
     ok(await api.manual_retry(state["state_id"]))
-    assert told(await claim_one(api)) == [3], "by hand: below the attempt that failed"
+    assert trace_of(await claim_one(api)) == [3], "by hand: below the attempt that failed"
 
 
-async def test_what_was_handed_back_or_requeued_is_linked_to_the_executions_before(api: Api) -> None:
+async def test_a_released_or_requeued_state_is_linked_to_its_earlier_executions(api: Api) -> None:
     await traced(api, place("a"))
     state = await claim_one(api)
     ok(await api.release(states=[item_for(state, trace=context(1))]))
     state = await claim_one(api)
-    assert told(state) == [999, 1]
+    assert trace_of(state) == [999, 1]
     ok(await api.release(states=[item_for(state)]))  # it had not begun
     for number in range(2, 13):
         state = await claim_one(api, wait_ms=5_000)
-        assert told(state) == [999, *range(1, number)][:1] + [*range(1, number)][-8:]
+        assert trace_of(state) == [999, *range(1, number)][:1] + [*range(1, number)][-8:]
         item = item_for(state, outcome="requeued", delay_ms=1, trace=context(number))
         assert await report(api, item) == ["ok"]
 
@@ -85,9 +85,9 @@ async def test_a_run_whose_trigger_is_not_traced_has_one_trace_from_its_first_ex
     item = item_for(state, outcome="errored", error="boom", trace=context(1))
     assert await report(api, item) == ["ok"]
     state = await claim_one(api, wait_ms=5_000)
-    assert told(state) == [1]
+    assert trace_of(state) == [1]
     await ends(api, state, 2)
-    assert told(await claim_one(api, limits={B: 1})) == [2]
+    assert trace_of(await claim_one(api, limits={B: 1})) == [2]
 
 
 async def test_a_united_execution_has_the_target_as_parent_and_links_to_what_completed_it(api: Api) -> None:
@@ -98,24 +98,24 @@ async def test_a_united_execution_has_the_target_as_parent_and_links_to_what_com
     item = item_for(b, outcome="errored", error="boom", trace=context(2))
     assert await report(api, item) == ["ok"]
     (c,) = await claim(api, {C: 10})
-    assert told(c) == [1, 2]
+    assert trace_of(c) == [1, 2]
 
 
-async def test_the_same_claim_again_tells_the_same(api: Api) -> None:
+async def test_a_repeated_claim_has_the_same_trace(api: Api) -> None:
     await traced(api, place("a"))
     claim_id = str(uuid4())
     for _ in range(2):
-        assert [told(state) for state in await claim(api, claim_id=claim_id)] == [[999]]
+        assert [trace_of(state) for state in await claim(api, claim_id=claim_id)] == [[999]]
 
 
 async def test_runs_of_a_list_have_their_traces(api: Api) -> None:
     await Flow.deploy(api, place("a"))
     runs = [{"run_id": str(uuid4()), "trace": context(n)} for n in (1, 2)]
     ok(await api.trigger_many("graph", *runs))
-    assert sorted(told(state) for state in await claim(api)) == [[1], [2]]
+    assert sorted(trace_of(state) for state in await claim(api)) == [[1], [2]]
 
 
-async def test_what_is_not_a_trace_context_is_refused(api: Api) -> None:
+async def test_a_malformed_trace_context_is_refused(api: Api) -> None:
     await traced(api, place("a"))
     state = await claim_one(api)
     for text in ("", "00-1-2-01", context(1) + " " + context(2), context(1).upper()):

@@ -30,7 +30,7 @@ async def test_every_field_of_a_trigger_has_a_default(api: Api) -> None:
     ok(await api.v0("POST", f"graph/{flow.graph}/trigger", json={}))
 
 
-async def test_every_trigger_starts_a_run_of_its_own(api: Api) -> None:
+async def test_every_trigger_starts_another_run(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"))
     run_ids = {await flow.trigger() for _ in range(3)}
     assert len(run_ids) == 3
@@ -50,7 +50,7 @@ async def test_an_invalid_graph_is_400(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("inputs", "expected"),
     [
         ({}, {"p": "one", "q": "two"}),
         ({"p": "mine"}, {"p": "mine", "q": "two"}),
@@ -58,11 +58,11 @@ async def test_an_invalid_graph_is_400(api: Api) -> None:
         ({"unknown": "x"}, {"p": "one", "q": "two"}),
     ],
 )
-async def test_given_inputs_replace_those_of_the_root_and_others_are_ignored(
-    api: Api, given: dict[str, str], expected: dict[str, str]
+async def test_inputs_of_a_trigger_replace_those_of_the_root_and_others_are_ignored(
+    api: Api, inputs: dict[str, str], expected: dict[str, str]
 ) -> None:
     flow = await Flow.deploy(api, place("a", inputs={"p": "one", "q": "two"}))
-    await flow.trigger(inputs=given)
+    await flow.trigger(inputs=inputs)
     assert await flow.inputs("a") == expected
 
 
@@ -76,11 +76,11 @@ async def test_the_root_keeps_inputs_that_its_schema_does_not_know(api: Api) -> 
 @pytest.mark.parametrize(
     ("text", "store", "expected"),
     [
-        ("${{store.k}}", {"k": "given"}, "given"),
+        ("${{store.k}}", {"k": "x"}, "x"),
         ("<${{ store.d }}>", {"k": "x"}, "<default>"),
-        ("${{store.d}}", {"k": "x", "d": "given"}, "given"),
+        ("${{store.d}}", {"k": "x", "d": "y"}, "y"),
         ("${{store.d}}", {"k": "x", "d": ""}, ""),
-        ("${{store.outputs.k}}", {"k": "given"}, "given"),
+        ("${{store.outputs.k}}", {"k": "x"}, "x"),
         ("${{store.k}}${{store.d}}", {"k": "a", "d": "b"}, "ab"),
         ("${{store.k}}", {"k": "${{store.d}}"}, "${{store.d}}"),
         ("${{store.k}}", {"k": 'a NUL \0, "quoted"'}, 'a NUL \0, "quoted"'),
@@ -98,12 +98,12 @@ async def test_later_nodes_read_the_store_of_their_run(api: Api) -> None:
     places = [place("a", "b"), place("b", inputs={"p": "${{store.k}}/${{store.d}}"})]
     flow = await Flow.deploy(api, *places, store_config=STORE)
     seen = {}
-    for k, store in (("one", {"k": "one"}), ("two", {"k": "two", "d": "given"})):
+    for k, store in (("one", {"k": "one"}), ("two", {"k": "two", "d": "y"})):
         await flow.trigger(store=store)
         await flow.run("a")
         (state,) = await flow.take("b")
         seen[k] = state["inputs"]["p"]
-    assert seen == {"one": "one/default", "two": "two/given"}
+    assert seen == {"one": "one/default", "two": "two/y"}
 
 
 @pytest.mark.parametrize("store", [{}, {"d": "x"}, {"K": "x"}])
@@ -121,18 +121,18 @@ async def test_every_missing_required_key_is_named(api: Api) -> None:
     assert "third" in detail
 
 
-async def test_store_keys_that_nobody_declared_are_accepted(api: Api) -> None:
+async def test_undeclared_store_keys_are_accepted(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"), store_config=STORE)
     ok(await api.trigger(flow.graph, store={"k": "x", "spare": "y"}))
 
 
 @pytest.mark.deviates_from_stock("stock expands placeholders that callers send")
-@pytest.mark.parametrize("given", ["${{store.k}}", "${{store.nothing}}", "${{a.outputs.v}}", "${{", "}}"])
+@pytest.mark.parametrize("inputs", ["${{store.k}}", "${{store.nothing}}", "${{a.outputs.v}}", "${{", "}}"])
 @pytest.mark.stored_values
-async def test_given_inputs_are_data_and_never_expanded(api: Api, given: str) -> None:
+async def test_inputs_of_a_trigger_are_data_and_never_expanded(api: Api, inputs: str) -> None:
     flow = await Flow.deploy(api, place("a", inputs={"p": "x"}), store_config=STORE)
-    await flow.trigger(inputs={"p": given}, store={"k": "secret"})
-    assert await flow.inputs("a") == {"p": given}
+    await flow.trigger(inputs={"p": inputs}, store={"k": "secret"})
+    assert await flow.inputs("a") == {"p": inputs}
 
 
 async def test_a_delayed_run_cannot_be_claimed_yet_but_is_there(api: Api) -> None:

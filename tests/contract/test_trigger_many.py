@@ -140,7 +140,7 @@ async def test_a_run_of_another_graph_is_named(api: Api) -> None:
     assert await total(api) == 1
 
 
-async def test_at_most_a_hundred_problems_are_named(api: Api) -> None:
+async def test_up_to_a_hundred_problems_are_named(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"), store_config=STORE)
     lacking = problems(await api.trigger_many(flow.graph, *(run() for _ in range(300))))
     assert [index for _, _, index, _ in lacking] == list(range(100))
@@ -164,9 +164,9 @@ async def test_an_entry_of_another_form_is_named(
     api: Api, entry: Any, place_of: tuple[str, ...], message: str
 ) -> None:
     flow = await Flow.deploy(api, place("a"))
-    ((*where, said),) = problems(await api.trigger_many(flow.graph, run(), entry))
+    ((*where, text),) = problems(await api.trigger_many(flow.graph, run(), entry))
     assert where == ["body", "runs", 1, *place_of]
-    assert message in said
+    assert message in text
     assert await total(api) == 0
 
 

@@ -50,7 +50,7 @@ async def test_a_united_node_runs_once_after_everything_below_its_target(api: Ap
     assert sum(edge["target"] == united for edge in edges) == 1
 
 
-async def test_each_state_of_the_target_has_a_united_state_of_its_own(api: Api) -> None:
+async def test_each_state_of_the_target_has_its_own_united_state(api: Api) -> None:
     flow = await Flow.start(api, *_chain(inputs={"p": "${{t.outputs.v}}"}))
     await flow.run("t", {"v": "0"}, {"v": "1"})
     for state in await flow.take("b", 2):
@@ -216,7 +216,7 @@ async def test_a_target_that_failed_has_no_united_state(api: Api) -> None:
 # -- several united nodes
 
 
-@pytest.mark.deviates_from_stock("on stock, creating one blocks the other for ever")
+@pytest.mark.deviates_from_stock("on stock, creating one blocks the other without a limit")
 async def test_united_nodes_of_one_target_do_not_hold_each_other(api: Api) -> None:
     flow = await Flow.start(
         api,

@@ -29,7 +29,7 @@ async def start(api: Api, unites: dict[str, str] | None = None) -> Flow:
     )
 
 
-async def test_what_may_still_be_reached_has_no_reason(api: Api) -> None:
+async def test_a_node_that_may_still_be_reached_has_no_reason(api: Api) -> None:
     flow = await start(api)
     assert await reasons(flow) == {}
     await flow.run("a")
@@ -40,7 +40,7 @@ async def test_what_may_still_be_reached_has_no_reason(api: Api) -> None:
     assert await reasons(flow) == {}
 
 
-async def test_what_follows_a_failure_says_how_many_failed_and_is_reached_after_a_retry(api: Api) -> None:
+async def test_a_node_after_a_failure_says_how_many_failed_and_is_reached_after_a_retry(api: Api) -> None:
     flow = await start(api, ALL_SUCCESS)
     await flow.run("a", {"v": "1"}, {"v": "2"})
     one, two = [state["state_id"] for state in await flow.take("b", 2)]
@@ -55,7 +55,7 @@ async def test_what_follows_a_failure_says_how_many_failed_and_is_reached_after_
     assert await reasons(flow) == {}
 
 
-async def test_what_cannot_be_reached_says_so_while_the_rest_goes_on(api: Api) -> None:
+async def test_an_unreachable_node_has_a_reason_while_the_rest_goes_on(api: Api) -> None:
     flow = await Flow.start(
         api,
         place("a", "b", "d"),
@@ -75,7 +75,7 @@ async def test_what_cannot_be_reached_says_so_while_the_rest_goes_on(api: Api) -
     }
 
 
-async def test_what_all_members_missed_says_what_became_of_them(api: Api) -> None:
+async def test_a_united_node_that_no_member_reached_says_how_they_ended(api: Api) -> None:
     flow = await start(api, ALL_SUCCESS)
     await flow.run("a")
     ok(await api.prune(await flow.one("b"), {}))

@@ -178,7 +178,7 @@ MANY: dict[str, tuple[list[Place], list[str]]] = {
 
 
 @pytest.mark.parametrize(("places", "named"), MANY.values(), ids=MANY)
-async def test_every_message_of_the_failing_group_is_given(
+async def test_every_message_of_the_failing_group_is_in_the_answer(
     api: Api, places: list[Place], named: list[str]
 ) -> None:
     detail = refused(await put(api, *places), 400)

@@ -21,12 +21,12 @@ async def workers(api: Api) -> RuntimeList:
     return RuntimeList.model_validate(ok(await api.workers()))
 
 
-async def test_nobody_works_in_a_new_namespace(api: Api) -> None:
-    found = await workers(api)
-    assert (found.workers, found.v0) == ([], [])
+async def test_a_new_namespace_has_no_workers(api: Api) -> None:
+    listed = await workers(api)
+    assert (listed.workers, listed.v0) == ([], [])
 
 
-async def test_a_worker_is_listed_with_what_it_said_and_what_the_database_knows(api: Api) -> None:
+async def test_a_worker_is_listed_with_its_last_heartbeat_and_what_it_holds(api: Api) -> None:
     await Flow.start(api, place("a"))
     state = await claim_one(api, worker_id="w")
     (first,) = (await workers(api)).workers
@@ -38,17 +38,17 @@ async def test_a_worker_is_listed_with_what_it_said_and_what_the_database_knows(
             "w", runtime="Greeter", phase="running", busy=1, buffered=2, workers=4, shows_tasks=True
         )
     )
-    (said,) = (await workers(api)).workers
-    assert (said.runtime, said.phase, said.asked_to_drain) == ("Greeter", "running", False)
-    assert (said.workers, said.busy, said.buffered, said.shows_tasks) == (4, 1, 2, True)
-    assert said.holds == 1
-    assert 0 <= said.heard_ago <= first.heard_ago + 60
+    (worker,) = (await workers(api)).workers
+    assert (worker.runtime, worker.phase, worker.asked_to_drain) == ("Greeter", "running", False)
+    assert (worker.workers, worker.busy, worker.buffered, worker.shows_tasks) == (4, 1, 2, True)
+    assert worker.holds == 1
+    assert 0 <= worker.heard_ago <= first.heard_ago + 60
     ok(await api.release(states=[item_for(state)]))
     assert (await workers(api)).workers[0].holds == 0
     assert (await workers(api.elsewhere())).workers == []
 
 
-async def test_live_ones_come_first_by_runtime(api: Api) -> None:
+async def test_live_workers_are_listed_first_by_runtime(api: Api) -> None:
     for worker_id, runtime, phase in (
         ("c", "b", "running"),
         ("b", "a", "stopped"),
@@ -56,35 +56,35 @@ async def test_live_ones_come_first_by_runtime(api: Api) -> None:
         ("d", "a", "running"),
     ):
         ok(await api.heartbeat(worker_id, runtime=runtime, phase=phase))
-    found = [(worker.worker_id, worker.live) for worker in (await workers(api)).workers]
-    assert found == [("d", True), ("a", True), ("c", True), ("b", False)]
+    listed = [(worker.worker_id, worker.live) for worker in (await workers(api)).workers]
+    assert listed == [("d", True), ("a", True), ("c", True), ("b", False)]
 
 
-async def test_those_who_ask_through_v0_are_listed_by_what_they_ask_for(api: Api) -> None:
+async def test_v0_runtimes_are_listed_by_the_nodes_that_they_claim(api: Api) -> None:
     a, b, z = (node_name(name) for name in "abz")
     await api.register_for([place(name) for name in "abz"])
     ok(await api.claim([z, a], 1))
     ok(await api.claim([b], 1))
     ok(await api.claim([a, z], 1))
-    found = (await workers(api)).v0
-    assert sorted(asker.nodes for asker in found) == [[a, z], [b]]
-    assert all(asker.polled_ago >= 0 for asker in found)
+    listed = (await workers(api)).v0
+    assert sorted(asker.nodes for asker in listed) == [[a, z], [b]]
+    assert all(asker.polled_ago >= 0 for asker in listed)
 
 
-async def test_names_that_nobody_registered_are_not_kept(api: Api) -> None:
+async def test_names_of_unregistered_nodes_are_not_kept(api: Api) -> None:
     await api.register_for([place("a")])
     for number in range(3):
         unknown = f"unknown{number}"
         ok(await api.claim([unknown], 1))
         ok(await api.claim([unknown, node_name("a")], 1))
         ok(await api.native_claim({unknown: 1, node_name("a"): 1}, worker_id="w"))
-    found = await workers(api)
-    assert [asker.nodes for asker in found.v0] == [[node_name("a")]]
-    assert [worker.nodes for worker in found.workers] == [[node_name("a")]]
+    listed = await workers(api)
+    assert [asker.nodes for asker in listed.v0] == [[node_name("a")]]
+    assert [worker.nodes for worker in listed.workers] == [[node_name("a")]]
 
 
 @pytest.mark.parametrize("worker_id", ["w", "a/b", "name@host:1:ab", "ü?#%2F"])
-async def test_a_worker_is_asked_to_drain_whatever_it_is_called(api: Api, worker_id: str) -> None:
+async def test_a_drain_is_requested_of_workers_with_any_name(api: Api, worker_id: str) -> None:
     refused(await api.worker("POST", worker_id, "drain"), 404)
     ok(await api.heartbeat(worker_id, phase="running"))
     reply = CommandReply.model_validate(ok(await api.worker("POST", worker_id, "drain")))
@@ -103,7 +103,7 @@ async def test_a_worker_is_asked_to_drain_whatever_it_is_called(api: Api, worker
     assert not any(each.asked_to_drain for each in (await workers(api)).workers)
 
 
-async def test_a_task_tree_is_sent_once_it_is_asked_for(api: Api) -> None:
+async def test_a_task_tree_is_sent_after_a_request_for_it(api: Api) -> None:
     async def tree() -> TasksReply:
         return TasksReply.model_validate(ok(await api.worker("GET", "w", "tasks")))
 
@@ -126,19 +126,19 @@ async def test_a_task_tree_is_sent_once_it_is_asked_for(api: Api) -> None:
     refused(await api.heartbeat("w", tasks="x" * (64 * 1024 + 1)), 422)
 
 
-async def test_a_runtime_is_asked_to_register_what_the_database_does_not_know_any_more(api: Api) -> None:
+async def test_a_heartbeat_requests_the_registration_of_nodes_that_the_database_lacks(api: Api) -> None:
     async def commands(*nodes: dict[str, Any], registered_ms: int = 0) -> list[str]:
         digests = {node["name"]: NodeDeclaration.model_validate(node).digest for node in nodes}
         answer = ok(await api.heartbeat("w", registered=digests, registered_ms=registered_ms))
         return [str(command) for command in answer["commands"]]
 
-    async def is_asked(*nodes: dict[str, Any]) -> None:
+    async def is_requested(*nodes: dict[str, Any]) -> None:
         assert await commands(*nodes) == ["register"]
 
     known, lost = declare("Known", ["a"], secrets=["s"]), declare("Lost")
     ok(await api.register([known]))
     assert await commands(known) == []
-    await is_asked(known, lost)
+    await is_requested(known, lost)
     ok(await api.register([known, lost]))
     assert await commands(known, lost) == []
     for newer in (
@@ -147,6 +147,6 @@ async def test_a_runtime_is_asked_to_register_what_the_database_does_not_know_an
         declare("Known", ["a"], ["x"], ["s"]),
     ):
         # What is known was registered before it, by then.
-        await eventually(partial(is_asked, newer))
+        await eventually(partial(is_requested, newer))
         # Or after it, by another version of the runtime, which is not to be replaced.
         assert await commands(newer, registered_ms=3_600_000) == []
