@@ -2,9 +2,10 @@
 
 A new command is a module ``commands/<name>.py`` with a click command called ``command``. Add its name and one
 line of help to ``_COMMANDS`` below, and a row to the guide (``examples/README.md``, Commands), which a test
-requires. It is imported only when it is run or asked for help, so that every command starts fast. Return the
-exit code (``exit_codes``), raise exotrio's errors as they are, and print results with ``Connection.print`` or
-``terminal.output``. Tests call it in process: see ``Cli`` in ``tests/support/commands.py``.
+requires. It is imported only when it is run or asked for help, so that every command starts fast. Return an
+exit code (``exit_codes``) unless it is 0, raise exotrio's errors as they are, and print results with
+``Connection.print`` or ``terminal.output``. Tests call it in process: see ``Cli`` in
+``tests/support/commands.py``.
 
 ================  ================================================================================
 ``commands``      options, help and output of each command

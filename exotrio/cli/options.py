@@ -107,19 +107,13 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
         return seconds
 
 
-class Port(click.ParamType):  # type: ignore[type-arg]
+class Port(click.IntRange):
     """A port number; 0 stands for any free port."""
 
     name = "port"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            port = int(value)
-        except ValueError:
-            port = -1
-        if not 0 <= port <= 65_535:
-            self.fail(f"{str(value)!r} is not a port: give 0 (any free one) to 65535", param, ctx)
-        return port
+    def __init__(self) -> None:
+        super().__init__(0, 65_535)
 
 
 class Database(click.ParamType):  # type: ignore[type-arg]

@@ -138,7 +138,7 @@ def running(folder: Path) -> Iterator[Server]:
         ("run ok.py:", 3, ["there is no module 'ok.py:'", "after the colon", "app.py:runtime"]),
         ("run ok.py:graph", 3, ["no Runtime 'graph'", "chosen with --graph", "it has: runtime"]),
         ("run ok.py --resume", 2, ["'--resume' requires an argument", "see: python -m exotrio run --help"]),
-        ("run ok.py --serve x", 2, ["'x' is not a port", "any free one"]),
+        ("run ok.py --serve x", 2, ["'x' is not a valid port"]),
         ("worker gone.py", 3, ["there is no file gone.py"]),
         ("run ok.py:runtme", 3, ["no Runtime 'runtme'; did you mean 'runtime'?", "it has: runtime"]),
         (
@@ -168,7 +168,7 @@ def running(folder: Path) -> Iterator[Server]:
         ("run ok.py --db other.db", 2, ["other.db was not made by exotrio"]),
         ("run ok.py --db newer.db", 2, ["a newer exotrio", "upgrade"]),
         ("worker ok.py", 2, ["EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"]),
-        ("server --port 70000", 2, ["'70000' is not a port"]),
+        ("server --port 70000", 2, ["70000 is not in the range 0<=x<=65535"]),
         ("server --port 4999 --metrics-port 4999", 2, ["port 4999", "--metrics-port", "--open-metrics"]),
         ("server --grace soon", 2, ["'soon' is not a number of seconds"]),
         ("server --port 0 --key-file empty.key --db k.db", 2, ["empty.key is empty"]),

@@ -113,12 +113,6 @@ def test_names_give_way_before_columns_do_and_columns_in_their_order() -> None:
     assert [line.plain for line in table_lines(columns, blanks, 19)[1:]] == ["a name of ma…  1  2"]
 
 
-def test_a_terminal_without_unicode_gets_none() -> None:
-    lines = screen_lines(Screen(overview(), "http://127.0.0.1"), 100, None, plain=True)
-    assert "\n".join(line.plain for line in lines).isascii()
-    assert "######" in "\n".join(line.plain for line in lines)
-
-
 def test_the_rate_is_of_the_last_seconds_also_when_the_hour_moves_on() -> None:
     rate = Rate()
 

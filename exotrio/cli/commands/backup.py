@@ -8,7 +8,6 @@ import click
 
 from exotrio._util.new_file import require_place
 from exotrio.cli.connection import Connection, server_connection
-from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.terminal.output import print_text
 
 
@@ -16,7 +15,7 @@ from exotrio.cli.terminal.output import print_text
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @server_connection
-def command(file: Path, overwrite: bool, connection: Connection) -> int:
+def command(file: Path, overwrite: bool, connection: Connection) -> None:
     """Write a backup of a state manager's database, all namespaces in it, to FILE.
 
     The state manager keeps working meanwhile. `server --db FILE` starts one from the backup.
@@ -28,4 +27,3 @@ def command(file: Path, overwrite: bool, connection: Connection) -> int:
     require_place(file, overwrite=overwrite, option="--overwrite")
     size = connection.ask(lambda manager: manager.backup(file, overwrite=overwrite))
     print_text(f"{file}: {size:,} bytes")
-    return SUCCESS

@@ -8,7 +8,6 @@ import click
 
 from exotrio._util.new_file import require_place, write_new
 from exotrio.cli.connection import Connection, namespace_option, server_connection
-from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.lookup import find_run
 from exotrio.cli.terminal.output import print_bytes, print_text
 from exotrio.client import StateManager
@@ -33,7 +32,7 @@ STANDARD_OUTPUT = "-"
 )
 @namespace_option
 @server_connection
-def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, connection: Connection) -> int:
+def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, connection: Connection) -> None:
     """Save a run as one HTML page: its graph, timeline, counts, errors with tracebacks and what was logged
     before them, states with their values, events and store.
 
@@ -53,9 +52,8 @@ def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, con
     whole_id, page = connection.ask(fetch)
     if file == STANDARD_OUTPUT:
         print_bytes(page)
-        return SUCCESS
+        return
     path = Path(f"run-{whole_id[:8]}.html" if file is None else file)
     require_place(path, overwrite=overwrite, option="--overwrite")
     write_new(path, page, "the page", overwrite=overwrite)
     print_text(f"{path}: {len(page):,} bytes")
-    return SUCCESS

@@ -52,7 +52,7 @@ def apply(
     secrets_file: dict[str, str],
     timeout: float,
     connection: Connection,
-) -> int:
+) -> None:
     """Create or replace a graph, or all graphs of a Python file, and wait until they are validated.
 
     FILE_OR_MODULE is a JSON file (- for standard input) or Python with a Graph. Secrets given here
@@ -78,12 +78,11 @@ def apply(
     graphs = [_as_json(*each) for each in named]
     body = graphs[0] if len(graphs) == 1 else {"namespace": connection.namespace, "graphs": graphs}
     connection.print(body, (line for each in named for line in (_headline(*each), *_cron_lines(each[2]))))
-    return SUCCESS
 
 
 @command.command(name="ls")
 @connection
-def ls(connection: Connection) -> int:
+def ls(connection: Connection) -> None:
     """List the graphs of a namespace.
 
     JSON: namespace and graphs, each as of `graph show`.
@@ -96,13 +95,12 @@ def ls(connection: Connection) -> int:
         hint="declare one with: python -m exotrio graph apply FILE",
         graphs=[_as_json(graph.name, connection.namespace, graph) for graph in graphs],
     )
-    return SUCCESS
 
 
 @command.command(name="show")
 @click.argument("graph")
 @connection
-def show(graph: str, connection: Connection) -> int:
+def show(graph: str, connection: Connection) -> None:
     """Show a graph: its nodes and their next nodes, secrets by name, cron times, and problems.
 
     JSON: the graph as the API shows it, with name, namespace, and next_runs by cron expression, which
@@ -112,13 +110,12 @@ def show(graph: str, connection: Connection) -> int:
     reply = connection.ask(lambda manager: find_graph(manager, graph))
     named = (graph, connection.namespace, reply)
     connection.print(_as_json(*named), _as_lines(*named))
-    return SUCCESS
 
 
 @command.command(name="cancel-triggers")
 @click.argument("graph")
 @connection
-def cancel_triggers(graph: str, connection: Connection) -> int:
+def cancel_triggers(graph: str, connection: Connection) -> None:
     """Cancel the cron triggers of a graph until it is applied again.
 
     Runs that they have started go on.
@@ -129,7 +126,6 @@ def cancel_triggers(graph: str, connection: Connection) -> int:
     body = {"namespace": connection.namespace, "graph_name": graph, "cancelled_count": count}
     what = f"{plural(count, 'trigger')} of graph {graph} cancelled"
     connection.print(body, [what if count else f"graph {graph} has no scheduled trigger"])
-    return SUCCESS
 
 
 @command.command(name="delete")
@@ -137,7 +133,7 @@ def cancel_triggers(graph: str, connection: Connection) -> int:
 @click.option("--cancel-runs", is_flag=True, help="Cancel its runs that have not ended.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @connection
-def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> int:
+def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> None:
     """Delete a graph with its runs and their history, its triggers and its secrets.
 
     A graph with runs that have not ended is deleted only with --cancel-runs. A state manager that speaks only
@@ -156,13 +152,12 @@ def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> 
     cancelled = f", {deleted.cancelled_runs:,} of them cancelled" if deleted.cancelled_runs else ""
     line = f"{what} deleted with {plural(deleted.deleted_runs, 'run')}{cancelled}"
     connection.print(deleted.model_dump(mode="json"), [line])
-    return SUCCESS
 
 
 @command.command(name="pause")
 @click.argument("graph")
 @connection
-def pause(graph: str, connection: Connection) -> int:
+def pause(graph: str, connection: Connection) -> None:
     """Pause the schedule of GRAPH: its cron triggers start no runs. Runs can be started in other ways.
 
     It stays paused when the graph is applied again. Runs for times that pass meanwhile are not made up.
@@ -171,20 +166,18 @@ def pause(graph: str, connection: Connection) -> int:
     """
     paused_at = connection.ask(lambda manager: about(manager, "graph", graph, manager.pause_schedule(graph)))
     connection.print_pause("the schedule of graph", "graph", paused_at, graph=graph)
-    return SUCCESS
 
 
 @command.command(name="resume")
 @click.argument("graph")
 @connection
-def resume(graph: str, connection: Connection) -> int:
+def resume(graph: str, connection: Connection) -> None:
     """Resume the schedule of GRAPH: its cron triggers start runs again, at their next times.
 
     JSON: namespace, graph, paused_at (null).
     """
     connection.ask(lambda manager: about(manager, "graph", graph, manager.resume_schedule(graph)))
     connection.print_pause("the schedule of graph", "graph", None, graph=graph)
-    return SUCCESS
 
 
 @command.command(name="check")

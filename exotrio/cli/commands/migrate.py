@@ -13,7 +13,7 @@ from exotrio._util.database_url import is_database_url, shown_database
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli import options
-from exotrio.cli.exit_codes import SUCCESS, bare_errors
+from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.groups import Commands
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import print_text
@@ -36,7 +36,7 @@ def command() -> None:
 @click.option(
     "--claim-timeout", type=options.Seconds(), help="How long a v0 claim is valid.  [default: no limit]"
 )
-def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: float | None) -> int:
+def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: float | None) -> None:
     """Move the SQLite FILE of a stopped state manager into the empty PostgreSQL database at URL.
 
     Everything is moved, with runs in flight, schedules and secrets, which stay encrypted as they are. Ids
@@ -59,7 +59,7 @@ def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: fl
         done = trio.run(partial(sqlite_to_postgres, file, db, terms=terms))
     if done.was_moved_before:
         print_text(f"{file} was moved to {shown_database(db)} before, and is renamed {done.renamed} now")
-        return SUCCESS
+        return
     runs, states = done.rows["runs"], done.rows["states"]
     print_text(
         f"{plural(runs, 'run')} and {plural(states, 'state')} of {file} are in {shown_database(db)} now,"
@@ -70,4 +70,3 @@ def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: fl
         "give the state managers the same keys as before: the API key, and for secrets SECRETS_ENCRYPTION_KEY"
         + (f" (without it so far: the text of {kept})" if kept.exists() else "")
     )
-    return SUCCESS

@@ -10,7 +10,6 @@ import click
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
 from exotrio.cli.connection import Connection, connection
-from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import about
 from exotrio.client import RegisteredNode, StateManager
@@ -23,7 +22,7 @@ def command() -> None:
 
 @command.command(name="ls")
 @connection
-def ls(connection: Connection) -> int:
+def ls(connection: Connection) -> None:
     """List the registered nodes: inputs, outputs, secrets by name, and the runtime that has them.
 
     JSON: namespace, nodes (name, runtime_name, inputs_schema, outputs_schema, secrets, created_at,
@@ -38,13 +37,12 @@ def ls(connection: Connection) -> int:
         hint="runtimes register them: python -m exotrio worker FILE",
         nodes=[node.model_dump(mode="json", exclude={"id", "namespace"}) for node in nodes],
     )
-    return SUCCESS
 
 
 @command.command(name="pause")
 @click.argument("node")
 @connection
-def pause(node: str, connection: Connection) -> int:
+def pause(node: str, connection: Connection) -> None:
     """Pause NODE: its states are not claimed. Running ones continue; new states and retries wait.
 
     It stays paused when a runtime registers it again. Pausing it again changes nothing.
@@ -53,20 +51,18 @@ def pause(node: str, connection: Connection) -> int:
     """
     paused_at = connection.ask(lambda manager: about(manager, "node", node, manager.pause_node(node)))
     connection.print_pause("node", "nodes", paused_at, node=node)
-    return SUCCESS
 
 
 @command.command(name="resume")
 @click.argument("node")
 @connection
-def resume(node: str, connection: Connection) -> int:
+def resume(node: str, connection: Connection) -> None:
     """Resume NODE: its waiting states are claimed again.
 
     JSON: namespace, node, paused_at (null).
     """
     connection.ask(lambda manager: about(manager, "node", node, manager.resume_node(node)))
     connection.print_pause("node", "nodes", None, node=node)
-    return SUCCESS
 
 
 def _row(node: RegisteredNode) -> tuple[str, ...]:

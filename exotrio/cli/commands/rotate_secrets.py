@@ -10,7 +10,7 @@ import trio
 from exotrio._shared.settings import read_settings
 from exotrio._util.words import plural
 from exotrio.cli import options
-from exotrio.cli.exit_codes import SUCCESS, bare_errors
+from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.terminal.output import print_text
 from exotrio.manager.database import choose_database
 from exotrio.manager.security.encryption import rotate_secrets
@@ -24,7 +24,7 @@ from exotrio.manager.security.encryption import rotate_secrets
     is_flag=True,
     help="Remove the older keys from the file next to the database at the end; earlier backups need them.",
 )
-def command(db: str | None, drop_old: bool) -> int:
+def command(db: str | None, drop_old: bool) -> None:
     """Encrypt all secrets in a database with a new key; a SQLite file must not be in use.
 
     The new key is the first one in SECRETS_ENCRYPTION_KEY (32 bytes in base64; several are separated by
@@ -59,4 +59,3 @@ def command(db: str | None, drop_old: bool) -> int:
             f" encrypt{'s' if len(done.behind) == 1 else ''} with an older key: restart with the new one in"
             f" front, then run this again: {', '.join(done.behind)}"
         )
-    return SUCCESS

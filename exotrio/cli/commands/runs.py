@@ -44,7 +44,7 @@ def command() -> None:
 @click.option("--key", metavar="TEXT", help="Only runs with this key.")
 @options.limit(20, "List at most N runs.")
 @connection
-def ls(graph: str | None, status: str | None, key: str | None, limit: int, connection: Connection) -> int:
+def ls(graph: str | None, status: str | None, key: str | None, limit: int, connection: Connection) -> None:
     """List runs, newest first.
 
     JSON: namespace, runs (as of `runs show`, without nodes and failed), more (whether there are).
@@ -61,13 +61,12 @@ def ls(graph: str | None, status: str | None, key: str | None, limit: int, conne
         runs=[run.model_dump(mode="json") for run in runs],
         more=more,
     )
-    return SUCCESS
 
 
 @command.command(name="show")
 @click.argument("run_id", metavar="RUN")
 @connection
-def show(run_id: str, connection: Connection) -> int:
+def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, counts, nodes (counts by
@@ -88,7 +87,6 @@ def show(run_id: str, connection: Connection) -> int:
     ]
     body = {**run.model_dump(mode="json"), "failed": shown}
     connection.print(body, chain(_as_lines(run), _failures(run, failed)))
-    return SUCCESS
 
 
 @command.command(name="watch")
@@ -111,7 +109,7 @@ def watch(run_id: str, connection: Connection) -> int:
 @command.command(name="cancel")
 @click.argument("run_id", metavar="RUN")
 @connection
-def cancel(run_id: str, connection: Connection) -> int:
+def cancel(run_id: str, connection: Connection) -> None:
     """Cancel a run: waiting and running states end as errored; nothing follows.
 
     Runtimes are told with their next heartbeat, and cancel its nodes. Cancelling a run again changes
@@ -125,7 +123,6 @@ def cancel(run_id: str, connection: Connection) -> int:
 
     run = connection.ask(ask)
     connection.print(run.model_dump(mode="json"), _as_lines(run))
-    return SUCCESS
 
 
 @command.command(name="retry")

@@ -48,7 +48,7 @@ def command() -> None:
 
 @command.command(name="ls")
 @connection
-def ls(connection: Connection) -> int:
+def ls(connection: Connection) -> None:
     """List the runtimes of a namespace: their phase, workers and claims, and their last heartbeat.
 
     Busy, free, buffered and reporting are as of a runtime's last heartbeat; held is counted in the
@@ -73,7 +73,6 @@ def ls(connection: Connection) -> int:
         runtimes=body["workers"],
         v0=body["v0"],
     )
-    return SUCCESS
 
 
 @command.command(name="drain")
@@ -125,7 +124,7 @@ def drain(runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, c
 @click.argument("runtime", metavar="RUNTIME")
 @options.seconds("--timeout", 60, "How long to wait for it.")
 @connection
-def tasks(runtime: str, timeout: float, connection: Connection) -> int:
+def tasks(runtime: str, timeout: float, connection: Connection) -> None:
     """Print the tree of a runtime's tasks, and where each waits: lines of code, no values.
 
     The runtime sends it with its next heartbeat, usually within 20 s, if it was started with
@@ -154,7 +153,6 @@ def tasks(runtime: str, timeout: float, connection: Connection) -> int:
     worker, tree = connection.ask(ask)
     body = {"worker_id": worker.worker_id, "runtime": worker.runtime, "tasks": tree}
     connection.print(body, tree.split("\n"))
-    return SUCCESS
 
 
 def _row(worker: RuntimeInfo) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from exotrio._util.times import iso_time
 from exotrio._util.words import plural
 from exotrio.cli import lookup, options
 from exotrio.cli.connection import Connection, connection
-from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.terminal.output import error_message, pairs
 from exotrio.client import (
@@ -65,7 +64,7 @@ def ls(
     outputs: bool,
     limit: int,
     connection: Connection,
-) -> int:
+) -> None:
     """List states, newest first.
 
     A state manager that speaks only v0 needs --run.
@@ -114,21 +113,19 @@ def ls(
         states=shown,
         more=more,
     )
-    return SUCCESS
 
 
 @command.command(name="show")
 @click.argument("state_id", metavar="STATE")
 @click.option("--run", "run_id", metavar="RUN", help="Its run; needed where only v0 is spoken.")
 @connection
-def show(state_id: str, run_id: str | None, connection: Connection) -> int:
+def show(state_id: str, run_id: str | None, connection: Connection) -> None:
     """Show a state: inputs, outputs, its error with the traceback, what it logged, attempts and events.
 
     JSON: the same; with --run at a state manager that speaks only v0, without logs, attempts and events.
     """
     state = connection.ask(lambda manager: _find(manager, state_id, run_id))
     connection.print(state.model_dump(mode="json"), _as_lines(state))
-    return SUCCESS
 
 
 @command.command(name="retry")
@@ -139,7 +136,7 @@ def show(state_id: str, run_id: str | None, connection: Connection) -> int:
     help="Requests with the same id retry the state only once.  [default: a new id]",
 )
 @connection
-def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
+def retry(state_id: str, fanout_id: str | None, connection: Connection) -> None:
     """Run a failed or pruned state once more, as a new state, and print its id.
 
     JSON: state_id, new_state_id, status.
@@ -152,7 +149,6 @@ def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
     whole_id, new = connection.ask(ask)
     body = {"state_id": whole_id, "new_state_id": new.id, "status": new.status.value}
     connection.print(body, [new.id])
-    return SUCCESS
 
 
 async def _find(manager: StateManager, state_id: str, run_id: str | None) -> StateDetail:

@@ -9,7 +9,6 @@ import click
 
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
-from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.terminal.output import print_json, print_text
 from exotrio.client import Overview, StateManager
 
@@ -22,7 +21,7 @@ RUNS_ONCE = 10
 @options.seconds("--interval", 2, "Seconds between two updates.", lowest=0.1)
 @click.option("--once", is_flag=True, help="Print the current state once, and exit.")
 @connection
-def command(interval: float, once: bool, connection: Connection) -> int:
+def command(interval: float, once: bool, connection: Connection) -> None:
     """Show running, waiting and failed states of a namespace, throughput, nodes, runtimes and runs.
 
     It updates until q or Ctrl-C is pressed, also while the state manager is not reachable. If standard
@@ -51,15 +50,13 @@ def command(interval: float, once: bool, connection: Connection) -> int:
 
     overview = connection.ask(show)
     if overview is None:
-        return SUCCESS
+        return
     if connection.form == "json":
         print_json(overview.model_dump(mode="json"))
-        return SUCCESS
+        return
     # Here, since --help and -o json do not draw.
     from exotrio.cli.top.screen import Screen, screen_lines
 
     width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
-    plain = not sys.stdout.encoding.lower().startswith("utf")
-    lines = screen_lines(Screen(overview, connection.where), width, None, plain=plain)
+    lines = screen_lines(Screen(overview, connection.where), width, None)
     print_text("\n".join(line.plain for line in lines))
-    return SUCCESS

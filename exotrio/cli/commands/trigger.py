@@ -8,6 +8,7 @@ import click
 
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
+from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.runs.each import Runs, start_each
 from exotrio.cli.runs.remote import follow, is_new, start_run
 from exotrio.cli.terminal.output import print_json, print_message, print_text
@@ -92,4 +93,4 @@ def command(
     if following:
         return follow(connection, start)
     connection.ask(start)
-    return 0
+    return SUCCESS

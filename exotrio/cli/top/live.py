@@ -133,7 +133,7 @@ class _Top:
     def draw(self) -> None:
         if self._live is not None and self._shown is not None:
             width, height = self._console.size
-            lines = screen_lines(self._shown, width, height, plain=self._console.options.ascii_only)
+            lines = screen_lines(self._shown, width, height)
             self._live.update(Group(*lines), refresh=True)
 
     @contextmanager

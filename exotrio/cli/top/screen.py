@@ -41,18 +41,18 @@ class Screen:
     """The screen is updated until a key is pressed."""
 
 
-def screen_lines(screen: Screen, width: int, height: int | None, *, plain: bool = False) -> list[Text]:
-    """Return at most ``height`` lines, none wider than ``width``; ``plain`` ones in ASCII only."""
+def screen_lines(screen: Screen, width: int, height: int | None) -> list[Text]:
+    """Return at most ``height`` lines, none wider than ``width``."""
     lines = [
         _title(screen, width),
         Text(one_line(screen.problem), style="bold red"),
         _now(screen.overview),
-        _lately(screen, width, plain=plain),
+        _lately(screen, width),
     ]
     tables = [
         node_lines(screen.overview, width),
         runtime_lines(screen.overview, width),
-        run_lines(screen.overview, width, plain=plain),
+        run_lines(screen.overview, width),
     ]
     rooms = _row_counts([len(table) - 1 for table in tables], height, used=len(lines))
     for table, room in zip(tables, rooms, strict=True):
@@ -118,7 +118,7 @@ def _now(overview: Overview) -> Text:
     return line
 
 
-def _lately(screen: Screen, width: int, *, plain: bool) -> Text:
+def _lately(screen: Screen, width: int) -> Text:
     lately = screen.overview.throughput
     ended, failed = sum(lately.ended), sum(lately.failed)
     line = _figures(
@@ -131,7 +131,7 @@ def _lately(screen: Screen, width: int, *, plain: bool) -> Text:
         line.append(f"{screen.rate:,.{0 if screen.rate >= 10 else 1}f}", style="bold")
         line.append("/s")
     minutes = lately.ended[-max(0, min(MINUTES, width - line.cell_len - 3)) :]
-    if not plain and len(minutes) >= MIN_MINUTES and any(minutes):
+    if len(minutes) >= MIN_MINUTES and any(minutes):
         line.append("   ")
         line.append(_sparks(minutes), style="green")
     return line
@@ -290,8 +290,8 @@ def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
     )
 
 
-def run_lines(overview: Overview, width: int, *, plain: bool) -> list[Text]:
-    """Return the newest runs; ``plain`` ones in ASCII only."""
+def run_lines(overview: Overview, width: int) -> list[Text]:
+    """Return the newest runs."""
     columns = (
         Column("RUN", right=False),
         Column("GRAPH", right=False, flexible=True),
@@ -302,11 +302,11 @@ def run_lines(overview: Overview, width: int, *, plain: bool) -> list[Text]:
         Column("BEGAN", missing=3),
         Column("TOOK", missing=4),
     )
-    rows = [_run(run, overview.at, plain=plain) for run in overview.runs]
+    rows = [_run(run, overview.at) for run in overview.runs]
     return table_lines(columns, rows, width, if_empty="no run yet")
 
 
-def _run(run: RunSummary, now: datetime, *, plain: bool) -> tuple[Text, ...]:
+def _run(run: RunSummary, now: datetime) -> tuple[Text, ...]:
     began = run.created_at or now
     total = run.total_count - run.retried_count
     status, style = _status(run)
@@ -314,7 +314,7 @@ def _run(run: RunSummary, now: datetime, *, plain: bool) -> tuple[Text, ...]:
         Text(one_line(run.run_id[:8])),
         Text(one_line(run.graph_name)),
         Text(status, style=style),
-        _bar(run.success_count, run.errored_count, total, plain=plain),
+        _bar(run.success_count, run.errored_count, total),
         Text(f"{run.success_count + run.errored_count:,}/{total:,}"),
         _count(run.errored_count, "red"),
         Text(f"{format_coarse((now - began).total_seconds())} ago"),
@@ -332,16 +332,15 @@ def _status(run: RunSummary) -> tuple[str, str]:
     }[run.status]
 
 
-def _bar(good: int, bad: int, total: int, *, plain: bool) -> Text:
-    full, empty = ("#", "-") if plain else ("█", "░")
+def _bar(good: int, bad: int, total: int) -> Text:
     bar = Text()
     ended = BAR * (good + bad) // total if total else 0
     # A single failure among thousands is visible.
     failed = -(-BAR * bad // total) if total else 0
     ended = max(ended, failed)
-    bar.append(full * (ended - failed), style="green")
-    bar.append(full * failed, style="red")
-    bar.append(empty * (BAR - ended), style="dim")
+    bar.append("█" * (ended - failed), style="green")
+    bar.append("█" * failed, style="red")
+    bar.append("░" * (BAR - ended), style="dim")
     return bar
 
 
