@@ -36,17 +36,18 @@ if TYPE_CHECKING:
 
 FindRun = Callable[[], Awaitable[str]]
 PYTHONS_THRESHOLDS = {(700, 10, 10), (2000, 10, 0), (2000, 10, 10)}
-"""With which versions of Python begin to collect garbage."""
+"""The defaults of the versions of Python."""
 THRESHOLDS = (2_000, 20, 20)
-"""States leave no cycles behind: in 10,000 of them nothing was found. Looking took 6 % of the processor time
-of a state at a batch size of 64, more on a busy machine, and 20 ms each time that all was looked at. What is
-young is looked at as often as newer versions do: garbage of a node may hold sockets, which are few."""
+"""States leave no cycles behind: in 10,000 of them none was collected. The collections took 6 % of the
+processor time of a state at a batch size of 64, more on a busy machine, and 20 ms for each full one. Young
+objects are checked as often as newer versions of Python do: garbage of a node may hold sockets, which are
+few."""
 log = logging.getLogger("exotrio.runtime")
 
 
 @dataclass(slots=True, kw_only=True)
 class Engine:
-    """One run of a runtime. It ends by the shutdown only: no cancellation from outside reaches it.
+    """One run of a runtime. Only the shutdown ends it: no cancellation from outside reaches it.
 
     Attributes:
         enter: Called with each phase.
@@ -126,7 +127,7 @@ class Engine:
                     started()
                     if registered:
                         self._start_heartbeat(around, link)
-                        await self._work(link, outbox, executor, reporter, finished, replayed)
+                        await self._work(link, executor, reporter, finished, replayed)
                 finally:
                     reporter.write_off()
                     # All at the same time, the last heartbeat too: they share the time that is left.
@@ -165,49 +166,41 @@ class Engine:
     async def _work(
         self,
         link: Link,
-        outbox: Outbox | None,
         executor: Executor,
         reporter: Reporter,
         finished: trio.MemoryReceiveChannel[HeldClaim],
         replayed: Sequence[HeldClaim],
     ) -> None:
-        o, stop, ledger = self.options, self.stop, self.ledger
+        o, stop, ledger, outbox = self.options, self.stop, self.ledger, reporter.outbox
         claimed_in, claimed = trio.open_memory_channel[HeldClaim](o.batch_size)
+        planner = ClaimPlanner(
+            options=o,
+            ledger=ledger,
+            stop=stop,
+            link=link,
+            executor=executor,
+            deliveries=reporter,
+            claimed=claimed_in,
+        )
+        workers = Workers(
+            namespace=o.namespace,
+            captures=o.capture_logs,
+            # What is to be delivered is safe on disk before it is queued for the reporter.
+            deliver=reporter.put if outbox is None else outbox.put,
+            release=reporter.release,
+            turn=TURN / o.workers,
+            executor=executor,
+            ledger=ledger,
+            stop=stop,
+        )
+        poller = Poller(planner=planner, options=o, link=link, ledger=ledger, stop=stop, reporter=reporter)
         async with trio.open_nursery() as nursery:
             spawn = partial(self._spawn, nursery)
-            planner = ClaimPlanner(
-                options=o,
-                ledger=ledger,
-                stop=stop,
-                link=link,
-                executor=executor,
-                deliveries=reporter,
-                claimed=claimed_in,
-            )
             spawn(partial(reporter.dispatch, finished, planner, replayed), "reporter")
             if outbox is not None:
-                # Between the workers and the reporter: what is to be delivered is safe on disk by then.
                 spawn(partial(outbox.write, reporter.add), "outbox")
-            workers = Workers(
-                namespace=o.namespace,
-                captures=o.capture_logs,
-                deliver=reporter.put if outbox is None else outbox.put,
-                release=reporter.release,
-                turn=TURN / o.workers,
-                executor=executor,
-                ledger=ledger,
-                stop=stop,
-            )
             for _ in range(o.workers):
                 spawn(partial(work, claimed.clone(), workers=workers), "work")
-            poller = Poller(
-                planner=planner,
-                options=o,
-                link=link,
-                ledger=ledger,
-                stop=stop,
-                reporter=reporter,
-            )
             spawn(partial(poll, poller, replayed=replayed), "poll")
             with claimed:
                 await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self.enter)

@@ -21,7 +21,7 @@ from exotrio._runtime.ledger import Ledger, let_others_finish
 from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
-from exotrio._runtime.server_errors import ItemErrors, ServerErrors
+from exotrio._runtime.server_errors import ItemFailures, ServerErrors
 from exotrio._runtime.stop import Stop
 from exotrio._util.backoff import OUTAGE, REFUSED, Outage
 
@@ -33,22 +33,11 @@ log = logging.getLogger("exotrio.reporter")
 MAX_BATCH = 100
 """Items of one request where the link can batch."""
 RESPONSE_TIME = 0.2
-"""What may be sent only once is not sent in the last seconds of a flush, in which no answer could come."""
+"""What may be sent only once is not sent in the last seconds of a flush, when no answer could come in
+time."""
 STOP_DELAY = 0.25
 """Maximum seconds between two attempts of an item while flushing; if the server fails with the item, from the
 request to stop on, unless a probe shows that it fails with every item."""
-
-
-@dataclass(slots=True)
-class _Failures:
-    """What is known of a state whose delivery failed."""
-
-    count: int = 0
-    key_refused: bool = False
-    """The response to the last attempt was 401 or 403."""
-    errors: ItemErrors = field(default_factory=ItemErrors)
-    alone: bool = False
-    """It is not to be sent in one batch with others."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +58,7 @@ class Reporter:
     outbox: Outbox | None = None
     _nursery: trio.Nursery = field(init=False)
     _planner: ClaimPlanner = field(init=False)
-    _failed: dict[HeldClaim, _Failures] = field(default_factory=lambda: defaultdict(_Failures))
+    _failed: dict[HeldClaim, ItemFailures] = field(default_factory=lambda: defaultdict(ItemFailures))
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
     _server_errors: ServerErrors = field(default_factory=ServerErrors)
     _probing: trio.Lock = field(default_factory=trio.Lock)
@@ -124,8 +113,6 @@ class Reporter:
     @property
     def stuck(self) -> str:
         """Why nothing is claimed while deliveries fail; empty if they do not. From any thread."""
-        if not self._failed:
-            return ""
         failures = list(self._failed.values())
         if any(each.key_refused for each in failures):
             return "the state manager refuses the key"
@@ -133,7 +120,7 @@ class Reporter:
         return f"{failing} deliveries fail and are being repeated" if failing > self.options.workers else ""
 
     def write_off(self) -> None:
-        """Log and count whatever is still held: the time for it is over."""
+        """Log and count all that is still held: the time for it is over."""
         for held in self.ledger.all(*Stage):
             ending = self._log_undelivered(held)
             if ending is Ending.KEPT:
@@ -142,7 +129,7 @@ class Reporter:
                 self._end(held, ending)
 
     def log_held(self) -> None:
-        """Log whatever is still held, as ``write_off``, but change nothing. From any thread."""
+        """Log all that is still held, as ``write_off``, but change nothing. From any thread."""
         for held in self.ledger.snapshot():
             self._log_undelivered(held)
 
@@ -184,7 +171,8 @@ class Reporter:
                 except trio.WouldBlock:
                     await limiter.acquire()
                 if self._can_batch(first):
-                    # Nothing to wait for in a chain: its hops are sent at once, in half as many steps.
+                    # Race: more outcomes may be queued while the last request is under way. They share the
+                    # next one. In a chain there is nothing to wait for: its hops are sent at once.
                     if not latest.is_set():
                         with trio.move_on_after(BATCH_WAIT):
                             await latest.wait()
@@ -242,7 +230,9 @@ class Reporter:
         risky = [held for held in batch if self.outbox.must_mark(held)]
         if not risky:
             return batch
-        if self._leaves_time_for_response():  # or the next process sends them
+        # Race: the flush may end before the mark is written, or before an answer comes. Then these are left
+        # unmarked to the next process, which sends them.
+        if self._leaves_time_for_response():
             if not await self.outbox.mark(risky):
                 for held in risky:
                     self._repeat_later(held, Settlement(Fate.RETRY, "the outbox cannot be written"))
@@ -253,11 +243,12 @@ class Reporter:
         return [held for held in batch if held not in risky]
 
     def _leaves_time_for_response(self) -> bool:
-        # Without a response before the end of the flush, what may be sent only once would be lost.
+        # Without an answer before the end of the flush, what may be sent only once would be lost.
         return trio.current_time() < self.stop.flush_end - RESPONSE_TIME
 
     async def _send(self, batch: list[HeldClaim], moment: int) -> None:
-        # Without a token it would be taken for that of the state that is claimed under this id by now.
+        # Race: the state, or another one with its id, was claimed again while this one waited. Without a
+        # token this would be taken for the report of that one.
         for held in filter(self.ledger.is_replaced, batch[:]):
             log.warning("dropping the %s of %s: a new claim has its id", held.report_name, held)
             self._end(held, Ending.DROPPED)
@@ -283,7 +274,8 @@ class Reporter:
         for held, claim, settlement in zip(batch, claims, settlements, strict=True):
             held.in_flight = False
             if settlement.fate is Fate.DROPPED and held.claim is not claim:
-                # The lease was lost, and the state then claimed again: under that claim it may be accepted.
+                # Race: the lease was lost, and the state was claimed again while the request was under way:
+                # under that claim it may be accepted.
                 self.add(held)
             else:
                 self._settled(held, settlement, moment)
@@ -326,13 +318,13 @@ class Reporter:
             case Fate.REFUSED:
                 self._refused(held, settlement.detail)
             case Fate.FAILED:
-                if self._server_rejects_item(held):
-                    times = self._failed[held].errors.counted
+                if self._server_errors.count_server_error(self._failed[held]):
+                    times = self._failed[held].server_errors
                     self._refused(held, f"{times} times 500 while other requests worked: {settlement.detail}")
                 else:
                     self._repeat_later(held, settlement)
             case Fate.RETRY | Fate.KEY_REFUSED:
-                self._server_errors.failed(self._failed[held].errors)
+                self._server_errors.failed(self._failed[held])
                 self._repeat_later(held, settlement)
 
     def _end(self, held: HeldClaim, ending: Ending) -> None:
@@ -342,12 +334,6 @@ class Reporter:
         self.ledger.end(held, ending)
 
     # -- failures
-
-    def _server_rejects_item(self, held: HeldClaim) -> bool:
-        """Enter a server error of an item; return whether the server fails with this item only."""
-        failures = self._failed[held]
-        failures.alone = True
-        return self._server_errors.server_error(failures.errors)
 
     def _refused(self, held: HeldClaim, why: str) -> None:
         if isinstance(held.report, Released | Errored):
@@ -383,20 +369,22 @@ class Reporter:
             with trio.move_on_after(delay):
                 # The flush is the last chance: it does not wait for a Retry-After.
                 await no_backoff.wait()
-        failure = await self._failure_of_all(self._failed[held].errors)
+        failure = await self._failure_of_all(self._failed[held])
         if failure is None:
             self.add(held)
         else:
             self._repeat_later(held, failure)
 
-    async def _failure_of_all(self, errors: ItemErrors) -> Settlement | None:
+    async def _failure_of_all(self, item: ItemFailures) -> Settlement | None:
         """Return why nothing can be delivered now; None if something can, or if no probe is needed."""
         called_at = self._server_errors.begin()
         async with self._probing:
-            if not self._server_errors.needs_probe(errors):
+            if not self._server_errors.needs_probe(item):
                 return None
             began, result = self._last_probe
-            if began < called_at:  # else another task sent one while this one waited
+            # Race: tasks that fail together wait for the lock; a probe that began since this call serves them
+            # all.
+            if began < called_at:
                 began = self._server_errors.begin()
                 result = await self.link.probe()
                 self._last_probe = began, result

@@ -15,20 +15,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_SERVER_ERRORS = 8
-"""Counted server errors after which an item counts as rejected. Fewer could be chance, behind a load balancer
-where one of two servers fails."""
+"""Server errors after which an item counts as rejected. Fewer could be chance, behind a load balancer where
+one of two servers fails."""
 
 
 @dataclass(slots=True)
-class ItemErrors:
-    """The failures of one item.
+class ItemFailures:
+    """What is known of an item whose delivery failed.
 
     Attributes:
-        counted: Server errors between which something else got through, so that they are not of an outage.
+        count: Failed attempts.
+        key_refused: The answer to the last attempt was 401 or 403.
+        alone: It is not to be sent in one batch with others.
+        server_errors: Server errors between which something else got through, so that they are not of an
+            outage.
         failed_at: When its last attempt failed, as ``ServerErrors.begin`` numbers moments.
     """
 
-    counted: int = 0
+    count: int = 0
+    key_refused: bool = False
+    alone: bool = False
+    server_errors: int = 0
     failed_at: int = 0
 
 
@@ -49,20 +56,19 @@ class ServerErrors:
         """Enter that what began at this moment got through."""
         self._passed = max(self._passed, began)
 
-    def failed(self, item: ItemErrors) -> None:
+    def failed(self, item: ItemFailures) -> None:
         """Enter that an attempt failed for another reason."""
         item.failed_at = self.begin()
 
-    def server_error(self, item: ItemErrors) -> bool:
-        """Enter that the state manager itself answered 500 to this item alone.
-
-        Return whether it rejects the item.
-        """
+    def count_server_error(self, item: ItemFailures) -> bool:
+        """Enter that the state manager itself answered 500 to this item; return whether it rejects the
+        item."""
+        item.alone = True
         if not self.needs_probe(item):
-            item.counted += 1
+            item.server_errors += 1
         item.failed_at = self.begin()
-        return item.counted >= MAX_SERVER_ERRORS
+        return item.server_errors >= MAX_SERVER_ERRORS
 
-    def needs_probe(self, item: ItemErrors) -> bool:
+    def needs_probe(self, item: ItemFailures) -> bool:
         """Whether the next server error of the item would prove nothing: nothing else got through since."""
-        return item.counted > 0 and self._passed < item.failed_at
+        return item.server_errors > 0 and self._passed < item.failed_at

@@ -1,4 +1,4 @@
-"""The way of a runtime from a request to stop to its end; see ``_runtime``."""
+"""The phases of a runtime from a request to stop to its end; see ``_runtime``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_NAMED = 5
 async def run_shutdown(
     *, stop: Stop, ledger: Ledger, link: Link, reporter: Reporter, enter: Callable[[Phase], None]
 ) -> None:
-    """Wait for a request to stop, then lead the runtime through its phases, each in its time.
+    """Wait for a request to stop, then take the runtime through its phases, each within its time.
 
     In the end all that the ledger holds is delivered, or written off and logged. ``enter`` is called with
     each phase.
@@ -82,7 +82,7 @@ async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) ->
         cause = f"no time to drain: {stop.why}"
     else:
         cause = "the grace is over" + (f", shortened by {stop.shortened_by}" if stop.shortened_by else "")
-    # Nodes that are cancelled are worth a warning; a claim that has to be given up is not.
+    # Cancelled nodes need a warning; a claim that has to be given up does not.
     level = logging.WARNING if ledger.count(Stage.RUNNING) else logging.INFO
     log.log(level, "%s; %s", cause, waiting_for(ledger) or "nothing runs")
     link.settle_by(trio.current_time() + deadlines.CLEAN_UP + deadlines.FLUSH)
@@ -101,7 +101,7 @@ async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) ->
 
 
 def waiting_for(ledger: Ledger) -> str:
-    """Return what a drain waits for, in a line; empty if for nothing."""
+    """Return what a drain waits for, in one line; empty if it waits for nothing."""
     running = ledger.all(Stage.RUNNING)
     if running:
         named = [f"{held}{held.running_for}" for held in sorted(running, key=lambda held: held.taken_at)]
@@ -112,9 +112,9 @@ def waiting_for(ledger: Ledger) -> str:
 
 
 async def _log_waiting(ledger: Ledger) -> None:
-    """Log now and then what is still waited for. Never returns unless cancelled."""
+    """Log every few seconds what the drain waits for. Never returns unless cancelled."""
     if not ledger.count(Stage.RUNNING):
-        await trio.sleep(DRAIN_LOG_INTERVAL)  # what is being delivered takes a moment only, as a rule
+        await trio.sleep(DRAIN_LOG_INTERVAL)  # deliveries usually take only a moment
     while True:
         if text := waiting_for(ledger):
             log.info("%s", text)

@@ -1,8 +1,8 @@
-"""The request side of a stop: it may be made anywhere, at any time, and more than once.
+"""Requests to stop: they may be made anywhere, at any time, and more than once.
 
-Requests only append to a queue and wake the loop. Both are atomic, so a request needs no lock, and
+A request only appends to a queue and wakes the loop. Both are atomic, so a request needs no lock, and
 can be made in a signal handler, where taking one may deadlock. None is missed: the requester appends,
-then looks for a loop; the loop makes itself known, then looks for requests.
+then reads which loop to wake; the loop makes itself known, then reads the requests.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Stop:
     """The requests to stop one runtime, as its tasks see them.
 
     Attributes:
-        arrived: Set with the first request: begin nothing new.
+        arrived: Set with the first request: nothing new is begun.
         skip_drain: There is no time to drain.
         draining: Cancelled at the end of the drain, whose deadline each request can only move forward.
         polling: Cancelled at the end of the drain, and with it a claim in flight.
         flushing: Set when the flush begins.
         flush_end: When it ends, on Trio's clock; inf before it begins.
-        why: Who asked, for the log; what skipped the drain, once something did.
-        shortened_by: Who asked again, for an earlier end of the drain; empty if nobody did.
+        why: The source of the first request, for the log; or the reason why there is no drain.
+        shortened_by: The source of a later request that ended the drain earlier; empty without one.
         failure: What made the runtime stop by itself, to be raised at the end.
         arm: Called with the grace of each request, from any thread or signal handler.
     """
@@ -56,7 +56,7 @@ class Stop:
     def request(self, grace: float, why: str) -> None:
         """Ask for a drain of at most ``grace`` seconds. From any thread, task or signal handler.
 
-        ``why`` says who asks, for the log.
+        ``why`` names the source of the request, for the log.
         """
         self._requests.append((grace, why))
         self.arm(grace)  # here, too, since the loop may be blocked
@@ -114,7 +114,7 @@ class Stop:
             failure = without_cancelled(error)
             if failure is None:
                 raise
-            # Errors of ours are raised to the caller, who shows them; a defect is worth its traceback.
+            # The caller shows errors of ours; a defect needs its traceback.
             if isinstance(failure, Exception) and not isinstance(failure, ExotrioError):
                 log.critical("%s failed; the runtime stops", name, exc_info=failure)
             self.fail(failure)

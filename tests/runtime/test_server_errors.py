@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, PruneSignal, Runtime
-from exotrio._runtime.server_errors import MAX_SERVER_ERRORS, ItemErrors, ServerErrors
+from exotrio._runtime.server_errors import MAX_SERVER_ERRORS, ItemFailures, ServerErrors
 from tests.support.doubles import Call, NativeServer, V0Server, reply, running
 from tests.support.stock import GATEWAY_FAILS, Fate, State, Stock, StockTransport
 
@@ -97,42 +97,42 @@ ERROR, OTHER, PROBE, FAILURE = "500", "another delivery", "a probe", "another fa
 def test_a_server_error_counts_if_something_else_got_through_since_the_last_failure(
     events: list[str], counted: int, needs_probe: bool
 ) -> None:
-    rule, item = ServerErrors(), ItemErrors()
+    rule, item = ServerErrors(), ItemFailures()
     for event in events:
         if event == ERROR:
-            assert not rule.server_error(item)
+            assert not rule.count_server_error(item)
         elif event == FAILURE:
             rule.failed(item)
         else:
             rule.passed(rule.begin())
-    assert (item.counted, rule.needs_probe(item)) == (counted, needs_probe)
+    assert (item.server_errors, rule.needs_probe(item)) == (counted, needs_probe)
 
 
 def test_a_delivery_that_began_before_a_server_error_proves_nothing() -> None:
-    rule, item = ServerErrors(), ItemErrors()
+    rule, item = ServerErrors(), ItemFailures()
     in_flight = rule.begin()
-    rule.server_error(item)
+    rule.count_server_error(item)
     rule.passed(in_flight)
     assert rule.needs_probe(item)
-    rule.server_error(item)
-    assert item.counted == 1
+    rule.count_server_error(item)
+    assert item.server_errors == 1
 
 
 def test_a_delivery_proves_something_once_for_each_item() -> None:
-    rule, first, second = ServerErrors(), ItemErrors(), ItemErrors()
-    rule.server_error(first)
-    rule.server_error(second)
+    rule, first, second = ServerErrors(), ItemFailures(), ItemFailures()
+    rule.count_server_error(first)
+    rule.count_server_error(second)
     rule.passed(rule.begin())
     for item in (first, first, second, second):
-        rule.server_error(item)
-    assert (first.counted, second.counted) == (2, 2)
+        rule.count_server_error(item)
+    assert (first.server_errors, second.server_errors) == (2, 2)
 
 
 def test_the_last_of_the_counted_server_errors_is_a_rejection() -> None:
-    rule, item = ServerErrors(), ItemErrors()
+    rule, item = ServerErrors(), ItemFailures()
     rejections = []
     for _ in range(MAX_SERVER_ERRORS):
-        rejections.append(rule.server_error(item))
+        rejections.append(rule.count_server_error(item))
         rule.passed(rule.begin())
     assert rejections == [False] * (MAX_SERVER_ERRORS - 1) + [True]
 
