@@ -122,7 +122,7 @@ async def test_pages_show_that_a_node_is_paused(site: Site) -> None:
     waiting = {
         f"/ns/shop/runs/{flow.run_id}": (f"{node}</a> is paused since <time", "its node is paused"),
         f"/ns/shop/states/{state['id']}": (f"waits: node {node} is paused since <time",),
-        f"/ns/shop/nodes/{node}": ("nothing of it is claimed", f"/ns/shop/nodes/{node}/resume"),
+        f"/ns/shop/nodes/{node}": ("its states are not claimed", f"/ns/shop/nodes/{node}/resume"),
         "/ns/shop/nodes": ("paused</span>",),
         "/ns/shop": (f'paused: <a href="/ns/shop/nodes/{node}">', "(1 waits)"),
     }
@@ -156,7 +156,7 @@ async def test_the_schedule_of_a_graph_is_paused_resumed_and_cancelled(site: Sit
     assert "next:" in html
     html = await site.browser.do(f"{page}/cancel")
     assert "The schedule is cancelled." in html
-    assert "was cancelled; to upsert the graph begins it again" in html
+    assert "was cancelled until the graph is upserted again" in html
     assert f"{page}/cancel" not in html
     await Flow.deploy(site.api, place("work"), graph="unscheduled")
     assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")
@@ -320,7 +320,7 @@ async def test_the_form_is_filled_in_with_the_values_of_another_run(site: Site) 
     )
     (first,) = await flow.take("root")
     html = await site.browser.page(f"/ns/shop/graphs/graph?from={flow.run_id}")
-    assert "started with" in html
+    assert "Filled in with the inputs and store of run" in html
     filled = sent_by(html)
     assert filled == {
         "from": flow.run_id,

@@ -270,7 +270,7 @@ async def test_the_overview_shows_failing_nodes_since_when_and_where_to_retry(
     assert "2 h ago" in second
     assert f'href="/ns/shop/states/{last}">gateway timed out' in second
     assert '1 <span class="quiet">of 1 failed' in second, "the other one was two hours ago"
-    assert "all that failed was retried" in flaky
+    assert "all failures were retried" in flaky
     runs = await site.browser.page(text_of(re.findall(r'href="([^"]*)">runs to retry', second)[0]))
     assert len(re.findall(r'name="run" value=', runs)) == 2
 
@@ -481,7 +481,7 @@ async def test_an_invalid_graph_shows_each_problem_at_its_node(site: Site) -> No
     assert "invalid" in await site.browser.page("/ns/shop/graphs")
     ok(await site.api.cancel_triggers("broken"))
     html = await site.browser.page("/ns/shop/graphs/broken")
-    assert html.count("was cancelled; to upsert the graph begins it again") == 2
+    assert html.count("was cancelled until the graph is upserted again") == 2
 
 
 async def test_a_node_without_a_runtime_is_marked(site: Site) -> None:
