@@ -11,6 +11,7 @@ import trio
 from exotrio.manager import service
 from exotrio.manager.engine import deletion, runs
 from exotrio.manager.engine.deletion import Deleted, delete_graph
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
@@ -79,10 +80,10 @@ async def test_a_graph_that_is_triggered_all_the_time_can_be_deleted(
 ) -> None:
     begun = []
 
-    def cancel_and_trigger(tx: Transaction, namespace: str, run_id: str) -> None:
-        runs.cancel(tx, namespace, run_id)
+    def cancel_and_trigger(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
         begun.append(runs.trigger(tx, namespace, "graph", runs.NewRun()))
         assert len(begun) < 10, "for each one that is cancelled another one begins"
+        return runs.cancel(tx, namespace, run_id)
 
     monkeypatch.setattr(service, "cancel", cancel_and_trigger)
     flow = await with_runs(manager, 1)

@@ -19,6 +19,7 @@ from tests.support.stores import (
     IN_THREADS,
     PATIENCE,
     Waiter,
+    announce,
     keys,
     put,
     put_and_fail,
@@ -73,9 +74,10 @@ async def test_one_item_serves_one_of_those_who_wait_and_the_others_wait_on(stor
 
 
 async def test_items_that_come_together_serve_as_many(store: Store) -> None:
-    def put_items(tx: Transaction) -> None:
+    def put_items(tx: Transaction) -> WithEffects[None]:
         for number in range(3):
-            put_item(tx, f"item {number}")
+            put(tx, f"item {number}")
+        return announce(tx, 1)
 
     async with trio.open_nursery() as nursery:
         waiters = [await waiting(nursery, store) for _ in range(5)]
@@ -133,21 +135,6 @@ async def test_whoever_waits_no_longer_looks_a_last_time(store: Store) -> None:
         await until(lambda: waiter.ended.is_set() and hasty.ended.is_set())
     assert (hasty.looks, hasty.found) == ([False], None)
     assert (waiter.looks[0], waiter.looks[-1], waiter.found) == (False, True, None)
-
-
-async def test_what_was_undone_was_not_announced(store: Store) -> None:
-    def fail(tx: Transaction) -> None:
-        put_item(tx)
-        raise ZeroDivisionError
-
-    async with trio.open_nursery() as nursery:
-        waiter = await waiting(nursery, store)
-        with pytest.raises(ZeroDivisionError):
-            await store.write(fail)
-        assert not waiter.ended.is_set()
-        await store.write(put_item, "item 2")
-        await until(waiter.ended.is_set)
-    assert waiter.found == "item 2"
 
 
 async def test_an_error_of_what_waited_is_raised(store: Store) -> None:
