@@ -215,6 +215,42 @@ def test_the_command_line_stands_on_public_names_and_a_few_others() -> None:
     assert not problems, "\n".join(problems)
 
 
+PURE_OF_TIME_AND_HTTP = ("manager.rules", "manager.engine", "manager.queries")
+CLOCKS_AND_HTTP = {"time", "datetime", "trio", "starlette", "httpx", "h11"}
+
+
+def test_use_cases_and_queries_know_no_http_and_read_no_clock() -> None:
+    """They refuse with the exceptions of ``rules.errors``, and the time is ``now_ms``, or an argument."""
+    problems = []
+    for module in (each for each in MODULES if is_in(each, PURE_OF_TIME_AND_HTTP)):
+        libraries = {name.split(".")[0] for name in imports(module, late=True)}
+        problems += [f"{module} imports {library}" for library in libraries & CLOCKS_AND_HTTP]
+        problems += [
+            f"{module} reads {name}" for name in re.findall("wall_clock|monotonic_clock", text_of(module))
+        ]
+    assert not problems, "\n".join(problems)
+
+
+def test_the_effects_of_a_use_case_that_is_called_by_another_are_not_lost() -> None:
+    functions = [
+        (module, node)
+        for module in MODULES
+        if is_in(module, ["manager.engine"])
+        for node in tree_of(module).body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    with_effects = {node.name for _, node in functions if "WithEffects[" in ast.unparse(node.returns or node)}
+    problems = [
+        f"{module}, line {node.lineno}: {node.value.func.id}"
+        for module, function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        if isinstance(node.value.func, ast.Name) and node.value.func.id in with_effects
+    ]
+    assert len(with_effects) > 10
+    assert not problems, "\n".join(problems)
+
+
 def test_sql_has_its_place() -> None:
     problems = [
         f"{module} has SQL in line {node.lineno}"

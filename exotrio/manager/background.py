@@ -20,10 +20,11 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.graphs import correct_schedules
-from exotrio.manager.engine.leases import MonotonicClock, Terms, expire
+from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.runs import due_in_ms, fire_schedules
 from exotrio.manager.store.cipher import Cipher
+from exotrio.manager.store.clock import Clock
 from exotrio.manager.store.opening import write_at_start
 from exotrio.manager.store.port import Store, log_level
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
@@ -45,7 +46,7 @@ JOIN_PATIENCE = from_ms(SILENT_AFTER_MS) + 5
 JOIN_INTERVAL = 1.0
 
 
-async def sweep(store: Store, manager: str, clock: MonotonicClock, terms: Terms) -> None:
+async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
     """End leases as they come due. Never returns."""
     level = logging.INFO  # at the first time: before the start of this one, perhaps none ran
     # Of the last sweep that was committed: while the database fails or is slow, no heartbeat renews a lease.
@@ -87,7 +88,7 @@ async def sweep(store: Store, manager: str, clock: MonotonicClock, terms: Terms)
             logger.warning("%s ended without an outcome", plural(ended, "lease"))
 
 
-async def join(store: Store, manager: str, clock: MonotonicClock, cipher: Cipher) -> None:
+async def join(store: Store, manager: str, clock: Clock, cipher: Cipher) -> None:
     """Enter among the state managers on a shared database.
 
     One that was killed a moment ago counts as alive for half a minute, which is waited for.
@@ -114,7 +115,7 @@ async def join(store: Store, manager: str, clock: MonotonicClock, cipher: Cipher
         await trio.sleep(JOIN_INTERVAL)
 
 
-async def stay(store: Store, manager: str, clock: MonotonicClock, keys: Sequence[str]) -> None:
+async def stay(store: Store, manager: str, clock: Clock, keys: Sequence[str]) -> None:
     """Let other state managers on the same database know that this one is there. Never returns.
 
     Raises:

@@ -12,8 +12,9 @@ import trio
 
 from exotrio._shared.database_files import real_path
 from exotrio.errors import ConfigurationError, DatabaseError
-from exotrio.manager.engine.leases import Terms, monotonic_clock
+from exotrio.manager.engine.leases import Terms
 from exotrio.manager.service import take_over
+from exotrio.manager.store.clock import monotonic_clock
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.sqlite.database import MOVED, Ownership, open_writer
 

@@ -19,21 +19,44 @@ from exotrio.manager.background import Retention, Scheduler, in_background, join
 from exotrio.manager.database import must_share_keys, place_of_keys
 from exotrio.manager.engine.claims import Claimer
 from exotrio.manager.engine.deletion import MAX_PENDING, delete_graph, pending_runs
-from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
+from exotrio.manager.engine.leases import Terms, recover, restart
 from exotrio.manager.engine.managers import enter_alone, leave
 from exotrio.manager.engine.runs import cancel
 from exotrio.manager.engine.workers import ClaimsKept, ask, forget_all, keep_claim
 from exotrio.manager.queries.runtimes import find_runtime
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import (
+    Conflict,
+    Forbidden,
+    InvalidQuery,
+    InvalidRequest,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
-from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.clock import Clock, monotonic_clock, wall_clock
 from exotrio.manager.store.opening import open_store, write_at_start
 from exotrio.manager.store.port import CLOSING_GRACE, Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_STATUSES: dict[type[Refused], int] = {
+    InvalidRequest: 400,
+    Forbidden: 403,
+    NotFound: 404,
+    Conflict: 409,
+    InvalidQuery: 422,
+    Unavailable: 503,
+}
+
+
+def status_of(refusal: Refused) -> int:
+    """Return the HTTP status of the response to a request that is refused."""
+    return _STATUSES[type(refusal)]
 
 
 class WaitingClaims:
@@ -68,7 +91,7 @@ class Service:
     store: Store
     cipher: Cipher
     terms: Terms
-    monotonic: MonotonicClock
+    monotonic: Clock
     scheduler: Scheduler
     retention: Retention
     manager: str
@@ -117,7 +140,7 @@ class Service:
         """Ask a runtime for its task tree, which comes with its next heartbeat."""
         runtime = await self.store.read_with_deadline(find_runtime, namespace, worker_id, self.monotonic())
         if not runtime.shows_tasks:
-            raise Refused(409, f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
+            raise Conflict(f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
         await self.store.write(ask, namespace, worker_id, "tasks")
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -156,7 +179,7 @@ class Service:
         )
 
 
-async def take_over(store: Store, manager: str, monotonic: MonotonicClock, terms: Terms) -> None:
+async def take_over(store: Store, manager: str, monotonic: Clock, terms: Terms) -> None:
     """Enter as the only state manager of a file, after whichever process had it last.
 
     What runtimes held inside that one is claimable again at once. Other claims get a fresh term.
@@ -173,7 +196,7 @@ async def open_service(
     db: str | Path,
     *,
     clock: Clock = wall_clock,
-    monotonic: MonotonicClock | None = None,
+    monotonic: Clock | None = None,
     terms: Terms | None = None,
     keep_ms: int | None = None,
     schedules: bool = True,

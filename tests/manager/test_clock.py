@@ -14,8 +14,8 @@ import trio
 from trio.testing import MockClock
 
 from exotrio.manager.engine import retention
-from exotrio.manager.engine.leases import monotonic_clock
 from exotrio.manager.store import tallies
+from exotrio.manager.store.clock import monotonic_clock
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -52,10 +53,11 @@ async def release(manager: Manager, state: dict[str, Any]) -> None:
 async def test_what_comes_back_from_before_is_claimed_in_its_place_here_and_later_elsewhere(
     heads_at_once: None,
 ) -> None:
-    passed = 0.0
+    passed, ticks = 0.0, count()
     with database() as used:
         async with open_manager(used.url) as one, open_manager(used.url) as other:
-            await one.service.store.write(set_clock, lambda: passed)
+            # Each search takes a millisecond.
+            await one.service.store.write(set_clock, lambda: passed + next(ticks) / 1_000)
             flow = await Flow.start(one.api, place("f", "b"), place("b"))
             await flow.run("f", *[{"v": str(number)} for number in range(4)])
             first = await claimed(one)

@@ -25,7 +25,7 @@ from exotrio.manager.api import bodies
 from exotrio.manager.api import json as json_api
 from exotrio.manager.api import native as native_api
 from exotrio.manager.engine import exchange, graphs, outcomes, workers
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -401,7 +401,7 @@ async def test_the_values_of_a_large_body_are_reserved_before_it_is_parsed(
 
     async def refuse(scope: object, count: int) -> None:
         reserved.append(count)
-        raise Refused(503, "no room")
+        raise Unavailable("no room")
 
     monkeypatch.setattr(bodies, "LARGE", 100)
     monkeypatch.setattr(bodies, "reserve_values", refuse)

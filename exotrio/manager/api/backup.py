@@ -21,7 +21,7 @@ from exotrio._util.words import bytes_text
 from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine.managers import keep_backup
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.copy import copied
@@ -47,8 +47,7 @@ class Backups:
     async def backup(self, request: Request) -> Response:
         if self._store.is_shared:
             command = f"pg_dump --format=custom --file=exotrio.dump {shlex.quote(self._service.database)}"
-            raise Refused(
-                409,
+            raise Conflict(
                 "the database is on PostgreSQL, which makes its own backups, with the password from"
                 f" PGPASSWORD or PGPASSFILE: {command}",
             )
@@ -74,7 +73,7 @@ class _Slot:
         if self._lock.locked():
             seconds = trio.current_time() - self._began
             if self._write is None or seconds <= SLOW_AFTER + self._sent / MIN_RATE:
-                raise Refused(409, "a backup is being made already; try again when that is done")
+                raise Conflict("a backup is being made already; try again when that is done")
             logger.warning(
                 "ended a backup, since another one was requested and its client had read only %s in %.0f s",
                 *(bytes_text(self._sent), seconds),

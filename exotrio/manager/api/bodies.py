@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from exotrio._httpd import MAX_VALUES, reserve_values
 from exotrio._wire.native import OutcomeItem
 from exotrio.manager.api.json import parse_model
 from exotrio.manager.engine.masking import has_texts, mask, secrets_to_mask
-from exotrio.manager.rules.errors import Refused
 from exotrio.manager.service import Service
 
 M = TypeVar("M", bound=BaseModel)
@@ -47,11 +47,11 @@ class BodyReader:
         body = await request.body()
         # The server has the same limit, but requests from inside the process do not pass through it.
         if len(body) > self.max_bytes:
-            raise Refused(413, f"the body is longer than {self.max_bytes} bytes")
+            raise HTTPException(413, f"the body is longer than {self.max_bytes} bytes")
         if len(body) > LARGE:
             count = await self.service.compute(count_values, body)
             if count > MAX_VALUES:
-                raise Refused(413, f"the body has more than {MAX_VALUES:,} values: send less at once")
+                raise HTTPException(413, f"the body has more than {MAX_VALUES:,} values: send less at once")
             await reserve_values(request.scope, count)
         return body
 

@@ -25,6 +25,7 @@ from exotrio._wire.vocabulary import MAX_BATCH
 from exotrio.errors import DatabaseError, GraphInvalid
 from exotrio.graph import check_name
 from exotrio.manager.rules.errors import EntriesRefused, Refused
+from exotrio.manager.service import status_of
 from exotrio.manager.store.cipher import SecretUnreadable
 from exotrio.manager.store.port import UnknownCommit, log_level
 
@@ -82,14 +83,14 @@ class ClaimReply(Response):
 
 
 async def in_time(claim: Awaitable[T]) -> T:
-    """Await the write of a claim; raise Refused (504) after ``CLAIM_LIMIT`` seconds.
+    """Await the write of a claim; raise HTTPException (504) after ``CLAIM_LIMIT`` seconds.
 
     The claim may still be written then, or after a cancellation: the store undoes it.
     """
     with trio.move_on_after(CLAIM_LIMIT):
         return await claim
     what = f"the claim was not written within {CLAIM_LIMIT:g} s"
-    raise Refused(504, f"{what}; check the server's database and its disk")
+    raise HTTPException(504, f"{what}; check the server's database and its disk")
 
 
 def parse_model(body: bytes, model: type[M]) -> M:
@@ -230,7 +231,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Return the reply for an exception. Async because Starlette runs other handlers in a thread."""
     match error:
         case Refused():
-            return reply({"detail": error.detail}, error.status)
+            return reply({"detail": error.detail}, status_of(error))
         case Unprocessable():
             return reply({"detail": error.items}, 422)
         case GraphInvalid():

@@ -23,7 +23,7 @@ from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries.state_detail import show_state
-from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
@@ -196,10 +196,10 @@ class V0:
         (item,) = await masked(self._service, [item])
         recorded = await self._store.write(outcomes.record_v0, namespace, item)
         if recorded.result is ItemResult.UNKNOWN:
-            raise not_found(recorded.detail or "there is no such state")
+            raise NotFound(recorded.detail or "there is no such state")
         if recorded.result is ItemResult.OK or (repeatable and recorded.result is ItemResult.DUPLICATE):
             return recorded
-        raise Refused(400, recorded.detail or "this outcome was already recorded")
+        raise InvalidRequest(recorded.detail or "this outcome was already recorded")
 
     @ApiRoute("POST", NS + "/state/{state_id}/manual-retry", "Retry a state that ended badly", v0.StateRetry)
     async def manual_retry(

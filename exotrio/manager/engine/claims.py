@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from exotrio.manager.engine.states import CREATED, numbered
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
-from exotrio.manager.store.heads import START, Position
+from exotrio.manager.store.heads import Position
 from exotrio.manager.store.transaction import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
@@ -205,15 +204,10 @@ def _due(tx: Transaction, most: Mapping[int, int], limit: int, run: int | None) 
         found += _first(tx, {node_id: (tx.now_ms, n) for node_id, n in most.items()}, run, condition, locked)
     else:
         condition += " AND (enqueue_after, seq) >= (?, ?)"
-        begins = {node_id: tx.heads.of(node_id) for node_id in most}
-        began = time.monotonic()
-        nodes = {node_id: (tx.now_ms, *begins[node_id], n) for node_id, n in most.items()}
+        search = tx.heads.begin_search(most)
+        nodes = {node_id: (tx.now_ms, *search.begins[node_id], n) for node_id, n in most.items()}
         found += _first(tx, nodes, None, condition, locked)
-        seconds = time.monotonic() - began
-        firsts = {state["node_id"]: _position(state) for state in sorted(found, key=_position, reverse=True)}
-        for node_id, begin in begins.items():
-            if begin == START:
-                tx.heads.record(node_id, firsts.get(node_id), tx.now_ms, seconds)
+        tx.heads.end_search(search, ((state["node_id"], _position(state)) for state in found), tx.now_ms)
     return sorted(found, key=_position)
 
 

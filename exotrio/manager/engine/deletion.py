@@ -10,14 +10,13 @@ goes on.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from exotrio._util.words import listed
 from exotrio.manager.engine.graphs import delete_schedules_of, find_graph, lock_graph
 from exotrio.manager.engine.retention import MAX_BATCH, RUNS, discard_runs
 from exotrio.manager.engine.runs import cancel
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -41,8 +40,7 @@ def pending_runs(view: View, namespace: str, name: str, may_be_cancelled: bool) 
     graph = find_graph(view, namespace, name)["id"]
     found = [row["run_id"] for row in _some_runs(view, graph, "pending > 0", MAX_PENDING)]
     if found and not may_be_cancelled:
-        raise Refused(
-            409,
+        raise Conflict(
             f"graph {name!r} has runs that have not ended ({listed(found, 3)}): wait for them, or ask for"
             " their cancellation, too (cancel_runs)",
         )
@@ -58,7 +56,6 @@ def delete_graph(
     nothing is deleted if it ``is_first``: then the whole deletion may be refused.
     """
     effects = Effects()
-    end = time.monotonic() + MAX_BATCH
     graph = lock_graph(tx, namespace, name)["id"]
     locked: set[int] = set()
     # At first only, since among a million runs this takes long.
@@ -70,7 +67,7 @@ def delete_graph(
             discard_runs(tx, ended)
             deleted += len(ended)
             # Not once it has cancelled some: those are few, and others would begin meanwhile.
-            if len(ended) == RUNS and not cancelled and time.monotonic() >= end:
+            if len(ended) == RUNS and not cancelled and tx.has_run_for(MAX_BATCH):
                 return WithEffects(Deleted(deleted, cancelled, graph=False), effects)
         begun = _lock_runs(tx, graph, "pending > 0", locked)  # or retried
         if not begun:

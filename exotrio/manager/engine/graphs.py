@@ -15,7 +15,7 @@ from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.managers import SCHEDULES as DUTY
 from exotrio.manager.engine.managers import take_duty
-from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
@@ -69,9 +69,9 @@ class Prepared:
 def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_ms: int) -> Prepared:
     """Check a graph that is to be stored; raise Refused for a blank name, GraphInvalid for a broken rule."""
     if not name or not namespace.strip():
-        raise Refused(400, "a graph and its namespace need a name")
+        raise InvalidRequest("a graph and its namespace need a name")
     if any(not secret.strip() for secret in graph.secrets):
-        raise Refused(400, "a secret needs a name")
+        raise InvalidRequest("a secret needs a name")
     template = Template(graph)
     ciphertexts = {
         secret: cipher.encrypt(value, namespace=namespace, graph=name, name=secret)
@@ -205,7 +205,7 @@ def find_graph(view: View, namespace: str, name: str) -> Row:
     """Return a graph with its current version; refuse with 404 if there is none."""
     row = view.row(GRAPHS + " AND name = ?", (namespace, name))
     if row is None:
-        raise not_found(f"there is no graph {name!r} in namespace {namespace!r}")
+        raise NotFound(f"there is no graph {name!r} in namespace {namespace!r}")
     return row
 
 

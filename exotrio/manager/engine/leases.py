@@ -20,8 +20,7 @@ lost:
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -41,9 +40,6 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
-MonotonicClock = Callable[[], int]
-"""Returns milliseconds that never decrease."""
-
 SWEEPS_PER_TERM = 12
 MAX_SWEEP_INTERVAL = 5.0
 NAMED_WITHIN_MS = 30_000
@@ -51,12 +47,6 @@ NAMED_WITHIN_MS = 30_000
 holds."""
 MAX_STATES_PER_SWEEP = 1_000
 """States of one sweep's transaction: a larger one would delay other commits."""
-
-
-def monotonic_clock() -> int:
-    """Return the monotonic clock in milliseconds: one that counts suspends too, where there is one."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return (time.monotonic_ns() if boottime is None else time.clock_gettime_ns(boottime)) // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
         "INSERT INTO managers (id, started_at, seen_at, version, schema_version, clock_ahead, secret_keys,"
         " host) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at,"
         " clock_ahead = excluded.clock_ahead",
-        (manager, now, now, VERSION, schema.VERSION, _clock_ahead(tx), " ".join(keys), platform.node()),
+        (manager, now, now, VERSION, schema.VERSION, clock.ahead_ms(tx), " ".join(keys), platform.node()),
     )
 
 
@@ -82,7 +82,7 @@ def stay(
     as there for that one, and silence would have others take back what it holds. Raises as ``enter``.
     """
     seen = "UPDATE managers SET seen_at = ?, clock_ahead = ? WHERE id = ?"
-    if tx.execute(seen, (now, _clock_ahead(tx), manager)).rowcount:
+    if tx.execute(seen, (now, clock.ahead_ms(tx), manager)).rowcount:
         _check_version(tx)
     elif ends is None or not ends.is_set():
         enter(tx, manager, now, keys)
@@ -101,10 +101,6 @@ def _check_version(tx: Transaction, lock: str = "") -> None:
             f" {schema.VERSION})",
             fix="upgrade exotrio",
         )
-
-
-def _clock_ahead(tx: Transaction) -> int:
-    return clock.wall_clock() - tx.now_ms
 
 
 def enter_if_fit(tx: Transaction, manager: str, now: int, cipher: Cipher) -> Misfit | None:

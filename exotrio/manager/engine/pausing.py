@@ -8,7 +8,7 @@ version 1 of the tables, which may be there during an update, do not know these 
 
 from __future__ import annotations
 
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
@@ -52,7 +52,7 @@ def _pause(tx: Transaction, table: str, what: str, namespace: str, name: str) ->
     ).fetchall()
     for (paused_at,) in rows:
         return WithEffects(int(paused_at), NO_EFFECTS)
-    raise not_found(f"there is no {what} {name!r} in namespace {namespace!r}")
+    raise NotFound(f"there is no {what} {name!r} in namespace {namespace!r}")
 
 
 def _resume(tx: Transaction, table: str, what: str, namespace: str, name: str) -> int:
@@ -62,4 +62,4 @@ def _resume(tx: Transaction, table: str, what: str, namespace: str, name: str) -
     ).fetchall()
     for (number,) in rows:
         return int(number)
-    raise not_found(f"there is no {what} {name!r} in namespace {namespace!r}")
+    raise NotFound(f"there is no {what} {name!r} in namespace {namespace!r}")

@@ -13,7 +13,6 @@ as its content.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 from exotrio.manager.engine.managers import RETENTION, take_duty
@@ -36,7 +35,6 @@ def discard(tx: Transaction, keep_ms: int) -> int:
     """Delete the rows of some runs that are old enough and return how many that were."""
     if take_duty(tx, RETENTION) is None:
         return 0
-    end = time.monotonic() + MAX_BATCH
     finished_before = tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
     deleted = 0
     # One that is locked, for a retry by hand, stays for the next time.
@@ -47,7 +45,7 @@ def discard(tx: Transaction, keep_ms: int) -> int:
     ).fetchall():
         discard_runs(tx, [run["id"] for run in runs])
         deleted += len(runs)
-        if time.monotonic() >= end:
+        if tx.has_run_for(MAX_BATCH):
             break
     return deleted
 
@@ -63,17 +61,16 @@ def clear(tx: Transaction) -> int:
     """Delete some of the rows of discarded runs; return 0 if there are none."""
     if take_duty(tx, RETENTION) is None:
         return 0
-    end = time.monotonic() + MAX_BATCH
     steps = 0
-    while _clear_step(tx, end):
+    while _clear_step(tx):
         steps += 1
-        if time.monotonic() >= end:
+        if tx.has_run_for(MAX_BATCH):
             break
     return steps
 
 
-def _clear_step(tx: Transaction, end: float) -> bool:
-    """Delete at most ``BATCH`` states of some runs, until ``end``; return False if there is nothing to do."""
+def _clear_step(tx: Transaction) -> bool:
+    """Delete at most ``BATCH`` states of some runs; return False if there is nothing to do."""
     runs = [row["run"] for row in tx.execute("SELECT run FROM discarded ORDER BY run LIMIT ?", (RUNS,))]
     if not runs:
         return False
@@ -92,7 +89,7 @@ def _clear_step(tx: Transaction, end: float) -> bool:
             # Locked in the order in which a heartbeat locks them, or each could wait for the other.
             ordered = f"SELECT seq FROM states WHERE {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}"
             tx.execute(f"DELETE FROM states WHERE seq IN ({ordered})", (part,))
-            if time.monotonic() >= end:
+            if tx.has_run_for(MAX_BATCH):
                 break
     return True
 

@@ -29,7 +29,7 @@ from exotrio.manager.engine.states import (
     states_to_change,
 )
 from exotrio.manager.engine.unites import commit_changes, united_states
-from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.rules.errors import Conflict, NotFound
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -53,24 +53,23 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
     seq = tx.seq(state_id)
     state = None if seq is None else states_to_change(tx, namespace, (seq,)).get(seq)
     if state is None:
-        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+        raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
     if state.status not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
-        raise Refused(409, f"only a state that ended badly can be retried; {_NOT_RETRIED[state.status]}")
+        raise Conflict(f"only a state that ended badly can be retried; {_NOT_RETRIED[state.status]}")
     if tx.row(
         "SELECT 1 FROM states WHERE run = ? AND place = ? AND manual_fanout_id = ? AND retry_count = 0",
         (state.run, state.place, fanout_id),
     ):
-        raise Refused(
-            409,
+        raise Conflict(
             f"this node of the run was already retried with fanout_id {fanout_id!r};"
             " a further retry needs another one",
         )
     if state.cancelled_at is not None:
-        raise Refused(409, "the run of this state was cancelled; trigger the graph again")
+        raise Conflict("the run of this state was cancelled; trigger the graph again")
     changes = Changes(tx)
     (replaced,) = _replace(changes, state.scope(tx), [state], {state.seq: fanout_id})
     if isinstance(replaced, RefusedState):
-        raise Refused(409, f"its inputs still cannot be built: {replaced.reason}")
+        raise Conflict(f"its inputs still cannot be built: {replaced.reason}")
     commit_changes(changes)
     return WithEffects(replaced.new_state_id, changes.effects)
 
@@ -81,7 +80,7 @@ def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> WithEffect
         "SELECT namespace FROM states JOIN nodes ON nodes.id = node_id WHERE seq = ?", (tx.seq(state_id),)
     )
     if row is None:
-        raise not_found(f"there is no state {state_id!r}")
+        raise NotFound(f"there is no state {state_id!r}")
     return retry_by_hand(tx, row["namespace"], state_id, fanout_id)
 
 
@@ -92,7 +91,7 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
     """
     found = lock_run(tx, namespace, run_id)
     if found["cancelled_at"] is not None:
-        raise Refused(409, f"the run {run_id} was cancelled; trigger the graph again")
+        raise Conflict(f"the run {run_id} was cancelled; trigger the graph again")
     run = RunScope(found["id"], tx.template(found["template"]))
     failed = failed_to_change(tx, run.id)
     unbuilt = [state for state in failed if _is_unbuilt(state)]
@@ -101,7 +100,7 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
         refused = [_refusal(tx, old, new) for old, new in again if new.status == ERRORED]
         return WithEffects(RunRetry(retried=earlier, refused=refused), NO_EFFECTS)
     if not failed:
-        raise Refused(409, f"the run {run_id} has no failed states")
+        raise Conflict(f"the run {run_id} has no failed states")
     fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
     changes = Changes(tx)
     replaced = _replace(changes, run, [state for state in failed if not _is_unbuilt(state)], fanout_ids)

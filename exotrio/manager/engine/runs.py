@@ -28,10 +28,17 @@ from exotrio.manager.engine.states import (
     size_of,
 )
 from exotrio.manager.engine.unites import commit_changes
-from exotrio.manager.rules.errors import EntriesRefused, Refused, not_found
+from exotrio.manager.rules.errors import (
+    Conflict,
+    EntriesRefused,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Refused,
+)
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
-from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
@@ -102,7 +109,7 @@ def trigger_many(
     refused: dict[int, Refused] = {}
     if graph["validation_status"] != ValidationStatus.VALID:
         status = graph["validation_status"]
-        raise Refused(400, f"the graph {graph_name!r} is {status} and cannot be triggered")
+        raise InvalidRequest(f"the graph {graph_name!r} is {status} and cannot be triggered")
     template = tx.template(graph["template"])
     node = tx.registered(template.root.namespace, template.root.node_name)
     assert node is not None, "a valid graph has only registered nodes"
@@ -122,7 +129,9 @@ def trigger_many(
             continue
         left -= size_of(inputs)
         if left < 0:
-            raise Refused(400, f"the inputs of {plural(len(new), 'run')} are too large: start fewer at once")
+            raise InvalidRequest(
+                f"the inputs of {plural(len(new), 'run')} are too large: start fewer at once"
+            )
         changes.insert_first(
             scope,
             NewState(
@@ -157,13 +166,12 @@ def _tell_apart(tx: Transaction, graph: int, runs: Sequence[NewRun]) -> tuple[li
     for index, run in enumerate(runs):
         run_id = run.run_id or str(uuid.uuid4())
         if graphs.get(run_id, graph) != graph:
-            refused[index] = Refused(409, f"the run {run_id} exists and belongs to another graph")
+            refused[index] = Conflict(f"the run {run_id} exists and belongs to another graph")
         if run.key is not None:
             digest = run.digest()
             run_id, first = keyed.setdefault(run.key, (run_id, digest))
             if first != digest:
-                refused[index] = Refused(
-                    409,
+                refused[index] = Conflict(
                     f"the key {run.key!r} belongs to the run {run_id}, which was triggered with other"
                     " inputs or another store; look at that run, or give each run a key of its own",
                 )
@@ -202,7 +210,7 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
     ]
     columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "origin")
     if tx.insert_new("runs", (*columns, "key", "key_digest"), rows) < len(rows):
-        raise Conflict("runs")  # the same id or key came twice at once, and the other request was faster
+        raise RowChanged("runs")  # the same id or key came twice at once, and the other request was faster
     sql = f"SELECT run_id, id FROM runs WHERE {tx.any_of('run_id')}"
     return dict(tx.execute(sql, (tx.items(sorted(runs)),)))
 
@@ -211,7 +219,7 @@ def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str
     """Return the inputs of the root of a run; raise Refused if it cannot start."""
     root, store = scope.template.root, run.store
     if missing := [key for key in scope.template.body.store_config.required_keys if key not in store]:
-        raise Refused(400, f"the store lacks required keys: {', '.join(missing)}")
+        raise InvalidRequest(f"the store lacks required keys: {', '.join(missing)}")
     given = {name: run.inputs[name] for name in root.inputs if name in run.inputs}
     if len(given) == len(root.inputs):
         return given
@@ -220,7 +228,7 @@ def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str
     try:
         return build(root, declared, Sources(tx, scope, None, shared), "", {}) | given
     except InputsError as problem:
-        raise Refused(400, str(problem)) from None
+        raise InvalidRequest(str(problem)) from None
 
 
 def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> WithEffects[Started]:
@@ -304,7 +312,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     if run["cancelled_at"] is not None:
         return WithEffects(None, NO_EFFECTS)
     if not run["pending"]:
-        raise Refused(409, f"the run {run_id} has already ended")
+        raise Conflict(f"the run {run_id} has already ended")
     template = tx.template(run["template"])
     changes = Changes(tx)
     states = tx.execute(
@@ -333,7 +341,7 @@ def find_run(view: View, namespace: str, run_id: str) -> Row:
     """Return a run of a namespace with the name of its graph; refuse with 404 if there is none."""
     run = view.row(RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
     if run is None:
-        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
+        raise NotFound(f"there is no run {run_id!r} in namespace {namespace!r}")
     return run
 
 
@@ -352,9 +360,9 @@ def secrets_of(
     """
     state = get_state(view, namespace, state_id)
     if state["status"] != QUEUED:
-        raise Refused(400, f"secrets are given only while a state is QUEUED; this one is {state['status']}")
+        raise InvalidRequest(f"secrets are given only while a state is QUEUED; this one is {state['status']}")
     if state["token"] is not None and token != state["token"]:
-        raise Refused(403, "the state is held under a lease; only its holder is given secrets")
+        raise Forbidden("the state is held under a lease; only its holder is given secrets")
     graph = view.one("SELECT id, namespace, name FROM graphs WHERE id = ?", (state["graph"],))
     declared = view.one("SELECT secrets FROM nodes WHERE id = ?", (state["node_id"],))[0]
     rows = view.execute(

@@ -18,7 +18,7 @@ from typing import Literal
 
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.ended_runs import EndedRuns
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.lineage import split_groups
 from exotrio.manager.rules.template import Template
 from exotrio.manager.rules.traces import parent_in
@@ -400,5 +400,5 @@ def find_state(view: View, namespace: str, state_id: str) -> Row | None:
 def get_state(view: View, namespace: str, state_id: str) -> Row:
     """Return a state as ``find_state`` does; refuse with 404 if there is none."""
     if (state := find_state(view, namespace, state_id)) is None:
-        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+        raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
     return state

@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import HeartbeatRequest, HeartbeatStateReply
 from exotrio.manager.engine.leases import Terms, end_leases, renew
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.transaction import Transaction
 
 FORGOTTEN_AFTER_MS = 600_000
@@ -126,7 +126,7 @@ def ask(tx: Transaction, namespace: str, worker_id: str, command: str) -> None:
     assert command in COMMANDS
     asked = f"UPDATE workers SET {command}_asked = 1 WHERE namespace = ? AND worker_id = ?"
     if not tx.execute(asked, (namespace, worker_id)).rowcount:
-        raise not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
+        raise NotFound(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
 
 
 def forget(tx: Transaction, namespace: str, worker_id: str, now: int) -> None:

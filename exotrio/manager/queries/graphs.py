@@ -15,7 +15,7 @@ from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.graphs import GRAPHS, paused, shown_graph
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.runs import newest_runs
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -167,7 +167,7 @@ def find_node(view: View, namespace: str, name: str) -> Row:
     """Return a registered node; refuse with 404 if there is none."""
     row = view.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
     if row is None:
-        raise not_found(f"there is no node {name!r} in namespace {namespace!r}")
+        raise NotFound(f"there is no node {name!r} in namespace {namespace!r}")
     return row
 
 

@@ -23,7 +23,7 @@ from exotrio.manager.engine.runs import RUNS, find_run
 from exotrio.manager.engine.states import CREATED, STATUSES
 from exotrio.manager.queries.load import paused_nodes
 from exotrio.manager.queries.paging import Page, Where
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import InvalidQuery
 from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
@@ -193,7 +193,7 @@ def list_runs(view: View, namespace: str, query: RunsQuery) -> RunPage:
     if query.since is not None:
         where.add("runs.created_at >= ?", moment_ms(query.since))
     if query.before is not None and _read_cursor(query.before) is None:
-        raise Refused(422, f"before is {query.before!r}, which is not the next of a page of runs")
+        raise InvalidQuery(f"before is {query.before!r}, which is not the next of a page of runs")
     runs = _newest_first(view, namespace, where, query.before or "", at_once=query.limit + 1, source=source)
     rows = list(islice(runs, query.limit + 1))
     page = rows[: query.limit]

@@ -13,7 +13,7 @@ from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
 from exotrio._wire.overview import Disagreement, NodeVersion, RuntimeInfo, RuntimeList, V0Runtime
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
 from exotrio.manager.queries.load import Held, count_held
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -76,7 +76,7 @@ def find_runtime(view: View, namespace: str, worker_id: str, now: int) -> Runtim
         (namespace, worker_id, *_remembered_since(now)),
     )
     if row is None:
-        raise not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
+        raise NotFound(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
     return _runtime(row, now, 0)
 
 

@@ -14,7 +14,7 @@ from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, QUEUED, get_state
 from exotrio.manager.engine.states import find_state as find_state_of_node
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -32,7 +32,7 @@ def find_state(view: View, namespace: str, state_id: str) -> Row:
         (view.seq(state_id),),
     )
     if row is None or namespace not in (row["node_namespace"], row["run_namespace"]):
-        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+        raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
     return row
 
 
@@ -48,7 +48,7 @@ def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_i
     state = find_state_of_node(view, namespace, state_id)
     shown = state and StateDetail(**_detail(view, state))
     if not shown or shown.run_id != run_id or shown.graph_name != graph_name:
-        raise not_found(f"there is no state {state_id!r} in this run, graph and namespace")
+        raise NotFound(f"there is no state {state_id!r} in this run, graph and namespace")
     return shown
 
 

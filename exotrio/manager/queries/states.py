@@ -21,7 +21,7 @@ from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import Page, Where
-from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -124,7 +124,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> StatePage:
         where.add(_ENDED_BADLY)
     before = _newest_below(view, MAX_SEQ) + 1 if query.before is None else view.seq(query.before)
     if before is None:
-        raise Refused(422, f"before is {query.before!r}, which is not the id of a state here")
+        raise InvalidQuery(f"before is {query.before!r}, which is not the id of a state here")
     floor = max(0, before - WINDOW) if run is None else 0
     where.add("seq < ? AND seq >= ?", before, floor)
     size = "length(outputs)" if query.outputs else "0"
@@ -156,7 +156,7 @@ def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
         (run_id, namespace, namespace),
     )
     if row is None:
-        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
+        raise NotFound(f"there is no run {run_id!r} in namespace {namespace!r}")
     return int(row["id"])
 
 
@@ -167,7 +167,7 @@ def _template_places(view: View, identifier: str, graph: int | None, run: int | 
     elif graph is not None:
         rows = view.execute("SELECT id FROM templates WHERE graph = ?", (graph,))
     else:
-        raise Refused(422, "identifier names a place of a graph: give graph or run with it")
+        raise InvalidQuery("identifier names a place of a graph: give graph or run with it")
     return [
         f"{row['id']}.{place.index}"
         for row in rows.fetchall()

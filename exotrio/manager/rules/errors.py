@@ -1,4 +1,7 @@
-"""The exceptions with which a use case or a route refuses a request."""
+"""The exceptions with which a use case, a query or a route refuses a request. Then nothing has changed.
+
+They say what is wrong, in one line, and know no HTTP: ``manager.service.status_of`` gives their statuses.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,40 @@ from collections.abc import Mapping
 
 
 class Refused(Exception):
-    """The request is answered with an error status and ``{"detail": detail}``; nothing changed."""
+    """A request is refused, for the reason in ``detail``. One of the following is raised."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, detail: str) -> None:
         super().__init__(detail)
-        self.status = status
         self.detail = detail
 
 
-class EntriesRefused(Refused):
+class InvalidRequest(Refused):
+    """The request is wrong in itself, or asks for too much."""
+
+
+class InvalidQuery(Refused):
+    """A parameter of a list or search is wrong."""
+
+
+class Forbidden(Refused):
+    """The caller may not do this."""
+
+
+class NotFound(Refused):
+    """What the request names does not exist."""
+
+
+class Conflict(Refused):
+    """What the request asks for does not fit what is stored or going on."""
+
+
+class Unavailable(Refused):
+    """It is impossible at this time, and may be tried again later."""
+
+
+class EntriesRefused(Exception):
     """Some entries of a list are refused, and so is the list. ``entries`` has the first of them, by index."""
 
     def __init__(self, entries: Mapping[int, Refused]) -> None:
-        first = next(iter(entries.values()))
-        super().__init__(first.status, first.detail)
+        super().__init__(f"{len(entries)} refused")
         self.entries = entries
-
-
-def not_found(what: str) -> Refused:
-    return Refused(404, what)

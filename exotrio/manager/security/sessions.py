@@ -18,7 +18,7 @@ import trio
 from pydantic_core import from_json, to_json
 
 from exotrio.manager.engine.workers import MAX_TRIMMED, trim
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -109,7 +109,7 @@ class Sessions:
         with trio.move_on_after(QUERY_LIMIT):
             async with self._querying:
                 return await self._store.read(query, digest)
-        raise Refused(503, f"the session could not be found within {QUERY_LIMIT:g} s; try again later")
+        raise Unavailable(f"the session could not be found within {QUERY_LIMIT:g} s; try again later")
 
     def _keep(self, session: str, now: float) -> None:
         known = self._open.pop(session, None) or _OpenSession(now)

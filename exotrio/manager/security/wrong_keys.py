@@ -21,7 +21,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.engine.workers import MAX_TRIMMED, trim
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Store
-from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.transaction import RowChanged, Transaction
 
 TRIES = 10
 """Different wrong keys from one network that are refused without a delay."""
@@ -121,7 +121,7 @@ def count_wrong_key(tx: Transaction, network: str, key: str) -> tuple[int, list[
         row = _locked_network(tx, network)
         if row is None:
             # Another transaction trimmed the row between the insert and the lock.
-            raise Conflict("wrong_keys")
+            raise RowChanged("wrong_keys")
     left: int = max(0, row["until"] - tx.now_ms)
     keys: list[str] = from_json(row["keys"]) if left else []
     if key not in keys:

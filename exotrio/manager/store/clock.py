@@ -30,7 +30,7 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 Clock = Callable[[], int]
-"""Returns Unix milliseconds."""
+"""Returns milliseconds: Unix time, or for leases a time that never decreases."""
 
 logger = logging.getLogger("exotrio.manager.clock")
 
@@ -52,6 +52,17 @@ STORE_AFTER_IDLE_MS = 30_000
 def wall_clock() -> int:
     """Return the time in Unix milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def monotonic_clock() -> int:
+    """Return the monotonic clock in milliseconds: one that counts suspends too, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return (time.monotonic_ns() if boottime is None else time.clock_gettime_ns(boottime)) // 1_000_000
+
+
+def ahead_ms(view: View) -> int:
+    """Return by how many ms the wall clock of this process is ahead of the database's."""
+    return wall_clock() - view.now_ms
 
 
 class WatchedClock:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 LONG = 0.002
@@ -38,6 +38,14 @@ class _Head:
     long_ones: int
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search for waiting states: where it begins for each node, and at which time."""
+
+    begins: dict[int, Position]
+    at: float
+
+
 class Heads:
     """Positions by node, shared by all threads of a store."""
 
@@ -54,6 +62,21 @@ class Heads:
         """Return the seconds until all is to be searched again; infinity if each search is one of all."""
         head = self._heads.get(node_id)
         return math.inf if head is None or head.until == -math.inf else max(0.0, head.until - self._clock())
+
+    def begin_search(self, node_ids: Iterable[int]) -> Search:
+        """Return where a search for states of these nodes may begin."""
+        return Search({node_id: self.of(node_id) for node_id in node_ids}, self._clock())
+
+    def end_search(self, search: Search, found: Iterable[tuple[int, Position]], now_ms: int) -> None:
+        """Record a search that was begun at ``now_ms``: of each node that it searched completely, how long it
+        took, and the first of the states that it ``found``, each a node and a position."""
+        seconds = self._clock() - search.at
+        firsts: dict[int, Position] = {}
+        for node_id, position in found:
+            firsts[node_id] = min(position, firsts.get(node_id, position))
+        for node_id, begin in search.begins.items():
+            if begin == START:
+                self.record(node_id, firsts.get(node_id), now_ms, seconds)
 
     def record(self, node_id: int, first: Position | None, now_ms: int, seconds: float) -> None:
         """Record a search of all, begun at ``now_ms``: how long it took, and what it found first."""

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from exotrio._util.backoff import Outage
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import InvalidRequest, Refused, Unavailable
 from exotrio.manager.store.port import NotRead
 from exotrio.manager.store.view import View
 
@@ -54,7 +54,7 @@ class Readers(Generic[C]):
             async with self._turns:
                 waiting.deadline = math.inf
                 return await self._log_outages(query, DEADLINE, self._searches)
-        raise Refused(503, f"other pages and searches took all of {DEADLINE:g} s; try again later")
+        raise Unavailable(f"other pages and searches took all of {DEADLINE:g} s; try again later")
 
     def close(self) -> None:
         """Close the connections that are not in use, and each other one once it is not."""
@@ -101,8 +101,7 @@ class Readers(Generic[C]):
 
 def too_slow(limit: float) -> Refused:
     """Return the error for a query that was ended at its deadline, after so many seconds."""
-    return Refused(
-        400,
+    return InvalidRequest(
         f"this took longer than {limit:g} s and was ended; ask for less:"
         " one run, graph or node, a shorter time, or a smaller page",
     )

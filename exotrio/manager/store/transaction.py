@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from exotrio.manager.store.heads import Heads
 from exotrio.manager.store.view import View
 
 
-class Conflict(Exception):
+class RowChanged(Exception):
     """Another transaction changed a row between reading and writing it. The store runs the use case again."""
 
 
@@ -40,7 +41,12 @@ class Transaction(View):
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
         self.heads: Heads | None = catalog.heads
         self.waited = waited
+        self._began = time.monotonic()
         self._updates: list[tuple[str, Rows, int]] = []
+
+    def has_run_for(self, seconds: float) -> bool:
+        """Whether the use case has run for so long: others wait for it to end."""
+        return time.monotonic() - self._began >= seconds
 
     def registered(self, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None."""
@@ -111,10 +117,10 @@ class Transaction(View):
             self._updates.append((table, updated, len(rows)))
 
     def check_updates(self) -> None:
-        """Raise Conflict if a row that was to be updated was not found. The store calls this last."""
+        """Raise RowChanged if a row that was to be updated was not found. The store calls this last."""
         for table, updated, expected in self._updates:
             if updated.rowcount != expected:
-                raise Conflict(table)
+                raise RowChanged(table)
 
     def lock_runs(self, ids: Sequence[int]) -> None:
         """Have the states of these runs to oneself until the end of the transaction.

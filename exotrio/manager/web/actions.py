@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
 from exotrio.manager.engine import graphs, pausing, retries, runs, workers
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import Conflict, Refused
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.guard import Form, field
 from exotrio.manager.web.page import FormRejected, PageRequest
@@ -93,7 +93,9 @@ async def trigger(request: PageRequest, form: Form) -> Done:
         started = await store.write(runs.trigger, request.namespace, request.params["graph"], run)
     except Refused as refusal:
         # Of these refusals, only that of a key which another run has is about a field.
-        raise FormRejected(form, {"key" if key and refusal.status == 409 else "": refusal.detail}) from None
+        raise FormRejected(
+            form, {"key" if key and isinstance(refusal, Conflict) else "": refusal.detail}
+        ) from None
     to = request.link("runs", started.run_id)
     if key is None or started.created:
         return ("The run was started.", to)

@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import InvalidRequest, NotFound, Refused
 from exotrio.manager.security.sessions import add_flash, has_flashes, take_flashes
-from exotrio.manager.service import Service
+from exotrio.manager.service import Service, status_of
 from exotrio.manager.store.port import UnknownCommit, log_level
 from exotrio.manager.store.view import View
 from exotrio.manager.web import actions, guard, live, report
@@ -110,7 +110,7 @@ class Dashboard:
         form = await guard.read_form(request)
         theme = guard.field(form, "theme")
         if theme not in THEMES:
-            raise Refused(400, f"there is no theme {theme!r}")
+            raise InvalidRequest(f"there is no theme {theme!r}")
         response = guard.redirect(guard.local_path(guard.field(form, "to") or "/"))
         guard.set_cookie(request, response, THEME_COOKIE, theme, max_age=THEME_KEPT)
         return response
@@ -214,9 +214,9 @@ class Dashboard:
                 assert shown_by is not None, "a form that may be rejected is sent to its own page"
                 page_request = replace(page_request, rejected=rejected)
                 return await self._render(shown_by, page_request, request, session, status=422)
+            except NotFound:
+                raise
             except Refused as refusal:
-                if refusal.status == 404:
-                    raise
                 flash, to = f"Nothing changed: {_ended(refusal.detail)}", guard.filled_in(page_path, request)
             await self._service.store.write(add_flash, session, flash)
             return guard.redirect(to)
@@ -228,10 +228,9 @@ class Dashboard:
     async def _on_error(self, request: Request, error: Exception) -> Response:
         match error:
             case Refused():
-                text = _ended(error.detail[:1].upper() + error.detail[1:])
-                return await self._problem_page(request, error.status, text)
+                return await self._problem_page(request, status_of(error), _sentence(error.detail))
             case HTTPException():
-                text = "There is no such page." if error.status_code == 404 else error.detail
+                text = "There is no such page." if error.status_code == 404 else _sentence(error.detail)
                 return await self._problem_page(request, error.status_code, text)
             case DatabaseError():
                 logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
@@ -266,6 +265,10 @@ class Dashboard:
             request, "problem.html", layout="layout.html", status=status, text=text, **navigation
         )
         return guard.html(page, status)
+
+
+def _sentence(text: str) -> str:
+    return _ended(text[:1].upper() + text[1:])
 
 
 def _ended(text: str) -> str:

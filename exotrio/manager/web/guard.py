@@ -11,10 +11,11 @@ from contextlib import aclosing
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import trio
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import Forbidden, InvalidRequest
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -51,8 +52,7 @@ def check_origin(request: Request) -> None:
     origin = request.headers.get("origin", "")
     host = request.headers.get("host", "")
     if not host or _origin_host(origin).lower() != host.lower():
-        raise Refused(
-            403,
+        raise Forbidden(
             "this request did not come from a page of this dashboard. A proxy in front of it has to pass on"
             " the Host header unchanged",
         )
@@ -119,7 +119,7 @@ async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> Form:
     """Return the fields of a form; refuse one that is longer than ``max_bytes``, too slow, or not a form."""
     # Checked first (without leading zeros), as a large body waits for memory that all clients share.
     length = request.headers.get("content-length", "").lstrip("0")
-    too_large = Refused(413, f"the form is longer than {max_bytes:,} bytes")
+    too_large = HTTPException(413, f"the form is longer than {max_bytes:,} bytes")
     if length.isascii() and length.isdigit() and (len(length) > 20 or int(length) > max_bytes):
         raise too_large
     body = bytearray()
@@ -130,17 +130,17 @@ async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> Form:
                 if len(body) > max_bytes:
                     raise too_large
     if reading.cancelled_caught:
-        raise Refused(408, f"the form did not arrive within {FORM_TIME:g} s")
+        raise HTTPException(408, f"the form did not arrive within {FORM_TIME:g} s")
     if not body:
         return {}
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
-        raise Refused(415, "a form is required")
+        raise HTTPException(415, "a form is required")
     try:
         pairs = parse_qsl(
             body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
         )
     except ValueError:
-        raise Refused(400, "the form cannot be read") from None
+        raise InvalidRequest("the form cannot be read") from None
     form: Form = {}
     for name, value in pairs:
         # Browsers send the line ends of a text area as CR LF.

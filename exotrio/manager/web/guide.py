@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from markupsafe import Markup
 
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 
 DOCS = Path(__file__).parent / "docs"
 PAGES = {
@@ -36,7 +36,7 @@ def guide_page(name: str) -> Markup:
     from markdown_it.token import Token
 
     if name not in PAGES:
-        raise not_found(f"there is no page {name!r}")
+        raise NotFound(f"there is no page {name!r}")
 
     def every(tokens: list[Token]) -> Iterator[Token]:
         for token in tokens:

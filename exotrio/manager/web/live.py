@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import stopping_event
 from exotrio.errors import DatabaseError
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import NotFound, Refused
 from exotrio.manager.web.guard import HEADERS
 from exotrio.manager.web.page import Page, PageRequest
 
@@ -97,9 +97,7 @@ class LiveResponse:
                 checked, checked_at = latest, now
                 try:
                     changed, waiting = await self._changes(now)
-                except Refused as refusal:
-                    if refusal.status != 404:
-                        raise
+                except NotFound:
                     # What the page shows was deleted; the script learns that when it requests the fragments.
                     changed, waiting = list(self._page.fragments), False
                 if changed:

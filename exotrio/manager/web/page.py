@@ -20,7 +20,7 @@ from exotrio._util.times import format_coarse, format_duration
 from exotrio._util.words import percent
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.runtimes import RuntimeRow, offered, runtimes_of
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
 from exotrio.manager.web import format
@@ -177,7 +177,7 @@ def style(name: str = "style.css") -> str:
 async def serve_asset(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in TYPES:
-        raise not_found(f"there is no file {name!r}")
+        raise NotFound(f"there is no file {name!r}")
     content, version = _content(name)
     kept = "public, max-age=31536000, immutable" if request.path_params["version"] == version else "no-cache"
     return Response(content, headers={"content-type": TYPES[name], "cache-control": kept})

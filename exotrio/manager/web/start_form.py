@@ -18,7 +18,7 @@ from exotrio.graph.placeholders import Piece, StoreRef
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import find_run, started_with
 from exotrio.manager.queries.graphs import Field, input_fields
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.cipher import open_secrets
 from exotrio.manager.store.driver import Row
@@ -277,7 +277,7 @@ def start_form(view: View, request: PageRequest, graph: Row, template: Template)
     elif run_id := request.query.get("from"):
         run = find_run(view, request.namespace, run_id)
         if run["graph"] != graph["id"]:
-            raise not_found(f"the run {run_id!r} is not one of graph {graph['name']!r}")
+            raise NotFound(f"the run {run_id!r} is not one of graph {graph['name']!r}")
         secrets, _ = open_secrets(view, [graph["id"]], request.service.cipher)[graph["id"]]
         form.fill_from(run_id, *started_with(view, run), secrets)
     return form

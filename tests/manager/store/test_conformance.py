@@ -21,7 +21,7 @@ from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import database
-from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 from tests.support.helpers import SettableClock
 from tests.support.manager import Gate, gate, held_up
@@ -174,7 +174,7 @@ async def test_to_update_a_row_that_is_not_found_is_a_conflict(
 
     def update(tx: Transaction) -> None:
         tx.update("events", ("state", "worker"), ("kind",), [(1, None, "A"), (*key, "B")])
-        with pytest.raises(Conflict):
+        with pytest.raises(RowChanged):
             tx.check_updates()
         # Unhandled, it would have a store whose transactions run side by side try again for a while.
         raise ZeroDivisionError

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import InvalidRequest, Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import connection, pipeline, readers, writes
@@ -22,7 +22,7 @@ from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.translation import translate
 from exotrio.manager.store.schema import VERSION
-from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.helpers import place
@@ -245,7 +245,7 @@ async def test_a_use_case_that_never_gets_through_is_refused(
 
     def never(tx: Transaction) -> None:
         put(tx, "a", "b")
-        raise Conflict
+        raise RowChanged
 
     with pytest.raises(DatabaseError, match="same rows"):
         await store.write(never)
@@ -359,7 +359,7 @@ async def test_registered_nodes_are_read_again_once_another_manager_registers_so
     def try_in_vain(tx: Transaction) -> None:
         register(tx, "never", 2)
         assert inputs(tx) == ["never"]
-        raise Refused(400, "no")
+        raise InvalidRequest("no")
 
     async with open_store(database.url) as store, open_store(database.url) as other:
         assert await store.write(inputs) is None

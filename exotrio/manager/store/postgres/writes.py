@@ -22,7 +22,7 @@ from exotrio.manager.store.port import NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
 from exotrio.manager.store.postgres.epochs import Epochs
-from exotrio.manager.store.transaction import Conflict, Transaction
+from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 
 RETRY_FOR = 5.0
@@ -36,7 +36,7 @@ _REPEATED = (
     errors.SerializationFailure,
     errors.DeadlockDetected,
     errors.LockNotAvailable,
-    Conflict,
+    RowChanged,
 )
 _FIX = "check PostgreSQL and its log"
 
@@ -128,7 +128,7 @@ class Writer:
             except CommitUnknown as error:
                 write.result = outcome.Error(_unknown(error))
                 return True
-            except (psycopg.Error, Conflict) as error:
+            except (psycopg.Error, RowChanged) as error:
                 failures += 1
                 pause = _PAUSES.pause(failures)
                 end = write.end or began + RETRY_FOR
@@ -225,7 +225,7 @@ class Writer:
     def _not_written(self, error: Exception) -> DatabaseError:
         what = (
             "another transaction changed the same rows each time"
-            if isinstance(error, Conflict)
+            if isinstance(error, RowChanged)
             else self._context.epochs.server.reason(error)
         )
         failure = NotCommitted(f"the database could not be written: {what}", fix=_FIX)

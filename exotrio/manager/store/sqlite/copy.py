@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.store.sqlite.database import open_source
 
 CLEANUP = 10.0
@@ -42,7 +42,7 @@ async def copied(db: Path) -> AsyncIterator[Path]:
         except (sqlite3.Error, OSError) as error:
             # Without paths: the text is sent to clients.
             reason = error.strerror if isinstance(error, OSError) else error
-            raise Refused(503, f"the database could not be copied: {reason}") from error
+            raise Unavailable(f"the database could not be copied: {reason}") from error
         yield copy
     finally:
         given_up.set()
