@@ -1,4 +1,4 @@
-"""Fetching a backup into a file: written aside, checked, and only then put in its place."""
+"""Fetching a backup: it is written to a temporary file, checked, and only then renamed."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ async def fetch_backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
 
 def _require_place(path: Path, overwrite: bool) -> None:
     require_place(path, overwrite=overwrite)
-    # Replaced under a state manager that uses it, a database would be lost with all that is written to it.
+    # If a database were replaced while a state manager uses it, all further writes to it would be lost.
     if any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", ".lock")):
         raise ConfigurationError(
             f"{path} is the database of a state manager, or was",
-            where=f"{path.name}.lock or {path.name}-wal is beside it",
+            where=f"{path.name}.lock or {path.name}-wal is next to it",
             fix="choose another name for the backup",
         )
 
 
 async def _check(file: NewFile) -> None:
     """Sync what arrived and let SQLite check it."""
-    given_up = threading.Event()
+    is_cancelled = threading.Event()
     try:
-        await anyio.to_thread.run_sync(_quick_check, file, given_up.is_set, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(_quick_check, file, is_cancelled.is_set, abandon_on_cancel=True)
     finally:
-        given_up.set()
+        is_cancelled.set()
 
 
-def _quick_check(file: NewFile, given_up: Callable[[], bool]) -> None:
+def _quick_check(file: NewFile, is_cancelled: Callable[[], bool]) -> None:
     import sqlite3
 
     file.sync()
@@ -75,14 +75,14 @@ def _quick_check(file: NewFile, given_up: Callable[[], bool]) -> None:
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(uri, uri=True)) as connection:
-            connection.set_progress_handler(given_up, _INSTRUCTIONS)
-            found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+            connection.set_progress_handler(is_cancelled, _INSTRUCTIONS)
+            problems = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     except sqlite3.Error as error:
-        found = [str(error)]
-    if found == ["ok"] and not path.stat().st_size:
-        found = ["it is empty"]  # which SQLite takes for a new one
-    if found != ["ok"]:
+        problems = [str(error)]
+    if problems == ["ok"] and not path.stat().st_size:
+        problems = ["it is empty"]  # which SQLite takes for a new database
+    if problems != ["ok"]:
         raise DatabaseError(
-            f"what arrived is not a sound database: {'; '.join(found)}",
+            f"what arrived is not a sound database: {'; '.join(problems)}",
             fix="try again; if it stays like this, the state manager's disk may be failing",
         )

@@ -31,11 +31,11 @@ _REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 
 
-def pauses(longest: float = MAX_PAUSE) -> Iterator[float]:
+def pauses(max_pause: float = MAX_PAUSE) -> Iterator[float]:
     """Yield the seconds between two requests for something that is to change soon."""
     pause = FIRST_PAUSE
     while True:
-        yield min(pause, longest)
+        yield min(pause, max_pause)
         pause *= 2
 
 
@@ -161,18 +161,18 @@ def _branch_references(body: GraphBody) -> list[str]:
     """Return which united nodes refer to outputs of branches that they unite: only our server allows it."""
     before: dict[str, set[str]] = {}
     for node in body.nodes:
-        for following in node.next_nodes or ():
-            before.setdefault(following, set()).add(node.identifier)
+        for identifier in node.next_nodes or ():
+            before.setdefault(identifier, set()).add(node.identifier)
     problems = []
     for node in body.nodes:
         if node.unites is None:
             continue
-        allowed, found = {"store"}, [node.unites.identifier]
-        while found:
-            identifier = found.pop()
+        allowed, left = {"store"}, [node.unites.identifier]
+        while left:
+            identifier = left.pop()
             if identifier not in allowed:
                 allowed.add(identifier)
-                found += before.get(identifier, ())
+                left += before.get(identifier, ())
         texts = [text for text in node.inputs.values() if isinstance(text, str)]
         referred = {each for text in texts for each in _REFERENCE.findall(text)}
         problems += [
@@ -184,5 +184,5 @@ def _branch_references(body: GraphBody) -> list[str]:
 
 
 def _problems_of(graph: Mapping[str, Any]) -> list[str]:
-    found = graph.get("validation_errors")
-    return [str(problem) for problem in found] if isinstance(found, list) else []
+    problems = graph.get("validation_errors")
+    return [str(problem) for problem in problems] if isinstance(problems, list) else []

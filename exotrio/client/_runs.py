@@ -155,10 +155,10 @@ class RunCalls(StockCalls):
             run_id: The run.
             timeout: Seconds to wait at most. Defaults to no limit.
             poll_interval: Most seconds between two requests; the first ones are closer together.
-            on_progress: Called with the first status, and again whenever it changed.
+            on_progress: Called with the first run, and again whenever it changed.
 
         Returns:
-            The run, with status SUCCESS or FAILED.
+            The run, with run SUCCESS or FAILED.
 
         Raises:
             trio.TooSlowError, in asyncio TimeoutError: ``timeout`` seconds went by; the run goes on.
@@ -167,17 +167,17 @@ class RunCalls(StockCalls):
             Safe; the run goes on.
         """
         shown: Run | None = None
-        # Without on_progress, nobody needs the first status: the first request already waits for the end.
+        # Without on_progress the first run is not needed: the first request already waits for the end.
         pause, held = 0.0, poll_interval if on_progress is None else 0.0
-        found: Run | None = None
+        run: Run | None = None
         with nullcontext() if timeout is None else event_loop().fail_after(timeout):
             while True:
-                found = await self._status_after_outages(run_id, held, pause, known=found is not None)
-                if on_progress is not None and found != shown:
-                    on_progress(found)
-                    shown = found
-                if found.status is not RunStatus.PENDING:
-                    return found
+                run = await self._status_after_outages(run_id, held, pause, known=run is not None)
+                if on_progress is not None and run != shown:
+                    on_progress(run)
+                    shown = run
+                if run.status is not RunStatus.PENDING:
+                    return run
                 pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
                 held = poll_interval if on_progress is None else pause
 
@@ -256,13 +256,13 @@ class RunCalls(StockCalls):
         began = anyio.current_time()
         calls.long_polls += wait > 0
         try:
-            found = await calls.fetch(Run, "GET", path, timeout=REQUEST_TIMEOUT + wait)
+            run = await calls.fetch(Run, "GET", path, timeout=REQUEST_TIMEOUT + wait)
         finally:
             calls.long_polls -= wait > 0
-        if found.status is RunStatus.PENDING:
+        if run.status is RunStatus.PENDING:
             # A server that is stopping answers early: it must not be asked in a tight loop.
             await anyio.sleep_until(began + wait)
-        return found
+        return run
 
     async def _status_after_outages(self, run_id: str, wait: float, pause: float, *, known: bool) -> Run:
         """Return the status of a run, asking again during an outage.

@@ -61,8 +61,8 @@ class StateManager(StateCalls):
     - They raise ``KeyRefused``: the key is wrong; ``NotFound``: what a name or an id stands for does not
       exist, or not in the namespace; ``ManagerUnavailable``: no usable answer, after some tries;
       ``RequestRefused``: the server refuses, or speaks only v0 and the call needs ours;
-      ``ConfigurationError``: an argument is out of range, and nothing was sent. A call lists those that mean
-      something of their own there.
+      ``ConfigurationError``: an argument is out of range, and nothing was sent. A call lists those that have
+      a special meaning there.
     - A call whose documentation has no section on cancellation only reads: cancelling it changes nothing.
     """
 
@@ -79,13 +79,13 @@ class StateManager(StateCalls):
         return await list_graphs(self._calls)
 
     async def cancel_triggers(self, graph_name: str) -> int:
-        """Cancel the cron triggers of a graph: none comes due again until the graph is upserted.
+        """Cancel the cron triggers of a graph: they start no runs until the graph is upserted.
 
         Runs that they have started go on. Needs our server, or a stock one with the request that was proposed
         for it (``DELETE .../graph/{g}/triggers``).
 
         Returns:
-            How many triggers were to come due; 0 if they were cancelled before.
+            How many triggers were scheduled; 0 if they were cancelled before.
 
         Cancellation:
             They may have been cancelled all the same.
@@ -282,7 +282,7 @@ class StateManager(StateCalls):
     async def sign_in_link(self) -> str:
         """Return an address that signs one browser in to the dashboard, once, within ten minutes.
 
-        Needs our server, behind a URI. Whoever gets the address may do all that the key allows.
+        Needs our server, at a URI. The browser that opens the address first may do all that the key allows.
         """
         link = await self._calls.native_only(
             lambda: self._calls.fetch(SignInLink, "POST", SIGN_IN_PATH),

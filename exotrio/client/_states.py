@@ -84,7 +84,7 @@ class StateCalls(RunCalls):
             NotFound: there is no such run, or its graph has no such node.
         """
         run_id = run if isinstance(run, str) else run.run_id
-        found: list[dict[str, Any]] = []
+        all_outputs: list[dict[str, Any]] = []
         before, more = None, True
         while more:
             page = await self.states(
@@ -95,11 +95,11 @@ class StateCalls(RunCalls):
                 outputs = each.outputs
                 if outputs is None:
                     outputs = (await self.state(each.graph_name, run_id, each.id)).outputs
-                found.append(outputs)
+                all_outputs.append(outputs)
             before, more = page.next, page.next is not None
-        if not found:
+        if not all_outputs:
             await self._require_place(run_id, identifier)
-        return found[::-1]
+        return all_outputs[::-1]
 
     async def _require_place(self, run_id: str, identifier: str) -> None:
         run = await self.status(run_id)
@@ -196,23 +196,23 @@ class StateCalls(RunCalls):
 
     async def _filled_page(self, query: StatesQuery) -> StatePage:
         """Ask again until the page is full, since one request searches a limited number of states."""
-        found: list[StateSummary] = []
+        states: list[StateSummary] = []
         limit = query.limit
         while True:
             path = self._calls.native("states", query=query)
             page = await self._calls.fetch(StatePage, "GET", path)
-            found += page.states
-            left = limit - len(found)
+            states += page.states
+            left = limit - len(states)
             # The same cursor twice would be asked for without end.
             if left <= 0 or page.next in (None, query.before):
-                return StatePage(states=found, next=page.next)
+                return StatePage(states=states, next=page.next)
             query = query.model_copy(update={"before": page.next, "limit": left})
 
     async def _states_of_run(self, query: StatesQuery) -> StatePage:
         if query.run is None:
             self._calls.refuse_v0("states cannot be listed across runs", "name one run")
         graph = await self.run(query.run)
-        found = [
+        matching = [
             StateSummary(
                 id=state.id,
                 node_name=state.node_name,
@@ -228,10 +228,10 @@ class StateCalls(RunCalls):
             and query.identifier in (None, state.identifier)
             and (not query.status or state.status in query.status)
         ]
-        ids = [state.id for state in found]
+        ids = [state.id for state in matching]
         begin = ids.index(query.before) + 1 if query.before in ids else 0
-        page = found[begin : begin + query.limit]
-        return StatePage(states=page, next=page[-1].id if found[begin + query.limit :] else None)
+        page = matching[begin : begin + query.limit]
+        return StatePage(states=page, next=page[-1].id if matching[begin + query.limit :] else None)
 
 
 @contextmanager

@@ -79,10 +79,9 @@ class StockCalls:
             start_delay: Milliseconds before the run starts (milliseconds as in the stock SDK).
             run_id: A UUID for the run: asking again with the same one starts no second run. A state manager
                 that speaks only v0 gives it another. Defaults to None: a new one is made.
-            key: What the run is about, such as an order's number: with the same key for the same graph it is
-                the same run, whoever asks and however often, for as long as the run is kept. Up to 256
-                characters, which everybody sees who sees the run: nothing secret. Needs our server.
-                Defaults to None: each call starts a run.
+            key: What the run is about, such as an order's number: all calls with the same key for the same
+                graph are for the same run, for as long as the run is kept. Up to 256 characters, which are
+                shown with the run: not a secret. Needs our server. Defaults to None: each call starts a run.
 
         Returns:
             The reply: ``{"status": "CREATED", "run_id": ..., "created": True}``. ``created`` is False if the

@@ -21,6 +21,6 @@ runtimes wait for; ``Store.read_with_deadline`` runs those that people wait for.
 however long the history is: it reads an index that finished states are not in, or stops after a number of
 rows and says so.
 
-A statement means the same on both engines, and its order is complete: equal rows have no order of their own
+A statement means the same on both engines, and its order is complete: equal rows have no defined order
 (``tests/manager/queries`` runs each query on SQLite and PostgreSQL and compares the answers).
 """

@@ -40,7 +40,7 @@ def show_checkup(
 def show_managers(view: View, now: int) -> list[dict[str, Any]]:
     """Return the state managers on the database, the oldest first; ``now`` is on the clock of leases.
 
-    Ages are in ms. ``seen_ms`` says something only where several may share the database.
+    Ages are in ms. ``seen_ms`` has a meaning only where several may share the database.
     """
     rows = view.execute(
         "SELECT id, host, version, schema_version, clock_ahead AS clock_ahead_ms, started_at, seen_at"

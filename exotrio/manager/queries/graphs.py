@@ -1,4 +1,4 @@
-"""Registered nodes, graphs and namespaces: as the API lists them, and as the dashboard shows them."""
+"""Registered nodes, graphs and namespaces, as the API lists them and as the dashboard shows them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
 MAX_RUNS_SEARCHED = 1_000
-"""Newest runs that are searched for the last one of each graph."""
+"""The newest runs, among which the last one of each graph is found."""
 
 MAX_PAGE_BYTES = 1024 * 1024
 MAX_PAGE_GRAPHS = 1_000
@@ -36,7 +36,7 @@ def all_namespaces(view: View) -> list[str]:
 
 
 def first_namespace(view: View) -> str | None:
-    """Return the namespace to begin with: that of the newest run, else the first there is."""
+    """Return the namespace to show first: that of the newest run, otherwise the first by name."""
     row = view.row("SELECT namespace FROM runs ORDER BY id DESC LIMIT 1")
     if row is not None:
         return str(row[0])
@@ -44,7 +44,7 @@ def first_namespace(view: View) -> str | None:
 
 
 def object_id(number: int) -> str:
-    """Return the 24 hex digits under which nodes and graphs appear in lists."""
+    """Return the 24 hex digits that lists show as the id of a node or a graph."""
     return f"{number:024x}"
 
 
@@ -73,7 +73,7 @@ def list_namespaces(view: View) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class GraphPage:
-    """Graphs by name, each as JSON; and the name after which the next page begins, or None."""
+    """Graphs by name, each as JSON; ``next`` is the name after which the next page begins, or None."""
 
     graphs: list[bytes]
     next: str | None
@@ -85,9 +85,9 @@ def count_graphs(view: View, namespace: str) -> int:
 
 
 def list_graphs(view: View, namespace: str, after: str = "") -> GraphPage:
-    """Return the graphs that follow a name, as far as they have ``MAX_PAGE_BYTES`` together; at least one.
+    """Return the graphs after a name: as many as have ``MAX_PAGE_BYTES`` together, but at least one.
 
-    They are JSON already, which the thread of the query makes: a graph may have megabytes.
+    The thread of the query makes the JSON: a graph may have megabytes.
     """
     sizes = view.execute(
         "SELECT name, length(body) FROM graphs JOIN templates ON templates.id = template"
@@ -145,7 +145,7 @@ def show_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
 
 
 def graphs_using(view: View, namespace: str, node: str) -> list[str]:
-    """Return the graphs of a namespace that use a node. Templates are kept parsed, so this is cheap."""
+    """Return the graphs of a namespace that use a node. This is cheap, since templates are cached."""
     return [
         row["name"]
         for row in view.execute(
@@ -179,7 +179,7 @@ def input_fields(view: View, namespace: str, name: str) -> dict[str, Field]:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a node's inputs or outputs, as far as its schema describes it."""
+    """One field of a node's inputs or outputs, as its schema describes it."""
 
     name: str
     values: Declared = ANY_TEXT
@@ -189,8 +189,8 @@ class Field:
 def fields_of(schema: str) -> list[Field]:
     properties = from_json(schema).get("properties")
     return [
-        Field(name, declared(given), str(given.get("description", "")) if isinstance(given, dict) else "")
-        for name, given in (properties if isinstance(properties, dict) else {}).items()
+        Field(name, declared(field), str(field.get("description", "")) if isinstance(field, dict) else "")
+        for name, field in (properties if isinstance(properties, dict) else {}).items()
     ]
 
 

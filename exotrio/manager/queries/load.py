@@ -1,7 +1,7 @@
-"""How much waits, is held and failed of each node, and how long it took.
+"""How many states of each node wait, are held and failed, and how long they took.
 
 Each query reads a partial index that finished states are not in, or the tallies. Counting stops at
-``MAX_COUNTED``: beyond that nobody needs the number, and a scrape has to stay short.
+``MAX_COUNTED``: a larger number is of no use, and a scrape has to be short.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MAX_COUNTED = 100_000
 FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
 """The same text as in the index states_failed_by_time: otherwise SQLite would not use that."""
 MAX_HELD = 20_000
-"""States that are read."""
+"""Maximum of states that are read."""
 HOUR, DAY = 60, 24 * 60
 """In minutes."""
 FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
-"""How failed attempts end; one that was retried failed, too."""
+"""Statuses of failed attempts, those that were retried included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,8 @@ class Backlog:
 
     Attributes:
         waiting: CREATED, also those that are not due yet; at most ``MAX_COUNTED``.
-        eligible: Of those, what a runtime could claim now; 0 if the node is paused.
-        oldest: Seconds for which the first of them is due; 0 without any.
+        eligible: Those of them that a runtime could claim now; 0 if the node is paused.
+        oldest: Seconds for which the first of those is due; 0 without any.
         held: QUEUED.
         paused_at: Since when the node is paused, in Unix ms; None if it is not.
     """
@@ -58,22 +58,21 @@ class Held:
 
 
 def count_held(view: View, namespace: str | None = None) -> Held:
-    """Count the states that are held, all of them or those of a namespace. Each of them is read: call it once
-    for all that a page shows."""
+    """Count the states that are held, of all namespaces or of one. Each is read: call it once for a page."""
     where = Where()
     if namespace is not None:
         where.add("namespace = ?", namespace)
-    found = Held(Counter(), Counter())
+    held = Held(Counter(), Counter())
     for node_id, worker, number in view.execute(
         "SELECT node_id, worker, number FROM (SELECT node_id, worker, count(*) AS number"
         " FROM states INDEXED BY states_held WHERE status = 'QUEUED' GROUP BY node_id, worker) AS held"
         f" JOIN nodes ON nodes.id = node_id WHERE {where}",
         tuple(where.parameters),
     ):
-        found.of_node[node_id] += number
+        held.of_node[node_id] += number
         if worker is not None:
-            found.by_worker[worker] += number
-    return found
+            held.by_worker[worker] += number
+    return held
 
 
 def backlog(
@@ -89,11 +88,11 @@ def backlog(
         where.add("namespace = ?", namespace)
     if node is not None:
         where.add("name = ?", node)
-    # Each state is counted once: it is due, or comes due later.
+    # Each state is counted once: as due now, or as due later.
     waits = (
         "SELECT enqueue_after FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND enqueue_after"
     )
-    found = []
+    backlogs = []
     for row in view.execute(
         "SELECT id, namespace, name, paused_at,"
         f" (SELECT count(*) FROM ({waits} <= ? LIMIT ?) AS waits) AS due,"
@@ -103,7 +102,7 @@ def backlog(
         (view.now_ms, MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, *where.parameters),
     ):
         is_eligible = row["due"] and row["paused_at"] is None
-        found.append(
+        backlogs.append(
             Backlog(
                 namespace=row["namespace"],
                 node=row["name"],
@@ -114,7 +113,7 @@ def backlog(
                 paused_at=row["paused_at"],
             )
         )
-    return found
+    return backlogs
 
 
 def waiting(view: View, namespace: str, limit: int) -> dict[str, int]:
@@ -128,8 +127,8 @@ def waiting(view: View, namespace: str, limit: int) -> dict[str, int]:
 
 
 def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, Row]:
-    """Return (failed, first) of each of these nodes with states that failed since then: how many, and when
-    the first of them did. Together they are at most ``MAX_COUNTED``."""
+    """Return (failed, first) of those of the nodes with states that failed since then: how many, and when the
+    first of them failed. At most ``MAX_COUNTED`` states are counted."""
     rows = view.execute(
         "SELECT node_id, count(*) AS failed, min(finished_at) AS first FROM"
         f" (SELECT node_id, finished_at FROM states WHERE {view.any_of('node_id')} AND {FAILED}"
@@ -140,8 +139,8 @@ def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, Row]:
 
 
 def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:
-    """Return what each runtime holds, by its id: rows (seq, worker, claimed_at), longest held first."""
-    found: defaultdict[str, list[Row]] = defaultdict(list)
+    """Return the states of each runtime, by its id: rows (seq, worker, claimed_at), first claimed first."""
+    held: defaultdict[str, list[Row]] = defaultdict(list)
     for row in view.execute(
         "SELECT seq, worker, claimed_at FROM"
         " (SELECT * FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?) AS held"
@@ -149,19 +148,19 @@ def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:
         (MAX_HELD, namespace),
     ):
         if row["worker"] is not None:
-            found[row["worker"]].append(row)
-    for rows in found.values():
+            held[row["worker"]].append(row)
+    for rows in held.values():
         rows.sort(key=lambda row: (row["claimed_at"], row["seq"]))
-    return found
+    return held
 
 
 def failures(statuses: Counter[str]) -> int:
-    """Return how many of these went wrong."""
+    """Return how many of these attempts failed."""
     return sum(statuses[status] for status in FAILURES)
 
 
 def performance(view: View, node_id: int, minutes: int) -> dict[str, Any]:
-    """Return how many states of a node ended lately, how many of them failed, and how long they took."""
+    """Return how many states of a node ended in the last minutes, how many failed, and how long they took."""
     statuses, buckets = tallies.of_node(view, node_id, minutes)
     return {
         "ended": statuses.total(),
@@ -179,7 +178,7 @@ def nodes_of(view: View, namespace: str) -> dict[int, str]:
 
 
 def paused_nodes(view: View) -> dict[tuple[str, str], int]:
-    """Return since when nodes are paused, by namespace and name, in Unix ms; of all namespaces."""
+    """Return since when nodes of all namespaces are paused, by namespace and name, in Unix ms."""
     rows = view.execute("SELECT namespace, name, paused_at FROM nodes WHERE paused_at IS NOT NULL")
     return {(namespace, name): paused_at for namespace, name, paused_at in rows}
 

@@ -1,4 +1,4 @@
-"""A namespace at a glance: what waits and runs now, and what happened within the last hour."""
+"""What happens in a namespace: what waits and runs now, and what ended within the last hour."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ DAY_MS = 86_400_000
 
 
 def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) -> dict[str, Any]:
-    """Return how much waits, runs and failed of these nodes.
+    """Return how many states of these nodes wait, run and failed.
 
-    ``waiting_is_more`` says that not all were counted. ``oldest`` is the backlog whose first claimable state
-    is due longest. ``errored`` counts states that failed within 24 h and were not retried.
+    ``waiting_is_more``: not all were counted. ``oldest`` is the backlog whose first claimable state has been
+    due longest. ``errored`` counts states that failed within 24 h and were not retried.
     """
     return {
         "running": sum(each.held for each in backlogs),

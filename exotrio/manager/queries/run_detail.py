@@ -1,8 +1,7 @@
-"""What the pages of one run and its report show: what it began with and what came out, its timeline, its
-events, its errors.
+"""What the page and the report of one run show: its inputs and results, its timeline, its events, its errors.
 
-Of a small run a report shows all states; of a large one, by node, those that failed, then those that have not
-ended, then the slowest.
+A report shows all states of a small run; of a large one, for each node, those that failed, then those that
+have not ended, then the slowest.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
 MAX_SPANS = 10_000
-"""States that a timeline is drawn from; of a larger run it takes every second one, or every third..."""
+"""States in a timeline; of a larger run it has every second one, or every third..."""
 MAX_BARS = 500
-"""States of a run that are each shown by themselves: as a bar of the timeline, or in a report."""
+"""States of a run that are shown separately: as a bar of the timeline, or in a report."""
 ALWAYS_SHOWN = 10
-"""The first states of a run, and the last ones, that its timeline shows however large it is."""
+"""The first and the last states of a run that its timeline shows however large it is."""
 MAX_EVENTS = 20_000
 """The newest events of all runs that are searched for those of one."""
 EVENTS_SHOWN = 50
 MIN_SHOWN = 5
-"""States of each node of a larger run that are shown even if it has very many nodes."""
+"""States that are shown of each node of a larger run, however many nodes it has."""
 SLOWEST = 20
-"""States of each node of a larger run that are shown although they neither failed nor are still open."""
+"""States of each node of a larger run that are shown although they succeeded."""
 MAX_PARSED = 65_536
 """Characters of JSON that are parsed; ..."""
 BEGIN = 4_000
-"""... of longer JSON this beginning is read: twice what is shown, since secrets are looked for in it all."""
+"""... of longer JSON only this beginning is read: twice what is shown, since secrets are masked in it."""
 MAX_FAILURES = 10_000
 """Failed states that are compared."""
 
@@ -53,7 +52,7 @@ def first_state(view: View, run: Row) -> int:
 def last_successes(view: View, run: Row, place: int, limit: int) -> list[int]:
     """Return the numbers of the last states of a place that succeeded, in their order.
 
-    They are among the last ``MAX_SEARCHED`` of the run, as what nothing follows mostly is.
+    Only the last ``MAX_SEARCHED`` states of the run are searched, since most leaves are among them.
     """
     rows = view.execute(
         "SELECT seq FROM (SELECT seq, place, status FROM states WHERE run = ? ORDER BY seq DESC LIMIT ?)"
@@ -66,8 +65,8 @@ def last_successes(view: View, run: Row, place: int, limit: int) -> list[int]:
 def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
     """Return the store of a run, with the defaults of its graph."""
     rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
-    given = {row["key"]: from_json(row["value"]) for row in rows}
-    return sorted({**template.body.store_config.default_values, **given}.items())
+    stored = {row["key"]: from_json(row["value"]) for row in rows}
+    return sorted({**template.body.store_config.default_values, **stored}.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +91,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """What a timeline is drawn from: all states, or about one in ``each``.
+    """The data of a timeline: all states, or about one in ``each``.
 
     ``until`` is in milliseconds, from the start of the run to its end, or to now.
     """
@@ -109,9 +108,9 @@ def spans_of(view: View, run: Row) -> Spans:
     begin = run["created_at"]
     spans = []
     latest = begin
-    # Which states are left out depends on their number alone, which the index has, so that they are not
-    # read. The number is hashed, since every second state of a fan-out may be of the same place. The first
-    # and last states are never left out: the only state of its place mostly begins or ends a large run.
+    # Which states are left out depends only on their numbers, which the index has, so that they are not read.
+    # The number is hashed, since every second state of a fan-out may be of the same place. The first and last
+    # states are never left out: they may be the only ones of their places.
     first, last = _ends(view, run["id"])
     for row in view.execute(
         "SELECT seq, place, status, enqueue_after, created_at, claimed_at, finished_at FROM states"
@@ -125,7 +124,7 @@ def spans_of(view: View, run: Row) -> Spans:
             Span(
                 place=row["place"],
                 status=row["status"],
-                # By its time: its error may be stored far behind large values, and would have to be read.
+                # By its time: to read its error, SQLite would have to read the large values before it.
                 cancelled=row["status"] == ERRORED and ends == run["cancelled_at"],
                 waits=waits - begin,
                 runs=None if runs is None else runs - begin,
@@ -138,7 +137,7 @@ def spans_of(view: View, run: Row) -> Spans:
 
 
 def _ends(view: View, run: int) -> tuple[int, int]:
-    """Return the numbers of the last of a run's first states and of the first of its last ones."""
+    """Return the number of the last of a run's first states, and of the first of its last ones."""
     ends = []
     for order in ("ASC", "DESC"):
         rows = view.execute(
@@ -153,7 +152,7 @@ def events_of(
 ) -> tuple[list[dict[str, Any]], bool]:
     """Return the newest events of a run's states, newest first, and whether there may be older ones.
 
-    Equal events of several states of one place in a row are one entry.
+    Equal successive events of states of one place are one entry.
     """
     rows = view.execute(
         "SELECT at, events.kind, events.worker, seq, place FROM"
@@ -210,7 +209,7 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
     quota = max(MIN_SHOWN, MAX_BARS // max(1, sum(map(bool, totals)))) if many else total
     ranked: list[list[tuple[int, int, int]]] = [[] for _ in totals]
     seen = set()
-    # Failed states have their own query, since an index finds all of them among any number of others.
+    # Failed states have a separate query, since an index finds all of them among any number of others.
     for seq, place in view.execute(
         f"SELECT seq, place FROM states WHERE run = ? AND {FAILED} ORDER BY seq LIMIT ?",
         (run["id"], MAX_FAILURES),
@@ -244,7 +243,7 @@ def read_states(view: View, chosen: Sequence[int], *, error: int = 1) -> list[Ro
     of an error the last ``error`` characters are returned.
     """
     begin = f"CASE WHEN length({{0}}) > {MAX_PARSED} THEN substr({{0}}, 1, {BEGIN}) ELSE {{0}} END"
-    found = {
+    rows = {
         row["seq"]: row
         for row in view.execute(
             "SELECT seq, status, retry_count, enqueue_after, created_at, claimed_at, finished_at, worker,"
@@ -256,4 +255,4 @@ def read_states(view: View, chosen: Sequence[int], *, error: int = 1) -> list[Ro
             (view.items(chosen),),
         )
     }
-    return [found[seq] for seq in chosen]
+    return [rows[seq] for seq in chosen]

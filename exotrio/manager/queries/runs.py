@@ -1,7 +1,7 @@
-"""Runs: in lists, found by a search, and one with its counts or its states.
+"""Runs in lists, found by a search, and one with its counts or its states.
 
-A search goes through the runs from the newest on. It stops at a full page, after ``MAX_SEARCHED`` runs, or
-after the texts of ``MAX_STATES_READ`` states; the page says so and links to the rest.
+A search reads the runs from the newest on. It stops at a full page, after ``MAX_SEARCHED`` runs, or after the
+texts of ``MAX_STATES_READ`` states; the page shows this and links to the rest.
 """
 
 from __future__ import annotations
@@ -93,18 +93,18 @@ def search(
     where = Where()
     where.add("runs.created_at >= ?", since_ms)
     reader = _Reader(view, text)
-    found: list[RunSummary] = []
+    matches: list[RunSummary] = []
     last: Row | None = None
     for searched, row in enumerate(_newest_first(view, namespace, where, before, at_once=READ_AT_ONCE)):
-        is_full = len(found) == PAGE_SIZE
+        is_full = len(matches) == PAGE_SIZE
         if is_full or searched == MAX_SEARCHED or reader.left <= 0:
             assert last is not None
-            return Page(found, _cursor(last), None if is_full else searched)
+            return Page(matches, _cursor(last), None if is_full else searched)
         last = row
         word = status_word(status_of(row), is_cancelled=row["cancelled_at"] is not None)
         if graph in ("", row["graph_name"]) and status in ("", word) and reader.finds(row):
-            found.append(summarize_run(row))
-    return Page(found)
+            matches.append(summarize_run(row))
+    return Page(matches)
 
 
 def _newest_first(
@@ -226,8 +226,8 @@ def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list
 
 
 def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
-    """Return the number of states of a run by place and status. Costs as much as it has places and states
-    that are held."""
+    """Return the number of states of a run by place and status. The cost grows with its places and its held
+    states only."""
     counts: dict[int, dict[str, int]] = {}
     for place, queued, pending, *ended in view.execute(
         "WITH held AS (SELECT place, count(*) AS number FROM states INDEXED BY states_held"
@@ -237,14 +237,14 @@ def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
         " ORDER BY counts.place",
         (run, run),
     ):
-        # No state is stored as EXECUTED: what that takes is one transaction here.
+        # No state is stored as EXECUTED: the step from QUEUED to the end is one transaction.
         numbers = dict(zip(STATUSES, (pending - queued, queued, 0, *ended), strict=True))
         counts[place] = {status: number for status, number in numbers.items() if number}
     return counts
 
 
 def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, int]:
-    """Return the places of a run where states wait for a node that is paused, and since when, in Unix ms."""
+    """Return the places of a run where states wait for a paused node, and since when, in Unix ms."""
     if not any(CREATED in each for each in counts.values()):
         return {}
     paused = paused_nodes(view)
@@ -261,8 +261,7 @@ def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) 
 
 
 def show_run(view: View, namespace: str, run_id: str) -> Run:
-    """Return one run with its counts per place, in the order of the template. Costs no more for
-    a run with many states, unless they are held."""
+    """Return one run with its counts per place, in the order of the template."""
     run = find_run(view, namespace, run_id)
     counts = counts_of(view, run["id"])
     paused = paused_places(view, run, counts)
@@ -290,7 +289,7 @@ def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEff
 def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     """Return the states of a run and the edges between them, as the dashboard draws them.
 
-    An unknown run is an empty one. A state hangs from its direct parent only.
+    An unknown run is an empty one. Each state has an edge from its direct parent only.
     """
     summary = dict.fromkeys(STATUSES, 0)
     nodes: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""What one text stands for: a run, a state, a graph or a node, or a text in the states of runs.
+"""What a text stands for: a run, a state, a graph or a node, or a text in the states of runs.
 
-As for commands, the first characters of a run's id stand for it, and the last digits of a state's, without
-the zeros before them.
+As for commands, the first characters of its id stand for a run, and the last digits for a state, without the
+zeros before them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from exotrio.manager.store.view import View
 
 MIN_PREFIX = 6
 MAX_HITS = 20
-"""Of each kind."""
+"""Maximum of each kind."""
 MAX_COMPARED = 1_000
 """Runs with a key, or an id, that begins with the text, among which the newest are found."""
 _DIGITS = re.compile(r"[0-9a-f]{4,16}")
 _LAST = "\U0010ffff"
-"""Sorts behind everything that begins alike."""
+"""Sorts after every text with the same beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +81,8 @@ def _runs(view: View, namespace: str, text: str) -> list[RunSummary]:
         )
     }
     rows = view.execute(f"{RUNS} WHERE {view.any_of('runs.id')}", (view.items(sorted(numbers)),))
-    found = [row for row in rows if row["namespace"] == namespace]
-    newest = sorted(found, key=lambda row: (row["created_at"], row["id"]), reverse=True)
+    in_namespace = [row for row in rows if row["namespace"] == namespace]
+    newest = sorted(in_namespace, key=lambda row: (row["created_at"], row["id"]), reverse=True)
     return [summarize_run(row) for row in newest[:MAX_HITS]]
 
 

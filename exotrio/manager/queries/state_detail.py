@@ -1,4 +1,4 @@
-"""One state, for the native API and for pages: when it waited and ran, and all that happened to it."""
+"""One state with its history, for both APIs and for pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
 MAX_ATTEMPTS = 1_000
-"""Maximum that is shown before a state, and after it."""
+"""Maximum that is shown of attempts before a state, and after it."""
 
 
 def find_state(view: View, namespace: str, state_id: str) -> Row:

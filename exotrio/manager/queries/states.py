@@ -188,12 +188,12 @@ def list_states_of_run(
         where.add("place = ?", place)
     where.add_one_of("status", statuses)
     if order in SORTED:
-        found = _sorted(view, run, where, order, int(after[:9]) if after.isdecimal() else 0)
+        page = _sorted(view, run, where, order, int(after[:9]) if after.isdecimal() else 0)
     elif order in ("newest", "oldest"):
-        found = _in_turn(view, run, where, view.seq(after), is_backwards=order == "newest")
+        page = _in_turn(view, run, where, view.seq(after), is_backwards=order == "newest")
     else:
-        found = _failed_first(view, run, where, statuses, after)
-    return Page(show_states(view, found.rows), found.next, found.searched)
+        page = _failed_first(view, run, where, statuses, after)
+    return Page(show_states(view, page.rows), page.next, page.searched)
 
 
 def _sorted(view: View, run: Row, where: Where, order: str, offset: int) -> Page[int]:
@@ -272,7 +272,7 @@ def _read(view: View, seqs: Sequence[int], columns: str) -> list[tuple[Row, dict
         f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {view.any_of('seq')}",
         (view.items(seqs),),
     )
-    found = {
+    by_number = {
         row["seq"]: (
             row,
             {
@@ -291,4 +291,4 @@ def _read(view: View, seqs: Sequence[int], columns: str) -> list[tuple[Row, dict
         )
         for row in rows.fetchall()
     }
-    return [found[seq] for seq in seqs]
+    return [by_number[seq] for seq in seqs]

@@ -1,4 +1,4 @@
-"""How much ended, how much of it failed, and how long it took, over the last hour, day or week."""
+"""How many states or runs ended and failed, and how long they took, over the last hour, day or week."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DEFAULT_SPAN = "1h"
 
 @dataclass(frozen=True, kw_only=True)
 class Trend:
-    """What ended in each slot of a span, the present slot last. Times are in ms.
+    """The states or runs that ended in each slot of a span, the present slot last. Times are in ms.
 
     Attributes:
         first_ms: When the first slot began, in Unix time; each lasts ``width_ms``.
         ended, failed: How many.
         medians, slowest: How long they took; None where none ended.
-        median, longest: The same of all of them.
+        median, longest: The same for the whole span.
     """
 
     first_ms: int
@@ -50,16 +50,16 @@ def trend(
 ) -> Trend:
     """Return the trend of the states of nodes or of graphs, or of ``runs`` of graphs.
 
-    A run that is retried ends again, and counts again.
+    A run that is retried ends again, and is counted again.
     """
     width, slots = SPANS[span]
-    found = tallies.in_slots(view, width, slots, nodes=nodes, graphs=graphs, runs=runs)
-    each = list(found.values())
+    by_slot = tallies.in_slots(view, width, slots, nodes=nodes, graphs=graphs, runs=runs)
+    each = list(by_slot.values())
     together: Counter[int] = Counter()
     for _, buckets in each:
         together.update(buckets)
     return Trend(
-        first_ms=min(found) * width * tallies.MINUTE_MS,
+        first_ms=min(by_slot) * width * tallies.MINUTE_MS,
         width_ms=width * tallies.MINUTE_MS,
         ended=[statuses.total() for statuses, _ in each],
         failed=[failures(statuses) for statuses, _ in each],
