@@ -131,7 +131,7 @@ def test_the_audit_takes_another_algorithm(tmp_path: Path, tree: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a file that even root cannot read")
-def test_an_unreadable_file_is_tried_again_then_shown_and_the_others_are_listed(
+def test_an_unreadable_file_is_retried_and_shown_and_the_others_are_listed(
     tmp_path: Path, tree: Path
 ) -> None:
     listed = found_in(tree)
@@ -158,7 +158,7 @@ def test_an_unreadable_file_is_tried_again_then_shown_and_the_others_are_listed(
         ("algorithm=rot13", "ValueError: unknown algorithm 'rot13'"),
     ],
 )
-def test_the_audit_says_what_it_cannot_work_with(tmp_path: Path, store: str, error: str) -> None:
+def test_the_audit_refuses_invalid_settings(tmp_path: Path, store: str, error: str) -> None:
     end = ended("run", AUDIT, "--store", store, "--db", ":memory:", cwd=tmp_path, code=1)
     assert error in end.out
     assert not list(tmp_path.glob("*SUMS"))
@@ -170,7 +170,7 @@ def test_an_audit_of_no_files_succeeds_without_a_list(tmp_path: Path) -> None:
     assert end.code == 0, end
 
 
-def test_a_killed_audit_is_continued_and_every_file_stands_in_the_list_once(tmp_path: Path) -> None:
+def test_a_killed_audit_is_continued_and_lists_every_file_once(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for number in range(600):
         file = tree / f"{number % 7}" / f"{number}.txt"
@@ -217,7 +217,7 @@ def script(name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = N
         return process.wait()
 
 
-def test_a_job_is_waited_for_through_a_kill_and_never_submitted_twice(tmp_path: Path) -> None:
+def test_a_job_is_submitted_once_although_its_runtime_is_killed(tmp_path: Path) -> None:
     arguments = ("run", EXAMPLES / "polling.py", "--store", "seconds=0.7", "-vv")
     with exotrio(*arguments, cwd=tmp_path) as process:
         run_id = process.line("run (\\S+) of graph")[1]
@@ -254,7 +254,7 @@ def test_a_pipeline_runs_on_any_v0_server_with_its_worker_here_or_there(tmp_path
         assert re.sub(r"(?m)^[0-9a-f-]{36}: ", "", end.out) == ORDERS
 
 
-def test_the_audit_says_at_a_stock_server_that_only_ours_can_run_it(tmp_path: Path) -> None:
+def test_the_audit_is_refused_at_a_stock_server(tmp_path: Path) -> None:
     with on_a_port(Stock(time.monotonic)) as uri:
         env = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}
         end = ended("graph", "apply", AUDIT, "-n", "examples", cwd=tmp_path, env=env, code=3)
@@ -263,7 +263,7 @@ def test_the_audit_says_at_a_stock_server_that_only_ours_can_run_it(tmp_path: Pa
     assert "validation error" not in end.err
 
 
-def test_the_pipeline_runs_on_a_stock_server_with_its_own_ways(tmp_path: Path) -> None:
+def test_the_pipeline_runs_on_a_stock_server(tmp_path: Path) -> None:
     stock = Stock(time.monotonic)
     with on_a_port(stock) as uri:
         env = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}

@@ -134,7 +134,7 @@ def test_each_block_of_each_page_is_run_by_a_test() -> None:
     assert not [each for each in BLOCKS if each not in shown]
 
 
-def test_links_between_the_pages_lead_somewhere() -> None:
+def test_links_between_the_pages_have_targets() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)]+)\)", without_code(page)):
             if link.startswith("https://"):
@@ -215,7 +215,7 @@ def test_each_command_that_is_printed_exists_with_its_options() -> None:
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, printed
 
 
-def test_all_that_nodes_runtimes_and_programs_have_is_in_the_guide() -> None:
+def test_every_public_name_is_in_the_guide() -> None:
     guide = text(GUIDE)
     names = [name for name in vars(BaseNode) if not name.startswith("_") and name != "execute"]
     runtime = inspect.signature(exotrio.Runtime).parameters
@@ -347,7 +347,7 @@ PRICED = """
 """
 
 
-async def test_the_typed_node_takes_and_gives_text() -> None:
+async def test_the_typed_node_accepts_and_returns_text() -> None:
     price = execute(PRICE, before=FROM, code=PRICE.code + PRICED)["Price"]
     inputs = {"count": "3", "due": "2024-01-31", "rates": '["1.10","2.00"]'}
     assert await run_node(price, inputs) == Executed([{"total": "9.30"}])
@@ -394,7 +394,7 @@ async def test_the_policy_waits_as_long_as_the_guide_says() -> None:
     assert (default.max_retries, default.backoff_factor, default.exponent) == (3, 2000, 2)
 
 
-async def test_the_node_that_pays_says_what_is_not_to_be_retried() -> None:
+async def test_the_paying_node_is_not_retried_after_a_refusal() -> None:
     async def charge(card: str) -> None:
         raise {"locked": PermissionError, "offline": ConnectionError}[card]()
 
@@ -477,7 +477,7 @@ async def test_an_order_that_is_billed_twice_has_one_run(
 # -- guide: tests and traces
 
 
-async def test_the_rehearsed_crash_finds_what_is_printed_and_then_nothing(
+async def test_the_explored_graph_fails_as_printed_and_its_correction_passes(
     autojump_clock: MockClock,
 ) -> None:
     charge = "        charges.append("

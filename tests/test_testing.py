@@ -101,7 +101,7 @@ async def greetings(names: str) -> GraphRun:
     return await run_graph(graph(), NODES, inputs={"names": names}, store={"word": "Hello"}, timeout=86_400)
 
 
-async def test_a_graph_runs_to_its_end_as_in_production_and_an_hour_takes_no_time(
+async def test_a_graph_runs_to_its_end_under_virtual_time(
     autojump_clock: MockClock,
 ) -> None:
     run = await run_graph(
@@ -120,7 +120,7 @@ async def test_a_graph_runs_to_its_end_as_in_production_and_an_hour_takes_no_tim
     assert trio.current_time() >= 3_600
 
 
-async def test_a_node_that_fails_for_good_makes_a_failed_run_that_tells_why(
+async def test_a_node_that_fails_makes_a_failed_run_with_its_error(
     autojump_clock: MockClock,
 ) -> None:
     run = await run_graph(
@@ -158,7 +158,7 @@ async def test_what_cannot_be_run_is_refused_with_the_reasons(autojump_clock: Mo
         await run_graph(graph(), NODES, inputs={"nmaes": "Ada"}, store={"word": "Hello"})
 
 
-async def test_a_run_that_takes_too_long_is_given_up_with_what_still_waits(autojump_clock: MockClock) -> None:
+async def test_a_run_that_takes_too_long_names_the_waiting_states(autojump_clock: MockClock) -> None:
     waiting = r"did not end in 60 s: greet is CREATED \(2 states\)$"
     with pytest.raises(trio.TooSlowError, match=waiting):
         await run_graph(graph(), NODES, inputs={"names": "Bob,Mallory"}, store={"word": "x"}, timeout=60)

@@ -129,7 +129,7 @@ def test_only_the_result_of_a_file_or_module_goes_to_standard_output(folder: Pat
     assert "exotrio.runtime" in loud.err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
+def test_a_closed_output_pipe_is_not_an_error(folder: Path) -> None:
     out = shell("set -o pipefail; $RUN fan.py | head -1", folder)
     assert out.code == 0, out
     assert out.out.startswith("SUCCESS")
@@ -140,7 +140,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
     assert usage.err == ""
 
 
-def test_a_run_does_without_streams_home_and_path(folder: Path) -> None:
+def test_a_run_works_without_streams_home_and_path(folder: Path) -> None:
     full = "2>/dev/full" if Path("/dev/full").exists() else ""
     for line in ("$RUN echo.py >&-", "$RUN echo.py 2>&- <&-", f"env -i $RUN echo.py {full}"):
         end = shell(f"exec {line}", folder)
@@ -149,7 +149,7 @@ def test_a_run_does_without_streams_home_and_path(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["trio", "process"])
-def test_what_the_users_code_left_open_is_written_at_the_end(folder: Path, where: str) -> None:
+def test_files_that_user_code_left_open_are_flushed_at_the_end(folder: Path, where: str) -> None:
     app = APP.replace(
         "    async def", f'    runs_in = "{where}"\n    log = open("log", "w")\n\n    async def'
     )
@@ -162,7 +162,7 @@ def test_what_the_users_code_left_open_is_written_at_the_end(folder: Path, where
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_result_that_cannot_be_written_is_told(folder: Path) -> None:
+def test_a_result_that_cannot_be_written_is_an_error(folder: Path) -> None:
     end = shell("exec $RUN echo.py >/dev/full", folder)
     assert end.code == 1, end
     assert "error: the result could not be written: No space left on device\n" in end.err
@@ -175,7 +175,7 @@ def test_a_result_that_cannot_be_written_is_told(folder: Path) -> None:
 # -- surroundings
 
 
-def test_a_locale_without_unicode_keeps_text_whole(folder: Path) -> None:
+def test_a_locale_without_unicode_loses_no_text(folder: Path) -> None:
     env = {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     end = ended("run", "echo.py", "-i", "text=grün ✓", "-o", "json", cwd=folder, env=env, code=0)
     assert json.loads(end.out)["outputs"][0]["outputs"] == {"text": "grün ✓"}
@@ -184,14 +184,14 @@ def test_a_locale_without_unicode_keeps_text_whole(folder: Path) -> None:
     assert "text: gr\\xfcn \\u2713\n" in end.out
 
 
-def test_a_working_directory_that_is_gone_is_told(folder: Path) -> None:
+def test_a_deleted_working_directory_is_an_error(folder: Path) -> None:
     end = shell("mkdir gone; cd gone; rmdir ../gone; exec $RUN echo.py", folder)
     assert end.code == 2, end
     assert end.err.startswith("error: the working directory no longer exists\n")
     assert len(end.err.splitlines()) == 3
 
 
-def test_a_run_on_a_disk_that_fills_up_can_be_stopped_and_continued_with_more_room(folder: Path) -> None:
+def test_a_run_on_a_full_disk_can_be_stopped_and_continued_with_more_space(folder: Path) -> None:
     with exotrio("run", "fan.py", cwd=folder, after=disk_of(700_000)) as process:
         process.line("could not be committed")
         process.signal(signal.SIGINT)
@@ -229,7 +229,7 @@ def test_on_a_terminal_bars_are_shown_and_the_result_stays_plain(folder: Path) -
     assert [line["text"] for line in json.loads(lines)] == ["talks", "yet"]
 
 
-def test_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_and_prints_the_command_whole(folder: Path) -> None:
+def test_ctrl_c_restores_the_terminal_and_prints_the_whole_command(folder: Path) -> None:
     from tests.support.terminals import Terminal
 
     (folder / "gated.py").write_text(gated.APP, "utf-8")
@@ -245,7 +245,7 @@ def test_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_and_prints_the_command_w
     assert f"items: {gated.RESULT}\n" in continued.out
 
 
-def test_a_third_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_too(folder: Path) -> None:
+def test_a_third_ctrl_c_restores_the_terminal(folder: Path) -> None:
     from tests.support.terminals import Terminal
 
     (folder / "gated.py").write_text(gated.APP, "utf-8")

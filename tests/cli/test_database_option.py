@@ -35,13 +35,13 @@ def test_a_password_in_the_arguments_is_refused_and_not_printed(
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_url_of_another_database_makes_no_file(cli: Cli, command: tuple[str, ...]) -> None:
+def test_a_url_of_another_kind_of_database_creates_no_file(cli: Cli, command: tuple[str, ...]) -> None:
     end = cli(*command, "--db", f"mysql://ada:{PASSWORD}@h/n", code=2)
     assert PASSWORD not in end.err
     assert [path.name for path in cli.folder.iterdir()] == ["nodes.py"]
 
 
-def test_the_database_to_move_to_is_an_argument_and_called_so(cli: Cli) -> None:
+def test_errors_about_the_target_of_a_move_name_an_argument(cli: Cli) -> None:
     command = ("migrate", "sqlite-to-postgres", "state.db")
     fails(cli(*command, f"postgresql://ada:{PASSWORD}@x@h/n"), 2, "percent-encoded", "from the arguments")
     end = cli(*command, "")

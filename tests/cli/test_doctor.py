@@ -91,20 +91,20 @@ def source(report: dict[str, Any], name: str) -> tuple[str | None, str]:
 # -- settings
 
 
-def test_with_nothing_set_it_says_what_is_missing_and_how_to_set_it(cli: Cli) -> None:
+def test_missing_settings_are_named_with_how_to_set_them(cli: Cli) -> None:
     end = cli("doctor")
     says(end, 2, "! no state manager is given", "! no API key is given", "2 things need attention")
     says(end, 2, "EXOSPHERE_NAMESPACE", "sqlite", "trio ", f"{cli.folder / '.env'}")
     assert "state manager http" not in end.out
 
 
-def test_a_key_that_lies_beside_a_local_database_is_pointed_out(cli: Cli) -> None:
+def test_the_key_next_to_a_local_database_is_pointed_out(cli: Cli) -> None:
     (cli.folder / ".exotrio").mkdir()
     (cli.folder / ".exotrio/state.db.api-key").write_text("k")
     says(cli("doctor"), 2, "--key-file .exotrio/state.db.api-key")
 
 
-def test_a_database_elsewhere_without_tls_is_pointed_out(cli: Cli) -> None:
+def test_a_remote_database_without_tls_is_pointed_out(cli: Cli) -> None:
     for mode, is_named in (("", True), ("?sslmode=disable", True), ("?sslmode=verify-full", False)):
         cli.set(EXOTRIO_DATABASE_URL=f"postgresql://ada:p5-secret@db/name{mode}")
         end = cli("doctor", "--uri", "http://127.0.0.1:1", code=4)
@@ -113,7 +113,7 @@ def test_a_database_elsewhere_without_tls_is_pointed_out(cli: Cli) -> None:
         assert "p5-secret" not in end.out + end.err
 
 
-def test_each_setting_is_shown_with_where_it_came_from_and_no_secret_is(cli: Cli) -> None:
+def test_each_setting_is_shown_with_its_source_and_without_secrets(cli: Cli) -> None:
     cli.write(
         ".env",
         "EXOSPHERE_API_KEY=key-in-the-file\nEXOSPHERE_NAMESPACE=filed\n"
@@ -145,7 +145,7 @@ def test_each_setting_is_shown_with_where_it_came_from_and_no_secret_is(cli: Cli
     assert source(report, "EXOSPHERE_NAMESPACE") == ("x", "option --namespace")
 
 
-def test_what_is_wrong_in_env_is_said_with_its_line(cli: Cli) -> None:
+def test_mistakes_in_dot_env_are_shown_with_their_lines(cli: Cli) -> None:
     cli.write(".env", "EXOSPHERE_NAMESPACE=n\nthis is = no setting\nEXOSPHERE_API_KY=k\nOTHER=1\n")
     says(
         cli("doctor"),
@@ -155,7 +155,7 @@ def test_what_is_wrong_in_env_is_said_with_its_line(cli: Cli) -> None:
     )
 
 
-def test_an_env_file_that_cannot_be_read_is_a_problem_of_its_own(cli: Cli) -> None:
+def test_an_unreadable_dot_env_is_a_finding(cli: Cli) -> None:
     (cli.folder / ".env").write_bytes(b"EXOSPHERE_NAMESPACE=\xff\xfe\n")
     cli.set(EXOSPHERE_STATE_MANAGER_URI="http://127.0.0.1:8000", EXOSPHERE_API_KEY="k")
     says(cli("doctor"), 4, "! the file .env cannot be read: ", "cannot be read\n", "127.0.0.1:8000")
@@ -180,7 +180,7 @@ def test_an_option_that_cannot_be_used_is_a_finding(cli: Cli, options: tuple[str
 
 
 @pytest.mark.parametrize("used", ["a-key-in-a-file", "a-key-in-the-environment", "a-key-of-an-option"])
-def test_sources_tell_nothing_of_values_when_they_are_printed(bare: Cli, used: str) -> None:
+def test_printed_settings_do_not_contain_the_key(bare: Cli, used: str) -> None:
     bare.write(".env", "EXOSPHERE_STATE_MANAGER_URI=http://127.0.0.1:1\nEXOSPHERE_API_KEY=a-key-in-a-file\n")
     bare.set(STATE_MANAGER_SECRET="a-key-of-a-server")
     if used == "a-key-in-the-environment":
@@ -227,7 +227,7 @@ def at(cli: Cli, uri: str, key: str = KEY) -> Cli:
     return cli
 
 
-def test_a_port_where_nobody_listens_is_told_from_a_name_that_does_not_exist(cli: Cli) -> None:
+def test_an_unused_port_and_an_unknown_name_are_different_failures(cli: Cli) -> None:
     says(
         at(cli, "http://127.0.0.1:1")("doctor"),
         4,
@@ -242,13 +242,13 @@ def test_a_port_where_nobody_listens_is_told_from_a_name_that_does_not_exist(cli
     )
 
 
-def test_a_uri_that_httpx_refuses_is_told(cli: Cli, running: Server) -> None:
+def test_a_uri_that_httpx_refuses_is_a_failure(cli: Cli, running: Server) -> None:
     for name in ("☃.name", "xn--.name"):
         says(at(cli, f"http://{name}")("doctor"), 4, f"the name '{name}' cannot be resolved")
     says(at(cli, f"{running.uri}/{'x' * 70_000}")("doctor"), 4, "the URI cannot be used: URL too long")
 
 
-def test_what_speaks_no_http_or_no_tls_is_told(cli: Cli) -> None:
+def test_a_server_without_http_or_tls_is_a_failure(cli: Cli) -> None:
     with answering(b"something else\r\n\r\n") as address:
         says(at(cli, f"http://{address}")("doctor"), 4, "the answer is not HTTP")
         says(at(cli, f"https://{address}")("doctor"), 4, "the TLS handshake failed", "else write http://")
@@ -257,7 +257,7 @@ def test_what_speaks_no_http_or_no_tls_is_told(cli: Cli) -> None:
             says(at(cli, f"http://{address}")("doctor"), 4, "was closed before an answer in HTTP")
 
 
-def test_a_server_that_accepts_and_says_nothing_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_a_failure(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "STEP", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -278,21 +278,21 @@ def test_a_server_that_accepts_and_says_nothing_is_told(cli: Cli, monkeypatch: p
         ("/v0/namespace/n/nodes/", Answer(200, {"nodes": "many"}), "where v0 lists its nodes"),
     ],
 )
-def test_what_is_no_state_manager_is_told_with_what_it_answers(
+def test_a_server_that_is_not_a_state_manager_is_shown_with_its_answer(
     cli: Cli, path: str, answer: Answer, said: str
 ) -> None:
     with doctored({path: answer}) as (_, uri):
         says(at(cli, uri, stocks.KEY)("doctor"), 4, "the server is not a state manager", said)
 
 
-def test_a_refused_key_is_an_exit_code_of_its_own(cli: Cli, running: Server) -> None:
+def test_a_refused_key_has_its_own_exit_code(cli: Cli, running: Server) -> None:
     end = at(cli, running.uri, "another-key")("doctor")
     says(end, 5, "! the key is refused: it answered 401", "--key-file FILE")
     with doctored() as (_, uri):
         says(at(cli, uri, "another-key")("doctor"), 5, "the key is refused: it answered 401")
 
 
-def test_without_a_key_it_is_said_whether_anybody_is_there(cli: Cli, running: Server) -> None:
+def test_without_a_key_the_connection_is_still_examined(cli: Cli, running: Server) -> None:
     end = cli("doctor", "--uri", running.uri)
     says(end, 2, "no API key is given", "connection: port ", "answers in ")
     assert "kind:" not in end.out
@@ -301,19 +301,19 @@ def test_without_a_key_it_is_said_whether_anybody_is_there(cli: Cli, running: Se
 # -- our state manager
 
 
-def test_where_all_is_well_it_exits_0(cli: Cli, running: Server) -> None:
+def test_without_problems_it_exits_0(cli: Cli, running: Server) -> None:
     end = at(cli, running.uri)("doctor")
     says(end, 0, "kind: exotrio, native 0.", "clock: ", "by its own time", "schema ", "free on its disk")
     says(end, 0, "1 live runtime; 3 nodes", "\nall is well\n")
     assert "! " not in end.out
 
 
-def test_without_a_namespace_it_names_those_there_are(cli: Cli, running: Server) -> None:
+def test_without_a_namespace_the_existing_ones_are_listed(cli: Cli, running: Server) -> None:
     cli.set(EXOSPHERE_STATE_MANAGER_URI=running.uri, EXOSPHERE_API_KEY=KEY)
     says(cli("doctor"), 0, "namespaces: n\n", "- no namespace is given", "database: ")
 
 
-def test_what_is_stuck_is_found_and_why(cli: Cli, tmp_path: Path) -> None:
+def test_stuck_states_are_found_with_the_reason(cli: Cli, tmp_path: Path) -> None:
     with server(tmp_path) as running:
         at(cli, running.uri).write("nodes.py", NODES)
         here = "/v0/namespace/n"
@@ -334,7 +334,7 @@ def test_what_is_stuck_is_found_and_why(cli: Cli, tmp_path: Path) -> None:
         assert [f["attention"] for f in report["findings"]].count(True) == 1, "the claim is young"
 
 
-def test_a_state_manager_that_is_killed_meanwhile_is_a_finding(
+def test_a_state_manager_that_is_killed_during_the_examination_is_a_finding(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with server(tmp_path) as running:
@@ -357,7 +357,7 @@ def graph(node: str) -> dict[str, Any]:
 # -- state managers that speak only v0
 
 
-def test_ours_is_told_from_others_also_where_it_speaks_only_v0(cli: Cli, tmp_path: Path) -> None:
+def test_exotrios_server_is_recognized_although_it_speaks_only_v0(cli: Cli, tmp_path: Path) -> None:
     with server(tmp_path, "--v0-only") as running:
         says(at(cli, running.uri)("doctor"), 0, "kind: exotrio, v0 only", "0 runs unfinished", "all is well")
 
@@ -391,7 +391,7 @@ def test_claims_at_a_stock_state_manager_are_counted_by_node(cli: Cli, zone: Zon
         assert list(report["v0_claims"]["created"]) == [held.id]
 
 
-def test_a_claim_of_a_moment_ago_is_not_stuck_wherever_the_stock_server_is(cli: Cli, zone: ZoneInfo) -> None:
+def test_a_new_claim_is_not_stuck_in_any_time_zone_of_a_stock_server(cli: Cli, zone: ZoneInfo) -> None:
     with doctored(OPENAPI, made=datetime.now(zone) - timedelta(seconds=90)) as (stock, uri):
         stock.runs["r"] = {"graph": "g", "namespace": "n"}
         (held,) = stock.add("A")
@@ -409,7 +409,7 @@ def test_an_invalid_graph_is_found_at_any_state_manager(cli: Cli) -> None:
 # -- outboxes
 
 
-def test_an_outbox_is_looked_at_only_if_it_is_named(cli: Cli, running: Server) -> None:
+def test_only_outboxes_that_are_named_are_examined(cli: Cli, running: Server) -> None:
     says(at(cli, running.uri)("doctor", "--outbox", "absent.db"), 1, "! there is no outbox absent.db")
     assert "absent.db" not in os.listdir(cli.folder)
 
@@ -417,6 +417,6 @@ def test_an_outbox_is_looked_at_only_if_it_is_named(cli: Cli, running: Server) -
 # -- as a process
 
 
-def test_it_works_as_a_process_of_its_own_with_warnings_as_errors(tmp_path: Path) -> None:
+def test_it_works_as_a_process_with_warnings_as_errors(tmp_path: Path) -> None:
     end = ended("doctor", cwd=tmp_path)
     says(end, 2, "no state manager is given")

@@ -57,7 +57,7 @@ def of_nodes(*nodes: dict[str, object], runtimes: list[dict[str, object]] | None
 # -- nodes and runtimes
 
 
-def test_where_work_is_done_there_is_nothing_to_say() -> None:
+def test_nodes_that_make_progress_have_no_finding() -> None:
     assert (
         of_nodes(node("A", waiting=5, eligible=5, oldest_ms=1_000, running=3), node("B", offered_by=[])) == []
     )
@@ -69,7 +69,7 @@ def test_work_that_no_runtime_offers_is_stuck() -> None:
     one(of_nodes(node("A", waiting=1, offered_by=[])), "1 state of A will be due later", attention=False)
 
 
-def test_a_node_that_was_paused_is_not_forgotten_and_matters_where_something_waits() -> None:
+def test_a_paused_node_needs_attention_if_states_wait_for_it() -> None:
     paused = {"paused_at": "2026-01-01T00:00:00.000Z", "offered_by": []}
     waits = node("A", waiting=2, **paused)
     one(
@@ -91,7 +91,7 @@ def test_a_node_that_was_paused_is_not_forgotten_and_matters_where_something_wai
         ([runtime(phase="draining")], "no runtime claims new states"),
     ],
 )
-def test_work_that_waits_long_though_it_is_offered_has_a_reason(
+def test_states_that_wait_long_although_runtimes_have_the_node_get_a_reason(
     runtimes: list[dict[str, object]], why: str
 ) -> None:
     waits = node("A", waiting=9, eligible=9, oldest_ms=LONG_DUE * 1000)
@@ -110,17 +110,15 @@ def test_work_that_waits_long_though_it_is_offered_has_a_reason(
         ({"phase": "draining"}, False, "is draining and holds 5 states"),
     ],
 )
-def test_a_runtime_that_is_not_as_it_should_be_is_named(
-    fields: dict[str, object], attention: bool, said: str
-) -> None:
+def test_an_unusual_runtime_is_named(fields: dict[str, object], attention: bool, said: str) -> None:
     one(of_nodes(runtimes=[runtime(**fields)]), "Greeter (w-1)", said, attention=attention)
 
 
-def test_a_runtime_that_stopped_with_nothing_left_is_fine() -> None:
+def test_a_stopped_runtime_without_claims_has_no_finding() -> None:
     assert of_nodes(runtimes=[runtime(phase="stopped", live=False, holds=0)]) == []
 
 
-def test_failures_are_good_to_know() -> None:
+def test_failed_states_are_information() -> None:
     one(of_overview(overview(nodes=[], errored=1), TTL), "1 state failed", "was not retried", attention=False)
 
 
@@ -162,12 +160,12 @@ def manager(name: str, **fields: object) -> dict[str, object]:
     return {"id": name, **usual, **fields}
 
 
-def test_a_state_manager_without_complaints_has_none() -> None:
+def test_a_healthy_state_manager_has_no_finding() -> None:
     assert of_checkup(checkup(claims=claims(overdue=1, overdue_ms=4_000)), "1", 900) == []
     assert of_checkup(checkup(database=postgres()), "1", 900) == []
 
 
-def test_a_newer_state_manager_may_tell_more_and_an_older_one_less() -> None:
+def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
     assert checkup(database=database(in_future="?")).database.postgres is None
     assert "postgres" not in DatabaseState.model_validate(database()).model_fields_set
 
@@ -243,13 +241,13 @@ def test_a_newer_state_manager_may_tell_more_and_an_older_one_less() -> None:
         ),
     ],
 )
-def test_what_stands_out_in_a_state_manager_is_said(
+def test_each_problem_of_a_state_manager_is_a_finding(
     fields: dict[str, object], attention: bool, said: str
 ) -> None:
     one(of_checkup(checkup(**fields), "1", 900), said, attention=attention)
 
 
-def test_the_report_shows_how_a_database_on_postgresql_is() -> None:
+def test_the_report_shows_a_postgresql_database() -> None:
     server = Server(steps=[], kind=Kind.NATIVE)
     shown = checkup(database=postgres())
     text = as_text(Report(settings=[], versions={}, uri="http://m", server=server, checkup=shown))
@@ -278,7 +276,7 @@ def triggered(zone: str | None, **fields: object) -> list[GraphInfo]:
     return [GraphInfo.model_validate({**listed("VALID").model_dump(), "triggers": [trigger], **fields})]
 
 
-def test_triggers_in_time_zones_are_said_with_what_is_wrong_with_them() -> None:
+def test_triggers_in_time_zones_are_shown_with_their_problems() -> None:
     due = {"CRON_TZ=Asia/Kolkata 0 9 * * *": "2026-01-01T03:30:00.000Z"}
     assert of_graphs(triggered(None) + triggered("UTC") + triggered("Asia/Kolkata", scheduled={})) == []
     said = "graph g is triggered in Asia/Kolkata, next at 2026-01-01T09:00:00+05:30 (2026-01-01T03:30:00Z)"
@@ -296,7 +294,7 @@ def test_triggers_in_time_zones_are_said_with_what_is_wrong_with_them() -> None:
 # -- claims through v0
 
 
-def test_v0_claims_that_are_old_are_stuck_and_the_way_out_fits_the_server() -> None:
+def test_old_v0_claims_are_stuck_and_the_fix_suits_the_server() -> None:
     created = {"old": NOW - timedelta(hours=2), "new": NOW - timedelta(seconds=1)}
     found = V0Claims(Counter(A=2, B=1), Counter(), 4, 4, created)
     one(of_v0(found, NOW, 900, ours=True), "3 states are QUEUED (A 2, B 1)", "2 h ago", "--claim-timeout")
@@ -305,7 +303,7 @@ def test_v0_claims_that_are_old_are_stuck_and_the_way_out_fits_the_server() -> N
     one(of_v0(found, NOW, 7_201, ours=True), "fine while their runtimes run them", attention=False)
 
 
-def test_what_was_not_looked_into_is_said() -> None:
+def test_runs_that_were_not_examined_are_counted() -> None:
     one(
         of_v0(V0Claims(pending_runs=60, opened=50), NOW, 1, ours=True),
         "60 unfinished runs",
@@ -326,7 +324,7 @@ def got(second: datetime, sent: float, received: float) -> Reply:
 
 
 @pytest.mark.parametrize("made", [0.0, 0.2, 0.8, 0.999])
-def test_a_date_that_is_made_once_a_second_does_not_make_the_same_clock_another(made: float) -> None:
+def test_a_date_header_that_changes_once_a_second_does_not_shift_the_clock(made: float) -> None:
     # This clock is that of this machine; its Date was made up to a second before each answer.
     answers = [
         got(NOW + timedelta(seconds=math.floor(at - made)), at, at + 0.01) for at in (0.2, 0.4, 0.6, 0.9, 1.2)
@@ -339,7 +337,7 @@ def test_a_date_that_is_made_once_a_second_does_not_make_the_same_clock_another(
     assert (one_answer.ahead, one_answer.uncertain) == pytest.approx((0.95, 1.05))
 
 
-def test_a_clock_that_jumps_or_says_nothing_is_not_known() -> None:
+def test_a_clock_that_jumps_or_has_no_date_is_unknown() -> None:
     assert read_clock([]) is None
     nothing = Reply(status=200, headers={}, body=b"", sent=0, received=0, took=0)
     assert read_clock([nothing, replace(nothing, headers={"date": "soon"})]) is None
@@ -352,7 +350,7 @@ def test_clocks_count_as_different_only_where_that_is_certain() -> None:
     assert clock_text(Clock(0.2, 0.5, "x")) == "that of this machine, give or take 500 ms"
 
 
-def test_slow_answers_are_good_to_know() -> None:
+def test_slow_answers_are_information() -> None:
     assert of_speed(0.5) == []
     one(of_speed(1.5), "responses take 1.5 s", attention=False)
 
@@ -361,7 +359,7 @@ def test_slow_answers_are_good_to_know() -> None:
     ("count", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (4_200, "4.2 KB"), (537_000_000, "537 MB"), (10**13, "10,000.0 GB")],
 )
-def test_bytes_read_in_the_unit_that_fits(count: int, text: str) -> None:
+def test_bytes_are_shown_in_a_suitable_unit(count: int, text: str) -> None:
     assert bytes_text(count) == text
 
 
@@ -376,7 +374,7 @@ def outcome(state_id: str) -> tuple[Claim, Outcome]:
     return claim, Executed([{"text": "precious"}])
 
 
-def test_outcomes_that_are_left_in_an_outbox_are_counted_and_stay_there(tmp_path: Path) -> None:
+def test_outcomes_in_an_outbox_are_counted_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     store = OutboxStore(path, "http://manager", "n")
     first, *_ = store.write([outcome("s1"), outcome("s2")], {}, [])
@@ -406,7 +404,7 @@ def test_outcomes_of_a_process_that_was_killed_are_found(tmp_path: Path) -> None
     one([examine_outbox(tmp_path / "copy-outbox.db")], "holds 1 outcome")
 
 
-def test_what_is_no_outbox_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_outbox_is_a_finding(tmp_path: Path) -> None:
     one([examine_outbox(tmp_path / "absent")], "there is no outbox")
     assert not (tmp_path / "absent").exists()
     (tmp_path / "text").write_text("no database at all, and long enough to be none " * 40)
@@ -419,11 +417,11 @@ def test_what_is_no_outbox_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [(3, 11, 0), (3, 11, 9), (3, 12, 0), (3, 12, 5)])
-def test_a_python_on_which_a_cookie_can_stop_a_server_is_named(version: tuple[int, int, int]) -> None:
+def test_a_python_with_the_vulnerable_cookie_parser_is_named(version: tuple[int, int, int]) -> None:
     named = "Python " + ".".join(map(str, version))
     one(of_python(version), named, "CVE-2024-7592", "update to Python 3.11.10", attention=False)
 
 
 @pytest.mark.parametrize("version", [(3, 11, 10), (3, 12, 6), (3, 13, 0), (3, 14, 1)])
-def test_of_a_newer_python_there_is_nothing_to_say(version: tuple[int, int, int]) -> None:
+def test_a_newer_python_has_no_finding(version: tuple[int, int, int]) -> None:
     assert of_python(version) == []

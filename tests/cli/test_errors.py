@@ -181,13 +181,13 @@ def running(folder: Path) -> Iterator[Server]:
         ),
     ],
 )
-def test_an_error_is_told_in_three_lines(cli: Cli, arguments: str, code: int, parts: list[str]) -> None:
+def test_an_error_has_at_most_three_lines(cli: Cli, arguments: str, code: int, parts: list[str]) -> None:
     if "/proc" in arguments and not sys.platform.startswith("linux"):
         pytest.skip("a folder in which nobody can make files")
     fails(cli(*arguments.split()), code, *(part.replace("{folder}", str(cli.folder)) for part in parts))
 
 
-def test_an_error_is_told_in_a_process_of_its_own_as_well(folder: Path) -> None:
+def test_an_error_is_printed_by_a_separate_process_as_well(folder: Path) -> None:
     fails(ended("run", "raises.py", cwd=folder), 3, "JSONDecodeError", f"{folder}/raises.py, line 2")
 
 
@@ -215,7 +215,7 @@ def test_every_problem_of_a_graph_is_named(cli: Cli) -> None:
     fails(end, 3, "graph 'bad' is invalid", "'Greed' is not registered", "input 'name': it is missing")
 
 
-def test_a_node_that_only_an_earlier_runtime_had_is_named_instead_of_waited_for(cli: Cli) -> None:
+def test_a_node_of_an_earlier_runtime_is_named_and_not_waited_for(cli: Cli) -> None:
     assert cli("run", "foreign_node.py:both", "--db", "stale.db").code == 0
     end = cli("run", "foreign_node.py:one", "--db", "stale.db")
     fails(end, 3, "node 'b' runs 'Bye'", "add them to its nodes=[...]")
@@ -233,7 +233,7 @@ def test_a_port_belongs_to_one_process(cli: Cli, running: Server) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "worker"])
-def test_a_refused_key_is_told(cli: Cli, running: Server, command: str) -> None:
+def test_a_refused_key_is_an_error(cli: Cli, running: Server, command: str) -> None:
     cli.at(running).set(EXOSPHERE_API_KEY="another")
     end = cli(command, "ok.py", code=5)
     assert f"error: the state manager at {running.uri} answered 401" in end.err
@@ -244,21 +244,19 @@ def test_a_refused_key_is_told(cli: Cli, running: Server, command: str) -> None:
     assert "exotrio watchdog" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_an_unknown_run_at_a_state_manager_elsewhere_is_told(cli: Cli, running: Server) -> None:
+def test_an_unknown_run_at_a_remote_state_manager_is_an_error(cli: Cli, running: Server) -> None:
     fails(
         cli.at(running)("run", "ok.py", "--resume", "nope"), 6, "no run 'nope' in namespace 'n'", running.uri
     )
 
 
-def test_run_says_that_there_is_no_state_manager(cli: Cli) -> None:
+def test_run_without_a_reachable_state_manager_is_an_error(cli: Cli) -> None:
     fails(
         cli.at_nobody()("run", "ok.py"), 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server"
     )
 
 
-def test_a_command_gives_up_a_state_manager_that_takes_connections_and_never_answers(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_manager_that_never_answers_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "DISCOVERY_TIMEOUT", 0.05)
     monkeypatch.setattr(_calls, "MAX_PAUSE", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -267,13 +265,13 @@ def test_a_command_gives_up_a_state_manager_that_takes_connections_and_never_ans
         fails(cli("runs", "ls", "-n", "n"), 4, f"{uri} did not answer within 0.", "is it overloaded")
 
 
-def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(cli: Cli) -> None:
+def test_errors_of_an_embedded_state_manager_name_no_address(cli: Cli) -> None:
     assert cli("run", "ok.py", "-i", "name=x", "--db", "kept.db").code == 0
     end = cli("runs", "cancel", "nope", "-n", "n", "--db", "kept.db")
     fails(end, 6, "there is no run 'nope'", "request: GET /exotrio/v1/namespace/n/run/nope?wait_ms=0")
 
 
-def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_environment(
+def test_sending_a_key_of_dot_env_to_an_address_of_the_environment_warns(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -287,7 +285,7 @@ def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_envir
     assert f"is sent to {uri}" in warning
 
 
-def test_an_address_without_a_scheme_is_told_with_its_variable(cli: Cli) -> None:
+def test_an_address_without_a_scheme_is_refused_with_its_source(cli: Cli) -> None:
     cli.set(EXOSPHERE_STATE_MANAGER_URI="127.0.0.1:8000", EXOSPHERE_API_KEY=KEY)
     for command in ("run", "worker"):
         fails(cli(command, "ok.py"), 2, "http://", "EXOSPHERE_STATE_MANAGER_URI")
@@ -296,19 +294,19 @@ def test_an_address_without_a_scheme_is_told_with_its_variable(cli: Cli) -> None
     fails(cli(*listed, "--uri", "ftp://x"), 2, "not ftp:// (--uri)")
 
 
-def test_an_unreadable_dot_env_is_told(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_dot_env_is_an_error(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_bytes(b"EXOSPHERE_API_KEY=\xff\n")
     fails(cli("run", str(cli.folder / "ok.py")), 2, ".env cannot be read")
 
 
 @pytest.mark.parametrize("size", [0, 50_000])
-def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path, size: int) -> None:
+def test_a_full_disk_is_named_when_the_database_cannot_be_created(folder: Path, size: int) -> None:
     end = ended("run", "ok.py", "--db", f"full-{size}.db", cwd=folder, after=disk_of(size))
     fails(end, 2, f"full-{size}.db cannot be used", "free space")
 
 
-def test_a_backup_is_written_and_never_over_a_file_that_is_there(cli: Cli, running: Server) -> None:
+def test_a_backup_never_overwrites_a_file_silently(cli: Cli, running: Server) -> None:
     cli.at(running)
     end = cli("backup", "copy.db", code=0)
     assert end.out == f"copy.db: {(cli.folder / 'copy.db').stat().st_size:,} bytes\n"
@@ -317,7 +315,7 @@ def test_a_backup_is_written_and_never_over_a_file_that_is_there(cli: Cli, runni
     fails(live, 2, "busy.db is the database of a state manager")
 
 
-def test_a_command_in_a_process_that_goes_on_leaves_its_log_as_it_was() -> None:
+def test_a_command_called_by_a_program_leaves_its_logging_unchanged() -> None:
     log = logging.getLogger("exotrio")
     before = (log.level, list(log.handlers))
     with pytest.raises(SystemExit):
@@ -325,7 +323,7 @@ def test_a_command_in_a_process_that_goes_on_leaves_its_log_as_it_was() -> None:
     assert (log.level, list(log.handlers)) == before
 
 
-def test_a_python_without_what_exotrio_needs_is_named(tmp_path: Path) -> None:
+def test_a_python_without_the_dependencies_is_named(tmp_path: Path) -> None:
     # -S: without site-packages, as a Python in which nothing is installed.
     end = subprocess.run(
         [sys.executable, "-S", "-m", "exotrio", "runs", "ls"],
@@ -357,7 +355,9 @@ runtime = Runtime("n", "r", [Replace], shutdown_grace=0)
 """
 
 
-def test_what_could_not_be_stored_is_not_said_to_be_kept(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outcome_that_could_not_be_stored_is_not_reported_as_kept(
+    bare: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("exotrio._shared.deadlines.FLUSH", 0.1)
     bare.write("replaced.py", REPLACED)
     end = bare("run", "replaced.py", code=130)

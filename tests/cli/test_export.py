@@ -50,7 +50,7 @@ def test_a_place_that_cannot_be_written_is_named(cli: Cli, run: str) -> None:
     assert set(os.listdir(cli.folder)) - {"__pycache__"} == {"nodes.py"}
 
 
-def test_a_full_disk_leaves_nothing_behind(cli: Cli, run: str, running: Server) -> None:
+def test_a_full_disk_leaves_no_partial_file(cli: Cli, run: str, running: Server) -> None:
     options = ("--namespace", "n", "-o", "run.html")
     end = ended("export", run, *options, cwd=cli.folder, env=running.env, after=disk_of(1_000))
     fails(end, 2, "the page run.html cannot be written: File too large", "free space")
@@ -71,7 +71,7 @@ def test_values_can_be_left_out(cli: Cli, run: str) -> None:
     assert "left out, as requested" in page
 
 
-def test_a_run_that_is_not_there_is_said_to_be_missing(cli: Cli, run: str) -> None:
+def test_an_unknown_run_is_an_error(cli: Cli, run: str) -> None:
     fails(cli("export", f"{run[:-1]}{'0' if run[-1] != '0' else '1'}"), 6, "there is no run", "did you mean")
     assert not list(cli.folder.glob("*.html"))
 

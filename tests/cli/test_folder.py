@@ -33,7 +33,7 @@ def only_run(cli: Cli, *options: str) -> str:
     return str(run["run_id"])
 
 
-def test_what_ran_is_shown_and_changed_without_any_settings(cli: Cli) -> None:
+def test_commands_work_on_the_database_of_the_folder_without_settings(cli: Cli) -> None:
     run_id = only_run(cli)
     split, other = cli.json("states", "ls", "--place", "split", "--run", run_id, "--outputs")["states"]
     assert sorted([split["outputs"]["n"], other["outputs"]["n"]]) == ["0", "1"]
@@ -57,7 +57,7 @@ def test_what_ran_is_shown_and_changed_without_any_settings(cli: Cli) -> None:
     fails(cli("runtimes", "drain", "r"), 6, "there is no runtime 'r'")
 
 
-def test_a_state_shows_what_its_node_logged_and_printed_which_the_command_printed_once(cli: Cli) -> None:
+def test_a_state_shows_what_its_node_logged_and_printed(cli: Cli) -> None:
     talks = """import logging
         print("begun", end=" ")
         print("with", self.inputs.n)
@@ -75,7 +75,7 @@ def test_a_state_shows_what_its_node_logged_and_printed_which_the_command_printe
     assert cli.json("states", "show", state["id"])["logs"][1]["level"] == "WARNING"
 
 
-def test_a_run_that_nothing_executes_is_not_waited_for(cli: Cli) -> None:
+def test_a_run_that_no_runtime_executes_is_not_waited_for(cli: Cli) -> None:
     end = cli("trigger", "fan")
     run_id = end.out.strip()
     assert f"no runtime works on .exotrio/state.db; continue the run with: {sys.executable}" in end.err
@@ -101,7 +101,7 @@ def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:
     fails(cli("run", "nodes.py", "--resume", run_id, "--key", "k"), 2, "takes no --graph, --key,")
 
 
-def test_a_run_with_a_key_that_waits_for_nodes_that_are_gone_is_refused(cli: Cli) -> None:
+def test_a_run_with_a_key_that_waits_for_missing_nodes_is_refused(cli: Cli) -> None:
     run_id = cli("trigger", "fan", "--key", "order 2").out.strip()
     source = (cli.folder / "nodes.py").read_text()
     cli.write("renamed.py", source.replace("Split", "Divide"))
@@ -110,7 +110,7 @@ def test_a_run_with_a_key_that_waits_for_nodes_that_are_gone_is_refused(cli: Cli
     assert "not finished earlier" not in end.err
 
 
-def test_of_several_namespaces_that_of_the_newest_run_is_meant_which_is_said(cli: Cli) -> None:
+def test_of_several_namespaces_that_of_the_newest_run_is_used(cli: Cli) -> None:
     assert cli("runs", "ls").err == ""
     cli.write("other.py", OTHER)
     assert cli("run", "other.py").code == 0
@@ -123,7 +123,7 @@ def test_of_several_namespaces_that_of_the_newest_run_is_meant_which_is_said(cli
 
 
 @pytest.mark.parametrize("env", [{}, {"STATE_MANAGER_SECRET": "a-key-of-enough-length"}], ids=len)
-def test_a_database_that_is_served_is_asked_through_the_process_that_has_it(
+def test_a_served_database_is_used_through_the_process_that_has_it_open(
     cli: Cli, env: dict[str, str]
 ) -> None:
     cli.set(**env)
@@ -137,14 +137,14 @@ def test_a_database_that_is_served_is_asked_through_the_process_that_has_it(
     assert cli.json("runs", "show", end.out.strip())["cancelled_at"]
 
 
-def test_a_database_that_is_in_use_and_not_served_is_named_with_what_to_do(cli: Cli) -> None:
+def test_a_database_that_is_in_use_and_not_served_is_an_error(cli: Cli) -> None:
     ownership = Ownership(cli.folder / ".exotrio/state.db")
     fails(cli("runs", "ls"), 7, f"in use by process {os.getpid()}\n", "wait until", "run --serve")
     ownership.release()
     assert cli("runs", "ls").code == 0
 
 
-def test_an_empty_folder_is_said_to_be_one(bare: Cli) -> None:
+def test_a_folder_without_a_database_is_an_error(bare: Cli) -> None:
     end = bare("runs", "ls")
     fails(end, 2, "no state manager is given", "no database .exotrio/state.db", "run FILE", "--db")
     assert list(bare.folder.iterdir()) == []
@@ -154,7 +154,7 @@ def test_an_empty_folder_is_said_to_be_one(bare: Cli) -> None:
     fails(bare("runs", "ls"), 2, "nothing was ever run in the database .exotrio/state.db")
 
 
-def test_the_postgresql_that_the_environment_names_is_used_too(bare: Cli) -> None:
+def test_the_postgresql_named_in_the_environment_is_used(bare: Cli) -> None:
     bare.write("nodes.py", NODES)
     with database() as postgres:
         bare.set(EXOTRIO_DATABASE_URL=postgres.url)

@@ -50,13 +50,13 @@ def cli(bare: Cli) -> Cli:
 # -- check
 
 
-def test_a_valid_graph_is_told_so(cli: Cli) -> None:
+def test_a_valid_graph_is_reported(cli: Cli) -> None:
     end = cli("graph", "check", cli.write("fan.json", fan(name="fan")), "nodes.py", code=0)
     assert end.out == "fan.json: graph fan is valid\nnodes.py: graph fan is valid\n"
     assert end.err == ""
 
 
-def test_every_problem_of_a_file_is_named_with_its_place(cli: Cli) -> None:
+def test_every_problem_of_a_file_has_its_line(cli: Cli) -> None:
     text = """{
   "name": "g",
   "nodes": [
@@ -111,7 +111,7 @@ def test_every_problem_of_a_file_is_named_with_its_place(cli: Cli) -> None:
         ('{"nodes": [], "secrets": {\n"a": 5}}', "g.json:2: secrets.a: Input should be a valid string"),
     ],
 )  # fmt: skip
-def test_a_json_file_that_is_no_graph_is_told_where(cli: Cli, text: str, said: str) -> None:
+def test_a_problem_in_a_json_file_has_its_line(cli: Cli, text: str, said: str) -> None:
     end = cli("graph", "check", cli.write("g.json", text), code=3)
     assert said in end.out
 
@@ -197,7 +197,7 @@ def test_a_node_that_unites_one_that_returns_a_list_is_a_warning(cli: Cli, futur
 
 
 @pytest.mark.parametrize("wrong", ["rot=plan.root", "root=plan.rot"])
-def test_a_mistake_in_a_graph_that_is_built_is_told_with_its_line(cli: Cli, wrong: str) -> None:
+def test_a_mistake_in_a_built_graph_has_its_line(cli: Cli, wrong: str) -> None:
     text = BUILT.format(future="", root=wrong, unites="plan")
     end = cli("graph", "check", cli.write("built.py", text), code=3)
     assert end.out.startswith("built.py:24: ")
@@ -205,7 +205,7 @@ def test_a_mistake_in_a_graph_that_is_built_is_told_with_its_line(cli: Cli, wron
     assert "built.py, line 24\n" in cli("run", "built.py").err
 
 
-def test_nodes_of_namespaces_that_no_file_is_about_are_not_checked_and_that_is_told(cli: Cli) -> None:
+def test_nodes_of_unknown_namespaces_are_reported_as_not_checked(cli: Cli) -> None:
     graph = fan(nodes=[node("a", "Split", "b", inputs={"count": "1"}), {**node("b", "X"), "namespace": "m"}])
     graph["nodes"][1]["inputs"] = {"any": "${{ a.outputs.n }}"}
     end = cli("graph", "check", cli.write("g.json", graph), "nodes.py", code=0)
@@ -213,7 +213,7 @@ def test_nodes_of_namespaces_that_no_file_is_about_are_not_checked_and_that_is_t
     assert "namespace 'm', 'n'" in cli("graph", "check", "g.json").err
 
 
-def test_several_files_are_checked_at_once_also_when_some_cannot_be_read(cli: Cli) -> None:
+def test_several_files_are_checked_although_some_cannot_be_read(cli: Cli) -> None:
     cli.write("fan.json", fan())
     cli.write("broken.py", "x = 1\nraise ValueError('not today')\n")
     cli.write("invalid.py", NODES + 'Graph("", namespace="n")\n')
@@ -316,7 +316,7 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     assert "triggers.0.value.timezone: there is no time zone 'Asia/Kolkatta'; did you mean" in said.out
 
 
-def test_a_graph_is_deleted_with_its_runs_once_that_is_confirmed(cli: Cli, running: Server) -> None:
+def test_a_graph_is_deleted_with_its_runs_after_confirmation(cli: Cli, running: Server) -> None:
     cli.at(running)
     cli.write("old.json", fan(name="old", triggers=[]))
     assert cli("graph", "apply", "old.json").code == 0
@@ -393,7 +393,7 @@ def test_a_graph_that_was_shown_can_be_applied_again_with_its_secrets(
     )
 
 
-def test_what_the_state_manager_finds_wrong_is_told_with_its_place(cli: Cli, running: Server) -> None:
+def test_problems_that_the_state_manager_reports_have_their_lines(cli: Cli, running: Server) -> None:
     cli.at(running)
     graph = fan(name="bad")
     graph["nodes"][1]["node_name"] = "Gone"
@@ -416,7 +416,7 @@ def test_what_the_state_manager_finds_wrong_is_told_with_its_place(cli: Cli, run
     )
 
 
-def test_a_mistyped_name_is_told_with_what_was_meant(cli: Cli, running: Server) -> None:
+def test_a_mistyped_name_gets_a_suggestion(cli: Cli, running: Server) -> None:
     cli.at(running)
     assert cli("graph", "apply", "nodes.py").code == 0
     fails(cli("graph", "show", "Fna"), 6, "there is no graph 'Fna'; did you mean 'fan'?")
@@ -441,7 +441,7 @@ def test_a_mistyped_name_is_told_with_what_was_meant(cli: Cli, running: Server) 
         (["graph", "ls", "-n", "a/b"], 2, "the namespace cannot stand in a URL path"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_a_request_that_cannot_be_done_is_an_error(
     cli: Cli, running: Server, arguments: list[str], code: int, said: str
 ) -> None:
     cli.at(running)
@@ -449,7 +449,7 @@ def test_what_cannot_be_done_is_told(
     fails(cli(*arguments), code, said)
 
 
-def test_a_refused_key_is_told_with_the_option_that_gives_another(cli: Cli, running: Server) -> None:
+def test_a_refused_key_names_the_option_for_another_one(cli: Cli, running: Server) -> None:
     cli.at(running).set(EXOSPHERE_API_KEY="another")
     fails(cli("graph", "ls"), 5, "answered 401", "--key-file FILE")
     cli.write("right.key", f"{running.env['EXOSPHERE_API_KEY']}\n")

@@ -119,7 +119,7 @@ REPEAT_NOTHING = {
 
 @pytest.mark.parametrize("by", [HOSTILE, ALLOWED], ids=["any", "allowed"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_whatever_a_state_manager_says_is_shown_and_not_obeyed(
+def test_control_characters_of_a_state_manager_are_escaped(
     cli: Cli, runs: dict[str, str], command: str, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_answer, "decode", lambda text: hostile(decode(text), by))
@@ -198,7 +198,7 @@ runtime = Runtime(namespace="n", name="r" + {ALLOWED!r}, nodes=[Say], poll_inter
 
 
 @pytest.mark.parametrize("options", [("-vv",), ("--log-format", "json", "-vv"), ("-o", "json")], ids=" ".join)
-def test_what_nodes_and_graphs_say_is_shown_and_not_obeyed(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_control_characters_of_nodes_and_graphs_are_escaped(options: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP, "utf-8")
     end = ended("run", "app.py", *options, cwd=tmp_path, code=1)
     assert_harmless(end.out)
@@ -226,7 +226,7 @@ def test_bars_show_names_as_they_are(tmp_path: Path) -> None:
         assert not re.search(f"[\x80-\x9f\u2028{BIDI}]", terminal.screen)
 
 
-def test_dev_and_worker_say_what_nodes_and_graphs_say_and_a_terminal_obeys_nothing(tmp_path: Path) -> None:
+def test_dev_escapes_control_characters_of_nodes_and_graphs(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP, "utf-8")
     with exotrio("dev", "app.py", "--port", "0", "--trigger", "-v", cwd=tmp_path) as dev:
         dev.line(r"^run .* of graph .*: FAILED")
@@ -236,7 +236,7 @@ def test_dev_and_worker_say_what_nodes_and_graphs_say_and_a_terminal_obeys_nothi
     assert MARKUP in end.err
 
 
-def test_further_lines_of_a_log_entry_and_of_an_error_stand_behind_its_first() -> None:
+def test_further_lines_of_a_log_entry_and_of_an_error_are_indented() -> None:
     record = logging.LogRecord("exotrio", logging.ERROR, "", 0, "%s failed: %s", ("x", HOSTILE), None)
     first, *more = TextFormatter().format(record).split("\n")
     assert re.match(r"\d{4}-\d\d-\d\dT\S+Z ERROR   exotrio: x failed: ", first)

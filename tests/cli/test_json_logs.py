@@ -67,12 +67,12 @@ def test_any_message_is_one_line_of_json(log: Log, message: str, args: tuple[Any
     assert (line["level"], line["logger"]) == ("WARNING", "test")
 
 
-def test_a_line_about_one_state_says_which_wherever_it_is_written(log: Log) -> None:
+def test_a_line_about_one_state_names_it_wherever_it_is_written(log: Log) -> None:
     log.to.info("%s is cancelled", HeldClaim(CLAIM))
     assert log.fields == ABOUT
 
 
-def test_what_v0_does_not_tell_is_left_out(log: Log) -> None:
+def test_fields_that_v0_lacks_are_left_out(log: Log) -> None:
     log.to.info("%s is cancelled", HeldClaim(OTHER))
     assert log.fields == {"state": "s2", "node": "Scan"}
 

@@ -67,7 +67,7 @@ def test_the_id_of_the_run_is_printed_and_nothing_else(cli: Cli) -> None:
 
 
 @only_native
-def test_a_run_that_ended_is_followed_by_its_key_and_its_result_has_that(cli: Cli) -> None:
+def test_an_ended_run_is_followed_by_its_key(cli: Cli) -> None:
     for _ in range(2):
         end = cli("trigger", "fan", "--key", "order-17", "--follow")
         assert (end.code, ", key order-17)" in end.out) == (0, True), end
@@ -75,7 +75,7 @@ def test_a_run_that_ended_is_followed_by_its_key_and_its_result_has_that(cli: Cl
     assert json.loads(end.out)["key"] == "order-17"
 
 
-def test_following_shows_progress_then_the_result_and_tells_failure_by_the_exit_code(cli: Cli) -> None:
+def test_following_shows_progress_and_the_result_and_returns_an_exit_code(cli: Cli) -> None:
     good = cli("trigger", "fan", "--follow", "-i", "count=1", code=0)
     run_id, summary = good.out.splitlines()[:2]
     assert summary.startswith("SUCCESS: 2 states in ")
@@ -138,20 +138,20 @@ def test_values_come_from_files_and_pipes(cli: Cli) -> None:
         ("nodes list", 2, "No such command 'list'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_told(cli: Cli, arguments: str, code: int, said: str) -> None:
+def test_a_request_that_cannot_be_done_is_an_error(cli: Cli, arguments: str, code: int, said: str) -> None:
     fails(cli(*arguments.split()), code, said)
 
 
 @pytest.mark.parametrize(
     "arguments", ["trigger fan", "runs ls", "runs watch 123456", "states ls --run 123456", "nodes ls"]
 )
-def test_a_refused_key_is_told(cli: Cli, arguments: str) -> None:
+def test_a_refused_key_is_an_error(cli: Cli, arguments: str) -> None:
     cli.set(EXOSPHERE_API_KEY="another")
     fails(cli(*arguments.split()), 5, "answered 401", "--key-file FILE")
 
 
 @only_native
-def test_a_state_manager_that_is_away_is_told(cli: Cli) -> None:
+def test_an_unreachable_state_manager_is_an_error(cli: Cli) -> None:
     fails(cli.at_nobody()("trigger", "fan", "--follow"), 4, "http://127.0.0.1:1 cannot be reached")
 
 
@@ -163,7 +163,7 @@ def test_a_key_of_the_store_that_is_required_is_named(cli: Cli) -> None:
     assert cli("trigger", "strict", "--store", "bad=none", "--follow").code == 0
 
 
-def test_an_empty_namespace_is_no_error_and_those_there_are_are_named(cli: Cli) -> None:
+def test_in_an_empty_namespace_the_existing_ones_are_named(cli: Cli) -> None:
     cli.set(EXOSPHERE_NAMESPACE="empty")
     for what in ("graph", "run", "node"):
         command = what if what == "graph" else f"{what}s"
@@ -209,12 +209,12 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
     assert "failed:" not in cli("runs", "show", place.succeeded).out
 
 
-def test_a_slip_in_an_id_is_told(cli: Cli, place: Place) -> None:
+def test_a_mistyped_id_gets_a_suggestion(cli: Cli, place: Place) -> None:
     slip = place.failed[:-1] + ("0" if place.failed[-1] != "0" else "1")
     fails(cli("runs", "show", slip), 6, f"there is no run {slip!r}; did you mean {place.failed}?")
 
 
-def test_what_failed_in_a_run_is_retried(cli: Cli) -> None:
+def test_failed_states_of_a_run_are_retried(cli: Cli) -> None:
     run_id = cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
     end = cli("runs", "retry", run_id[:8], code=0)
     assert end.out == f"1 state of run {run_id} will run again\n"
@@ -245,7 +245,7 @@ def test_a_run_is_cancelled_where_that_is_possible(cli: Cli, place: Place) -> No
     fails(cli("runs", "cancel", place.succeeded), 3, "has already ended")
 
 
-def test_ctrl_c_while_following_leaves_the_run_alone_and_says_so(cli: Cli, place: Place) -> None:
+def test_ctrl_c_while_following_does_not_stop_the_run(cli: Cli, place: Place) -> None:
     command = ("trigger", "fan", "--start-delay", "3600", "--follow", "--namespace", "n")
     with exotrio(*command, cwd=cli.folder, env=place.running.env) as process:
         process.line("split 0/1")
@@ -315,7 +315,7 @@ def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -
 # -- nodes
 
 
-def test_a_node_is_paused_and_what_waits_for_it_says_so(cli: Cli, place: Place) -> None:
+def test_a_paused_node_is_shown_wherever_states_wait_for_it(cli: Cli, place: Place) -> None:
     if not place.native:
         fails(cli("nodes", "pause", "Work"), 3, "speaks only v0", "drain the runtimes that have it")
         fails(cli("graph", "pause", "fan"), 3, "speaks only v0", "store the graph without its triggers")
@@ -349,7 +349,7 @@ def test_a_node_is_paused_and_what_waits_for_it_says_so(cli: Cli, place: Place) 
 
 
 @only_native
-def test_a_schedule_is_paused_and_its_graph_says_so(cli: Cli) -> None:
+def test_a_paused_schedule_is_shown_with_its_graph(cli: Cli) -> None:
     trigger = {"type": "CRON", "value": {"expression": "0 3 1 1 *"}}
     shown = cli.json("graph", "show", "fan")
     cli.write("timed.json", json.dumps({**shown, "name": "timed", "triggers": [trigger]}))

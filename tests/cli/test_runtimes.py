@@ -90,7 +90,7 @@ def test_runtimes_are_listed_with_what_they_do(cli: Cli, place: Place) -> None:
     assert count == "1 runtime in namespace n"
 
 
-def test_where_nobody_works_it_says_how_to_begin(cli: Cli, place: Place) -> None:
+def test_without_runtimes_it_says_how_to_start_one(cli: Cli, place: Place) -> None:
     cli.set(EXOSPHERE_NAMESPACE="empty")
     end = cli("runtimes", "ls")
     assert end.out == "0 runtimes in namespace empty\n"
@@ -130,7 +130,7 @@ def test_a_task_tree_is_printed_by_name_and_by_the_beginning_of_the_id(cli: Cli)
     assert found["tasks"].startswith("r\n")
 
 
-def test_a_task_tree_that_does_not_come_in_time_is_no_traceback(cli: Cli) -> None:
+def test_a_task_tree_that_does_not_come_in_time_is_an_error(cli: Cli) -> None:
     heard(cli)
     end = cli("runtimes", "tasks", "r", "--timeout", "0", code=1)
     assert "no task tree came from r@" in end.err
@@ -157,7 +157,7 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli
     assert again["runtimes"] == [], "it has stopped already"
 
 
-def test_a_drain_goes_on_though_nobody_waits_for_it_any_longer(cli: Cli, place: Place) -> None:
+def test_a_drain_continues_after_the_wait_has_timed_out(cli: Cli, place: Place) -> None:
     (place.folder / "gated.py").write_text(gated.APP, "utf-8")
     process = place.worker(app="gated.py")
     cli.set(EXOSPHERE_NAMESPACE=gated.NAMESPACE)
@@ -180,7 +180,7 @@ def test_a_drain_goes_on_though_nobody_waits_for_it_any_longer(cli: Cli, place: 
     assert cli.json("runtimes", "drain", "--all")["runtimes"] == []
 
 
-def test_what_is_mistyped_is_told_and_nothing_is_drained(cli: Cli) -> None:
+def test_a_mistyped_name_drains_no_runtime(cli: Cli) -> None:
     heard(cli)
     fails(cli("runtimes", "drain", "R"), 6, "there is no runtime 'R'; did you mean 'r'?", "there are: r")
     fails(cli("runtimes", "tasks", "zebra"), 6, "there is no runtime 'zebra'", "there are: r")
@@ -217,7 +217,7 @@ async def test_a_runtime_that_falls_silent_has_not_stopped(
     assert "silent for 1 min, and it holds 3 states until their leases end" in capsys.readouterr().err
 
 
-async def test_a_runtime_has_stopped_when_it_says_so_or_is_unknown_for_long(
+async def test_a_runtime_has_stopped_when_it_reports_it_or_is_unknown_for_long(
     autojump_clock: MockClock,
 ) -> None:
     says_so = Double(native=True).on("GET workers", listed(ASKED), listed(worker(phase="stopped")))
@@ -228,7 +228,7 @@ async def test_a_runtime_has_stopped_when_it_says_so_or_is_unknown_for_long(
     assert await fate(stays.client) is Fate.PRESENT
 
 
-async def test_a_state_manager_that_was_restarted_is_told_once_more_whom_to_ask(
+async def test_a_restarted_state_manager_is_asked_to_drain_again(
     autojump_clock: MockClock,
 ) -> None:
     server = Double(native=True).on("POST drain", answer(200, {"worker_id": "w", "command": "drain"}))

@@ -139,7 +139,7 @@ def test_statuses_of_a_newer_server_are_shown_as_they_are(world: World, status: 
         assert cli("runs", "retry", state.run_id).code == 0
 
 
-def test_runs_and_states_are_looked_at_and_failed_ones_retried(world: World) -> None:
+def test_runs_and_states_are_shown_and_failed_ones_retried(world: World) -> None:
     cli, state = world.cli, world.failed()
     assert "FAILED" in cli("runs", "ls").out
     assert cli.json("runs", "show", state.run_id[:8])["failed"][0]["error"] == "it broke"
@@ -155,7 +155,7 @@ def test_runs_and_states_are_looked_at_and_failed_ones_retried(world: World) -> 
     assert not world.stock.revived
 
 
-def test_what_a_stock_server_cannot_do_is_said_with_what_to_do_instead(world: World) -> None:
+def test_calls_that_a_stock_server_lacks_are_refused_with_an_alternative(world: World) -> None:
     cli, state = world.cli, world.failed()
     fails(cli("states", "ls"), 3, "--run RUN")
     fails(cli("states", "show", state.id), 3, "--run RUN")
@@ -163,7 +163,7 @@ def test_what_a_stock_server_cannot_do_is_said_with_what_to_do_instead(world: Wo
     fails(cli("backup", "copy.db"), 3, "speaks only v0")
 
 
-def test_what_is_not_there_is_not_found_though_the_server_breaks_over_it(world: World) -> None:
+def test_unknown_ids_are_not_found_although_the_server_fails_on_them(world: World) -> None:
     cli, state = world.cli, world.failed()
     fails(cli("states", "retry", "nonsense"), 6, "there is no state 'nonsense'")
     fails(cli("states", "show", "nonsense", "--run", state.run_id), 6, "there is no state 'nonsense'")
@@ -172,7 +172,7 @@ def test_what_is_not_there_is_not_found_though_the_server_breaks_over_it(world: 
     fails(cli("trigger", "other"), 6, "there is no graph 'other'", "g")
 
 
-def test_a_run_is_worked_through_and_its_result_printed(world: World) -> None:
+def test_a_run_is_executed_and_its_result_printed(world: World) -> None:
     world.stock.registrations_collide = 1
     world.stock.looks_pending = 0
     end = ended("run", "nodes.py", "-i", "text=xyz", cwd=world.cli.folder, env=world.env, code=0)
@@ -181,7 +181,7 @@ def test_a_run_is_worked_through_and_its_result_printed(world: World) -> None:
     assert "cannot shout that" in end.out + end.err
 
 
-def test_a_worker_that_is_told_to_stop_hands_back_and_ends_with_0(world: World) -> None:
+def test_a_stopped_worker_exits_0(world: World) -> None:
     with world.worker() as worker:
         assert world.cli("trigger", "g").code == 6
         assert world.cli("graph", "apply", "nodes.py").code == 0
@@ -191,7 +191,7 @@ def test_a_worker_that_is_told_to_stop_hands_back_and_ends_with_0(world: World) 
     assert world.stock.statuses() == {"SUCCESS": 4}
 
 
-def test_a_worker_whose_requeue_got_no_answer_names_the_state_and_ends_with_75(world: World) -> None:
+def test_a_worker_whose_requeue_was_not_answered_names_the_state_and_exits_75(world: World) -> None:
     world.stock.proxy = lambda method, path: "lost" if path.endswith("after") else ""
     (state,) = world.stock.add("Shout", text="later")
     with world.worker() as worker:

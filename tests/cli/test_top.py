@@ -40,7 +40,7 @@ def test_the_figures_of_a_namespace_are_shown() -> None:
     assert text.index("Digest ") < text.index("Scan "), "what has something to do comes first"
 
 
-def test_what_is_out_of_the_ordinary_stands_out() -> None:
+def test_unusual_nodes_and_runtimes_are_highlighted() -> None:
     text = shown(
         overview(
             waiting_is_more=True,
@@ -63,7 +63,7 @@ def test_what_is_out_of_the_ordinary_stands_out() -> None:
     assert "2 kinds of runtimes claim through v0" in text
 
 
-def test_where_there_is_nothing_it_says_so() -> None:
+def test_empty_tables_say_that_they_are_empty() -> None:
     text = shown(overview(nodes=[], runtimes=[], runtime_count=0, runs=[], oldest=None))
     for part in ("no node is registered", "no runtime is known", "no run yet"):
         assert part in text
@@ -102,7 +102,7 @@ def test_a_small_terminal_shows_a_part_of_each_table_and_how_much_that_is() -> N
     ]
 
 
-def test_names_give_way_before_columns_do_and_columns_in_their_order() -> None:
+def test_names_are_shortened_before_columns_are_left_out() -> None:
     columns = (Column("NAME", right=False, flexible=True), Column("A", missing=1), Column("B", missing=2))
     rows = [[Text("a-name-of-twenty-char"), Text("1"), Text("2")]]
     assert table_lines(columns, rows, 40)[1].plain == "a-name-of-twenty-char  1  2"
@@ -131,7 +131,7 @@ def test_the_rate_is_of_the_last_seconds_also_when_the_hour_moves_on() -> None:
 # -- how it is called
 
 
-def test_where_output_is_no_terminal_it_is_printed_once(cli: Cli) -> None:
+def test_without_a_terminal_it_is_printed_once(cli: Cli) -> None:
     run_id = cli("trigger", "fan", "--follow").out.split()[0]
     end = cli("top")
     assert (end.code, end.err) == (0, ""), end
@@ -150,7 +150,7 @@ def test_as_json_it_is_the_whole_overview(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "nan", "x"])
-def test_no_other_interval_can_be_asked_for(cli: Cli, interval: str) -> None:
+def test_an_invalid_interval_is_refused(cli: Cli, interval: str) -> None:
     fails(cli("top", "--interval", interval), 2, "--interval")
 
 
@@ -177,7 +177,7 @@ def end(terminal: Terminal, way: str) -> None:
     assert "Traceback" not in terminal.screen
 
 
-def test_it_goes_on_until_a_signal(running: Server, tmp_path: Path) -> None:
+def test_it_continues_until_a_signal(running: Server, tmp_path: Path) -> None:
     command = [*EXOTRIO, "top", *OPTIONS]
     with Terminal(command, cwd=tmp_path, env=running.env, shows_output=True) as terminal:
         terminal.until("q quits")
@@ -221,7 +221,7 @@ def test_it_survives_a_restart_of_the_state_manager_until_q(tmp_path: Path) -> N
         end(terminal, "q")
 
 
-def test_a_first_look_that_fails_is_an_error_and_no_view(tmp_path: Path) -> None:
+def test_a_failing_first_update_is_an_error(tmp_path: Path) -> None:
     env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1", "EXOSPHERE_API_KEY": "k"}
     command = [*EXOTRIO, "top", "--namespace", "n"]
     with Terminal(command, cwd=tmp_path, env=env, shows_output=True) as terminal:

@@ -83,7 +83,7 @@ def test_each_line_is_a_run_and_the_ids_are_printed_in_their_order(cli: Cli, pla
     assert place.total == before + 3
 
 
-def test_the_other_options_are_for_lines_that_say_nothing_else(cli: Cli, place: Place) -> None:
+def test_the_other_options_are_defaults_for_the_lines(cli: Cli, place: Place) -> None:
     text = lines({"inputs": {"p": "line"}}, {"inputs": {"q": "line"}}).rstrip("\n")  # without an end
     reply = cli.json("trigger", "g", "--each", cli.write("runs.jsonl", text), "-i", "p=option")
     assert reply.keys() == {"graph", "run_ids"}
@@ -157,7 +157,7 @@ def test_a_key_in_a_line_or_an_option_starts_its_run_once(cli: Cli, place: Place
         assert keys[0] in shown
 
 
-def test_a_key_needs_our_state_manager_and_has_to_be_one(cli: Cli, place: Place) -> None:
+def test_a_key_has_to_be_valid_and_needs_exotrios_state_manager(cli: Cli, place: Place) -> None:
     before = place.total
     for line, problem in (
         ({"key": "k" * 257}, "its key has 257 characters; at most 256 are allowed"),
@@ -232,7 +232,7 @@ def test_an_error_names_ten_lines_and_no_value(cli: Cli) -> None:
     ],
 )
 @only_native
-def test_options_that_do_not_fit_are_told(cli: Cli, arguments: str, code: int, said: str) -> None:
+def test_options_that_cannot_be_combined_are_refused(cli: Cli, arguments: str, code: int, said: str) -> None:
     end = cli(*arguments.split(), code=code)
     assert said in end.err
 
@@ -254,7 +254,7 @@ def test_a_batch_given_again_starts_no_run_twice(cli: Cli, place: Place) -> None
     assert cli.json("trigger", "g", "--each", "-", stdin=first)["run_ids"][0] not in again
 
 
-def test_where_a_batch_cannot_be_told_again_it_is_refused(cli: Cli, place: Place) -> None:
+def test_a_batch_is_refused_where_it_cannot_be_repeated(cli: Cli, place: Place) -> None:
     end = cli("trigger", "g", "--each", "-", "--batch", str(uuid4()), stdin=lines({}))
     if place.native:
         assert end.code == 0, end
@@ -321,7 +321,7 @@ async def given_again(end: Ended, folder: Path, place: Place) -> Ended:
     return end
 
 
-async def test_ctrl_c_says_how_many_were_started_and_how_to_go_on(tmp_path: Path, place: Place) -> None:
+async def test_ctrl_c_prints_how_many_runs_were_started(tmp_path: Path, place: Place) -> None:
     before, count = place.total, 5 * MAX_BATCH if place.native else 50
     async with interrupted(tmp_path, place, count=count, passes=2) as command:
         command.process.signal(signal.SIGINT)
@@ -341,7 +341,7 @@ async def test_ctrl_c_says_how_many_were_started_and_how_to_go_on(tmp_path: Path
 
 
 @only_native
-async def test_a_lost_connection_says_it_too(tmp_path: Path, place: Place) -> None:
+async def test_a_lost_connection_prints_how_to_continue(tmp_path: Path, place: Place) -> None:
     before, count = place.total, 3 * MAX_BATCH
     async with interrupted(tmp_path, place, count=count, passes=1) as command:
         command.connections.cancel()

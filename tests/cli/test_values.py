@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "value"
 
 
-def test_a_value_is_text_as_it_stands() -> None:
+def test_a_value_is_literal_text() -> None:
     assert values("-i", "a=b=c", "-i", "b=", "-i", "c= x ", "-i", "d=ü@")[0] == {
         "a": "b=c",
         "b": "",
@@ -102,7 +102,7 @@ def test_a_secret_in_the_arguments_is_refused_and_not_repeated() -> None:
         (["--secret", "a=@/no/such/file"], "/no/such/file cannot be read"),
     ],
 )
-def test_a_value_that_cannot_be_had_is_told(arguments: list[str], said: str) -> None:
+def test_a_value_that_cannot_be_read_is_an_error(arguments: list[str], said: str) -> None:
     assert said in refused(*arguments, stdin=b"{}")
 
 
@@ -117,7 +117,7 @@ def test_a_value_that_cannot_be_had_is_told(arguments: list[str], said: str) -> 
         (b"\xff", "is not UTF-8 text"),
     ],
 )
-def test_a_file_of_values_that_cannot_be_used_is_told_without_its_content(
+def test_an_invalid_file_of_values_is_refused_without_its_content(
     file: Path, content: bytes, said: str
 ) -> None:
     file.write_bytes(content)
@@ -150,7 +150,7 @@ def test_json_is_read_as_the_standard_library_reads_it(value: object, indent: in
 
 
 @given(st.text(alphabet='{}[]",:01eE.-+ntrufals \n\\', max_size=30))
-def test_text_is_json_exactly_where_the_standard_library_says_so(text: str) -> None:
+def test_invalid_json_is_refused_exactly_as_by_the_standard_library(text: str) -> None:
     def reads(read: object) -> bool:
         try:
             read(text)  # type: ignore[operator]

@@ -97,7 +97,7 @@ def is_taken(annotation: Any, text: str) -> bool:
 
 
 @pytest.mark.parametrize("annotation", EXACT, ids=str)
-def test_a_text_fits_what_is_registered_if_the_node_takes_it(annotation: Any) -> None:
+def test_a_text_fits_the_registration_if_the_node_accepts_it(annotation: Any) -> None:
     found = declared(schema_of(annotation))
     assert found.description == EXACT[annotation]
     for text in TEXTS:
@@ -107,7 +107,7 @@ def test_a_text_fits_what_is_registered_if_the_node_takes_it(annotation: Any) ->
 
 
 @pytest.mark.parametrize("annotation", LOOSE, ids=str)
-def test_no_text_is_refused_that_the_node_takes(annotation: Any) -> None:
+def test_no_text_is_refused_that_the_node_accepts(annotation: Any) -> None:
     description, refused = LOOSE[annotation]
     found = declared(schema_of(annotation))
     assert found.description == description
@@ -138,7 +138,7 @@ def test_the_choices_and_the_limits_are_known() -> None:
         {"type": "array", "items": 3},
     ],
 )
-def test_of_a_schema_that_is_not_understood_any_text_is_a_value(schema: object) -> None:
+def test_a_schema_that_is_not_understood_accepts_any_text(schema: object) -> None:
     found = declared(schema)
     assert (found.type, found.description) == ("string", "")
     assert found.problem("anything") is None

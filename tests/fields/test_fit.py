@@ -108,7 +108,7 @@ def test_a_type_fits_if_it_has_no_value_that_the_other_lacks(given: Any, wanted:
         (list[Count], [Count.ONE], set[str]),
     ],
 )
-def test_what_is_said_of_texts_in_json_is_what_happens_to_one(given: Any, value: Any, wanted: Any) -> None:
+def test_the_answer_for_texts_in_json_is_true_of_an_example(given: Any, value: Any, wanted: Any) -> None:
     text = codec_of(given).to_text(TypeAdapter(given).dump_python(value, mode="json"))
     try:
         codec_of(wanted).from_text(text)

@@ -92,14 +92,14 @@ def test_typed_fields_are_declared_as_plain_strings() -> None:
     assert "$defs" not in schema
 
 
-def test_a_model_of_strings_is_declared_and_run_as_ever() -> None:
+def test_a_model_of_strings_needs_no_codec() -> None:
     class Plain(BaseModel):
         text: Annotated[str, Field(min_length=2)] = "default"
 
     assert fields_of(Plain) is None
 
 
-def test_texts_and_values_can_be_had_of_each_other_outside_of_nodes() -> None:
+def test_texts_and_values_are_converted_outside_of_nodes() -> None:
     values = Inputs(plain="a", count=2, day=date(2024, 2, 29))
     assert from_text(Inputs, to_text(values)) == values
     assert to_text(values)["day"] == "2024-02-29"
@@ -130,7 +130,7 @@ TEXTS = ("null", '"null"', '"\\"null\\""', '"a"', '"', "", "[]", '["null"]', "a"
         (dict[str, str | None], [{"null": None, "": "null"}]),
     ],
 )
-def test_none_and_the_texts_that_look_like_it_are_told_apart(annotation: Any, values: Any) -> None:
+def test_none_and_texts_that_resemble_it_are_distinguished(annotation: Any, values: Any) -> None:
     one = create_model("One", field=(annotation, ...))
     many = create_model("Many", field=(list[annotation], ...))
     texts = [to_text(one(field=value))["field"] for value in values]
@@ -177,12 +177,12 @@ async def test_inputs_that_do_not_fit_are_all_named_without_their_values() -> No
     assert "canary" not in error
 
 
-async def test_the_model_has_the_last_word_about_what_it_takes() -> None:
+async def test_the_model_itself_validates_the_values() -> None:
     assert "  count: Input should be greater than 0" in await errors(Echo, plain="x", count="0")
     assert "  count: Field required" in await errors(Echo, plain="x")
 
 
-async def test_a_secret_that_came_as_an_input_is_not_told() -> None:
+async def test_a_secret_in_an_input_is_not_shown() -> None:
     class Telling(BaseNode):
         class Inputs(BaseModel):
             number: Annotated[int, AfterValidator(refuse)]
@@ -197,7 +197,7 @@ async def test_a_secret_that_came_as_an_input_is_not_told() -> None:
     assert "I will not take ***" in outcome.error
 
 
-async def test_an_element_that_does_not_fit_is_named_by_its_place() -> None:
+async def test_an_element_that_does_not_fit_is_named_by_its_position() -> None:
     assert "items: a text of 24 characters is no" in await errors(
         Echo, plain="", count="1", items='[{"name": "a"}, "plain"]'
     )
@@ -205,7 +205,7 @@ async def test_an_element_that_does_not_fit_is_named_by_its_place() -> None:
     assert "element 1: name: Field required" in error
 
 
-async def test_outputs_that_do_not_hold_what_their_type_says_are_an_error() -> None:
+async def test_outputs_that_are_not_of_their_types_are_an_error() -> None:
     class Wrong(BaseNode):
         class Outputs(BaseModel):
             count: int = 0

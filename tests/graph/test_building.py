@@ -157,7 +157,7 @@ async def test_a_built_graph_runs_with_its_lists_and_defaults(autojump_clock: Mo
     assert (run.errors, run.outputs("write_report")) == ([], [{"total": str(3 * len("/etc: /etc/a"))}])
 
 
-async def test_a_graph_to_which_nothing_was_added_is_invalid() -> None:
+async def test_a_graph_without_nodes_is_invalid() -> None:
     with pytest.raises(GraphInvalid, match="has 0"):
         await run_graph(Graph("g", namespace="ns"), [Plan])
     with pytest.raises(ValidationError, match="at least one node"):
@@ -183,7 +183,7 @@ def test_a_node_that_is_only_named_takes_any_value(value: object, text: str) -> 
     assert graph.store_config.required_keys == ["to"]
 
 
-def test_a_node_without_references_says_what_it_follows() -> None:
+def test_a_node_without_references_names_what_it_follows() -> None:
     graph, _, scan, digest = audit()
     graph.add(Options, after=[scan, digest], inputs={"after": "x", "run": UUID(int=1)}, due="2024-02-29")
     assert graph.nodes[1].next_nodes == ["digest", "options"]
@@ -349,7 +349,7 @@ OTHER = audit()[1]
         (lambda g, p, s, d: g.add("B", after=d.line), "what add() returned, not a OutputReference"),
     ],
 )
-def test_a_mistake_is_refused_where_it_is_written_and_changes_nothing(
+def test_a_mistake_is_refused_at_its_line_and_changes_nothing(
     add: Callable[[Graph, AddedNode, AddedNode, AddedNode], object], problem: str
 ) -> None:
     graph, plan, scan, digest = audit()

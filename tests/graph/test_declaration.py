@@ -46,7 +46,7 @@ def extra(name: str, value: object) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_field_that_does_not_exist_is_refused_beside_other_problems(
+def test_an_unknown_field_is_refused_together_with_other_problems(
     declare: Callable[[], object], problems: list[str]
 ) -> None:
     with pytest.raises(ValidationError) as caught:
@@ -55,7 +55,7 @@ def test_a_field_that_does_not_exist_is_refused_beside_other_problems(
     assert told == problems
 
 
-def test_the_value_of_a_field_that_does_not_exist_is_not_told() -> None:
+def test_the_value_of_an_unknown_field_is_not_shown() -> None:
     with pytest.raises(ValidationError) as caught:
         Graph("g", [NODE], **extra("secret", {"token": "hush"}))
     assert "hush" not in str(caught.value)
@@ -82,7 +82,7 @@ def test_a_retry_policy_in_seconds(
     assert (policy.max_retries, policy.backoff_factor, policy.exponent, policy.max_delay) == fields
 
 
-def test_a_retry_policy_refuses_what_is_no_delay_and_no_jitter() -> None:
+def test_a_retry_policy_refuses_invalid_delays_and_jitters() -> None:
     with pytest.raises(ValidationError, match="backoff_factor"):
         RetryPolicyModel.fixed(0)
     with pytest.raises(ValidationError, match="max_delay"):

@@ -105,7 +105,7 @@ async def test_each_fault_at_each_moment_does_what_the_table_says(
     assert sum(run.begun["work"] for run in logs.runs) == 2 + 2 * 1 + 3 * 2 + 2 + 1 + 1
 
 
-async def test_what_was_killed_goes_on_and_is_cancelled_after_the_check_and_before_the_next_setup(
+async def test_killed_code_is_cancelled_after_the_check_and_before_the_next_setup(
     autojump_clock: MockClock,
 ) -> None:
     logs: list[list[str]] = []
@@ -163,7 +163,7 @@ class Polite(BaseNode):
         world.say(self.stopping.value or "goes on")
 
 
-async def test_a_drain_is_tried_at_nodes_that_ask_whether_they_should_stop(autojump_clock: MockClock) -> None:
+async def test_a_drain_is_tried_at_nodes_that_read_stopping(autojump_clock: MockClock) -> None:
     drained = (await seen(Polite, Fault.DRAINED)).by_point
     assert drained == {
         "None": ["goes on"],
@@ -250,7 +250,7 @@ class Long(BaseNode):
         await trio.sleep(40)
 
 
-async def test_a_run_that_takes_twice_as_long_with_a_fault_has_the_time(autojump_clock: MockClock) -> None:
+async def test_a_run_with_a_fault_may_take_twice_as_long(autojump_clock: MockClock) -> None:
     found = await explore(graph(Long), [Long], setup=fresh, check=Logs(), faults=[Fault.KILLED], timeout=60)
     assert len(found.tried) == 3
 
@@ -265,7 +265,7 @@ class Stubborn(BaseNode):
                 world.say("done")
 
 
-async def test_a_node_that_goes_on_however_often_it_is_cancelled_is_named(autojump_clock: MockClock) -> None:
+async def test_a_node_that_ignores_cancellation_is_named(autojump_clock: MockClock) -> None:
     with pytest.raises(CheckFailed) as caught:
         await explore(graph(Stubborn), [Stubborn], setup=fresh, check=Logs())
     (failure,) = caught.value.exploration.failures
@@ -299,7 +299,7 @@ async def toss(check: Callable[[CrashRun[None]], object] = bool, **options: int)
     return await explore(FAN_OUT, [Roll, Toss], check=check, faults=faults, **options)  # type: ignore[arg-type]
 
 
-async def test_the_same_seed_gives_the_same_points_and_as_many_of_them_as_asked_for(
+async def test_the_same_seed_gives_the_same_points(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_watch, "INTERVAL", 0.0005)  # as if all took long, on a busy machine
@@ -320,7 +320,7 @@ async def test_the_same_seed_gives_the_same_points_and_as_many_of_them_as_asked_
     assert numbers == sorted(numbers)
 
 
-async def test_it_ends_after_as_many_failures_as_asked_for(autojump_clock: MockClock) -> None:
+async def test_it_ends_after_the_maximum_of_failures(autojump_clock: MockClock) -> None:
     def check(run: CrashRun[None]) -> None:
         assert run.point is None
 
@@ -337,7 +337,7 @@ async def test_it_refuses_a_real_clock() -> None:
         await explore(graph(), [Work], check=ran_once)
 
 
-async def test_it_refuses_a_clock_that_does_not_go_on_by_itself(mock_clock: MockClock) -> None:
+async def test_it_refuses_a_clock_that_does_not_jump(mock_clock: MockClock) -> None:
     with pytest.raises(ConfigurationError, match="autojump_clock"):
         await explore(graph(), [Work], check=ran_once)
 
@@ -363,7 +363,7 @@ async def test_it_refuses_what_cannot_be_run(autojump_clock: MockClock) -> None:
         await explore(graph(), [Work], check=ran_once, setup=fresh_later)  # type: ignore[misc]
 
 
-async def test_a_check_that_fails_without_a_fault_says_so(autojump_clock: MockClock) -> None:
+async def test_a_check_that_fails_without_a_fault_is_reported(autojump_clock: MockClock) -> None:
     def check(run: CrashRun[World]) -> None:
         raise ValueError("always")
 
@@ -373,7 +373,7 @@ async def test_a_check_that_fails_without_a_fault_says_so(autojump_clock: MockCl
         await explore(graph(), [Work], setup=fresh, check=check)
 
 
-async def test_what_setup_leaves_of_the_run_before_is_noticed(autojump_clock: MockClock) -> None:
+async def test_state_that_setup_keeps_is_noticed(autojump_clock: MockClock) -> None:
     fresh()
     with pytest.raises(CheckFailed, match="not the second time: setup must make all fresh"):
         await explore(graph(), [Work], setup=lambda: world, check=ran_once)

@@ -297,6 +297,6 @@ async def test_a_mistake_is_found(mistake: Mistake, autojump_clock: MockClock) -
 
 
 @each
-async def test_in_its_correction_nothing_is_found(mistake: Mistake, autojump_clock: MockClock) -> None:
+async def test_its_correction_passes(mistake: Mistake, autojump_clock: MockClock) -> None:
     found = await rehearse(mistake.right, mistake.holds, POINTS)
     assert len(found.tried) == min(POINTS, len(found.points))
