@@ -11,7 +11,7 @@
     │   ├── DatabaseBusy         another process owns it
     │   └── DatabaseTooNew       a newer exotrio wrote it
     ├── PortBusy                 another process listens on the port
-    └── ManagerError             a state manager did not do what was asked
+    └── ManagerError             a state manager did not do what was requested
         ├── ManagerUnavailable   no usable answer: connection, timeout, 5xx
         │   └── InvalidResponse  an answer that no state manager gives: HTML, JSON of another shape
         ├── KeyRefused           401 or 403
@@ -121,7 +121,7 @@ class PortBusy(ExotrioError):
 
 
 class ManagerError(ExotrioError):
-    """A state manager did not do what was asked.
+    """A state manager did not do what was requested.
 
     Attributes:
         status: HTTP status of the answer, or None without one.
@@ -156,11 +156,11 @@ class ManagerUnavailable(ManagerError):
 
 
 class InvalidResponse(ManagerUnavailable):
-    """What answered is not a state manager, or not one of a fitting version: HTML, or JSON of another shape.
+    """The answer is not one of a state manager, or not of a suitable version: HTML, or JSON of another shape.
 
-    A ``ManagerUnavailable``, since it is as unknown what became of the request. But asking again does not
-    help as it does in an outage, so ``StateManager`` raises it at once. A runtime goes on asking: what
-    answers may be a proxy whose state manager is being replaced, and finished work waits for that.
+    A ``ManagerUnavailable``, since the fate of the request is just as unknown. But repeating it does not help
+    as in an outage, so ``StateManager`` raises it at once. A runtime repeats it: the answer may come from a
+    proxy whose state manager is being replaced, and finished work waits for that.
     """
 
 
@@ -169,7 +169,7 @@ class KeyRefused(ManagerError):
 
 
 class NotFound(ManagerError):
-    """The state manager does not know the thing asked for (404)."""
+    """The state manager does not know the requested object (404)."""
 
 
 class RequestRefused(ManagerError):

@@ -7,8 +7,8 @@
         ...                            # answer 503, and why
     body, content_type = metrics.render()
 
-``python -m exotrio worker --health-port`` serves them from a thread of its own, which also answers
-while node code blocks the loop. ``Runtime.observe`` takes a function of your own instead.
+``python -m exotrio worker --health-port`` serves them from a separate thread, which also answers
+while node code blocks the loop. ``Runtime.observe`` passes the same events to any function.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 MAX_LAG = 5.0
 """Seconds a loop may be late before its process counts as hung."""
 POLL_MEMORY = 30.0
-"""Seconds since the last claim that succeeded after which failing ones count."""
+"""Seconds since the last successful claim, after which failing claims end the readiness."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads; our names need nothing newer."""
 STATE_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
@@ -116,12 +116,12 @@ class Health:
 class RuntimeMetrics:
     """The metrics of one runtime for Prometheus. Make them before the runtime is started.
 
-    Labels are node names and fixed words, never the id of a run or a state: each value of a label is a time
-    series of its own.
+    Labels are node names and fixed words, never the id of a run or a state: each value of a label is a
+    separate time series.
 
     Args:
         runtime: The runtime.
-        registry: Where they are registered. Defaults to a registry of their own, never the global one.
+        registry: Where they are registered. Defaults to a new registry, never the global one.
 
     Attributes:
         registry: Where they are registered.
@@ -132,7 +132,7 @@ class RuntimeMetrics:
     """
 
     def __init__(self, runtime: Runtime, *, registry: CollectorRegistry | None = None) -> None:
-        # Here, as below: only who makes metrics needs this extra.
+        # Here, as below: only metrics need this extra.
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
         self._runtime = runtime
@@ -167,7 +167,7 @@ class RuntimeMetrics:
             raise ConfigurationError(
                 "these metrics cannot be registered",
                 [str(error)],
-                fix="give each runtime a registry of its own",
+                fix="give each runtime a separate registry",
             ) from error
         # A series that only begins at its first error has no rate of errors before it.
         for node in runtime.nodes:
@@ -178,7 +178,7 @@ class RuntimeMetrics:
         runtime.observe(self._observe)
 
     def render(self) -> tuple[bytes, str]:
-        """Return the present values in Prometheus' text format, and its content type. From any thread."""
+        """Return the current values in Prometheus' text format, and its content type. From any thread."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry), CONTENT_TYPE
@@ -200,7 +200,7 @@ class RuntimeMetrics:
 
 
 class _Gauges:
-    """Asks the runtime whenever somebody scrapes."""
+    """Reads the vitals of the runtime at each scrape."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -214,7 +214,7 @@ class _Gauges:
 
         vitals = self._runtime.vitals
         for name, text, value in (
-            ("exotrio_workers", "Most states that run at once.", vitals.workers),
+            ("exotrio_workers", "Maximum number of states that run at once.", vitals.workers),
             ("exotrio_workers_busy", "States that run.", len(vitals.running)),
             ("exotrio_buffered_states", "Claimed states that wait for a worker.", vitals.buffered),
             ("exotrio_outcomes_pending", "Outcomes not delivered yet.", vitals.undelivered),

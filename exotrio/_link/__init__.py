@@ -16,15 +16,17 @@
 - ``outcomes``: the one form of an outcome outside this process; the outbox of the runtime uses it, too.
 
 A link does not know workers, channels or phases. It repeats nothing that its callers can repeat: it
-returns what is known of each item (``Fate``), and the poller and the reporter decide.
+returns the fate of each item (``Fate``), and the poller and the reporter decide.
 
 Rules
 -----
 
-1. A claim is settled before ``trio.Cancelled`` leaves it: what it took is released, or logged. On v0 the
+1. A claim is settled before ``trio.Cancelled`` leaves it: the states that it took are released, or logged. On
+v0 the
    answer alone names the states, so the request is shielded until it is there; a native claim has an id
    under which it is released without its answer.
-2. A lost answer to a v0 claim is counted (``lost_claims``) and logged: the states stay QUEUED unknown to us.
+2. A lost answer to a v0 claim is counted (``lost_claims``) and logged: no runtime knows of the states, which
+   stay QUEUED.
 3. On v0, ``re-enqueue-after`` acts on any state, also on one that ended. So a release or a requeue is sent
    once, and never after a report whose fate is unknown (``Fate.UNKNOWN`` otherwise). Reports may be repeated.
 4. On the native API, tokens guard reports and releases: both may be repeated.
@@ -32,7 +34,8 @@ Rules
 5. A refusal that would end a report or a release is believed only if the server repeats it after it has said
    again what it is: a gateway without a route, or another application on the port, refuses everything.
 6. One item that cannot be delivered must not cost others their delivery: a batch that is refused as a whole
-   is halved down to the item at fault, and one request of an outage is enough. So is one with which the
-   state manager fails (500, in its own JSON); ``probe`` tells whether it fails with everything.
+   is halved down to the item at fault, and one request of an outage is enough. The same applies to an item
+   with which the state manager fails (500, in its own JSON); ``probe`` finds out whether it fails with
+   everything.
 7. Every shield has a deadline, which only becomes earlier.
 """

@@ -1,4 +1,4 @@
-"""From an endpoint to a link: discovery, choice, and another choice when the server was replaced.
+"""The link that finds out which API the server speaks, and does so again when the server may be another one.
 
 A runtime works through one ``AutoLink`` for its whole life. It holds both adapters over the same
 connections and points at the one that fits the server, so that switching loses nothing: claims
@@ -62,13 +62,13 @@ class AutoLink:
     ``Link`` documents its methods.
 
     When the server may be another one (an outage ended, something was refused), or says that it lacks nodes,
-    the next call first asks it what it is, and registers the nodes again in case it does not know them.
-    During an outage that question fails in place of the call. So no v0 claim, whose lost answer would leave
+    the next call first finds out what it is, and registers the nodes again in case it does not know them.
+    During an outage that request fails in place of the call. So no v0 claim, whose lost answer would leave
     states claimed, is sent to a server that is away. After an answer 500 of the server itself, no v0 release
     or requeue, which can be sent only once, is sent before the server was asked: it may answer while its
     database is away. Any other 500 comes from a proxy in between, and is an outage.
 
-    A server that speaks only v0 is asked every minute whether it speaks the native API by now.
+    A server that speaks only v0 is checked every minute for the native API.
 
     Args:
         endpoint: The state manager. Nothing is sent to it before the first ``register``.
@@ -131,7 +131,7 @@ class AutoLink:
 
     @property
     def registered_for(self) -> float:
-        # Not on Trio's clock, which is another one in the thread that sends heartbeats.
+        # Not on Trio's clock: the thread that sends heartbeats has another one.
         return time.monotonic() - self._registered_at
 
     def register_again(self) -> None:
@@ -197,7 +197,7 @@ class AutoLink:
     async def heartbeat(
         self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
     ) -> HeartbeatAnswer | None:
-        # Also while it is in doubt what the server is: an answer of the right form is about these leases.
+        # Also while it is unknown what the server is: an answer of the right form is about these leases.
         return await self._watch(self._current.heartbeat(heartbeat, states, timeout=timeout))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
@@ -208,7 +208,7 @@ class AutoLink:
         await self._http.aclose()
 
     async def _adapter(self, *, once: bool = False) -> V0Link | NativeLink:
-        """Return the adapter that fits the server, asking it first if that is in doubt.
+        """Return the adapter that fits the server; find out first if that is in doubt.
 
         ``once`` says that the call may send something that v0 allows to be sent only once.
         """
@@ -219,7 +219,8 @@ class AutoLink:
             if self._is_sure(once):
                 return self._current
             if self._failure is not None and self._failures > failures:
-                # Another task asked meanwhile. Asking once per waiting task would add up their timeouts.
+                # Race: another task failed to find out while this one waited for the lock. One attempt for
+                # each waiting task would add up their timeouts.
                 raise _unsent(self._failure)
             try:
                 self._current = await self._choose()
@@ -315,7 +316,8 @@ class AutoLink:
         return settlements
 
     def _doubt(self, status: int | None) -> None:
-        """Ask the server again before the next call, if a failure with this status gives reason to."""
+        """Find out again what the server is before the next call, if a failure with this status is a
+        reason."""
         if status not in _INCONCLUSIVE_STATUSES:
             self._sure = False
 

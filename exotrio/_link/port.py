@@ -23,15 +23,16 @@ class Claim:
     """A state this runtime holds, until it is reported or released.
 
     Attributes:
-        identifier: Its place in the graph.
+        identifier: Its identifier in the graph.
         graph_name, run_id: None on v0, which does not say.
         token: Lease token, None on v0.
         attempt: 1 for the first attempt; None on v0, which does not say.
-        deliveries: How many workers in a row ended while they ran it.
+        deliveries: How many runtimes in a row were lost while they ran it.
         announce: A heartbeat has to say that it runs before it begins.
         alone: It is to run while nothing else runs in this process.
         lease: Seconds the lease lasts from when the claim was sent, None without a lease.
-        timeout: Most seconds for one execution by the graph. None if it has no limit, and on v0, which does
+        timeout: Maximum seconds of one execution, by the graph. None if it has no limit, and on v0, which
+        does
             not say.
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
     """
@@ -69,7 +70,7 @@ class Room:
 
 
 class Fate(Enum):
-    """What is known of one report or release after an attempt."""
+    """The fate of one report or release after an attempt, as far as it is known."""
 
     SETTLED = "settled"
     """The state manager has it (now, or already had it)."""
@@ -153,7 +154,7 @@ class Link(Protocol):
 
     @property
     def lost_claims(self) -> int:
-        """Largest number of states that may be claimed unknown to us, since answers to claims were lost."""
+        """Maximum number of states that may be claimed unknown to us, since answers to claims were lost."""
 
     def settle_by(self, deadline: float) -> None:
         """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.

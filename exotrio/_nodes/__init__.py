@@ -1,10 +1,10 @@
-"""What users write: node classes; and how an execution ends. Nothing here runs a node.
+"""Node classes, which users write, and how an execution ends. Nothing here runs a node.
 
 - ``base``: ``BaseNode``, and what a running node sees of its runtime (``stopping``, ``progress``);
 - ``checks``: what makes a class unusable as a node, and the declaration of a usable one;
 - ``outcome``: how an execution ended, as data (``_execution`` makes it, ``_link`` encodes it), and the
   signals that a node raises to end in another way than with outputs;
-- ``progress``: how far a running node says that it is;
+- ``progress``: the progress that a running node reports;
 - ``importing``: how another process finds a node class.
 
 Rules: all problems of all classes are found at once, before anything is claimed; no message contains the

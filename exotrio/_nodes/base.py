@@ -36,7 +36,7 @@ class StopView:
     """Why a node should end, as the node sees it. The runtime writes it; threads may read it.
 
     A timeout sets no flag: each reader compares the clock with the deadline. So the node, its thread and the
-    shutdown always agree on whether it is over.
+    shutdown always agree on whether it has passed.
 
     Attributes:
         reason: What the runtime set.
@@ -78,7 +78,7 @@ class _HasSecrets(Protocol[Model]):
     def Secrets(self) -> type[Model]: ...
 
 
-# For type checkers only. A nested class of a subclass is a type of its own, so an attribute of the base
+# For type checkers only. A nested class of a subclass is a separate type, so an attribute of the base
 # cannot have it as its type. A descriptor can: its protocol matches the class that it is read from. The
 # second overload is for a class that leaves the models out.
 
@@ -130,18 +130,19 @@ class BaseNode(ABC):
             ``"thread"`` for a plain ``def``.
 
             - ``"asyncio"``: for an ``async def`` that uses libraries for asyncio. The runtime has one
-              asyncio loop for all such nodes, in a thread of its own. A node is cancelled as asyncio does
+              asyncio loop for all such nodes, in a separate thread. A node is cancelled as asyncio does
               it, by one CancelledError, and has 5 seconds for its clean-up; after that it is stuck: it goes
               on, and nothing waits for it. ``__init__`` runs on the Trio loop.
             - ``"process"``: for code that computes, or hangs, or crashes. It runs, ``__init__`` too, in one
               of the runtime's worker processes: a plain ``def`` in its main thread, an ``async def`` in a
-              Trio loop of its own. It can always be ended: when it times out or is cancelled, its process
+              new Trio loop. It can always be ended: when it times out or is cancelled, its process
               is killed, with what it started; no ``finally`` runs then. A process that dies is an error
               of its state alone. The class must be importable: at the top level of a module or file.
-        timeout: Class attribute: most seconds for one ``execute``. Then it is cancelled, and the state
+        timeout: Class attribute: maximum seconds of one ``execute``. Then it is cancelled, and the state
             becomes an error that says so, unless it still returns a value. A plain ``def`` in a thread is
             stuck then: it goes on, and nothing waits for it. None, the default: no limit.
-        concurrency: Class attribute: most states of this class that one runtime holds at once, running
+        concurrency: Class attribute: maximum number of states of this class that one runtime holds at once,
+        running
             or waiting for a worker. A plain ``def`` that timed out does not count, even while its thread
             goes on. None, the default: only the runtime's own limit.
         no_retry: Class attribute: exceptions after which the state is not retried, as after ``NoRetry``; with

@@ -21,7 +21,7 @@ _is_worker_process = False
 
 
 def be_worker_process() -> None:
-    """Say that this process runs single nodes for a runtime in another one, until its end.
+    """Mark this process as one that runs single nodes for a runtime in another process.
 
     A file of nodes that is not guarded starts its runtime when it is loaded: in a worker process that would
     claim states, and start worker processes, which load the file, and so on.
@@ -36,7 +36,7 @@ def is_worker_process() -> bool:
 
 
 class NotImportable(Exception):
-    """Another process cannot find a class; the message says why, and how to change that."""
+    """Another process cannot find a class; the message says why, and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def target_of(node: type[BaseNode]) -> Target:
             f"it is defined in {module_name}, which is not a file (a notebook, an interactive session): "
             "write it into a file"
         )
-    if _found(module, name) is not node:
+    if _lookup(module, name) is not node:
         raise NotImportable(
             f"{module_name} has another object, or none, named {name}: "
             "define it by a class statement at the top level, under its own name"
@@ -86,13 +86,13 @@ def load(target: Target) -> type[BaseNode]:
         sys.modules["__main__"] = module  # for what node code pickles
     else:
         module = sys.modules.get(target.module) or _imported(target)
-    found = _found(module, target.name)
-    if not (isinstance(found, type) and issubclass(found, BaseNode)):
+    node = _lookup(module, target.name)
+    if not (isinstance(node, type) and issubclass(node, BaseNode)):
         raise NotImportable(
             f"{target.file or target.module} has no node class {target.name}, though it had when the runtime "
             "was built: was the file changed? Start the runtime again"
         )
-    return found
+    return node
 
 
 def _imported(target: Target) -> ModuleType:
@@ -101,7 +101,7 @@ def _imported(target: Target) -> ModuleType:
     except (ImportError, ValueError):
         spec = None
     if spec is None or (target.file and os.path.abspath(spec.origin or "") != target.file):
-        # It was loaded by its path, as the command line does it, under a name that nobody else finds.
+        # It was loaded by its path, as the command line does it, under a name that cannot be imported.
         return module_from_file(target.module, target.file)
     return importlib.import_module(target.module)
 
@@ -121,7 +121,7 @@ def module_from_file(name: str, file: str | None) -> ModuleType:
     return module
 
 
-def _found(module: object, name: str) -> object:
+def _lookup(module: object, name: str) -> object:
     for part in name.split("."):
         module = getattr(module, part, None)
     return module

@@ -54,8 +54,8 @@ def checked_progress(fraction: object, text: object, redactor: Redactor = NO_SEC
     if not isinstance(text, str):
         raise TypeError(f"progress: the text must be a str, not {_kind(text)}")
     # Shortened before it is cleaned, or a node that passes a whole document would pay for all of it.
-    most = 100 * MAX_TEXT
-    text = redactor.redact(text[:most], cut_after=len(text) > most)[: 2 * MAX_TEXT]
+    limit = 100 * MAX_TEXT
+    text = redactor.redact(text[:limit], cut_after=len(text) > limit)[: 2 * MAX_TEXT]
     printable = "".join(c if c.isprintable() else " " for c in text)
     return Progress(fraction, " ".join(printable.split())[:MAX_TEXT])
 

@@ -32,9 +32,9 @@ T = TypeVar("T")
 SAME_REQUEST = 1.0
 """Seconds within which different signals are one request: a terminal or a service manager sends several."""
 _previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
-"""The handlers that were there before ours, while ours are set; else empty."""
+"""The handlers before ours, while ours are set; else empty."""
 _watchdog: Watchdog | None = None
-"""Of this process, while it belongs to the runtime that its main thread runs."""
+"""The watchdog of this process, while the process belongs to the runtime that its main thread runs."""
 _RECIPE = (
     "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "
     "threading.Thread(target=runtime.start).start(), and later runtime.stop()"
@@ -162,7 +162,7 @@ class _SignalHandler:
             self._act(number)
 
     def _take_over(self, number: int) -> None:
-        """Handle a signal in the watchdog's thread. The main thread may come to it later."""
+        """Handle a signal in the watchdog's thread. Race: the main thread may get to it later."""
         if number in _previous:
             self._taken_over.add(number)
             self._act(number)
@@ -176,7 +176,8 @@ class _SignalHandler:
             return
         fate = self.exiting() or "states may stay claimed"
         text = f"\nexotrio: third signal: exiting without waiting; {fate}\n".encode(errors="replace")
-        # Not logged, and unbuffered: the interrupted code may hold the lock of a handler or of the stream.
+        # Not logged, and unbuffered: the interrupted code may hold the lock of a log handler or of the
+        # stream.
         exit_now(128 + number, lambda: os.write(2, text))
 
 

@@ -43,7 +43,7 @@ class Stage(Enum):
 
 @dataclass(eq=False, slots=True)
 class HeldClaim:
-    """One claimed state. Compared by identity: a state that is released and claimed again is a new one.
+    """One claimed state. Compared by identity: a state that is released and claimed again is another one.
 
     Attributes:
         lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
@@ -125,7 +125,7 @@ class HeldClaim:
 
     @property
     def running_for(self) -> str:
-        """For how long it has been running, and its progress, to be put behind its name."""
+        """For how long it has been running, and its progress, to follow its name in a log line."""
         running = f" running {trio.current_time() - self.taken_at:.0f} s"
         return running if self.progress is None else f"{running}, {self.progress}"
 

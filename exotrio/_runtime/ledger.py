@@ -1,7 +1,5 @@
-"""What a runtime holds: every claimed state from its claim until its report or release is settled.
-
-Pure bookkeeping, in the loop's thread.
-"""
+"""What a runtime holds: every claimed state from its claim until its report or release is settled. Pure
+bookkeeping, in the loop's thread."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ def seconds_asleep() -> float:
 
 
 async def let_others_finish() -> None:
-    """Let what ends at this very moment reach the ledger, so that one request covers all of it."""
+    """Let nodes that end at this moment reach the ledger, so that one request covers all of them."""
     for _ in range(STEPS_TO_END):
         await trio.lowlevel.checkpoint()
 
@@ -74,19 +72,19 @@ class Ledger:
     # -- time
 
     def now(self) -> float:
-        """Return Trio's time plus that of all suspends: Trio's clock stands still then, leases go on."""
+        """Return Trio's time plus the time of all suspends: then Trio's clock does not run, but leases do."""
         return trio.current_time() + self.asleep()
 
     def lapsed(self, held: HeldClaim) -> bool:
         """Whether its lease has ended as far as is known here."""
-        # In process it has no end. To read two clocks twice took 2 us of each state.
+        # In process it has no end; to read two clocks for nothing took 2 us of each state.
         return held.lease_until < math.inf and self.now() >= held.lease_until
 
     def may_begin(self, held: HeldClaim) -> bool:
         """Whether its node may begin now that a worker has it."""
         return not self.lapsed(held) and (held.announced or not held.claim.announce)
 
-    # -- what comes, moves and goes
+    # -- entering, moving, removing
 
     def add(self, claim: Claim, sent_at: float = math.inf) -> HeldClaim | None:
         """Enter a claim whose request was sent at that time on the clock of ``now``; return what is held now.
@@ -155,7 +153,7 @@ class Ledger:
         return held
 
     def run(self, held: HeldClaim, execution: Execution) -> None:
-        """Enter that a worker runs it now."""
+        """Enter that a worker runs it from now on."""
         held.execution = execution
         held.taken_at = trio.current_time()
         self._move(held, Stage.RUNNING)
@@ -185,7 +183,7 @@ class Ledger:
         return True
 
     def forfeit(self, held: HeldClaim) -> None:
-        """Remove one whose lease was lost or whose run was cancelled, and of which nothing is to be sent."""
+        """Remove a state whose lease was lost or whose run was cancelled; nothing of it is sent."""
         cancelled = held.forfeited is Stopping.RUN_CANCELLED
         self.end(held, Ending.RUN_CANCELLED if cancelled else Ending.LOST_LEASES)
 
@@ -219,8 +217,8 @@ class Ledger:
 
         From any thread, also while this one is in the middle of a change.
         """
-        # list() of a dict is atomic: no other thread can change the dict meanwhile. So no change of the
-        # ledger takes a lock, for a reader that comes every 20 s.
+        # Race: the loop may change the ledger at this moment. list() of a dict is atomic, so no change has to
+        # take a lock for a reader that comes every 20 s.
         return [held for held in list(self._held) if held.is_leased]
 
     def snapshot(self) -> list[HeldClaim]:
@@ -235,7 +233,7 @@ class Ledger:
         return number
 
     def active(self, node_name: str) -> int:
-        """Return how many of one node wait for a worker or run."""
+        """Return how many states of one node wait for a worker or run."""
         return self._active[node_name]
 
     def __contains__(self, held: HeldClaim) -> bool:

@@ -1,7 +1,7 @@
-"""The phases of a runtime with the moves between them, and what became of the states that it claimed.
+"""The phases of a runtime with the moves between them, and the endings of the states that it claimed.
 
-It only moves forward, and may skip phases: a cancelled scope goes from RUNNING straight to CANCELLING, a
-failed registration from STARTING to STOPPED.
+A runtime only moves forward, and may skip phases: a cancelled scope goes from RUNNING straight to CANCELLING,
+a failed registration from STARTING to STOPPED.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """Where a runtime stands.
+    """The phase of a runtime.
 
     NEW: built, not started.
     STARTING: connecting and registering.
@@ -40,8 +40,8 @@ NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.FLUSHING: frozenset({Phase.STOPPED}),
     Phase.STOPPED: frozenset(),
 }
-"""The moves that exist; any other is a defect of the runtime. STOPPED can follow every phase of a runtime
-that was started, since a defect can end it in each."""
+"""All possible moves; any other is a defect of the runtime. STOPPED can follow every phase but NEW, since a
+defect can end each."""
 
 
 def advance(current: Phase, target: Phase) -> Phase:
@@ -52,7 +52,7 @@ def advance(current: Phase, target: Phase) -> Phase:
 
 
 class Ending(Enum):
-    """What became of one claimed state. The values are the fields of ``Summary``, which explains them."""
+    """How one claimed state ended. The values are the fields of ``Summary``, which explains them."""
 
     COMPLETED = "completed"
     PRUNED = "pruned"
@@ -77,7 +77,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How a run of a runtime went, in states.
+    """The number of states that ended in each way.
 
     Attributes:
         completed: Outputs delivered.
@@ -92,7 +92,7 @@ class Summary:
         unknown: Perhaps delivered: no response came, and sending it again could do harm.
         abandoned: Not delivered: still claimed at the state manager.
         kept: Not delivered yet, but in the outbox: sent at the next start.
-        lost_claims: Most states that claims may have taken to which no response came.
+        lost_claims: Maximum number of states taken by claims to which no response came.
         left_behind: Ids of the states counted under ``unknown``, ``abandoned`` and ``kept``.
     """
 

@@ -32,14 +32,15 @@ class Options:
     has started.
 
     Attributes:
-        state_manager_uri, key, transport: As given; ``resolve_endpoint`` finds the rest when it is needed.
+        state_manager_uri, key, transport: The arguments; ``resolve_endpoint`` finds what is missing at the
+            start.
         nodes: Registered name to node class.
         declarations: The nodes as they are registered.
         digests: Registered name to the digest of its declaration.
         worker_id: Names this runtime to a state manager with leases.
 
     Raises:
-        ConfigurationError: Something cannot be used; ``problems`` names each.
+        ConfigurationError: an argument cannot be used; ``problems`` names each.
     """
 
     namespace: str
@@ -82,13 +83,10 @@ class Options:
             isinstance(outbox_file, str | os.PathLike) and os.fspath(outbox_file)
         ):
             problems.append(f"outbox must be the path of a file, not {_kind(outbox_file)}")
-        given: tuple[tuple[str, Any], ...] = (
-            ("state_manager_uri", self.state_manager_uri),
-            ("key", self.key),
-        )
+        texts: dict[str, Any] = {"state_manager_uri": self.state_manager_uri, "key": self.key}
         not_text = [
             f"{title} must be text, not {_kind(value)}"
-            for title, value in given
+            for title, value in texts.items()
             if not isinstance(value, str | None)
         ]
         problems += not_text or argument_problems(self.state_manager_uri, self.key, self.transport)

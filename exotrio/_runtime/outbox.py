@@ -12,8 +12,8 @@ The steps of an outcome, and what is lost if the process dies after each::
       v  waits for the next sync
     removed
 
-Outcomes that finish while a sync runs share the next one. Syncs run in one thread, which begins with the
-outbox: a node may leave the machine without room for another one. The reporter gets nothing before its sync
+Outcomes that finish while a sync runs share the next one. Syncs run in one thread, which starts with the
+outbox: a node may use up all threads later. The reporter gets no outcome before its sync
 is done. If the file cannot be written (the disk is full), outcomes are sent without it: then only a crash
 before they are delivered loses them. A requeue that is in the file and cannot be marked waits instead, since
 a crash could repeat it. Such an outage is logged once, and once when it is over.
@@ -109,7 +109,7 @@ class _Thread:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Mark:
-    """A request to note that entries are about to be sent, or that they were not (nobody waits for that)."""
+    """A request to note that entries are about to be sent, or that they were not."""
 
     entries: list[int]
     begun: bool
@@ -118,7 +118,7 @@ class _Mark:
 
 
 class Outbox:
-    """The outbox as the loop sees it."""
+    """The outbox, in the runtime's loop."""
 
     def __init__(self, store: OutboxStore, thread: _Thread) -> None:
         self._store = store
@@ -160,12 +160,12 @@ class Outbox:
         return held in self._entries and not (held.in_flight and held.is_unrepeatable)
 
     async def put(self, held: HeldClaim) -> None:
-        """Have its outcome written soon. Does not wait."""
+        """Write its outcome soon. Does not wait for that."""
         self._new.append(held)
         self._wake.set()
 
     def forget(self, held: HeldClaim) -> None:
-        """Have its outcome removed soon, if it is there: it is delivered, or never will be."""
+        """Remove its outcome soon, if it is there: it is delivered, or never will be."""
         if (entry := self._entries.pop(held, None)) is not None:
             self._gone.append(entry)
             self._wake.set()
@@ -207,7 +207,7 @@ class Outbox:
                 mark.done.set()
 
     async def mark(self, batch: Sequence[HeldClaim]) -> bool:
-        """Note that these are about to be sent and must not be repeated. False if that fails.
+        """Note that these are about to be sent and must not be sent twice. False if that fails.
 
         Cancellation:
             Takes the mark back: they were not sent.
@@ -216,12 +216,13 @@ class Outbox:
         try:
             await mark.done.wait()
         except trio.Cancelled:
+            # Race: the mark may be written by now, but nothing was sent.
             self.unmark(batch)
             raise
         return mark.written
 
     def unmark(self, batch: Sequence[HeldClaim]) -> None:
-        """Have it noted soon that these were not sent after all."""
+        """Note soon that these were not sent after all."""
         self._add_mark(batch, begun=False)
 
     async def aclose(self) -> None:
@@ -243,5 +244,5 @@ class Outbox:
 
 
 def _begun(marks: Sequence[_Mark]) -> dict[int, bool]:
-    """Return the entries of these marks with what the last of them says."""
+    """Return the entries of these marks, each as its last mark has it."""
     return {entry: mark.begun for mark in marks for entry in mark.entries}

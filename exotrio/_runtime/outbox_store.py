@@ -27,9 +27,9 @@ log = logging.getLogger("exotrio.outbox")
 APPLICATION_ID = 0x65786F6F  # "exoo"
 VERSION = 1
 WriteFailed = (sqlite3.Error, MemoryError, RuntimeError)
-"""The last two: a node may have used up what the machine has."""
+"""The last two: a node may have used up memory or threads."""
 LOCK_TIMEOUT = 1.0
-"""Seconds that a process which is just ending has to release the file."""
+"""Seconds that a process which is ending has to release the file."""
 _WHERE = "argument outbox of Runtime"
 _FIX = "pass another file as outbox=..."
 
@@ -45,7 +45,7 @@ CREATE TABLE entries (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One outcome that an earlier process left. ``begun``: it was marked before it was sent."""
+    """An outcome that an earlier process left. ``begun``: it was marked before it was sent."""
 
     id: int
     begun: bool
@@ -55,7 +55,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What a file holds, and for whom; ``begun`` of the outcomes may have arrived already."""
+    """How many outcomes a file holds, and for which state manager. ``begun`` of them may have arrived
+    already."""
 
     uri: str
     namespace: str
@@ -64,14 +65,15 @@ class Totals:
 
 
 def read_totals(path: Path) -> Totals:
-    """Count what a file holds, without changing any of it and without waiting for its owner.
+    """Count the outcomes in a file, without changing it and without waiting for its owner.
 
     Raises:
         DatabaseBusy: a runtime uses it.
         ConfigurationError: it cannot be read, is not an outbox, or of another version.
     """
     try:
-        # Writable, though nothing is written: else a log that was left beside it would not be read.
+        # Writable, though nothing is written: else a write-ahead log that is left next to it would not be
+        # read.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=0)) as db:
             db.execute("BEGIN")
             _check_format(db, path, where="", fix="check the path")
@@ -123,7 +125,7 @@ class OutboxStore:
     def write(
         self, new: Sequence[tuple[Claim, Outcome]], begun: Mapping[int, bool], gone: Sequence[int]
     ) -> list[int | None]:
-        """Write all of it, durably, or nothing; raise WriteFailed.
+        """Write all of it durably, or raise WriteFailed and write nothing.
 
         Args:
             new: Outcomes to add.
@@ -206,11 +208,11 @@ class OutboxStore:
             )
 
     def _read(self) -> list[Entry]:
-        found = []
+        entries = []
         for entry, begun, body in self._db.execute("SELECT id, begun, body FROM entries ORDER BY id"):
             try:
                 claim, outcome = _parsed(body)
-                found.append(Entry(id=entry, begun=bool(begun), claim=claim, outcome=outcome))
+                entries.append(Entry(id=entry, begun=bool(begun), claim=claim, outcome=outcome))
             except (NotJson, KeyError, TypeError, ValueError) as error:
                 log.error(
                     "entry %s of the outbox %s cannot be read (%s) and stays in it; the others are sent. "
@@ -219,7 +221,7 @@ class OutboxStore:
                     self.path,
                     type(error).__name__,
                 )
-        return found
+        return entries
 
 
 def _check_format(db: sqlite3.Connection, path: Path, *, where: str, fix: str) -> None:
@@ -243,7 +245,7 @@ def _explained(path: Path) -> Iterator[None]:
             raise DatabaseBusy(
                 f"the outbox {path} is in use by another process, or by another runtime of this one",
                 where=_WHERE,
-                fix="give every runtime an outbox of its own, or end the other one first",
+                fix="give every runtime a separate outbox, or end the other one first",
             ) from error
         if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise _damaged(path, str(error)) from error

@@ -1,4 +1,4 @@
-"""``Runtime``, as users meet it. What runs inside is the nursery in ``engine``."""
+"""``Runtime``, the public class. The nursery in which it runs is in ``engine``."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ log = logging.getLogger("exotrio.runtime")
 class Runtime:
     """Runs the nodes of one namespace: claims their states, executes them, reports the outcomes.
 
-    The constructor checks what it is given and names every problem at once; it connects to nothing. A state
-    manager that it is not given is looked for at the start. One Runtime runs once: with ``start()`` from
-    plain code, or with ``run()`` inside Trio.
+    The constructor checks its arguments and names every problem at once; it connects to nothing. Settings
+    that are not in the arguments are read at the start. One Runtime runs once: with ``start()`` from plain
+    code, or with ``run()`` inside Trio.
 
     Args:
         namespace: Namespace of the nodes.
@@ -54,8 +54,8 @@ class Runtime:
             the start. Under ``python -m exotrio run`` and ``dev`` the state manager of that command is used
             instead.
         key: API key. Defaults to ``EXOSPHERE_API_KEY`` (environment, .env), read at the start.
-        batch_size: Most states claimed ahead of the workers, 1 or more. Defaults to 16.
-        workers: Most states that run at once, 1 or more. Defaults to 4.
+        batch_size: Maximum number of states claimed ahead of the workers, 1 or more. Defaults to 16.
+        workers: Maximum number of states that run at once, 1 or more. Defaults to 4.
         state_manager_version: API version of the stock state manager. Defaults to ``"v0"``, the only one.
         poll_interval: Seconds between claims while there is nothing to do, above 0. Defaults to 1.
         shutdown_grace: Seconds running nodes may go on after a first signal or ``stop()``, 0 or more.
@@ -158,7 +158,7 @@ class Runtime:
 
     @property
     def summary(self) -> Summary:
-        """What became of the states claimed so far; final once the phase is STOPPED. From any thread."""
+        """The endings of the states claimed so far; final once the phase is STOPPED. From any thread."""
         return self._ledger.summary(0 if self._engine is None else self._engine.lost_claims)
 
     @property
@@ -222,7 +222,7 @@ class Runtime:
         Args:
             grace: Seconds that running nodes may go on; then they are cancelled. Defaults to the
                 ``shutdown_grace`` of the runtime. A later call can shorten it, not extend it.
-            why: Who asks, for the log. Defaults to ``"stop()"``.
+            why: The source of the request, for the log. Defaults to ``"stop()"``.
 
         Raises:
             ConfigurationError: ``grace`` is not a finite number of seconds, or below zero.
@@ -242,7 +242,7 @@ class Runtime:
         exits with code 75. In another thread only ``stop()`` ends it, and such node code is waited for.
 
         Returns:
-            What became of the claimed states; ``exit_code`` is 0, or 75 if something was abandoned or is
+            The endings of the claimed states; ``exit_code`` is 0, or 75 if something was abandoned or is
             unknown.
 
         Raises:
@@ -263,7 +263,7 @@ class Runtime:
         are the application's: it calls ``stop()``, or cancels the scope around.
 
         Returns:
-            What became of the claimed states.
+            The endings of the claimed states.
 
         Raises:
             As ``start``, which may be called in fewer places.
@@ -296,7 +296,7 @@ class Runtime:
         started = partial(task_status.started, self)
         try:
             async with trio.open_nursery() as outside:
-                # Of these two only the watcher sees a cancellation from outside; and a Ctrl-C meant
+                # A cancellation from outside reaches only the watcher of these two; and a Ctrl-C meant
                 # for the main task arrives in this nursery, not in the middle of the engine.
                 outside.start_soon(self._stop.watch)
                 outside.start_soon(
@@ -334,11 +334,11 @@ class Runtime:
         self._find_run = find_run
 
     def adjust(self, *, process: int | None = None, shutdown_grace: float | None = None) -> None:
-        """Change what options of the command line say otherwise. For the command line.
+        """Replace arguments by options of the command line. For the command line.
 
         Args:
-            process: This is one of several processes that run this Runtime: its number, from 1. Each has an
-                outbox of its own, named by it.
+            process: The number, from 1, of this process, if several run this Runtime. Each has a separate
+                outbox, named by it.
             shutdown_grace: As in the constructor.
 
         Raises:

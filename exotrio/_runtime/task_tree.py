@@ -2,7 +2,7 @@
 
 It holds file, line and function of every frame; no values and no source, which may contain secrets. It
 is taken in the runtime's loop. If that loop does not answer it is blocked; then the frames of its thread
-are shown instead, which say what blocks it.
+are shown instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from exotrio._wire.vocabulary import MAX_TASK_TREE
 log = logging.getLogger("exotrio.runtime")
 
 _TRAPS = trio.lowlevel.wait_task_rescheduled.__code__.co_filename
-"""The innermost frame of every task that waits: it says nothing."""
+"""The file of the innermost frame of every task that waits, which is left out."""
 BLOCKED_AFTER = 1.0
 """Seconds after which a loop counts as blocked."""
 MAX_TASKS_SHOWN = 500

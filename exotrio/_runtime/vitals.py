@@ -20,7 +20,7 @@ class Running:
         node: Name of its node class.
         identifier: Its place in the graph.
         duration: Seconds since a worker took it.
-        progress: What its node reported last with ``self.progress(...)``; None without any.
+        progress: The last progress that its node reported with ``self.progress(...)``; None without any.
     """
 
     state_id: str
@@ -38,7 +38,7 @@ class Vitals:
     Attributes:
         phase: Its phase.
         stopping: A stop was requested, perhaps a moment before the phase shows it.
-        workers: Most states that run at once.
+        workers: Maximum number of states that run at once.
         running: What runs, the longest running first.
         buffered: States that wait for a worker.
         undelivered: Outcomes the state manager does not have yet.
@@ -58,7 +58,7 @@ class Vitals:
 
 
 def running_of(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
-    """Return what runs of that, the longest running first. ``now`` is on Trio's clock."""
+    """Return the states that run, the longest running first. ``now`` is on Trio's clock."""
     running = [each for each in held if each.stage is Stage.RUNNING]
     return tuple(
         Running(

@@ -1,4 +1,4 @@
-"""Ends the process if its stop takes longer than all steps together may, whatever keeps it from ending.
+"""Ends the process if its stop takes longer than all steps together may take.
 
 Trio cannot end a task that shields itself, and ``await anyio.to_thread.run_sync(f)`` does that until ``f``
 returns. Nothing can end code that blocks the loop. So in a process that belongs to the runtime a thread
@@ -41,7 +41,7 @@ _HANDLED = 0x80
 
 
 class Watchdog:
-    """The thread, and what is known of the stop. It runs from ``start`` to ``close``.
+    """The thread, and the deadlines of the stop. It runs until ``close``.
 
     Args:
         handle: Called with each signal that the main thread did not handle within ``RESPONSE`` seconds.

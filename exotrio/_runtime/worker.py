@@ -1,4 +1,4 @@
-"""Workers take what was claimed, run its nodes, and pass the outcomes on to the reporter."""
+"""Workers take claimed states, run their nodes, and pass the outcomes on to the reporter."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from exotrio._runtime.stop import Stop
 log = logging.getLogger("exotrio.worker")
 
 TURN = 0.002
-"""Seconds for which all workers together keep the loop from other tasks. Within them a worker goes on to its
-next state without a step of the loop, which took a seventh of the processor time of a state."""
+"""Seconds for which all workers together may run short states without a step of the loop, in which other
+tasks run. Such a step for each state took a seventh of its processor time."""
 MAX_ALONE_WAIT = 60.0
-"""Seconds that a state which is to run alone waits for those that run or are being reported, and that others
-wait for it."""
+"""Seconds that a state which is to run alone waits for the states that run or are being reported, and that
+others wait for it."""
 
 
 async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, workers: Workers) -> None:
@@ -73,7 +73,7 @@ class Workers:
     _running: dict[Execution, HeldClaim] = field(default_factory=dict)
 
     async def run_in_one_task(self, claimed: trio.MemoryReceiveChannel[HeldClaim]) -> bool:
-        """Run states in one task until there are no more. False if a node made that task unusable."""
+        """Run states in one task until ``claimed`` ends. False if a node made that task unusable."""
         task = NodeTask()
         await task.run(partial(self._run_each, claimed))
         if task.unfinished is None:
@@ -104,7 +104,7 @@ class Workers:
             return
         self._runs_alone = True
         try:
-            # One that runs has ended its task: whoever ran it goes on with the others after it.
+            # A state of these that is RUNNING has ended its task; the task after that one runs the others.
             while self.ledger.alone and self.ledger.alone[0].stage is Stage.BUFFERED:
                 await self._run(self.ledger.alone[0], task)
         finally:
@@ -114,11 +114,12 @@ class Workers:
         """Run a state, if it is still to be run, and pass it on."""
         ledger = self.ledger
         if held.stage is not Stage.BUFFERED:
-            # It was released meanwhile, or its lease was lost. Its place in the channel is free now.
+            # Race: it was released, or its lease was lost, while it was in the channel. Its slot there is
+            # free now.
             ledger.notify()
             return
         if ledger.lapsed(held):
-            # Another runtime may have it by now, and run it. The response to a heartbeat tells.
+            # Race: another runtime may have claimed it by now. The answer to a heartbeat says so.
             log.warning("%s waits for a heartbeat: its lease ended before it was begun", held)
             ledger.heartbeat_due.set()
             await ledger.until(lambda: held.stage is not Stage.BUFFERED or not ledger.lapsed(held))
@@ -126,12 +127,13 @@ class Workers:
         if held.stage is not Stage.BUFFERED:
             return
         if self.stop.requested:
+            # Race: the stop was requested after this state left the channel, or while it waited here.
             self.release(held)
             return
         span = begin_execution(held.claim, self.namespace)
         if span is not None:
             span.enter()
-        # v0 would not be sent it.
+        # Over v0 its output would not be sent.
         execution = Execution(held.claim, captures=self.captures and held.claim.token is not None, span=span)
         self._running[execution] = held
         ledger.run(held, execution)
@@ -150,7 +152,7 @@ class Workers:
         except trio.Cancelled:
             raise
         except BaseException:
-            # A defect, or a Ctrl-C for the application: this state must not be lost with it.
+            # A defect, or a Ctrl-C for the application. This state must not be lost because of it.
             self.release(held)
             raise
         finally:
@@ -163,17 +165,18 @@ class Workers:
         execution_context.set(None)
 
     async def _pass_on(self, held: HeldClaim, outcome: Outcome) -> None:
-        # Into the ledger first: if this is cancelled from there on, the outcome is not lost unnoticed.
+        # Into the ledger first: if this is cancelled afterwards, the outcome is not lost unnoticed.
         if self.ledger.finish(held, outcome):
             await self.deliver(held)
         elif held.forfeited is not Stopping.RUN_CANCELLED:
+            # Race: its lease was lost, or the shutdown gave it up, before its node returned.
             log.warning("%s ended after it was given up; its outcome is not reported", held)
 
     async def _wait_for_turn(self, held: HeldClaim) -> None:
         """Wait until a state may run together with those that run, or is not to be run any more.
 
-        One that is to run alone waits until nothing runs and every outcome is recorded: it may end the
-        process, and what was held then would count as lost once more. The others wait until it has ended.
+        A state that is to run alone waits until nothing runs and every outcome is recorded: it may end the
+        process, and the states held then would count as lost once more. The others wait until it has ended.
         Neither waits without a limit: a node that runs for hours must not hold up all others.
         """
         ledger = self.ledger
@@ -189,6 +192,7 @@ class Workers:
                 await ledger.until(lambda: is_gone() or not ledger.alone)
 
     async def _until_held(self, held: HeldClaim) -> None:
-        # A lease that ended meanwhile is either renewed, or lost, which cancels the execution. A state that
-        # is to be announced waits for the response to the heartbeat that announces it.
+        # Race: the lease may have ended while the secrets were fetched. It is then renewed, or lost, which
+        # cancels the execution. A state that is to be announced waits for the answer to the heartbeat that
+        # announces it.
         await self.ledger.until(lambda: self.ledger.may_begin(held))
