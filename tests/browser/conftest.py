@@ -50,5 +50,5 @@ def processes() -> Iterator[Processes]:
 
 @pytest.fixture
 def office(processes: Processes, tmp_path: Path) -> Office:
-    """A state manager and a worker in processes of their own, and the graph of the journeys."""
+    """A state manager and a worker in separate processes, and the graph of the journeys."""
     return open_office(processes, tmp_path)

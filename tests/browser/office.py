@@ -1,4 +1,4 @@
-"""What the journeys look at: a state manager and a worker, in processes of their own."""
+"""A state manager and a worker for the journeys, in separate processes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.support.processes import EXAMPLES, KEY, Processes
 
 
 def test_the_key_signs_in_and_the_requested_page_is_shown(visitors: Visitors, office: Office) -> None:
-    page = visitors.stranger(office.url)
+    page = visitors.anonymous(office.url)
     page.goto(office.path("runs?status=failed"))
     expect(page).to_have_title(re.compile("Sign in"))
     expect(page.get_by_label("API key")).to_be_focused()
@@ -48,7 +48,7 @@ def test_a_run_is_downloaded_as_a_page_that_loads_nothing(
     begun.value.save_as(file)
     page.goto("about:blank")
     asked = len(visitors.requests)
-    reader = visitors.stranger(tmp_path.as_uri(), offline=True, color_scheme="dark")
+    reader = visitors.anonymous(tmp_path.as_uri(), offline=True, color_scheme="dark")
     reader.goto(file.as_uri())
     expect(reader.get_by_role("heading", name="What failed")).to_be_visible()
     ground = reader.evaluate("getComputedStyle(document.body).backgroundColor")

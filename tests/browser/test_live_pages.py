@@ -190,14 +190,14 @@ def _tab_to(page: Page, name: str) -> None:
             }"""
         )
         if re.search(name, found["text"]):
-            assert found["shown"], f"{name}: nobody sees that it has the focus"
+            assert found["shown"], f"{name}: the focus is not visible"
             return
     raise AssertionError(f"no Tab leads to {name}")
 
 
 def test_everything_can_be_done_by_keyboard(visitors: Visitors, office: Office) -> None:
     run_id = office.ended(bad="1")
-    page = visitors.stranger(office.url)
+    page = visitors.anonymous(office.url)
     page.goto("/")
     expect(page.get_by_label("API key")).to_be_focused()
     page.keyboard.type(KEY)

@@ -27,8 +27,8 @@ class Visitors:
         self.problems: list[str] = []
         self.requests: list[str] = []
 
-    def stranger(self, url: str, **options: Any) -> Page:
-        """Return a page of somebody who is not signed in.
+    def anonymous(self, url: str, **options: Any) -> Page:
+        """Return a page of a browser that is not signed in.
 
         Args:
             url: The state manager.
@@ -51,8 +51,8 @@ class Visitors:
         return context.new_page()
 
     def signed_in(self, url: str, path: str = "/", **options: Any) -> Page:
-        """Return a page of somebody who signed in with the key and went to ``path``."""
-        page = self.stranger(url, **options)
+        """Return the page at ``path`` of a browser that signed in with the key."""
+        page = self.anonymous(url, **options)
         answer = page.request.post(f"{url}/sign-in", form={"key": KEY}, headers={"origin": url})
         assert answer.ok, answer.status
         page.goto(path)

@@ -295,7 +295,7 @@ async def serve_world() -> None:
 
 @contextmanager
 def world(folder: Path) -> Iterator[World]:
-    """Serve the world from a process of its own, for as long as the block lasts."""
+    """Serve the world from a separate process, for as long as the block lasts."""
     with Process([sys.executable, "-m", "tests.browser.world"], cwd=folder) as process:
         yield World(**json.loads(process.line("^world (.*)", patience=4 * PATIENCE)[1]))
 

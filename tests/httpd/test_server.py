@@ -85,7 +85,7 @@ async def flood(scope: Any, receive: Any, send: Any) -> None:
 
 
 def keyed(app: Any) -> Any:
-    """Let everybody who asks ``app`` count as somebody with the key."""
+    """Treat all clients of ``app`` as authenticated."""
 
     async def proving(scope: Any, receive: Any, send: Any) -> None:
         mark_authenticated(scope)
@@ -188,18 +188,18 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    app: Any, *, limits: Limits | None = None, grace: float = 5.0, strangers: bool = False
+    app: Any, *, limits: Limits | None = None, grace: float = 5.0, keyless: bool = False
 ) -> AsyncIterator[Served]:
     """A server that must stop by itself when told to at the end; everything within a minute.
 
     Args:
-        strangers: Whether its clients have no key.
+        keyless: Whether its clients have no key.
     """
     served = Served(await open_listeners("127.0.0.1", 0))
 
     async def serve(task_status: Any) -> None:
         await serve_http(
-            app if strangers else keyed(app),
+            app if keyless else keyed(app),
             served.listeners,
             stopping=served.stopping,
             limits=limits,
@@ -221,7 +221,7 @@ async def serving(
 
 @asynccontextmanager
 async def client_of(app: Any, **options: Any) -> AsyncIterator[Client]:
-    """One connection to a server of its own."""
+    """One connection to a new server."""
     async with serving(app, **options) as served:
         yield await served.connect()
 
@@ -232,7 +232,7 @@ async def connected(
     *,
     limits: Limits | None = None,
     stopping: trio.Event | None = None,
-    strangers: bool = False,
+    keyless: bool = False,
     lockstep: bool = False,
     in_flight: InFlight | None = None,
 ) -> AsyncIterator[Client]:
@@ -247,7 +247,7 @@ async def connected(
 
     async def serve() -> None:
         server = ServerState(
-            app=app if strangers else keyed(app),
+            app=app if keyless else keyed(app),
             limits=limits,
             stopping=trio.Event() if stopping is None else stopping,
             limiter=ConnectionLimiter(limits.max_connections),
@@ -385,7 +385,7 @@ async def test_chunks_of_unauthenticated_clients_are_not_parsed(
         return event
 
     monkeypatch.setattr(h11.Connection, "next_event", counting)
-    async with client_of(hello, strangers=not admitted) as client:
+    async with client_of(hello, keyless=not admitted) as client:
         response = await client.ask(CHUNKED + b"1\r\na\r\n" * 50 + b"0\r\n\r\n")
         assert (response.status, response.closes) == (200, not admitted)
     assert len(parsed) == (50 if admitted else 0)
@@ -789,14 +789,14 @@ async def test_a_client_that_reads_slowly_is_not_disconnected(autojump_clock: Mo
 
 
 async def test_a_keyless_connection_gets_one_response() -> None:
-    async with client_of(hello, strangers=True) as client:
+    async with client_of(hello, keyless=True) as client:
         response = await client.ask(GET + GET)
         assert (response.status, response.body, response.closes) == (200, b"hello", True)
         assert await client.to_end() == b""
 
 
 async def test_a_keyless_connection_has_a_total_time(autojump_clock: MockClock) -> None:
-    async with connected(flood, limits=Limits(keyless=30), strangers=True, lockstep=True) as client:
+    async with connected(flood, limits=Limits(keyless=30), keyless=True, lockstep=True) as client:
         await client.send(GET)
         # Fast enough for the limit on stalling: 64 KiB within 20 s.
         while await client.stream.receive_some(32 * 1024):  # noqa: ASYNC110 - it reads slowly
@@ -812,7 +812,7 @@ async def test_the_limits_of_keyless_connections_end_with_an_authenticated_reque
         await trio.sleep(1000)
         await respond(send)
 
-    async with connected(app, limits=Limits(keyless=30), strangers=True) as client:
+    async with connected(app, limits=Limits(keyless=30), keyless=True) as client:
         assert not (await client.ask(GET)).closes
         assert (await client.ask(GET)).status == 200
 
@@ -1181,13 +1181,13 @@ async def test_keyless_connections_have_a_share_and_the_oldest_is_closed(
     connections = ConnectionLimiter(1_000)
     for _ in range(100):
         connections.enter(math.inf).mark_authenticated()
-    strangers: list[OpenConnection] = []
+    keyless: list[OpenConnection] = []
     for _ in range(1_200):
         await connections.wait_for_room()
-        strangers.append(connections.enter(math.inf))
-        if len(strangers) > 500:
-            connections.leave(strangers[len(strangers) - 501])
-    assert [each.scope.cancel_called for each in strangers] == [True] * 700 + [False] * 500
+        keyless.append(connections.enter(math.inf))
+        if len(keyless) > 500:
+            connections.leave(keyless[len(keyless) - 501])
+    assert [each.scope.cancel_called for each in keyless] == [True] * 700 + [False] * 500
     assert trio.current_time() == pytest.approx(2 * limiter.KEYLESS_SETTLING)
     assert not connections.crowded
     assert caplog.text.count("closed a connection that sent no key") == 1

@@ -56,7 +56,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def stranger() -> AsyncIterator[httpx.AsyncClient]:
+async def anonymous() -> AsyncIterator[httpx.AsyncClient]:
     async with opened(key=None) as keyless:
         yield keyless
 
@@ -79,10 +79,10 @@ async def served(
 @pytest.mark.parametrize("key", [None, "", KEY[:-1], KEY + "x", KEY.upper(), "ümlaut"])
 @pytest.mark.parametrize("path", ["/v0/namespaces", "/exotrio/v1", "/no/such/route", "/health/"])
 async def test_without_the_key_a_response_does_not_tell_what_exists(
-    stranger: httpx.AsyncClient, key: str | None, path: str
+    anonymous: httpx.AsyncClient, key: str | None, path: str
 ) -> None:
     headers = {} if key is None else {"x-api-key": key.encode()}
-    assert "x-api-key" in refused(await stranger.get(path, headers=headers), 401)  # type: ignore[arg-type]
+    assert "x-api-key" in refused(await anonymous.get(path, headers=headers), 401)  # type: ignore[arg-type]
 
 
 async def test_a_key_may_hold_any_characters() -> None:
@@ -93,7 +93,7 @@ async def test_a_key_may_hold_any_characters() -> None:
 
 
 async def test_keys_are_compared_in_constant_time(
-    stranger: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    anonymous: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[bytes] = []
     compare = hmac.compare_digest
@@ -103,8 +103,8 @@ async def test_keys_are_compared_in_constant_time(
         return compare(given, right)
 
     monkeypatch.setattr(hmac, "compare_digest", noting)
-    refused(await stranger.get("/v0/namespaces", headers={"x-api-key": "guess"}), 401)
-    ok(await stranger.get("/v0/namespaces", headers={"x-api-key": KEY}))
+    refused(await anonymous.get("/v0/namespaces", headers={"x-api-key": "guess"}), 401)
+    ok(await anonymous.get("/v0/namespaces", headers={"x-api-key": KEY}))
     assert compared == [b"guess", KEY.encode()]
     async with open_store(":memory:") as store:
         sessions = Sessions(store, KEY)
@@ -114,23 +114,23 @@ async def test_keys_are_compared_in_constant_time(
 
 
 async def test_guesses_are_delayed_and_the_right_key_is_not(
-    stranger: httpx.AsyncClient, autojump_clock: MockClock
+    anonymous: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
     for number in range(TRIES + 3):
         began = trio.current_time()
-        refused(await stranger.get("/v0/namespaces", headers={"x-api-key": f"guess {number}"}), 401)
+        refused(await anonymous.get("/v0/namespaces", headers={"x-api-key": f"guess {number}"}), 401)
         assert trio.current_time() - began == pytest.approx(0 if number < TRIES else MAX_DELAY)
     began = trio.current_time()
-    ok(await stranger.get("/v0/namespaces", headers={"x-api-key": KEY}))
+    ok(await anonymous.get("/v0/namespaces", headers={"x-api-key": KEY}))
     assert trio.current_time() == began
 
 
 async def test_an_old_or_missing_key_is_refused_without_a_delay(
-    stranger: httpx.AsyncClient, autojump_clock: MockClock
+    anonymous: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:
     for _ in range(3 * TRIES):
-        refused(await stranger.get("/v0/namespaces", headers={"x-api-key": "old"}), 401)
-        refused(await stranger.get("/v0/namespaces"), 401)
+        refused(await anonymous.get("/v0/namespaces", headers={"x-api-key": "old"}), 401)
+        refused(await anonymous.get("/v0/namespaces"), 401)
     assert trio.current_time() == 0
 
 
@@ -290,8 +290,8 @@ async def test_a_start_warns_of_a_database_on_another_machine_without_tls(
     assert postgres.PASSWORD not in caplog.text
 
 
-async def test_the_mark_of_local_requests_cannot_be_sent_as_a_header(stranger: httpx.AsyncClient) -> None:
-    refused(await stranger.get("/v0/namespaces", headers={"exotrio.local": "1"}), 401)
+async def test_the_mark_of_local_requests_cannot_be_sent_as_a_header(anonymous: httpx.AsyncClient) -> None:
+    refused(await anonymous.get("/v0/namespaces", headers={"exotrio.local": "1"}), 401)
 
 
 @pytest.mark.parametrize("headers", [[], [(b"host", b"evil.example"), (b"x-api-key", KEY.encode())]])

@@ -143,7 +143,7 @@ async def test_a_wrong_key_is_noticed_and_explained(tmp_path: Path, caplog: pyte
         assert VALUE not in detail
         assert "it was encrypted with another key" in caplog.text
         assert "SECRETS_ENCRYPTION_KEY" in caplog.text
-        # Storing the graph again mends it, as the message says.
+        # Storing the graph again fixes it, as the message says.
         body = manager.api.body([place("a")], secrets={"token": VALUE, "other": OTHER})
         ok(await manager.api.put_graph("graph", body), 201)
         assert ok(await manager.api.secrets(state["state_id"]))["secrets"]["token"] == VALUE

@@ -75,7 +75,7 @@ class Site:
         app: The application, for requests that no client would send.
         api: For whatever happens behind the dashboard.
         browser: Signed in.
-        stranger: Not signed in.
+        anonymous: A browser that is not signed in.
     """
 
     service: Service
@@ -83,7 +83,7 @@ class Site:
     app: ASGIApp
     api: Api
     browser: Browser
-    stranger: Browser
+    anonymous: Browser
 
 
 @asynccontextmanager

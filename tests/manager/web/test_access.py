@@ -42,31 +42,31 @@ PAGES = (
 
 
 async def test_the_key_opens_a_session_whose_cookie_is_not_the_key(site: Site) -> None:
-    answer = await site.stranger.sign_in()
+    answer = await site.anonymous.sign_in()
     cookie = answer.headers["set-cookie"]
     assert answer.headers["location"] == "/"
     assert KEY not in cookie
     for attribute in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age=43200"):
         assert attribute in cookie
     assert "Secure" not in cookie
-    await site.stranger.page("/ns/shop")
+    await site.anonymous.page("/ns/shop")
 
 
 async def test_over_https_the_cookie_is_secure(site: Site) -> None:
-    answer = await site.stranger.post("/sign-in", {"key": KEY}, origin=f"https://{HOST}")
+    answer = await site.anonymous.post("/sign-in", {"key": KEY}, origin=f"https://{HOST}")
     assert "Secure" in answer.headers["set-cookie"]
 
 
 @pytest.mark.parametrize("proto", ["https", "HTTPS", "https, http"])
 async def test_behind_an_https_proxy_cookies_are_secure(site: Site, proto: str) -> None:
     path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
-    answer = await site.stranger.get(path, headers={"x-forwarded-proto": proto})
+    answer = await site.anonymous.get(path, headers={"x-forwarded-proto": proto})
     assert "Secure" in answer.headers["set-cookie"]
 
 
 async def test_over_http_the_cookie_is_not_secure(site: Site) -> None:
     path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
-    answer = await site.stranger.get(path, headers={"x-forwarded-proto": "http"})
+    answer = await site.anonymous.get(path, headers={"x-forwarded-proto": "http"})
     assert "Secure" not in answer.headers["set-cookie"]
 
 
@@ -78,7 +78,7 @@ async def test_no_cookie_of_an_unauthenticated_client_is_read_by_http_cookies(
     unquoted: list[str] = []
     monkeypatch.setattr(http.cookies, "_unquote", unquoted.append)
     cookie = r'exotrio_8000="\"\"\""; exotrio_theme="\"\"\""'
-    answer = await site.stranger.get(path, headers={"cookie": cookie})
+    answer = await site.anonymous.get(path, headers={"cookie": cookie})
     assert answer.status_code in (200, 303, 401)
     assert unquoted == []
 
@@ -96,7 +96,7 @@ async def test_the_cookie_of_a_session_is_found_among_others_within_a_limit(
     site: Site, before: str, after: str, signed_in: bool
 ) -> None:
     own = "; ".join(f"{name}={value}" for name, value in site.browser.client.cookies.items())
-    answer = await site.stranger.get("/ns/shop", headers={"cookie": f"{before}{own}{after}"})
+    answer = await site.anonymous.get("/ns/shop", headers={"cookie": f"{before}{own}{after}"})
     assert answer.status_code == (200 if signed_in else 303)
     if signed_in and "theme" in before:
         assert 'data-theme="dark"' in answer.text
@@ -104,7 +104,7 @@ async def test_the_cookie_of_a_session_is_found_among_others_within_a_limit(
 
 @pytest.mark.parametrize("key", ["", KEY[:-1], KEY + "x", KEY.upper(), "ümläut\ud7ff"])
 async def test_a_wrong_key_opens_nothing(site: Site, key: str) -> None:
-    answer = await site.stranger.sign_in(key)
+    answer = await site.anonymous.sign_in(key)
     assert answer.status_code == 401
     assert "set-cookie" not in answer.headers
     assert "Wrong key." in answer.text
@@ -112,24 +112,24 @@ async def test_a_wrong_key_opens_nothing(site: Site, key: str) -> None:
 
 async def test_the_sign_in_returns_to_the_requested_page(site: Site) -> None:
     for path in PAGES:
-        answer = await site.stranger.get(path)
+        answer = await site.anonymous.get(path)
         assert (answer.status_code, answer.text) == (303, "")
         assert answer.headers["location"].startswith("/sign-in")
     wanted = "/ns/shop/runs?status=failed&text=a%26b"
-    answer = await site.stranger.get(wanted)
-    form = await site.stranger.page(answer.headers["location"])
+    answer = await site.anonymous.get(wanted)
+    form = await site.anonymous.page(answer.headers["location"])
     assert 'name="to" value="/ns/shop/runs?status=failed&amp;text=a%26b"' in form
-    assert (await site.stranger.sign_in(to=wanted)).headers["location"] == wanted
+    assert (await site.anonymous.sign_in(to=wanted)).headers["location"] == wanted
 
 
 async def test_unauthenticated_clients_do_not_learn_what_exists(site: Site) -> None:
     flow, state = await failed_run(site.api)
-    known = await site.stranger.get(f"/ns/shop/runs/{flow.run_id}")
-    unknown = await site.stranger.get("/ns/shop/nothing")
+    known = await site.anonymous.get(f"/ns/shop/runs/{flow.run_id}")
+    unknown = await site.anonymous.get("/ns/shop/nothing")
     assert known.status_code == unknown.status_code == 303
     for path in (f"/live/ns/shop/runs/{flow.run_id}", "/live/ns/shop"):
-        assert (await site.stranger.get(path)).status_code == 401
-    asked = await site.stranger.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
+        assert (await site.anonymous.get(path)).status_code == 401
+    asked = await site.anonymous.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
     assert (asked.status_code, asked.text) == (401, "signed out")
     assert asked.headers["content-type"] == "text/plain; charset=utf-8"
 
@@ -145,12 +145,12 @@ async def test_signing_out_ends_the_session_on_the_server(site: Site) -> None:
 async def test_the_cookie_opens_the_dashboard_only_and_the_key_the_api_only(site: Site) -> None:
     for path in ("/v0/namespaces", "/exotrio/v1"):
         assert (await site.browser.get(path)).status_code == 401
-    answer = await site.stranger.get("/ns/shop", headers={"x-api-key": KEY})
+    answer = await site.anonymous.get("/ns/shop", headers={"x-api-key": KEY})
     assert answer.status_code == 303
 
 
 async def test_two_state_managers_on_one_machine_do_not_share_a_cookie(site: Site) -> None:
-    answer = await site.stranger.client.post(
+    answer = await site.anonymous.client.post(
         "/sign-in", data={"key": KEY}, headers={"origin": "http://localhost:9000", "host": "localhost:9000"}
     )
     assert answer.headers["set-cookie"].startswith("exotrio_9000=")
@@ -264,9 +264,9 @@ async def test_a_session_is_open_at_all_state_managers_until_it_is_ended_at_one(
         assert "will run again" not in await site.browser.page(done.headers["location"]), "told once"
         kept = {"cookie": "; ".join(f"{name}={value}" for name, value in site.browser.client.cookies.items())}
         await second.browser.post("/sign-out")
-        assert (await second.stranger.get("/ns/shop", headers=kept)).status_code == 303
+        assert (await second.anonymous.get("/ns/shop", headers=kept)).status_code == 303
         await trio.sleep(TRUSTED_FOR)
-        assert (await site.stranger.get("/ns/shop", headers=kept)).status_code == 303
+        assert (await site.anonymous.get("/ns/shop", headers=kept)).status_code == 303
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -296,9 +296,9 @@ async def test_a_session_and_a_link_are_known_to_every_state_manager(engine: str
 
 async def test_unauthenticated_clients_cause_no_writes_by_signing_out_or_guessing_links(site: Site) -> None:
     with noted(site.service.store) as statements:
-        assert (await site.stranger.get("/sign-in?link=guess")).status_code == 401
+        assert (await site.anonymous.get("/sign-in?link=guess")).status_code == 401
         guess = {"cookie": f"exotrio_8000={'x' * 43}", "origin": ORIGIN}
-        assert (await site.stranger.client.post("/sign-out", headers=guess)).status_code == 303
+        assert (await site.anonymous.client.post("/sign-out", headers=guess)).status_code == 303
         assert statements == []
         await site.browser.post("/sign-out")
         assert statements, "those of who is signed in are noted"
@@ -367,26 +367,26 @@ async def test_a_session_that_is_ended_during_its_query_is_not_kept(
 async def test_a_link_signs_a_browser_in(site: Site) -> None:
     link = await site.dashboard.sign_in_link(ORIGIN)
     path = link.removeprefix(ORIGIN)
-    looked = await site.stranger.client.head(path)
+    looked = await site.anonymous.client.head(path)
     assert "set-cookie" not in looked.headers, "who only looks at a link does not use it up"
-    answer = await site.stranger.get(path)
+    answer = await site.anonymous.get(path)
     assert 'http-equiv="refresh" content="0; url=/"' in answer.text
-    await site.stranger.page("/ns/shop")
-    site.stranger.client.cookies.clear()
-    assert (await site.stranger.get(path)).status_code == 401
+    await site.anonymous.page("/ns/shop")
+    site.anonymous.client.cookies.clear()
+    assert (await site.anonymous.get(path)).status_code == 401
 
 
 async def test_guesses_are_delayed_and_the_right_key_is_not(site: Site, autojump_clock: Any) -> None:
     for number in range(TRIES):
-        assert (await site.stranger.sign_in(f"guess {number}")).status_code == 401
+        assert (await site.anonymous.sign_in(f"guess {number}")).status_code == 401
     began = trio.current_time()
-    answer = await site.stranger.sign_in("guess")
+    answer = await site.anonymous.sign_in("guess")
     assert trio.current_time() - began == pytest.approx(MAX_DELAY)
     assert answer.status_code == 401
     assert "Many wrong keys came from your address" in answer.text
     assert "delayed by 5 s. Try again at any time" in answer.text
     began = trio.current_time()
-    assert (await site.stranger.sign_in(KEY)).status_code == 303
+    assert (await site.anonymous.sign_in(KEY)).status_code == 303
     assert trio.current_time() == began
 
 
@@ -418,7 +418,7 @@ async def test_a_form_that_trickles_is_refused(site: Site, autojump_clock: Any) 
             yield b"x"
             await trio.sleep(1)
 
-    for browser, path in ((site.stranger, "/sign-in"), (site.browser, "/ns/shop/runs/change")):
+    for browser, path in ((site.anonymous, "/sign-in"), (site.browser, "/ns/shop/runs/change")):
         began = trio.current_time()
         answer = await browser.client.post(path, content=trickling(), headers=FORM)
         assert answer.status_code == 408
@@ -464,7 +464,7 @@ async def test_a_form_of_another_origin_changes_nothing(site: Site, origin: str 
 async def test_a_form_without_a_session_changes_nothing(site: Site) -> None:
     _, state = await failed_run(site.api)
     for path, page in ((f"states/{state}/retry", f"states/{state}"), ("graphs/orders", "graphs/orders")):
-        answer = await site.stranger.post(f"/ns/shop/{path}")
+        answer = await site.anonymous.post(f"/ns/shop/{path}")
         # To the page, since the address of a form alone shows nothing.
         assert answer.headers["location"] == f"/sign-in?to={quote(f'/ns/shop/{page}', safe='')}"
 
@@ -502,13 +502,13 @@ async def test_every_response_has_the_strict_policy_and_is_not_cached(site: Site
 
 
 async def test_files_need_no_session_and_are_cached_under_versioned_names(site: Site) -> None:
-    form = await site.stranger.page("/sign-in")
+    form = await site.anonymous.page("/sign-in")
     path = form.partition('rel="stylesheet" href="')[2].partition('"')[0]
-    answer = await site.stranger.get(path)
+    answer = await site.anonymous.get(path)
     assert answer.headers["content-type"] == "text/css; charset=utf-8"
     assert "immutable" in answer.headers["cache-control"]
-    old = await site.stranger.get("/static/0/live.js")
+    old = await site.anonymous.get("/static/0/live.js")
     assert old.headers["cache-control"] == "no-cache"
     assert KEY not in old.text + answer.text
     for name in ("absent.css", "..%2f_guard.py", ".."):
-        assert (await site.stranger.get(f"/static/0/{name}")).status_code in (303, 404)
+        assert (await site.anonymous.get(f"/static/0/{name}")).status_code in (303, 404)

@@ -96,7 +96,7 @@ async def test_a_form_starts_one_run_for_each_key(site: Site) -> None:
     flow = await Flow.deploy(site.api, place("root", inputs={"a": ""}))
     given = {"key": " order <17> ", "input.a": "x"}
     for said in ("The run was started.", "The run with the key order <17> existed already."):
-        # From the form loaded anew, so with another id.
+        # From the form as loaded again, so with another id.
         given["request_id"] = str(uuid4())
         html = text_of(await site.browser.do("/ns/shop/graphs/graph", given))
         assert said in html

@@ -302,8 +302,8 @@ async def test_the_page_of_a_run_offers_the_file(site: Site) -> None:
     assert response.status_code == 200
     assert response.headers["content-disposition"] == f'attachment; filename="run-{flow.run_id[:8]}.html"'
     assert "What failed" in response.text
-    stranger = await site.stranger.get(path)
-    assert (stranger.status_code, stranger.headers["location"].partition("?")[0]) == (303, "/sign-in")
+    anonymous = await site.anonymous.get(path)
+    assert (anonymous.status_code, anonymous.headers["location"].partition("?")[0]) == (303, "/sign-in")
     await site.browser.page(f"/ns/{NAMESPACE}/runs/{UNKNOWN_RUN}/export", 404)
 
 
@@ -321,7 +321,7 @@ def test_errors_are_grouped_by_frames_not_by_messages() -> None:
 
 
 def test_an_error_of_line_ends_alone_is_compared_in_linear_time() -> None:
-    # In a process of its own: a search that takes hours cannot be interrupted.
+    # In a separate process: a search that takes hours cannot be interrupted.
     program = (
         "from exotrio.manager.web.faults import signature\n"
         "signature('\\n' * 2_000_000); signature(' |\\n' * 500_000)"

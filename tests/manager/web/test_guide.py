@@ -32,5 +32,5 @@ async def test_each_page_of_the_guide_is_complete_and_its_links_have_targets(sit
 
 
 async def test_the_guide_requires_a_session(site: Site) -> None:
-    answer = await site.stranger.get("/guide/proof")
+    answer = await site.anonymous.get("/guide/proof")
     assert answer.headers["location"] == "/sign-in?to=%2Fguide%2Fproof"

@@ -153,7 +153,7 @@ async def fill(site: Site, clock: SettableClock) -> dict[str, str]:
     found["retry"] = await browser.do(f"{here}/runs/{failed}/retry")
     found["change"] = await browser.do(f"{here}/runs/change", {"run": hostile("run"), "do": "retry"})
     to = quote(f"/x{hostile('to')}".replace(" ", ""), safe="")
-    found["sign in"] = (await site.stranger.get(f"/sign-in?to={to}")).text
+    found["sign in"] = (await site.anonymous.get(f"/sign-in?to={to}")).text
     found["welcome"] = (await browser.get(f"/sign-in?link=x&to={to}")).text
     return found
 

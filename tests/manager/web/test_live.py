@@ -57,7 +57,7 @@ class Listener:
 
 @dataclass
 class Office:
-    """A served state manager with a file, and somebody who signed in to it."""
+    """A served state manager with a file, and a client with a session."""
 
     url: str
     client: httpx.AsyncClient

@@ -275,7 +275,7 @@ def test_the_chart_of_any_span_is_labelled_at_round_times(
 
 # -- colours
 
-# How a colour looks to somebody who lacks one kind of cone: Machado, Oliveira, Fernandes 2009, of linear RGB.
+# How people without one kind of cones see a colour: Machado, Oliveira, Fernandes 2009, of linear RGB.
 SIGHTS = {
     "all three": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "no red": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),

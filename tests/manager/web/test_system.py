@@ -1,4 +1,4 @@
-"""The page for whoever operates a state manager."""
+"""The page for operators of a state manager."""
 
 from __future__ import annotations
 
