@@ -41,13 +41,13 @@ FLAGS = (
 
 def missing() -> list[str]:
     """Return what is needed and not there."""
-    found = {
+    available = {
         "Chromium (Debian's package chromium)": executable() is not None,
         "the Python package playwright": importlib.util.find_spec("playwright") is not None,
         "the Python package axe-playwright-python": importlib.util.find_spec("axe_playwright_python")
         is not None,
     }
-    return [what for what, is_there in found.items() if not is_there]
+    return [what for what, is_there in available.items() if not is_there]
 
 
 def executable() -> Path | None:

@@ -37,9 +37,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visitors(browser: Browser) -> Iterator[Visitors]:
-    found = Visitors(browser)
-    yield found
-    found.leave()
+    started = Visitors(browser)
+    yield started
+    started.leave()
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_a_run_is_downloaded_as_a_page_that_loads_nothing(
     assert file.name == f"run-{run_id[:8]}.html"
     begun.value.save_as(file)
     page.goto("about:blank")
-    asked = len(visitors.requests)
+    before = len(visitors.requests)
     reader = visitors.anonymous(tmp_path.as_uri(), offline=True, color_scheme="dark")
     reader.goto(file.as_uri())
     expect(reader.get_by_role("heading", name="What failed")).to_be_visible()
@@ -56,7 +56,7 @@ def test_a_run_is_downloaded_as_a_page_that_loads_nothing(
     expect(reader.locator(".state .trace").first).not_to_be_visible()
     reader.locator(".fault a").first.click()
     expect(reader.locator(":target .trace")).to_be_visible()
-    assert visitors.requests[asked:] == [file.as_uri()]
+    assert visitors.requests[before:] == [file.as_uri()]
 
 
 # -- looking

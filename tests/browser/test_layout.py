@@ -62,18 +62,18 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_every_page_keeps_its_shape_at_any_width(visitors: Visitors, busy: World) -> None:
     page = visitors.signed_in(busy.url)
-    found = []
+    problems = []
     for name in busy.links:
         busy.show(page, name)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
-            found += [f"{name} at {width}: {what}" for what in page.evaluate(OUT_OF_SHAPE)]
+            problems += [f"{name} at {width}: {what}" for what in page.evaluate(OUT_OF_SHAPE)]
         if "run" in name or "export" in name:
             page.set_viewport_size({"width": 718, "height": 800})  # A4, at the margins of Chromium
             page.emulate_media(media="print")
-            found += [f"{name} on paper: {what}" for what in page.evaluate(OUT_OF_SHAPE)]
+            problems += [f"{name} on paper: {what}" for what in page.evaluate(OUT_OF_SHAPE)]
             page.emulate_media(media="screen")
-    assert found == []
+    assert problems == []
 
 
 def test_menus_stay_within_the_window(visitors: Visitors, busy: World) -> None:
@@ -112,7 +112,7 @@ OPENED = """() => document.querySelectorAll("details").forEach((each) => { each.
 def test_axe_finds_nothing_on_any_page(visitors: Visitors, busy: World) -> None:
     axe = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
     page = visitors.signed_in(busy.url, reduced_motion="reduce")
-    found = []
+    problems = []
     for index, name in enumerate([*busy.links, "sign-in"]):
         page.set_viewport_size({"width": 1_400, "height": 800})
         page.emulate_media(color_scheme="light")
@@ -125,10 +125,10 @@ def test_axe_finds_nothing_on_any_page(visitors: Visitors, busy: World) -> None:
         page.evaluate(axe)
         # Of the pages that there are several of (run-audit, run-orders), every second one in each way.
         if "-" not in name or index % 2:
-            found += [f"{name}, light, wide: {what}" for what in page.evaluate(AXE)]
+            problems += [f"{name}, light, wide: {what}" for what in page.evaluate(AXE)]
         if "-" not in name or not index % 2:
             page.set_viewport_size({"width": 390, "height": 800})
             page.emulate_media(color_scheme="dark")
             page.evaluate(OPENED)
-            found += [f"{name}, dark, narrow: {what}" for what in page.evaluate(AXE)]
-    assert found == []
+            problems += [f"{name}, dark, narrow: {what}" for what in page.evaluate(AXE)]
+    assert problems == []

@@ -56,12 +56,12 @@ def test_a_paused_page_does_not_change_until_it_is_resumed(visitors: Visitors, o
     expect(still.locator(".live")).to_have_text("Live")
     still.get_by_role("button", name="Pause").click()
     expect(still.locator(".live")).to_have_text("Paused")
-    asked: list[str] = []
-    still.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    still.on("request", lambda request: urls.append(request.url))
     office.ended()
     expect(other.locator("td .chip")).to_have_text("success")
     still.evaluate("0")  # and what it asked for until now is heard of
-    assert asked == []
+    assert urls == []
     expect(still.locator("tbody tr")).to_have_count(0)
     still.get_by_role("button", name="Resume").click()
     expect(still.locator("td .chip")).to_have_text("success")
@@ -178,7 +178,7 @@ def _tab_to(page: Page, name: str) -> None:
     """Press Tab until something with this text or label has the focus, and shows it."""
     for _ in range(80):
         page.keyboard.press("Tab")
-        found = page.evaluate(
+        focused = page.evaluate(
             """() => {
                 const at = document.activeElement;
                 const ring = getComputedStyle(at);
@@ -189,8 +189,8 @@ def _tab_to(page: Page, name: str) -> None:
                 };
             }"""
         )
-        if re.search(name, found["text"]):
-            assert found["shown"], f"{name}: the focus is not visible"
+        if re.search(name, focused["text"]):
+            assert focused["shown"], f"{name}: the focus is not visible"
             return
     raise AssertionError(f"no Tab leads to {name}")
 

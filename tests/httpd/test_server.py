@@ -129,21 +129,21 @@ class Client:
     async def until(self, mark: bytes) -> bytes:
         while mark not in self.buffer:
             await self.more()
-        found, self.buffer = self.buffer.split(mark, 1)
-        return found
+        data, self.buffer = self.buffer.split(mark, 1)
+        return data
 
     async def exactly(self, count: int) -> bytes:
         while len(self.buffer) < count:
             await self.more()
-        found, self.buffer = self.buffer[:count], self.buffer[count:]
-        return found
+        data, self.buffer = self.buffer[:count], self.buffer[count:]
+        return data
 
     async def to_end(self) -> bytes:
         """What is left until the server closes."""
         while chunk := await self.stream.receive_some(65536):
             self.buffer += chunk
-        found, self.buffer = self.buffer, b""
-        return found
+        data, self.buffer = self.buffer, b""
+        return data
 
     async def head(self) -> Response:
         status, *lines = (await self.until(b"\r\n\r\n")).split(b"\r\n")
@@ -533,7 +533,7 @@ async def test_a_bad_request_is_refused_in_json_and_the_connection_closed(
 
 
 @pytest.mark.parametrize(
-    ("request_bytes", "said"),
+    ("request_bytes", "detail"),
     [
         (b"GET / HTTP/1.1\r\nhost: x\r\nx-api-key: k3y\0\r\n\r\n", "illegal header line"),
         (b"GET / HTTP/1.1\r\nhost: x\0x-api-key: k3y'\"\r\n\r\n", "illegal header line"),
@@ -542,10 +542,10 @@ async def test_a_bad_request_is_refused_in_json_and_the_connection_closed(
         (CHUNKED + b"1\r\na" + b"k3y", "malformed chunk footer"),
     ],
 )
-async def test_a_refusal_does_not_quote_the_request(request_bytes: bytes, said: str) -> None:
+async def test_a_refusal_does_not_quote_the_request(request_bytes: bytes, detail: str) -> None:
     async with serving(echo) as served:
         response = await (await served.connect()).ask(request_bytes)
-        assert response.detail == f"malformed request: {said}"
+        assert response.detail == f"malformed request: {detail}"
 
 
 async def test_a_refusal_of_a_head_request_has_no_body() -> None:
@@ -761,18 +761,18 @@ async def test_a_disconnect_within_a_body_is_not_logged_as_an_error(caplog: pyte
 
 
 async def test_a_client_that_does_not_read_is_disconnected_and_send_raises() -> None:
-    told = trio.Event()
+    noticed = trio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await read_body(receive)
         with pytest.raises(ClientDisconnected, match="did not read"):
             await flood(scope, receive, send)
         assert await receive() == {"type": "http.disconnect"}
-        told.set()
+        noticed.set()
 
     async with client_of(app, limits=Limits(write=0.2)) as client:
         await client.send(GET)
-        await told.wait()
+        await noticed.wait()
 
 
 async def test_a_client_that_reads_slowly_is_not_disconnected(autojump_clock: MockClock) -> None:
@@ -942,11 +942,11 @@ async def test_a_failure_of_the_app_within_its_response_leaves_that_visibly_inco
 
 async def test_stopping_closes_idle_connections_and_listeners_at_once() -> None:
     async with serving(hello, grace=math.inf) as served:
-        asked, silent = await served.connect(), await served.connect()
-        await asked.ask(GET)
+        active, silent = await served.connect(), await served.connect()
+        await active.ask(GET)
         port = served.listeners[0].socket.getsockname()[1]
         served.stopping.set()
-        assert await asked.to_end() == b""
+        assert await active.to_end() == b""
         assert await silent.to_end() == b""
         await served.ended.wait()
         with pytest.raises(OSError, match="127"):
@@ -1122,12 +1122,12 @@ async def test_a_request_whose_head_is_incomplete_at_the_stop_is_served() -> Non
 async def test_new_connections_wait_while_all_are_busy() -> None:
     go_on, full = trio.Event(), trio.Event()
     running = 0
-    most = 0
+    max_running = 0
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        nonlocal running, most
+        nonlocal running, max_running
         running += 1
-        most = max(most, running)
+        max_running = max(max_running, running)
         if running == 3:
             full.set()
         await go_on.wait()
@@ -1146,7 +1146,7 @@ async def test_new_connections_wait_while_all_are_busy() -> None:
             nursery.start_soon(ask)
         await full.wait()
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert most == 3
+        assert max_running == 3
         go_on.set()
     assert answers == [200] * 12
 

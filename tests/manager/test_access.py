@@ -98,9 +98,9 @@ async def test_keys_are_compared_in_constant_time(
     compared: list[bytes] = []
     compare = hmac.compare_digest
 
-    def noting(given: bytes, right: bytes) -> bool:
-        compared.append(given)
-        return compare(given, right)
+    def noting(sent: bytes, right: bytes) -> bool:
+        compared.append(sent)
+        return compare(sent, right)
 
     monkeypatch.setattr(hmac, "compare_digest", noting)
     refused(await anonymous.get("/v0/namespaces", headers={"x-api-key": "guess"}), 401)
@@ -214,9 +214,9 @@ async def test_wrong_keys_are_not_stored_and_networks_are_limited(
     for number in range(8):
         await trio.sleep(0.001)
         await guesses.delay_refusal(f"203.0.113.{number}", "hunter2")
-    found = await store.read(kept)
-    assert [network for network, _ in found] == [f"203.0.113.{number}" for number in range(3, 8)]
-    assert sha256(b"hunter2").hexdigest() not in str(found), "it may be a key of something else"
+    rows = await store.read(kept)
+    assert [network for network, _ in rows] == [f"203.0.113.{number}" for number in range(3, 8)]
+    assert sha256(b"hunter2").hexdigest() not in str(rows), "it may be a key of something else"
     await trio.sleep(FORGOTTEN_AFTER_MS / 1000 + 1)
     await guesses.delay_refusal("203.0.113.9", "hunter2")
     assert len(await store.read(kept)) == 1
@@ -380,7 +380,7 @@ async def test_a_server_on_ipv6_loopback_accepts_its_bracketed_address() -> None
 
 
 @pytest.mark.parametrize(
-    "given",
+    "sent",
     [
         "",
         "mine",
@@ -390,8 +390,8 @@ async def test_a_server_on_ipv6_loopback_accepts_its_bracketed_address() -> None
         "\u0661" * 32,
     ],
 )
-async def test_any_other_request_id_is_replaced(client: httpx.AsyncClient, given: str) -> None:
-    headers = [(b"X-Exosphere-Request-ID", given.encode())]
+async def test_any_other_request_id_is_replaced(client: httpx.AsyncClient, sent: str) -> None:
+    headers = [(b"X-Exosphere-Request-ID", sent.encode())]
     replaced = (await client.get("/health", headers=headers)).headers["x-exosphere-request-id"]
     assert str(uuid.UUID(replaced)) == replaced != SAME
 

@@ -29,8 +29,8 @@ def choose(
     host: str = "127.0.0.1",
     db: Path | None = None,
 ) -> Key:
-    given = Settings(api_key=variable, state_manager_secret=secret)
-    return choose_key(key=key, key_file=file, settings=given, host=host, db=db)
+    source = Settings(api_key=variable, state_manager_secret=secret)
+    return choose_key(key=key, key_file=file, settings=source, host=host, db=db)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_the_key_comes_from_the_first_source_that_has_one(
 ) -> None:
     path = tmp_path / "key"
     path.write_text(f"  {file}\n")
-    given = path if file else None
-    key = choose(argument, file=given, secret=secret, variable=variable, host=host, db=tmp_path / "state.db")
+    source = path if file else None
+    key = choose(argument, file=source, secret=secret, variable=variable, host=host, db=tmp_path / "state.db")
     assert key.text == chosen
     assert list(tmp_path.iterdir()) == [path]
 

@@ -54,11 +54,11 @@ async def test_a_route_reads_the_described_body() -> None:
                 url = re.sub(r"\{\w+\}", "x", path)
                 schema = operation["requestBody"]["content"]["application/json"]["schema"]
                 answer = await client.request(method, url, content=b"{}")
-                wanted = document["components"]["schemas"].get(schema.get("$ref", "").removeprefix(REFS))
-                if wanted is None:  # a list, or one in an object
+                model = document["components"]["schemas"].get(schema.get("$ref", "").removeprefix(REFS))
+                if model is None:  # a list, or one in an object
                     assert answer.status_code == 422, url
                     continue
-                required = {("body", name) for name in wanted.get("required", ())}
+                required = {("body", name) for name in model.get("required", ())}
                 details = answer.json()["detail"] if answer.status_code == 422 else []
                 missing = {tuple(each["loc"]) for each in details if each["type"] == "missing"}
                 assert missing == required, url
@@ -67,9 +67,9 @@ async def test_a_route_reads_the_described_body() -> None:
 
 async def test_every_reference_in_the_document_has_a_target() -> None:
     async with described() as (document, _):
-        found = set(refs(document))
-        assert len(found) > 50
-        assert {each.removeprefix(REFS) for each in found} <= document["components"]["schemas"].keys()
+        references = set(refs(document))
+        assert len(references) > 50
+        assert {each.removeprefix(REFS) for each in references} <= document["components"]["schemas"].keys()
         assert document["openapi"].startswith("3.1")
 
 

@@ -115,8 +115,8 @@ async def test_a_separate_port_for_metrics_serves_nothing_else(
     async with trio.open_nursery() as nursery:
         run = partial(serve, port=0, metrics_port=0, db=":memory:", key=KEY, grace=0.1)
         (url,) = await nursery.start(run)
-        (said,) = [text for text in caplog.messages if text.startswith("metrics are served on ")]
-        apart = said.removeprefix("metrics are served on ")
+        (line,) = [text for text in caplog.messages if text.startswith("metrics are served on ")]
+        apart = line.removeprefix("metrics are served on ")
         async with open_client(url=apart) as client:
             for path in ("/metrics", "/livez", "/readyz"):
                 assert (await client.get(path)).status_code == 200
@@ -330,14 +330,14 @@ async def test_metrics_count_waiting_held_and_ended_states(autojump_clock: MockC
         ok(await api.executed(one["state_id"], {"v": "1"}, {"v": "2"}))
         ok(await api.errored(two["state_id"]))
         await trio.sleep(6)
-        look = await manager.values()
-        assert look[state("a", "CREATED")] == look[state("a", "QUEUED")] == 1
-        assert look[state("b", "CREATED")] == 2
-        assert look[f"exotrio_manager_oldest_eligible_seconds{labels}"] == 0
+        later = await manager.values()
+        assert later[state("a", "CREATED")] == later[state("a", "QUEUED")] == 1
+        assert later[state("b", "CREATED")] == 2
+        assert later[f"exotrio_manager_oldest_eligible_seconds{labels}"] == 0
         ended = 'exotrio_manager_states_ended_total{{namespace="tests",node="{}",status="{}"}}'.format
-        assert look[ended(node_name("a"), "SUCCESS")] == 2, "each output of a fan-out is a state"
-        assert look[ended(node_name("a"), "ERRORED")] == 1
-        assert look["exotrio_manager_commit_group_size_count"] > 5
+        assert later[ended(node_name("a"), "SUCCESS")] == 2, "each output of a fan-out is a state"
+        assert later[ended(node_name("a"), "ERRORED")] == 1
+        assert later["exotrio_manager_commit_group_size_count"] > 5
 
 
 async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> None:
@@ -420,8 +420,8 @@ async def test_requests_are_counted_by_pattern_never_by_path(
     counts = {
         (route, method, code): values[name]
         for name in values
-        if (found := re.fullmatch(r".*_duration_seconds_count\{(.*)\}", name))
-        for code, method, route in [re.findall(r'"(.*?)"', found[1])]
+        if (match := re.fullmatch(r".*_duration_seconds_count\{(.*)\}", name))
+        for code, method, route in [re.findall(r'"(.*?)"', match[1])]
     }
     graph = "/v0/namespace/{namespace}/graph/{graph}"
     assert counts[graph, "PUT", "201"] == 1

@@ -38,7 +38,7 @@ def db(tmp_path: Path) -> Path:
     return tmp_path / "state.db"
 
 
-def given(*keys: str, separator: str = ",") -> Settings:
+def settings_with(*keys: str, separator: str = ",") -> Settings:
     """Return settings with keys in ``SECRETS_ENCRYPTION_KEY``, newest first."""
     return dataclasses.replace(NO_SETTINGS, secrets_encryption_key=separator.join(keys))
 
@@ -113,22 +113,22 @@ def test_the_id_of_a_key_does_not_reveal_it() -> None:
 async def test_a_start_with_a_new_key_in_front_encrypts_everything_with_it(
     db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    states = await store_secrets(db, given(OLD))
+    states = await store_secrets(db, settings_with(OLD))
     assert key_ids(db) == {key_id(OLD)}
     caplog.set_level("INFO", logger="exotrio.manager")  # a command set it, if one ran before
-    await read_secrets(db, states, given(NEW, OLD))
+    await read_secrets(db, states, settings_with(NEW, OLD))
     assert key_ids(db) == {key_id(NEW)}
     assert f"encrypted 6 secrets of 3 graphs with the key {key_id(NEW)}" in caplog.text
     caplog.clear()
-    await read_secrets(db, states, given(NEW))
+    await read_secrets(db, states, settings_with(NEW))
     assert "encrypted" not in caplog.text
     assert OLD not in caplog.text
 
 
 async def test_a_start_with_unchanged_keys_changes_nothing(db: Path) -> None:
-    states = await store_secrets(db, given(NEW, OLD))
+    states = await store_secrets(db, settings_with(NEW, OLD))
     before = ciphertexts(db)
-    await read_secrets(db, states, given(NEW, OLD))
+    await read_secrets(db, states, settings_with(NEW, OLD))
     assert ciphertexts(db) == before
 
 
@@ -142,52 +142,52 @@ async def test_a_key_in_front_of_the_one_in_the_file_is_the_new_one(db: Path, tm
 
 async def test_a_backup_from_before_is_read_with_the_old_key(tmp_path: Path) -> None:
     db, copy = tmp_path / "state.db", tmp_path / "copy.db"
-    async with open_manager(db, settings=given(OLD)) as manager:
+    async with open_manager(db, settings=settings_with(OLD)) as manager:
         states = [await hold(manager, graph) for graph in GRAPHS]
         backup = await manager.remote.request("GET", "/exotrio/v1/backup")
         copy.write_bytes(backup.content)
-    await read_secrets(db, states, given(NEW, OLD))
-    await read_secrets(copy, states, given(OLD))
+    await read_secrets(db, states, settings_with(NEW, OLD))
+    await read_secrets(copy, states, settings_with(OLD))
 
 
 async def test_a_key_that_was_removed_too_early_is_named_and_no_secret_is_lost(
     db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    states = await store_secrets(db, given(OLD))
+    states = await store_secrets(db, settings_with(OLD))
     before = ciphertexts(db)
-    async with open_manager(db, settings=given(NEWEST, NEW)) as manager:
+    async with open_manager(db, settings=settings_with(NEWEST, NEW)) as manager:
         detail = refused(await manager.remote.secrets(states[0]), 503)
         assert f"it was encrypted with another key, {key_id(OLD)}" in detail
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "exotrio.manager"]
-    assert f"6 of 6 secrets cannot be decrypted: it was encrypted with another key, {key_id(OLD)}" in said
-    assert f"given are {key_id(NEWEST)}, {key_id(NEW)}, by SECRETS_ENCRYPTION_KEY" in said
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "exotrio.manager"]
+    assert f"6 of 6 secrets cannot be decrypted: it was encrypted with another key, {key_id(OLD)}" in message
+    assert f"given are {key_id(NEWEST)}, {key_id(NEW)}, by SECRETS_ENCRYPTION_KEY" in message
     assert ciphertexts(db) == before
-    await read_secrets(db, states, given(NEW, OLD))
+    await read_secrets(db, states, settings_with(NEW, OLD))
 
 
 async def test_readable_secrets_are_renewed_next_to_unreadable_ones(db: Path) -> None:
-    states = await store_secrets(db, given(OLD))
-    async with open_manager(db, settings=given(NEW)) as manager:
+    states = await store_secrets(db, settings_with(OLD))
+    async with open_manager(db, settings=settings_with(NEW)) as manager:
         states.append(await hold(manager, "four"))
     await store_more(db)
     assert key_ids(db) == {key_id(OLD), key_id(NEWEST)}
-    await read_secrets(db, states, given(NEWEST, OLD))
+    await read_secrets(db, states, settings_with(NEWEST, OLD))
 
 
 async def store_more(db: Path) -> None:
     """Start once with keys that read only what graph four has."""
-    async with open_manager(db, settings=given(NEWEST, NEW)):
+    async with open_manager(db, settings=settings_with(NEWEST, NEW)):
         pass
 
 
 async def test_a_moved_ciphertext_is_refused_after_a_rotation_too(
     db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    states = await store_secrets(db, given(OLD))
+    states = await store_secrets(db, settings_with(OLD))
     change(
         db, "UPDATE secrets SET value = (SELECT value FROM secrets WHERE name = 'token') WHERE name = 'other'"
     )
-    async with open_manager(db, settings=given(NEW, OLD)) as manager:
+    async with open_manager(db, settings=settings_with(NEW, OLD)) as manager:
         refused(await manager.remote.secrets(states[0]), 503)
     assert "3 of 6 secrets cannot be decrypted: it was changed in the database" in caplog.text
     assert key_ids(db) == {key_id(NEW), key_id(OLD)}
@@ -195,9 +195,9 @@ async def test_a_moved_ciphertext_is_refused_after_a_rotation_too(
 
 @pytest.mark.parametrize("value", ["", ".", "x.y", "not base64!", "AAAA", f"{'0' * 8}."])
 async def test_a_malformed_ciphertext_is_a_503(db: Path, value: str) -> None:
-    states = await store_secrets(db, given(OLD))
+    states = await store_secrets(db, settings_with(OLD))
     change(db, f"UPDATE secrets SET value = '{value}' WHERE name = 'token'")
-    async with open_manager(db, settings=given(OLD)) as manager:
+    async with open_manager(db, settings=settings_with(OLD)) as manager:
         refused(await manager.remote.secrets(states[0]), 503)
 
 
@@ -222,20 +222,20 @@ async def test_no_file_contains_the_old_ciphertexts_after_a_rotation(
     monkeypatch.setattr(store_cipher, "_key_id", lambda key: short(key) * (1 if short(key) == old else 9))
     # Of sizes with which SQLite does not just put the new ones where the old ones were.
     many = {f"s{size}": "x" * 20 * size for size in range(8)}
-    async with open_manager(db, settings=given(OLD)) as manager:
+    async with open_manager(db, settings=settings_with(OLD)) as manager:
         ok(await manager.remote.put_graph("many", manager.remote.body([place("a")], secrets=many)), 201)
     change(db, "VACUUM")
     replaced = [*ciphertexts(db).values()]
-    async with open_manager(db, settings=given(NEW, OLD)):
+    async with open_manager(db, settings=settings_with(NEW, OLD)):
         assert_in_no_file(tmp_path, replaced)
     assert_in_no_file(tmp_path, replaced)
 
 
 @pytest.mark.usefixtures("careless_sqlite")
 async def test_no_file_contains_a_removed_secret(db: Path, tmp_path: Path) -> None:
-    await store_secrets(db, given(OLD))
+    await store_secrets(db, settings_with(OLD))
     replaced = [*ciphertexts(db).values()]
-    async with open_manager(db, settings=given(OLD)) as manager:
+    async with open_manager(db, settings=settings_with(OLD)) as manager:
         for graph in GRAPHS:
             ok(await manager.remote.put_graph(graph, manager.remote.body([place("a")])), 201)
     assert_in_no_file(tmp_path, replaced)
@@ -278,14 +278,14 @@ trio.run(main)
 
 
 async def test_after_a_kill_half_way_all_secrets_are_read_with_the_old_key(db: Path, tmp_path: Path) -> None:
-    states = await store_secrets(db, given(OLD))
+    states = await store_secrets(db, settings_with(OLD))
     with running(HALF_WAY.replace("{keys}", f"{NEW},{OLD}"), db) as process:
         process.line("half way")
         process.kill()
     assert key_ids(db) == {key_id(OLD)}
     shutil.copy(db, tmp_path / "copy.db")
-    await read_secrets(tmp_path / "copy.db", states, given(OLD))
-    await read_secrets(db, states, given(NEW, OLD))
+    await read_secrets(tmp_path / "copy.db", states, settings_with(OLD))
+    await read_secrets(db, states, settings_with(NEW, OLD))
     assert key_ids(db) == {key_id(NEW)}
 
 
@@ -322,18 +322,18 @@ async def test_the_old_key_can_be_dropped(tmp_path: Path) -> None:
 
 
 async def test_keys_in_the_environment_are_used_as_they_are(db: Path, tmp_path: Path) -> None:
-    states = await store_secrets(db, given(OLD))
-    done = await rotate_secrets(db, settings=given(NEW, OLD))
+    states = await store_secrets(db, settings_with(OLD))
+    done = await rotate_secrets(db, settings=settings_with(NEW, OLD))
     assert (done.renewed, done.key_id, done.source) == (6, key_id(NEW), "SECRETS_ENCRYPTION_KEY")
     assert not (tmp_path / "state.db.secrets-key").exists()
-    await read_secrets(db, states, given(NEW))
+    await read_secrets(db, states, settings_with(NEW))
     with pytest.raises(ConfigurationError, match="in the file"):
-        await rotate_secrets(db, drop_old=True, settings=given(NEW, OLD))
+        await rotate_secrets(db, drop_old=True, settings=settings_with(NEW, OLD))
 
 
 async def test_an_unreadable_secret_prevents_the_rotation(tmp_path: Path) -> None:
     db, file = tmp_path / "state.db", tmp_path / "state.db.secrets-key"
-    await store_secrets(db, given(OLD))
+    await store_secrets(db, settings_with(OLD))
     with pytest.raises(DatabaseError, match=f"another key, {key_id(OLD)}"):
         await rotate_secrets(db, settings=NO_SETTINGS)
     assert not file.exists()

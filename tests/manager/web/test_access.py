@@ -115,11 +115,11 @@ async def test_the_sign_in_returns_to_the_requested_page(site: Site) -> None:
         answer = await site.anonymous.get(path)
         assert (answer.status_code, answer.text) == (303, "")
         assert answer.headers["location"].startswith("/sign-in")
-    wanted = "/ns/shop/runs?status=failed&text=a%26b"
-    answer = await site.anonymous.get(wanted)
+    target = "/ns/shop/runs?status=failed&text=a%26b"
+    answer = await site.anonymous.get(target)
     form = await site.anonymous.page(answer.headers["location"])
     assert 'name="to" value="/ns/shop/runs?status=failed&amp;text=a%26b"' in form
-    assert (await site.anonymous.sign_in(to=wanted)).headers["location"] == wanted
+    assert (await site.anonymous.sign_in(to=target)).headers["location"] == target
 
 
 async def test_unauthenticated_clients_do_not_learn_what_exists(site: Site) -> None:
@@ -129,9 +129,9 @@ async def test_unauthenticated_clients_do_not_learn_what_exists(site: Site) -> N
     assert known.status_code == unknown.status_code == 303
     for path in (f"/live/ns/shop/runs/{flow.run_id}", "/live/ns/shop"):
         assert (await site.anonymous.get(path)).status_code == 401
-    asked = await site.anonymous.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
-    assert (asked.status_code, asked.text) == (401, "signed out")
-    assert asked.headers["content-type"] == "text/plain; charset=utf-8"
+    fragment = await site.anonymous.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
+    assert (fragment.status_code, fragment.text) == (401, "signed out")
+    assert fragment.headers["content-type"] == "text/plain; charset=utf-8"
 
 
 async def test_signing_out_ends_the_session_on_the_server(site: Site) -> None:
@@ -349,13 +349,13 @@ async def test_a_session_that_is_ended_during_its_query_is_not_kept(
         is_open = session_module.is_session_open
         with gate() as held:
 
-            def found_then_held(view: View, session: str) -> bool:
-                found = is_open(view, session)
+            def query_then_hold(view: View, session: str) -> bool:
+                result = is_open(view, session)
                 held.hold()
-                return found
+                return result
 
             with monkeypatch.context() as patch:
-                patch.setattr(session_module, "is_session_open", found_then_held)
+                patch.setattr(session_module, "is_session_open", query_then_hold)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(sessions.find, session_id)
                     await trio.to_thread.run_sync(held.wait_entered)

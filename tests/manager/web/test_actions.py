@@ -65,8 +65,8 @@ async def test_ticked_runs_are_changed_if_possible(site: Site) -> None:
     html = text_of(await site.browser.do("/ns/shop/runs/change", chosen))
     assert "2 runs cancelled. 1 could not be: the run" in html
     assert "<option selected>running</option>" in html, "the filters stay"
-    said = await site.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
-    assert "1 run retried." in said
+    flash = await site.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
+    assert "1 run retried." in flash
     assert "No run was ticked" in await site.browser.do("/ns/shop/runs/change", {"do": "retry"})
     assert "choose what to do" in await site.browser.do("/ns/shop/runs/change", {"do": "delete"})
     many = await site.browser.do("/ns/shop/runs/change", {"do": "retry", "run": [str(n) for n in range(101)]})
@@ -83,26 +83,26 @@ async def test_a_run_is_started_from_the_form_of_its_graph(site: Site) -> None:
     form = text_of(await site.browser.page("/ns/shop/graphs/graph"))
     for name in ("input.a", "input.b", "store.must", "store.key", "request_id"):
         assert f'name="{name}"' in form
-    given = {"request_id": str(uuid4()), "input.a": SCRIPT, "store.must": "1", "store.key": "x\r\ny"}
-    html = await site.browser.do("/ns/shop/graphs/graph", given)
+    values = {"request_id": str(uuid4()), "input.a": SCRIPT, "store.must": "1", "store.key": "x\r\ny"}
+    html = await site.browser.do("/ns/shop/graphs/graph", values)
     assert "The run was started." in html
     assert SCRIPT not in html
-    await site.browser.do("/ns/shop/graphs/graph", given)
+    await site.browser.do("/ns/shop/graphs/graph", values)
     assert len(runs_in(await site.browser.page("/ns/shop/runs"))) == 1, "sent twice, it starts once"
     assert await flow.inputs("root") == {"a": SCRIPT, "b": "x\ny"}
 
 
 async def test_a_form_starts_one_run_for_each_key(site: Site) -> None:
     flow = await Flow.deploy(site.api, place("root", inputs={"a": ""}))
-    given = {"key": " order <17> ", "input.a": "x"}
-    for said in ("The run was started.", "The run with the key order <17> existed already."):
+    values = {"key": " order <17> ", "input.a": "x"}
+    for flash in ("The run was started.", "The run with the key order <17> existed already."):
         # From the form as loaded again, so with another id.
-        given["request_id"] = str(uuid4())
-        html = text_of(await site.browser.do("/ns/shop/graphs/graph", given))
-        assert said in html
+        values["request_id"] = str(uuid4())
+        html = text_of(await site.browser.do("/ns/shop/graphs/graph", values))
+        assert flash in html
         assert 'key <code class="wrap">order <17></code>' in html, "the page of the run has it, too"
     for fields, problem in (
-        ({**given, "input.a": "y"}, "with other inputs or another store"),
+        ({**values, "input.a": "y"}, "with other inputs or another store"),
         ({"key": "a\tb"}, "Key contains a control character."),
     ):
         answer = await site.browser.post("/ns/shop/graphs/graph", fields)
@@ -111,8 +111,8 @@ async def test_a_form_starts_one_run_for_each_key(site: Site) -> None:
         assert 'aria-describedby="key-about key-problem" aria-invalid="true" autofocus' in answer.text
     await flow.trigger()
     for text, count in (("ORDER <17", 1), ("order 18", 0), ("", 2)):
-        found = await site.browser.page(f"/ns/shop/runs?text={quote(text)}")
-        assert len(runs_in(found)) == count, text
+        page = await site.browser.page(f"/ns/shop/runs?text={quote(text)}")
+        assert len(runs_in(page)) == count, text
 
 
 async def test_pages_show_that_a_node_is_paused(site: Site) -> None:
@@ -200,9 +200,9 @@ async def deploy_typed(api: Api, inputs: Mapping[str, str] = FITTING) -> Flow:
         for name in TYPED
     }
     ok(await api.register([declare(node_name("root"), {**declared, "note": {"type": "string"}})]))
-    given = {**inputs, "count": "${{ store.count }}", "note": "no note"}
+    values = {**inputs, "count": "${{ store.count }}", "note": "no note"}
     store = {"required_keys": ["must"], "default_values": {"count": "1"}}
-    return await Flow.put(api, "graph", api.body([place("root", inputs=given)], store_config=store))
+    return await Flow.put(api, "graph", api.body([place("root", inputs=values)], store_config=store))
 
 
 async def test_a_field_has_the_type_that_its_node_declares(site: Site) -> None:
@@ -277,8 +277,8 @@ async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: S
     sent |= {"store.count": "2", "input.size": "", "input.day": "", "input.tags": '["a"]', "delay": ""}
     await site.browser.do("/ns/shop/graphs/graph", {**sent, "store.must": "", "empty.store.must": "on"})
     (state,) = await flow.take("root")
-    given = {"count": "2", "note": "<two>\nlines", "tags": '["a"]', "limit": "7"}
-    assert state["inputs"] == {**FITTING, **given}
+    values = {"count": "2", "note": "<two>\nlines", "tags": '["a"]', "limit": "7"}
+    assert state["inputs"] == {**FITTING, **values}
     # What browsers do not take for a number they would not show.
     for delay, kind in (("soon", "text"), ("nan", "text"), ("1e99", "number")):
         answer = await site.browser.post("/ns/shop/graphs/graph", {"store.must": "x", "delay": delay})
@@ -312,9 +312,9 @@ async def test_a_run_is_started_again_with_the_same_inputs_and_store(site: Site)
 async def test_the_form_is_filled_in_with_the_values_of_another_run(site: Site) -> None:
     await deploy_typed(site.api)
     flow = Flow(site.api, "graph")
-    given = {"note": SCRIPT, "size": "large", "day": "2026-01-31", "dry": "false", "gone": "x"}
+    values = {"note": SCRIPT, "size": "large", "day": "2026-01-31", "dry": "false", "gone": "x"}
     store = {"must": "", "count": "5", "extra": "two\nlines"}
-    await flow.trigger(inputs=given, store=store)
+    await flow.trigger(inputs=values, store=store)
     assert f"/ns/shop/graphs/graph?from={flow.run_id}#h-trigger" in await site.browser.page(
         f"/ns/shop/runs/{flow.run_id}"
     )
@@ -346,8 +346,8 @@ async def test_secrets_and_too_long_values_are_not_filled_in(site: Site) -> None
         place("root", inputs={"a": "", "b": "", "c": "", "d": ""}),
         secrets={"token": "s3cret-token", "pin": "1234"},
     )
-    given = {"a": "Bearer s3cret-token", "b": "1234", "c": "\u00fc" * 149_999, "d": "fits not"}
-    await flow.trigger(inputs=given)
+    values = {"a": "Bearer s3cret-token", "b": "1234", "c": "\u00fc" * 149_999, "d": "fits not"}
+    await flow.trigger(inputs=values)
     html = await site.browser.page(f"/ns/shop/graphs/graph?from={flow.run_id}")
     main = html.partition("<main")[2]
     assert "s3cret" not in main

@@ -69,8 +69,8 @@ async def fill(site: Site, clock: SettableClock) -> dict[str, str]:
     assert ok(await api.put_graph(hostile("broken"), broken), 201)["validation_status"] == "INVALID"
 
     async def start() -> str:
-        given = {"inputs": {INPUT: hostile("input-value")}, "store": {KEY: hostile("key-value")}}
-        return str(ok(await api.trigger(GRAPH, **given))["run_id"])
+        request = {"inputs": {INPUT: hostile("input-value")}, "store": {KEY: hostile("key-value")}}
+        return str(ok(await api.trigger(GRAPH, **request))["run_id"])
 
     async def take(node: str) -> dict[str, object]:
         (state,) = ok(await api.native_claim({node: 1}, worker_id=WORKER))["states"]
@@ -137,25 +137,25 @@ async def fill(site: Site, clock: SettableClock) -> dict[str, str]:
         f"/nodes/{quote(OTHER)}": 200,
         f"/nodes/{quote(hostile('absent'))}": 404,
     }
-    found = {}
+    html = {}
     for path, status in pages.items():
         response = await browser.get(here + path)
         assert status in (None, response.status_code), (path, response.status_code, response.text)
-        found[path] = response.text
-    found["without values"] = (
+        html[path] = response.text
+    html["without values"] = (
         await api.native("GET", f"run/{failed}/export", params={"values": "false"})
     ).text
     await site.service.store.write(lambda tx: tx.execute("UPDATE secrets SET value = 'unreadable'"))
-    found["unreadable secrets"] = (await api.native("GET", f"run/{failed}/export")).text
+    html["unreadable secrets"] = (await api.native("GET", f"run/{failed}/export")).text
     # What a form says is shown by the page that follows it.
     form = {"worker": WORKER}
-    found["drain"] = await browser.do(f"{here}/runtimes/drain", form)
-    found["retry"] = await browser.do(f"{here}/runs/{failed}/retry")
-    found["change"] = await browser.do(f"{here}/runs/change", {"run": hostile("run"), "do": "retry"})
+    html["drain"] = await browser.do(f"{here}/runtimes/drain", form)
+    html["retry"] = await browser.do(f"{here}/runs/{failed}/retry")
+    html["change"] = await browser.do(f"{here}/runs/change", {"run": hostile("run"), "do": "retry"})
     to = quote(f"/x{hostile('to')}".replace(" ", ""), safe="")
-    found["sign in"] = (await site.anonymous.get(f"/sign-in?to={to}")).text
-    found["welcome"] = (await browser.get(f"/sign-in?link=x&to={to}")).text
-    return found
+    html["sign in"] = (await site.anonymous.get(f"/sign-in?to={to}")).text
+    html["welcome"] = (await browser.get(f"/sign-in?link=x&to={to}")).text
+    return html
 
 
 SHOWN = (

@@ -42,8 +42,8 @@ class Listener:
             if self._unread.endswith(LAST_CHUNK) or not await self._more():
                 return None
         event, _, self._unread = self._unread.partition(b"\n\n")
-        _, found, names = event.decode().partition("data: ")
-        return set(names.split()) if found else await self.changed()
+        _, separator, names = event.decode().partition("data: ")
+        return set(names.split()) if separator else await self.changed()
 
     async def hears_the_end(self) -> None:
         while await self.changed() is not None:
@@ -105,9 +105,9 @@ async def test_changed_fragments_are_sent_as_events(office: Office) -> None:
         every = {"summary", "faults", "result", "graph", "timeline", "states", "events"}
         assert await page.changed() == every, "first all, since the page may be older than the stream"
         await flow.run("work")
-        heard: set[str] = set()
-        while not {"summary", "graph", "timeline", "states"} <= heard:
-            heard |= await page.changed() or set()
+        received: set[str] = set()
+        while not {"summary", "graph", "timeline", "states"} <= received:
+            received |= await page.changed() or set()
 
 
 async def test_an_open_stream_ends_at_once_when_the_server_stops(office: Office) -> None:
@@ -154,18 +154,18 @@ async def test_streams_of_disconnected_browsers_end(office: Office, monkeypatch:
 async def test_all_fragments_change_when_the_shown_object_is_deleted(office: Office) -> None:
     async with office.listening("/ns/shop/runs/absent") as page:
         assert "summary" in (await page.changed() or ())
-    asked = await office.client.get("/ns/shop/runs/absent", headers={"x-fragments": "summary"})
-    assert asked.status_code == 404
+    response = await office.client.get("/ns/shop/runs/absent", headers={"x-fragments": "summary"})
+    assert response.status_code == 404
 
 
 async def test_at_most_four_events_a_second_are_sent(office: Office) -> None:
     flow = await Flow.deploy(office.api, place("work"))
-    heard = 0
+    received = 0
 
     async def listen(page: Listener) -> None:
-        nonlocal heard
+        nonlocal received
         while await page.changed() is not None:
-            heard += 1
+            received += 1
 
     async with office.listening("/ns/shop/runs") as page, trio.open_nursery() as nursery:
         await page.changed()
@@ -175,4 +175,4 @@ async def test_at_most_four_events_a_second_are_sent(office: Office) -> None:
             await flow.trigger()
         lasted = trio.current_time() - began
         nursery.cancel_scope.cancel()
-    assert heard <= lasted / live.INTERVAL + 1
+    assert received <= lasted / live.INTERVAL + 1

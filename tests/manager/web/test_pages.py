@@ -35,15 +35,15 @@ async def site(clock: SettableClock) -> AsyncIterator[Site]:
         yield opened
 
 
-async def found_in(site: Site, link: str, what: str, fragment: str = "list") -> list[str]:
+async def matches_in(site: Site, link: str, what: str, fragment: str = "list") -> list[str]:
     """Return what is found in a list, and in all the pages that it leads on to."""
-    found = []
+    matches = []
     while link:
         html = await site.browser.fragments(link.partition("#")[0], fragment)
-        found += re.findall(what, html)
+        matches += re.findall(what, html)
         following = re.search(r'href="([^"]+)" rel="next"', html)
         link = text_of(following[1]) if following else ""
-    return found
+    return matches
 
 
 async def fan_out(site: Site, count: int, **fields: Any) -> Flow:
@@ -187,10 +187,10 @@ async def test_a_fragment_is_the_same_alone_and_in_the_page(site: Site, page: ob
 
 async def test_changes_of_one_run_do_not_change_the_page_of_another(site: Site, clock: SettableClock) -> None:
     flow, _ = await failed_run(site.api)
-    asked = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
+    request = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
 
     async def versions() -> Mapping[str, object]:
-        return await site.service.store.read(run_pages.PAGE.versions, asked)
+        return await site.service.store.read(run_pages.PAGE.versions, request)
 
     before = await versions()
     other = await Flow.start(site.api, place("other"), graph="other")
@@ -288,7 +288,7 @@ async def test_buffered_states_are_not_shown_as_running(site: Site) -> None:
 async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form(site: Site) -> None:
     flow, _ = await failed_run(site.api)
     other = await Flow.start(site.api, place("only"), graph="fine")
-    for query, found in (
+    for query, matches in (
         ("", {flow.run_id, other.run_id}),
         ("graph=orders", {flow.run_id}),
         ("status=running", {other.run_id}),
@@ -301,7 +301,7 @@ async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form(site: Sit
     ):
         html = await site.browser.page(f"/ns/shop/runs?{query}")
         shown = set(re.findall(A_RUN, html))
-        assert shown == found, query
+        assert shown == matches, query
     html = await site.browser.page("/ns/shop/runs?graph=orders&text=%22%3E")
     assert "<option selected>orders</option>" in html
     assert 'name="text" value="&#34;&gt;"' in html
@@ -311,8 +311,8 @@ async def test_the_search_redirects_to_a_single_hit_or_lists_all(site: Site) -> 
     flow, state = await failed_run(site.api)
     near = str(UUID(int=UUID(flow.run_id).int ^ 1))
     ok(await site.api.native_trigger("orders", near, inputs={"note": "x"}))
-    given = {"inputs": {"note": "x"}, "key": "order-17/ä"}
-    keyed = ok(await site.api.native("POST", "graph/orders/trigger", json=given))["run_id"]
+    request = {"inputs": {"note": "x"}, "key": "order-17/ä"}
+    keyed = ok(await site.api.native("POST", "graph/orders/trigger", json=request))["run_id"]
     ok(await site.api.elsewhere("other").register([declare("N_of_others")]))
 
     async def leads_to(text: str) -> str | None:
@@ -349,7 +349,7 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
     path = f"/ns/shop/runs/{flow.run_id}"
     html = await site.browser.fragments(path, "states")
     assert re.findall(r'class="c-(\w+)"', html) == ["success", "waiting", "retried"]
-    seen = await found_in(site, f"{path}?node=leaf&status=waiting", A_STATE, "states")
+    seen = await matches_in(site, f"{path}?node=leaf&status=waiting", A_STATE, "states")
     assert len(seen) == len(set(seen)) == 120
     for query in ("node=absent", "status=absent", "node=fan&status=errored"):
         assert "No states match" in await site.browser.page(f"{path}?{query}")
@@ -365,7 +365,7 @@ async def test_states_are_listed_in_each_order_without_gaps(site: Site, clock: S
     ok(await site.api.executed(leaves[28]))
 
     async def pages(query: str) -> list[str]:
-        return await found_in(site, f"/ns/shop/runs/{flow.run_id}?{query}", A_STATE, "states")
+        return await matches_in(site, f"/ns/shop/runs/{flow.run_id}?{query}", A_STATE, "states")
 
     oldest = await pages("sort=oldest")
     assert oldest == sorted(oldest)
@@ -406,8 +406,8 @@ async def test_the_page_of_a_run_shows_its_failures_first(site: Site, clock: Set
     first = re.search(r'href="/ns/shop/states/(\w+)" title="\w+" id="first-failed"', html)
     assert first is not None
     assert first[1] == leaves[3]
-    found = re.findall(r"(\d+).</strong> <strong>leaf</strong> <code>([^<]+)</code>", html)
-    assert found == [("3", "gone"), ("1", "no 3")]
+    matches = re.findall(r"(\d+).</strong> <strong>leaf</strong> <code>([^<]+)</code>", html)
+    assert matches == [("3", "gone"), ("1", "no 3")]
     assert f'href="{path}?node=leaf&status=errored#states"' in html
     assert re.findall(r">(\d+ min) ago<", html) == ["6 min", "1 min", "4 min", "1 min", "6 min"]
 
@@ -567,10 +567,10 @@ async def test_states_without_a_runtime_are_marked_on_every_page(site: Site) -> 
     looks = {run: "graph", f"/ns/shop/states/{state}": "state", "/ns/shop": "now"}
     for path, fragment in looks.items():
         assert "no runtime offers" in await site.browser.fragments(path, fragment), path
-    asked = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
-    before = (await site.service.store.read(run_pages.PAGE.versions, asked))["graph"]
+    request = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
+    before = (await site.service.store.read(run_pages.PAGE.versions, request))["graph"]
     ok(await site.api.native_claim({"Node_work": 0}, worker_id="w-1"))
-    after = (await site.service.store.read(run_pages.PAGE.versions, asked))["graph"]
+    after = (await site.service.store.read(run_pages.PAGE.versions, request))["graph"]
     assert before != after, "an open page hears of it"
     for path, fragment in looks.items():
         assert "no runtime offers" not in await site.browser.fragments(path, fragment), path
@@ -584,7 +584,7 @@ async def test_what_was_cancelled_does_not_look_like_an_error(site: Site, clock:
     path = f"/ns/shop/runs/{flow.run_id}"
     html = await site.browser.do(f"{path}/cancel")
     assert "30 errored or cancelled" in html
-    listed = "".join(await found_in(site, f"{path}?status=errored", "(?s)<tbody.*</tbody>", "states"))
+    listed = "".join(await matches_in(site, f"{path}?status=errored", "(?s)<tbody.*</tbody>", "states"))
     assert listed.count('<span class="chip c-pruned">cancelled</span>') == 29
     assert listed.count('<span class="chip c-errored">errored</span>') == 1
     timeline = await site.browser.fragments(path, "timeline")

@@ -111,15 +111,15 @@ def test_a_united_node_is_marked_and_its_lines_are_dashed() -> None:
 
 
 def test_a_box_shows_the_most_urgent_counts() -> None:
-    def said(**counts: int) -> list[str]:
+    def shown(**counts: int) -> list[str]:
         drawn = draw_graph([Box(name="a", node="A", counts=counts)], title="t")
         return re.findall(r'class="(?:standing[^"]*|bad)" x="12" y="68">([^<]*)<', drawn)
 
-    assert said() == ["not reached"]
-    assert said(success=9) == ["9 success"]
-    assert said(success=9, pruned=1) == ["1 pruned · 9 success"]
-    assert said(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running"]
-    assert said(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
+    assert shown() == ["not reached"]
+    assert shown(success=9) == ["9 success"]
+    assert shown(success=9, pruned=1) == ["1 pruned · 9 success"]
+    assert shown(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running"]
+    assert shown(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
     stuck = draw_graph(
         [Box(name="a", node="A", counts={"waiting": 2}, note="no runtime offers this")], title="t"
     )
@@ -153,7 +153,7 @@ def test_an_empty_graph_is_drawn() -> None:
 
 
 def span(index: int, **fields: int | str | None) -> Span:
-    given: dict[str, int | str | None] = {
+    values: dict[str, int | str | None] = {
         "place": 0,
         "status": "SUCCESS",
         "waits": index,
@@ -161,7 +161,7 @@ def span(index: int, **fields: int | str | None) -> Span:
         "ends": index + 5,
         **fields,
     }
-    return Span(**given)  # type: ignore[arg-type]
+    return Span(**values)  # type: ignore[arg-type]
 
 
 def timeline(lanes: list[tuple[str, int]], spans: list[Span], *, until: int, each: int = 1) -> str:
@@ -287,10 +287,10 @@ KINDS = ("success", "running", "waiting", "errored", "retried", "pruned")
 
 def themes() -> dict[str, dict[str, str]]:
     """Return the colours of the style sheet: theme to name to value."""
-    found = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", style())
+    results = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", style())
     return {
-        "light": {name: colour for name, colour, _ in found},
-        "dark": {name: colour for name, _, colour in found},
+        "light": {name: colour for name, colour, _ in results},
+        "dark": {name: colour for name, _, colour in results},
     }
 
 
@@ -358,8 +358,8 @@ def test_buckets_keep_the_order_of_times(one: int, other: int) -> None:
 
 def test_quantiles_come_from_the_buckets() -> None:
     buckets = {tallies.bucket_of(ms): count for ms, count in ((10, 90), (1_000, 9), (60_000, 1))}
-    found = [tallies.quantile(buckets, share) for share in (0.5, 0.95, 0.999)]
-    assert found == [
+    results = [tallies.quantile(buckets, share) for share in (0.5, 0.95, 0.999)]
+    assert results == [
         pytest.approx(10, rel=0.13),
         pytest.approx(1_000, rel=0.13),
         pytest.approx(6e4, rel=0.13),

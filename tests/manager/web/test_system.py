@@ -33,5 +33,5 @@ async def test_the_system_page_shows_managers_database_and_what_doctor_finds(eng
         assert "none yet by" not in waiting
         (state,) = await flow.take("work")
         ok(await site.api.errored(state["state_id"]))
-        found = await site.browser.fragments(path, "system")
-        assert "1 state failed within 24 h and was not retried" in found
+        html = await site.browser.fragments(path, "system")
+        assert "1 state failed within 24 h and was not retried" in html
