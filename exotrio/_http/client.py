@@ -308,8 +308,7 @@ async def send(pool: Pool, request: httpx.Request) -> httpx.Response:
         import httpx
 
         next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
-    with pool.lookups():
-        return await pool.transport.handle_async_request(request)
+    return await pool.transport.handle_async_request(request)
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,7 @@
 """The connections to a state manager, separate for each event loop, since none works in another one.
 
-Their name lookups have separate threads. Trio looks names up in threads of its default limiter. Nodes may
-keep all of those busy, and a runtime that waited for one of them could not reach its state manager.
+Name lookups have separate threads. Trio looks names up in threads of its default limiter. Nodes may keep all
+of those busy, and a runtime that waited for one of them could not reach its state manager.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import AsyncGenerator, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -34,10 +32,9 @@ log = logging.getLogger("exotrio")
 
 KEEPALIVE_EXPIRY = 4.0
 """Below the 5 s after which common servers close: a request must not cross the close on the wire."""
-MAX_LOOKUPS = 8
+MAX_LOOKUPS = 40
 """Lookups at once in one Trio loop. An unanswered one keeps its thread until the system gives it up."""
 
-_is_own_lookup: ContextVar[bool] = ContextVar("exotrio looks up", default=False)
 _is_installed: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("exotrio lookups", default=False)
 
 
@@ -69,14 +66,12 @@ class Pool:
         transport: Sends requests.
         limiter: Admits as many exchanges at once as the pool has connections for. httpcore loses connections
             for good when requests are cancelled while more than ``max_connections`` are queued in it.
-        lookups: Returns the context for a request that may have to connect.
         closer: Closes the connections when it is closed, which the event loop does at its end. It refers to
             no other object here, so that a client is collected as garbage before its connections are.
     """
 
     transport: httpx.AsyncBaseTransport
     limiter: Admission
-    lookups: Callable[[], AbstractContextManager[None]]
     closer: AsyncGeneratorType[None] | None = None
 
 
@@ -93,7 +88,6 @@ class Connections:
             self._embedded = Pool(
                 transport=endpoint.transport,
                 limiter=Admission(trio.CapacityLimiter(tasks)),
-                lookups=nullcontext,
             )
 
     async def pool(self) -> Pool:
@@ -117,13 +111,14 @@ class Connections:
             ended = pool.closer is not None and pool.closer.ag_frame is None
             if ended or _is_closed(other):
                 self._pools.pop(other, None)
+        if trio.lowlevel.in_trio_task():
+            _separate_lookups()
         transport = open_transport(self._endpoint, self._tasks)
         closer = cast("AsyncGeneratorType[None]", _close_at_the_end(transport))
         await anext(closer)
         pool = self._pools[loop] = Pool(
             transport=transport,
             limiter=Admission(event_loop().CapacityLimiter(self._tasks)),
-            lookups=own_lookups if trio.lowlevel.in_trio_task() else nullcontext,
             closer=closer,
         )
         return pool
@@ -194,29 +189,17 @@ def _warn_of_plaintext(uri: str) -> None:
     log.warning("the API key travels unencrypted to %s: use https:// off this machine", uri)
 
 
-@contextmanager
-def own_lookups() -> Iterator[None]:
-    """Give name lookups in the body, in this task and its children, separate threads.
-
-    If the application has set a resolver, that one is used.
-    """
+def _separate_lookups() -> None:
+    """Give the name lookups of this Trio loop separate threads, unless the application has set a resolver."""
     if not _is_installed.get():
         _is_installed.set(True)
         other = trio.socket.set_custom_hostname_resolver(_Resolver())
         if other is not None:
             trio.socket.set_custom_hostname_resolver(other)
-    token = _is_own_lookup.set(True)
-    try:
-        yield
-    finally:
-        _is_own_lookup.reset(token)
 
 
 class _Resolver(trio.abc.HostnameResolver):
-    """Does what Trio does without a resolver, except that our lookups have separate threads.
-
-    A cancelled lookup goes on in its thread.
-    """
+    """Does what Trio does without a resolver, in separate threads. A cancelled lookup keeps its thread."""
 
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(MAX_LOOKUPS)
@@ -224,9 +207,7 @@ class _Resolver(trio.abc.HostnameResolver):
     async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
         try:
             return await trio.to_thread.run_sync(
-                partial(socket.getaddrinfo, *args, **options),
-                limiter=self._limiter if _is_own_lookup.get() else None,
-                abandon_on_cancel=True,
+                partial(socket.getaddrinfo, *args, **options), limiter=self._limiter, abandon_on_cancel=True
             )
         except RuntimeError as error:
             # No thread can be started: the host cannot be reached now, which is not the caller's error.

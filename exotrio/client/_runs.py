@@ -155,10 +155,10 @@ class RunCalls(StockCalls):
             run_id: The run.
             timeout: Seconds to wait at most. Defaults to no limit.
             poll_interval: Most seconds between two requests; the first ones are closer together.
-            on_progress: Called with the first run, and again whenever it changed.
+            on_progress: Called with the first status, and again whenever it changed.
 
         Returns:
-            The run, with run SUCCESS or FAILED.
+            The run, with status SUCCESS or FAILED.
 
         Raises:
             trio.TooSlowError, in asyncio TimeoutError: ``timeout`` seconds went by; the run goes on.
@@ -167,7 +167,7 @@ class RunCalls(StockCalls):
             Safe; the run goes on.
         """
         shown: Run | None = None
-        # Without on_progress the first run is not needed: the first request already waits for the end.
+        # Without on_progress the first status is not needed: the first request already waits for the end.
         pause, held = 0.0, poll_interval if on_progress is None else 0.0
         run: Run | None = None
         with nullcontext() if timeout is None else event_loop().fail_after(timeout):

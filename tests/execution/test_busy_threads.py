@@ -67,18 +67,6 @@ async def test_a_resolver_of_the_application_is_asked_and_stays() -> None:
     assert trio.socket.set_custom_hostname_resolver(None) is resolver
 
 
-async def test_lookups_of_others_wait_for_the_threads_that_they_are_to_wait_for() -> None:
-    async with tcp_server(pong) as (uri, _), busy():
-        http = HttpClient(Endpoint(uri.replace("127.0.0.1", "localhost"), "the-key"))
-        await http.ask("GET", "/ping")
-        await http.aclose()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.socket.getaddrinfo, "localhost", 80)
-            await trio.testing.wait_all_tasks_blocked()
-            assert trio.to_thread.current_default_thread_limiter().statistics().tasks_waiting == 1
-            nursery.cancel_scope.cancel()
-
-
 async def test_outcomes_are_written_to_the_outbox_and_it_is_closed(tmp_path: Path) -> None:
     class Node(BaseNode):
         async def execute(self) -> None:
