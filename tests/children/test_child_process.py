@@ -1,14 +1,19 @@
-"""Child processes have the options of their parent's Python, and load no code from a working directory that
-their parent does not load code from."""
+"""Child processes: their interpreter, the messages in both directions, and their end."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
-from tests.support.processes import ROOT, Process, Server, server
+from exotrio._children.child_process import SOCKET, ChildProcess
+from tests.support.processes import PATIENCE, ROOT, Process, is_running, until_gone
 
 HOSTILE = """
 open({mark!r}, "a").close()
@@ -30,83 +35,23 @@ COMMAND = "from exotrio.cli import main; main()"
 """As the script ``exotrio`` of an environment: its folder is on the path, the working directory is not."""
 
 
-@pytest.fixture
-def places(tmp_path: Path) -> tuple[Path, Path]:
-    """Return the user's folder, and a shared one with another user's modules."""
-    own, shared = tmp_path / "own", tmp_path / "shared"
+def test_a_child_loads_no_code_from_a_working_directory_that_its_parent_loads_none_from(
+    tmp_path: Path,
+) -> None:
+    own, shared, mark = tmp_path / "own", tmp_path / "shared", tmp_path / "hostile code ran"
     own.mkdir()
     shared.mkdir()
     (own / "app.py").write_text(APP)
     (own / "exotrio-command.py").write_text(COMMAND)
     for name in ("json", "socket", "logging", "subprocess"):
-        (shared / f"{name}.py").write_text(HOSTILE.format(mark=str(tmp_path / "hostile code ran")))
-    return own, shared
-
-
-def command(places: tuple[Path, Path], *arguments: str, at: Server | None = None) -> Process:
-    own, shared = places
-    script = [sys.executable, str(own / "exotrio-command.py"), *arguments]
-    return Process(script, cwd=shared, env=None if at is None else at.env)
-
-
-def test_a_process_node_does_not(places: tuple[Path, Path], tmp_path: Path) -> None:
-    with command(places, "run", str(places[0] / "app.py"), "--db", ":memory:") as process:
+        (shared / f"{name}.py").write_text(HOSTILE.format(mark=str(mark)))
+    command = [sys.executable, str(own / "exotrio-command.py"), "run", str(own / "app.py")]
+    with Process([*command, "--db", ":memory:"], cwd=shared) as process:
         process.wait(code=0)
-    assert not (tmp_path / "hostile code ran").exists()
+    assert not mark.exists()
 
 
-def test_dev_does_not(places: tuple[Path, Path], tmp_path: Path) -> None:
-    arguments = ["dev", str(places[0] / "app.py"), "--db", ":memory:", "--port", "0", "--trigger"]
-    with command(places, *arguments) as process:
-        process.line("run .* SUCCESS")
-        process.stop(code=0)
-    assert not (tmp_path / "hostile code ran").exists()
-
-
-def test_worker_with_processes_does_not(places: tuple[Path, Path], tmp_path: Path) -> None:
-    arguments = ["worker", str(places[0] / "app.py"), "--processes", "1"]
-    with server(tmp_path, "--db", ":memory:") as at, command(places, *arguments, at=at) as process:
-        process.line("process 1 .* works as")
-        process.stop(code=0)
-    assert not (tmp_path / "hostile code ran").exists()
-
-
-DELETED = """
-import os, sys
-from exotrio import BaseNode, Runtime
-from exotrio.monitoring import StateEnded
-from tests.support.doubles import V0Server
-
-class Says(BaseNode):
-    runs_in = "process"
-
-    def execute(self):
-        return None
-
-def ended(event):
-    if isinstance(event, StateEnded):
-        runtime.stop()
-
-if __name__ == "__main__":
-    os.rmdir(os.getcwd())
-    server = V0Server()
-    server.add("Says")
-    runtime = Runtime("ns", "rt", [Says], transport=server)
-    runtime.observe(ended)
-    print(runtime.start().completed)
-"""
-
-
-def test_a_process_node_runs_after_the_working_directory_was_deleted(tmp_path: Path) -> None:
-    program, deleted = tmp_path / "program.py", tmp_path / "deleted"
-    program.write_text(DELETED)
-    deleted.mkdir()
-    path = {"PYTHONPATH": str(ROOT)}
-    with Process([sys.executable, str(program)], cwd=deleted, env=path) as process:
-        assert process.wait(code=0).out == "1\n"
-
-
-CHILD = """
+PARENT = """
 import subprocess, sys
 from exotrio._children.child_process import child_python
 
@@ -114,8 +59,94 @@ subprocess.run(child_python("-c", "import sys; print(sys.warnoptions, sys.stdout
 """
 
 
-@pytest.mark.parametrize("options", [["-u", "-W", "error"], []], ids=["given", "default"])
+@pytest.mark.parametrize("options", [["-u", "-W", "error"], []], ids=["options", "defaults"])
 def test_the_options_of_the_interpreter_are_passed_on(tmp_path: Path, options: list[str]) -> None:
     variables = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", "PYTHONWARNINGS": ""}
-    with Process([sys.executable, *options, "-c", CHILD], cwd=tmp_path, env=variables) as process:
+    with Process([sys.executable, *options, "-c", PARENT], cwd=tmp_path, env=variables) as process:
         assert process.wait(code=0).out == ("['error'] True\n" if options else "[] False\n")
+
+
+BEGIN = f"""
+import os, signal, subprocess, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from exotrio._children.parent_process import ParentProcess, unblock_signals
+parent = ParentProcess(int(sys.argv[1]))
+"""
+ECHO = "for message in parent.messages(): parent.send(message)"
+
+
+@asynccontextmanager
+async def child(code: str) -> AsyncIterator[ChildProcess]:
+    process = ChildProcess(["-c", BEGIN + code, SOCKET])
+    try:
+        with trio.fail_after(PATIENCE):
+            yield process
+    finally:
+        await process.end()
+
+
+async def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
+    messages = ["small", {"large": b"x" * 3_000_000}, ("small", 2)]
+    async with child(ECHO) as process, trio.open_nursery() as nursery:
+        for message in messages[:2]:
+            nursery.start_soon(process.send, message)
+            assert await process.receive() == message
+        process.send_now(messages[2])
+        assert await process.receive() == messages[2]
+
+
+async def test_a_child_starts_after_the_working_directory_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    async with child(ECHO) as process:
+        await process.send("it runs")
+        assert await process.receive() == "it runs"
+
+
+async def test_a_child_whose_time_is_over_is_killed_with_what_it_started() -> None:
+    code = "parent.send(subprocess.Popen(['sleep', '600']).pid); time.sleep(600)"
+    async with child(code) as process:
+        pid = await process.receive()
+        process.end_within(60)
+        process.end_within(0.01)
+        await process.wait()
+        assert (process.was_killed, process.code, process.ending) == (True, -9, "was killed by SIGKILL")
+    assert not is_running(process.pid)
+    until_gone(pid)
+
+
+async def test_a_signal_before_a_child_can_handle_it_waits_until_then() -> None:
+    code = """
+parent.send("started")
+next(parent.messages())
+signal.signal(signal.SIGTERM, lambda number, frame: parent.send("handled"))
+unblock_signals()
+"""
+    async with child(code) as process:
+        assert await process.receive() == "started"
+        os.kill(process.pid, signal.SIGTERM)
+        await process.send("go on")
+        assert await process.receive() == "handled"
+
+
+async def test_a_process_that_a_child_forked_does_not_hold_the_connection_open() -> None:
+    code = """
+pid = os.fork()
+if pid == 0:
+    time.sleep(600)
+parent.send(pid)
+"""
+    async with child(code) as process:
+        pid = await process.receive()
+        try:
+            with pytest.raises(EOFError):
+                await process.receive()
+            assert is_running(pid)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        await process.wait()
+        assert process.ending == "ended with exit code 0"

@@ -483,10 +483,3 @@ def test_the_runtime_drains_by_itself_when_dev_is_killed(processes: Processes, t
     dev.process.kill()
     until_gone(pid)
     assert len(log.items("cancelled")) == gated.WORKERS, "its nodes were told, not cut off"
-
-
-def test_code_that_is_being_loaded_does_not_outlive_dev_either(processes: Processes, tmp_path: Path) -> None:
-    dev = Dev(processes, make(tmp_path, f"{APP}\n__import__('time').sleep(600)\n"))
-    pid = dev.pid()
-    dev.process.kill()
-    until_gone(pid)

@@ -285,12 +285,6 @@ def test_code_that_cannot_be_loaded_is_told_once(place: Place) -> None:
     assert end.err.count("No module named 'nothing_like_it'") == 1, end
 
 
-def test_a_refused_key_ends_all(place: Place) -> None:
-    server = place.running
-    with place.start(server, EXOSPHERE_API_KEY="another-key-for-tests") as parent:
-        parent.wait(code=5)
-
-
 def test_a_process_that_cannot_be_replaced_ends_all_and_they_drain(place: Place) -> None:
     with place.busy() as busy:
         place.app("import nothing_like_it\n")

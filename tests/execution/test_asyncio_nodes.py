@@ -426,23 +426,6 @@ async def test_a_value_returned_all_the_same_counts(mock_clock: MockClock) -> No
     assert await run_node(node(execute, timeout=30)) == Executed([{"text": "timed out"}])
 
 
-async def test_what_a_cancelled_node_raises_is_logged_with_its_frames_only(mock_clock: MockClock) -> None:
-    jump = jumping(mock_clock)
-
-    async def execute(self: BaseNode) -> None:
-        jump(30)
-        try:
-            await asyncio.sleep(100)
-        finally:
-            raise ValueError("in the clean-up")
-
-    outcome = await run_node(node(execute, timeout=30))
-    assert isinstance(outcome, Errored)
-    assert outcome.error.startswith("timed out after 30 s (timeout of Node); it then raised\n")
-    assert "ValueError: in the clean-up" in outcome.error
-    assert "trio.Cancelled" not in outcome.error
-
-
 # -- what does not end
 
 

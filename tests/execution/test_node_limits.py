@@ -24,7 +24,7 @@ from exotrio import (
     Stopping,
 )
 from exotrio.monitoring import Health
-from exotrio.testing import Errored, Executed, Pruned, run_graph, run_node
+from exotrio.testing import Errored, Executed, run_graph, run_node
 from tests.support.doubles import NativeServer, V0Server, reply, running, runtime
 from tests.support.helpers import eventually
 
@@ -54,12 +54,6 @@ def test_a_timeout_that_is_no_number_of_seconds_is_named(timeout: Any) -> None:
 def test_a_concurrency_that_is_no_whole_number_is_named(concurrency: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Digest\.concurrency is .*at least 1"):
         runtime(V0Server(), node(sleeps, concurrency=concurrency))
-
-
-def test_limits_out_of_range_are_named_with_everything_else() -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        runtime(V0Server(), node(sleeps, timeout=0, concurrency=0), workers=0)
-    assert len(caught.value.problems) == 3
 
 
 # -- timeout
@@ -144,14 +138,6 @@ async def test_anything_raised_after_the_timeout_is_reported_with_the_timeout(
     assert isinstance(outcome, Errored)
     assert outcome.error.startswith("timed out after 0.5 s (timeout of Digest); it then raised\n")
     assert text in outcome.error
-
-
-async def test_a_signal_in_time_is_no_timeout(autojump_clock: MockClock) -> None:
-    async def execute(self: BaseNode) -> None:
-        await trio.sleep(1)
-        raise PruneSignal
-
-    assert await run_node(node(execute, timeout=30)) == Pruned({})
 
 
 async def test_secrets_are_masked_in_what_a_timed_out_node_raises(autojump_clock: MockClock) -> None:
@@ -328,10 +314,6 @@ async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_time_to
     assert server.states["0" * 24].result == [{"text": "cancelling"}]
 
 
-async def test_a_plain_node_in_time_is_not_stuck() -> None:
-    assert await run_node(node(lambda self: Text(text="a"), timeout=20)) == Executed([{"text": "a"}])
-
-
 # -- concurrency
 
 
@@ -405,16 +387,6 @@ async def test_nothing_is_asked_while_no_class_has_room(
         await trio.sleep(900)
         assert len(server.routes("claim", "enqueue")) == 1
     assert server.statuses() == {"CREATED": 3}
-
-
-async def test_a_native_claim_carries_the_room_of_each_class(autojump_clock: MockClock) -> None:
-    limited, free = Counting("Limited", 2), Counting("Free", None)
-    server = NativeServer()
-    async with running(server, limited.node, free.node, batch_size=16):
-        await server.until(lambda: bool(server.routes("claim")))
-    [claim, *_] = server.routes("claim")
-    assert claim.body["limits"] == {"Limited": 2, "Free": 16}
-    assert claim.body["limit"] == 16
 
 
 async def test_a_class_that_has_room_again_does_not_wait_for_a_long_poll_to_end(
