@@ -223,7 +223,7 @@ async def test_no_label_has_the_id_of_a_state_or_a_run_and_the_global_registry_s
 def test_two_runtimes_need_two_registries() -> None:
     registry = CollectorRegistry()
     RuntimeMetrics(runtime(V0Server(), Sleeps), registry=registry)
-    with pytest.raises(ConfigurationError, match="registry of its own"):
+    with pytest.raises(ConfigurationError, match="separate registry"):
         RuntimeMetrics(runtime(V0Server(), Sleeps), registry=registry)
 
 
