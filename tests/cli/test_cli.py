@@ -193,7 +193,7 @@ def test_a_deleted_working_directory_is_an_error(folder: Path) -> None:
 
 def test_a_run_on_a_full_disk_can_be_stopped_and_continued_with_more_space(folder: Path) -> None:
     with exotrio("run", "fan.py", cwd=folder, after=disk_of(700_000)) as process:
-        process.line("could not be committed")
+        process.line("could not be written")
         process.signal(signal.SIGINT)
         end = process.stop(signal.SIGINT, code=130)
     assert "Traceback" not in end.err, end

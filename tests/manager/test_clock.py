@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from exotrio.manager.engine import retention
 from exotrio.manager.store import tallies
-from exotrio.manager.store.clock import monotonic_clock
+from exotrio.manager.store.clock import WatchedClock, monotonic_clock
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for
@@ -115,7 +115,7 @@ async def test_a_step_back_met_by_a_commit_that_fails_is_not_forgotten() -> None
         await start_runs(manager, 2)
         clock.advance(-3_600_000)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tallies, "write", _fail)
+            patch.setattr(WatchedClock, "store", _fail)
             assert (await manager.api.native_claim({A: 10})).status_code == 503
         assert len(await all_ready(manager)) == 2
         await manager.service.store.read(recount)

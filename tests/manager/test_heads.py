@@ -13,7 +13,7 @@ import trio
 
 from exotrio.manager.store import heads
 from exotrio.manager.store.heads import START, Heads
-from exotrio.manager.store.postgres import topics
+from exotrio.manager.store.postgres import waiting as postgres_waiting
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, claim_one, item_for, results
@@ -37,7 +37,6 @@ def heads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def set_clock(tx: Transaction, clock: Callable[[], float]) -> None:
-    assert tx.heads is not None
     tx.heads._clock = clock
 
 
@@ -79,8 +78,8 @@ async def test_a_claim_that_finds_nothing_does_not_search_all_and_one_that_waits
     heads_at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing else wakes a claim.
-    monkeypatch.setattr(topics, "MIN_POLL", PAUSE)
-    monkeypatch.setattr(topics, "MAX_POLL", PAUSE)
+    monkeypatch.setattr(postgres_waiting, "MIN_POLL", PAUSE)
+    monkeypatch.setattr(postgres_waiting, "MAX_POLL", PAUSE)
     with database() as used:
         async with open_manager(used.url) as one, open_manager(used.url) as other:
             flow = await Flow.start(one.api, place("f", "b"), place("b"))

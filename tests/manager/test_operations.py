@@ -22,8 +22,8 @@ from exotrio.manager.api import operations
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.queries.load import MAX_COUNTED, backlog
 from exotrio.manager.security.access import local
-from exotrio.manager.store.sqlite.commits import WRITABLE_FOR
 from exotrio.manager.store.sqlite.database import truncate_log
+from exotrio.manager.store.sqlite.store import WRITABLE_FOR
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow

@@ -22,7 +22,7 @@ from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import graphs, runs
 from exotrio.manager.engine.claims import Claimer, claim
-from exotrio.manager.store import tallies
+from exotrio.manager.store.clock import WatchedClock
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.store import open_store
@@ -123,7 +123,7 @@ async def test_no_cache_is_ahead_of_the_database_after_a_commit_that_failed(
         declared = declare("Node_a", inputs=("p", "undone"))
         undone = RegisterRequest.model_validate({"runtime_name": "r", "nodes": [declared]})
         with monkeypatch.context() as patch:
-            patch.setattr(tallies, "write", fail)
+            patch.setattr(WatchedClock, "store", fail)
             clock.advance(1_000)
             with pytest.raises(DatabaseError, match="database or disk is full"):
                 await manager.service.store.write(put_and_trigger)
@@ -197,14 +197,14 @@ def test_a_commit_that_fails_fails_every_write_of_its_group_and_the_next_one_wor
 async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
     db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exotrio.manager.store.sqlite.commits.RETRY_AFTER", 0.01)
+    monkeypatch.setattr("exotrio.manager.store.base.RETRY_AFTER", 0.01)
     clock = Clock()
     async with open_store(db, clock=clock) as store:
         clock.broken, clock.asked = "no time", 0
         store.write_later(lambda tx: put(tx, "later"))
         with pytest.raises(DatabaseError):
             await store.write(put, "not later")
-        await until(lambda: clock.asked >= 5 or db == ":memory:")  # there nobody looks but who writes
+        await until(lambda: clock.asked >= 5)
         clock.broken = ""
         await store.write(put, "other")
         assert await store.read(keys) == ["later", "other"]
@@ -394,9 +394,7 @@ async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log_and_thei
     assert [each.getMessage() for each in caplog.records if each.levelname == "INFO"] == [
         "the database can be written again"
     ]
-    assert all(line.startswith("1 write could not be committed to the database") for line in told)
-    assert [line.split(";")[0].rpartition(": ")[2] for line in told[:2]] == ["no time", "no date"]
-    assert len(told) == 2
+    assert [line.split(";")[0].rpartition(": ")[2] for line in told] == ["no time", "no date"]
 
 
 async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_hear_of_it(

@@ -13,6 +13,7 @@ import pytest
 from exotrio.manager.engine.leases import expire
 from exotrio.manager.engine.states import STATUSES
 from exotrio.manager.store import tallies
+from exotrio.manager.store.clock import WatchedClock
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
@@ -78,7 +79,7 @@ async def test_what_could_not_be_recorded_is_not_counted(
     flow = await Flow.start(manager.api, place("work"))
     (state,) = await flow.take("work")
     with monkeypatch.context() as patch:
-        patch.setattr(tallies, "write", _fail)
+        patch.setattr(WatchedClock, "store", _fail)
         clock.advance(1_000)
         assert (await manager.api.executed(state["state_id"])).status_code == 503
     assert await counted(manager, clock) == {}

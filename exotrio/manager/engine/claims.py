@@ -25,7 +25,7 @@ from exotrio.manager.engine.states import CREATED, numbered
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
-from exotrio.manager.store.heads import Position
+from exotrio.manager.store.heads import START, Position, position
 from exotrio.manager.store.transaction import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
@@ -195,24 +195,20 @@ def _nothing(
 
 def _due(tx: Transaction, most: Mapping[int, int], limit: int, run: int | None) -> list[Row]:
     """Return what is due of each node, no more than ``most`` or ``limit`` of it, oldest first, and locked."""
-    found: list[Row] = []
     if limit <= 0:
-        return found
+        return []
     most = {node_id: min(each, limit) for node_id, each in most.items()}
     condition, locked = " AND enqueue_after <= ?", tx.skip_locked("states")
-    if tx.heads is None or run is not None:
-        found += _first(tx, {node_id: (tx.now_ms, n) for node_id, n in most.items()}, run, condition, locked)
-    else:
-        condition += " AND (enqueue_after, seq) >= (?, ?)"
-        search = tx.heads.begin_search(most)
-        nodes = {node_id: (tx.now_ms, *search.begins[node_id], n) for node_id, n in most.items()}
-        found += _first(tx, nodes, None, condition, locked)
-        tx.heads.end_search(search, ((state["node_id"], _position(state)) for state in found), tx.now_ms)
-    return sorted(found, key=_position)
 
+    def search(begins: Mapping[int, Position]) -> list[Row]:
+        if all(begin == START for begin in begins.values()):
+            nodes: dict[int, tuple[int, ...]] = {node_id: (tx.now_ms, n) for node_id, n in most.items()}
+            return list(_first(tx, nodes, run, condition, locked))
+        nodes = {node_id: (tx.now_ms, *begins[node_id], n) for node_id, n in most.items()}
+        return list(_first(tx, nodes, run, f"{condition} AND (enqueue_after, seq) >= (?, ?)", locked))
 
-def _position(state: Row) -> Position:
-    return state["enqueue_after"], state["seq"]
+    found = search({}) if run is not None else tx.heads.search(most, search, tx.now_ms)
+    return sorted(found, key=position)
 
 
 def _due_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> dict[int, float]:
@@ -223,11 +219,10 @@ def _due_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> dict
     """
     found = _first(tx, dict.fromkeys(node_ids, (tx.now_ms, 1)), run, " AND enqueue_after > ?")
     next_at = {state["node_id"]: state["enqueue_after"] for state in found}
-    heads = tx.heads if run is None else None
     return {
         node_id: min(
             from_ms(next_at[node_id] - tx.now_ms) if node_id in next_at else math.inf,
-            math.inf if heads is None else heads.due_in(node_id),
+            tx.heads.due_in(node_id) if run is None else math.inf,
         )
         for node_id in node_ids
     }

@@ -6,14 +6,15 @@
 ``effects``     what a use case returns besides its value: what to announce, to count, to undo
 ``port``        ``Store``, which runs queries and use cases
 ``catalog``     templates and registered nodes, kept parsed
-``readers``     queries in threads: what the engines share
+``readers``     queries in threads
 ``driver``      rows, connections and dialects, as far as code outside of the engines knows them
 ``schema``      the tables, their version, and migrations
 ``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set
-``epoch``       where numbers go on when a database may have gone back in time
 ``tallies``     counts of states and runs that ended, by node, graph, time, status and duration
-``commits``     how long the last commits took
+``writes``      a use case on its way to a commit, and what a commit did
+``topics``      writes that wait for a topic
+``base``        from the task that hands in a use case to its result: what the engines share
 ``cipher``      secrets, encrypted
 ``shared_keys`` the keys for secrets that the state managers on one database have
 ``opening``     opening a database by its name, whatever its engine, and the first writes to it

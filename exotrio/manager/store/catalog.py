@@ -42,8 +42,8 @@ class Catalog:
         self._templates: dict[int, Template] = {}
         self._nodes: dict[tuple[str, str], Registered] = {}
         self._runs: dict[int, RunFacts] = {}
-        self.heads: Heads | None = None
-        """Where claims begin to search, if it matters to the engine."""
+        self.heads = Heads(is_needed=False)
+        """Where claims begin to search."""
 
     def template(self, connection: Connection, template_id: int) -> Template:
         """Return the compiled template, reading it at most once."""

@@ -88,7 +88,7 @@ class WatchedClock:
         self._highest = max(self._highest, now)
         return now
 
-    def look(self) -> None:
+    def compare(self) -> None:
         """Compare with the last commit. Call it at the beginning of a transaction."""
         self._changes, self._set_by = self._connection.total_changes, 0
         self._highest = now = self._clock()

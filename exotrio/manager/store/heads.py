@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from exotrio.manager.store.driver import Row
+
 LONG = 0.002
 """Seconds of a search; others end far sooner."""
 LONG_ONES = 10
@@ -31,6 +33,11 @@ Position = tuple[int, int]
 START: Position = (-(2**63), 0)
 
 
+def position(state: Row) -> Position:
+    """Return the position of a state in the order of claims."""
+    return state["enqueue_after"], state["seq"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Head:
     position: Position
@@ -38,20 +45,27 @@ class _Head:
     long_ones: int
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """A search for waiting states: where it begins for each node, and at which time."""
-
-    begins: dict[int, Position]
-    at: float
-
-
 class Heads:
     """Positions by node, shared by all threads of a store."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, is_needed: bool = True) -> None:
         self._clock = clock
+        self._is_needed = is_needed
         self._heads: dict[int, _Head] = {}
+
+    def search(
+        self, nodes: Iterable[int], find: Callable[[dict[int, Position]], list[Row]], now_ms: int
+    ) -> list[Row]:
+        """Return the waiting states of nodes that ``find`` finds, given where to begin for each node."""
+        begins = {node_id: self.of(node_id) for node_id in nodes}
+        began = time.monotonic()
+        found = find(begins)
+        seconds = time.monotonic() - began
+        firsts = {state["node_id"]: position(state) for state in sorted(found, key=position, reverse=True)}
+        for node_id, begin in begins.items():
+            if begin == START:
+                self.record(node_id, firsts.get(node_id), now_ms, seconds)
+        return found
 
     def of(self, node_id: int) -> Position:
         """Return where a search may begin."""
@@ -63,24 +77,9 @@ class Heads:
         head = self._heads.get(node_id)
         return math.inf if head is None or head.until == -math.inf else max(0.0, head.until - self._clock())
 
-    def begin_search(self, node_ids: Iterable[int]) -> Search:
-        """Return where a search for states of these nodes may begin."""
-        return Search({node_id: self.of(node_id) for node_id in node_ids}, self._clock())
-
-    def end_search(self, search: Search, found: Iterable[tuple[int, Position]], now_ms: int) -> None:
-        """Record a search that was begun at ``now_ms``: of each node that it searched completely, how long it
-        took, and the first of the states that it ``found``, each a node and a position."""
-        seconds = self._clock() - search.at
-        firsts: dict[int, Position] = {}
-        for node_id, position in found:
-            firsts[node_id] = min(position, firsts.get(node_id, position))
-        for node_id, begin in search.begins.items():
-            if begin == START:
-                self.record(node_id, firsts.get(node_id), now_ms, seconds)
-
     def record(self, node_id: int, first: Position | None, now_ms: int, seconds: float) -> None:
         """Record a search of all, begun at ``now_ms``: how long it took, and what it found first."""
-        if seconds < LONG:
+        if seconds < LONG or not self._is_needed:
             self.forget(node_id)
             return
         before = self._heads.get(node_id)

@@ -10,7 +10,6 @@ from typing import Any
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.driver import Connection, Dialect, Rows
-from exotrio.manager.store.heads import Heads
 from exotrio.manager.store.view import View
 
 
@@ -39,7 +38,7 @@ class Transaction(View):
         super().__init__(connection=connection, dialect=dialect, catalog=catalog, stamp=stamp, now_ms=now_ms)
         self.allocate: Callable[[], int] = allocate
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
-        self.heads: Heads | None = catalog.heads
+        self.heads = catalog.heads
         self.waited = waited
         self._began = time.monotonic()
         self._updates: list[tuple[str, Rows, int]] = []

@@ -10,7 +10,7 @@ import pytest
 
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
-from exotrio.manager.store.postgres import topics
+from exotrio.manager.store.postgres import waiting as postgres_waiting
 from tests.support.stores import ENGINES, new_database
 
 
@@ -28,8 +28,8 @@ def db(engine: str, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def quick_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let whoever waits on PostgreSQL look every few milliseconds, though nothing was announced."""
-    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
-    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
+    monkeypatch.setattr(postgres_waiting, "MIN_POLL", 0.01)
+    monkeypatch.setattr(postgres_waiting, "MAX_POLL", 0.02)
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ async def test_statements_are_sent_together_once_somebody_asks_what_one_found(
         put(tx, "b", "2")
 
     await store.write(put, "connected", "")
-    monkeypatch.setattr("exotrio.manager.store.postgres.store.TALLY_INTERVAL", math.inf)
+    monkeypatch.setattr("exotrio.manager.store.base.TALLY_INTERVAL_MS", math.inf)
     monkeypatch.setattr(Pipeline, "settle", noted)
     await store.write(use_case)
     assert await store.read(get, "b") == "2"

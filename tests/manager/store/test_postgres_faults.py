@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from exotrio.errors import ConfigurationError, DatabaseError
-from exotrio.manager.store import tallies
+from exotrio.manager.store import base, tallies
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
@@ -137,7 +137,7 @@ async def test_a_result_that_nobody_takes_is_undone_if_its_commit_may_have_happe
 async def test_what_may_have_been_counted_is_not_counted_again(
     database: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "TALLY_INTERVAL", 0.01)
+    monkeypatch.setattr(base, "TALLY_INTERVAL_MS", 0)
 
     def end(tx: Transaction, times: int) -> WithEffects[None]:
         return WithEffects(None, Effects(tally=Counter({(1, 7, "SUCCESS", 3): times})))

@@ -14,7 +14,7 @@ import trio.testing
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
-from exotrio.manager.store.postgres import topics
+from exotrio.manager.store.postgres import waiting as postgres_waiting
 from exotrio.manager.store.postgres.store import WRITERS
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -29,8 +29,8 @@ LONG = 600.0
 @pytest.fixture
 def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits looks only if it is woken."""
-    monkeypatch.setattr(topics, "MIN_POLL", LONG)
-    monkeypatch.setattr(topics, "MAX_POLL", LONG)
+    monkeypatch.setattr(postgres_waiting, "MIN_POLL", LONG)
+    monkeypatch.setattr(postgres_waiting, "MAX_POLL", LONG)
 
 
 @asynccontextmanager

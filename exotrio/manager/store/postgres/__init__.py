@@ -4,7 +4,7 @@
 ``store``         ``open_store``; ``PostgresStore``: threads that run use cases, each on its connection
 ``writes``        ``Writer``: one use case as one transaction, run again if another one got in its way
 ``readers``       queries in threads, on connections of their own
-``topics``        use cases that wait for something, within this process
+``waiting``       which of the use cases that wait is run next
 ``notices``       what the managers on one database tell each other; the task that keeps the clock right
 ``clock``         the database's time
 ``epochs``        connections in the present epoch: nothing is kept when a standby was promoted

@@ -9,12 +9,11 @@ from psycopg import errors
 
 from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.store.clock import wall_clock
-from exotrio.manager.store.epoch import GAP, number_at
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection, Mark
 from exotrio.manager.store.postgres.server import MIN_VERSION, Server
 from exotrio.manager.store.postgres.translation import translate_schema
-from exotrio.manager.store.schema import FOR_OLDER, MIGRATIONS, OLDEST, SCHEMA, VERSION
+from exotrio.manager.store.schema import FOR_OLDER, GAP, MIGRATIONS, OLDEST, SCHEMA, VERSION, number_at
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 _LOCK = 0x65786F31  # "exo1"
@@ -168,7 +167,7 @@ def _put_epoch(connection: Connection, mark: Mark) -> Mark:
 
 
 def raise_numbers(connection: Connection) -> None:
-    """Let the numbers of all tables go on above what was given away before, as ``store.epoch`` says.
+    """Let the numbers of all tables go on above what was given away before, as ``schema`` says.
 
     Call it in a transaction. What it does stays, also if that is rolled back.
     """

@@ -56,7 +56,7 @@ class Notices:
         self._others_until = trio.current_time() + ANSWER
         self._known: dict[str, float] = {}
 
-    def tell(self, topics: Iterable[Topic]) -> None:
+    def publish(self, topics: Iterable[Topic]) -> None:
         """Tell others that something was written, and what was announced. Returns at once."""
         if self._listens and trio.current_time() < self._others_until:
             self._untold.update(topics)

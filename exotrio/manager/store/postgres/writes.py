@@ -5,78 +5,63 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import outcome
 import psycopg
-import trio
 from psycopg import errors
 
 from exotrio._util.backoff import Backoff
-from exotrio.errors import DatabaseError
-from exotrio.manager.store.commits import CommitTimes
-from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.port import NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
 from exotrio.manager.store.postgres.epochs import Epochs
 from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
+from exotrio.manager.store.writes import CommitTimes, Write
 
 RETRY_FOR = 5.0
-"""Seconds from its start after which a use case is not run again: whoever asked is better told so."""
+"""Seconds from its start after which a use case is not run again: its caller needs an answer."""
 MIN_BLOCK = 8
 MAX_BLOCK = 256
 """Numbers of states that are taken at once."""
 DIALECT = PostgresDialect()
 _PAUSES = Backoff(0.01, 0.5)
-_REPEATED = (
-    errors.SerializationFailure,
-    errors.DeadlockDetected,
-    errors.LockNotAvailable,
-    RowChanged,
-)
+_REPEATED = (errors.SerializationFailure, errors.DeadlockDetected, RowChanged)
 _FIX = "check PostgreSQL and its log"
 
 
 @dataclass(slots=True, eq=False)
-class Write:
-    """A use case on its way to its commit. Only ``abandoned`` is set by the Trio thread."""
+class PostgresWrite(Write):
+    """A write on its way through threads that each run one at a time."""
 
-    use_case: Callable[[Transaction], Any]
-    _: KW_ONLY
-    repeat: bool = False
-    """Whether it is handed in again until it is committed."""
-    waited: bool = False
-    """See ``Transaction.waited``."""
-    may_wait: bool = False
-    """Whether None means that it has to wait for something."""
-    task: trio.lowlevel.Task | None = None
-    """The task that waits for its result."""
-    abandoned: bool = False
-    """Whether no task waits for it any more."""
-    end: float | None = None
-    """When to give up, once it had a connection."""
-    result: outcome.Outcome[Any] | None = None
-    """Once it is committed, or has failed; None if it was not run."""
+    give_up_at: float | None = None
+    """When it is not run again, once it had a connection; on the monotonic clock."""
     changes: int = 0
     """Rows that it changed."""
-    effects: Effects = NO_EFFECTS
-    """What it left behind when it ran last. They happen if it is committed."""
+
+
+class Verdict(Enum):
+    """What to do with a use case that failed."""
+
+    FAIL = "give its caller the error"
+    RETRY = "run it again here, after a pause"
+    REQUEUE = "put it back into the queue, for any writer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What every transaction of a store is given."""
+    """What the transactions of a store have in common."""
 
     epochs: Epochs
     stamp: str
     now_ms: Callable[[], int]
     commit_times: CommitTimes = field(default_factory=CommitTimes)
     connected: set[Writer] = field(default_factory=set)
-    """Those that have a connection."""
+    """The writers that have a connection."""
 
     def view(self, connection: Connection) -> View:
         return View(
@@ -101,23 +86,20 @@ class Context:
 
 
 class Writer:
-    """Runs use cases on a connection of its own. For one thread."""
+    """Runs use cases on its own connection. For one thread."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._numbers = _Numbers()
         self._connection: Connection | None = None
         self._lost_at: float | None = None
+        """Since when no writer has a connection, as far as this one knows."""
         self._refusals = 0
+        """Attempts to connect that failed, in a row."""
         self._aborted = False
 
-    def run(self, write: Write) -> bool:
-        """Run a use case and commit it; give it its result.
-
-        Return False, without a result, if it has to queue again: somebody holds a row that it needs, and
-        others that do not need that row must not wait for a thread meanwhile; or this writer gets no
-        connection, and others have one.
-        """
+    def run(self, write: PostgresWrite) -> bool:
+        """Run a use case and commit it; give it its result. Return False, without a result, to requeue it."""
         began = time.monotonic()
         failures = 0
         while True:
@@ -125,37 +107,26 @@ class Writer:
                 write.result = outcome.Value(self._attempt(write))
                 self._lost_at = None
                 return True
-            except CommitUnknown as error:
-                write.result = outcome.Error(_unknown(error))
-                return True
             except (psycopg.Error, RowChanged) as error:
                 failures += 1
                 pause = _PAUSES.pause(failures)
-                end = write.end or began + RETRY_FOR
-                again = isinstance(error, _REPEATED)
-                queues_again = isinstance(error, errors.LockNotAvailable)
-                if self._refusals and self._context.connected:
-                    # As long as it did not run, the others may take what time they need to come to it.
-                    self._lost_at, again, queues_again = None, True, True
-                    end = write.end or math.inf
-                elif self._connection is None:
-                    # While the server is away, only the first waits for it: the others would queue up.
-                    self._lost_at = self._lost_at or time.monotonic()
-                    again, end = True, min(end, self._lost_at + RETRY_FOR)
-                given_up = write.abandoned or self._aborted
-                if not again or given_up or time.monotonic() + pause >= end:
+                verdict = self._judge(write, error, began, pause)
+                if verdict is Verdict.REQUEUE:
+                    return False
+                if verdict is Verdict.FAIL:
                     write.result = outcome.Error(self._not_written(error))
                     return True
-                if queues_again:
-                    return False
-                time.sleep(pause)
+            except CommitUnknown as error:
+                write.result = outcome.Error(_unknown(error))
+                return True
             except BaseException as error:
-                # Any error: if it ended this thread, the caller would wait for ever.
+                # Any error: if it ended this thread, the caller would wait without end.
                 write.result = outcome.Error(error)
                 return True
+            time.sleep(pause)
 
     def rest(self) -> None:
-        """Wait before the next attempt to connect, if the last one failed, and leave use cases to others."""
+        """Pause before the next attempt to connect, if the last one failed, and leave writes to others."""
         if self._connection is None and self._refusals:
             time.sleep(_PAUSES.pause(self._refusals))
 
@@ -171,35 +142,51 @@ class Writer:
             self._connection.close()
             self._connection = None
 
-    def _attempt(self, write: Write) -> Any:
-        if self._connection is not None and not self._context.epochs.has(self._connection):
-            self.close()
-        if self._connection is None:
-            self._refusals += 1
-            self._connection = self._context.epochs.connect()
-            self._context.connected.add(self)
-            self._refusals = 0
-        write.end = write.end or time.monotonic() + RETRY_FOR
-        connection = self._connection
+    def _judge(self, write: PostgresWrite, error: Exception, began: float, pause: float) -> Verdict:
+        """Return what to do with a write that failed, if it would run again after ``pause`` seconds."""
+        give_up_at = write.give_up_at or began + RETRY_FOR
+        if self._refusals and self._context.connected:
+            # The server refuses this writer a connection, and others have one. They run the write, however
+            # long it takes until they come to it.
+            self._lost_at = None
+            verdict, give_up_at = Verdict.REQUEUE, write.give_up_at or math.inf
+        elif self._connection is None:
+            # No writer has a connection: the server is away. Only the first write waits for it; with a limit
+            # for each of them, the others would wait one after the other.
+            self._lost_at = self._lost_at or time.monotonic()
+            verdict, give_up_at = Verdict.RETRY, min(give_up_at, self._lost_at + RETRY_FOR)
+        elif isinstance(error, errors.LockNotAvailable):
+            # Another transaction holds a row for long. Writes that do not need it must not wait for a thread.
+            verdict = Verdict.REQUEUE
+        elif isinstance(error, _REPEATED):
+            # Another transaction changed the same rows first.
+            verdict = Verdict.RETRY
+        else:
+            return Verdict.FAIL
+        # The caller was cancelled, the store is being closed, or the time is over.
+        if write.abandoned or self._aborted or time.monotonic() + pause >= give_up_at:
+            return Verdict.FAIL
+        return verdict
+
+    def _attempt(self, write: PostgresWrite) -> Any:
+        connection = self._connect()
+        write.give_up_at = write.give_up_at or time.monotonic() + RETRY_FOR
         if self._aborted:
+            # It was aborted while it connected.
             connection.abort()
         before = connection.total_changes
-        write.effects = NO_EFFECTS
         try:
             connection.begin()
             numbers = self._numbers.of(connection)
             tx = self._context.transaction(connection, numbers, waited=write.waited)
-            value, write.effects = WithEffects.of(write.use_case(tx))
-            tx.check_updates()
+            value = write.run(tx)
             connection.settle()  # so that only the commit is measured as such
+            is_changed = connection.total_changes != before
             try:
-                if connection.total_changes == before:
+                with self._context.commit_times.measured() if is_changed else nullcontext():
                     connection.commit()
-                else:
-                    with self._context.commit_times.measured():
-                        connection.commit()
             except CommitUnknown as error:
-                if connection.total_changes == before and isinstance(error.__cause__, psycopg.Error):
+                if not is_changed and isinstance(error.__cause__, psycopg.Error):
                     # There was nothing to commit.
                     raise error.__cause__ from None
                 raise
@@ -207,22 +194,32 @@ class Writer:
             self._undo(connection, error)
             raise
         write.changes = connection.total_changes - before
-        if tx.heads is not None:
-            for node_id in write.effects.reopened:
-                tx.heads.forget(node_id)
+        for node_id in write.effects.reopened:
+            tx.heads.forget(node_id)
         return value
 
+    def _connect(self) -> Connection:
+        """Return a connection in the present epoch."""
+        if self._connection is not None and not self._context.epochs.has(self._connection):
+            self.close()
+        if self._connection is None:
+            self._refusals += 1
+            self._connection = self._context.epochs.connect()
+            self._context.connected.add(self)
+            self._refusals = 0
+        return self._connection
+
     def _undo(self, connection: Connection, error: BaseException) -> None:
-        lost = isinstance(error, CommitUnknown) or (
+        is_lost = isinstance(error, CommitUnknown) or (
             isinstance(error, psycopg.Error) and connection.is_lost(error)
         )
-        if not lost:
+        if not is_lost:
             with suppress(psycopg.Error):
                 connection.rollback()
                 return
         self.close()
 
-    def _not_written(self, error: Exception) -> DatabaseError:
+    def _not_written(self, error: Exception) -> NotCommitted:
         what = (
             "another transaction changed the same rows each time"
             if isinstance(error, RowChanged)
@@ -233,10 +230,10 @@ class Writer:
         return failure
 
 
-def _unknown(error: Exception) -> DatabaseError:
+def _unknown(error: Exception) -> UnknownCommit:
     failure = UnknownCommit(
         "the connection to the database was lost during a commit; whether it happened is not known",
-        fix="look what is there, or ask again with the same id",
+        fix="read what is stored, or repeat the request with the same id",
     )
     failure.__cause__ = error
     return failure

@@ -3,11 +3,9 @@
 ==============  ===================================================================================
 ``store``       ``open_store``; ``MemoryStore`` (in the calling task), ``FileStore`` (a writer thread)
 ``commits``     ``Committer``: groups of use cases in one transaction
-``writes``      ``Write``, one use case on its way to a commit; ``Waiting``, those that wait for a topic
 ``dialect``     what the engines say differently
 ``readers``     queries in threads, on connections of their own
 ``database``    opening a file, checking its version, and owning it by a lock
-``condition``   how a database is, for ``doctor``
 ``copy``        a consistent copy of a file that is in use, for backups
 ==============  ===================================================================================
 

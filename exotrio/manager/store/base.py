@@ -1,0 +1,281 @@
+"""What the stores of all engines share: the way of a use case from the task that needs it to its result.
+
+An engine commits writes that it gets by ``_put``, and calls ``_deliver`` in the Trio thread with what each
+commit did. It also has readers, and says which of its writes wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import outcome
+import trio
+
+from exotrio.errors import DatabaseError
+from exotrio.manager.store import tallies
+from exotrio.manager.store.port import UnknownCommit
+from exotrio.manager.store.readers import Readers
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+from exotrio.manager.store.writes import Commit, CommitTimes, Write
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger("exotrio.manager.store")
+
+TALLY_INTERVAL_MS = 1_000
+"""Between two writes of tallies; what is counted meanwhile is lost if the process is killed."""
+RETRY_AFTER = 1.0
+"""Seconds after which a write that is repeated is tried again."""
+LOG_AGAIN = 60.0
+"""Seconds between two lines in the log about commits that fail for the same reason."""
+
+
+class BaseStore:
+    """A ``Store``, but for the engine. It has to ``run`` as long as it is open.
+
+    Args:
+        readers: Run queries.
+        commit_times: Where the engine measures commits.
+        now_ms: The clock of use cases, in Unix milliseconds.
+        now: The clock of the deadlines of writes that wait, in seconds.
+    """
+
+    is_shared = False
+    path: Path | None = None
+    lease_clock: Callable[[], int] | None = None
+
+    def __init__(
+        self,
+        readers: Readers[Any],
+        *,
+        commit_times: CommitTimes,
+        now_ms: Callable[[], int],
+        now: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self.on_commit: Callable[[int, Counter[tuple[str, str, str]]], None] = lambda writes, final: None
+        self.written: int = 0
+        self._commit_times = commit_times
+        self._readers = readers
+        self._now_ms = now_ms
+        self._now = now
+        self._written_at = -math.inf
+        """When a commit last changed something; never if one has failed since."""
+        self._logged, self._logged_at, self._is_outage = "", -math.inf, False
+        # Nothing more is taken from callers; and nothing at all.
+        self._closed = self._ended = False
+        self._repeated: list[Write] = []
+        self._retry_at = math.inf
+        self._sleep = trio.CancelScope()
+        self._tally: Counter[tallies.Key] = Counter()
+        self._tallied_at = 0
+        self._tally_write: tuple[Write, Counter[tallies.Key]] | None = None
+
+    def describe(self, view: View) -> dict[str, Any]:
+        return self._describe(view) | {"commit_ms": self._commit_times.median_ms}
+
+    async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await self._settle(self._new_write(lambda tx: use_case(tx, *args, **kwargs)))
+
+    async def write_once_ready(
+        self, longest: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        write = self._new_write(lambda tx: use_case(tx, *args, **kwargs))
+        write.deadline = self._now() + longest
+        return await self._settle(write)
+
+    def write_later(self, use_case: Callable[[Transaction], object]) -> None:
+        if self._ended:
+            # A use case that ended after the store did may want to be undone.
+            logger.error("a use case without a caller is abandoned: the state manager was closed")
+            return
+        self._put(self._new_write(use_case, repeat=True))
+
+    async def check_writable(self) -> None:
+        raise NotImplementedError
+
+    async def measure_clock(self) -> None:
+        """Do nothing: without a server, this process has the only clock."""
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_open()
+        return await self._readers.read(lambda view: query(view, *args, **kwargs))
+
+    async def read_with_deadline(
+        self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        self._check_open()
+        return await self._readers.read_with_deadline(lambda view: query(view, *args, **kwargs))
+
+    async def run(self) -> None:
+        """Hand in what is due though no task hands it in. Never returns."""
+        while True:
+            with trio.CancelScope(deadline=self._next_at()) as self._sleep:
+                await trio.sleep_forever()
+            self._put_due()
+
+    async def close(self) -> None:
+        """Commit what was handed in, as far as that is possible within the seconds of grace."""
+        raise NotImplementedError
+
+    def _describe(self, view: View) -> dict[str, Any]:
+        """Return the condition of the database, as ``DatabaseState``."""
+        raise NotImplementedError
+
+    def _new_write(self, use_case: Callable[[Transaction], Any], *, repeat: bool = False) -> Write:
+        return Write(use_case, repeat=repeat)
+
+    def _put(self, write: Write) -> None:
+        """Have a write committed, and ``_deliver`` called. Returns at once."""
+        raise NotImplementedError
+
+    async def _settle(self, write: Write) -> Any:
+        """Return the result of a write once it is committed."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        self._put(write)
+        return await self._result_of(write)
+
+    async def _result_of(self, write: Write) -> Any:
+        def abandon(_: Any) -> trio.lowlevel.Abort:
+            write.abandoned = True
+            self._forget(write)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        write.task = trio.lowlevel.current_task()
+        return await trio.lowlevel.wait_task_rescheduled(abandon)
+
+    def _forget(self, write: Write) -> None:
+        """Let a write whose task was cancelled wait no longer, if it does."""
+
+    def _next_at(self) -> float:
+        """Return when ``_put_due`` has something to do next."""
+        return self._retry_at
+
+    def _arm_wakeup(self, at: float) -> None:
+        """Let ``run`` sleep no longer than until ``at``."""
+        self._sleep.deadline = min(self._sleep.deadline, at)
+
+    def _put_due(self) -> None:
+        """Hand in what is due by now."""
+        if trio.current_time() >= self._retry_at:
+            self._put_repeated()
+
+    def _put_repeated(self) -> None:
+        repeated, self._repeated, self._retry_at = self._repeated, [], math.inf
+        for write in repeated:
+            self._put(write)
+
+    def _deliver(self, commit: Commit) -> None:
+        """Give the writes of a commit their results, and let its effects happen."""
+        if commit.error is not None:
+            self._written_at = -math.inf
+            self._log(commit.error)
+        elif commit.changes:
+            self.written += commit.changes
+            self._written_at = self._now()
+            if self._is_outage:
+                logger.info("the database can be written again")
+                self._is_outage = False
+        if commit.tally:
+            self._tally.update(commit.tally)
+        for write in commit.writes:
+            self._answer(write)
+        if commit.writes:
+            self.on_commit(0 if commit.error is not None else len(commit.writes), commit.final)
+        # Not with each commit: for a commit of one use case, one row more is a cost.
+        if self._tally and abs(self._now_ms() - self._tallied_at) >= TALLY_INTERVAL_MS:
+            self._put_tally()
+
+    def _log(self, error: DatabaseError) -> None:
+        """Log why a commit failed; the same reason again only after ``LOG_AGAIN``: others may work
+        between."""
+        now = trio.current_time()
+        is_known = error.what == self._logged and now - self._logged_at < LOG_AGAIN
+        logger.log(logging.DEBUG if is_known else logging.ERROR, "%s; %s", error.what, error.fix)
+        if not is_known:
+            self._logged, self._logged_at, self._is_outage = error.what, now, True
+
+    def _answer(self, write: Write) -> None:
+        """Give the result of a write to its task."""
+        assert write.result is not None
+        error = write.result.error if isinstance(write.result, outcome.Error) else None
+        is_unknown = isinstance(error, UnknownCommit)
+        if self._tally_write is not None and write is self._tally_write[0]:
+            counted, self._tally_write = self._tally_write[1], None
+            # After an unknown commit, rather too few are counted than some twice.
+            if error is not None and not is_unknown:
+                self._tally.update(counted)
+        elif write.repeat and error is not None:
+            self._repeat(write, error)
+        elif write.task is not None and not write.abandoned:
+            trio.lowlevel.reschedule(write.task, write.result)
+        # The task was cancelled while its use case ran, or cannot ask for the result again.
+        is_lost = write.abandoned or (is_unknown and write.effects.undo_if_unknown)
+        if is_lost and (error is None or is_unknown) and write.effects.undo is not None:
+            self.write_later(write.effects.undo)
+
+    def _repeat(self, write: Write, error: BaseException) -> None:
+        """Try a write again later, unless it can never succeed."""
+        if not isinstance(error, DatabaseError):
+            logger.error("a use case without a caller failed and is not tried again", exc_info=error)
+        elif self._closed:
+            logger.error("a use case without a caller is abandoned: %s", error.what)
+        else:
+            self._repeated.append(self._new_write(write.use_case, repeat=True))
+            self._retry_at = min(self._retry_at, trio.current_time() + RETRY_AFTER)
+            self._arm_wakeup(self._retry_at)
+
+    def _put_tally(self) -> None:
+        """Hand in what was counted, unless that is under way."""
+        if self._tally and self._tally_write is None:
+            counted, self._tally, self._tallied_at = self._tally, Counter(), self._now_ms()
+            write = self._new_write(lambda tx: tallies.write(tx, counted, tx.now_ms))
+            self._tally_write = write, counted
+            self._put(write)
+
+    def _give_up(self, writes: Iterable[Write], error: Callable[[], DatabaseError]) -> None:
+        """Answer writes that are not committed any more, each with an error of its own."""
+        for write in writes:
+            # One error each: tasks that raise the same object would overwrite its traceback.
+            write.result = outcome.Error(error())
+            if write.task is not None and not write.abandoned:
+                trio.lowlevel.reschedule(write.task, write.result)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed()
+
+
+def closed() -> DatabaseError:
+    """Return the error for what comes after the end."""
+    return DatabaseError(
+        "the state manager was closed",
+        fix="end what uses it before the block of embedded(), or around serve(), ends",
+    )
+
+
+S = TypeVar("S", bound=BaseStore)
+
+
+@asynccontextmanager
+async def running(store: S) -> AsyncIterator[S]:
+    """Run a store as long as the block takes, then close it. An error of the block is raised as it is."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.run)
+        try:
+            yield store
+        except BaseException as raised:
+            error = raised
+        await store.close()
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error

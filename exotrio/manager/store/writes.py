@@ -1,0 +1,101 @@
+"""Use cases on their way to a commit, and what a commit did."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+from time import perf_counter
+from typing import Any
+
+import outcome
+import trio
+
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, Topic, WithEffects
+from exotrio.manager.store.port import NotCommitted
+from exotrio.manager.store.transaction import Transaction
+
+MAX_TIMES, MIN_TIMES = 100, 10
+"""Commits whose times are kept; fewer than the latter say nothing."""
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """A use case on its way to its commit. The Trio thread sets ``abandoned``, whichever thread runs it."""
+
+    use_case: Callable[[Transaction], Any]
+    _: KW_ONLY
+    deadline: float | None = None
+    """Until when, on the store's clock, it waits as long as it returns None. None: it does not wait."""
+    repeat: bool = False
+    """Whether it is handed in again until it is committed."""
+    task: trio.lowlevel.Task | None = None
+    """The task that waits for its result, if any."""
+    abandoned: bool = False
+    """Whether that task was cancelled."""
+    is_last: bool = True
+    """Whether it does not wait any more when it runs next, even if it returns None."""
+    waits: bool = False
+    """Whether it returned None when it ran last, and waits for one of the topics in its effects."""
+    waited: bool = False
+    """Whether it has waited; see ``Transaction.waited``."""
+    result: outcome.Outcome[Any] | None = None
+    """Once it is committed, or has failed."""
+    effects: Effects = NO_EFFECTS
+    """What it left behind when it ran last. They happen if it is committed."""
+    topics: frozenset[Topic] = frozenset()
+    """The topics under which ``Topics`` lists it, ..."""
+    turn: int = -1
+    """... and its place among all that wait."""
+
+    def run(self, tx: Transaction) -> Any:
+        """Run the use case."""
+        self.effects, self.waits = NO_EFFECTS, False
+        value, self.effects = WithEffects.of(self.use_case(tx))
+        tx.check_updates()
+        self.waits = value is None and not self.is_last
+        return value
+
+
+@dataclass(slots=True, kw_only=True)
+class Commit:
+    """What one commit did. ``writes`` have their results; ``changes`` counts the rows that it changed.
+
+    ``error`` says why it failed, if so. The others are as in ``Effects``.
+    """
+
+    writes: list[Write] = field(default_factory=list)
+    error: NotCommitted | None = None
+    changes: int = 0
+    final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    tally: Counter[tuple[int, int, str, int]] = field(default_factory=Counter)
+
+    def add(self, effects: Effects) -> None:
+        """Add the effects of one of its use cases."""
+        # Most use cases end no state, and to update a Counter takes as long as a statement.
+        if effects.final:
+            self.final.update(effects.final)
+        if effects.tally:
+            self.tally.update(effects.tally)
+
+
+class CommitTimes:
+    """How long the last commits of one process took: every outcome waits for one. For all threads."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=MAX_TIMES)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Measure the commit in the body, if it does not fail."""
+        began = perf_counter()
+        yield
+        self._seconds.append(perf_counter() - began)
+
+    @property
+    def median_ms(self) -> float | None:
+        """The median, in ms; None if there were too few."""
+        seconds = list(self._seconds)
+        return round(1_000 * statistics.median(seconds), 1) if len(seconds) >= MIN_TIMES else None
