@@ -330,7 +330,7 @@ def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: s
     app = Starlette(routes=starlette_routes(table), exception_handlers=EXCEPTION_HANDLERS)
     # Off loopback any Host is accepted: scrapers and probes address a pod by its IP address.
     hosts = loopback_names(host) if is_loopback(host) else None
-    keyed = KeyRequired(app, store=service.store, key=key, open_paths=[route.path for route in table])
+    keyed = KeyRequired(app, key=key, open_paths=[route.path for route in table])
     return CheckedHost(keyed, hosts)
 
 

@@ -86,7 +86,6 @@ def dump(view: View | sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     names = [row[0] for row in view.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     found = {name: [tuple(row) for row in view.execute(f"SELECT * FROM {name}")] for name in sorted(names)}
     found["meta"] = [(key, value) for key, value in found["meta"] if key not in OWN_NOTES]
-    del found["wrong_keys"]
     # Not when they were used, nor what their next page says: a request that changes nothing is a use, and may
     # be one for that page.
     found["sessions"] = [row[:2] for row in found["sessions"]]

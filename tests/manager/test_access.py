@@ -11,7 +11,6 @@ import uuid
 from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -25,14 +24,11 @@ from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.queries import graphs
 from exotrio.manager.security import wrong_keys
 from exotrio.manager.security.sessions import Sessions
-from exotrio.manager.security.wrong_keys import FORGOTTEN_AFTER_MS, MAX_DELAY, TRIES, WrongKeys
+from exotrio.manager.security.wrong_keys import FORGOTTEN_AFTER, MAX_DELAY, TRIES, WrongKeys
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import NotCommitted, Store
-from exotrio.manager.store.view import View
 from tests.support import postgres
-from tests.support.helpers import ok, open_client, refused, virtual_ms
-from tests.support.manager import ENGINES, KEY, NO_SETTINGS, open_two
-from tests.support.statements import noted
+from tests.support.helpers import ok, open_client, refused
+from tests.support.manager import KEY, NO_SETTINGS
 
 Message = MutableMapping[str, Any]
 SAME = "12345678-1234-5678-1234-567812345678"
@@ -134,30 +130,29 @@ async def test_an_old_or_missing_key_is_refused_without_a_delay(
     assert trio.current_time() == 0
 
 
-@pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    async with open_service(":memory:", clock=virtual_ms, settings=NO_SETTINGS) as service:
-        yield service.store
-
-
-@pytest.fixture
-def guesses(store: Store) -> WrongKeys:
-    return WrongKeys(store, KEY)
-
-
-async def test_wrong_keys_count_by_address_and_are_forgotten(
-    guesses: WrongKeys, autojump_clock: MockClock
-) -> None:
+async def test_wrong_keys_count_by_address_and_are_forgotten(autojump_clock: MockClock) -> None:
+    guesses = WrongKeys()
     for number in range(1_000):
         assert (await guesses.delay_refusal("203.0.113.9", f"guess {number}") > 0) == (number >= TRIES)
     assert await guesses.delay_refusal("203.0.113.10", "guess") == 0
-    await trio.sleep((TRIES + 1) * FORGOTTEN_AFTER_MS / 1000)
+    await trio.sleep((TRIES + 1) * FORGOTTEN_AFTER)
     assert await guesses.delay_refusal("203.0.113.9", "guess") == 0
 
 
-async def test_addresses_of_one_subscriber_count_together(
-    guesses: WrongKeys, autojump_clock: MockClock
+async def test_the_number_of_networks_in_memory_is_limited(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(wrong_keys, "MAX_NETWORKS", 5)
+    guesses = WrongKeys()
+    for number in range(TRIES):
+        await guesses.delay_refusal("203.0.113.0", f"guess {number}")
+    for network in range(1, 6):
+        await guesses.delay_refusal(f"203.0.113.{network}", "guess")
+    assert await guesses.delay_refusal("203.0.113.0", "guess") == 0, "its wrong keys were forgotten"
+
+
+async def test_addresses_of_one_subscriber_count_together(autojump_clock: MockClock) -> None:
+    guesses = WrongKeys()
     for number in range(TRIES):
         assert await guesses.delay_refusal(f"2001:db8:1:2::{number:x}", f"guess {number}") == 0
     assert await guesses.delay_refusal("2001:db8:1:2:ffff::1", "guess") > 0
@@ -165,89 +160,6 @@ async def test_addresses_of_one_subscriber_count_together(
     for number in range(TRIES):
         assert await guesses.delay_refusal("::ffff:192.0.2.1", f"guess {number}") == 0
     assert await guesses.delay_refusal("192.0.2.1", "guess") > 0
-
-
-async def test_wrong_keys_at_all_state_managers_on_a_database_count_together(
-    store: Store, autojump_clock: MockClock
-) -> None:
-    several = [WrongKeys(store, KEY), WrongKeys(store, KEY)]
-    for number in range(TRIES):
-        assert await several[number % 2].delay_refusal("203.0.113.9", f"guess {number}") == 0
-    for each in several:
-        assert await each.delay_refusal("203.0.113.9", "one more guess") == pytest.approx(MAX_DELAY)
-
-
-async def test_an_old_key_counts_once_for_all_state_managers(store: Store, autojump_clock: MockClock) -> None:
-    for _ in range(3 * TRIES):
-        assert await WrongKeys(store, KEY).delay_refusal("203.0.113.9", "old") == 0
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_simultaneous_wrong_keys_at_two_state_managers_are_all_counted(engine: str) -> None:
-    async with open_two(engine) as managers:
-        async with trio.open_nursery() as nursery:
-            for number in range(TRIES - 1):
-                store = managers[number % 2].service.store
-                nursery.start_soon(store.write, wrong_keys.count_wrong_key, "203.0.113.9", f"guess {number}")
-        _, keys = await managers[0].service.store.write(wrong_keys.count_wrong_key, "203.0.113.9", "last")
-        assert sorted(keys) == sorted(["last", *(f"guess {number}" for number in range(TRIES - 1))])
-
-
-async def test_fast_guesses_cause_no_more_writes_than_are_counted(
-    guesses: WrongKeys, store: Store, autojump_clock: MockClock
-) -> None:
-    before = store.written
-    async with trio.open_nursery() as nursery:
-        for number in range(1_000):
-            nursery.start_soon(guesses.delay_refusal, "203.0.113.9", f"guess {number}")
-    assert store.written - before <= TRIES + 2
-
-
-async def test_wrong_keys_are_not_stored_and_networks_are_limited(
-    guesses: WrongKeys, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kept(view: View) -> list[tuple[str, str]]:
-        rows = view.execute("SELECT network, keys FROM wrong_keys ORDER BY until")
-        return [(row["network"], row["keys"]) for row in rows]
-
-    monkeypatch.setattr(wrong_keys, "MAX_NETWORKS", 5)
-    for number in range(8):
-        await trio.sleep(0.001)
-        await guesses.delay_refusal(f"203.0.113.{number}", "hunter2")
-    rows = await store.read(kept)
-    assert [network for network, _ in rows] == [f"203.0.113.{number}" for number in range(3, 8)]
-    assert sha256(b"hunter2").hexdigest() not in str(rows), "it may be a key of something else"
-    await trio.sleep(FORGOTTEN_AFTER_MS / 1000 + 1)
-    await guesses.delay_refusal("203.0.113.9", "hunter2")
-    assert len(await store.read(kept)) == 1
-
-
-async def test_while_wrong_keys_cannot_be_counted_each_is_refused_with_the_longest_delay(
-    guesses: WrongKeys, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(*_: object) -> None:
-        raise NotCommitted("the disk is full")
-
-    with monkeypatch.context() as failing:
-        failing.setattr(store, "write", fail)
-        for number in range(2):
-            began = trio.current_time()
-            assert await guesses.delay_refusal("203.0.113.9", f"guess {number}") == MAX_DELAY
-            assert trio.current_time() - began == MAX_DELAY
-    assert await guesses.delay_refusal("203.0.113.9", "guess") == 0
-
-
-async def test_the_number_of_networks_in_memory_is_limited(
-    guesses: WrongKeys, store: Store, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wrong_keys, "MAX_NETWORKS", 5)
-    for number in range(8):
-        await guesses.delay_refusal(f"203.0.113.{number}", "hunter2")
-    with noted(store) as statements:
-        await guesses.delay_refusal("203.0.113.7", "hunter2")
-        assert statements == [], "it is known to have been counted"
-        await guesses.delay_refusal("203.0.113.0", "hunter2")
-        assert statements
 
 
 async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:

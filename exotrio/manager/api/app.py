@@ -51,7 +51,7 @@ def create_api(
     app.router.redirect_slashes = False
     app.state.bodies = BodyReader(service, max_body)
     open_paths = [route.path for route in table if route.is_open]
-    api: ASGIApp = KeyRequired(app, store=service.store, key=key, open_paths=open_paths)
+    api: ASGIApp = KeyRequired(app, key=key, open_paths=open_paths)
     if cors_origins:
         # Outside of the check of the key: a browser sends its preflight without one. Only the API has it:
         # pages of other origins must not read the dashboard, to which a browser sends its cookie. Starlette

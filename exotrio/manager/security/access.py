@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from exotrio._httpd import host_name, mark_authenticated
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.manager.security.wrong_keys import WrongKeys
-from exotrio.manager.store.port import Store
 
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""
@@ -86,14 +85,14 @@ class KeyRequired:
     """ASGI middleware that lets only requests with the API key in, and any request to an open path.
 
     It refuses before the body is read, so that unauthenticated clients cannot make the server keep theirs in
-    memory. Wrong keys are counted in the store.
+    memory.
     """
 
-    def __init__(self, app: ASGIApp, *, store: Store, key: str, open_paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, key: str, open_paths: Collection[str]) -> None:
         self._app = app
         self._open_paths = frozenset(open_paths)
         self._key = key.encode()
-        self._wrong_keys = WrongKeys(store, key)
+        self._wrong_keys = WrongKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(LOCAL):

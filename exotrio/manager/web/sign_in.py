@@ -30,7 +30,7 @@ class SignIn:
 
     def __init__(self, store: Store, key: str) -> None:
         self.sessions = Sessions(store, key)
-        self._wrong_keys = WrongKeys(store, key)
+        self._wrong_keys = WrongKeys()
         self.routes = [
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             Route("/sign-out", self._sign_out, methods=["POST"]),
