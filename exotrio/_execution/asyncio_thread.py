@@ -181,7 +181,7 @@ class AsyncioThread:
 
 
 class _Call:
-    """One call. It is begun or revoked, by a lock never both.
+    """One call. It is begun or revoked: whichever acquires ``_first``, which is never released.
 
     ``reached``: the loop has run its cancellation.
     """
@@ -195,8 +195,7 @@ class _Call:
         if sniffio is not None:
             # Some ways to start Trio leave its name in the context; asyncio is what runs in that loop.
             self._context.run(sniffio.current_async_library_cvar.set, None)
-        self._lock = threading.Lock()
-        self._begun = self._revoked = False
+        self._first = threading.Lock()
         self._task: asyncio.Task[None] | None = None
         self._value: object = None
         self.error: BaseException | None = None
@@ -208,10 +207,8 @@ class _Call:
 
     def begin(self) -> None:
         """Start the task, unless it was revoked."""
-        with self._lock:
-            if self._revoked:
-                return
-            self._begun = True
+        if not self._first.acquire(blocking=False):
+            return
         # Not create_task: a node may have set a task factory.
         self._task = asyncio.Task(self._main(), name=self.what, context=self._context)
         self._task.add_done_callback(self._done)
@@ -241,9 +238,7 @@ class _Call:
 
     def revoke(self) -> bool:
         """Keep it from being begun; False if it was."""
-        with self._lock:
-            self._revoked = not self._begun
-        return self._revoked
+        return self._first.acquire(blocking=False)
 
     def abandon(self, stuck: StuckNodes) -> None:
         """Count it as stuck: nothing waits for its end any more."""

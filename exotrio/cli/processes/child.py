@@ -1,10 +1,10 @@
-"""A process of ``worker --processes``, as the parent sees it: what it reports, and how it is asked."""
+"""A process of ``worker --processes``, as the parent sees it: its reports and its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -12,10 +12,8 @@ from exotrio._children.child_process import SOCKET
 from exotrio.cli.processes.totals import Families
 from exotrio.cli.runtime_process import RuntimeProcess
 
-A = TypeVar("A")
+A = TypeVar("A", "Report", "Tasks")
 
-REPORT, TASKS = "report", "tasks"
-"""The questions that the parent sends in addition to its orders."""
 ANSWER_TIMEOUT = 1.5
 """Seconds for a report, which does not wait for nodes: less than probes wait."""
 
@@ -54,13 +52,16 @@ class Child(RuntimeProcess):
         number: From 1.
         count: Of all processes.
         arguments: Of the command ``worker``, as the parent received them.
+
+    Attributes:
+        answers: The last one of each class.
     """
 
     def __init__(self, number: int, count: int, arguments: Sequence[str]) -> None:
         self.number = number
         self.loaded: Loaded | None = None
-        self.reports = _Question[Report](self, REPORT)
-        self.tasks = _Question[Tasks](self, TASKS)
+        self.answers: dict[type, Any] = {}
+        self._pending: dict[type, trio.Event] = {}
         super().__init__(["-m", "exotrio", "worker", "--child", str(number), str(count), SOCKET, *arguments])
 
     def __str__(self) -> str:
@@ -71,41 +72,22 @@ class Child(RuntimeProcess):
         match message:
             case Loaded():
                 self.loaded, self.grace = message, message.grace
-            case Report():
-                self.reports.answered(message)
-            case Tasks():
-                self.tasks.answered(message)
+            case Report() | Tasks():
+                self.answers[type(message)] = message
+                self._pending.pop(type(message), trio.Event()).set()
 
-
-class _Question(Generic[A]):
-    """A question that is asked repeatedly, and its last answer."""
-
-    def __init__(self, child: RuntimeProcess, question: str) -> None:
-        self.last: A | None = None
-        self._child = child
-        self._question = question
-        self._is_pending = False
-        self._arrived = trio.Event()
-
-    async def ask(self) -> A | None:
-        """Return the answer; None if there is none in time.
+    async def ask(self, kind: type[A]) -> A | None:
+        """Return an answer of this class; None if there is none in time.
 
         Cancellation:
             Safe.
         """
-        if not self._is_pending:
-            # Sent once until it is answered: otherwise the questions to a suspended process would fill its
-            # socket, and an order might not fit in.
-            self._is_pending = True
-            self._child.send_now(self._question)
+        # Sent once until it is answered: otherwise the questions to a suspended process would fill its
+        # socket, and an order might not fit in.
+        if kind not in self._pending:
+            self._pending[kind] = trio.Event()
+            self.send_now(kind)
         with trio.move_on_after(ANSWER_TIMEOUT):
-            await self._arrived.wait()
-            return self.last
+            await self._pending[kind].wait()
+            return cast("A", self.answers[kind])
         return None
-
-    def answered(self, answer: A) -> None:
-        """Record the answer."""
-        self.last = answer
-        self._is_pending = False
-        self._arrived.set()
-        self._arrived = trio.Event()

@@ -6,18 +6,16 @@ does not count. All are ready if one is ready, since then work is begun; a metri
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import trio
 
-from exotrio.cli.processes.child import Child, Report
+from exotrio.cli.processes.child import A, Child, Report, Tasks
 from exotrio.cli.processes.totals import Totals
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
-
-A = TypeVar("A")
 
 
 class ProcessesHealth:
@@ -39,12 +37,12 @@ class ProcessesHealth:
 
     def retire(self, child: Child) -> None:
         """Keep the counters of a process that has ended."""
-        if (report := child.reports.last) is not None:
+        if (report := child.answers.get(Report)) is not None:
             self._totals.retire(report.families)
 
     async def alive(self) -> str:
         problems = []
-        for child, report in (await self._reports()).items():
+        for child, report in (await self._ask(Report)).items():
             if report is None and child.loaded is not None:
                 problems.append(f"{child} does not answer")
             elif report is not None and report.alive:
@@ -52,7 +50,7 @@ class ProcessesHealth:
         return "; ".join(problems)
 
     async def ready(self) -> str:
-        reports = await self._reports()
+        reports = await self._ask(Report)
         if any(map(_is_ready, reports.values())):
             return ""
         problems = [
@@ -70,7 +68,7 @@ class ProcessesHealth:
         # Here, since it imports the runtime: without it the parent is small.
         from exotrio.monitoring import CONTENT_TYPE
 
-        ready = sum(map(_is_ready, (await self._reports()).values()))
+        ready = sum(map(_is_ready, (await self._ask(Report)).values()))
 
         class Sums(Collector):
             def collect(_) -> Iterator[Metric]:
@@ -79,29 +77,25 @@ class ProcessesHealth:
                 died = "Processes that died and were replaced."
                 yield CounterMetricFamily("exotrio_process_restarts", died, self.restarts)
                 # The last report of a process that did not answer counts: a counter must never decrease.
-                last = [child.reports.last for child in self._children.values()]
-                yield from self._totals.metrics(report.families for report in last if report is not None)
+                reports = [child.answers.get(Report) for child in self._children.values()]
+                yield from self._totals.metrics(report.families for report in reports if report is not None)
 
         registry = CollectorRegistry()
         registry.register(Sums())
         return generate_latest(registry), CONTENT_TYPE
 
     async def tasks(self) -> str:
-        answers = await self._ask(lambda child: child.tasks.ask())
         return "\n".join(
             f"{child}\n{'it does not answer' if tasks is None else tasks.text}"
-            for child, tasks in answers.items()
+            for child, tasks in (await self._ask(Tasks)).items()
         )
 
-    async def _reports(self) -> dict[Child, Report | None]:
-        return await self._ask(lambda child: child.reports.ask())
-
-    async def _ask(self, ask: Callable[[Child], Awaitable[A]]) -> dict[Child, A]:
+    async def _ask(self, kind: type[A]) -> dict[Child, A | None]:
         """Ask all at the same time; return the answers in the order of the process numbers."""
-        answers: dict[Child, A] = {}
+        answers: dict[Child, A | None] = {}
 
         async def ask_one(child: Child) -> None:
-            answers[child] = await ask(child)
+            answers[child] = await child.ask(kind)
 
         async with trio.open_nursery() as nursery:
             for child in self._children.values():

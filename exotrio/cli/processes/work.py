@@ -6,7 +6,7 @@ import trio
 
 from exotrio.cli.load import load
 from exotrio.cli.parent_command import ParentCommand
-from exotrio.cli.processes.child import REPORT, Loaded, Report, Tasks
+from exotrio.cli.processes.child import Loaded, Report, Tasks
 from exotrio.cli.processes.totals import families_of
 from exotrio.monitoring import Health, RuntimeMetrics
 
@@ -37,9 +37,9 @@ def work(
     """
     watched: list[tuple[Health, RuntimeMetrics]] = []
 
-    def answer(question: str) -> None:
+    def answer(kind: type) -> None:
         # In the thread that reads the messages of the parent, so that nodes cannot delay the answer.
-        if question == REPORT:
+        if kind is Report:
             report = Report(alive="", ready="it is being loaded", families=[])
             for health, metrics in watched:
                 report = Report(health.alive(), health.ready(), families_of(metrics.registry))
@@ -65,4 +65,4 @@ def work(
     try:
         return parent.run(runtime)
     finally:
-        answer(REPORT)  # the last values of its counters
+        answer(Report)  # the last values of its counters
