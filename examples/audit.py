@@ -20,14 +20,14 @@ from pydantic import BaseModel
 from exotrio import BaseNode, Graph, PruneSignal, RetryPolicyModel, Runtime
 
 NAMESPACE = "examples"
-# Not part of the standard library, or written by Python while we look.
+# Not part of the standard library, or written by Python during the scan.
 SKIPPED = {"__pycache__", "site-packages", "dist-packages"}
 
 log = logging.getLogger("audit")
 
 
 class Plan(BaseNode):
-    """Check what was asked for before any work is done."""
+    """Check the settings before any work is done."""
 
     class Inputs(BaseModel):
         root: str
@@ -37,7 +37,7 @@ class Plan(BaseNode):
         root: str
         algorithm: str
 
-    # Plain def nodes run in threads, so that looking at disks does not hold up the loop.
+    # Plain def nodes run in threads, so that reading disks does not block the loop.
     def execute(self) -> Outputs:
         root = Path(self.inputs.root).resolve()
         if not root.is_dir():
@@ -57,18 +57,18 @@ class Scan(BaseNode):
         path: str
 
     def execute(self) -> list[Outputs]:
-        found = []
+        outputs = []
         for folder, folders, names in os.walk(self.inputs.root):
             folders[:] = sorted(set(folders) - SKIPPED)
             for name in sorted(names):
                 path = os.path.join(folder, name)
                 if not path.isprintable():
-                    log.warning("left out, its name cannot stand in a list: %r", path)
+                    log.warning("left out, its name cannot be written into a list: %r", path)
                 elif os.path.isfile(path):
-                    found.append(self.Outputs(path=path))
-        if not found:
+                    outputs.append(self.Outputs(path=path))
+        if not outputs:
             raise PruneSignal({"reason": f"there is no file in {self.inputs.root}"})
-        return found
+        return outputs
 
 
 class Digest(BaseNode):
@@ -88,7 +88,7 @@ class Digest(BaseNode):
             size = file.tell()
         if size == 0:
             raise PruneSignal({"empty": self.inputs.path})
-        # sha256sum's own form, which marks names with a backslash by one in front.
+        # The form of sha256sum, which puts a backslash before lines whose names have one.
         path = self.inputs.path.replace("\\", "\\\\")
         mark = "\\" if "\\" in path else ""
         return self.Outputs(line=f"{mark}{digest.hexdigest()}  {path}", size=size)

@@ -2,9 +2,9 @@
 
     python examples/inside_trio.py
 
-The application counts seconds beside the runtime, starts a run, waits for it, and cancels the
-nursery. The state manager is embedded around it, so what the runtime holds when it is cancelled is
-released before the program ends.
+The application counts seconds while the runtime works, starts a run, waits for it, and cancels the
+nursery. The state manager is embedded around it, so claims of the cancelled runtime are released
+before the program ends.
 """
 
 import trio
@@ -40,7 +40,7 @@ class Shout(BaseNode):
 
 
 graph = Graph("greeting", namespace=NAMESPACE)
-greet = graph.add(Greet, name="nobody")
+greet = graph.add(Greet, name="no one")
 graph.add(Shout, text=greet.text)
 
 

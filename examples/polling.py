@@ -3,8 +3,8 @@
     python -m exotrio run examples/polling.py
 
 ``choose -> submit -> wait``. The job is a process that outlives this one; it could as well be a
-batch system or another team's API. ``wait`` looks once and, while the job runs, asks to be run again
-later: between two looks the state is a row in the database, and nothing else. So all of this may be
+batch system or another team's API. ``wait`` polls once and, while the job runs, asks to be run again
+later: between two polls the state is only a row in the database. So all of this may be
 killed and continued with ``--resume RUN``: the job is neither lost nor submitted twice.
 """
 
@@ -20,8 +20,8 @@ from exotrio import BaseNode, Graph, ReQueueAfterSignal, RetryPolicyModel, Runti
 
 NAMESPACE = "examples"
 JOBS = Path(".jobs")
-# What submits the job: a name that was given before is accepted once. The job goes on when this has ended,
-# takes its time, then leaves its result, all of it or nothing.
+# Submits the job: each name is accepted once. The job continues after this program has ended, takes its time,
+# then writes its result, all of it or nothing.
 JOB = """
 import os, pathlib, sys, time
 result = pathlib.Path(sys.argv[1])
@@ -40,7 +40,7 @@ draft.replace(result)
 
 
 class Choose(BaseNode):
-    """Choose the job's name before there is a job: stored first, it names the same job for ever."""
+    """Choose the job's name before the job exists: once it is stored, it always names the same job."""
 
     class Outputs(BaseModel):
         job: UUID
@@ -70,7 +70,7 @@ class Submit(BaseNode):
 
 
 class Wait(BaseNode):
-    """Look once. What it has to know is in its inputs, nothing is kept in memory."""
+    """Poll once. All that it needs is in its inputs, nothing is kept in memory."""
 
     class Inputs(BaseModel):
         job: UUID
@@ -88,7 +88,7 @@ class Wait(BaseNode):
         raise ReQueueAfterSignal(timedelta(seconds=0.25))
 
 
-# A job that is late stays late: only what may work the next time is worth a retry.
+# A job that is late stays late, so a retry would not help.
 graph = Graph("polling", namespace=NAMESPACE, retry_policy=RetryPolicyModel(max_retries=0))
 choose = graph.add(Choose)
 submit = graph.add(Submit, job=choose.job, seconds=graph.store("seconds", default=1.5))

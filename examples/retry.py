@@ -3,7 +3,7 @@
     python examples/retry.py
 
 The service here answers "503 Service Unavailable" twice before it works. The node knows nothing of
-retries: it raises, and the graph's policy decides. Each attempt is a state of its own, with its error.
+retries: it raises, and the graph's policy decides. Each attempt is a separate state, with its error.
 """
 
 from collections.abc import Awaitable, Callable

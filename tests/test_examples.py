@@ -37,13 +37,13 @@ def test_every_example_is_run_by_a_test_here() -> None:
 def sums(folder: Path) -> dict[str, str]:
     """Return the list that the audit wrote: path to digest."""
     lines = (folder / "SHA256SUMS").read_text("utf-8").splitlines()
-    found = {}
+    listed = {}
     for line in lines:
         digest, path = line.removeprefix("\\").split("  ", 1)
         path = path.replace("\\\\", "\\") if line.startswith("\\") else path
-        assert path not in found, "a file stands in the list twice"
-        found[path] = digest
-    return found
+        assert path not in listed, "a file is in the list twice"
+        listed[path] = digest
+    return listed
 
 
 def check_with_sha256sum(folder: Path) -> None:
@@ -86,7 +86,7 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def found_in(tree: Path) -> dict[str, str]:
+def digests_of(tree: Path) -> dict[str, str]:
     files = [file for file in tree.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
     return digests(*(file for file in files if file.stat().st_size and "\n" not in file.name))
 
@@ -94,17 +94,17 @@ def found_in(tree: Path) -> dict[str, str]:
 def test_the_audit_lists_every_file_and_counts_duplicates(tmp_path: Path, tree: Path) -> None:
     end = audit(tmp_path, tree, "-o", "json")
     assert end.code == 0, end
-    assert sums(tmp_path) == found_in(tree)
+    assert sums(tmp_path) == digests_of(tree)
     check_with_sha256sum(tmp_path)
     result = json.loads(end.out)
     assert result["status"] == "SUCCESS"
-    files = len(found_in(tree))
+    files = len(digests_of(tree))
     assert result["nodes"]["digest"] == {"SUCCESS": files, "PRUNED": 1}, "the empty file is pruned"
     (report,) = result["outputs"]
     assert report["identifier"] == "report"
     assert report["outputs"] == {
         "files": str(files),
-        "bytes": str(sum(Path(file).stat().st_size for file in found_in(tree))),
+        "bytes": str(sum(Path(file).stat().st_size for file in digests_of(tree))),
         "duplicates": "2 files, 6 bytes",
         "written": str(tmp_path / "SHA256SUMS"),
     }
@@ -134,7 +134,7 @@ def test_the_audit_takes_another_algorithm(tmp_path: Path, tree: Path) -> None:
 def test_an_unreadable_file_is_retried_and_shown_and_the_others_are_listed(
     tmp_path: Path, tree: Path
 ) -> None:
-    listed = found_in(tree)
+    listed = digests_of(tree)
     (tree / "unreadable").symlink_to(UNREADABLE)
     end = audit(tmp_path, tree)
     assert end.code == 1, end
@@ -183,7 +183,7 @@ def test_a_killed_audit_is_continued_and_lists_every_file_once(tmp_path: Path) -
         process.kill()
     assert not (tmp_path / "SHA256SUMS").exists()
     done = dict(sql(tmp_path / ".exotrio/state.db", "SELECT status, count(*) FROM states GROUP BY 1"))
-    assert done["SUCCESS"] > 600, "some digests are done, beside the places before them"
+    assert done["SUCCESS"] > 600, "some digests are done, besides the nodes before them"
     assert done["QUEUED"] > 0, "some were held by the process that is gone"
 
     end = ended("run", AUDIT, "--resume", run_id, "-o", "json", cwd=tmp_path, code=0)

@@ -165,9 +165,9 @@ def _commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, .
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            assert found is not None
-            yield from _commands(found, *path, name)
+            member = command.get_command(context, name)
+            assert member is not None
+            yield from _commands(member, *path, name)
     else:
         yield path, command
 
@@ -178,10 +178,10 @@ def test_each_command_and_its_options_are_in_the_guide() -> None:
     for path, command in _commands(cli):
         (row,) = [row for words, row in rows if words[0] == path[0] and path[-1] in words]
         for parameter in command.params:
-            longest = max(parameter.opts, key=len)
+            option = max(parameter.opts, key=len)
             shown = isinstance(parameter, click.Option) and not parameter.hidden
-            if shown and longest not in SHARED_OPTIONS:
-                assert re.search(rf"{longest}[` ]", row), f"{' '.join(path)} {longest}"
+            if shown and option not in SHARED_OPTIONS:
+                assert re.search(rf"{option}[` ]", row), f"{' '.join(path)} {option}"
 
 
 SHARED_OPTIONS = {
@@ -201,10 +201,10 @@ def test_each_command_that_is_printed_exists_with_its_options() -> None:
     spans = [
         span for page in PAGES for span in re.findall(r"`(python -m exotrio [^`]+)`", without_code(page))
     ]
-    found = [match for line in [*lines, *spans] for match in re.findall(r"-m exotrio (.*?)(?: &|$)", line)]
-    assert len(found) > 20
+    commands = [match for line in [*lines, *spans] for match in re.findall(r"-m exotrio (.*?)(?: &|$)", line)]
+    assert len(commands) > 20
     known = dict(_commands(cli))
-    for printed in found:
+    for printed in commands:
         words = printed.split()
         if words[0] == "COMMAND":
             continue
@@ -230,8 +230,8 @@ def test_every_public_name_is_in_the_guide() -> None:
 def test_the_set_up_installs_what_the_first_steps_need() -> None:
     main_job = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/python -m exotrio run"
     assert AUDIT.code == f"{main_job} examples/audit.py\n"
-    beside = INSTALL.code.replace('"$OLDPWD" pytest-trio', ".")
-    assert beside.splitlines() == [
+    next_to_it = INSTALL.code.replace('"$OLDPWD" pytest-trio', ".")
+    assert next_to_it.splitlines() == [
         "mkdir ../words && cd ../words",
         main_job.partition(" && .venv/bin/python")[0],
     ]
@@ -486,7 +486,7 @@ async def test_the_explored_graph_fails_as_printed_and_its_correction_passes(
     async def run(code: str) -> None:
         names: dict[str, Any] = {"__name__": "test_shop"}
         exec(compile(code, "test_shop.py", "exec", dont_inherit=True), names)
-        await names["test_a_crash_charges_nobody_twice"](autojump_clock)
+        await names["test_a_crash_charges_no_card_twice"](autojump_clock)
 
     with pytest.raises(CheckFailed) as caught:
         await run(EXPLORE.code)

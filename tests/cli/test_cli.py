@@ -99,9 +99,9 @@ def test_help_fits_100_columns_and_explains_every_option(bare: Cli, command: str
     options = [line for line in lines if line.startswith("  -")]
     assert options
     for line in options:
-        # The text stands beside the option, or below a long one.
-        told = len(line.split(maxsplit=1)) > 1 or lines[lines.index(line) + 1].startswith("   ")
-        assert told, line
+        # The text is next to the option, or below a long one.
+        has_text = len(line.split(maxsplit=1)) > 1 or lines[lines.index(line) + 1].startswith("   ")
+        assert has_text, line
 
 
 def test_version_is_printed(tmp_path: Path) -> None:

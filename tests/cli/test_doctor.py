@@ -76,7 +76,7 @@ def cli(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 
 def says(end: Ended, code: int, *parts: str) -> None:
-    """Check how it ended, and that it says each of these, and nothing beside its report."""
+    """Check the exit code, that the report contains each part, and that nothing else is printed."""
     assert end.code == code, end
     assert end.err == "", end
     for part in parts:
@@ -84,8 +84,8 @@ def says(end: Ended, code: int, *parts: str) -> None:
 
 
 def source(report: dict[str, Any], name: str) -> tuple[str | None, str]:
-    (found,) = [each for each in report["settings"] if each["name"] == name]
-    return found["value"], found["source"]
+    (setting,) = [each for each in report["settings"] if each["name"] == name]
+    return setting["value"], setting["source"]
 
 
 # -- settings
@@ -165,7 +165,7 @@ def test_an_unreadable_dot_env_is_a_finding(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--uri", "ftp://x", "--key-file", "key"), "must start with http:// or https://"),
         (("--key-file", "absent"), "the key file absent cannot be read"),
@@ -173,10 +173,10 @@ def test_an_unreadable_dot_env_is_a_finding(cli: Cli) -> None:
         (("-n", "a/b"), "the namespace"),
     ],
 )
-def test_an_option_that_cannot_be_used_is_a_finding(cli: Cli, options: tuple[str, ...], said: str) -> None:
+def test_an_option_that_cannot_be_used_is_a_finding(cli: Cli, options: tuple[str, ...], message: str) -> None:
     cli.write("key", "k")
     cli.write("empty", "")
-    says(cli("doctor", *options), 2, said)
+    says(cli("doctor", *options), 2, message)
 
 
 @pytest.mark.parametrize("used", ["a-key-in-a-file", "a-key-in-the-environment", "a-key-of-an-option"])
@@ -265,7 +265,7 @@ def test_a_server_that_never_answers_is_a_failure(cli: Cli, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("path", "answer", "said"),
+    ("path", "answer", "message"),
     [
         ("/exotrio/v1", Answer(200, b"<html>hello</html>"), "it answered 200 with text/html"),
         ("/exotrio/v1", Answer(404, b"<html>gone</html>"), "it answered 404 with text/html"),
@@ -279,10 +279,10 @@ def test_a_server_that_never_answers_is_a_failure(cli: Cli, monkeypatch: pytest.
     ],
 )
 def test_a_server_that_is_not_a_state_manager_is_shown_with_its_answer(
-    cli: Cli, path: str, answer: Answer, said: str
+    cli: Cli, path: str, answer: Answer, message: str
 ) -> None:
     with doctored({path: answer}) as (_, uri):
-        says(at(cli, uri, stocks.KEY)("doctor"), 4, "the server is not a state manager", said)
+        says(at(cli, uri, stocks.KEY)("doctor"), 4, "the server is not a state manager", message)
 
 
 def test_a_refused_key_has_its_own_exit_code(cli: Cli, running: Server) -> None:

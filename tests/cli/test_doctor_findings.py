@@ -1,4 +1,4 @@
-"""What ``doctor`` says of what it was told, and what it makes of clocks and outboxes."""
+"""The findings of ``doctor``, and how it reads clocks and outboxes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_states_that_wait_long_although_runtimes_have_the_node_get_a_reason(
 
 
 @pytest.mark.parametrize(
-    ("fields", "attention", "said"),
+    ("fields", "attention", "message"),
     [
         ({"live": False, "heard_ms": 90_000}, True, "was last heard of 1 min ago and holds 5 states"),
         ({"live": False, "heard_ms": 90_000, "holds": 0}, False, "was last heard of 1 min ago"),
@@ -110,8 +110,8 @@ def test_states_that_wait_long_although_runtimes_have_the_node_get_a_reason(
         ({"phase": "draining"}, False, "is draining and holds 5 states"),
     ],
 )
-def test_an_unusual_runtime_is_named(fields: dict[str, object], attention: bool, said: str) -> None:
-    one(of_nodes(runtimes=[runtime(**fields)]), "Greeter (w-1)", said, attention=attention)
+def test_an_unusual_runtime_is_named(fields: dict[str, object], attention: bool, message: str) -> None:
+    one(of_nodes(runtimes=[runtime(**fields)]), "Greeter (w-1)", message, attention=attention)
 
 
 def test_a_stopped_runtime_without_claims_has_no_finding() -> None:
@@ -171,7 +171,7 @@ def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "attention", "said"),
+    ("fields", "attention", "message"),
     [
         (
             {"claims": claims(leaseless=2, oldest_leaseless_ms=901_000)},
@@ -242,9 +242,9 @@ def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
     ],
 )
 def test_each_problem_of_a_state_manager_is_a_finding(
-    fields: dict[str, object], attention: bool, said: str
+    fields: dict[str, object], attention: bool, message: str
 ) -> None:
-    one(of_checkup(checkup(**fields), "1", 900), said, attention=attention)
+    one(of_checkup(checkup(**fields), "1", 900), message, attention=attention)
 
 
 def test_the_report_shows_a_postgresql_database() -> None:
@@ -279,8 +279,8 @@ def triggered(zone: str | None, **fields: object) -> list[GraphInfo]:
 def test_triggers_in_time_zones_are_shown_with_their_problems() -> None:
     due = {"CRON_TZ=Asia/Kolkata 0 9 * * *": "2026-01-01T03:30:00.000Z"}
     assert of_graphs(triggered(None) + triggered("UTC") + triggered("Asia/Kolkata", scheduled={})) == []
-    said = "graph g is triggered in Asia/Kolkata, next at 2026-01-01T09:00:00+05:30 (2026-01-01T03:30:00Z)"
-    one(of_graphs(triggered("Asia/Kolkata", scheduled=due)), said, attention=False)
+    message = "graph g is triggered in Asia/Kolkata, next at 2026-01-01T09:00:00+05:30 (2026-01-01T03:30:00Z)"
+    one(of_graphs(triggered("Asia/Kolkata", scheduled=due)), message, attention=False)
     one(
         of_graphs(triggered("Asia/Kolkata")),
         "has a trigger in Asia/Kolkata, and this state manager may ignore",
@@ -296,11 +296,11 @@ def test_triggers_in_time_zones_are_shown_with_their_problems() -> None:
 
 def test_old_v0_claims_are_stuck_and_the_fix_suits_the_server() -> None:
     created = {"old": NOW - timedelta(hours=2), "new": NOW - timedelta(seconds=1)}
-    found = V0Claims(Counter(A=2, B=1), Counter(), 4, 4, created)
-    one(of_v0(found, NOW, 900, ours=True), "3 states are QUEUED (A 2, B 1)", "2 h ago", "--claim-timeout")
-    (finding,) = of_v0(found, NOW, 900, ours=False)
+    v0_claims = V0Claims(Counter(A=2, B=1), Counter(), 4, 4, created)
+    one(of_v0(v0_claims, NOW, 900, ours=True), "3 states are QUEUED (A 2, B 1)", "2 h ago", "--claim-timeout")
+    (finding,) = of_v0(v0_claims, NOW, 900, ours=False)
     assert finding.fix.endswith("`states retry` each of old")
-    one(of_v0(found, NOW, 7_201, ours=True), "fine while their runtimes run them", attention=False)
+    one(of_v0(v0_claims, NOW, 7_201, ours=True), "fine while their runtimes run them", attention=False)
 
 
 def test_runs_that_were_not_examined_are_counted() -> None:

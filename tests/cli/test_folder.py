@@ -1,4 +1,4 @@
-"""Commands that are given no state manager: they use the database of the folder, also while it is served."""
+"""Commands without a state manager: they use the database of the folder, also while it is served."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_a_state_shows_what_its_node_logged_and_printed(cli: Cli) -> None:
     (state, _) = cli.json("states", "ls", "--limit", "2")["states"]
     text = cli("states", "show", state["id"]).out
     at = r"  \d+-\d+-\d+T\d+:\d+:\S+Z"
-    said = rf"logged and printed:\n{at} stdout: begun with [01]\n{at} WARNING shop: no price\n    at all\n"
-    assert re.search(said, text)
+    message = rf"logged and printed:\n{at} stdout: begun with [01]\n{at} WARNING shop: no price\n    at all\n"
+    assert re.search(message, text)
     assert cli.json("states", "show", state["id"])["logs"][1]["level"] == "WARNING"
 
 
@@ -87,9 +87,9 @@ def test_a_run_that_no_runtime_executes_is_not_waited_for(cli: Cli) -> None:
 
 
 def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:
-    given = cli.write("given.json", '{"count": "3"}')
-    run_id = cli("trigger", "fan", "--key", "order 1", "--inputs-file", given).out.strip()
-    command = ("run", "nodes.py", "--key", "order 1", "--inputs-file", given)
+    file = cli.write("inputs.json", '{"count": "3"}')
+    run_id = cli("trigger", "fan", "--key", "order 1", "--inputs-file", file).out.strip()
+    command = ("run", "nodes.py", "--key", "order 1", "--inputs-file", file)
     for _ in range(2):
         end = cli(*command, code=0)
         assert f"run {run_id} of graph 'fan', which has the key 'order 1' and existed already\n" in end.err
@@ -196,11 +196,11 @@ def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(
         monkeypatch.setattr(ui, "LOADING", 0.0)
         cli.write("browser.py", READING_BROWSER)
         end = cli("ui", code=0)
-        told_link = (cli.folder / "read").read_text()
-        assert told_link.startswith(f"{url}/sign-in?link=")
-        assert told_link not in end.err
+        link_of_browser = (cli.folder / "read").read_text()
+        assert link_of_browser.startswith(f"{url}/sign-in?link=")
+        assert link_of_browser not in end.err
         with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
-            assert browser.get(told_link).status_code == 200
+            assert browser.get(link_of_browser).status_code == 200
             assert "Timeline" in browser.get(f"/ns/n/runs/{run_id}").text
         end = process.stop(signal.SIGINT)
     assert (end.code, "link=" in end.err, Path(page).exists()) == (0, False, False), end

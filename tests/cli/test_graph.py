@@ -93,7 +93,7 @@ def test_every_problem_of_a_file_has_its_line(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "g.json:1: not JSON: expecting value"),
         ('{\n "nodes": [,]}', "g.json:2: not JSON: expecting value"),
@@ -111,13 +111,13 @@ def test_every_problem_of_a_file_has_its_line(cli: Cli) -> None:
         ('{"nodes": [], "secrets": {\n"a": 5}}', "g.json:2: secrets.a: Input should be a valid string"),
     ],
 )  # fmt: skip
-def test_a_problem_in_a_json_file_has_its_line(cli: Cli, text: str, said: str) -> None:
+def test_a_problem_in_a_json_file_has_its_line(cli: Cli, text: str, message: str) -> None:
     end = cli("graph", "check", cli.write("g.json", text), code=3)
-    assert said in end.out
+    assert message in end.out
 
 
 @pytest.mark.parametrize(
-    ("nodes", "said"),
+    ("nodes", "message"),
     [
         ([node("a"), node("a")], "g.json:4: node 'a': its identifier is used 2 times"),
         ([node("a", "Lock", "b")], "g.json:3: node 'a': next node 'b' is not an identifier of this graph"),
@@ -134,10 +134,10 @@ def test_a_problem_in_a_json_file_has_its_line(cli: Cli, text: str, said: str) -
         ([node("store")], "g.json:3: node 'store', identifier: 'store' is reserved"),
     ],
 )
-def test_the_rules_of_the_state_manager_are_applied(cli: Cli, nodes: list[Any], said: str) -> None:
+def test_the_rules_of_the_state_manager_are_applied(cli: Cli, nodes: list[Any], message: str) -> None:
     lines = ",\n".join(map(json.dumps, nodes))
     end = cli("graph", "check", cli.write("g.json", f'{{"nodes":\n[\n{lines}\n]}}'), code=3)
-    assert said in end.out
+    assert message in end.out
 
 
 def test_a_mistyped_field_is_a_warning(cli: Cli) -> None:
@@ -189,9 +189,9 @@ def test_a_node_that_unites_one_that_returns_a_list_is_a_warning(cli: Cli, futur
         return json.loads(end.out)["problems"]
 
     assert check("plan") == []
-    (found,) = check("scan")
-    assert (found["severity"], found["node"]) == ("warning", "report")
-    assert found["message"].startswith(
+    (problem,) = check("scan")
+    assert (problem["severity"], problem["node"]) == ("warning", "report")
+    assert problem["message"].startswith(
         "node 'report': it unites 'scan', which returns a list, so it runs once for each of these outputs"
     )
 
@@ -222,7 +222,7 @@ def test_several_files_are_checked_although_some_cannot_be_read(cli: Cli) -> Non
     cli.write("other.yaml", "nodes: []")
     files = "fan.jsn fna.json broken.py invalid.py empty.py other.yaml binary.json fan.json"
     end = cli("graph", "check", *files.split(), code=3)
-    for said in (
+    for message in (
         "fan.jsn: there is no module 'fan.jsn'",
         "fna.json: there is no such file; did you mean 'fan.json'?",
         "broken.py:2: failed while it was loaded: ValueError: not today",
@@ -232,7 +232,7 @@ def test_several_files_are_checked_although_some_cannot_be_read(cli: Cli) -> Non
         "binary.json: is not UTF-8 text",
         "fan.json: the graph is valid",
     ):
-        assert said in end.out, end
+        assert message in end.out, end
     assert end.err.startswith("loaded\n")
     report = cli.json("graph", "check", "fan.json", "fna.json", code=3)
     assert report["valid"] is False
@@ -312,8 +312,8 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     )
 
     trigger["value"]["timezone"] = "Asia/Kolkatta"
-    said = cli("graph", "check", cli.write("zone.json", fan(triggers=[trigger])), code=3)
-    assert "triggers.0.value.timezone: there is no time zone 'Asia/Kolkatta'; did you mean" in said.out
+    end = cli("graph", "check", cli.write("zone.json", fan(triggers=[trigger])), code=3)
+    assert "triggers.0.value.timezone: there is no time zone 'Asia/Kolkatta'; did you mean" in end.out
 
 
 def test_a_graph_is_deleted_with_its_runs_after_confirmation(cli: Cli, running: Server) -> None:
@@ -426,7 +426,7 @@ def test_a_mistyped_name_gets_a_suggestion(cli: Cli, running: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["graph", "apply", "gone.json"], 3, "gone.json: there is no such file"),
         (["graph", "apply", "gone.py"], 3, "there is no file gone.py"),
@@ -442,11 +442,11 @@ def test_a_mistyped_name_gets_a_suggestion(cli: Cli, running: Server) -> None:
     ],
 )
 def test_a_request_that_cannot_be_done_is_an_error(
-    cli: Cli, running: Server, arguments: list[str], code: int, said: str
+    cli: Cli, running: Server, arguments: list[str], code: int, message: str
 ) -> None:
     cli.at(running)
     cli.write("unnamed.json", fan())
-    fails(cli(*arguments), code, said)
+    fails(cli(*arguments), code, message)
 
 
 def test_a_refused_key_names_the_option_for_another_one(cli: Cli, running: Server) -> None:

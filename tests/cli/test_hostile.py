@@ -157,10 +157,10 @@ def test_every_text_of_top_is_one_harmless_line() -> None:
 def test_texts_for_terminals() -> None:
     assert harmless("a\x1b[31m\x9b\u202e\tb\nc") == "a\\x1b[31m\\x9b\\u202e\tb\nc"
     assert one_line("a\tb\nc\r") == "a\\tb\\nc\\x0d"
-    said = {"a": HOSTILE}
-    shown = harmless_json(json.dumps(said, ensure_ascii=False))
+    body = {"a": HOSTILE}
+    shown = harmless_json(json.dumps(body, ensure_ascii=False))
     assert_harmless(shown)
-    assert json.loads(shown) == said
+    assert json.loads(shown) == body
 
 
 APP = f"""
@@ -177,7 +177,7 @@ class Say(BaseNode):
         bad: str
 
     class Outputs(BaseModel):
-        said: str
+        message: str
 
     async def execute(self):
         self.progress(0.5, HOSTILE)
@@ -185,7 +185,7 @@ class Say(BaseNode):
             await trio.sleep(0.01)
         if self.inputs.bad:
             raise ValueError(HOSTILE)
-        return self.Outputs(said=HOSTILE)
+        return self.Outputs(message=HOSTILE)
 
 
 policy = RetryPolicyModel(max_retries=0)
@@ -207,7 +207,7 @@ def test_control_characters_of_nodes_and_graphs_are_escaped(options: tuple[str, 
     assert MARKUP in end.err
     if "-o" in options:
         (output,) = json.loads(end.out)["outputs"]
-        assert output["outputs"] == {"said": HOSTILE}
+        assert output["outputs"] == {"message": HOSTILE}
     if "--log-format" in options:
         logged = [json.loads(line)["message"] for line in end.err.splitlines()]
         assert any(HOSTILE in message for message in logged), "nothing of a message is lost"

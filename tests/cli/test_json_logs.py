@@ -22,7 +22,7 @@ ABOUT = {"run": "r1", "state": "s1", "node": "Digest", "attempt": 2}
 
 
 class Log:
-    """A logger, and what came of its lines."""
+    """A logger, and the lines that were written."""
 
     def __init__(self) -> None:
         self._stream = io.StringIO()
@@ -37,7 +37,7 @@ class Log:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the only line has beside time, level, logger and message."""
+        """The fields of the only line except time, level, logger and message."""
         (line,) = self.lines
         return {name: line[name] for name in line if name not in ("time", "level", "logger", "message")}
 

@@ -113,7 +113,7 @@ def test_values_come_from_files_and_pipes(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         ("trigger fna", 6, "there is no graph 'fna'; did you mean 'fan'?"),
         ("trigger fan -i cuont=1", 2, "has no input 'cuont'; it has: count; did you mean 'count'?"),
@@ -138,8 +138,8 @@ def test_values_come_from_files_and_pipes(cli: Cli) -> None:
         ("nodes list", 2, "No such command 'list'"),
     ],
 )  # fmt: skip
-def test_a_request_that_cannot_be_done_is_an_error(cli: Cli, arguments: str, code: int, said: str) -> None:
-    fails(cli(*arguments.split()), code, said)
+def test_a_request_that_cannot_be_done_is_an_error(cli: Cli, arguments: str, code: int, message: str) -> None:
+    fails(cli(*arguments.split()), code, message)
 
 
 @pytest.mark.parametrize(

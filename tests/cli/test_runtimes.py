@@ -63,13 +63,15 @@ def cli(bare: Cli, place: Place) -> Cli:
 def heard(cli: Cli, count: int = 1) -> list[dict[str, Any]]:
     """Return the live runtimes once there are so many, and all have sent a heartbeat and a claim."""
 
-    def look() -> list[dict[str, Any]]:
-        found = [each for each in cli.json("runtimes", "ls")["runtimes"] if each["live"]]
+    def live() -> list[dict[str, Any]]:
+        runtimes = [each for each in cli.json("runtimes", "ls")["runtimes"] if each["live"]]
         return (
-            found if len(found) == count and all(each["workers"] and each["nodes"] for each in found) else []
+            runtimes
+            if len(runtimes) == count and all(each["workers"] and each["nodes"] for each in runtimes)
+            else []
         )
 
-    return until(look, f"{count} runtimes")
+    return until(live, f"{count} runtimes")
 
 
 # -- ls
@@ -125,9 +127,9 @@ def test_a_task_tree_is_printed_by_name_and_by_the_beginning_of_the_id(cli: Cli)
     assert "\n  poll\n" in end.out
     worker_id = shown["worker_id"]
     beginning = worker_id.rpartition(":")[2][:6]
-    found = cli.json("runtimes", "tasks", beginning)
-    assert (found["worker_id"], found["runtime"]) == (worker_id, "r")
-    assert found["tasks"].startswith("r\n")
+    shown = cli.json("runtimes", "tasks", beginning)
+    assert (shown["worker_id"], shown["runtime"]) == (worker_id, "r")
+    assert shown["tasks"].startswith("r\n")
 
 
 def test_a_task_tree_that_does_not_come_in_time_is_an_error(cli: Cli) -> None:

@@ -51,15 +51,15 @@ class Place:
 
     @property
     def total(self) -> int:
-        found: int = self.running.ask("GET", "/v0/namespace/n/runs/1/1")["total"]
-        return found
+        total: int = self.running.ask("GET", "/v0/namespace/n/runs/1/1")["total"]
+        return total
 
     def inputs(self, run_id: str) -> dict[str, str]:
         """Return the inputs of the first node of a run."""
         (state,) = self.running.ask("GET", f"/v0/namespace/n/states/run/{run_id}/graph")["nodes"]
         shown = self.running.ask("GET", f"/v0/namespace/n/graph/g/run/{run_id}/node/{state['id']}")
-        found: dict[str, str] = shown["inputs"]
-        return found
+        inputs: dict[str, str] = shown["inputs"]
+        return inputs
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_a_key_has_to_be_valid_and_needs_exotrios_state_manager(cli: Cli, place:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("", "it is empty"),
         ("{", "it is not JSON"),
@@ -196,10 +196,12 @@ def test_a_key_has_to_be_valid_and_needs_exotrios_state_manager(cli: Cli, place:
     ],
 )
 @only_native
-def test_a_bad_line_is_named_before_anything_is_started(cli: Cli, place: Place, line: str, said: str) -> None:
+def test_a_bad_line_is_named_before_anything_is_started(
+    cli: Cli, place: Place, line: str, message: str
+) -> None:
     before = place.total
     cli.write("runs.jsonl", lines(*[{}] * 2_000) + line + "\n" + lines({}))
-    fails(cli("trigger", "g", "--each", "runs.jsonl"), 2, "line 2,001: ", said)
+    fails(cli("trigger", "g", "--each", "runs.jsonl"), 2, "line 2,001: ", message)
     assert place.total == before
 
 
@@ -220,7 +222,7 @@ def test_an_error_names_ten_lines_and_no_value(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         ("trigger g --each gone", 2, "'gone' cannot be read: No such file"),
         ("trigger g --each .", 2, "'.' cannot be read"),
@@ -232,9 +234,11 @@ def test_an_error_names_ten_lines_and_no_value(cli: Cli) -> None:
     ],
 )
 @only_native
-def test_options_that_cannot_be_combined_are_refused(cli: Cli, arguments: str, code: int, said: str) -> None:
+def test_options_that_cannot_be_combined_are_refused(
+    cli: Cli, arguments: str, code: int, message: str
+) -> None:
     end = cli(*arguments.split(), code=code)
-    assert said in end.err
+    assert message in end.err
 
 
 # -- again
@@ -311,7 +315,7 @@ class Interrupted:
         raise AssertionError("unreachable")
 
 
-async def given_again(end: Ended, folder: Path, place: Place) -> Ended:
+async def repeated(end: Ended, folder: Path, place: Place) -> Ended:
     """Give the command once more, as the end of the first one says."""
     again = re.search(r"to go on, give the same command with (--batch \S+): no run is started twice", end.err)
     assert again, end
@@ -327,16 +331,16 @@ async def test_ctrl_c_prints_how_many_runs_were_started(tmp_path: Path, place: P
         command.process.signal(signal.SIGINT)
         end = await command.ended()
     assert (end.code, end.out) == (130, ""), end
-    found = re.match(
+    match = re.match(
         r"interrupted: ([\d,]+) of ([\d,]+) runs were started, and more may have been\n", end.err
     )
-    assert found, end
-    assert found[2] == f"{count:,}"
-    assert int(found[1].replace(",", "")) <= place.total - before < count
+    assert match, end
+    assert match[2] == f"{count:,}"
+    assert int(match[1].replace(",", "")) <= place.total - before < count
     if not place.native:
         assert "it speaks only v0: see `runs ls` for the runs that were started" in end.err
         return
-    end = await given_again(end, tmp_path, place)
+    end = await repeated(end, tmp_path, place)
     assert len(set(end.out.split())) == place.total - before == count
 
 
@@ -347,5 +351,5 @@ async def test_a_lost_connection_prints_how_to_continue(tmp_path: Path, place: P
         command.connections.cancel()
         end = await command.ended()
     assert (end.code, end.out) == (4, ""), end
-    await given_again(end, tmp_path, place)
+    await repeated(end, tmp_path, place)
     assert place.total - before == count

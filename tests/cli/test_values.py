@@ -25,8 +25,8 @@ def show(inputs: dict[str, str], store: dict[str, str], key: str | None, secrets
 def values(*arguments: str, stdin: bytes = b"") -> list[dict[str, str]]:
     done = CliRunner().invoke(show, arguments, input=stdin)
     assert done.exit_code == 0, done.output
-    found: list[dict[str, str]] = json.loads(done.output)
-    return found
+    read: list[dict[str, str]] = json.loads(done.output)
+    return read
 
 
 def refused(*arguments: str, stdin: bytes = b"") -> str:
@@ -74,19 +74,19 @@ def test_secrets_come_from_the_environment_files_and_standard_input(
 ) -> None:
     file.write_text("from a file\n", "utf-8")
     monkeypatch.setenv("TOKEN", "from the environment")
-    found = values("--secret", "TOKEN", "--secret", f"b=@{file}", "--secret", "c=@-", stdin=b"from a pipe\n")
-    assert found[2] == {"TOKEN": "from the environment", "b": "from a file", "c": "from a pipe"}
+    read = values("--secret", "TOKEN", "--secret", f"b=@{file}", "--secret", "c=@-", stdin=b"from a pipe\n")
+    assert read[2] == {"TOKEN": "from the environment", "b": "from a file", "c": "from a pipe"}
 
 
 def test_a_secret_in_the_arguments_is_refused_and_not_repeated() -> None:
     for form in ("token=hunter22", "token=@@hunter22", "token="):
-        said = refused("--secret", form)
-        assert "other users can read it" in said
-        assert "hunter22" not in said
+        message = refused("--secret", form)
+        assert "other users can read it" in message
+        assert "hunter22" not in message
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["-i", "a"], "'a' is not of the form NAME=VALUE"),
         (["-i", "=a"], "'=a' is not of the form NAME=VALUE"),
@@ -102,12 +102,12 @@ def test_a_secret_in_the_arguments_is_refused_and_not_repeated() -> None:
         (["--secret", "a=@/no/such/file"], "/no/such/file cannot be read"),
     ],
 )
-def test_a_value_that_cannot_be_read_is_an_error(arguments: list[str], said: str) -> None:
-    assert said in refused(*arguments, stdin=b"{}")
+def test_a_value_that_cannot_be_read_is_an_error(arguments: list[str], message: str) -> None:
+    assert message in refused(*arguments, stdin=b"{}")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b'{\n"a": hunter22}', "is not JSON, line 2"),
         (b'["hunter22"]', "is not a JSON object"),
@@ -118,12 +118,12 @@ def test_a_value_that_cannot_be_read_is_an_error(arguments: list[str], said: str
     ],
 )
 def test_an_invalid_file_of_values_is_refused_without_its_content(
-    file: Path, content: bytes, said: str
+    file: Path, content: bytes, message: str
 ) -> None:
     file.write_bytes(content)
-    told = refused("--inputs-file", str(file))
-    assert said in told
-    assert "hunter22" not in told
+    output = refused("--inputs-file", str(file))
+    assert message in output
+    assert "hunter22" not in output
 
 
 def test_a_value_larger_than_any_request_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,16 +81,16 @@ LOOSE: dict[Any, tuple[str, str]] = {
 
 def schema_of(annotation: Any) -> Any:
     class Node(BaseNode):
-        Inputs = create_model("Inputs", given=(annotation, ...))
+        Inputs = create_model("Inputs", value=(annotation, ...))
 
         async def execute(self) -> None: ...
 
-    return declare(Node).inputs_schema["properties"]["given"]
+    return declare(Node).inputs_schema["properties"]["value"]
 
 
-def is_taken(annotation: Any, text: str) -> bool:
+def is_accepted(annotation: Any, text: str) -> bool:
     try:
-        from_text(create_model("Inputs", given=(annotation, ...)), {"given": text})
+        from_text(create_model("Inputs", value=(annotation, ...)), {"value": text})
     except FieldsInvalid:
         return False
     return True
@@ -98,22 +98,22 @@ def is_taken(annotation: Any, text: str) -> bool:
 
 @pytest.mark.parametrize("annotation", EXACT, ids=str)
 def test_a_text_fits_the_registration_if_the_node_accepts_it(annotation: Any) -> None:
-    found = declared(schema_of(annotation))
-    assert found.description == EXACT[annotation]
+    values = declared(schema_of(annotation))
+    assert values.description == EXACT[annotation]
     for text in TEXTS:
-        problem = found.problem(text)
-        assert (problem is None) == is_taken(annotation, text), (text, problem)
-        assert problem is None or problem.startswith(f"must be {found.description}")
+        problem = values.problem(text)
+        assert (problem is None) == is_accepted(annotation, text), (text, problem)
+        assert problem is None or problem.startswith(f"must be {values.description}")
 
 
 @pytest.mark.parametrize("annotation", LOOSE, ids=str)
 def test_no_text_is_refused_that_the_node_accepts(annotation: Any) -> None:
     description, refused = LOOSE[annotation]
-    found = declared(schema_of(annotation))
-    assert found.description == description
-    assert found.problem(refused) is not None
+    values = declared(schema_of(annotation))
+    assert values.description == description
+    assert values.problem(refused) is not None
     for text in TEXTS:
-        assert found.problem(text) is None or not is_taken(annotation, text), text
+        assert values.problem(text) is None or not is_accepted(annotation, text), text
 
 
 def test_the_choices_and_the_limits_are_known() -> None:
@@ -139,6 +139,6 @@ def test_the_choices_and_the_limits_are_known() -> None:
     ],
 )
 def test_a_schema_that_is_not_understood_accepts_any_text(schema: object) -> None:
-    found = declared(schema)
-    assert (found.type, found.description) == ("string", "")
-    assert found.problem("anything") is None
+    values = declared(schema)
+    assert (values.type, values.description) == ("string", "")
+    assert values.problem("anything") is None

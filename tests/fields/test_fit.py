@@ -92,14 +92,16 @@ DO_NOT: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted", "expected"), [(*p, True) for p in FIT] + [(*p, False) for p in DO_NOT]
+    ("source", "target", "expected"), [(*p, True) for p in FIT] + [(*p, False) for p in DO_NOT]
 )
-def test_a_type_fits_if_it_has_no_value_that_the_other_lacks(given: Any, wanted: Any, expected: bool) -> None:
-    assert fits(given, wanted) is expected
+def test_a_type_fits_if_it_has_no_value_that_the_other_lacks(
+    source: Any, target: Any, expected: bool
+) -> None:
+    assert fits(source, target) is expected
 
 
 @pytest.mark.parametrize(
-    ("given", "value", "wanted"),
+    ("source", "value", "target"),
     [
         (list[date], [date(2024, 1, 31)], list[str]),
         (dict[int, UUID], {1: UUID(int=2)}, dict[str, str]),
@@ -108,11 +110,11 @@ def test_a_type_fits_if_it_has_no_value_that_the_other_lacks(given: Any, wanted:
         (list[Count], [Count.ONE], set[str]),
     ],
 )
-def test_the_answer_for_texts_in_json_is_true_of_an_example(given: Any, value: Any, wanted: Any) -> None:
-    text = codec_of(given).to_text(TypeAdapter(given).dump_python(value, mode="json"))
+def test_the_answer_for_texts_in_json_is_true_of_an_example(source: Any, value: Any, target: Any) -> None:
+    text = codec_of(source).to_text(TypeAdapter(source).dump_python(value, mode="json"))
     try:
-        codec_of(wanted).from_text(text)
+        codec_of(target).from_text(text)
     except ValueError:
-        assert not fits(given, wanted)
+        assert not fits(source, target)
     else:
-        assert fits(given, wanted)
+        assert fits(source, target)

@@ -1,4 +1,4 @@
-"""Typed fields of nodes: how they are declared, checked on arrival, refused, and told about when wrong."""
+"""Typed fields of nodes: how they are declared, checked on arrival, refused, and reported when wrong."""
 
 from __future__ import annotations
 

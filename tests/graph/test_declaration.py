@@ -51,8 +51,8 @@ def test_an_unknown_field_is_refused_together_with_other_problems(
 ) -> None:
     with pytest.raises(ValidationError) as caught:
         declare()
-    told = [each.replace("there is no such field", "...") for each in readable_errors(caught.value)]
-    assert told == problems
+    shown = [each.replace("there is no such field", "...") for each in readable_errors(caught.value)]
+    assert shown == problems
 
 
 def test_the_value_of_an_unknown_field_is_not_shown() -> None:

@@ -181,9 +181,9 @@ async def test_a_plain_node_runs_on_the_loop_and_is_killed_before_and_after_it(
     autojump_clock: MockClock,
 ) -> None:
     logs = Logs()
-    found = await explore(graph(Plain), [Plain], setup=fresh, check=logs, faults=[Fault.KILLED])
+    result = await explore(graph(Plain), [Plain], setup=fresh, check=logs, faults=[Fault.KILLED])
     assert list(logs.by_point.values()) == [["plain"], ["plain"], ["plain", "plain"]]
-    assert str(found) == "tried 2 of 2 points; nothing struck within work, without an await"
+    assert str(result) == "tried 2 of 2 points; nothing struck within work, without an await"
 
 
 # -- what is said
@@ -251,8 +251,8 @@ class Long(BaseNode):
 
 
 async def test_a_run_with_a_fault_may_take_twice_as_long(autojump_clock: MockClock) -> None:
-    found = await explore(graph(Long), [Long], setup=fresh, check=Logs(), faults=[Fault.KILLED], timeout=60)
-    assert len(found.tried) == 3
+    result = await explore(graph(Long), [Long], setup=fresh, check=Logs(), faults=[Fault.KILLED], timeout=60)
+    assert len(result.tried) == 3
 
 
 class Stubborn(BaseNode):

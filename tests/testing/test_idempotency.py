@@ -298,5 +298,5 @@ async def test_a_mistake_is_found(mistake: Mistake, autojump_clock: MockClock) -
 
 @each
 async def test_its_correction_passes(mistake: Mistake, autojump_clock: MockClock) -> None:
-    found = await rehearse(mistake.right, mistake.holds, POINTS)
-    assert len(found.tried) == min(POINTS, len(found.points))
+    result = await rehearse(mistake.right, mistake.holds, POINTS)
+    assert len(result.tried) == min(POINTS, len(result.points))
