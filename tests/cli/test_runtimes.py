@@ -237,7 +237,7 @@ async def test_a_restarted_state_manager_is_asked_to_drain_again(
     after = (listed(), listed(worker()), listed(ASKED), listed(worker(phase="draining")))
     server.on("GET workers", listed(ASKED), *after, listed(worker(phase="stopped")))
     assert await fate(server.client) is Fate.STOPPED
-    assert server.asked().count("POST drain") == 1
+    assert server.calls().count("POST drain") == 1
 
 
 # -- other state managers

@@ -1,4 +1,4 @@
-"""The public client: the stock SDK's calls as they are there, and ours beside them."""
+"""The public client: the stock SDK's calls, unchanged, and ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.native import NativeTriggerRequest, Run
 from exotrio._wire.v0 import TriggerRequest
-from exotrio._wire.vocabulary import RunStatus, StateStatus
+from exotrio._wire.vocabulary import RunStatus
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import (
     ConfigurationError,
@@ -74,7 +74,7 @@ async def test_trigger_on_v0_sends_what_the_stock_sdk_sends_and_returns_the_repl
 async def test_trigger_on_v0_is_repeated_while_it_provably_was_not_sent(autojump_clock: MockClock) -> None:
     server = Server().on("POST trigger", httpx.ConnectError("no"), httpx.ConnectError("no"), answer(200, RUN))
     assert await server.client.trigger("g") == RUN
-    assert server.asked() == ["POST trigger"] * 3
+    assert server.calls() == ["POST trigger"] * 3
 
 
 @pytest.mark.parametrize("lost", [httpx.ReadError("reset"), answer(500), httpx.Response(502, text="<html>")])
@@ -82,7 +82,7 @@ async def test_trigger_on_v0_is_not_repeated_once_it_may_have_arrived(lost: Any)
     server = Server().on("POST trigger", lost)
     with pytest.raises(ManagerUnavailable):
         await server.client.trigger("g")
-    assert server.asked() == ["POST trigger"]
+    assert server.calls() == ["POST trigger"]
 
 
 async def test_trigger_on_our_server_is_repeated_under_one_run_id(autojump_clock: MockClock) -> None:
@@ -107,7 +107,7 @@ async def test_a_refused_trigger_raises_the_reason(
     server.on("GET g", answer(200, {**GRAPH, "validation_status": "INVALID"}))
     with pytest.raises(kind, match="because of x"):
         await server.client.trigger("g")
-    assert server.asked().count("POST trigger") == 1
+    assert server.calls().count("POST trigger") == 1
 
 
 @pytest.mark.parametrize("what", ["nodes", "graphs", "runs"])
@@ -121,7 +121,7 @@ async def test_a_404_for_a_list_is_not_of_a_state_manager(autojump_clock: MockCl
 REFUSED = answer(400, {"detail": "the graph is not valid"})
 
 
-def looked(status: str) -> httpx.Response:
+def graph_with(status: str) -> httpx.Response:
     return answer(200, {**GRAPH, "validation_status": status})
 
 
@@ -129,28 +129,28 @@ async def test_trigger_on_v0_waits_for_a_graph_that_is_still_being_validated(
     autojump_clock: MockClock,
 ) -> None:
     server = Server().on("POST trigger", REFUSED, answer(200, RUN))
-    server.on("GET g", looked("PENDING"), looked("PENDING"), looked("VALID"))
+    server.on("GET g", graph_with("PENDING"), graph_with("PENDING"), graph_with("VALID"))
     assert await server.client.trigger("g") == RUN
-    assert server.asked() == ["POST trigger", "GET g", "GET g", "GET g", "POST trigger"]
+    assert server.calls() == ["POST trigger", "GET g", "GET g", "GET g", "POST trigger"]
 
 
 async def test_trigger_on_v0_of_a_valid_graph_is_refused_for_good_the_second_time() -> None:
     # The first time it may have become valid just after it was asked.
-    server = Server().on("POST trigger", REFUSED).on("GET g", looked("VALID"))
+    server = Server().on("POST trigger", REFUSED).on("GET g", graph_with("VALID"))
     with pytest.raises(RequestRefused, match="not valid"):
         await server.client.trigger("g")
-    assert server.asked() == ["POST trigger", "GET g", "POST trigger"]
+    assert server.calls() == ["POST trigger", "GET g", "POST trigger"]
 
 
 async def test_trigger_on_v0_does_not_wait_for_a_validation_without_end(autojump_clock: MockClock) -> None:
-    server = Server().on("POST trigger", REFUSED).on("GET g", looked("PENDING"))
+    server = Server().on("POST trigger", REFUSED).on("GET g", graph_with("PENDING"))
     with pytest.raises(RequestRefused, match="not valid"):
         await server.client.trigger("g")
     assert trio.current_time() == pytest.approx(60)
-    assert server.asked().count("POST trigger") == 1
+    assert server.calls().count("POST trigger") == 1
 
 
-async def test_a_refused_trigger_is_told_although_the_graph_cannot_be_looked_at(
+async def test_a_refusal_of_a_trigger_is_raised_although_the_graph_cannot_be_read(
     autojump_clock: MockClock,
 ) -> None:
     server = Server().on("POST trigger", REFUSED).on("GET g", httpx.ReadError("reset"))
@@ -176,11 +176,11 @@ async def test_a_graph_with_fields_of_a_later_version_is_read() -> None:
     graph = GRAPH | more | {"name": "g", "namespace": "ns", "nodes": [united]}
     graph |= {name: GRAPH[name] | more for name in ("retry_policy", "store_config")}
     server = Server().on("GET graphs", answer(200, {"templates": [graph]}))
-    (found,) = await server.client.graphs()
-    assert found.nodes[0].unites == UnitesModel(identifier="c")
+    (listed,) = await server.client.graphs()
+    assert listed.nodes[0].unites == UnitesModel(identifier="c")
 
 
-async def test_upsert_sends_only_what_was_given_and_returns_the_graph() -> None:
+async def test_upsert_sends_only_the_arguments_and_returns_the_graph() -> None:
     server = Server().on("PUT g", answer(201, GRAPH))
     assert await server.client.upsert_graph("g", NODES, {"s": "v"}) == GRAPH
     [body] = server.double.bodies("g")
@@ -194,7 +194,7 @@ async def test_upsert_sends_only_what_was_given_and_returns_the_graph() -> None:
     assert set(body["retry_policy"]) == {"max_retries", "strategy", "backoff_factor", "exponent", "max_delay"}
 
 
-async def test_upsert_takes_a_graph_whole_and_nothing_beside_it() -> None:
+async def test_upsert_accepts_a_graph_but_no_further_parts_with_it() -> None:
     server = Server().on("PUT g", answer(201, GRAPH))
     graph = Graph("g", NODES, secrets={"s": "v"})
     assert await server.client.upsert_graph(graph) == GRAPH
@@ -210,7 +210,7 @@ async def test_upsert_waits_while_the_graph_is_pending(autojump_clock: MockClock
     again = answer(200, {**GRAPH, "validation_status": "PENDING"})
     server = Server().on("PUT g", pending).on("GET g", again, httpx.ReadError("blip"), answer(200, GRAPH))
     assert await server.client.upsert_graph("g", NODES, {}, polling_interval=3) == GRAPH
-    assert server.asked() == ["PUT g", "GET g", "GET g", "GET g"]
+    assert server.calls() == ["PUT g", "GET g", "GET g", "GET g"]
     assert trio.current_time() < 3
 
 
@@ -233,7 +233,7 @@ async def test_upsert_gives_up_when_the_validation_takes_too_long(autojump_clock
     assert 5 < trio.current_time() <= 6
 
 
-async def test_an_invalid_graph_is_told_problem_by_problem() -> None:
+async def test_each_problem_of_an_invalid_graph_is_listed() -> None:
     invalid = {
         **GRAPH,
         "validation_status": "INVALID",
@@ -256,7 +256,7 @@ async def test_a_graph_that_comes_before_the_runtime_of_its_nodes_is_refused_wit
             await client.upsert_graph("g", NODES, {})
 
 
-async def test_a_refused_graph_is_told_problem_by_problem_with_places_and_without_secrets() -> None:
+async def test_each_problem_of_a_refused_graph_is_listed_with_its_place_and_without_secrets() -> None:
     items = [
         {"type": "x", "loc": ["body", "nodes", 0, "identifier"], "msg": "cannot be blank", "input": " "},
         {"type": "y", "loc": ["body", "secrets", "token"], "msg": "must be a string", "input": "HIDDEN"},
@@ -281,11 +281,13 @@ async def test_reading_is_repeated_through_a_short_outage(autojump_clock: MockCl
 
 
 @pytest.mark.parametrize("response", [answer(200, ["hello"]), httpx.Response(404, text="<html>no</html>")])
-async def test_an_answer_that_no_state_manager_gives_is_not_asked_for_again(response: httpx.Response) -> None:
+async def test_a_request_is_not_repeated_after_an_invalid_answer(
+    response: httpx.Response,
+) -> None:
     server = Server().on("GET g", response)
     with pytest.raises(InvalidResponse):
         await server.client.get_graph("g")
-    assert server.asked() == ["GET g"]
+    assert server.calls() == ["GET g"]
 
 
 # -- runs
@@ -293,15 +295,6 @@ async def test_an_answer_that_no_state_manager_gives_is_not_asked_for_again(resp
 
 def native_run(status: str, pending: int = 0) -> httpx.Response:
     return answer(200, run_summary(status, pending_count=pending, nodes=[]))
-
-
-async def test_runs_and_states_come_as_typed_replies() -> None:
-    page = {"namespace": "ns", "total": 0, "page": 2, "size": 5, "runs": []}
-    server = Server().on("GET 5", answer(200, page)).on("GET s", answer(200, node_detail("s", "SUCCESS")))
-    assert (await server.client.runs(page=2, size=5)).page == 2
-    assert server.double.requests[-1].url.path == "/v0/namespace/ns/runs/2/5"
-    assert (await server.client.state("g", "r", "s")).status is StateStatus.SUCCESS
-    assert server.double.requests[-1].url.path == "/v0/namespace/ns/graph/g/run/r/node/s"
 
 
 async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as_they_came() -> None:
@@ -357,7 +350,9 @@ async def test_on_our_server_the_status_of_a_run_is_its_own() -> None:
     assert server.double.requests[-1].url.path == "/exotrio/v1/namespace/ns/run/r"
 
 
-async def test_wait_returns_when_the_run_ended_and_tells_each_change_once(autojump_clock: MockClock) -> None:
+async def test_wait_returns_when_the_run_ended_and_reports_each_change(
+    autojump_clock: MockClock,
+) -> None:
     server = Server(native=True).on(
         "GET r",
         *[native_run("PENDING", pending=2)] * 10,
@@ -388,7 +383,7 @@ async def test_wait_returns_the_moment_the_run_ends_on_our_server_however_many_w
                     nursery.start_soon(wait)
                 await trio.sleep(1000)
                 await client.runs()
-                assert trio.current_time() == 1000  # it found one
+                assert trio.current_time() == 1000  # it graph one
                 await flow.run("a")
                 await trio.testing.wait_all_tasks_blocked()
                 assert ends == [1000] * 8
@@ -432,13 +427,13 @@ async def test_wait_gives_up_at_once_on_what_never_answered_as_a_state_manager()
     server = Server(native=True).on("GET r", httpx.Response(404, text="no such service"))
     with pytest.raises(InvalidResponse):
         await server.client.wait("r")
-    assert server.asked() == ["GET r"]
+    assert server.calls() == ["GET r"]
 
 
 # -- manual retry
 
 
-async def test_a_manual_retry_is_sent_once_under_a_fresh_id_or_the_given_one() -> None:
+async def test_a_manual_retry_is_sent_once_with_a_fresh_id_or_that_of_the_caller() -> None:
     reply = {"id": "new", "status": "CREATED"}
     server = Server().on("POST manual-retry", answer(200, reply))
     assert (await server.client.manual_retry("s")).id == "new"
@@ -449,7 +444,7 @@ async def test_a_manual_retry_is_sent_once_under_a_fresh_id_or_the_given_one() -
     server.on("POST manual-retry", httpx.ReadError("reset"))
     with pytest.raises(ManagerUnavailable):
         await server.client.manual_retry("s")
-    assert len(server.asked()) == 3
+    assert len(server.calls()) == 3
     server.on("POST manual-retry", answer(409, {"detail": "was retried"}))
     with pytest.raises(RequestRefused, match="was retried"):
         await server.client.manual_retry("s")

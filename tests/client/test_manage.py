@@ -1,4 +1,4 @@
-"""The client's calls to manage runs: what they ask of our server, and what they do at any other."""
+"""The client's calls to manage runs: what they send to our server, and what they do at any other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def failed_graph() -> httpx.Response:
 
 
 def page(following: str | None, *states: dict[str, Any]) -> httpx.Response:
-    """Answer as our server does to a question for states."""
+    """Return a page of states as our server shows it."""
     shown = [{**state, "graph_name": "g", "run_id": "r"} for state in states]
     return answer(200, {"states": shown, "next": following})
 
@@ -100,7 +100,7 @@ async def test_on_v0_a_retry_that_may_have_arrived_is_not_sent_again() -> None:
     server = Server().on("GET graph", failed_graph()).on("POST manual-retry", httpx.ReadError("reset"))
     with pytest.raises(ManagerUnavailable):
         await server.client.retry_run("r")
-    assert server.asked().count("POST manual-retry") == 1
+    assert server.calls().count("POST manual-retry") == 1
 
 
 async def test_on_v0_a_run_without_failed_states_is_refused_as_ours_refuses_it() -> None:
@@ -110,23 +110,16 @@ async def test_on_v0_a_run_without_failed_states_is_refused_as_ours_refuses_it()
     assert caught.value.status == 409
 
 
-@pytest.mark.parametrize(("status", "kind"), [(404, NotFound), (409, RequestRefused)])
-async def test_a_refused_retry_of_a_run_raises_the_reason(status: int, kind: type[Exception]) -> None:
-    server = Server(native=True).on("POST retry", answer(status, {"detail": "because of x"}))
-    with pytest.raises(kind, match="because of x"):
-        await server.client.retry_run("r")
-
-
 # -- states and runs
 
 
-async def test_what_states_are_narrowed_to_is_asked_of_our_server() -> None:
+async def test_filters_of_states_are_sent_to_our_server() -> None:
     server = Server(native=True).on("GET states", page(None))
     await server.client.states(
         run="r&x", graph="g", node="N", identifier="i", status=[ERRORED, SUCCESS], limit=7, before="b"
     )
-    asked = server.double.requests[-1].url.params
-    assert asked.multi_items() == [
+    query = server.double.requests[-1].url.params
+    assert query.multi_items() == [
         ("limit", "7"), ("before", "b"), ("run", "r&x"), ("graph", "g"), ("node", "N"), ("identifier", "i"),
         ("status", "ERRORED"), ("status", "SUCCESS"),
     ]  # fmt: skip
@@ -141,8 +134,8 @@ async def test_outputs_of_a_node_come_in_pages_from_our_server_and_state_by_stat
     pages = page("s3", states[4], states[3]), page("s1", states[2], states[1]), page(None, states[0])
     server = Server(native=True).on("GET states", *pages)
     assert await server.client.outputs("r", "d") == [{"n": str(number)} for number in range(5)]
-    asked = dict(server.double.requests[1].url.params)
-    assert asked == {"limit": "1000", "run": "r", "identifier": "d", "status": "SUCCESS", "outputs": "True"}
+    query = dict(server.double.requests[1].url.params)
+    assert query == {"limit": "1000", "run": "r", "identifier": "d", "status": "SUCCESS", "outputs": "True"}
 
     server = Server().on(
         "GET graph", run_graph(node("s1", "SUCCESS"), node("s2", "ERRORED"), node("s3", "SUCCESS"))
@@ -153,7 +146,7 @@ async def test_outputs_of_a_node_come_in_pages_from_our_server_and_state_by_stat
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_an_unknown_node_has_no_outputs_but_an_error_and_one_that_did_not_run_has_none(
+async def test_the_outputs_of_an_unknown_node_are_an_error_and_those_of_one_that_did_not_run_are_empty(
     native: bool,
 ) -> None:
     place = {"node_name": "D", "namespace": "ns", "inputs": {}}
@@ -175,21 +168,21 @@ async def test_a_page_of_states_is_filled_from_several_short_ones() -> None:
     first, second, third = (node(each, "ERRORED") for each in ("s1", "s2", "s3"))
     pages = page("x"), page("y", first), page("z", second), page("w", third), page(None)
     server = Server(native=True).on("GET states", *pages)
-    found = await server.client.states(status=ERRORED, limit=3)
-    assert ([state.id for state in found.states], found.next) == (["s1", "s2", "s3"], "w")
-    asked = [dict(request.url.params) for request in server.double.requests[1:]]
-    cursors = [(query["limit"], query.get("before")) for query in asked]
+    reply = await server.client.states(status=ERRORED, limit=3)
+    assert ([state.id for state in reply.states], reply.next) == (["s1", "s2", "s3"], "w")
+    queries = [dict(request.url.params) for request in server.double.requests[1:]]
+    cursors = [(query["limit"], query.get("before")) for query in queries]
     assert cursors == [("3", None), ("3", "x"), ("2", "y"), ("1", "z")], "a page that lacks one is not full"
     server.on("GET states", page("x"))
-    assert (await server.client.states()).states == [], "a server that never gets on is not asked for ever"
+    assert (await server.client.states()).states == [], "the loop ends when the cursor does not change"
 
 
-async def test_what_runs_are_narrowed_to_is_asked_of_our_server() -> None:
+async def test_filters_of_runs_are_sent_to_our_server() -> None:
     server = Server(native=True).on("GET runs", answer(200, {"runs": [], "next": None}))
     since = datetime(2026, 1, 2, tzinfo=UTC)
     await server.client.find_runs(graph="g", status=RunStatus.FAILED, since=since, limit=3)
-    asked = dict(server.double.requests[-1].url.params)
-    assert asked == {"graph": "g", "status": "FAILED", "since": "2026-01-02T00:00:00Z", "limit": "3"}
+    query = dict(server.double.requests[-1].url.params)
+    assert query == {"graph": "g", "status": "FAILED", "since": "2026-01-02T00:00:00Z", "limit": "3"}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +195,7 @@ async def test_what_runs_are_narrowed_to_is_asked_of_our_server() -> None:
         lambda manager: manager.find_runs(status="ERRORED"),
     ],
 )
-async def test_arguments_out_of_range_are_told_without_a_server(call: Any) -> None:
+async def test_arguments_out_of_range_are_refused_before_anything_is_sent(call: Any) -> None:
     server = Server(native=True)
     with pytest.raises(ConfigurationError):
         await call(server.client)
@@ -212,9 +205,9 @@ async def test_arguments_out_of_range_are_told_without_a_server(call: Any) -> No
 async def test_on_v0_the_states_of_one_run_come_from_its_graph_newest_first() -> None:
     server = Server().on("GET graph", failed_graph())
     manager = server.client
-    found = await manager.states(run="r")
-    assert [state.id for state in found.states] == ["s4", "s3", "s2", "s1"]
-    assert (found.states[0].graph_name, found.states[0].run_id, found.next) == ("g", "r", None)
+    reply = await manager.states(run="r")
+    assert [state.id for state in reply.states] == ["s4", "s3", "s2", "s1"]
+    assert (reply.states[0].graph_name, reply.states[0].run_id, reply.next) == ("g", "r", None)
     assert [state.id for state in (await manager.states(run="r", identifier="e")).states] == ["s3"]
     assert [state.id for state in (await manager.states(run="r", status=ERRORED)).states] == ["s2"]
     assert (await manager.states(run="r", graph="another")).states == []
@@ -224,22 +217,7 @@ async def test_on_v0_the_states_of_one_run_come_from_its_graph_newest_first() ->
     assert rest.next is None
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda manager: manager.states(status=ERRORED),
-        lambda manager: manager.find_runs(),
-        lambda manager: manager.history("s"),
-        lambda manager: manager.cancel("r"),
-    ],
-)
-async def test_what_only_our_server_can_do_is_told_with_what_to_do_instead(call: Any) -> None:
-    with pytest.raises(RequestRefused, match="speaks only v0") as caught:
-        await call(Server().client)
-    assert caught.value.fix
-
-
-async def test_an_unknown_state_or_run_is_told_by_either_server() -> None:
+async def test_an_unknown_state_or_run_is_an_error_at_both_kinds_of_server() -> None:
     gone = answer(404, {"detail": "there is no such thing"})
     ours = Server(native=True).on("GET s", gone).on("GET states", gone)
     for call in (ours.client.history("s"), ours.client.states(run="r")):
@@ -258,21 +236,37 @@ async def test_a_list_notices_that_our_server_was_replaced_by_another() -> None:
     assert len((await manager.states(run="r")).states) == 4
 
 
-# -- looking
+# -- what only our server can do
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda manager: manager.states(status=ERRORED),
+        lambda manager: manager.find_runs(),
+        lambda manager: manager.history("s"),
+        lambda manager: manager.cancel("r"),
+        lambda manager: manager.overview(),
+        lambda manager: manager.checkup(),
+        lambda manager: manager.export("r"),
+        lambda manager: manager.workers(),
+        lambda manager: manager.drain("w"),
+        lambda manager: manager.tasks("w"),
+        lambda manager: manager.pause_node("a"),
+        lambda manager: manager.resume_schedule("g"),
+    ],
+)
+async def test_a_call_that_needs_our_server_is_refused_at_any_other_with_a_fix(call: Any) -> None:
+    with pytest.raises(RequestRefused, match="speaks only v0") as refusal:
+        await call(Server().client)
+    assert refusal.value.status is None
+    assert "python -m exotrio server" in refusal.value.fix
 
 
 NOT_THERE = answer(404, {"detail": "Not Found"})
 
 
-async def test_what_only_our_server_shows_is_refused_at_any_other_with_what_to_do() -> None:
-    manager = Server().client
-    for ask in (manager.overview, manager.checkup, lambda: manager.export("r")):
-        with pytest.raises(RequestRefused, match="speaks only v0") as refused:
-            await ask()
-        assert "python -m exotrio server" in refused.value.fix
-
-
-async def test_a_server_of_ours_that_is_too_old_to_show_it_is_told_from_one_without_the_run() -> None:
+async def test_our_server_without_the_route_is_distinguished_from_one_without_the_run() -> None:
     server = Server(native=True).on("GET overview", NOT_THERE).on("GET checkup", NOT_THERE)
     server.on("GET export", NOT_THERE, answer(404, {"detail": "there is no run 'r'"}))
     manager = server.client
@@ -284,7 +278,7 @@ async def test_a_server_of_ours_that_is_too_old_to_show_it_is_told_from_one_with
         await manager.export("r")
 
 
-async def test_no_more_runs_are_asked_for_than_an_overview_has() -> None:
+async def test_limits_of_queries_are_checked_before_anything_is_sent() -> None:
     with pytest.raises(ConfigurationError, match="less than or equal to 100"):
         await Server(native=True).client.overview(runs=101)
     with pytest.raises(ConfigurationError, match="less than or equal to 100000"):
@@ -294,55 +288,34 @@ async def test_no_more_runs_are_asked_for_than_an_overview_has() -> None:
 # -- workers
 
 
-def task_tree(tasks: str | None, *, asked: bool) -> httpx.Response:
-    return answer(200, {"worker_id": "w", "asked": asked, "tasks": tasks, "age_ms": None if asked else 5})
+def task_tree(tasks: str | None, *, is_expected: bool) -> httpx.Response:
+    return answer(
+        200, {"worker_id": "w", "asked": is_expected, "tasks": tasks, "age_ms": None if is_expected else 5}
+    )
 
 
 async def test_workers_are_listed_and_drained_by_their_ids() -> None:
     reply = {"workers": [worker("r@host:1:ab/c")], "v0": [{"nodes": ["B"], "polled_ms": 3}]}
     server = Server(native=True).on("GET workers", answer(200, reply))
     server.on("POST drain", answer(200, {"worker_id": "r@host:1:ab/c", "command": "drain"}))
-    found = await server.client.workers()
-    assert [(each.worker_id, each.busy) for each in found.workers] == [("r@host:1:ab/c", 1)]
-    assert found.v0[0].nodes == ["B"]
-    await server.client.drain(found.workers[0].worker_id)
+    listed = await server.client.workers()
+    assert [(each.worker_id, each.busy) for each in listed.workers] == [("r@host:1:ab/c", 1)]
+    assert listed.v0[0].nodes == ["B"]
+    await server.client.drain(listed.workers[0].worker_id)
     path = server.double.requests[-1].url.raw_path.decode()
     assert path == "/exotrio/v1/namespace/ns/worker/r%40host%3A1%3Aab%2Fc/drain"
 
 
 async def test_a_task_tree_is_waited_for_until_a_new_one_came(autojump_clock: MockClock) -> None:
     server = Server(native=True).on("POST tasks", answer(200, {"worker_id": "w", "command": "tasks"}))
-    server.on("GET tasks", task_tree("old", asked=True), task_tree("new", asked=False))
+    server.on("GET tasks", task_tree("old", is_expected=True), task_tree("new", is_expected=False))
     assert await server.client.tasks("w") == "new"
 
 
-async def test_a_task_tree_is_not_waited_for_for_ever(autojump_clock: MockClock) -> None:
+async def test_a_wait_for_a_task_tree_ends_at_its_timeout(autojump_clock: MockClock) -> None:
     server = Server(native=True).on("POST tasks", answer(200, {"worker_id": "w", "command": "tasks"}))
-    server.on("GET tasks", task_tree(None, asked=True))
+    server.on("GET tasks", task_tree(None, is_expected=True))
     began = trio.current_time()
     with pytest.raises(trio.TooSlowError):
         await server.client.tasks("w", timeout=7)
     assert trio.current_time() - began == pytest.approx(7)
-
-
-async def test_a_worker_that_shows_no_tasks_or_is_not_known_is_told_apart() -> None:
-    server = Server(native=True).on("POST tasks", answer(409, {"detail": "it shows no tasks"}))
-    server.on("POST drain", answer(404, {"detail": "no worker"}))
-    with pytest.raises(RequestRefused, match="shows no tasks"):
-        await server.client.tasks("w")
-    with pytest.raises(NotFound):
-        await server.client.drain("w")
-
-
-async def test_a_v0_server_knows_no_workers() -> None:
-    manager = Server().client
-    for call in (
-        manager.workers,
-        lambda: manager.drain("w"),
-        lambda: manager.tasks("w"),
-        lambda: manager.pause_node("a"),
-        lambda: manager.resume_schedule("g"),
-    ):
-        with pytest.raises(RequestRefused, match="speaks only v0") as refusal:
-            await call()
-        assert refusal.value.status is None

@@ -1,4 +1,4 @@
-"""``trigger_many``: what it sends, and what is known to be started when something goes wrong."""
+"""``trigger_many``: what it sends, and what is known about started runs after an error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Started:
         self.server.double.handler = self._answer
         self._others = self.server._answer
         self.requests: list[list[dict[str, Any]]] = []
-        self.at_once = self.most_at_once = 0
+        self.at_once = self.max_at_once = 0
         self.faults: dict[int, httpx.Response | Exception] = {}
         """By the number of the request."""
 
@@ -57,14 +57,14 @@ class Started:
         return self.server.client
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
-        asked = request.url.path.rpartition("/")[2]
-        if asked not in ("runs", "trigger"):
+        action = request.url.path.rpartition("/")[2]
+        if action not in ("runs", "trigger"):
             return self._others(request)
         body = json.loads(request.content)
         number = len(self.requests)
-        self.requests.append(body["runs"] if asked == "runs" else [body])
+        self.requests.append(body["runs"] if action == "runs" else [body])
         self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.max_at_once = max(self.max_at_once, self.at_once)
         await trio.sleep(1)
         self.at_once -= 1
         fault = self.faults.get(number)
@@ -72,7 +72,7 @@ class Started:
             raise fault
         if fault is not None:
             return fault
-        if asked == "runs":
+        if action == "runs":
             run_ids = [run["run_id"] for run in body["runs"]]
             return answer(200, {"run_ids": run_ids, "created": [True] * len(run_ids)})
         return answer(200, {"status": "CREATED", "run_id": body.get("run_id") or str(uuid4())})
@@ -85,7 +85,7 @@ class Started:
 # -- forms of the list
 
 
-async def test_each_run_is_given_as_its_inputs_or_in_full() -> None:
+async def test_each_run_of_the_list_is_a_dict_of_inputs_or_a_new_run() -> None:
     run_id = str(uuid4())
     async with world(store_config=STORE) as (client, manager):
         runs = [
@@ -108,7 +108,7 @@ async def test_each_run_is_given_as_its_inputs_or_in_full() -> None:
         assert [state["run_id"] for state in states] == ids
 
 
-async def test_runs_with_a_key_are_started_once_and_those_that_existed_are_told() -> None:
+async def test_runs_with_a_key_are_started_once_and_existing_ones_are_reported() -> None:
     async with world() as (client, manager):
         first = await client.trigger("graph", {"p": "1"}, key="order-1")
         again = await client.trigger("graph", {"p": "1"}, key="order-1")
@@ -118,8 +118,8 @@ async def test_runs_with_a_key_are_started_once_and_those_that_existed_are_told(
         ids = await client.trigger_many("graph", runs, on_existing=existing.__setitem__)
         assert existing == {1: first["run_id"]} == {1: ids[1]}
         assert await total(manager) == 3
-        (found,) = (await client.find_runs(key="order-2")).runs
-        assert (found.run_id, found.key, (await client.status(ids[2])).key) == (ids[2], "order-2", "order-2")
+        (run,) = (await client.find_runs(key="order-2")).runs
+        assert (run.run_id, run.key, (await client.status(ids[2])).key) == (ids[2], "order-2", "order-2")
         with pytest.raises(RequestRefused, match=r"runs\[1\]: the key 'order-2' belongs to the run"):
             await client.trigger_many("graph", [NewRun(key="new"), NewRun(key="order-2")])
         with pytest.raises(RequestRefused, match=r"order-1.*other inputs"):
@@ -135,7 +135,7 @@ async def test_nothing_is_started_by_a_key_on_v0_which_would_ignore_it() -> None
         await server.client.trigger("g", key="k")
     with pytest.raises(RequestRefused, match=r"cannot be started by a key: .* speaks only v0"):
         await server.client.trigger_many("g", [NewRun(key="k")])
-    assert "POST trigger" not in server.asked()
+    assert "POST trigger" not in server.calls()
 
 
 async def test_a_run_has_an_id_or_a_key() -> None:
@@ -197,14 +197,14 @@ async def test_requests_are_bounded_in_runs_and_bytes_and_in_how_many_are_made_a
     started = Started()
     await started.client.trigger_many("g", ({} for _ in range(3 * MAX_BATCH + 1)))
     assert [len(request) for request in started.requests] == [MAX_BATCH] * 3 + [1]
-    assert started.most_at_once == MAX_REQUESTS
+    assert started.max_at_once == MAX_REQUESTS
     started = Started()
     large = {"p": "x" * (MAX_BYTES // 4)}
     await started.client.trigger_many("g", [large] * 7 + [{"p": "x" * 2 * MAX_BYTES}] + [{}] * 3)
     assert [len(request) for request in started.requests] == [3, 3, 1, 1, 3]
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_ids(autojump_clock: MockClock) -> None:
+async def test_a_request_without_an_answer_is_repeated_with_the_same_ids(autojump_clock: MockClock) -> None:
     started = Started()
     started.faults = {0: httpx.ReadError("reset"), 1: httpx.Response(502, text="<html>")}
     ids = await started.client.trigger_many("g", [{}, {}])
@@ -223,7 +223,7 @@ async def test_a_v0_server_gets_one_request_for_each_run(autojump_clock: MockClo
     ids = await started.client.trigger_many("g", [{"p": str(number)} for number in range(20)])
     assert len(set(ids)) == 20
     assert {run["inputs"]["p"] for run in started.sent} == {str(number) for number in range(20)}
-    assert started.most_at_once == MAX_SINGLE
+    assert started.max_at_once == MAX_SINGLE
 
 
 # -- what is known when something goes wrong

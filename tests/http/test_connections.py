@@ -1,4 +1,4 @@
-"""How long connections are kept, and what is said of those that others can read."""
+"""How long connections are kept, and the warning for unencrypted ones."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def _ask_in_vain(uri: str) -> None:
     [lambda uri: trio.run(_ask_in_vain, uri), lambda uri: asyncio.run(_ask_in_vain(uri))],
     ids=["trio", "asyncio"],
 )
-def test_a_tls_handshake_that_is_given_up_closes_its_connection(run: Callable[[str], None]) -> None:
+def test_a_tls_handshake_that_takes_too_long_closes_its_connection(run: Callable[[str], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         run(f"https://127.0.0.1:{silent.getsockname()[1]}")
         gc.collect()  # pytest turns a warning of what is left open into an error

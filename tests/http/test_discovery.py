@@ -1,4 +1,4 @@
-"""What a state manager is taken for."""
+"""How a state manager is recognized."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_json_404_does_not_say_that_a_v0_server_is_there(
         httpx.Response(302, headers={"location": "/login"}),
     ],
 )
-async def test_any_other_answer_of_the_root_is_to_be_asked_again(response: httpx.Response) -> None:
+async def test_any_other_answer_of_the_root_decides_nothing(response: httpx.Response) -> None:
     http, _ = client_for(by_route(response, no_nodes()))
     with pytest.raises(ManagerUnavailable):
         await discover(http, "ns")

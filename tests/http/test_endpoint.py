@@ -14,7 +14,7 @@ from tests.support.http_doubles import answer
 pytestmark = pytest.mark.usefixtures("unconfigured")
 
 
-def test_missing_uri_and_key_are_told_together() -> None:
+def test_a_missing_uri_and_a_missing_key_are_reported_together() -> None:
     endpoint, problems = resolve_endpoint(None, None, None)
     assert endpoint is None
     assert "EXOSPHERE_STATE_MANAGER_URI" in problems[0]
@@ -52,9 +52,12 @@ def test_a_key_is_not_sent_unasked_to_an_address_from_another_source(
     warned: bool,
 ) -> None:
     endpoint_http._warn_of_sources.cache_clear()
-    found = {"EXOSPHERE_STATE_MANAGER_URI": (uri_from, "http://there"), "EXOSPHERE_API_KEY": (key_from, "k")}
+    values = {
+        "EXOSPHERE_STATE_MANAGER_URI": (uri_from, "http://there"),
+        "EXOSPHERE_API_KEY": (key_from, "k"),
+    }
     lines = []
-    for name, (source, value) in found.items():
+    for name, (source, value) in values.items():
         if source == "environment":
             monkeypatch.setenv(name, value)
         elif source == "file":
@@ -67,14 +70,14 @@ def test_a_key_is_not_sent_unasked_to_an_address_from_another_source(
         assert (endpoint, problems) == (Endpoint("http://there", "k"), [])
     names = {
         "argument": ("argument state_manager_uri", "argument key"),
-        "environment": tuple(f"variable {name}" for name in found),
-        "file": tuple(f"variable {name} in .env of the working directory" for name in found),
+        "environment": tuple(f"variable {name}" for name in values),
+        "file": tuple(f"variable {name} in .env of the working directory" for name in values),
     }
-    said = (
+    warning = (
         f"the API key ({names[key_from][1]}) is sent to http://there ({names[uri_from][0]}): if they do not"
         " belong together, name both in one place"
     )
-    assert caplog.messages == ([said] if warned else [])
+    assert caplog.messages == ([warning] if warned else [])
 
 
 @pytest.mark.parametrize("uri", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x/?a=1"])
@@ -105,7 +108,7 @@ def test_neither_key_nor_password_appears_in_texts() -> None:
     assert "the-key" not in repr(endpoint)
 
 
-def test_a_key_that_is_given_goes_to_a_state_manager_of_last_resort() -> None:
+def test_a_key_argument_is_used_with_a_state_manager_of_last_resort() -> None:
     with ambient_endpoint(Endpoint("http://here", "key-of-here"), is_last_resort=True):
         assert resolve_endpoint(None, None) == (Endpoint("http://here", "key-of-here"), [])
         assert resolve_endpoint(None, "given") == (Endpoint("http://here", "given"), [])

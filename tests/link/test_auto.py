@@ -72,7 +72,7 @@ class Server:
 
     def asked_anew(self) -> list[str]:
         """What was asked since the last call."""
-        asked = self.double.asked
+        asked = self.double.calls
         self.double.requests.clear()
         return asked
 
@@ -272,7 +272,7 @@ async def test_a_probe_fails_if_any_of_its_requests_does(fails: str) -> None:
     server.gone = {"f" * 24}
 
     def handler(request: httpx.Request) -> httpx.Response:
-        return FAILED if server.double.asked[-1] == fails else server(request)
+        return FAILED if server.double.calls[-1] == fails else server(request)
 
     server.double.handler = handler
     assert (await link.probe()).fate is Fate.RETRY
@@ -286,7 +286,7 @@ async def test_a_probe_that_is_refused_got_through(kind: str, status: int) -> No
 
     def handler(request: httpx.Request) -> httpx.Response:
         response = server(request)
-        return answer(status) if server.double.asked[-1].startswith("POST") else response
+        return answer(status) if server.double.calls[-1].startswith("POST") else response
 
     server.double.handler = handler
     assert (await link.probe()).fate is Fate.SETTLED
@@ -339,7 +339,7 @@ async def test_tasks_that_wait_for_the_same_question_share_its_failure(autojump_
             nursery.start_soon(report, number)
     assert fates == [Fate.RETRY] * 8
     assert trio.current_time() == pytest.approx(10)
-    assert double.asked == ["GET v1"]
+    assert double.calls == ["GET v1"]
 
 
 async def test_a_refused_new_registration_does_not_keep_outcomes_from_being_reported() -> None:

@@ -108,7 +108,7 @@ async def test_nothing_is_released_for_a_request_that_was_not_taken(refusal: Any
     exchanged = await link.exchange([held(1)], ROOM)
     assert exchanged is not None
     assert [each.fate for each in exchanged.settlements] == [Fate.RETRY]
-    assert double.asked == ["POST outcomes"]
+    assert double.calls == ["POST outcomes"]
 
 
 async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: MockClock) -> None:
@@ -120,7 +120,7 @@ async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: MockC
     link, double = native_link(handler)
     with trio.move_on_after(1):
         await link.exchange([held(1)], ROOM)
-    assert double.asked == ["POST outcomes", "POST release"]
+    assert double.calls == ["POST outcomes", "POST release"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])

@@ -340,7 +340,7 @@ async def test_v0_what_a_cancelled_claim_brought_is_handed_back_through_a_gatewa
     link, double = v0_link(handler)
     await cancelled(lambda: link.claim({"A": 4}, 4), 1)
     assert link.lost_claims == 0
-    assert (double.asked.count("POST re-enqueue-after") > 1) is recovers
+    assert (double.calls.count("POST re-enqueue-after") > 1) is recovers
     assert (trio.current_time() > 3.9) is recovers
 
 
@@ -474,7 +474,7 @@ async def test_v0_a_release_after_a_report_of_unknown_fate_is_never_sent() -> No
     await link.report([(claim(), DONE)])
     [settlement] = await link.report(released(claim()))
     assert settlement.fate is Fate.UNKNOWN
-    assert double.asked == ["POST executed"]
+    assert double.calls == ["POST executed"]
 
 
 async def test_v0_a_release_after_a_report_that_was_cancelled_in_flight_is_never_sent(
@@ -488,7 +488,7 @@ async def test_v0_a_release_after_a_report_that_was_cancelled_in_flight_is_never
     await cancelled(lambda: link.report([(claim(), DONE)]), 1)
     [settlement] = await link.report(released(claim()))
     assert settlement.fate is Fate.UNKNOWN
-    assert double.asked == ["POST executed"]
+    assert double.calls == ["POST executed"]
 
 
 async def test_v0_a_state_that_is_claimed_anew_starts_without_doubt() -> None:
@@ -548,7 +548,7 @@ async def test_an_outcome_without_a_json_form_is_refused_alone(value: Any) -> No
         settlements = await link.report(items)
         assert [s.fate for s in settlements] == [Fate.SETTLED, Fate.REFUSED, Fate.SETTLED]
         assert "JSON" in settlements[1].detail
-    assert v0_double.asked == ["POST executed"] * 2
+    assert v0_double.calls == ["POST executed"] * 2
     assert [item["state_id"] for item in native_double.bodies("outcomes")[0]] == ["s1", "s3"]
     # It is not tried without its lines, nor does that hold the others up.
     items = [(each, replace(outcome, logs=({"text": "a line"},))) for each, outcome in items]
@@ -627,7 +627,7 @@ async def test_native_a_repeated_claim_that_brings_nothing_voids_its_id(autojump
         )
     )
     assert await link.claim({"A": 2}, 5, wait=10) == []
-    assert double.asked == ["POST claim"] * 2 + ["POST release"]
+    assert double.calls == ["POST claim"] * 2 + ["POST release"]
     assert double.bodies("release")[0]["claim_id"] == double.bodies("claim")[0]["claim_id"]
 
 
@@ -642,7 +642,7 @@ async def test_native_a_claim_that_is_given_up_is_released_by_its_id(autojump_cl
     with pytest.raises(ManagerUnavailable):
         await link.claim({"A": 2}, 5)
     claim_ids = {body["claim_id"] for body in double.bodies("claim")}
-    assert double.asked == ["POST claim"] * 3 + ["POST release"]
+    assert double.calls == ["POST claim"] * 3 + ["POST release"]
     [release] = [ReleaseRequest.model_validate(body) for body in double.bodies("release")]
     assert {release.claim_id} == claim_ids
 
@@ -663,7 +663,7 @@ async def test_native_a_claim_that_took_nothing_for_sure_is_neither_repeated_nor
     link, double = native_link(handler)
     with pytest.raises(kind):
         await link.claim({"A": 2}, 5)
-    assert double.asked == ["POST claim"]
+    assert double.calls == ["POST claim"]
 
 
 async def test_native_a_cancelled_claim_is_released_by_its_id_before_the_cancellation_leaves(
@@ -677,7 +677,7 @@ async def test_native_a_cancelled_claim_is_released_by_its_id_before_the_cancell
     one_failure_then_ok = one_after_another(raising(httpx.ReadError("reset")), answer(200, {"items": []}))
     link, double = native_link(handler)
     await cancelled(lambda: link.claim({"A": 2}, 5, wait=15), 1)
-    assert double.asked == ["POST claim", "POST release", "POST release"]
+    assert double.calls == ["POST claim", "POST release", "POST release"]
     assert double.bodies("release")[1] == {
         "states": None,
         "claim_id": double.bodies("claim")[0]["claim_id"],
@@ -710,7 +710,7 @@ async def test_native_a_cancelled_claim_is_released_through_a_gateway_without_a_
 
     link, double = native_link(handler)
     await cancelled(lambda: link.claim({"A": 2}, 5, wait=15), 1)
-    assert double.asked.count("POST release") > 1
+    assert double.calls.count("POST release") > 1
     assert 2 <= trio.current_time() < 4
 
 
@@ -763,7 +763,7 @@ async def test_native_each_result_has_its_fate(result: str, fate: Fate) -> None:
     settlements = await link.report([(leased(1), DONE), (leased(2), DONE)])
     settlements += await link.report(released(leased(3), leased(4)))
     assert [s.fate for s in settlements] == [fate] * 4
-    assert double.asked == ["POST outcomes", "POST release"]
+    assert double.calls == ["POST outcomes", "POST release"]
 
 
 @pytest.mark.parametrize(
@@ -825,7 +825,7 @@ async def test_native_claims_made_without_a_lease_are_reported_and_released_over
         Fate.SETTLED,
         Fate.DROPPED,
     ]
-    assert sorted(double.asked) == ["POST executed", "POST outcomes", "POST re-enqueue-after", "POST release"]
+    assert sorted(double.calls) == ["POST executed", "POST outcomes", "POST re-enqueue-after", "POST release"]
 
 
 async def test_nothing_to_report_sends_nothing() -> None:

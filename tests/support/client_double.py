@@ -51,8 +51,8 @@ class Server:
     def client(self) -> StateManager:
         return StateManager("ns", transport=self.double.endpoint.transport)
 
-    def asked(self) -> list[str]:
-        return [one for one in self.double.asked if one not in {"GET v1", "GET nodes"}]
+    def calls(self) -> list[str]:
+        return [one for one in self.double.calls if one not in {"GET v1", "GET nodes"}]
 
 
 def node(state_id: str, status: str, identifier: str = "d") -> dict[str, Any]:

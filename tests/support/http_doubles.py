@@ -61,7 +61,7 @@ class Double:
         return response
 
     @property
-    def asked(self) -> list[str]:
+    def calls(self) -> list[str]:
         """``METHOD last-path-segment`` of each request."""
         return [
             f"{request.method} {request.url.path.rstrip('/').rpartition('/')[2]}" for request in self.requests

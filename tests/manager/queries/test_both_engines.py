@@ -100,15 +100,15 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     return shown
 
 
-async def look(site: Site, shown: list[Shown]) -> None:
-    """Look at everything that can be looked at."""
+async def read_everything(site: Site, shown: list[Shown]) -> None:
+    """Request every page and every route that reads."""
     api = site.api
-    for found in (
+    for filters in (
         *({}, {"graph": "only"}, {"since": "2020-01-01T00:00:00Z"}),
         *({"status": status} for status in ("PENDING", "FAILED", "SUCCESS")),
     ):
-        page = ok(await api.find_runs(**found, limit=2))
-        ok(await api.find_runs(**found, before=page["next"] or "1.1"))
+        page = ok(await api.find_runs(**filters, limit=2))
+        ok(await api.find_runs(**filters, before=page["next"] or "1.1"))
     places = [{"run": shown[0][1]}, {"graph": "united"}]
     for narrowed in (
         *places,
@@ -151,8 +151,8 @@ async def look(site: Site, shown: list[Shown]) -> None:
 
 @contextmanager
 def recorded(site: Site) -> Iterator[list[Query]]:
-    """Give a list of the queries that the store is asked within the block."""
-    store, asked = site.service.store, list[Query]()
+    """Record the queries that the store runs within the block."""
+    store, queries_run = site.service.store, list[Query]()
     read = store.read
 
     def describe(view: View) -> dict[str, Any]:
@@ -161,20 +161,20 @@ def recorded(site: Site) -> Iterator[list[Query]]:
 
     async def recording(query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         same = tuple(describe if each == store.describe else each for each in args)
-        asked.append((query, same, kwargs))
+        queries_run.append((query, same, kwargs))
         return await read(query, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "read", recording)
         patch.setattr(store, "read_with_deadline", recording)
-        yield asked
+        yield queries_run
 
 
 @dataclass(frozen=True)
 class Both:
-    """What was asked, and both databases to ask it again."""
+    """The recorded queries, and both databases to run them again."""
 
-    asked: list[Query]
+    queries: list[Query]
     sqlite: Store
     postgres: Store
     database: Database
@@ -187,18 +187,18 @@ async def both(folder: Path) -> AsyncIterator[Both]:
         outside = httpx.ASGITransport(site.app, raise_app_exceptions=False)
         async with open_client(transport=outside, url=ORIGIN, key=KEY) as client:
             shown = await fill(site, clock, Api(client, NAMESPACE))
-        with recorded(site) as asked:
-            await look(site, shown)
-        # What metrics and live pages ask.
-        asked += [(backlog, (), {}), (schedules_paused, (), {}), (newest_event, (), {})]
-        # What the page of the system asks, beside what is described of each database.
-        asked += [(show_managers, (clock(),), {}), (last_backup, (), {})]
+        with recorded(site) as queries_run:
+            await read_everything(site, shown)
+        # Those of metrics and live pages.
+        queries_run += [(backlog, (), {}), (schedules_paused, (), {}), (newest_event, (), {})]
+        # Those of the page of the system, except the condition of the database.
+        queries_run += [(show_managers, (clock(),), {}), (last_backup, (), {})]
         file = folder / "db"
         file.write_bytes(await site.service.store.read(View.serialize))
     # Without a service, which would change leases and times.
     with database() as empty:
         async with open_store(file, clock=clock) as sqlite, copied(file, empty, clock) as postgres:
-            yield Both(asked, sqlite, postgres, empty)
+            yield Both(queries_run, sqlite, postgres, empty)
 
 
 def answer(view: View, query: Query) -> Any:
@@ -223,10 +223,10 @@ async def test_every_query_answers_the_same_on_both_engines(tmp_path: Path) -> N
         finally:
             sys.setprofile(None)
 
-    async with both(tmp_path) as asked:
-        for query in asked.asked:
-            expected = await asked.sqlite.read(answer, query)
-            assert await asked.postgres.read(noted, query) == expected, query
+    async with both(tmp_path) as recording:
+        for query in recording.queries:
+            expected = await recording.sqlite.read(answer, query)
+            assert await recording.postgres.read(noted, query) == expected, query
     left = {f"{module}.{name}" for module, name, code in all_queries() if code not in ran}
     assert left == {"runs.show_run_once_ended"}, "it is a use case, and shows a run as show_run does"
 
@@ -242,10 +242,10 @@ def all_queries() -> Iterator[tuple[str, str, CodeType]]:
 
 
 async def test_no_query_scans_a_table_that_grows_on_postgresql(tmp_path: Path) -> None:
-    async with both(tmp_path) as asked:
+    async with both(tmp_path) as recording:
         with watched_on_postgres() as statements:
-            for query in asked.asked:
-                await asked.postgres.read(answer, query)
-        found = scans_on_postgres(asked.database, statements)
+            for query in recording.queries:
+                await recording.postgres.read(answer, query)
+        scans = scans_on_postgres(recording.database, statements)
     assert len(statements) > 50
-    assert found == {}
+    assert scans == {}

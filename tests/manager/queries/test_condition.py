@@ -1,4 +1,4 @@
-"""What a checkup tells of a database on PostgreSQL, with real faults."""
+"""What a checkup shows of a database on PostgreSQL, with real faults."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ async def opened() -> AsyncIterator[tuple[Store, Database]]:
 
 
 async def condition(store: Store) -> PostgresState:
-    found = await store.read_with_deadline(store.describe)
-    assert (found["in_memory"], found["schema_version"]) == (False, SCHEMA_VERSION)
-    assert found["size"] > 100_000
-    return PostgresState.model_validate(found["postgres"])
+    described = await store.read_with_deadline(store.describe)
+    assert (described["in_memory"], described["schema_version"]) == (False, SCHEMA_VERSION)
+    assert described["size"] > 100_000
+    return PostgresState.model_validate(described["postgres"])
 
 
-async def test_a_healthy_database_has_nothing_to_tell() -> None:
+async def test_a_healthy_database_has_no_findings() -> None:
     async with opened() as (store, fresh):
         shown = await condition(store)
         assert shown.version.split(".")[0] == str(fresh.execute("SHOW server_version_num")[0][0])[:2]
@@ -50,14 +50,14 @@ async def test_a_session_that_keeps_a_snapshot_is_named_with_what_it_does() -> N
                 fresh.execute("INSERT INTO discarded VALUES ((SELECT count(*) FROM discarded))")
             horizon = (await condition(store)).horizon
             assert horizon is not None
-            said = f"session {pid} of exotrio (a forgotten console, idle in transaction)"
-            assert (horizon.holder, horizon.transactions >= 3) == (said, True)
+            session = f"session {pid} of exotrio (a forgotten console, idle in transaction)"
+            assert (horizon.holder, horizon.transactions >= 3) == (session, True)
             assert horizon.held_for is not None
             assert horizon.held_for >= 0
         assert (await condition(store)).horizon is None
 
 
-async def test_a_replication_slot_is_told_with_what_it_keeps() -> None:
+async def test_a_replication_slot_is_shown_with_the_size_of_its_log() -> None:
     async with opened() as (store, fresh):
         fresh.execute("SELECT pg_create_physical_replication_slot('backup', true)")
         try:
@@ -75,7 +75,7 @@ async def test_a_protection_that_is_off_is_named() -> None:
             assert (await condition(store)).switched_off == ["synchronous_commit"]
 
 
-async def test_the_state_managers_of_a_database_are_told_with_their_versions() -> None:
+async def test_the_state_managers_of_a_database_are_shown_with_their_versions() -> None:
     def both_enter(tx: Transaction) -> None:
         enter(tx, "m-1", tx.now_ms - 40_000)
         enter(tx, "m-2", tx.now_ms)
