@@ -34,7 +34,7 @@ The way of one state::
     _runtime.reporter         sends the outcome until it is accepted (else it goes to the outbox)
     _link, _http              encode it for the API that the server speaks, and send it
     manager.engine.outcomes   records it, and creates the states that follow in the same commit
-    manager.engine.exchange   gives the runtime those it has room for in the answer: a busy one need not ask
+    manager.engine.claims     claims for the runtime, in the same use case, as many of them as it has room for
 
 Meanwhile ``_runtime.heartbeat`` renews the lease at ``manager.engine.workers``, by ``leases``. A signal comes
 in at ``_runtime.entry``; ``_runtime.shutdown`` is the way from there to the end.

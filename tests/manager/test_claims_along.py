@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from exotrio._wire.native import ExecutedItem
-from exotrio.manager.engine.exchange import record_and_claim
+from exotrio.manager.engine.claims import record_and_claim
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item

@@ -24,7 +24,7 @@ from exotrio.graph import MAX_NODES
 from exotrio.manager.api import bodies
 from exotrio.manager.api import json as json_api
 from exotrio.manager.api import native as native_api
-from exotrio.manager.engine import exchange, graphs, outcomes, workers
+from exotrio.manager.engine import claims, graphs, outcomes, workers
 from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.effects import WithEffects
@@ -360,7 +360,7 @@ async def test_outcomes_with_many_outputs_together_are_recorded_in_steps(
 
     record_batch = outcomes.record_batch
     monkeypatch.setattr(native_api, "MAX_OUTPUTS", 5)
-    for module in (outcomes, exchange):
+    for module in (outcomes, claims):
         monkeypatch.setattr(module, "record_batch", counted)
     await Flow.start(api, place("a"), runs=6)
     counts = (2, 2, 2, 6, 1, 4)

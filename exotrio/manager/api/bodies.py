@@ -18,7 +18,7 @@ from starlette.requests import Request
 from exotrio._httpd import MAX_VALUES, reserve_values
 from exotrio._wire.native import OutcomeItem
 from exotrio.manager.api.json import parse_model
-from exotrio.manager.engine.masking import has_texts, mask, secrets_to_mask
+from exotrio.manager.engine.reported_texts import has_texts, mask, secrets_to_mask
 from exotrio.manager.service import Service
 
 M = TypeVar("M", bound=BaseModel)

@@ -42,7 +42,6 @@ from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, outcomes, releases, retries, workers
 from exotrio.manager.engine import runs as runs_engine
-from exotrio.manager.engine.exchange import record_and_claim
 from exotrio.manager.engine.runs import NewRun
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
@@ -103,7 +102,7 @@ class Native:
             claimed = await in_time(claim())
         else:
             claimed = await _while_connected(request, max_wait + CLAIM_LIMIT, claim)
-        return claimed or claims.Claimed([])
+        return claimed or claims.Claimed()
 
     def _claimer(self, request: Request, body: native.NativeClaimRequest) -> Callable[[], claims.Claimer]:
         return partial(
@@ -140,14 +139,14 @@ class Native:
         replies: list[native.ItemReply] = []
         for step in earlier:
             replies += await self._store.write(outcomes.record_batch, namespace, step)
-        claimed = claims.Claimed([])
+        claimed = claims.Claimed()
         if claim is not None:
             limit = min(claim.limit, MAX_BATCH)
             if self._service.waiting.has_others(namespace, claim.worker_id, claim.limits):
                 limit = min(limit, claim.at_once)
             await self._polled(namespace, claim)
             recorded, claimed = await self._store.write(
-                record_and_claim, namespace, last, claim.limits, limit, self._claimer(request, claim)
+                claims.record_and_claim, namespace, last, claim.limits, limit, self._claimer(request, claim)
             )
             replies += recorded
         elif last:

@@ -1,10 +1,10 @@
-"""Taking states.
+"""Claiming states.
 
 A v0 claim is anonymous: only an outcome ends it. A native claim has an id that its client chose, and gives
-each state a token. Whoever has the last token of a state may report or release it.
+each state a token. The holder of a state's last token may report or release it.
 
-Nothing here changes a counter, so claims of one run do not wait for each other: they lock the states that
-they take, and no run.
+A claim changes no counter, so claims of one run do not wait for each other: they lock the states that they
+claim, and no run.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from pydantic_core import from_json
 
 from exotrio._util.times import timestamp
+from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
+from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.states import CREATED, numbered
 from exotrio.manager.store.catalog import RunFacts
@@ -32,9 +35,9 @@ MAX_CLAIM_BYTES = 2 * 1024 * 1024
 """Maximum of the inputs of one claim, unless it is a single state: a slow connection must transfer them
 within the time of a request, and within a fraction of their leases."""
 UNKNOWN_RUN = -1
-"""In place of the number of a run that was not triggered yet."""
+"""Instead of the number of a run that was not triggered yet."""
 NODES_PER_STATEMENT = 100
-"""SQLite takes no more than 500 parts of one statement."""
+"""SQLite accepts at most 500 parts of one statement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class Claimer:
     Attributes:
         manager: The state manager in whose process it runs, and with which it ends; None if it is elsewhere.
         now: On the clock of leases, ms.
-        ttl_ms: How long the claim holds unless it is renewed, or None for ever.
+        ttl_ms: How long the claim holds unless it is renewed; None for no limit.
         alone_from: A state that was running when this many runtimes were lost is to run alone.
     """
 
@@ -57,11 +60,6 @@ class Claimer:
     announces: bool = False
     alone_from: int = 4
 
-    @property
-    def deadline(self) -> int | None:
-        """When the claim ends unless it is renewed."""
-        return None if self.ttl_ms is None else self.now + self.ttl_ms
-
 
 @dataclass(frozen=True, slots=True)
 class ClaimedState:
@@ -73,97 +71,127 @@ class ClaimedState:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a claim took, oldest first, and what to run if the reply does not arrive."""
+    """The result of a claim: states, oldest first.
 
-    states: list[ClaimedState]
+    Attributes:
+        seqs: The numbers of the states.
+        spent: Whether the claim id can claim nothing more, so that it is useless to wait.
+        unregistered: Whether nothing was claimed, and one of the nodes is not registered.
+        undo: The use case to run if the reply does not arrive.
+    """
+
+    states: Sequence[ClaimedState] = ()
     seqs: Sequence[int] = ()
-    """Their numbers."""
     spent: bool = False
-    """Whether the claim id takes no more, so that there is nothing to wait for."""
     unregistered: bool = False
-    """Whether nothing was taken, and one of the nodes is not registered."""
     undo: Callable[[Transaction], object] | None = None
 
 
 def claim(
     tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Claimer
 ) -> WithEffects[Claimed]:
-    """Take up to ``limit`` states, oldest first, and of each node no more than its entry in ``limits``.
+    """Claim up to ``limit`` states, oldest first, and of each node no more than its entry in ``limits``.
 
     With ``claimer.run_id`` only states of that run, which may not be triggered yet. Large inputs make the
-    claim smaller, but never empty. A claim id that took states before, or was voided, takes no more: it
-    returns what is still held under it.
+    claim smaller, but never empty. A claim id that was used before, or voided, claims no more: it returns
+    what is still held under it.
     """
-    most, run = _asked_for(tx, namespace, limits, claimer)
-    if run == UNKNOWN_RUN:
-        return _nothing(tx, namespace, limits, claimer, {str(claimer.run_id): math.inf})
-    due = _due(tx, most, limit, run)
-    if not due:
-        due_in = _due_in(tx, most, run)
-        waits_for: dict[Topic, float] = {
-            n if run is None else (run, n): seconds for n, seconds in due_in.items()
-        }
-        return _nothing(tx, namespace, limits, claimer, waits_for)
-    claimed, effects = _take(tx, namespace, due, limit, run, claimer)
-    if claimed is None:
-        claimed = _taken_before(tx, namespace, claimer)
-        assert claimed is not None, "a claim id is kept for minutes"
-        effects.undo = claimed.undo
-    return WithEffects(claimed, effects)
+    node_limits, run = _limits_by_id(tx, namespace, limits), _run_number(tx, namespace, claimer)
+    if due := _lock_due(tx, node_limits, limit, run):
+        claimed, effects = _take(tx, namespace, due, limit, run, claimer)
+        if claimed is not None:
+            return WithEffects(claimed, effects)
+    else:
+        effects = Effects(waits_for=_waits_for(tx, node_limits, run, claimer))
+    if (earlier := _claimed_before(tx, namespace, claimer)) is not None:
+        effects.undo = earlier.undo
+        return WithEffects(earlier, effects)
+    assert not due, "the id of a claim is kept for minutes"
+    return WithEffects(
+        Claimed(unregistered=any(tx.node_id(namespace, name) is None for name in limits)), effects
+    )
 
 
-def claim_due(
-    tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Claimer
-) -> WithEffects[Claimed]:
-    """Take what is due, as ``claim`` does, in the use case that made some of it; nothing if nothing is due.
+def claim_once_ready(
+    tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Callable[[], Claimer]
+) -> WithEffects[Claimed | None]:
+    """Claim, for a client that waits: None while nothing is due, and all nodes are registered.
 
-    For a claim id that is sent once: if it is known already, it was voided.
+    ``claimer`` returns who claims, as of now: the term of a claim begins when it claims something.
     """
-    most, run = _asked_for(tx, namespace, limits, claimer)
-    due = [] if run == UNKNOWN_RUN else _due(tx, most, limit, run)
-    claimed, effects = _take(tx, namespace, due, limit, run, claimer)
-    return WithEffects(claimed or Claimed([]), effects)
+    claimed, effects = claim(tx, namespace, limits, limit, claimer())
+    is_final = claimed.states or claimed.spent or claimed.unregistered
+    return WithEffects(claimed if is_final else None, effects)
 
 
-def _asked_for(
-    tx: Transaction, namespace: str, limits: Mapping[str, int], claimer: Claimer
-) -> tuple[dict[int, int], int | None]:
-    """Return how many states of each node are asked for, by the node's id, and of which run."""
+def record_and_claim(
+    tx: Transaction,
+    namespace: str,
+    items: Sequence[OutcomeItem],
+    limits: Mapping[str, int],
+    limit: int,
+    claimer: Callable[[], Claimer],
+) -> WithEffects[tuple[list[ItemReply], Claimed]]:
+    """Record outcomes, then claim what is due: what a busy runtime asks for, in one use case.
+
+    The states that follow from these outcomes are claimed with the rest, in the order of all: a runtime that
+    is always busy does not overtake older states. The claim id is sent once: if it is known, it was voided.
+    """
+    replies, of_outcomes = record_batch(tx, namespace, items)
+    who = claimer()
+    run = _run_number(tx, namespace, who)
+    due = _lock_due(tx, _limits_by_id(tx, namespace, limits), limit, run)
+    claimed, effects = _take(tx, namespace, due, limit, run, who)
+    claimed = claimed or Claimed()
+    effects.add(of_outcomes)
+    for seq in claimed.seqs:
+        # Not announced: no other runtime can claim it.
+        effects.claimable.pop(seq, None)
+    return WithEffects((replies, claimed), effects)
+
+
+def _limits_by_id(tx: Transaction, namespace: str, limits: Mapping[str, int]) -> dict[int, int]:
+    """Return the limits of those nodes that are registered and may be claimed, by their ids."""
     ids = {name: tx.node_id(namespace, name) for name in limits}
-    most = {
+    return {
         node_id: limits[name] for name, node_id in ids.items() if node_id is not None and limits[name] > 0
     }
+
+
+def _run_number(tx: Transaction, namespace: str, claimer: Claimer) -> int | None:
+    """Return the number of the run that a claim is restricted to, if it is, or ``UNKNOWN_RUN``."""
     if claimer.run_id is None:
-        return most, None
+        return None
     row = tx.row("SELECT id FROM runs WHERE run_id = ? AND namespace = ?", (claimer.run_id, namespace))
-    return most, UNKNOWN_RUN if row is None else row["id"]
+    return UNKNOWN_RUN if row is None else int(row["id"])
 
 
 def _take(
     tx: Transaction, namespace: str, due: Sequence[Row], limit: int, run: int | None, claimer: Claimer
 ) -> WithEffects[Claimed | None]:
-    """Take as many of these states as fit; None if there are none, or the claim id was used or voided."""
-    seqs = _as_many_as_fit(due[:limit])
+    """Claim as many of these states as fit; None if there are none, or the claim id was used or voided."""
+    seqs = _fitting(due[:limit])
     token = None
     effects = Effects()
     if seqs and claimer.claim_id is not None:
         token = secrets.token_hex(8)
         if not tx.insert_new("claims", ("id", "at"), [(claimer.claim_id, claimer.now)]):
+            # Another request with this id was faster, or the claim was released before this one came.
             seqs = []
     for state in due[len(seqs) :]:
-        # Another claim that came meanwhile skipped it, since it was locked, and may wait by now.
+        # A concurrent claim skipped this state because it was locked, and may be waiting by now.
         effects.announced.add(state["node_id"] if run is None else (run, state["node_id"]))
     if not seqs:
         return WithEffects(None, effects)
-    taken = tx.execute(
+    rows = tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, manager = ?, requeued = 0,"
-        f" lease_until = ?, claimed_at = ?, begun = ? WHERE {numbered(tx, CREATED)} RETURNING {_HANDED_OUT}",
+        f" lease_until = ?, claimed_at = ?, begun = ? WHERE {numbered(tx, CREATED)} RETURNING {_REPLIED}",
         (
             claimer.claim_id,
             token,
             claimer.worker,
             claimer.manager,
-            claimer.deadline,
+            None if claimer.ttl_ms is None else claimer.now + claimer.ttl_ms,
             tx.now_ms,
             int(not (claimer.announces or claimer.manager)),
             tx.items(seqs),
@@ -175,52 +203,41 @@ def _take(
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
-    claimed = Claimed(_taken(tx, claimer, seqs, taken), seqs, undo=effects.undo)
-    return WithEffects(claimed, effects)
+    return WithEffects(Claimed(_replies(tx, claimer, seqs, rows), seqs, undo=effects.undo), effects)
 
 
-def _nothing(
-    tx: Transaction,
-    namespace: str,
-    names: Collection[str],
-    claimer: Claimer,
-    waits_for: dict[Topic, float],
-) -> WithEffects[Claimed]:
-    """Return what a claim gets for which nothing is due: what it has, if it took something before."""
-    if (before := _taken_before(tx, namespace, claimer)) is not None:
-        return WithEffects(before, Effects(undo=before.undo))
-    unregistered = any(tx.node_id(namespace, name) is None for name in names)
-    return WithEffects(Claimed([], unregistered=unregistered), Effects(waits_for=waits_for))
-
-
-def _due(tx: Transaction, most: Mapping[int, int], limit: int, run: int | None) -> list[Row]:
-    """Return what is due of each node, no more than ``most`` or ``limit`` of it, oldest first, and locked."""
-    if limit <= 0:
+def _lock_due(tx: Transaction, node_limits: Mapping[int, int], limit: int, run: int | None) -> list[Row]:
+    """Return due states, locked, oldest first: of each node at most its limit, and at most ``limit``."""
+    if limit <= 0 or run == UNKNOWN_RUN:
         return []
-    most = {node_id: min(each, limit) for node_id, each in most.items()}
+    counts = {node_id: min(each, limit) for node_id, each in node_limits.items()}
     condition, locked = " AND enqueue_after <= ?", tx.skip_locked("states")
 
     def search(begins: Mapping[int, Position]) -> list[Row]:
         if all(begin == START for begin in begins.values()):
-            nodes: dict[int, tuple[int, ...]] = {node_id: (tx.now_ms, n) for node_id, n in most.items()}
-            return list(_first(tx, nodes, run, condition, locked))
-        nodes = {node_id: (tx.now_ms, *begins[node_id], n) for node_id, n in most.items()}
-        return list(_first(tx, nodes, run, f"{condition} AND (enqueue_after, seq) >= (?, ?)", locked))
+            parameters: dict[int, tuple[int, ...]] = {node: (tx.now_ms, n) for node, n in counts.items()}
+            return list(_first(tx, parameters, run, condition, locked))
+        parameters = {node: (tx.now_ms, *begins[node], n) for node, n in counts.items()}
+        return list(_first(tx, parameters, run, f"{condition} AND (enqueue_after, seq) >= (?, ?)", locked))
 
-    found = search({}) if run is not None else tx.heads.search(most, search, tx.now_ms)
-    return sorted(found, key=position)
+    states = search({}) if run is not None else tx.heads.search(counts, search, tx.now_ms)
+    return sorted(states, key=position)
 
 
-def _due_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> dict[int, float]:
-    """Return the seconds until the next state of each node comes due, infinity if none waits; or until all of
-    its states are searched again (``store.heads``), if that is sooner.
+def _waits_for(
+    tx: Transaction, node_ids: Collection[int], run: int | None, claimer: Claimer
+) -> dict[Topic, float]:
+    """Return the topics that a claim waits for which found nothing, with the seconds until a state comes due
+    without an announcement, or all states are searched again (``store.heads``), or infinity.
 
-    Of those that are due already others are taking what they have locked; the rest is announced.
+    Due states that others have locked are announced if they are not claimed.
     """
-    found = _first(tx, dict.fromkeys(node_ids, (tx.now_ms, 1)), run, " AND enqueue_after > ?")
-    next_at = {state["node_id"]: state["enqueue_after"] for state in found}
+    if run == UNKNOWN_RUN:
+        return {str(claimer.run_id): math.inf}
+    later = _first(tx, dict.fromkeys(node_ids, (tx.now_ms, 1)), run, " AND enqueue_after > ?")
+    next_at = {state["node_id"]: state["enqueue_after"] for state in later}
     return {
-        node_id: min(
+        node_id if run is None else (run, node_id): min(
             from_ms(next_at[node_id] - tx.now_ms) if node_id in next_at else math.inf,
             tx.heads.due_in(node_id) if run is None else math.inf,
         )
@@ -229,76 +246,68 @@ def _due_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> dict
 
 
 def _first(
-    tx: Transaction, nodes: Mapping[int, tuple[int, ...]], run: int | None, condition: str, locked: str = ""
+    tx: Transaction,
+    parameters: Mapping[int, tuple[int, ...]],
+    run: int | None,
+    condition: str,
+    locked: str = "",
 ) -> Iterator[Row]:
-    """Yield the first states of each node that wait and meet a condition; none of a node that is paused.
+    """Yield the first waiting states of each node that meet a condition; none of a node that is paused.
 
-    ``nodes`` gives for each the parameters of the condition, and how many.
+    ``parameters`` has for each node those of the condition, and how many states.
     """
     of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
-    # Each in a SELECT of its own: PostgreSQL locks no rows of a UNION, and an index brings them in order.
+    # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
     # Whether the node is paused (engine.pausing) is read once, and not for each state.
     one = (
         "SELECT * FROM (SELECT seq, node_id, enqueue_after, size FROM states WHERE status = 'CREATED'"
         f" AND node_id = ?{of_run}{condition} AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
         f" ORDER BY enqueue_after, seq LIMIT ?{locked}) AS waiting"
     )
-    given = list(nodes.items())
-    for start in range(0, len(given), NODES_PER_STATEMENT):
-        chunk = given[start : start + NODES_PER_STATEMENT]
+    nodes = list(parameters.items())
+    for start in range(0, len(nodes), NODES_PER_STATEMENT):
+        chunk = nodes[start : start + NODES_PER_STATEMENT]
         values: list[int] = []
-        for node_id, (*parameters, most) in chunk:
-            values += (node_id, *in_run, *parameters, node_id, most)
+        for node_id, (*of_condition, count) in chunk:
+            values += (node_id, *in_run, *of_condition, node_id, count)
         yield from tx.execute(" UNION ALL ".join([one] * len(chunk)), tuple(values))
 
 
-def _as_many_as_fit(due: Sequence[Row]) -> list[int]:
+def _fitting(due: Sequence[Row]) -> list[int]:
     """Return the numbers of the first states whose inputs have ``MAX_CLAIM_BYTES`` together; at least one."""
-    left = MAX_CLAIM_BYTES
-    for index, state in enumerate(due):
-        left -= state["size"]
-        if left < 0 and index:
-            return [state["seq"] for state in due[:index]]
-    return [state["seq"] for state in due]
+    sizes = accumulate(state["size"] for state in due)
+    return [
+        state["seq"]
+        for index, (state, size) in enumerate(zip(due, sizes, strict=True))
+        if size <= MAX_CLAIM_BYTES or index == 0
+    ]
 
 
-def _taken_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claimed | None:
-    """Return what is still held under a claim id that takes no more; None if it may take something."""
+def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claimed | None:
+    """Return what is still held under a claim id that was used before; None for a new one."""
     if claimer.claim_id is None or (known := used_at(tx, claimer.claim_id)) is None:
         return None
     held = [state["seq"] for state in held_under(tx, namespace, claimer.claim_id)]
     if tx.waited or not held:
         # If it waited, its client has sent another request since, and the states are in the reply to that.
-        return Claimed([], spent=True)
+        return Claimed(spent=True)
     # A different value, so that the undo of an earlier reply that fails does not touch these states.
     tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claimer.claim_id))
     undo = partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=known + 1)
-    rows = tx.execute(f"SELECT {_HANDED_OUT} FROM states WHERE {tx.any_of('seq')}", (tx.items(held),))
-    return Claimed(_taken(tx, claimer, held, rows.fetchall()), spent=True, undo=undo)
+    rows = tx.execute(f"SELECT {_REPLIED} FROM states WHERE {tx.any_of('seq')}", (tx.items(held),))
+    return Claimed(_replies(tx, claimer, held, rows.fetchall()), held, spent=True, undo=undo)
 
 
-def claim_once_ready(
-    tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Callable[[], Claimer]
-) -> WithEffects[Claimed | None]:
-    """Claim, for a client that waits: None as long as there is nothing, and all nodes are registered.
-
-    ``claimer`` returns who claims, as of now: the term of a claim begins when it takes something.
-    """
-    claimed, effects = claim(tx, namespace, limits, limit, claimer())
-    is_final = claimed.states or claimed.spent or claimed.unregistered
-    return WithEffects(claimed if is_final else None, effects)
+_REPLIED = "seq, run, place, inputs, created_at, token, lease_until, retry_count, deliveries, suspect, trace"
 
 
-_HANDED_OUT = (
-    "seq, run, place, inputs, created_at, token, lease_until, retry_count, deliveries, suspect, trace"
-)
-
-
-def _taken(tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]) -> list[ClaimedState]:
-    """Return what the holder of states is told, in the order of ``seqs``."""
-    found = {state["seq"]: state for state in rows}
+def _replies(
+    tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]
+) -> list[ClaimedState]:
+    """Return what the holder of states gets to know, in the order of ``seqs``."""
+    by_seq = {state["seq"]: state for state in rows}
     runs = tx.run_facts({state["run"] for state in rows})
-    return [_claim_reply(tx, claimer, found[seq], runs[found[seq]["run"]]) for seq in seqs]
+    return [_claim_reply(tx, claimer, by_seq[seq], runs[by_seq[seq]["run"]]) for seq in seqs]
 
 
 def _claim_reply(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> ClaimedState:

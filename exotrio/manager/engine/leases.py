@@ -26,15 +26,8 @@ from itertools import chain
 
 from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult, from_ms
-from exotrio.manager.engine.states import (
-    CREATED,
-    ERRORED,
-    QUEUED,
-    Changes,
-    RunScope,
-    add_events,
-    numbered,
-)
+from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, RunScope, add_events, numbered
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects

@@ -1,7 +1,8 @@
 """Outcomes of states: what each does to the state, and which states follow.
 
 Outcomes come through v0 one by one (``record_v0``) and natively in batches (``record_batch``). An outcome for
-a state that ended otherwise changes nothing. Secrets have been masked (``masking``) in errors and log lines.
+a state that ended otherwise changes nothing. Secrets in errors and log lines have been masked before
+(``reported_texts``).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult
-from exotrio.manager.engine import logs
+from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for, read_shared
+from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -24,7 +26,6 @@ from exotrio.manager.engine.states import (
     QUEUED,
     RETRY_CREATED,
     SUCCESS,
-    Changes,
     NewState,
     RunScope,
     State,
@@ -32,9 +33,8 @@ from exotrio.manager.engine.states import (
     states_to_change,
 )
 from exotrio.manager.engine.unites import commit_changes
-from exotrio.manager.rules.lineage import child_path, extend_groups, output_path
+from exotrio.manager.rules.lineage import child_path, extend_groups, linked, output_path
 from exotrio.manager.rules.retry_delay import retry_delay_ms
-from exotrio.manager.rules.traces import linked
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -101,12 +101,12 @@ def _record(
             recorded.append(Recorded(result=ItemResult.UNKNOWN, detail=detail))
             continue
         if isinstance(item, ErroredItem):
-            item = item.model_copy(update={"error": item.error.replace("\0", logs.NUL)})
+            item = item.model_copy(update={"error": item.error.replace("\0", NUL)})
         recorded.append(_record_one(changes, shared, state, token, item))
         if item.logs and recorded[-1].result is ItemResult.OK:
-            logged[state.seq] = logs.storable(item.logs)
+            logged[state.seq] = storable_logs(item.logs)
     commit_changes(changes)
-    logs.keep(tx, logged)
+    store_logs(tx, logged)
     return WithEffects(recorded, changes.effects)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from exotrio._wire.native import EndedState, ItemReply
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
-from exotrio.manager.rules.traces import linked
+from exotrio.manager.rules.lineage import linked
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction

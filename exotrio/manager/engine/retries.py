@@ -8,6 +8,7 @@ from pydantic_core import from_json
 
 from exotrio._wire.operations import RefusedState, RetriedState, RunRetry
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import read_shared
 from exotrio.manager.engine.outcomes import Follow, copy_of, need_to_follow
 from exotrio.manager.engine.runs import lock_run
@@ -20,7 +21,6 @@ from exotrio.manager.engine.states import (
     QUEUED,
     RETRY_CREATED,
     SUCCESS,
-    Changes,
     NewState,
     RunScope,
     State,

@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.graphs import delete_schedules, pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build
 from exotrio.manager.engine.managers import SCHEDULES as DUTY
@@ -20,7 +21,6 @@ from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
     QUEUED,
-    Changes,
     NewState,
     RunScope,
     add_events,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pydantic_core import to_json
 
 from exotrio.graph import UnitesStrategyEnum
+from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import (
     InputsError,
     Lists,
@@ -23,17 +24,9 @@ from exotrio.manager.engine.inputs import (
     group_lists,
     read_shared,
 )
-from exotrio.manager.engine.states import (
-    CREATED,
-    ERRORED,
-    SUCCESS,
-    Changes,
-    NewState,
-    RunScope,
-)
-from exotrio.manager.rules.lineage import child_path, extend_groups
+from exotrio.manager.engine.states import CREATED, ERRORED, SUCCESS, NewState, RunScope
+from exotrio.manager.rules.lineage import child_path, extend_groups, linked, parent_in
 from exotrio.manager.rules.template import Unite
-from exotrio.manager.rules.traces import linked, parent_in
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.runs import RUNS
+from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.graphs import graph_names
 from exotrio.manager.queries.load import nodes_of
 from exotrio.manager.queries.paging import Page
 from exotrio.manager.queries.runs import search, summarize_run
-from exotrio.manager.queries.state_detail import find_state
 from exotrio.manager.queries.states import ListedState, show_states
-from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.view import View
 
 MIN_PREFIX = 6
@@ -90,8 +89,5 @@ def _states(view: View, namespace: str, text: str) -> list[ListedState]:
     state_id = view.state_id(int(text, 16) % 2**63) if _DIGITS.fullmatch(text) else text
     if view.seq(state_id) is None:
         return []
-    try:
-        state = find_state(view, namespace, state_id)
-    except Refused:
-        return []
-    return show_states(view, [state["seq"]])
+    state = find_state(view, namespace, state_id, or_run=True)
+    return [] if state is None else show_states(view, [state["seq"]])

@@ -12,28 +12,13 @@ from exotrio._wire.native import LogLine
 from exotrio._wire.operations import StateAttempt, StateEvent, StateHistory, StateHolder
 from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.runs import RUNS
-from exotrio.manager.engine.states import CREATED, QUEUED, get_state
-from exotrio.manager.engine.states import find_state as find_state_of_node
+from exotrio.manager.engine.states import CREATED, QUEUED, find_state, get_state
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
 MAX_ATTEMPTS = 1_000
 """Maximum that is shown of attempts before a state, and after it."""
-
-
-def find_state(view: View, namespace: str, state_id: str) -> Row:
-    """Return a state whose run or whose node is of a namespace; refuse with 404 if there is none."""
-    row = view.row(
-        "SELECT states.*, nodes.name, nodes.namespace AS node_namespace, nodes.runtime_name, runs.run_id,"
-        " runs.template, runs.cancelled_at, runs.namespace AS run_namespace, graphs.name AS graph_name"
-        " FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
-        " JOIN graphs ON graphs.id = runs.graph WHERE seq = ?",
-        (view.seq(state_id),),
-    )
-    if row is None or namespace not in (row["node_namespace"], row["run_namespace"]):
-        raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
-    return row
 
 
 def newest_event(view: View, state: Row | None = None) -> int | None:
@@ -45,7 +30,7 @@ def newest_event(view: View, state: Row | None = None) -> int | None:
 
 def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> StateDetail:
     """Return one state in full; all four values must match."""
-    state = find_state_of_node(view, namespace, state_id)
+    state = find_state(view, namespace, state_id)
     shown = state and StateDetail(**_detail(view, state))
     if not shown or shown.run_id != run_id or shown.graph_name != graph_name:
         raise NotFound(f"there is no state {state_id!r} in this run, graph and namespace")

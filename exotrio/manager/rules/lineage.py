@@ -1,8 +1,21 @@
-"""Where a state stands in its run: the united targets above it, and its path through the fan-outs."""
+"""What a state gets from the states before it: united targets, path through fan-outs, trace. Pure.
+
+The trace of a state that waits or runs is what its next execution is told: W3C trace contexts
+(``traceparent``), with a space between them. The first is the parent: the execution whose outcome created the
+state, that of the target state of a united one, or the trigger of the run. The others are executions to link
+to: earlier ones of the same state or of the attempts before it, and those that completed the group of a
+united node. Once a state ended, its trace is the one context of the execution that ended it. None if no
+runtime traces.
+
+A runtime that does not trace leaves no gap: what follows has the same parent as its execution had.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+MAX_LINKS = 8
+"""Of one execution. A node may requeue itself for days, and the outcomes of a batch complete one group."""
 
 
 def split_groups(groups: str) -> Iterator[tuple[int, int]]:
@@ -27,3 +40,17 @@ def output_path(path: bytes, index: int) -> bytes:
 def child_path(path: bytes, place: int) -> bytes:
     """Return the path of the child at ``place`` of a state with this path."""
     return path + place.to_bytes(2, "big")
+
+
+def parent_in(trace: str | None) -> str | None:
+    """Return the parent in what a state keeps."""
+    return trace.partition(" ")[0] if trace else None
+
+
+def linked(trace: str | None, executions: Sequence[str | None]) -> str | None:
+    """Return ``trace`` with links to these executions; of more than ``MAX_LINKS`` the last ones stay.
+
+    Without a parent the first of them becomes it, so that all stay in one trace.
+    """
+    contexts = list(dict.fromkeys([*(trace or "").split(), *filter(None, executions)]))
+    return " ".join([*contexts[:1], *contexts[1:][-MAX_LINKS:]]) or None

@@ -166,7 +166,7 @@ CREATE TABLE states (
     begun INTEGER NOT NULL DEFAULT 0,    -- its holder reported that it runs, or never does so
     suspect INTEGER NOT NULL DEFAULT 0,  -- a runtime was lost that held it
     size INTEGER NOT NULL DEFAULT 0,     -- of the inputs, in bytes
-    trace TEXT                           -- W3C trace contexts (rules.traces), if somebody traces
+    trace TEXT                           -- W3C trace contexts (rules.lineage), if runtimes trace
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
@@ -230,7 +230,7 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_state ON events (state, id);
 
--- What the last execution of a state with any output logged and printed, as JSON (engine.logs).
+-- What the last execution of a state with any output logged and printed, as JSON (engine.reported_texts).
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 
 -- How many states of a node ended, by graph, status and bucket of duration, in slots of several widths

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED
+from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED, get_state
 from exotrio.manager.queries.runtimes import progress_of
-from exotrio.manager.queries.state_detail import find_state, history_of, newest_event
+from exotrio.manager.queries.state_detail import history_of, newest_event
 from exotrio.manager.queries.states import spent, was_cancelled
 from exotrio.manager.store.view import View
 from exotrio.manager.web.format import status_class
@@ -18,7 +18,7 @@ MAX_ANCESTORS = 200
 
 
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
-    row = find_state(view, request.namespace, request.params["state_id"])
+    row = get_state(view, request.namespace, request.params["state_id"], or_run=True)
     state = history_of(view, row, request.monotonic)
     page: Data = {"title": f"{state.identifier} {state.id[-6:]}", "state": state}
     if "state" not in parts:
@@ -39,13 +39,13 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
             # Of nodes of other namespaces this is unknown.
             "not_offered": is_due
-            and row["node_namespace"] == request.namespace
+            and row["namespace"] == request.namespace
             and state.node_name not in request.offers(view),
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
             "local": row["manager"] is not None,
             "retryable": state.status in (ERRORED, NEXT_CREATED_ERROR, PRUNED)
             and row["cancelled_at"] is None,
-            "node_namespace": row["node_namespace"],
+            "node_namespace": row["namespace"],
             "ancestors": list(state.parents.items())[-MAX_ANCESTORS:],
             "events": state.events[:-MAX_EVENTS:-1],
         },
@@ -53,7 +53,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 
 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
-    state = find_state(view, request.namespace, request.params["state_id"])
+    state = get_state(view, request.namespace, request.params["state_id"], or_run=True)
     moment = None if state["finished_at"] is not None else view.now_ms // 2_000
     columns = ("status", "updated_at", "claimed_at", "cancelled_at")
     return {"state": (*(state[column] for column in columns), newest_event(view, state), moment)}
