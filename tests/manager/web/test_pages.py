@@ -13,7 +13,7 @@ import pytest
 from exotrio.manager.engine.runs import fire_schedules
 from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages import PAGES
-from exotrio.manager.web.pages import runs as run_pages
+from exotrio.manager.web.pages import run as run_pages
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place

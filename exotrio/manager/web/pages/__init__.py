@@ -1,12 +1,12 @@
 """The pages of the dashboard: each reads its data by queries and gives it to its templates."""
 
 from exotrio.manager.web.page import Page
-from exotrio.manager.web.pages import graphs, nodes, overview, runs, runtimes, search, state, system
+from exotrio.manager.web.pages import graphs, nodes, overview, run, runs, runtimes, search, state, system
 
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
-    runs.LIST,
     runs.PAGE,
+    run.PAGE,
     state.PAGE,
     graphs.LIST,
     graphs.PAGE,

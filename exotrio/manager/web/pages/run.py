@@ -1,0 +1,249 @@
+"""One run: its failures, inputs and results, graph, timeline, states and events."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+
+from exotrio.manager.engine.runs import find_run
+from exotrio.manager.engine.states import CREATED, STATUSES, SUCCESS
+from exotrio.manager.queries.load import FAILURES
+from exotrio.manager.queries.paging import Page as QueryPage
+from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SPANS, events_of, spans_of
+from exotrio.manager.queries.runs import counts_of, paused_places, run_size, summarize_run, unreached_in
+from exotrio.manager.queries.runtimes import progress_of
+from exotrio.manager.queries.state_detail import newest_event
+from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
+from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.store.view import View
+from exotrio.manager.web.faults import faults_of
+from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, link
+from exotrio.manager.web.results import beginning_of, results_of
+from exotrio.manager.web.svg.graph import boxes_of, draw_graph
+from exotrio.manager.web.svg.timeline import draw_timeline
+from exotrio.manager.web.texts import ReportTexts
+
+MAX_COMPARED = 2_000
+"""Failed states that a page compares: more would take too long for what is refreshed by itself."""
+MAX_FAULTS = 8
+MAX_REASONS = 20
+MAX_TRACE = 4_000
+
+
+class _Run:
+    """A run, from which each fragment is loaded by the method of its name."""
+
+    def __init__(self, view: View, request: PageRequest) -> None:
+        self.view = view
+        self.request = request
+        self.run = find_run(view, request.namespace, request.params["run_id"])
+        self.template = view.template(self.run["template"])
+        self.counts = counts_of(view, self.run["id"])
+        self.cancelled = self.run["cancelled_at"] is not None
+        self.node, self.status = request.query.get("node", ""), request.query.get("status", "")
+        self.to_state = partial(request.link, "states")
+
+    def summary(self) -> Data:
+        # By node, which may occur several times in the graph.
+        paused = {
+            place.node_name: (place.namespace, since)
+            for index, since in paused_places(self.view, self.run, self.counts).items()
+            for place in (self.template.places[index],)
+        }
+        return {
+            "paused": [(name, since, link(owner, "nodes", name)) for name, (owner, since) in paused.items()]
+        }
+
+    def faults(self) -> Data:
+        # Errors are stored with the secrets of the graph masked already.
+        faults = faults_of(
+            self.view,
+            self.run,
+            self.template.places,
+            ReportTexts(()),
+            self.to_state,
+            compare=MAX_COMPARED,
+            limit=MAX_FAULTS,
+            max_trace=MAX_TRACE,
+        )
+        return {"faults": faults, "linked": True}
+
+    def result(self) -> Data:
+        texts = ReportTexts(())
+        result = results_of(self.view, self.run, self.template, self.counts, texts, self.to_state)
+        return {"result": result, "linked": True}
+
+    def graph(self) -> Data:
+        run, places = self.run, self.template.places
+        paused = paused_places(self.view, run, self.counts)
+        not_offered = _not_offered(self.view, self.request, self.template)
+
+        def href(place: Place) -> str:
+            # A click on the node that is chosen already shows all states again.
+            chosen = None if place.identifier == self.node else place.identifier
+            return self.request.link("runs", run["run_id"], node=chosen) + "#states"
+
+        def note(place: Place) -> str | None:
+            if place.index in paused:
+                return "its node is paused"
+            waits = CREATED in self.counts.get(place.index, {})
+            return "no runtime offers this" if waits and place.index in not_offered else None
+
+        unreached = unreached_in(self.view, run, self.counts)
+        # While the run goes on, other nodes may still be reached, unless the run is stuck.
+        stuck = not run["pending"] or any(map(note, places))
+        reasons = [
+            (places[index].identifier, why.text) for index, why in unreached.items() if why.is_final or stuck
+        ]
+        shown = [classed(self.counts.get(place.index, {}), cancelled=self.cancelled) for place in places]
+        boxes = boxes_of(
+            self.template, counts=shown, href=href, note=note, unreached=unreached, chosen=self.node
+        )
+        return {
+            "picture": draw_graph(boxes, title=f"Graph {run['graph_name']}"),
+            "unreached": reasons[:MAX_REASONS],
+            "further": len(reasons) - MAX_REASONS,
+        }
+
+    def timeline(self) -> Data:
+        spans = spans_of(self.view, self.run)
+        lanes = [
+            (place.identifier, sum(self.counts.get(place.index, {}).values()))
+            for place in self.template.places
+        ]
+        picture = draw_timeline(lanes, spans, self.to_state)
+        return {"picture": picture, "each": spans.each, "many": len(spans.spans) > MAX_BARS}
+
+    def states(self) -> Data:
+        view, request, run, counts = self.view, self.request, self.run, self.counts
+        node, status, cancelled = self.node, self.status, self.cancelled
+        place = next((place.index for place in self.template.places if place.identifier == node), None)
+        # The query has a status, the word that pages show for it, or a class of statuses.
+        statuses = [name for name in STATUSES if status in (name, SHOWN_STATUS[name], STATUS_CLASS[name])]
+        after = request.query.get("after", "")
+        order = request.query.get("sort", "")
+        order = order if order in ORDERS else ""
+        of_place = [counts.get(place, {})] if place is not None else [] if node else list(counts.values())
+        totals = dict.fromkeys(CLASSES, 0)
+        for each in of_place:
+            for name, count in classed(each).items():
+                totals[name] += count
+        unknown = (node and place is None) or (status and not statuses)
+        listed: QueryPage[ListedState] = QueryPage()
+        if not unknown:
+            listed = list_states_of_run(view, run, place=place, statuses=statuses, order=order, after=after)
+
+        def here(**query: str) -> str:
+            return request.link("runs", run["run_id"], **{"sort": order, **query}) + "#states"
+
+        return {
+            "states": listed.rows,
+            "reason": None if place is None or any(of_place) else unreached_in(view, run, counts)[place].text,
+            "progress": progress_of(request.runtimes(view)) if run["pending"] else {},
+            "searched": listed.searched,
+            "next": listed.next and here(node=node, status=status, after=listed.next),
+            "back": here(node=node, status=status) if after else None,
+            "node": node,
+            "status": status,
+            "total": sum(totals.values()),
+            "filters": [
+                (
+                    "pruned" if cancelled and name == "errored" else name,
+                    "errored or cancelled" if cancelled and name == "errored" else name,
+                    name == status,
+                    count,
+                    here(node=node, status=name),
+                )
+                for name, count in totals.items()
+                if count or name == status
+            ],
+            "all": here(node=node),
+            "any_node": here(status=status),
+            "orders": [
+                (name or "failed first", name == order, here(node=node, status=status, sort=name))
+                for name in ORDERS
+                if not (node and name == "node")
+            ],
+            "sorted": MAX_SEARCHED if order in SORTED and run_size(run) > MAX_SEARCHED else None,
+        }
+
+    def events(self) -> Data:
+        events, more = events_of(self.view, self.run, self.template)
+        return {"events": events, "more": more}
+
+
+FRAGMENTS = {
+    "summary": _Run.summary,
+    "faults": _Run.faults,
+    "result": _Run.result,
+    "graph": _Run.graph,
+    "timeline": _Run.timeline,
+    "states": _Run.states,
+    "events": _Run.events,
+}
+
+
+def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
+    run = _Run(view, request)
+    beginning = None
+    if "page" in parts:
+        beginning = beginning_of(view, run.run, run.template, ReportTexts(()), values=True)
+    return {
+        "page": {
+            "title": f"Run {request.params['run_id'][:8]}",
+            "run": summarize_run(run.run),
+            "beginning": beginning,
+        },
+        **{name: load_fragment(run) for name, load_fragment in FRAGMENTS.items() if name in parts},
+    }
+
+
+def _not_offered(view: View, request: PageRequest, template: Template) -> frozenset[int]:
+    """Return the nodes that no live runtime offers. For nodes of other namespaces this is unknown."""
+    offers = request.offers(view)
+    return frozenset(
+        place.index
+        for place in template.places
+        if place.namespace == request.namespace and place.node_name not in offers
+    )
+
+
+def versions(view: View, request: PageRequest) -> dict[str, object]:
+    run = find_run(view, request.namespace, request.params["run_id"])
+    # Ages and durations change as time passes, until the run is over.
+    moment = view.now_ms // 2_000 if run["pending"] else None
+    state = (counts_of(view, run["id"]), run["cancelled_at"])
+    failed = [[each.get(status) for status in FAILURES] for each in state[0].values()]
+    # In a run that large even a sample takes a while to draw.
+    slow = run["pending"] and run_size(run) > MAX_SPANS
+    return {
+        "summary": (state, moment),
+        "faults": (failed, run["cancelled_at"], view.now_ms // 30_000 if run["pending"] else None),
+        "result": ([each.get(SUCCESS) for each in state[0].values()], run["finished_at"]),
+        "graph": (
+            state,
+            _not_offered(view, request, view.template(run["template"])) if run["pending"] else None,
+            paused_places(view, run, state[0]),
+        ),
+        "timeline": view.now_ms // 10_000 if slow else (state, moment),
+        "states": (state, moment),
+        "events": newest_event(view),
+    }
+
+
+PAGE = Page(
+    path="/ns/{namespace}/runs/{run_id}",
+    folder="run",
+    fragments={
+        "summary": Fragment(),
+        "faults": Fragment(pace=2.0),
+        "result": Fragment(pace=2.0),
+        "graph": Fragment(),
+        "timeline": Fragment(pace=1.0),
+        "states": Fragment(pace=0.5),
+        "events": Fragment(pace=2.0),
+    },
+    load=load,
+    own_versions=versions,
+)
