@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.helpers import sql
 from tests.support.pages import README, assert_prints, block
-from tests.support.processes import EXAMPLES, PATIENCE, Ended, Process, Processes, ended, exotrio
+from tests.support.processes import EXAMPLES, TEST_TIMEOUT, Ended, Process, Processes, ended, exotrio
 from tests.support.stock import KEY, Stock, on_a_port
 
 AUDIT = EXAMPLES / "audit.py"
@@ -54,7 +54,7 @@ def check_with_sha256sum(folder: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TEST_TIMEOUT,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

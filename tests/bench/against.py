@@ -1,7 +1,7 @@
-"""The benchmark of this tree beside that of another commit, in alternate rounds.
+"""The benchmark of this tree and that of another commit, in alternate rounds.
 
 Only ratios within a round can be trusted on a machine that others use, too. The other commit is installed
-from a worktree into an environment of its own, since what it needs may differ.
+from a worktree into a separate environment, since what it needs may differ.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tree:
 
 @contextmanager
 def checked_out(revision: str, folder: Path) -> Iterator[Tree]:
-    """A worktree of another commit, with an environment of its own."""
+    """A worktree of another commit, with a separate environment."""
     tree, environment = folder / "tree", folder / "environment"
     _run("git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, revision)
     try:
@@ -57,7 +57,7 @@ def compare(revision: str, arguments: list[str], runs: int, folder: Path) -> lis
     ours = Tree(ROOT, Path(sys.executable))
     with checked_out(revision, folder) as theirs:
         for number in range(runs):
-            # Whoever comes second finds warmer caches, so they take turns.
+            # The second one has warmer caches, so they take turns.
             for tree in (theirs, ours) if number % 2 else (ours, theirs):
                 print(f"round {number + 1} of {runs}: {tree.folder.name}", file=sys.stderr, flush=True)
                 tree.measure(arguments)

@@ -23,7 +23,7 @@ def joined(plan: Plan) -> Iterator[Sample]:
             await _run(manager, size)
             return time.perf_counter() - begin
 
-    yield Sample(f"fan-out of {size:,} and join, in process", trio.run(measure), "s", most=0.5)
+    yield Sample(f"fan-out of {size:,} and join, in process", trio.run(measure), "s", max_goal=0.5)
 
 
 def growth(plan: Plan) -> Iterator[Sample]:
@@ -44,7 +44,7 @@ def growth(plan: Plan) -> Iterator[Sample]:
         yield Sample(f"CPU per state, fan-out of {size:,} with a join", costs[size], "us")
     first, last = plan.fans[0], plan.fans[-1]
     name = f"CPU per state, fan-out of {last:,} over {first:,}"
-    yield Sample(name, costs[last] / costs[first], "x", most=1.3)
+    yield Sample(name, costs[last] / costs[first], "x", max_goal=1.3)
 
 
 async def _run(manager: StateManager, size: int) -> None:

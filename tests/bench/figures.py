@@ -17,7 +17,7 @@ class Sample:
         name: What was measured, and where.
         value: The result.
         unit: Of the value.
-        least, most: What is to be reached, or None.
+        min_goal, max_goal: What is to be reached, or None.
         limit: Name of the sample that says what the machine allows, taken in the same round.
         note: What it means, in one line below the table.
     """
@@ -25,8 +25,8 @@ class Sample:
     name: str
     value: float
     unit: str
-    least: float | None = None
-    most: float | None = None
+    min_goal: float | None = None
+    max_goal: float | None = None
     limit: str | None = None
     note: str = ""
 
@@ -36,14 +36,14 @@ class Plan:
     """How much to measure. The defaults take some minutes.
 
     Attributes:
-        folder: For databases; every use takes a folder of its own in it.
+        folder: For databases; every use takes a separate folder in it.
         runs: Rounds, and measurements in each of those cases that take all at once.
         states: Size of the fan-outs for throughput.
         triggers: Runs for one latency percentile.
         rate: Triggers per second under load.
         fans: Sizes of the fan-outs that grow; the last is compared with the first.
-        histories: Finished or ready states beside which claims are timed, the first for comparison.
-        claims: Claims and batches of outcomes timed beside each of them.
+        histories: Finished or ready states next to which claims are timed, the first for comparison.
+        claims: Claims and batches of outcomes timed next to each of them.
         stored: One-node runs that are stored and not run.
         live_runs: One-node runs that are triggered while they run.
         seconds: How long idle CPU is counted.
@@ -93,10 +93,10 @@ class Figure:
     @property
     def goal(self) -> str:
         first = self.samples[0]
-        if first.least is not None:
-            return f"{first.least:,g} or more: {'reached' if self.median >= first.least else 'MISSED'}"
-        if first.most is not None:
-            return f"{first.most:,g} or less: {'reached' if self.median <= first.most else 'MISSED'}"
+        if first.min_goal is not None:
+            return f"{first.min_goal:,g} or more: {'reached' if self.median >= first.min_goal else 'MISSED'}"
+        if first.max_goal is not None:
+            return f"{first.max_goal:,g} or less: {'reached' if self.median <= first.max_goal else 'MISSED'}"
         return ""
 
     def cells(self) -> list[str]:
@@ -112,8 +112,8 @@ class Figure:
             "unit": first.unit,
             "median": self.median,
             "values": [sample.value for sample in self.samples],
-            "least": first.least,
-            "most": first.most,
+            "min_goal": first.min_goal,
+            "max_goal": first.max_goal,
             "limit": first.limit,
             "of_limit": self.of_limit,
         }
@@ -121,7 +121,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of two trees: a value of each for every round."""
+    """One figure of two trees: a value of each and every round."""
 
     name: str
     unit: str
@@ -144,14 +144,14 @@ class Comparison:
         return [*cells, f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"]
 
 
-def gather(samples: Iterable[Sample]) -> list[Figure]:
+def gather(measured: Iterable[Sample]) -> list[Figure]:
     """Return one figure per name, in the order of their first samples."""
     named: dict[str, list[Sample]] = {}
-    for sample in samples:
+    for sample in measured:
         named.setdefault(sample.name, []).append(sample)
     return [
-        Figure(tuple(found), tuple(limit.value for limit in named.get(found[0].limit or "", [])))
-        for found in named.values()
+        Figure(tuple(samples), tuple(limit.value for limit in named.get(samples[0].limit or "", [])))
+        for samples in named.values()
     ]
 
 

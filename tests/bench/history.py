@@ -1,4 +1,4 @@
-"""What claims and outcomes cost beside many finished and many ready states."""
+"""What claims and outcomes cost next to many finished and many ready states."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ async def _measure(plan: Plan) -> list[Sample]:
                 base = statistics.median(times[f"{few:,} finished"][what])
                 for name in kinds:
                     cost = statistics.median(times[name][what])
-                    samples.append(Sample(f"{what} of {BATCH} beside {name}", cost * 1000, "ms CPU"))
+                    samples.append(Sample(f"{what} of {BATCH} next to {name}", cost * 1000, "ms CPU"))
                     if not name.startswith(f"{few:,} "):
                         title = f"{what}, {name} over {few:,} finished"
-                        samples.append(Sample(title, cost / base, "x", most=1.2))
+                        samples.append(Sample(title, cost / base, "x", max_goal=1.2))
     return samples
 
 

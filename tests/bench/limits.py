@@ -58,7 +58,7 @@ def _socket_rate(where: Where, path: str, body: bytes, count: int) -> float:
 
 def sqlite_rate(plan: Plan, batch: int) -> float:
     """States per second if every ``batch`` of them costs one commit that claims and one that records,
-    with the rows and indexes of our own database, and synchronous=FULL."""
+    with the rows and indexes of our database, and synchronous=FULL."""
     path = fresh(plan.folder) / "raw.db"
 
     async def make() -> None:

@@ -1,4 +1,4 @@
-"""Where a state manager runs: in this process, or in one of its own behind TCP."""
+"""Where a state manager runs: in this process, or in another one behind TCP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Where = dict[str, Any]
 
 
 def fresh(folder: Path) -> Path:
-    """Return a folder of its own for one database."""
+    """Return a separate folder for one database."""
     return Path(tempfile.mkdtemp(dir=folder))
 
 
@@ -36,7 +36,7 @@ async def in_process(folder: Path) -> AsyncIterator[Where]:
 
 
 @asynccontextmanager
-async def beside(folder: Path, *, native: bool = True) -> AsyncIterator[Where]:
+async def in_background(folder: Path, *, native: bool = True) -> AsyncIterator[Where]:
     """A state manager behind TCP, but in the loop of this process."""
     async with trio.open_nursery() as nursery:
 
@@ -52,7 +52,7 @@ async def beside(folder: Path, *, native: bool = True) -> AsyncIterator[Where]:
 
 @contextmanager
 def apart(folder: Path, *options: str) -> Iterator[Where]:
-    """``python -m exotrio server`` in a process of its own."""
+    """``python -m exotrio server`` in a separate process."""
     with server(str(fresh(folder) / "state.db"), *options) as (where, _):
         yield where
 

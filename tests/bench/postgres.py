@@ -1,4 +1,4 @@
-"""PostgreSQL beside SQLite, both over TCP and in one round: throughput, latency, and who uses the processor.
+"""PostgreSQL and SQLite, both over TCP and in one round: throughput, latency, and who uses the processor.
 
 PostgreSQL, the state managers and this process, which has the runtimes, share the machine.
 """
@@ -38,8 +38,8 @@ def postgres(plan: Plan) -> Iterator[Sample]:
         yield Sample(f"states over TCP, SQLite, {on}", rates["SQLite"], "states/s")
         yield Sample(f"states over TCP, PostgreSQL, one manager, {on}", rates["one"], "states/s")
         yield Sample(f"states over TCP, PostgreSQL, two managers, {on}", rates["two"], "states/s")
-        yield Sample(f"PostgreSQL over SQLite, {on}", rates["one"] / rates["SQLite"], "x", least=0.7)
-        yield Sample(f"two managers over one, {on}", rates["two"] / rates["one"], "x", least=1.0)
+        yield Sample(f"PostgreSQL over SQLite, {on}", rates["one"] / rates["SQLite"], "x", min_goal=0.7)
+        yield Sample(f"two managers over one, {on}", rates["two"] / rates["one"], "x", min_goal=1.0)
         for name, seconds in zip(("PostgreSQL", "manager", "runtime"), used, strict=True):
             yield Sample(f"CPU per state of {name}, {on}", seconds / plan.states * 1e6, "us")
     with apart(plan.folder) as where:
@@ -48,8 +48,8 @@ def postgres(plan: Plan) -> Iterator[Sample]:
         first_there, chain_there = trio.run(_latencies, where, plan)
     yield Sample("trigger to execute, PostgreSQL, p50", first_there, "ms")
     yield Sample("chain of 5, PostgreSQL, trigger to last node, p50", chain_there, "ms")
-    yield Sample("trigger to execute, PostgreSQL over SQLite", first_there / first, "x", most=2)
-    yield Sample("chain of 5, PostgreSQL over SQLite", chain_there / chain, "x", most=2)
+    yield Sample("trigger to execute, PostgreSQL over SQLite", first_there / first, "x", max_goal=2)
+    yield Sample("chain of 5, PostgreSQL over SQLite", chain_there / chain, "x", max_goal=2)
 
 
 async def _rate(managers: Sequence[Where], batch: int, states: int) -> float:

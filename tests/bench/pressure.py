@@ -1,4 +1,4 @@
-"""PostgreSQL while something is in its way: throughput and claims, each beside those without it."""
+"""PostgreSQL while something is in its way: throughput and claims, each next to those without it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SCAN = "count(*) FROM states WHERE error LIKE '%scanned%'"
 COMPUTE = "count(*) FROM generate_series(1, 20000) AS i WHERE i::text LIKE '%scanned%'"
 """Takes about as long as a scan, and touches no table."""
 NOTE = (
-    f"{READERS} readers take {READERS} cores, whatever they read; this is what their scans cost beside that"
+    f"{READERS} readers take {READERS} cores, whatever they read; this is what their scans cost in addition"
 )
 
 
 def pressure(plan: Plan) -> Iterator[Sample]:
-    """States per second and the time of a claim, beside each thing that is in the way."""
+    """States per second and the time of a claim, next to each thing that is in the way."""
     rate, claim = _measure(plan, lambda used: nullcontext())
     yield Sample("states over TCP, PostgreSQL, nothing in the way", rate, "states/s")
     yield Sample(f"claim of {BATCH}, PostgreSQL, nothing in the way, p50", claim * 1000, "ms")
@@ -52,13 +52,13 @@ def pressure(plan: Plan) -> Iterator[Sample]:
     ):
         rate_there, claim_there = measured[name] = _measure(plan, in_the_way)
         # Who only computes says what the machine has left, which is nothing that a database could reach.
-        least, most = (None, None) if name == computing else (0.7, 1.5)
+        min_goal, max_goal = (None, None) if name == computing else (0.7, 1.5)
         yield Sample(f"states over TCP, PostgreSQL, {name}", rate_there, "states/s")
-        yield Sample(f"states/s, {name} over nothing", rate_there / rate, "x", least=least)
-        yield Sample(f"claim of {BATCH}, {name} over nothing", claim_there / claim, "x", most=most)
+        yield Sample(f"states/s, {name} over nothing", rate_there / rate, "x", min_goal=min_goal)
+        yield Sample(f"claim of {BATCH}, {name} over nothing", claim_there / claim, "x", max_goal=max_goal)
     (rate, claim), (rate_there, claim_there) = measured[computing], measured[scanning]
-    yield Sample(f"states/s, {scanning} over {computing}", rate_there / rate, "x", least=0.7, note=NOTE)
-    yield Sample(f"claim of {BATCH}, {scanning} over {computing}", claim_there / claim, "x", most=1.5)
+    yield Sample(f"states/s, {scanning} over {computing}", rate_there / rate, "x", min_goal=0.7, note=NOTE)
+    yield Sample(f"claim of {BATCH}, {scanning} over {computing}", claim_there / claim, "x", max_goal=1.5)
 
 
 def _measure(
@@ -107,7 +107,7 @@ async def _claim(client: httpx.AsyncClient, node: str, limit: int) -> tuple[list
 
 @contextmanager
 def _snapshot(used: Database) -> Iterator[None]:
-    """Somebody is idle in a transaction: no row that was replaced since can be cleared away."""
+    """A session is idle in a transaction: no row that was replaced since can be cleared away."""
     with psycopg.connect(used.url) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         connection.execute("SELECT count(*) FROM states")
@@ -115,12 +115,12 @@ def _snapshot(used: Database) -> Iterator[None]:
 
 
 @contextmanager
-def _readers(used: Database, asked: str) -> Iterator[None]:
-    """Somebody asks the same, again and again: in the server, since this process has the runtime."""
+def _readers(used: Database, query: str) -> Iterator[None]:
+    """Sessions repeat one query: in the server, since this process has the runtime."""
 
     def ask(connection: psycopg.Connection) -> None:
         with suppress(psycopg.Error):  # it ends with its session
-            connection.execute(f"DO $$ BEGIN LOOP PERFORM {asked}; COMMIT; END LOOP; END $$".encode())
+            connection.execute(f"DO $$ BEGIN LOOP PERFORM {query}; COMMIT; END LOOP; END $$".encode())
 
     connections = [psycopg.connect(used.url, autocommit=True) for _ in range(READERS)]
     threads = [threading.Thread(target=ask, args=(connection,)) for connection in connections]

@@ -36,7 +36,7 @@ def imports(plan: Plan) -> Iterator[Sample]:
     for name, milliseconds in times.items():
         yield Sample(name, milliseconds, "ms CPU")
     base, ours, model, nodes = times.values()
-    yield Sample(f"import exotrio over {_BASE}", ours / base, "x", most=1.1)
+    yield Sample(f"import exotrio over {_BASE}", ours / base, "x", max_goal=1.1)
     yield Sample("a file of nodes over one pydantic model", nodes / model, "x")
 
 
@@ -58,8 +58,8 @@ def worker(plan: Plan) -> Iterator[Sample]:
             begin = cpu_seconds(process.pid)
             time.sleep(plan.seconds)
             used = cpu_seconds(process.pid) - begin
-            yield Sample("idle worker, CPU", used / plan.seconds * 100, "%", most=0.5)
-            yield Sample("idle worker, memory", _memory(process.pid), "MB", most=58)
+            yield Sample("idle worker, CPU", used / plan.seconds * 100, "%", max_goal=0.5)
+            yield Sample("idle worker, memory", _memory(process.pid), "MB", max_goal=58)
             yield Sample("SIGTERM to exit, idle worker", _stop(process), "s")
         with python(["-m", "exotrio", "worker", "tests.bench.worker"], where=where) as process:
             until(process, "running")
@@ -74,11 +74,11 @@ async def _keep_busy(where: Where, states: int) -> None:
         run = await manager.trigger(FAN.name, inputs={"n": str(states)})
         with trio.CancelScope() as busy:
 
-            def look(run: Run) -> None:
+            def stop_when_busy(run: Run) -> None:
                 if run.success_count >= 10:
                     busy.cancel()
 
-            await manager.wait(run["run_id"], poll_interval=0.01, on_progress=look)
+            await manager.wait(run["run_id"], poll_interval=0.01, on_progress=stop_when_busy)
 
 
 def _stop(process: subprocess.Popen[str]) -> float:

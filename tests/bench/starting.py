@@ -25,7 +25,7 @@ def starting(plan: Plan) -> Iterator[Sample]:
         yield Sample(name, rate, "runs/s")
         stored, tag = f"{plan.stored:,} one-node runs stored over TCP", f"{random.random()}"
         many = trio.run(_stored, where, plan.stored, tag)
-        yield Sample(f"{stored}, trigger_many", many, "runs/s", least=20_000)
+        yield Sample(f"{stored}, trigger_many", many, "runs/s", min_goal=20_000)
         name = f"{plan.stored:,} one-node runs triggered before, drained over TCP, batch 64"
         yield Sample(name, trio.run(_drained, where, plan.stored, tag), "runs/s")
         one_by_one = trio.run(_stored_one_by_one, where, plan.stored)

@@ -35,4 +35,4 @@ def stock(plan: Plan) -> Iterator[Sample]:
         yield Sample(name, rates[package], "states/s")
     if plan.sdk_python is not None:
         ratio = rates["exotrio"] / rates["exospherehost"]
-        yield Sample("one-node runs, v0, exotrio over exospherehost", ratio, "x", least=30)
+        yield Sample("one-node runs, v0, exotrio over exospherehost", ratio, "x", min_goal=30)

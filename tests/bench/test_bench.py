@@ -79,9 +79,9 @@ def test_each_case_gives_figures(
 
 def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_the_same_round() -> None:
     samples = [
-        Sample(name, value, "per s", least=15, limit=limit)
-        for rate, most in ((10, 20), (30, 40), (20, 80))
-        for name, value, limit in (("limit", most, None), ("rate", rate, "limit"))
+        Sample(name, value, "per s", min_goal=15, limit=limit)
+        for rate, max_goal in ((10, 20), (30, 40), (20, 80))
+        for name, value, limit in (("limit", max_goal, None), ("rate", rate, "limit"))
     ]
     figure = gather(samples)[1]
     assert (figure.median, figure.range, figure.of_limit) == (20, (10, 30), 0.5)
@@ -90,7 +90,7 @@ def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_th
     assert json.loads(as_json([figure]))[0]["values"] == [10, 30, 20]
 
 
-def test_what_a_figure_means_is_said_below_the_table() -> None:
+def test_the_note_of_a_figure_is_below_the_table() -> None:
     samples = [Sample("rate", 10, "per s", note="it is a rate"), Sample("time", 1, "s")]
     assert as_table(gather(samples)).splitlines()[3:] == ["", "rate: it is a rate"]
 

@@ -11,7 +11,7 @@ import trio
 from exotrio import StateManager
 from tests.bench.figures import Plan, Sample
 from tests.bench.limits import requests, sqlite_rate
-from tests.bench.places import apart, beside, in_process, working
+from tests.bench.places import apart, in_background, in_process, working
 from tests.bench.work import FAN
 
 
@@ -32,26 +32,28 @@ def process(plan: Plan) -> Iterator[Sample]:
         async with in_process(plan.folder) as where, working(where, FAN, batch_size=batch) as manager:
             return await fan_out(manager, plan.states)
 
-    for batch, least in ((16, 2_500), (64, 4_000)):
+    for batch, min_goal in ((16, 2_500), (64, 4_000)):
         raw = f"SQLite alone, {batch} states a commit"
         yield Sample(raw, sqlite_rate(plan, batch), "states/s")
         name = f"states in process, batch {batch}"
-        yield Sample(name, trio.run(measure, batch), "states/s", least=least, limit=raw)
+        yield Sample(name, trio.run(measure, batch), "states/s", min_goal=min_goal, limit=raw)
 
 
 def tcp(plan: Plan) -> Iterator[Sample]:
     """Over TCP, native."""
 
     async def together(batch: int) -> float:
-        async with beside(plan.folder) as where, working(where, FAN, batch_size=batch) as manager:
+        async with in_background(plan.folder) as where, working(where, FAN, batch_size=batch) as manager:
             return await fan_out(manager, plan.states)
 
     with apart(plan.folder) as where:
         yield from requests(where, "native", plan)
-        for batch, least in ((16, None), (64, 2_500)):
+        for batch, min_goal in ((16, None), (64, 2_500)):
             name = f"states over TCP, native, batch {batch}, 2 processes"
             rate = trio.run(_over, where, batch, plan)
-            yield Sample(name, rate, "states/s", least=least, limit=f"SQLite alone, {batch} states a commit")
+            yield Sample(
+                name, rate, "states/s", min_goal=min_goal, limit=f"SQLite alone, {batch} states a commit"
+            )
     yield Sample("states over TCP, native, batch 64, 1 process", trio.run(together, 64), "states/s")
 
 
@@ -60,7 +62,10 @@ def v0(plan: Plan) -> Iterator[Sample]:
 
     async def together() -> float:
         options = {"poll_interval": plan.poll_interval}
-        async with beside(plan.folder, native=False) as where, working(where, FAN, **options) as manager:
+        async with (
+            in_background(plan.folder, native=False) as where,
+            working(where, FAN, **options) as manager,
+        ):
             return await fan_out(manager, plan.states // 3)
 
     with apart(plan.folder, "--v0-only") as where:

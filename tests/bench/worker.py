@@ -1,4 +1,4 @@
-"""A worker of its own, for what is measured from outside: ``python -m exotrio worker tests.bench.worker``."""
+"""A separate worker, for what is measured from outside: ``python -m exotrio worker tests.bench.worker``."""
 
 from exotrio import Runtime
 from tests.bench.work import NAMESPACE, NODES

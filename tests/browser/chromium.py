@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.processes import PATIENCE
+from tests.support.processes import TEST_TIMEOUT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 try:
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=PATIENCE * 1000)
+    expect.set_options(timeout=TEST_TIMEOUT * 1000)
 except ImportError:
     expect = None  # type: ignore[assignment]  # whatever would call it is skipped
 

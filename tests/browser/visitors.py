@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tests.support.processes import KEY, PATIENCE
+from tests.support.processes import KEY, TEST_TIMEOUT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
@@ -37,7 +37,7 @@ class Visitors:
         self._host = urlsplit(url).netloc
         context = self._browser.new_context(base_url=url, **options)
         self._contexts.append(context)
-        context.set_default_timeout(PATIENCE * 1000)
+        context.set_default_timeout(TEST_TIMEOUT * 1000)
         context.expose_binding("tellOfViolation", lambda source, text: self._note("against the policy", text))
         context.add_init_script(
             "document.addEventListener('securitypolicyviolation', (event) =>"

@@ -25,7 +25,7 @@ from tests.contract.api import Api
 from tests.contract.native import claim, claim_one, item_for, report
 from tests.support.helpers import NO_RETRY, declare, ok, open_client, place
 from tests.support.manager import NO_SETTINGS
-from tests.support.processes import KEY, PATIENCE, Process
+from tests.support.processes import KEY, TEST_TIMEOUT, Process
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -297,7 +297,7 @@ async def serve_world() -> None:
 def world(folder: Path) -> Iterator[World]:
     """Serve the world from a separate process, for as long as the block lasts."""
     with Process([sys.executable, "-m", "tests.browser.world"], cwd=folder) as process:
-        yield World(**json.loads(process.line("^world (.*)", patience=4 * PATIENCE)[1]))
+        yield World(**json.loads(process.line("^world (.*)", timeout=4 * TEST_TIMEOUT)[1]))
 
 
 if __name__ == "__main__":

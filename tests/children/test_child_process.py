@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from exotrio._children.child_process import SOCKET, ChildProcess
-from tests.support.processes import PATIENCE, ROOT, Process, is_running, until_gone
+from tests.support.processes import TEST_TIMEOUT, ROOT, Process, is_running, until_gone
 
 HOSTILE = """
 open({mark!r}, "a").close()
@@ -79,7 +79,7 @@ ECHO = "for message in parent.messages(): parent.send(message)"
 async def child(code: str) -> AsyncIterator[ChildProcess]:
     process = ChildProcess(["-c", BEGIN + code, SOCKET])
     try:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TEST_TIMEOUT):
             yield process
     finally:
         await process.end()

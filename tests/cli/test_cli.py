@@ -16,7 +16,16 @@ from tests.support import gated
 from tests.support.commands import Cli
 from tests.support.gated import Log
 from tests.support.helpers import sql
-from tests.support.processes import EXOTRIO, PATIENCE, Ended, as_printed, disk_of, ended, environment, exotrio
+from tests.support.processes import (
+    EXOTRIO,
+    TEST_TIMEOUT,
+    Ended,
+    as_printed,
+    disk_of,
+    ended,
+    environment,
+    exotrio,
+)
 
 APP = """
 from exotrio import BaseNode, Graph, Runtime
@@ -80,7 +89,7 @@ def shell(line: str, folder: Path) -> Ended:
     """Run a line of bash with ``$RUN`` for ``python -m exotrio run``."""
     env = {**environment(folder), "RUN": f"{sys.executable} -m exotrio run"}
     done = subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE
+        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=TEST_TIMEOUT
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 

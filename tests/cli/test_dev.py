@@ -17,7 +17,7 @@ from tests.support import gated
 from tests.support.gated import Log, until
 from tests.support.processes import (
     EXOTRIO,
-    PATIENCE,
+    TEST_TIMEOUT,
     Ended,
     Mark,
     Process,
@@ -92,7 +92,7 @@ class Dev:
     def signed_in(self, link: str) -> httpx.Client:
         """Return a browser that opens a link of the dashboard first."""
         url = re.sub("/sign-in.*", "", link)
-        browser = httpx.Client(base_url=url, trust_env=False, headers={"origin": url}, timeout=PATIENCE)
+        browser = httpx.Client(base_url=url, trust_env=False, headers={"origin": url}, timeout=TEST_TIMEOUT)
         self._processes.callback(browser.close)
         assert browser.get(link).status_code == 200
         return browser

@@ -17,7 +17,7 @@ from exotrio.cli.dev.child import Child
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import INTERRUPTED
 from exotrio.cli.runtime_process import Order
-from tests.support.processes import PATIENCE
+from tests.support.processes import TEST_TIMEOUT
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def paths(folder: Path, *files: str) -> list[str]:
 
 
 async def change(watch: Watch) -> list[str]:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         return names(await watch.change())
 
 
@@ -182,7 +182,7 @@ async def test_a_process_that_does_not_end_in_time_is_killed(
     monkeypatch.setattr(deadlines, "FLUSH", 0.05)
     (tmp_path / "app.py").write_text(DEAF, "utf-8")
     monkeypatch.chdir(tmp_path)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         child = Child("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
         while not (tmp_path / "deaf").exists():  # noqa: ASYNC110 - another process makes it
             await trio.sleep(0.01)
@@ -197,7 +197,7 @@ async def test_a_ctrl_c_at_the_very_start_of_a_process_is_no_traceback(
 ) -> None:
     (tmp_path / "app.py").write_text("print('not loaded')", "utf-8")
     monkeypatch.chdir(tmp_path)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         child = Child("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
         os.kill(child.pid, signal.SIGINT)
         await child.wait()

@@ -182,8 +182,8 @@ def test_strangers_that_never_come_to_their_request_hide_no_health(
             stranger = strangers.enter_context(socket.create_connection(address))
             stranger.sendall(b"" if number // 32 % 2 else b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n")
         # Sooner than the first of them are refused for being slow, after 10 s.
-        assert get(f"{url}/livez", patience=8) == (200, "ok\n")
-        assert get(f"{url}/readyz", patience=8) == (200, "ok\n")
+        assert get(f"{url}/livez", timeout=8) == (200, "ok\n")
+        assert get(f"{url}/readyz", timeout=8) == (200, "ok\n")
 
 
 def test_a_health_port_that_is_taken_is_told(server: Server, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from exotrio._wire.vocabulary import MAX_BATCH
 from tests.support.balancer import Balancer
 from tests.support.commands import Cli, fails
 from tests.support.helpers import declare
-from tests.support.processes import PATIENCE, Ended, Process, Server, exotrio, server
+from tests.support.processes import TEST_TIMEOUT, Ended, Process, Server, exotrio, server
 
 GRAPH = {
     "secrets": {},
@@ -310,7 +310,7 @@ class Interrupted:
     connections: trio.CancelScope
 
     async def ended(self) -> Ended:
-        with trio.CancelScope(shield=True), trio.fail_after(PATIENCE):
+        with trio.CancelScope(shield=True), trio.fail_after(TEST_TIMEOUT):
             return await trio.to_thread.run_sync(self.process.wait)
         raise AssertionError("unreachable")
 

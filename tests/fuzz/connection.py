@@ -14,9 +14,9 @@ from exotrio._httpd.budget import InFlight
 from exotrio._httpd.connection import serve_connection
 from exotrio._httpd.exchange import ServerState
 
-PATIENCE = 600.0
+TEST_TIMEOUT = 600.0
 """Seconds, mostly of virtual time: longer than all limits of the server together."""
-LONGEST = 20.0
+MAX_COMPUTING = 20.0
 """Seconds of computing that one exchange may take before it counts as a hang."""
 STREAM = b"text/event-stream"
 
@@ -43,7 +43,7 @@ async def converse(
         half_close: Close our side after the last piece.
     """
     began, received = time.thread_time(), b""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(_send, stream, pieces, half_close)
             while chunk := await _receive(stream):
@@ -51,7 +51,7 @@ async def converse(
                 if STREAM in received and received.count(b"\n\n") > 2:
                     break
             nursery.cancel_scope.cancel()
-    assert time.thread_time() - began < LONGEST, "it took too much computing"
+    assert time.thread_time() - began < MAX_COMPUTING, "it took too much computing"
     return received
 
 

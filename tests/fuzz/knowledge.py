@@ -84,10 +84,10 @@ class World:
 
 def note(made: World, response: httpx.Response) -> None:
     request = response.request
-    found = target_of(request.method, unquote(request.url.path))
-    if response.status_code >= 400 or found is None:
+    target_and_values = target_of(request.method, unquote(request.url.path))
+    if response.status_code >= 400 or target_and_values is None:
         return
-    target, values = found
+    target, values = target_and_values
     made.answered.add(target)
     made.learn_path(target, values)
     if request.url.query:
@@ -99,7 +99,7 @@ def note(made: World, response: httpx.Response) -> None:
         made.learn_all(response.json())
 
 
-async def look(client: httpx.AsyncClient, made: World) -> None:
+async def browse(client: httpx.AsyncClient, made: World) -> None:
     """Ask for whatever can be looked at, follow the links between pages, and note forms and models."""
     await client.get("/v0/namespace/shop/runs/1/20")
     await client.get("/exotrio/v1/namespace/shop/runs", params={"limit": 1, "status": "FAILED"})
@@ -108,9 +108,9 @@ async def look(client: httpx.AsyncClient, made: World) -> None:
     waiting, seen, followed = ["/"], {"/"}, Counter[Target]()
     while waiting:
         for link in _read_page(made, await client.get(waiting.pop(0), follow_redirects=True)):
-            found = target_of("GET", unquote(urlsplit(link).path))
-            if found and link not in seen and followed[found[0]] < MAX_OF_ONE_PAGE:
-                followed[found[0]] += 1
+            target_and_values = target_of("GET", unquote(urlsplit(link).path))
+            if target_and_values and link not in seen and followed[target_and_values[0]] < MAX_OF_ONE_PAGE:
+                followed[target_and_values[0]] += 1
                 seen.add(link)
                 waiting.append(link)
     for target in TARGETS:
@@ -128,19 +128,19 @@ def _read_page(made: World, page: httpx.Response) -> list[str]:
     reader.feed(page.text)
     for method, action, fields in reader.forms:
         path = unquote(urlsplit(action or str(page.url)).path)
-        if found := target_of(method, path):
-            kept = (made.forms if method == "POST" else made.queries)[found[0]]
+        if target_and_values := target_of(method, path):
+            kept = (made.forms if method == "POST" else made.queries)[target_and_values[0]]
             if fields not in kept:
                 kept.append(fields)
-            made.learn_path(*found)
+            made.learn_path(*target_and_values)
             for name, value in fields:
                 made.learn(name, value)
     for link in reader.links:
         parts = urlsplit(link)
-        if found := target_of("GET", unquote(parts.path)):
+        if target_and_values := target_of("GET", unquote(parts.path)):
             if parts.query:
-                made.queries[found[0]].append(parse_qsl(parts.query))
-            made.learn_path(*found)
+                made.queries[target_and_values[0]].append(parse_qsl(parts.query))
+            made.learn_path(*target_and_values)
     return reader.links
 
 
@@ -153,13 +153,13 @@ class _Page(HTMLParser):
         self.links: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attributes}
+        values = {name: value or "" for name, value in attributes}
         if tag == "form":
-            self.forms.append((given.get("method", "get").upper(), given.get("action", ""), []))
-        elif tag in ("input", "select", "textarea", "button") and "name" in given and self.forms:
-            self.forms[-1][2].append((given["name"], given.get("value", "")))
-        elif tag in ("a", "link", "script") and (given.get("href") or given.get("src", "")).startswith("/"):
-            self.links.append(given.get("href") or given["src"])
+            self.forms.append((values.get("method", "get").upper(), values.get("action", ""), []))
+        elif tag in ("input", "select", "textarea", "button") and "name" in values and self.forms:
+            self.forms[-1][2].append((values["name"], values.get("value", "")))
+        elif tag in ("a", "link", "script") and (values.get("href") or values.get("src", "")).startswith("/"):
+            self.links.append(values.get("href") or values["src"])
 
 
 @contextmanager
@@ -169,8 +169,8 @@ def models(made: World) -> Iterator[None]:
 
     def noting(read: Callable[..., Any]) -> Callable[..., Any]:
         def reading(request: Any, model: type[BaseModel], **options: Any) -> Any:
-            if found := target_of(request.method, request.scope["path"]):
-                models = made.models[found[0]]
+            if target_and_values := target_of(request.method, request.scope["path"]):
+                models = made.models[target_and_values[0]]
                 if model not in models:
                     models.append(model)
             return read(request, model, **options)

@@ -71,7 +71,7 @@ def _target(path: str) -> Target | None:
 
 
 def check_any(response: Response) -> None:
-    """Check an answer to somebody of whom it is not known what he asked."""
+    """Check an answer to an unknown request."""
     tried["a stream", response.status] += 1
     assert response.status < 500 or response.status in (501, 505), (
         f"{response.status}: {response.body[:500]!r}"
@@ -83,7 +83,7 @@ def check_any(response: Response) -> None:
 
 def _check_body(response: Response) -> None:
     assert response.header(b"x-content-type-options") == b"nosniff"
-    assert response.header(b"cache-control"), "nobody on the way is told whether to keep this"
+    assert response.header(b"cache-control"), "caches must know whether to keep this"
     assert response.whole or response.media_type == b"text/event-stream"
     for text in NEVER:
         assert text not in response.body, f"an answer holds {text!r}"
@@ -108,7 +108,7 @@ def check_error(response: Response) -> None:
 
 
 def _check_reply(response: Response, target: Target | None) -> None:
-    assert response.status < 300, "the API redirects nobody"
+    assert response.status < 300, "the API does not redirect"
     if target and target.path in PLAIN:
         assert response.media_type == b"text/plain"
     elif target and target.path == "/docs":
@@ -138,7 +138,7 @@ def _check_page(response: Response) -> None:
     else:
         assert response.media_type in (b"text/html", b"text/event-stream")
         text = response.body.decode("utf-8")
-        assert SCRIPT not in text, "what somebody wrote became markup"
+        assert SCRIPT not in text, "text of a user became markup"
 
 
 def _check_export(response: Response) -> None:
@@ -150,7 +150,7 @@ def _check_export(response: Response) -> None:
     assert b"default-src &#39;none&#39;" in response.body or b"default-src 'none'" in response.body
     text = response.body.decode("utf-8")
     assert "<script" not in text, "an export has no script"
-    assert SCRIPT not in text, "what somebody wrote became markup"
+    assert SCRIPT not in text, "text of a user became markup"
 
 
 def _strict_json(body: bytes) -> Any:

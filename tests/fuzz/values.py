@@ -129,14 +129,14 @@ def mutated(draw: st.DrawFn, value: Any, known: Mapping[str, Sequence[str]]) -> 
 
 def _places(value: Any, name: str = "") -> list[tuple[Any, Any, str]]:
     """Return where something stands: what holds it, under which key, and the name of the field."""
-    found: list[tuple[Any, Any, str]] = []
+    places: list[tuple[Any, Any, str]] = []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         field = key if isinstance(key, str) else name
-        found.append((value, key, field))
+        places.append((value, key, field))
         if not isinstance(item, Pairs):
-            found += _places(item, field)
-    return found
+            places += _places(item, field)
+    return places
 
 
 def _change(old: Any, texts: Sequence[str]) -> st.SearchStrategy[Any]:
@@ -208,7 +208,7 @@ def from_schema(
     if kind == "string":
         return known_or_odd(known.get(name, ()))
     if kind in ("integer", "number"):
-        least, most = schema.get("minimum", 0), schema.get("maximum", 2**31)
-        edges = [int(least), int(most), int(least) - 1, int(most) + 1]
+        low, high = schema.get("minimum", 0), schema.get("maximum", 2**31)
+        edges = [int(low), int(high), int(low) - 1, int(high) + 1]
         return st.one_of(st.integers(0, 20), st.sampled_from(edges), odd_numbers)
     return {"boolean": st.booleans(), "null": st.none()}.get(str(kind), any_json)

@@ -66,9 +66,9 @@ class Response:
 
     def header(self, name: bytes) -> bytes:
         """Return the only header of this name, or nothing."""
-        found = [value for known, value in self.headers if known.lower() == name]
-        assert len(found) <= 1, f"{name!r} stands {len(found)} times"
-        return found[0] if found else b""
+        values = [value for known, value in self.headers if known.lower() == name]
+        assert len(values) <= 1, f"{name!r} stands {len(values)} times"
+        return values[0] if values else b""
 
     @property
     def media_type(self) -> bytes:

@@ -1,6 +1,6 @@
 """A database with something of everything in it.
 
-It is made once in each process, through the API; each example begins with a copy of its own.
+It is made once in each process, through the API; each example begins with a fresh copy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, executed_item, item_for
-from tests.fuzz.knowledge import SECRETS, World, look, models, note
+from tests.fuzz.knowledge import SECRETS, World, browse, models, note
 from tests.fuzz.routes import KEY, ORIGIN, TARGETS, application, sign_in
 from tests.support.helpers import SettableClock, declare, node_name, ok, open_client, place
 from tests.support.manager import NO_SETTINGS
@@ -84,12 +84,12 @@ OWN_NOTES = {"writable", "clock_latest", "clock_ahead"}
 def dump(view: View | sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     """Return all that a database holds, but for what a state manager writes down for itself."""
     names = [row[0] for row in view.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    found = {name: [tuple(row) for row in view.execute(f"SELECT * FROM {name}")] for name in sorted(names)}
-    found["meta"] = [(key, value) for key, value in found["meta"] if key not in OWN_NOTES]
+    rows = {name: [tuple(row) for row in view.execute(f"SELECT * FROM {name}")] for name in sorted(names)}
+    rows["meta"] = [(key, value) for key, value in rows["meta"] if key not in OWN_NOTES]
     # Not when they were used, nor what their next page says: a request that changes nothing is a use, and may
     # be one for that page.
-    found["sessions"] = [row[:2] for row in found["sessions"]]
-    return found
+    rows["sessions"] = [row[:2] for row in rows["sessions"]]
+    return rows
 
 
 # -- making it
@@ -102,7 +102,7 @@ async def _make() -> World:
         with models(made):
             async with _client(app, made) as client:
                 await _fill(Api(client, NAMESPACE), made.clock)
-                await look(client, made)
+                await browse(client, made)
         made.known["state_id"] += 4 * await service.store.read(_held)
         made.database = await service.store.read(lambda view: view.serialize())
     for name in {name for target in TARGETS for name in target.parameters}:

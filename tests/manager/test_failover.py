@@ -27,7 +27,7 @@ from tests.support.helpers import node_name, ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import Database
 from tests.support.postgres_failover import Replicated, replicated
-from tests.support.stores import PATIENCE, keys, put, until
+from tests.support.stores import TEST_TIMEOUT, keys, put, until
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ async def test_a_state_inside_the_process_whose_outcome_was_lost_is_taken_back_a
         async def claim_it() -> None:
             again.extend(await claim(api, {node_name("a"): 2}, wait_ms=15_000))
 
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TEST_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(claim_it)
                 while not again:

@@ -185,12 +185,12 @@ def test_a_commit_that_fails_fails_every_write_of_its_group_and_the_next_one_wor
         cwd=Path(__file__).parents[2],
     )
     assert out.returncode == 0, out.stderr
-    failures, distinct, message, found, after = json.loads(out.stdout)
+    failures, distinct, message, taken_item, after = json.loads(out.stdout)
     # One error each: an exception raised in several tasks would collect all their tracebacks.
     assert (failures, distinct) == (5, 5)
     assert "the database state.db could not be written" in message
     assert "free space" in message
-    assert found == ["before"]
+    assert taken_item == ["before"]
     assert after == ["after", "before"]
 
 
@@ -236,7 +236,7 @@ async def test_who_is_called_to_look_hears_of_what_happens_just_then(closes: boo
                 else:
                     await store.write(put_item)
                     await until(waiter.ended.is_set)
-        assert "was closed" in str(waiter.error) if closes else waiter.found
+        assert "was closed" in str(waiter.error) if closes else waiter.taken_item
 
 
 async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> None:
@@ -244,13 +244,13 @@ async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> 
         waiter = await waiting(nursery, store)
         await store.write(put_item, "other", 2)
         await store.write(put, "nothing announced")
-        assert (len(waiter.looks), waiter.found) == (1, None)
+        assert (len(waiter.looks), waiter.taken_item) == (1, None)
         await store.write(put_item)
         # Before anybody could have looked: it is gone with the commit that it came with.
         assert not [key for key in await store.read(keys) if key.startswith("item")]
         await trio.testing.wait_all_tasks_blocked()
         assert len(waiter.looks) == 2
-        assert waiter.found is not None
+        assert waiter.taken_item is not None
 
 
 async def test_who_waits_longest_gets_what_comes_due_and_few_look_in_vain(
@@ -264,7 +264,7 @@ async def test_who_waits_longest_gets_what_comes_due_and_few_look_in_vain(
         await store.write(put, "item not announced either")
         assert [len(waiter.looks) for waiter in waiters] == [1, 1, 1, 1, 1]
         await trio.sleep(2)
-        assert [waiter.found is not None for waiter in waiters] == [True, True, False, False, False]
+        assert [waiter.taken_item is not None for waiter in waiters] == [True, True, False, False, False]
         assert [len(waiter.looks) for waiter in waiters] == [2, 2, 2, 1, 1]
         nursery.cancel_scope.cancel()
 
@@ -282,7 +282,7 @@ async def test_what_comes_due_while_nothing_can_be_committed_is_found_later(
         assert (len(waiter.looks), waiter.ended.is_set()) == (1, False)
         clock.broken = ""
         await trio.sleep(3)
-        assert waiter.found is not None
+        assert waiter.taken_item is not None
         assert clock.asked < 30, "it is tried now and then, not as often as possible"
 
 
@@ -291,10 +291,10 @@ async def test_what_finds_nothing_waits_on(db: str) -> None:
         waiter = await waiting(nursery, store)
         for looks in range(2, 5):
             await store.write(announce, 1)
-            assert (len(waiter.looks), waiter.found) == (looks, None)
+            assert (len(waiter.looks), waiter.taken_item) == (looks, None)
         await store.write(put_item)
         await trio.testing.wait_all_tasks_blocked()
-        assert waiter.found is not None
+        assert waiter.taken_item is not None
 
 
 async def test_of_those_who_wait_the_first_is_served_first_and_few_look_in_vain(db: str) -> None:
@@ -302,7 +302,7 @@ async def test_of_those_who_wait_the_first_is_served_first_and_few_look_in_vain(
         waiters = [await waiting(nursery, store) for _ in range(4)]
         await store.write(put_item)
         await trio.testing.wait_all_tasks_blocked()
-        assert [waiter.found is not None for waiter in waiters] == [True, False, False, False]
+        assert [waiter.taken_item is not None for waiter in waiters] == [True, False, False, False]
         assert [len(waiter.looks) for waiter in waiters] == [2, 2, 1, 1]
         nursery.cancel_scope.cancel()
 
@@ -317,8 +317,8 @@ async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_
             nursery.start_soon(store.write, put_item)
             await trio.testing.wait_all_tasks_blocked()
             closed.open()
-            await until(lambda: patient.found)
-            assert (len(hasty.looks), hasty.found) == (1, None)
+            await until(lambda: patient.taken_item)
+            assert (len(hasty.looks), hasty.taken_item) == (1, None)
             nursery.cancel_scope.cancel()
 
 
@@ -340,7 +340,7 @@ async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path)
             closed.open()
             while "item put back" not in await store.read(keys):
                 await trio.lowlevel.checkpoint()
-            assert waiter.found is None
+            assert waiter.taken_item is None
             nursery.cancel_scope.cancel()
 
 
@@ -353,16 +353,16 @@ async def test_a_commit_that_fails_leaves_waiting_what_waited_before(db: str) ->
             await store.write(put_item)
         clock.broken = ""
         await trio.testing.wait_all_tasks_blocked()
-        assert (len(waiter.looks), waiter.found, waiter.error) == (1, None, None)
+        assert (len(waiter.looks), waiter.taken_item, waiter.error) == (1, None, None)
         await store.write(put_item)
         await trio.testing.wait_all_tasks_blocked()
-        assert waiter.found is not None
+        assert waiter.taken_item is not None
 
 
 async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: str) -> None:
     clock = Clock()
     async with open_store(db, clock=clock) as store, trio.open_nursery() as nursery:
-        waiter = Waiter(nursery, store, longest=0.1)
+        waiter = Waiter(nursery, store, max_wait=0.1)
         await trio.testing.wait_all_tasks_blocked()
         await store.write(announce)
         clock.broken = "no time"

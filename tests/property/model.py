@@ -57,14 +57,14 @@ class Plan:
 
     def descendants(self, identifier: str) -> set[str]:
         """Everything that can be reached from ``identifier`` along ``next_nodes``."""
-        found: set[str] = set()
+        matching: set[str] = set()
         waiting = list(self[identifier].next_nodes)
         while waiting:
             name = waiting.pop()
-            if name not in found:
-                found.add(name)
+            if name not in matching:
+                matching.add(name)
                 waiting += self[name].next_nodes
-        return found
+        return matching
 
     def predecessors(self, identifier: str) -> set[str]:
         return {place.identifier for place in self.places if identifier in place.next_nodes}
@@ -151,7 +151,7 @@ class Model:
     def __init__(self, plan: Plan, now_ms: int = 0) -> None:
         self.plan = plan
         self.now_ms = now_ms
-        self.asked = {place.identifier: set(place.inputs) for place in plan.places}
+        self.inputs_of = {place.identifier: set(place.inputs) for place in plan.places}
         self.paused: set[str] = set()
         self.states: list[State] = []
         self.fired: set[tuple[State, str]] = set()
@@ -240,7 +240,7 @@ class Model:
 
     def forget_inputs(self, identifier: str) -> None:
         """The node is registered again, with a schema that asks for nothing."""
-        self.asked[identifier] = set()
+        self.inputs_of[identifier] = set()
 
     # -- what can be seen of a run
 
@@ -293,7 +293,7 @@ class Model:
                 else:
                     inputs[name] = "".join(self._piece(piece, reach) for piece in template)
             except Unbuildable:
-                if name in self.asked[place.identifier]:
+                if name in self.inputs_of[place.identifier]:
                     raise
         return inputs
 
@@ -304,15 +304,15 @@ class Model:
         return _field(reach[piece.identifier], piece)
 
     def _aggregate(self, place: Place, target: State, ref: Ref) -> Aggregate:
-        found = [
+        matching = [
             state
             for state in self._group(target, place)
             if state.identifier == ref.identifier and state.status == "SUCCESS"
         ]
-        found.sort(key=State.path)
-        one_way = len({state.chain() for state in found}) <= 1
-        distinct = len({state.path() for state in found}) == len(found)
-        return Aggregate(tuple(_field(state, ref) for state in found), one_way and distinct)
+        matching.sort(key=State.path)
+        one_way = len({state.chain() for state in matching}) <= 1
+        distinct = len({state.path() for state in matching}) == len(matching)
+        return Aggregate(tuple(_field(state, ref) for state in matching), one_way and distinct)
 
     # -- unites
 

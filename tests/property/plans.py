@@ -120,7 +120,7 @@ FAMILIAR: dict[str, list[tuple[str, str, str, str]]] = {
 
 @st.composite
 def familiar_plans(draw: st.DrawFn) -> Plan:
-    """Draw one of the known shapes, with strategies and references of its own."""
+    """Draw one of the known shapes, with other strategies and references."""
     shape = FAMILIAR[draw(st.sampled_from(sorted(FAMILIAR)), label="shape")]
     places = []
     for name, following, target, aggregated in shape:

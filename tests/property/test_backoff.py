@@ -78,17 +78,17 @@ def test_a_delay_stays_in_its_bounds_with_real_randomness(
 
 
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES if "JITTER" in s.value])
-def test_jitter_is_asked_for_in_the_range_of_the_table(strategy: RetryStrategyEnum) -> None:
-    asked: list[tuple[float, float]] = []
+def test_jitter_is_drawn_from_the_range_of_the_table(strategy: RetryStrategyEnum) -> None:
+    ranges: list[tuple[float, float]] = []
 
     def uniform(a: float, b: float) -> float:
-        asked.append((a, b))
+        ranges.append((a, b))
         return b
 
     policy = RetryPolicyModel(strategy=strategy, backoff_factor=100, exponent=3)
     base = _base(strategy.value, 100, 3, 4)
     assert retry_delay_ms(policy, 4, uniform=uniform) == base
-    assert asked == [(0, base if "FULL" in strategy.value else base / 2)]
+    assert ranges == [(0, base if "FULL" in strategy.value else base / 2)]
 
 
 @pytest.mark.parametrize(

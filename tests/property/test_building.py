@@ -113,7 +113,7 @@ def test_a_node_can_be_added_where_the_state_manager_accepts_it_and_nowhere_else
     after = data.draw(st.lists(name, max_size=2, unique=True), label="after")
     refs = data.draw(st.sets(name, min_size=0 if after else 1, max_size=2), label="references")
     unites = data.draw(name | st.none(), label="unites")
-    wanted = by_hand(graph, after, refs, unites)
+    expected = by_hand(graph, after, refs, unites)
     try:
         graph.add(
             "N",
@@ -123,7 +123,7 @@ def test_a_node_can_be_added_where_the_state_manager_accepts_it_and_nowhere_else
             inputs={each: str(added[each].v) for each in refs},
         )
     except GraphInvalid:
-        assert not is_valid(wanted)
+        assert not is_valid(expected)
     else:
         assert is_valid(graph)
-        assert normal(graph) == normal(wanted)
+        assert normal(graph) == normal(expected)

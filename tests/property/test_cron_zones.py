@@ -35,8 +35,8 @@ def changes(name: str) -> list[datetime]:
     offsets = [
         (begin + n * hour / 2, (begin + n * hour / 2).astimezone(zone).utcoffset()) for n in range(40_000)
     ]
-    found = [at for (_, before), (at, after) in pairwise(offsets) if before != after]
-    return found or [datetime(2026, 3, 29, tzinfo=UTC)]
+    moments = [at for (_, before), (at, after) in pairwise(offsets) if before != after]
+    return moments or [datetime(2026, 3, 29, tzinfo=UTC)]
 
 
 def model(minute: str, hour: str, name: str, after: datetime) -> datetime | None:
@@ -76,8 +76,8 @@ def model(minute: str, hour: str, name: str, after: datetime) -> datetime | None
 def test_an_expression_comes_due_as_its_zone_shows_the_time(
     zone: str, number: int, seconds: int, minute: str, hour: str
 ) -> None:
-    found = changes(zone)
-    after = found[number % len(found)] + timedelta(seconds=seconds)
+    moments = changes(zone)
+    after = moments[number % len(moments)] + timedelta(seconds=seconds)
     due = next_occurrence_ms(schedule_of(f"{minute} {hour} * * *", zone), round(after.timestamp() * 1000))
     assert due is not None
     assert datetime.fromtimestamp(due / 1000, UTC) == model(minute, hour, zone, after)
@@ -85,14 +85,14 @@ def test_an_expression_comes_due_as_its_zone_shows_the_time(
 
 def occurrences(expression: str, begin: datetime, hours: int) -> list[str]:
     """Return the times of an expression in Berlin within some hours, as its clocks show them."""
-    found, at = [], round(begin.timestamp() * 1000) - 1
+    moments, at = [], round(begin.timestamp() * 1000) - 1
     while (due := next_occurrence_ms(schedule_of(expression, "Europe/Berlin"), at)) is not None:
         at = due
         moment = datetime.fromtimestamp(due / 1000, UTC)
         if moment >= begin + timedelta(hours=hours):
             break
-        found.append(moment.astimezone(ZoneInfo("Europe/Berlin")).strftime("%H:%M%z"))
-    return found
+        moments.append(moment.astimezone(ZoneInfo("Europe/Berlin")).strftime("%H:%M%z"))
+    return moments
 
 
 def test_a_time_of_day_comes_due_once_on_the_days_of_a_change_and_an_interval_in_each_hour() -> None:

@@ -44,13 +44,13 @@ class Wrong(Exception):
 def read(template: str) -> list[tuple[str, str]]:
     """Return the pieces of ``template``: ("text" | "output" | "store", what)."""
     head, *pieces = template.split("${{")
-    found = [("text", head)]
+    parts = [("text", head)]
     for piece in pieces:
         content, close, rest = piece.partition("}}")
         if not close:
             raise Wrong
-        found += [_reference([part.strip() for part in content.split(".")]), ("text", rest)]
-    return found
+        parts += [_reference([part.strip() for part in content.split(".")]), ("text", rest)]
+    return parts
 
 
 def _reference(parts: list[str]) -> tuple[str, str]:
@@ -110,8 +110,8 @@ async def test_substitution_inserts_values_as_they_are(
 ) -> None:
     from exotrio.manager import embedded
 
-    found = {"output": outputs, "store": {**DEFAULTS, **store}}
-    expected = "".join(what if kind == "text" else found[kind][what] for kind, what in read(template))
+    parts = {"output": outputs, "store": {**DEFAULTS, **store}}
+    expected = "".join(what if kind == "text" else parts[kind][what] for kind, what in read(template))
     async with embedded(db=":memory:") as transport, open_client(transport=transport) as client:
         api = Api(client, "property")
         await _register(api)

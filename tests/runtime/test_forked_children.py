@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from exotrio.manager import embedded
-from tests.support.processes import PATIENCE
+from tests.support.processes import TEST_TIMEOUT
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """For a child each."""
@@ -67,7 +67,13 @@ def test_children_that_live_on_do_not_keep_the_database_and_any_signal_ends_one(
     command = [sys.executable, "-m", "exotrio", "run", "forks.py", "--db", "state.db"]
     with open(tmp_path / "out", "wb") as out:
         ended = subprocess.run(
-            command, cwd=tmp_path, pass_fds=(theirs,), stdout=out, stderr=out, timeout=PATIENCE, check=False
+            command,
+            cwd=tmp_path,
+            pass_fds=(theirs,),
+            stdout=out,
+            stderr=out,
+            timeout=TEST_TIMEOUT,
+            check=False,
         )
     os.close(theirs)
     pids = [int(pid) for pid in (tmp_path / "children").read_text().split()]
@@ -78,7 +84,7 @@ def test_children_that_live_on_do_not_keep_the_database_and_any_signal_ends_one(
         trio.run(opened, tmp_path / "state.db")
         for pid, number in zip(pids, SIGNALS, strict=True):
             os.kill(pid, number)
-        readable, _, _ = select.select([alive], [], [], PATIENCE)
+        readable, _, _ = select.select([alive], [], [], TEST_TIMEOUT)
         assert readable, "some process has the other end still"
     finally:
         for pid in pids:
@@ -105,7 +111,7 @@ trio.run(main)
 
 def test_a_child_that_lives_on_does_not_keep_a_port(tmp_path: Path) -> None:
     with open(tmp_path / "out", "wb") as out:
-        subprocess.run([sys.executable, "-c", LISTEN_AND_FORK], stdout=out, timeout=PATIENCE, check=True)
+        subprocess.run([sys.executable, "-c", LISTEN_AND_FORK], stdout=out, timeout=TEST_TIMEOUT, check=True)
     child, port = map(int, (tmp_path / "out").read_text().split())
     try:
         socket.create_server(("127.0.0.1", port)).close()

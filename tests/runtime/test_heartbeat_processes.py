@@ -14,7 +14,7 @@ import trio
 
 from exotrio import Graph, StateManager
 from exotrio._wire.vocabulary import RunStatus
-from tests.support.processes import EXOTRIO, KEY, PATIENCE, Process, Processes, Server, environment
+from tests.support.processes import EXOTRIO, KEY, TEST_TIMEOUT, Process, Processes, Server, environment
 
 TTL = "1"
 
@@ -109,14 +109,14 @@ class Place:
         return path.read_text("utf-8").splitlines() if path.exists() else []
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TEST_TIMEOUT
         while not condition():
             assert time.monotonic() < give_up, f"it did not come; so far: {self.log}"
             await trio.sleep(0.02)
 
     async def finished(self, run_id: str) -> str:
         """Wait until a run succeeded and return which worker's output was accepted."""
-        run = await self.manager.wait(run_id, timeout=PATIENCE, poll_interval=0.1)
+        run = await self.manager.wait(run_id, timeout=TEST_TIMEOUT, poll_interval=0.1)
         assert run.status is RunStatus.SUCCESS
         (state,) = (await self.manager.run(run_id)).nodes
         return (await self.manager.state(run.graph_name, run_id, state.id)).outputs["by"]
@@ -158,7 +158,7 @@ async def test_a_runtime_whose_standard_error_is_not_read_loses_its_leases_and_e
         for _ in range(3):
             unread.send_signal(signal.SIGTERM)
             await trio.sleep(0.2)  # two pending signals of one kind would be one
-        assert await trio.to_thread.run_sync(unread.wait, PATIENCE) == 128 + signal.SIGTERM
+        assert await trio.to_thread.run_sync(unread.wait, TEST_TIMEOUT) == 128 + signal.SIGTERM
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import trio
 from exotrio import BaseNode
 from exotrio._runtime.worker import TURN
 from tests.support.doubles import NativeServer, V0Server, running
-from tests.support.processes import PATIENCE
+from tests.support.processes import TEST_TIMEOUT
 
 warned = threading.Event()
 
@@ -30,7 +30,7 @@ class Warned(logging.Handler):
 
 
 def block() -> None:
-    assert warned.wait(PATIENCE)
+    assert warned.wait(TEST_TIMEOUT)
 
 
 class Blocking(BaseNode):

@@ -18,7 +18,7 @@ import pytest
 from exotrio import BaseNode, LifecycleError, Runtime
 from exotrio._runtime.entry import StopRequests, stop_signals
 from tests.support.doubles import Call, V0Server, runtime
-from tests.support.processes import KEY, PATIENCE, Process, Server, server
+from tests.support.processes import KEY, TEST_TIMEOUT, Process, Server, server
 
 PROGRAM = """
 import logging, signal, sys, threading, time
@@ -145,7 +145,7 @@ def test_the_server_answers_what_is_in_flight_at_a_first_signal_and_cuts_it_off_
 def in_flight(found: Server) -> Iterator[socket.socket]:
     """Have a request whose body the server waits for."""
     host, port = found.uri.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
+    with socket.create_connection((host, int(port)), timeout=TEST_TIMEOUT) as client:
         client.sendall(
             b"POST /v0/namespace/n/graph/g/trigger HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: %s\r\n"
             b"content-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"

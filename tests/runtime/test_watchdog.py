@@ -13,7 +13,7 @@ import pytest
 
 from exotrio._runtime.outbox_store import read_totals
 from exotrio._shared import deadlines
-from tests.support.processes import PATIENCE, Ended, Process, Processes
+from tests.support.processes import TEST_TIMEOUT, Ended, Process, Processes
 
 SHORT = """
 from exotrio._shared import deadlines
@@ -225,4 +225,4 @@ def test_the_process_ends_within_a_second_of_the_max_stop() -> None:
     assert deadlines.max_exit() == deadlines.max_stop() + 1
     assert deadlines.max_exit() < 30
     assert deadlines.LAST_LINES < deadlines.EXIT
-    assert deadlines.IDLE_PROCESSES < deadlines.EXIT < PATIENCE
+    assert deadlines.IDLE_PROCESSES < deadlines.EXIT < TEST_TIMEOUT

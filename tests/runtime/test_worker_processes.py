@@ -15,7 +15,7 @@ from exotrio._execution.messages import CONNECTION_LOST, Job, Setup
 from exotrio._execution.processes import BEGIN
 from exotrio._nodes.importing import target_of
 from tests.support import process_nodes
-from tests.support.processes import EXOTRIO, PATIENCE, Processes, environment, until_gone
+from tests.support.processes import EXOTRIO, TEST_TIMEOUT, Processes, environment, until_gone
 from tests.support.terminals import Terminal
 
 NODES = """
@@ -66,7 +66,7 @@ def program(folder: Path, *command: str) -> tuple[str, str]:
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TEST_TIMEOUT,
         check=False,
     )
     assert ended.returncode == 0, ended
@@ -136,7 +136,7 @@ def test_an_interactive_session_is_refused(tmp_path: Path) -> None:
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TEST_TIMEOUT,
         check=False,
     )
     assert "it is defined in __main__, which is not a file" in ended.stderr
@@ -185,7 +185,7 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
         ours.sendall(pack(Setup([], {})) + pack(job))
         assert ours.recv(1)  # it has begun
     try:
-        assert process.wait(PATIENCE) == CONNECTION_LOST
+        assert process.wait(TEST_TIMEOUT) == CONNECTION_LOST
     finally:
         process.kill()
         process.wait()

@@ -88,13 +88,13 @@ def shown(value: Any) -> Any:
 
 def behaviour(sdk: Any) -> dict[str, Any]:
     """Return what each line comes to."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for line in LINES:
         try:
-            found[line] = shown(eval(line, {"sdk": sdk, "timedelta": timedelta}))
+            results[line] = shown(eval(line, {"sdk": sdk, "timedelta": timedelta}))
         except Exception:
-            found[line] = "raises"
-    return found
+            results[line] = "raises"
+    return results
 
 
 if __name__ == "__main__":

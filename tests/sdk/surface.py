@@ -14,26 +14,26 @@ from typing import Any
 
 def parameters(function: Any) -> list[list[str]]:
     """Return name and default of each parameter but self; no default where one has to be given."""
-    found = []
+    names = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = parameter.default
         if isinstance(default, enum.Enum):
             default = default.value
-        found.append([parameter.name] if default is parameter.empty else [parameter.name, repr(default)])
-    return found
+        names.append([parameter.name] if default is parameter.empty else [parameter.name, repr(default)])
+    return names
 
 
 def fields(model: Any) -> list[list[str]]:
     """Return name and default of each field; its methods are pydantic's, or its validators."""
-    found = []
+    names = []
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
         if isinstance(default, enum.Enum):
             default = default.value
-        found.append([name] if field.is_required() else [name, repr(default)])
-    return found
+        names.append([name] if field.is_required() else [name, repr(default)])
+    return names
 
 
 def surface(package: Any) -> dict[str, Any]:

@@ -161,8 +161,8 @@ def check_scenario(python: str, package: str, where: Where) -> None:
         [python, str(SCENARIO), package], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told == {"received": RECEIVED, "ended": ENDED, "cron": ["tick!"]}, done.stderr[-3000:]
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed == {"received": RECEIVED, "ended": ENDED, "cron": ["tick!"]}, done.stderr[-3000:]
 
 
 def test_the_unmodified_stock_sdk_runs_against_our_state_manager(stock_python: str, ours: Where) -> None:

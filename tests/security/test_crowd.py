@@ -18,9 +18,9 @@ from tests.support.manager import KEY
 
 CROWD = 2_000
 FILES = 2 * CROWD + 500
-PATIENCE = 60.0
+TEST_TIMEOUT = 60.0
 FOR_EVER = Limits(idle=7_200, head=7_200, body=7_200, write=7_200, keyless=7_200)
-"""Longer than the test waits: nobody is got rid of by waiting."""
+"""Longer than the test waits: no client is disconnected by waiting."""
 SIGN_IN = b"POST /sign-in HTTP/1.1\r\nhost: 127.0.0.1:PORT\r\norigin: http://127.0.0.1:PORT\r\n"
 HEARTBEAT = {"worker_id": "w", "states": []}
 POST = b"POST /v0/namespace/n/states/enqueue HTTP/1.1\r\nhost: 127.0.0.1\r\n"
@@ -39,7 +39,7 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_files")
-async def test_thousands_of_idle_connections_keep_nobody_out() -> None:
+async def test_thousands_of_idle_connections_do_not_block_other_clients() -> None:
     await crowd_out(CROWD, FOR_EVER)
 
 
@@ -68,15 +68,15 @@ async def test_thousands_of_idle_connections_keep_nobody_out() -> None:
         "another protocol",
     ],
 )
-async def test_clients_that_never_come_to_their_request_keep_nobody_out(
+async def test_clients_that_never_finish_a_request_do_not_block_others(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, half_closed: bool
 ) -> None:
     monkeypatch.setattr(guard, "FORM_TIME", 7_200)
     await crowd_out(100, replace(FOR_EVER, max_connections=40), sent, half_closed)
 
 
-async def test_a_browser_keeps_its_connection_once_somebody_is_signed_in() -> None:
-    with trio.fail_after(PATIENCE):
+async def test_a_browser_keeps_its_connection_once_a_user_is_signed_in() -> None:
+    with trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(partial(serve, port=0, db=":memory:", key=KEY, grace=0.1))
             async with open_client(url=url) as browser:
@@ -99,7 +99,7 @@ async def crowd_out(clients: int, limits: Limits, sent: bytes = b"", half_closed
     """See that others are answered while so many clients without a key do what they do, and stay."""
     crowd: list[trio.SocketStream] = []
     try:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TEST_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 run = partial(serve, port=0, db=":memory:", key=KEY, limits=limits, grace=0.1)
                 (url,) = await nursery.start(run)
@@ -114,7 +114,7 @@ async def crowd_out(clients: int, limits: Limits, sent: bytes = b"", half_closed
                         assert (await probe.get("/readyz")).status_code == 200
                         await _heartbeat(client)
                     assert _address(await _heartbeat(known)) == address, (
-                        "its connection was closed for a stranger's"
+                        "its connection was closed for one without a key"
                     )
                 nursery.cancel_scope.cancel()
     finally:

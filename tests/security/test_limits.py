@@ -36,7 +36,7 @@ from tests.contract.native import A, claim, claim_one, executed_item
 from tests.support.helpers import UNKNOWN_ID, UNKNOWN_RUN, node_name, ok, place, refused
 from tests.support.manager import open_manager
 
-PATIENCE = 60.0
+TEST_TIMEOUT = 60.0
 HELD = {"state_id": UNKNOWN_ID, "token": "t"}
 
 
@@ -54,7 +54,7 @@ async def api() -> AsyncIterator[Api]:
         ("heartbeat", lambda count: {"worker_id": "w", "states": [HELD] * count}),
     ],
 )
-async def test_a_batch_has_a_largest_size(api: Api, path: str, body: Any) -> None:
+async def test_a_batch_has_a_maximum_size(api: Api, path: str, body: Any) -> None:
     ok(await api.native("POST", path, json=body(MAX_BATCH)))
     refused(await api.native("POST", path, json=body(MAX_BATCH + 1)), 422)
 
@@ -80,7 +80,7 @@ async def test_a_claim_names_no_more_nodes_than_a_runtime_can_register(api: Api,
     assert "at most 1000 items" in refused(await claim(MAX_BATCH + 1), 422)
 
 
-async def test_a_graph_has_a_largest_size(api: Api) -> None:
+async def test_a_graph_has_a_maximum_size(api: Api) -> None:
     names = [f"n{number}" for number in range(MAX_NODES + 1)]
     places = [place(name, *following) for name, *following in pairwise(names)]
     assert len(places) == MAX_NODES
@@ -99,7 +99,7 @@ async def test_a_graph_has_a_largest_size(api: Api) -> None:
         ("POST", "state/x/executed", b'{"outputs": [%s]}'),
     ],
 )
-async def test_of_many_bad_items_no_more_problems_are_made_than_a_refusal_tells(
+async def test_a_body_with_many_bad_items_makes_a_limited_number_of_problems(
     api: Api, monkeypatch: pytest.MonkeyPatch, method: str, path: str, form: bytes
 ) -> None:
     made = problems_made(monkeypatch)
@@ -116,7 +116,7 @@ async def test_of_many_bad_items_no_more_problems_are_made_than_a_refusal_tells(
         ("graph/g", b'{"nodes": [], "secrets": {}, "store_config": {"default_values": {%s}}}'),
     ],
 )
-async def test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tells(
+async def test_a_body_with_many_bad_entries_makes_a_limited_number_of_problems(
     api: Api, monkeypatch: pytest.MonkeyPatch, path: str, form: bytes
 ) -> None:
     made = problems_made(monkeypatch)
@@ -128,16 +128,16 @@ async def test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tell
     assert answer.json()["detail"][0]["loc"][-1] == "5000"
 
 
-@pytest.mark.parametrize(("inputs", "most"), [(1, 100), (500, 200)])
-async def test_of_many_bad_runs_no_more_problems_are_made_than_a_refusal_tells(
-    api: Api, monkeypatch: pytest.MonkeyPatch, inputs: int, most: int
+@pytest.mark.parametrize(("inputs", "max_problems"), [(1, 100), (500, 200)])
+async def test_a_body_with_many_bad_runs_makes_a_limited_number_of_problems(
+    api: Api, monkeypatch: pytest.MonkeyPatch, inputs: int, max_problems: int
 ) -> None:
     made = problems_made(monkeypatch)
     run = {"run_id": UNKNOWN_RUN, "inputs": {str(number): number for number in range(inputs)}}
     refused(await api.trigger_many("g", *[run] * MAX_BATCH), 422)
-    assert 100 <= sum(made) <= most
+    assert 100 <= sum(made) <= max_problems
     refused(await api.trigger_many("g", *[{}] * (MAX_BATCH + 1)), 422)
-    assert sum(made) <= most
+    assert sum(made) <= max_problems
 
 
 def problems_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -153,7 +153,7 @@ def problems_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-async def test_a_graph_has_a_largest_number_of_edges_and_of_triggers(api: Api) -> None:
+async def test_a_graph_has_a_maximum_number_of_edges_and_of_triggers(api: Api) -> None:
     def edges(count: int) -> dict[str, Any]:
         names = [f"n{number}" for number in range(150)]
         following: dict[str, list[str]] = {name: [] for name in names}
@@ -171,7 +171,7 @@ async def test_a_graph_has_a_largest_number_of_edges_and_of_triggers(api: Api) -
     assert "at most 100 items" in refused(await api.put_graph("g", triggers(MAX_TRIGGERS + 1)), 422)
 
 
-async def test_of_workers_under_ever_new_names_the_last_are_kept(
+async def test_only_the_last_workers_under_ever_new_names_are_kept(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "MAX_WORKERS", 10)
@@ -179,9 +179,9 @@ async def test_of_workers_under_ever_new_names_the_last_are_kept(
     for number in range(20):
         ok(await api.native_claim({}, worker_id=f"w{number}"))
         ok(await api.claim([node_name(f"n{number}")], 1))
-    found = ok(await api.workers())
-    assert sorted(worker["worker_id"] for worker in found["workers"]) == [f"w{n}" for n in range(10, 20)]
-    assert len(found["v0"]) == 10
+    listed = ok(await api.workers())
+    assert sorted(worker["worker_id"] for worker in listed["workers"]) == [f"w{n}" for n in range(10, 20)]
+    assert len(listed["v0"]) == 10
 
 
 async def test_a_graph_with_many_problems_names_a_hundred(api: Api) -> None:
@@ -199,7 +199,7 @@ async def test_while_a_graph_is_checked_others_are_served(
 
     def slow(body: GraphBody) -> Template:
         token.run_sync_soon(checking.set)
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(TEST_TIMEOUT)
         return Template(body)
 
     monkeypatch.setattr(graphs, "Template", slow)
@@ -210,7 +210,7 @@ async def test_while_a_graph_is_checked_others_are_served(
             ok(await api.put_graph("g", api.body([place("a")])), 201)
 
         nursery.start_soon(put)
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TEST_TIMEOUT):
             await checking.wait()
             ok(await api.native("POST", "heartbeat", json={"worker_id": "w", "states": []}))
         go_on.set()
@@ -218,7 +218,7 @@ async def test_while_a_graph_is_checked_others_are_served(
 
 @pytest.mark.parametrize("levels", [10, 150, 180, 190, 195, 198, 199, 200, 255, 1_000, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
-async def test_what_is_nested_deeply_can_be_read_again_or_is_refused(
+async def test_deeply_nested_data_can_be_read_again_or_is_refused(
     api: Api, levels: int, opening: str, closing: str
 ) -> None:
     flow = await Flow.start(api, place("a"))
@@ -250,9 +250,7 @@ async def test_what_is_nested_deeply_can_be_read_again_or_is_refused(
     ],
     ids=["limits", "limit", "wait", "delay", "busy", "workers", "start", "starts"],
 )
-async def test_numbers_beyond_all_reason_are_no_server_error(
-    api: Api, path: str, body: Any, number: Any
-) -> None:
+async def test_absurd_numbers_are_no_server_error(api: Api, path: str, body: Any, number: Any) -> None:
     answer = await api.native("POST", path, json={"worker_id": "w", "claim_id": "c", **body(number)})
     assert answer.status_code in (200, 404, 422), answer.text
     ok(await api.native("GET", "runs"))
@@ -288,7 +286,7 @@ def test_values_in_a_body_are_counted_and_not_the_marks_in_its_texts(
     assert bodies.count_values(body) == count
 
 
-def test_a_body_has_room_for_the_most_outputs_of_an_outcome() -> None:
+def test_the_maximum_number_of_outputs_fits_into_a_body() -> None:
     body = executed_body(MAX_OUTPUTS, fields=4)
     assert len(body) <= Limits().max_body
     assert bodies.count_values(body) <= MAX_VALUES
@@ -313,7 +311,7 @@ async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(
     assert "more than 100,000 values" in refused(await api.request("POST", path, content=body), 413)
 
 
-async def test_an_outcome_has_a_largest_number_of_outputs(api: Api) -> None:
+async def test_an_outcome_has_a_maximum_number_of_outputs(api: Api) -> None:
     await Flow.start(api, place("a"))
     state = await claim_one(api, limits={A: 1})
     too_many = executed_body(MAX_OUTPUTS + 1)

@@ -1,4 +1,4 @@
-"""Every route there is, asked by somebody without a key and without a session."""
+"""Every route, requested without a key and without a session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fuzz.wire import Request, Response, read_responses
 from tests.fuzz.world import dump, opened, world
 
 OPEN = {"/health", "/livez", "/readyz", "/openapi.json", "/docs", "/sign-in", "/static/{version}/{name}"}
-"""What anybody may ask for. Whoever adds to it should have a reason."""
+"""Paths that need no key. Each addition needs a reason."""
 CLOSED = [target for target in TARGETS if target.path not in OPEN]
 GUESSES = [
     [],
@@ -31,7 +31,7 @@ GUESSES = [
 
 
 @pytest.mark.parametrize("target", CLOSED, ids=str)
-def test_a_stranger_is_told_nothing_and_changes_nothing(target: Target) -> None:
+def test_a_client_without_a_key_learns_nothing_and_changes_nothing(target: Target) -> None:
     trio.run(partial(_try, world(), target), clock=trio.testing.MockClock(autojump_threshold=0))
 
 
@@ -48,7 +48,7 @@ async def _try(made: World, target: Target) -> None:
                     assert answer.status == 401
                 for texts in made.known.values():
                     assert not any(len(text) > 12 and text.encode() in answer.body for text in texts)
-        compare(before, await here.service.store.read(dump), "a stranger")
+        compare(before, await here.service.store.read(dump), "a client without a key")
 
 
 async def _ask(app: object, request: Request) -> Response:

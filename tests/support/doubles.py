@@ -302,7 +302,7 @@ class Fails:
     """
 
     routes: tuple[str, ...] = ()
-    make: Callable[[], httpx.Response | Exception] = lambda: httpx.ConnectError("test: nobody there")
+    make: Callable[[], httpx.Response | Exception] = lambda: httpx.ConnectError("test: no server")
     times: float = math.inf
     state_ids: frozenset[str] = frozenset()
     count: int = field(default=0, init=False)
@@ -325,7 +325,7 @@ class Delays:
 
     Attributes:
         routes: Which; empty for all.
-        seconds: How long; by default for ever.
+        seconds: How long; by default without a limit.
         times: How often; then it switches itself off.
     """
 
@@ -354,7 +354,7 @@ async def running(
     within: float = math.inf,
     **options: Any,
 ) -> AsyncIterator[Runtime]:
-    """Run a runtime beside the block, then stop it.
+    """Run a runtime in the background of the block, then stop it.
 
     Args:
         what: A runtime, or the server for which ``runtime`` makes one of the nodes and options.

@@ -16,7 +16,7 @@ import anyio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, Graph
-from tests.support.processes import PATIENCE
+from tests.support.processes import TEST_TIMEOUT
 
 T = TypeVar("T")
 
@@ -68,14 +68,14 @@ class Work(BaseNode):
 
     async def execute(self) -> Outputs:
         worker, item = os.environ.get("WORKER", "w"), self.inputs.item
-        _tell(f"{worker} begin {item}")
+        _log(f"{worker} begin {item}")
         with anyio.CancelScope(shield=bool(os.environ.get("STUBBORN"))):
             try:
                 await _wait_for(f"open-{worker}")
             except anyio.get_cancelled_exc_class():
-                _tell(f"{worker} cancelled {item}")
+                _log(f"{worker} cancelled {item}")
                 raise
-        _tell(f"{worker} end {item}")
+        _log(f"{worker} end {item}")
         return self.Outputs(item=item)
 
 
@@ -106,7 +106,7 @@ async def _wait_for(file: str) -> None:
         await anyio.sleep(0.01)
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     with open("log", "a", encoding="utf-8") as file:
         file.write(text + "\n")
 
@@ -132,7 +132,7 @@ class Log:
 
 def until(attempt: Callable[[], T | None], what: str) -> T:
     """Return the first true thing that ``attempt`` returns."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TEST_TIMEOUT
     while time.monotonic() < deadline:
         if result := attempt():
             return result

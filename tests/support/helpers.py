@@ -60,7 +60,7 @@ def virtual_ms() -> int:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on, below those the kernel gives to clients: one of them could
+    """Return a port that is not used, below those the kernel gives to clients: one of them could
     take it while the server is away."""
     while True:
         # Not by ``random``: Hypothesis seeds it, in every process of the tests with the same number.
@@ -71,7 +71,7 @@ def free_port() -> int:
 
 
 def sql(file: Path, statement: str) -> list[Any]:
-    """Execute a statement on a SQLite file, behind the back of whoever uses it, and return its rows."""
+    """Execute a statement on a SQLite file, which others may use meanwhile, and return its rows."""
     with closing(sqlite3.connect(file)) as database, database:
         return database.execute(statement).fetchall()
 
@@ -150,7 +150,7 @@ def declare(
 
 
 def node_name(identifier: str) -> str:
-    """Return the node class that ``place`` puts at ``identifier``: one of its own, so claims can pick."""
+    """Return the node class that ``place`` puts at ``identifier``: claims can pick by it."""
     return f"Node_{identifier}"
 
 

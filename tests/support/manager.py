@@ -107,7 +107,7 @@ async def tallied(service: Service, clock: SettableClock) -> None:
 
 
 async def refuse_states(manager: Manager) -> None:
-    """Let the database fail whoever changes a state, as a full disk would."""
+    """Let each change of a state fail in the database, as on a full disk."""
     await manager.service.store.write(
         lambda tx: tx.execute(
             "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.states BEGIN SELECT RAISE(ABORT, 'no'); END"
@@ -143,7 +143,7 @@ class Gate:
         assert self._opened.wait(WAITS_FOR_THREAD)
 
     def wait_entered(self) -> None:
-        """Wait, in a thread, until somebody is held up."""
+        """Wait, in a thread, until a thread is held up."""
         assert self._entered.wait(WAITS_FOR_THREAD)
 
     def open(self) -> None:
@@ -187,7 +187,7 @@ def running(script: str, db: Path) -> Process:
     return Process([sys.executable, "-c", script, str(db)], cwd=db.parent)
 
 
-# -- the counters, counted anew
+# -- the counters, counted again
 
 
 def recount(view: View) -> None:
@@ -216,8 +216,8 @@ def recount(view: View) -> None:
     assert _table(view, "counts", ("run", "place"), ("pending", *COUNTS.values())) == counts
     assert _table(view, "runs", ("id",), ("pending", "success", "errored", "retried")) == totals
     cancelled = {state["seq"] for state in states if runs[state["run"]]["cancelled_at"] is not None}
-    found = _table(view, "unite_counters", ("target_state", "place"), ("pending", "failed", "succeeded"))
-    assert {key: n for key, n in found.items() if key[0] not in cancelled} == groups
+    counted = _table(view, "unite_counters", ("target_state", "place"), ("pending", "failed", "succeeded"))
+    assert {key: n for key, n in counted.items() if key[0] not in cancelled} == groups
     assert {
         (row["target_state"], row["place"], row["path"]): row["state"]
         for row in view.execute("SELECT * FROM unite_members")

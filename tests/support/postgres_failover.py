@@ -12,7 +12,7 @@ from tests.support import postgres
 from tests.support.postgres import Database, Server
 from tests.support.postgres_proxy import PostgresProxy
 
-PATIENCE = 60.0
+TEST_TIMEOUT = 60.0
 
 
 class Replicated:
@@ -125,7 +125,7 @@ def replicated() -> Iterator[Replicated]:
 
 
 def _until(is_so: Callable[[], bool]) -> None:
-    deadline = monotonic() + PATIENCE
+    deadline = monotonic() + TEST_TIMEOUT
     while not is_so():
         assert monotonic() < deadline
         sleep(0.01)

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 60.0
+TEST_TIMEOUT = 60.0
 """Seconds for the server to start, after a crash for instance, or to end."""
 
 
@@ -36,13 +36,13 @@ class Server:
             self._process = subprocess.Popen(
                 self._command,
                 user=self._user,
-                # The groups of whoever runs the tests are not the server's.
+                # The groups of the user who runs the tests are not the server's.
                 extra_groups=[] if self._user else None,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TEST_TIMEOUT
         while time.monotonic() < deadline and self._process.poll() is None:
             if self._is_ready():
                 return str(self._process.pid)
@@ -55,7 +55,7 @@ class Server:
         # It may be suspended.
         self._process.send_signal(signal.SIGCONT)
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(TEST_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

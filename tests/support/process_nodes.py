@@ -1,4 +1,4 @@
-"""Nodes that run in processes of their own, where a class that a test defines within itself is not found."""
+"""Nodes that run in separate processes, where a class that a test defines within itself is not found."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class Holder(Dies.Outputs):
 
 
 class Hangs(InProcess):
-    """Holds the interpreter's lock for ever, in C. Its progress: its process, and one that it started."""
+    """Holds the interpreter's lock without end, in C. Its progress: its process, and one that it started."""
 
     def execute(self) -> Any:
         child = subprocess.Popen(["sleep", "600"])

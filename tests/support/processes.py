@@ -25,7 +25,7 @@ from typing import IO, Any
 from exotrio import _version
 from tests.support.forks import Fork
 
-PATIENCE = 60.0
+TEST_TIMEOUT = 60.0
 """Seconds until a test gives up on a process. Nothing is ever expected to take that long."""
 
 FORKS = os.environ.get("EXOTRIO_TEST_FORKS") != "0"
@@ -80,9 +80,9 @@ class Process:
     ) -> None:
         if self._popen.poll() is None:
             self._popen.kill()
-        self._popen.wait(PATIENCE)
+        self._popen.wait(TEST_TIMEOUT)
         for reader in self._readers:
-            reader.join(PATIENCE)
+            reader.join(TEST_TIMEOUT)
         for pipe in (self._popen.stdout, self._popen.stderr):
             assert pipe is not None
             pipe.close()
@@ -93,25 +93,25 @@ class Process:
             return {name: len(lines) for name, lines in self._lines.items()}
 
     def line(
-        self, pattern: str, *, number: int = 1, since: Mark | None = None, patience: float = PATIENCE
+        self, pattern: str, *, number: int = 1, since: Mark | None = None, timeout: float = TEST_TIMEOUT
     ) -> re.Match[str]:
         """Return the match of the ``number``-th line, of either stream, in which ``pattern`` is found.
 
         Args:
             since: Only among the lines after this.
-            patience: Seconds until the test gives up.
+            timeout: Seconds until the test fails.
         """
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         with self._more:
             while True:
-                found = [
+                matches = [
                     match
                     for name, lines in self._lines.items()
                     for line in lines[(since or {}).get(name, 0) :]
                     if (match := re.search(pattern, line))
                 ]
-                if len(found) >= number:
-                    return found[number - 1]
+                if len(matches) >= number:
+                    return matches[number - 1]
                 left = deadline - time.monotonic()
                 over = self._popen.poll() is not None and not any(r.is_alive() for r in self._readers)
                 if left <= 0 or over:
@@ -129,16 +129,16 @@ class Process:
     def kill(self) -> None:
         """As ``kill -9`` does it."""
         self._popen.kill()
-        self._popen.wait(PATIENCE)
+        self._popen.wait(TEST_TIMEOUT)
 
     def wait(self, *, code: int | None = None) -> Ended:
         """Return how it ended, which has to be with this exit code, if one is given."""
         try:
-            self._popen.wait(PATIENCE)
+            self._popen.wait(TEST_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end; {self.so_far()}") from None
         for reader in self._readers:
-            reader.join(PATIENCE)
+            reader.join(TEST_TIMEOUT)
         end = self.so_far()
         assert code in (None, end.code), end
         return end
@@ -186,7 +186,7 @@ def is_running(pid: int) -> bool:
 
 def until_gone(*pids: int) -> None:
     """Wait until processes have ended that may be no children of ours."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TEST_TIMEOUT
     while running := [pid for pid in pids if is_running(pid)]:
         assert time.monotonic() < deadline, f"they go on: {running}"
         time.sleep(0.01)
@@ -249,9 +249,9 @@ def ended(
 
 def printed_command(text: str) -> list[str]:
     """Return the command by which an interrupted run says it can be continued."""
-    found = re.search(r"Continue with:\n  (.+)\n", text)
-    assert found is not None, text
-    return shlex.split(found[1])
+    match = re.search(r"Continue with:\n  (.+)\n", text)
+    assert match is not None, text
+    return shlex.split(match[1])
 
 
 def as_printed(
@@ -291,7 +291,7 @@ class Server:
             self.uri + path, data=data, headers={"x-api-key": KEY, **headers}, method=method
         )
         try:
-            with _opener.open(request, timeout=PATIENCE) as answer:
+            with _opener.open(request, timeout=TEST_TIMEOUT) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -322,9 +322,9 @@ class Processes(ExitStack):
 
 
 def link_in(page: str | Path) -> str:
-    """Return where a page leads that signs a browser in; whoever may read it may sign in."""
+    """Return where a page leads that signs a browser in; each user who may read it may sign in."""
     path = Path(urllib.parse.unquote(str(page).removeprefix("file://")))
     assert path.stat().st_mode & 0o777 == 0o600, path
-    found = re.search(r'url=(http[^"]+)"', path.read_text("utf-8"))
-    assert found is not None, path
-    return unescape(found[1])
+    match = re.search(r'url=(http[^"]+)"', path.read_text("utf-8"))
+    assert match is not None, path
+    return unescape(match[1])

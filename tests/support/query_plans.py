@@ -119,13 +119,13 @@ def scans_on_postgres(database: Database, statements: Iterable[str]) -> dict[str
     what they read. They are planned for any parameters."""
     for statement in HISTORY.split(";"):
         database.execute(statement)
-    found = {}
+    plans = {}
     for sql in sorted(statements):
         if sql.startswith(("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")):
             ((explained,),) = database.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}")
             if slow := list(_scans(explained[0]["Plan"])):
-                found[sql] = slow
-    return found
+                plans[sql] = slow
+    return plans
 
 
 BY_NUMBER = re.compile(r"\bstates\b.*\bseq = (ANY|new\.)|\bstates\.seq = ")
@@ -139,12 +139,12 @@ def indexes_by_number(database: Database, statements: Iterable[str]) -> dict[str
     """
     connection = Server(database.url).connect()
     try:
-        found = {}
+        plans = {}
         for sql in sorted(filter(BY_NUMBER.search, statements)):
             cursor = connection.driver.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}".encode())
             ((explained,),) = cursor.fetchall()
-            found[sql] = set(_indexes_of_states(explained[0]["Plan"]))
-        return found
+            plans[sql] = set(_indexes_of_states(explained[0]["Plan"]))
+        return plans
     finally:
         connection.close()
 

@@ -56,9 +56,9 @@ def noted(store: Store) -> Iterator[list[str]]:
         return await write(noting(use_case), *args, **kwargs)
 
     async def noting_once_ready(
-        longest: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
+        max_wait: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        return await write_once_ready(longest, noting(use_case), *args, **kwargs)
+        return await write_once_ready(max_wait, noting(use_case), *args, **kwargs)
 
     token = _is_watched.set(True)
     try:

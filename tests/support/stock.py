@@ -157,9 +157,9 @@ class Stock:
         self._catch_up()
         return Counter(state.status for state in self.states.values())
 
-    def times(self, asked: str) -> int:
+    def times(self, request_line: str) -> int:
         """Return how often something was asked, ``POST executed`` for example."""
-        return sum(one == asked for one, _ in self.answered)
+        return sum(one == request_line for one, _ in self.answered)
 
     def add(self, node_name: str, times: int = 1, namespace: str = "n", **inputs: str) -> list[State]:
         """Put states there that belong to no graph."""
@@ -183,7 +183,7 @@ class Stock:
             except Answer as raised:
                 answer = raised
             answer.cuts_next = self._raises
-        self.answered.append((_asked(method, path), answer.status))
+        self.answered.append((_request_line(method, path), answer.status))
         return self.proxy_answer if fate == "lost" else answer
 
     def _catch_up(self) -> None:
@@ -197,14 +197,14 @@ class Stock:
     def _answer(self, method: str, path: str, key: str | None, content: bytes) -> Answer:
         if path == "/health":
             return Answer(200, {"message": "OK"})
-        known = [(found, route) for route in _ROUTES if (found := route.pattern.fullmatch(path))]
-        here = [(found, route) for found, route in known if route.method == method]
+        known = [(match, route) for route in _ROUTES if (match := route.pattern.fullmatch(path))]
+        here = [(match, route) for match, route in known if route.method == method]
         if not here:
             other = path[:-1] if path.endswith("/") else path + "/"
             if any(route.pattern.fullmatch(other) for route in _ROUTES):
                 raise Answer(307, b"", location=other)
             raise refuse(405, "Method Not Allowed") if known else refuse(404, "Not Found")
-        ((found, route),) = here
+        ((match, route),) = here
         try:
             body = json.loads(content) if content else None
         except ValueError:
@@ -213,7 +213,7 @@ class Stock:
             raise refuse(401, "Invalid API key")
         if self.database_away and route.handler is not Stock.claim:
             raise BROKEN
-        return Answer(route.status, route.handler(self, body, *found.groups()))
+        return Answer(route.status, route.handler(self, body, *match.groups()))
 
     # -- nodes and graphs
 
@@ -234,8 +234,8 @@ class Stock:
         return {"namespace": namespace, "count": len(shown), "nodes": shown}
 
     def list_namespaces(self, _: Any) -> Any:
-        found = sorted({namespace for namespace, _ in self.nodes})
-        return {"namespaces": found, "count": len(found)}
+        names = sorted({namespace for namespace, _ in self.nodes})
+        return {"namespaces": names, "count": len(names)}
 
     def put_graph(self, body: Any, namespace: str, name: str) -> Any:
         missing = [
@@ -244,7 +244,7 @@ class Stock:
             if (node["namespace"], node["node_name"]) not in self.nodes
         ]
         for node in body["nodes"]:
-            referred = {found[1] for text in node["inputs"].values() for found in _REFERENCE.finditer(text)}
+            referred = {match[1] for text in node["inputs"].values() for match in _REFERENCE.finditer(text)}
             if (unites := node.get("unites")) and referred - {unites["identifier"]}:
                 raise refuse(
                     400,
@@ -253,11 +253,11 @@ class Stock:
         before = self.graphs.get((namespace, name), {"body": body})["body"]
         known = {place["identifier"] for place in before["nodes"]}
         missing += [
-            f"Node {found[1]} does not exist in the graph template"
+            f"Node {match[1]} does not exist in the graph template"
             for node in body["nodes"]
             for text in node["inputs"].values()
-            for found in _REFERENCE.finditer(text)
-            if found[1] not in known
+            for match in _REFERENCE.finditer(text)
+            if match[1] not in known
         ]
         self._raises = bool(missing)
         self.graphs[namespace, name] = {"body": body, "looks": self.looks_pending, "errors": missing}
@@ -399,8 +399,8 @@ class Stock:
         places = {each["identifier"]: each for each in graph["body"]["nodes"]}
         parents = {**state.parents, state.identifier: state.id}
 
-        def value(found: re.Match[str]) -> str:
-            return str(self.states[parents[found[1]]].outputs[found[2]])
+        def value(match: re.Match[str]) -> str:
+            return str(self.states[parents[match[1]]].outputs[match[2]])
 
         for identifier in places.get(state.identifier, {}).get("next_nodes") or ():
             inputs = {key: _REFERENCE.sub(value, text) for key, text in places[identifier]["inputs"].items()}
@@ -529,7 +529,7 @@ def _integers(value: Any) -> Iterator[int]:
             yield from _integers(part)
 
 
-def _asked(method: str, path: str) -> str:
+def _request_line(method: str, path: str) -> str:
     return f"{method} {path.rstrip('/').rpartition('/')[2]}"
 
 
@@ -579,7 +579,7 @@ _ROUTES = [
 
 
 class StockTransport(httpx.AsyncBaseTransport):
-    """A way to a stock server in this process, for virtual time. It sends the key of its own accord.
+    """A way to a stock server in this process, for virtual time. It adds the key.
 
     A connection under which the next request will be cut is the first to be used again.
     """
@@ -594,7 +594,7 @@ class StockTransport(httpx.AsyncBaseTransport):
         answer = self._stock.ask(request.method, request.url.path, KEY, content)
         if self._cutting:
             self._cutting -= 1
-            self._stock.cut.append(_asked(request.method, request.url.path))
+            self._stock.cut.append(_request_line(request.method, request.url.path))
             raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
         self._cutting += answer.cuts_next and request.headers.get("connection") != "close"
         return httpx.Response(answer.status, content=answer.content, headers=answer.headers)
@@ -613,7 +613,7 @@ def on_a_port(stock: Stock) -> Iterator[str]:
             content = self.rfile.read(int(self.headers.get("content-length", 0)))
             answer = stock.ask(self.command, unquote(self.path), self.headers.get("x-api-key"), content)
             if self.cuts:
-                stock.cut.append(_asked(self.command, self.path))
+                stock.cut.append(_request_line(self.command, self.path))
                 self.close_connection = True
                 return
             self.cuts = answer.cuts_next

@@ -22,7 +22,7 @@ from tests.support import postgres
 ENGINES = ("memory", "file", "postgres")
 IN_THREADS = ENGINES[1:]
 """For what holds up a use case: in memory it runs in the calling task."""
-PATIENCE = 60.0
+TEST_TIMEOUT = 60.0
 """Seconds until a test gives up. Nothing is ever expected to take that long."""
 
 
@@ -35,12 +35,12 @@ def new_database(engine: str, folder: Path, stack: ExitStack) -> str:
 
 async def until(is_so: Callable[[], object]) -> None:
     """Wait for something that threads bring about."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         while not is_so():  # noqa: ASYNC110 - no event says so
             await trio.sleep(0.001)
 
 
-# -- use cases and queries: keys of a run that there is not
+# -- use cases and queries: keys of an unknown run
 
 
 PUT_KEYS = "SELECT key FROM store WHERE run = 0 ORDER BY key"
@@ -85,7 +85,7 @@ def announce(tx: Transaction, *topics: Topic) -> WithEffects[None]:
 
 
 class Waiter:
-    """A use case that waits in a task of its own for an item to take away."""
+    """A use case that waits in a separate task for an item to take away."""
 
     def __init__(
         self,
@@ -93,26 +93,26 @@ class Waiter:
         store: Store,
         *,
         topics: dict[Topic, float] | None = None,
-        longest: float = 60,
+        max_wait: float = 60,
         before: Callable[[int], object] = lambda looks: None,
     ) -> None:
         self.looks: list[bool] = []
-        self.found: str | None = None
+        self.taken_item: str | None = None
         self.error: Exception | None = None
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self._topics: dict[Topic, float] = {1: math.inf} if topics is None else topics
         self._before = before
-        nursery.start_soon(self._run, store, longest)
+        nursery.start_soon(self._run, store, max_wait)
 
     @property
     def has_looked(self) -> bool:
         return bool(self.looks)
 
-    async def _run(self, store: Store, longest: float) -> None:
+    async def _run(self, store: Store, max_wait: float) -> None:
         with self.scope:
             try:
-                self.found = await store.write_once_ready(longest, self._take)
+                self.taken_item = await store.write_once_ready(max_wait, self._take)
             except DatabaseError as error:
                 self.error = error
         self.ended.set()

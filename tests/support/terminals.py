@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.processes import PATIENCE, environment, executed_after
+from tests.support.processes import TEST_TIMEOUT, environment, executed_after
 
 
 class Terminal:
@@ -63,9 +63,9 @@ class Terminal:
             self._process.kill()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._process.wait(PATIENCE)
+        self._process.wait(TEST_TIMEOUT)
         os.close(self._theirs)
-        self._reader.join(PATIENCE)
+        self._reader.join(TEST_TIMEOUT)
         os.close(self._ours)
 
     @property
@@ -75,7 +75,7 @@ class Terminal:
 
     def until(self, text: str) -> None:
         with self._more:
-            assert self._more.wait_for(lambda: text in self.screen, PATIENCE), self.screen
+            assert self._more.wait_for(lambda: text in self.screen, TEST_TIMEOUT), self.screen
 
     def forget(self) -> None:
         """Let ``screen`` hold only what is shown from now on."""
@@ -94,7 +94,7 @@ class Terminal:
 
     def wait(self) -> int:
         """Return the exit code; checks that the terminal is as it was."""
-        self.out = (self._process.communicate(timeout=PATIENCE)[0] or b"").decode()
+        self.out = (self._process.communicate(timeout=TEST_TIMEOUT)[0] or b"").decode()
         assert termios.tcgetattr(self._theirs) == self._before
         # The end of what was written is read once this has come back round.
         os.write(self._theirs, b"<end>")

@@ -8,7 +8,7 @@ import pytest
 from tests.support import processes
 from tests.support.processes import ended
 
-LOOK = """
+SCRIPT = """
 import os, signal, sys, threading, warnings
 
 streams = sys.stdin, sys.stdout, sys.stderr
@@ -29,7 +29,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 def test_a_fork_finds_what_a_process_that_was_started_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "look.py").write_text(LOOK, "utf-8")
+    (tmp_path / "look.py").write_text(SCRIPT, "utf-8")
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "X": "ü"}
     both = []
     for forks in (True, False):

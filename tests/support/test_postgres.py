@@ -1,4 +1,4 @@
-"""What tests on PostgreSQL rely on: databases begin empty, and servers end with whoever started them."""
+"""What tests on PostgreSQL rely on: databases begin empty, and servers end with their process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_behind_the_pooler_a_session_is_another_one_than_it_seems() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_server_ends_with_the_process_that_asked_for_it(number: signal.Signals) -> None:
+def test_a_server_ends_with_the_process_that_started_it(number: signal.Signals) -> None:
     postgres.server()
     command = [sys.executable, "-c", SERVES]
     pipe = subprocess.PIPE

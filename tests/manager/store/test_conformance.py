@@ -25,7 +25,17 @@ from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 from tests.support.helpers import SettableClock
 from tests.support.manager import Gate, gate, held_up
-from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, put_graph, remove, until
+from tests.support.stores import (
+    IN_THREADS,
+    TEST_TIMEOUT,
+    get,
+    keys,
+    put,
+    put_and_fail,
+    put_graph,
+    remove,
+    until,
+)
 
 COUNTERS = ("target_state", "place", "pending", "failed", "succeeded")
 EVENTS = ("state", "at", "kind", "worker")
@@ -547,7 +557,7 @@ async def test_what_is_written_later_happens(store: Store) -> None:
     done: list[bool] = []
     store.write_later(put_later)
     await until(lambda: done)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         while await store.read(keys) != ["later"]:
             await trio.lowlevel.checkpoint()
 
@@ -592,7 +602,7 @@ async def test_a_slow_query_sees_one_moment_and_holds_up_nobody(store: Store) ->
 
     seen: list[list[str]] = []
     await store.write(put, "before")
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with held_up(store.read, read_twice):
             await store.write(put, "meanwhile")
             assert await store.read(keys) == ["before", "meanwhile"]
@@ -606,7 +616,7 @@ async def test_a_query_does_not_wait_for_a_use_case(store: Store) -> None:
         held.hold()
 
     await store.write(put, "committed")
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with held_up(store.write, put_and_hold):
             assert await store.read(keys) == ["committed"]
     assert await store.read(keys) == ["committed", "uncommitted"]
@@ -635,7 +645,7 @@ async def test_a_query_that_raises_leaves_one_that_works(store: Store) -> None:
 
 @in_threads
 async def test_lookers_hold_up_neither_readers_nor_writers_and_wait_for_their_turn(store: Store) -> None:
-    with gate() as closed, trio.fail_after(PATIENCE):
+    with gate() as closed, trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             # More than are let in at once, whatever that number is.
             for _ in range(12):
@@ -663,7 +673,7 @@ async def test_a_query_that_is_cancelled_ends(store: Store, way: str, statements
             view.row(sql)
 
     begun = trio.Event()
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(getattr(store, way), search)

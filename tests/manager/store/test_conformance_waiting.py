@@ -17,7 +17,7 @@ from exotrio.manager.store.transaction import Transaction
 from tests.support.manager import gate, held_up
 from tests.support.stores import (
     IN_THREADS,
-    PATIENCE,
+    TEST_TIMEOUT,
     Waiter,
     announce,
     keys,
@@ -41,7 +41,7 @@ async def test_what_is_there_already_is_not_waited_for(store: Store) -> None:
         await store.write(put_item)
         waiter = Waiter(nursery, store)
         await until(waiter.ended.is_set)
-    assert (waiter.looks, waiter.found) == ([False], "item")
+    assert (waiter.looks, waiter.taken_item) == ([False], "item")
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -50,7 +50,7 @@ async def test_what_waits_is_run_again_when_its_topic_is_announced(store: Store,
         waiter = await waiting(nursery, store, topics={topic: math.inf})
         await store.write(put_item, "item", topic)
         await until(waiter.ended.is_set)
-    assert waiter.found == "item"
+    assert waiter.taken_item == "item"
     assert waiter.looks[:2] == [False, True]
     assert await store.read(keys) == []
 
@@ -61,7 +61,7 @@ async def test_whoever_waits_for_several_topics_is_run_for_any_of_them(store: St
             waiter = await waiting(nursery, store, topics=dict.fromkeys(TOPICS, math.inf))
             await store.write(put_item, f"item {topic}", topic)
             await until(waiter.ended.is_set)
-            assert waiter.found == f"item {topic}"
+            assert waiter.taken_item == f"item {topic}"
 
 
 async def test_one_item_serves_one_of_those_who_wait_and_the_others_wait_on(store: Store) -> None:
@@ -70,7 +70,7 @@ async def test_one_item_serves_one_of_those_who_wait_and_the_others_wait_on(stor
         for served in range(1, 5):
             await store.write(put_item, f"item {served}")
             await until(lambda: sum(waiter.ended.is_set() for waiter in waiters) == served)  # noqa: B023
-    assert sorted(str(waiter.found) for waiter in waiters) == [f"item {number}" for number in range(1, 5)]
+    assert sorted(str(waiter.taken_item) for waiter in waiters) == [f"item {number}" for number in range(1, 5)]
 
 
 async def test_items_that_come_together_serve_as_many(store: Store) -> None:
@@ -83,7 +83,7 @@ async def test_items_that_come_together_serve_as_many(store: Store) -> None:
         waiters = [await waiting(nursery, store) for _ in range(5)]
         await store.write(put_items)
         await until(lambda: sum(waiter.ended.is_set() for waiter in waiters) == 3)
-        assert sorted(str(waiter.found) for waiter in waiters if waiter.ended.is_set()) == [
+        assert sorted(str(waiter.taken_item) for waiter in waiters if waiter.ended.is_set()) == [
             "item 0",
             "item 1",
             "item 2",
@@ -100,7 +100,7 @@ async def test_an_announcement_between_a_look_in_vain_and_the_wait_is_not_lost(s
             nursery.start_soon(store.write, put_item)
             await trio.testing.wait_all_tasks_blocked()
         await until(waiter.ended.is_set)
-    assert waiter.found == "item"
+    assert waiter.taken_item == "item"
 
 
 async def test_as_many_as_come_at_once_with_as_many_items_all_get_one(store: Store) -> None:
@@ -112,7 +112,7 @@ async def test_as_many_as_come_at_once_with_as_many_items_all_get_one(store: Sto
             if number % 7 == 0:
                 await trio.lowlevel.checkpoint()
         await until(lambda: all(waiter.ended.is_set() for waiter in waiters))
-    assert len({waiter.found for waiter in waiters}) == 60
+    assert len({waiter.taken_item for waiter in waiters}) == 60
     assert await store.read(keys) == []
 
 
@@ -123,18 +123,18 @@ async def test_what_comes_due_is_found_without_an_announcement(store: Store) -> 
         gone.scope.cancel()
         await store.write(put, "item not announced")
         await until(stays.ended.is_set)
-    assert gone.found is None
+    assert gone.taken_item is None
     # The other one may have looked once more, and what it took was put back.
-    assert str(stays.found).startswith("item not announced")
+    assert str(stays.taken_item).startswith("item not announced")
 
 
 async def test_whoever_waits_no_longer_looks_a_last_time(store: Store) -> None:
     async with trio.open_nursery() as nursery:
-        waiter = Waiter(nursery, store, longest=0.2)
-        hasty = Waiter(nursery, store, longest=0)
+        waiter = Waiter(nursery, store, max_wait=0.2)
+        hasty = Waiter(nursery, store, max_wait=0)
         await until(lambda: waiter.ended.is_set() and hasty.ended.is_set())
-    assert (hasty.looks, hasty.found) == ([False], None)
-    assert (waiter.looks[0], waiter.looks[-1], waiter.found) == (False, True, None)
+    assert (hasty.looks, hasty.taken_item) == ([False], None)
+    assert (waiter.looks[0], waiter.looks[-1], waiter.taken_item) == (False, True, None)
 
 
 async def test_an_error_of_what_waited_is_raised(store: Store) -> None:
@@ -149,7 +149,7 @@ async def test_an_error_of_what_waited_is_raised(store: Store) -> None:
             await store.write_once_ready(60, fail_at_last)
 
     looks: list[bool] = []
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await until(lambda: looks)
@@ -168,9 +168,9 @@ async def test_what_is_cancelled_while_it_waits_does_not_happen(store: Store) ->
         await store.write(put_item)
         other = Waiter(nursery, store)
         await until(other.ended.is_set)
-    assert waiter.found is None
+    assert waiter.taken_item is None
     # The look that was under way when it was cancelled may have taken the item; then it is put back.
-    assert other.found in ("item", "item put back")
+    assert other.taken_item in ("item", "item put back")
 
 
 @in_threads
@@ -187,7 +187,7 @@ async def test_what_is_cancelled_while_it_runs_is_undone_if_it_is_committed(stor
             nursery.cancel_scope.cancel()
             # Later, as a caller may leave its thread only then.
             threading.Timer(0.05, closed.open).start()
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         await store.write(put, "wanted")
         while await store.read(keys) != ["wanted"]:
             await trio.lowlevel.checkpoint()
@@ -208,8 +208,8 @@ async def test_what_waited_and_is_cancelled_while_it_runs_is_undone_for_others(s
             other = Waiter(nursery, store)
             closed.open()
             await until(other.ended.is_set)
-    assert waiter.found is None
-    assert other.found in ("item", "item put back"), "never begun, or undone"
+    assert waiter.taken_item is None
+    assert other.taken_item in ("item", "item put back"), "never begun, or undone"
 
 
 # -- the end
@@ -218,7 +218,7 @@ async def test_what_waited_and_is_cancelled_while_it_runs_is_undone_for_others(s
 async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> None:
     async with open_store(db) as store:
         pass
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         with pytest.raises(DatabaseError, match="closed"):
             await store.write(put, "a")
         with pytest.raises(DatabaseError, match="closed"):
@@ -229,7 +229,7 @@ async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> No
 
 
 async def test_what_still_waits_when_the_store_is_closed_is_told_so(db: str) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             async with open_store(db) as store:
                 waiter = await waiting(nursery, store)
@@ -245,7 +245,7 @@ async def test_what_was_handed_in_before_the_end_is_committed_and_answered(db: s
 
     answers: list[str] = []
     names = [f"{number:03}" for number in range(300)]
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery, open_store(db) as store, held_up(store.write):
             for name in names:
                 nursery.start_soon(write, name)

@@ -29,7 +29,7 @@ from tests.support.helpers import place
 from tests.support.manager import open_manager
 from tests.support.postgres import PASSWORD, Database, server
 from tests.support.postgres_proxy import PostgresProxy
-from tests.support.stores import PATIENCE, until
+from tests.support.stores import TEST_TIMEOUT, until
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ async def test_while_the_server_is_away_use_cases_fail_soon_and_later_ones_succe
             with pytest.raises(DatabaseError):
                 await call()
         proxy.refuses = False
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TEST_TIMEOUT):
             while await store.read(get, "later") is None:  # noqa: ASYNC110 - only the database knows
                 await trio.sleep(0.01)
         await store.check_writable()

@@ -25,7 +25,7 @@ from tests.support.helpers import open_client
 from tests.support.manager import KEY, gate
 from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy
-from tests.support.stores import PATIENCE, put, until
+from tests.support.stores import TEST_TIMEOUT, put, until
 
 
 def threads() -> list[str]:
@@ -49,7 +49,7 @@ async def test_it_ends_though_the_server_takes_statements_and_never_answers(
             await store.write(put_one)
         errors.append(caught.value)
 
-    with trio.fail_after(PATIENCE), ExitStack() as stack:
+    with trio.fail_after(TEST_TIMEOUT), ExitStack() as stack:
         async with open_store(database.url_at(proxy.port), grace=0.05) as store:
             await store.write(put, "first")
             stack.enter_context(proxy.hold())
@@ -67,7 +67,7 @@ async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
         closed.hold()
         return WithEffects(None, Effects(undo=lambda tx: None))
 
-    with gate() as closed, trio.fail_after(PATIENCE):
+    with gate() as closed, trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url, grace=0.05) as store, trio.open_nursery() as nursery:
             nursery.start_soon(store.write, hold)
             await trio.to_thread.run_sync(closed.wait_entered)
@@ -95,7 +95,7 @@ async def test_a_stop_while_the_server_hangs_takes_no_longer_than_the_grace_lets
 ) -> None:
     stopping = trio.Event()
     options: dict[str, Any] = {"port": 0, "db": database.url_at(proxy.port), "key": KEY}
-    with trio.fail_after(PATIENCE) as bound, ExitStack() as held:
+    with trio.fail_after(TEST_TIMEOUT) as bound, ExitStack() as held:
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(partial(serve, **options, grace=0.1, stopping=stopping))
             async with open_client(url=url, key=KEY) as client, trio.open_nursery() as asking:
@@ -113,7 +113,7 @@ async def test_a_stop_while_the_server_hangs_takes_no_longer_than_the_grace_lets
 async def test_an_embedded_state_manager_takes_the_numbers_of_a_server(
     database: Database, proxy: PostgresProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with trio.fail_after(PATIENCE), ExitStack() as held:
+    with trio.fail_after(TEST_TIMEOUT), ExitStack() as held:
         async with (
             embedded(database.url_at(proxy.port), grace=0.1, lease_ttl=7) as transport,
             open_client(transport=transport) as client,

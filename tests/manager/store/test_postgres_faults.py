@@ -30,7 +30,7 @@ from exotrio.manager.store.view import View
 from tests.support.manager import gate, open_manager
 from tests.support.postgres import PASSWORD, Database
 from tests.support.postgres_proxy import PostgresProxy
-from tests.support.stores import PATIENCE, get, keys, put, put_graph, remove, until
+from tests.support.stores import TEST_TIMEOUT, get, keys, put, put_graph, remove, until
 
 MINUTE = 60.0
 UNREADABLE = "postgresql://user:secret%zz@host/db"
@@ -81,7 +81,7 @@ async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_
     async def wait() -> None:
         found.append(await opened.write_once_ready(MINUTE, take))
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url_at(proxy.port)) as opened, trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await until(lambda: True in looks)
@@ -123,7 +123,7 @@ async def test_a_result_that_nobody_takes_is_undone_if_its_commit_may_have_happe
         go.wait()
         return WithEffects(None, Effects(undo=lambda tx: remove(tx, "a")))
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url_at(proxy.port)) as store:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.write, take)
@@ -153,7 +153,7 @@ async def test_what_may_have_been_counted_is_not_counted_again(
         return int(row["n"])
 
     tallies_write = tallies.write
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url_at(proxy.port)) as store:
             await store.write(put_graph)
             monkeypatch.setattr(tallies, "write", write)
@@ -272,7 +272,7 @@ async def test_a_query_that_fails_each_time_is_given_up_though_others_succeed_me
         trio.from_thread.run(opened.read, keys)
         cancel_oneself(view)
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url) as opened:
             with pytest.raises(DatabaseError, match="could not be read"):
                 await opened.read(read)
@@ -290,7 +290,7 @@ async def test_an_outage_in_which_nothing_can_be_read_is_logged_when_it_begins_a
     async def status() -> int:
         return (await manager.remote.runs()).status_code
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with open_manager(database.url_at(proxy.port)) as manager:
             assert await status() == 200
             proxy.refuses = True

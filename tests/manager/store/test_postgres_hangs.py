@@ -18,7 +18,7 @@ from exotrio.manager.store.transaction import Transaction
 from tests.support.manager import open_manager
 from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy
-from tests.support.stores import PATIENCE, get, put, until
+from tests.support.stores import TEST_TIMEOUT, get, put, until
 
 SILENT = "did not answer within"
 
@@ -46,7 +46,7 @@ def hang(database: Database) -> Iterator[ExitStack]:
 async def test_whatever_waits_for_a_server_that_hangs_fails_and_works_again_once_it_goes_on(
     database: Database, hang: ExitStack, way: str
 ) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url) as opened:
             await opened.write(put, "a", "1")
             run = getattr(opened, way)
@@ -67,7 +67,7 @@ async def test_a_statement_that_is_too_large_to_be_sent_to_a_server_that_hangs_f
         hang.enter_context(database.server.suspended())
         put(tx, "a", "x" * 50_000_000)  # more than the buffers of a socket hold
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url) as opened:
             await opened.write(put, "b")
             with pytest.raises(NotCommitted, match=SILENT):
@@ -84,7 +84,7 @@ async def test_whether_a_commit_happened_that_a_server_does_not_answer_is_unknow
         assert get(tx, "a") == "1"  # all but the COMMIT is answered
         hang.enter_context(database.server.suspended())
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url) as opened:
             with pytest.raises(UnknownCommit):
                 await opened.write(put_and_suspend)
@@ -104,7 +104,7 @@ async def test_a_connection_that_is_accepted_and_then_gets_no_answer_is_given_up
 
     monkeypatch.setattr(psycopg.Connection, "connect", connect)
     no_answer = pytest.raises(psycopg.OperationalError, match=SILENT)
-    with ExitStack() as held, trio.fail_after(PATIENCE), no_answer:
+    with ExitStack() as held, trio.fail_after(TEST_TIMEOUT), no_answer:
         await trio.to_thread.run_sync(server.Server(database.url_at(proxy.port)).connect)
 
 
@@ -127,7 +127,7 @@ async def test_a_start_goes_on_once_a_server_that_hung_meanwhile_goes_on(
         hang.close()
 
     monkeypatch.setattr(psycopg.Connection, "connect", connect)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(go_on)
             async with open_store(database.url) as opened:
@@ -169,7 +169,7 @@ async def test_while_the_server_hangs_a_state_manager_lives_and_is_not_ready(
             while (await client.get("/readyz")).status_code != ready:  # noqa: ASYNC110
                 await trio.sleep(0.1)
 
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TEST_TIMEOUT):
             await turns(503)
             assert (await client.get("/livez")).status_code == 200
             hang.close()

@@ -20,7 +20,7 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.support.manager import gate
 from tests.support.postgres import Database, pooler
-from tests.support.stores import PATIENCE, keys, put, until
+from tests.support.stores import TEST_TIMEOUT, keys, put, until
 
 LONG = 600.0
 """Seconds that no test waits."""
@@ -124,7 +124,7 @@ class Takers:
 
     async def taken(self, count: int) -> list[tuple[str, str | None]]:
         """Return what was taken once there are so many."""
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TEST_TIMEOUT):
             while len(self.took) < count:
                 self._some = trio.Event()
                 await self._some.wait()
