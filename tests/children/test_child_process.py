@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from exotrio._children.child_process import SOCKET, ChildProcess
-from tests.support.processes import TEST_TIMEOUT, ROOT, Process, is_running, until_gone
+from tests.support.processes import ROOT, TEST_TIMEOUT, Process, is_running, until_gone
 
 HOSTILE = """
 open({mark!r}, "a").close()

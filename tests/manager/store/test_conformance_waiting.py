@@ -70,7 +70,9 @@ async def test_one_item_serves_one_of_those_who_wait_and_the_others_wait_on(stor
         for served in range(1, 5):
             await store.write(put_item, f"item {served}")
             await until(lambda: sum(waiter.ended.is_set() for waiter in waiters) == served)  # noqa: B023
-    assert sorted(str(waiter.taken_item) for waiter in waiters) == [f"item {number}" for number in range(1, 5)]
+    assert sorted(str(waiter.taken_item) for waiter in waiters) == [
+        f"item {number}" for number in range(1, 5)
+    ]
 
 
 async def test_items_that_come_together_serve_as_many(store: Store) -> None:
