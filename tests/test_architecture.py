@@ -61,8 +61,6 @@ COMMANDS_ON_DATABASES = (
 PRIVATE_IN_CLI = {
     "_wire": ("cli",),
     "_http.endpoint": ("cli",),
-    # Each step of a connection is timed.
-    "_http": ("cli.doctor.probe",),
     "_httpd": ("cli.health_server",),
     "_children": ("cli.dev", "cli.parent_command", "cli.processes", "cli.runtime_process"),
     # Signals drain a runtime or a command in the same way.
