@@ -121,7 +121,7 @@ def mark_authenticated(scope: Mapping[str, Any]) -> None:
 
 
 async def reserve_values(scope: Mapping[str, Any], count: int) -> None:
-    """Wait until so many values fit among those in all large bodies; they are released after the request.
+    """Wait until ``count`` values fit among those in all large bodies; they are released after the request.
 
     Cancellation:
         Nothing is reserved.

@@ -39,7 +39,7 @@ FAILED = {"success": False, "detail": "internal error; the log of the state mana
 """What a client gets when the app fails. Fixed: an exception's text could hold secrets."""
 
 MIN_CHUNKS = 100
-"""Chunks that any body may have, of whatever length."""
+"""Chunks that any body may have."""
 MIN_CHUNK = 64
 """Bytes that further chunks of a body must have on average."""
 
@@ -111,7 +111,7 @@ class Exchange:
         self._started = False
         self._complete = False
         self._refused = False
-        # Whether the app knows that it cannot respond: what it raises then is not a failure.
+        # Whether the app knows that it cannot respond: an exception of the app is then not a failure.
         self._knows_gone = False
 
     async def run(self, connection_scope: Mapping[str, Any]) -> bool:
@@ -211,7 +211,7 @@ class Exchange:
             raise Refusal(503, "the bodies of other requests use all memory for bodies; try again")
 
     async def reserve_values(self, count: int) -> None:
-        """Wait until so many values fit among those of all requests."""
+        """Wait until ``count`` values fit among those of all requests."""
         await self._in_flight.values.acquire(count)
         self._reserved_values += count
 
@@ -243,7 +243,7 @@ class Exchange:
                 self._body_time += len(event.data) / self._limits.body_rate
                 if self._received > self._limits.max_body:
                     raise too_large(self._limits)
-                # Each chunk takes h11 as long as some kilobytes, however short it is.
+                # Each chunk takes h11 as long as some kilobytes, even a short one.
                 self._chunks += event.chunk_start
                 if self._chunks > MIN_CHUNKS + self._received // MIN_CHUNK:
                     raise Refusal(

@@ -2,7 +2,7 @@
 
 A connection is keyless until the app says that one of its requests was authenticated, with the key or a
 session. Keyless connections have a share of all, a total time, and one response each, so that unauthenticated
-clients cannot take the connections of others, whatever they send or leave unread.
+clients cannot take the connections of others by what they send or leave unread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEYLESS = 0.5
 runtimes of a busy machine connect at the same time, their requests arrive late, and closing these connections
 would lose the outcomes of stock runtimes. New connections can always displace keyless ones."""
 MIN_KEYLESS = 32
-"""Connections without a key that are possible however low the limit is."""
+"""Connections without a key that are allowed also with a lower limit."""
 SETTLING = 1.0
 """Seconds an idle connection is kept after its last response."""
 KEYLESS_SETTLING = 0.1
@@ -73,7 +73,7 @@ class ConnectionLimiter:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many authenticated ones are open that no request should wait at the server."""
+        """Whether there are so many authenticated connections that no request should wait at the server."""
         return self._authenticated > CROWDED * self._limit
 
     async def wait_for_room(self) -> None:
@@ -109,7 +109,7 @@ class ConnectionLimiter:
             self._keyless_logged = False
 
     def count_authenticated(self, connection: OpenConnection) -> None:
-        """Count a connection among those that are not keyless."""
+        """Count a connection as authenticated."""
         self._authenticated += 1
         self._keyless.pop(connection, None)
         self._changed.unpark_all()

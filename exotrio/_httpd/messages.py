@@ -150,8 +150,8 @@ def _read_target(request: h11.Request) -> tuple[str, bytes, bytes]:
 def json_response(status: int, content: Mapping[str, object], *, with_body: bool = True) -> bytes:
     """Return a whole response that closes the connection, without its body for HEAD.
 
-    Not made by h11: after a malformed request or a failed app its state machine is in an error state and
-    writes nothing more.
+    Not made by h11: after a malformed request or a failed app its state machine is in an error state, in
+    which it writes nothing.
     """
     body = json.dumps(content).encode("ascii")
     head = (

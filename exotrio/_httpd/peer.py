@@ -1,7 +1,8 @@
 """The client of a connection: its bytes, read one chunk ahead, and ours, written within limits.
 
-A separate task reads, so that a disconnect is noticed whatever the app does. It sends the chunks through a
-channel without a buffer: at most one chunk waits there, and TCP slows down a client that sends more.
+A separate task reads, so that a disconnect is noticed while the app does something else. It sends the chunks
+through a channel without a buffer: at most one chunk waits there, and TCP slows down a client that sends
+more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Peer:
     """The client of one connection, which has ``write`` seconds for a piece of 64 KiB.
 
     Attributes:
-        gone: Whether nothing more can be exchanged. A client that closed only its sending side counts as
+        gone: Whether no more bytes can be exchanged. A client that closed only its sending side counts as
             gone, too: TCP cannot tell it from one that closed both, and a response written to the latter
             would seem delivered.
         changed: Parking lot of tasks that wait for ``gone``; also woken when a response is complete.
@@ -41,7 +42,7 @@ class Peer:
         self.changed = trio.lowlevel.ParkingLot()
 
     def abandon(self) -> None:
-        """Write nothing more, and wake the tasks that wait for ``gone``."""
+        """Stop writing, and wake the tasks that wait for ``gone``."""
         self.gone = True
         self.changed.unpark_all()
 

@@ -41,7 +41,7 @@ async def serve_http(
     Args:
         app: An ASGI 3 application. It gets only ``http`` scopes, no lifespan. Its ``send`` raises an
             OSError once the client is gone or no longer reads.
-        listeners: Closed by this call, however it ends.
+        listeners: Closed by this call in any case.
         stopping: Set it to stop.
         limits: What a client may use. Defaults to ``Limits()``.
         grace: Seconds requests in flight get after ``stopping``. Defaults to 5.

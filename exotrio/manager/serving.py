@@ -304,7 +304,7 @@ async def serve(
 def _announce(service: Service, url: str) -> None:
     """Let commands in the same folder find this state manager, which has their database open."""
     if service.store.path is not None:
-        # Not every system can connect to an address that stands for all addresses of a machine.
+        # Not every system can connect to the wildcard address.
         reached = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         announce_url(service.store.path, reached)
 

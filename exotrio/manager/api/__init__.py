@@ -14,9 +14,9 @@
 ``openapi``     ``/openapi.json``, made of the marks and the models, and ``/docs``, a page of that
 ==============  ===================================================================================
 
-Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. A
-claim's write is awaited even if the client goes away, and what it took is released if the reply cannot be
-written. A long poll ends when the client goes away or the server stops. v0 keeps the shapes and status codes
-of the stock server; what is new has a route below ``/exotrio/v1``. From outside import ``app``; ``serving``
-also the routes of probes and metrics.
+Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. The
+write of a claim is awaited even if the client disconnects, and the claimed states are released if the reply
+cannot be written. A long poll ends when the client disconnects or the server stops. v0 keeps the shapes and
+status codes of the stock server; what is new has a route below ``/exotrio/v1``. From outside import ``app``;
+``serving`` also the routes of probes and metrics.
 """

@@ -102,7 +102,7 @@ class _Slot:
 
 
 class _BackupReply(Response):
-    """A copy of the database, made when the reply is sent, and removed however that ends.
+    """A copy of the database, made when the reply is sent, and removed afterwards in any case.
 
     ``slot`` is held meanwhile.
     """

@@ -88,7 +88,7 @@ def count_values(body: bytes) -> int:
     count = _count_marks(body)
     if count <= MAX_VALUES:
         return count
-    # Without those within strings; by pieces, so that what is made of them stays small.
+    # Without the marks within strings. In pieces, so that this takes little memory.
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     count = within = 0
     for at in range(0, len(unescaped), PIECE):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads."""
 CACHED = 5.0
-"""Seconds for which the counts of one query are served, however many scrape."""
+"""Seconds for which the counts of one query are served to all scrapers."""
 MAX_QUERY = 3.0
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 GAUGES = (

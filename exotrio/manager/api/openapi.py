@@ -1,7 +1,7 @@
 """``/openapi.json`` and ``/docs``: both APIs described, from the table of routes and the models in it.
 
-They need no key, as at the stock state manager: they are the same everywhere, and say nothing of what a state
-manager holds. The page loads nothing and has no script.
+They need no key, as at the stock state manager: they are the same everywhere, and contain no data of a state
+manager. The page loads nothing and has no script.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _describe(routes: Sequence[ApiRoute]) -> tuple[Response, Response]:
 
 class _Schemas(GenerateJsonSchema):
     def ser_schema(self, schema: Any) -> Any:
-        # Those around a whole model leave out what is not set; its fields stay as they are.
+        # Serializers around a whole model leave out fields that are not set, but do not change their types.
         return None if schema["type"] == "function-wrap" else super().ser_schema(schema)
 
 

@@ -1,8 +1,8 @@
 """Routes: endpoints that are marked with what they serve, and the Starlette routes made of them.
 
-A mark says which method and path an endpoint serves, and what it replies. What it takes are its parameters:
-each parameter of the path by its name, and ``body`` and ``query``, whose annotations are the models that they
-are parsed as. ``openapi`` describes the API by the same marks.
+A mark has the method and path that an endpoint serves, and the type of the reply. The parameters of the
+endpoint have the names of the parameters of the path, or are ``body`` and ``query``, whose annotations are
+the models for parsing them. ``openapi`` describes the API by the same marks.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class ApiRoute:
     Attributes:
         summary: One line for the description of the API.
         reply: The type of the reply, a media type if that is a text, or None for any JSON.
-        body: The type of the body, if there is one. It is given only for an endpoint that takes no ``body``,
-            but reads it by itself.
+        body: The type of the body, if there is one. To be set only for an endpoint without a parameter
+            ``body``, which reads it by itself.
         status: Of a reply that is not an error.
         is_open: No key is needed.
         query: The model of the query, if there is one.
         takes_body: Whether the endpoint takes the parsed body.
-        endpoint: Called with the request, and by name with all else that it takes.
+        endpoint: Called with the request, and with its other parameters by name.
     """
 
     method: str
@@ -58,12 +58,12 @@ class ApiRoute:
 
 
 def routes_of(api: object) -> list[ApiRoute]:
-    """Return the routes of an object whose class has endpoints that are marked."""
+    """Return the routes of an object whose class has marked endpoints."""
     routes = []
     for name, member in vars(type(api)).items():
         if isinstance(marked := getattr(member, _MARK, None), ApiRoute):
-            taken = _models(member)
-            routes.append(replace(marked, endpoint=getattr(api, name), takes_body="body" in taken, **taken))
+            models = _models(member)
+            routes.append(replace(marked, endpoint=getattr(api, name), takes_body="body" in models, **models))
     return routes
 
 

@@ -1,4 +1,4 @@
-"""Who may come in, and the keys that protect what is stored.
+"""Access to a state manager, and the keys that protect stored secrets.
 
 ==================  ===============================================================================
 ``access``          ASGI middleware: the Host header of every request, the API key of those to the API

@@ -39,9 +39,9 @@ class CheckedHost:
     """ASGI middleware that checks the Host header, and gives each response a request id.
 
     Args:
-        app: What is served.
-        allowed_hosts: Host header values (without port) to accept, or None for any. On loopback this is what
-            keeps a web page from reaching the server under another name.
+        app: Called for requests with an allowed Host.
+        allowed_hosts: Host header values (without port) to accept, or None for any. On loopback this
+            prevents that a web page reaches the server under another name.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None) -> None:

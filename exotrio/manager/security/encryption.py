@@ -159,7 +159,7 @@ async def rotate_secrets(
     front of the others in the file next to the database before a secret is encrypted with it. If the process
     is killed, all secrets can be decrypted with the keys in that file, and it can be run again.
 
-    ``drop_old`` removes the older keys from the file next to the database in the end.
+    ``drop_old`` removes the older keys from the file next to the database afterwards.
 
     Cancellation:
         As if killed.

@@ -102,9 +102,9 @@ class Sessions:
         return session
 
     async def _query(self, query: Callable[[View, str], bool], digest: str) -> bool:
-        """Run a query for one row, however many searches run or wait.
+        """Run a query for one row. It does not wait for searches, which have other threads.
 
-        One after the other, so that guesses take at most one of the threads that runtimes need.
+        One query at a time, so that guesses take at most one of the threads that runtimes need.
         """
         with trio.move_on_after(QUERY_LIMIT):
             async with self._querying:

@@ -34,7 +34,7 @@ async def retry_run(request: PageRequest, form: Form) -> Done:
 
 
 async def change_runs(request: PageRequest, form: Form) -> Done:
-    """Retry or cancel the ticked runs, as far as possible."""
+    """Retry or cancel those of the ticked runs for which it is possible."""
     verb = field(form, "do")
     back = request.link("runs", **{name: field(form, name) for name in ("graph", "status", "since", "text")})
     chosen = list(dict.fromkeys(form.get("run", [])))
@@ -130,7 +130,7 @@ async def cancel_schedule(request: PageRequest, form: Form) -> Done:
 
 
 async def drain(request: PageRequest, form: Form) -> Done:
-    """Ask a runtime to drain: to claim nothing more, finish running states, and stop."""
+    """Ask a runtime to drain: to stop claiming, finish running states, and end."""
     await request.service.store.write(workers.ask, request.namespace, field(form, "worker"), "drain")
     return ("The runtime drains after its next heartbeat.", request.link("runtimes"))
 

@@ -49,7 +49,7 @@ class FormRejected(Exception):
 
     Attributes:
         form: What was sent.
-        problems: The name of a field to what is wrong with it; an empty name stands for the whole.
+        problems: Name of a field to its problem; an empty name is for a problem of no field.
     """
 
     def __init__(self, form: Form, problems: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """A run as one HTML file: for a mail, a ticket, or an archive.
 
-It has no script and loads nothing: its policy forbids both. Its size is limited, however many states the run
-has, and it says what it leaves out. Secrets of the graph are masked in every text.
+It has no script and loads nothing: its policy forbids both. Its size is limited, also for runs with many
+states, and it says what it leaves out. Secrets of the graph are masked in every text.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _pick_states(
 ) -> Data:
     """Return the states that a report shows, by node, and how many there are of each (``totals``).
 
-    ``bare`` counts those that are shown without values, since the report was long already; ``searched``
-    those that were searched to pick the ones that are shown.
+    ``bare`` counts states that are shown without values, since the report was too long already; ``searched``
+    counts the states from which the shown ones were picked.
     """
     chosen = choose_states(view, run, totals)
     groups: list[Data] = []

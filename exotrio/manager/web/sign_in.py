@@ -119,7 +119,7 @@ class SignIn:
         return checked
 
     def redirect_to_sign_in(self, request: Request, path: str) -> Response:
-        """Return the response to a client without a session. Signed in, the browser comes to ``path``."""
+        """Return the response to a client without a session. After the sign-in the browser gets ``path``."""
         if guard.is_automatic(request):
             return PlainTextResponse("signed out", 401, headers=guard.HEADERS)
         return guard.redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")

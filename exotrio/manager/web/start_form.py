@@ -115,7 +115,7 @@ class FormField:
         return "textarea" if is_long or self.values.limits.get("maxLength", 0) > LONG else "text"
 
     def _is_shown_in(self, control: str) -> bool:
-        # A number beyond its limits is shown all the same; a date that does not exist is not.
+        # A number beyond its limits is shown anyway; a date that does not exist is not.
         fits = control == "number" or self.values.problem(self.text) is None
         return fits and _SHOWN[control].fullmatch(self.text) is not None
 
@@ -277,7 +277,7 @@ def start_form(view: View, request: PageRequest, graph: Row, template: Template)
     elif run_id := request.query.get("from"):
         run = find_run(view, request.namespace, run_id)
         if run["graph"] != graph["id"]:
-            raise NotFound(f"the run {run_id!r} is not one of graph {graph['name']!r}")
+            raise NotFound(f"run {run_id!r} is not a run of graph {graph['name']!r}")
         secrets, _ = open_secrets(view, [graph["id"]], request.service.cipher)[graph["id"]]
         form.fill_from(run_id, *started_with(view, run), secrets)
     return form

@@ -25,7 +25,7 @@ from exotrio.manager.web.svg.timeline import draw_timeline
 from exotrio.manager.web.texts import ReportTexts
 
 MAX_COMPARED = 2_000
-"""Failed states that a page compares: more would take too long for what is refreshed by itself."""
+"""Failed states that the page compares: more would take too long for a page that refreshes itself."""
 MAX_FAULTS = 8
 MAX_REASONS = 20
 MAX_TRACE = 4_000
@@ -45,15 +45,12 @@ class _Run:
         self.to_state = partial(request.link, "states")
 
     def summary(self) -> Data:
-        # By node, which may occur several times in the graph.
-        paused = {
-            place.node_name: (place.namespace, since)
-            for index, since in paused_places(self.view, self.run, self.counts).items()
-            for place in (self.template.places[index],)
-        }
-        return {
-            "paused": [(name, since, link(owner, "nodes", name)) for name, (owner, since) in paused.items()]
-        }
+        paused = {}
+        for index, since in paused_places(self.view, self.run, self.counts).items():
+            place = self.template.places[index]
+            # By node, which may occur several times in the graph.
+            paused[place.node_name] = since, link(place.namespace, "nodes", place.node_name)
+        return {"paused": [(name, *shown) for name, shown in paused.items()]}
 
     def faults(self) -> Data:
         # Errors are stored with the secrets of the graph masked already.

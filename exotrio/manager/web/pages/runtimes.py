@@ -38,7 +38,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 
 
 def _at_its_runtime(state: ListedState, runtime: RuntimeRow | None) -> tuple[RuntimeRow | None, object, str]:
-    """Return the runtime of a state that is held, the progress that it reported, and what it does."""
+    """Return the runtime of a held state, the reported progress, and the stage of the state."""
     beats = () if runtime is None else runtime.heartbeat.states
     beat = next((beat for beat in beats if beat.state_id == state.id), None)
     if beat is None:

@@ -10,8 +10,8 @@ Value = str | int | float | None
 def element(tag: str, *children: str | Markup, **attributes: Value) -> Markup:
     """Return an element. Children that are markup are kept; plain text is escaped.
 
-    In the name of an attribute ``_`` stands for ``-``, and one at its end is dropped (``class_``). One that
-    is None is left out.
+    In the name of an attribute ``_`` is replaced by ``-``, and dropped at the end (``class_``). Attributes
+    that are None are left out.
     """
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_text(value)}"'

@@ -1,4 +1,4 @@
-"""The picture of a graph: one box for each node of the graph, whatever the number of its states. Pure."""
+"""The picture of a graph: one box for each node of the graph, for any number of states. Pure."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
 
 
 def _urgent_counts(counts: Mapping[str, int]) -> Markup:
-    """Return the line below the bar: the most urgent counts, as far as they fit."""
+    """Return the line below the bar: the most urgent counts that fit."""
     facts = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
     two = " · ".join(facts[:2])
     text = (two if len(two) <= MAX_NAME + 2 else facts[0]) or "not reached"

@@ -56,7 +56,7 @@ def lay_out(followers: Mapping[str, Sequence[str]]) -> Layout:
 def _layers(followers: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Return the length of the longest path to each box."""
     layer = dict.fromkeys(followers, 0)
-    # The sorter puts followers first, as it takes them for what has to come before.
+    # For the sorter the followers of a box are its predecessors, so it puts them first.
     for name in reversed([*TopologicalSorter(followers).static_order()]):
         for child in followers[name]:
             layer[child] = max(layer[child], layer[name] + 1)

@@ -95,7 +95,7 @@ def _chart(title: str, parts: list[Markup], height: int) -> Markup:
 
 
 def _labels(count: int, first_ms: int, width_ms: int, height: int) -> Iterator[Markup]:
-    """Yield the times below a chart, at round ones: 8 or so whatever its span is."""
+    """Yield about 8 labels with round times, to be shown below a chart of any span."""
     span = count * width_ms
     step = next(step for step in (15, 240, 1_440) if span <= 8 * step * MINUTE_MS) * MINUTE_MS
     zone = " UTC"  # behind the first one
