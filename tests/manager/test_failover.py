@@ -94,12 +94,12 @@ async def test_a_node_gets_its_own_states_though_the_failover_lost_it(servers: R
         assert (await api.native_run(lost.run_id)).status_code == 404
 
 
-async def test_no_number_is_assigned_again_after_a_failover(servers: Replicated, url: str) -> None:
+async def test_no_number_is_assigned_again_after_a_failover(servers: Replicated) -> None:
     def numbers(view: View) -> tuple[int, ...]:
         tables = {"states": "seq", "runs": "id", "templates": "id", "nodes": "id", "graphs": "id"}
         return tuple(view.one(f"SELECT max({key}) FROM {table}")[0] for table, key in tables.items())
 
-    async with open_manager(url) as manager:
+    async with open_manager(servers.url) as manager:
         servers.detach()
         await Flow.start(manager.remote, place("a"))
         before = await manager.service.store.read(numbers)
@@ -110,14 +110,14 @@ async def test_no_number_is_assigned_again_after_a_failover(servers: Replicated,
 
 
 async def test_a_claim_that_waits_for_a_node_that_the_failover_lost_asks_for_its_registration(
-    servers: Replicated, url: str
+    servers: Replicated,
 ) -> None:
     answers: list[dict[str, Any]] = []
 
     async def wait(manager: Manager) -> None:
         answers.append(ok(await manager.remote.native_claim({node_name("a"): 10}, wait_ms=15_000)))
 
-    async with open_manager(url) as manager, trio.open_nursery() as nursery:
+    async with open_manager(servers.url) as manager, trio.open_nursery() as nursery:
         servers.detach()
         await Flow.deploy(manager.remote, place("a"))
         nursery.start_soon(wait, manager)
