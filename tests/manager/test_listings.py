@@ -87,6 +87,6 @@ async def test_a_search_reads_runs_in_parts_until_there_are_no_more(
     flow = await Flow.deploy(manager.api, place("a"))
     started = [await flow.trigger() for _ in range(count)]
     found = await manager.service.store.read_with_deadline(
-        partial(runs.search, graph="graph"), manager.api.namespace
+        partial(runs.find_runs, graph="graph"), manager.api.namespace
     )
     assert [run.run_id for run in found.rows] == started[::-1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 from pydantic_core import to_json
@@ -35,7 +34,6 @@ MAX_SEARCHED = 20_000
 MAX_STATES_READ = 50_000
 READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
-STATUS_WORDS = ("running", "failed", "success", "cancelled")
 NATIVE_FIELDS = {"finished_at", "cancelled_at", "key"}
 """Fields of a run that v0 does not show."""
 
@@ -43,13 +41,6 @@ NATIVE_FIELDS = {"finished_at", "cancelled_at", "key"}
 def status_of(run: Row) -> RunStatus:
     ended = run["success"] + run["retried"]
     return run_status(pending=run["pending"], errored=run["errored"], ended=ended)
-
-
-def status_word(status: RunStatus, *, is_cancelled: bool) -> str:
-    """Return the status of a run as pages name it: one of ``STATUS_WORDS``."""
-    if is_cancelled:
-        return "cancelled"
-    return "running" if status is RunStatus.PENDING else status.value.lower()
 
 
 def run_size(run: Row) -> int:
@@ -75,55 +66,60 @@ def summarize_run(run: Row) -> RunSummary:
     )
 
 
-def search(
+def find_runs(
     view: View,
     namespace: str,
     *,
     graph: str = "",
-    status: str = "",
+    status: RunStatus | None = None,
+    is_cancelled: bool | None = None,
     since_ms: int = 0,
+    key: str | None = None,
     text: str = "",
     before: str = "",
+    limit: int = PAGE_SIZE,
 ) -> Page[RunSummary]:
-    """Return one page of the runs that match every argument, starting after the cursor ``before``.
+    """Return one page of the runs that match every argument, newest first, after the cursor ``before``.
 
-    ``status`` is one of ``STATUS_WORDS``. ``text`` occurs in the run's key, or in an input, an output or an
-    error of one of its states.
+    ``text`` occurs in the run's key, or in an input, an output or an error of one of its states.
     """
-    where = Where()
-    where.add("runs.created_at >= ?", since_ms)
     reader = _Reader(view, text)
     matches: list[RunSummary] = []
     last: Row | None = None
-    for searched, row in enumerate(_newest_first(view, namespace, where, before, at_once=READ_AT_ONCE)):
-        is_full = len(matches) == PAGE_SIZE
+    for searched, row in enumerate(_newest_first(view, namespace, before, since_ms, key)):
+        is_full = len(matches) == limit
         if is_full or searched == MAX_SEARCHED or reader.left <= 0:
             assert last is not None
             return Page(matches, _cursor(last), None if is_full else searched)
         last = row
-        word = status_word(status_of(row), is_cancelled=row["cancelled_at"] is not None)
-        if graph in ("", row["graph_name"]) and status in ("", word) and reader.finds(row):
+        if (
+            graph in ("", row["graph_name"])
+            and status in (None, status_of(row))
+            and is_cancelled in (None, row["cancelled_at"] is not None)
+            and reader.finds(row)
+        ):
             matches.append(summarize_run(row))
     return Page(matches)
 
 
-def _newest_first(
-    view: View, namespace: str, where: Where, before: str, *, at_once: int, source: str = RUNS
-) -> Iterator[Row]:
-    """Yield the runs after a cursor, selected by ``source``.
-
-    They are read in parts of ``at_once``: PostgreSQL's driver reads all rows of a statement, and most pages
-    end soon.
-    """
+def _newest_first(view: View, namespace: str, before: str, since_ms: int, key: str | None) -> Iterator[Row]:
+    """Yield the runs after a cursor. They are read in parts, since PostgreSQL's driver reads all rows of a
+    statement, and most pages end soon."""
     cursor = _read_cursor(before) or (2**62, 2**62)
+    where, runs = Where(), RUNS
+    where.add("runs.namespace = ? AND runs.created_at >= ?", namespace, since_ms)
+    if key is not None:
+        where.add("key = ? AND key IS NOT NULL", key)
+        # SQLite would otherwise search all runs of the namespace, in the order of the page.
+        runs = RUNS.replace(" FROM runs ", " FROM runs INDEXED BY runs_by_key ")
     while True:
         rows = view.execute(
-            f"{source} WHERE runs.namespace = ? AND (runs.created_at, runs.id) < (?, ?) AND {where}"
+            f"{runs} WHERE {where} AND (runs.created_at, runs.id) < (?, ?)"
             " ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-            (namespace, *cursor, *where.parameters, at_once),
+            (*where.parameters, *cursor, READ_AT_ONCE),
         ).fetchall()
         yield from rows
-        if len(rows) < at_once:
+        if len(rows) < READ_AT_ONCE:
             return
         cursor = rows[-1]["created_at"], rows[-1]["id"]
 
@@ -171,36 +167,23 @@ def _like(text: str) -> str:
     return f"%{text}%"
 
 
-# As ``run_status`` derives it.
-_STATUS = {
-    RunStatus.PENDING: "pending > 0",
-    RunStatus.FAILED: "pending = 0 AND (errored > 0 OR success + retried = 0)",
-    RunStatus.SUCCESS: "pending = 0 AND errored = 0 AND success + retried > 0",
-}
-
-
 def list_runs(view: View, namespace: str, query: RunsQuery) -> RunPage:
-    """Return one page of the runs that match a query of the native API, newest first."""
-    where, source = Where(), RUNS
+    """Return one page of the runs that match a query of the native API."""
     if query.graph is not None:
-        where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
-    if query.key is not None:
-        where.add("key = ? AND key IS NOT NULL", query.key)
-        # SQLite would otherwise search all runs of the namespace, in the order of the page.
-        source = RUNS.replace(" FROM runs ", " FROM runs INDEXED BY runs_by_key ")
-    if query.status is not None:
-        where.add(_STATUS[query.status])
-    if query.since is not None:
-        where.add("runs.created_at >= ?", moment_ms(query.since))
+        find_graph(view, namespace, query.graph)
     if query.before is not None and _read_cursor(query.before) is None:
         raise InvalidQuery(f"before is {query.before!r}, which is not the next of a page of runs")
-    runs = _newest_first(view, namespace, where, query.before or "", at_once=query.limit + 1, source=source)
-    rows = list(islice(runs, query.limit + 1))
-    page = rows[: query.limit]
-    return RunPage(
-        runs=[summarize_run(row) for row in page],
-        next=_cursor(page[-1]) if len(rows) > len(page) else None,
+    page = find_runs(
+        view,
+        namespace,
+        graph=query.graph or "",
+        status=query.status,
+        since_ms=0 if query.since is None else moment_ms(query.since),
+        key=query.key,
+        before=query.before or "",
+        limit=query.limit,
     )
+    return RunPage(runs=list(page.rows), next=page.next)
 
 
 def list_runs_v0(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.graphs import graph_names
 from exotrio.manager.queries.load import nodes_of
 from exotrio.manager.queries.paging import Page
-from exotrio.manager.queries.runs import search, summarize_run
+from exotrio.manager.queries.runs import find_runs, summarize_run
 from exotrio.manager.queries.states import ListedState, show_states
 from exotrio.manager.store.view import View
 
@@ -56,7 +56,7 @@ def find(view: View, namespace: str, text: str) -> Hits:
         return Hits(runs=runs, states=states, graphs=[], nodes=[])
     names = [name for name in graph_names(view, namespace) if text.lower() in name.lower()]
     nodes = [name for name in nodes_of(view, namespace).values() if text.lower() in name.lower()]
-    texts = search(view, namespace, text=text)
+    texts = find_runs(view, namespace, text=text)
     further = [run for run in texts.rows if run.run_id not in run_ids]
     return Hits(
         runs=runs,

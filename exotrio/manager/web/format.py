@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from exotrio._util.times import format_coarse, from_unix_ms, iso_time, moment_ms, timestamp
 from exotrio._wire.v0 import RunSummary
-from exotrio.manager.queries.runs import status_word
+from exotrio._wire.vocabulary import RunStatus
 
 MAX_VALUE = 20_000
 """Characters of one value on a page."""
@@ -57,7 +57,9 @@ def run_counts(run: RunSummary) -> dict[str, int]:
 
 def run_word(run: RunSummary) -> str:
     """Return the word that a page shows for the status of a run."""
-    return status_word(run.status, is_cancelled=run.cancelled_at is not None)
+    if run.cancelled_at is not None:
+        return "cancelled"
+    return "running" if run.status is RunStatus.PENDING else run.status.value.lower()
 
 
 def took(run: RunSummary, now_ms: int) -> int:

@@ -6,14 +6,19 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 
 from exotrio._util.times import moment_ms
+from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.queries.graphs import graph_names
-from exotrio.manager.queries.runs import (
-    STATUS_WORDS,
-    search,
-)
+from exotrio.manager.queries.runs import find_runs
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest
 
+STATUS_FILTERS = {
+    "running": (RunStatus.PENDING, False),
+    "failed": (RunStatus.FAILED, False),
+    "success": (RunStatus.SUCCESS, False),
+    "cancelled": (None, True),
+}
+"""The words for statuses (``format.run_word``), each with a status and whether the run was cancelled."""
 SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
 
 
@@ -27,16 +32,18 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "title": "Runs",
             "filters": filters,
             "graphs": graph_names(view, request.namespace),
-            "statuses": STATUS_WORDS,
+            "statuses": tuple(STATUS_FILTERS),
             "spans": tuple(SPANS),
         }
     }
     if "list" in parts:
-        page = search(
+        run_status, is_cancelled = STATUS_FILTERS.get(status, (None, None))
+        page = find_runs(
             view,
             request.namespace,
             graph=graph,
-            status=status,
+            status=run_status,
+            is_cancelled=is_cancelled,
             since_ms=_since_ms(since, view.now_ms),
             text=text,
             before=query.get("before", ""),
