@@ -94,7 +94,7 @@ OTHERS = {
         ],
     },
     "execution/test_asyncio_nodes": {
-        "test_an_asyncio_node_that_does_not_say_so_gets_a_note": [block(GUIDE, "+    runs_in")],
+        "test_an_asyncio_node_that_does_not_declare_it_gets_a_note": [block(GUIDE, "+    runs_in")],
     },
     "manager/test_moving": {
         "test_the_command_says_what_was_moved_and_what_else_has_to_be": [

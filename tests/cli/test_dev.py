@@ -66,7 +66,7 @@ GATED = gated.APP.replace("grace=600", "grace=20") + "\nprint('loaded by', os.ge
 
 
 class Dev:
-    """A running ``dev``, as somebody with a browser and a second terminal has it."""
+    """A running ``dev``, with the browser and the second terminal of its user."""
 
     def __init__(self, processes: Processes, folder: Path, *options: str, **env: str) -> None:
         self._processes = processes
@@ -75,7 +75,7 @@ class Dev:
         self._mark: Mark | None = None
 
     def fresh(self) -> None:
-        """Pass over what was said so far."""
+        """Ignore what was printed so far."""
         self._mark = self.process.mark()
 
     def says(self, pattern: str, *, number: int = 1) -> re.Match[str]:
@@ -187,8 +187,8 @@ def test_a_database_in_memory_has_its_key_in_a_file_as_long_as_it_lasts(
     dev.says("^Hello you")
     command = dev.command()
     with Process([*command, "--key", "greeting 1"], cwd=tmp_path) as triggered:
-        told = triggered.wait(code=0)
-    assert "the run with the key 'greeting 1' existed already" in told.err
+        end = triggered.wait(code=0)
+    assert "the run with the key 'greeting 1' existed already" in end.err
     key_file = Path(command[command.index("--key-file") + 1])
     dev.stop(code=0)
     assert not key_file.exists()
@@ -213,7 +213,7 @@ def test_a_state_manager_that_is_named_elsewhere_is_left_alone(processes: Proces
 
 
 @pytest.mark.parametrize(
-    ("target", "code", "told"),
+    ("target", "code", "text"),
     [
         ("ap.py", 3, "there is no file ap.py; did you mean app.py?"),
         ("bad.py", 3, "'Gret' is not registered"),
@@ -221,19 +221,19 @@ def test_a_state_manager_that_is_named_elsewhere_is_left_alone(processes: Proces
     ],
     ids=["missing", "invalid", "crash"],
 )
-def test_what_cannot_be_run_ends_it(tmp_path: Path, target: str, code: int, told: str) -> None:
+def test_code_that_cannot_be_run_ends_it(tmp_path: Path, target: str, code: int, text: str) -> None:
     make(tmp_path)
     (tmp_path / "bad.py").write_text(APP.replace('node_name="Greet"', 'node_name="Gret"'), "utf-8")
     (tmp_path / "crash.py").write_text(APP.replace('"you"', '"crash"'), "utf-8")
     (tmp_path / "crash-now").touch()
     options = ["--reload"] if target == "ap.py" else ["--trigger"]
     end = ended("dev", target, "--port", "0", *options, cwd=tmp_path, code=code)
-    assert told in end.err
+    assert text in end.err
     assert "waiting" not in end.err
     assert ("not finished: 1 run" in end.err) == (target == "crash.py")
 
 
-# -- with reload: one dev for all, as a developer has it all day
+# -- with reload: one dev for all tests, as a developer keeps it running
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def test_new_code_takes_over_at_the_same_address(dev: Dev, browser: httpx.Client
     dev.says("^Good morning you")
 
 
-def test_what_runs_finishes_and_what_waits_is_handed_back_before_new_code_is_loaded(dev: Dev) -> None:
+def test_running_states_finish_and_waiting_ones_are_released_before_new_code_is_loaded(dev: Dev) -> None:
     log = Log(dev.folder)
     dev.write(GATED)
     dev.says("^runtime w: ")
@@ -338,9 +338,7 @@ def test_code_that_crashes_is_shown_by_its_own_lines_until_what_was_missing_is_t
     dev.says("^Good night you")
 
 
-def test_a_graph_that_became_invalid_is_told_and_so_is_what_can_be_started(
-    dev: Dev, browser: httpx.Client
-) -> None:
+def test_a_graph_that_became_invalid_is_printed_and_its_status_too(dev: Dev, browser: httpx.Client) -> None:
     dev.write(APP.replace('"greet",', '"greet", next_nodes=["nowhere"],'))
     dev.says("^error: graph 'greeting' is invalid")
     dev.says("node 'greet': next node 'nowhere' is not an identifier of this graph")
@@ -352,14 +350,14 @@ def test_a_graph_that_became_invalid_is_told_and_so_is_what_can_be_started(
     assert "invalid" in browser.get("/ns/n/graphs/greeting").text
 
 
-def test_nodes_and_graphs_that_are_gone_are_told(dev: Dev) -> None:
+def test_warnings_name_nodes_and_graphs_that_are_gone(dev: Dev) -> None:
     meet = APP.replace("Greet", "Meet").replace('node_name="Meet"', 'node_name="Greet"')
     dev.write(meet.replace('Graph("greeting"', 'Graph("meeting"'))
     dev.says("^warning: graph 'meeting', node 'greet': the Runtime has no 'Greet', so its states wait")
     dev.says("^warning: graph 'greeting' is no longer in the code; the state manager keeps it")
 
 
-def test_what_a_crashed_runtime_held_runs_again_with_the_next_code(dev: Dev, browser: httpx.Client) -> None:
+def test_states_of_a_crashed_runtime_run_again_with_the_next_code(dev: Dev, browser: httpx.Client) -> None:
     run_id = start_run(browser, name="crash")
     pid = dev.says(r"^crash of (\d+)")[1]
     assert f":{pid}:" in browser.get("/ns/n/runtimes").text
@@ -376,11 +374,11 @@ def test_a_runtime_that_is_drained_from_the_dashboard_leaves_the_state_manager_u
     dev: Dev, browser: httpx.Client
 ) -> None:
     def worker() -> str | None:
-        found = re.search(r'name="worker" value="(greeter[^"]+)"', browser.get("/ns/n/runtimes").text)
-        return found and found[1]
+        match = re.search(r'name="worker" value="(greeter[^"]+)"', browser.get("/ns/n/runtimes").text)
+        return match and match[1]
 
-    asked = browser.post("/ns/n/runtimes/drain", data={"worker": until(worker, "a runtime")})
-    assert asked.status_code == 303
+    answer = browser.post("/ns/n/runtimes/drain", data={"worker": until(worker, "a runtime")})
+    assert answer.status_code == 303
     dev.says("^the runtime drained and ended, as requested by another command")
     dev.says("^waiting for a change")
     (dev.folder / "app.py").touch()
@@ -397,7 +395,7 @@ def start_gated(processes: Processes, folder: Path, *options: str, **env: str) -
     return dev, dev.pid()
 
 
-def test_a_signal_drains_and_the_next_start_goes_on(processes: Processes, tmp_path: Path) -> None:
+def test_a_signal_drains_and_the_next_start_continues(processes: Processes, tmp_path: Path) -> None:
     dev, pid = start_gated(processes, tmp_path, "--open", BROWSER="/nowhere/browser")
     dev.says("^no browser could be opened")
     dev.process.signal(signal.SIGTERM)

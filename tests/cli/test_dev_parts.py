@@ -1,4 +1,4 @@
-"""The parts of ``dev`` that it takes no whole one to test: watching files, and ending a process."""
+"""Parts of ``dev`` without a whole one: watching files, and ending a process."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def loaded(folder: Path, *files: str) -> Watch:
 # -- files
 
 
-async def test_a_change_is_told_with_all_that_the_loaded_code_does_not_know(folder: Path) -> None:
+async def test_a_change_is_reported_with_all_files_that_differ_from_the_loaded_code(folder: Path) -> None:
     watch = loaded(folder, "a.py", "b.py")
     write(folder / "late.py", "22")
     write(folder / "a.py", "22")
@@ -76,7 +76,7 @@ async def test_a_change_is_told_with_all_that_the_loaded_code_does_not_know(fold
     assert await change(watch) == ["b.py"]
 
 
-async def test_what_is_imported_late_is_watched_too(folder: Path) -> None:
+async def test_a_module_that_is_imported_late_is_watched_too(folder: Path) -> None:
     watch = loaded(folder, "a.py")
     watch.add(paths(folder, "late.py"))
     write(folder / "late.py", "22")
@@ -92,7 +92,7 @@ async def test_a_change_while_the_code_is_loaded_is_not_missed(folder: Path) -> 
     assert await change(watch) == ["a.py", "b.py"]
 
 
-async def test_a_file_that_is_written_whenever_it_is_loaded_is_loaded_twice_and_not_for_ever(
+async def test_a_file_that_is_written_whenever_it_is_loaded_is_loaded_twice_and_no_more(
     folder: Path,
 ) -> None:
     watch = loaded(folder, "a.py", "b.py")
@@ -116,24 +116,26 @@ async def test_after_a_failure_a_file_that_was_missing_is_noticed(folder: Path) 
     assert await change(watch) == ["__init__.py"]
     watch.begin()
     watch.loaded(paths(folder, "a.py"))
-    write(folder / "new.py", "of no use to anybody")
+    write(folder / "new.py", "unused")
     write(folder / "a.py", "22")
     assert await change(watch) == ["a.py"]
 
 
-async def test_steps_of_one_change_are_told_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_steps_of_one_change_are_reported_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watch = loaded(folder, "a.py", "b.py")
     write(folder / "a.py", "22")
-    look, looks = watcher._snapshot, 0
+    snapshot, count = watcher._snapshot, 0
 
-    def look_before_the_next_step(files: Iterable[str]) -> watcher.Snapshot:
-        nonlocal looks
-        looks += 1
-        if looks == 2:
+    def snapshot_before_the_next_step(files: Iterable[str]) -> watcher.Snapshot:
+        nonlocal count
+        count += 1
+        if count == 2:
             write(folder / "b.py", "22")
-        return look(files)
+        return snapshot(files)
 
-    monkeypatch.setattr(watcher, "_snapshot", look_before_the_next_step)
+    monkeypatch.setattr(watcher, "_snapshot", snapshot_before_the_next_step)
     assert await change(watch) == ["a.py", "b.py"]
 
 
@@ -154,11 +156,11 @@ def test_a_file_is_compiled_before_the_runtime_is_drained_for_it(
 ) -> None:
     file = tmp_path / "a.py"
     file.write_bytes(source)
-    found = syntax_problem(str(file))
-    assert found == problem or (problem is not None and found is not None and problem in found)
+    actual = syntax_problem(str(file))
+    assert actual == problem or (problem is not None and actual is not None and problem in actual)
 
 
-def test_what_is_no_code_or_is_not_there_has_no_syntax(tmp_path: Path) -> None:
+def test_a_binary_or_missing_file_has_no_syntax_problem(tmp_path: Path) -> None:
     (tmp_path / "a.so").write_bytes(b"\x7fELF")
     assert syntax_problem(str(tmp_path / "a.so")) is None
     assert syntax_problem(str(tmp_path / "gone.py")) is None

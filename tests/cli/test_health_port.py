@@ -44,7 +44,7 @@ class Pages(BaseNode):
             await trio.sleep(0.02)
 
     def threaded(self):
-        log.warning("said in a thread")
+        log.warning("logged in a thread")
         warnings.warn("a warning of Python's", stacklevel=1)
 
 class Blocks(BaseNode):
@@ -98,7 +98,7 @@ def test_a_worker_shows_its_health_from_its_start_to_the_end_of_its_drain(
     process, url = worker(processes, tmp_path, server, "--health-tasks", "--log-format", "json")
     until(f"{url}/readyz", 200)
     run_id = trigger(server, "Pages")
-    process.line("said in a thread")
+    process.line("logged in a thread")
     assert get(f"{url}/livez") == (200, "ok\n")
     status, metrics = get(f"{url}/metrics")
     assert status == 200
@@ -133,7 +133,7 @@ def test_a_worker_shows_its_health_from_its_start_to_the_end_of_its_drain(
     assert (ours["logger"], ours["level"], ours["phase"]) == ("app.pages", "INFO", "running")
     assert ours["time"].endswith("Z")
     assert len(ours["time"]) == len("2026-01-01T00:00:00.000Z")
-    assert by_message["said in a thread"]["state"] == ours["state"]
+    assert by_message["logged in a thread"]["state"] == ours["state"]
     odd = by_message["a page is odd"]["exception"]
     assert odd.startswith("Traceback")
     assert odd.endswith("ValueError: odd ***")
@@ -147,7 +147,7 @@ def test_a_blocked_worker_is_hung_for_its_probe_and_shows_where(
 ) -> None:
     process, url = worker(processes, tmp_path, server, MAX_LAG="0.3")
     until(f"{url}/readyz", 200)
-    assert get(f"{url}/tasks")[0] == 404, "nobody opted in"
+    assert get(f"{url}/tasks")[0] == 404, "it is not enabled"
     trigger(server, "Blocks")
     process.line("^blocks$")  # before, the loop may have been late for once, on a busy machine
     problem = until(f"{url}/livez", 503)
@@ -170,23 +170,23 @@ def test_a_worker_lives_but_is_not_ready_while_there_is_no_state_manager(
     assert process.wait().code == 0
 
 
-def test_strangers_that_never_come_to_their_request_hide_no_health(
+def test_connections_without_a_complete_request_do_not_hide_the_health(
     server: Server, processes: Processes, tmp_path: Path
 ) -> None:
     _, url = worker(processes, tmp_path, server)
     until(f"{url}/readyz", 200)
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
-    with ExitStack() as strangers:
+    with ExitStack() as connections:
         # More than it takes at once: 32 silent ones, 32 of whose requests a byte is missing, and so on.
         for number in range(128):
-            stranger = strangers.enter_context(socket.create_connection(address))
-            stranger.sendall(b"" if number // 32 % 2 else b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n")
+            connection = connections.enter_context(socket.create_connection(address))
+            connection.sendall(b"" if number // 32 % 2 else b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n")
         # Sooner than the first of them are refused for being slow, after 10 s.
         assert get(f"{url}/livez", timeout=8) == (200, "ok\n")
         assert get(f"{url}/readyz", timeout=8) == (200, "ok\n")
 
 
-def test_a_health_port_that_is_taken_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_health_port_in_use_is_reported(server: Server, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP, "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

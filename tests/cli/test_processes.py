@@ -1,4 +1,4 @@
-"""``worker --processes``: real processes, real signals, and what becomes of the states."""
+"""``worker --processes``: real processes, real signals, and the fate of the states."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def pid_of(process: Process, number: int, nth: int = 1) -> int:
 
 
 def kill(*pids: int) -> None:
-    """As the end of the machine does it: nobody can do anything about it, and locks are free then."""
+    """As when the machine fails: no process can react, and its locks are free."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     until_gone(*pids)
@@ -278,7 +278,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_states_run_elsewhere(place
     assert len(place.log.items("begin")) == ITEMS + WORKERS, "only its states ran again"
 
 
-def test_code_that_cannot_be_loaded_is_told_once(place: Place) -> None:
+def test_code_that_cannot_be_loaded_is_reported_once(place: Place) -> None:
     place.app("import nothing_like_it\n")
     with place.start(NOWHERE) as parent:
         end = parent.wait(code=3)
@@ -295,7 +295,7 @@ def test_a_process_that_cannot_be_replaced_ends_all_and_they_drain(place: Place)
     assert len(place.log.items("end")) == WORKERS
 
 
-def test_a_signal_to_the_parent_drains_all_and_a_process_that_dies_meanwhile_leaves_something_behind(
+def test_a_signal_to_the_parent_drains_all_and_a_process_that_dies_meanwhile_abandons_its_states(
     place: Place,
 ) -> None:
     with place.busy() as busy:
@@ -488,7 +488,7 @@ def test_a_health_port_that_is_taken_starts_no_process(place: Place) -> None:
     assert not (place.folder / "loaded").exists()
 
 
-# -- what they have of their own
+# -- outboxes and state managers
 
 
 OUTBOX = """

@@ -1,6 +1,6 @@
-"""Nodes with ``runs_in = "asyncio"``: one asyncio loop beside Trio's, and the ways a node in it ends.
+"""Nodes with ``runs_in = "asyncio"``: one asyncio loop next to that of Trio, and how a node in it ends.
 
-In real time, since threads are involved; where timeouts are to be over, the clock is put forward."""
+In real time, since threads are involved; where a timeout has to be over, the clock is advanced."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def _no_loop_is_left() -> Iterator[None]:
 
 
 def jumping(mock_clock: MockClock) -> Jump:
-    """Return a function that puts Trio's clock forward, from any thread. It goes on as real time does."""
+    """Return a function that advances the clock of Trio, from any thread. It also follows real time."""
     mock_clock.rate = 1
     token = trio.lowlevel.current_trio_token()
     return lambda seconds: token.run_sync_soon(mock_clock.jump, seconds)
 
 
 class Began:
-    """Tells the Trio loop that node code was entered."""
+    """An event for the Trio loop: node code was entered."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
@@ -142,7 +142,7 @@ async def test_a_node_talks_over_sockets_in_task_groups_within_timeouts() -> Non
 
 async def test_nodes_run_at_once_in_one_loop_as_far_as_their_concurrency_allows() -> None:
     now: dict[str, int] = {"Free": 0, "Limited": 0}
-    most = dict(now)
+    peak = dict(now)
     loops: set[int] = set()
     all_here = asyncio.Event()
 
@@ -150,8 +150,8 @@ async def test_nodes_run_at_once_in_one_loop_as_far_as_their_concurrency_allows(
         name = type(self).__name__
         loops.add(id(asyncio.get_running_loop()))
         now[name] += 1
-        most[name] = max(most[name], now[name])
-        if most["Free"] == 4:
+        peak[name] = max(peak[name], now[name])
+        if peak["Free"] == 4:
             all_here.set()
         if name == "Free":
             await all_here.wait()
@@ -164,11 +164,11 @@ async def test_nodes_run_at_once_in_one_loop_as_far_as_their_concurrency_allows(
     ):
         await server.until(EXECUTED=14)
     assert len(loops) == 1
-    assert most["Free"] >= 4
-    assert most["Limited"] <= 2
+    assert peak["Free"] >= 4
+    assert peak["Limited"] <= 2
 
 
-def test_no_asyncio_is_loaded_for_nodes_that_do_not_ask_for_it() -> None:
+def test_asyncio_is_not_loaded_for_nodes_on_trio() -> None:
     code = (
         "import sys, trio, exotrio, exotrio.testing\n"
         "class N(exotrio.BaseNode):\n"
@@ -181,7 +181,7 @@ def test_no_asyncio_is_loaded_for_nodes_that_do_not_ask_for_it() -> None:
 
 
 @pytest.mark.parametrize("what", [lambda: asyncio.sleep(1), lambda: asyncio.sleep(0)])
-async def test_an_asyncio_node_that_does_not_say_so_gets_a_note(what: Any) -> None:
+async def test_an_asyncio_node_that_does_not_declare_it_gets_a_note(what: Any) -> None:
     async def execute(self: BaseNode) -> None:
         await what()
 
@@ -263,7 +263,7 @@ async def stops_the_loop() -> None:
 
 
 @pytest.mark.parametrize("what", [fails_by_itself, exits, exits_in_a_task, stops_the_loop])
-async def test_whatever_a_node_raises_is_its_error_and_the_others_go_on(what: Any) -> None:
+async def test_any_error_of_a_node_is_its_own_and_other_nodes_continue(what: Any) -> None:
     both_here = asyncio.Event()
 
     async def execute(self: BaseNode) -> Any:
@@ -280,7 +280,7 @@ async def test_whatever_a_node_raises_is_its_error_and_the_others_go_on(what: An
         await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
 
 
-async def test_a_loop_that_a_node_broke_fails_its_nodes_and_the_next_gets_another(
+async def test_a_broken_loop_fails_its_nodes_and_the_next_node_gets_a_new_loop(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail() -> None:
@@ -309,7 +309,7 @@ class Cleaning:
 
     def __init__(self) -> None:
         self.began = Began()
-        self.told: list[Any] = []
+        self.events: list[Any] = []
         cleaning = self
 
         async def execute(self: BaseNode) -> None:
@@ -320,11 +320,11 @@ class Cleaning:
             except asyncio.CancelledError as error:
                 for _ in range(3):  # each of them would raise if it were cancelled again and again
                     await asyncio.sleep(0.002)
-                cleaning.told.append((type(error), self.stopping))
+                cleaning.events.append((type(error), self.stopping))
                 raise
             finally:
                 await asyncio.to_thread(str)
-                cleaning.told.append("clean")
+                cleaning.events.append("clean")
 
         self.execute = execute
 
@@ -333,10 +333,10 @@ class Cleaning:
         jump(30)
 
     async def ended(self) -> None:
-        assert "clean" in self.told
+        assert "clean" in self.events
 
     def learnt(self, why: Stopping) -> bool:
-        return self.told == [(asyncio.CancelledError, why), "clean"]
+        return self.events == [(asyncio.CancelledError, why), "clean"]
 
 
 async def test_when_the_drain_is_over_a_node_is_cancelled_once_and_cleans_up() -> None:
@@ -376,16 +376,16 @@ async def test_a_timeout_cancels_the_node(mock_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "why"), [("lost", Stopping.LEASE_LOST), ("cancelled", Stopping.RUN_CANCELLED)]
+    ("mark", "why"), [("lost", Stopping.LEASE_LOST), ("cancelled", Stopping.RUN_CANCELLED)]
 )
-async def test_a_lost_lease_and_a_cancelled_run_cancel_the_node(told: str, why: Stopping) -> None:
+async def test_a_lost_lease_and_a_cancelled_run_cancel_the_node(mark: str, why: Stopping) -> None:
     cleaning = Cleaning()
     server = NativeServer()
     server.ttl = 0.3
     (state,) = server.add("Node")
     async with running(server, node(cleaning.execute), within=60):
         await cleaning.began.wait()
-        getattr(server, told).add(state)
+        getattr(server, mark).add(state)
         await eventually(cleaning.ended)
     assert cleaning.learnt(why)
 
@@ -396,7 +396,7 @@ async def test_a_cancelled_scope_around_cancels_the_node() -> None:
         nursery.start_soon(run_node, node(cleaning.execute))
         await cleaning.began.wait()
         nursery.cancel_scope.cancel()
-    assert [cleaning.told[0][0], cleaning.told[1]] == [asyncio.CancelledError, "clean"]
+    assert [cleaning.events[0][0], cleaning.events[1]] == [asyncio.CancelledError, "clean"]
 
 
 async def test_a_cancellation_before_the_first_step_runs_nothing() -> None:
@@ -412,7 +412,7 @@ async def test_a_cancellation_before_the_first_step_runs_nothing() -> None:
     assert not ran
 
 
-async def test_a_value_returned_all_the_same_counts(mock_clock: MockClock) -> None:
+async def test_a_value_returned_in_spite_of_the_cancellation_is_the_outcome(mock_clock: MockClock) -> None:
     jump = jumping(mock_clock)
 
     async def execute(self: BaseNode) -> Any:
@@ -430,8 +430,8 @@ async def test_a_value_returned_all_the_same_counts(mock_clock: MockClock) -> No
 
 
 class Swallowing:
-    """A node that takes no notice of its cancellation until it is released. The clock is put forward
-    so that its timeout of 30 s, if it has one, is over, and then the time for its clean-up."""
+    """A node that ignores its cancellation until it is released. The clock is advanced so that its timeout
+    of 30 s, if it has one, is over, and then the time for its clean-up."""
 
     def __init__(self, jump: Jump) -> None:
         self.began = Began()
@@ -452,13 +452,13 @@ class Swallowing:
         self.execute = execute
 
 
-async def test_a_node_that_swallows_its_cancellation_is_stuck_and_the_loop_goes_on(
+async def test_a_node_that_ignores_its_cancellation_is_stuck_and_the_loop_continues(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     jump = jumping(mock_clock)
     swallowing = Swallowing(jump)
 
-    async def heard_of_the_late_end() -> None:
+    async def late_end_is_logged() -> None:
         assert "(Node), stuck until now, returned in the asyncio loop; its result" in caplog.text
 
     async def quick(self: BaseNode) -> None: ...
@@ -471,7 +471,7 @@ async def test_a_node_that_swallows_its_cancellation_is_stuck_and_the_loop_goes_
         server.add("Quick", 3)
         await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 3})
         swallowing.release = True
-        await eventually(heard_of_the_late_end)
+        await eventually(late_end_is_logged)
     assert "(Node) is stuck: it goes on in the asyncio loop" in caplog.text
     assert "blocked" not in caplog.text
     assert rt.summary.completed == 3
@@ -504,7 +504,7 @@ async def test_too_many_stuck_nodes_keep_asyncio_nodes_from_being_begun_and_no_o
         await server.until(EXECUTED=5)
 
 
-async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state_back(
+async def test_a_stop_abandons_a_node_that_does_not_end_and_releases_its_state(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     jump = jumping(mock_clock)
@@ -527,7 +527,7 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
         release.wait(100)
 
     async def waits(self: BaseNode) -> None:
-        raise AssertionError("nobody was to begin this")
+        raise AssertionError("this must not be begun")
 
     async def on_trio(self: BaseNode) -> None:
         await trio.lowlevel.checkpoint()
@@ -556,11 +556,11 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
         assert server.statuses() == {"EXECUTED": 4, "ERRORED": 2, "CREATED": 1}
     assert "the asyncio loop is blocked, by state 000000000000000000000000 (Blocks)" in caplog.text
     assert "its thread is left running" in caplog.text
-    assert caplog.text.count("it goes on in the asyncio loop") == 1, "what was not begun cannot go on"
+    assert caplog.text.count("it goes on in the asyncio loop") == 1, "a node that was not begun is not stuck"
     release.set()
 
 
-async def test_nodes_are_begun_again_once_the_loop_goes_on(
+async def test_nodes_are_begun_again_once_the_loop_is_no_longer_blocked(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     jump = jumping(mock_clock)
@@ -604,7 +604,7 @@ async def test_nodes_are_begun_again_once_the_loop_goes_on(
 # -- the end of the loops
 
 
-async def test_what_nodes_left_in_the_loop_is_ended_with_it() -> None:
+async def test_tasks_and_generators_that_nodes_left_end_with_the_loop() -> None:
     ended: list[str] = []
     kept: list[Any] = []
 

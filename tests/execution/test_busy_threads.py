@@ -1,4 +1,4 @@
-"""Nodes that keep every thread of Trio's default limiter busy hold up nothing of ours."""
+"""Nodes that keep every thread of Trio\'s default limiter busy do not delay the runtime."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_the_name_of_a_state_manager_is_looked_up() -> None:
         await http.aclose()
 
 
-async def test_a_resolver_of_the_application_is_asked_and_stays() -> None:
+async def test_a_resolver_of_the_application_is_used_and_remains_set() -> None:
     class Resolver(trio.abc.HostnameResolver):
         async def getaddrinfo(self, host: Any, port: Any, *rest: Any, **options: Any) -> Any:
             return [(trio.socket.AF_INET, 1, 6, "", ("127.0.0.1", int(port)))]

@@ -90,7 +90,7 @@ def test_one_line_names_an_error_by_its_message(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_the_message_is_found_in_the_text_that_was_reported(name: str) -> None:
+def test_the_message_is_recognized_in_the_reported_text(name: str) -> None:
     error, expected = ERRORS[name]
     for text in (error_text(error), "".join(traceback.format_exception(error))):
         assert message_line(text).startswith(expected)
@@ -129,16 +129,16 @@ def test_a_text_that_is_not_a_whole_traceback_has_a_message_too(text: str | None
     assert message_line(text) == message
 
 
-def test_commands_show_the_message_in_one_line_and_then_what_stands_beside_it() -> None:
+def test_commands_show_the_message_in_one_line_and_then_the_traceback() -> None:
     text = "\n".join(
         ["Traceback (most recent call last):", *["  File x"] * 50, "ValueError: wrong", "a note"]
     )
     assert error_message(text) == "ValueError: wrong"
     assert error_message("") == "no text"
-    beside = _traceback_lines(text)
-    assert beside[0] == "Traceback (most recent call last):", "what is long keeps its beginning"
-    assert beside[-1] == "a note"
-    assert len(beside) < 50
+    below = _traceback_lines(text)
+    assert below[0] == "Traceback (most recent call last):", "what is long keeps its beginning"
+    assert below[-1] == "a note"
+    assert len(below) < 50
     assert (
         _traceback_lines("Traceback (most recent call last):\n  File x\nValueError: wrong")[-1] == "  File x"
     )

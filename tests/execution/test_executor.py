@@ -84,7 +84,7 @@ class Other(BaseModel):
         ([None], "item 0"),
     ],
 )
-async def test_anything_else_it_returns_is_an_error_that_says_so(value: Any, part: str) -> None:
+async def test_any_other_returned_value_is_an_error_that_names_it(value: Any, part: str) -> None:
     assert part in await error_of(returning(lambda: value))
 
 
@@ -93,7 +93,7 @@ async def test_signals_are_outcomes() -> None:
     assert await run_node(raising(lambda: ReQueueAfterSignal(timedelta(minutes=1)))) == Requeued(60.0)
 
 
-async def test_a_signal_is_found_in_nested_groups_of_one() -> None:
+async def test_a_signal_in_nested_groups_of_one_is_an_outcome() -> None:
     async def execute(self: BaseNode) -> None:
         async with trio.open_nursery() as outer, anyio.create_task_group() as inner:
             inner.start_soon(trio.sleep, 0)
@@ -125,7 +125,7 @@ def recurse() -> BaseException:
         recurse,
     ],
 )
-async def test_whatever_a_node_raises_is_the_error_of_its_state(make: Any) -> None:
+async def test_any_exception_of_a_node_is_the_error_of_its_state(make: Any) -> None:
     assert await error_of(raising(make))
 
 
@@ -149,7 +149,7 @@ async def test_a_cancelled_that_a_node_kept_and_raises_again_is_an_error_of_its_
     assert "Cancelled" in error
 
 
-async def test_a_key_that_is_not_ours_to_handle_passes() -> None:
+async def test_a_keyboard_interrupt_of_the_application_is_raised() -> None:
     with pytest.raises(KeyboardInterrupt):
         await run_node(raising(KeyboardInterrupt))
 
@@ -333,11 +333,11 @@ async def test_nothing_a_state_does_ends_the_runtime(autojump_clock: Any) -> Non
     states = {
         how: server.add("Evil", how=how)[0] for how in ("exit", "surrogate", "not json", "unlike", "tidy")
     }
-    stranger = server.add("Evil")[0]
+    without_input = server.add("Evil")[0]
     async with running(server, Evil, workers=1):
         await server.until(lambda: not server.statuses()["CREATED"] and not server.statuses()["QUEUED"])
     assert server.states[states.pop("tidy")].status == "EXECUTED"
-    for state in (*states.values(), stranger):
+    for state in (*states.values(), without_input):
         assert server.states[state].status == "ERRORED"
     assert "refused what the node returned" in server.states[states["surrogate"]].result
 
@@ -357,7 +357,7 @@ async def test_a_state_for_a_node_that_is_not_here_is_errored(autojump_clock: An
     assert "no node class named 'Elsewhere'; it has: Here" in server.states[state].result
 
 
-async def test_a_state_manager_that_is_away_for_two_seconds_is_waited_for_by_most_states_with_secrets(
+async def test_most_states_with_secrets_survive_an_outage_of_two_seconds(
     autojump_clock: MockClock,
 ) -> None:
     class Secretive(BaseNode):
@@ -409,7 +409,7 @@ async def test_a_state_whose_secrets_cannot_be_fetched_is_released_and_never_err
     assert rt.summary.released == 1
 
 
-async def test_whether_a_state_is_still_ours_is_asked_last_before_its_node_begins() -> None:
+async def test_the_claim_is_confirmed_last_before_its_node_begins() -> None:
     order: list[str] = []
 
     class Secretive(BaseNode):

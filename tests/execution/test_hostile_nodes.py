@@ -1,4 +1,4 @@
-"""Nodes that break what they can reach: the state of each is an error, and the next node runs as ever."""
+"""Nodes that break what they can reach: each state is an error, and the next node runs as usual."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def leave_a_nursery_open(self: BaseNode) -> None:
 
 async def leave_a_nursery_open_in_which_a_task_fails(self: BaseNode) -> None:
     async def fail() -> None:
-        raise ValueError("a task that nobody waits for")
+        raise ValueError("a task that no code waits for")
 
     nursery = await trio.open_nursery().__aenter__()
     nursery.start_soon(fail)
@@ -99,7 +99,7 @@ async def leave_a_nursery_open_in_which_a_task_fails(self: BaseNode) -> None:
 
 async def leave_a_nursery_open_and_raise(self: BaseNode) -> None:
     await trio.open_nursery().__aenter__()
-    raise ValueError("raised beside it")
+    raise ValueError("raised after it")
 
 
 async def cancel_the_nursery_around(self: BaseNode) -> None:
@@ -111,7 +111,7 @@ async def cancel_the_nursery_around(self: BaseNode) -> None:
 
 async def start_a_task_that_fails_in_the_nursery_around(self: BaseNode) -> None:
     async def fail() -> None:
-        raise ValueError("a task beside the node")
+        raise ValueError("a task next to the node")
 
     nursery = trio.lowlevel.current_task().parent_nursery
     assert nursery is not None
@@ -160,7 +160,7 @@ async def survive(rt: Runtime) -> None:
     raise AssertionError(f"a node ended the runtime with {kind}")
 
 
-async def error_beside(execute: Callable[[BaseNode], Any], tidy: type[BaseNode], **parts: Any) -> str:
+async def error_before(execute: Callable[[BaseNode], Any], tidy: type[BaseNode], **parts: Any) -> str:
     """Run two states of a hostile node and one of ``tidy`` by one worker; return the error of the first."""
     hostile = type("Hostile", (BaseNode,), {"execute": execute, **parts})
     server = V0Server()
@@ -182,18 +182,18 @@ async def error_beside(execute: Callable[[BaseNode], Any], tidy: type[BaseNode],
 
 
 @pytest.mark.parametrize("name", RAISED)
-async def test_whatever_a_node_raises_is_its_error_and_the_runtime_goes_on(
+async def test_any_exception_is_the_error_of_its_node_and_the_runtime_continues(
     autojump_clock: Any, name: str
 ) -> None:
-    error = await error_beside(raise_it(name), Tidy)
+    error = await error_before(raise_it(name), Tidy)
     assert ("ValueError: leaf" in error) >= (name == "a group too deep to be split"), (
-        "it is named at any depth"
+        "the leaf is named at any depth"
     )
 
 
 @pytest.mark.parametrize("name", RAISED)
 @pytest.mark.parametrize("tidy", [TidyThread, TidyAsyncio])
-async def test_whatever_a_node_raises_elsewhere_is_its_error_and_the_runtime_goes_on(
+async def test_any_exception_in_a_thread_is_the_error_of_its_node_and_the_runtime_continues(
     tidy: type[BaseNode], name: str
 ) -> None:
     execute = raise_it(name)
@@ -202,17 +202,17 @@ async def test_whatever_a_node_raises_elsewhere_is_its_error_and_the_runtime_goe
         def execute(self: BaseNode) -> None:
             raise RAISED[name]()
 
-    await error_beside(execute, tidy, **({} if tidy is TidyThread else {"runs_in": "asyncio"}))
+    await error_before(execute, tidy, **({} if tidy is TidyThread else {"runs_in": "asyncio"}))
 
 
 @pytest.mark.parametrize("execute", DONE)
-async def test_whatever_a_node_does_to_its_task_is_its_error_and_the_runtime_goes_on(
+async def test_damage_to_its_task_is_the_error_of_a_node_and_the_runtime_continues(
     autojump_clock: Any, execute: Callable[[BaseNode], Any]
 ) -> None:
-    assert await error_beside(execute, Tidy)
+    assert await error_before(execute, Tidy)
 
 
-LEFT_BY = ContextVar("left_by", default="nobody")
+LEFT_BY = ContextVar("left_by", default="no node")
 
 
 def around() -> trio.Nursery:
@@ -240,7 +240,7 @@ async def test_what_a_node_leaves_in_its_task_ends_with_its_state(autojump_clock
         async def execute(self) -> None:
             await trio.sleep(2)
             scope = around().cancel_scope
-            assert (LEFT_BY.get(), len(around().child_tasks)) == ("nobody", 1)
+            assert (LEFT_BY.get(), len(around().child_tasks)) == ("no node", 1)
             assert (scope.deadline, scope.shield, scope.cancel_called) == (math.inf, False, False)
 
     server = V0Server()
@@ -273,7 +273,7 @@ async def test_what_a_failed_node_held_is_freed_with_its_state() -> None:
         gc.enable()
 
 
-async def test_a_broken_group_raised_by_a_cancelled_node_hands_its_state_back(autojump_clock: Any) -> None:
+async def test_a_deep_group_raised_by_a_cancelled_node_releases_its_state(autojump_clock: Any) -> None:
     class Groups(BaseNode):
         async def execute(self) -> None:
             try:
@@ -301,11 +301,11 @@ async def interrupt_asyncio(self: BaseNode) -> None:
 
 async def test_a_keyboard_interrupt_out_of_a_thread_is_an_error_of_its_state() -> None:
     assert threading.current_thread() is threading.main_thread(), "where a Ctrl-C would arrive"
-    assert "KeyboardInterrupt" in await error_beside(interrupt_a_thread, TidyThread)
+    assert "KeyboardInterrupt" in await error_before(interrupt_a_thread, TidyThread)
 
 
 async def test_a_keyboard_interrupt_out_of_the_asyncio_thread_is_an_error_of_its_state() -> None:
-    assert "KeyboardInterrupt" in await error_beside(interrupt_asyncio, TidyAsyncio, runs_in="asyncio")
+    assert "KeyboardInterrupt" in await error_before(interrupt_asyncio, TidyAsyncio, runs_in="asyncio")
 
 
 def old_factory(loop: Any, coroutine: Any) -> Any:
@@ -318,7 +318,7 @@ def broken_factory(loop: Any, coroutine: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("factory", [old_factory, broken_factory])
-async def test_a_task_factory_that_a_node_sets_holds_up_no_other_node(factory: Any) -> None:
+async def test_a_task_factory_that_a_node_sets_does_not_stop_other_nodes(factory: Any) -> None:
     async def execute(self: BaseNode) -> None:
         asyncio.get_running_loop().set_task_factory(factory)
         raise ValueError("set")
@@ -329,4 +329,4 @@ async def test_a_task_factory_that_a_node_sets_holds_up_no_other_node(factory: A
         async def execute(self) -> None:
             await asyncio.sleep(0)
 
-    assert "set" in await error_beside(execute, Waits, runs_in="asyncio")
+    assert "set" in await error_before(execute, Waits, runs_in="asyncio")

@@ -1,4 +1,4 @@
-"""Errors after which another attempt would be in vain: which they are, and what their text says."""
+"""Errors after which another attempt would be useless: which they are, and what their text says."""
 
 from __future__ import annotations
 
@@ -131,10 +131,10 @@ def _typos() -> list[Any]:
     async def other_item(self: Any) -> Any:
         return [self.Outputs(text="a"), None]
 
-    async def misfit(self: Any) -> Any:
+    async def wrong_values(self: Any) -> Any:
         return self.Outputs.model_construct(count="many")
 
-    return [name, field, method, secret, other_type, other_item, (misfit, Number)]
+    return [name, field, method, secret, other_type, other_item, (wrong_values, Number)]
 
 
 @pytest.mark.parametrize("typo", _typos())
@@ -155,10 +155,10 @@ async def test_inputs_that_do_not_fit_are_not_to_be_retried_and_secrets_are() ->
         outcome = await errored(made(execute, Inputs=inputs), inputs={"count": "many"})
         assert not outcome.retry
         assert outcome.error.endswith("\nnot to be retried: the inputs stay the same")
-    assert (await errored(made(execute, Secrets=Secrets))).retry, "they are read anew, and can be corrected"
+    assert (await errored(made(execute, Secrets=Secrets))).retry, "they are read again, and can be corrected"
 
 
-async def test_a_node_class_that_nobody_has_is_not_to_be_retried() -> None:
+async def test_an_unknown_node_class_is_not_to_be_retried() -> None:
     async def no_secrets(claim: Claim) -> dict[str, str]:
         return {}
 

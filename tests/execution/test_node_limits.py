@@ -45,13 +45,13 @@ async def sleeps(self: BaseNode) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), True, "30", timedelta(seconds=3)])
-def test_a_timeout_that_is_no_number_of_seconds_is_named(timeout: Any) -> None:
+def test_a_timeout_that_is_not_a_number_of_seconds_is_named(timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Digest\.timeout is .*finite number of seconds above zero"):
         runtime(V0Server(), node(sleeps, timeout=timeout))
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.0, True, "2"])
-def test_a_concurrency_that_is_no_whole_number_is_named(concurrency: Any) -> None:
+def test_a_concurrency_that_is_not_a_whole_number_is_named(concurrency: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Digest\.concurrency is .*at least 1"):
         runtime(V0Server(), node(sleeps, concurrency=concurrency))
 
@@ -67,7 +67,7 @@ async def test_a_node_that_takes_longer_than_its_timeout_is_cancelled_and_errore
 
 
 @pytest.mark.parametrize(
-    ("of_class", "minutes", "said"),
+    ("of_class", "minutes", "limit"),
     [
         (None, 1, "60 s (timeout_minutes of slow in its graph)"),
         (90, 1, "60 s (timeout_minutes of slow in its graph)"),
@@ -76,16 +76,16 @@ async def test_a_node_that_takes_longer_than_its_timeout_is_cancelled_and_errore
     ],
 )
 async def test_of_the_limits_of_class_and_graph_the_smaller_one_counts_and_is_named(
-    autojump_clock: MockClock, of_class: float | None, minutes: int | None, said: str
+    autojump_clock: MockClock, of_class: float | None, minutes: int | None, limit: str
 ) -> None:
     slow = GraphNodeModel(node_name="Slow", namespace="n", identifier="slow", timeout_minutes=minutes)
     graph = Graph("g", [slow], retry_policy=RetryPolicyModel(max_retries=0))
     run = await run_graph(graph, [node(sleeps, "Slow", timeout=of_class)])
     (failed,) = run.errors
-    assert failed == f"timed out after {said}"
+    assert failed == f"timed out after {limit}"
 
 
-async def test_a_node_within_its_timeout_knows_nothing_of_it(autojump_clock: MockClock) -> None:
+async def test_a_node_within_its_timeout_is_not_told_to_stop(autojump_clock: MockClock) -> None:
     async def execute(self: BaseNode) -> Any:
         await trio.sleep(29.9)
         return Text(text=str(bool(self.stopping)))
@@ -155,7 +155,7 @@ async def test_secrets_are_masked_in_what_a_timed_out_node_raises(autojump_clock
     assert "canary-secret" not in outcome.error
 
 
-async def test_a_cancellation_from_elsewhere_is_no_timeout(autojump_clock: MockClock) -> None:
+async def test_a_cancellation_from_outside_is_not_a_timeout(autojump_clock: MockClock) -> None:
     outcome = None
     with trio.move_on_after(10) as scope:
         outcome = await run_node(node(sleeps, timeout=30))
@@ -232,36 +232,36 @@ class Hanging:
 
     def __init__(self, timeout: float = 0.05) -> None:
         self.release = threading.Event()
-        self.told: list[Stopping] = []
+        self.reasons: list[Stopping] = []
         hanging = self
 
         def execute(self: BaseNode) -> Any:
             hanging.release.wait(100)
-            hanging.told.append(self.stopping)
+            hanging.reasons.append(self.stopping)
             return Text(text="too late")
 
         self.node = node(execute, timeout=timeout)
 
 
-async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_plain_node_learns_of_its_timeout_and_is_stuck(caplog: pytest.LogCaptureFixture) -> None:
     hanging = Hanging()
     server = V0Server(Digest=1)
     rt = runtime(server, hanging.node)
 
-    async def heard_of_the_late_end() -> None:
+    async def late_end_is_logged() -> None:
         assert "(Digest), stuck until now, returned in its thread; its result is dropped" in caplog.text
 
     with caplog.at_level(logging.WARNING), trio.fail_after(60):
         async with running(rt):
             await server.until(ERRORED=1)
             hanging.release.set()
-            await eventually(heard_of_the_late_end)
-    assert hanging.told == [Stopping.TIMED_OUT]
+            await eventually(late_end_is_logged)
+    assert hanging.reasons == [Stopping.TIMED_OUT]
     assert server.states["0" * 24].result == "timed out after 0.05 s (timeout of Digest)"
     assert (rt.summary.errored, rt.summary.completed) == (1, 0)
 
 
-async def test_stuck_threads_take_no_place_from_the_workers() -> None:
+async def test_stuck_threads_occupy_no_worker() -> None:
     hanging = Hanging()
     server = V0Server(Digest=3, Quick=5)
     async with running(server, hanging.node, node(lambda self: None, "Quick"), workers=1, within=60):
@@ -284,8 +284,8 @@ async def test_too_many_stuck_threads_keep_plain_nodes_from_being_begun_and_no_o
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "CREATED": 5})
             server.add("Quick", 3)
             await server.until(EXECUTED=3)
-            asked = [call.body["nodes"] for call in server.routes("enqueue")]
-            assert asked[-1] == ["Quick"]
+            claimed_nodes = [call.body["nodes"] for call in server.routes("enqueue")]
+            assert claimed_nodes[-1] == ["Quick"]
             assert server.statuses() == {"ERRORED": 4, "CREATED": 5, "EXECUTED": 3}
             assert health.ready() == "4 plain def nodes are stuck: no such node is begun"
             assert health.alive() == ""
@@ -296,7 +296,7 @@ async def test_too_many_stuck_threads_keep_plain_nodes_from_being_begun_and_no_o
     assert "plain def nodes are begun again" in caplog.text
 
 
-async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_time_to_return() -> None:
+async def test_a_plain_node_that_is_cancelled_before_its_timeout_has_time_to_return() -> None:
     began = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
@@ -318,7 +318,7 @@ async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_time_to
 
 
 class LimitingServer(NativeServer):
-    """Heeds the limit of each node in a claim, and waits for a state of one of them."""
+    """Applies the limit of each node in a claim, and waits for a state of one of them."""
 
     async def _claim(self, body: Any) -> list[Any]:
         with trio.move_on_after(body["wait_ms"] / 1000):
@@ -330,8 +330,8 @@ class LimitingServer(NativeServer):
 
     def take(self, nodes: Any, limit: int) -> list[Any]:
         taken: list[Any] = []
-        for name, most in nodes.items():
-            taken += super().take([name], min(most, limit - len(taken)))
+        for name, room in nodes.items():
+            taken += super().take([name], min(room, limit - len(taken)))
         return taken
 
 
@@ -339,12 +339,12 @@ class Counting:
     """A node that counts how many of it run at once."""
 
     def __init__(self, name: str, concurrency: int | None, seconds: float = 1.0) -> None:
-        self.running = self.most = 0
+        self.running = self.peak = 0
         counting = self
 
         async def execute(self: BaseNode) -> None:
             counting.running += 1
-            counting.most = max(counting.most, counting.running)
+            counting.peak = max(counting.peak, counting.running)
             try:
                 await trio.sleep(seconds)
             finally:
@@ -363,22 +363,22 @@ async def test_no_more_than_its_concurrency_of_a_class_is_held_at_once(
 
     async def count(call: Any) -> None:
         queued = Counter(state.node_name for state in server.states.values() if state.status == "QUEUED")
-        held["most"] = max(held["most"], queued["Limited"])
+        held["peak"] = max(held["peak"], queued["Limited"])
 
     server.after = count
     server.add("Limited", 20)
     server.add("Free", 20)
     async with running(server, limited.node, free.node, workers=8, batch_size=16):
         await server.until(EXECUTED=40)
-    assert limited.most == 2
-    assert free.most >= 6
+    assert limited.peak == 2
+    assert free.peak >= 6
     # On the server a state is held until its report is in; the place here is free once the node ended.
-    assert held["most"] <= 4
+    assert held["peak"] <= 4
     assert trio.current_time() < 16, "a place that was freed is filled at once"
 
 
 @pytest.mark.parametrize("make", [V0Server, LimitingServer])
-async def test_nothing_is_asked_while_no_class_has_room(
+async def test_no_claim_is_made_while_no_class_has_room(
     autojump_clock: MockClock, make: type[V0Server]
 ) -> None:
     limited = Counting("Limited", 1, seconds=1000)
@@ -402,7 +402,7 @@ async def test_a_class_that_has_room_again_does_not_wait_for_a_long_poll_to_end(
 
 
 @pytest.mark.parametrize("make", [V0Server, LimitingServer])
-async def test_a_full_class_beside_an_idle_one_does_not_make_the_poller_spin(
+async def test_a_full_class_and_an_idle_one_do_not_make_the_poller_spin(
     autojump_clock: MockClock, make: type[V0Server]
 ) -> None:
     limited, free = Counting("Limited", 1, seconds=100), Counting("Free", None)
@@ -412,7 +412,7 @@ async def test_a_full_class_beside_an_idle_one_does_not_make_the_poller_spin(
         assert len(server.routes("claim", "enqueue")) <= 55
 
 
-async def test_a_state_that_is_released_frees_its_place(autojump_clock: MockClock) -> None:
+async def test_a_released_state_makes_room_for_another(autojump_clock: MockClock) -> None:
     class Secrets(BaseModel):
         token: str
 

@@ -65,11 +65,11 @@ async def bench(*classes: type[BaseNode]) -> AsyncIterator[Bench]:
 async def pids(execution: Execution) -> list[int]:
     """Return the processes that the progress names."""
 
-    async def told() -> list[int]:
+    async def reported() -> list[int]:
         assert execution.progress.last is not None
         return [int(pid) for pid in execution.progress.last.text.split()]
 
-    return await eventually(told)
+    return await eventually(reported)
 
 
 SAME: dict[type[BaseNode], dict[str, str]] = {
@@ -85,7 +85,7 @@ SAME: dict[type[BaseNode], dict[str, str]] = {
 }
 
 
-async def test_a_node_ends_in_a_process_as_it_does_anywhere_else() -> None:
+async def test_a_node_ends_in_a_process_as_it_does_in_the_runtime() -> None:
     here = [type(each.__name__, (each,), {"runs_in": None}) for each in SAME]
     cases: list[tuple[Any, Any]] = [*SAME.items(), (nodes.Typed, {"count": "many"}), (nodes.Typed, {})]
     async with bench(*SAME) as there, bench(*here) as twins:
@@ -140,7 +140,7 @@ async def test_settings_of_a_worker_process_are_restored_after_each_node(
     here.mkdir()
     there.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/home/user")
     async with bench(nodes.Changes) as runtime:
         outputs = []
         for remove in ("", str(here), ""):
@@ -165,7 +165,7 @@ async def test_a_process_that_does_not_end_by_itself_is_killed_soon_after_the_st
     until_gone(int(outcome.outputs[0]["text"]))
 
 
-async def test_what_holds_the_interpreter_in_c_is_timed_out_with_all_that_it_started(
+async def test_a_node_that_holds_the_interpreter_in_c_is_timed_out_with_all_that_it_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As long as the node may take: the start of the process does not count.
@@ -178,19 +178,19 @@ async def test_what_holds_the_interpreter_in_c_is_timed_out_with_all_that_it_sta
         await eventually(lambda: _gone(*gone), within=15)
 
 
-@pytest.mark.parametrize("told", ["lost", "cancelled"])
-async def test_a_lost_lease_and_a_cancelled_run_end_the_process(told: str) -> None:
+@pytest.mark.parametrize("mark", ["lost", "cancelled"])
+async def test_a_lost_lease_and_a_cancelled_run_end_the_process(mark: str) -> None:
     server = NativeServer()
     (state_id,) = server.add("Hangs")
     async with running(server, nodes.Hangs) as rt:
         running_pids = await pids(await _execution(rt))
-        getattr(server, told).add(state_id)
+        getattr(server, mark).add(state_id)
         with trio.fail_after(60):
             await eventually(lambda: _gone(*running_pids), within=15)
     assert rt.summary.completed == rt.summary.errored == 0
 
 
-async def test_a_stop_hands_back_what_hangs_in_a_process() -> None:
+async def test_a_stop_releases_a_state_that_hangs_in_a_process() -> None:
     server = V0Server(Hangs=1)
     async with running(server, nodes.Hangs, grace=0) as rt:
         running_pids = await pids(await _execution(rt))
@@ -209,16 +209,16 @@ async def test_a_node_in_a_process_learns_that_the_runtime_drains_and_no_signal_
     assert [state.result for state in server.states.values()] == [[{"text": Stopping.DRAINING.value}]]
 
 
-async def test_progress_crosses_seldom_but_the_last_one_always() -> None:
+async def test_progress_is_sent_from_time_to_time_and_the_last_one_always() -> None:
     execution = execution_of("Reports")
-    said: list[object] = []
+    reports: list[object] = []
     say = execution.progress.say
 
     class Counting(type(execution.progress)):  # type: ignore[misc]
         __slots__ = ()
 
         def say(self, fraction: object, text: object) -> None:
-            said.append(text)
+            reports.append(text)
             say(fraction, text)
             super().say(fraction, text)
 
@@ -227,10 +227,10 @@ async def test_progress_crosses_seldom_but_the_last_one_always() -> None:
         nursery.start_soon(there.run, "Reports", execution)
         await eventually(lambda: _progress(execution, "step 10000"), within=20)
         execution.drain()
-    assert len(said) < 200
+    assert len(reports) < 200
 
 
-async def test_what_a_node_logs_and_prints_goes_where_that_of_the_runtime_goes(
+async def test_a_node_logs_and_prints_to_where_the_runtime_does(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
@@ -248,11 +248,11 @@ async def test_what_a_node_logs_and_prints_goes_where_that_of_the_runtime_goes(
     assert SECRET not in stream.getvalue()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     ours = [line for line in lines if line["logger"] == nodes.log.name]
-    told = [line for line in ours if line["message"] == "no number, but ***"]
-    assert len(told) == 2
+    masked = [line for line in ours if line["message"] == "no number, but ***"]
+    assert len(masked) == 2
     assert "not wanted" not in stream.getvalue()
-    assert all((line["run"], line["state"], line["node"]) == ("r", "s", "Logs") for line in told)
-    assert "ValueError: invalid literal" in told[0]["exception"]
+    assert all((line["run"], line["state"], line["node"]) == ("r", "s", "Logs") for line in masked)
+    assert "ValueError: invalid literal" in masked[0]["exception"]
     assert any(line["logger"] == "py.warnings" and "a warning" in line["message"] for line in lines)
     # Not that of the state: it has no context of it in a runtime either.
     assert not any("state" in line for line in ours if line["message"] == "of a thread")
@@ -261,12 +261,12 @@ async def test_what_a_node_logs_and_prints_goes_where_that_of_the_runtime_goes(
     assert "printed\nwritten to the descriptor\n" in err
 
 
-async def test_a_forked_child_of_a_node_is_no_worker_process() -> None:
+async def test_a_forked_child_of_a_node_is_not_a_worker_process() -> None:
     async with bench(nodes.Forks) as there:
         assert await there.run("Forks") == Executed([{"text": "-15"}])
 
 
-async def test_a_process_that_does_not_come_to_its_node_is_not_waited_for(
+async def test_a_process_that_does_not_load_its_node_in_time_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(processes, "MAX_START", 0.2)
@@ -318,7 +318,7 @@ async def test_a_process_that_no_thread_can_wait_for_is_ended_and_an_error_of_th
     assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
-def test_what_no_other_process_finds_is_refused() -> None:
+def test_a_class_that_no_other_process_can_import_is_refused() -> None:
     class Local(BaseNode):
         runs_in = "process"
 
@@ -339,12 +339,12 @@ def test_what_no_other_process_finds_is_refused() -> None:
 
 
 async def _execution(rt: Any) -> Execution:
-    async def found() -> Execution:
+    async def running_one() -> Execution:
         executions: list[Execution] = [held.execution for held in rt._ledger.snapshot() if held.execution]
         assert executions, "nothing runs"
         return executions[0]
 
-    return await eventually(found, within=20)
+    return await eventually(running_one, within=20)
 
 
 async def _gone(*running_pids: int) -> None:

@@ -10,7 +10,7 @@ from exotrio._shared import deadlines
 
 
 class Hangs(threading.Thread):
-    """A thread that does not end: whoever waits for it waits as long as it may."""
+    """A thread that does not end: a join takes all of its timeout."""
 
     now = 100.0
 

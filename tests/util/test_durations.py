@@ -23,7 +23,7 @@ def test_a_number_and_a_unit_are_seconds(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "30", "d", "30 d", "-1d", "1.5h", "1w", "30D", "1h30m", "\u0663d"])
-def test_anything_else_is_told_how_to_write_one(text: str) -> None:
+def test_the_error_for_anything_else_says_how_to_write_one(text: str) -> None:
     with pytest.raises(ValueError, match="30d or 12h"):
         parse_duration(text)
 
@@ -56,5 +56,5 @@ def test_durations_read_well(milliseconds: int | None, text: str) -> None:
 
 
 def test_a_coarse_duration_has_one_unit() -> None:
-    told = [format_coarse(seconds) for seconds in (-1, 59, 90, 7_200, 90_000)]
-    assert told == ["0 s", "59 s", "1 min", "2 h", "1 d"]
+    shown = [format_coarse(seconds) for seconds in (-1, 59, 90, 7_200, 90_000)]
+    assert shown == ["0 s", "59 s", "1 min", "2 h", "1 d"]

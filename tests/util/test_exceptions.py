@@ -1,4 +1,4 @@
-"""What is inside exception groups."""
+"""The contents of exception groups."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def cancelled() -> trio.Cancelled:
             try:
                 await trio.lowlevel.checkpoint()
             except trio.Cancelled as error:
-                found.append(error)
+                caught.append(error)
                 raise
-        return found[0]
+        return caught[0]
 
-    found: list[trio.Cancelled] = []
+    caught: list[trio.Cancelled] = []
     trio.run(main)
-    return found[0]
+    return caught[0]
 
 
-def test_leaves_are_found_in_order_and_each_once() -> None:
+def test_leaves_are_returned_in_order_and_each_once() -> None:
     a, b = ValueError("a"), KeyError("b")
     nested = group(group(a), group(group(b), a))
     assert leaves(nested) == [a, b]

@@ -137,7 +137,7 @@ def test_the_forms_of_secrets_are_kept_up_to_a_limit() -> None:
     assert redactor_of([f"{large}x"]) is not redactor_of([f"{large}x"])
 
 
-def test_the_longest_secret_is_masked_first() -> None:
+def test_longer_secrets_are_masked_first() -> None:
     assert Redactor(["abcdef", "abcdef-and-more"]).redact("abcdef-and-more") == "***"
 
 

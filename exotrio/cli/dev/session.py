@@ -49,7 +49,7 @@ class Session:
     verbose: int
     """Number of options -v."""
     _child: Child | None = field(default=None, init=False)
-    _orders: list[Order] = field(default_factory=list, init=False)
+    _order: Order | None = field(default=None, init=False)
     _stop_requested: trio.Event = field(default_factory=trio.Event, init=False)
     _opening: trio.CancelScope | None = field(default_factory=trio.CancelScope, init=False)
     """Cancelled by a stop until the state manager works; None from then on."""
@@ -62,8 +62,15 @@ class Session:
 
     def stop(self, grace: float | None, why: str) -> None:
         """Called at a first signal with None, at a second one with 0."""
-        self._orders.append(Order("drain" if grace is None else "cancel", "dev"))
-        self._forward_order()
+        is_first, self._order = self._order is None, Order("drain" if grace is None else "cancel", "dev")
+        self._stop_requested.set()
+        if self._opening is not None:
+            # The session may be waiting for a database that cannot be reached.
+            self._opening.cancel()
+        if self._child is not None:
+            if is_first and self._child.registered.is_set():
+                print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
+            self._child.order(self._order)
 
     def exiting(self) -> str:
         """Called from the signal handler just before this process exits: no process may outlive it."""
@@ -72,17 +79,6 @@ class Session:
         return "nodes are cut off" + (
             ", and run again when dev is started again" if self.db != MEMORY else ""
         )
-
-    def _forward_order(self) -> None:
-        child, first = self._child, not self._stop_requested.is_set()
-        self._stop_requested.set()
-        if self._opening is not None:
-            # The session may be waiting for a database that cannot be reached.
-            self._opening.cancel()
-        if child is not None:
-            if first and child.registered.is_set():
-                print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
-            child.order(self._orders[-1])
 
     # -- the state manager
 
@@ -128,8 +124,10 @@ class Session:
         while not self._stop_requested.is_set():
             child = await self._run_once(served, announcer)
             if self._stop_requested.is_set():
+                # The stop came while the process ran, or was being replaced.
                 return child.exit_code
             if child.was_replaced:
+                # It may have failed or ended by itself in the same moment; the new code counts.
                 continue
             if (failed := child.failed) is not None:
                 print_message(f"error: {failed.text}")
@@ -167,8 +165,9 @@ class Session:
         """
         self._watch.begin()
         child = self._child = Child(self.target, uri=served.url, key=served.key.text, verbose=self.verbose)
-        if self._stop_requested.is_set():
-            self._forward_order()
+        if self._order is not None:
+            # The stop came while no process ran.
+            child.order(self._order)
         background = [partial(self._replace_when_changed, child)] if self.reload else []
         try:
             await child.run(partial(self._handle, child, announcer), *background)

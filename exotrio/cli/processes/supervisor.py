@@ -51,7 +51,7 @@ class Supervisor:
     health: tuple[str, int] | None
     shows_tasks: bool
     _children: dict[int, Child] = field(default_factory=dict, init=False)
-    _orders: list[Order] = field(default_factory=list, init=False)
+    _order: Order | None = field(default=None, init=False)
     _stopping: trio.Event = field(default_factory=trio.Event, init=False)
     _first_works: trio.Event = field(default_factory=trio.Event, init=False)
     """The first process is registered, or has ended: the others may start."""
@@ -73,7 +73,7 @@ class Supervisor:
             child.kill()
 
     def _order_all(self, order: Order) -> None:
-        self._orders.append(order)
+        self._order = order
         log.info("all processes are ordered to %s: %s", order.action, order.why)
         self._stopping.set()
         for child in self._children.values():
@@ -136,8 +136,9 @@ class Supervisor:
         """
         child = Child(number, self.count, self.arguments)
         self._children[number] = child
-        if self._stopping.is_set():
-            child.order(self._orders[-1])
+        if self._order is not None:
+            # The stop came while no process of this number ran.
+            child.order(self._order)
         try:
             await child.run(child.handle, partial(self._when_registered, child, nursery))
         finally:
