@@ -16,21 +16,21 @@ Rules that hold:
 1. Every wait for a client has a limit (``Limits``): its first byte, a request head, a body, reading a
    response. A client that exceeds one gets a 408, or is dropped.
 2. Connections, request heads and bodies are bounded, and at most one chunk per connection is read ahead.
-   A request above a bound gets a 413 or 431; above the bound of connections, new ones wait in the kernel.
-   So is the number of chunks of a body, relative to its length: above it, the request gets a 400.
-   All large bodies and answers are bounded together (``budget.InFlight``): a body waits before it is read,
-   and before the app parses it (``reserve_values``); an answer takes the place of those that are read slowly,
-   or else is a 503. Neither loses an outcome: a runtime repeats what was refused by a 503 or not answered.
+   A request above a bound gets a 413 or 431, and one with too many short chunks a 400. Above the maximum
+   number of connections, new ones wait in the kernel. All large bodies and responses are bounded together
+   (``budget.InFlight``): a body waits before it is read, and before the app parses it (``reserve_values``);
+   a response replaces others that are read slowly, or else is a 503. Neither loses an outcome: a runtime
+   repeats requests that got a 503 or no response.
 3. A client is unauthenticated until the app calls ``mark_authenticated`` for one of its requests. Until
    then its connection gets one response, ``Limits.keyless`` seconds, and shares half of the connections
-   with all others of its kind, so that they cannot lock out authenticated clients. Of its request nothing
-   is parsed after the head unless the app reads the body.
+   with all others of its kind, so that they cannot lock out authenticated clients. After the head,
+   its request is parsed only if the app reads the body.
 4. On a stop the listeners close, idle connections close at once, and requests in flight may finish within
    the grace; then they are cancelled. The app learns of it by ``stopping_event``.
 5. A failure of the app is logged and answered with 500, without its text; it ends nothing else. No
    response of this server quotes the request, which may hold a key.
 
-Not served: TLS, WebSocket (an upgrade request is answered as a plain one), HTTP/2, ASGI lifespan.
+Not served: TLS, WebSocket (an upgrade request is served as a plain one), HTTP/2, ASGI lifespan.
 """
 
 from exotrio._httpd.budget import MAX_VALUES

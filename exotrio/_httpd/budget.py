@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import trio
 
 LARGE = 64 * 1024
-"""Bytes above which a body or an answer is counted: each connection may have less at any time."""
+"""Bytes above which a body or a response is counted: each connection may have less at any time."""
 SLOW = 5.0
-"""Seconds after which an answer that the client still reads may be cancelled for another one."""
+"""Seconds after which a response that the client still reads may be cancelled for another one."""
 MAX_VALUES = 1_500_000
 """Values in all large JSON bodies that are handled at once. A field counts once, with its name."""
 
@@ -71,28 +71,28 @@ class Budget:
 
 
 class InFlight:
-    """What the large requests and answers of all connections use together.
+    """Limits on the large bodies and responses of all connections together.
 
     A body waits until it fits, before it is read, so that no client has to send it again. Then the app may
-    let it wait until the values in it fit, before it is parsed: they can take fifty times its size. An answer
-    is there already: if it does not fit, those that were not read within ``SLOW`` seconds are cancelled,
-    oldest first.
+    let it wait until the values in it fit, before it is parsed: they can take fifty times its size. A
+    response is in memory already: if it does not fit, others that were not read within ``SLOW`` seconds are
+    cancelled, oldest first.
 
     Args:
-        limit: In bytes: half of it is for bodies, half for answers.
+        limit: In bytes: half of it is for bodies, half for responses.
     """
 
     def __init__(self, limit: int) -> None:
         self.bodies = Budget(limit // 2)
         self.values = Budget(MAX_VALUES)
         self._limit = limit // 2
-        self._answered = 0
-        # The answers that are being written, oldest first: when that began, and the size.
+        self._responded = 0
+        # The responses that are being written, oldest first: when that began, and the size.
         self._writes: dict[trio.CancelScope, tuple[float, int]] = {}
 
     def has_room(self, size: int) -> bool:
-        """Return whether an answer fits. Others that are read slowly are cancelled if that makes it fit."""
-        now, missing = trio.current_time(), self._answered + min(size, self._limit) - self._limit
+        """Return whether a response fits. Others that are read slowly are cancelled if that makes it fit."""
+        now, missing = trio.current_time(), self._responded + min(size, self._limit) - self._limit
         slow = []
         for write, (began, written) in self._writes.items():
             if missing <= 0 or began + SLOW > now:
@@ -103,7 +103,7 @@ class InFlight:
             return False
         for write, began in slow:
             logger.warning(
-                "disconnected a client that had not read its answer after %.0f s: other answers need the"
+                "disconnected a client that had not read its response after %.0f s: other responses need the"
                 " memory",
                 now - began,
             )
@@ -112,11 +112,11 @@ class InFlight:
         return True
 
     @contextmanager
-    def answer(self, size: int) -> Iterator[trio.CancelScope]:
-        """Count an answer while the block writes it, which is cancelled if another answer needs the room."""
+    def response(self, size: int) -> Iterator[trio.CancelScope]:
+        """Count a response while the block writes it, which is cancelled if another one needs the room."""
         with trio.CancelScope() as write:
             self._writes[write] = (trio.current_time(), size)
-            self._answered += size
+            self._responded += size
             try:
                 yield write
             finally:
@@ -124,4 +124,4 @@ class InFlight:
 
     def _forget(self, write: trio.CancelScope) -> None:
         _, size = self._writes.pop(write, (0.0, 0))
-        self._answered -= size
+        self._responded -= size

@@ -268,7 +268,7 @@ class Exchange:
         """ASGI ``send``.
 
         Raises:
-            ClientDisconnected: the client cannot get this; an OSError, as ASGI asks.
+            ClientDisconnected: the client cannot get this; an OSError, as ASGI requires.
             RuntimeError: the messages come in a wrong order.
             h11.LocalProtocolError: a header is invalid, or the body does not match content-length.
         """
@@ -295,7 +295,7 @@ class Exchange:
             body = message.get("body", b"")
             is_large = len(body) > LARGE
             if is_large and not (self._in_flight.has_room(len(body)) or self._started):
-                detail = "the answers to other requests use all memory for answers; try again"
+                detail = "the responses to other requests use all memory for responses; try again"
                 await self._refuse(Refusal(503, detail))
                 self._knows_gone = True
                 raise ClientDisconnected(detail)
@@ -313,11 +313,11 @@ class Exchange:
             raise RuntimeError(f"this server does not support the ASGI message {kind!r}")
 
     async def _write_large(self, parts: list[bytes]) -> None:
-        with self._in_flight.answer(sum(map(len, parts))) as write:
+        with self._in_flight.response(sum(map(len, parts))) as write:
             await self._peer.write(*parts)
         if write.cancelled_caught:
             raise ClientDisconnected(
-                "the client did not read its answer in time, and others needed its memory"
+                "the client did not read its response in time, and others needed its memory"
             )
 
     def _make_head(self, message: Message) -> h11.Response:

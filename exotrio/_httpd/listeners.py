@@ -132,5 +132,5 @@ def host_name(host: str) -> str:
 
 def loopback_names(host: str) -> set[str]:
     """Return the Host header values under which a server on a loopback address is called."""
-    # One that is bound to 127.0.0.2, say, is called by that address.
+    # A server on 127.0.0.2, for example, is called by that address.
     return {*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host}

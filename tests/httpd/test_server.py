@@ -1434,9 +1434,9 @@ async def test_no_response_is_cancelled_for_one_that_would_not_fit_anyway(
     autojump_clock: MockClock,
 ) -> None:
     in_flight = InFlight(20)
-    with in_flight.answer(3) as slow:
+    with in_flight.response(3) as slow:
         await trio.sleep(SLOW)
-        with in_flight.answer(6):
+        with in_flight.response(6):
             assert not in_flight.has_room(5)
             assert not slow.cancel_called
             assert in_flight.has_room(4)

@@ -83,7 +83,7 @@ async def masked(service: Service, items: Sequence[OutcomeItem]) -> list[Outcome
 def count_values(body: bytes) -> int:
     """Return how many values a JSON text has at most; above ``MAX_VALUES`` only if it has too many.
 
-    Whatever the text is, this takes time in proportion to its length, and little memory.
+    For any text the time is proportional to its length, and little memory is used.
     """
     count = _count_marks(body)
     if count <= MAX_VALUES:

@@ -193,7 +193,7 @@ def _locked_flashes(tx: Transaction, session: str) -> list[str]:
 
 
 def add_link(tx: Transaction, link: str) -> None:
-    """Keep a link that opens one session within ``LINK_LASTS_MS``. If there are too many, the oldest goes."""
+    """Keep a link that opens one session within ``LINK_LASTS_MS``. Of too many the oldest is deleted."""
     trim(tx, "sign_in_links", "WHERE until < ? LIMIT ?", (tx.now_ms, MAX_TRIMMED))
     trim(tx, "sign_in_links", "ORDER BY until DESC LIMIT ? OFFSET ?", (MAX_TRIMMED, MAX_LINKS - 1))
     tx.insert("sign_in_links", ("id", "until"), [(link, tx.now_ms + LINK_LASTS_MS)])

@@ -63,7 +63,7 @@ def run_word(run: RunSummary) -> str:
 
 
 def took(run: RunSummary, now_ms: int) -> int:
-    """Return for how many ms a run has gone on, or went on."""
+    """Return how many ms a run took, or has taken so far."""
     assert run.created_at is not None, "only a v0 server leaves it out"
     return (moment_ms(run.finished_at) if run.finished_at else now_ms) - moment_ms(run.created_at)
 
