@@ -70,11 +70,11 @@ class Server:
     def link(self, kind: LinkKind = "auto") -> AutoLink:
         return AutoLink(self.double.endpoint, "ns", kind=kind, worker_id="me", workers=4)
 
-    def asked_anew(self) -> list[str]:
-        """What was asked since the last call."""
-        asked = self.double.calls
+    def new_calls(self) -> list[str]:
+        """Return the requests since the last call."""
+        calls = self.double.calls
         self.double.requests.clear()
-        return asked
+        return calls
 
 
 FAILED = answer(500, {"success": False, "detail": "contact support"})
@@ -95,8 +95,8 @@ async def test_the_first_registration_finds_out_what_the_server_is(kind: str) ->
     assert link.is_native is (kind == "native")
     [claim] = await link.claim({"D": 1}, 1)
     assert claim.token == ("t-n1" if kind == "native" else None)
-    asked = ["PUT nodes", "POST claim"] if kind == "native" else ["GET nodes", "PUT nodes", "POST enqueue"]
-    assert server.asked_anew() == ["GET v1", *asked]
+    calls = ["PUT nodes", "POST claim"] if kind == "native" else ["GET nodes", "PUT nodes", "POST enqueue"]
+    assert server.new_calls() == ["GET v1", *calls]
 
 
 async def test_a_newer_native_version_is_spoken_to_over_v0_with_one_warning(
@@ -112,7 +112,7 @@ async def test_a_newer_native_version_is_spoken_to_over_v0_with_one_warning(
         await link.claim({"D": 1}, 1)
     server.away = None
     await link.claim({"D": 1}, 1)
-    assert server.asked_anew().count("GET v1") == 2
+    assert server.new_calls().count("GET v1") == 2
     [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "version 2 of the native API" in warning.getMessage()
     assert "upgrade exotrio" in warning.getMessage()
@@ -128,7 +128,7 @@ async def test_a_pinned_link_does_not_ask_before_something_fails(kind: LinkKind)
     link = server.link(kind)
     await link.register("rt", [NODE])
     assert link.is_native is (kind == "native")
-    assert server.asked_anew() == ["PUT nodes"]
+    assert server.new_calls() == ["PUT nodes"]
 
 
 async def test_a_link_pinned_to_native_at_a_v0_server_says_so() -> None:
@@ -152,36 +152,36 @@ async def test_registering_at_a_server_that_is_away_may_be_repeated() -> None:
 async def test_a_native_server_replaced_by_a_v0_one_is_noticed_by_the_next_claim() -> None:
     server, link = await registered("native")
     server.kind = "v0"
-    server.asked_anew()
+    server.new_calls()
     [claim] = await link.claim({"D": 1}, 1)
     assert claim.token is None
-    assert server.asked_anew() == ["POST claim", "GET v1", "GET nodes", "PUT nodes", "POST enqueue"]
+    assert server.new_calls() == ["POST claim", "GET v1", "GET nodes", "PUT nodes", "POST enqueue"]
 
 
 async def test_a_claim_with_a_lease_is_reported_without_it_once_the_server_speaks_v0_only() -> None:
     server, link = await registered("native")
     [claim] = await link.claim({"D": 1}, 1)
     server.kind = "v0"
-    server.asked_anew()
+    server.new_calls()
     [first] = await link.report([(claim, DONE)])
     assert (first.fate, first.status) == (Fate.RETRY, 404)
     [second] = await link.report([(claim, DONE)])
     assert second.fate is Fate.SETTLED
-    assert server.asked_anew() == ["POST outcomes", "GET v1", "GET nodes", "PUT nodes", "POST executed"]
+    assert server.new_calls() == ["POST outcomes", "GET v1", "GET nodes", "PUT nodes", "POST executed"]
 
 
-async def test_after_an_outage_the_server_is_asked_again_what_it_is_and_told_the_nodes() -> None:
+async def test_after_an_outage_the_server_is_identified_and_gets_the_nodes_again() -> None:
     server, link = await registered("v0")
     [old] = await link.claim({"D": 1}, 1)
     server.away = httpx.ReadError("reset")
     with pytest.raises(ClaimLost):
         await link.claim({"D": 5}, 5)
     server.away, server.kind = None, "native"
-    server.asked_anew()
+    server.new_calls()
     assert [s.fate for s in await link.report([(old, DONE)])] == [Fate.SETTLED]
     [new] = await link.claim({"D": 1}, 1)
     assert new.token == "t-n1"
-    assert server.asked_anew() == ["GET v1", "PUT nodes", "POST executed", "POST claim"]
+    assert server.new_calls() == ["GET v1", "PUT nodes", "POST executed", "POST claim"]
     assert link.lost_claims == 5
 
 
@@ -195,7 +195,7 @@ async def test_during_an_outage_a_v0_claim_is_not_risked_again() -> None:
             await link.claim({"D": 5}, 5)
         assert not caught.value.sent
     assert link.lost_claims == 5
-    assert server.asked_anew()[3:] == ["POST enqueue"] + ["GET v1"] * 3
+    assert server.new_calls()[3:] == ["POST enqueue"] + ["GET v1"] * 3
 
 
 async def test_during_an_outage_reports_and_releases_are_unsent_and_blame_no_item() -> None:
@@ -210,20 +210,20 @@ async def test_during_an_outage_reports_and_releases_are_unsent_and_blame_no_ite
 
 
 @pytest.mark.parametrize(
-    ("status", "asked"),
+    ("status", "identifies"),
     [
         *((status, True) for status in (404, 405, 502, 503, 504)),
         *((status, False) for status in (401, 403, 408, 425, 429)),
     ],
 )
-async def test_after_which_statuses_the_server_is_asked_again_what_it_is(status: int, asked: bool) -> None:
+async def test_after_which_statuses_the_server_is_identified_again(status: int, identifies: bool) -> None:
     server, link = await registered("native")
     server.away = answer(status)
     await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
     server.away = None
-    server.asked_anew()
+    server.new_calls()
     await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
-    assert server.asked_anew() == ["GET v1", "PUT nodes"] * asked + ["POST outcomes"]
+    assert server.new_calls() == ["GET v1", "PUT nodes"] * identifies + ["POST outcomes"]
 
 
 @pytest.mark.parametrize("kind", ["native", "v0"])
@@ -232,9 +232,9 @@ async def test_a_500_of_the_state_manager_itself_is_not_an_outage(kind: str) -> 
     server.away = FAILED
     [settlement] = await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
     assert (settlement.fate, settlement.status) == (Fate.FAILED, 500)
-    server.asked_anew()
+    server.new_calls()
     await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
-    assert server.asked_anew() == ["POST outcomes" if kind == "native" else "POST executed"]
+    assert server.new_calls() == ["POST outcomes" if kind == "native" else "POST executed"]
 
 
 @pytest.mark.parametrize("kind", ["native", "v0"])
@@ -251,19 +251,19 @@ async def test_a_500_of_a_proxy_is_an_outage(response: httpx.Response, kind: str
     server.away = response
     [settlement] = await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
     assert (settlement.fate, settlement.status) == (Fate.RETRY, 500)
-    server.asked_anew()
+    server.new_calls()
     await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
-    assert server.asked_anew() == ["GET v1"]
+    assert server.new_calls() == ["GET v1"]
 
 
 @pytest.mark.parametrize("kind", ["native", "v0"])
 async def test_a_probe_registers_again_and_reports_for_a_state_that_does_not_exist(kind: str) -> None:
     server, link = await registered(kind)
     server.gone = {"f" * 24}
-    server.asked_anew()
+    server.new_calls()
     assert (await link.probe()).fate is Fate.SETTLED
     identified = ["GET v1", "PUT nodes"] if kind == "native" else ["GET v1", "GET nodes", "PUT nodes"]
-    assert server.asked_anew() == [*identified, "POST outcomes" if kind == "native" else "POST executed"]
+    assert server.new_calls() == [*identified, "POST outcomes" if kind == "native" else "POST executed"]
 
 
 @pytest.mark.parametrize("fails", ["GET v1", "GET nodes", "PUT nodes", "POST executed"])
@@ -303,20 +303,20 @@ async def test_after_a_500_what_can_be_sent_only_once_is_not_risked_on_a_server_
     [claim, other] = [Claim(f"s{i}", "D", "d", {}) for i in range(2)]
     server.away = FAILED
     await link.report([(claim, DONE)])
-    server.asked_anew()
+    server.new_calls()
     # As a stock server answers whose database is away.
     settlements = await link.report([*released(other), (other, Requeued(1))])
     assert [(s.fate, s.status) for s in settlements] == [(Fate.RETRY, None)] * 2
-    assert "POST re-enqueue-after" not in server.asked_anew()
+    assert "POST re-enqueue-after" not in server.new_calls()
     server.away = None
     assert [s.fate for s in await link.report(released(other))] == [Fate.SETTLED]
     assert [s.fate for s in await link.report(released(claim))] == [Fate.UNKNOWN], (
         "its report may have arrived"
     )
-    assert server.asked_anew() == ["GET v1", "GET nodes", "PUT nodes", "POST re-enqueue-after"]
+    assert server.new_calls() == ["GET v1", "GET nodes", "PUT nodes", "POST re-enqueue-after"]
 
 
-async def test_a_key_refused_while_asking_keeps_the_outcomes() -> None:
+async def test_a_key_refused_by_discovery_keeps_the_outcomes() -> None:
     server = Server("v0")
     link = server.link()
     server.away = answer(401)
@@ -326,7 +326,7 @@ async def test_a_key_refused_while_asking_keeps_the_outcomes() -> None:
     assert [s.fate for s in settlements] == [Fate.KEY_REFUSED]
 
 
-async def test_tasks_that_wait_for_the_same_question_share_its_failure(autojump_clock: MockClock) -> None:
+async def test_tasks_that_wait_for_the_same_discovery_share_its_failure(autojump_clock: MockClock) -> None:
     double = Double(silent)
     link = AutoLink(double.endpoint, "ns", worker_id="me", workers=4)
     fates: list[Fate] = []
@@ -366,7 +366,7 @@ async def test_settle_by_reaches_whatever_adapter_is_in_use(autojump_clock: Mock
 # -- what refuses everything for a while
 
 
-STRANGERS = [
+OTHER_SERVERS = [
     answer(404, {"detail": "Not Found"}),
     answer(400, {"detail": "State is not queued"}),
     answer(409, {"message": "conflict"}),
@@ -377,20 +377,20 @@ STRANGERS = [
 ]
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize("other", OTHER_SERVERS)
 @pytest.mark.parametrize("kind", ["native", "v0"])
 @pytest.mark.parametrize("pinned", [True, False])
-async def test_a_stranger_at_the_address_costs_neither_an_outcome_nor_the_link(
-    kind: LinkKind, stranger: httpx.Response, pinned: bool
+async def test_another_server_at_the_address_costs_neither_an_outcome_nor_the_link(
+    kind: LinkKind, other: httpx.Response, pinned: bool
 ) -> None:
     server = Server(kind)
     link = server.link(kind if pinned else "auto")
     await link.register("rt", [NODE])
     [claim] = await link.claim({"D": 1}, 1)
-    server.away = stranger
+    server.away = other
     for _ in range(2):
         settlements = await link.report([(claim, DONE)])
-        if kind == "native" or stranger.status_code != 200:  # else what was sent once is not sent again
+        if kind == "native" or other.status_code != 200:  # else what was sent once is not sent again
             settlements += await link.report(released(claim))
         assert {settlement.fate for settlement in settlements} == {Fate.RETRY}
         with pytest.raises((ManagerUnavailable, ClaimLost)):
@@ -408,11 +408,11 @@ async def test_a_refusal_is_believed_if_a_server_that_said_what_it_is_repeats_it
     server, link = await registered(kind)
     server.gone = {"s1"}
     claims = [Claim("s1", "D", "d", {}), Claim("s2", "D", "d", {})]
-    server.asked_anew()
+    server.new_calls()
     fates = [s.fate for s in await link.report([(claim, DONE) for claim in claims])]
     assert fates == [Fate.DROPPED, Fate.SETTLED]
-    asked = ["GET v1", "PUT nodes"] if kind == "native" else ["GET v1", "GET nodes", "PUT nodes"]
-    assert server.asked_anew() == ["POST executed"] * 2 + asked + ["POST executed"]
+    calls = ["GET v1", "PUT nodes"] if kind == "native" else ["GET v1", "GET nodes", "PUT nodes"]
+    assert server.new_calls() == ["POST executed"] * 2 + calls + ["POST executed"]
 
 
 async def test_a_refusal_is_not_believed_while_the_registration_is_not_found() -> None:
@@ -424,8 +424,8 @@ async def test_a_refusal_is_not_believed_while_the_registration_is_not_found() -
     assert [s.fate for s in await link.report([(Claim("s1", "D", "d", {}), DONE)])] == [Fate.RETRY]
 
 
-async def test_a_result_that_only_a_stranger_refuses_is_delivered() -> None:
-    """It answers the outcome, and is gone when it is asked what it is."""
+async def test_a_result_that_only_another_server_refuses_is_delivered() -> None:
+    """It answers the outcome, and is gone when it is to be identified."""
     server, link = await registered("v0")
     strange = [answer(404)]
     server.double.handler = lambda r: strange.pop() if r.method == "POST" and strange else server(r)
@@ -470,22 +470,22 @@ async def test_a_heartbeat_does_not_wait_until_it_is_known_what_the_server_is(ki
     with pytest.raises(NotFound):
         await link.heartbeat(heartbeat, (), timeout=1)
     server.away = None
-    server.asked_anew()
+    server.new_calls()
     await link.heartbeat(heartbeat, (), timeout=1)
-    assert server.asked_anew() == ["POST heartbeat"]
+    assert server.new_calls() == ["POST heartbeat"]
 
 
-async def test_a_server_that_stays_v0_is_looked_at_once_a_minute_and_not_told_the_nodes_again(
+async def test_a_server_that_stays_v0_is_identified_once_a_minute_without_registering_again(
     autojump_clock: MockClock,
 ) -> None:
     server, link = await registered("v0")
-    server.asked_anew()
+    server.new_calls()
     for _ in range(121):
         await link.claim({"D": 1}, 1)
         await trio.sleep(1)
-    asked = server.asked_anew()
-    assert asked.count("GET v1") == 2
-    assert "PUT nodes" not in asked
+    calls = server.new_calls()
+    assert calls.count("GET v1") == 2
+    assert "PUT nodes" not in calls
 
 
 async def test_closing_twice_does_no_harm() -> None:

@@ -46,8 +46,8 @@ async def test_one_request_reports_and_brings_states() -> None:
     assert (claim.state_id, claim.token, claim.lease) == ("next", "t-next", 60.0)
     [request] = double.requests
     *_, last = json.loads(request.content)
-    asked = last["claim"]
-    assert (asked["worker_id"], asked["limits"], asked["limit"], asked["at_once"]) == (
+    claimed = last["claim"]
+    assert (claimed["worker_id"], claimed["limits"], claimed["limit"], claimed["at_once"]) == (
         "me",
         {"Digest": 4},
         4,

@@ -132,8 +132,8 @@ async def test_v0_claims_a_node_with_a_smaller_limit_on_its_own_and_never_exceed
         double.requests.clear()
         claims = await link.claim({"A": 2, "B": 1, "C": 5}, 5)
         assert len(claims) <= 5
-        for name, most in {"A": 2, "B": 1}.items():
-            assert sum(one.node_name == name for one in claims) <= most
+        for name, limit in {"A": 2, "B": 1}.items():
+            assert sum(one.node_name == name for one in claims) <= limit
         assert all(len(body["nodes"]) == 1 for body in double.bodies("enqueue"))
 
 
@@ -497,20 +497,20 @@ async def test_v0_a_state_that_is_claimed_anew_starts_without_doubt() -> None:
     )
     [settlement] = await link.report([(claim("s1"), Requeued(1))])
     assert settlement.fate is Fate.UNKNOWN
-    [anew] = await link.claim({"A": 1}, 1)
-    assert [s.fate for s in await link.report(released(anew))] == [Fate.SETTLED]
+    [again] = await link.claim({"A": 1}, 1)
+    assert [s.fate for s in await link.report(released(again))] == [Fate.SETTLED]
 
 
 async def test_v0_settlements_come_in_the_order_of_the_items_however_the_answers_come(
     autojump_clock: MockClock,
 ) -> None:
     running = 0
-    most = 0
+    limit = 0
 
     async def handler(request: httpx.Request) -> httpx.Response:
-        nonlocal running, most
+        nonlocal running, limit
         running += 1
-        most = max(most, running)
+        limit = max(limit, running)
         number = int(request.url.path.split("/")[5])
         await trio.sleep(10 - number)
         running -= 1
@@ -519,7 +519,7 @@ async def test_v0_settlements_come_in_the_order_of_the_items_however_the_answers
     link, _ = v0_link(handler, concurrency=3)
     settlements = await link.report([(claim(str(number)), DONE) for number in range(9)])
     assert [s.status for s in settlements] == [404, 200, 404, 200, 404, 200, 404, 200, 404]
-    assert most == 3
+    assert limit == 3
 
 
 class Unprintable:
@@ -577,7 +577,7 @@ async def test_native_a_lease_that_never_ends_has_no_length() -> None:
     assert first.lease is None
 
 
-async def test_native_a_long_poll_may_take_as_long_as_it_was_asked_to_wait(autojump_clock: MockClock) -> None:
+async def test_native_a_long_poll_may_take_as_long_as_it_is_to_wait(autojump_clock: MockClock) -> None:
     async def handler(_: httpx.Request) -> httpx.Response:
         await trio.sleep(44)
         return answer(200, {"states": []})
@@ -843,7 +843,7 @@ async def test_native_an_item_the_server_fails_at_does_not_take_its_neighbours_a
     assert [s.fate for s in settlements] == [Fate.FAILED if i == 5 else Fate.SETTLED for i in range(9)]
 
 
-async def test_native_a_server_that_fails_at_everything_is_asked_few_times() -> None:
+async def test_native_a_server_that_fails_at_everything_gets_few_requests() -> None:
     link, double = native_link(lambda _: answer(500, {"detail": "no"}))
     settlements = await link.report([(leased(i), DONE) for i in range(64)])
     assert {s.fate for s in settlements} == {Fate.FAILED, Fate.RETRY}

@@ -143,7 +143,7 @@ async def play(
 
 
 def sound(stock: Stock) -> None:
-    """Check what a server without guards does not prevent, and what nobody asked for."""
+    """Check what a server without guards does not prevent, and what was not requested."""
     assert not stock.revived, "a state that had ended was brought back"
     assert not stock.cut, "a request followed an outcome or a PUT of a graph on its connection"
     assert all(len(outcomes) == 1 for outcomes in stock.accepted.values())
@@ -153,7 +153,7 @@ def sound(stock: Stock) -> None:
         if state.identifier == "last" and state.parents
     )
     assert set(following.values()) <= {1}
-    assert 307 not in {status for _, status in stock.answered}, "a path that stock redirects was asked for"
+    assert 307 not in {status for _, status in stock.answered}, "a path that stock redirects was requested"
 
 
 def does(fate: Fate, route: str, times: int = 1_000_000) -> Callable[[str, str], Fate]:
@@ -219,7 +219,7 @@ async def test_a_claim_that_was_answered_in_html_is_logged_with_its_size(
     async with running(runtime(stock), registered=True) as rt:
         stock.proxy = does(fate, "POST enqueue", times=1)
         await trio.sleep(60)
-    # Whether it took states cannot be known: if it did, they stay with nobody.
+    # Whether it took states cannot be known: if it did, no runtime has them.
     assert state.status == ("SUCCESS" if fate == "away" else "QUEUED")
     assert "its answer is lost" in caplog.text
     assert rt.summary.exit_code == 75
@@ -334,12 +334,12 @@ async def test_each_node_of_a_chain_begins_soon_after_the_one_before(
         assert (await manager.wait(run_id)).status is RunStatus.SUCCESS
         await trio.sleep(1)
         assert begun[-1] - begun[0] < 0.5
-        # It pays for each state that is asked for.
+        # It pays for each state that is claimed.
         assert max(stock.sought[1:]) <= 4
-        # And once nothing follows, it is asked no more often than by a runtime that never had anything.
-        asked = stock.times("POST enqueue")
+        # And once nothing follows, it is polled no more often than by a runtime that never had anything.
+        polled = stock.times("POST enqueue")
         await trio.sleep(20)
-        assert stock.times("POST enqueue") - asked <= 20
+        assert stock.times("POST enqueue") - polled <= 20
 
 
 async def fail_many(stock: Stock, where: dict[str, Any], **options: Any) -> Runtime:
@@ -464,7 +464,7 @@ async def registered(stock: Stock) -> StateManager:
     return manager
 
 
-async def test_a_graph_can_be_triggered_while_somebody_elses_put_is_still_validated(
+async def test_a_graph_can_be_triggered_while_the_put_of_another_client_is_validated(
     stock: Stock, autojump_clock: MockClock
 ) -> None:
     manager = await registered(stock)
@@ -480,12 +480,12 @@ async def test_a_trigger_without_an_answer_is_not_sent_again(stock: Stock, autoj
         await manager.trigger("g")
     assert caught.value.sent
     assert len(stock.runs) == 1
-    # Nobody knows its id, but it can be found.
+    # Its id is unknown here, but it can be found.
     assert [run.status for run in (await manager.runs()).runs] == [RunStatus.PENDING]
 
 
 @pytest.mark.parametrize("state_id", ["x", "0123456789abcdef0123456", "ABCDEFABCDEFABCDEFABCDEF"])
-async def test_an_id_that_is_none_is_not_found_though_the_server_breaks_over_it(
+async def test_a_malformed_id_is_not_found_though_the_server_fails_at_it(
     stock: Stock, autojump_clock: MockClock, state_id: str
 ) -> None:
     manager = await registered(stock)
@@ -536,7 +536,7 @@ async def test_lists_are_read_without_redirects_and_without_ciphertexts(
     assert 307 not in {status for _, status in stock.answered}
 
 
-async def test_whatever_is_looked_at_is_asked_for_again_while_the_database_is_away(
+async def test_every_read_is_repeated_while_the_database_is_away(
     stock: Stock, autojump_clock: MockClock
 ) -> None:
     manager = await registered(stock)
@@ -564,13 +564,13 @@ async def test_whatever_is_looked_at_is_asked_for_again_while_the_database_is_aw
         lambda: manager.state("g", run_id, state.id),
         lambda: manager.upsert_graph(GRAPH),
     ]
-    for look in looks:
+    for read in looks:
         stock.proxy = back_at_the_third_request()
-        assert await look()
+        assert await read()
         stock.proxy = does("", "")
         stock.database_away = True
         with pytest.raises(ManagerUnavailable) as caught:
-            await look()
+            await read()
         assert caught.value.status == 500
 
 

@@ -1,4 +1,4 @@
-"""Events, metrics, health checks and the task tree of a runtime inside somebody's own program."""
+"""Events, metrics, health checks and the task tree of a runtime inside an application."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Errs(BaseNode):
 
 
 class Blocks(BaseNode):
-    """Blocks the loop until it is told to leave."""
+    """Blocks the loop until ``leave`` is set."""
 
     entered = threading.Event()
     leave = threading.Event()
@@ -69,27 +69,27 @@ def values(metrics: RuntimeMetrics) -> dict[str, float]:
 # -- events
 
 
-async def test_whoever_listens_hears_of_claims_requests_and_every_state_that_is_no_longer_held(
+async def test_an_observer_gets_claims_requests_and_every_state_that_is_no_longer_held(
     autojump_clock: MockClock,
 ) -> None:
     server = NativeServer()
     server.add("Sleeps", 3, seconds="2")
     server.add("Errs")
     rt = runtime(server, Sleeps, Errs, workers=2)
-    heard: list[Event] = []
-    rt.observe(heard.append)
+    events: list[Event] = []
+    rt.observe(events.append)
     async with running(rt, grace=0, registered=True):
         await server.until(EXECUTED=2)
-    durations = [e for e in heard if isinstance(e, StateEnded) and e.duration]
+    durations = [e for e in events if isinstance(e, StateEnded) and e.duration]
     ended: list[Any] = sorted((e.node, e.outcome, e.duration) for e in durations)
     assert ended[-2:] == [
         ("Sleeps", "completed", pytest.approx(2)),
         ("Sleeps", "completed", pytest.approx(2)),
     ]
-    assert len([event for event in heard if isinstance(event, StateEnded)]) == 4
-    assert Polled("states") in heard
-    asked = {(event.op, event.code) for event in heard if isinstance(event, Requested)}
-    assert {("discover", 200), ("register", 200), ("claim", 200), ("outcomes", 200)} <= asked
+    assert len([event for event in events if isinstance(event, StateEnded)]) == 4
+    assert Polled("states") in events
+    requests = {(event.op, event.code) for event in events if isinstance(event, Requested)}
+    assert {("discover", 200), ("register", 200), ("claim", 200), ("outcomes", 200)} <= requests
 
 
 async def test_an_observer_that_fails_costs_no_outcome_and_is_not_called_again(
@@ -98,12 +98,12 @@ async def test_an_observer_that_fails_costs_no_outcome_and_is_not_called_again(
     server = NativeServer()
     server.add("Sleeps", 5, seconds="1")
     rt = runtime(server, Sleeps)
-    told: list[Event] = []
+    failed_at: list[Event] = []
     others: list[Event] = []
 
     def broken(event: Event) -> None:
         if isinstance(event, StateEnded):
-            told.append(event)
+            failed_at.append(event)
             raise ZeroDivisionError
 
     rt.observe(broken)
@@ -111,7 +111,7 @@ async def test_an_observer_that_fails_costs_no_outcome_and_is_not_called_again(
     async with running(rt, registered=True):
         await server.until(EXECUTED=5)
     assert rt.summary.completed == 5
-    assert len(told) == 1
+    assert len(failed_at) == 1
     assert len([event for event in others if isinstance(event, StateEnded)]) == 5
     assert caplog.text.count("an observer failed at StateEnded") == 1
 
@@ -121,11 +121,11 @@ async def test_a_lost_lease_is_an_event(autojump_clock: MockClock) -> None:
     server.lost = set(server.add("Sleeps", seconds="100"))
     rt = runtime(server, Sleeps)
     metrics = RuntimeMetrics(rt)
-    heard: list[Event] = []
-    rt.observe(heard.append)
+    events: list[Event] = []
+    rt.observe(events.append)
     async with running(rt, registered=True):
         await trio.sleep(5)
-    assert heard.count(LeaseLost("Sleeps")) == 1
+    assert events.count(LeaseLost("Sleeps")) == 1
     assert values(metrics)["exotrio_leases_lost_total"] == 1
 
 

@@ -197,7 +197,9 @@ def test_arguments_have_the_positions_that_they_have_in_the_stock_sdk(
     assert named in problem
 
 
-def test_a_state_manager_that_is_not_given_is_looked_for_at_the_start(unconfigured: Path) -> None:
+def test_a_state_manager_is_read_from_the_settings_at_the_start(
+    unconfigured: Path,
+) -> None:
     built = Runtime("ns", "rt", [Plain])
     keyed = Runtime("ns", "rt", [Plain], key="k")
     with pytest.raises(ConfigurationError) as caught:

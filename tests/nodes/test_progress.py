@@ -37,12 +37,12 @@ class Pages(BaseNode):
 class Threaded(BaseNode):
     """The same in a thread."""
 
-    said = threading.Event()
+    reported = threading.Event()
     leave = threading.Event()
 
     def execute(self) -> None:
         self.progress(None, "in a thread")
-        self.said.set()
+        self.reported.set()
         assert self.leave.wait(100)
 
 
@@ -54,7 +54,7 @@ class Says(BaseNode):
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("reported", "shown"),
     [
         ((0.4, "12 of 30 pages"), Progress(0.4, "12 of 30 pages")),
         ((0, ""), Progress(0.0, "")),
@@ -67,11 +67,11 @@ class Says(BaseNode):
     ],
 )
 async def test_progress_is_one_bounded_line_that_can_be_printed(
-    said: tuple[Any, ...], shown: Progress, autojump_clock: MockClock
+    reported: tuple[Any, ...], shown: Progress, autojump_clock: MockClock
 ) -> None:
     class Once(BaseNode):
         async def execute(self) -> None:
-            self.progress(*said)
+            self.progress(*reported)
             await trio.sleep(1)
 
     server = NativeServer(Once=1)
@@ -83,7 +83,7 @@ async def test_progress_is_one_bounded_line_that_can_be_printed(
 
 
 @pytest.mark.parametrize(
-    ("said", "error"),
+    ("reported", "error"),
     [
         ((-0.1,), ValueError),
         ((1.5,), ValueError),
@@ -95,16 +95,16 @@ async def test_progress_is_one_bounded_line_that_can_be_printed(
     ],
 )
 async def test_progress_that_makes_no_sense_is_an_error_of_the_node(
-    said: tuple[Any, ...], error: type[Exception]
+    reported: tuple[Any, ...], error: type[Exception]
 ) -> None:
     node = Says()
-    node.what = said
+    node.what = reported
     with pytest.raises(error, match=r"progress: the (fraction|text)"):
         await node.execute()
 
 
 async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None:
-    said: list[Progress | None] = []
+    reported: list[Progress | None] = []
 
     class Tells(BaseNode):
         class Secrets(BaseModel):
@@ -114,9 +114,9 @@ async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None
         async def execute(self) -> None:
             assert self._progress_view is not None
             self.progress(0.5, "x" * 390 + self.secrets.token)
-            said.append(self._progress_view.last)
+            reported.append(self._progress_view.last)
             self.progress(0.5, self.secrets.long * 100)
-            said.append(self._progress_view.last)
+            reported.append(self._progress_view.last)
             self.progress(0.5, f"with {self.secrets.token}")
             await trio.sleep(1)
 
@@ -127,10 +127,10 @@ async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None
         await server.until(QUEUED=1)
         await trio.sleep(0.5)
         assert [state.progress for state in rt.vitals.running] == [Progress(0.5, "with ***")]
-        assert not any("S" in str(progress) for progress in said), "half of a secret"
+        assert not any("S" in str(progress) for progress in reported), "half of a secret"
 
 
-async def test_a_node_that_nobody_watches_may_say_it_all_the_same() -> None:
+async def test_a_node_outside_of_a_runtime_may_report_progress() -> None:
     class Alone(Says):
         what = (0.5, "half")
 
@@ -152,7 +152,7 @@ async def test_heartbeats_carry_the_last_progress_of_what_runs(autojump_clock: M
 async def test_a_thread_says_it_too() -> None:
     async with running(V0Server(Threaded=1), Threaded, registered=True, within=60) as rt:
         try:
-            assert await trio.to_thread.run_sync(Threaded.said.wait, 60)
+            assert await trio.to_thread.run_sync(Threaded.reported.wait, 60)
             (state,) = rt.vitals.running
             assert state.progress == Progress(None, "in a thread")
             assert (state.node, state.identifier, state.run_id) == ("Threaded", "it", None)
@@ -186,7 +186,7 @@ async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_
             assert await known("ns") == {}
 
 
-async def test_the_drain_tells_who_asked_and_what_it_waits_for(
+async def test_the_drain_logs_its_source_and_what_it_waits_for(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = V0Server()
@@ -209,7 +209,7 @@ async def test_the_drain_tells_who_asked_and_what_it_waits_for(
     assert f"the grace is over; waiting for 7 nodes: state {first} (Pages as it) running 32 s" in caplog.text
 
 
-async def test_a_cancelled_scope_is_told_as_what_left_no_time_to_drain(
+async def test_a_cancelled_scope_is_logged_as_the_reason_for_no_drain(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = V0Server()

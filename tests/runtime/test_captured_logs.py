@@ -114,7 +114,7 @@ def texts_of(item: Any) -> list[str]:
     return [line["text"] for line in item.get("logs", ())]
 
 
-SAID = [
+LINES = [
     ("stdout", None, "begun with ***"),
     ("WARNING", "shop.prices", "it is late"),
     ("stderr", None, "no end"),
@@ -129,17 +129,17 @@ async def test_what_a_node_logs_and_prints_is_sent_with_its_outcome(
     node: type[BaseNode], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (item,) = await items_of(NativeServer(), node)
-    assert lines_of(item) == SAID
+    assert lines_of(item) == LINES
     assert capsys.readouterr() == (f"begun with {SECRET}\n", "no end"), "it went to the terminal once"
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-async def test_what_a_node_says_in_a_process_of_its_own_is_sent_even_if_that_is_killed(hangs: bool) -> None:
+async def test_what_a_node_says_in_a_worker_process_is_sent_even_if_that_is_killed(hangs: bool) -> None:
     (item,) = await items_of(NativeServer(), process_nodes.Talks, inputs={"hangs": str(hangs)})
     assert item["outcome"] == ("errored" if hangs else "executed")
-    said = [("stdout", None, "begun with ***"), ("WARNING", "tests.process_nodes", "it is late")]
+    lines = [("stdout", None, "begun with ***"), ("WARNING", "tests.process_nodes", "it is late")]
     # What has no end yet is known when the node ends, unless it is killed.
-    assert lines_of(item) == said + [("stdout", None, "no end")] * (not hangs)
+    assert lines_of(item) == lines + [("stdout", None, "no end")] * (not hangs)
 
 
 async def test_a_forked_child_logs_though_a_thread_of_its_parent_was_in_the_midst_of_a_line() -> None:
@@ -165,8 +165,8 @@ async def test_states_that_run_at_once_have_each_their_own_lines() -> None:
     for word in "abc":
         server.add("Says", word=word)
     items = await items_of(server, Says, count=0)
-    said = {server.states[item["state_id"]].inputs["word"]: texts_of(item) for item in items}
-    assert said == {word: [f"{word} {number}" for number in range(3)] for word in "abc"}
+    lines = {server.states[item["state_id"]].inputs["word"]: texts_of(item) for item in items}
+    assert lines == {word: [f"{word} {number}" for number in range(3)] for word in "abc"}
 
 
 @pytest.mark.parametrize("signal", [PruneSignal(), ReQueueAfterSignal(timedelta(hours=1))])
@@ -199,7 +199,7 @@ async def test_a_record_that_a_handler_writes_to_a_standard_stream_is_one_line(
 ) -> None:
     with handled_by(ToStandardError()):
         (item,) = await items_of(NativeServer(), Talks)
-    assert lines_of(item) == SAID
+    assert lines_of(item) == LINES
     assert capsys.readouterr().err.count("it is late") == 1
 
 
@@ -243,7 +243,7 @@ async def test_a_record_has_its_traceback_without_secrets_and_may_be_one_that_ca
 
 
 async def test_lines_that_come_after_the_end_of_the_node_are_not_sent() -> None:
-    goes_on, said = threading.Event(), threading.Event()
+    goes_on, printed = threading.Event(), threading.Event()
 
     class Stuck(BaseNode):
         timeout = 0.2
@@ -252,12 +252,12 @@ async def test_lines_that_come_after_the_end_of_the_node_are_not_sent() -> None:
             print("in time")
             goes_on.wait(10)
             print("too late")
-            said.set()
+            printed.set()
 
     class Waits(BaseNode):
         async def execute(self) -> Any:
             goes_on.set()
-            await trio.to_thread.run_sync(said.wait, 10)
+            await trio.to_thread.run_sync(printed.wait, 10)
 
     server = NativeServer(Stuck=1)
     async with running(server, Stuck, Waits):
@@ -301,7 +301,7 @@ async def test_the_streams_are_replaced_while_any_runtime_runs_and_put_back_then
     assert (sys.stdout, sys.stderr, logging.Logger.callHandlers) == before
 
 
-async def test_a_stream_that_somebody_else_replaced_meanwhile_stays_theirs() -> None:
+async def test_a_stream_that_other_code_replaced_meanwhile_is_left_alone() -> None:
     class Redirects(BaseNode):
         async def execute(self) -> Any:
             print("before")
@@ -321,7 +321,7 @@ async def test_a_stream_that_somebody_else_replaced_meanwhile_stays_theirs() -> 
         sys.stdout = before
 
 
-async def test_a_stream_that_writes_to_ours_is_heard_again_and_its_decoration_is_not() -> None:
+async def test_a_stream_that_writes_to_ours_is_captured_without_its_decoration() -> None:
     class Decorates(io.StringIO):
         def write(self, text: str) -> int:
             return ours.write(f"<<{text}>>")
@@ -396,7 +396,7 @@ async def test_names_of_loggers_are_bounded_and_made_sendable_as_texts_are() -> 
 
 
 @pytest.mark.parametrize("server", [NativeServer, V0Server])
-async def test_a_node_does_not_fail_by_what_it_prints_where_nobody_reads(
+async def test_a_node_does_not_fail_by_what_it_prints_to_a_stream_without_a_reader(
     monkeypatch: pytest.MonkeyPatch, server: type[V0Server]
 ) -> None:
     """As after a terminal was closed, which a runtime takes for a request to drain."""
@@ -421,7 +421,7 @@ async def test_a_node_does_not_fail_by_what_it_prints_where_nobody_reads(
     raw.close()
 
 
-async def test_a_standard_stream_can_be_copied_entered_and_read_while_it_is_heard() -> None:
+async def test_a_captured_standard_stream_can_be_copied_and_read() -> None:
     class Uses(BaseNode):
         async def execute(self) -> Any:
             copy.copy(sys.stdout)

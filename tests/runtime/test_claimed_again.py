@@ -28,13 +28,13 @@ class Waits(BaseNode):
     gate: trio.Event
     begun: int
     running: int
-    most: int
+    most_at_once: int
 
     async def execute(self) -> None:
         kind = type(self)
         kind.begun += 1
         kind.running += 1
-        kind.most = max(kind.most, kind.running)
+        kind.most_at_once = max(kind.most_at_once, kind.running)
         try:
             await kind.gate.wait()
         finally:
@@ -58,14 +58,14 @@ def server(request: pytest.FixtureRequest) -> V0Server:
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     Waits.gate = trio.Event()
-    Waits.begun = Waits.running = Waits.most = Again.begun = 0
+    Waits.begun = Waits.running = Waits.most_at_once = Again.begun = 0
 
 
 async def give_again(server: V0Server, state_id: str) -> None:
     """Have the server hand a state out a second time, as when its lease is over there."""
     deliveries = server.states[state_id].deliveries
     server.states[state_id].status = "CREATED"
-    server.add("Nobody")  # wakes a claim that waits
+    server.add("Another")  # wakes a claim that waits
     await server.until(lambda: server.states[state_id].deliveries > deliveries)
     await trio.testing.wait_all_tasks_blocked()
 
@@ -192,7 +192,7 @@ async def test_a_node_that_was_cancelled_for_the_old_lease_ends_before_the_state
         await server.until(lambda: server.states[state_id].deliveries == 3)
         Slow.gate.set()
         await server.until(lambda: server.states[state_id].status == "EXECUTED")
-    assert (Slow.begun, Slow.most) == (2, 1)
+    assert (Slow.begun, Slow.most_at_once) == (2, 1)
     assert rt.summary.completed == 1
 
 
@@ -212,7 +212,7 @@ async def test_what_is_handed_back_is_begun_again_even_if_the_claim_overtakes_th
     assert (rt.summary.requeued, rt.summary.completed, rt.summary.exit_code) == (1, 1, 0)
 
 
-async def test_a_server_that_repeats_its_claims_is_not_asked_without_a_pause(
+async def test_there_are_pauses_between_claims_at_a_server_that_repeats_its_claims(
     autojump_clock: MockClock, server: V0Server
 ) -> None:
     (state_id,) = server.add("Waits")

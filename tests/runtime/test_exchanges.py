@@ -50,11 +50,11 @@ async def test_the_states_of_a_chain_come_with_the_reports_of_the_ones_before(
 
 
 async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojump_clock: MockClock) -> None:
-    most = 0
+    peak = 0
 
     async def count(call: Call) -> None:
-        nonlocal most
-        most = max(most, server.statuses()["QUEUED"])
+        nonlocal peak
+        peak = max(peak, server.statuses()["QUEUED"])
 
     server = NativeServer()
     server.after = count
@@ -64,7 +64,7 @@ async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojum
         await server.until(EXECUTED=60)
         assert rt.summary.completed == 60
     # Those that run, those that wait for a worker, and those whose outcomes are on their way.
-    assert most <= 3 + 5 + 3
+    assert peak <= 3 + 5 + 3
 
 
 async def test_a_report_asks_for_what_a_claim_that_waits_has_left(autojump_clock: MockClock) -> None:
@@ -103,7 +103,7 @@ async def test_a_report_leaves_some_of_the_buffer_in_case_it_hangs(autojump_cloc
     assert server.routes("outcomes")[0].claim["limit"] == 16 + 1 - 2
 
 
-async def test_beside_reports_that_take_long_the_poller_claims_what_they_leave(
+async def test_while_reports_take_long_the_poller_claims_the_rest(
     autojump_clock: MockClock,
 ) -> None:
     async def travel(call: Call) -> None:
@@ -167,15 +167,15 @@ async def test_nothing_is_claimed_with_reports_while_reports_fail(autojump_clock
 
 
 async def test_a_node_of_one_at_a_time_stays_one_at_a_time(autojump_clock: MockClock) -> None:
-    running_now = most = 0
+    running_now = peak = 0
 
     class Alone(BaseNode):
         concurrency = 1
 
         async def execute(self) -> None:
-            nonlocal running_now, most
+            nonlocal running_now, peak
             running_now += 1
-            most = max(most, running_now)
+            peak = max(peak, running_now)
             await trio.sleep(1)
             running_now -= 1
 
@@ -189,4 +189,4 @@ async def test_a_node_of_one_at_a_time_stays_one_at_a_time(autojump_clock: MockC
         runs = [await manager.trigger("g") for _ in range(5)]
         for run in runs:
             await manager.wait(run["run_id"], timeout=600)
-    assert most == 1
+    assert peak == 1

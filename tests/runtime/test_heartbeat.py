@@ -87,7 +87,7 @@ def released(server: NativeServer) -> list[str]:
     return [item["state_id"] for call in server.routes("release") for item in call.body["states"] or []]
 
 
-# -- what is said
+# -- the content
 
 
 async def test_a_heartbeat_names_all_that_is_held_and_how_the_runtime_is(autojump_clock: MockClock) -> None:
@@ -145,7 +145,7 @@ async def test_a_drain_and_the_end_are_sent_at_once(autojump_clock: MockClock) -
     assert trio.current_time() - began < 0.2
 
 
-async def test_a_last_heartbeat_that_hangs_is_given_up_soon(autojump_clock: MockClock) -> None:
+async def test_a_last_heartbeat_that_hangs_is_abandoned_soon(autojump_clock: MockClock) -> None:
     server = NativeServer()
 
     async def hangs(call: Call) -> None:
@@ -422,8 +422,8 @@ async def test_a_state_to_be_announced_begins_once_a_heartbeat_has_said_that_it_
         await server.until(lambda: len(beats(server)) > seen)
         await trio.sleep(0.01)
         assert Waits.begun == 2
-        said = {item["state_id"]: item["running"] for item in beats(server)[seen].body["states"]}
-        assert said == {suspect: True, usual: True}
+        stated = {item["state_id"]: item["running"] for item in beats(server)[seen].body["states"]}
+        assert stated == {suspect: True, usual: True}
         Waits.gate.set()
 
 
@@ -439,7 +439,7 @@ async def test_a_state_that_was_announced_is_announced_again_if_it_is_claimed_ag
         await server.until(lambda: [beat for beat in beats(server) if beat.body["states"]])
         await trio.sleep(1)  # its answer has arrived
         server.states[suspect].status = "CREATED"
-        server.add("Nobody")  # wakes the claim that waits
+        server.add("Another")  # wakes the claim that waits
         await server.until(lambda: server.states[suspect].deliveries == 2)
         server.before = Fails(("heartbeat",), lambda: reply(503))
         await trio.sleep(60)
@@ -528,7 +528,7 @@ class Together(BaseNode):
             raise ValueError("as asked for")
 
 
-def beside(server: NativeServer, *names: str, alone: str = "", **inputs: Any) -> None:
+def add_together(server: NativeServer, *names: str, alone: str = "", **inputs: Any) -> None:
     Together.now, Together.seen = set(), []
     for name in names:
         (state_id,) = server.add("Together", name=name, **inputs)
@@ -540,11 +540,11 @@ async def test_what_may_be_poison_runs_while_nothing_else_does(
     autojump_clock: MockClock, fails: str, end: str
 ) -> None:
     server = NativeServer()
-    beside(server, *"abCDefg", alone="CD", fails=fails)
+    add_together(server, *"abCDefg", alone="CD", fails=fails)
     async with running(server, Together, workers=4):
         await server.until(lambda: server.statuses()[end] == 7)
     assert sorted(map(sorted, (seen for seen in Together.seen if seen & {"C", "D"}))) == [["C"], ["D"]]
-    assert max(map(len, Together.seen)) > 1, "the others run beside each other"
+    assert max(map(len, Together.seen)) > 1, "the others run at the same time"
 
 
 @pytest.mark.parametrize(("recorded_after", "begun_after"), [(10, 10), (300, MAX_ALONE_WAIT)])
@@ -560,7 +560,7 @@ async def test_what_may_be_poison_waits_for_outcomes_on_their_way_for_a_bounded_
             await trio.sleep(recorded_after)
 
     server.before = record_late
-    beside(server, "a")
+    add_together(server, "a")
     async with running(server, Together, workers=2):
         await on_its_way.wait()
         (suspect,) = server.add("Together", name="B")
@@ -576,13 +576,13 @@ async def test_a_state_that_is_to_run_alone_and_the_others_wait_for_each_other_f
     autojump_clock: MockClock,
 ) -> None:
     server = NativeServer()
-    beside(server, *"aBcD", alone="BD", seconds="200")
+    add_together(server, *"aBcD", alone="BD", seconds="200")
     began = trio.current_time()
     async with running(server, Together, workers=4, shutdown_grace=300):
         await server.until(lambda: len(Together.seen) == 3)
         assert trio.current_time() - began < 121
         await server.until(EXECUTED=4)
-    assert not any({"B", "D"} <= seen for seen in Together.seen), "never what may be poison beside its like"
+    assert not any({"B", "D"} <= seen for seen in Together.seen), "never two suspects at once"
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
@@ -590,7 +590,7 @@ async def test_what_runs_alone_for_long_and_what_waits_for_its_end_leave_the_wor
     autojump_clock: MockClock, batch_size: int
 ) -> None:
     server = NativeServer()
-    beside(server, *"ABCD", alone="ABCD", seconds="900")
+    add_together(server, *"ABCD", alone="ABCD", seconds="900")
     began = trio.current_time()
     async with running(server, Together, workers=4, batch_size=batch_size) as rt:
         usual = [state_id for each in range(40) for state_id in server.add("Together", name=f"{each}")]
@@ -605,7 +605,7 @@ async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
     autojump_clock: MockClock,
 ) -> None:
     server = NativeServer()
-    beside(server, *"aBcD", alone="BD")
+    add_together(server, *"aBcD", alone="BD")
     async with running(server, Together, workers=4) as rt:
         await server.until(QUEUED=4)
         await trio.sleep(0.1)
@@ -621,7 +621,7 @@ async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
 async def test_after_a_suspend_nothing_is_begun_before_the_state_manager_has_renewed_its_lease(
     autojump_clock: MockClock,
 ) -> None:
-    """Trio's clock stands still meanwhile, and the leases of others go on."""
+    """Trio's clock does not run meanwhile, but leases do."""
     server = NativeServer()
     _, lost, kept = server.add("Waits", 3)
     async with running(server, Waits, workers=1) as rt:
@@ -681,8 +681,8 @@ async def test_a_failed_heartbeat_is_repeated_well_before_the_lease_is_over(
         began = trio.current_time()
         server.before = Fails(("heartbeat",), lambda: failure, times=20)
         await server.until(lambda: len(beats(server)) > seen + 20)
-        asked_to_wait = "Retry-After" in failure.headers
-        assert trio.current_time() - began <= 1.1 + 20 * (1 if asked_to_wait else 0.25)
+        has_retry_after = "Retry-After" in failure.headers
+        assert trio.current_time() - began <= 1.1 + 20 * (1 if has_retry_after else 0.25)
         Waits.gate.set()
 
 
@@ -694,7 +694,7 @@ async def test_a_heartbeat_that_hangs_does_not_delay_the_stop(autojump_clock: Mo
         await server.until(EXECUTED=1)
         began = trio.current_time()
     assert trio.current_time() - began < 0.1
-    assert "stopped" not in {beat.body["phase"] for beat in beats(server)}, "nobody would hear it"
+    assert "stopped" not in {beat.body["phase"] for beat in beats(server)}, "no answer could come"
 
 
 async def test_an_answer_about_other_states_is_no_answer(
@@ -774,7 +774,7 @@ class Apart:
 
 @asynccontextmanager
 async def beating(link: Any, ledger: Ledger, stop: Stop) -> AsyncIterator[None]:
-    """Send heartbeats beside the block."""
+    """Send heartbeats while the block runs."""
     send = partial(
         heartbeat,
         link=link,
@@ -792,12 +792,12 @@ async def beating(link: Any, ledger: Ledger, stop: Stop) -> AsyncIterator[None]:
 
 
 async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handled_afterwards() -> None:
-    blocked, heard = threading.Event(), threading.Semaphore(0)
+    blocked, answered = threading.Event(), threading.Semaphore(0)
 
     def answer(heartbeat: HeartbeatRequest) -> HeartbeatAnswer:
         if not blocked.is_set():
             return HeartbeatAnswer((HeartbeatResult.OK,) * 2, 0.05, frozenset())
-        heard.release()
+        answered.release()
         return HeartbeatAnswer(
             (HeartbeatResult.OK, HeartbeatResult.LOST)[: len(heartbeat.states)], 0.05, frozenset()
         )
@@ -814,7 +814,7 @@ async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handle
             await trio.lowlevel.checkpoint()
         blocked.set()
         for _ in range(5):
-            assert heard.acquire(timeout=60), "the loop is blocked here"
+            assert answered.acquire(timeout=60), "the loop is blocked here"
         assert lost in ledger
         await ledger.until(lambda: lost not in ledger and not ledger.lapsed(kept))
         assert kept.lease_until < ledger.now() + 0.06
@@ -827,11 +827,11 @@ async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() ->
 
     def answer(heartbeat: HeartbeatRequest) -> HeartbeatAnswer:
         nonlocal asleep
-        asleep = 100.0 if len(told) == 0 else asleep
-        told.append(heartbeat)
+        asleep = 100.0 if len(sent) == 0 else asleep
+        sent.append(heartbeat)
         return HeartbeatAnswer((HeartbeatResult.OK,), 60.0, frozenset())
 
-    told: list[HeartbeatRequest] = []
+    sent: list[HeartbeatRequest] = []
     link, ledger = Apart(answer), Ledger(asleep=lambda: asleep)
     held = ledger.add(Claim("s", "Waits", "it", {}, token="t", lease=600), ledger.now())
     assert held is not None
@@ -844,17 +844,17 @@ async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() ->
 
 
 async def test_the_thread_sends_a_last_heartbeat() -> None:
-    told: list[str] = []
+    sent: list[str] = []
     beaten = threading.Event()
 
     def answer(heartbeat: HeartbeatRequest) -> HeartbeatAnswer:
-        told.append(heartbeat.phase)
+        sent.append(heartbeat.phase)
         beaten.set()
         return HeartbeatAnswer((), 60.0, frozenset())
 
     async with beating(Apart(answer), Ledger(), Stop()):
         assert await trio.to_thread.run_sync(beaten.wait, 60)
-    assert told == ["running", "stopped"]
+    assert sent == ["running", "stopped"]
 
 
 async def test_a_thread_that_hangs_does_not_delay_the_end_and_its_late_answer_does_no_harm() -> None:

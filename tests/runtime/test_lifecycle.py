@@ -1,4 +1,4 @@
-"""The phases of a runtime: a table, and nothing beside it."""
+"""The phases of a runtime are a table."""
 
 from __future__ import annotations
 

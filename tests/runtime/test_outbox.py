@@ -80,7 +80,7 @@ def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def away() -> httpx.Response | Exception:
-    return httpx.ConnectError("test: nobody there")
+    return httpx.ConnectError("test: connection refused")
 
 
 def lost() -> httpx.Response | Exception:
@@ -88,7 +88,7 @@ def lost() -> httpx.Response | Exception:
 
 
 def crashed(path: Path) -> Path:
-    """Return what a process would find that starts after a kill -9 of this one, as a file of its own."""
+    """Return a copy of the file as a process finds it that starts after a kill -9 of this one."""
     copy = path.with_name(f"crashed-{path.name}")
     for end in ("", "-wal"):
         Path(f"{copy}{end}").unlink(missing_ok=True)
@@ -143,11 +143,11 @@ async def test_every_outcome_is_on_disk_before_it_is_sent_and_gone_once_it_is_ac
     server = make()
     seen: list[int] = []
 
-    async def look(call: Call) -> None:
+    async def record(call: Call) -> None:
         if call.route in REPORTS:
             seen.append(count(outbox))
 
-    server.before = look
+    server.before = record
     for node in ALL:
         server.add(node.__name__)
     async with running(server, *ALL, outbox=outbox) as rt:
@@ -164,11 +164,11 @@ async def test_only_its_owner_can_read_it(outbox: Path) -> None:
     server = V0Server()
     modes: list[int] = []
 
-    async def look(call: Call) -> None:
+    async def record(call: Call) -> None:
         if call.route == "executed":
             modes.extend(os.stat(f"{outbox}{end}").st_mode & 0o777 for end in ("", "-wal"))
 
-    server.before = look
+    server.before = record
     server.add("Says")
     async with running(server, Says, outbox=outbox):
         await server.until(EXECUTED=1)
@@ -301,7 +301,7 @@ async def test_an_outcome_that_the_server_fails_with_is_settled_by_a_stop_and_go
     assert count(outbox) == 0
 
 
-async def test_an_outcome_that_the_server_fails_at_does_not_hold_claims_back_for_ever(
+async def test_an_outcome_that_the_server_fails_at_does_not_hold_claims_back_without_a_limit(
     outbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exotrio._runtime.poller.MAX_REPLAY_FAILURES", 2)
@@ -318,11 +318,11 @@ async def test_an_outcome_that_the_server_fails_at_does_not_hold_claims_back_for
 
 async def in_flight_at_crash(server: V0Server, path: Path) -> Path:
     """Return the file as it is while the report of a Requeues state is in flight."""
-    found: list[Path] = []
+    copies: list[Path] = []
 
     async def crash(call: Call) -> None:
-        if call.route in REPORTS and not found:
-            found.append(crashed(path))
+        if call.route in REPORTS and not copies:
+            copies.append(crashed(path))
 
     server.before = crash
     server.add("Requeues")
@@ -330,7 +330,7 @@ async def in_flight_at_crash(server: V0Server, path: Path) -> Path:
         await server.until(lambda: server.statuses()["DELAYED"] + server.statuses()["REQUEUED"] == 1)
     server.before = None
     server.calls.clear()
-    return found[0]
+    return copies[0]
 
 
 async def test_a_v0_requeue_that_was_being_sent_is_not_sent_again(
@@ -374,7 +374,7 @@ async def test_a_v0_requeue_is_not_sent_so_late_that_its_answer_would_come_after
     async def refuse_slowly(call: Call) -> None:
         if call.route == "re-enqueue-after":
             await trio.sleep(0.1)
-            raise httpx.ConnectError("test: nobody there")
+            raise httpx.ConnectError("test: connection refused")
 
     monkeypatch.setattr("random.uniform", lambda low, high: low)  # one attempt follows the other
     server = V0Server(Requeues=1)
@@ -424,7 +424,7 @@ async def refused(rt: Runtime) -> Exception:
 
 
 def write_text(path: Path) -> None:
-    path.write_text("no database at all, but long enough to look like something" * 20)
+    path.write_text("no database at all, but long enough to record like something" * 20)
 
 
 def write_database(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How many states are asked for, and by which request: the rule of ``planner`` as tables."""
+"""How many states are claimed, and by which request: the rule of ``planner`` as tables."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ async def test_of_a_node_with_concurrency_no_more_is_claimed_than_may_run() -> N
         assert b.planner.for_poll().limits == {"Scarce": 1}
 
 
-async def test_an_answer_that_comes_too_slowly_halves_what_is_asked_for_and_each_in_time_adds_one() -> None:
+async def test_an_answer_that_comes_too_slowly_halves_the_next_claim_and_each_in_time_adds_one() -> None:
     with bench() as b:
         b.planner.shrink_limit(BATCH)
         assert b.planner.for_poll().limit == 8

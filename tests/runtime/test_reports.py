@@ -264,13 +264,13 @@ async def test_outcomes_and_releases_that_alternate_are_delivered_in_few_request
 async def test_twice_as_many_reports_as_workers_are_in_flight_at_once_and_no_more(
     autojump_clock: MockClock,
 ) -> None:
-    in_flight, most = 0, 0
+    in_flight, peak = 0, 0
 
     async def take_long(call: Call) -> None:
-        nonlocal in_flight, most
+        nonlocal in_flight, peak
         if call.route == "executed":
             in_flight += 1
-            most = max(most, in_flight)
+            peak = max(peak, in_flight)
             await trio.sleep(1)
             in_flight -= 1
 
@@ -279,7 +279,7 @@ async def test_twice_as_many_reports_as_workers_are_in_flight_at_once_and_no_mor
     server.add("Instant", 30)
     async with running(server, Instant, workers=3):
         await server.until(EXECUTED=30)
-    assert most == 6
+    assert peak == 6
 
 
 async def test_a_release_whose_answer_is_lost_is_not_repeated_and_is_unknown(
@@ -381,8 +381,8 @@ async def test_an_idle_v0_poll_asks_for_few_states_until_something_comes(autojum
     server = V0Server()
     async with running(server, Says, workers=3):
         await trio.sleep(9.5)
-        asked = [call.body["batch_size"] for call in server.routes("enqueue")]
-        assert asked == [16] + [3] * 9
+        limits = [call.body["batch_size"] for call in server.routes("enqueue")]
+        assert limits == [16] + [3] * 9
         server.add("Says", 3)
         await server.until(EXECUTED=3)
         await trio.sleep(0.1)
@@ -502,7 +502,7 @@ async def test_a_link_that_breaks_over_one_item_fails_that_item_only(
     assert all(server.states[state].status == "EXECUTED" for state in good)
 
 
-async def test_states_that_nobody_asked_for_go_back(autojump_clock: MockClock) -> None:
+async def test_states_that_were_not_requested_are_released(autojump_clock: MockClock) -> None:
     class Generous(V0Server):
         def take(self, nodes: Any, limit: int) -> list[State]:
             return super().take(nodes, 40 if not self.routes("re-enqueue-after") else limit)

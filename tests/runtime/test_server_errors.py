@@ -211,10 +211,10 @@ async def test_outcomes_that_fail_together_share_their_probes(
         stock.database_away = True
         # After 0.25, 0.75, 1.75, 3.75, 7.75 s, and then every 10 s. Claims ask what the server is, too.
         await trio.sleep(60)
-        asked = stock.times("GET v1")
+        probes = stock.times("GET v1")
         stock.database_away = False
         await trio.sleep(20)
-    assert asked < 40
+    assert probes < 40
     assert stock.statuses() == {"SUCCESS": 16}
 
 
@@ -328,9 +328,9 @@ async def test_a_drain_waits_for_a_database_that_is_away(stock: Stock, autojump_
         await trio.sleep(5)
         rt.stop(20)
         await trio.sleep(15)
-        asked = len(stock.answered)
+        probes = len(stock.answered)
         stock.database_away = False
-    assert asked < 50
+    assert probes < 50
     assert rt.summary.completed == 1
     assert began == {"0": 1}
 

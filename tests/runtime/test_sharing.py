@@ -63,6 +63,6 @@ async def test_runtimes_at_one_state_manager_share_the_work_fairly(
         run = await manager.trigger("g")
         assert (await manager.wait(run["run_id"], timeout=600)).status is RunStatus.SUCCESS
     assert done.total() == STATES
-    # All have the same workers, and nobody holds more than a batch that others could run.
+    # All have the same workers, and no runtime holds more than a batch that others could run.
     fair = STATES / len(RUNTIMES)
     assert all(abs(done[name] - fair) <= 16 for name in RUNTIMES), done

@@ -128,23 +128,23 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
 def test_the_server_answers_what_is_in_flight_at_a_first_signal_and_cuts_it_off_at_a_second(
     tmp_path: Path,
 ) -> None:
-    with server(tmp_path, "--db", ":memory:", "--grace", "1000") as found, ExitStack() as stack:
-        first, second = (stack.enter_context(in_flight(found)) for _ in range(2))
-        found.process.signal(signal.SIGINT)
-        found.process.line("SIGINT: stopping")
+    with server(tmp_path, "--db", ":memory:", "--grace", "1000") as running_server, ExitStack() as stack:
+        first, second = (stack.enter_context(in_flight(running_server)) for _ in range(2))
+        running_server.process.signal(signal.SIGINT)
+        running_server.process.line("SIGINT: stopping")
         for number in (signal.SIGTERM, signal.SIGHUP):  # of the same request
-            found.process.signal(number)
+            running_server.process.signal(number)
         first.sendall(b"{}")
         assert first.recv(4096).startswith(b"HTTP/1.1 4")
-        found.process.signal(signal.SIGINT)
-        assert found.process.wait().code == 0
+        running_server.process.signal(signal.SIGINT)
+        assert running_server.process.wait().code == 0
         assert second.recv(4096) == b""
 
 
 @contextmanager
-def in_flight(found: Server) -> Iterator[socket.socket]:
+def in_flight(running_server: Server) -> Iterator[socket.socket]:
     """Have a request whose body the server waits for."""
-    host, port = found.uri.removeprefix("http://").split(":")
+    host, port = running_server.uri.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=TEST_TIMEOUT) as client:
         client.sendall(
             b"POST /v0/namespace/n/graph/g/trigger HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: %s\r\n"

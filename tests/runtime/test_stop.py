@@ -169,7 +169,7 @@ async def test_a_clean_up_that_takes_too_long_is_not_waited_for_with_handing_the
         rt.stop(0)
         await server.until(CREATED=1)
         assert trio.current_time() < 6
-    assert not server.routes("executed")  # it was handed back: somebody else may run it
+    assert not server.routes("executed")  # it was handed back: another runtime may run it
     assert rt.summary.cancelled == 1
 
 
@@ -201,7 +201,7 @@ async def test_a_stop_while_the_state_manager_is_away_at_the_start_ends_it_at_on
     assert server.registered == []
 
 
-async def test_a_second_run_beside_the_first_is_refused_and_leaves_it_alone(
+async def test_a_second_run_is_refused_while_the_first_goes_on(
     autojump_clock: MockClock,
 ) -> None:
     async with running(V0Server(), Quick, registered=True) as rt:
@@ -453,8 +453,8 @@ async def test_an_idle_runtime_stops_at_once_while_the_server_is_away(autojump_c
         server.before = Fails()
         await trio.sleep(100)
         server.before = Delays()
-        asked = len(server.calls)
-        while len(server.calls) == asked:  # noqa: ASYNC110 (a request that hangs changes nothing)
+        calls = len(server.calls)
+        while len(server.calls) == calls:  # noqa: ASYNC110 (a request that hangs changes nothing)
             await trio.sleep(0.1)
         before = trio.current_time()
     assert trio.current_time() == before

@@ -77,9 +77,9 @@ def test_a_program_finds_its_own_nodes_in_other_processes(tmp_path: Path) -> Non
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "beside.py").touch()
-    (package / "alone.py").write_text(code(imports="import beside"))
-    (package / "tool.py").write_text(code(imports="from . import beside"))
+    (package / "sibling.py").touch()
+    (package / "alone.py").write_text(code(imports="import sibling"))
+    (package / "tool.py").write_text(code(imports="from . import sibling"))
     done = "[{'text': 'from another process: True'}]\n"
     assert program(tmp_path, "package/alone.py")[0] == done
     assert program(tmp_path, "-m", "package.tool")[0] == done
@@ -97,7 +97,7 @@ def test_the_error_of_a_program_s_own_node_names_its_file_and_exception_and_may_
     assert (why, retry) == ("not to be retried: Greet.no_retry has Broken", "False")
 
 
-def test_a_program_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
+def test_the_error_of_a_program_without_a_guard_says_how_to_add_one(tmp_path: Path) -> None:
     (tmp_path / "alone.py").write_text(code(end="print(trio.run(run_graph, graph, [Greet]).errors)\n"))
     out, _ = program(tmp_path, "alone.py")
     assert "alone.py starts its Runtime while it is loaded" in out
