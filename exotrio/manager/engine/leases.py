@@ -1,21 +1,22 @@
 """Leases: how long a claim holds, what renews it, and what happens when nothing does.
 
 Deadlines are on the clock of leases. For SQLite that is the monotonic clock of this process, so that setting
-the wall clock changes no lease, and a restart gives each a fresh term. For a database that several state
+the wall clock changes no lease, and a restart gives each lease a new term. For a database that several state
 managers share it is the database's clock; a sweep notices if that was set. A state whose lease ends is
-claimable again, without a retry used. Its last holder may still report or renew it as long as nobody else has
-claimed it.
+claimable again, and no retry is used. Its last holder may still report or renew it until another runtime
+claims it.
 
-A state that ends its runtime again and again is poison. Which state it is nobody can see directly, since a
+A state that ends its runtime again and again is poison. Which state that is cannot be seen directly, since a
 runtime holds many states and runs several. So it is found in steps, which cost nothing while no runtime is
 lost:
 
-1. A runtime is lost. A state that its heartbeats never called running does not count: it was not begun, or
-   just now. All that it held is suspect.
-2. A suspect is announced: a heartbeat says that it runs before its node begins. From now on it counts
-   (``deliveries``) each time a runtime is lost that runs it, however soon that is.
-3. States that ran beside it have counted, too. So one that would become an error the next time runs alone in
-   its process. If that is lost once more, it was this state; any other state just completes.
+1. A runtime is lost. All states that it held become suspects. A state that its heartbeats never called
+running
+   does not count: it had not begun, or only just.
+2. A suspect is announced: a heartbeat says that it runs before its node begins. From now on each lost runtime
+   that ran it counts (``deliveries``), however early it was lost.
+3. States that ran in the same process have counted, too. So a state that would become an error the next time
+   runs alone in its process. If that process is lost, too, it was this state; any other state just completes.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ from exotrio.manager.store.transaction import Transaction
 SWEEPS_PER_TERM = 12
 MAX_SWEEP_INTERVAL = 5.0
 NAMED_WITHIN_MS = 30_000
-"""Time in which a runtime inside a state manager, which sends a heartbeat each second, has named all that it
-holds."""
+"""Time in which a runtime inside a state manager names all its states: it sends a heartbeat each second."""
 MAX_STATES_PER_SWEEP = 1_000
 """States of one sweep's transaction: a larger one would delay other commits."""
 
@@ -49,7 +49,7 @@ class Terms:
     lease_ttl_ms: int = 60_000
     """Of a native claim, from its last heartbeat."""
     claim_timeout_ms: int | None = None
-    """Of a v0 claim, whose holder cannot renew it. None: for ever."""
+    """Of a v0 claim, whose holder cannot renew it. None: no limit."""
     poison_limit: int = 5
     """A state is ERRORED once this many runtimes in a row were lost while they ran it."""
 
@@ -61,8 +61,8 @@ class Terms:
     @property
     def sweep_interval(self) -> float:
         """Seconds between two sweeps."""
-        shortest = min(self.lease_ttl_ms, self.claim_timeout_ms or self.lease_ttl_ms)
-        return min(MAX_SWEEP_INTERVAL, from_ms(shortest) / SWEEPS_PER_TERM)
+        term_ms = min(self.lease_ttl_ms, self.claim_timeout_ms or self.lease_ttl_ms)
+        return min(MAX_SWEEP_INTERVAL, from_ms(term_ms) / SWEEPS_PER_TERM)
 
 
 def renew(
@@ -74,10 +74,10 @@ def renew(
     *,
     in_process: bool = False,
 ) -> list[HeartbeatStateReply]:
-    """Give the lease of each state a fresh term from ``now`` (clock of leases, ms), if it is still held.
+    """Give the lease of each state a new term from ``now`` (clock of leases, ms), if it is still held.
 
-    What a runtime holds inside a state manager has no deadline: ``in_process``, only states that change are
-    locked, which are those that began to run.
+    With ``in_process``, the states are held by a runtime inside a state manager and have no deadline. Then
+    only states that change are locked, which are those that began to run.
     """
     seqs = {beat.state_id: tx.seq(beat.state_id) for beat in beats}
     numbers = [seq for seq in seqs.values() if seq is not None]
@@ -95,7 +95,7 @@ def renew(
             if state is not None and _is_written(beat, state)
         ]
         if changing:
-            # Again: an outcome may have come before the lock.
+            # Read again: an outcome may have been recorded before the lock.
             known |= _reported(tx, namespace, changing, locked=True)
             ours = [find_held(beat) for beat in beats]
     held = {state["seq"]: state for state in ours if state is not None and _is_held(state)}
@@ -119,7 +119,7 @@ def renew(
 
 
 def _reported(tx: Transaction, namespace: str, seqs: Sequence[int], *, locked: bool) -> dict[int, Row]:
-    """Return states that a heartbeat is about, by number."""
+    """Return the states that a heartbeat names, by number."""
     return {
         state["seq"]: state
         for state in tx.execute(
@@ -153,7 +153,7 @@ def _renew(tx: Transaction, held: Sequence[Row], running: Collection[int], deadl
             (deadline, tx.items(leased)),
         )
     if lapsed := [state for state in held if state["status"] == CREATED]:
-        # Its runtime was not lost after all.
+        # The lease ended, but no other runtime claimed the state: its runtime was only late.
         tx.execute(
             "UPDATE states SET status = 'QUEUED', lease_until = ?, deliveries = deliveries - begun"
             f" WHERE {numbered(tx, CREATED)}",
@@ -170,17 +170,17 @@ def _renew(tx: Transaction, held: Sequence[Row], running: Collection[int], deadl
 def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
     if not runs:
         return set()
-    # Not with the states: the statement that locked them may have waited for what cancels the run.
+    # In a separate statement: the one that locked the states may have waited for a cancellation.
     which = f"SELECT id FROM runs WHERE {tx.any_of('id')} AND cancelled_at IS NOT NULL"
     return {row["id"] for row in tx.execute(which, (tx.items(sorted(runs)),))}
 
 
 Cause = tuple[str, tuple[int | str, ...]]
-"""Which held states are lost: as a condition, with its parameters."""
+"""Which held states are lost: a condition, and its parameters."""
 
 
 def _held_in_lost_managers(manager: str) -> Cause:
-    # What is held inside a state manager has no deadline: the index leaves out the rest.
+    # States that are held inside a state manager have no deadline; the index leaves out all others.
     which = (
         "lease_until IS NULL AND manager IS NOT NULL AND manager <> ?"
         " AND manager NOT IN (SELECT id FROM managers)"
@@ -189,18 +189,18 @@ def _held_in_lost_managers(manager: str) -> Cause:
 
 
 def recover(tx: Transaction, manager: str, terms: Terms) -> WithEffects[int]:
-    """Take back what runtimes inside lost state managers held; return how many states those were.
+    """Take back the states that runtimes inside lost state managers held; return how many those were.
 
-    ``manager`` calls it, so it does not count as lost.
+    ``manager`` is the caller, which is not lost.
     """
     return _lose(tx, terms, _held_in_lost_managers(manager))
 
 
 def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None) -> WithEffects[int]:
-    """End the leases whose deadline has passed; return how many those were. With ``sweeper``, the calling
-    state manager, also do what ``recover`` does.
+    """End the leases whose deadline has passed; return how many those were.
 
-    Both in one step: the second of two would lock runs while the first one's states are locked.
+    With ``sweeper``, the calling state manager, also do what ``recover`` does. Both happen in one step: the
+    second of two would lock runs while states are locked.
     """
     lost = () if sweeper is None else (_held_in_lost_managers(sweeper),)
     return _lose(tx, terms, ("lease_until <= ?", (now,)), *lost)
@@ -221,7 +221,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> WithEffects[int]:
         return WithEffects(0, NO_EFFECTS)
     any_cause = " OR ".join(which for which, _ in causes)
     tx.lock_runs_of(seqs)
-    # Again: an outcome, or a heartbeat, may have come before the lock.
+    # Read again: an outcome or a heartbeat may have come before the lock.
     states = tx.execute(
         "SELECT seq, run, place, node_id, status, groups, worker, claimed_at, begun, deliveries,"
         " runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
@@ -278,10 +278,10 @@ def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:
 
 
 def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
-    """Move every deadline by ``by_ms``, in which nobody could renew, but none beyond a term from ``now``.
+    """Move every deadline by ``by_ms``, in which no lease could be renewed, at most to a term from ``now``.
 
-    ``by_ms`` is 0 if the clock was set back, which only that of a database can be: what was renewed before
-    cannot be told from what was renewed since, and no lease may end early.
+    ``by_ms`` is 0 if the clock was set back, which only that of a database can be: leases that were renewed
+    before cannot be distinguished from those renewed since, and no lease may end early.
     """
     held = tx.items(_locked_leases(tx))
     for of, term in (("NOT NULL", terms.lease_ttl_ms), ("NULL", terms.claim_timeout_ms)):
@@ -295,23 +295,23 @@ def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
 
 
 def _locked_leases(tx: Transaction, which: str = "", *parameters: str) -> list[int]:
-    """Return the numbers of states that are held under a lease, which nobody else changes meanwhile.
+    """Lock the states that are held under a lease, in the order of their numbers, and return these.
 
     An UPDATE of many states would lock them in any order.
     """
-    # SQLite would read all states in their order otherwise.
-    found = tx.execute(
+    # With the index: SQLite would read all states otherwise.
+    rows = tx.execute(
         "SELECT seq FROM states INDEXED BY states_held WHERE status = 'QUEUED' AND lease_until IS NOT NULL"
         f"{which} ORDER BY seq{tx.for_update('states')}",
         parameters,
     )
-    return [state["seq"] for state in found]
+    return [state["seq"] for state in rows]
 
 
 def limit_held_inside(tx: Transaction, manager: str, now: int) -> None:
-    """Give what runtimes inside a state manager hold a deadline, which their heartbeats move from now on.
+    """Give the states that runtimes inside a state manager hold a deadline, which their heartbeats now move.
 
-    For a failover that lost commits: what a runtime has reported by one of them, it holds no longer.
+    For a failover that lost commits: a runtime no longer holds the states that it reported by such a commit.
     """
     held = tx.execute(
         "SELECT seq FROM states WHERE status = 'QUEUED' AND lease_until IS NULL AND manager = ?"
@@ -325,7 +325,7 @@ def limit_held_inside(tx: Transaction, manager: str, now: int) -> None:
 
 
 def restart(tx: Transaction, now: int, terms: Terms) -> None:
-    """Give every claim a fresh term on the clock of this process, and keep claim ids from now on."""
+    """Give every claim a new term on the clock of this process, and keep claim ids from now on."""
     timeout = None if terms.claim_timeout_ms is None else now + terms.claim_timeout_ms
     tx.execute(
         "UPDATE states SET lease_until = CASE WHEN token IS NULL THEN ? ELSE ? END WHERE status = 'QUEUED'",

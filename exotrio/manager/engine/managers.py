@@ -1,10 +1,11 @@
-"""The state managers that share a database: which of them are there, and what one at a time does for all.
+"""The state managers that share a database: which of them are there, and the duties that one at a time does.
 
-Each has a row in ``managers`` as long as it runs. One that is silent for ``SILENT_AFTER_MS`` is taken for
-lost: its row is deleted, and what runtimes inside its process held is taken back (``leases.recover``). A file
-has one state manager: its lock proves that others are gone.
+Each state manager has a row in ``managers`` while it runs. One that is silent for ``SILENT_AFTER_MS`` counts
+as lost: its row is deleted, and the states that runtimes inside its process held are taken back
+(``leases.recover``). A file has one state manager: its lock proves that others are gone.
 
-What happens by itself are duties: whoever gets the row of one does it, and others leave it alone meanwhile.
+Work that no request asks for is divided into duties. A state manager that locks the row of a duty does it;
+the others skip it meanwhile.
 """
 
 from __future__ import annotations
@@ -26,33 +27,34 @@ from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, Misfit, misfit
 from exotrio.manager.store.transaction import Transaction
 
 SEEN_INTERVAL = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two calls of ``stay``."""
 MIN_LATENESS_MS = 1_000
-"""A busy machine is as late as this at times, and no lease ended by it. Two state managers may differ by as
-much in what they take for the time of their database."""
+"""A busy machine is sometimes as late as this, and no lease ended by it. The times that two state managers
+measure of their database may differ by as much."""
 MIN_AHEAD_MS = 20_000
-"""A lease of a minute that was renewed before a smaller step ahead is still renewed in time; of a shorter one
-a third is as much."""
+"""A lease of a minute that was renewed before a smaller step ahead is still renewed in time. For shorter
+leases a third of the term is used."""
 LEARNT_AFTER_MS = 10_000
-"""Until then each state manager knows that the clock was set."""
+"""By then each state manager knows that the clock was set."""
 RECOVERY_INTERVAL_MS = 60_000
-"""What is held inside state managers may be many rows. It is read when one of them has ended, and otherwise
-this often: one may have committed a claim after it was taken for lost, and have ended then."""
+"""Many states may be held inside state managers. They are checked when one of these has ended, and otherwise
+this often: one may have committed a claim after it counted as lost, and have ended then."""
 SWEEP, RETENTION, SCHEDULES, RECOVERY = DUTIES = ("sweep", "retention", "schedules", "recovery")
 
 
 def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> None:
-    """Say that a state manager is there, and which keys for secrets it has (``store.shared_keys``).
+    """Insert the row of a state manager, with its keys for secrets (``store.shared_keys``).
 
     ``now`` is on the clock of leases, ms, here and below.
 
     Raises:
-        DatabaseTooNew: a newer exotrio changed the tables since this process looked, in a way that it does
-            not know. That waits for those that are there; this one was not, or was silent for too long.
+        DatabaseTooNew: a newer exotrio changed the tables since this process checked, in a way that it does
+            not know. That waits for the state managers that are there; this one was not, or was silent for
+            too long.
     """
-    # First, as a sweep does: it waits for one that has taken its duty, and has nothing locked meanwhile.
+    # First, as in a sweep: this may wait for a sweep, and must hold no lock meanwhile.
     tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
-    # Locked against such a change, which looks who is there.
+    # Locked against such a change, which checks which state managers are there.
     _check_version(tx, tx.for_share("meta"))
     tx.execute(
         "INSERT INTO managers (id, started_at, seen_at, version, schema_version, clock_ahead, secret_keys,"
@@ -71,15 +73,16 @@ def stay(
     *,
     ends: Event | None = None,
 ) -> str | None:
-    """Say that a state manager is still there; enter it anew if another one took it for lost.
+    """Record that a state manager is still there; insert its row again if it counted as lost.
 
-    ``ends`` is set before it leaves: this may still run when ``leave`` is done, and must not enter it again.
+    ``ends`` is set before it leaves: this may still run when ``leave`` is done, and must not insert the row
+    again.
 
-    Return the epoch of the database. If it was another ``epoch`` before, commits may be lost by which
-    runtimes inside this state manager reported outcomes.
+    Returns the epoch of the database. If it differs from ``epoch``, commits may be lost by which runtimes
+    inside this state manager reported outcomes.
 
-    This waits for no lock of a newer exotrio that changes the tables: a state manager that has its row counts
-    as there for that one, and silence would have others take back what it holds. Raises as ``enter``.
+    This waits for no lock of a newer exotrio that changes the tables: for that one, a state manager with a
+    row is there, and a silent one would lose its states to others. Raises as ``enter``.
     """
     seen = "UPDATE managers SET seen_at = ?, clock_ahead = ? WHERE id = ?"
     if tx.execute(seen, (now, clock.ahead_ms(tx), manager)).rowcount:
@@ -104,24 +107,24 @@ def _check_version(tx: Transaction, lock: str = "") -> None:
 
 
 def enter_if_fit(tx: Transaction, manager: str, now: int, cipher: Cipher) -> Misfit | None:
-    """Say that a state manager is there, unless its keys for secrets do not fit those of others."""
+    """Insert the row of a state manager, unless its keys for secrets conflict with those of others."""
     # One at a time: each sees the keys of the one before.
     put_meta(tx, "entered_at", str(now))
-    found = misfit(tx, cipher, now)
-    if found is None:
+    conflict = misfit(tx, cipher, now)
+    if conflict is None:
         enter(tx, manager, now, cipher.key_ids)
-    return found
+    return conflict
 
 
 def enter_alone(tx: Transaction, manager: str, now: int) -> None:
-    """Say that a state manager is there, and no other."""
+    """Insert the row of the only state manager."""
     tx.execute("DELETE FROM managers")
     enter(tx, manager, now)
 
 
 def leave(tx: Transaction, manager: str) -> None:
-    """Say that a state manager ends. The next sweep takes back what is still held inside its process."""
-    # First, as a sweep does.
+    """Delete the row of a state manager. The next sweep takes back the states held inside its process."""
+    # First, as in a sweep.
     tx.execute("UPDATE duties SET at = 0 WHERE name = ?", (RECOVERY,))
     tx.execute("DELETE FROM managers WHERE id = ?", (manager,))
 
@@ -131,10 +134,8 @@ def keep_backup(tx: Transaction) -> None:
 
 
 def take_duty(tx: Transaction, name: str) -> int | None:
-    """Return when a duty was last done, or None if another state manager is doing it.
-
-    Until the end of the transaction no other gets it.
-    """
+    """Lock a duty until the end of the transaction, and return when it was last done; None if another state
+    manager does it now."""
     row = tx.row(f"SELECT at FROM duties WHERE name = ?{tx.skip_locked('duties')}", (name,))
     return None if row is None else int(row["at"])
 
@@ -148,74 +149,84 @@ class Swept:
 
 
 def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | None) -> WithEffects[Swept]:
-    """End the leases that are overdue, take back what lost state managers held, and forget old claims.
+    """End overdue leases, take back the states that lost state managers held, and forget old claims.
 
-    ``manager`` sweeps, so it is there, however long it could not say so.
+    ``manager`` is the caller: it is there, even if it was silent for long.
 
-    A sweep that comes late only moves all deadlines, by its lateness: nobody may have been there to hear a
-    heartbeat, or the database's clock was set ahead. What is overdue all the same is left to
-    ``leases.expire`` in a transaction of its own, since that locks runs before states.
+    A late sweep only moves all deadlines, by its lateness: perhaps no state manager was there to receive
+    heartbeats, or the database's clock was set ahead. Leases that are overdue even then are left to
+    ``leases.expire`` in a separate transaction, since that locks runs before states.
 
-    ``last`` is when the only state manager swept last; None if several share the database: then the duty says
-    it.
+    ``last`` is when the only state manager swept last; None if several share the database: then the row of
+    the duty has it.
     """
-    interval = round(terms.sweep_interval * 1000)
-    is_shared = last is None
     if last is None:
-        last = take_duty(tx, SWEEP)
-        if last is None or -MIN_LATENESS_MS < now - last < interval // 2:
-            return WithEffects(Swept(), NO_EFFECTS)
-        tx.execute("UPDATE duties SET at = ? WHERE name = ?", (now, SWEEP))
-    late = _lateness(now - last, interval)
-    if late:
-        if is_shared and late < 0:
+        return _sweep_shared(tx, manager, now, terms)
+    if late := _lateness(now - last, terms):
+        extend(tx, now, max(0, late), terms)
+        return WithEffects(Swept(late_ms=late), NO_EFFECTS)
+    return _end_overdue(tx, now, terms)
+
+
+def _sweep_shared(tx: Transaction, manager: str, now: int, terms: Terms) -> WithEffects[Swept]:
+    last = take_duty(tx, SWEEP)
+    # Another state manager sweeps at this moment, or has just swept.
+    if last is None or -MIN_LATENESS_MS < now - last < terms.sweep_interval * 500:
+        return WithEffects(Swept(), NO_EFFECTS)
+    tx.execute("UPDATE duties SET at = ? WHERE name = ?", (now, SWEEP))
+    if late := _lateness(now - last, terms):
+        if late < 0:
             _lock_waiting(tx)
         extend(tx, now, max(0, late), terms)
-        if is_shared:
-            _follow_clock(tx, now, late, terms)
+        _follow_clock(tx, now, late, terms)
         return WithEffects(Swept(late_ms=late), NO_EFFECTS)
-    if is_shared:
-        # What others wrote meanwhile, who did not know it yet, is in the old time.
-        ahead = clock.set_ahead_ms(tx, LEARNT_AFTER_MS)
-        if is_set_back := clock.was_set_back(tx, LEARNT_AFTER_MS):
-            clock.move_new_states(tx)
-        if ahead or is_set_back:
-            extend(tx, now, ahead, terms)
-            _move_signs_of_life(tx, now, ahead)
-            return WithEffects(Swept(), NO_EFFECTS)
-        recovered = take_duty(tx, RECOVERY)
-        tx.execute("UPDATE managers SET seen_at = ? WHERE id = ?", (now, manager))
-        lost = tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,)).rowcount
-        if lost or (recovered is not None and not 0 <= now - recovered < RECOVERY_INTERVAL_MS):
-            forget_claims(tx, now)
-            ended, effects = expire(tx, now, terms, sweeper=manager)
-            # None: a state manager is just leaving. Its zero is for the next sweep.
-            if recovered is not None:
-                # More may be left than one sweep takes back.
-                at = now if ended < MAX_STATES_PER_SWEEP else 0
-                tx.execute("UPDATE duties SET at = ? WHERE name = ?", (at, RECOVERY))
-            return WithEffects(Swept(ended=ended), effects)
+    # The clock was set a moment ago: others wrote in the old time until they knew that.
+    ahead = clock.set_ahead_ms(tx, LEARNT_AFTER_MS)
+    if is_set_back := clock.was_set_back(tx, LEARNT_AFTER_MS):
+        clock.move_new_states(tx)
+    if ahead or is_set_back:
+        extend(tx, now, ahead, terms)
+        _move_signs_of_life(tx, now, ahead)
+        return WithEffects(Swept(), NO_EFFECTS)
+    recovered = take_duty(tx, RECOVERY)
+    tx.execute("UPDATE managers SET seen_at = ? WHERE id = ?", (now, manager))
+    lost = tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,)).rowcount
+    if not lost and (recovered is None or 0 <= now - recovered < RECOVERY_INTERVAL_MS):
+        return _end_overdue(tx, now, terms)
+    swept, effects = _end_overdue(tx, now, terms, sweeper=manager)
+    # None: a state manager is leaving at this moment, and sets the time to zero for the next sweep.
+    if recovered is not None:
+        # One sweep takes back a limited number: if it reached that, the next one goes on.
+        at = now if swept.ended < MAX_STATES_PER_SWEEP else 0
+        tx.execute("UPDATE duties SET at = ? WHERE name = ?", (at, RECOVERY))
+    return WithEffects(swept, effects)
+
+
+def _end_overdue(
+    tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None
+) -> WithEffects[Swept]:
     forget_claims(tx, now)
-    ended, effects = expire(tx, now, terms)
+    ended, effects = expire(tx, now, terms, sweeper=sweeper)
     return WithEffects(Swept(ended=ended), effects)
 
 
-def _lateness(passed: int, interval: int) -> int:
-    """Return by how much a sweep is late, below zero if the clock was set back; 0 if it came in time."""
+def _lateness(passed: int, terms: Terms) -> int:
+    """Return by how much a sweep is late, below zero if the clock was set back; 0 if it is in time."""
     if passed <= -MIN_LATENESS_MS:
         return passed
+    interval = round(terms.sweep_interval * 1000)
     late = passed - interval
     return late if late > max(interval // 2, MIN_LATENESS_MS) else 0
 
 
 def _lock_waiting(tx: Transaction) -> None:
-    """Lock all states whose times are moved when the clock was set back: an UPDATE does it in any order."""
+    """Lock all states whose times are moved when the clock was set back: an UPDATE locks in any order."""
     waiting = "SELECT seq FROM states WHERE status IN ('CREATED', 'QUEUED') ORDER BY seq"
     tx.execute(waiting + tx.for_update("states")).fetchall()
 
 
 def _follow_clock(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
-    """Move what else is in the time of a shared database, which is its clock of leases and its wall clock."""
+    """Move other times in a shared database, whose clock is the clock of leases and the wall clock."""
     _move_signs_of_life(tx, now, max(0, by_ms))
     if by_ms < 0:
         clock.set_back(tx, tx.now_ms, -by_ms)

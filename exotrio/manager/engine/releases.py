@@ -1,4 +1,4 @@
-"""Handing states back: by their holders, by claim id, and if the answer to a claim did not arrive."""
+"""Releasing states: by their holders, by claim id, and if the reply to a claim did not arrive."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
 CLAIMS_KEPT_MS = 600_000
-"""How long the id of a claim is kept: a repeated request comes much sooner."""
+"""How long the id of a claim is kept: a repeated request arrives much sooner."""
 
 _TO_RELEASE = "SELECT seq, run, node_id, status, token, worker, claimed_at, trace FROM states"
 _OF_NODES = "JOIN nodes ON nodes.id = node_id WHERE"
 
 
 def held_under(tx: Transaction, namespace: str, claim_id: str) -> list[Row]:
-    """Return what is held under a claim id, in the order of its numbers."""
+    """Lock the states that are held under a claim id, and return them by number."""
     return tx.execute(
         f"{_TO_RELEASE} INDEXED BY states_held {_OF_NODES} status = 'QUEUED' AND claim = ? AND namespace = ?"
         f" ORDER BY seq{tx.for_update('states')}",
@@ -75,8 +75,8 @@ def release(
 def release_claim(
     tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
 ) -> WithEffects[list[ItemReply]]:
-    """Release all that is held under a claim id, and void the id: a request that is still on its way then
-    takes nothing. ``now`` is on the clock of leases, ms."""
+    """Release the states that are held under a claim id, and void it: a request with it that arrives later
+    claims nothing. ``now`` is on the clock of leases, ms."""
     tx.insert("claims", ("id", "at"), [(claim_id, now)], "(id) DO UPDATE SET at = excluded.at")
     states = held_under(tx, namespace, claim_id)
     effects = _release(tx, states, delay_ms)
@@ -85,7 +85,7 @@ def release_claim(
 
 
 def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) -> WithEffects[None]:
-    """Release what a native claim took whose reply, made at ``handed_out``, could not be written.
+    """Release the states of a native claim whose reply, made at ``handed_out``, could not be sent.
 
     If the claim was repeated since, the states are in a later reply.
     """
@@ -95,8 +95,8 @@ def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) 
 
 
 def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> WithEffects[None]:
-    """Release what a v0 claim took at that time whose reply could not be written."""
-    # Those that are still as before the claim, too: its commit may be on its way, and is waited for.
+    """Release the states that a v0 claim took at that time, and whose reply could not be sent."""
+    # Lock also those that do not look claimed: the claim may be about to be committed, which is waited for.
     states = tx.execute(
         f"{_TO_RELEASE} {_OF_NODES} {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs),),
@@ -110,7 +110,7 @@ def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> Effects:
     effects = Effects()
     if not states:
         return effects
-    # Without a delay a state keeps its time, and so its place in the order.
+    # Without a delay a state keeps its position in the order of claims.
     later, due = (", enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
     tx.execute(
         f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {numbered(tx, QUEUED)}",

@@ -1,14 +1,14 @@
-"""Retention: finished runs that are old enough are deleted, with everything that is theirs.
+"""Retention: runs that finished long enough ago are deleted, with everything that belongs to them.
 
-A run goes in two steps. Its own row goes first, in one transaction with a note in ``discarded``:
-from then on nobody finds the run or a state of it. What belonged to it (states, counts,
-unite_counters, unite_members, events, logs, store) is then deleted in transactions that are limited in
-time, many small runs or a part of a large one in each: a large run deleted at once would hold up every
-claim. A process that is killed meanwhile leaves the note, and the next one goes on. Numbers are not used
-again, so a new run never meets what an old one left.
+A run is deleted in two steps. Its own row is deleted first, in one transaction that adds the run to
+``discarded``: from then on neither the run nor a state of it is found. What belonged to it (states, counts,
+unite_counters, unite_members, events, logs, store) is deleted later, in transactions that are limited in time
+and delete many small runs or a part of a large one: a large run deleted at once would delay every claim. If
+the process is killed meanwhile, the next one goes on. Numbers are not used again, so a new run never finds
+rows of an old one.
 
-The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small
-as its content.
+The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small as its
+content.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from exotrio.manager.store.transaction import Transaction
 BATCH = 500
 """Maximum of rows that one step deletes of each table."""
 RUNS = 100
-"""Maximum of runs of one step."""
+"""Maximum of runs in one step."""
 PART = 10
 """States deleted by one statement: each may hold megabytes."""
 LOGS = 100
 """Maximum of logs that one step deletes: each has up to 32 KiB of text."""
 MAX_BATCH = 0.01
-"""Seconds after which a transaction begins no further step or part of one."""
+"""Seconds after which a transaction begins no further step, or part of one."""
 
 
 def discard(tx: Transaction, keep_ms: int) -> int:
@@ -37,7 +37,7 @@ def discard(tx: Transaction, keep_ms: int) -> int:
         return 0
     finished_before = tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
     deleted = 0
-    # One that is locked, for a retry by hand, stays for the next time.
+    # A run that is locked, for a retry by hand, is left for the next time.
     while runs := tx.execute(
         "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"
         f" ORDER BY finished_at LIMIT ?{tx.skip_locked('runs')}",
@@ -51,7 +51,7 @@ def discard(tx: Transaction, keep_ms: int) -> int:
 
 
 def discard_runs(tx: Transaction, ids: Iterable[int]) -> None:
-    """Delete the rows of runs that have ended and that are locked; ``clear`` deletes what was theirs."""
+    """Delete the rows of runs that have ended and are locked; ``clear`` deletes what belonged to them."""
     runs = sorted(ids)
     tx.insert("discarded", ("run",), [(run,) for run in runs])
     tx.execute(f"DELETE FROM runs WHERE {tx.any_of('id')}", (tx.items(runs),))

@@ -1,8 +1,8 @@
-"""Runtimes as their heartbeats and claims show them (the wire calls them workers), and what is asked of them.
+"""Runtimes as their heartbeats and claims show them (the wire calls them workers), and commands to them.
 
-Rows of two tables, so that every state manager on a database knows all runtimes: ``workers`` for those that
-say who they are, ``v0_runtimes`` for what was claimed through v0, which identifies nobody. Times are on the
-clock that leases are counted in. ``queries.runtimes`` reads them.
+The rows of two tables, so that every state manager on a database knows all runtimes: ``workers`` has those
+that identify themselves, ``v0_runtimes`` the sets of nodes that were claimed through v0, which identifies no
+runtime. Times are on the clock of leases. ``queries.runtimes`` reads the rows.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ FORGOTTEN_AFTER_MS = 600_000
 STOPPED_FORGOTTEN_AFTER_MS = 60_000
 """After this a stopped runtime is forgotten."""
 MAX_WORKERS = 10_000
-"""Maximum that is kept: a client that claims under ever new names must not fill the database."""
+"""Maximum of rows: a client that claims under ever new names must not fill the database."""
 MAX_TRIMMED = 1_000
-"""Rows that one use case deletes at most."""
+"""Maximum of rows that one use case deletes."""
 CLAIM_KEPT_FOR_MS = 10_000
-"""Within this time another claim for the same nodes is not written."""
+"""Within this time another claim for the same nodes is not stored."""
 COMMANDS = ("drain", "tasks")
 _NOT_KEPT = {"tasks", "registered", "registered_ms"}
 
@@ -68,10 +68,10 @@ def heartbeat(
 
 
 def _lacks_nodes_of(tx: Transaction, namespace: str, beat: HeartbeatRequest) -> bool:
-    """Whether a registration of this runtime was lost, since the database went back in time.
+    """Whether a registration of this runtime was lost, because the database went back in time.
 
-    Another declaration that was registered later is not replaced: of two versions of a runtime that work side
-    by side, each would replace that of the other.
+    A different declaration that was registered later is not replaced: during an update, two versions of a
+    runtime would replace each other's declarations again and again.
     """
     since = tx.now_ms - beat.registered_ms
     for name, digest in beat.registered.items():
@@ -84,7 +84,7 @@ def _lacks_nodes_of(tx: Transaction, namespace: str, beat: HeartbeatRequest) -> 
 def keep_claim(
     tx: Transaction, namespace: str, worker_id: str | None, names: Iterable[str], now: int
 ) -> frozenset[str]:
-    """Keep that a runtime asked for states of these nodes, as far as they are registered; return those.
+    """Store that a runtime claims states of these nodes; return those of them that are registered.
 
     ``worker_id`` is None through v0, where a runtime has no id.
     """
@@ -110,7 +110,7 @@ def keep_claim(
 
 
 def _keep_v0_claim(tx: Transaction, namespace: str, nodes: bytes, now: int) -> None:
-    # Their list may be longer than an entry of an index may be.
+    # The list may be longer than an index allows.
     digest = sha256(nodes).hexdigest()
     (row,) = tx.execute(
         "INSERT INTO v0_runtimes (namespace, digest, nodes, seen_at, heard) VALUES (?, ?, ?, ?, 1)"
@@ -122,10 +122,10 @@ def _keep_v0_claim(tx: Transaction, namespace: str, nodes: bytes, now: int) -> N
 
 
 def ask(tx: Transaction, namespace: str, worker_id: str, command: str) -> None:
-    """Ask something of a runtime, one of ``COMMANDS``; refuse with 404 if it is not known."""
+    """Send a runtime one of ``COMMANDS`` with the reply to its next heartbeat; NotFound if it is unknown."""
     assert command in COMMANDS
-    asked = f"UPDATE workers SET {command}_asked = 1 WHERE namespace = ? AND worker_id = ?"
-    if not tx.execute(asked, (namespace, worker_id)).rowcount:
+    update = f"UPDATE workers SET {command}_asked = 1 WHERE namespace = ? AND worker_id = ?"
+    if not tx.execute(update, (namespace, worker_id)).rowcount:
         raise NotFound(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
 
 
@@ -136,14 +136,15 @@ def forget(tx: Transaction, namespace: str, worker_id: str, now: int) -> None:
 
 
 def forget_all(tx: Transaction) -> None:
-    """Forget all runtimes. For a start on which the clock of leases begins anew."""
+    """Forget all runtimes. For a start at which the clock of leases begins again."""
     tx.execute("DELETE FROM workers")
     tx.execute("DELETE FROM v0_runtimes")
 
 
-def _forget_some(tx: Transaction, heard: int, now: int) -> None:
-    """Forget those that are silent for too long, and the first of too many, when a new one was ``heard``."""
-    if heard > 1:
+def _forget_some(tx: Transaction, count: int, now: int) -> None:
+    """If this is the first request of a runtime (``count`` of 1), forget those that were silent for too long,
+    and the oldest ones of too many."""
+    if count > 1:
         return
     silent, stopped = now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
     for table, which, parameters in (
@@ -156,34 +157,36 @@ def _forget_some(tx: Transaction, heard: int, now: int) -> None:
 
 
 def trim(tx: Transaction, table: str, which: str, parameters: tuple[int, ...], *, key: str = "id") -> None:
-    """Delete those rows of a table that a SELECT with this end finds."""
-    # Locked ones are in use: another transaction deletes or changes them.
-    found = f"SELECT {key} FROM {table} {which}{tx.skip_locked(table)}"
-    tx.execute(f"DELETE FROM {table} WHERE {key} IN ({found})", parameters)
+    """Delete those rows of a table that a SELECT with this end returns."""
+    # Without locked ones: another transaction deletes or changes them.
+    rows = f"SELECT {key} FROM {table} {which}{tx.skip_locked(table)}"
+    tx.execute(f"DELETE FROM {table} WHERE {key} IN ({rows})", parameters)
 
 
 class ClaimsKept:
-    """Which claims ``keep_claim`` kept just now: one of a busy runtime then costs no write."""
+    """Which claims ``keep_claim`` stored just now: most claims of a busy runtime then cost no write."""
 
     def __init__(self) -> None:
-        # Hashes of the names, which may be any that a client makes up, beside the nodes that are registered.
+        # Hashes of the names, which a client may make up, and the nodes that are registered.
         self._kept: dict[tuple[str, str | int], tuple[int, int, frozenset[str]]] = {}
 
     def has(self, namespace: str, worker_id: str | None, names: frozenset[str], now: int) -> bool:
-        """Return whether such a claim was kept within ``CLAIM_KEPT_FOR_MS``."""
-        asked = hash(names)
-        at, before, nodes = self._kept.get((namespace, worker_id or asked), (0, None, frozenset[str]()))
+        """Whether such a claim was stored within ``CLAIM_KEPT_FOR_MS``."""
+        names_hash = hash(names)
+        at, before, nodes = self._kept.get((namespace, worker_id or names_hash), (0, None, frozenset[str]()))
         return (
-            before is not None and 0 <= now - at < CLAIM_KEPT_FOR_MS and (asked == before or names <= nodes)
+            before is not None
+            and 0 <= now - at < CLAIM_KEPT_FOR_MS
+            and (names_hash == before or names <= nodes)
         )
 
     def add(
         self, namespace: str, worker_id: str | None, names: frozenset[str], nodes: frozenset[str], now: int
     ) -> None:
-        """Remember that a claim for ``names`` was kept; ``nodes`` is what ``keep_claim`` returned."""
-        asked = hash(names)
-        key = (namespace, worker_id or asked)
+        """Record that a claim for ``names`` was stored; ``nodes`` is what ``keep_claim`` returned."""
+        names_hash = hash(names)
+        key = (namespace, worker_id or names_hash)
         self._kept.pop(key, None)
         while len(self._kept) >= MAX_WORKERS:
             del self._kept[next(iter(self._kept))]
-        self._kept[key] = (now, asked, frozenset() if worker_id is None else nodes)
+        self._kept[key] = (now, names_hash, frozenset() if worker_id is None else nodes)
