@@ -64,22 +64,26 @@ _COLUMNS = (
 
 MAX_GATHERED = 8 * 1024 * 1024
 """Bytes of new states that are inserted together, or of one. A statement has to fit into memory several
-times, and siblings may each have the same large inputs. It also has to be made in a moment: PostgreSQL ends a
-transaction that sends nothing for ten seconds, of which a busy machine may give this process a part."""
+times, and siblings may each have the same large inputs. It also has to be built quickly, even on a busy
+machine: PostgreSQL ends a transaction that sends nothing for ten seconds."""
 STATE_SIZE = 1024
 """Bytes of a new state besides its inputs and outputs."""
 
 
 @cache
 def _added(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
-    """Return what follows ON CONFLICT if the columns of a row that exists are to grow by the given ones."""
+    """Return what follows ON CONFLICT to add the columns to those of an existing row."""
     sums = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in columns)
     return f"({', '.join(keys)}) DO UPDATE SET {sums}"
 
 
 class Changes:
-    """What one use case does to states: gathered first, written by ``apply``. Only new states that are large
-    are inserted before. What ``states``, which were read before, say of their runs need not be read again."""
+    """What one use case does to states: gathered first, written by ``apply``; large new states before that.
+
+    ``states`` were read by the use case; what they say about their runs is not read again.
+
+    ``effects`` is what the use case returns in the end.
+    """
 
     def __init__(self, tx: Transaction, states: Iterable[State] = ()) -> None:
         self.tx = tx
@@ -104,13 +108,13 @@ class Changes:
         seq = self._gather(run, state, seq)
         self.transition(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
-            self.succeeded(run, seq, state.place, state.groups, state.path)
+            self.add_member(run, seq, state.place, state.groups, state.path)
         return seq
 
     def insert_first(self, run: RunScope, state: NewState) -> None:
         """Add the state with which a run begins, and which the row of the run counts already.
 
-        Not counting it saves two statements for a run or a list of them, and an eighth of the time of a list.
+        Not counting it saves two statements for each list of runs, and an eighth of its time.
         """
         self._gather(run, state)
         self._counts[run.id, state.place][_COLUMN[state.status]] += 1
@@ -157,8 +161,8 @@ class Changes:
         """Give columns of a state new values, provided that it still has its status and its token."""
         self._updates[tuple(values)].append((state.seq, state.status, state.token, *values.values()))
 
-    def ended(self, state: State) -> None:
-        """Keep the execution that ended a state for the united nodes whose groups it may complete."""
+    def add_execution(self, state: State) -> None:
+        """Keep the execution that ended a state, for the united nodes whose groups it may complete."""
         for target_state, _ in split_groups(state.groups) if state.execution else ():
             self._executions[target_state].append(str(state.execution))
 
@@ -171,7 +175,7 @@ class Changes:
         self._events.append((seq, self.tx.now_ms, kind))
 
     def tally(self, graph: int, node_id: int, began_at: int | None, status: str) -> None:
-        """Count a status that the state's own node caused, with the time that it took."""
+        """Count a status that the node of a state caused, with the time that it took."""
         took_ms = self.tx.now_ms - (began_at or self.tx.now_ms)
         self.effects.tally[graph, node_id, status, bucket_of(took_ms)] += 1
 
@@ -186,12 +190,12 @@ class Changes:
             runs[_RUN_COLUMN[old]] -= 1
 
     def announce_final(self, template: Template, place: int, status: str) -> None:
-        """Announce that a state got a status in which it stays, for the metrics."""
+        """Count a status in which a state stays, for the metrics."""
         node = template.places[place]
         self.effects.final[node.namespace, node.node_name, status] += 1
 
-    def succeeded(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
-        """Keep a success for the united nodes that read it as a member of their group."""
+    def add_member(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
+        """Add a success to the groups of the united nodes that read its outputs."""
         for target_state, target in split_groups(groups):
             if place in run.template.aggregated[target]:
                 self._unite_members[target_state, place, path] = seq
@@ -235,8 +239,8 @@ class Changes:
         self._open = {run: n for run, was in self._open.items() if (n := was + changed.get(run, (0,))[0])}
         for run, (pending, _, errored, _) in changed.items():
             self._ended_runs.change(run, pending=pending, errored=errored)
-        # Others go on: one state of theirs followed another, or some are left.
-        self._ended_runs.find(run for run, (n, *_) in changed.items() if n < 0 and run not in self._open)
+        # Other runs have states left, or one state followed another.
+        self._ended_runs.add(run for run, (n, *_) in changed.items() if n < 0 and run not in self._open)
 
 
 class _EndedRuns:
@@ -251,7 +255,7 @@ class _EndedRuns:
         self._effects = effects
         self._counted: dict[int, Key] = {}
 
-    def find(self, runs: Iterable[int]) -> None:
+    def add(self, runs: Iterable[int]) -> None:
         """Count and announce those of these runs that have nothing pending, with the time that each took."""
         tx, numbers = self._tx, sorted(runs)
         if not numbers:
@@ -266,7 +270,7 @@ class _EndedRuns:
             self._count(run, (graph, RUN, status, bucket_of(tx.now_ms - created_at)))
 
     def change(self, run: int, *, pending: int, errored: int) -> None:
-        """Count a run no more that goes on, or as failed if states of it failed after it had ended."""
+        """Uncount a run that goes on, or count it as failed if states of it failed after it had ended."""
         if run not in self._counted:
             return
         graph, _, status, bucket = key = self._counted[run]

@@ -47,7 +47,7 @@ def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
         [rows[name] for name in sorted(rows)],
         "(namespace, name) DO UPDATE SET " + ", ".join(f"{each} = excluded.{each}" for each in replaced),
     )
-    # Tells other state managers that what they keep of registered nodes is out of date.
+    # Other state managers see by this that their copies of registered nodes are out of date.
     tx.execute(
         "INSERT INTO meta VALUES ('registered', '1') ON CONFLICT (key)"
         " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
@@ -57,7 +57,7 @@ def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A graph that is to be stored: what can be computed without the database, which may take a second."""
+    """A graph to store, with all that can be computed without the database, which may take a second."""
 
     template: Template
     ciphertexts: Mapping[str, str]
@@ -67,7 +67,7 @@ class Prepared:
 
 
 def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_ms: int) -> Prepared:
-    """Check a graph that is to be stored; raise Refused for a blank name, GraphInvalid for a broken rule."""
+    """Check a graph to store; raise InvalidRequest for a blank name, GraphInvalid for a broken rule."""
     if not name or not namespace.strip():
         raise InvalidRequest("a graph and its namespace need a name")
     if any(not secret.strip() for secret in graph.secrets):
@@ -94,7 +94,7 @@ def _skipped(occurrences: Mapping[str, int | None], now_ms: int) -> Iterator[Pro
 def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[str, Any]:
     """Make ``new`` the version of the graph for later runs, and replace the graph's secrets.
 
-    The reply says at once whether the graph is valid. Runs that exist keep the version they began with.
+    The reply says whether the graph is valid. Existing runs keep the version they began with.
     """
     template = new.template
     nodes = {
@@ -107,7 +107,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
     body = template.body.model_copy(update={"secrets": {}}).model_dump_json()
     version = (body, status.value, to_json(errors).decode())
 
-    # Locks the graph: who triggers it, or stores it as well, waits.
+    # This locks the graph: transactions that trigger or store it wait.
     graph = tx.execute(
         "INSERT INTO graphs (namespace, name, template, created_at, updated_at) VALUES (?, ?, 0, ?, ?)"
         " ON CONFLICT (namespace, name) DO UPDATE SET updated_at = excluded.updated_at"
@@ -117,7 +117,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
     current = tx.row(
         "SELECT body, validation_status, validation_errors FROM templates WHERE id = ?", (graph["template"],)
     )
-    # The same version stays: a script that upserts before each run must not add versions.
+    # Do not add the same version again: a script may store the graph before each run.
     if current is None or version != tuple(current):
         template_id = tx.execute(
             "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at)"
@@ -133,22 +133,22 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
     return get_graph(tx, namespace, name)
 
 
-def _replace_schedules(tx: Transaction, graph: int, wanted: Mapping[str, int | None]) -> None:
-    """Replace the schedules of a graph. One that it had before keeps its next occurrence."""
+def _replace_schedules(tx: Transaction, graph: int, occurrences: Mapping[str, int | None]) -> None:
+    """Replace the schedules of a graph. A schedule that it had before keeps its next occurrence."""
     known = schedules_of(tx, graph)
-    delete_schedules(tx, [(graph, each) for each in known - wanted.keys()])
-    new = [(graph, each, due) for each in wanted.keys() - known if (due := wanted[each]) is not None]
-    insert_schedules(tx, new)
+    delete_schedules(tx, [(graph, each) for each in known - occurrences.keys()])
+    new = {each: due for each, due in occurrences.items() if each not in known and due is not None}
+    insert_schedules(tx, [(graph, each, due) for each, due in new.items()])
 
 
 def schedules_of(view: View, graph: int) -> set[str]:
-    """Return the schedules of a graph that come due."""
+    """Return the schedules of a graph that have a next occurrence."""
     rows = view.execute("SELECT expression FROM cron_triggers WHERE graph = ?", (graph,))
     return {row["expression"] for row in rows}
 
 
 def insert_schedules(tx: Transaction, rows: Iterable[tuple[int, str, int]]) -> None:
-    """Insert schedules: the graph, the text, and when it comes due, in Unix ms."""
+    """Insert schedules: the graph, the text, and the next occurrence in Unix ms."""
     tx.insert("cron_triggers", ("graph", "expression", "next_at"), sorted(rows))
 
 
@@ -164,7 +164,7 @@ def delete_schedules_of(tx: Transaction, graph: int) -> int:
 def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
     """Cancel the schedules of a graph until it is stored again; return how many there were.
 
-    A run that one of them is starting at this moment is there afterwards, or is not started.
+    A run that one of them starts at this moment is either committed before, or not started.
     """
     return delete_schedules_of(tx, lock_graph(tx, namespace, name)["id"])
 
@@ -202,7 +202,7 @@ GRAPHS = (
 
 
 def find_graph(view: View, namespace: str, name: str) -> Row:
-    """Return a graph with its current version; refuse with 404 if there is none."""
+    """Return a graph with its current version; raise NotFound if there is none."""
     row = view.row(GRAPHS + " AND name = ?", (namespace, name))
     if row is None:
         raise NotFound(f"there is no graph {name!r} in namespace {namespace!r}")
@@ -212,14 +212,13 @@ def find_graph(view: View, namespace: str, name: str) -> Row:
 def pin_graph(tx: Transaction, namespace: str, name: str) -> Row:
     """Return a graph as ``find_graph`` does; its current version stays until the end of the transaction."""
     if locked := tx.for_share("graphs"):
-        # In a statement of its own: the other one then sees the version that was waited for.
+        # In a separate statement: the next one then sees the version that this one waited for.
         tx.row(f"SELECT id FROM graphs WHERE namespace = ? AND name = ?{locked}", (namespace, name))
     return find_graph(tx, namespace, name)
 
 
 def lock_graph(tx: Transaction, namespace: str, name: str) -> Row:
-    """Return a graph as ``find_graph`` does; nobody else stores or triggers it until the end of the
-    transaction."""
+    """Lock a graph, and return it as ``find_graph`` does: no other transaction stores or triggers it."""
     tx.row(
         f"SELECT id FROM graphs WHERE namespace = ? AND name = ?{tx.for_update('graphs')}", (namespace, name)
     )
@@ -252,7 +251,7 @@ def shown_graph(view: View, row: Row) -> dict[str, Any]:
 
 
 def next_firings(view: View, graph: Row) -> dict[str, int]:
-    """Return when each schedule of a graph comes due next, in Unix milliseconds."""
+    """Return the next occurrence of each schedule of a graph, in Unix milliseconds."""
     rows = view.execute(
         "SELECT expression, next_at FROM cron_triggers WHERE graph = ? ORDER BY expression", (graph["id"],)
     )

@@ -78,15 +78,15 @@ def _record(
 ) -> WithEffects[list[Recorded]]:
     """Record outcomes, each with the token of its reporter, one after the other.
 
-    What all of them need is read first, what they change is written last: the number of statements is the
-    same for one and for many.
+    Everything they need is read first, and everything they change is written last: the number of statements
+    is the same for one and for many.
     """
     seqs = [tx.seq(item.state_id) for item, _ in items]
     states = states_to_change(tx, namespace, {seq for seq in seqs if seq is not None})
-    found = [None if seq is None else states.get(seq) for seq in seqs]
+    reported_states = [None if seq is None else states.get(seq) for seq in seqs]
     accepted = [
         (state, item)
-        for state, (item, token) in zip(found, items, strict=True)
+        for state, (item, token) in zip(reported_states, items, strict=True)
         if state is not None and _is_open(state, token)
     ]
     read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
@@ -95,7 +95,7 @@ def _record(
     changes = Changes(tx, states.values())
     recorded = []
     logged: dict[int, str] = {}
-    for state, (item, token) in zip(found, items, strict=True):
+    for state, (item, token) in zip(reported_states, items, strict=True):
         if state is None:
             detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
             recorded.append(Recorded(result=ItemResult.UNKNOWN, detail=detail))
@@ -145,8 +145,8 @@ def _is_copied(view: View, state: State, item: OutcomeItem) -> bool:
 def _is_open(state: State, token: str | None) -> bool:
     """Whether an outcome of the holder of ``token`` still counts.
 
-    A holder whose lease ended may report as long as nobody has claimed the state since: its token is then
-    still the last one of the state.
+    A holder whose lease ended may report until another runtime claims the state: its token is then still the
+    last one of the state.
     """
     if state.token != token:
         return False
@@ -190,7 +190,7 @@ def _executed(
         if index == 0:
             _finish(changes, run, state, status, error=error, outputs=to_json(output).decode(), path=path)
             if not error:
-                changes.succeeded(run, seq, state.place, state.groups, path)
+                changes.add_member(run, seq, state.place, state.groups, path)
         else:
             changes.insert(
                 run,
@@ -237,9 +237,9 @@ def _finish(
         **({"trace": state.execution} if state.execution else {}),
     )
     changes.transition(run, state.place, state.groups, state.status, status)
-    changes.ended(state)
+    changes.add_execution(state)
     changes.tally(state.graph, state.node_id, state.claimed_at, status)
-    # The same state may stand in the batch once more.
+    # The batch may contain the same state again.
     state.status, state.data, state.error = status, data, error
 
 
@@ -251,9 +251,9 @@ def need_to_follow(run: RunScope, state: State) -> Need:
 
 
 class Follow:
-    """Creates the next states, united ones excepted, of one state and its siblings, which share a chain.
+    """Creates the next states, except united ones, of one state and its siblings, which share a chain.
 
-    ``shared`` has what ``need_to_follow`` says.
+    ``shared`` has been read for the needs that ``need_to_follow`` returns.
     """
 
     def __init__(self, changes: Changes, run: RunScope, state: State, shared: Shared) -> None:
@@ -284,8 +284,8 @@ class Follow:
             text = to_json(inputs)
             self._left -= len(text)
             if self._left < 0:
-                most = f"{MAX_FOLLOWING * tx.max_inputs} bytes"
-                return f"cannot create the next state: all that follow one outcome take more than {most}"
+                limit = f"{MAX_FOLLOWING * tx.max_inputs} bytes"
+                return f"cannot create the next state: all that follow one outcome take more than {limit}"
             children.append(
                 NewState(
                     place=index,

@@ -47,8 +47,8 @@ _NOT_RETRIED = {
 def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> WithEffects[str]:
     """Replace a state that ended badly by a new one and return the new one's id.
 
-    A state whose next states could not be created is not run again: the creation is redone from
-    its outputs. A united state that could not be built is built anew.
+    A state whose next states could not be created is not run again: they are created from its outputs. A
+    united state that could not be built is built again.
     """
     seq = tx.seq(state_id)
     state = None if seq is None else states_to_change(tx, namespace, (seq,)).get(seq)
@@ -87,12 +87,12 @@ def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> WithEffect
 def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> WithEffects[RunRetry]:
     """Retry every failed state of a run, each as ``retry_by_hand`` does.
 
-    Asking again with the same ``request_id`` retries nothing more.
+    A repeated request with the same ``request_id`` retries nothing more.
     """
-    found = lock_run(tx, namespace, run_id)
-    if found["cancelled_at"] is not None:
+    row = lock_run(tx, namespace, run_id)
+    if row["cancelled_at"] is not None:
         raise Conflict(f"the run {run_id} was cancelled; trigger the graph again")
-    run = RunScope(found["id"], tx.template(found["template"]))
+    run = RunScope(row["id"], tx.template(row["template"]))
     failed = failed_to_change(tx, run.id)
     unbuilt = [state for state in failed if _is_unbuilt(state)]
     if earlier := _retried_before(tx, run.id, request_id):
@@ -104,7 +104,7 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
     fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
     changes = Changes(tx)
     replaced = _replace(changes, run, [state for state in failed if not _is_unbuilt(state)], fanout_ids)
-    # United states that could not be built come last: they may read what the others bring about.
+    # United states that could not be built come last: they may read states that the others create.
     commit_changes(changes)
     replaced += _replace(changes, run, unbuilt, fanout_ids)
     commit_changes(changes)
@@ -178,7 +178,7 @@ def _replace(
 
 
 def _rebuilt(tx: Transaction, run: RunScope, unbuilt: Sequence[State]) -> list[NewState]:
-    """Return united states that are built anew: ERRORED if their inputs still cannot be built."""
+    """Build united states again, and return them: ERRORED if their inputs still cannot be built."""
     unites = {unite.place: unite for uniters in run.template.uniters.values() for unite in uniters}
     groups = []
     for state in unbuilt:

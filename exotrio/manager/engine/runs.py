@@ -43,7 +43,7 @@ from exotrio.manager.store.view import View
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
 MAX_NAMED = 100
-"""Refused runs of a list that are named."""
+"""Maximum of refused runs of a list that are named."""
 MAX_TOGETHER = 16
 """The root states of runs that are started together may take as many times the limit of the inputs of one: a
 graph can give each of them the same large value, all in one transaction."""
@@ -57,9 +57,9 @@ UNREADABLE_FOR_MS = 60_000
 class NewRun:
     """A run to start.
 
-    ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. Asking again
-    with the same ``run_id``, or the same ``key`` for the same graph, finds the same run. It has one of these,
-    or neither. ``trace`` is the trace context of its trigger, ``origin`` what triggers it.
+    ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. A repeated
+    request with the same ``run_id``, or the same ``key`` for the same graph, returns the same run. A run has
+    one of these, or neither. ``trace`` is the trace context of its trigger, ``origin`` what triggers it.
     """
 
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -96,13 +96,13 @@ def trigger_many(
 ) -> WithEffects[list[Started]]:
     """Start runs of a graph, each with its store and its root state, and return them in this order.
 
-    An id or a key that exists, or comes a second time, stands for the run that has it already. If one run is
-    refused, so are all: EntriesRefused names the first of them. A key is refused if that run was triggered
-    with other inputs or another store: the caller takes one run for another.
+    An id or a key that exists, or occurs again in the list, stands for the run that has it already. If one
+    run is refused, so are all: EntriesRefused has the first of them. A key is refused if its run was
+    triggered with other inputs or another store: then the caller confuses two runs.
     """
-    # Else the version that the runs are to have could be deleted before they are there.
+    # Otherwise the version for the runs could be deleted before they are inserted.
     graph = pin_graph(tx, namespace, graph_name)
-    ids, new = _tell_apart(tx, graph["id"], runs)
+    ids, new = _split_new_from_existing(tx, graph["id"], runs)
     started = [Started(run_id, new.get(run_id) == index) for index, run_id in enumerate(ids)]
     if not new:
         return WithEffects(started, NO_EFFECTS)
@@ -155,8 +155,10 @@ def trigger_many(
     return WithEffects(started, changes.effects)
 
 
-def _tell_apart(tx: Transaction, graph: int, runs: Sequence[NewRun]) -> tuple[list[str], dict[str, int]]:
-    """Return the ids of these runs; and of those that do not exist yet the first place of each id."""
+def _split_new_from_existing(
+    tx: Transaction, graph: int, runs: Sequence[NewRun]
+) -> tuple[list[str], dict[str, int]]:
+    """Return the ids of these runs, and for each id that does not exist yet the first index in the list."""
     graphs = _graphs_of(tx, [run.run_id for run in runs if run.run_id is not None])
     keyed = _runs_by_key(tx, graph, [run.key for run in runs if run.key is not None])
     known = {*graphs, *(run_id for run_id, _ in keyed.values())}
@@ -173,7 +175,7 @@ def _tell_apart(tx: Transaction, graph: int, runs: Sequence[NewRun]) -> tuple[li
             if first != digest:
                 refused[index] = Conflict(
                     f"the key {run.key!r} belongs to the run {run_id}, which was triggered with other"
-                    " inputs or another store; look at that run, or give each run a key of its own",
+                    " inputs or another store; check that run, or give each run a separate key",
                 )
         ids.append(run_id)
         if run_id not in known:
@@ -205,28 +207,28 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
     of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1)
     rows = [
         (run_id, *of_each, run.origin, run.key, None if run.key is None else run.digest())
-        # By the key first: two lists may have the same keys, but then with other ids.
+        # By the key first: concurrent lists may have the same keys with different ids.
         for run_id, run in sorted(runs.items(), key=lambda item: (item[1].key or "", item[0]))
     ]
     columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "origin")
     if tx.insert_new("runs", (*columns, "key", "key_digest"), rows) < len(rows):
-        raise RowChanged("runs")  # the same id or key came twice at once, and the other request was faster
+        raise RowChanged("runs")  # a concurrent request inserted the same id or key
     sql = f"SELECT run_id, id FROM runs WHERE {tx.any_of('run_id')}"
     return dict(tx.execute(sql, (tx.items(sorted(runs)),)))
 
 
 def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str]:
-    """Return the inputs of the root of a run; raise Refused if it cannot start."""
+    """Return the inputs of the root of a run; raise InvalidRequest if it cannot start."""
     root, store = scope.template.root, run.store
     if missing := [key for key in scope.template.body.store_config.required_keys if key not in store]:
         raise InvalidRequest(f"the store lacks required keys: {', '.join(missing)}")
-    given = {name: run.inputs[name] for name in root.inputs if name in run.inputs}
-    if len(given) == len(root.inputs):
-        return given
-    declared = [name for name in root.inputs if name not in given]
+    inputs = {name: run.inputs[name] for name in root.inputs if name in run.inputs}
+    if len(inputs) == len(root.inputs):
+        return inputs
+    declared = [name for name in root.inputs if name not in inputs]
     shared = Shared(stored={(scope.id, key): store.get(key) for key in root.keys})
     try:
-        return build(root, declared, Sources(tx, scope, None, shared), "", {}) | given
+        return build(root, declared, Sources(tx, scope, None, shared), "", {}) | inputs
     except InputsError as problem:
         raise InvalidRequest(str(problem)) from None
 
@@ -250,12 +252,13 @@ def started_with(view: View, run: Row) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
-    """Trigger what is due by its cron expression; return a line for the log about each.
+    """Trigger the graphs whose schedules are due; return a line for the log about each.
 
-    The transaction that triggers a graph sets the following occurrence, so each fires exactly once, whatever
-    crashes. After a time in which nothing ran, one missed occurrence fires, and the next is in the future.
-    Those of a graph that is paused pass. One that cannot be read is left to state managers that can, or to a
-    later time. Nothing is triggered while another state manager does that.
+    The transaction that triggers a graph also sets the following occurrence, so each occurrence triggers
+    exactly once, whatever crashes. If nothing ran for a while, only one missed occurrence triggers, and the
+    next one is in the future. Occurrences of a paused graph trigger nothing. A schedule that cannot be read
+    is left to other state managers, or to a later time. Nothing is triggered while another state manager does
+    it.
     """
     lines: list[str] = []
     effects = Effects()
@@ -264,7 +267,7 @@ def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
     later: list[tuple[int, str, int]] = []
     never: list[tuple[int, str]] = []
     for row in tx.execute(
-        # With their graphs locked: one that is paused or stored from now on waits until these have begun.
+        # The graphs are locked: a transaction that pauses or stores one of them waits until these runs began.
         "SELECT graph, expression, namespace, name, paused_at FROM cron_triggers"
         " JOIN graphs ON graphs.id = graph WHERE next_at <= ?"
         f" ORDER BY next_at, graph, expression{tx.for_share('graphs')}",
@@ -274,7 +277,7 @@ def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
         try:
             following = next_occurrence_ms(row["expression"], tx.now_ms)
         except ValueError as problem:
-            # Time zones come with the machine or a package, so not all know the same ones.
+            # Time zones are part of the machine or of a package, so machines may know different ones.
             lines.append(f"{what} cannot be read here and started no run: {problem}; upgrade tzdata")
             later.append((row["graph"], row["expression"], tx.now_ms + UNREADABLE_FOR_MS))
             continue
@@ -285,20 +288,20 @@ def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
                 effects.add(of_run)
                 lines.append(f"{what} started run {started.run_id}")
         except Refused as refusal:
-            # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.
+            # The graph is invalid at this time, or requires a store key: it stays scheduled.
             lines.append(f"{what} could not start a run: {refusal.detail}")
         if following is None:
             never.append((row["graph"], row["expression"]))
         else:
             later.append((row["graph"], row["expression"], following))
-    # If an upsert has taken one of them away meanwhile, all is undone and done again.
+    # If the graph was stored meanwhile without such a schedule, the use case is run again.
     tx.update("cron_triggers", ("graph", "expression"), ("next_at",), sorted(later))
     delete_schedules(tx, never)
     return WithEffects(lines, effects)
 
 
 def due_in_ms(view: View) -> int | None:
-    """Return the milliseconds until the next schedule comes due, None if there is none."""
+    """Return the milliseconds until the next occurrence of a schedule, None if there is none."""
     (due,) = view.one("SELECT min(next_at) FROM cron_triggers")
     return None if due is None else max(0, due - view.now_ms)
 
@@ -306,7 +309,8 @@ def due_in_ms(view: View) -> int | None:
 def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     """End a run: waiting and running states are ERRORED with the error ``cancelled``; nothing follows.
 
-    Runtimes that run one of its states are told with their next heartbeat. Asking again changes nothing.
+    Runtimes that run one of its states learn it with their next heartbeat. A repeated request changes
+    nothing.
     """
     run = lock_run(tx, namespace, run_id)
     if run["cancelled_at"] is not None:
@@ -316,7 +320,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     template = tx.template(run["template"])
     changes = Changes(tx)
     states = tx.execute(
-        # A waiting state may have a worker, too: the last one.
+        # A waiting state has the worker of its last claim.
         "SELECT seq, place, status, CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
         f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
         (run["id"],),
@@ -338,7 +342,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
 
 
 def find_run(view: View, namespace: str, run_id: str) -> Row:
-    """Return a run of a namespace with the name of its graph; refuse with 404 if there is none."""
+    """Return a run of a namespace with the name of its graph; raise NotFound if there is none."""
     run = view.row(RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
     if run is None:
         raise NotFound(f"there is no run {run_id!r} in namespace {namespace!r}")
@@ -346,9 +350,9 @@ def find_run(view: View, namespace: str, run_id: str) -> Row:
 
 
 def lock_run(tx: Transaction, namespace: str, run_id: str) -> Row:
-    """Return a run as ``find_run`` does; nobody else changes its states until the end of the transaction."""
+    """Return a run as ``find_run`` does; no other transaction changes its states until this one ends."""
     tx.lock_runs([find_run(tx, namespace, run_id)["id"]])
-    return find_run(tx, namespace, run_id)  # again: it may have changed before the lock
+    return find_run(tx, namespace, run_id)  # read again: it may have changed before the lock
 
 
 def secrets_of(
@@ -356,7 +360,7 @@ def secrets_of(
 ) -> tuple[str, str, dict[str, str]]:
     """Return (namespace, graph, name to ciphertext) for the secrets that a QUEUED state's node declares.
 
-    The lease token is needed if the state is held under a lease.
+    ``token`` has to be that of the lease if the state is held under one.
     """
     state = get_state(view, namespace, state_id)
     if state["status"] != QUEUED:

@@ -59,10 +59,10 @@ class NewState:
 
 @dataclass(slots=True)
 class State:
-    """A state as it was read, to be changed: whoever changes it in the database changes it here, too.
+    """A state as it was read, to be changed: code that changes it in the database also changes it here.
 
-    ``inputs`` and ``outputs`` may be large. They are there only once ``read_texts`` was asked for them.
-    ``execution`` is the trace context of the execution that ends now.
+    ``inputs`` and ``outputs`` may be large; ``read_texts`` sets them. ``execution`` is the trace context of
+    the execution that ends now.
     """
 
     seq: int
@@ -113,9 +113,9 @@ _STATE = (
 
 
 def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> dict[int, State]:
-    """Return those of these states that are of a namespace, by number.
+    """Lock those of these states that are of a namespace, and return them by number.
 
-    From now on nobody else changes them, or the counters of their runs, until the transaction ends.
+    No other transaction changes them, or the counters of their runs, until this one ends.
     """
     if not seqs:
         return {}
@@ -130,7 +130,7 @@ def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> 
 
 
 def failed_to_change(tx: Transaction, run: int) -> list[State]:
-    """Return the failed states of a run, which is locked, by number. Nobody else changes them meanwhile."""
+    """Lock the failed states of a run, which is locked, and return them by number."""
     rows = tx.execute(
         f"{_STATE} WHERE run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR') ORDER BY states.seq"
         + tx.for_update("states"),
@@ -142,8 +142,8 @@ def failed_to_change(tx: Transaction, run: int) -> list[State]:
 def numbered(view: View, status: str) -> str:
     """Return the condition that states have the numbers of one parameter, and are still in a status.
 
-    Only the primary key serves it. PostgreSQL keeps plans: one over an index of the states in that status,
-    made while those were few, would later read all that wait for each claim.
+    Only the primary key can serve it. PostgreSQL keeps plans: one that uses the index of the states in that
+    status, made while those were few, would later read all waiting states for each claim.
     """
     return f"{view.any_of('seq')} AND status || '' = '{status}'"
 
@@ -165,7 +165,7 @@ def size_of(text: str) -> int:
 
 
 def add_events(tx: Transaction, kind: str, states: Iterable[Row]) -> None:
-    """Add the same to the history of states (seq, worker), with the runtimes that held them."""
+    """Add the same event to the histories of states (seq, worker), with the runtimes that held them."""
     rows = [(state["seq"], tx.now_ms, kind, state["worker"]) for state in states]
     tx.insert("events", ("state", "at", "kind", "worker"), rows)
 

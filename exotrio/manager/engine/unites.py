@@ -1,8 +1,8 @@
-"""Deciding groups: when does a united node run?
+"""When a united node runs: as soon as its group is complete.
 
-Counters tell how many members of each place are pending, failed and succeeded for each state of
-a united target. Every use case that changes states ends in ``commit_changes``, in the same transaction. So a
-complete group is never missed, and the cost does not grow with its size.
+Counters say how many members of each place are pending, failed and succeeded, for each state of a united
+target. Every use case that changes states ends in ``commit_changes``, in the same transaction. So a complete
+group is never missed, and the cost does not grow with its size.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Group = tuple[RunScope, int, Unite]
 
 
 def commit_changes(changes: Changes) -> None:
-    """Write the changes, then run every united node whose group they completed.
+    """Write the changes, then create the state of every united node whose group they completed.
 
-    Inner groups come first: a united node that runs, or cannot, is itself a member of outer groups. Groups of
-    several runs, and groups of one united node, do not depend on each other and are decided together.
+    Inner groups come first: the state of a united node is itself a member of outer groups. Groups of several
+    runs, and groups of one united node, do not depend on each other and are handled together.
     """
     waiting = changes.apply()
     while waiting:
@@ -54,8 +54,11 @@ def commit_changes(changes: Changes) -> None:
 def _complete(
     view: View, targets: Mapping[int, tuple[RunScope, int]]
 ) -> tuple[Sequence[Group], Sequence[Group]]:
-    """Return the groups of these states that are complete and have no united state yet: the innermost ones
-    of each run, and the others, which a united state of the former may make incomplete again."""
+    """Return the complete groups of these states that have no united state yet.
+
+    Those are the innermost ones of each run, and the others, which a united state of an inner group may make
+    incomplete again.
+    """
     counters: defaultdict[int, list[Row]] = defaultdict(list)
     for row in view.execute(
         "SELECT target_state, place, pending, failed, succeeded FROM unite_counters"
