@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -45,47 +46,15 @@ from tests.support.pages import (
 )
 from tests.support.processes import ROOT, Process, Processes, ended, server
 
-# Each block of code of the pages stands here: those that a test below runs, by its name there ...
-AUDIT = block(README, "run examples/audit.py")
+# Blocks of the pages that several tests below run.
 GREET = block(README, "class Greet(")
-GREET_TEST = block(README, "await run_graph(")
-TESTS = block(README, "-m pytest")
-INSTALL = block(GUIDE, "pytest-trio")
 WORDS = block(GUIDE, "class Split(")
 WORDS_RUN = block(GUIDE, 'run words.py -i text="one three"')
 WORDS_PRINTS = block(GUIDE, "length: 5\n")
-STATES = block(GUIDE, "states ls --place measure")
-MISTAKE = block(GUIDE, "did you mean 'word'?")
-WORDS_TEST = block(GUIDE, "test_each_word_is_measured")
-PYTEST_INI = block(GUIDE, "[pytest]")
-PYTEST = block(GUIDE, "-m pytest -q test_words.py")
-PASSED = block(GUIDE, "1 passed")
 PRICE = block(GUIDE, "class Price(")
-SOLVE = block(GUIDE, "class Solve(")
-CONVERT = block(GUIDE, "class Convert(")
-LOGIN = block(GUIDE, "class Login(")
-POLICY = block(GUIDE, "RetryPolicyModel.exponential(")
-PAY = block(GUIDE, "class Pay(")
-WAIT = block(GUIDE, "class Wait(")
-GRAPH = block(GUIDE, "graph.add(Report")
-TOTAL = block(GUIDE, "class Total(")
-CRON = block(GUIDE, "CronTrigger(")
-JSON = block(GUIDE, '"retry_policy"')
-CHECK = block(GUIDE, "graph check words.json")
-VALID = block(GUIDE, "words.json: graph words is valid")
-CLIENT = block(GUIDE, 'async with StateManager("tutorial") as manager')
-BILL = block(GUIDE, "async def bill(")
-MEASURE_TEST = block(GUIDE, "await run_node(")
 EXPLORE = block(GUIDE, "await explore(")
-EXPLORE_PRINTS = block(GUIDE, "CheckFailed: ")
-SERVER = block(GUIDE, "exotrio server\n")
-WORKER = block(GUIDE, "exotrio worker words.py")
-SEVERAL = block(GUIDE, "trigger words -n tutorial")
-EMBEDDED = block(GUIDE, 'embedded(":memory:") as transport,')
-TRACES = block(GUIDE, "set_tracer_provider")
-TEST_IN_FIVE_MINUTES = block(PROOF, "class Greet(")
 
-# ... and those that other tests run, or check against the files that they are about.
+# Blocks that tests in other files run, or compare with the files that they describe.
 OTHERS = {
     "cli/test_dev": {
         "test_new_code_takes_over_at_the_same_address": [
@@ -127,11 +96,13 @@ OTHERS = {
 
 
 def test_each_block_of_each_page_is_run_by_a_test() -> None:
-    shown = [value for value in globals().values() if isinstance(value, Block)]
     for module, tests in OTHERS.items():
         assert tests.keys() <= named_tests(ROOT / "tests" / f"{module}.py")
-        shown += [block for blocks in tests.values() for block in blocks]
-    assert not [each for each in BLOCKS if each not in shown]
+    calls = [
+        node for node in ast.walk(ast.parse(Path(__file__).read_text("utf-8"))) if isinstance(node, ast.Call)
+    ]
+    used = [eval(ast.unparse(call)) for call in calls if ast.unparse(call.func) == "block"]
+    assert not [each for each in BLOCKS if each not in used]
 
 
 def test_links_between_the_pages_have_targets() -> None:
@@ -229,14 +200,14 @@ def test_every_public_name_is_in_the_guide() -> None:
 
 def test_the_set_up_installs_what_the_first_steps_need() -> None:
     main_job = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/python -m exotrio run"
-    assert AUDIT.code == f"{main_job} examples/audit.py\n"
-    next_to_it = INSTALL.code.replace('"$OLDPWD" pytest-trio', ".")
+    assert block(README, "run examples/audit.py").code == f"{main_job} examples/audit.py\n"
+    next_to_it = block(GUIDE, "pytest-trio").code.replace('"$OLDPWD" pytest-trio', ".")
     assert next_to_it.splitlines() == [
         "mkdir ../words && cd ../words",
         main_job.partition(" && .venv/bin/python")[0],
     ]
     tests = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest\n"
-    assert TESTS.code == tests
+    assert block(README, "-m pytest").code == tests
     assert "grep -E '^python3 -m venv .*pytest' README.md" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
@@ -252,14 +223,19 @@ async def test_the_test_of_the_first_node_passes(
     hello = ModuleType("hello")
     monkeypatch.setitem(sys.modules, "hello", hello)
     execute(GREET, vars(hello))
-    await execute(GREET_TEST)["test_everybody_is_greeted"](autojump_clock)
+    await execute(block(README, "await run_graph("))["test_everybody_is_greeted"](autojump_clock)
 
 
 # -- guide: the tutorial, and what builds on its files
 
 
 def test_the_tutorial_works_as_printed(tmp_path: Path) -> None:
-    for each in (WORDS, WORDS_TEST, PYTEST_INI, JSON):
+    for each in (
+        WORDS,
+        block(GUIDE, "test_each_word_is_measured"),
+        block(GUIDE, "[pytest]"),
+        block(GUIDE, '"retry_policy"'),
+    ):
         save(each, tmp_path)
     code, printed = shell(WORDS_RUN, tmp_path)
     assert code == 0, printed
@@ -267,34 +243,39 @@ def test_the_tutorial_works_as_printed(tmp_path: Path) -> None:
     assert_prints(printed, progress)
     assert_prints(printed, f"SUCCESS{result}")
 
-    code, printed = shell(STATES, tmp_path)
+    code, printed = shell(block(GUIDE, "states ls --place measure"), tmp_path)
     assert code == 0, printed
     assert "2 states" in printed
     assert "length" in printed
 
-    code, printed = shell(PYTEST, tmp_path)
+    code, printed = shell(block(GUIDE, "-m pytest -q test_words.py"), tmp_path)
     assert code == 0, printed
-    assert PASSED.code.strip() in printed
+    assert block(GUIDE, "1 passed").code.strip() in printed
 
-    code, printed = shell(CHECK, tmp_path)
-    assert (code, printed) == (0, VALID.code)
+    code, printed = shell(block(GUIDE, "graph check words.json"), tmp_path)
+    assert (code, printed) == (0, block(GUIDE, "words.json: graph words is valid").code)
 
     (tmp_path / "words.py").write_text(WORDS.code.replace("split.word)", "split.wrod)"), "utf-8")
     code, printed = shell(WORDS_RUN, tmp_path)
-    assert (code, printed) == (3, MISTAKE.code.replace("/home/you/words", str(tmp_path)))
+    assert (code, printed) == (
+        3,
+        block(GUIDE, "did you mean 'word'?").code.replace("/home/you/words", str(tmp_path)),
+    )
 
 
 def test_the_words_are_run_on_several_machines(tmp_path: Path) -> None:
-    for each in (WORDS, CLIENT):
+    for each in (WORDS, block(GUIDE, 'async with StateManager("tutorial") as manager')):
         save(each, tmp_path)
-    assert SERVER.code == "python -m exotrio server\n"
+    assert block(GUIDE, "exotrio server\n").code == "python -m exotrio server\n"
     with Processes() as processes:
         listening = processes.start("server", "--port", "0", cwd=tmp_path)
         uri = listening.line(r"serving .* on (http://[^\s\"]+)")[1]
-        variables, worker = WORKER.code.replace("http://127.0.0.1:8000", uri).splitlines()
+        variables, worker = (
+            block(GUIDE, "exotrio worker words.py").code.replace("http://127.0.0.1:8000", uri).splitlines()
+        )
         command = ["bash", "-ec", f"{variables}\nexec {worker}"]
         processes.enter_context(Process(command, cwd=tmp_path, env=in_shell(tmp_path))).line("is registered")
-        code, printed = shell(f"{variables}\n{SEVERAL.code}", tmp_path)
+        code, printed = shell(f"{variables}\n{block(GUIDE, 'trigger words -n tutorial').code}", tmp_path)
     assert code == 0, printed
     assert_prints(printed, "SUCCESS: 4 states in 0.0 s (run 7c175303-1669-4ae8-950f-c6bcbefa3eec)")
     assert printed.splitlines()[-2:] == ["SUCCESS", "[{'length': '3'}, {'length': '5'}]"]
@@ -319,14 +300,14 @@ def execute(
 
 
 async def test_a_node_is_tested_alone(words: dict[str, Any]) -> None:
-    await execute(MEASURE_TEST)["test_a_word_is_measured"]()
+    await execute(block(GUIDE, "await run_node("))["test_a_word_is_measured"]()
 
 
 async def test_the_embedded_state_manager_runs_the_graph(
     words: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     imports = "import trio\nfrom exotrio import StateManager\nfrom exotrio.manager import embedded\n"
-    await execute(EMBEDDED, words, before=imports)["main"]()
+    await execute(block(GUIDE, 'embedded(":memory:") as transport,'), words, before=imports)["main"]()
     assert capsys.readouterr().out == "SUCCESS\n"
 
 
@@ -358,14 +339,14 @@ def test_the_node_in_a_process_is_stopped_in_time(tmp_path: Path) -> None:
     imports = "import trio\nfrom exotrio.testing import run_node\nimport solver\n"
     start = "if __name__ == '__main__':\n    print(trio.run(run_node, Solve, {'model': 'x'}).error)\n"
     (tmp_path / "solver.py").write_text(solver, "utf-8")
-    code = FROM + imports + SOLVE.code.replace("= 60", "= 1") + start
+    code = FROM + imports + block(GUIDE, "class Solve(").code.replace("= 60", "= 1") + start
     (tmp_path / "solve.py").write_text(code, "utf-8")
     assert shell("python solve.py", tmp_path) == (0, "timed out after 1 s (timeout of Solve)\n")
 
 
 async def test_the_node_in_steps_is_run_again_if_it_has_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[int] = []
-    convert = execute(CONVERT, {"convert": converted.append}, before=FROM)["Convert"]
+    convert = execute(block(GUIDE, "class Convert("), {"convert": converted.append}, before=FROM)["Convert"]
     assert await run_node(convert, {"pages": "3"}) == Executed([{"done": "3"}])
     assert converted == [0, 1, 2]
     monkeypatch.setattr(convert, "stopping", Stopping.DRAINING)
@@ -377,13 +358,13 @@ async def test_the_node_with_a_secret_gets_it_and_its_graph_has_it(monkeypatch: 
         return {"t": "Ada"}[token]
 
     monkeypatch.setenv("SHOP_TOKEN", "t")
-    names = execute(LOGIN, {"whoami": whoami}, before=FROM)
+    names = execute(block(GUIDE, "class Login("), {"whoami": whoami}, before=FROM)
     assert await run_node(names["Login"], secrets={"token": "t"}) == Executed([{"user": "Ada"}])
     assert names["graph"].secrets == {"token": "t"}
 
 
 async def test_the_policy_waits_as_long_as_the_guide_says() -> None:
-    policy = execute(POLICY, before=FROM)["graph"].retry_policy
+    policy = execute(block(GUIDE, "RetryPolicyModel.exponential("), before=FROM)["graph"].retry_policy
     assert (policy.backoff_factor, policy.exponent, policy.max_retries, policy.max_delay) == (
         500,
         2,
@@ -398,7 +379,7 @@ async def test_the_paying_node_is_not_retried_after_a_refusal() -> None:
     async def charge(card: str) -> None:
         raise {"locked": PermissionError, "offline": ConnectionError}[card]()
 
-    pay = execute(PAY, {"charge": charge}, before=FROM)["Pay"]
+    pay = execute(block(GUIDE, "class Pay("), {"charge": charge}, before=FROM)["Pay"]
     retried = {}
     for card in ("stolen", "locked", "offline"):
         outcome = await run_node(pay, {"card": card})
@@ -413,7 +394,7 @@ async def test_the_node_that_polls_is_run_again_until_the_job_is_done() -> None:
     async def is_done(job: str) -> bool:
         return next(answers)
 
-    wait = execute(WAIT, {"is_done": is_done}, before=FROM)["Wait"]
+    wait = execute(block(GUIDE, "class Wait("), {"is_done": is_done}, before=FROM)["Wait"]
     assert await run_node(wait, {"job": "7"}) == Requeued(timedelta(minutes=5).total_seconds())
     assert isinstance(await run_node(wait, {"job": "7"}), Executed)
 
@@ -434,7 +415,7 @@ def test_the_graph_is_valid_and_its_errors_are_those_that_are_quoted() -> None:
             for part, fields in (("Inputs", inputs), ("Outputs", outputs))
         }
         names[node] = type(node, (BaseNode,), models)
-    execute(GRAPH, names, before=FROM)
+    execute(block(GUIDE, "graph.add(Report"), names, before=FROM)
     template = Template(GraphBody.of(names["graph"]))
     edges = {place.identifier: place.next for place in template.places}
     assert edges == {"plan": (1,), "scan": (2,), "digest": (3,), "notify": (), "report": ()}
@@ -445,14 +426,14 @@ def test_the_graph_is_valid_and_its_errors_are_those_that_are_quoted() -> None:
 
 
 async def test_what_was_fanned_out_is_joined(words: dict[str, Any], autojump_clock: MockClock) -> None:
-    names = execute(TOTAL, words, before="from exotrio import Graph\n")
+    names = execute(block(GUIDE, "class Total("), words, before="from exotrio import Graph\n")
     run = await run_graph(names["graph"], [names[name] for name in ("Take", "Split", "Measure", "Total")])
     assert run.outputs("total") == [{"total": "9"}]
 
 
 def test_the_schedule_of_a_graph_is_in_its_time_zone() -> None:
     names = {"graph": Graph("g", [GraphNodeModel(node_name="N", namespace="n", identifier="n")])}
-    execute(CRON, names)
+    execute(block(GUIDE, "CronTrigger("), names)
     (schedule,) = GraphBody.of(names["graph"]).schedules
     due = next_occurrence_ms(schedule, moment_ms("2026-07-03T12:00:00Z"))
     assert due == moment_ms("2026-07-06T09:00:00+02:00"), "on Monday"
@@ -468,7 +449,7 @@ async def test_an_order_that_is_billed_twice_has_one_run(
         running.ask("PUT", "/v0/namespace/shop/graph/bill", {"secrets": {}, "nodes": [node]})
         for name, value in running.env.items():
             monkeypatch.setenv(name, value)
-        bill = execute(BILL, before="from exotrio import StateManager\n")["bill"]
+        bill = execute(block(GUIDE, "async def bill("), before="from exotrio import StateManager\n")["bill"]
         assert await bill("17", "9.50") == await bill("17", "9.50")
         with pytest.raises(RequestRefused, match="'order-17' belongs to the run"):
             await bill("17", "9.51")
@@ -490,12 +471,12 @@ async def test_the_explored_graph_fails_as_printed_and_its_correction_passes(
 
     with pytest.raises(CheckFailed) as caught:
         await run(EXPLORE.code)
-    assert f"CheckFailed: {caught.value}\n" == EXPLORE_PRINTS.code
+    assert f"CheckFailed: {caught.value}\n" == block(GUIDE, "CheckFailed: ").code
     await run(right)
 
 
 def test_the_provider_of_tracers_gets_one_trace_of_a_run(tmp_path: Path) -> None:
-    (tmp_path / "hello.py").write_text(TRACES.code + GREET.code, "utf-8")
+    (tmp_path / "hello.py").write_text(block(GUIDE, "set_tracer_provider").code + GREET.code, "utf-8")
     end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path, code=0)
     for name in ("trigger greeting", "execute Greet"):
         assert f'"name": "{name}"' in end.err  # where the file was loaded, what it prints is no result
@@ -503,4 +484,6 @@ def test_the_provider_of_tracers_gets_one_trace_of_a_run(tmp_path: Path) -> None
 
 
 async def test_the_test_that_the_page_on_tests_shows_passes(autojump_clock: MockClock) -> None:
-    await execute(TEST_IN_FIVE_MINUTES)["test_a_claimed_state_is_executed_and_reported"](autojump_clock)
+    await execute(block(PROOF, "class Greet("))["test_a_claimed_state_is_executed_and_reported"](
+        autojump_clock
+    )
