@@ -9,17 +9,15 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import trio
 
-from exotrio import Runtime, StateManager
+from exotrio import StateManager
 from exotrio._wire.native import Run
-from exotrio.manager import serve
-from tests.support.commands import Cli
-from tests.support.gated import APP, BATCH, ITEMS, NAMESPACE, NODES, RESULT, WORKERS, Log, graph, until
-from tests.support.helpers import eventually, sql
+from tests.support.gated import APP, BATCH, ITEMS, NAMESPACE, RESULT, WORKERS, Log, graph, until
+from tests.support.helpers import sql
 from tests.support.processes import KEY, Ended, Process, Processes, Server, as_printed, ended, printed_command
 
 T = TypeVar("T")
@@ -196,28 +194,6 @@ def test_a_run_begins_no_other_by_a_schedule(place: Place) -> None:
     assert sql(state_db, "SELECT count(*) FROM runs") == [(2,)]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        (("--db", "no.db"), 2, "there is no database no.db"),
-        (("--db", "app.py", "--uri", "http://127.0.0.1:1"), 2, "leave out --uri"),
-        (("--db", "app.py"), 2, "file is not a database"),
-    ],
-)
-def test_a_database_that_cannot_be_worked_on_is_told(
-    place: Place,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...],
-    code: int,
-    text: str,
-) -> None:
-    end = Cli(place.folder, monkeypatch, capsys)("runs", "cancel", "x", "-n", NAMESPACE, *arguments)
-    assert end.code == code, end
-    assert text in end.err
-    assert not (place.folder / "no.db").exists()
-
-
 def test_an_interrupted_run_in_memory_does_not_claim_to_be_kept(place: Place) -> None:
     with place.start("run", "app.py", "--db", ":memory:") as process:
         place.log.until("begin", WORKERS)
@@ -243,14 +219,6 @@ def test_run_works_through_the_state_manager_of_the_environment_and_continues_th
     assert continued.code == 0, continued
     assert f"items: {RESULT}\n" in continued.out
     assert not (place.folder / ".exotrio").exists()
-
-
-def test_ctrl_c_ends_a_worker_that_waits_for_a_state_manager_that_is_down(place: Place) -> None:
-    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1", "EXOSPHERE_API_KEY": KEY}
-    with place.start("worker", "app.py", **env) as process:
-        process.line("cannot be reached")
-        end = process.stop(signal.SIGINT, code=0)
-    assert "Traceback" not in end.err
 
 
 def test_ctrl_c_ends_a_run_whose_state_manager_never_answers(place: Place) -> None:
@@ -336,32 +304,3 @@ def test_worker_reads_the_state_manager_and_the_key_from_dot_env(place: Place) -
         process.line("is registered")
         process.signal(signal.SIGTERM)
         assert process.wait().code == 0
-
-
-@pytest.mark.parametrize("link", ["native", "v0"])
-async def test_cancelling_the_nursery_around_a_runtime_hands_everything_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("WORKER", raising=False)
-    log, held = Log(tmp_path), WORKERS + BATCH
-    async with trio.open_nursery() as outer:
-        (uri,) = await outer.start(lambda **k: serve(port=0, db=tmp_path / "state.db", key=KEY, **k))
-        runtime = Runtime(NAMESPACE, "w", NODES, uri, KEY, BATCH, WORKERS, poll_interval=0.05, link=link)
-        async with StateManager(NAMESPACE, uri, KEY) as manager:
-            async with trio.open_nursery() as app:
-                await app.start(runtime.run)
-                run_id = await trigger(manager)
-
-                async def full() -> None:
-                    assert len(log.items("begin")) == WORKERS
-                    assert counts(await manager.status(run_id))["QUEUED"] == held
-                    assert len(runtime._ledger.snapshot()) == held, "the answer to the claim is still to come"
-
-                await eventually(full)
-                app.cancel_scope.cancel()
-            assert len(log.items("cancelled")) == WORKERS
-            assert counts(await manager.status(run_id)) == {"CREATED": ITEMS}
-        outer.cancel_scope.cancel()
-    assert runtime.summary.exit_code == 0
-    assert (runtime.summary.cancelled, runtime.summary.released) == (WORKERS, BATCH)

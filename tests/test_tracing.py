@@ -26,7 +26,6 @@ from exotrio import (
     NoRetry,
     PruneSignal,
     ReQueueAfterSignal,
-    Runtime,
 )
 from exotrio.client import StateManager
 from exotrio.errors import NotFound
@@ -268,21 +267,6 @@ async def test_a_trigger_that_fails_has_an_error_and_one_of_many_runs_is_one_spa
     assert (many.attributes or {})["messaging.batch.message_count"] == 2
     assert [parent_of(span) for span in each] == [id_of(many)] * 2
     assert not any("trace" in call.body for call in server.calls if call.route == "trigger")
-
-
-async def test_runs_of_a_list_are_in_the_trace_of_the_list(spans: Spans, autojump_clock: MockClock) -> None:
-    graph = Graph("g", namespace="ns")
-    graph.add(Prunes)
-    async with (
-        embedded(":memory:") as transport,
-        StateManager("ns", transport=transport) as manager,
-        running(Runtime("ns", "rt", [Prunes], transport=transport), registered=True),
-    ):
-        await manager.upsert_graph(graph)
-        for run_id in await manager.trigger_many("g", [{}, {}]):
-            await manager.wait(run_id)
-    list_id = id_of(spans.one("trigger g"))
-    assert [parent_of(span) for span in spans.of("execute Prunes")] == [list_id] * 2
 
 
 class Until(BaseNode):

@@ -19,7 +19,6 @@ class Sample:
         unit: Of the value.
         min_goal, max_goal: What is to be reached, or None.
         limit: Name of the sample that says what the machine allows, taken in the same round.
-        note: What it means, in one line below the table.
     """
 
     name: str
@@ -28,7 +27,6 @@ class Sample:
     min_goal: float | None = None
     max_goal: float | None = None
     limit: str | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,7 @@ def gather(measured: Iterable[Sample]) -> list[Figure]:
 
 def as_table(figures: Iterable[Figure]) -> str:
     heads = ["", "median", "", "range", "to reach", "share of its limit"]
-    figures = list(figures)
-    notes = [f"\n{first.name}: {first.note}" for figure in figures if (first := figure.samples[0]).note]
-    return "\n".join([_table(heads, [figure.cells() for figure in figures], right={1}), *notes])
+    return _table(heads, [figure.cells() for figure in figures], right={1})
 
 
 def comparison_table(comparisons: Iterable[Comparison]) -> str:

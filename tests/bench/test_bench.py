@@ -10,13 +10,13 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import computing, latency, postgres, pressure, programs, starting, stock, throughput
+from tests.bench import computing, latency, postgres, programs, starting, stock, throughput
 from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
 
-SLOW = {"postgres", "pressure", "processes"}
+SLOW = {"postgres", "processes"}
 SERVED: tuple[ModuleType, ...] = (computing, latency, postgres, programs, starting, stock, throughput)
 
 
@@ -46,13 +46,10 @@ def test_each_case_gives_figures(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if name in ("postgres", "pressure"):
+    if name == "postgres":
         used, started = request.getfixturevalue("on_postgres")
-        for case in (postgres, pressure):
-            monkeypatch.setattr(case, "database", lambda: nullcontext(used))
-            monkeypatch.setattr(case, "server", lambda url: nullcontext(started))
-        monkeypatch.setattr(pressure, "BEFORE", 1)
-        monkeypatch.setattr(pressure, "READERS", 1)  # each takes a core
+        monkeypatch.setattr(postgres, "database", lambda: nullcontext(used))
+        monkeypatch.setattr(postgres, "server", lambda url: nullcontext(started))
     for module in SERVED:
         monkeypatch.setattr(
             module, "apart", lambda folder, *options: nullcontext(servers["--v0-only" in options])
@@ -88,11 +85,6 @@ def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_th
     assert figure.cells() == ["rate", "20", "per s", "10 to 30", "15 or more: reached", "50% of: limit"]
     assert "15 or more: reached" in as_table([figure]).splitlines()[1]
     assert json.loads(as_json([figure]))[0]["values"] == [10, 30, 20]
-
-
-def test_the_note_of_a_figure_is_below_the_table() -> None:
-    samples = [Sample("rate", 10, "per s", note="it is a rate"), Sample("time", 1, "s")]
-    assert as_table(gather(samples)).splitlines()[3:] == ["", "rate: it is a rate"]
 
 
 def test_two_trees_are_compared_round_by_round() -> None:
