@@ -161,7 +161,8 @@ class BaseStore:
 
     def _arm_wakeup(self, at: float) -> None:
         """Let ``run`` sleep no longer than until ``at``."""
-        self._sleep.deadline = min(self._sleep.deadline, at)
+        if at < self._sleep.deadline:
+            self._sleep.deadline = at
 
     def _put_due(self) -> None:
         """Hand in what is due by now."""

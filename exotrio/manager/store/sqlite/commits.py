@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
 
@@ -34,16 +33,6 @@ RETRY_AFTER = 1.0
 DIALECT = SQLiteDialect()
 D = TypeVar("D", bound=DatabaseError)
 _FIX = "check its file and the free space of its disk"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    """What one commit runs: ``writes`` that were handed in, those whose deadline has ``expired``, and those
-    that wait for a topic of which something is ``due``."""
-
-    writes: Sequence[Write]
-    expired: Sequence[Write]
-    due: Collection[Topic]
 
 
 class Committer:
@@ -87,17 +76,15 @@ class Committer:
         wait: for a topic that is announced or due, or whose deadline has passed.
         """
         now = self.now()
-        batch = _Batch(
-            writes=writes, expired=self._topics.take_expired(now, MAX_GROUP), due=self._topics.due(now)
-        )
-        if not (writes or batch.expired or batch.due):
+        expired, due = self._topics.take_expired(now, MAX_GROUP), self._topics.due(now)
+        if not (writes or expired or due):
             return Commit()
         commit = Commit()
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             self._watched.compare()
             changes, self._met_damage = self.connection.total_changes, None
-            waiting = self._run_all(batch, commit, now)
+            waiting = self._run_all(writes, expired, due, commit, now)
             has_written = self.connection.total_changes != changes
             self._watched.store()
             self._check()
@@ -105,17 +92,17 @@ class Committer:
                 self.connection.execute("COMMIT")
         except Exception as error:
             # Any error, not only SQLite's: if it ended the writer thread, no caller would get an answer.
-            return self._failed(batch, error)
+            return self._failed([*writes, *expired], due, error)
         self._watched.committed()
         if has_written or self._met_damage is not None:
             self.damage = self._met_damage
         commit.changes = self.connection.total_changes - changes
-        self._topics.forget_due(batch.due)
+        self._topics.forget_due(due)
         for write in commit.writes:
             self._topics.remove(write)
         for write in waiting:
-            due = {topic: now + seconds for topic, seconds in write.effects.waits_for.items()}
-            self._topics.add(write, due)
+            due_at = {topic: now + seconds for topic, seconds in write.effects.waits_for.items()}
+            self._topics.add(write, due_at)
         return commit
 
     def next_at(self) -> float:
@@ -135,10 +122,20 @@ class Committer:
             now_ms=self.clock(),
         )
 
-    def _run_all(self, batch: _Batch, commit: Commit, now: float) -> list[Write]:
-        """Run the writes of a batch. Add those with a result to ``commit``; return those that wait on."""
+    def _run_all(
+        self,
+        writes: Sequence[Write],
+        expired: Sequence[Write],
+        due: Collection[Topic],
+        commit: Commit,
+        now: float,
+    ) -> list[Write]:
+        """Run what was handed in, what has ``expired``, and what waits for topics that are announced or due.
+
+        Writes with a result are added to ``commit``; those that wait on are returned.
+        """
         waiting: list[Write] = []
-        topics = set(batch.due)
+        topics = set(due)
 
         def run(write: Write) -> None:
             write.is_last = write.deadline is None or now >= write.deadline
@@ -148,12 +145,12 @@ class Committer:
                 topics.update(write.effects.topics())
             (waiting if write.waits else commit.writes).append(write)
 
-        for write in batch.writes:
+        for write in writes:
             if write.deadline is None:
                 run(write)
-        ran = self._run_waiting(topics, run)
+        ran = self._run_waiting(topics, run) if topics else set()
         # After those that waited before them, and after all that could announce something to them.
-        for write in dict.fromkeys([*batch.expired, *batch.writes]):
+        for write in dict.fromkeys([*expired, *writes]):
             if write.deadline is not None and write not in ran:
                 run(write)
         return waiting
@@ -199,15 +196,15 @@ class Committer:
         self.connection.execute("RELEASE use_case")
         write.result = result
 
-    def _failed(self, batch: _Batch, error: Exception) -> Commit:
+    def _failed(self, writes: Sequence[Write], due: Collection[Topic], error: Exception) -> Commit:
         """Undo all of a commit. What only waits goes on waiting: nothing was announced to it."""
         # On a full disk SQLite may have rolled back already, also use cases that had returned.
         with suppress(sqlite3.Error):
             self.connection.execute("ROLLBACK")
         self._catalog.clear()
         self.damage = _damage(error)
-        self._topics.postpone(batch.due, self.now() + RETRY_AFTER)
-        writes = list(dict.fromkeys([*batch.writes, *batch.expired]))
+        self._topics.postpone(due, self.now() + RETRY_AFTER)
+        writes = list(dict.fromkeys(writes))
         for write in writes:
             # One error each: tasks that raise the same object would overwrite its traceback.
             write.result, write.waits = outcome.Error(self._not_written(NotCommitted, error)), False

@@ -104,7 +104,8 @@ class MemoryStore(_SQLiteStore):
     async def _settle(self, write: Write) -> Any:
         await trio.lowlevel.checkpoint()
         self._check_open()
-        self._put_repeated()
+        if self._repeated:
+            self._put_repeated()
         self._put(write)
         if write.waits:
             return await self._result_of(write)
