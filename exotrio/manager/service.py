@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import trio
-
 from exotrio._shared.settings import Settings, read_settings
 from exotrio._util.database_url import shown_database
 from exotrio.manager.background import Retention, Scheduler, in_background, join, stay, sweep
@@ -100,7 +98,6 @@ class Service:
     """Its database, as it may be shown."""
     claims_kept: ClaimsKept = field(default_factory=ClaimsKept)
     waiting: WaitingClaims = field(default_factory=WaitingClaims)
-    computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
 
     async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:
         """Keep that a runtime asks for states of these nodes, as far as they are registered."""
@@ -144,17 +141,8 @@ class Service:
         await self.store.write(ask, namespace, worker_id, "tasks")
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a pure function that may take seconds returns, or raise what it raises.
-
-        It runs in a thread, one at a time, so that it delays nobody. With a database in memory it runs at
-        once, without a thread, so that virtual time works. Cancelled, the thread goes on, and the next call
-        waits for it.
-        """
-        if self.store.path is None and not self.store.is_shared:
-            await trio.lowlevel.checkpoint()
-            return function(*args, **kwargs)
-        in_thread = partial(function, *args, **kwargs)
-        return await trio.to_thread.run_sync(in_thread, limiter=self.computing, abandon_on_cancel=True)
+        """Return what a pure function that may take seconds returns, as ``Store.compute`` does."""
+        return await self.store.compute(function, *args, **kwargs)
 
     def claimer(
         self,

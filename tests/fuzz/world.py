@@ -104,7 +104,8 @@ async def _make() -> World:
                 await _fill(Api(client, NAMESPACE), made.clock)
                 await browse(client, made)
         made.known["state_id"] += 4 * await service.store.read(_held)
-        made.database = await service.store.read(lambda view: view.serialize())
+        async with service.store.copied() as (size, read):
+            made.database = await read(size)
     for name in {name for target in TARGETS for name in target.parameters}:
         assert made.known[name], f"nothing is known to put in place of {{{name}}}"
     return made

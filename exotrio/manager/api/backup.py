@@ -5,12 +5,7 @@ It is as private as the database. Secrets are in it only encrypted, without thei
 
 from __future__ import annotations
 
-import io
 import logging
-import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from functools import partial
 
 import trio
 from starlette.requests import Request
@@ -24,7 +19,6 @@ from exotrio.manager.engine.managers import keep_backup
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import Store
-from exotrio.manager.store.sqlite.copy import copied
 
 PIECE = 256 * 1024
 """Bytes that are read and sent at once."""
@@ -45,12 +39,6 @@ class Backups:
 
     @ApiRoute("GET", BACKUP_PATH, "Send a copy of the database", BACKUP_TYPE)
     async def backup(self, request: Request) -> Response:
-        if self._store.is_shared:
-            command = f"pg_dump --format=custom --file=exotrio.dump {shlex.quote(self._service.database)}"
-            raise Conflict(
-                "the database is on PostgreSQL, which makes its own backups, with the password from"
-                f" PGPASSWORD or PGPASSFILE: {command}",
-            )
         return _BackupReply(self._store, self._slot)
 
 
@@ -115,30 +103,15 @@ class _BackupReply(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._slot.acquire()
         try:
-            async with _opened(self._store) as (size, read):
+            async with self._store.copied() as (size, read):
                 self.headers["content-length"] = str(size)
                 self.headers["cache-control"] = "no-store"
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 self._slot.begin()
-                while piece := await read():
+                while piece := await read(PIECE):
                     if not await self._slot.send(send, piece):
                         return
                 await send({"type": "http.response.body", "body": b""})
             self._store.write_later(keep_backup)
         finally:
             self._slot.release()
-
-
-@asynccontextmanager
-async def _opened(store: Store) -> AsyncIterator[tuple[int, Callable[[], Awaitable[bytes]]]]:
-    """Make a copy; yield its size, and a function that reads its next piece."""
-    if store.path is None:
-        content = io.BytesIO(await store.read(lambda view: view.serialize()))
-
-        async def from_memory() -> bytes:
-            return content.read(PIECE)
-
-        yield len(content.getbuffer()), from_memory
-        return
-    async with copied(store.path) as path, await trio.open_file(path, "rb") as file:
-        yield path.stat().st_size, partial(file.read, PIECE)

@@ -23,8 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import trio
-
 from exotrio._shared.settings import SECRETS_KEY_VARIABLE, Settings, read_settings
 from exotrio._util.database_url import is_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
@@ -38,7 +36,6 @@ from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encry
 from exotrio.manager.store.opening import open_store, write_at_start
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.shared_keys import rotate
-from exotrio.manager.store.sqlite.database import truncate_log
 
 logger = logging.getLogger("exotrio.manager")
 
@@ -112,7 +109,7 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
     """
     report = await write_at_start(store, lambda: store.write(encrypt_anew, cipher))
     if report.renewed:
-        await _forget_log(store)
+        await store.forget_replaced()
         logger.info(
             "encrypted %d secrets of %d graphs with the key %s, the newest in %s; %s",
             *(report.renewed, report.graphs, cipher.newest, cipher.source),
@@ -122,12 +119,6 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
         )
     if report.problem:
         logger.error("%s", report.problem)
-
-
-async def _forget_log(store: Store) -> None:
-    # The replaced ciphertexts are still in the write-ahead log, readable with the old key.
-    if store.path is not None:
-        await trio.to_thread.run_sync(truncate_log, store.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +190,7 @@ async def rotate_secrets(
             # First, and on disk: a secret that is encrypted with a lost key is lost.
             write_secret_file(secret_path(path, KEY_FILE), keys)
         report = await store.write(encrypt_anew, cipher)
-        await _forget_log(store)
+        await store.forget_replaced()
         if drop_old:
             write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
         return Rotation(

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -74,6 +75,7 @@ class BaseStore:
         self._repeated: list[Write] = []
         self._retry_at = math.inf
         self._sleep = trio.CancelScope()
+        self._computing = trio.CapacityLimiter(1)
         self._tally: Counter[tallies.Key] = Counter()
         self._tallied_at = 0
         self._tally_write: tuple[Write, Counter[tallies.Key]] | None = None
@@ -103,6 +105,13 @@ class BaseStore:
 
     async def measure_clock(self) -> None:
         """Do nothing: without a server, this process has the only clock."""
+
+    async def forget_replaced(self) -> None:
+        """Do nothing: there is no file, or it belongs to a server."""
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        in_thread = partial(function, *args, **kwargs)
+        return await trio.to_thread.run_sync(in_thread, limiter=self._computing, abandon_on_cancel=True)
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check_open()

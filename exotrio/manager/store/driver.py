@@ -50,8 +50,6 @@ class Connection(Executor, Protocol):
 
     def executemany(self, sql: str, parameters: Iterable[tuple[Any, ...]], /) -> Rows: ...
 
-    def serialize(self) -> bytes: ...
-
 
 Items = Sequence[int] | Sequence[str]
 

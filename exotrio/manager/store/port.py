@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.effects import WithEffects
@@ -34,6 +35,13 @@ class NotCommitted(DatabaseError):
 
 class UnknownCommit(NotCommitted):
     """Whether a commit happened is not known."""
+
+
+class Copy(NamedTuple):
+    """A copy of a database: its size in bytes, and what reads at most so many bytes more of it."""
+
+    size: int
+    read: Callable[[int], Awaitable[bytes]]
 
 
 class Store(Protocol):
@@ -106,6 +114,25 @@ class Store(Protocol):
 
     async def check_writable(self) -> None:
         """Write something, unless something was written just now. Errors and cancellation as of ``write``."""
+
+    def copied(self) -> AbstractAsyncContextManager[Copy]:
+        """Make one consistent copy of the database, and remove it after the block.
+
+        Raises:
+            Conflict: the database makes its own backups; it says how.
+            Unavailable: no copy could be made.
+        """
+
+    async def forget_replaced(self) -> None:
+        """Overwrite what was replaced before in files of the database, where supported."""
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a pure function that may take seconds returns, or raise what it raises.
+
+        It runs in a thread, one at a time, so that it delays nothing else. With a database in memory it runs
+        at once, without a thread, so that virtual time works. Cancelled, the thread goes on, and the next
+        call waits for it.
+        """
 
     async def measure_clock(self) -> None:
         """Compare the clock of leases with the database's, which may have been set. Errors as of ``read``."""

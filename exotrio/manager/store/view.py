@@ -53,10 +53,6 @@ class View:
     def items(self, values: Items) -> Any:
         return self._dialect.items(values)
 
-    def serialize(self) -> bytes:
-        """Return the whole database as a file would hold it. For one in memory."""
-        return self._connection.serialize()
-
     @property
     def max_inputs(self) -> int:
         """Most bytes of the inputs of a new state."""

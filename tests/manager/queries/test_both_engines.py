@@ -194,7 +194,8 @@ async def both(folder: Path) -> AsyncIterator[Both]:
         # Those of the page of the system, except the condition of the database.
         queries_run += [(show_managers, (clock(),), {}), (last_backup, (), {})]
         file = folder / "db"
-        file.write_bytes(await site.service.store.read(View.serialize))
+        async with site.service.store.copied() as (size, read):
+            file.write_bytes(await read(size))
     # Without a service, which would change leases and times.
     with database() as empty:
         async with open_store(file, clock=clock) as sqlite, copied(file, empty, clock) as postgres:

@@ -13,7 +13,6 @@ import psycopg
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
-from exotrio.errors import DatabaseError
 from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.translation import translate
@@ -131,12 +130,6 @@ class Connection:
         for row in parameters:
             result = self.execute(sql, row)
         return result
-
-    def serialize(self) -> bytes:
-        """Refuse: there is no file."""
-        raise DatabaseError(
-            "a database on PostgreSQL has no file that could be copied", fix="use pg_dump for backups"
-        )
 
     def begin(self, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED") -> None:
         self._pipeline.patience = STATEMENT_LIMIT + ANSWER_MARGIN

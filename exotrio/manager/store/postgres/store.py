@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import shlex
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,12 +14,13 @@ from typing import Any
 import outcome
 import trio
 
+from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.store.base import BaseStore, closed, running
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.effects import Topic
-from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, UnknownCommit
+from exotrio.manager.store.port import CLOSING_GRACE, Copy, NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
 from exotrio.manager.store.postgres.epochs import Epochs
@@ -52,6 +54,7 @@ class PostgresStore(BaseStore):
             now_ms=context.now_ms,
         )
         self.lease_clock = context.now_ms
+        self._server = context.epochs.server
         self._grace = grace
         self._token = trio.lowlevel.current_trio_token()
         self._notices = notices
@@ -72,6 +75,15 @@ class PostgresStore(BaseStore):
     async def check_writable(self) -> None:
         if self._now() - self._written_at >= WRITABLE_FOR:
             await self.write(lambda tx: put_meta(tx, "writable", str(tx.now_ms)))
+
+    @asynccontextmanager
+    async def copied(self) -> AsyncIterator[Copy]:
+        command = f"pg_dump --format=custom --file=exotrio.dump {shlex.quote(self._server.shown)}"
+        raise Conflict(
+            "the database is on PostgreSQL, which makes its own backups, with the password from PGPASSWORD or"
+            f" PGPASSFILE: {command}"
+        )
+        yield
 
     async def measure_clock(self) -> None:
         await self.write(self._notices.clock.measure)

@@ -7,6 +7,7 @@ without a thread, so that virtual time works.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import queue
@@ -14,10 +15,10 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import trio
 
@@ -27,15 +28,18 @@ from exotrio.manager.store.base import BaseStore, closed, running
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.driver import put_meta
-from exotrio.manager.store.port import CLOSING_GRACE, Store
+from exotrio.manager.store.port import CLOSING_GRACE, Copy, Store
 from exotrio.manager.store.readers import Readers
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Committer
-from exotrio.manager.store.sqlite.copy import remove_leftovers
-from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files
+from exotrio.manager.store.sqlite.copy import copied, remove_leftovers
+from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files, truncate_log
 from exotrio.manager.store.sqlite.readers import FileReaders, MemoryReaders
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from exotrio.manager.store.writes import Write
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 logger = logging.getLogger("exotrio.manager.store")
 
@@ -92,6 +96,19 @@ class MemoryStore(_SQLiteStore):
     def __init__(self, committer: Committer) -> None:
         super().__init__(committer, MemoryReaders(lambda: committer.view(committer.connection)))
 
+    @asynccontextmanager
+    async def copied(self) -> AsyncIterator[Copy]:
+        content = io.BytesIO(self._committer.connection.serialize())
+
+        async def read(size: int) -> bytes:
+            return content.read(size)
+
+        yield Copy(len(content.getbuffer()), read)
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        await trio.lowlevel.checkpoint()
+        return function(*args, **kwargs)
+
     async def close(self) -> None:
         """Answer all that wait with an error."""
         self._closed = self._ended = True
@@ -125,7 +142,7 @@ class FileStore(_SQLiteStore):
 
     def __init__(self, committer: Committer, path: Path, grace: float) -> None:
         super().__init__(committer, FileReaders(path, committer.view))
-        self.path = path
+        self.path = self._path = path
         self.is_released = False
         """Whether no thread writes any more. Otherwise the database stays locked until the process ends."""
         self._grace = grace
@@ -134,6 +151,15 @@ class FileStore(_SQLiteStore):
         self._abandoned = False
         self._thread = threading.Thread(target=self._run_writer, name="exotrio-store", daemon=True)
         self._thread.start()
+
+    @asynccontextmanager
+    async def copied(self) -> AsyncIterator[Copy]:
+        async with copied(self._path) as path, await trio.open_file(path, "rb") as file:
+            yield Copy(path.stat().st_size, file.read)
+
+    async def forget_replaced(self) -> None:
+        # It is still in the write-ahead log.
+        await trio.to_thread.run_sync(truncate_log, self._path)
 
     async def close(self) -> None:
         """Commit what was handed in, then end the thread; abandon it after the seconds of grace."""
