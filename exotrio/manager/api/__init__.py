@@ -1,7 +1,6 @@
 """The HTTP API: routes that read requests, call use cases and queries, and write replies.
 
 ==============  ===================================================================================
-``app``         ``create_api``: all routes behind the key
 ``routing``     endpoints marked with their routes; parses their bodies and queries
 ``bodies``      reading bodies within limits, large ones in a thread; masking secrets in outcomes
 ``json``        parsing bodies and path values, replies; every exception as a JSON error
@@ -17,6 +16,6 @@
 Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. The
 write of a claim is awaited even if the client disconnects, and the claimed states are released if the reply
 cannot be written. A long poll ends when the client disconnects or the server stops. v0 keeps the shapes and
-status codes of the stock server; what is new has a route below ``/exotrio/v1``. From outside import ``app``;
-``serving`` also the routes of probes and metrics.
+status codes of the stock server; what is new has a route below ``/exotrio/v1``. ``manager.app`` makes
+the API of the classes with endpoints.
 """
