@@ -80,7 +80,7 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit. Expected errors are up to three lines, never a traceback.
 
-    With ``args`` it is called by a program, which may go on: then nothing ends its process later.
+    With ``args`` it is called by a program, which may continue: then no watchdog ends its process later.
     """
     prepare_streams()
     try:

@@ -39,7 +39,7 @@ async def open_endpoint(stack: AsyncExitStack, db: str | None) -> Endpoint:
     has the file open and serves it.
 
     Args:
-        stack: What closes it.
+        stack: Closes it.
         db: The database. None: the one that commands use by default.
 
     Raises:

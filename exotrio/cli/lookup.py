@@ -214,7 +214,7 @@ async def _pages(
     entries: list[T] = []
     before: str | None = None
     while True:
-        # A page may be short, or empty, and not be the last: the server limits how far it searches for one.
+        # A page may be short, or empty, without being the last: the server limits its search for each page.
         page = await call(limit=min(PAGE, limit - len(entries)), before=before)
         entries += entries_of(page)
         before = page.next

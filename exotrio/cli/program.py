@@ -12,7 +12,7 @@ _MODULE = ["-m", "exotrio"]
 
 @dataclass(frozen=True, slots=True)
 class CalledAs:
-    """What each command gets as its ``click.Context.obj``. ``process``: the process ends with the command."""
+    """The ``click.Context.obj`` of each command. ``process``: the process ends with the command."""
 
     process: bool
 

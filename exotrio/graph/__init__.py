@@ -1,4 +1,4 @@
-"""What users declare: a ``Graph``, and its parts. Pure data; what travels is in ``_wire/graphs``.
+"""Declarations of users: a ``Graph``, and its parts. Pure data; bodies of requests are in ``_wire/graphs``.
 
 - ``declaration``: the parts, and the rules of their fields;
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;

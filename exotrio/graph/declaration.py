@@ -93,7 +93,7 @@ PartByPart: WrapValidator = WrapValidator(_part_by_part)
 
 def _no_repeated_keys(values: Any, check: Callable[[Any], Any]) -> Any:
     checked = check(values)
-    # Of two that are the same when trimmed, the second would replace the first.
+    # If two keys are equal when trimmed, the second would replace the first.
     if len(checked) < len(values):
         _no_repeats([key.strip() for key in values])
     return checked

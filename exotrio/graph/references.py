@@ -1,4 +1,4 @@
-"""What ``Graph.add`` returns, and references to outputs and to the store."""
+"""Added nodes, as ``Graph.add`` returns them, and references to outputs and to the store."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ MAX_SUSPENDED = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What all cases of an exploration have in common."""
+    """The settings that all cases of an exploration share."""
 
     graph: Graph
     namespace: str

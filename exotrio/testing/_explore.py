@@ -40,7 +40,7 @@ class Failure:
 
     Attributes:
         point: The fault; None for the run without any.
-        error: What ``check`` raised; ``trio.TooSlowError`` if the run did not end, or a node that was
+        error: The error of ``check``; ``trio.TooSlowError`` if the run did not end, or a node that was
             cancelled.
         what: Its first line at that time.
         more_often: Nodes that were begun more often than without the fault, in words: ``charge ran twice``.
@@ -180,7 +180,7 @@ async def explore(
         max_failures: End after this number of failures. Defaults to 10.
         seed: Seed of everything random. Defaults to 0.
         timeout: Seconds that the run without a fault may take, on Trio's clock; each other run may take twice
-            as long as that one did, and these seconds more. Defaults to 600.
+            the time of that one, plus these seconds. Defaults to 600.
 
     Returns:
         The result: ``print`` it, or assert that ``tried`` is as long as ``points``.

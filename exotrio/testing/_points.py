@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Fault(StrEnum):
-    """What happens at a point."""
+    """A fault that strikes at a point."""
 
     KILLED = "killed"
     """The runtime ends at once, as by ``kill -9``. Its leases expire, then another one runs its states."""
@@ -77,7 +77,7 @@ class Point:
 
     Attributes:
         number: By which ``explore(..., only=number)`` replays it, from 1.
-        fault: What happens.
+        fault: The fault.
         place: Where.
     """
 
@@ -98,7 +98,7 @@ class CrashRun(GraphRun, Generic[T]):
     """The result of a run with a fault in it.
 
     Attributes:
-        world: What ``setup`` returned for this run; None without a ``setup``.
+        world: The result of ``setup`` for this run; None without a ``setup``.
         point: The fault; None if this run had none.
         begun: How often each node was begun, by identifier; without nodes that never were.
     """

@@ -34,8 +34,8 @@ _LIBRARIES = tuple(
 )
 """Folders of code that the user did not write."""
 MAX_CANCELLED_AWAITS = 1_000
-"""Cancelled awaits of one execution. Code that continues after so many does not end, and virtual time does
-not pass."""
+"""Cancelled awaits of one execution. Code that continues after these does not end, and virtual time
+does not pass."""
 
 
 class Endless(BaseException):

@@ -317,7 +317,7 @@ class Interrupted:
 
 async def repeated(end: Ended, folder: Path, place: Place) -> Ended:
     """Give the command once more, as the end of the first one says."""
-    again = re.search(r"to go on, give the same command with (--batch \S+): no run is started twice", end.err)
+    again = re.search(r"to continue, repeat the command with (--batch \S+): no run is started twice", end.err)
     assert again, end
     with exotrio(*COMMAND, *again[1].split(), cwd=folder, env=place.running.env) as process:
         end = await trio.to_thread.run_sync(process.wait)

@@ -118,7 +118,7 @@ def show(graph: str, connection: Connection) -> None:
 def cancel_triggers(graph: str, connection: Connection) -> None:
     """Cancel the cron triggers of a graph until it is applied again.
 
-    Runs that they have started go on.
+    Runs that they have started continue.
 
     JSON: namespace, graph_name and cancelled_count.
     """

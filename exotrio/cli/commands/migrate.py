@@ -32,7 +32,7 @@ def command() -> None:
 @command.command(name="sqlite-to-postgres")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("url", metavar="[URL]", required=False, type=options.Database())
-@options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat, as `server` is told.")
+@options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat, as of `server`.")
 @click.option(
     "--claim-timeout", type=options.Seconds(), help="How long a v0 claim is valid.  [default: no limit]"
 )
@@ -40,12 +40,12 @@ def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: fl
     """Move the SQLite FILE of a stopped state manager into the empty PostgreSQL database at URL.
 
     Everything is moved, with runs in flight, schedules and secrets, which stay encrypted as they are. Ids
-    stay. What was held is as after a restart: runtimes may go on meanwhile, and deliver afterwards.
+    stay. Claims are as after a restart: runtimes may continue meanwhile, and deliver afterwards.
 
-    It is one transaction: all is moved, or nothing. Then FILE is renamed, so that nothing runs twice.
+    It is one transaction: everything is moved, or nothing. Then FILE is renamed, so that nothing runs twice.
 
-    The password of URL has no place in arguments: let EXOTRIO_DATABASE_URL have the URL, and leave it out
-    here, or use PGPASSFILE.
+    The password of URL must not be in arguments: set EXOTRIO_DATABASE_URL to the URL and leave it out here,
+    or use PGPASSFILE.
     """
     configure_logs(verbose=0)
     db = str(choose_database(url, read_settings()))

@@ -112,7 +112,7 @@ def watch(run_id: str, connection: Connection) -> int:
 def cancel(run_id: str, connection: Connection) -> None:
     """Cancel a run: waiting and running states end as errored; nothing follows.
 
-    Runtimes are told with their next heartbeat, and cancel its nodes. Cancelling a run again changes
+    Runtimes learn of it with their next heartbeat, and cancel its nodes. Cancelling a run again changes
     nothing. A state manager that speaks only v0 cannot cancel runs.
 
     JSON: as of `runs show`, without failed.

@@ -29,7 +29,7 @@ class Fate(Enum):
     """The result of draining a runtime, in words."""
 
     ASKED = "asked to drain"
-    """The answer to its next heartbeat tells it."""
+    """It learns so from the answer to its next heartbeat."""
     STOPPED = "stopped"
     SILENT = "fell silent"
     """Its heartbeats ended, and it did not report that it stopped."""
@@ -84,7 +84,7 @@ def ls(connection: Connection) -> None:
 def drain(runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, connection: Connection) -> int:
     """Drain runtimes: they claim nothing more, finish running nodes, release other claims, and stop.
 
-    A name stands for all runtimes that have it. Each is told with its next heartbeat, usually within
+    A name stands for all runtimes that have it. Each learns of it with its next heartbeat, usually within
     20 s.
 
     With --wait it exits 0 once all have stopped, and 75 if one is still running after the
@@ -217,5 +217,5 @@ def _drain_progress(worker: RuntimeInfo) -> str:
         silent = format_coarse(worker.heard_ago)
         return f"silent for {silent}, and it holds {worker.holds} states until their leases end"
     if worker.asked_to_drain:
-        return "asked; it is told with its next heartbeat"
+        return "asked to drain; it learns so with its next heartbeat"
     return f"{worker.phase}; {worker.busy} running, {worker.holds} held"

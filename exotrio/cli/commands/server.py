@@ -144,7 +144,7 @@ class _Serving:
 
 
 def max_connections() -> int:
-    """Raise the limit on open files of this process as far as useful, and return the connections it allows.
+    """Raise the limit on open files of this process as far as useful; return the maximum of connections.
 
     A runtime keeps one connection for its polls and one for its heartbeats.
     """

@@ -29,14 +29,14 @@ from exotrio.client import StateManager
     "--each",
     "file",
     metavar="FILE",
-    help='Start a run for each line of a file: {"inputs": {...}, "store": {...}, "key": TEXT}, of which '
-    'each part may be left out; "run_id": UUID may stand in place of the key; - for standard input.',
+    help='Start a run for each line of a file: {"inputs": {...}, "store": {...}, "key": TEXT}, where '
+    'each part may be left out; "run_id": UUID may replace the key; - for standard input.',
 )
 @click.option(
     "--batch",
     type=click.UUID,
-    help="Make the ids of runs that have none of this and the number of their line: the same command again "
-    "starts none twice.  [default: a new one]",
+    help="Make ids of runs from this and the number of their line, if the line has none: repeating the "
+    "command starts no run twice.  [default: a new one]",
 )
 @connection
 def command(
@@ -52,16 +52,15 @@ def command(
 ) -> int:
     """Start a run of GRAPH and print its id; with --each many runs, and print their ids.
 
-    If there is a run of GRAPH with the --key, none is started and the id of that one is printed, which
-    standard error says; with other inputs or another store it is refused.
+    If GRAPH has a run with the --key, none is started, and the id of that run is printed, with a message on
+    standard error; with other inputs or another store it is refused.
 
     Give private values in a file or on standard input: other users can read arguments.
 
     With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C leaves the run alone.
 
-    With --each, all lines are checked before the first run is started, and the other options are for each
-    run whose line says nothing else. If it is interrupted, it says how to go on without starting a run
-    twice.
+    With --each, all lines are checked before the first run is started, and the other options are defaults
+    for the lines. If it is interrupted, it prints how to continue without starting a run twice.
 
     JSON: run_id, graph, status, created (false if it existed). With --follow the result, as of `run`; the
     id comes first on standard error. With --each: graph, run_ids, in the order of the lines.

@@ -114,7 +114,7 @@ class Draft:
         assert self.name is not None
         body, fields = self.body, self.body.model_fields_set
         try:
-            # What the file leaves out is not sent: the defaults are the state manager's.
+            # Fields that the file leaves out are not sent: the state manager has its own defaults.
             await manager.upsert_graph(
                 self.name,
                 graph_nodes=body.nodes,

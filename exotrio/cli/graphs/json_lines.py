@@ -25,7 +25,7 @@ class JsonText:
     """A JSON text that was read.
 
     Attributes:
-        value: What it holds.
+        value: The value of the text.
         repeated: Keys that occur twice in their object; the last one counts.
     """
 

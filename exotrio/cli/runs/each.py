@@ -64,7 +64,7 @@ def start_each(connection: Connection, runs: Runs) -> int:
     with _opened(runs.file) as lines:
         starting = _Starting(connection, runs, lines)
         return run_until_stopped(
-            starting.main, lambda grace, why: starting.scope.cancel(), exiting=lambda: "runs go on"
+            starting.main, lambda grace, why: starting.scope.cancel(), exiting=lambda: "runs continue"
         )
 
 
@@ -93,7 +93,7 @@ class _Starting:
             how_far = "no run was started"
             if self._started is not None:
                 started = f"{self._started:,} of {plural(self._total, 'run')} were started"
-                how_far = f"{started}, and more may have been\n{self._how_to_go_on()}"
+                how_far = f"{started}, and more may have been\n{self._how_to_continue()}"
             print_message(f"interrupted: {how_far}")
             return INTERRUPTED
         if self._existing:
@@ -153,7 +153,9 @@ class _Starting:
         except ManagerError as error:
             error.what = _INDEX.sub(lambda match: f"line {int(match[1]) + 1:,}", error.what)
             if self._started or isinstance(error, ManagerUnavailable):
-                error.fix = f"{error.fix}; {self._how_to_go_on()}" if error.fix else self._how_to_go_on()
+                error.fix = (
+                    f"{error.fix}; {self._how_to_continue()}" if error.fix else self._how_to_continue()
+                )
             raise
 
     def _progress(self, started: int) -> None:
@@ -162,10 +164,10 @@ class _Starting:
     def _note_existing(self, index: int, run_id: str) -> None:
         self._existing += 1
 
-    def _how_to_go_on(self) -> str:
+    def _how_to_continue(self) -> str:
         if not self._is_native:
             return "it speaks only v0: see `runs ls` for the runs that were started, and give the other lines"
-        return f"to go on, give the same command with --batch {self._batch}: no run is started twice"
+        return f"to continue, repeat the command with --batch {self._batch}: no run is started twice"
 
     def _numbered(self) -> Iterator[tuple[int, bytes]]:
         self._lines.seek(0)

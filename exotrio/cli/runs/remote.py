@@ -60,7 +60,7 @@ def follow(connection: Connection, start: Start) -> int:
             )
         return INTERRUPTED
 
-    return run_until_stopped(main, lambda grace, why: following.cancel(), exiting=lambda: "runs go on")
+    return run_until_stopped(main, lambda grace, why: following.cancel(), exiting=lambda: "runs continue")
 
 
 async def start_run(

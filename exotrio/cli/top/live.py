@@ -125,7 +125,7 @@ class _Top:
 
     def take(self, overview: Overview) -> None:
         if self._unreachable_since is not None:
-            # What ended meanwhile would distort the rate.
+            # States that ended meanwhile would distort the rate.
             self._rate, self._unreachable_since = Rate(), None
         rate = self._rate.add(overview, trio.current_time())
         self._shown = Screen(overview, self._where, rate, live=True)
