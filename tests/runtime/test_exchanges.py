@@ -6,10 +6,8 @@ import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode, StateManager
-from exotrio.graph import Graph, GraphNodeModel
-from exotrio.manager import embedded
-from tests.support.doubles import Call, Delays, Fails, NativeServer, running, runtime
+from exotrio import BaseNode
+from tests.support.doubles import Call, Delays, NativeServer, running, runtime
 
 
 class Says(BaseNode):
@@ -67,16 +65,6 @@ async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojum
     assert peak <= 3 + 5 + 3
 
 
-async def test_a_report_asks_for_what_a_claim_that_waits_has_left(autojump_clock: MockClock) -> None:
-    server = NativeServer()
-    server.add("Sleeps", seconds="1")
-    async with running(server, Sleeps, workers=1, batch_size=4):
-        await server.until(lambda: bool(server.routes("outcomes")) and len(server.routes("claim")) == 2)
-    [report], [_, waiting] = server.routes("outcomes"), server.routes("claim")
-    # The buffer, and the worker, which has nothing to do.
-    assert waiting.body["limit"] + report.claim["limit"] == 4 + 1
-
-
 async def test_what_a_report_brings_during_a_stop_is_released(autojump_clock: MockClock) -> None:
     async def stop_then_wait(call: Call) -> None:
         if call.claim:
@@ -94,13 +82,6 @@ async def test_what_a_report_brings_during_a_stop_is_released(autojump_clock: Mo
     # The claim that waited meanwhile may have brought them, too.
     assert rt.summary.released in (3, 6)
     assert (rt.summary.completed, rt.summary.exit_code) == (1, 0)
-
-
-async def test_a_report_leaves_some_of_the_buffer_in_case_it_hangs(autojump_clock: MockClock) -> None:
-    server = NativeServer(Says=1)
-    async with running(server, Says, workers=1, batch_size=16):
-        await server.until(lambda: bool(server.routes("outcomes")))
-    assert server.routes("outcomes")[0].claim["limit"] == 16 + 1 - 2
 
 
 async def test_while_reports_take_long_the_poller_claims_the_rest(
@@ -153,40 +134,3 @@ async def test_no_claim_waits_at_the_server_while_it_leaves_out_a_node_that_has_
         server.add("Alone")
         await server.until(EXECUTED=2)
     assert began[1] - added < 1
-
-
-async def test_nothing_is_claimed_with_reports_while_reports_fail(autojump_clock: MockClock) -> None:
-    server = NativeServer(Says=1)
-    server.before = Fails(("outcomes",), lambda: OSError("reset"), times=1)
-    async with running(server, Says):
-        await server.until(EXECUTED=1)
-    first, second = server.routes("outcomes")
-    assert first.claim
-    assert second.claim is None
-    assert first.claim["claim_id"] in server.voided
-
-
-async def test_a_node_of_one_at_a_time_stays_one_at_a_time(autojump_clock: MockClock) -> None:
-    running_now = peak = 0
-
-    class Alone(BaseNode):
-        concurrency = 1
-
-        async def execute(self) -> None:
-            nonlocal running_now, peak
-            running_now += 1
-            peak = max(peak, running_now)
-            await trio.sleep(1)
-            running_now -= 1
-
-    place = GraphNodeModel(node_name="Alone", namespace="ns", identifier="alone", inputs={})
-    async with (
-        embedded(":memory:") as transport,
-        StateManager("ns", transport=transport) as manager,
-        running(transport, Alone, Says, registered=True),
-    ):
-        await manager.upsert_graph(Graph("g", [place]))
-        runs = [await manager.trigger("g") for _ in range(5)]
-        for run in runs:
-            await manager.wait(run["run_id"], timeout=600)
-    assert peak == 1

@@ -386,23 +386,6 @@ async def test_no_worker_waits_for_a_lease_that_the_state_manager_cannot_renew_a
     assert Waits.ended == ["returned"] * 2
 
 
-async def test_nor_does_a_worker_that_has_not_begun_the_node_yet(autojump_clock: MockClock) -> None:
-    server = NativeServer()
-    (suspect,) = server.add("Waits")
-    server.states[suspect].announce = True
-    server.before = Fails(("heartbeat",), lambda: reply(503))
-    async with running(server, Waits, workers=1) as rt:
-        await server.until(QUEUED=1)
-        await trio.sleep(61)
-        server.discovery = reply(404)
-        server.before = Fails(("claim", "heartbeat", "release", "outcomes"), lambda: reply(404))
-        Waits.gate.set()
-        (last,) = server.add("Waits")
-        await server.until(lambda: server.states[last].status == "EXECUTED")
-    assert rt.summary.lost_leases == 1
-    assert Waits.ended == ["returned"]
-
-
 # -- states whose workers were lost
 
 

@@ -198,19 +198,6 @@ async def test_eight_500s_in_a_row_while_others_get_through_count_as_a_refusal(
     assert fails.count == 8
 
 
-async def test_any_number_of_500s_while_nothing_gets_through_is_an_outage(autojump_clock: MockClock) -> None:
-    server = V0Server(Says=1)
-
-    async def everything(call: Call) -> httpx.Response | None:
-        down = server.statuses()["QUEUED"] > 0 and len(server.routes("executed")) <= 12
-        return reply(500) if down and call.route in ("executed", "enqueue") else None
-
-    server.before = everything
-    async with running(server, Says):
-        await server.until(EXECUTED=1)
-    assert not server.routes("errored")
-
-
 @pytest.mark.parametrize("status", [404, 409, 400])
 async def test_a_report_for_a_state_that_is_no_longer_ours_is_dropped(
     autojump_clock: MockClock, status: int
