@@ -6,7 +6,7 @@ import pytest
 
 from exotrio import StateManager
 from exotrio.manager.queries import graphs
-from exotrio.manager.queries.graphs import GraphPage
+from exotrio.manager.queries.paging import Page
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.support.helpers import ok, place
@@ -28,9 +28,9 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     list_graphs = graphs.list_graphs
 
-    def noted(view: View, namespace: str, after: str = "") -> GraphPage:
+    def noted(view: View, namespace: str, after: str = "") -> Page[bytes]:
         page = list_graphs(view, namespace, after)
-        made.append(len(page.graphs))
+        made.append(len(page.rows))
         return page
 
     monkeypatch.setattr(graphs, "list_graphs", noted)

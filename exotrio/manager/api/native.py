@@ -171,7 +171,7 @@ class Native:
     @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage)
     async def graphs(self, request: Request, namespace: str, query: GraphsQuery) -> Response:
         page = await self._store.read_with_deadline(graph_queries.list_graphs, namespace, query.after)
-        content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.graphs), to_json(page.next))
+        content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.rows), to_json(page.next))
         return Response(content, media_type="application/json")
 
     @ApiRoute("DELETE", NS + "/graph/{graph}", "Delete a graph with its runs", operations.DeletedGraph)

@@ -22,6 +22,7 @@ from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
+from exotrio.manager.queries.paging import Page
 from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.security.access import LOCAL
@@ -31,8 +32,8 @@ from exotrio.manager.store.view import View
 NS = "/v0/namespace/{namespace}"
 
 
-def _joined(page: graph_queries.GraphPage) -> bytes:
-    return b",".join(page.graphs)
+def _joined(page: Page[bytes]) -> bytes:
+    return b",".join(page.rows)
 
 
 class V0:
@@ -87,7 +88,7 @@ class V0:
 
     @ApiRoute("GET", NS + "/graphs", "List graphs", GraphsReply)
     async def list_graphs(self, request: Request, namespace: str) -> Response:
-        def begin(view: View) -> tuple[int, graph_queries.GraphPage]:
+        def begin(view: View) -> tuple[int, Page[bytes]]:
             return graph_queries.count_graphs(view, namespace), graph_queries.list_graphs(view, namespace)
 
         count, first = await self._store.read_with_deadline(begin)
@@ -102,7 +103,7 @@ class V0:
         while after is not None:
             page = await self._store.read_with_deadline(graph_queries.list_graphs, namespace, after)
             after = page.next
-            if page.graphs:
+            if page.rows:
                 yield b"," + _joined(page)
         yield b"]}"
 

@@ -14,7 +14,8 @@ from exotrio._util.times import timestamp
 from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.graphs import GRAPHS, paused, shown_graph
 from exotrio.manager.queries.load import FAILED
-from exotrio.manager.queries.runs import newest_runs
+from exotrio.manager.queries.paging import Page
+from exotrio.manager.queries.runs import newest_rows, summarize_run
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -71,21 +72,13 @@ def list_namespaces(view: View) -> list[str]:
     return [row[0] for row in view.execute("SELECT DISTINCT namespace FROM nodes ORDER BY namespace")]
 
 
-@dataclass(frozen=True, slots=True)
-class GraphPage:
-    """Graphs by name, each as JSON; ``next`` is the name after which the next page begins, or None."""
-
-    graphs: list[bytes]
-    next: str | None
-
-
 def count_graphs(view: View, namespace: str) -> int:
     count: int = view.one("SELECT count(*) FROM graphs WHERE namespace = ?", (namespace,))[0]
     return count
 
 
-def list_graphs(view: View, namespace: str, after: str = "") -> GraphPage:
-    """Return the graphs after a name: as many as have ``MAX_PAGE_BYTES`` together, but at least one.
+def list_graphs(view: View, namespace: str, after: str = "") -> Page[bytes]:
+    """Return the graphs after a name, each as JSON: those that have ``MAX_PAGE_BYTES`` together, one at least.
 
     The thread of the query makes the JSON: a graph may have megabytes.
     """
@@ -98,32 +91,29 @@ def list_graphs(view: View, namespace: str, after: str = "") -> GraphPage:
     count = max(1, sum(total <= MAX_PAGE_BYTES for total in totals))
     last = sizes[:count][-1][0] if sizes else after
     rows = view.execute(GRAPHS + " AND name > ? AND name <= ? ORDER BY name", (namespace, after, last))
-    graphs = [to_json(_listed(view, namespace, row)) for row in rows.fetchall()]
-    return GraphPage(graphs, last if len(sizes) > count else None)
-
-
-def _listed(view: View, namespace: str, row: Row) -> dict[str, Any]:
-    return {
-        "_id": object_id(row["id"]),
-        "name": row["name"],
-        "namespace": namespace,
-        **shown_graph(view, row),
-    }
+    graphs = [
+        to_json(
+            {
+                "_id": object_id(row["id"]),
+                "name": row["name"],
+                "namespace": namespace,
+                **shown_graph(view, row),
+            }
+        )
+        for row in rows.fetchall()
+    ]
+    return Page(graphs, last if len(sizes) > count else None)
 
 
 # -- for the dashboard
 
 
-def graph_names(view: View, namespace: str) -> list[str]:
-    rows = view.execute("SELECT name FROM graphs WHERE namespace = ? ORDER BY name", (namespace,))
-    return [row["name"] for row in rows]
-
-
 def show_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
     """Return the graphs of a namespace, by name, each with its last run and its next scheduled one."""
     last: dict[str, RunSummary] = {}
-    for run in newest_runs(view, namespace, MAX_RUNS_SEARCHED):
-        last.setdefault(run.graph_name, run)
+    for row in newest_rows(view, namespace, MAX_RUNS_SEARCHED):
+        if row["graph_name"] not in last:
+            last[row["graph_name"]] = summarize_run(row)
     return [
         {
             "name": row["name"],

@@ -177,6 +177,12 @@ def nodes_of(view: View, namespace: str) -> dict[int, str]:
     return {row["id"]: row["name"] for row in rows}
 
 
+def graphs_of(view: View, namespace: str) -> dict[int, str]:
+    """Return the graphs of a namespace: number to name."""
+    rows = view.execute("SELECT id, name FROM graphs WHERE namespace = ? ORDER BY name", (namespace,))
+    return {row["id"]: row["name"] for row in rows}
+
+
 def paused_nodes(view: View) -> dict[tuple[str, str], int]:
     """Return since when nodes of all namespaces are paused, by namespace and name, in Unix ms."""
     rows = view.execute("SELECT namespace, name, paused_at FROM nodes WHERE paused_at IS NOT NULL")

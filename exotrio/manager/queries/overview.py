@@ -14,13 +14,12 @@ from exotrio.manager.queries.load import (
     backlog,
     count_held,
     failing,
-    failures,
     nodes_of,
     performance,
 )
 from exotrio.manager.queries.runs import newest_runs
 from exotrio.manager.queries.runtimes import list_runtimes, live_v0_runtimes, offered
-from exotrio.manager.store import tallies
+from exotrio.manager.queries.trends import trend
 from exotrio.manager.store.view import View
 
 DAY_MS = 86_400_000
@@ -50,14 +49,19 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> Overview:
     backlogs = {each.node: each for each in backlog(view, namespace=namespace, held=held)}
     present = current(view, node_ids, list(backlogs.values()))
     oldest: Backlog | None = present.pop("oldest")
+    hour = trend(view, "1h", nodes=node_ids)
     offers = offered(view, namespace, now)
     runtimes = list_runtimes(view, namespace, now, held).workers
     return Overview(
         namespace=namespace,
         at=from_unix_ms(view.now_ms),
         **present,
-        oldest=None if oldest is None else _oldest(oldest),
-        throughput=_last_hour(view, node_ids),
+        oldest=None
+        if oldest is None
+        else OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
+        throughput=Throughput(
+            first_minute=hour.first_ms // hour.width_ms, ended=hour.ended, failed=hour.failed
+        ),
         nodes=[
             _node(view, node_id, backlogs[name], offers.get(name, [])) for node_id, name in node_ids.items()
         ],
@@ -65,19 +69,6 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> Overview:
         runtime_count=len(runtimes),
         v0_runtimes=len(live_v0_runtimes(view, namespace, now)),
         runs=newest_runs(view, namespace, runs),
-    )
-
-
-def _oldest(backlog: Backlog) -> OldestState:
-    return OldestState(node=backlog.node, waits_ms=round(backlog.oldest * 1000))
-
-
-def _last_hour(view: View, node_ids: Iterable[int]) -> Throughput:
-    minutes = tallies.in_slots(view, 1, HOUR, nodes=node_ids)
-    return Throughput(
-        first_minute=min(minutes),
-        ended=[statuses.total() for statuses, _ in minutes.values()],
-        failed=[failures(statuses) for statuses, _ in minutes.values()],
     )
 
 

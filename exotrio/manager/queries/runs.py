@@ -201,11 +201,15 @@ def list_runs_v0(view: View, namespace: str, page: int, size: int) -> dict[str, 
 
 
 def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[RunSummary]:
-    rows = view.execute(
+    return [summarize_run(row) for row in newest_rows(view, namespace, limit, offset)]
+
+
+def newest_rows(view: View, namespace: str, limit: int, offset: int = 0) -> list[Row]:
+    """Return the newest runs, selected by ``RUNS``."""
+    return view.execute(
         RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
         (namespace, limit, offset),
-    )
-    return [summarize_run(row) for row in rows]
+    ).fetchall()
 
 
 def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import find_state
-from exotrio.manager.queries.graphs import graph_names
-from exotrio.manager.queries.load import nodes_of
+from exotrio.manager.queries.load import graphs_of, nodes_of
 from exotrio.manager.queries.paging import Page
 from exotrio.manager.queries.runs import find_runs, summarize_run
 from exotrio.manager.queries.states import ListedState, show_states
@@ -54,15 +53,17 @@ def find(view: View, namespace: str, text: str) -> Hits:
     run_ids = [run.run_id for run in runs]
     if text.lower() in (*run_ids, *(state.id for state in states)):
         return Hits(runs=runs, states=states, graphs=[], nodes=[])
-    names = [name for name in graph_names(view, namespace) if text.lower() in name.lower()]
-    nodes = [name for name in nodes_of(view, namespace).values() if text.lower() in name.lower()]
+    graphs, nodes = (
+        [name for name in names(view, namespace).values() if text.lower() in name.lower()][:MAX_HITS]
+        for names in (graphs_of, nodes_of)
+    )
     texts = find_runs(view, namespace, text=text)
     further = [run for run in texts.rows if run.run_id not in run_ids]
     return Hits(
         runs=runs,
         states=states,
-        graphs=names[:MAX_HITS],
-        nodes=nodes[:MAX_HITS],
+        graphs=graphs,
+        nodes=nodes,
         texts=Page(further, texts.next, texts.searched),
     )
 

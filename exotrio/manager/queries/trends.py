@@ -36,10 +36,6 @@ class Trend:
     longest: float | None
 
 
-def graphs_of(view: View, namespace: str) -> list[int]:
-    return [row["id"] for row in view.execute("SELECT id FROM graphs WHERE namespace = ?", (namespace,))]
-
-
 def trend(
     view: View,
     span: str,

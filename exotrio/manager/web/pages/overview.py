@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.queries.graphs import last_failures
-from exotrio.manager.queries.load import HOUR, Held, backlog, count_held, failing, failures, nodes_of
+from exotrio.manager.queries.load import (
+    HOUR,
+    Held,
+    backlog,
+    count_held,
+    failing,
+    failures,
+    graphs_of,
+    nodes_of,
+)
 from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs
 from exotrio.manager.queries.runtimes import count_buffered, live_v0_runtimes
-from exotrio.manager.queries.trends import graphs_of, trend
+from exotrio.manager.queries.trends import trend
 from exotrio.manager.store import tallies
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest

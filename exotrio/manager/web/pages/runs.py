@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from exotrio._util.times import moment_ms
 from exotrio._wire.vocabulary import RunStatus
-from exotrio.manager.queries.graphs import graph_names
+from exotrio.manager.queries.load import graphs_of
 from exotrio.manager.queries.runs import find_runs
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest
@@ -31,7 +31,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         "page": {
             "title": "Runs",
             "filters": filters,
-            "graphs": graph_names(view, request.namespace),
+            "graphs": list(graphs_of(view, request.namespace).values()),
             "statuses": tuple(STATUS_FILTERS),
             "spans": tuple(SPANS),
         }
