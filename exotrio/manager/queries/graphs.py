@@ -78,7 +78,7 @@ def count_graphs(view: View, namespace: str) -> int:
 
 
 def list_graphs(view: View, namespace: str, after: str = "") -> Page[bytes]:
-    """Return the graphs after a name, each as JSON: those that have ``MAX_PAGE_BYTES`` together, one at least.
+    """Return the graphs after a name, each as JSON: up to ``MAX_PAGE_BYTES``, but at least one.
 
     The thread of the query makes the JSON: a graph may have megabytes.
     """

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from exotrio._util.times import from_unix_ms
-from exotrio._wire.overview import MAX_RUNTIMES, NodeLoad, OldestState, Overview, Throughput
+from exotrio._wire.overview import MAX_RUNTIMES, NodeLoad, OldestState, Overview, RuntimeInfo, Throughput
 from exotrio.manager.queries.load import (
     HOUR,
     MAX_COUNTED,
@@ -18,7 +18,7 @@ from exotrio.manager.queries.load import (
     performance,
 )
 from exotrio.manager.queries.runs import newest_runs
-from exotrio.manager.queries.runtimes import list_runtimes, live_v0_runtimes, offered
+from exotrio.manager.queries.runtimes import live_v0_runtimes, offered, runtimes_of
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.store.view import View
 
@@ -28,16 +28,14 @@ DAY_MS = 86_400_000
 def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) -> dict[str, Any]:
     """Return how many states of these nodes wait, run and failed.
 
-    ``waiting_is_more``: not all were counted. ``oldest`` is the backlog whose first claimable state has been
-    due longest. ``errored`` counts states that failed within 24 h and were not retried.
+    The keys are those of ``Overview``.
     """
+    oldest = max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None)
     return {
         "running": sum(each.held for each in backlogs),
         "waiting": sum(each.waiting for each in backlogs),
         "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
-        "oldest": max(
-            (each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None
-        ),
+        "oldest": oldest and OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
         "errored": sum(row["failed"] for row in failing(view, node_ids, view.now_ms - DAY_MS).values()),
     }
 
@@ -47,18 +45,13 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> Overview:
     node_ids = nodes_of(view, namespace)
     held = count_held(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace, held=held)}
-    present = current(view, node_ids, list(backlogs.values()))
-    oldest: Backlog | None = present.pop("oldest")
     hour = trend(view, "1h", nodes=node_ids)
     offers = offered(view, namespace, now)
-    runtimes = list_runtimes(view, namespace, now, held).workers
+    runtimes = list[RuntimeInfo](runtimes_of(view, namespace, now, held.by_worker))
     return Overview(
         namespace=namespace,
         at=from_unix_ms(view.now_ms),
-        **present,
-        oldest=None
-        if oldest is None
-        else OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
+        **current(view, node_ids, list(backlogs.values())),
         throughput=Throughput(
             first_minute=hour.first_ms // hour.width_ms, ended=hour.ended, failed=hour.failed
         ),

@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
 from exotrio._wire.overview import Disagreement, NodeVersion, RuntimeInfo, RuntimeList, V0Runtime
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
-from exotrio.manager.queries.load import Held, count_held
+from exotrio.manager.queries.load import count_held
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -128,13 +128,9 @@ def live_v0_runtimes(view: View, namespace: str, now: int) -> list[V0Runtime]:
     return [each for each in v0_runtimes(view, namespace, now) if each.polled_ago * 1000 < SILENT_AFTER_MS]
 
 
-def list_runtimes(view: View, namespace: str, now: int, held: Held | None = None) -> RuntimeList:
-    """Return the runtimes of a namespace, the live ones first. ``held`` is as in ``load.backlog``."""
-    holds = (held or count_held(view, namespace)).by_worker
-    return RuntimeList(
-        workers=list[RuntimeInfo](runtimes_of(view, namespace, now, holds)),
-        v0=v0_runtimes(view, namespace, now),
-    )
+def list_runtimes(view: View, namespace: str, now: int) -> RuntimeList:
+    runtimes = runtimes_of(view, namespace, now, count_held(view, namespace).by_worker)
+    return RuntimeList(workers=list[RuntimeInfo](runtimes), v0=v0_runtimes(view, namespace, now))
 
 
 def progress_of(runtimes: Iterable[RuntimeRow]) -> dict[str, HeartbeatProgress]:
