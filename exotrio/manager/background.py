@@ -1,6 +1,6 @@
-"""What a state manager does without being asked: end leases, trigger schedules, delete finished runs.
+"""What a state manager does without a request: end leases, trigger schedules, delete finished runs.
 
-Each is a loop that never returns, around use cases of ``engine``. While the database fails, a loop logs that
+Each is a loop around use cases of ``engine`` that never returns. While the database fails, a loop logs that
 and tries again.
 """
 
@@ -33,9 +33,9 @@ from exotrio.manager.store.transaction import Transaction
 logger = logging.getLogger("exotrio.manager")
 
 MAX_SLEEP = 60.0
-"""Seconds; wall clocks are set now and then, and a sleep does not notice."""
+"""Seconds. A sleep does not end earlier if the wall clock is set meanwhile."""
 MIN_SLEEP = 0.5
-"""Seconds before a state manager looks again for what another one did not trigger."""
+"""Seconds until a state manager checks again that another one triggered what was due."""
 RETRY_AFTER = 5.0
 """Seconds after which schedules are read again when the database failed."""
 DELETE_PAUSE = 0.02
@@ -47,19 +47,21 @@ JOIN_INTERVAL = 1.0
 
 
 async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
-    """End leases as they come due. Never returns."""
-    level = logging.INFO  # at the first time: before the start of this one, perhaps none ran
-    # Of the last sweep that was committed: while the database fails or is slow, no heartbeat renews a lease.
+    """End overdue leases again and again. Never returns."""
+    level = logging.INFO  # for the first sweep: perhaps no state manager ran before this one
+    # When the last committed sweep began: while the database fails or is slow, no heartbeat renews a lease.
     last = clock()
     while True:
         await trio.sleep(terms.sweep_interval)
         try:
-            # Of two that know different times, each would take the other's sweep for a clock that was set.
+            # If two state managers used different times, each would see the sweep of the other as a clock
+            # that was set.
             await store.measure_clock()
             now = clock()
             swept = await store.write(managers.sweep, manager, now, terms, None if store.is_shared else last)
             last, ended = now, swept.ended
-            # Not where others may have written in the old time meanwhile: the next sweep knows of it.
+            # On a shared database others may have written in the old time meanwhile; the next sweep handles
+            # it.
             if swept.late_ms and not store.is_shared:
                 ended = await store.write(expire, clock(), terms)
         except DatabaseError as error:
@@ -91,7 +93,8 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
 async def join(store: Store, manager: str, clock: Clock, cipher: Cipher) -> None:
     """Enter among the state managers on a shared database.
 
-    One that was killed a moment ago counts as alive for half a minute, which is waited for.
+    A state manager that was killed a moment ago counts as alive for half a minute; this waits until that
+    ends.
 
     Raises:
         ConfigurationError: the keys for secrets do not fit those of another one (``store.shared_keys``).
@@ -99,27 +102,27 @@ async def join(store: Store, manager: str, clock: Clock, cipher: Cipher) -> None
     deadline = trio.current_time() + JOIN_PATIENCE
     is_logged = False
     while (
-        found := await write_at_start(
+        conflict := await write_at_start(
             store, lambda: store.write(managers.enter_if_fit, manager, clock(), cipher)
         )
     ) is not None:
         if trio.current_time() >= deadline:
             raise ConfigurationError(
-                f"the keys for secrets of this state manager do not fit: {found.what}",
+                f"the keys for secrets of this state manager do not fit: {conflict.what}",
                 where=f"it has {', '.join(cipher.key_ids)}, by {cipher.source}",
-                fix=found.fix,
+                fix=conflict.fix,
             )
         if not is_logged:
-            logger.warning("waiting for %.0f s, perhaps that one ends: %s", JOIN_PATIENCE, found.what)
+            logger.warning("waiting for %.0f s, perhaps that one ends: %s", JOIN_PATIENCE, conflict.what)
             is_logged = True
         await trio.sleep(JOIN_INTERVAL)
 
 
 async def stay(store: Store, manager: str, clock: Clock, keys: Sequence[str]) -> None:
-    """Let other state managers on the same database know that this one is there. Never returns.
+    """Tell other state managers on the same database that this one is there. Never returns.
 
     Raises:
-        DatabaseTooNew: this one was silent for so long that a newer exotrio went ahead without it.
+        DatabaseTooNew: this one was silent for so long that a newer exotrio changed the database.
     """
     epoch: str | None = None
     ends = threading.Event()
@@ -146,11 +149,11 @@ class Scheduler:
         self._changed = trio.Event()
 
     def notify(self) -> None:
-        """Read the schedules again: they changed."""
+        """Read the schedules again, since they changed."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Trigger what comes due. Never returns."""
+        """Trigger graphs whenever their schedules are due. Never returns."""
         is_corrected = False
         while True:
             self._changed = trio.Event()
@@ -166,7 +169,7 @@ class Scheduler:
                 due_in = await self._store.read(due_in_ms)
                 sleep = math.inf if due_in is None else min(MAX_SLEEP, from_ms(due_in))
                 if self._store.is_shared:
-                    # Another state manager may be triggering just now what is due.
+                    # Another state manager may be triggering the due graphs at this moment.
                     sleep = max(MIN_SLEEP, min(MAX_SLEEP, sleep))
             except DatabaseError as error:
                 logger.log(log_level(error), "schedules could not be read: %s", error.what)
@@ -178,7 +181,7 @@ class Scheduler:
 class Retention:
     """The task that deletes runs once they have been finished for longer than ``keep_ms``; None keeps them.
 
-    It also clears away what was theirs, and what an earlier process did not get to.
+    It also deletes what belonged to deleted runs, also to those that an earlier process deleted.
     """
 
     def __init__(self, store: Store, keep_ms: int | None) -> None:
@@ -187,18 +190,18 @@ class Retention:
         self._discarded = trio.Event()
 
     def notify(self) -> None:
-        """Clear away at once: runs were discarded."""
+        """Delete at once what belonged to runs that were just deleted."""
         self._discarded.set()
 
     async def run(self) -> None:
-        """Delete what is due, again and again. Never returns."""
+        """Delete old runs again and again. Never returns."""
         while True:
             self._discarded = trio.Event()
             with trio.move_on_after(await self._delete()):
                 await self._discarded.wait()
 
     async def _delete(self) -> float:
-        """Delete what is due, and return after how many seconds to look again."""
+        """Delete old runs, and return after how many seconds to do it again."""
         store, keep_ms = self._store, self.keep_ms
         try:
             deleted = 0 if keep_ms is None else await _run_to_end(store, discard, keep_ms)
@@ -216,7 +219,7 @@ class Retention:
 
 
 async def _run_to_end(store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int) -> int:
-    """Run a step until it does nothing more; return how many rows it dealt with."""
+    """Run a step until it does nothing more; return the sum of what it returned."""
     total = 0
     while done := await store.write(step, *args):
         total += done
@@ -226,7 +229,7 @@ async def _run_to_end(store: Store, step: Callable[Concatenate[Transaction, ...]
 
 @asynccontextmanager
 async def in_background(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run tasks as long as the body takes. An error of the body comes out bare, not in a group."""
+    """Run tasks until the body ends. An error of the body is raised as it is, not in a group."""
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:
         for task in tasks:

@@ -1,10 +1,10 @@
-"""What the routes share: the store, the cipher, the clock of leases; and the tasks that run beside them."""
+"""What the routes of API and dashboard share: store, cipher, clock of leases, and the background tasks."""
 
 from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,14 +58,14 @@ def status_of(refusal: Refused) -> int:
 
 
 class WaitingClaims:
-    """Who waits for states of which nodes in this state manager."""
+    """Which runtimes wait for states of which nodes in this state manager."""
 
     def __init__(self) -> None:
         self._workers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
 
     @contextmanager
     def entered(self, namespace: str, worker_id: str, names: Iterable[str]) -> Iterator[None]:
-        """Have a runtime count as one that waits for states of these nodes until the block ends."""
+        """Count a runtime as waiting for states of these nodes until the block ends."""
         nodes = [(namespace, name) for name in names]
         for node in nodes:
             self._workers[node].append(worker_id)
@@ -95,32 +95,32 @@ class Service:
     manager: str
     """The id of this state manager among those on its database, from its start to its end."""
     database: str
-    """Its database, as it may be shown."""
+    """Its database, without the password."""
     claims_kept: ClaimsKept = field(default_factory=ClaimsKept)
     waiting: WaitingClaims = field(default_factory=WaitingClaims)
 
     async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:
-        """Keep that a runtime asks for states of these nodes, as far as they are registered."""
-        asked, now = frozenset(names), self.monotonic()
-        if not self.claims_kept.has(namespace, worker_id, asked, now):
-            nodes = await self.store.write(keep_claim, namespace, worker_id, asked, now)
-            self.claims_kept.add(namespace, worker_id, asked, nodes, now)
+        """Store that a runtime claims states of these nodes, unless that was stored just now."""
+        node_names, now = frozenset(names), self.monotonic()
+        if not self.claims_kept.has(namespace, worker_id, node_names, now):
+            nodes = await self.store.write(keep_claim, namespace, worker_id, node_names, now)
+            self.claims_kept.add(namespace, worker_id, node_names, nodes, now)
 
     async def delete_graph(self, namespace: str, name: str, *, cancel_runs: bool) -> tuple[int, int]:
         """Delete a graph with its runs, as ``engine.deletion`` says; return how many were deleted and how
         many of them cancelled.
 
-        Cancelled, or if the database fails, some of its runs may be gone; asking again goes on.
+        If this is cancelled, or the database fails, some of its runs may be gone; a repeated call goes on.
         """
         cancelled = deleted = 0
         try:
             while True:
                 pending = await self.store.read(pending_runs, namespace, name, cancel_runs)
                 for run_id in pending:
-                    with suppress(Refused):  # it has ended meanwhile
+                    with suppress(Refused):  # the run has ended meanwhile
                         await self.store.write(cancel, namespace, run_id)
                         cancelled += 1
-                # Not until there are none: others may begin as fast.
+                # Do not wait until there are none: others may begin as fast.
                 more = len(pending) < MAX_PENDING
                 while more:
                     step = await self.store.write(
@@ -134,15 +134,11 @@ class Service:
             self.retention.notify()
 
     async def ask_for_tasks(self, namespace: str, worker_id: str) -> None:
-        """Ask a runtime for its task tree, which comes with its next heartbeat."""
+        """Ask a runtime for its task tree, which its next heartbeat contains."""
         runtime = await self.store.read_with_deadline(find_runtime, namespace, worker_id, self.monotonic())
         if not runtime.shows_tasks:
             raise Conflict(f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
         await self.store.write(ask, namespace, worker_id, "tasks")
-
-    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a pure function that may take seconds returns, as ``Store.compute`` does."""
-        return await self.store.compute(function, *args, **kwargs)
 
     def claimer(
         self,
@@ -153,7 +149,8 @@ class Service:
         run_id: str | None = None,
         announces: bool = False,
     ) -> Claimer:
-        """Return who claims, with the term of the claim: None inside the process, with which it ends."""
+        """Return who claims, with the term of the claim: None inside this process, until whose end it
+        holds."""
         term = self.terms.claim_timeout_ms if claim_id is None else self.terms.lease_ttl_ms
         return Claimer(
             manager=self.manager if local else None,
@@ -168,9 +165,9 @@ class Service:
 
 
 async def take_over(store: Store, manager: str, monotonic: Clock, terms: Terms) -> None:
-    """Enter as the only state manager of a file, after whichever process had it last.
+    """Enter as the only state manager of a file, after the process that had it last.
 
-    What runtimes held inside that one is claimable again at once. Other claims get a fresh term.
+    States that were held inside that process are claimable again at once. Other claims get a new term.
     """
     await store.write(enter_alone, manager, monotonic())
     while await store.write(recover, manager, terms):
@@ -195,8 +192,8 @@ async def open_service(
 ) -> AsyncIterator[Service]:
     """Open a state manager's database and make it ready to serve.
 
-    What runtimes held inside state managers that are gone is claimable again at once. Claims of other
-    processes get a fresh term, unless several state managers share the database.
+    States that were held inside state managers that are gone are claimable again at once. Claims of other
+    processes get a new term, unless several state managers share the database.
 
     Args:
         db: Database file, ``":memory:"``, or the URL of a PostgreSQL.
@@ -247,5 +244,5 @@ async def open_service(
                 )
         finally:
             if store.is_shared:
-                # After ``stay`` has ended, which would enter it again.
+                # After ``stay`` has ended, which would insert the row again.
                 store.write_later(partial(leave, manager=manager))

@@ -216,7 +216,7 @@ def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
         (
             {"database": postgres(tables=[{"name": "counts", "rows": 9_000, "dead": 200_000}])},
             True,
-            "table counts has 200,000 dead rows beside 9,000",
+            "table counts has 200,000 dead rows and 9,000 others",
         ),
         (
             {"database": postgres(slots=[{"name": "standby", "active": False, "kept": 2**33}])},

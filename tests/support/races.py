@@ -54,8 +54,8 @@ class _StoreHeldUp:
     async def write(self, use_case: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._store.write(partial(self._run, use_case), *args, **kwargs)
 
-    async def write_once_ready(self, longest: float, use_case: Any, *args: Any, **kwargs: Any) -> Any:
-        return await self._store.write_once_ready(longest, partial(self._run, use_case), *args, **kwargs)
+    async def write_once_ready(self, max_wait: float, use_case: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._store.write_once_ready(max_wait, partial(self._run, use_case), *args, **kwargs)
 
     def _run(self, use_case: Any, tx: Transaction, *args: Any, **kwargs: Any) -> Any:
         return use_case(_HeldUp(tx, self._gate), *args, **kwargs)

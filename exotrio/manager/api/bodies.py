@@ -49,7 +49,7 @@ class BodyReader:
         if len(body) > self.max_bytes:
             raise HTTPException(413, f"the body is longer than {self.max_bytes} bytes")
         if len(body) > LARGE:
-            count = await self.service.compute(count_values, body)
+            count = await self.service.store.compute(count_values, body)
             if count > MAX_VALUES:
                 raise HTTPException(413, f"the body has more than {MAX_VALUES:,} values: send less at once")
             await reserve_values(request.scope, count)
@@ -58,7 +58,7 @@ class BodyReader:
     async def parse(self, request: Request, parse: Callable[[bytes], T]) -> T:
         """Return what ``parse`` makes of the body, in a thread if that is large."""
         body = await self.read(request)
-        return parse(body) if len(body) <= LARGE else await self.service.compute(parse, body)
+        return parse(body) if len(body) <= LARGE else await self.service.store.compute(parse, body)
 
 
 def body_reader(request: Request) -> BodyReader:
@@ -77,7 +77,7 @@ async def masked(service: Service, items: Sequence[OutcomeItem]) -> list[Outcome
     if not state_ids:
         return list(items)
     secrets = await service.store.read(secrets_to_mask, state_ids, service.cipher)
-    return await service.compute(mask, items, secrets) if secrets else list(items)
+    return await service.store.compute(mask, items, secrets) if secrets else list(items)
 
 
 def count_values(body: bytes) -> int:

@@ -53,7 +53,7 @@ class Descriptions:
         # In the thread for computations, one at a time: it takes a quarter of a second, and any client may
         # request it many times before it is made. A call that is cancelled meanwhile leaves it made.
         made = self._made
-        return await self._service.compute(self._make) if made is None else made
+        return await self._service.store.compute(self._make) if made is None else made
 
     def _make(self) -> tuple[Response, Response]:
         if self._made is not None:  # by the call that this one waited for

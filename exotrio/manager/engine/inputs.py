@@ -28,19 +28,19 @@ class InputsError(Exception):
 
 
 MAX_SHARED = 64 * 1024
-"""A longer value, in characters, is read only when an input is built from it: all that a batch needs, read at
-once, has to fit into memory."""
+"""A longer value, in characters, is read only when an input is built from it: the values that are read for a
+whole batch have to fit into memory."""
 MAX_OF_MEMBER = 4 * 1024
-"""The same for members of a group, of which there may be any number."""
+"""The same for a member of a group, which may have any number of members."""
 MAX_CHAINS = 1_024
-"""Read by one statement, which names each: engines take a limited number of parameters. A retry by hand may
-follow any number of states."""
+"""Chains that one statement reads: engines accept a limited number of parameters, and a retry by hand may
+concern any number of states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What states that are to be created below one state read: what placeholders of ``places`` name, except
-    the identifiers of ``known``. ``above`` is the nearest state of the chain to look in."""
+    """What new states below one state read: what placeholders of ``places`` name, except the identifiers of
+    ``known``. ``above`` is the nearest state of their chain."""
 
     run: RunScope
     above: int | None
@@ -50,7 +50,7 @@ class Need:
 
 @dataclass(slots=True)
 class Shared:
-    """What many new states read, read together by ``read_shared``.
+    """The values for many new states, read together by ``read_shared``.
 
     Attributes:
         ancestors: The ancestor of a place, by (nearest state of the chain, place).
@@ -64,23 +64,23 @@ class Shared:
 
 
 def read_shared(view: View, needs: Iterable[Need]) -> Shared:
-    """Read what is needed with three statements, or some more for thousands of states, and a further one for
-    each long value later."""
+    """Read these needs with three statements, or a few more for thousands of states. Each long value takes a
+    further one later."""
     shared = Shared()
     chains: set[tuple[int, int]] = set()
-    wanted: set[tuple[int, int]] = set()
+    ancestors: set[tuple[int, int]] = set()
     stored: set[tuple[int, str]] = set()
     for need in needs:
         template = need.run.template
         named = frozenset().union(*(place.names for place in need.places)) - {*need.known}
         if named and need.above is not None:
-            wanted.update((need.above, template[name].index) for name in named)
+            ancestors.update((need.above, template[name].index) for name in named)
             # Of ancestors, the one with the fewest above it is the farthest one.
             farthest = min(named, key=lambda name: len(template[name].ancestors))
             chains.add((need.above, template[farthest].index))
         stored.update((need.run.id, key) for place in need.places for key in place.keys)
     if chains:
-        shared.ancestors = {key: seq for key, seq in _ancestors(view, sorted(chains)) if key in wanted}
+        shared.ancestors = {key: seq for key, seq in _ancestors(view, sorted(chains)) if key in ancestors}
         shared.outputs = _outputs(view, sorted({*shared.ancestors.values()}))
     if stored:
         shared.stored = _stored(view, stored)
@@ -88,14 +88,16 @@ def read_shared(view: View, needs: Iterable[Need]) -> Shared:
 
 
 def _ancestors(view: View, chains: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], int]]:
-    """Yield the states of chains, each given as (nearest state, place of the last state to read), as
-    ((nearest state, place), state)."""
+    """Yield the states of chains as ((nearest state, place), state).
+
+    Each chain is (nearest state, place of the last state to read).
+    """
     for start in range(0, len(chains), MAX_CHAINS):
         yield from _some_ancestors(view, chains[start : start + MAX_CHAINS])
 
 
 def _some_ancestors(view: View, chains: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], int]]:
-    # Engines keep statements by their text: a power of two makes few texts.
+    # Engines cache statements by their text: with powers of two there are few texts.
     missing = (1 << (len(chains) - 1).bit_length()) - len(chains)
     chains = [*chains, *repeat(chains[-1], missing)]
     for start, place, seq in view.execute(
@@ -118,15 +120,15 @@ def _outputs(view: View, seqs: list[int]) -> dict[int, Outputs]:
     return {seq: from_json(outputs) for seq, outputs in rows if outputs is not None}
 
 
-def _stored(view: View, wanted: set[tuple[int, str]]) -> dict[tuple[int, str], str | None]:
-    stored: dict[tuple[int, str], str | None] = dict.fromkeys(wanted)
+def _stored(view: View, keys: set[tuple[int, str]]) -> dict[tuple[int, str], str | None]:
+    stored: dict[tuple[int, str], str | None] = dict.fromkeys(keys)
     for run, key, value in view.execute(
         "SELECT run, key, CASE WHEN length(value) <= ? THEN value END FROM store"
         f" WHERE {view.any_of('run')} AND {view.any_of('key')}",
         (
             MAX_SHARED,
-            view.items(sorted({run for run, _ in wanted})),
-            view.items(sorted({key for _, key in wanted})),
+            view.items(sorted({run for run, _ in keys})),
+            view.items(sorted({key for _, key in keys})),
         ),
     ):
         if value is None:
@@ -137,10 +139,10 @@ def _stored(view: View, wanted: set[tuple[int, str]]) -> dict[tuple[int, str], s
 
 
 class Sources:
-    """Where the placeholders of states created below one state take their values from.
+    """Where the placeholders of new states below one state get their values.
 
-    ``above`` is the number of the nearest state of the chain to look in. Ancestors have to be in ``shared``;
-    store keys that are not are read when they are asked for.
+    ``above`` is the number of the nearest state of their chain. Ancestors have to be in ``shared``; store
+    keys that are not in it are read when they are needed.
     """
 
     def __init__(self, view: View, run: RunScope, above: int | None, shared: Shared | None = None) -> None:
@@ -187,7 +189,7 @@ class Sources:
 def outputs_of(view: View, seq: int) -> Outputs:
     """Return the outputs of one state."""
     row = view.row("SELECT outputs FROM states WHERE seq = ?", (seq,))
-    assert row is not None, "a state outlives what hangs below it"
+    assert row is not None, "a state is not deleted before the states below it"
     outputs: Outputs = from_json(row["outputs"])
     return outputs
 
@@ -202,9 +204,10 @@ def build_for(
 ) -> dict[str, str]:
     """Return the inputs of a new state of a registered node; arguments and errors as of ``build``.
 
-    They are those that the run's graph names, whatever is registered by now: runtimes of several versions may
-    run the node. An input that was registered since is left out if the node has a default for it. One that is
-    not registered (any more) is left out if it cannot be built; the stock server leaves all of these out.
+    They are the inputs that the run's graph names, whatever is registered now: runtimes of several versions
+    may run the node. An input that was registered since is left out if the node has a default for it. An
+    input that is not registered (any more) is left out if it cannot be built; the stock server always leaves
+    it out.
     """
     names = (*place.inputs, *(name for name in node.required if name not in place.inputs))
     optional = place.inputs.keys() - node.inputs.keys()
@@ -222,12 +225,11 @@ def build(
 ) -> dict[str, str]:
     """Return the inputs of these names of a new state.
 
-    It follows the state with the identifier ``current`` and these outputs. ``lists`` is for the references of
-    a united node into its group.
-    Inputs that are ``optional`` are left out if they cannot be built.
+    It follows the state with the identifier ``current`` and these outputs. ``lists`` has the values of the
+    group of a united node. ``optional`` inputs are left out if they cannot be built.
 
     Raises:
-        InputsError: an input is not given, a value is missing or not a string, or they are too large.
+        InputsError: the graph lacks an input, a value is missing or not a string, or they are too large.
     """
 
     def resolve(piece: Piece) -> str:
@@ -237,14 +239,14 @@ def build(
             return sources.store(piece.key)
         if lists and piece.identifier in lists:
             return lists[piece.identifier](piece.field)
-        found = outputs if piece.identifier == current else sources.ancestor(piece.identifier)
-        return field_of(found, piece)
+        values = outputs if piece.identifier == current else sources.ancestor(piece.identifier)
+        return field_of(values, piece)
 
     inputs: dict[str, str] = {}
     left = sources.max_inputs
 
     def joined(pieces: Iterable[Piece]) -> str:
-        # Sizes are summed before joining: a value that is inserted often takes memory only then.
+        # Sizes are added before joining: a value that is inserted many times takes memory only then.
         nonlocal left
         texts = []
         for piece in pieces:
@@ -268,8 +270,8 @@ def build(
     return inputs
 
 
-def _too_large(most: int) -> str:
-    return f"with it the inputs take more than {most} bytes, the limit on what a state may be given"
+def _too_large(max_bytes: int) -> str:
+    return f"with it the inputs take more than {max_bytes} bytes, the limit on what a state may be given"
 
 
 def field_of(outputs: Outputs, ref: OutputRef) -> str:
@@ -288,9 +290,9 @@ def field_of(outputs: Outputs, ref: OutputRef) -> str:
 class GroupList:
     """The values of some fields over the successes of one place in a group, in fan-out order."""
 
-    def __init__(self, place: Place, most: int) -> None:
+    def __init__(self, place: Place, max_bytes: int) -> None:
         self._place = place
-        self._most = most
+        self._max_bytes = max_bytes
         self._texts: dict[str, list[str]] = {}
         self._left: dict[str, int] = {}
         self._problems: dict[str, str] = {}
@@ -299,7 +301,7 @@ class GroupList:
     def want(self, name: str) -> None:
         """Let ``add`` keep the values of this field."""
         self._texts.setdefault(name, [])
-        self._left.setdefault(name, self._most)
+        self._left.setdefault(name, self._max_bytes)
 
     @property
     def is_done(self) -> bool:
@@ -313,7 +315,7 @@ class GroupList:
                 text = field_of(outputs, OutputRef(self._place.identifier, name))
                 self._left[name] -= size_of(text)
                 if self._left[name] < 0:
-                    raise InputsError(_too_large(self._most))
+                    raise InputsError(_too_large(self._max_bytes))
             except InputsError as problem:
                 self._problems[name] = str(problem)
                 self._texts[name] = []
@@ -334,10 +336,10 @@ Lists = Mapping[str, GroupList]
 
 
 def group_lists(view: View, united: Iterable[tuple[RunScope, int, Unite]]) -> dict[int, Lists]:
-    """Return what united nodes read of their groups, by the state of their target. One statement reads it,
-    and a further one each long value.
+    """Return what united nodes read of their groups, by the state of their target, with one statement and a
+    further one for each long value.
 
-    Each united node is given as (run, state of its target, unite).
+    Each united node is (run, state of its target, unite).
     """
     lists: dict[tuple[int, int], GroupList] = {}
     by_target: defaultdict[int, dict[str, GroupList]] = defaultdict(dict)
@@ -351,7 +353,7 @@ def group_lists(view: View, united: Iterable[tuple[RunScope, int, Unite]]) -> di
                     by_target[target_state][place.identifier] = lists[key]
                 lists[key].want(ref.field)
     if lists:
-        # Long ones one by one: all of them together may not fit into memory.
+        # Long values one by one: all of them together may not fit into memory.
         with closing(
             view.execute(
                 "SELECT target_state, unite_members.place, state, CASE WHEN length(outputs) <= ? THEN outputs"
@@ -362,10 +364,10 @@ def group_lists(view: View, united: Iterable[tuple[RunScope, int, Unite]]) -> di
             )
         ) as members:
             for target_state, index, seq, outputs in members:
-                found = lists.get((target_state, index))
-                if found is None or found.is_done:
+                values = lists.get((target_state, index))
+                if values is None or values.is_done:
                     continue
-                found.add(outputs_of(view, seq) if outputs is None else from_json(outputs))
-                if found.is_done and all(each.is_done for each in lists.values()):
+                values.add(outputs_of(view, seq) if outputs is None else from_json(outputs))
+                if values.is_done and all(each.is_done for each in lists.values()):
                     break
     return dict(by_target)

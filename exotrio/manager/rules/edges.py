@@ -52,14 +52,14 @@ class Shape:
 
     def below(self, identifier: str) -> set[str]:
         """Return what follows ``identifier`` along edges, without itself."""
-        found: set[str] = set()
+        below: set[str] = set()
         waiting = [identifier]
         while waiting:
             for child in self.nodes[waiting.pop()].next_nodes or ():
-                if child not in found:
-                    found.add(child)
+                if child not in below:
+                    below.add(child)
                     waiting.append(child)
-        return found
+        return below
 
     def region(self, united: str) -> frozenset[str]:
         """Return the identifiers whose states make up the groups of ``united``."""

@@ -21,7 +21,7 @@ OVERDUE = 30.0
 MIN_FREE_DISK = 512 * 1024 * 1024
 MAX_LOG = 1024 * 1024 * 1024
 SLOW_COMMIT = 0.05
-"""Seconds. A disk of its own takes one to ten milliseconds."""
+"""Seconds. A separate disk takes one to ten milliseconds."""
 LONG_HORIZON = 300.0
 """Seconds for which a transaction may keep dead rows from being removed."""
 OLD_HORIZON = 1_000_000
@@ -82,9 +82,9 @@ def of_database(url: DatabaseUrl) -> list[Finding]:
 
 def of_overview(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
     """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
-    found = [_of_node(node, overview.runtimes) for node in overview.nodes]
-    found += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
-    findings = [finding for finding in found if finding is not None]
+    findings_or_none = [_of_node(node, overview.runtimes) for node in overview.nodes]
+    findings_or_none += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
+    findings = [finding for finding in findings_or_none if finding is not None]
     if failed := overview.errored:
         were = "was" if failed == 1 else "were"
         what = f"{plural(failed, 'state')} failed within 24 h and {were} not retried"
@@ -126,17 +126,17 @@ def _why(runtimes: Sequence[wire.RuntimeInfo]) -> str:
 
 def _of_runtime(runtime: wire.RuntimeInfo, lease_ttl: float) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
-    heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
+    last_heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
     later = f"its states run elsewhere once its lease of {format_duration(lease_ttl)} is over"
     if runtime.phase == "stopped":
         return Finding(f"{name} stopped{holds}", later) if holds else None
     if not runtime.live:
         fix = f"was its process killed, suspended or disconnected? {later}"
-        return Finding(f"{name} {heard}{holds}", fix, attention=bool(holds))
+        return Finding(f"{name} {last_heard}{holds}", fix, attention=bool(holds))
     if runtime.heard_ago > lease_ttl * LATE:
         fix = "its heartbeats are late: check the load of its machine, and the network"
-        return Finding(f"{name} {heard}{holds}", fix)
+        return Finding(f"{name} {last_heard}{holds}", fix)
     if runtime.phase not in ("running", "starting"):
         return info(f"{name} is {one_line(runtime.phase)}{holds}")
     return None
@@ -221,7 +221,7 @@ def _of_postgres(postgres: wire.PostgresState) -> Iterator[Finding]:
         yield from _of_horizon(horizon)
     for table in postgres.tables:
         if table.dead > max(MANY_DEAD, table.rows / 5):
-            what = f"table {one_line(table.name)} has {table.dead:,} dead rows beside {table.rows:,}"
+            what = f"table {one_line(table.name)} has {table.dead:,} dead rows and {table.rows:,} others"
             fix = (
                 "end what keeps them, if a finding names it; else VACUUM it, and raise autovacuum_max_workers"
             )

@@ -1,7 +1,7 @@
 """What is wrong with a graph, as values: which node, which field, and why. Pure.
 
-Over HTTP, and in ``GraphInvalid``, a problem is one line of text. ``str`` writes that line and ``read`` reads
-it, so that no other module needs to know its form.
+Over HTTP, and in ``GraphInvalid``, a problem is one line of text, which ``str`` writes and ``read`` reads. No
+other module knows its form.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ class Problem:
         """Return the problem that ``str`` wrote as this line; of any other line, one of the whole graph."""
         if line.startswith(f"{SECRETS}: "):
             return cls(line.removeprefix(f"{SECRETS}: "), field=SECRETS)
-        if (found := _LINE.fullmatch(line)) is None:
+        if (match := _LINE.fullmatch(line)) is None:
             return cls(line)
-        node, name, text = found.groups()
+        node, name, text = match.groups()
         return cls(text, ast.literal_eval(node), None if name is None else f"inputs.{ast.literal_eval(name)}")
 
 
 def first_problems(problems: Iterable[Problem]) -> list[Problem]:
     """Return as many problems as are named, and one that says so if there are more."""
     rest = iter(problems)
-    found = list(islice(rest, MAX_PROBLEMS))
+    first = list(islice(rest, MAX_PROBLEMS))
     if next(rest, None) is not None:
-        found.append(Problem(f"there are more: only the first {MAX_PROBLEMS} are named"))
-    return found
+        first.append(Problem(f"there are more: only the first {MAX_PROBLEMS} are named"))
+    return first
 
 
 class RulesBroken(GraphInvalid):
     """A graph breaks rules; ``found`` has the problems as values."""
 
-    def __init__(self, what: str, found: list[Problem]) -> None:
-        super().__init__(what, [str(problem) for problem in found])
-        self.found = found
+    def __init__(self, what: str, problems: list[Problem]) -> None:
+        super().__init__(what, [str(problem) for problem in problems])
+        self.found = problems
 
 
 def refuse(what: str, problems: Iterable[Problem]) -> None:
-    if found := first_problems(problems):
-        raise RulesBroken(what, found)
+    if first := first_problems(problems):
+        raise RulesBroken(what, first)

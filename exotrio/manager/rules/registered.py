@@ -44,10 +44,10 @@ def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -
             text = f"{place.node_name!r} is not registered in namespace {place.namespace!r}"
             yield Problem(text, place.identifier)
     used = {place.index: nodes.get((place.namespace, place.node_name)) for place in template.places}
-    wanted = {name: node.name for node in used.values() if node for name in node.secrets}
-    for name in wanted:
+    needed_by = {name: node.name for node in used.values() if node for name in node.secrets}
+    for name in needed_by:
         if name not in template.body.secrets:
-            yield Problem(f"{name!r}, which node {wanted[name]!r} needs, is missing", field=SECRETS)
+            yield Problem(f"{name!r}, which node {needed_by[name]!r} needs, is missing", field=SECRETS)
     for place in template.places:
         node = used[place.index]
         for name, schema in node.inputs.items() if node else ():

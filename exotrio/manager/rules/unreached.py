@@ -23,7 +23,7 @@ MAX_NAMED = 5
 class Unreached:
     """Why a place has no state: ``text`` begins with what it follows or unites.
 
-    ``is_final`` says that it gets none any more, unless somebody retries what failed.
+    ``is_final`` says that it gets none later, unless a failed state is retried.
     """
 
     text: str
@@ -53,8 +53,8 @@ def why_unreached(template: Template, counts: Counts, *, is_cancelled: bool = Fa
 
 def _number(counts: Counts, place: int, statuses: Iterable[str] | None) -> int:
     """Return how many states a place has with these statuses, or with any."""
-    found = counts.get(place, {})
-    return sum(found.values()) if statuses is None else sum(found.get(status, 0) for status in statuses)
+    numbers = counts.get(place, {})
+    return sum(numbers.values()) if statuses is None else sum(numbers.get(status, 0) for status in statuses)
 
 
 def _alive(template: Template, counts: Counts, unites: Iterable[Unite]) -> set[int]:
@@ -108,8 +108,9 @@ class _Reasons:
 
     def _among(self, unite: Unite, statuses: Iterable[str]) -> tuple[int, str]:
         """Return how many states of a group have these statuses, and of which places."""
-        found = {self._name(index): _number(self._counts, index, statuses) for index in sorted(unite.region)}
-        return sum(found.values()), listed([name for name, number in found.items() if number], MAX_NAMED)
+        region = sorted(unite.region)
+        numbers = {self._name(index): _number(self._counts, index, statuses) for index in region}
+        return sum(numbers.values()), listed([name for name, number in numbers.items() if number], MAX_NAMED)
 
     def _fate(self, index: int) -> str:
         """Return a place and what became of its states."""
@@ -117,7 +118,7 @@ class _Reasons:
             return f"{self._name(index)}, which was not reached either"
         pending = _number(self._counts, index, _PENDING)
         pruned = _number(self._counts, index, (StateStatus.PRUNED,))
-        found = [
+        numbers = [
             (pending, "has not ended" if pending == 1 else "have not ended"),
             (_number(self._counts, index, (StateStatus.ERRORED,)), self._errored),
             (
@@ -126,7 +127,7 @@ class _Reasons:
             ),
             (pruned, "was pruned" if pruned == 1 else "were pruned"),
         ]
-        parts = [f"{number:,} {text}" for number, text in found if number]
+        parts = [f"{number:,} {text}" for number, text in numbers if number]
         if not parts:
             return f"{self._name(index)}, which ended without it"
         return f"{self._name(index)}, of which {listed(parts)}"

@@ -87,10 +87,10 @@ class BaseStore:
         return await self._settle(self._new_write(lambda tx: use_case(tx, *args, **kwargs)))
 
     async def write_once_ready(
-        self, longest: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
+        self, max_wait: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         write = self._new_write(lambda tx: use_case(tx, *args, **kwargs))
-        write.deadline = self._now() + longest
+        write.deadline = self._now() + max_wait
         return await self._settle(write)
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:

@@ -1,4 +1,4 @@
-"""What a use case leaves behind besides what it writes: the store takes care of it once that is committed.
+"""Effects: what is to be done once a use case is committed, besides what it wrote.
 
 A use case without effects returns its value alone. Any other returns it ``WithEffects``. If a use case calls
 another one, it adds the effects of that one to its own.
@@ -30,12 +30,12 @@ class Effects:
         reopened: Nodes of which a state can be claimed that may be older than those that wait.
         final: How many states got a status in which they stay, by (namespace, node, status).
         tally: How many states and runs ended, by (graph, node id, status, bucket of the time they took).
-        undo: A use case that is run if the caller is gone when the commit is done: its result must not get
+        undo: A use case that is run if the caller is gone when the commit is done, since the value would be
             lost.
         undo_if_unknown: Run ``undo`` also if it is not known whether the commit happened: the caller cannot
             ask for the result again.
-        waits_for: Of a use case that returns None to wait: the topics, and for each the seconds after which
-            something comes due without an announcement, or infinity.
+        waits_for: The topics that a use case waits for if its value is None, and for each the seconds after
+            which it is run again without an announcement, or infinity.
     """
 
     announced: set[Topic] = field(default_factory=set)
@@ -77,7 +77,7 @@ NO_EFFECTS = Effects()
 
 
 class WithEffects(NamedTuple, Generic[T_co]):
-    """What a use case returns if it has effects. Whoever runs it gets the value."""
+    """What a use case returns if it has effects. The caller of ``Store.write`` gets the value."""
 
     value: T_co
     effects: Effects

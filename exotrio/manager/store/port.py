@@ -58,11 +58,11 @@ class Store(Protocol):
     """Whether other state managers work on the database, too."""
 
     lease_clock: Callable[[], int] | None
-    """The milliseconds that all of them count leases in; None: each process has a clock of its own."""
+    """The milliseconds that all of them count leases in; None: each process has its own clock."""
 
     @property
     def written(self) -> int:
-        """Rows written since the start: it grows whenever a page may look different."""
+        """Rows written since the start: it grows whenever a page may show something new."""
 
     def describe(self, view: View) -> dict[str, Any]:
         """Return the condition of the database, as ``DatabaseState``. A query."""
@@ -93,11 +93,11 @@ class Store(Protocol):
         """
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
-        """Run a use case that nobody waits for; try again each second while the database fails."""
+        """Run a use case whose value is not needed; try again each second while the database fails."""
 
     async def write_once_ready(
         self,
-        longest: float,
+        max_wait: float,
         use_case: Callable[Concatenate[Transaction, P], WithEffects[T | None]],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -105,10 +105,10 @@ class Store(Protocol):
         """Run a use case that may have to wait for something, and return its value once it is durable.
 
         While it returns None it is run again: in each commit that announces one of the topics in
-        ``Effects.waits_for``, and when something of them comes due. Those that wait for the same topic run in
+        ``Effects.waits_for``, and when their seconds are over. Those that wait for the same topic run in
         the order in which they came, until one of them returns None: then nothing is left for the others.
 
-        After ``longest`` seconds it is run a last time, and its value is returned even if it is None.
+        After ``max_wait`` seconds it is run a last time, and its value is returned even if it is None.
         Errors and cancellation are as of ``write``.
         """
 

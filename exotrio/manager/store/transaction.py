@@ -56,20 +56,20 @@ class Transaction(View):
         return self._catalog.node_id(self._connection, namespace, name)
 
     def run_facts(self, runs: Collection[int]) -> dict[int, RunFacts]:
-        """Return what never changes in these runs, by id; read at most once as a rule."""
-        found = {run: facts for run in runs if (facts := self._catalog.known_run(run)) is not None}
-        if missing := [run for run in runs if run not in found]:
+        """Return what never changes in these runs, by id; usually read only once."""
+        facts_by_run = {run: facts for run in runs if (facts := self._catalog.known_run(run)) is not None}
+        if missing := [run for run in runs if run not in facts_by_run]:
             for run, *facts in self.execute(
                 "SELECT runs.id, run_id, runs.template, graphs.name FROM runs"
                 f" CROSS JOIN graphs ON graphs.id = runs.graph WHERE {self.any_of('runs.id')}",
                 (self.items(missing),),
             ):
-                found[run] = RunFacts(*facts)
-                self._catalog.keep_run(run, found[run])
-        return found
+                facts_by_run[run] = RunFacts(*facts)
+                self._catalog.keep_run(run, facts_by_run[run])
+        return facts_by_run
 
     def forget_registered(self) -> None:
-        """Read registered nodes anew from now on."""
+        """Read registered nodes again from now on."""
         self._catalog.forget_registered()
 
     def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -122,10 +122,10 @@ class Transaction(View):
                 raise RowChanged(table)
 
     def lock_runs(self, ids: Sequence[int]) -> None:
-        """Have the states of these runs to oneself until the end of the transaction.
+        """Lock these runs until the end of the transaction.
 
-        Whoever changes states of a run does this before reading them; claims and heartbeats need not, since
-        no counter depends on them.
+        A use case that changes states of a run does this before it reads them. Claims and heartbeats need
+        not, since they change no counter.
         """
         if self._dialect.locks_rows:
             locked = f"SELECT id FROM runs WHERE {self.any_of('id')} ORDER BY id FOR UPDATE"
@@ -139,7 +139,7 @@ class Transaction(View):
             self.execute(locked, (self.items(seqs),))
 
     def for_update(self, table: str) -> str:
-        """Return the end of a SELECT that locks the rows of a table which it finds."""
+        """Return the end of a SELECT that locks the rows of a table that it returns."""
         return f" FOR UPDATE OF {table}" if self._dialect.locks_rows else ""
 
     def skip_locked(self, table: str) -> str:
@@ -163,5 +163,5 @@ class Transaction(View):
             raise
 
     def secure_delete(self) -> AbstractContextManager[None]:
-        """Overwrite in the file what the body deletes or replaces, where that can be had."""
+        """Overwrite in the file what the body deletes or replaces, where supported."""
         return self._dialect.secure_delete(self._connection)

@@ -37,14 +37,14 @@ class View:
         return self._connection.execute(sql, parameters)
 
     def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row | None:
-        found: Row | None = self.execute(sql, parameters).fetchone()
-        return found
+        row: Row | None = self.execute(sql, parameters).fetchone()
+        return row
 
     def one(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row:
-        """Return the first row, of which there has to be one: a query sees one state of the database."""
-        found = self.row(sql, parameters)
-        assert found is not None, sql
-        return found
+        """Return the first row, which has to exist: a query sees one state of the database."""
+        row = self.row(sql, parameters)
+        assert row is not None, sql
+        return row
 
     def any_of(self, column: str) -> str:
         """Return the condition that a column has one of the values of one parameter, made by ``items``."""

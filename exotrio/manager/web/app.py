@@ -117,7 +117,7 @@ class Dashboard:
 
     async def _guide(self, request: Request, session: str) -> Response:
         name = request.path_params.get("name", "guide")
-        content = await self._service.compute(lambda: guide_page(name))
+        content = await self._service.store.compute(lambda: guide_page(name))
         return guard.html(render_whole(request, "guide.html", name=name, pages=GUIDE_PAGES, content=content))
 
     def _page_request(self, request: Request) -> PageRequest:
