@@ -95,7 +95,7 @@ class ProcessBackend(ExecutionBackend):
             process = self._idle.pop()
             if not process.ended.is_set():
                 return process
-            process.close()
+            process.close()  # it ended while it was idle
         return None
 
 

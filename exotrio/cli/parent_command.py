@@ -82,6 +82,7 @@ class ParentCommand(ParentProcess):
 
     def started(self, value: object = None) -> None:
         """Send that the nodes are registered, unless a stop came first. For the runtime, as a task status."""
+        # An order may have started the drain before the registration was complete.
         if self.runtime is not None and self.runtime.phase is Phase.RUNNING:
             self.send(Registered())
 
@@ -101,6 +102,6 @@ class ParentCommand(ParentProcess):
         with self._acting:
             if self.runtime is not None:
                 self.runtime.stop(None if order.action == "drain" else 0, why=order.why)
-            elif not self._is_over:
+            elif not self._is_over:  # an order that arrives after the end of the Runtime has no effect
                 # Still loading: nothing is claimed yet. A real signal also interrupts a blocking call.
                 os.kill(os.getpid(), signal.SIGINT)

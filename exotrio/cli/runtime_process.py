@@ -88,6 +88,7 @@ class RuntimeProcess(ChildProcess):
                 for each in (listen, *background):
                     nursery.start_soon(each)
                 await self.wait()
+                # The end of the process may be noticed before its last messages are read.
                 with trio.move_on_after(LAST_MESSAGES_TIMEOUT):
                     await all_read.wait()
                 nursery.cancel_scope.cancel()

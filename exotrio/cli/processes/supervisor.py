@@ -162,7 +162,8 @@ class Supervisor:
         """Record how a process ended, and end the others if they would end in the same way."""
         code, is_extra = child.code, child.number > self.count
         if self._stopping.is_set():
-            # A process whose nodes were not yet registered held no claim.
+            # It ended after the stop began, perhaps by itself before it received the order. A process whose
+            # nodes were not yet registered held no claim.
             is_clean = code == SUCCESS or not child.registered.is_set()
             self._codes.append(SUCCESS if is_clean else ABANDONED)
             if not is_clean and code != ABANDONED:
