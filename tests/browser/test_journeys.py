@@ -96,37 +96,6 @@ def test_a_run_progresses_without_a_reload(visitors: Visitors, processes: Proces
     assert min(gaps) > 240, "at most four requests a second"
 
 
-def test_a_traceback_is_three_clicks_from_the_start_and_its_state_is_retried(
-    visitors: Visitors, office: Office
-) -> None:
-    run_id = office.ended(bad="1")
-    page = visitors.signed_in(office.url)
-    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
-    expect(page.locator("#h-failing ~ *")).to_contain_text("cannot work on 1")
-    page.get_by_role("link", name=re.compile(run_id[:8])).click()
-    fault = page.locator(".fault")
-    expect(fault).to_contain_text("ValueError: cannot work on 1")
-    fault.locator("summary").click()
-    expect(fault.locator(".trace")).to_contain_text("Traceback")
-    fault.get_by_role("link", name="show all").click()
-    states = page.locator("table.states tbody tr")
-    expect(states).to_have_count(1)
-    page.get_by_role("link", name=re.compile("^all ")).click()
-    expect(states.first).to_contain_text("cannot work on 1")
-    page.get_by_role("link", name="slowest").click()
-    expect(page).to_have_url(re.compile("sort=slowest"))
-    page.locator("#first-failed").click()
-    trace = page.locator("pre.trace")
-    expect(trace).to_contain_text("Traceback (most recent call last)")
-    expect(trace).to_contain_text("ValueError: cannot work on 1")
-    let(office.folder, "repaired")
-    page.get_by_role("button", name="Retry").click()
-    expect(page.get_by_role("status").filter(has_text="This is its new attempt")).to_be_visible()
-    expect(page.locator(".summary .chip")).to_have_text("success")
-    expect(page.get_by_text("worked on 1")).to_be_visible()
-    expect(page.locator("section", has_text="Attempts").get_by_text("retried by hand")).to_be_visible()
-
-
 def test_pages_use_the_time_zone_and_theme_of_the_browser(visitors: Visitors, office: Office) -> None:
     office.ended(bad="1")
     office.ended()

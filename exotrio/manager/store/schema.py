@@ -284,8 +284,8 @@ CREATE TABLE v0_runtimes (
 );
 CREATE INDEX v0_runtimes_by_time ON v0_runtimes (seen_at);
 
--- Who is signed in to the dashboard. What the browser has, and what was tried, is here as a digest only, made
--- with the API key (security.sessions).
+-- Sessions of the dashboard, and links that open one. Their ids are digests, made with the API key
+-- (security.sessions).
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY,
     opened_at INTEGER NOT NULL,
@@ -294,7 +294,7 @@ CREATE TABLE sessions (
 ) WITHOUT ROWID;
 CREATE TABLE sign_in_links (id TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 
--- Wrong keys of the last minutes, by where they came from: when all are forgotten, and the first of them.
+-- Unused since wrong keys are counted in memory. Earlier versions write it: a later migration removes it.
 CREATE TABLE wrong_keys (network TEXT PRIMARY KEY, until INTEGER NOT NULL, keys TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX wrong_keys_by_time ON wrong_keys (until);
 
