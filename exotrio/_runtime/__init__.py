@@ -2,19 +2,20 @@
 
 ::
 
-    runtime      Runtime, as users meet it          options       its arguments, checked
-    entry        start() from plain code, signals   lifecycle     the phases; what became of the states
-    engine       registers; holds the nursery       ledger        what is held, from claim to delivery
-    poller       claims                             worker        executes
-    planner      how much is claimed, and by        heartbeat     renews leases, even if the loop is blocked
-                 which request
-    reporter     delivers, and claims on the way
-    outbox       outcomes on disk                   outbox_store  its file
-    stop         requests to stop                   shutdown      what follows them
-    watchdog     ends a process that does not stop  vitals        how it is, from any thread
-    task_tree    where its tasks wait, from any thread
-    server_errors  distinguishes an outcome with which the state manager fails from an outage
-    loop_watch   says when a node blocks the loop, and where
+    runtime        Runtime, the public class         options       its arguments, checked
+    entry          start() from plain code, signals  lifecycle     phases and endings
+    engine         registers; holds the nursery      ledger        what is held, from claim to delivery
+                                                     held_claim    one claimed state
+    poller         claims                            worker        executes
+    planner        how much is claimed, and by       heartbeat     renews leases, even if the loop is blocked,
+                   which request                                   in a heartbeat_thread
+                                                     vitals        how the runtime is, from any thread
+    reporter       delivers, and claims on the way   outbox        outcomes on disk
+    server_errors  distinguishes an outcome with     outbox_store  the file of the outbox
+                   which the state manager fails     stop          requests to stop
+                   from an outage                    shutdown      the phases after the first request
+    watchdog       ends a process that does not      loop_watch    says when a node blocks the loop, and where
+                   stop                              task_tree     where the tasks wait, from any thread
 
 ``Runtime``, ``Phase`` and ``Summary`` are public through ``exotrio``, ``Vitals`` through
 ``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares.
@@ -29,31 +30,32 @@ How holding and reporting work
        +---- release -----+---- the shutdown -----+
 
 1. The ledger comes first. A claim is entered before it is passed to a worker, an outcome before it is
-   passed to the reporter. So nothing is lost unnoticed, whatever is cancelled: what the ledger still holds
-   at the end is written off.
-2. A held claim only moves forward: BUFFERED, RUNNING, DONE, and then away by one ``Ending``. A worker that
-   takes one which is no longer BUFFERED drops it: so a state can be released, lost or cancelled while it is
-   in a channel. A claim that repeats what is held takes it over. One on another state with the same id, from
-   a database that went back in time, replaces it: nothing of it is sent any more.
-3. A worker waits for deliveries only while ``finished`` is full; by then nothing more is claimed
-   (``planner``). What is released, repeated or comes from the outbox waits for room in a task instead.
+   passed to the reporter. So nothing is lost unnoticed, whatever is cancelled: all that the ledger still
+   holds at the end is written off.
+2. A held claim only moves forward: BUFFERED, RUNNING, DONE, and is then removed with one ``Ending``. A worker
+   drops one that is no longer BUFFERED: so a state can be released, lost or cancelled while it is in a
+   channel. A claim that repeats a held state takes it over. A claim of another state with the same id, from
+   a database that went back in time, replaces it: nothing more is sent about the former one.
+3. A worker waits for deliveries only while ``finished`` is full. What is released, repeated or comes from the
+   outbox waits for room in a task instead. Nothing is claimed while more than a full load is being delivered
+   (``planner``).
 4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one
-   state, on a native link a batch. One that failed waits outside of the queue, and not under the limit,
-   until its next attempt; the flush ends the wait. So the deliveries of a state never overlap.
+   state, on a native link a batch. An item that failed waits outside of the queue and of that limit until its
+   next attempt; the flush ends the wait. So the deliveries of a state never overlap.
 5. A requeue without a lease token could run a finished state again if it is sent twice. It is marked in the
    outbox before it is sent; if its answer is lost, its fate is unknown and it is not sent again. At the
    very end of a stop, where no answer could come any more, it is left to the next process. Everything else
    may be repeated.
 6. An outcome is replaced in one case: the state manager rejects its body. It refuses the body (413, 422), or
-   fails with it: it has answered 500 to it eight times, and between any two of these something else got
-   through that began and ended there: another delivery or, if there was none, a probe. Then the state is
-   reported as errored, with that reason. So no outage turns an outcome into an error: nothing gets through
-   then. A 500 that is not the state manager's own JSON is the answer of a proxy, and counts as an outage.
+   has answered 500 to it eight times, and between any two of these something else began and got through:
+   another delivery or, if there was none, a probe. Then the state is reported as errored, with that reason.
+   So no outage turns an outcome into an error: nothing gets through then. A 500 that is not the state
+   manager's own JSON is the answer of a proxy, and counts as an outage.
 7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
    and its states come out of the commit that created them. How much each request claims, and when the poller
    leaves that to reports, is decided in one place (``planner``). What a report brings once a stop was
    requested is released at once.
-8. Workers go on from one short state to the next without a step of the loop, together for ``worker.TURN``.
+8. Workers run short states one after another without a step of the loop, together for ``worker.TURN``.
 
 How a stop works
 ================

@@ -27,12 +27,10 @@ from __future__ import annotations
 import logging
 import math
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -40,6 +38,7 @@ import trio
 
 from exotrio._link.port import Claim, HeartbeatAnswer, Link
 from exotrio._nodes.base import Stopping
+from exotrio._runtime.heartbeat_thread import HeartbeatThread
 from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase
@@ -47,9 +46,7 @@ from exotrio._runtime.options import Options
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._shared import deadlines
-from exotrio._shared.deadlines import join_at_exit
 from exotrio._util.backoff import Backoff, Outage
-from exotrio._util.crossing import call_in_loop
 from exotrio._wire.native import MAX_FIELDS, HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.vocabulary import HeartbeatResult, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
@@ -309,65 +306,3 @@ def _state(held: HeldClaim, claim: Claim, runs: bool) -> HeartbeatState:
     last = held.progress if runs else None
     progress = None if last is None else HeartbeatProgress(fraction=last.fraction, text=last.text)
     return HeartbeatState(state_id=claim.state_id, token=claim.token or "", running=runs, progress=progress)
-
-
-class HeartbeatThread:
-    """A thread with its own Trio loop. Created and ended by the runtime's loop; a defect stops that."""
-
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
-        self._runtime_loop = trio.lowlevel.current_trio_token()
-        self._over = trio.Event()
-        self._ending = False
-        self._loop: trio.lowlevel.TrioToken | None = None
-
-    async def run(self, body: Callable[[], Awaitable[None]], end: Callable[[], None]) -> None:
-        """Run ``body`` in the thread. Never returns unless cancelled.
-
-        Cancellation:
-            Calls ``end`` in the thread, after which ``body`` should return soon. Waits until the thread
-            has ended, for ``deadlines.CLOSE`` at most; then it is left to itself until the process ends.
-        """
-        # A daemon: one that hangs in spite of all must not keep the process from ending.
-        # In this context, so that its log lines have the phase too.
-        target = partial(copy_context().run, self._run, body)
-        thread = threading.Thread(target=target, name="exotrio heartbeat", daemon=True)
-        thread.start()
-        try:
-            await trio.sleep_forever()
-        finally:
-            self._ending = True
-            call_in_loop(self._loop, end)
-            with trio.move_on_after(deadlines.CLOSE, shield=True):
-                await self._over.wait()
-            # As long as it refers to the user's code, Python does not write what that left open.
-            join_at_exit(thread)
-
-    def call_back(self, function: Callable[..., object], *args: object) -> None:
-        """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""
-        call_in_loop(self._runtime_loop, self._guarded, function, *args)
-
-    def _guarded(self, function: Callable[..., object], *args: object) -> None:
-        try:
-            function(*args)
-        except Exception as error:  # out of here it would tear down the loop, which may be the application's
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        log.critical("the heartbeat failed; the runtime stops", exc_info=error)
-        self._stop.fail(error)
-
-    def _run(self, body: Callable[[], Awaitable[None]]) -> None:
-        try:
-            trio.run(self._main, body)
-        except BaseException as error:
-            self.call_back(self._fail, error)
-        finally:
-            self.call_back(self._over.set)
-
-    async def _main(self, body: Callable[[], Awaitable[None]]) -> None:
-        # First it makes its loop known, then it checks whether ``run`` was cancelled before: either ``run``
-        # reaches this loop, or the flag is seen here.
-        self._loop = trio.lowlevel.current_trio_token()
-        if not self._ending:
-            await body()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from uuid import uuid4
 
-from exotrio._http.endpoint import argument_problems, version_problems
+from exotrio._http.endpoint import Endpoint, argument_problems, resolve_endpoint, version_problems
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.checks import declare, node_problems
@@ -98,6 +98,17 @@ class Options:
         # Absolute, or a program that changes its directory would start with another file.
         self.outbox = None if outbox_file is None else Path(os.path.abspath(outbox_file))
         self.worker_id = f"{self.name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}"
+
+    def resolve_endpoint(self) -> Endpoint:
+        """Return the state manager of the arguments, completed by the settings.
+
+        Raises:
+            ConfigurationError: no state manager is named, or no key.
+        """
+        endpoint, problems = resolve_endpoint(self.state_manager_uri, self.key, self.transport)
+        if endpoint is None:
+            raise ConfigurationError("the runtime has no state manager", problems)
+        return endpoint
 
 
 def outbox_of(path: Path, process: int) -> Path:

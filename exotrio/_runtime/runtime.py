@@ -14,7 +14,7 @@ import trio
 
 from exotrio._execution.capture import captured
 from exotrio._execution.handle import phase_context
-from exotrio._http.endpoint import Ambient, Endpoint, ambient, resolve_endpoint
+from exotrio._http.endpoint import Ambient, Endpoint, ambient
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process
@@ -390,17 +390,10 @@ class Runtime:
             )
         supplied = ambient()
         if supplied == Ambient(None) or is_worker_process():
-            raise LifecycleError(
-                "the runtime was started while its file is loaded",
-                fix=GUARD,
-            )
+            raise LifecycleError("the runtime was started while its file is loaded", fix=GUARD)
         if supplied is not None and supplied.endpoint is not None and not supplied.is_last_resort:
             return supplied.endpoint
-        o = self._options
-        endpoint, problems = resolve_endpoint(o.state_manager_uri, o.key, o.transport)
-        if endpoint is None:
-            raise ConfigurationError("the runtime has no state manager", problems)
-        return endpoint
+        return self._options.resolve_endpoint()
 
     def _enter(self, phase: Phase) -> None:
         self._phase = advance(self._phase, phase)

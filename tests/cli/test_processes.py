@@ -39,7 +39,7 @@ OPTIONS = ("worker", "app.py", "--processes", "2")
 LATE = """
 import sys, threading, time, traceback
 from exotrio import Runtime
-from exotrio._runtime.heartbeat import HeartbeatThread
+from exotrio._runtime.heartbeat_thread import HeartbeatThread
 
 def late(function, by):
     def call(*args, **options):
