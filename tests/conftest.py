@@ -24,7 +24,7 @@ SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index tha
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile what processes of the tests import: they write no bytecode, and each would do it anew.
+    """Compile what processes of the tests import: they write no bytecode, and each would do it again.
 
     And let them handle SIGINT though it is ignored here, as in a background job of a script: a process that
     is started inherits that, but no handler.
@@ -83,8 +83,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         (postgres.NO_POOLER, "THE TESTS BEHIND PGBOUNCER DID NOT RUN", postgres.INSTALL_POOLER),
     ):
         skipped = terminalreporter.stats.get("skipped", [])
-        told = [(report.nodeid, report.longrepr[2]) for report in skipped]
-        reasons = [reason for test, reason in told if sign in test or sign in reason]
+        skips = [(report.nodeid, report.longrepr[2]) for report in skipped]
+        reasons = [reason for test, reason in skips if sign in test or sign in reason]
         if reasons:
             terminalreporter.section(title, sep="!", red=True, bold=True)
             for reason in sorted(set(reasons)):

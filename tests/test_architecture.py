@@ -124,22 +124,22 @@ def imports(module: str, *, late: bool) -> frozenset[str]:
         module: Its name.
         late: Whether imports within functions count too.
     """
-    found: set[str] = set()
+    names: set[str] = set()
     waiting: list[ast.AST] = [tree_of(module)]
     while waiting:
         node = waiting.pop()
         if not late and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute"
             assert node.module is not None
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in MODULES else node.module)
+                names.add(inner if inner in MODULES else node.module)
         waiting.extend(ast.iter_child_nodes(node))
-    return frozenset(found)
+    return frozenset(names)
 
 
 INSIDE = [module for module in MODULES if module not in {"exotrio", "exotrio.__main__", "exotrio._version"}]

@@ -60,10 +60,10 @@ def manifests(*names: str) -> list[dict[str, Any]]:
 
 
 def find(kind: str, name: str, *files: str) -> dict[str, Any]:
-    (found,) = [
+    (matching,) = [
         body for body in manifests(*files) if (body["kind"], body["metadata"]["name"]) == (kind, name)
     ]
-    return found
+    return matching
 
 
 WORKLOADS = {
@@ -82,9 +82,9 @@ def pod(name: str) -> dict[str, Any]:
 
 
 def container(name: str) -> dict[str, Any]:
-    (found,) = pod(name)["containers"]
-    assert isinstance(found, dict)
-    return found
+    (matching,) = pod(name)["containers"]
+    assert isinstance(matching, dict)
+    return matching
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
@@ -95,7 +95,7 @@ def instructions(name: str) -> list[tuple[str, str]]:
 
 
 def last(name: str, word: str) -> str:
-    return [text for found, text in instructions(name) if found == word][-1]
+    return [text for instruction, text in instructions(name) if instruction == word][-1]
 
 
 def options(name: str, arguments: list[str]) -> dict[str, Any]:
@@ -123,9 +123,9 @@ def stop_total(server: dict[str, Any]) -> float:
 
 
 def seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+)s", text)
-    assert found is not None
-    return float(found[1])
+    matching = re.fullmatch(r"(\d+)s", text)
+    assert matching is not None
+    return float(matching[1])
 
 
 # -- the app
@@ -178,7 +178,7 @@ def test_an_image_installs_nothing_but_locked_files(name: str) -> None:
 def test_a_lock_fits_what_pyproject_asks_for(name: str) -> None:
     project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text("utf-8"))
     extra = {"server": project["project"]["optional-dependencies"]["postgres"]}.get(name, [])
-    wanted = project["build-system"]["requires"] if name == "build" else project["project"]["dependencies"]
+    required = project["build-system"]["requires"] if name == "build" else project["project"]["dependencies"]
     text = (DEPLOY / f"{name}.lock").read_text("utf-8")
     assert "://" not in text, "it names no server"
     locked: dict[str, str] = {}
@@ -190,10 +190,10 @@ def test_a_lock_fits_what_pyproject_asks_for(name: str) -> None:
         locked[canonicalize_name(package)] = version
         assert hashes, package
         assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes), package
-    for asked in map(Requirement, [*wanted, *extra]):
-        version = locked.get(canonicalize_name(asked.name), "")
-        assert version, f"{asked.name} is missing: run {DEPLOY / 'lock.sh'}"
-        assert asked.specifier.contains(version), f"{asked}: run {DEPLOY / 'lock.sh'}"
+    for needed in map(Requirement, [*required, *extra]):
+        version = locked.get(canonicalize_name(needed.name), "")
+        assert version, f"{needed.name} is missing: run {DEPLOY / 'lock.sh'}"
+        assert needed.specifier.contains(version), f"{needed}: run {DEPLOY / 'lock.sh'}"
     assert ("psycopg-binary" in locked) is (name == "server")
 
 
@@ -214,7 +214,7 @@ def test_an_image_begins_with_options_that_exist_and_serves_the_port_it_exposes(
 @pytest.mark.parametrize(
     "body", [body for body in manifests() if "keda" not in body["apiVersion"]], ids=lambda b: b["kind"]
 )
-def test_a_manifest_is_what_kubernetes_takes(body: dict[str, Any]) -> None:
+def test_a_manifest_is_valid_for_kubernetes(body: dict[str, Any]) -> None:
     kubernetes_validate.validate(body, KUBERNETES, strict=True)
 
 
@@ -226,10 +226,10 @@ def test_the_runtime_has_longer_to_stop_than_its_drain_may_take() -> None:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_has_longer_to_stop_than_it_may_take(name: str) -> None:
-    given = options(name, container(name)["args"])
+    parameters = options(name, container(name)["args"])
     hook = container(name).get("lifecycle", {}).get("preStop")
     waits = float(hook["exec"]["command"][1]) if hook else 0
-    assert pod(name)["terminationGracePeriodSeconds"] > stop_total(given) + waits
+    assert pod(name)["terminationGracePeriodSeconds"] > stop_total(parameters) + waits
     assert bool(waits) is (name == "server-postgres"), "while one goes, others are there for its requests"
 
 
@@ -256,9 +256,9 @@ def test_a_server_on_postgresql_has_time_to_wait_for_it_and_is_not_restarted_whe
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_probes_ask_a_path_that_exists_on_the_port_that_is_served(name: str) -> None:
-    given = options(name, container(name)["args"])
+    parameters = options(name, container(name)["args"])
     ports = {port["name"]: port["containerPort"] for port in container(name)["ports"]}
-    served = given["health_port"] if name == "runtime" else given["port"]
+    served = parameters["health_port"] if name == "runtime" else parameters["port"]
     expected = {"livenessProbe": "/livez", "readinessProbe": "/readyz", "startupProbe": "/livez"}
     for kind, path in expected.items():
         if kind == "startupProbe" and name != "server-postgres":
@@ -268,12 +268,12 @@ def test_probes_ask_a_path_that_exists_on_the_port_that_is_served(name: str) -> 
         assert probe["httpGet"]["path"] == path
         assert ports[probe["httpGet"]["port"]] == served
         sent = {header["name"]: header["value"] for header in probe["httpGet"].get("httpHeaders", [])}
-        assert name == "runtime" or sent["Host"] in given["allowed_hosts"]
+        assert name == "runtime" or sent["Host"] in parameters["allowed_hosts"]
     annotations = WORKLOADS[name]["spec"]["template"]["metadata"]["annotations"]
-    scraped = served if name == "runtime" else given["metrics_port"]
+    scraped = served if name == "runtime" else parameters["metrics_port"]
     assert annotations["prometheus.io/port"] == str(scraped)
     assert scraped in ports.values()
-    assert name == "runtime" or not given["open_metrics"], "metrics have a port of their own"
+    assert name == "runtime" or not parameters["open_metrics"], "metrics have a separate port"
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -281,10 +281,10 @@ def test_a_pod_has_a_limit_of_memory(name: str) -> None:
     assert container(name)["resources"]["limits"]["memory"]
 
 
-def test_a_hiccup_does_not_restart_a_runtime_and_a_hang_does_within_a_minute() -> None:
+def test_a_short_lag_does_not_restart_a_runtime_and_a_hang_does_within_a_minute() -> None:
     probe = container("runtime")["livenessProbe"]
-    patience = monitoring.MAX_LAG + probe["periodSeconds"] * (probe["failureThreshold"] - 1)
-    assert 20 < patience < 60
+    max_hang = monitoring.MAX_LAG + probe["periodSeconds"] * (probe["failureThreshold"] - 1)
+    assert 20 < max_hang < 60
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -302,26 +302,26 @@ def test_a_pod_is_locked_down_as_its_image_allows(name: str) -> None:
 
 
 def test_the_server_writes_to_its_volume_and_reads_its_key_from_a_secret() -> None:
-    given = options("server", container("server")["args"])
+    parameters = options("server", container("server")["args"])
     mounts = {mount["mountPath"]: mount["name"] for mount in container("server")["volumeMounts"]}
     (claim,) = WORKLOADS["server"]["spec"]["volumeClaimTemplates"]
-    assert mounts[str(Path(given["db"]).parent)] == claim["metadata"]["name"]
+    assert mounts[str(Path(parameters["db"]).parent)] == claim["metadata"]["name"]
     assert pod("server")["securityContext"]["fsGroup"] == pod("server")["securityContext"]["runAsGroup"]
     (volume,) = pod("server")["volumes"]
-    assert mounts[str(given["key_file"].parent)] == volume["name"]
-    assert given["key_file"].name in [item["path"] for item in volume["secret"]["items"]]
+    assert mounts[str(parameters["key_file"].parent)] == volume["name"]
+    assert parameters["key_file"].name in [item["path"] for item in volume["secret"]["items"]]
 
 
 def test_a_server_on_postgresql_writes_nothing_and_has_its_url_and_its_keys_from_a_secret() -> None:
-    given = options("server-postgres", container("server-postgres")["args"])
-    assert given["db"] is None, "a URL with a password has no place in arguments"
+    parameters = options("server-postgres", container("server-postgres")["args"])
+    assert parameters["db"] is None, "a URL with a password has no place in arguments"
     variables = {
         each["name"]: each["valueFrom"]["secretKeyRef"] for each in container("server-postgres")["env"]
     }
     assert set(variables) == {DATABASE_VARIABLE, SECRETS_KEY_VARIABLE}
     (volume,) = pod("server-postgres")["volumes"]
     assert {mount["name"] for mount in container("server-postgres")["volumeMounts"]} == {volume["name"]}
-    assert given["key_file"].name in [item["path"] for item in volume["secret"]["items"]]
+    assert parameters["key_file"].name in [item["path"] for item in volume["secret"]["items"]]
     assert {key["name"] for key in variables.values()} == {volume["secret"]["secretName"]}
 
 
@@ -345,7 +345,7 @@ def test_secrets_are_named_and_never_written_down() -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_what_refers_to_a_pod_finds_it(server: str) -> None:
+def test_selectors_match_the_labels_of_their_pods(server: str) -> None:
     labels = {name: WORKLOADS[name]["spec"]["template"]["metadata"]["labels"] for name in WORKLOADS}
     for name, workload in WORKLOADS.items():
         assert workload["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
@@ -363,9 +363,9 @@ def test_what_refers_to_a_pod_finds_it(server: str) -> None:
     runtimes = policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     assert runtimes.items() <= labels["runtime"].items(), "the runtimes reach the server"
     assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["port"]}]
-    given = options(server, container(server)["args"])
-    assert service["metadata"]["name"] in given["allowed_hosts"]
-    assert policy["ingress"][1]["ports"] == [{"protocol": "TCP", "port": given["metrics_port"]}]
+    parameters = options(server, container(server)["args"])
+    assert service["metadata"]["name"] in parameters["allowed_hosts"]
+    assert policy["ingress"][1]["ports"] == [{"protocol": "TCP", "port": parameters["metrics_port"]}]
     assert len(policy["ingress"][1]["from"]) == 1, "who scrapes does not reach the API"
 
 
@@ -444,12 +444,12 @@ def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() 
     assert trigger["type"] == "prometheus"
     assert set(trigger["metadata"]) == {"serverAddress", "query", "threshold"}
     assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes text only"
-    found = re.fullmatch(
+    matching = re.fullmatch(
         r'max\(sum by \(instance\) \((\w+)\{namespace="(\w+)"\}\)\)', trigger["metadata"]["query"]
     )
-    assert found is not None, "of three state managers each counts all of the database"
-    assert found[2] == load(str(DEPLOY / "app.py")).runtime().namespace
-    assert f'"{found[1]}"' in (PACKAGE / "manager/api/metrics.py").read_text("utf-8")
+    assert matching is not None, "of three state managers each counts all of the database"
+    assert matching[2] == load(str(DEPLOY / "app.py")).runtime().namespace
+    assert f'"{matching[1]}"' in (PACKAGE / "manager/api/metrics.py").read_text("utf-8")
 
 
 # -- compose
@@ -502,9 +502,9 @@ def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> Non
     }
     assert server["healthcheck"]["test"] == simple["server"]["healthcheck"]["test"]
     assert seconds(server["healthcheck"]["start_period"]) >= 4 * START_PATIENCE
-    given = options("server", server["command"])
-    assert given["db"] is None
-    assert seconds(server["stop_grace_period"]) > stop_total(given)
+    parameters = options("server", server["command"])
+    assert parameters["db"] is None
+    assert seconds(server["stop_grace_period"]) > stop_total(parameters)
     assert server["environment"][KEY_VARIABLE] == services["runtime"]["environment"][KEY_VARIABLE]
     assert "secrets" not in composed
     url = parse_database_url(server["environment"][DATABASE_VARIABLE])
@@ -520,9 +520,9 @@ def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> Non
     (init,) = database["configs"]
     assert init["target"] == "/docker-entrypoint-initdb.d/init.sh"
     assert DEPLOY / composed["configs"][init["source"]]["file"] == INIT
-    asked = re.findall(r"\$\{(\w+):\?", json.dumps(composed))
+    variables = re.findall(r"\$\{(\w+):\?", json.dumps(composed))
     text = (DEPLOY / "compose.postgres.yaml").read_text("utf-8")
-    assert all(f"{variable}=$(openssl" in text for variable in asked), "each is in the command at the top"
+    assert all(f"{variable}=$(openssl" in text for variable in variables), "each is in the command at the top"
     assert (
         database["image"]
         == find("StatefulSet", "exotrio-postgres")["spec"]["template"]["spec"]["containers"][0]["image"]
@@ -537,10 +537,10 @@ def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> Non
     ]
     assert "uri /readyz" in lines
     (checked,) = re.findall(r"hdr Host (\S+)", lines)
-    assert checked in given["allowed_hosts"]
+    assert checked in parameters["allowed_hosts"]
     for wait in ("client", "server"):
-        (found,) = re.findall(rf"timeout {wait} (\d+)s", lines)
-        assert float(found) * 1000 > 2 * MAX_WAIT_MS, "a poll that waits is not cut"
+        (limit,) = re.findall(rf"timeout {wait} (\d+)s", lines)
+        assert float(limit) * 1000 > 2 * MAX_WAIT_MS, "a poll that waits is not cut"
 
 
 @contextmanager
@@ -627,7 +627,7 @@ def test_the_healthchecks_of_the_compose_file_work(tmp_path: Path) -> None:
     assert KEY not in code
 
 
-def test_the_page_names_numbers_that_are_so() -> None:
+def test_the_numbers_on_the_page_are_true() -> None:
     page = (DEPLOY / "README.md").read_text("utf-8")
     assert f"**{drain_total():g} s**" in page
     assert f"| {deadlines.CLEAN_UP:.0f} s |" in page

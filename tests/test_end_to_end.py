@@ -169,8 +169,8 @@ def test_a_run_leaves_earlier_ones_alone_and_says_how_to_continue_or_end_them(pl
     assert all(f"{run_id} of 'gated'" in line for run_id in left)
     # Both commands work as they are printed, but for the id where there are several.
     resume, end = (
-        shlex.split(re.sub(r"\bRUN\b", run_id, found[1]))
-        for run_id, found in zip(left, re.finditer(r"; to \w+: ([^;]+)", line), strict=True)
+        shlex.split(re.sub(r"\bRUN\b", run_id, match[1]))
+        for run_id, match in zip(left, re.finditer(r"; to \w+: ([^;]+)", line), strict=True)
     )
     for command, code in ((end, 0), (resume, 0)):
         with Process(command, cwd=place.folder) as process:

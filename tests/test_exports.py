@@ -55,7 +55,7 @@ def test_the_public_names_of_the_client_are_these() -> None:
 
 
 @pytest.mark.parametrize("call", [name for name in dir(exotrio.StateManager) if not name.startswith("_")])
-def test_what_the_client_returns_has_a_public_name(call: str) -> None:
+def test_the_types_that_the_client_returns_have_public_names(call: str) -> None:
     returned = str(inspect.signature(getattr(exotrio.StateManager, call)).return_annotation)
     named = set(re.findall(r"[A-Z]\w+", returned)) - {"Any", "None"}
     assert named <= set(exotrio.client.__all__)
@@ -168,7 +168,7 @@ def test_a_file_of_nodes_waits_for_pydantic_only() -> None:
     assert not loaded & {"trio", "anyio", "httpx", "exotrio._wire.v0", "exotrio._runtime.runtime"}
 
 
-def test_nobody_but_the_program_sets_up_logging() -> None:
+def test_only_the_program_sets_up_logging() -> None:
     code = (
         "import logging, exotrio\n"
         "class A(exotrio.BaseNode):\n"

@@ -38,8 +38,8 @@ from tests.support.spans import Spans, context_of, id_of, linked_by, parent_of, 
 
 @pytest.fixture
 def spans() -> Iterator[Spans]:
-    with recording() as found:
-        yield found
+    with recording() as recorded:
+        yield recorded
 
 
 def inner(name: str) -> None:
@@ -286,7 +286,7 @@ async def test_an_execution_that_goes_on_under_another_claim_stays_in_its_trace(
         await server.until(lambda: server.states[state_id].deliveries == 1)
         await trio.testing.wait_all_tasks_blocked()
         server.states[state_id].status = "CREATED"
-        server.add("Nobody")  # wakes a claim that waits
+        server.add("Unknown")  # wakes a claim that waits
         await server.until(lambda: server.states[state_id].deliveries == 2)
         await trio.testing.wait_all_tasks_blocked()
         Until.gate.set()

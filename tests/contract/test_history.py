@@ -15,7 +15,7 @@ from tests.support.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, ok, place, r
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 
 
-async def test_it_begins_with_what_v0_shows(api: Api) -> None:
+async def test_a_history_begins_with_the_fields_of_v0(api: Api) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b", inputs={"p": "${{a.outputs.v}}"}))
     await flow.run("a", {"v": "x"})
     state_id = await flow.run("b")

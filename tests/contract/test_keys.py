@@ -67,7 +67,7 @@ async def test_a_key_with_other_values_is_refused_and_names_the_run_that_has_it(
     assert ok(await api.runs())["total"] == 1
 
 
-async def test_a_key_is_of_one_graph_and_its_run_keeps_it_when_it_has_ended(api: Api) -> None:
+async def test_a_key_belongs_to_one_graph_and_its_run_keeps_it_after_its_end(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"))
     other = await Flow.deploy(api.elsewhere(), place("a"))
     third = await Flow.deploy(api, place("a"), graph="third")

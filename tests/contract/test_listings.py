@@ -83,7 +83,7 @@ async def test_pages_of_states_neither_overlap_nor_leave_out(api: Api, limit: in
     assert listed[-1], "no empty page at the end"
 
 
-async def test_what_is_added_between_two_pages_shifts_nothing(api: Api) -> None:
+async def test_a_new_state_between_two_pages_shifts_nothing(api: Api) -> None:
     flow = await fanned(api)
     before = await ids(api)
     first = ok(await api.states(limit=2))
@@ -122,7 +122,7 @@ async def test_an_unknown_run_graph_or_node_is_404(api: Api, query: dict[str, st
         {"before": UNKNOWN_ID},  # it would be of another database
     ],
 )
-async def test_a_query_for_states_that_makes_no_sense_is_422(api: Api, query: dict[str, Any]) -> None:
+async def test_a_malformed_query_for_states_is_422(api: Api, query: dict[str, Any]) -> None:
     assert refused(await api.states(**query), 422)
 
 
@@ -181,7 +181,7 @@ async def test_pages_of_runs_neither_overlap_nor_leave_out(api: Api, limit: int)
         {"before": "9" * 30 + ".1"},
     ],
 )
-async def test_a_query_for_runs_that_makes_no_sense_is_422(api: Api, query: dict[str, Any]) -> None:
+async def test_a_malformed_query_for_runs_is_422(api: Api, query: dict[str, Any]) -> None:
     assert refused(await api.find_runs(**query), 422)
 
 

@@ -199,7 +199,7 @@ async def test_a_long_poll_returns_as_soon_as_a_state_appears(api: Api, event: s
     assert len(claimed) == 1
 
 
-async def test_of_two_long_polls_one_gets_the_state(api: Api) -> None:
+async def test_one_of_two_long_polls_gets_the_state(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"))
     sizes: dict[str, int] = {}
     answered = trio.Event()

@@ -57,13 +57,13 @@ async def test_outcomes_that_are_refused_do_not_cost_the_claim_nor_the_claim_the
     assert (results(reply), reply.get("states", [])) == (["ok", "invalid"], [])
 
 
-async def test_a_claim_without_outcomes_is_one(api: Api) -> None:
+async def test_a_list_with_only_a_claim_is_a_claim(api: Api) -> None:
     await Flow.start(api, place("a"))
     reply = ok(await api.outcomes(along({A: 1})))
     assert (reply["items"], len(reply["states"])) == ([], 1)
 
 
-async def test_what_a_lost_answer_brought_is_released_by_its_claim_id(api: Api) -> None:
+async def test_states_of_a_lost_answer_are_released_by_the_claim_id(api: Api) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b"))
     first = await claim_one(api)
     claim_id = str(uuid.uuid4())

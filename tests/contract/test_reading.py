@@ -103,7 +103,7 @@ async def test_a_page_has_up_to_a_thousand_runs_and_names_that_size(api: Api) ->
 
 
 @pytest.mark.deviates_from_stock("stock gives local times without a zone")
-async def test_times_are_utc_and_say_so(api: Api) -> None:
+async def test_times_are_in_utc_with_a_z(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     (state,) = await flow.take("a")
     detail = await flow.detail(state["state_id"])

@@ -28,7 +28,7 @@ def db(tmp_path: Path) -> Path:
     return tmp_path / "manager.db"
 
 
-async def test_a_run_goes_on_where_it_stood(db: Path) -> None:
+async def test_a_run_goes_on_after_a_restart(db: Path) -> None:
     async with _opened(db) as api:
         flow = await Flow.start(
             api,

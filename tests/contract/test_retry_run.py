@@ -110,7 +110,7 @@ async def test_a_united_state_that_still_cannot_be_built_is_refused_and_harms_no
     assert await flow.status(unbuilt["id"]) == "ERRORED"
 
 
-async def test_a_united_state_is_built_anew_from_what_the_other_retries_bring_about(api: Api) -> None:
+async def test_a_united_state_is_built_again_from_the_results_of_the_other_retries(api: Api) -> None:
     flow = await Flow.start(
         api,
         place("t", "b"),

@@ -41,7 +41,7 @@ async def put(api: Api, *triggers: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=["released", "proposed", "without type"],
 )
-async def test_a_trigger_comes_due_in_its_time_zone_in_either_shape(api: Api, sent: dict[str, Any]) -> None:
+async def test_a_trigger_is_due_in_its_time_zone_in_both_shapes(api: Api, sent: dict[str, Any]) -> None:
     shown = await put(api, sent)
     (kept,) = shown["triggers"]
     assert kept["type"] == "CRON", "clients of the released shape read it here"
@@ -51,7 +51,7 @@ async def test_a_trigger_comes_due_in_its_time_zone_in_either_shape(api: Api, se
     assert clock_at(moment, "Europe/Berlin") == "09:00"
 
 
-async def test_a_trigger_without_a_zone_or_in_utc_comes_due_in_utc_once(api: Api) -> None:
+async def test_a_trigger_without_a_zone_or_in_utc_is_due_once_in_utc(api: Api) -> None:
     shown = await put(api, trigger(), trigger(timezone=None), trigger(timezone="UTC"))
     assert [clock_at(moment, "UTC") for moment in shown["scheduled"].values()] == ["09:00"]
     assert [each["value"].get("timezone") for each in shown["triggers"]] == [None, None, "UTC"]
@@ -90,7 +90,7 @@ async def test_an_unknown_zone_is_refused_with_its_place(
     assert message in problem["msg"]
 
 
-async def test_cancelled_triggers_come_due_again_once_the_graph_is_put(api: Api) -> None:
+async def test_cancelled_triggers_are_due_again_once_the_graph_is_put(api: Api) -> None:
     await put(api, trigger(), trigger("@daily"))
     other = api.elsewhere()
     await put(other, trigger())

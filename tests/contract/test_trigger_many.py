@@ -62,7 +62,7 @@ async def test_each_run_has_its_own_inputs_store_and_state(api: Api) -> None:
         assert (await flow.run_summary())["status"] == "FAILED"
 
 
-async def test_a_delay_is_of_one_run(api: Api) -> None:
+async def test_a_delay_applies_to_one_run(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"))
     late, now = run(start_delay=3_600_000), run()
     ok(await api.trigger_many(flow.graph, late, now))

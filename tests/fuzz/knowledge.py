@@ -1,7 +1,6 @@
 """What there is to know of a database and of the application over it, learnt by watching requests.
 
-The valid shapes that the fuzz starts from are noted here as they go by: which fields there are nobody
-has to write down.
+The valid shapes that the fuzz starts from are recorded as requests pass, so that no test has to list fields.
 """
 
 from __future__ import annotations

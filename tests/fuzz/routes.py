@@ -79,19 +79,19 @@ async def _served() -> tuple[tuple[Target, ...], Callable[[str], bool]]:
         is_page = Dashboard(service, key=KEY).serves
         with _routers() as routers:
             application(service)
-    found = set()
+    matching = set()
     for route in (route for router in routers for route in router.routes):
         assert isinstance(route, Route), f"how is {route} to be fuzzed?"
         path = route.path.rstrip("/").replace(":path}", "}") or "/"
         for method in route.methods or ():
             if method != "HEAD":  # a form of GET, which is drawn with it
-                found.add(Target(path, method, is_page(path)))
-    return tuple(sorted(found)), is_page
+                matching.add(Target(path, method, is_page(path)))
+    return tuple(sorted(matching)), is_page
 
 
 @contextmanager
 def _routers() -> Iterator[list[Router]]:
-    """Note every router that is made: whoever builds one need not tell the tests."""
+    """Note every router that is made: a new one need not be listed in the tests."""
     made: list[Router] = []
     make = Router.__init__
 

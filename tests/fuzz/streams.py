@@ -149,7 +149,7 @@ def _extra(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def _length(draw: st.DrawFn, data: bytes) -> bytes:
-    """Say another length, beside the right one or in its place."""
+    """Say another length, in addition to the right one or in its place."""
     length = b"\r\ncontent-length: " + draw(st.sampled_from(LENGTHS)) + HEAD_END
     head, _, body = data.partition(HEAD_END)
     if draw(st.booleans()):

@@ -35,12 +35,12 @@ LOOKS = [target for target in TARGETS if target.method == "GET"]
 def test_a_route_takes_or_refuses_whatever_comes(target: Target, data: st.DataObject) -> None:
     made = world()
     drawn = requests(made, target) | requests(made, target, allowed=True)
-    asked = data.draw(st.lists(drawn, min_size=IN_A_ROW, max_size=IN_A_ROW))
+    sequence = data.draw(st.lists(drawn, min_size=IN_A_ROW, max_size=IN_A_ROW))
     if target.method != "GET":
         # What was taken must be fit to be shown.
-        looks = st.sampled_from(LOOKS).flatmap(lambda look: requests(made, look, allowed=True))
-        asked += data.draw(st.lists(looks, min_size=IN_A_ROW, max_size=IN_A_ROW))
-    play(asked)
+        looks = st.sampled_from(LOOKS).flatmap(lambda page: requests(made, page, allowed=True))
+        sequence += data.draw(st.lists(looks, min_size=IN_A_ROW, max_size=IN_A_ROW))
+    play(sequence)
 
 
 @settings(suppress_health_check=list(HealthCheck), max_examples=PROFILE)
@@ -64,21 +64,21 @@ async def _takes(made: World, target: Target) -> bool:
     return False
 
 
-def play(asked: Sequence[Request]) -> None:
+def play(sequence: Sequence[Request]) -> None:
     """Send requests to a fresh copy of the world, one after the other."""
     with quiet_log():
-        _run(_play, asked)
+        _run(_play, sequence)
 
 
 def _run(play: Callable[[Any], Awaitable[T]], what: Any) -> T:
     return trio.run(play, what, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-async def _play(asked: Sequence[Request]) -> None:
+async def _play(sequence: Sequence[Request]) -> None:
     async with opened(world()) as here:
         store = here.service.store
         before = await store.read(dump)
-        for request in asked:
+        for request in sequence:
             response = await _ask(here, request)
             check(request, response)
             after = await store.read(dump)

@@ -62,5 +62,5 @@ def _count(stream: Stream, answers: Sequence[Response]) -> None:
 
 def _was_refused(stream: Stream, answers: Sequence[Response]) -> bool:
     """Return whether nothing that was sent can have been done."""
-    # An answer to somebody who closed is not sent.
+    # An answer to a client that closed is not sent.
     return not stream.half_close and all(answer.status >= 400 for answer in answers)

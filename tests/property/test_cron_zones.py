@@ -40,7 +40,7 @@ def changes(name: str) -> list[datetime]:
 
 
 def model(minute: str, hour: str, name: str, after: datetime) -> datetime | None:
-    """Return the first minute of two days that is one to come due in."""
+    """Return the first minute of two days in which it is due."""
     zone = ZoneInfo(name)
 
     def named(wall: datetime) -> bool:
@@ -73,7 +73,7 @@ def model(minute: str, hour: str, name: str, after: datetime) -> datetime | None
 @example(zone="Europe/Berlin", number=1, seconds=-1800, minute="30", hour="2")
 @example(zone="Europe/Berlin", number=1, seconds=-30, minute="*/15", hour="2")
 @example(zone="Australia/Lord_Howe", number=0, seconds=-30, minute="*", hour="1")
-def test_an_expression_comes_due_as_its_zone_shows_the_time(
+def test_an_expression_is_due_at_the_time_of_its_zone(
     zone: str, number: int, seconds: int, minute: str, hour: str
 ) -> None:
     moments = changes(zone)
@@ -95,7 +95,7 @@ def occurrences(expression: str, begin: datetime, hours: int) -> list[str]:
     return moments
 
 
-def test_a_time_of_day_comes_due_once_on_the_days_of_a_change_and_an_interval_in_each_hour() -> None:
+def test_on_days_of_a_clock_change_a_time_of_day_is_due_once_and_an_interval_in_each_hour() -> None:
     midnight_forward, midnight_back = BERLIN_FORWARD - timedelta(hours=2), BERLIN_BACK - timedelta(hours=3)
     assert occurrences("30 2 * * *", midnight_forward, 23) == ["03:00+0200"]
     assert occurrences("10,30,50 2 * * *", midnight_forward, 23) == ["03:00+0200"]

@@ -46,11 +46,11 @@ def printed(*pieces: str, secrets: Sequence[str] = ()) -> list[str]:
     ],
     ids=repr,
 )
-def test_what_is_printed_becomes_lines(pieces: Sequence[str], lines: list[str]) -> None:
+def test_printed_text_becomes_lines(pieces: Sequence[str], lines: list[str]) -> None:
     assert printed(*pieces) == lines
 
 
-def test_of_many_lines_the_first_and_the_last_are_kept_and_the_others_are_counted() -> None:
+def test_the_first_and_the_last_of_many_lines_are_kept_and_the_others_are_counted() -> None:
     lines = printed(*(f"{number}\n" for number in range(1_000)))
     half = MAX_LINES // 2
     assert lines[:half] == [str(number) for number in range(half)]
@@ -58,7 +58,7 @@ def test_of_many_lines_the_first_and_the_last_are_kept_and_the_others_are_counte
     assert lines[half + 1 :] == [str(number) for number in range(1_000 - half, 1_000)]
 
 
-def test_of_long_lines_those_are_kept_that_have_room() -> None:
+def test_long_lines_are_kept_as_far_as_they_fit() -> None:
     euros = "\N{EURO SIGN}" * 300
     lines = printed(*(f"{number} {euros}\n" for number in range(100)))
     # Of 905 bytes each, 9 have room in either half.
@@ -66,14 +66,14 @@ def test_of_long_lines_those_are_kept_that_have_room() -> None:
     assert kept == [*range(9), *range(91, 100)]
 
 
-def test_of_a_long_text_both_ends_are_kept() -> None:
+def test_both_ends_of_a_long_text_are_kept() -> None:
     (line,) = printed(f"begin{'x' * 10_000}end\n")
     assert line.startswith("beginx")
     assert line.endswith("xend")
     assert "... 8,008 characters or more left out ..." in line
 
 
-def test_of_a_line_without_an_end_its_beginning_is_kept_and_the_next_one_is_whole() -> None:
+def test_the_beginning_of_a_line_without_an_end_is_kept_and_the_next_line_is_whole() -> None:
     line, other = printed("begin", *["x" * 1_000] * 100, "\n", "other")
     assert line.startswith("beginx")
     assert (len(line) < 2_100, other) == (True, "other")
@@ -90,7 +90,7 @@ PIECES = st.lists(
 
 
 @given(PIECES)
-def test_they_are_bounded_and_can_be_sent_whatever_comes(pieces: list[tuple[str, int, bool]]) -> None:
+def test_lines_of_any_output_are_bounded_and_can_be_sent(pieces: list[tuple[str, int, bool]]) -> None:
     made = output(SECRET)
     for text, times, is_record in pieces:
         if is_record:
@@ -129,7 +129,7 @@ def test_no_part_of_a_secret_is_kept_wherever_a_text_is_cut(
     assert not any(SECRET[at : at + 2] in kept for at in range(len(SECRET) - 1))
 
 
-def test_of_a_line_without_an_end_only_the_beginning_is_kept() -> None:
+def test_only_the_beginning_of_a_line_without_an_end_is_kept() -> None:
     (line,) = printed(*["x" * MAX_TEXT] * 50)
     assert f"... {MAX_UNFINISHED - MAX_TEXT:,} characters or more left out ..." in line
 

@@ -16,7 +16,7 @@ MINUTE = 60_000
 TEN = {"expression": "*/10 * * * *"}
 IN_INDIA = {"expression": "5 * * * *", "timezone": "Asia/Kolkata"}
 DUE = {TEN["expression"]: (0, 10, 20, 30, 40, 50), IN_INDIA["expression"]: (35,)}
-"""The minutes of an hour in UTC in which each comes due."""
+"""The minutes of an hour in UTC in which each is due."""
 
 Step = tuple[str, object]
 stored = st.lists(st.sampled_from([TEN, IN_INDIA]), unique_by=lambda value: value["expression"])
@@ -29,7 +29,7 @@ steps = st.lists(
 
 
 class Model:
-    """How many runs there are, and when each schedule comes due next, in minutes."""
+    """How many runs there are, and when each schedule is due next, in minutes."""
 
     def __init__(self, now: int) -> None:
         self.now = now
@@ -68,7 +68,7 @@ async def test_a_schedule_on_postgresql_starts_the_runs_that_the_model_says(play
 async def play(db: str, played: list[Step]) -> None:
     clock = SettableClock(28_333_333 * MINUTE)
     model = Model(clock.now_ms // MINUTE)
-    # Without the duty of its own, which the test would sometimes find taken.
+    # Without its own duty, which the test would sometimes find taken.
     async with open_manager(db, clock=clock, schedules=False) as manager:
         api = manager.api
         await api.register_for([place("a")])

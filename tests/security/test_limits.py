@@ -366,7 +366,7 @@ async def test_outcomes_with_many_outputs_together_are_recorded_in_steps(
         executed_item(state, *[{"v": "1"}] * count)
         for state, count in zip(await claim(api, {A: 6}), counts, strict=True)
     ]
-    items.insert(1, {"nonsense": True})
+    items.insert(1, {"unknown": True})
     if along:
         items.append({"claim": {"worker_id": "w", "claim_id": "c", "limits": {}, "limit": 0, "at_once": 0}})
     replies = ok(await api.native("POST", "outcomes", json=items))["items"]

@@ -5,7 +5,7 @@
 Reads lines and answers each with one: ``start`` with the server's process id once the file READY is a
 socket or has a line ``ready``, or with ``failed``; the name of a signal with ``ended`` once the server
 ended from it. FOLDER goes in the end, with all it holds. The server is this process's child: in a container
-nobody else might collect it.
+no other process might collect it.
 """
 
 from __future__ import annotations

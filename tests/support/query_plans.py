@@ -115,7 +115,7 @@ def watched_on_postgres() -> Iterator[set[str]]:
 
 
 def scans_on_postgres(database: Database, statements: Iterable[str]) -> dict[str, list[str]]:
-    """Return the statements that read a table that grows from one end to the other, beside a history, and
+    """Return the statements that read a table that grows from one end to the other, next to a history, and
     what they read. They are planned for any parameters."""
     for statement in HISTORY.split(";"):
         database.execute(statement)

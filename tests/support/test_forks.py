@@ -26,9 +26,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
-def test_a_fork_finds_what_a_process_that_was_started_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fork_sees_the_same_as_a_started_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "look.py").write_text(SCRIPT, "utf-8")
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "X": "ü"}
     both = []

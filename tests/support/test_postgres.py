@@ -25,7 +25,7 @@ input()
 """
 
 
-def test_each_test_begins_with_an_empty_database_of_which_it_has_nothing_but_the_database() -> None:
+def test_each_test_begins_with_an_empty_database_and_a_role_that_owns_only_it() -> None:
     for _ in range(2):
         with postgres.database() as database, psycopg.connect(database.url) as connection:
             connection.execute("CREATE TABLE a (b TEXT)")
@@ -74,7 +74,7 @@ def test_a_server_ends_with_the_process_that_started_it(number: signal.Signals) 
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_whoever_is_cut_at_a_commit_cannot_tell_whether_it_was_done(
+async def test_a_connection_cut_at_a_commit_does_not_reveal_whether_it_was_done(
     when: Literal["before", "after"],
 ) -> None:
     def insert() -> None:
@@ -95,7 +95,7 @@ async def test_whoever_is_cut_at_a_commit_cannot_tell_whether_it_was_done(
         assert len(database.execute("SELECT * FROM a")) == (1 if when == "before" else 2)
 
 
-async def test_what_the_proxy_holds_arrives_later_and_what_it_cuts_does_not() -> None:
+async def test_data_that_the_proxy_holds_arrives_later_and_data_that_it_cuts_does_not() -> None:
     with postgres.database() as database, trio.fail_after(60):
         proxy = PostgresProxy(database.server.port)
         async with trio.open_nursery() as nursery:

@@ -143,5 +143,5 @@ async def failed_run(api: Api, error: str = "it broke") -> tuple[Flow, str]:
 
 
 def text_of(html: str) -> str:
-    """Return HTML with its escapes undone, to look for what somebody reads."""
+    """Return HTML with its escapes undone, to find what a user reads."""
     return unescape(html)
