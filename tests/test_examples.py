@@ -242,18 +242,6 @@ SUCCESS
 """
 
 
-def test_a_pipeline_runs_on_any_v0_server_with_its_worker_here_or_there(tmp_path: Path) -> None:
-    with Processes() as processes:
-        server = processes.server(tmp_path, "--db", ":memory:", "--v0-only")
-        here = script("pipeline.py", cwd=tmp_path, env=server.env)
-        worker = processes.start("worker", EXAMPLES / "pipeline.py", cwd=tmp_path, env=server.env)
-        worker.line("is registered")
-        there = script("pipeline.py", "--no-worker", cwd=tmp_path, env=server.env)
-    for end in (here, there):
-        assert (end.code, end.err) == (0, "")
-        assert re.sub(r"(?m)^[0-9a-f-]{36}: ", "", end.out) == ORDERS
-
-
 def test_the_audit_is_refused_at_a_stock_server(tmp_path: Path) -> None:
     with on_a_port(Stock(time.monotonic)) as uri:
         env = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}
@@ -263,11 +251,17 @@ def test_the_audit_is_refused_at_a_stock_server(tmp_path: Path) -> None:
     assert "validation error" not in end.err
 
 
-def test_the_pipeline_runs_on_a_stock_server(tmp_path: Path) -> None:
+def test_the_pipeline_runs_on_any_v0_server_with_its_own_or_another_worker(tmp_path: Path) -> None:
     stock = Stock(time.monotonic)
     with on_a_port(stock) as uri:
         env = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}
-        end = script("pipeline.py", cwd=tmp_path, env=env)
-    assert (end.code, end.err) == (0, "")
-    assert re.sub(r"(?m)^[0-9a-f-]{36}: ", "", end.out) == ORDERS
+        own = script("pipeline.py", cwd=tmp_path, env=env)
     assert {state.status for state in stock.states.values()} == {"SUCCESS"}
+    with Processes() as processes:
+        server = processes.server(tmp_path, "--db", ":memory:", "--v0-only")
+        worker = processes.start("worker", EXAMPLES / "pipeline.py", cwd=tmp_path, env=server.env)
+        worker.line("is registered")
+        another = script("pipeline.py", "--no-worker", cwd=tmp_path, env=server.env)
+    for end in (own, another):
+        assert (end.code, end.err) == (0, "")
+        assert re.sub(r"(?m)^[0-9a-f-]{36}: ", "", end.out) == ORDERS

@@ -97,7 +97,14 @@ def shell(line: str, folder: Path) -> Ended:
 # -- help
 
 
-@pytest.mark.parametrize("command", ["", "run", "worker", "server", "dev", "runtimes drain"])
+WITH_JSON = (
+    *("graph apply", "graph check", "graph ls", "graph show", "trigger", "runs ls", "runs show"),
+    *("runs watch", "runs cancel", "runs retry", "states ls", "states show", "states retry", "nodes ls"),
+)
+OTHERS = ("", "run", "worker", "server", "dev", "runtimes drain", "graph", "runs", "states", "nodes")
+
+
+@pytest.mark.parametrize("command", [*OTHERS, *WITH_JSON])
 def test_help_fits_100_columns_and_explains_every_option(bare: Cli, command: str) -> None:
     bare.set(COLUMNS="200")
     end = bare(*command.split(), "--help", code=0)
@@ -111,6 +118,9 @@ def test_help_fits_100_columns_and_explains_every_option(bare: Cli, command: str
         # The text is next to the option, or below a long one.
         has_text = len(line.split(maxsplit=1)) > 1 or lines[lines.index(line) + 1].startswith("   ")
         assert has_text, line
+    if command in WITH_JSON:
+        assert "\n  JSON: " in end.out
+        assert "-o, --output [table|json]" in end.out
 
 
 def test_version_is_printed(tmp_path: Path) -> None:

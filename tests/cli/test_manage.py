@@ -119,22 +119,15 @@ def test_values_come_from_files_and_pipes(cli: Cli) -> None:
         ("trigger fan -i cuont=1", 2, "has no input 'cuont'; it has: count; did you mean 'count'?"),
         ("trigger fan --store bda=1", 2, "no store key 'bda'; it has: bad; did you mean 'bad'?"),
         ("trigger fan -i count=@gone", 2, "gone cannot be read"),
-        ("trigger fan --start-delay -1", 2, "--start-delay"),
         ("trigger fan --start-delay nan", 2, "'nan' is not a number of seconds"),
-        ("trigger", 2, "Missing argument 'GRAPH'"),
         ("runs ls --graph fna", 6, "there is no graph 'fna'; did you mean 'fan'?"),
         ("runs ls --status broken", 2, "'broken' is not one of"),
-        ("runs ls --limit 0", 2, "--limit"),
         ("runs show 1234", 6, "at least its first 6 characters"),
         ("runs show 00000000", 6, "see `runs ls`"),
-        ("runs watch 00000000", 6, "there is no run '00000000'"),
-        ("runs cancel", 2, "Missing argument 'RUN'"),
         ("runs retry 00000000", 6, "there is no run '00000000'"),
         ("states ls --place work", 2, "--place needs --run or --graph"),
-        ("states ls --status broken", 2, "'broken' is not one of"),
         ("states ls --run 00000000", 6, "there is no run '00000000'"),
         ("states retry 000000000000000000000000", 6, "there is no state '000000000000000000000000'"),
-        ("nodes ls x", 2, "unexpected extra argument"),
         ("nodes list", 2, "No such command 'list'"),
     ],
 )  # fmt: skip
@@ -142,9 +135,7 @@ def test_a_request_that_cannot_be_done_is_an_error(cli: Cli, arguments: str, cod
     fails(cli(*arguments.split()), code, message)
 
 
-@pytest.mark.parametrize(
-    "arguments", ["trigger fan", "runs ls", "runs watch 123456", "states ls --run 123456", "nodes ls"]
-)
+@pytest.mark.parametrize("arguments", ["trigger fan", "runs watch 123456", "nodes ls"])
 def test_a_refused_key_is_an_error(cli: Cli, arguments: str) -> None:
     cli.set(EXOSPHERE_API_KEY="another")
     fails(cli(*arguments.split()), 5, "answered 401", "--key-file FILE")
