@@ -18,7 +18,7 @@ from exotrio.manager.engine.states import ENDED, ERRORED
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import end_of
 from exotrio.manager.queries.runs import run_size
-from exotrio.manager.queries.states import MAX_SEARCHED, times
+from exotrio.manager.queries.states import MAX_SEARCHED, read_rows, times
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -243,16 +243,10 @@ def read_states(view: View, chosen: Sequence[int], *, error: int = 1) -> list[Ro
     of an error the last ``error`` characters are returned.
     """
     begin = f"CASE WHEN length({{0}}) > {MAX_PARSED} THEN substr({{0}}, 1, {BEGIN}) ELSE {{0}} END"
-    rows = {
-        row["seq"]: row
-        for row in view.execute(
-            "SELECT seq, status, retry_count, enqueue_after, created_at, claimed_at, finished_at, worker,"
-            f" {begin.format('inputs')} AS inputs, length(inputs) AS inputs_size,"
-            f" {begin.format('outputs')} AS outputs, length(outputs) AS outputs_size,"
-            f" {begin.format('data')} AS data, length(data) AS data_size,"
-            f" {end_of('error', error)} AS error, length(error) AS error_size"
-            f" FROM states WHERE {view.any_of('seq')}",
-            (view.items(chosen),),
-        )
-    }
-    return [rows[seq] for seq in chosen]
+    values = ", ".join(
+        f"{begin.format(column)} AS {column}, length({column}) AS {column}_size"
+        for column in ("inputs", "outputs", "data")
+    )
+    return read_rows(
+        view, chosen, f"{values}, {end_of('error', error)} AS error, length(error) AS error_size"
+    )

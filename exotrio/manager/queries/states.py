@@ -47,6 +47,8 @@ SORTED = {
     "node": "place",
 }
 """The orders that no index has."""
+LINE_OF_ERROR = f"substr(error, 1, {MAX_ERROR_BYTES}) AS error"
+"""The column that ``message_line`` needs."""
 _ENDED_BADLY = "status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
 """The text of the index of failed states: SQLite recognizes no other."""
 _NOT_FAILED = f"(NOT {_ENDED_BADLY} OR COALESCE(error, 'cancelled') = 'cancelled')"
@@ -136,8 +138,10 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> StatePage:
     page = [row["seq"] for row in rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]]
     following = page[-1] if len(rows) > len(page) else _newest_below(view, floor) + 1
     states = [
-        StateSummary(**fields, **({"outputs": from_json(row["outputs"])} if query.outputs else {}))
-        for row, fields in _read(view, page, "outputs" if query.outputs else "NULL AS outputs")
+        StateSummary(
+            **_summary(view, row), **({"outputs": from_json(row["outputs"])} if query.outputs else {})
+        )
+        for row in read_rows(view, page, LINE_OF_ERROR + (", outputs" if query.outputs else ""))
     ]
     return StatePage(states=states, next=view.state_id(following) if following > 1 else None)
 
@@ -255,40 +259,38 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
     """Return states by their numbers, in that order, as a page lists them."""
     begins = ", ".join(f"substr({column}, 1, {MAX_BEGIN}) AS {column}" for column in ("inputs", "outputs"))
     states = []
-    for row, fields in _read(view, seqs, f"enqueue_after, claimed_at, {begins}"):
+    for row in read_rows(view, seqs, f"{LINE_OF_ERROR}, {begins}"):
         waited, ran = spent(row, view.now_ms)
         begin = {"begin_of_inputs": row["inputs"], "begin_of_outputs": row["outputs"]}
-        states.append(ListedState(**fields, **begin, waited=waited, ran=ran))
+        states.append(ListedState(**_summary(view, row), **begin, waited=waited, ran=ran))
     return states
 
 
-def _read(view: View, seqs: Sequence[int], columns: str) -> list[tuple[Row, dict[str, Any]]]:
-    """Return states by their numbers, in that order: each as a row with more ``columns``, and the fields of a
-    ``StateSummary``."""
+def read_rows(view: View, seqs: Sequence[int], columns: str) -> list[Row]:
+    """Return states by their numbers, in that order, with what their runs say and with more ``columns``."""
     rows = view.execute(
-        f"SELECT seq, place, states.status, substr(error, 1, {MAX_ERROR_BYTES}) AS error, retry_count,"
-        " states.created_at, states.finished_at, worker, nodes.name, runs.run_id, runs.template,"
-        f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
-        f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {view.any_of('seq')}",
+        "SELECT seq, place, states.status, retry_count, enqueue_after, states.created_at, claimed_at,"
+        " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name,"
+        f" {columns} FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
+        f" JOIN graphs ON graphs.id = runs.graph WHERE {view.any_of('seq')}",
         (view.items(seqs),),
     )
-    by_number = {
-        row["seq"]: (
-            row,
-            {
-                "id": view.state_id(row["seq"]),
-                "node_name": row["name"],
-                "identifier": view.template(row["template"]).places[row["place"]].identifier,
-                "graph_name": row["graph_name"],
-                "run_id": row["run_id"],
-                "status": row["status"],
-                "error": row["error"] and message_line(row["error"]),
-                "retry_count": row["retry_count"],
-                "created_at": from_unix_ms(row["created_at"]),
-                "finished_at": from_unix_ms(row["finished_at"]),
-                "worker": row["worker"],
-            },
-        )
-        for row in rows.fetchall()
-    }
+    by_number = {row["seq"]: row for row in rows.fetchall()}
     return [by_number[seq] for seq in seqs]
+
+
+def _summary(view: View, row: Row) -> dict[str, Any]:
+    """Return the fields of a ``StateSummary``, from a row with ``LINE_OF_ERROR``."""
+    return {
+        "id": view.state_id(row["seq"]),
+        "node_name": row["name"],
+        "identifier": view.template(row["template"]).places[row["place"]].identifier,
+        "graph_name": row["graph_name"],
+        "run_id": row["run_id"],
+        "status": row["status"],
+        "error": row["error"] and message_line(row["error"]),
+        "retry_count": row["retry_count"],
+        "created_at": from_unix_ms(row["created_at"]),
+        "finished_at": from_unix_ms(row["finished_at"]),
+        "worker": row["worker"],
+    }
