@@ -844,60 +844,35 @@ async def raising_in_a_nursery(scope: Any, receive: Any, send: Any) -> None:
         await trio.sleep_forever()
 
 
-async def returning_nothing(scope: Any, receive: Any, send: Any) -> None:
-    pass
+def sending(*messages: dict[str, Any]) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+
+    return app
 
 
-async def only_starting(scope: Any, receive: Any, send: Any) -> None:
-    await start(send)
+def head(*headers: tuple[bytes, bytes], status: int = 200) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": [*headers]}
 
 
-async def sending_a_body_first(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.body", "body": b"x"})
+BODY = {"type": "http.response.body", "body": b"xx"}
+FAILING = {
+    "raises": raising,
+    "raises in a nursery": raising_in_a_nursery,
+    "sends nothing": sending(),
+    "sends a head only": sending(head()),
+    "sends a body first": sending(BODY),
+    "sends too much": sending(head((b"content-length", b"1")), BODY),
+    "sends too little": sending(head((b"content-length", b"9")), BODY),
+    "splits the response by a value": sending(head((b"location", b"/\r\nset-cookie: evil=1")), BODY),
+    "splits the response by a name": sending(head((b"evil: 1\r\nset-cookie", b"evil=1")), BODY),
+    "sends an informational response": sending(head(status=101), BODY),
+    "sends an unknown message": sending({"type": "http.response.invented"}),
+}
 
 
-async def sending_too_much(scope: Any, receive: Any, send: Any) -> None:
-    await start(send, 200, (b"content-length", b"1"))
-    await send({"type": "http.response.body", "body": b"xx"})
-
-
-async def sending_too_little(scope: Any, receive: Any, send: Any) -> None:
-    await start(send, 200, (b"content-length", b"9"))
-    await send({"type": "http.response.body", "body": b"xx"})
-
-
-async def splitting_the_response(scope: Any, receive: Any, send: Any) -> None:
-    await respond(send, b"x", 200, (b"location", b"/\r\nset-cookie: evil=1"))
-
-
-async def splitting_with_a_name(scope: Any, receive: Any, send: Any) -> None:
-    await respond(send, b"x", 200, (b"evil: 1\r\nset-cookie", b"evil=1"))
-
-
-async def informing(scope: Any, receive: Any, send: Any) -> None:
-    await respond(send, b"", 101)
-
-
-async def inventing(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.invented"})
-
-
-@pytest.mark.parametrize(
-    "app",
-    [
-        raising,
-        raising_in_a_nursery,
-        returning_nothing,
-        only_starting,
-        sending_a_body_first,
-        sending_too_much,
-        sending_too_little,
-        splitting_the_response,
-        splitting_with_a_name,
-        informing,
-        inventing,
-    ],
-)
+@pytest.mark.parametrize("app", FAILING.values(), ids=FAILING)
 async def test_an_app_that_fails_before_its_response_causes_a_500(
     app: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
