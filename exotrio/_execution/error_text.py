@@ -25,7 +25,7 @@ def error_text(error: BaseException, redactor: Redactor = NO_SECRETS, note: str 
     """
     try:
         if _is_too_deep(error):
-            error = BaseExceptionGroup("what is in groups too deep to be shown", leaves(error))
+            error = BaseExceptionGroup("errors in groups that are nested too deep to be shown", leaves(error))
         report = traceback.TracebackException.from_exception(error, compact=True, max_group_depth=MAX_DEPTH)
         _strip(report)
         if note:

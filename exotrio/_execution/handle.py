@@ -1,5 +1,5 @@
-"""One execution of a node: its claim, its report, and what the rest of the runtime may see of it and do to
-it. And which execution a log line belongs to, whether node code writes it or a library that it calls."""
+"""One execution of a node: its claim, its report, and how the rest of the runtime observes and ends it. And
+which execution a log line belongs to, whether node code writes it or a library that it calls."""
 
 from __future__ import annotations
 
@@ -133,6 +133,6 @@ phase_context: ContextVar[Callable[[], str] | None] = ContextVar("exotrio_phase"
 
 
 def claim_fields(claim: Claim) -> dict[str, object]:
-    """Return what a log says of a state; what v0 does not tell is left out."""
+    """Return the fields of a state for a log record, without those that v0 does not have."""
     names = {"run": claim.run_id, "state": claim.state_id, "node": claim.node_name, "attempt": claim.attempt}
     return {name: value for name, value in names.items() if value is not None}

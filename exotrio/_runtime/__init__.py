@@ -83,7 +83,7 @@ through the phases. Nothing else decides what is cancelled when.
                 asyncio thread, outbox and heartbeat                                  CLOSE
     STOPPED     nothing                            the process ends               EXIT
 
-The seconds are in ``_util.deadlines``, and nowhere else; a test adds them up. A request without time for
+The seconds are in ``_shared.deadlines``, and nowhere else; a test adds them up. A request without time for
 a drain (a cancelled scope, a defect) goes from RUNNING to CANCELLING; a drain after which nothing runs
 skips CANCELLING. What is still held after FLUSHING is written off: each state is logged by its id as in
 the outbox, of unknown fate, or abandoned, and counts for exit code 75.

@@ -1,4 +1,4 @@
-"""When a cron expression, in the grammar of croniter, comes due in a time zone. Pure.
+"""When a cron expression, in the grammar of croniter, is due in a time zone. Pure.
 
 A *schedule* is an expression with its zone in one text, as some crontabs have it: ``0 9 * * *`` in UTC,
 ``CRON_TZ=Europe/Berlin 0 9 * * *`` elsewhere. croniter refuses an expression that begins so.
@@ -6,10 +6,10 @@ A *schedule* is an expression with its zone in one text, as some crontabs have i
 Where clocks are put forward, some times of a day do not exist; where they are put back, some exist twice. As
 with the cron of Debian, it depends on the expression:
 
-- one with a ``*`` at the beginning of its minute or hour (also ``@hourly``) is meant as an interval: it comes
-  due whenever the clock shows such a time, so not in a skipped hour, and again in a repeated one.
-- any other names times of a day, and comes due once for each: as soon as the clocks were put forward if they
-  skipped it, and at the first of two.
+- one with a ``*`` at the beginning of its minute or hour (also ``@hourly``) is an interval: it is due
+  whenever the clock shows such a time, so not in a skipped hour, and again in a repeated one.
+- any other expression names times of day, and is due once for each: as soon as the clocks were put forward if
+  they skipped it, and at the first of two.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ def local_time(ms: int, zone: str) -> str:
 
 
 def next_occurrence_ms(schedule: str, after_ms: int) -> int | None:
-    """Return the first time after ``after_ms`` at which a schedule comes due, in Unix ms; None without one.
+    """Return the first time after ``after_ms`` at which a schedule is due, in Unix ms; None if there is none.
 
     A ValueError says why the schedule cannot be read.
     """
     expression, name = parts_of(schedule)
     after = datetime.fromtimestamp(after_ms / 1000, UTC)
     if name == "UTC":
-        found = next(_walls(expression, after.replace(tzinfo=None)), None)
-        return None if found is None else _ms(found.replace(tzinfo=UTC))
+        wall = next(_walls(expression, after.replace(tzinfo=None)), None)
+        return None if wall is None else _ms(wall.replace(tzinfo=UTC))
     from zoneinfo import ZoneInfo
 
     zone = ZoneInfo(check_zone(name))
@@ -115,10 +115,10 @@ def _walls(expression: str, after: datetime) -> Iterator[datetime]:
     from croniter import CroniterBadDateError, croniter
 
     # Given UTC, since it would take a time without a zone for one of the machine's.
-    found = croniter(expression, after.replace(tzinfo=UTC))
+    schedule = croniter(expression, after.replace(tzinfo=UTC))
     while True:
         try:
-            moment = found.get_next(datetime)
+            moment = schedule.get_next(datetime)
         except CroniterBadDateError:
             return
         yield moment.replace(tzinfo=None)
@@ -142,7 +142,7 @@ def _intervals(expression: str, zone: ZoneInfo, after: datetime) -> datetime | N
     repeated = _moment_of(wall, zone, fold=1) - _moment_of(wall, zone, fold=0)
     if local.fold or not repeated:
         return due
-    # The clock will show this time once more: it goes back, perhaps before ``due``.
+    # The clock will show this time once more: it is put back, perhaps before ``due``.
     again = _first_shown(expression, zone, after, wall - repeated, fold=1)
     return min(filter(None, (due, again)), default=None)
 
