@@ -59,24 +59,6 @@ def test_a_graph_is_upserted_read_and_triggered(stock: Stock, manager: StateMana
     assert stock.times("GET v1") == 1, "what the server is has to be is_sent once, not with each call"
 
 
-def test_calls_at_once_are_made_at_once(stock: Stock, manager: StateManager) -> None:
-    all_here = threading.Barrier(8)
-
-    def wait_for_the_others(method: str, path: str) -> str:
-        if path.endswith("/trigger"):
-            all_here.wait(60)
-        return ""
-
-    async def main() -> None:
-        await manager.upsert_graph("g", NODES, {})
-        stock.proxy = wait_for_the_others  # type: ignore[assignment]
-        replies = await asyncio.gather(*(manager.trigger("g") for _ in range(8)))
-        assert {reply["run_id"] for reply in replies} == set(stock.runs)
-
-    asyncio.run(main())
-    assert len(stock.runs) == 8
-
-
 def test_more_calls_at_once_than_there_are_connections_wait_for_one(
     stock: Stock, manager: StateManager
 ) -> None:

@@ -50,15 +50,6 @@ def test_everything_that_is_missing_is_named_at_once(unconfigured: Path) -> None
     assert len(caught.value.problems) == 4
 
 
-async def test_it_may_be_used_in_async_with_or_plainly() -> None:
-    server = Server().on("GET g", answer(200, GRAPH))
-    async with server.client as manager:
-        assert (await manager.get_graph("g"))["validation_status"] == "VALID"
-    manager = server.client
-    assert await manager.get_graph("g") == GRAPH
-    await manager.aclose()
-
-
 # -- trigger
 
 
@@ -342,12 +333,6 @@ async def test_on_v0_the_status_of_a_run_is_derived_from_its_states(
     assert [place.identifier for place in run.nodes] == ["d0", "d1"]
     assert sum(sum(place.counts.values()) for place in run.nodes) == len(statuses)
     assert run.pending_count + run.success_count + run.errored_count + run.retried_count == len(statuses)
-
-
-async def test_on_our_server_the_status_of_a_run_is_its_own() -> None:
-    server = Server(native=True).on("GET r", native_run("SUCCESS"))
-    assert (await server.client.status("r")).status is RunStatus.SUCCESS
-    assert server.double.requests[-1].url.path == "/exotrio/v1/namespace/ns/run/r"
 
 
 async def test_wait_returns_when_the_run_ended_and_reports_each_change(

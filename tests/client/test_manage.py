@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio._wire.vocabulary import RunStatus, StateStatus
-from exotrio.errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import ConfigurationError, NotFound, RequestRefused
 from tests.support.client_double import (
     GRAPH,
     MOMENT,
@@ -74,14 +74,6 @@ async def test_retrying_a_run_is_repeated_under_one_id(autojump_clock: MockClock
     assert len({body["request_id"] for body in bodies}) == 1
 
 
-async def test_retrying_two_runs_is_two_requests() -> None:
-    server = Server(native=True).on("POST retry", answer(200, {"retried": [], "refused": []}))
-    manager = server.client
-    await manager.retry_run("r")
-    await manager.retry_run("r")
-    assert len({body["request_id"] for body in server.double.bodies("retry")}) == 2
-
-
 async def test_on_v0_each_failed_state_is_retried_by_itself() -> None:
     server = Server().on("GET graph", failed_graph())
     server.on(
@@ -94,13 +86,6 @@ async def test_on_v0_each_failed_state_is_retried_by_itself() -> None:
     assert reason.endswith("no")
     first, second = server.double.bodies("manual-retry")
     assert first["fanout_id"] != second["fanout_id"], "one id counts once for all states of a node"
-
-
-async def test_on_v0_a_retry_that_may_have_arrived_is_not_sent_again() -> None:
-    server = Server().on("GET graph", failed_graph()).on("POST manual-retry", httpx.ReadError("reset"))
-    with pytest.raises(ManagerUnavailable):
-        await server.client.retry_run("r")
-    assert server.calls().count("POST manual-retry") == 1
 
 
 async def test_on_v0_a_run_without_failed_states_is_refused_as_ours_refuses_it() -> None:
@@ -225,15 +210,6 @@ async def test_an_unknown_state_or_run_is_an_error_at_both_kinds_of_server() -> 
             await call
     with pytest.raises(NotFound):
         await Server().on("GET graph", run_graph()).client.states(run="r")
-
-
-async def test_a_list_notices_that_our_server_was_replaced_by_another() -> None:
-    server = Server(native=True).on("GET states", page(None))
-    server.on("GET graph", failed_graph())
-    manager = server.client
-    assert (await manager.states(run="r")).states == []
-    server.native = False
-    assert len((await manager.states(run="r")).states) == 4
 
 
 # -- what only our server can do
