@@ -20,9 +20,7 @@ from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.graphs import correct_schedules
-from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.transaction import Transaction
-from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.cron import N, put, runs
 from tests.support.helpers import (
@@ -30,13 +28,12 @@ from tests.support.helpers import (
     VirtualClock,
     declare,
     eventually,
-    node_name,
     ok,
     open_client,
     place,
     refused,
 )
-from tests.support.manager import ENGINES, open_manager, running
+from tests.support.manager import ENGINES, open_manager
 
 START_MS = VirtualClock.START_MS
 DAY_MS = 24 * 3_600_000
@@ -174,17 +171,6 @@ async def test_one_missed_occurrence_is_caught_up_after_a_downtime(tmp_path: Pat
         assert await runs(client) == 1
 
 
-async def test_after_a_standstill_one_occurrence_is_caught_up_and_the_others_are_not(
-    client: httpx.AsyncClient, clock: VirtualClock, autojump_clock: MockClock
-) -> None:
-    ok(await put(client, "*/10 * * * *"), 201)
-    clock.set(DAY_MS / 1000 + 60)  # as of a machine that was suspended
-    await trio.sleep(61)
-    assert await runs(client) == 1
-    await trio.sleep(600)
-    assert await runs(client) == 2
-
-
 async def test_an_occurrence_that_breaks_off_in_the_middle_is_neither_lost_nor_fired_twice(
     client: httpx.AsyncClient, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,68 +192,6 @@ async def test_an_occurrence_that_breaks_off_in_the_middle_is_neither_lost_nor_f
     assert await runs(client) == 1
     await trio.sleep(600)
     assert await runs(client) == 2
-
-
-KILLED = """
-import sys, httpx, trio
-from exotrio.manager import embedded
-from tests.support.cron import N, put, runs
-from tests.support.helpers import declare, ok
-
-async def main(path):
-    async with embedded(path) as transport:
-        async with httpx.AsyncClient(transport=transport, base_url="http://embedded") as client:
-            ok(await client.put(f"{N}/nodes/", json={"runtime_name": "r", "nodes": [declare("Node_a")]}))
-            ok(await put(client, "* * * * * *"), 201)
-            while True:
-                print(await runs(client), flush=True)
-                await trio.sleep(0.01)
-
-trio.run(main, sys.argv[1])
-"""
-
-
-async def test_a_schedule_outlives_a_process_that_was_killed(tmp_path: Path) -> None:
-    db = tmp_path / "state.db"
-    with running(KILLED, db) as process:
-        process.line("^2$")
-        process.kill()
-    # Ten seconds later, by the clock: one occurrence is caught up, whatever was under way.
-    now = wall_clock() + 10_000
-    async with manager(db, lambda: now) as client:
-
-        async def caught_up() -> None:
-            assert ok(await client.get(f"{N}/runs/1/1"))["runs"][0]["created_at"] == timestamp(now)
-
-        await eventually(caught_up)
-        created = [run["created_at"] for run in ok(await client.get(f"{N}/runs/1/100"))["runs"]]
-    assert len(created) in {3, 4}, "one may have been started after the last look"
-    assert len({moment[:19] for moment in created}) == len(created), "an occurrence fired twice"
-
-
-async def test_occurrences_leave_nothing_but_their_runs_which_go_when_they_are_old(
-    clock: VirtualClock, autojump_clock: MockClock
-) -> None:
-    def schedules(view: View) -> int:
-        found: int = view.execute("SELECT count(*) FROM cron_triggers").fetchone()[0]
-        return found
-
-    async with open_manager(clock=clock, keep_ms=3_600_000) as opened:
-        api = opened.api
-        flow = await Flow.deploy(
-            api, place("a"), triggers=[{"type": "CRON", "value": {"expression": "*/10 * * * *"}}]
-        )
-        await trio.sleep(60)  # so that nothing below happens in the very moment of an occurrence
-        for _ in range(4):
-            await trio.sleep(3600)
-            for state in ok(await api.claim([node_name("a")], 100))["states"]:
-                ok(await api.executed(state["state_id"]))
-            assert await opened.service.store.read(schedules) == 1
-        await trio.sleep(7200)
-        pending = ok(await api.runs(1, 100))
-        assert {run["status"] for run in pending["runs"]} == {"PENDING"}, "what has not ended is kept"
-        assert pending["total"] == 12
-        assert flow.graph == pending["runs"][0]["graph_name"]
 
 
 @pytest.mark.parametrize("expression", ["", "nonsense", "61 * * * *", "@reboot", "H * * * *", "* * * *"])
