@@ -31,7 +31,7 @@ async def take(manager: Manager, native: bool, limit: int = 1000) -> list[Any]:
 
 @both
 @pytest.mark.parametrize("letter", ["x", "€"])
-async def test_a_claim_of_large_states_is_cut_and_the_next_ones_bring_the_others(
+async def test_a_claim_of_large_states_is_limited_and_the_next_ones_return_the_others(
     manager: Manager, native: bool, letter: str
 ) -> None:
     await waiting(manager, *[600_000] * 8, letter=letter)
@@ -47,7 +47,7 @@ async def test_a_state_that_is_larger_than_a_claim_comes_alone(manager: Manager,
     assert [len(await take(manager, native)) for _ in range(2)] == [1, 2]
 
 
-async def test_a_claim_that_was_cut_brings_the_same_states_when_it_is_repeated(manager: Manager) -> None:
+async def test_a_limited_claim_returns_the_same_states_when_it_is_repeated(manager: Manager) -> None:
     await waiting(manager, *[1_500_000] * 2)
     (first,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")
     (again,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")

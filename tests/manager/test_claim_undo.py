@@ -1,4 +1,4 @@
-"""A claim whose reply cannot be written is undone: no state is held by somebody who does not know it."""
+"""A claim whose reply cannot be written is undone: no state is held by a runtime that does not know it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_a_claim_that_cannot_be_undone_is_undone_as_soon_as_it_can(manager
     await check_claimable(manager)
 
 
-async def test_a_v0_claim_that_is_undone_late_leaves_alone_what_was_claimed_anew() -> None:
+async def test_a_v0_claim_that_is_undone_late_does_not_release_states_that_were_claimed_again() -> None:
     async def claim_anew(_: Message) -> None:
         clock.advance(1)
         for state in await manager.service.store.read(states_of):
@@ -154,7 +154,7 @@ async def test_a_reply_that_is_cancelled_while_it_is_written_undoes_the_claim(
     await check_claimable(manager)
 
 
-async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone(manager: Manager) -> None:
+async def test_a_poll_cancelled_at_the_moment_when_it_is_served_is_undone(manager: Manager) -> None:
     async def poll() -> None:
         with scope:
             await ask(manager, NATIVE, send_as_servers_do, wait_ms=15_000)
@@ -217,7 +217,7 @@ async def test_a_claim_that_is_not_written_in_time_is_given_up_as_uncertain(
 
 @both
 @pytest.mark.parametrize("closing", [False, True], ids=["while open", "while closing"])
-async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
+async def test_a_claim_that_is_committed_after_it_was_given_up_is_undone(
     path: str, closing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = claims.claim
@@ -245,7 +245,7 @@ async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
                 await check_claimable(manager)
 
 
-async def test_undoing_leaves_alone_what_was_reported_meanwhile(manager: Manager) -> None:
+async def test_undoing_does_not_release_states_that_were_reported_meanwhile(manager: Manager) -> None:
     async def report(message: Message) -> None:
         ok(await manager.api.executed(first_in(message), {"v": "1"}))
 
@@ -255,7 +255,7 @@ async def test_undoing_leaves_alone_what_was_reported_meanwhile(manager: Manager
     assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1
 
 
-async def test_undoing_leaves_alone_what_somebody_else_holds_by_now() -> None:
+async def test_undoing_does_not_release_states_that_another_runtime_holds() -> None:
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         await ready(manager)
@@ -272,7 +272,7 @@ async def test_undoing_leaves_alone_what_somebody_else_holds_by_now() -> None:
         assert state["state_id"] not in held
 
 
-async def test_undoing_leaves_alone_what_a_repeated_claim_has_handed_out_since(manager: Manager) -> None:
+async def test_undoing_does_not_release_states_that_a_repeated_claim_returned_since(manager: Manager) -> None:
     await ready(manager)
     again: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""A claim with outcomes, beside runtimes that wait: in one state manager, on both engines."""
+"""A claim with outcomes while other runtimes wait: in one state manager, on both engines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_its_own_claim_that_waits_does_not_count_as_another(manager: Manag
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-async def test_what_is_left_is_announced_and_nothing_else(manager: Manager, limit: int) -> None:
+async def test_states_that_are_left_are_announced_and_no_others(manager: Manager, limit: int) -> None:
     flow = await Flow.deploy(manager.api, place("a", "b"), place("b"))
     await flow.trigger()
     [state] = await claim(manager.api, {A: 1})
@@ -65,11 +65,11 @@ async def shares(manager: Manager, at_once: int, waits: str) -> tuple[int, int]:
     states = await claim(api, {A: 4})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
-        await until(lambda: waiting.has_others("tests", "nobody", [B]))
-        asked = {"worker_id": "busy", "limits": {B: 10}, "limit": 10, "at_once": at_once, "claim_id": "c"}
-        reply = ok(await api.outcomes(*(executed_item(state) for state in states), {"claim": asked}))
+        await until(lambda: waiting.has_others("tests", "other", [B]))
+        request = {"worker_id": "busy", "limits": {B: 10}, "limit": 10, "at_once": at_once, "claim_id": "c"}
+        reply = ok(await api.outcomes(*(executed_item(state) for state in states), {"claim": request}))
         if len(reply["states"]) < 4:
             await until(lambda: got)
         nursery.cancel_scope.cancel()
-    assert not waiting.has_others("tests", "nobody", [B])
+    assert not waiting.has_others("tests", "other", [B])
     return len(reply["states"]), len(got)

@@ -158,7 +158,7 @@ async def test_a_run_that_cannot_be_started_does_not_end_the_schedule(
 
 
 async def test_one_missed_occurrence_is_caught_up_after_a_downtime(tmp_path: Path) -> None:
-    # A file, so threads, so real time: the clock given here stands still meanwhile.
+    # A file, so threads, so real time: the clock of the test does not advance meanwhile.
     clock, db = SettableClock(START_MS), tmp_path / "state.db"
     async with manager(db, clock) as client:
         ok(await client.put(f"{N}/nodes/", json=NODES))
@@ -209,7 +209,7 @@ async def test_an_expression_that_cannot_be_read_is_refused_with_its_place(
     [
         ("* 2 * 3 L0", True),  # the hour that is skipped on the last Sunday of March
         ("* 2 * 3 L0 */10", True),
-        ("30 2 * 3 L0", False),  # a time of day comes due at the end of the hour
+        ("30 2 * 3 L0", False),  # a time of day occurs at the end of the hour
         ("* 2,3 * 3 L0", False),
         ("* 2 30 2 *", False),  # no date at all
         ("* 0 1 1 * 0 2026", False),  # over in this zone, and not in UTC

@@ -93,7 +93,7 @@ async def test_a_graph_that_is_triggered_all_the_time_can_be_deleted(
     assert await claim(manager.api, {A: 1}) == []
 
 
-async def test_a_deletion_that_ended_in_the_middle_goes_on_when_it_is_asked_for_again(
+async def test_a_deletion_that_ended_in_the_middle_goes_on_when_it_is_requested_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MAX_BATCH", 0.0)
@@ -112,8 +112,8 @@ async def test_a_deletion_that_ended_in_the_middle_goes_on_when_it_is_asked_for_
         assert ok(await manager.api.delete_graph("graph"))["deleted_runs"] == 4
 
 
-async def test_a_deletion_that_has_locked_runs_waits_for_no_other_one(database: Database) -> None:
-    """Whoever holds that one may wait for one of these."""
+async def test_a_deletion_that_has_locked_runs_waits_for_no_other_run(database: Database) -> None:
+    """The transaction that has locked that run may wait for one of these."""
     async with open_manager(database.url) as manager:
         flow = await with_runs(manager, 1)
         await flow.trigger()

@@ -65,11 +65,11 @@ async def test_a_client_follows_the_pages_and_gets_what_v0_has(
         monkeypatch.setattr(graphs, "MAX_PAGE_GRAPHS", 2)
         pages.clear()
         async with StateManager("tests", transport=embedded_in(manager.service)) as client:
-            found = await client.graphs()
-        assert [graph.name for graph in found] == expected
+            shown = await client.graphs()
+        assert [graph.name for graph in shown] == expected
         assert pages == [2, 2, 2, 1]
-        assert found[0].secrets == {"token": True}
-        assert found[0].id
+        assert shown[0].secrets == {"token": True}
+        assert shown[0].id
 
 
 async def test_a_namespace_without_graphs_has_one_empty_page() -> None:

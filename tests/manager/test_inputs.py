@@ -52,7 +52,7 @@ async def test_inputs_of_a_state_have_a_limit_in_bytes(value: str) -> None:
         assert (await flow.run_summary())["status"] == "FAILED", "nothing waits for what will never be"
 
 
-async def test_what_is_too_large_is_never_built(manager: Manager) -> None:
+async def test_inputs_that_are_too_large_are_never_built(manager: Manager) -> None:
     flow = await Flow.start(manager.api, *doubling(1_000))
     tracemalloc.start()
     error = await follows(flow, "x" * MIB)
@@ -62,7 +62,7 @@ async def test_what_is_too_large_is_never_built(manager: Manager) -> None:
     assert peak < 32 * MIB
 
 
-async def test_a_united_node_that_would_be_given_too_much_is_an_error_and_reads_no_more_than_that(
+async def test_a_united_node_with_too_large_inputs_is_an_error_and_reads_no_more_than_the_limit(
     manager: Manager,
 ) -> None:
     flow, branches = await fanned(manager.api, size=60, inputs={"p": "${{c.outputs.v}}"})
@@ -136,7 +136,7 @@ async def test_the_limit_of_a_server_is_that_of_its_bodies(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("engine", ["memory", "postgres"])
-async def test_what_any_number_of_states_name_is_read_at_once(engine: str, tmp_path: Path) -> None:
+async def test_values_for_any_number_of_states_are_read_together(engine: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         async with open_manager(new_database(engine, tmp_path, stack)) as manager:
             flow = await Flow.start(

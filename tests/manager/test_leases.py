@@ -80,7 +80,7 @@ async def beat(api: Api, *states: dict[str, Any], worker_id: str = "w", phase: s
     return ok(await api.heartbeat(worker_id, phase=phase, states=held))
 
 
-async def told(api: Api, *states: dict[str, Any]) -> list[str]:
+async def heartbeat_results(api: Api, *states: dict[str, Any]) -> list[str]:
     """Return what a heartbeat about these states learns of them."""
     reply = await beat(api, *states)
     assert [item["state_id"] for item in reply["items"]] == [state["state_id"] for state in states]
@@ -95,7 +95,7 @@ async def status(flow: Flow, state: dict[str, Any]) -> str:
 # -- the end of a lease
 
 
-async def test_a_lease_that_nobody_renews_ends_and_the_state_can_be_claimed_again(
+async def test_a_lease_that_is_not_renewed_ends_and_the_state_can_be_claimed_again(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     first = await claim_one(api)
@@ -121,7 +121,7 @@ async def test_the_end_of_a_lease_wakes_a_long_poll(autojump_clock: MockClock, a
     assert TTL <= trio.current_time() - began <= TTL + SWEEP
 
 
-async def test_heartbeats_keep_a_lease_for_as_long_as_they_come(
+async def test_heartbeats_keep_a_lease_while_they_arrive(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     state = await claim_one(api)
@@ -131,7 +131,7 @@ async def test_heartbeats_keep_a_lease_for_as_long_as_they_come(
         assert (reply["ttl_ms"], reply["items"][0]["result"]) == (12_000, "ok")
     assert await status(flow, state) == "QUEUED"
     assert await report(api, executed_item(state)) == ["ok"]
-    assert await told(api, state) == ["lost"]
+    assert await heartbeat_results(api, state) == ["lost"]
 
 
 async def test_claims_in_process_never_end(autojump_clock: MockClock, manager: Manager) -> None:
@@ -144,7 +144,7 @@ async def test_claims_in_process_never_end(autojump_clock: MockClock, manager: M
     assert await status(flow, state) == "QUEUED"
 
 
-async def test_a_repeated_claim_tells_what_is_left_of_the_lease(autojump_clock: MockClock, api: Api) -> None:
+async def test_a_repeated_claim_returns_the_rest_of_the_lease(autojump_clock: MockClock, api: Api) -> None:
     await Flow.start(api, A, B)
     first = await claim_one(api, claim_id="c")
     await trio.sleep(5)
@@ -152,11 +152,11 @@ async def test_a_repeated_claim_tells_what_is_left_of_the_lease(autojump_clock: 
     assert again["lease"] == {**first["lease"], "ttl_ms": 7_000}
 
 
-async def test_a_sweep_that_comes_late_extends_the_leases_first(
+async def test_a_late_sweep_extends_the_leases_first(
     autojump_clock: MockClock, boot: Boot, api: Api, flow: Flow, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = await claim_one(api)
-    boot.skipped += 3_600  # this process was stopped for an hour: nobody could be heard
+    boot.skipped += 3_600  # this process was stopped for an hour and received no heartbeat
     await trio.sleep(TTL - SWEEP)
     assert await status(flow, state) == "QUEUED"
     assert "were not checked for 3600.0 s" in caplog.text
@@ -190,7 +190,7 @@ async def test_no_lease_ends_because_the_database_failed_or_was_slow_for_longer_
     assert await status(flow, state) == "CREATED"
 
 
-async def test_what_loses_its_lease_again_and_again_is_poison_and_can_be_retried_by_hand(
+async def test_a_state_that_loses_its_lease_again_and_again_is_poison_and_can_be_retried_by_hand(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     for lost in range(3):
@@ -201,7 +201,7 @@ async def test_what_loses_its_lease_again_and_again_is_poison_and_can_be_retried
     assert shown["status"] == "ERRORED"
     assert "poison: 3 runtimes in a row" in shown["error"]
     assert await claim(api) == []
-    assert await told(api, state) == ["lost"]
+    assert await heartbeat_results(api, state) == ["lost"]
     assert (await flow.run_summary())["status"] == "FAILED"
     ok(await api.manual_retry(state["state_id"]))
     again = await claim_one(api)
@@ -231,7 +231,7 @@ def lease_of(state: dict[str, Any]) -> tuple[int, bool, bool]:
     return state["lease"]["deliveries"], state["lease"]["announce"], state["lease"]["alone"]
 
 
-async def test_only_what_heartbeats_called_running_counts_when_its_lease_ends(
+async def test_only_a_state_that_heartbeats_called_running_counts_when_its_lease_ends(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     await flow.trigger()
@@ -248,7 +248,7 @@ async def test_only_what_heartbeats_called_running_counts_when_its_lease_ends(
     assert await report(api, executed_item(left)) == ["ok"]
 
 
-async def test_a_worker_that_does_not_say_what_runs_runs_all_that_it_claimed(
+async def test_a_runtime_that_does_not_name_running_states_counts_as_running_all_that_it_claimed(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     await flow.trigger()
@@ -264,7 +264,7 @@ async def test_with_a_limit_of_one_nothing_is_run_alone_before_it_was_lost(autoj
         assert lease_of(await claim_one(manager.remote, announces=True)) == (0, False, False)
 
 
-async def test_what_ends_a_process_with_its_state_manager_inside_is_poison_and_nothing_else(
+async def test_a_state_that_ends_a_process_with_its_state_manager_inside_is_poison_and_no_other_state_is(
     tmp_path: Path,
 ) -> None:
     db = tmp_path / "state.db"
@@ -293,7 +293,7 @@ async def test_what_ends_a_process_with_its_state_manager_inside_is_poison_and_n
 # -- what the last holder may still do
 
 
-async def test_a_late_outcome_counts_while_nobody_else_has_claimed_the_state(
+async def test_a_late_outcome_counts_until_another_runtime_claims_the_state(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     state = await claim_one(api)
@@ -303,45 +303,45 @@ async def test_a_late_outcome_counts_while_nobody_else_has_claimed_the_state(
     assert await flow.statuses() == {("a", "SUCCESS"): 1, ("b", "CREATED"): 1}
 
 
-async def test_a_late_outcome_is_stale_once_somebody_else_has_claimed_the_state(
+async def test_a_late_outcome_is_stale_once_another_runtime_has_claimed_the_state(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     zombie = await claim_one(api)
     await trio.sleep(TTL + SWEEP)
     state = await claim_one(api)
     assert await report(api, executed_item(zombie, {"v": "zombie"})) == ["stale"]
-    assert await told(api, zombie, state) == ["lost", "ok"]
+    assert await heartbeat_results(api, zombie, state) == ["lost", "ok"]
     assert await report(api, executed_item(state)) == ["ok"]
     assert await report(api, executed_item(zombie, {"v": "zombie"})) == ["stale"]
     assert (await flow.detail(state["state_id"]))["outputs"]["v"] == "x"
 
 
-async def test_a_heartbeat_regains_a_lease_that_ended_while_nobody_else_has_claimed_the_state(
+async def test_a_heartbeat_regains_a_lease_that_ended_until_another_runtime_claims_the_state(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     state = await claim_one(api)
     await trio.sleep(TTL + SWEEP)
-    assert await told(api, state) == ["ok"]
+    assert await heartbeat_results(api, state) == ["ok"]
     assert await status(flow, state) == "QUEUED"
     assert await claim(api) == []
     await trio.sleep(TTL - 1)
     assert await report(api, executed_item(state)) == ["ok"]
 
 
-async def test_a_worker_that_regains_its_lease_again_and_again_is_not_taken_for_several_that_ended(
+async def test_a_runtime_that_regains_its_lease_again_and_again_does_not_count_as_several_lost_ones(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     state = await claim_one(api)
     for _ in range(TERMS.poison_limit):
         await trio.sleep(TTL + SWEEP)
-        assert await told(api, state) == ["ok"]
+        assert await heartbeat_results(api, state) == ["ok"]
     assert await status(flow, state) == "QUEUED"
     await trio.sleep(TTL + SWEEP)
     assert (await claim_one(api))["lease"]["deliveries"] == 1
 
 
 @pytest.mark.parametrize("way", ["released", "requeued"])
-async def test_a_heartbeat_does_not_take_back_what_was_given_away(
+async def test_a_heartbeat_does_not_take_back_a_state_that_was_released_or_requeued(
     autojump_clock: MockClock, api: Api, flow: Flow, way: str
 ) -> None:
     state = await claim_one(api)
@@ -349,11 +349,11 @@ async def test_a_heartbeat_does_not_take_back_what_was_given_away(
         ok(await api.release(states=[item_for(state)]))
     else:
         await report(api, item_for(state, outcome="requeued", delay_ms=1_000))
-    assert await told(api, state) == ["lost"]
+    assert await heartbeat_results(api, state) == ["lost"]
     assert await status(flow, state) == "CREATED"
 
 
-async def test_what_a_worker_held_whose_process_has_ended_need_not_wait_for_its_lease(
+async def test_states_of_a_runtime_whose_process_has_ended_do_not_wait_for_the_end_of_its_lease(
     autojump_clock: MockClock, manager: Manager
 ) -> None:
     api, service = manager.remote, manager.service
@@ -368,24 +368,24 @@ async def test_what_a_worker_held_whose_process_has_ended_need_not_wait_for_its_
     assert [(state["state_id"], state["lease"]["deliveries"]) for state in again] == [
         (dead["state_id"], 1)
     ], "as a lost lease: what ends every worker has to come to an end"
-    assert await told(api, alive) == ["ok"]
+    assert await heartbeat_results(api, alive) == ["ok"]
 
 
-async def test_heartbeats_about_strange_states_learn_that_they_are_lost(
+async def test_heartbeats_with_unknown_states_learn_that_these_are_lost(
     autojump_clock: MockClock, api: Api
 ) -> None:
     await Flow.start(api, A, B)
     state = await claim_one(api)
-    stranger = {"state_id": "0" * 24, "lease": {"token": "t"}}
+    unknown = {"state_id": "0" * 24, "lease": {"token": "t"}}
     wrong = {**state, "lease": {"token": "t"}}
-    assert await told(api, stranger, wrong, state) == ["lost", "lost", "ok"]
-    assert await told(api.elsewhere("other"), state) == ["lost"]
+    assert await heartbeat_results(api, unknown, wrong, state) == ["lost", "lost", "ok"]
+    assert await heartbeat_results(api.elsewhere("other"), state) == ["lost"]
 
 
 # -- v0
 
 
-async def test_v0_claims_hold_for_ever_unless_a_timeout_is_set(
+async def test_v0_claims_hold_without_a_limit_unless_a_timeout_is_set(
     autojump_clock: MockClock, api: Api, flow: Flow
 ) -> None:
     state_id = await flow.one("a")
@@ -415,7 +415,7 @@ async def test_a_v0_claim_ends_with_its_timeout_and_its_late_outcome_is_refused(
 
 
 @pytest.mark.parametrize("uptime", [10.0, 10_000_000.0])
-async def test_after_a_restart_every_lease_has_a_fresh_term_whatever_the_clock_says(
+async def test_after_a_restart_every_lease_has_a_new_term_whatever_the_clock_shows(
     tmp_path: Path, uptime: float
 ) -> None:
     terms = Terms(lease_ttl_ms=600_000, claim_timeout_ms=900_000)
@@ -446,7 +446,7 @@ async def cancelled(api: Api, run_id: str) -> Any:
     return ok(await api.native("POST", f"run/{run_id}/cancel"))
 
 
-async def test_cancelling_ends_what_waits_and_what_runs_and_heartbeats_tell_of_it(
+async def test_cancelling_ends_waiting_and_running_states_and_heartbeats_learn_it(
     autojump_clock: MockClock, api: Api
 ) -> None:
     flow = await Flow.start(api, place("t", "b"), place("b", "u"), place("u", unites="t"))
@@ -458,7 +458,7 @@ async def test_cancelling_ends_what_waits_and_what_runs_and_heartbeats_tell_of_i
 
     run = await cancelled(api, run_id)
     assert (run["status"], run["pending_count"], run["errored_count"]) == ("FAILED", 0, 3)
-    assert await told(api, running) == ["cancelled"]
+    assert await heartbeat_results(api, running) == ["cancelled"]
     flow.run_id = run_id
     for state in (running, waiting):
         shown = await flow.detail(state["state_id"])
@@ -498,7 +498,7 @@ async def test_a_run_that_has_ended_or_is_not_known_cannot_be_cancelled(
     flow = await Flow.start(api, B)
     await flow.run("b")
     assert "already ended" in refused(await api.native("POST", f"run/{flow.run_id}/cancel"), 409)
-    refused(await api.native("POST", "run/nobody/cancel"), 404)
+    refused(await api.native("POST", "run/absent/cancel"), 404)
     refused(await api.elsewhere("other").native("POST", f"run/{flow.run_id}/cancel"), 404)
 
 
@@ -526,7 +526,7 @@ async def test_the_id_of_a_claim_is_remembered_for_ten_minutes_across_a_restart(
         assert {row["id"] for row in ids} == {"other", "third"}
 
 
-async def test_a_sweep_reads_no_inputs_of_what_it_takes_back() -> None:
+async def test_a_sweep_reads_no_inputs_of_the_states_that_it_takes_back() -> None:
     boot, mib = Boot(), 1024 * 1024
     async with managing(boot=boot) as manager:
         flow = await Flow.deploy(manager.remote, place("a", inputs={"p": "INITIAL"}))

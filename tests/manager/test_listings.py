@@ -32,17 +32,17 @@ async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
     for state in rest:
         ok(await api.executed(state["state_id"]))
     everything = [node["id"] for node in (await flow.shown())["nodes"]][::-1]
-    found, pages = [], 0
+    listed, pages = [], 0
     before: dict[str, Any] = {}
     while True:
         page = ok(await api.states(**before))
-        found += [state["id"] for state in page["states"]]
+        listed += [state["id"] for state in page["states"]]
         assert len(page["states"]) <= 4
         pages += 1
         if page["next"] is None:
             break
         before = {"before": page["next"]}
-    assert (found, pages) == (everything, 3)
+    assert (listed, pages) == (everything, 3)
     # One run's own are all looked through: they have an index.
     assert len(ok(await api.states(run=flow.run_id))["states"]) == 10
     client = StateManager("tests", transport=api.client._transport)
@@ -61,8 +61,8 @@ async def test_states_are_found_by_identifier_after_a_start_whose_clock_was_far_
         async with open_manager(used.url) as manager:
             flow = await Flow.start(manager.api, place("a", "b"), place("b"))
             await flow.run("a")
-            (found,) = ok(await manager.api.states(graph="graph", identifier="b"))["states"]
-            assert found["identifier"] == "b"
+            (listed,) = ok(await manager.api.states(graph="graph", identifier="b"))["states"]
+            assert listed["identifier"] == "b"
 
 
 async def test_a_list_of_states_passes_at_once_over_the_numbers_that_a_start_leaves_out(
@@ -86,7 +86,7 @@ async def test_a_search_reads_runs_in_parts_until_there_are_no_more(
     monkeypatch.setattr(runs, "READ_AT_ONCE", 2)
     flow = await Flow.deploy(manager.api, place("a"))
     started = [await flow.trigger() for _ in range(count)]
-    found = await manager.service.store.read_with_deadline(
+    listed = await manager.service.store.read_with_deadline(
         partial(runs.find_runs, graph="graph"), manager.api.namespace
     )
-    assert [run.run_id for run in found.rows] == started[::-1]
+    assert [run.run_id for run in listed.rows] == started[::-1]

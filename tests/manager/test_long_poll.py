@@ -21,7 +21,7 @@ from tests.contract.native import executed_item, item_for
 from tests.support.helpers import eventually, node_name, ok, open_client, place, virtual_ms
 from tests.support.manager import KEY, Manager, open_manager, refuse_states, take_states
 
-LONGEST = 15_000
+MAX_WAIT = 15_000
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def manager() -> AsyncIterator[Manager]:
 
 
 async def claim(
-    api: Api, *identifiers: str, wait_ms: int = LONGEST, limit: int = 10, **options: Any
+    api: Api, *identifiers: str, wait_ms: int = MAX_WAIT, limit: int = 10, **options: Any
 ) -> list[Any]:
     limits = {node_name(identifier): limit for identifier in identifiers}
     states: list[Any] = ok(await api.native_claim(limits, wait_ms=wait_ms, **options))["states"]
@@ -39,7 +39,7 @@ async def claim(
 
 
 class Poll:
-    """A claim that waits in a task of its own."""
+    """A claim that waits in a separate task."""
 
     def __init__(self, nursery: trio.Nursery, api: Api, *identifiers: str, **options: Any) -> None:
         self.states: list[Any] | None = None
@@ -97,18 +97,18 @@ async def test_a_poll_wakes_when_its_node_is_resumed(
     assert len(poll.states) == (1 if of_one_run else 2)
 
 
-async def test_a_look_at_a_run_waits_for_the_very_commit_that_ends_it(
+async def test_a_request_for_a_run_waits_for_the_commit_that_ends_it(
     manager: Manager, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         flow = await Flow.start(manager.api, place("t", "a"), place("a", "u"), place("u", unites="t"))
         seen: list[Any] = []
 
-        async def look() -> None:
-            run = ok(await manager.api.native_run(flow.run_id, LONGEST))
+        async def request_run() -> None:
+            run = ok(await manager.api.native_run(flow.run_id, MAX_WAIT))
             seen.append((run["status"], trio.current_time()))
 
-        nursery.start_soon(look)
+        nursery.start_soon(request_run)
         for identifier in ("t", "a"):  # between them and u nothing is pending, but in one commit
             await trio.sleep(1)
             await flow.run(identifier)
@@ -117,11 +117,11 @@ async def test_a_look_at_a_run_waits_for_the_very_commit_that_ends_it(
         await flow.run("u")
         await trio.testing.wait_all_tasks_blocked()
         assert seen == [("SUCCESS", 3)]
-        await look()
+        await request_run()
         assert seen[1] == ("SUCCESS", 3)
 
 
-async def test_a_look_at_a_run_shows_it_pending_when_its_time_is_over(
+async def test_a_request_for_a_run_shows_it_pending_when_its_time_is_over(
     manager: Manager, autojump_clock: MockClock
 ) -> None:
     flow = await Flow.start(manager.api, place("a"))
@@ -131,7 +131,7 @@ async def test_a_look_at_a_run_shows_it_pending_when_its_time_is_over(
         assert "wait_ms" in str(ok(await manager.api.native_run(flow.run_id, wrong), 422)["detail"])
 
 
-async def test_a_poll_wakes_when_a_delayed_state_comes_due(
+async def test_a_poll_wakes_when_a_delayed_state_is_due(
     flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     await flow.trigger(start_delay=9_000)
@@ -153,7 +153,7 @@ async def test_a_state_that_is_delayed_while_the_poll_waits_is_waited_for(
     assert poll.ended_at == pytest.approx(5, abs=0.01)
 
 
-async def test_states_that_come_due_together_are_given_to_all_polls_that_want_them(
+async def test_states_that_are_due_together_serve_all_polls_for_them(
     flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     polls = [start_poll("a", limit=1) for _ in range(4)]
@@ -181,7 +181,7 @@ async def test_one_state_wakes_many_polls_and_one_gets_it(
     assert all(poll.states == [] for poll in polls if poll not in winners)
 
 
-async def test_other_nodes_and_other_namespaces_do_not_wake_a_poll_for_good(
+async def test_other_nodes_and_other_namespaces_do_not_end_a_poll(
     manager: Manager, flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     other = await Flow.deploy(manager.api.elsewhere(), place("a"))
@@ -194,7 +194,7 @@ async def test_other_nodes_and_other_namespaces_do_not_wake_a_poll_for_good(
     assert poll.states is None
 
 
-async def test_a_claim_for_one_run_waits_for_its_begin_and_takes_nothing_of_others(
+async def test_a_claim_for_one_run_waits_for_its_begin_and_claims_nothing_of_others(
     manager: Manager, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     mine = "6b1f1c1e-0000-4000-8000-000000000000"
@@ -223,7 +223,7 @@ async def test_a_claim_for_one_run_waits_for_its_begin_and_takes_nothing_of_othe
     assert [(state["identifier"], state["run_id"]) for state in following.states] == [("b", mine)]
 
 
-async def test_who_waits_for_one_run_does_not_stand_before_who_takes_any(
+async def test_a_claim_for_one_run_does_not_delay_claims_for_any_run(
     manager: Manager, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     mine, other = "6b1f1c1e-0000-4000-8000-000000000000", "6b1f1c1e-0000-4000-8000-000000000001"
@@ -245,7 +245,7 @@ async def test_who_waits_for_one_run_does_not_stand_before_who_takes_any(
     assert [state["state_id"] for state in picky.states] == [held["state_id"]]
 
 
-async def test_a_claim_id_that_takes_no_more_is_answered_at_once(
+async def test_a_claim_with_a_spent_id_is_answered_at_once(
     manager: Manager, flow: Flow, autojump_clock: MockClock
 ) -> None:
     ok(await manager.api.release(claim_id="voided"))
@@ -253,7 +253,7 @@ async def test_a_claim_id_that_takes_no_more_is_answered_at_once(
     assert trio.current_time() == 0
 
 
-async def test_what_a_claim_took_whose_id_was_used_again_is_not_given_to_the_first_that_waits_still(
+async def test_states_of_a_repeated_claim_are_not_returned_to_the_first_request_that_still_waits(
     manager: Manager, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     flow = await Flow.deploy(manager.api, place("a", "b"), place("b"))
@@ -272,12 +272,12 @@ async def test_what_a_claim_took_whose_id_was_used_again_is_not_given_to_the_fir
 async def test_a_claim_for_nothing_is_answered_at_once(
     manager: Manager, flow: Flow, autojump_clock: MockClock
 ) -> None:
-    reply = ok(await manager.api.native_claim({node_name("a"): 5}, limit=0, wait_ms=LONGEST))
+    reply = ok(await manager.api.native_claim({node_name("a"): 5}, limit=0, wait_ms=MAX_WAIT))
     assert reply["states"] == []
     assert trio.current_time() == 0
 
 
-async def test_a_poll_whose_client_is_cancelled_takes_nothing(
+async def test_a_poll_whose_client_is_cancelled_claims_nothing(
     manager: Manager, flow: Flow, start_poll: StartPoll, autojump_clock: MockClock
 ) -> None:
     poll = start_poll("a")
@@ -289,7 +289,7 @@ async def test_a_poll_whose_client_is_cancelled_takes_nothing(
     assert len(await claim(manager.api, "a", wait_ms=0)) == 1
 
 
-@pytest.mark.parametrize("wait_ms", [0, LONGEST])
+@pytest.mark.parametrize("wait_ms", [0, MAX_WAIT])
 async def test_a_poll_that_cannot_be_written_is_refused_as_any_claim_is(
     manager: Manager, flow: Flow, autojump_clock: MockClock, wait_ms: int
 ) -> None:
@@ -313,7 +313,7 @@ async def test_a_stopping_server_ends_its_polls_at_once() -> None:
     answers: list[httpx.Response] = []
 
     async def poll(worker: str) -> None:
-        claim = api.native_claim({node_name("a"): 1}, wait_ms=LONGEST, worker_id=worker)
+        claim = api.native_claim({node_name("a"): 1}, wait_ms=MAX_WAIT, worker_id=worker)
         answers.append(await claim)
 
     async def arrived() -> None:
@@ -357,7 +357,7 @@ async def test_a_client_that_leaves_its_poll_and_voids_it_keeps_nothing(voided: 
             stopping.set()
 
 
-async def test_polls_leave_connections_for_those_who_have_something_to_say() -> None:
+async def test_polls_leave_connections_for_other_requests() -> None:
     stopping = trio.Event()
     with trio.fail_after(14):  # below the end of any poll
         async with open_manager() as manager, trio.open_nursery() as nursery:
@@ -374,7 +374,7 @@ async def test_polls_leave_connections_for_those_who_have_something_to_say() -> 
 
             async def poll(worker: str) -> httpx.Response:
                 return await ask(
-                    lambda api: api.native_claim({node_name("b"): 1}, worker_id=worker, wait_ms=LONGEST)
+                    lambda api: api.native_claim({node_name("b"): 1}, worker_id=worker, wait_ms=MAX_WAIT)
                 )
 
             await flow.take("b")
@@ -384,7 +384,7 @@ async def test_polls_leave_connections_for_those_who_have_something_to_say() -> 
                     await trio.lowlevel.checkpoint()
             answer = await poll("one too many")
             assert (ok(answer)["states"], answer.headers["connection"]) == ([], "close")
-            run = await ask(lambda api: api.native_run(flow.run_id, LONGEST))
+            run = await ask(lambda api: api.native_run(flow.run_id, MAX_WAIT))
             assert ok(run)["status"] == "PENDING"
             ok(await ask(lambda api: api.heartbeat()))
             stopping.set()

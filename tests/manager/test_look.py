@@ -38,7 +38,7 @@ async def test_what_ended_is_counted_by_minute_and_by_node() -> None:
         assert a.p50 is not None
 
 
-async def test_claims_that_should_have_been_given_away_and_leases_lost_are_counted() -> None:
+async def test_overdue_claims_and_lost_leases_are_counted() -> None:
     terms = Terms(lease_ttl_ms=10_000, claim_timeout_ms=20_000, poison_limit=2)
     now = 1_000
 
@@ -74,7 +74,7 @@ async def looked_at(manager: Manager, flow: Flow) -> None:
     assert page.status_code == 200
 
 
-async def test_looking_scans_nothing_that_grows_beside_what_waits_and_what_is_held(manager: Manager) -> None:
+async def test_pages_scan_only_waiting_and_held_states(manager: Manager) -> None:
     flow = await Flow.start(manager.api, place("a"))
     await claim_one(manager.api)
     async with planned(manager.service.store) as plans:
@@ -95,9 +95,9 @@ async def test_an_overview_and_its_page_read_what_is_held_once() -> None:
         connection, statements = await connection_of(site.service.store), list[str]()
         connection.set_trace_callback(statements.append)
         reads = []
-        for look in (site.api.overview, lambda: site.browser.page(f"/ns/{site.api.namespace}")):
+        for read_overview in (site.api.overview, lambda: site.browser.page(f"/ns/{site.api.namespace}")):
             statements.clear()
-            await look()
+            await read_overview()
             reads.append(len([sql for sql in statements if "INDEXED BY states_held" in sql]))
         connection.set_trace_callback(None)
     assert reads == [1, 1]
@@ -121,17 +121,17 @@ async def test_what_waits_is_counted_once() -> None:
         assert await steps_of(store, lambda: store.read(backlog, namespace="tests")) < 1.5 * depth
 
 
-async def test_an_overview_costs_the_same_beside_any_history() -> None:
+async def test_an_overview_costs_the_same_whatever_the_history() -> None:
     async def cost(finished: int) -> int:
         clock = SettableClock()
         async with open_manager(clock=clock) as manager:
             await with_history(manager.api, finished)
             await tallied(manager.service, clock)
 
-            async def look() -> None:
+            async def read_overview() -> None:
                 ok(await manager.api.overview())
                 ok(await manager.api.checkup())
 
-            return await steps_of(manager.service.store, look)
+            return await steps_of(manager.service.store, read_overview)
 
     assert await cost(400) <= await cost(20) + 1

@@ -14,7 +14,9 @@ names = st.text(min_size=1)
 
 
 @given(names | st.none(), names | st.none(), st.text())
-def test_a_line_is_read_as_what_it_was_written_from(node: str | None, name: str | None, text: str) -> None:
+def test_a_problem_is_read_from_the_line_that_it_was_written_as(
+    node: str | None, name: str | None, text: str
+) -> None:
     field = f"inputs.{name}" if node and name else None
     problem = Problem(text, node, field)
     if node is None:
@@ -44,6 +46,6 @@ def test_a_template_names_node_and_field_of_each_problem() -> None:
 
 
 def test_only_the_first_problems_of_many_are_named() -> None:
-    found = first_problems(Problem(f"{number}") for number in range(10**9))
-    assert len(found) == MAX_PROBLEMS + 1
-    assert "there are more" in found[-1].text
+    problems = first_problems(Problem(f"{number}") for number in range(10**9))
+    assert len(problems) == MAX_PROBLEMS + 1
+    assert "there are more" in problems[-1].text

@@ -1,7 +1,7 @@
 """Two state managers that do at the same moment what only one of them may do, or one after the other.
 
 One is held up when it has read and not yet written. Without the locks and the conditions of the use cases
-these end with wrong counters, states that run twice, or refusals that nobody deserves.
+these end with wrong counters, states that run twice, or refusals without a reason.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ async def test_a_lease_expires_while_the_outcome_arrives(pair: Pair, api: Api, s
     flow = await Flow.start(api, place("a", "b"), place("b"))
     state = await claim_one(api)
     results, lost = await race(pair, swapped, reporting(executed_item(state)), expire_all)
-    # A token is good until somebody else has claimed the state, so the outcome counts either way.
+    # A token is valid until another runtime claims the state, so the outcome counts in both orders.
     assert results == ["ok"]
     assert lost in (0, 1)
     assert await claim(api) == []
@@ -125,20 +125,20 @@ async def test_a_lease_that_ended_is_renewed_while_the_state_is_claimed_again(
     await Flow.start(api, place("a"))
     state = await claim_one(api)
     assert await expire_all(pair.second) == 1
-    told, claimed = await race(
+    results_of, claimed = await race(
         pair, swapped, beating(item_for(state, running=True)), lambda manager: claim(manager.remote)
     )
     # One of them holds it, and knows that; the other one knows that it does not.
-    assert (told, len(claimed)) in ((["ok"], 0), (["lost"], 1))
-    assert await report(api, executed_item(state)) == (["ok"] if told == ["ok"] else ["stale"])
+    assert (results_of, len(claimed)) in ((["ok"], 0), (["lost"], 1))
+    assert await report(api, executed_item(state)) == (["ok"] if results_of == ["ok"] else ["stale"])
 
 
 @in_both_orders
 async def test_a_lease_is_renewed_while_it_expires(pair: Pair, api: Api, swapped: bool) -> None:
     flow = await Flow.start(api, place("a"))
     state = await claim_one(api)
-    told, lost = await race(pair, swapped, beating(item_for(state, running=True)), expire_all)
-    assert (told, lost) == (["ok"], 1)
+    results_of, lost = await race(pair, swapped, beating(item_for(state, running=True)), expire_all)
+    assert (results_of, lost) == (["ok"], 1)
     # It is claimable unless the heartbeat came last, and held then.
     assert await flow.statuses() == {("a", "QUEUED" if swapped else "CREATED"): 1}
 
@@ -149,10 +149,10 @@ async def test_a_heartbeat_and_the_outcome_of_a_state_arrive_together(
 ) -> None:
     flow = await Flow.start(api, place("a"))
     state = await claim_one(api)
-    told, results = await race(
+    results_of, results = await race(
         pair, swapped, beating(item_for(state, running=True)), reporting(executed_item(state))
     )
-    assert (told, results) == (["lost"] if swapped else ["ok"], ["ok"])
+    assert (results_of, results) == (["lost"] if swapped else ["ok"], ["ok"])
     assert await flow.statuses() == {("a", "SUCCESS"): 1}
 
 
@@ -162,9 +162,11 @@ async def test_a_run_is_cancelled_while_a_heartbeat_of_its_state_arrives(
 ) -> None:
     flow = await Flow.start(api, place("a"))
     state = await claim_one(api)
-    told, cancelled = await race(pair, swapped, beating(item_for(state, running=True)), cancelling(flow))
+    results_of, cancelled = await race(
+        pair, swapped, beating(item_for(state, running=True)), cancelling(flow)
+    )
     ok(cancelled)
-    assert told == ["cancelled" if swapped else "ok"]
+    assert results_of == ["cancelled" if swapped else "ok"]
     assert await flow.statuses() == {("a", "ERRORED"): 1}
 
 
@@ -236,7 +238,7 @@ async def test_an_occurrence_of_a_schedule_triggers_once(pair: Pair, api: Api, c
 
 
 @in_both_orders
-async def test_triggers_are_cancelled_while_one_comes_due(
+async def test_triggers_are_cancelled_while_one_is_due(
     pair: Pair, api: Api, clock: SettableClock, swapped: bool
 ) -> None:
     async def cancel(manager: Manager) -> httpx.Response:
@@ -251,7 +253,7 @@ async def test_triggers_are_cancelled_while_one_comes_due(
     assert await fire(pair.first) == []
 
 
-async def test_a_schedule_is_paused_while_it_comes_due_behind_another(
+async def test_a_schedule_is_paused_while_it_is_due_behind_another(
     pair: Pair, api: Api, clock: SettableClock
 ) -> None:
     async def pause(manager: Manager) -> int:
@@ -266,10 +268,10 @@ async def test_a_schedule_is_paused_while_it_comes_due_behind_another(
     assert ok(await api.runs())["total"] == total, "it started a run once it was paused"
 
 
-async def test_schedules_are_corrected_while_those_of_two_graphs_come_due(
+async def test_schedules_are_corrected_while_those_of_two_graphs_are_due(
     pair: Pair, api: Api, clock: SettableClock
 ) -> None:
-    # The one that is stored later comes due first, so that they are locked in the other order.
+    # The one that is stored later is due first, so that they are locked in the other order.
     for name, minute in (("first", 1), ("second", 0)):
         value = {"expression": f"{minute} * * * *", "timezone": "Europe/Berlin"}
         await Flow.deploy(api, place("a"), graph=name, triggers=[{"type": "CRON", "value": value}])
@@ -309,7 +311,7 @@ async def test_a_run_is_retried_while_its_graph_is_deleted(pair: Pair, api: Api,
 
 
 @in_both_orders
-async def test_a_trigger_comes_due_while_its_graph_is_deleted(
+async def test_a_trigger_is_due_while_its_graph_is_deleted(
     pair: Pair, api: Api, clock: SettableClock, swapped: bool
 ) -> None:
     await Flow.deploy(api, place("a"), triggers=HOURLY)
@@ -391,7 +393,7 @@ async def test_two_lists_with_the_same_ids_or_keys_begin_each_run_once(
     assert sorted((state["inputs"]["p"], state["run_id"]) for state in states) == sorted(ids.items())
 
 
-async def test_one_manual_retry_asked_for_at_two_state_managers_is_one_attempt(pair: Pair, api: Api) -> None:
+async def test_one_manual_retry_requested_at_two_state_managers_is_one_attempt(pair: Pair, api: Api) -> None:
     async def retry(manager: Manager) -> httpx.Response:
         return await manager.remote.manual_retry(state_id, "the-same-request")
 

@@ -178,7 +178,7 @@ async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockCl
         assert (await fresh.take("a"))[0]["inputs"] == {"p": "next"}
 
 
-async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_run_is_deleted_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 10)
     monkeypatch.setattr(retention, "LOGS", 2)
     monkeypatch.setattr(retention, "MAX_BATCH", 0.0)
@@ -224,7 +224,7 @@ async def test_many_small_runs_share_few_transactions(monkeypatch: pytest.Monkey
         await store.read(recount)
 
 
-async def test_what_a_killed_process_left_half_deleted_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+async def test_the_next_process_finishes_the_deletion_that_a_killed_one_began(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
     clock = SettableClock()
     async with open_manager(db, clock=clock) as manager:

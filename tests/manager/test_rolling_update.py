@@ -60,7 +60,7 @@ def port_of(process: Process) -> int:
 
 
 class Load:
-    """Runs that are triggered, and what is looked at, until somebody says that it is enough."""
+    """Runs that are triggered, and what is looked at, until the test stops them."""
 
     def __init__(self, client: StateManager) -> None:
         self._client = client
@@ -72,7 +72,7 @@ class Load:
             self.run_ids.append((await self._client.trigger("chain"))["run_id"])
             await trio.sleep(PACE)
 
-    async def look(self) -> None:
+    async def read_pages(self) -> None:
         while not self.enough:
             await self._client.nodes()
             await self._client.workers()
@@ -99,7 +99,7 @@ async def test_no_request_fails_and_nothing_is_lost_while_managers_are_replaced_
                 await work.start(runtime.run)
                 await client.upsert_graph(GRAPH)
                 work.start_soon(load.trigger)
-                work.start_soon(load.look)
+                work.start_soon(load.read_pages)
                 for process in old:
                     new = processes.enter_context(started(LATER, database, tmp_path))
                     balancer.ports.insert(0, await trio.to_thread.run_sync(port_of, new))

@@ -110,9 +110,9 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
         for statuses in ([], ["ERRORED"], ["QUEUED", "CREATED"]):
             page = ok(await api.states(**narrowed, status=statuses, limit=1))
             ok(await api.states(**narrowed, status=statuses, before=page["next"] or state_id))
-    for found in ({}, {"graph": "only"}, {"status": "FAILED"}, {"since": "2020-01-01T00:00:00Z"}):
-        page = ok(await api.find_runs(**found, limit=1))
-        ok(await api.find_runs(**found, before=page["next"] or "1.1"))
+    for query in ({}, {"graph": "only"}, {"status": "FAILED"}, {"since": "2020-01-01T00:00:00Z"}):
+        page = ok(await api.find_runs(**query, limit=1))
+        ok(await api.find_runs(**query, before=page["next"] or "1.1"))
     request_id = "6b1f1c1e-0000-4000-8000-000000000000"
     for _ in range(2):
         ok(await api.retry_run(only.run_id, request_id))
@@ -131,8 +131,8 @@ async def everything_of_a_graph(manager: Manager) -> None:
     keyed = await Flow.deploy(api, place("k"), graph="keyed", triggers=triggers)
     for _ in range(2):
         ok(await api.trigger_many(keyed.graph, {"key": "order-17"}))
-    for found in ({}, {"graph": keyed.graph}, {"status": "PENDING"}):
-        assert len(ok(await api.find_runs(key="order-17", **found))["runs"]) == 1
+    for query in ({}, {"graph": keyed.graph}, {"status": "PENDING"}):
+        assert len(ok(await api.find_runs(key="order-17", **query))["runs"]) == 1
     for what in (f"node/{node_name('k')}", "graph/keyed"):
         for do in ("pause", "resume"):
             ok(await api.native("POST", f"{what}/{do}"))
@@ -162,11 +162,11 @@ async def test_no_statement_scans_a_table_that_grows_on_postgresql(monkeypatch: 
         with watched_on_postgres() as statements:
             async with open_manager(fresh.url) as manager:
                 await everything_once(manager)
-        found = scans_on_postgres(fresh, statements)
+        scans = scans_on_postgres(fresh, statements)
     assert len(statements) > 100, "hardly anything was watched"
     # What retention does now and then: PostgreSQL may find it cheaper to read an index of runs than to look
     # for each template there.
-    assert all(sql.startswith("DELETE FROM templates ") for sql in found), found
+    assert all(sql.startswith("DELETE FROM templates ") for sql in scans), scans
 
 
 async def test_states_named_by_number_are_found_by_it_on_postgresql_though_nothing_waited_at_the_last_analyze(
@@ -180,12 +180,12 @@ async def test_states_named_by_number_are_found_by_it_on_postgresql_though_nothi
                 await everything_once(manager)
         for statement in HISTORY.split(";"):
             fresh.execute(statement)
-        found = indexes_by_number(fresh, statements)
-    assert len([sql for sql in found if sql.startswith("UPDATE")]) > 10, "hardly anything was watched"
-    assert {sql: indexes for sql, indexes in found.items() if indexes != {"states_pkey"}} == {}
+        scans = indexes_by_number(fresh, statements)
+    assert len([sql for sql in scans if sql.startswith("UPDATE")]) > 10, "hardly anything was watched"
+    assert {sql: indexes for sql, indexes in scans.items() if indexes != {"states_pkey"}} == {}
 
 
-async def test_a_start_looks_at_what_is_held_and_not_at_all_states(manager: Manager) -> None:
+async def test_a_start_reads_held_states_and_not_all_states(manager: Manager) -> None:
     async with planned(manager.service.store) as plans:
         await manager.service.store.write(leases.recover, "", leases.Terms())
         await manager.service.store.write(leases.restart, 0, manager.service.terms)
@@ -193,7 +193,7 @@ async def test_a_start_looks_at_what_is_held_and_not_at_all_states(manager: Mana
         assert all(AT_THE_START.match(line) or not line.startswith("SCAN") for line in plan), (sql, plan)
 
 
-async def test_a_clock_that_is_set_back_costs_what_waits_and_not_all_states() -> None:
+async def test_a_clock_that_is_set_back_moves_waiting_states_and_reads_no_others() -> None:
     clock = SettableClock()
     async with open_manager(clock=clock) as manager, planned(manager.service.store, " states ") as plans:
         clock.advance(-3_600_000)
@@ -213,7 +213,7 @@ async def test_a_claim_does_not_sort_and_so_reads_no_inputs_beyond_its_size(mana
         assert not any("TEMP B-TREE" in line for line in plan), (sql, plan)
 
 
-async def test_a_claim_for_one_run_costs_no_more_beside_others_that_wait() -> None:
+async def test_a_claim_for_one_run_costs_no_more_if_others_wait() -> None:
     async def claims(others: int) -> int:
         async with open_manager() as manager:
             flow = await Flow.deploy(manager.api, place("a"))
@@ -257,7 +257,7 @@ async def test_a_fan_out_and_its_unite_cost_no_more_per_state_when_they_are_larg
     assert large < 4 * 1.5 * small
 
 
-async def test_every_sibling_of_a_fan_out_may_be_a_group_of_its_own() -> None:
+async def test_every_sibling_of_a_fan_out_may_be_a_separate_group() -> None:
     async def fan_out(size: int) -> int:
         async with open_manager() as manager:
             api = manager.api
@@ -328,7 +328,7 @@ def many_edges() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "shape", [chain, many_unites_one_after_the_other, many_unites_side_by_side, many_edges]
 )
-def test_the_largest_graphs_are_checked_in_no_time(shape: Callable[[], list[dict[str, Any]]]) -> None:
+def test_the_largest_graphs_are_checked_quickly(shape: Callable[[], list[dict[str, Any]]]) -> None:
     body = graph(*shape())
     # The checks run in the server's event loop, and nothing else runs meanwhile. Seconds of the processor,
     # which are no more on a machine that has other things to do.

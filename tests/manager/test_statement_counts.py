@@ -58,7 +58,7 @@ def executed(*outputs: dict[str, Any]) -> dict[str, Any]:
 
 
 async def siblings(manager: Manager, count: int, retry_policy: dict[str, Any] = NO_RETRY) -> Flow:
-    """Start a run with so many states of b, each in a group of its own."""
+    """Start a run with so many states of b, each in a separate group."""
     flow = await flow_of(manager, retry_policy)
     await report(manager, "first", 1, **executed(OUTPUT))
     await report(manager, "r", 1, **executed(*[OUTPUT] * count))
@@ -284,7 +284,7 @@ async def manager(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
             yield opened
 
 
-async def test_whether_a_node_is_paused_costs_a_claim_no_statement_of_its_own(manager: Manager) -> None:
+async def test_a_claim_reads_without_a_separate_statement_whether_a_node_is_paused(manager: Manager) -> None:
     flow = await Flow.start(manager.api, place("a"))
     await flow.one("a")  # what is kept of nodes is read
     await flow.trigger()

@@ -32,7 +32,7 @@ async def runtimes(api: Api) -> RuntimeList:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_runtime_is_asked_at_one_state_manager_and_hears_it_from_another(engine: str) -> None:
+async def test_a_command_given_at_one_state_manager_reaches_a_runtime_at_another(engine: str) -> None:
     beat: dict[str, Any] = {"phase": "running", "shows_tasks": True}
     async with open_two(engine) as (manager, second):
         ok(await manager.api.heartbeat("w", **beat))
@@ -47,16 +47,16 @@ async def test_a_runtime_is_asked_at_one_state_manager_and_hears_it_from_another
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_what_a_runtime_claims_at_several_state_managers_is_what_it_offers(engine: str) -> None:
+async def test_a_runtime_offers_all_nodes_that_it_claims_at_several_state_managers(engine: str) -> None:
     async with open_two(engine) as (manager, second):
         await manager.api.register_for([place("a"), place("b")])
         for each, name in ((manager, "a"), (second, "b")):
             ok(await each.api.native_claim({node_name(name): 1}, worker_id="w"))
             ok(await each.api.claim([node_name(name)], 1))
         for each in (manager, second):
-            found = await runtimes(each.api)
-            assert [worker.nodes for worker in found.workers] == [[node_name("a"), node_name("b")]]
-            assert sorted(runtime.nodes for runtime in found.v0) == [[node_name("a")], [node_name("b")]]
+            listed = await runtimes(each.api)
+            assert [worker.nodes for worker in listed.workers] == [[node_name("a"), node_name("b")]]
+            assert sorted(runtime.nodes for runtime in listed.v0) == [[node_name("a")], [node_name("b")]]
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -93,9 +93,9 @@ async def test_a_runtime_is_forgotten_ten_minutes_after_it_fell_silent_or_one_af
         ok(await api.heartbeat("stopped", phase="stopped"))
 
         async def known() -> list[str]:
-            found = await runtimes(api)
-            named = [f"{worker.worker_id}, {'live' if worker.live else 'not'}" for worker in found.workers]
-            return named + ["v0"] * len(found.v0)
+            listed = await runtimes(api)
+            named = [f"{worker.worker_id}, {'live' if worker.live else 'not'}" for worker in listed.workers]
+            return named + ["v0"] * len(listed.v0)
 
         monotonic.advance(STOPPED_FORGOTTEN_AFTER_MS - 1)
         assert await known() == ["silent, live", "stopped, not", "v0"]
@@ -115,8 +115,8 @@ async def test_a_runtime_is_forgotten_ten_minutes_after_it_fell_silent_or_one_af
         assert [row[0] for row in left] == ["new"], "the rows are deleted, too"
 
 
-async def test_after_a_restart_only_those_are_known_that_were_heard_of_since(tmp_path: Path) -> None:
-    """The clock that ages are counted by begins anew with the machine."""
+async def test_after_a_restart_only_runtimes_with_a_request_since_are_known(tmp_path: Path) -> None:
+    """The clock of ages begins again with the machine."""
     for now in (5_000_000, 0):
         async with open_manager(tmp_path / "state.db", monotonic=SettableClock(now)) as manager:
             assert (await runtimes(manager.api)).workers == []
@@ -125,15 +125,15 @@ async def test_after_a_restart_only_those_are_known_that_were_heard_of_since(tmp
 
 
 @pytest.mark.parametrize("lost", ["a", "z"])
-async def test_progress_is_that_of_the_runtime_which_was_heard_of_last(manager: Manager, lost: str) -> None:
+async def test_progress_is_that_of_the_runtime_with_the_last_heartbeat(manager: Manager, lost: str) -> None:
     store, now, terms = manager.service.store, manager.service.monotonic(), manager.service.terms
     for worker_id, fraction, ago in ((lost, 0.9, 120_000), ("m", 0.1, 0)):
         state = {"state_id": "S", "token": "t", "running": True, "progress": {"fraction": fraction}}
         body = {"worker_id": worker_id, "runtime": "r", "phase": "running", "states": [state]}
         beat = HeartbeatRequest.model_validate(body)
         await store.write(workers.heartbeat, "n", beat, now - ago, terms)
-    found = await store.read_with_deadline(lambda view: progress_of(runtimes_of(view, "n", now)))
-    assert found["S"].fraction == 0.1
+    listed = await store.read_with_deadline(lambda view: progress_of(runtimes_of(view, "n", now)))
+    assert listed["S"].fraction == 0.1
 
 
 class Greet(BaseNode):
