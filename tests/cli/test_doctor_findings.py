@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from exotrio._http.endpoint import Endpoint
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed, Outcome
 from exotrio._runtime.outbox_store import OutboxStore
@@ -23,6 +24,7 @@ from exotrio.cli.doctor.findings import clock_text, of_clock, of_graphs, of_spee
 from exotrio.cli.doctor.probe import Reply
 from exotrio.cli.doctor.report import Report, as_text
 from exotrio.cli.doctor.server import Clock, Kind, Server, read_clock
+from exotrio.cli.doctor.settings import Settings
 from exotrio.cli.doctor.v0 import V0Claims, of_v0
 from exotrio.manager.rules.findings import (
     LONG_DUE,
@@ -250,7 +252,8 @@ def test_each_problem_of_a_state_manager_is_a_finding(
 def test_the_report_shows_a_postgresql_database() -> None:
     server = Server(steps=[], kind=Kind.NATIVE)
     shown = checkup(database=postgres())
-    text = as_text(Report(settings=[], versions={}, uri="http://m", server=server, checkup=shown))
+    settings = Settings(endpoint=Endpoint("http://m", None))
+    text = as_text(Report(settings, server=server, checkup=shown))
     assert "database: PostgreSQL 18.1, 1 bytes, schema 3, 17 of 97 connections in use\n" in text
     assert "dead rows: states 190,000\n" in text
     assert "3 state managers: exotrio 1 (3)\n" in text

@@ -72,6 +72,6 @@ def _exit_code(report: Report) -> int:
         return UNREACHABLE
     if server is not None and server.key_refused is not None:
         return KEY_REFUSED
-    if report.badly_set:
+    if report.settings.problems:
         return USAGE
     return FAILED if report.urgent else SUCCESS

@@ -17,7 +17,7 @@ from exotrio._version import VERSION
 from exotrio.cli.doctor import findings
 from exotrio.cli.doctor.report import Report
 from exotrio.cli.doctor.server import Clock, Kind, Server, examine_server
-from exotrio.cli.doctor.settings import Settings, versions
+from exotrio.cli.doctor.settings import Settings
 from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.client import StateManager
@@ -27,24 +27,17 @@ from exotrio.manager.rules.findings import Finding, info, of_checkup, of_overvie
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
     """Examine everything; a claim without a lease counts as stuck after ``stale`` seconds."""
-    endpoint = settings.endpoint
-    report = Report(
-        settings=settings.shown,
-        versions=versions(),
-        uri=None if endpoint is None else endpoint.shown,
-        namespace=settings.namespace,
-        findings=[*settings.findings, *of_python(sys.version_info[:3]), *settings.problems],
-        badly_set=bool(settings.problems),
-    )
-    if endpoint is not None:
+    report = Report(settings)
+    report.findings += [*settings.findings, *of_python(sys.version_info[:3]), *settings.problems]
+    if settings.endpoint is not None:
         with bare_errors():
-            trio.run(_examine, report, endpoint, stale)
+            trio.run(_examine, report, settings.endpoint, stale)
     report.findings += [examine_outbox(path) for path in outboxes]
     return report
 
 
 async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
-    server = report.server = await examine_server(endpoint.uri, endpoint.key, report.namespace)
+    server = report.server = await examine_server(endpoint.uri, endpoint.key, report.settings.namespace)
     if server.failed is not None:
         what = f"the state manager cannot be reached: {server.failed}"
         report.findings.append(Finding(what, server.failed.fix))
@@ -67,17 +60,18 @@ async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
 
 
 async def _examine_further(report: Report, server: Server, endpoint: Endpoint, stale: float) -> None:
+    namespace = report.settings.namespace
     try:
-        async with StateManager(report.namespace or "default", endpoint.uri, endpoint.key) as manager:
+        async with StateManager(namespace or "default", endpoint.uri, endpoint.key) as manager:
             if server.kind is Kind.NATIVE:
                 await _examine_native(report, server, manager, stale)
-            elif report.namespace is not None:
+            elif namespace is not None:
                 await _examine_v0(report, server, manager, stale)
-            if report.namespace is not None:
+            if namespace is not None:
                 report.findings += findings.of_graphs(await manager.graphs())
     except ManagerError as error:
         report.findings.append(Finding(f"it could not be examined further: {error.what}", error.fix))
-    if report.namespace is None:
+    if namespace is None:
         report.findings.append(info("no namespace is given, so none was examined", "give --namespace NAME"))
 
 
@@ -89,7 +83,7 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
     # More precise than Date headers, which have whole seconds.
     half = (received - sent) / 2
     server.clock = Clock(checkup.at.timestamp() - sent - half, half, "its own time")
-    if report.namespace is None:
+    if report.settings.namespace is None:
         checkup = checkup.model_copy(update={"claims": []})
     else:
         report.overview = await manager.overview(runs=0)

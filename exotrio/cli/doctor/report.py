@@ -11,7 +11,7 @@ from exotrio._util.times import format_duration
 from exotrio._util.words import bytes_text, listed, one_line, plural
 from exotrio.cli.doctor.findings import clock_text
 from exotrio.cli.doctor.server import Kind, Server
-from exotrio.cli.doctor.settings import Setting
+from exotrio.cli.doctor.settings import Settings, versions
 from exotrio.cli.doctor.v0 import V0Claims
 from exotrio.cli.terminal.output import table
 from exotrio.client import Checkup, DatabaseState, Overview, PostgresState
@@ -22,18 +22,12 @@ from exotrio.manager.rules.findings import Finding
 class Report:
     """The results of ``doctor``; None for what was not examined."""
 
-    settings: list[Setting]
-    versions: dict[str, str]
-    uri: str | None = None
-    """As it may be printed."""
-    namespace: str | None = None
+    settings: Settings
     server: Server | None = None
     overview: Overview | None = None
     checkup: Checkup | None = None
     v0_claims: V0Claims | None = None
     findings: list[Finding] = field(default_factory=list)
-    badly_set: bool = False
-    """A setting that every command needs is missing or wrong."""
 
     @property
     def urgent(self) -> list[Finding]:
@@ -44,16 +38,16 @@ def as_text(report: Report) -> str:
     """Return the report for people."""
     rows = [
         (setting.name, "not set" if setting.value is None else setting.value, setting.source)
-        for setting in report.settings
+        for setting in report.settings.shown
     ]
     parts = [
         _section("settings", list(table(("", "", ""), rows))[1:]),
-        _section("versions", list(table(("", ""), report.versions.items()))[1:]),
+        _section("versions", list(table(("", ""), versions().items()))[1:]),
     ]
-    if report.uri is not None and report.server is not None:
-        parts.append(_section(f"state manager {one_line(report.uri)}", _server(report, report.server)))
+    if (endpoint := report.settings.endpoint) is not None and report.server is not None:
+        parts.append(_section(f"state manager {one_line(endpoint.shown)}", _server(report, report.server)))
     if lines := list(_namespace(report)):
-        parts.append(_section(f"namespace {one_line(report.namespace or '')}", lines))
+        parts.append(_section(f"namespace {one_line(report.settings.namespace or '')}", lines))
     parts.append("\n".join(_findings(report)))
     return "\n\n".join(parts)
 
@@ -141,10 +135,10 @@ def as_json(report: Report) -> dict[str, Any]:
     """Return the report for programs."""
     return {
         "ok": not report.urgent,
-        "settings": [asdict(setting) for setting in report.settings],
-        "versions": report.versions,
+        "settings": [asdict(setting) for setting in report.settings.shown],
+        "versions": versions(),
         "state_manager": None if report.server is None else _server_json(report, report.server),
-        "namespace": report.namespace,
+        "namespace": report.settings.namespace,
         "overview": None if report.overview is None else report.overview.model_dump(mode="json"),
         "checkup": None if report.checkup is None else report.checkup.model_dump(mode="json"),
         "v0_claims": None if report.v0_claims is None else _v0_json(report.v0_claims),
@@ -155,7 +149,7 @@ def as_json(report: Report) -> dict[str, Any]:
 def _server_json(report: Report, server: Server) -> dict[str, Any]:
     clock = server.clock
     return {
-        "uri": report.uri,
+        "uri": report.settings.endpoint and report.settings.endpoint.shown,
         "reachable": server.failed is None,
         "failed_step": None if server.failed is None else server.failed.step,
         "steps": [{"step": step, "result": what, "ms": took * 1000} for step, what, took in server.steps],
