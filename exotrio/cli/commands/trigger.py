@@ -9,7 +9,7 @@ import click
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
-from exotrio.cli.runs.each import Runs, start_each
+from exotrio.cli.runs.each import RunsOfFile
 from exotrio.cli.runs.remote import follow, is_new, start_run
 from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.client import StateManager
@@ -70,8 +70,15 @@ def command(
             raise click.UsageError("--follow is for one run: with --each, see `runs ls` and `runs watch`")
         if key is not None:
             raise click.UsageError('--key is for one run: with --each, give a "key" in the lines')
-        runs = Runs(graph=graph, file=file, inputs=inputs, store=store, start_delay=start_delay, batch=batch)
-        return start_each(connection, runs)
+        return RunsOfFile(
+            connection=connection,
+            graph=graph,
+            file=file,
+            inputs=inputs,
+            store=store,
+            start_delay=start_delay,
+            batch=batch,
+        ).start()
     if batch is not None:
         raise click.UsageError("--batch is for the runs of --each")
 

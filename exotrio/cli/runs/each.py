@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 from uuid import UUID, uuid4, uuid5
@@ -40,9 +40,9 @@ _BOM = b"\xef\xbb\xbf"
 _INDEX = re.compile(r"^runs\[(\d+)\]", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runs:
-    """The runs to start.
+@dataclass(kw_only=True, eq=False)
+class RunsOfFile:
+    """The runs that the lines of a file describe.
 
     Attributes:
         file: The file, or ``-`` for standard input.
@@ -51,45 +51,41 @@ class Runs:
         batch: The ids of runs without one in their line are made from it. None: a new one.
     """
 
+    connection: Connection
     graph: str
     file: str
     inputs: Mapping[str, str]
     store: Mapping[str, str]
-    start_delay: float = 0.0
-    batch: UUID | None = None
+    start_delay: float
+    batch: UUID | None
+    _is_native: bool = field(default=True, init=False)
+    _total: int = field(default=0, init=False)
+    _existing: int = field(default=0, init=False)
+    _started: int | None = field(default=None, init=False)
+    """None: the first request was not sent yet."""
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
 
+    def __post_init__(self) -> None:
+        self._batch = self.batch or uuid4()
 
-def start_each(connection: Connection, runs: Runs) -> int:
-    """Start the runs, print their ids, and return the exit code."""
-    with _opened(runs.file) as lines:
-        starting = _Starting(connection, runs, lines)
-        return run_until_stopped(
-            starting.main, lambda grace, why: starting.scope.cancel(), exiting=lambda: "runs continue"
-        )
+    def start(self) -> int:
+        """Start the runs, print their ids, and return the exit code."""
+        with _opened(self.file) as self._lines:
+            return run_until_stopped(
+                self._main, lambda grace, why: self._scope.cancel(), exiting=lambda: "runs continue"
+            )
 
-
-class _Starting:
-    def __init__(self, connection: Connection, runs: Runs, lines: IO[bytes]) -> None:
-        self._connection = connection
-        self._runs = runs
-        self._lines = lines
-        self._batch = runs.batch or uuid4()
-        self._is_native = True
-        self._total = 0
-        self._started: int | None = None  # not begun
-        self._existing = 0
-        self.scope = trio.CancelScope()
-
-    async def main(self) -> int:
+    async def _main(self) -> int:
         run_ids: list[str] | None = None
-        with self._connection.readable_errors():
-            async with self._connection.open() as manager:
-                with self.scope:
-                    check = await find_valid_graph(manager, self._runs.graph)
+        with self.connection.readable_errors():
+            async with self.connection.open() as manager:
+                with self._scope:
+                    check = await find_valid_graph(manager, self.graph)
                     await self._require_batches(manager)
                     await self._check(check)
                     run_ids = await self._start(manager)
-        if run_ids is None or self.scope.cancelled_caught:
+        if run_ids is None or self._scope.cancelled_caught:
+            # The signal came before the answer to the last request, some of whose runs may have been started.
             how_far = "no run was started"
             if self._started is not None:
                 started = f"{self._started:,} of {plural(self._total, 'run')} were started"
@@ -100,8 +96,8 @@ class _Starting:
             print_message(
                 f"not started again: {self._existing:,} of {plural(self._total, 'run')} existed already"
             )
-        if self._connection.form == "json":
-            print_json({"graph": self._runs.graph, "run_ids": run_ids})
+        if self.connection.form == "json":
+            print_json({"graph": self.graph, "run_ids": run_ids})
         elif run_ids:
             print_text("\n".join(run_ids))
         return SUCCESS
@@ -109,7 +105,7 @@ class _Starting:
     async def _require_batches(self, manager: StateManager) -> None:
         """Find out whether the state manager lets clients choose the ids of runs."""
         self._is_native = await if_native(manager.find_runs(limit=1)) is not None
-        if not self._is_native and self._runs.batch is not None:
+        if not self._is_native and self.batch is not None:
             raise RequestRefused(
                 "--batch cannot be used: the state manager speaks only v0, and chooses the run ids",
                 fix="see `runs ls` for the runs that were started, and give the other lines",
@@ -125,7 +121,7 @@ class _Starting:
                 await trio.lowlevel.checkpoint()
             try:
                 run = _parse(line)
-                check({**self._runs.inputs, **run.inputs}, {**self._runs.store, **run.store})
+                check({**self.inputs, **run.inputs}, {**self.store, **run.store})
                 if run.key is not None and not self._is_native:
                     raise ValueError("it has a key, and the state manager speaks only v0, which has no keys")
                 for name, value in (("run_id", run.run_id), ("key", run.key)):
@@ -138,7 +134,7 @@ class _Starting:
                     break
         if problems:
             raise ConfigurationError(
-                f"not every line of {shown(self._runs.file)} is a run of graph {self._runs.graph!r}",
+                f"not every line of {shown(self.file)} is a run of graph {self.graph!r}",
                 problems,
                 fix="no run was started",
             )
@@ -148,7 +144,7 @@ class _Starting:
         runs = (self._new_run(number, line) for number, line in self._numbered())
         try:
             return await manager.trigger_many(
-                self._runs.graph, runs, on_progress=self._progress, on_existing=self._note_existing
+                self.graph, runs, on_progress=self._progress, on_existing=self._note_existing
             )
         except ManagerError as error:
             error.what = _INDEX.sub(lambda match: f"line {int(match[1]) + 1:,}", error.what)
@@ -179,9 +175,9 @@ class _Starting:
     def _new_run(self, number: int, line: bytes) -> NewRun:
         run = _parse(line)
         return NewRun(
-            inputs={**self._runs.inputs, **run.inputs},
-            store={**self._runs.store, **run.store},
-            start_delay=to_ms(self._runs.start_delay),
+            inputs={**self.inputs, **run.inputs},
+            store={**self.store, **run.store},
+            start_delay=to_ms(self.start_delay),
             run_id=run.run_id if run.run_id or run.key else str(uuid5(self._batch, str(number))),
             key=run.key,
         )

@@ -50,6 +50,7 @@ def follow(connection: Connection, start: Start) -> int:
                         )
                     await print_result(manager, run, connection.form, progress.elapsed)
         if run is not None and not following.cancelled_caught:
+            # The run ended before a signal came; otherwise the signal was first, perhaps before the start.
             return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
         if run_id is None:
             progress.print_message("interrupted; a run may have been started: see `runs ls`")
