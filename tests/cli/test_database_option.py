@@ -58,7 +58,7 @@ def test_a_malformed_variable_is_named_and_not_shown(cli: Cli, command: tuple[st
 
 
 def test_doctor_shows_the_variable_without_its_password(cli: Cli) -> None:
-    cli.at_nobody().set(EXOTRIO_DATABASE_URL=f"postgresql://ada:{PASSWORD}@h/n")
+    cli.at_no_server().set(EXOTRIO_DATABASE_URL=f"postgresql://ada:{PASSWORD}@h/n")
     end = cli("doctor")
     assert "postgresql://ada@h/n" in end.out
     cli.set(EXOTRIO_DATABASE_URL=f"postgresql://ada:{PASSWORD}@x@h/n", EXOTRIO_DATABSE_URL="x")

@@ -252,7 +252,10 @@ def test_an_unknown_run_at_a_remote_state_manager_is_an_error(cli: Cli, running:
 
 def test_run_without_a_reachable_state_manager_is_an_error(cli: Cli) -> None:
     fails(
-        cli.at_nobody()("run", "ok.py"), 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server"
+        cli.at_no_server()("run", "ok.py"),
+        4,
+        "http://127.0.0.1:1 cannot be reached",
+        "python -m exotrio server",
     )
 
 

@@ -243,7 +243,7 @@ def test_a_graph_is_checked_from_standard_input(cli: Cli) -> None:
 def test_secrets_in_a_file_are_never_shown(cli: Cli) -> None:
     graph = fan(secrets={"token": {"a": "hunter22"}, "other": "hunter22"})
     end = cli("graph", "check", cli.write("g.json", graph), code=3)
-    fails(cli.at_nobody()("graph", "apply", "g.json"), 3, "g.json:", "secrets.token")
+    fails(cli.at_no_server()("graph", "apply", "g.json"), 3, "g.json:", "secrets.token")
     for shown in (end, cli("graph", "apply", "g.json"), cli("graph", "check", "g.json", "-o", "json")):
         assert "hunter22" not in shown.out + shown.err
 

@@ -143,7 +143,7 @@ def test_a_refused_key_is_an_error(cli: Cli, arguments: str) -> None:
 
 @only_native
 def test_an_unreachable_state_manager_is_an_error(cli: Cli) -> None:
-    fails(cli.at_nobody()("trigger", "fan", "--follow"), 4, "http://127.0.0.1:1 cannot be reached")
+    fails(cli.at_no_server()("trigger", "fan", "--follow"), 4, "http://127.0.0.1:1 cannot be reached")
 
 
 def test_a_key_of_the_store_that_is_required_is_named(cli: Cli) -> None:

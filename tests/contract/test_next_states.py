@@ -41,7 +41,7 @@ async def test_parents_list_every_ancestor_oldest_first(api: Api) -> None:
     assert list(parents.items()) == list(zip(("z", "m", "a"), chain, strict=False))
 
 
-async def test_later_nodes_read_the_ancestors_of_their_own_chain(api: Api) -> None:
+async def test_later_nodes_read_the_ancestors_of_their_chain(api: Api) -> None:
     flow = await Flow.start(
         api,
         place("a", "b"),

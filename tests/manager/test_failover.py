@@ -38,7 +38,7 @@ def pair() -> Iterator[Replicated]:
 
 @pytest.fixture
 async def servers(pair: Replicated, nursery: trio.Nursery) -> Replicated:
-    pair.begin_anew()
+    pair.begin_again()
     await nursery.start(pair.proxy.serve)
     return pair
 

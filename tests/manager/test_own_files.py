@@ -57,14 +57,14 @@ def test_a_lock_that_is_a_link_leads_to_no_file_of_ours(db: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".lock", "-wal", "-journal"])
-def test_no_file_of_a_stranger_is_opened_as_ours(db: Path, suffix: str) -> None:
+def test_no_file_of_another_user_is_opened_as_ours(db: Path, suffix: str) -> None:
     beside(db, suffix).touch(mode=0o644)
     give_away(beside(db, suffix))
     said = refusal(db)
     assert f"{db.name}{suffix} belongs to user {STRANGER}, who does not own its folder" in said
 
 
-def test_no_link_of_a_stranger_is_followed_to_a_database(db: Path) -> None:
+def test_no_link_of_another_user_is_followed_to_a_database(db: Path) -> None:
     db.symlink_to(db.with_name("elsewhere.db"))
     give_away(db)
     assert f"belongs to user {STRANGER}" in refusal(db)
@@ -88,7 +88,7 @@ def test_a_pipe_holds_nobody_up(db: Path) -> None:
     assert "is not a regular file" in refusal(db)
 
 
-def test_a_key_that_a_stranger_put_beside_the_database_is_not_ours(db: Path) -> None:
+def test_a_key_that_another_user_put_next_to_the_database_is_not_ours(db: Path) -> None:
     planted = beside(db, ".api-key")
     planted.write_text("known to a stranger")
     give_away(planted)
@@ -96,7 +96,7 @@ def test_a_key_that_a_stranger_put_beside_the_database_is_not_ours(db: Path) -> 
         kept_secret(db, "api-key", lambda: "made")
 
 
-def test_a_key_beside_the_database_is_no_link(db: Path) -> None:
+def test_a_key_next_to_the_database_is_no_link(db: Path) -> None:
     db.with_name("elsewhere").write_text("known to a stranger")
     beside(db, ".api-key").symlink_to(db.with_name("elsewhere"))
     with pytest.raises(ConfigurationError, match="is a link, which is not followed"):

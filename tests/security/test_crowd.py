@@ -19,7 +19,7 @@ from tests.support.manager import KEY
 CROWD = 2_000
 FILES = 2 * CROWD + 500
 TEST_TIMEOUT = 60.0
-FOR_EVER = Limits(idle=7_200, head=7_200, body=7_200, write=7_200, keyless=7_200)
+NO_LIMITS = Limits(idle=7_200, head=7_200, body=7_200, write=7_200, keyless=7_200)
 """Longer than the test waits: no client is disconnected by waiting."""
 SIGN_IN = b"POST /sign-in HTTP/1.1\r\nhost: 127.0.0.1:PORT\r\norigin: http://127.0.0.1:PORT\r\n"
 HEARTBEAT = {"worker_id": "w", "states": []}
@@ -40,7 +40,7 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_files")
 async def test_thousands_of_idle_connections_do_not_block_other_clients() -> None:
-    await crowd_out(CROWD, FOR_EVER)
+    await crowd_out(CROWD, NO_LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ async def test_clients_that_never_finish_a_request_do_not_block_others(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, half_closed: bool
 ) -> None:
     monkeypatch.setattr(guard, "FORM_TIME", 7_200)
-    await crowd_out(100, replace(FOR_EVER, max_connections=40), sent, half_closed)
+    await crowd_out(100, replace(NO_LIMITS, max_connections=40), sent, half_closed)
 
 
 async def test_a_browser_keeps_its_connection_once_a_user_is_signed_in() -> None:

@@ -84,7 +84,7 @@ class Cli:
         self.set(**running.env, EXOSPHERE_NAMESPACE=namespace)
         return self
 
-    def at_nobody(self) -> Cli:
+    def at_no_server(self) -> Cli:
         """Address a state manager that is not there, from now on."""
         self.set(
             EXOSPHERE_STATE_MANAGER_URI="http://127.0.0.1:1", EXOSPHERE_API_KEY="k", EXOSPHERE_NAMESPACE="n"

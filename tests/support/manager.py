@@ -67,8 +67,8 @@ async def open_manager(
 @asynccontextmanager
 async def open_second(manager: Manager) -> AsyncIterator[Manager]:
     """Open another state manager on the database of this one: it shares nothing else with it."""
-    of_its_own = replace(manager.service, claims_kept=ClaimsKept(), waiting=WaitingClaims())
-    async with apis_of(of_its_own) as second:
+    service = replace(manager.service, claims_kept=ClaimsKept(), waiting=WaitingClaims())
+    async with apis_of(service) as second:
         yield second
 
 

@@ -39,7 +39,7 @@ class Replicated:
         self._is_intact = True
         self._tests += 1
 
-    def begin_anew(self) -> None:
+    def begin_again(self) -> None:
         """Begin another test, with an empty database and a standby that follows the primary."""
         self.primary.set("synchronous_standby_names", "")
         if not self._is_intact:
