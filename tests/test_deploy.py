@@ -35,7 +35,7 @@ from exotrio._wire.vocabulary import KEY_HEADER, MAX_WAIT_MS
 from exotrio.cli import health_server
 from exotrio.cli.load import load
 from exotrio.manager.store.postgres.server import MIN_VERSION
-from exotrio.manager.store.postgres.start import PATIENCE as START_PATIENCE
+from exotrio.manager.store.postgres.start import STARTUP_TIMEOUT
 from tests.support import postgres
 from tests.support.helpers import free_port
 from tests.support.pages import PAGES
@@ -250,7 +250,7 @@ def test_a_file_has_one_state_manager_and_a_postgresql_has_three() -> None:
 
 def test_a_server_on_postgresql_has_time_to_wait_for_it_and_is_not_restarted_when_it_is_away() -> None:
     probe = container("server-postgres")["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] >= 4 * START_PATIENCE
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 4 * STARTUP_TIMEOUT
     assert container("server-postgres")["livenessProbe"]["httpGet"]["path"] == "/livez"
 
 
@@ -501,7 +501,7 @@ def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> Non
         each: value for each, value in simple["server"].items() if each not in differs
     }
     assert server["healthcheck"]["test"] == simple["server"]["healthcheck"]["test"]
-    assert seconds(server["healthcheck"]["start_period"]) >= 4 * START_PATIENCE
+    assert seconds(server["healthcheck"]["start_period"]) >= 4 * STARTUP_TIMEOUT
     parameters = options("server", server["command"])
     assert parameters["db"] is None
     assert seconds(server["stop_grace_period"]) > stop_total(parameters)

@@ -79,7 +79,7 @@ async def test_a_url_that_libpq_refuses_is_not_shown(end: str, says: str) -> Non
 def test_a_server_that_takes_connections_and_never_answers_is_given_up(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(start, "PATIENCE", 0.01)
+    monkeypatch.setattr(start, "STARTUP_TIMEOUT", 0.01)
     # The driver waits whole seconds, two at least.
     monkeypatch.setattr(
         "psycopg.connection.timeout_from_conninfo", lambda given: given["connect_timeout"] / 50

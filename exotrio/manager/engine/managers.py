@@ -23,7 +23,7 @@ from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
-from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, Misfit, misfit
+from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, KeyConflict, key_conflict
 from exotrio.manager.store.transaction import Transaction
 
 SEEN_INTERVAL = 5.0
@@ -106,11 +106,11 @@ def _check_version(tx: Transaction, lock: str = "") -> None:
         )
 
 
-def enter_if_fit(tx: Transaction, manager: str, now: int, cipher: Cipher) -> Misfit | None:
+def enter_if_fit(tx: Transaction, manager: str, now: int, cipher: Cipher) -> KeyConflict | None:
     """Insert the row of a state manager, unless its keys for secrets conflict with those of others."""
     # One at a time: each sees the keys of the one before.
     put_meta(tx, "entered_at", str(now))
-    conflict = misfit(tx, cipher, now)
+    conflict = key_conflict(tx, cipher, now)
     if conflict is None:
         enter(tx, manager, now, cipher.key_ids)
     return conflict

@@ -223,8 +223,8 @@ async def _rotate_shared(url: str, settings: Settings) -> Rotation:
             fix=f"give all of them {SECRETS_KEY_VARIABLE}=old,new, then new,old, then run this again",
         )
     return Rotation(
-        total=done.found.total,
-        renewed=done.found.renewed,
+        total=done.report.total,
+        renewed=done.report.renewed,
         key_id=cipher.newest,
         source=cipher.source,
         behind=done.behind,

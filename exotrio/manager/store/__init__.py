@@ -1,13 +1,13 @@
-"""The database of a state manager: what use cases are given, and how what they write becomes durable.
+"""The database of a state manager: what use cases and queries work with, and how writes become durable.
 
 ==============  ===================================================================================
 ``view``        ``View``, which queries get
 ``transaction`` ``Transaction``, which use cases get
-``effects``     what a use case returns besides its value: what to announce, to count, to undo
+``effects``     what a use case returns with its value: what to announce, to count, to undo
 ``port``        ``Store``, which runs queries and use cases
 ``catalog``     templates and registered nodes, kept parsed
 ``readers``     queries in threads
-``driver``      rows, connections and dialects, as far as code outside of the engines knows them
+``driver``      rows, connections and dialects, as code outside of the engines uses them
 ``schema``      the tables, their version, and migrations
 ``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set
@@ -22,8 +22,8 @@
 ``postgres``    another one, which several state managers may share
 ==============  ===================================================================================
 
-Outside, use cases and queries import what has a row above; only commands on a file or a database of their own
-import from an engine. Open a store with ``opening.open_store``.
+Outside, use cases and queries import what has a row above; only commands that open a file or a
+database themselves import from an engine. Open a store with ``opening.open_store``.
 
 A *use case* is a plain function of a ``Transaction`` and its arguments, a *query* one of a ``View``. Neither
 awaits anything, so both can be run in any thread, and again.

@@ -107,7 +107,7 @@ class BaseStore:
         """Do nothing: without a server, this process has the only clock."""
 
     async def forget_replaced(self) -> None:
-        """Do nothing: there is no file, or it belongs to a server."""
+        """Do nothing: no file belongs to this process."""
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         in_thread = partial(function, *args, **kwargs)
@@ -131,7 +131,7 @@ class BaseStore:
             self._put_due()
 
     async def close(self) -> None:
-        """Commit what was handed in, as far as that is possible within the seconds of grace."""
+        """Commit what was handed in, within the seconds of grace; then end."""
         raise NotImplementedError
 
     def _describe(self, view: View) -> dict[str, Any]:
@@ -252,7 +252,7 @@ class BaseStore:
             self._put(write)
 
     def _give_up(self, writes: Iterable[Write], error: Callable[[], DatabaseError]) -> None:
-        """Answer writes that are not committed any more, each with an error of its own."""
+        """Answer writes that are not committed any more, each with a separate error."""
         for write in writes:
             # One error each: tasks that raise the same object would overwrite its traceback.
             write.result = outcome.Error(error())

@@ -1,4 +1,4 @@
-"""What every use case reads over and over, kept parsed: templates and registered nodes."""
+"""Templates and registered nodes, which most use cases read: each is read and parsed once."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class RunFacts:
 class Catalog:
     """Parsed templates, registered nodes and facts of runs, shared by all use cases of one store.
 
-    Templates and those facts never change, so every thread may share them. Registered nodes do change: only
-    the writer looks them up here, and registering forgets them. ``max_inputs`` is the maximum of bytes of
-    the inputs of a new state.
+    Templates and facts of runs never change, so all threads share them. Registered nodes do change: only the
+    writer reads them here, and registering a node forgets them. ``max_inputs`` is the maximum of bytes of the
+    inputs of a new state.
     """
 
     def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
@@ -47,14 +47,14 @@ class Catalog:
 
     def template(self, connection: Connection, template_id: int) -> Template:
         """Return the compiled template, reading it at most once."""
-        found = self._templates.get(template_id)
-        if found is None:
+        known = self._templates.get(template_id)
+        if known is None:
             row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
-            found = Template(StoredGraph.model_validate_json(row["body"]))
+            known = Template(StoredGraph.model_validate_json(row["body"]))
             if len(self._templates) >= MAX_KEPT:
                 self._templates.clear()
-            self._templates[template_id] = found
-        return found
+            self._templates[template_id] = known
+        return known
 
     def known_run(self, run: int) -> RunFacts | None:
         return self._runs.get(run)
@@ -66,19 +66,19 @@ class Catalog:
 
     def node_id(self, connection: Connection, namespace: str, name: str) -> int | None:
         """Return the id of the node that is registered under this name, or None. For the writer."""
-        found = self.registered(connection, namespace, name)
-        return None if found is None else found.id
+        known = self.registered(connection, namespace, name)
+        return None if known is None else known.id
 
     def registered(self, connection: Connection, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None. For the writer."""
-        found = self._nodes.get((namespace, name))
-        if found is None:
+        known = self._nodes.get((namespace, name))
+        if known is None:
             row = connection.execute(
                 "SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name)
             ).fetchone()
             if row is None:
                 return None
-            found = self._nodes[namespace, name] = Registered(
+            known = self._nodes[namespace, name] = Registered(
                 id=row["id"],
                 namespace=namespace,
                 name=name,
@@ -91,21 +91,21 @@ class Catalog:
                 ),
                 updated_at=row["updated_at"],
             )
-        return found
+        return known
 
     def forget_registered(self) -> None:
-        """Read registered nodes anew from now on."""
+        """Read registered nodes again from now on."""
         self._nodes.clear()
 
     def clear(self) -> None:
-        """Forget everything. After a rollback: the id of a new template or run will be given again."""
+        """Forget everything. After a rollback: the id of a new template or run is assigned again."""
         self._templates.clear()
         self._nodes.clear()
         self._runs.clear()
 
 
 def _required(schema: str) -> tuple[str, ...]:
-    # Registration does not check schemas, so anything may stand here.
+    # Registration does not check schemas, so this may be any value.
     required = from_json(schema).get("required")
     return tuple(name for name in required if isinstance(name, str)) if isinstance(required, list) else ()
 

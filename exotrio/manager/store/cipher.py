@@ -27,7 +27,8 @@ ID_LENGTH = 8
 
 
 class SecretUnreadable(DatabaseError):
-    """A stored secret cannot be decrypted with the keys that are given. ``reason`` has no names in it."""
+    """A stored secret cannot be decrypted with the keys that this process has. ``reason`` contains no
+    names."""
 
     def __init__(self, graph: str, name: str, reason: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(
@@ -60,7 +61,7 @@ class Cipher:
         return f"{self.newest}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def decrypt(self, text: str, *, namespace: str, graph: str, name: str) -> str:
-        """Return the plain value; raise SecretUnreadable if another key, or another place, is needed."""
+        """Return the plain value; raise SecretUnreadable if it has another key, or is of another secret."""
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -71,7 +72,7 @@ class Cipher:
                 name,
                 f"it was encrypted with another key, {key_id or 'unknown'}",
                 where=f"given are {', '.join(self.key_ids)}, by {self.source}",
-                fix=f"give that key too, behind the newest, in {SECRETS_KEY_VARIABLE} or the key file beside"
+                fix=f"give that key too, behind the newest, in {SECRETS_KEY_VARIABLE} or the key file next to"
                 " the database; or upsert the graph again",
             )
         try:
@@ -83,7 +84,7 @@ class Cipher:
             raise SecretUnreadable(
                 graph,
                 name,
-                "it was changed in the database, or put in another place",
+                "it was changed in the database, or moved there from another secret",
                 fix="upsert the graph again",
             ) from error
 
@@ -92,20 +93,20 @@ def open_secrets(
     view: View, graphs: Collection[int], cipher: Cipher
 ) -> dict[int, tuple[list[str], list[str]]]:
     """Return for each graph the values of its secrets, and the names of those that cannot be decrypted."""
-    found: dict[int, tuple[list[str], list[str]]] = {graph: ([], []) for graph in graphs}
-    if not found:
+    opened: dict[int, tuple[list[str], list[str]]] = {graph: ([], []) for graph in graphs}
+    if not opened:
         return {}
     for graph, namespace, graph_name, name, text in view.execute(
         "SELECT graph, graphs.namespace, graphs.name, secrets.name, value FROM secrets"
         f" JOIN graphs ON graphs.id = secrets.graph WHERE {view.any_of('graph')}",
-        (view.items(sorted(found)),),
+        (view.items(sorted(opened)),),
     ):
-        values, unreadable = found[graph]
+        values, unreadable = opened[graph]
         try:
             values.append(cipher.decrypt(text, namespace=namespace, graph=graph_name, name=name))
         except SecretUnreadable:
             unreadable.append(name)
-    return found
+    return opened
 
 
 def _key_id(key: bytes) -> str:
@@ -119,8 +120,8 @@ def _bound_to(namespace: str, graph: str, name: str) -> bytes:
 
 @dataclass(slots=True, kw_only=True)
 class Renewed:
-    """The result of encrypting all stored secrets anew: how many there are, how many were encrypted anew,
-    how many graphs those belong to, and for each secret that no given key can read, why."""
+    """The result of encrypting all stored secrets with the newest key: how many there are, how many had
+    another one, how many graphs those belong to, and for each secret that no key can decrypt, why."""
 
     total: int = 0
     renewed: int = 0
@@ -149,38 +150,42 @@ def check_secrets(view: View, cipher: Cipher) -> Renewed:
 
 def encrypt_anew(tx: Transaction, cipher: Cipher) -> Renewed:
     """Encrypt with the newest key what was encrypted with an older one."""
-    # Locked: what an upsert puts in place of a secret meanwhile must not be replaced by the older value.
-    found, outdated = _outdated(tx, cipher, tx.for_update("secrets"))
+    # Locked: an upsert may replace a secret meanwhile, and its value must not be overwritten by the older
+    # one.
+    report, outdated = _outdated(tx, cipher, tx.for_update("secrets"))
     with tx.secure_delete():
         tx.update(
             "secrets",
             ("graph", "name"),
             ("value",),
-            [(graph, place["name"], cipher.encrypt(plain, **place)) for graph, place, plain in outdated],
+            [
+                (graph, location["name"], cipher.encrypt(plain, **location))
+                for graph, location, plain in outdated
+            ],
         )
-    return found
+    return report
 
 
 def _outdated(
     view: View, cipher: Cipher, lock: str = ""
 ) -> tuple[Renewed, list[tuple[int, dict[str, str], str]]]:
-    """Return what was found, and (graph, place, plain value) of what the newest key did not encrypt.
+    """Return a report, and (graph, secret, plain value) of what the newest key did not encrypt.
 
-    ``lock`` is the end of the statement that reads it.
+    ``lock`` is the end of the statement that reads the secrets.
     """
-    found, outdated = Renewed(), []
+    report, outdated = Renewed(), []
     for row in view.execute(
         "SELECT graph, secrets.name, value, namespace, graphs.name AS graph_name FROM secrets"
         f" JOIN graphs ON graphs.id = secrets.graph ORDER BY graph, secrets.name{lock}"
     ):
-        found.total += 1
+        report.total += 1
         if row["value"].startswith(f"{cipher.newest}."):
             continue
-        place = {"namespace": row["namespace"], "graph": row["graph_name"], "name": row["name"]}
+        location = {"namespace": row["namespace"], "graph": row["graph_name"], "name": row["name"]}
         try:
-            outdated.append((row["graph"], place, cipher.decrypt(row["value"], **place)))
+            outdated.append((row["graph"], location, cipher.decrypt(row["value"], **location)))
         except SecretUnreadable as error:
-            found.unreadable.append(error)
-    found.renewed = len(outdated)
-    found.graphs = len({graph for graph, _, _ in outdated})
-    return found, outdated
+            report.unreadable.append(error)
+    report.renewed = len(outdated)
+    report.graphs = len({graph for graph, _, _ in outdated})
+    return report, outdated

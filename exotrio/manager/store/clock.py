@@ -1,19 +1,21 @@
-"""The wall clock of a state manager, watched for being set.
+"""The wall clock of a state manager, and what happens when it is set.
 
-Times in the database are of the wall clock, which people and daemons set. The last time that was read is
-stored, at least once a minute, and each commit compares the clock with it. A clock that shows less was set
-back. One that shows much more was set ahead, or nothing ran meanwhile: both look the same and are treated
-the same.
+Times in the database are wall clock times, and people and daemons set that clock. The last time that was read
+is stored, at least once a minute, and each commit compares the clock with it. A clock that shows less was set
+back. One that shows much more was set ahead, or nothing ran meanwhile: both look the same and are treated the
+same.
 
-- Set back: what waits is moved back by as much, in the same transaction. What was due stays due, in the same
-  order, and a delay ends late by at most the time since the last commit. After a minute or more the next
-  occurrences of cron expressions are computed anew: an hour that comes twice is an hour in which they fire.
-- Set ahead: what waits with a delay is due early, as the clock says. Retention does not count the jump for a
-  day, so that there is time to correct the clock before anything is deleted.
+- Set back: the times of waiting states are moved back by as much, in the same transaction. States that were
+  due stay due, in the same order, and a delay ends late by at most the time since the last commit. After a
+  minute or more the next occurrences of cron expressions are computed again: they fire in each of two hours
+  with the same times.
+- Set ahead: a state that waits for a delay is due early, as the clock says. Retention does not count the jump
+  for a
+  day, to leave time to correct the clock before anything is deleted.
 
 The clock of a database that several state managers share is compared in each sweep with the time of the sweep
-before (``engine.managers``). What others write in the old time until they know of it is moved by the sweeps
-of the next seconds.
+before (``engine.managers``). Other managers may write old times until they know of it; the sweeps of the next
+seconds move those.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ logger = logging.getLogger("exotrio.manager.clock")
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 MIN_STEP_BACK_MS = 1_000
-"""A smaller step delays what waits by less than that; time daemons make such steps all the time."""
+"""A smaller step delays states by less than that, and time daemons make such steps all the time."""
 MIN_STEP_AHEAD_MS = MINUTE_MS
 """The sweep for leases commits every few seconds, so a running process never sees such a gap."""
 MAX_STEPS = 1_000
@@ -66,7 +68,7 @@ def ahead_ms(view: View) -> int:
 
 
 class WatchedClock:
-    """The clock that use cases are given: ``clock``, compared with the last time that ``connection`` stores.
+    """The clock of use cases: ``clock``, compared with the last time that ``connection`` stores.
 
     For the writing connection only.
     """
@@ -97,12 +99,12 @@ class WatchedClock:
             self._set_by = step
             set_back(self._connection, now, -step)
         elif step >= MIN_STEP_AHEAD_MS:
-            # A jump found at the start is not logged: nothing ran before.
+            # A jump at the start is not logged: nothing ran before.
             self._set_by = step if self._has_committed else 0
             set_ahead(self._connection, now, step)
 
     def store(self) -> None:
-        """Store the time if that is due. Call it at the end of a transaction."""
+        """Store the time if the stored one is too old. Call it at the end of a transaction."""
         is_changed = self._connection.total_changes != self._changes
         is_due = abs(self._highest - self._stored) >= (STORE_AFTER_MS if is_changed else STORE_AFTER_IDLE_MS)
         self._to_be_stored = self._highest if is_due else None
@@ -128,7 +130,7 @@ class WatchedClock:
 
 
 def set_back(connection: Executor, now: int, by: int) -> None:
-    """Move what waits: the clock was set back by so many ms, to ``now``."""
+    """Move the times of waiting states: the clock was set back by so many ms, to ``now``."""
     # Held states, too: one that is released waits in its old order.
     # One status after the other: each has an index; for both together SQLite would scan all states.
     for status in ("CREATED", "QUEUED"):
@@ -151,7 +153,7 @@ def set_back(connection: Executor, now: int, by: int) -> None:
 
 
 def set_ahead(connection: Executor, now: int, by: int) -> None:
-    """Keep that the clock was set ahead by so many ms, to ``now``, or that nothing ran meanwhile."""
+    """Store that the clock was set ahead by so many ms, to ``now``, or that nothing ran meanwhile."""
     _store_steps(connection, now, [*_steps_ahead(connection), (now, by)])
 
 
@@ -181,7 +183,7 @@ def was_set_back(view: View, within_ms: int) -> bool:
 
 
 def move_new_states(tx: Transaction) -> None:
-    """Move states that were made in the old time after the clock was set back, by who did not know it yet."""
+    """Move states that a state manager created with the old time after the clock was set back."""
     _, by, newest = _last_set_back(tx)
     # Those that were moved before are ahead by a few seconds only, and stay.
     made = tx.execute(

@@ -1,7 +1,7 @@
-"""What a database's driver gives, connections and rows, and what SQLite and PostgreSQL say differently.
+"""Connections and rows of a database's driver, and what differs between SQLite and PostgreSQL.
 
-Only the folder of an engine knows more of it. All other SQL is written once, with ``?`` for parameters, in
-what both understand.
+Only the folder of an engine knows more of its driver. All other SQL is written once, with ``?`` for
+parameters, in the words that both engines understand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Row(Protocol):
 
 
 class Rows(Protocol):
-    """What a statement found or changed."""
+    """The rows that a statement returned, or how many it changed."""
 
     @property
     def rowcount(self) -> int: ...
@@ -55,16 +55,16 @@ Items = Sequence[int] | Sequence[str]
 
 
 class Dialect(Protocol):
-    """One engine's words for conditions on lists, locks, and statements on many rows."""
+    """One engine's SQL for conditions on lists, locks, and statements on many rows."""
 
     locks_rows: bool
-    """Whether transactions run side by side, so that rows have to be locked."""
+    """Whether transactions run at the same time, so that rows have to be locked."""
 
     def any_of(self, column: str) -> str:
         """Return the condition that a column has one of the values of one parameter, made by ``items``."""
 
     def items(self, values: Items) -> Any:
-        """Return what such a parameter is given."""
+        """Return the value of such a parameter."""
 
     def insert(self, table: str, columns: tuple[str, ...], conflict: str) -> str:
         """Return the statement that inserts rows; ``conflict`` is what follows ON CONFLICT, if anything."""
@@ -77,17 +77,17 @@ class Dialect(Protocol):
         add: tuple[str, ...],
         computed: tuple[tuple[str, str], ...],
     ) -> str:
-        """Return the statement that updates rows, each given as (*keys, *columns, *add).
+        """Return the statement that updates rows, each of which is (*keys, *columns, *add).
 
-        Columns that are ``computed`` are set to an expression, in which ``{column}`` is the given value, or
+        Columns that are ``computed`` are set to an expression, in which ``{column}`` is the new value, or
         the sum for one of ``add``.
         """
 
     def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
-        """Run one of these for rows; the row count is that of those inserted, changed or found."""
+        """Run one of these for rows; the row count is that of those inserted or changed."""
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
-        """Leave nothing in a file, as far as that can be had, of what the body deletes or replaces."""
+        """Overwrite in files what the body deletes or replaces, where supported."""
 
 
 def new_values(values: Mapping[str, str], computed: tuple[tuple[str, str], ...]) -> Iterable[tuple[str, str]]:

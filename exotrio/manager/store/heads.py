@@ -1,10 +1,10 @@
-"""Where the waiting states of each node begin, as far as one state manager knows.
+"""Where the waiting states of each node begin in the index of claims, as far as one state manager knows.
 
-PostgreSQL keeps what was claimed in its indexes until no transaction may see it as it was. A transaction that
-stays open keeps all of it, and each claim would pass it anew. So after searches that took long the next ones
-begin where the last one found its first state, also if they find nothing. What comes back from before that,
-because its claim was released or ended, is found by the next search of all: the next one if it came back in
-this process, otherwise within ``MAX_PAUSE``. A claim that waits runs again when that search is due.
+PostgreSQL keeps claimed states in its indexes until no transaction may see them as they were. A transaction
+that stays open keeps all of them, and each claim would read it again. So after searches that took long the
+next ones begin where the last one found its first state, also if they find nothing. A state before that
+position whose claim was released or ended is found by the next full search: the next search if it came back
+in this process, otherwise within ``MAX_PAUSE``. A claim that waits runs again when a full search is due.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from exotrio.manager.store.driver import Row
 
 LONG = 0.002
-"""Seconds of a search; others end far sooner."""
+"""Seconds of a search; without dead rows it ends far sooner."""
 LONG_ONES = 10
-"""Searches in a row that have to be long: some are, where the machine is busy."""
+"""Searches in a row that have to be long: on a busy machine some are long anyway."""
 SHARE = 50
-"""A search of all takes one part of so many of the time, if it is long, ..."""
+"""A long full search takes at most one part in so many of the time, ..."""
 MAX_PAUSE = 2.0
 """... but it is never put off for more seconds than this."""
 COMMIT_TIME_MS = 250
 """A search misses the states of transactions that are not committed yet. The next one begins so many ms
-before it, and finds them. Those of longer transactions wait for the next search of all."""
+before it, and finds them. Those of longer transactions wait for the next full search."""
 
 Position = tuple[int, int]
 """Of a state in the order of claims: when it came due, and its number."""
@@ -59,13 +59,13 @@ class Heads:
         """Return the waiting states of nodes that ``find`` finds, given where to begin for each node."""
         begins = {node_id: self.of(node_id) for node_id in nodes}
         began = time.monotonic()
-        found = find(begins)
+        states = find(begins)
         seconds = time.monotonic() - began
-        firsts = {state["node_id"]: position(state) for state in sorted(found, key=position, reverse=True)}
+        firsts = {state["node_id"]: position(state) for state in sorted(states, key=position, reverse=True)}
         for node_id, begin in begins.items():
             if begin == START:
                 self.record(node_id, firsts.get(node_id), now_ms, seconds)
-        return found
+        return states
 
     def of(self, node_id: int) -> Position:
         """Return where a search may begin."""
@@ -73,12 +73,13 @@ class Heads:
         return START if head is None or self._clock() >= head.until else head.position
 
     def due_in(self, node_id: int) -> float:
-        """Return the seconds until all is to be searched again; infinity if each search is one of all."""
+        """Return the seconds until the next full search; infinity if each search is full."""
         head = self._heads.get(node_id)
         return math.inf if head is None or head.until == -math.inf else max(0.0, head.until - self._clock())
 
     def record(self, node_id: int, first: Position | None, now_ms: int, seconds: float) -> None:
-        """Record a search of all, begun at ``now_ms``: how long it took, and what it found first."""
+        """Record a full search, begun at ``now_ms``: how long it took, and the first state that it
+        returned."""
         if seconds < LONG or not self._is_needed:
             self.forget(node_id)
             return
@@ -89,5 +90,5 @@ class Heads:
         self._heads[node_id] = _Head(min(first or newest, newest), self._clock() + pause, long_ones)
 
     def forget(self, node_id: int) -> None:
-        """Search all again: an older state may have come back."""
+        """Make the next search a full one: an older state may have come back."""
         self._heads.pop(node_id, None)

@@ -67,12 +67,12 @@ class Readers(Generic[C]):
     ) -> T:
         """Run a query; log when queries begin to fail, and when one works again."""
         try:
-            found = await self._run(query, limit, limiter)
+            result = await self._run(query, limit, limiter)
         except NotRead as error:
             self._outage.failed(error, "the caller gets an error", level=logging.ERROR)
             raise
         self._outage.worked()
-        return found
+        return result
 
     async def _run(self, query: Callable[[View], T], limit: float, limiter: trio.CapacityLimiter) -> T:
         """Run a query, for at most ``limit`` seconds, in a thread of the limiter.

@@ -17,7 +17,7 @@ and afterwards, so tables are changed in two releases:
 2. Contract, a release later: remove what only the release before the last one used, and set ``OLDEST`` to the
    version of the last one. Such a step waits until no older state manager is left.
 
-A step holds up everybody who works on the tables that it changes, so it must not take long.
+A step blocks all who work on the tables that it changes, so it must not take long.
 
 New rows get higher numbers than the database ever assigned, also after it may have gone back in time. A
 restored backup, or a standby that takes over, may lack the last commits, while the numbers that those
@@ -157,7 +157,7 @@ CREATE TABLE states (
     token TEXT,                          -- lease token; NULL if last claimed through v0
     worker TEXT,                         -- runtime that claimed it last
     manager TEXT,                        -- the state manager inside whose process it was claimed last, if so
-    lease_until INTEGER,                 -- on the clock of leases, ms; NULL: for ever
+    lease_until INTEGER,                 -- on the clock of leases, ms; NULL: without a limit
     deliveries INTEGER NOT NULL DEFAULT 0,  -- runtimes in a row that were lost while they ran it
     requeued INTEGER NOT NULL DEFAULT 0, -- waits because its node requeued it
     claimed_at INTEGER,
@@ -272,7 +272,7 @@ CREATE TABLE workers (
 );
 CREATE INDEX workers_by_time ON workers (seen_at);
 
--- Which nodes were claimed through v0 lately, by whoever it was.
+-- Which nodes were claimed through v0 lately. v0 names no runtime.
 CREATE TABLE v0_runtimes (
     id INTEGER PRIMARY KEY,
     namespace TEXT NOT NULL,

@@ -1,13 +1,13 @@
 """The keys for secrets that the state managers on one database have, by their ids.
 
-Each says in its row of ``managers`` which keys it has, the one that it encrypts with first. What one of them
-encrypts all the others have to be able to read, so two rules hold between any two that are alive:
+Each lists its keys in its row of ``managers``, first the one that it encrypts with. All of them have to be
+able to decrypt what one of them encrypts, so two rules hold between any two that are alive:
 
 1. Each has the key that the other one encrypts with.
 2. Each has the keys of the stored secrets that the other one can read.
 
 A state manager that would break a rule is not started. So a key is exchanged in steps, each done by all of
-them before the next: ``old,new``, then ``new,old``, then everything is encrypted anew, then ``new``.
+them before the next: ``old,new``, then ``new,old``, then everything is encrypted with ``new``, then ``new``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 SILENT_AFTER_MS = 30_000
-"""A state manager that says nothing for so long is taken for lost."""
+"""A state manager that did not update its row for so long counts as lost."""
 
 
 @dataclass(frozen=True, slots=True)
-class Misfit:
+class KeyConflict:
     """Why a state manager would break a rule, and what to do."""
 
     what: str
@@ -43,7 +43,7 @@ def peers(view: View, now: int) -> dict[str, list[str]]:
     return {row["id"]: row["secret_keys"].split() for row in rows}
 
 
-def misfit(view: View, cipher: Cipher, now: int) -> Misfit | None:
+def key_conflict(view: View, cipher: Cipher, now: int) -> KeyConflict | None:
     """Return why a further state manager with these keys would break a rule; None if it would not."""
     used = {
         row["key"]
@@ -51,18 +51,18 @@ def misfit(view: View, cipher: Cipher, now: int) -> Misfit | None:
     }
     for manager, keys in peers(view, now).items():
         if cipher.newest not in keys:
-            return Misfit(
+            return KeyConflict(
                 f"state manager {manager} lacks the key {cipher.newest}, which this one would use",
                 "first give all of them both keys with the old one in front (old,new), and only then put the"
                 " new one in front",
             )
         if keys[0] not in cipher.key_ids:
-            return Misfit(
+            return KeyConflict(
                 f"it lacks the key {keys[0]}, with which state manager {manager} encrypts",
                 "give it that key, too",
             )
         if lacking := used.intersection(keys).difference(cipher.key_ids):
-            return Misfit(
+            return KeyConflict(
                 f"it lacks the key {min(lacking)} of stored secrets, which state manager {manager} has",
                 "give it that key, too, until rotate-secrets has encrypted them with the new one",
             )
@@ -71,14 +71,14 @@ def misfit(view: View, cipher: Cipher, now: int) -> Misfit | None:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """What was encrypted anew; nothing if some state managers lack the new key (``lacking``).
+    """The result of a rotation. Nothing was encrypted if state managers lack the new key (``lacking``).
 
     ``behind`` are those that have it and still encrypt with another one.
     """
 
     lacking: Sequence[str]
     behind: Sequence[str]
-    found: Renewed
+    report: Renewed
 
 
 def rotate(tx: Transaction, cipher: Cipher, now: int) -> Rotated:

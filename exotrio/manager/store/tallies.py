@@ -1,7 +1,7 @@
 """How many states and runs ended with which status, and how long they took.
 
 A chart cannot read a million states, so each is counted when it ends. Use cases count in memory; the store
-writes the counts with one of its commits, at most once a second, into the table ``trends``: by node and
+writes the counts with a commit, at most one each second, into the table ``trends``: by node and
 graph, in slots of several widths, each kept as long as charts show slots of that width (``WIDTHS``).
 
 Durations are counted in buckets at most a fifth wide, so a quantile is right to about a tenth.

@@ -44,7 +44,7 @@ class Write:
     result: outcome.Outcome[Any] | None = None
     """Once it is committed, or has failed."""
     effects: Effects = NO_EFFECTS
-    """What it left behind when it ran last. They happen if it is committed."""
+    """Those of its last run. They happen if it is committed."""
     topics: frozenset[Topic] = frozenset()
     """The topics under which ``Topics`` lists it, ..."""
     turn: int = -1

@@ -120,7 +120,7 @@ async def test_no_password_is_shown(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr("exotrio.manager.store.postgres.start.PATIENCE", 0.0)
+    monkeypatch.setattr("exotrio.manager.store.postgres.start.STARTUP_TIMEOUT", 0.0)
     wrong = database.tcp_url.replace(f"{PASSWORD[:5]}", "not-the-", 1)
     for url in (
         wrong,

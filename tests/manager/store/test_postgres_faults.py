@@ -203,7 +203,7 @@ async def test_a_session_that_listens_and_falls_silent_is_replaced(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "INTERVAL", 0.05)
-    monkeypatch.setattr(notices, "SILENCE", 0.5)
+    monkeypatch.setattr(notices, "MAX_SILENCE", 0.5)
 
     def listening() -> list[int]:
         where = "datname = current_database() AND query LIKE 'LISTEN%'"

@@ -47,8 +47,8 @@ def release(versions: tuple[int, int], *, patience: float = 30.0) -> Iterator[No
         patch.setattr(making, "OLDEST", versions[1])
         patch.setattr(making, "MIGRATIONS", {VERSION: EXPAND, VERSION + 1: CONTRACT})
         patch.setattr(start, "RETRY_AFTER", 0.01)
-        patch.setattr(start, "PATIENCE", patience)
-        patch.setattr(start, "USED_PATIENCE", patience)
+        patch.setattr(start, "STARTUP_TIMEOUT", patience)
+        patch.setattr(start, "REPLACEMENT_TIMEOUT", patience)
         yield
 
 

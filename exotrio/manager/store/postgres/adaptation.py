@@ -1,4 +1,4 @@
-"""Values on their way to PostgreSQL and back: what SQLite takes and returns, PostgreSQL does here, too.
+"""Conversion of values for PostgreSQL, so that it accepts and returns the same as SQLite.
 
 Integers have 64 bits whatever their value, so that a statement is prepared once. Booleans are 0 and 1, exact
 sums integers. PostgreSQL refuses the character NUL in text; it is replaced by its symbol.

@@ -1,4 +1,4 @@
-"""The catalog of a database that other managers write, too."""
+"""The catalog of a database to which other managers write, too."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from exotrio.manager.store.heads import Heads
 class SharedCatalog(Catalog):
     """Templates and registered nodes, shared by the threads of one store.
 
-    Whoever registers a node changes the version that ``meta`` keeps under ``registered``. Nodes are kept for
-    one version.
+    Registering a node changes the version under ``registered`` in ``meta``. Registered nodes are kept for one
+    version.
     """
 
     def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
@@ -34,7 +34,7 @@ class SharedCatalog(Catalog):
 
 
 class _TransactionCatalog(Catalog):
-    """Compares the version once, when a registered node is first asked for.
+    """Compares the version once, when a registered node is first read.
 
     A row that is read after the version is at least as new. So it may be kept under that version, unless
     this transaction changes it itself.
@@ -58,12 +58,12 @@ class _TransactionCatalog(Catalog):
 
     def node_id(self, connection: Connection, namespace: str, name: str) -> int | None:
         key = namespace, name
-        found = self._shared.node_ids.get(key)
-        if found is None:
-            found = super().node_id(connection, namespace, name)
-            if found is not None and not self._has_registered:
-                self._shared.node_ids[key] = found
-        return found
+        node_id = self._shared.node_ids.get(key)
+        if node_id is None:
+            node_id = super().node_id(connection, namespace, name)
+            if node_id is not None and not self._has_registered:
+                self._shared.node_ids[key] = node_id
+        return node_id
 
     def forget_registered(self) -> None:
         self._nodes, self._is_compared, self._has_registered = {}, True, True

@@ -22,7 +22,7 @@ def _own_ms() -> float:
 
 
 class ServerClock:
-    """The database's clock, by an offset to this machine's own one, which nobody sets."""
+    """The database's clock, as an offset to this machine's monotonic clock, which is never set."""
 
     def __init__(self) -> None:
         self._offset = 0.0
@@ -36,16 +36,16 @@ class ServerClock:
 
     def measure(self, connection: Connection | View) -> None:
         """Compare with the database. From any thread."""
-        found = []
+        samples = []
         for _ in range(SAMPLES):
             sent = _own_ms()
             row = connection.execute(_NOW).fetchone()
             received = _own_ms()
             if row is not None:
-                found.append((received - sent, row[0] - (sent + received) / 2))
+                samples.append((received - sent, row[0] - (sent + received) / 2))
         # The quickest answer was delayed least. On a busy machine even that one may be worth less than what
         # was measured before, as long as it does not contradict that.
-        took, offset = min(found)
+        took, offset = min(samples)
         with self._lock:
             known = self._error + DRIFT * (_own_ms() - self._measured_at)
             if took / 2 <= known or abs(offset - self._offset) > known + took / 2:

@@ -55,7 +55,7 @@ def _horizon(view: View) -> dict[str, Any] | None:
     """Return what keeps VACUUM from removing dead rows, if anything does: the oldest that needs them."""
     row = view.row(
         "SELECT holder, age, held_ms FROM ("
-        # A session of a standby server has no database, and no transaction of its own.
+        # A session of a standby server has neither a database nor a transaction.
         "SELECT concat('session ', pid, ' of ', usename, ' (', application_name, ', ', state, ')') AS holder,"
         " greatest(age(backend_xmin), age(backend_xid)) AS age,"
         " extract(epoch FROM clock_timestamp() - xact_start) * 1000 AS held_ms"

@@ -1,4 +1,4 @@
-"""A connection, as use cases and queries know it, and what its errors mean."""
+"""A connection, as use cases and queries use it, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.translation import translate
 
 STATEMENT_LIMIT = 30.0
-"""Seconds that the server lets a statement take, where nothing else is said."""
+"""Seconds that the server lets a statement take, unless the caller sets another limit."""
 ANSWER_MARGIN = 5.0
 """Seconds beyond that, or another limit, after which a server that has not answered counts as lost."""
 PLANS_KEPT = 10.0
-"""Seconds after which plans are made anew, for tables as large as they are then. PostgreSQL would keep one
+"""Seconds after which plans are made again, for the present sizes of the tables. PostgreSQL would keep one
 until the table is analyzed: made while that was empty, it reads all of it."""
 _SAVEPOINTS = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
 _LOST = ("08", "57P", "25P03", "25006", "55000")
@@ -53,8 +53,8 @@ class Mark(NamedTuple):
 
 
 def is_operational(error: psycopg.Error) -> bool:
-    """Return whether an error may pass: it is of the connection or the server, not of a statement."""
-    # What the library says without the server comes as DatabaseError, too.
+    """Return whether an error may pass: its cause is the connection or the server, not the statement."""
+    # Errors of the library itself are a plain DatabaseError, too.
     return (
         isinstance(error, psycopg.OperationalError)
         or type(error) is psycopg.DatabaseError
@@ -101,7 +101,9 @@ class Connection:
         self._settings = settings
         self._reads_mark = reads_mark
         self._timeline = timeline
-        self._pipeline = Pipeline(driver, prepares=not is_pooled, patience=STATEMENT_LIMIT + ANSWER_MARGIN)
+        self._pipeline = Pipeline(
+            driver, prepares=not is_pooled, answer_timeout=STATEMENT_LIMIT + ANSWER_MARGIN
+        )
         self._in_transaction = False
         self._planned_at = time.monotonic()
         # Its own descriptor: the library's may be closed, and its number used again, at any time.
@@ -113,7 +115,7 @@ class Connection:
         return self._pipeline.changes
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = (), /) -> Result:
-        """Run one statement; in a transaction only once somebody asks what it found, or one after it."""
+        """Run one statement; in a transaction only once its result, or a later one, is read."""
         if sql.startswith(_SAVEPOINTS):
             if sql.startswith("ROLLBACK"):
                 self._flush()
@@ -132,7 +134,7 @@ class Connection:
         return result
 
     def begin(self, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED") -> None:
-        self._pipeline.patience = STATEMENT_LIMIT + ANSWER_MARGIN
+        self._pipeline.answer_timeout = STATEMENT_LIMIT + ANSWER_MARGIN
         if self.is_pooled:
             self.set_up(f"{how}; ")
         elif time.monotonic() - self._planned_at >= PLANS_KEPT:
@@ -163,7 +165,7 @@ class Connection:
     def limit_statements(self, seconds: float) -> None:
         """Let each statement of this transaction take so long, in place of ``STATEMENT_LIMIT``."""
         self.execute(f"SET LOCAL statement_timeout = {round(seconds * 1000)}")
-        self._pipeline.patience = seconds + ANSWER_MARGIN
+        self._pipeline.answer_timeout = seconds + ANSWER_MARGIN
 
     def commit(self) -> None:
         """Commit.
@@ -192,18 +194,18 @@ class Connection:
             self.control("ROLLBACK")
 
     def settle(self) -> None:
-        """Run what waits in line. Raises the error of the first statement that failed."""
+        """Run what is queued. Raises the error of the first statement that failed."""
         self._pipeline.settle()
 
     def control(self, sql: str) -> bytes:
-        """Run statements without parameters, after what waits in line; return the tag of the last."""
+        """Run statements without parameters, after those that are queued; return the tag of the last."""
         return self._pipeline.run(sql.encode()).command_status or b""
 
     def is_lost(self, error: psycopg.Error) -> bool:
         """Return whether the connection is of no use after this error."""
         if error.sqlstate is not None:
             return error.sqlstate.startswith(_LOST) or _is_outdated(error)
-        # The server did not say this, but the library that speaks with it.
+        # Not an error of the server, but of the library.
         return self.driver.closed or is_operational(error)
 
     def close(self) -> None:
@@ -216,6 +218,6 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _flush(self) -> None:
-        """Run what waits in line, whatever comes of it: it is undone next."""
+        """Run what is queued and ignore errors: it is undone next."""
         with suppress(psycopg.Error):
             self._pipeline.settle()

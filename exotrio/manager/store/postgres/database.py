@@ -18,7 +18,7 @@ from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 _LOCK = 0x65786F31  # "exo1"
 MAX_STALL = "1s"
-"""For which a migration waits for others to let go of a table: whoever comes later waits behind it."""
+"""How long a migration waits for a table that others use: later transactions wait behind it."""
 MIGRATION_LIMIT = 3_600.0
 """Seconds that a statement may take while tables are made, changed or filled, or another one does that."""
 _FIX = "name another database in the URL, or another schema with ?options=-csearch_path%3DNAME"
@@ -27,8 +27,8 @@ _SETTINGS = {
     "runs": "fillfactor = 80",
     "counts": "fillfactor = 80",
     "unite_counters": "fillfactor = 80",
-    # Of a state they always do. But as more versions stay on their page, 20,000 states took 4 % less space
-    # and 3 % less of the write-ahead log than without, in the same time.
+    # The indexes of a state always change. But as more versions stay on their page, 20,000 states took 4 %
+    # less space and 3 % less of the write-ahead log than without, in the same time.
     "states": "fillfactor = 85",
     # Rows that come and go are cleared away before they are a fifth of the table.
     **dict.fromkeys(("claims", "trends", "cron_triggers", "meta", "unite_members"), ""),
@@ -40,7 +40,7 @@ _AUTOVACUUM = (
 
 
 class StillUsed(DatabaseError):
-    """State managers that are there cannot work on the tables of this version."""
+    """Running state managers cannot work on the tables of this version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def prepare(server: Server, clock: ServerClock) -> Prepared:
 
     Raises:
         DatabaseTooNew: a newer exotrio changed it in a way that this one does not know.
-        StillUsed: state managers that are there would not know what this one has to change.
+        StillUsed: running state managers need what this one has to remove.
         DatabaseError: it is not a database of exotrio, or cannot be used.
         psycopg.Error: it could not be reached.
     """
@@ -130,8 +130,8 @@ def _prepare_schema(connection: Connection, where: str) -> str:
 
 
 def _check_contraction(connection: Connection, where: str) -> None:
-    """Check that nobody is there who needs what is to be removed. Until the end nobody comes, either."""
-    # A state manager that enters shares this row; one that is there needs not (engine.managers).
+    """Check that no state manager needs what is to be removed; none can enter until the end."""
+    # A state manager that enters locks this row, too (engine.managers).
     connection.execute("SELECT value FROM meta WHERE key = 'oldest_version' FOR UPDATE").fetchall()
     older = connection.execute(
         "SELECT id, version FROM managers WHERE schema_version < ?"
@@ -167,9 +167,9 @@ def _put_epoch(connection: Connection, mark: Mark) -> Mark:
 
 
 def raise_numbers(connection: Connection) -> None:
-    """Let the numbers of all tables go on above what was given away before, as ``schema`` says.
+    """Raise the numbers of all tables above those that were ever assigned, as ``schema`` says.
 
-    Call it in a transaction. What it does stays, also if that is rolled back.
+    Call it in a transaction. A rollback does not undo it.
     """
     # One manager after the other: between the two parts of the statement another one would set a sequence
     # higher, and this one, whose clock is behind, would set it back.
@@ -183,19 +183,19 @@ def raise_numbers(connection: Connection) -> None:
 
 
 def lock_tables(connection: Connection) -> None:
-    """Wait until nobody else makes or changes tables; until the end of the transaction nobody does."""
+    """Wait for the lock that each transaction which makes or changes tables holds until its end."""
     connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
 
 
 def relations(connection: Connection) -> set[str]:
     """Return what is in the schema."""
-    found = connection.execute(
+    rows = connection.execute(
         # What belongs to an extension does not count.
         "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
         " AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype = 'e')"
         " AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"
     )
-    return {row["relname"] for row in found.fetchall()}
+    return {row["relname"] for row in rows.fetchall()}
 
 
 def create_tables(connection: Connection) -> str:

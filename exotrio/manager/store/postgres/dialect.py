@@ -1,4 +1,4 @@
-"""How PostgreSQL says what the engines say differently."""
+"""SQL of PostgreSQL where the engines differ."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _update(
 
 
 class PostgresDialect:
-    """The dialect of PostgreSQL. Rows of one statement travel as arrays, one for each column."""
+    """The dialect of PostgreSQL. The rows of a statement are sent as arrays, one for each column."""
 
     locks_rows = True
 
@@ -68,5 +68,5 @@ class PostgresDialect:
         return connection.execute(sql, tuple(array(values) for values in zip(*rows, strict=True)))
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
-        # What a server leaves in its files until it needs the space is not for its clients to decide.
+        # Clients cannot decide when a server overwrites deleted rows in its files.
         return nullcontext()

@@ -32,11 +32,11 @@ logger = logging.getLogger("exotrio.manager.store")
 OF_PROCESSES = frozenset(
     {"workers", "v0_runtimes", "managers", "duties", "sessions", "sign_in_links", "wrong_keys"}
 )
-"""Tables of what state managers know of runtimes, browsers and each other: heard of again within seconds."""
+"""Tables about runtimes, browsers and state managers, which fill again within seconds."""
 ON_LEASE_CLOCK = {"states": "lease_until", "claims": "at"}
-"""Columns that are on the clock of leases, which is another one here."""
+"""Columns on the clock of leases, which differs between SQLite and PostgreSQL."""
 _WHERE_IT_COUNTS = {"states": " WHERE status = 'QUEUED' AND lease_until IS NOT NULL"}
-"""To write again all states that nobody holds, too, would take as long as to copy them."""
+"""To update all other states, too, would take as long as to copy them."""
 _OF_CLOCK = ("clock_latest", "clock_ahead", "clock_set_back")
 _OF_ENGINE = ("version", "oldest_version", "epoch", "writable", *_OF_CLOCK)
 """Keys of ``meta`` that belong to an engine, or to a machine's clock."""
@@ -70,8 +70,8 @@ def move(source: Source, url: str, *, lease_now: int) -> Moved:
         raise server.unusable(error) from error
     try:
         connection.begin()
-        # It waits for nobody, and may take long between two statements, and within one. To copy has no limit:
-        # whoever began it sees how far it is, and ends it with Ctrl+C.
+        # It waits for no lock, and may take long between two statements, and within one. Copying has no
+        # limit: the log shows the progress, and Ctrl+C ends it.
         for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
             connection.control(f"SET LOCAL {setting} = 0")
         connection.limit_statements(MIGRATION_LIMIT)
@@ -139,10 +139,11 @@ def _copy(
         copy.set_types([column.type for column in columns.values()])
         for row in _rows(source, f"SELECT {names} FROM {table}{where}", table, columns, lease_now):
             copy.write_row(row)
-    found = connection.execute(count).fetchone()
-    if found is None or found[0] != expected:
+    arrived = connection.execute(count).fetchone()
+    if arrived is None or arrived[0] != expected:
         raise DatabaseError(
-            f"{expected:,} rows of {table} were copied, but {found and found[0]} arrived; nothing was moved",
+            f"{expected:,} rows of {table} were copied, but {arrived and arrived[0]} arrived;"
+            " nothing was moved",
             fix="check the file with: sqlite3 FILE 'PRAGMA integrity_check'",
         )
     return int(expected)
@@ -163,11 +164,11 @@ def _rows(
 def _set_sequences(source: Source, connection: Connection) -> None:
     """Go on with the numbers where the file stopped: none that was ever used is used again."""
     used = dict(map(tuple, source.execute("SELECT name, seq FROM sqlite_sequence").fetchall()))
-    found = connection.execute(
+    columns = connection.execute(
         "SELECT table_name, column_name FROM information_schema.columns"
         " WHERE table_schema = current_schema() AND is_identity = 'YES'"
     ).fetchall()
-    for table, column in found:
+    for table, column in columns:
         row = connection.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()
         highest = max(used.get(table, 0), 0 if row is None else row[0])
         connection.execute(

@@ -1,8 +1,9 @@
-"""What state managers on one database tell each other, by NOTIFY: what was announced, and that they live.
+"""What state managers on one database announce to each other, by NOTIFY.
 
-A NOTIFY takes a lock that all of a server's share, so it is not part of use cases: one connection sends what
-was announced since it sent the last one. Nothing is sent while no other manager is heard of, nor behind a
-pooler, where nobody can listen. What is lost, polling finds (``topics``).
+A NOTIFY takes a lock that the whole server shares, so it is not part of use cases: one connection sends what
+was announced since the last one. Each manager also greets the others every few seconds, and at once when it
+receives something from one that it does not know. Announcements are sent only while another manager is known,
+and not behind a pooler, where none can listen. Polling finds what is lost (``waiting``).
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from exotrio.manager.store.postgres.epochs import Epochs
 logger = logging.getLogger("exotrio.manager.store")
 
 INTERVAL = 5.0
-"""Seconds between two measures of the clock, each with a sign of life."""
-SILENCE = 3 * INTERVAL
-"""Seconds without a sign of life after which another manager, or a listening connection, counts as gone."""
-ANSWER = 2.0
-"""Seconds in which others, who answer the first sign of life at once, are expected to be heard of."""
+"""Seconds between two measurements of the clock, each with a greeting."""
+MAX_SILENCE = 3 * INTERVAL
+"""Seconds without a greeting after which another manager, or a listening connection, counts as lost."""
+GREETING_TIME = 2.0
+"""Seconds within which other managers answer the first greeting."""
 MAX_PAYLOAD = 7_000
 """Bytes; PostgreSQL refuses 8000."""
 
-Hear = Callable[[set[Topic] | None], None]
+OnNotification = Callable[[set[Topic] | None], None]
 
 
 class Notices:
-    """Tells other managers what this one announced, and hears what they did."""
+    """Sends to other managers what this one announced, and receives what they did."""
 
     def __init__(self, epochs: Epochs, clock: ServerClock, *, channel: str, listens: bool) -> None:
         self._epochs = epochs
@@ -48,27 +49,27 @@ class Notices:
         self._channel = channel
         self._listens = listens
         self._own = secrets.token_hex(8)
-        self._untold: set[Topic] = set()
-        self._has_news = False
-        self._says_hello = False
+        self._unsent: set[Topic] = set()
+        self._has_changes = False
+        self._must_greet = False
         self._wakeup = trio.Event()
-        # Until it is known whether there are others, as if there were.
-        self._others_until = trio.current_time() + ANSWER
+        # Until it is known whether there are others, announcements are sent.
+        self._others_until = trio.current_time() + GREETING_TIME
         self._known: dict[str, float] = {}
 
     def publish(self, topics: Iterable[Topic]) -> None:
-        """Tell others that something was written, and what was announced. Returns at once."""
+        """Send to others that something was written, and what was announced. Returns at once."""
         if self._listens and trio.current_time() < self._others_until:
-            self._untold.update(topics)
-            self._has_news = True
+            self._unsent.update(topics)
+            self._has_changes = True
             self._wakeup.set()
 
-    async def run(self, hear: Hear) -> None:
+    async def run(self, on_notification: OnNotification) -> None:
         """Send, listen and keep the clock right. Never returns."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send)
             if self._listens:
-                nursery.start_soon(self._listen, hear)
+                nursery.start_soon(self._listen, on_notification)
 
     async def _send(self) -> None:
         sender = _Owner(self._connect_sender, self._epochs.has)
@@ -78,87 +79,94 @@ class Notices:
             while True:
                 try:
                     if trio.current_time() >= measure_at:
-                        await self._use(sender, self.clock.measure)
+                        await self._run_on(sender, self.clock.measure)
                         measure_at = trio.current_time() + INTERVAL
-                        self._says_hello = self._listens
-                    if self._has_news or self._says_hello:
-                        topics, has_news = self._untold, self._has_news
-                        self._untold, self._has_news, self._says_hello = set(), False, False
-                        await self._use(sender, partial(self._notify, topics=topics, has_news=has_news))
+                        self._must_greet = self._listens
+                    if self._has_changes or self._must_greet:
+                        topics, has_changes = self._unsent, self._has_changes
+                        self._unsent, self._has_changes, self._must_greet = set(), False, False
+                        await self._run_on(
+                            sender, partial(self._notify, topics=topics, has_changes=has_changes)
+                        )
                     failures = 0
                 except psycopg.Error as error:
                     failures += 1
-                    logger.debug("other managers are not told of news: %s", self._epochs.server.reason(error))
+                    logger.debug(
+                        "announcements to other managers fail: %s", self._epochs.server.reason(error)
+                    )
                     sender.end()
                     sender = _Owner(self._connect_sender, self._epochs.has)
                     # Others find it by polling.
-                    self._untold.clear()
+                    self._unsent.clear()
                     await trio.sleep(OUTAGE.pause(failures))
                     continue
                 self._wakeup = trio.Event()
-                if not (self._has_news or self._says_hello):
+                if not (self._has_changes or self._must_greet):
                     with trio.move_on_at(measure_at):
                         await self._wakeup.wait()
         finally:
             sender.end()
 
-    async def _listen(self, hear: Hear) -> None:
+    async def _listen(self, on_notification: OnNotification) -> None:
         failures = 0
         while True:
             began = trio.current_time()
             listener = _Owner(partial(self._epochs.connect, writes=False), self._epochs.has)
             try:
-                connection = await self._use(listener, self._begin_to_listen)
-                # What was announced before is not heard any more.
-                hear(None)
-                self._others_until = max(self._others_until, trio.current_time() + ANSWER)
-                self._say_hello()
-                await self._hear_all(connection, hear)
+                connection = await self._run_on(listener, self._begin_to_listen)
+                # Earlier announcements were not received.
+                on_notification(None)
+                self._others_until = max(self._others_until, trio.current_time() + GREETING_TIME)
+                self._greet()
+                await self._receive_all(connection, on_notification)
             except psycopg.Error as error:
-                logger.debug("other managers are not heard: %s", self._epochs.server.reason(error))
+                logger.debug("listening to other managers fails: %s", self._epochs.server.reason(error))
             finally:
                 listener.end()
-            failures = 0 if trio.current_time() - began >= SILENCE else failures + 1
+            failures = 0 if trio.current_time() - began >= MAX_SILENCE else failures + 1
             await trio.sleep(OUTAGE.pause(failures))
 
-    async def _hear_all(self, connection: Connection, hear: Hear) -> None:
-        """Hear what comes until the connection is lost, or silent though this manager speaks."""
+    async def _receive_all(self, connection: Connection, on_notification: OnNotification) -> None:
+        """Receive notifications until the connection is lost, or silent though this manager sends
+        greetings."""
         pgconn = connection.driver.pgconn
         while True:
             while (notice := pgconn.notifies()) is not None:
-                self._take(notice.extra, hear)
-            with trio.move_on_after(SILENCE) as waiting:
+                self._receive(notice.extra, on_notification)
+            with trio.move_on_after(MAX_SILENCE) as waiting:
                 await trio.lowlevel.wait_readable(pgconn.socket)
             if waiting.cancelled_caught:
-                raise psycopg.OperationalError("it is silent")
+                raise psycopg.OperationalError("no notification arrived, not even our own")
             pgconn.consume_input()
 
-    def _take(self, payload: bytes, hear: Hear) -> None:
+    def _receive(self, payload: bytes, on_notification: OnNotification) -> None:
         try:
-            sender, has_news, topics = from_json(payload)
-            heard: set[Any] = {tuple(topic) if isinstance(topic, list) else topic for topic in topics}
+            sender, has_changes, topics = from_json(payload)
+            received: set[Any] = {tuple(topic) if isinstance(topic, list) else topic for topic in topics}
         except (ValueError, TypeError):
-            return  # somebody else's
+            return  # of another program
         if sender == self._own or not isinstance(sender, str):
             return
         now = trio.current_time()
-        self._others_until = now + SILENCE
-        if now - self._known.get(sender, -math.inf) > SILENCE:
-            # It does not know yet that this manager is there.
-            self._say_hello()
-        self._known = {name: at for name, at in self._known.items() if now - at <= SILENCE} | {sender: now}
-        if has_news:
-            hear(heard)
+        self._others_until = now + MAX_SILENCE
+        if now - self._known.get(sender, -math.inf) > MAX_SILENCE:
+            # It does not know this manager yet.
+            self._greet()
+        self._known = {name: at for name, at in self._known.items() if now - at <= MAX_SILENCE} | {
+            sender: now
+        }
+        if has_changes:
+            on_notification(received)
 
-    def _say_hello(self) -> None:
-        self._says_hello = True
+    def _greet(self) -> None:
+        self._must_greet = True
         self._wakeup.set()
 
     def _connect_sender(self) -> Connection:
         connection = self._epochs.connect()
         if self._listens:
             try:
-                # Nothing is lost with what it writes, so nobody has to wait for a disk.
+                # What it writes may be lost, so no commit has to wait for a disk.
                 connection.control("SET synchronous_commit = off")
             except psycopg.Error:
                 connection.close()
@@ -168,29 +176,30 @@ class Notices:
     def _begin_to_listen(self, connection: Connection) -> None:
         connection.control(f'LISTEN "{self._channel}"')
 
-    def _notify(self, connection: Connection, topics: set[Topic], has_news: bool) -> None:
-        for payload in self._payloads(topics, has_news):
+    def _notify(self, connection: Connection, topics: set[Topic], has_changes: bool) -> None:
+        for payload in self._payloads(topics, has_changes):
             connection.execute("SELECT pg_notify(?, ?)", (self._channel, payload))
 
-    def _payloads(self, topics: set[Topic], has_news: bool) -> Iterable[str]:
+    def _payloads(self, topics: set[Topic], has_changes: bool) -> Iterable[str]:
         part: list[Topic] = []
         size = 0
         for topic in topics:
             length = len(to_json(topic)) + 1
             if size + length > MAX_PAYLOAD:
-                yield to_json((self._own, has_news, part)).decode()
+                yield to_json((self._own, has_changes, part)).decode()
                 part, size = [], 0
             part.append(topic)
             size += length
-        yield to_json((self._own, has_news, part)).decode()
+        yield to_json((self._own, has_changes, part)).decode()
 
-    async def _use(self, owner: _Owner, do: Callable[[Connection], object]) -> Connection:
-        """Do something with a connection, which then exists. Raises psycopg.Error, also after ``SILENCE``."""
-        with trio.move_on_after(SILENCE):
+    async def _run_on(self, owner: _Owner, do: Callable[[Connection], object]) -> Connection:
+        """Run ``do`` in a thread and return the connection. Raises psycopg.Error, also after
+        ``MAX_SILENCE``."""
+        with trio.move_on_after(MAX_SILENCE):
             return await trio.to_thread.run_sync(
                 owner.use, do, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
             )
-        raise psycopg.OperationalError("it does not answer")
+        raise psycopg.OperationalError("the server does not answer")
 
 
 class _Owner:
@@ -207,7 +216,7 @@ class _Owner:
         self._ended = False
 
     def use(self, do: Callable[[Connection], object]) -> Connection:
-        """Connect if need be, do something and return the connection. For threads."""
+        """Connect if necessary, run ``do`` and return the connection. For threads."""
         try:
             with self._lock:
                 if self._connection is None:

@@ -1,8 +1,8 @@
-"""Statements on their way to the server: sent together, answered together.
+"""Statements that are sent to the server, and answered, together.
 
 A round trip costs this process and the server more than most statements do. So within a transaction a
-statement is only queued. All queued statements are sent, and waited for, once the result of one is read. The
-driver's cursors can do so, too, at three times the processor time.
+statement is only queued. All queued statements are sent once the result of one is read. The driver's cursors
+can do so, too, at three times the processor time.
 
 No wait is without a limit: a server that is suspended, or whose disk hangs, keeps its connections open and
 never answers.
@@ -29,16 +29,16 @@ MAX_QUEUED = 64
 """Statements that are sent at once, at most: what they carry is in memory until then."""
 MAX_QUEUED_BYTES = 1024 * 1024
 MAX_PREPARED = 500
-"""Statements of a connection that the server keeps; then it starts anew."""
+"""Prepared statements of a connection that the server keeps; then all are forgotten."""
 _AUTO = [PyFormat.AUTO]
 _DONE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 _CHANGES = (b"INSERT", b"UPDATE", b"DELETE")
 
 
 class Result:
-    """What a statement found or changed. To read it waits for the server.
+    """The rows of a statement, or how many it changed. Reading them waits for the server.
 
-    Each way to read it raises psycopg.Error, also that of a statement before this one.
+    Each method that reads raises psycopg.Error, also that of a statement before this one.
     """
 
     __slots__ = ("_pgresult", "_pipeline", "_rows")
@@ -81,8 +81,8 @@ class Pipeline:
     closed: the wait, and all later use, raises psycopg.OperationalError.
     """
 
-    def __init__(self, driver: psycopg.Connection[Any], *, prepares: bool, patience: float) -> None:
-        self.patience = patience
+    def __init__(self, driver: psycopg.Connection[Any], *, prepares: bool, answer_timeout: float) -> None:
+        self.answer_timeout = answer_timeout
         self._pgconn = driver.pgconn
         self._transformer = Transformer(driver)
         self._prepares = prepares
@@ -95,7 +95,7 @@ class Pipeline:
         """Rows that were changed so far."""
 
     def add(self, sql: bytes, parameters: Sequence[Any]) -> Result:
-        """Put a statement in line."""
+        """Queue a statement."""
         pgconn, transformer = self._pgconn, self._transformer
         values = transformer.dump_sequence(parameters, _AUTO * len(parameters))
         types, formats = transformer.types or (), transformer.formats
@@ -116,7 +116,7 @@ class Pipeline:
         return result
 
     def settle(self) -> None:
-        """Send what is in line, and take the answers. Raises the error of the first that failed."""
+        """Send what is queued, and read the answers. Raises the error of the first that failed."""
         if not self._queue:
             return
         queue, self._queue, self._queued_bytes = self._queue, deque(), 0
@@ -124,7 +124,7 @@ class Pipeline:
         try:
             self._pgconn.pipeline_sync()
             for answer in self._answers():
-                # A pooler that loses its server adds an error to the last one of that.
+                # A pooler that loses its server adds one more error to the last one of the server.
                 item = queue.popleft() if queue else None
                 if answer.status in _DONE:
                     if isinstance(item, Result):
@@ -137,13 +137,13 @@ class Pipeline:
                 error = error or errors.error_from_result(answer)
             self._pgconn.exit_pipeline_mode()
         except psycopg.Error as lost:
-            # An answer that came before the connection was lost tells more.
+            # An answer that came before the connection was lost is more specific.
             raise error or lost from None
         if error is not None:
             raise error
 
     def run(self, sql: bytes) -> PGresult:
-        """Run statements without parameters, after what waits in line; return the answer to the last one.
+        """Run statements without parameters, after those that are queued; return the answer to the last one.
 
         Raises the error of the first that failed.
         """
@@ -181,13 +181,13 @@ class Pipeline:
         pgconn = self._pgconn
         unsent = pgconn.flush()
         while unsent or pgconn.is_busy():
-            # The library would neither let other threads run while it waits, nor ever stop.
+            # The library would block other threads while it waits, and wait without a limit.
             poll = select.poll()
             poll.register(pgconn.socket, select.POLLIN | (select.POLLOUT if unsent else 0))
-            if not poll.poll(self.patience * 1000):
+            if not poll.poll(self.answer_timeout * 1000):
                 with socket.socket(fileno=os.dup(pgconn.socket)) as own:
                     own.shutdown(socket.SHUT_RDWR)
-                raise psycopg.OperationalError(f"the server did not answer within {self.patience:g} s")
+                raise psycopg.OperationalError(f"the server did not answer within {self.answer_timeout:g} s")
             pgconn.consume_input()
             unsent = pgconn.flush()
         return pgconn.get_result()
@@ -196,7 +196,7 @@ class Pipeline:
         return psycopg.OperationalError(self._pgconn.get_error_message() or "the connection was lost")
 
     def _name(self, sql: bytes, types: Sequence[int]) -> bytes | None:
-        """Return the name of a statement that was run before, which is prepared then."""
+        """Return the name of a prepared statement. A statement is prepared when it is run a second time."""
         key = sql, types
         if key not in self._names:
             self._names[key] = None

@@ -85,7 +85,7 @@ class PostgresReaders(Readers[Connection]):
         end = math.inf
         while True:
             try:
-                found = self._attempt(query, start, limit, running)
+                result = self._attempt(query, start, limit, running)
             except OutOfTime as error:
                 raise too_slow(limit) from error
             except psycopg.Error as error:
@@ -103,7 +103,7 @@ class PostgresReaders(Readers[Connection]):
                 time.sleep(pause)
             else:
                 self._lost_at = None
-                return found
+                return result
 
     def _attempt(self, query: Callable[[View], T], start: float, limit: float, running: _Query) -> T:
         def check() -> None:

@@ -1,4 +1,4 @@
-"""Where a database is, and how to connect to it. No password leaves this module in a text."""
+"""Where a database is, and how to connect to it. No text from this module contains a password."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, Any] = {
     "fallback_application_name": "exotrio",
     "client_encoding": "utf8",
     "connect_timeout": CONNECT_TIMEOUT,
-    # A peer that is gone without a word is noticed within seconds, not within hours.
+    # A peer that disappears is noticed within seconds, not within hours.
     "keepalives_idle": 10,
     "keepalives_interval": 3,
     "keepalives_count": 3,
@@ -46,16 +46,16 @@ _NO_ROOM = re.compile("too many clients|connection slots|read-only")
 language they end the start at once, as a wrong password does."""
 _UNKNOWN = re.compile(r'invalid URI query parameter: "([^"]*)"')
 _SETTINGS = {
-    # A plan made while tables were small is kept, so it must not scan them; and none takes long enough
-    # to be worth compiling. Statements on many rows would be planned anew each time: for the arrays given.
+    # A plan made while tables were small is kept, so it must not scan them; and none takes long enough to be
+    # worth compiling. Statements on many rows would be planned each time, for the values of their arrays.
     "enable_seqscan": "off",
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     # The server ends a statement that takes longer; this process waits a little longer (``connection``).
     "statement_timeout": f"{STATEMENT_LIMIT:g}s",
-    # Longer than PostgreSQL takes to find a deadlock, of which it ends one only.
+    # Longer than PostgreSQL takes to detect a deadlock, of which it then ends one transaction only.
     "lock_timeout": "2s",
-    # Locks of a manager that was stopped in the midst of a use case end with its session.
+    # The locks of a manager that was stopped within a use case end with its session.
     "idle_in_transaction_session_timeout": "10s",
     # It would end the session that listens, again and again.
     "idle_session_timeout": "0",
@@ -63,7 +63,7 @@ _SETTINGS = {
 _READER_SETTINGS = {
     "jit": "off",
     "statement_timeout": _SETTINGS["statement_timeout"],
-    # A query waits for no row, but for whoever changes or rewrites a whole table.
+    # A query waits for no row, but for a transaction that changes or rewrites a whole table.
     "lock_timeout": "4s",
     "idle_in_transaction_session_timeout": "60s",
     "idle_session_timeout": "0",
@@ -76,19 +76,19 @@ class Server:
     def __init__(self, url: str) -> None:
         self._url = parse_database_url(url)
         try:
-            given = conninfo_to_dict(url)
+            parameters = conninfo_to_dict(url)
         except psycopg.Error as error:
             # Its text may quote the password.
             unknown = _UNKNOWN.search(str(error))
-            is_told = unknown and unknown[1] in self._url.parameters
+            may_be_shown = unknown and unknown[1] in self._url.parameters
             raise ConfigurationError(
                 "the URL of the database cannot be read",
-                where=f"libpq knows no parameter {unknown[1]!r}" if unknown and is_told else "",
+                where=f"libpq knows no parameter {unknown[1]!r}" if unknown and may_be_shown else "",
                 fix="write it as postgresql://user:password@host:port/name, with special characters"
                 " percent-encoded",
             ) from None
-        self._parameters = {**_DEFAULTS, **given}
-        if "," in str(given.get("host", "")):
+        self._parameters = {**_DEFAULTS, **parameters}
+        if "," in str(parameters.get("host", "")):
             # Several hosts are a primary and its replicas.
             self._parameters.setdefault("target_session_attrs", "read-write")
         self._timeline: str | None = None
@@ -107,9 +107,9 @@ class Server:
             **self._parameters,
         )
         try:
-            first = Pipeline(driver, prepares=False, patience=CONNECT_TIMEOUT)
+            first = Pipeline(driver, prepares=False, answer_timeout=CONNECT_TIMEOUT)
             pid = first.run(b"SELECT pg_backend_pid()").get_value(0, 0)
-            # A pooler that lends sessions makes up the number of its own ones.
+            # A pooler that lends sessions invents numbers for its own sessions.
             is_pooled = pid != b"%d" % driver.pgconn.backend_pid
             if self._timeline is None:
                 self._timeline = self._timeline_of(first)

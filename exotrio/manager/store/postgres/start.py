@@ -18,10 +18,10 @@ from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 logger = logging.getLogger("exotrio.manager.store")
 
-PATIENCE = 30.0
-"""Seconds in which a database that is away may come; what started this process may try again after that."""
-USED_PATIENCE = from_ms(SILENT_AFTER_MS) + 5
-"""Seconds in which older state managers may end; one that was killed counts as there for half a minute."""
+STARTUP_TIMEOUT = 30.0
+"""Seconds for which a database is waited for; what started this process may try again after that."""
+REPLACEMENT_TIMEOUT = from_ms(SILENT_AFTER_MS) + 5
+"""Seconds for which older state managers are waited for; a killed one counts as alive for half a minute."""
 RETRY_AFTER = 1.0
 
 
@@ -31,28 +31,28 @@ async def prepare_patiently(server: Server, clock: ServerClock) -> Prepared:
     It raises DatabaseError instead of psycopg's errors. Cancellation: safe, the tables are made or not.
     """
     began = trio.current_time()
-    deadline = began + PATIENCE
+    deadline = began + STARTUP_TIMEOUT
     is_logged = False
     while True:
         try:
             return await trio.to_thread.run_sync(prepare, server, clock, abandon_on_cancel=True)
         except StillUsed as error:
-            if trio.current_time() >= began + USED_PATIENCE:
+            if trio.current_time() >= began + REPLACEMENT_TIMEOUT:
                 raise
             if not is_logged:
-                logger.warning("waiting for %.0f s, perhaps they end: %s", USED_PATIENCE, error.what)
+                logger.warning("waiting for %.0f s, perhaps they end: %s", REPLACEMENT_TIMEOUT, error.what)
                 is_logged = True
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
             if trio.current_time() >= deadline:
                 raise DatabaseError(
                     f"the tables of {server.shown} are in use, so they cannot be changed for this version",
-                    fix="end what holds them (a pg_dump, or a transaction that somebody left open), or wait"
+                    fix="end what holds them (a pg_dump, or a transaction that was left open), or wait"
                     " for it, and start again",
                 ) from error
             if not is_logged:
                 logger.warning(
-                    "the tables of %s are in use; to change them for this version is tried for %.0f s",
-                    *(server.shown, PATIENCE),
+                    "the tables of %s are in use; trying for %.0f s to change them for this version",
+                    *(server.shown, STARTUP_TIMEOUT),
                 )
                 is_logged = True
         except (psycopg.Error, CommitUnknown) as error:
@@ -64,7 +64,7 @@ async def prepare_patiently(server: Server, clock: ServerClock) -> Prepared:
             if not is_logged:
                 logger.warning(
                     "the database %s cannot be reached yet, which is tried for %.0f s: %s",
-                    *(server.shown, PATIENCE, server.reason(error)),
+                    *(server.shown, STARTUP_TIMEOUT, server.reason(error)),
                 )
                 is_logged = True
         await trio.sleep(RETRY_AFTER)

@@ -37,7 +37,7 @@ class Ownership:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if path.is_dir():  # before a lock is made beside it; / has no name to make one of
+        if path.is_dir():  # before a lock file is made next to it; for / there is no such name
             raise DatabaseError(
                 f"the database {path} cannot be opened: {os.strerror(errno.EISDIR)}",
                 fix="choose another place with --db FILE",
@@ -116,10 +116,10 @@ def same_files(path: Path) -> Callable[[], None]:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _check_moved(path: Path) -> None:

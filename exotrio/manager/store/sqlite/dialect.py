@@ -1,4 +1,4 @@
-"""How SQLite says what the engines say differently. One process writes, so that nothing has to be locked."""
+"""SQL of SQLite where the engines differ. One process writes, so nothing has to be locked."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class SQLiteDialect:
 
     @contextmanager
     def secure_delete(self, connection: Connection) -> Iterator[None]:
-        # Otherwise SQLite leaves it in the file.
+        # Otherwise SQLite leaves the old values in the file.
         before = connection.execute("PRAGMA secure_delete").fetchone()[0]
         connection.execute("PRAGMA secure_delete = ON")
         try:

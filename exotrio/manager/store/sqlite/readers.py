@@ -60,7 +60,7 @@ class FileReaders(Readers[sqlite3.Connection]):
             connection.execute("BEGIN")
             view = self._view(connection)
             view.check = check
-            # SQLite ends the statement when this raises, with an error of its own.
+            # SQLite ends the statement when this raises, with a different error.
             connection.set_progress_handler(check, _INSTRUCTIONS)
             try:
                 return query(view)
