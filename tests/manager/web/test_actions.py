@@ -337,7 +337,8 @@ async def test_the_form_is_filled_in_with_the_values_of_another_run(site: Site) 
     answer = await site.browser.post("/ns/shop/graphs/graph", {**filled, "store.count": "-5"})
     assert (answer.status_code, sent_by(answer.text)) == (422, {**filled, "store.count": "-5"})
     await Flow.deploy(site.api, place("other"), graph="other")
-    assert "is not one of graph" in await site.browser.page(f"/ns/shop/graphs/other?from={flow.run_id}", 404)
+    html = await site.browser.page(f"/ns/shop/graphs/other?from={flow.run_id}", 404)
+    assert "is not a run of graph" in html
 
 
 async def test_secrets_and_too_long_values_are_not_filled_in(site: Site) -> None:
