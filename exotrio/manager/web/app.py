@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -39,7 +40,7 @@ from exotrio.manager.web.page import (
     serve_asset,
 )
 from exotrio.manager.web.pages import PAGES
-from exotrio.manager.web.sign_in import SESSION, SignedInEndpoint, SignIn
+from exotrio.manager.web.sign_in import SESSION, SignIn
 
 logger = logging.getLogger("exotrio.manager.http")
 
@@ -57,22 +58,23 @@ class Dashboard:
         self._service = service
         self._sign_in = SignIn(service.store, key)
         self._streams: set[live.LiveResponse] = set()
+        required = self._sign_in.required
         routes = [
             *self._sign_in.routes,
-            Route("/", self._sign_in.required(self._start)),
-            Route("/theme", self._sign_in.required(self._set_theme, page_path="/"), methods=["POST"]),
+            Route("/", required(self._start)),
+            Route("/theme", required(self._set_theme, page_path="/"), methods=["POST"]),
             Route("/static/{version}/{name}", serve_asset),
-            Route("/guide", self._sign_in.required(self._guide)),
-            Route("/guide/{name}", self._sign_in.required(self._guide)),
+            Route("/guide", required(self._guide)),
+            Route("/guide/{name}", required(self._guide)),
+            Route("/ns/{namespace}/runs/{run_id}/export", required(self._export)),
         ]
         for page in PAGES:
-            routes.append(Route(page.path, self._sign_in.required(self._show(page))))
-            routes.append(Route(f"/live{page.path}", self._sign_in.required(self._listen(page))))
-        routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._sign_in.required(self._export)))
+            routes.append(Route(page.path, required(partial(self._show, page))))
+            routes.append(Route(f"/live{page.path}", required(partial(self._send_events, page))))
         for path, action in actions.ACTIONS.items():
             shown_by = next((page for page in PAGES if page.path == path), None)
             page_path = path if shown_by else path.rpartition("/")[0]
-            endpoint = self._sign_in.required(self._act(action, page_path, shown_by), page_path=page_path)
+            endpoint = required(partial(self._act, action, page_path, shown_by), page_path=page_path)
             routes.append(Route(path, endpoint, methods=["POST"]))
         self._folders = frozenset(route.path.split("/")[1] for route in routes)
         errors: tuple[Any, ...] = (Refused, HTTPException, DatabaseError, Exception)
@@ -127,11 +129,8 @@ class Dashboard:
             service=self._service, namespace=namespace, params=params, query=dict(request.query_params)
         )
 
-    def _show(self, page: Page) -> SignedInEndpoint:
-        async def show(request: Request, session: str) -> Response:
-            return await self._render(page, self._page_request(request), request, session)
-
-        return show
+    async def _show(self, page: Page, request: Request, session: str) -> Response:
+        return await self._render(page, self._page_request(request), request, session)
 
     async def _render(
         self, page: Page, page_request: PageRequest, request: Request, session: str, status: int = 200
@@ -181,18 +180,16 @@ class Dashboard:
             status,
         )
 
-    def _listen(self, page: Page) -> SignedInEndpoint:
-        async def listen(request: Request, session: str) -> Response:
-            if len(self._streams) >= live.MAX_STREAMS:
-                return PlainTextResponse("too many pages are open", 503, headers=guard.HEADERS)
-            page_request = self._page_request(request)
+    async def _send_events(self, page: Page, request: Request, session: str) -> Response:
+        if len(self._streams) >= live.MAX_STREAMS:
+            return PlainTextResponse("too many pages are open", 503, headers=guard.HEADERS)
 
-            async def is_signed_in() -> bool:
-                return await self._sign_in.find(request) is not None
+        async def is_signed_in() -> bool:
+            return await self._sign_in.find(request) is not None
 
-            return live.LiveResponse(page, page_request, streams=self._streams, is_signed_in=is_signed_in)  # type: ignore[return-value]
-
-        return listen
+        return live.LiveResponse(  # type: ignore[return-value]
+            page, self._page_request(request), streams=self._streams, is_signed_in=is_signed_in
+        )
 
     async def _export(self, request: Request, session: str) -> Response:
         namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
@@ -203,25 +200,23 @@ class Dashboard:
 
     # -- actions
 
-    def _act(self, action: actions.Action, page_path: str, shown_by: Page | None) -> SignedInEndpoint:
-        """Return the endpoint of a form. After a refusal the browser is sent back to ``page_path``."""
-
-        async def act(request: Request, session: str) -> Response:
-            page_request, form = self._page_request(request), await guard.read_form(request)
-            try:
-                flash, to = await action(page_request, form)
-            except FormRejected as rejected:
-                assert shown_by is not None, "a form that may be rejected is sent to its own page"
-                page_request = replace(page_request, rejected=rejected)
-                return await self._render(shown_by, page_request, request, session, status=422)
-            except NotFound:
-                raise
-            except Refused as refusal:
-                flash, to = f"Nothing changed: {_ended(refusal.detail)}", guard.filled_in(page_path, request)
-            await self._service.store.write(add_flash, session, flash)
-            return guard.redirect(to)
-
-        return act
+    async def _act(
+        self, action: actions.Action, page_path: str, shown_by: Page | None, request: Request, session: str
+    ) -> Response:
+        """Handle a form. After a refusal the browser is sent back to ``page_path``."""
+        page_request, form = self._page_request(request), await guard.read_form(request)
+        try:
+            flash, to = await action(page_request, form)
+        except FormRejected as rejected:
+            assert shown_by is not None, "a form that may be rejected is sent to its own page"
+            page_request = replace(page_request, rejected=rejected)
+            return await self._render(shown_by, page_request, request, session, status=422)
+        except NotFound:
+            raise
+        except Refused as refusal:
+            flash, to = f"Nothing changed: {_ended(refusal.detail)}", guard.filled_in(page_path, request)
+        await self._service.store.write(add_flash, session, flash)
+        return guard.redirect(to)
 
     # -- errors
 
