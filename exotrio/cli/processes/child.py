@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
 from exotrio._children.child_process import SOCKET
-from exotrio.cli.processes.totals import Families
 from exotrio.cli.runtime_process import RuntimeProcess
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 A = TypeVar("A", "Report", "Tasks")
 
@@ -35,7 +37,7 @@ class Report:
 
     alive: str
     ready: str
-    families: Families
+    metrics: Sequence[Metric]
 
 
 @dataclass(frozen=True, slots=True)

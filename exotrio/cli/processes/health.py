@@ -38,7 +38,7 @@ class ProcessesHealth:
     def retire(self, child: Child) -> None:
         """Keep the counters of a process that has ended."""
         if (report := child.answers.get(Report)) is not None:
-            self._totals.retire(report.families)
+            self._totals.retire(report.metrics)
 
     async def alive(self) -> str:
         problems = []
@@ -78,7 +78,7 @@ class ProcessesHealth:
                 yield CounterMetricFamily("exotrio_process_restarts", died, self.restarts)
                 # The last report of a process that did not answer counts: a counter must never decrease.
                 reports = [child.answers.get(Report) for child in self._children.values()]
-                yield from self._totals.metrics(report.families for report in reports if report is not None)
+                yield from self._totals.metrics(report.metrics for report in reports if report is not None)
 
         registry = CollectorRegistry()
         registry.register(Sums())

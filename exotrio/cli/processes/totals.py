@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import chain
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prometheus_client.core import CollectorRegistry, Metric
-
-Sample: TypeAlias = tuple[str, dict[str, str], float]
-"""Name, labels, value."""
-Family: TypeAlias = tuple[str, str, str, Sequence[Sample]]
-"""Name, explanation, type, samples."""
-Families: TypeAlias = Sequence[Family]
-"""The metrics of one process, as JSON can hold them."""
+    from prometheus_client.core import Metric
 
 CUMULATIVE = frozenset({"counter", "histogram"})
 """Types that stay in the sum when their process has ended: otherwise the sum would decrease."""
@@ -21,60 +15,40 @@ MAXIMA = frozenset({"exotrio_loop_lag_seconds"})
 """Gauges of which the maximum is shown, since their sum means nothing."""
 
 
-def families_of(registry: CollectorRegistry) -> Families:
-    """Return the current values of a registry."""
-    return [
-        (
-            family.name,
-            family.documentation,
-            family.type,
-            [(sample.name, sample.labels, sample.value) for sample in family.samples],
-        )
-        for family in registry.collect()
-    ]
-
-
 class Totals:
     """The metrics of all processes, including those that ended."""
 
     def __init__(self) -> None:
-        self._ended: Families = []
+        self._ended: Sequence[Metric] = ()
 
-    def retire(self, families: Families) -> None:
+    def retire(self, metrics: Iterable[Metric]) -> None:
         """Keep the last values of a process that has ended, if they are cumulative."""
-        lasting = [family for family in families if family[2] in CUMULATIVE]
-        self._ended = _united([self._ended, lasting])
+        self._ended = _added([self._ended, [metric for metric in metrics if metric.type in CUMULATIVE]])
 
-    def metrics(self, running: Iterable[Families]) -> list[Metric]:
+    def metrics(self, running: Iterable[Iterable[Metric]]) -> Sequence[Metric]:
         """Return the sums, with the values of the processes that run."""
-        from prometheus_client.core import Metric
-
-        metrics = []
-        for name, text, kind, samples in _united([self._ended, *running]):
-            metric = Metric(name, text, kind)
-            for sample in samples:
-                metric.add_sample(*sample)
-            metrics.append(metric)
-        return metrics
+        return _added([self._ended, *running])
 
 
-def _united(all_families: Iterable[Families]) -> Families:
-    heads: dict[str, tuple[str, str]] = {}
+def _added(of_processes: Iterable[Iterable[Metric]]) -> Sequence[Metric]:
+    from prometheus_client.core import Metric  # here, since workers without a health port do not need this
+
+    totals: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-    for name, text, kind, samples in (family for families in all_families for family in families):
-        heads[name] = text, kind
-        sums = values.setdefault(name, {})
-        for sample, labels, value in samples:
-            key = sample, tuple(labels.items())
-            sums[key] = _sum(name, kind, sample, sums[key], value) if key in sums else value
-    return [
-        (name, *heads[name], [(sample, dict(labels), value) for (sample, labels), value in sums.items()])
-        for name, sums in values.items()
-    ]
+    for metric in chain.from_iterable(of_processes):
+        totals[metric.name] = Metric(metric.name, metric.documentation, metric.type)
+        sums = values.setdefault(metric.name, {})
+        for sample in metric.samples:
+            key = sample.name, tuple(sample.labels.items())
+            sums[key] = _sum(metric, sample.name, sums[key], sample.value) if key in sums else sample.value
+    for name, total in totals.items():
+        for (sample_name, labels), value in values[name].items():
+            total.add_sample(sample_name, dict(labels), value)
+    return list(totals.values())
 
 
-def _sum(name: str, kind: str, sample: str, one: float, other: float) -> float:
-    if kind in CUMULATIVE and sample.endswith("_created"):
+def _sum(metric: Metric, sample: str, one: float, other: float) -> float:
+    if metric.type in CUMULATIVE and sample.endswith("_created"):
         return min(one, other)
     # The value of an "info" is always 1.
-    return max(one, other) if kind == "info" or name in MAXIMA else one + other
+    return max(one, other) if metric.type == "info" or metric.name in MAXIMA else one + other

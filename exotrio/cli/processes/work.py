@@ -7,7 +7,6 @@ import trio
 from exotrio.cli.load import load
 from exotrio.cli.parent_command import ParentCommand
 from exotrio.cli.processes.child import Loaded, Report, Tasks
-from exotrio.cli.processes.totals import families_of
 from exotrio.monitoring import Health, RuntimeMetrics
 
 
@@ -40,9 +39,9 @@ def work(
     def answer(kind: type) -> None:
         # In the thread that reads the messages of the parent, so that nodes cannot delay the answer.
         if kind is Report:
-            report = Report(alive="", ready="it is being loaded", families=[])
-            for health, metrics in watched:
-                report = Report(health.alive(), health.ready(), families_of(metrics.registry))
+            report = Report(alive="", ready="it is being loaded", metrics=[])
+            for health, own in watched:
+                report = Report(health.alive(), health.ready(), list(own.registry.collect()))
             parent.send(report)
         elif parent.runtime is not None:
             parent.send(Tasks(trio.run(parent.runtime.tasks)))
