@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,6 @@ from exotrio.errors import ConfigurationError, DatabaseError
 COPY_TIMEOUT = 900.0
 """Seconds the state manager may take to copy its database before it begins to send."""
 CLEANUP = 5.0
-_INSTRUCTIONS = 10_000
 
 
 async def fetch_backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
@@ -39,7 +36,7 @@ async def fetch_backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
             "no backup can be fetched",
             "back up the database it uses",
         )
-        await _check(file)
+        await anyio.to_thread.run_sync(_sync_and_check, file, abandon_on_cancel=True)
         await anyio.to_thread.run_sync(partial(file.put_in_place, overwrite=overwrite))
         return size
     finally:
@@ -58,16 +55,7 @@ def _require_place(path: Path, overwrite: bool) -> None:
         )
 
 
-async def _check(file: NewFile) -> None:
-    """Sync what arrived and let SQLite check it."""
-    is_cancelled = threading.Event()
-    try:
-        await anyio.to_thread.run_sync(_quick_check, file, is_cancelled.is_set, abandon_on_cancel=True)
-    finally:
-        is_cancelled.set()
-
-
-def _quick_check(file: NewFile, is_cancelled: Callable[[], bool]) -> None:
+def _sync_and_check(file: NewFile) -> None:
     import sqlite3
 
     file.sync()
@@ -75,7 +63,6 @@ def _quick_check(file: NewFile, is_cancelled: Callable[[], bool]) -> None:
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(uri, uri=True)) as connection:
-            connection.set_progress_handler(is_cancelled, _INSTRUCTIONS)
             problems = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     except sqlite3.Error as error:
         problems = [str(error)]
