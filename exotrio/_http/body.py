@@ -48,7 +48,7 @@ async def body_chunks(
         coding = response.headers.get("content-encoding", "identity")[:50]
         if coding.lower() != "identity":
             raise invalid_response(
-                f"{at} answered in the coding {coding!r}, which was not asked for", request_line
+                f"{at} answered in the coding {coding!r}, which was not requested", request_line
             )
         chunks = cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream)))
         async for chunk in chunks:

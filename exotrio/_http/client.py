@@ -46,7 +46,7 @@ _TIMEOUT = {"connect": CONNECT_TIMEOUT, "pool": CONNECT_TIMEOUT, "read": None, "
 
 
 class Options(TypedDict, total=False):
-    """Arguments of ``HttpClient.ask``, which says what they mean."""
+    """Arguments of ``HttpClient.ask``, which documents them."""
 
     body: bytes | BaseModel | Mapping[str, Any] | None
     headers: Mapping[str, str]
@@ -219,7 +219,7 @@ class HttpClient:
 
         Args:
             timeout: Seconds until the answer begins. Between two chunks it is ``REQUEST_TIMEOUT``.
-            media_type: What has to come; anything else is not a usable answer.
+            media_type: Of a usable answer.
 
         Raises:
             As ``ask`` does, and what ``sink`` raises; ManagerUnavailable also if the answer breaks off or is

@@ -107,7 +107,7 @@ def resolve_endpoint(
     With a transport the URI does not matter, and no key is needed. Problems name the sources of URI and key.
 
     Returns:
-        The endpoint and no problems, or None and every problem, each as text that says what to do.
+        The endpoint and no problems, or None and every problem, each as text with what to do.
     """
     if transport is not None:
         problems = _key_problems(key, key_source)

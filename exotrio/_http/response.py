@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 MAX_DETAIL = 2_000
-"""Characters shown of what an error body says."""
+"""Characters of an error body that are shown."""
 MAX_RETRY_AFTER = 120.0
 """Seconds, so that a wrong header does not stop a client for a day."""
 
@@ -66,7 +66,7 @@ class Answer:
     request_line: str
 
     def parse(self, model: type[M]) -> M:
-        """Return the body as ``model``; raise InvalidResponse if it is something else."""
+        """Return the body as ``model``; raise InvalidResponse if it has another form."""
         try:
             return model.model_validate(self.body)
         except ValidationError as error:

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._util.times import iso_time, moment_ms
+from exotrio._util.times import from_unix_ms, iso_time, moment_ms
 from exotrio.graph import PartByPart
 
 
@@ -32,7 +32,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 def _from_unix_ms(ms: object) -> object:
-    return datetime.fromtimestamp(ms / 1000, UTC) if isinstance(ms, int | float) else ms
+    return from_unix_ms(ms) if isinstance(ms, int | float) else ms
 
 
 def _from_ms(ms: object) -> object:

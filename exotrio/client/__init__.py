@@ -6,12 +6,12 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 
 - ``_stock_calls``, ``_runs``, ``_states``, ``_state_manager``: the class, each a layer on the one before: the
   calls of the stock SDK, about runs, about states, and about the namespace and its runtimes;
-- ``_graphs``, ``_triggers``, ``_backup``: what its longer calls do by a ``Calls``;
-- ``_calls``: which API a call goes to, and how often it is tried.
+- ``_graphs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
+- ``_calls``: which API a call uses, and how often it is tried.
 
 Nothing here depends on the event loop that runs it: ``exotrio._http`` does. While the server is unavailable,
-a call that only reads is repeated; one that changes something only if it is idempotent, or provably never
-left.
+a call that only reads is repeated; one that changes something only if it is idempotent, or if its request was
+provably not sent.
 """
 
 from exotrio._wire.graphs import GraphInfo as GraphInfo

@@ -18,7 +18,7 @@ from exotrio.errors import GraphInvalid, ManagerUnavailable
 from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
 
 REFUSED = frozenset({400, 422})
-"""Statuses by which a state manager says that the graph breaks rules."""
+"""Statuses for a graph that breaks rules."""
 START_FIRST = (
     "check the names of nodes and namespaces; or first start the runtime that has these nodes (it registers"
     " them), then upsert the graph again"
@@ -26,7 +26,7 @@ START_FIRST = (
 _UNREGISTERED = re.compile(
     r"is not registered in namespace|^Node .* in namespace .* does not exist", re.DOTALL
 )
-"""What our state manager says of a node that no runtime has registered, and what a stock one says."""
+"""The problem of a node that no runtime has registered, in the words of our state manager and a stock one."""
 _REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 
@@ -133,7 +133,7 @@ def _as_graph(answer: Answer, name: str) -> dict[str, Any]:
 
     Raises:
         GraphInvalid: the answer refuses it; ``problems`` names each reason with its place.
-        InvalidResponse: the answer is something else.
+        InvalidResponse: the answer is not a graph.
     """
     if answer.status in REFUSED:
         raise GraphInvalid(f"graph {name!r} is invalid", problems_in(answer.body))

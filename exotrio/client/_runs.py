@@ -34,7 +34,7 @@ FIRST_POLL = 0.05
 MAX_LONG_POLLS = 8
 """Half the connections of a client, so that its other calls find one; further waits poll instead."""
 OUTAGE_TOLERANCE = 60.0
-"""Seconds for which ``wait`` goes on asking a state manager that does not answer."""
+"""Seconds for which ``wait`` repeats its request while the state manager does not answer."""
 EXPORT_TIMEOUT = 120.0
 """Seconds the state manager may take for the page of a large run before it begins to send."""
 
@@ -72,11 +72,11 @@ class RunCalls(StockCalls):
             RequestRefused: the graph is not valid, or runs do not fit it: ``runs[7]`` in the message stands
                 for the eighth. Of a list of more than 1,000, others may have been started.
             ManagerUnavailable: no usable answer. Runs may have been started.
-            ConfigurationError: ``runs`` has something that is not a run. Those before may have been started.
+            ConfigurationError: an entry of ``runs`` is not a run. Those before may have been started.
 
-            Each message says how many were started. To go on after an error without starting a run twice,
-            give each run a ``run_id`` or a ``key`` and call it again with all of them: those that exist count
-            as started. (Not at a server that speaks only v0, which gives them other ids and refuses keys.)
+            Each message has the number of started runs. To continue after an error without starting a run
+            twice, give each run a ``run_id`` or a ``key`` and repeat the call with all of them: those that
+            exist count as started. (A server that speaks only v0 gives them other ids and refuses keys.)
 
         Cancellation:
             Any number of the runs may have been started; repeat it as after an error.
@@ -109,7 +109,7 @@ class RunCalls(StockCalls):
             status: Only with this status.
             since: Only those created then or later; a ``datetime`` with its time zone.
             key: Only those with this key, of which each graph has one at most.
-            limit: Most runs of the page, up to 1,000.
+            limit: Maximum of runs in the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
         """
         query = checked_query(
@@ -136,8 +136,8 @@ class RunCalls(StockCalls):
         """Return the status of a run, and how many of its states have which status.
 
         At a server that speaks only v0 it is derived from the run's states; ``created_at`` is None then. A
-        newer one may have states with a status that exotrio does not know: it is shown as it is, and counts
-        as errored if it is TIMEDOUT or CANCELLED, else as pending.
+        newer one may have states with a status that exotrio does not know: it is shown unchanged, and counts
+        as errored if it is TIMEDOUT or CANCELLED, otherwise as pending.
         """
         return await self._status(run_id)
 
@@ -149,14 +149,14 @@ class RunCalls(StockCalls):
         poll_interval: float = 1.0,
         on_progress: Callable[[Run], None] | None = None,
     ) -> Run:
-        """Wait until a run is no longer PENDING. A state manager that does not answer is asked for 60 s.
+        """Wait until a run is no longer PENDING, also through outages of up to 60 s.
 
-        Our server answers the moment the run ends; any other one is asked again and again.
+        Our server answers when the run ends; any other one is polled.
 
         Args:
             run_id: The run.
             timeout: Seconds to wait at most. Defaults to no limit.
-            poll_interval: Most seconds between two requests; the first ones are closer together.
+            poll_interval: Maximum seconds between two requests; the first ones are closer together.
             on_progress: Called with the first status, and again whenever it changed.
 
         Returns:
@@ -210,7 +210,7 @@ class RunCalls(StockCalls):
         """Return a run as one HTML page without script that loads nothing, to keep or to send.
 
         Needs our server. The page has the graph, the timeline, counts, errors, states, events and the store.
-        Of a large run it has a part of the states, failed ones first, and says what is left out. Secrets of
+        For a large run it has a part of the states, failed ones first, and names what is left out. Secrets of
         the graph are masked.
 
         Args:
@@ -262,12 +262,12 @@ class RunCalls(StockCalls):
         finally:
             calls.long_polls -= wait > 0
         if run.status is RunStatus.PENDING:
-            # A server that is stopping answers early: it must not be asked in a tight loop.
+            # A server that is stopping answers early: no tight loop of requests may follow.
             await anyio.sleep_until(began + wait)
         return run
 
     async def _status_after_outages(self, run_id: str, wait: float, pause: float, *, known: bool) -> Run:
-        """Return the status of a run, asking again during an outage.
+        """Return the status of a run; repeat the request during an outage.
 
         Args:
             known: The state manager has answered before. Then an invalid response comes from a proxy in

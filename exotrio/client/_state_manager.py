@@ -29,9 +29,9 @@ from exotrio.client._states import StateCalls
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
 DELETION_TIMEOUT = 120.0
-"""Seconds that a state manager may take to delete the runs of a graph before it is asked to go on."""
+"""Seconds for one request to delete a graph, after which it is repeated to continue."""
 TASKS_POLL = 0.25
-"""Seconds between two requests for a task tree that is to come."""
+"""Seconds between two requests for a task tree."""
 _PAUSED = {"node": "the node", "graph": "the schedule of graph"}
 _INSTEAD = {"node": "drain the runtimes that have it", "graph": "store the graph without its triggers"}
 
@@ -113,13 +113,13 @@ class StateManager(StateCalls):
                 to refuse.
 
         Returns:
-            How many runs were deleted and cancelled, as far as this is known.
+            How many runs this request deleted and cancelled.
 
         Raises:
             RequestRefused: it has runs that have not ended (409); or one began while others were deleted.
 
         Cancellation:
-            The graph, or some of its runs, may have been deleted all the same; asking again goes on.
+            The graph, or some of its runs, may have been deleted all the same; a repeated call continues.
         """
         calls = self._calls
         path = calls.native("graph", graph_name, query={"cancel_runs": "true"} if cancel_runs else None)
@@ -156,7 +156,7 @@ class StateManager(StateCalls):
     async def depth(self, *, limit: int = DEFAULT_DEPTH) -> dict[str, int]:
         """Return how many states of each registered node wait, also those not due yet. Needs our server.
 
-        Nothing else is read, so this costs far less than ``overview``.
+        This costs far less than ``overview``, which reads more.
 
         Args:
             limit: States of one node that are counted, up to 100,000. Defaults to 10,000.
@@ -174,22 +174,22 @@ class StateManager(StateCalls):
     async def workers(self) -> RuntimeList:
         """Return the runtimes of the namespace, and the clients that claim through v0. Needs our server.
 
-        Those that sent something in the last ten minutes are listed, and those that stopped in the last one.
-        ``busy`` and ``buffered`` are of the last heartbeat; ``holds`` is what the database knows.
+        Those that sent a request in the last ten minutes are listed, and those that stopped in the last one.
+        ``busy`` and ``buffered`` are of the last heartbeat; ``holds`` is of the database.
         """
         return await self._calls.fetch_native(RuntimeList, "GET", ("workers",), "runtimes cannot be listed")
 
     async def drain(self, worker_id: str) -> None:
-        """Ask a runtime to drain: to claim nothing more, let running nodes end, release the rest, and stop.
+        """Drain a runtime: it claims no more states, lets running nodes end, releases the rest, and stops.
 
-        Needs our server. The runtime learns of it with its next heartbeat, within 20 s by default. Asking
-        again changes nothing. ``workers`` shows its phase.
+        Needs our server. The runtime receives the command with its next heartbeat, within 20 s by default. A
+        repeated call changes nothing. ``workers`` shows its phase.
 
         Args:
             worker_id: The ``worker_id`` of the runtime in ``workers``.
 
         Cancellation:
-            It may have been asked all the same.
+            The command may have been sent all the same.
         """
         await self._calls.fetch_native(
             CommandReply,
@@ -200,10 +200,10 @@ class StateManager(StateCalls):
         )
 
     async def pause_node(self, name: str) -> datetime:
-        """Pause a node: nothing more of it is claimed, natively or through v0, until ``resume_node``.
+        """Pause a node: its states are not claimed, natively or through v0, until ``resume_node``.
 
-        Needs our server. What runs goes on, and can be reported; states that follow, retries and what is
-        handed back wait. A node that is registered again stays paused. Pausing it again changes nothing.
+        Needs our server. Running states go on, and can be reported; new, retried and released ones wait. A
+        node that is registered again stays paused. A repeated call changes nothing.
 
         Returns:
             Since when it is paused.
@@ -214,7 +214,7 @@ class StateManager(StateCalls):
         return await self._pause("node", name)
 
     async def resume_node(self, name: str) -> None:
-        """Let states of a node be claimed again. Needs our server. Resuming it again changes nothing.
+        """Let states of a node be claimed again. Needs our server. A repeated call changes nothing.
 
         Cancellation:
             It may have been resumed all the same.
@@ -222,10 +222,10 @@ class StateManager(StateCalls):
         await self._change("node", name, "resume")
 
     async def pause_schedule(self, graph_name: str) -> datetime:
-        """Pause the schedule of a graph: its cron triggers start nothing until ``resume_schedule``.
+        """Pause the schedule of a graph: its cron triggers start no runs until ``resume_schedule``.
 
-        Needs our server. Runs go on, and can be started by all other ways. A graph that is stored again stays
-        paused. Times that pass meanwhile are not made up. Pausing it again changes nothing.
+        Needs our server. Runs go on, and can be started in all other ways. A graph that is stored again stays
+        paused. Runs for times that pass meanwhile are not started later. A repeated call changes nothing.
 
         Returns:
             Since when it is paused.
@@ -256,7 +256,7 @@ class StateManager(StateCalls):
     async def tasks(self, worker_id: str, *, timeout: float = 60.0) -> str:
         """Return the tree of a runtime's tasks as text, with the lines of code where each task waits.
 
-        Needs our server. The tree comes with the runtime's next heartbeat, within 20 s by default.
+        Needs our server. The runtime sends it with its next heartbeat, within 20 s by default.
 
         Args:
             worker_id: The ``worker_id`` of the runtime in ``workers``.
@@ -292,7 +292,7 @@ class StateManager(StateCalls):
         return f"{self._calls.http.endpoint.uri}{link.path}"
 
     async def backup(self, path: str | Path, *, overwrite: bool = False) -> int:
-        """Fetch a copy of the state manager's database, with all namespaces, while it goes on working.
+        """Fetch a copy of the state manager's database, with all namespaces, which goes on working.
 
         Needs our server. The copy holds what was committed at one moment. It is written to another file,
         synced and checked, and renamed only then; only its owner can read it. A state manager started on it

@@ -52,7 +52,7 @@ class StateCalls(RunCalls):
             identifier: Only of this place of the graph; needs ``run`` or ``graph``.
             status: Only with this status, or with one of these.
             outputs: With the outputs of each. Defaults to False. Through v0 they are left out.
-            limit: Most states of the page, up to 1,000.
+            limit: Maximum of states in the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
         """
         query = checked_query(

@@ -77,7 +77,7 @@ class StockCalls:
             inputs: Inputs of its first node, in place of those in the graph.
             store: The run's store.
             start_delay: Milliseconds before the run starts (milliseconds as in the stock SDK).
-            run_id: A UUID for the run: asking again with the same one starts no second run. A state manager
+            run_id: A UUID for the run: a second call with the same one starts no second run. A state manager
                 that speaks only v0 gives it another. Defaults to None: a new one is made.
             key: What the run is about, such as an order's number: all calls with the same key for the same
                 graph are for the same run, for as long as the run is kept. Up to 256 characters, which are
@@ -93,12 +93,12 @@ class StockCalls:
                 belongs to a run with other inputs or another store (409), or the server knows no keys, and
                 nothing was started.
             ManagerUnavailable: no usable answer. Not repeated on a v0 server once it was sent, since
-                that could start a second run: look at ``runs`` before trying again.
+                that could start a second run: check ``runs`` before you repeat it.
 
         Cancellation:
             The run may have been started all the same.
         """
-        # Unchecked: the server says what is wrong with the values, and where.
+        # Unchecked: the server's refusal names each wrong value.
         run = NewRun(inputs=inputs or {}, store=store or {}, start_delay=start_delay, run_id=run_id, key=key)
         return await trigger(self._calls, graph_name, run)
 
@@ -149,7 +149,7 @@ class StockCalls:
             store_config: Defaults to an empty store.
             triggers: Cron triggers. Defaults to none.
             validation_timeout: Seconds to wait for the validation.
-            polling_interval: Seconds between two looks at it, at most; the first follows after 0.05 s.
+            polling_interval: Maximum seconds between two requests for its status; the first pause is 0.05 s.
 
         Returns:
             The validated graph as the state manager shows it.

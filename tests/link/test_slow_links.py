@@ -163,7 +163,7 @@ async def test_an_answer_that_was_compressed_unasked_is_not_decoded(coding: str)
 
     async with tcp_server(respond) as (uri, seen):
         http = HttpClient(Endpoint(uri, "the-key"))
-        with pytest.raises(ManagerUnavailable, match="which was not asked for"):
+        with pytest.raises(ManagerUnavailable, match="which was not requested"):
             await http.ask("GET", "/ping")
         await http.aclose()
     assert b"accept-encoding: identity" in seen[0].lower()

@@ -41,7 +41,7 @@ MAX_BEGIN = 160
 ORDERS = ("", "newest", "oldest", "slowest", "node")
 """How the states of a run can be sorted. The default is those that failed before all others."""
 SORTED = {
-    # A running state is as slow as it has been so far; one that never ran comes last.
+    # By the time that a running state has taken so far; those that never ran are last.
     "slowest": "CASE WHEN claimed_at IS NULL OR status = 'CREATED' THEN 1 ELSE 0 END,"
     " claimed_at - COALESCE(finished_at, {now})",
     "node": "place",
@@ -78,7 +78,7 @@ def times(state: Row) -> tuple[int, int | None, int | None]:
     """Return since when a state waited, since when it was held, and when it ended, in Unix ms.
 
     It waits from its creation or, if it was delayed, from when it became due. One that waits again after
-    it was held counts as not held yet; its events tell what was before.
+    it was held counts as not held yet; its events show its earlier claims.
     """
     waits = max(state["created_at"], state["enqueue_after"])
     runs = None if state["status"] == CREATED else state["claimed_at"]
