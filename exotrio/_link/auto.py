@@ -65,8 +65,8 @@ class AutoLink:
     the next call first finds out what it is, and registers the nodes again in case it does not know them.
     During an outage that request fails in place of the call. So no v0 claim, whose lost answer would leave
     states claimed, is sent to a server that is away. After an answer 500 of the server itself, no v0 release
-    or requeue, which can be sent only once, is sent before the server was asked: it may answer while its
-    database is away. Any other 500 comes from a proxy in between, and is an outage.
+    or requeue, which can be sent only once, is sent before the server was identified: it may answer while
+    its database is away. Any other 500 comes from a proxy in between, and is an outage.
 
     A server that speaks only v0 is checked every minute for the native API.
 
@@ -97,7 +97,7 @@ class AutoLink:
         self._native = native
         self._kind = kind
         self._current: V0Link | NativeLink = native if kind == "native" else v0
-        self._sure = kind != "auto"
+        self._identified = kind != "auto"
         self._answered_500 = False
         self._find_native_at = math.inf
         self._warned_of: str | None = None
@@ -126,7 +126,7 @@ class AutoLink:
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         await self._adapter()
-        await self._watch(self._register(runtime_name, nodes))
+        await self._call(self._register(runtime_name, nodes))
         self._registration = (runtime_name, nodes)
 
     @property
@@ -138,7 +138,7 @@ class AutoLink:
         now = trio.current_time()
         if self._registration is not None and now >= self._register_again_at:
             self._register_again_at = now + REGISTER_INTERVAL
-            self._sure = False
+            self._identified = False
             log.warning("the state manager lacks nodes of this runtime; they are registered again")
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
@@ -146,27 +146,28 @@ class AutoLink:
             await self._find_native()
         link = await self._adapter()
         try:
-            return await self._watch(link.claim(limits, limit, wait=wait))
+            return await self._call(link.claim(limits, limit, wait=wait))
         except NotFound:
             replacement = await self._adapter()
             if replacement is link:
                 raise
-            return await self._watch(replacement.claim(limits, limit, wait=wait))
+            return await self._call(replacement.claim(limits, limit, wait=wait))
 
     async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
-        once = any(isinstance(report, Requeued | Released) for _, report in items)
-        link = await self._adapter_or_settlement(once=once)
+        unrepeatable = any(isinstance(report, Requeued | Released) for _, report in items)
+        link = await self._adapter_or_settlement(unrepeatable=unrepeatable)
         if isinstance(link, Settlement):
             return [link] * len(items)
-        settlements = self._noted(await link.report(items))
+        settlements = self._learn_from(await link.report(items))
         refused = [index for index, settlement in enumerate(settlements) if _is_refusal(settlement)]
         if refused:
-            self._sure = False
-            link = await self._adapter_or_settlement(once=once)
+            # Race: the server may have been replaced by one that does not know these states.
+            self._identified = False
+            link = await self._adapter_or_settlement(unrepeatable=unrepeatable)
             if isinstance(link, Settlement):
                 repeated = [link] * len(refused)
             else:
-                repeated = self._noted(await link.report([items[index] for index in refused]))
+                repeated = self._learn_from(await link.report([items[index] for index in refused]))
             for index, settlement in zip(refused, repeated, strict=True):
                 first = settlements[index]
                 # The same again: the first one knows of earlier reports of the state.
@@ -175,21 +176,21 @@ class AutoLink:
         return settlements
 
     async def exchange(self, items: Sequence[tuple[Claim, Outcome]], room: Room) -> Exchanged:
-        if self._sure and self.is_native:
+        if self._identified and self.is_native:
             exchanged = await self._native.exchange(items, room)
             if exchanged is not None:
-                self._noted(exchanged.settlements)
+                self._learn_from(exchanged.settlements)
                 return exchanged
         return Exchanged(await self.report(items))
 
     async def probe(self) -> Settlement:
         # Registering again writes into its database; the report takes the way of all reports. Each alone
         # can succeed while outcomes fail: a database that is full can be read, a proxy closes one route.
-        self._sure = False
-        link = await self._adapter_or_settlement(once=False)
+        self._identified = False
+        link = await self._adapter_or_settlement(unrepeatable=False)
         if isinstance(link, Settlement):
             return link
-        (settlement,) = self._noted(await link.report([_PROBE]))
+        (settlement,) = self._learn_from(await link.report([_PROBE]))
         if settlement.fate in {Fate.DROPPED, Fate.REFUSED}:  # it read the outcome
             return Settlement(Fate.SETTLED)
         return replace(settlement, fate=Fate.RETRY) if settlement.fate is Fate.FAILED else settlement
@@ -198,25 +199,25 @@ class AutoLink:
         self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
     ) -> HeartbeatAnswer | None:
         # Also while it is unknown what the server is: an answer of the right form is about these leases.
-        return await self._watch(self._current.heartbeat(heartbeat, states, timeout=timeout))
+        return await self._call(self._current.heartbeat(heartbeat, states, timeout=timeout))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         await self._adapter()
-        return await self._watch(self._v0.secrets(claim))
+        return await self._call(self._v0.secrets(claim))
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def _adapter(self, *, once: bool = False) -> V0Link | NativeLink:
+    async def _adapter(self, *, unrepeatable: bool = False) -> V0Link | NativeLink:
         """Return the adapter that fits the server; find out first if that is in doubt.
 
-        ``once`` says that the call may send something that v0 allows to be sent only once.
+        ``unrepeatable`` says that the call may send something that v0 allows to be sent only once.
         """
         failures = self._failures
-        if self._is_sure(once):
+        if self._may_send(unrepeatable):
             return self._current
         async with self._discovering:
-            if self._is_sure(once):
+            if self._may_send(unrepeatable):
                 return self._current
             if self._failure is not None and self._failures > failures:
                 # Race: another task failed to find out while this one waited for the lock. One attempt for
@@ -228,12 +229,12 @@ class AutoLink:
                 self._failure = error
                 self._failures += 1
                 raise _unsent(error) from error
-            self._sure = True
+            self._identified = True
             self._answered_500 = False
         return self._current
 
-    def _is_sure(self, once: bool) -> bool:
-        return self._sure and not (once and self._answered_500 and self._current is self._v0)
+    def _may_send(self, unrepeatable: bool) -> bool:
+        return self._identified and not (unrepeatable and self._answered_500 and self._current is self._v0)
 
     async def _choose(self) -> V0Link | NativeLink:
         link = self._current
@@ -281,45 +282,45 @@ class AutoLink:
 
     async def _find_native(self) -> None:
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
-        if await self._watch(native_version(self._http)) == NATIVE_VERSION:
-            self._sure = False
+        if await self._call(native_version(self._http)) == NATIVE_VERSION:
+            self._identified = False
 
-    async def _adapter_or_settlement(self, *, once: bool) -> V0Link | NativeLink | Settlement:
+    async def _adapter_or_settlement(self, *, unrepeatable: bool) -> V0Link | NativeLink | Settlement:
         try:
-            return await self._adapter(once=once)
+            return await self._adapter(unrepeatable=unrepeatable)
         except KeyRefused as error:
             return Settlement(Fate.KEY_REFUSED, log_text(error), status=error.status)
         except ManagerUnavailable as error:
             # No status: it is not about the item, which was not sent.
             return Settlement(Fate.RETRY, log_text(error), retry_after=error.retry_after)
 
-    async def _watch(self, call: Awaitable[T]) -> T:
+    async def _call(self, call: Awaitable[T]) -> T:
         try:
             return await call
         except ClaimLost:
-            self._sure = False
+            self._identified = False
             raise
         except ServerError:
             self._answered_500 = True
             raise
         except ManagerError as error:
-            self._doubt(error.status)
+            self._note_failure(error.status)
             raise
 
-    def _noted(self, settlements: list[Settlement]) -> list[Settlement]:
+    def _learn_from(self, settlements: list[Settlement]) -> list[Settlement]:
         for settlement in settlements:
             if settlement.fate is Fate.FAILED:
                 # Perhaps this one request failed at a server that is there: what can be repeated is sent.
                 self._answered_500 = True
             elif settlement.fate is Fate.RETRY or settlement.fate is Fate.UNKNOWN:
-                self._doubt(settlement.status)
+                self._note_failure(settlement.status)
         return settlements
 
-    def _doubt(self, status: int | None) -> None:
-        """Find out again what the server is before the next call, if a failure with this status is a
-        reason."""
+    def _note_failure(self, status: int | None) -> None:
+        """Identify the server again before the next call, unless failures with this status are
+        inconclusive."""
         if status not in _INCONCLUSIVE_STATUSES:
-            self._sure = False
+            self._identified = False
 
 
 def _is_refusal(settlement: Settlement) -> bool:

@@ -100,8 +100,10 @@ class Ledger:
             self._hold(held)
             self._active[claim.node_name] += 1
             if known is not None:
+                # Race: it is being released, and the claim overtook the answer; or another state has its id.
                 self.lose(known, Stopping.LEASE_LOST)
         else:
+            # Race: its lease was lost and claimed again here, before a heartbeat could say that it was lost.
             held = known
             held.claim = claim
             held.announced = False
@@ -131,7 +133,7 @@ class Ledger:
     def lose(self, held: HeldClaim, why: Stopping) -> None:
         """End what this runtime no longer holds. What is finished is left to the reporter."""
         if held.forfeited or held.stage is Stage.DONE:
-            return
+            return  # Race: its node ended before the answer to the heartbeat came.
         what = "its lease is lost"
         if why is Stopping.RUN_CANCELLED:
             what = f"its run {held.claim.run_id} was cancelled"
@@ -174,9 +176,11 @@ class Ledger:
         """
         useless = held.forfeited is Stopping.RUN_CANCELLED or self.is_replaced(held)
         if held.forfeited and (useless or isinstance(report, Released)):
+            # Race: its lease was lost, its run cancelled, or its id claimed again, before its node ended.
             self.forfeit(held)
             return False
         if held not in self._held or held.stage is Stage.DONE:
+            # Race: the shutdown gave it up and released it before its node ended.
             return False
         held.report = report
         self._move(held, Stage.DONE)

@@ -182,8 +182,9 @@ class Outbox:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            # Marks and removals stay queued until they are written: if this is cancelled before the thread
-            # gets to them, they are written at the end. Doing them twice does no harm.
+            # Race: this may be cancelled before or after the thread writes. So marks and removals stay
+            # queued until they are written; else they are written at the end. Writing them twice does no
+            # harm.
             new, marks, gone = self._new, self._marks[:], self._gone[:]
             self._new = []
             outcomes = [(held.claim, held.report) for held in new if isinstance(held.report, Outcome)]

@@ -76,10 +76,11 @@ class Reporter:
         Cancellation:
             The ledger still holds it.
         """
-        try:
-            self.finished.send_nowait(held)
-        except trio.WouldBlock:
-            await self.finished.send(held)
+        with suppress(trio.BrokenResourceError):  # as in ``add``
+            try:
+                self.finished.send_nowait(held)
+            except trio.WouldBlock:
+                await self.finished.send(held)
 
     def add(self, held: HeldClaim) -> None:
         """Queue an outcome or a release that was entered in the ledger, without waiting."""

@@ -42,6 +42,7 @@ async def run_shutdown(
         enter(Phase.DRAINING)
         await _drain(stop, ledger, link, reporter)
     if stop.skip_drain or not ledger.quiet:
+        # The drain was skipped, or the grace was over before the last node ended.
         enter(Phase.CANCELLING)
         await _cancel(stop, ledger, link, reporter)
     enter(Phase.FLUSHING)
@@ -122,7 +123,7 @@ async def _log_waiting(ledger: Ledger) -> None:
 
 
 def _release_buffered(ledger: Ledger, reporter: Reporter) -> None:
-    # They stay in the channel; workers pass over what is no longer buffered.
+    # Race: workers may take them from the channel at this moment. They drop what is no longer buffered.
     for held in ledger.all(Stage.BUFFERED):
         reporter.release(held)
 

@@ -81,7 +81,7 @@ class Stop:
     def interrupted(self) -> Iterator[None]:
         """Cancel the body as soon as a stop is requested."""
         with trio.CancelScope() as scope:
-            if self.requested:
+            if self.requested:  # Race: the request came before this scope was known to it.
                 scope.cancel()
             self._interrupted.add(scope)
             try:

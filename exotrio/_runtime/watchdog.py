@@ -98,7 +98,7 @@ class Watchdog:
         os.close(self._woken)
 
     def _wake(self, why: int = _WAKE) -> None:
-        with suppress(BlockingIOError):  # full: it is awake
+        with suppress(BlockingIOError):  # The pipe is full, so the thread is awake.
             os.write(self.wake_up, bytes([why]))
 
     def _now(self) -> float:

@@ -510,6 +510,26 @@ async def test_a_defect_inside_hands_back_what_is_held_and_is_raised_bare(
     assert rt.phase is Phase.STOPPED
 
 
+async def test_a_defect_of_the_reporter_is_raised_and_what_it_holds_is_abandoned_and_logged(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from exotrio._runtime.reporter import Reporter
+
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(Reporter, "_take_batch", broken)
+    server = V0Server()
+    server.add("Sleeps", seconds="0")
+    server.add("Sleeps", 3, seconds="1000")
+    rt = runtime(server, Sleeps, workers=2)
+    with pytest.raises(ZeroDivisionError):
+        await rt.run()
+    assert rt.summary.abandoned == 4
+    assert caplog.text.count("is abandoned, it stays claimed") == 4
+    assert "another failure" not in caplog.text
+
+
 async def test_a_ctrl_c_that_arrives_in_a_node_goes_to_the_application_and_loses_nothing(
     autojump_clock: MockClock,
 ) -> None:
