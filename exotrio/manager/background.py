@@ -19,10 +19,9 @@ from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
-from exotrio.manager.engine.graphs import correct_schedules
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates
-from exotrio.manager.engine.runs import due_in_ms, fire_schedules
+from exotrio.manager.engine.schedules import correct_schedules, due_in_ms, fire_schedules
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock
 from exotrio.manager.store.opening import write_at_start

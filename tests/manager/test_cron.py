@@ -18,8 +18,8 @@ from exotrio._util.times import timestamp
 from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
-from exotrio.manager.engine import runs as runs_engine
-from exotrio.manager.engine.graphs import correct_schedules
+from exotrio.manager.engine import schedules
+from exotrio.manager.engine.schedules import correct_schedules
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.support.cron import N, put, runs
@@ -184,7 +184,7 @@ async def test_an_occurrence_that_breaks_off_in_the_middle_is_neither_lost_nor_f
 
     ok(await put(client, "*/10 * * * *"), 201)
     # After the run was started, before the schedule is moved on: both are one transaction.
-    monkeypatch.setattr(runs_engine, "next_occurrence_ms", breaks_once)
+    monkeypatch.setattr(schedules, "next_occurrence_ms", breaks_once)
     await trio.sleep(601)
     assert broken
     assert await runs(client) == 0
@@ -288,13 +288,13 @@ async def test_a_schedule_in_a_zone_that_this_machine_does_not_know_holds_up_no_
         await opened.service.store.write(stored_elsewhere)
         await trio.sleep(61)
         assert await opened.service.store.write(correct_schedules) == 0
-        lines = await opened.service.store.write(runs_engine.fire_schedules)
+        lines = await opened.service.store.write(schedules.fire_schedules)
         assert [("started run" in line, "Mars/Olympus" in line) for line in lines] == [
             (False, True),
             (True, False),
         ]
         assert unknown in ok(await opened.api.get_graph("graph"))["scheduled"]
-        assert await opened.service.store.write(runs_engine.fire_schedules) == [], "both look later"
+        assert await opened.service.store.write(schedules.fire_schedules) == [], "both look later"
 
 
 @pytest.fixture

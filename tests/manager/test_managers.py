@@ -29,7 +29,8 @@ from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.managers import Swept, enter, leave, stay, sweep, take_duty
 from exotrio.manager.engine.retention import discard
 from exotrio.manager.engine.retries import retry_run
-from exotrio.manager.engine.runs import cancel, fire_schedules
+from exotrio.manager.engine.runs import cancel
+from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store import schema
 from exotrio.manager.store.driver import put_meta

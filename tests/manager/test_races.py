@@ -13,10 +13,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from exotrio.manager.engine.graphs import correct_schedules
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import drop_templates
-from exotrio.manager.engine.runs import fire_schedules
+from exotrio.manager.engine.schedules import correct_schedules, fire_schedules
 from tests.contract.api import Api
 from tests.contract.fan import OK
 from tests.contract.flow import Flow

@@ -12,7 +12,7 @@ import trio
 
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NODES
-from exotrio.manager.engine import graphs, leases, managers, retention, runs
+from exotrio.manager.engine import leases, managers, retention, schedules
 from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
@@ -136,9 +136,9 @@ async def everything_of_a_graph(manager: Manager) -> None:
     for what in (f"node/{node_name('k')}", "graph/keyed"):
         for do in ("pause", "resume"):
             ok(await api.native("POST", f"{what}/{do}"))
-    for step in (graphs.correct_schedules, runs.fire_schedules):
+    for step in (schedules.correct_schedules, schedules.fire_schedules):
         await store.write(step)
-    await store.read(runs.due_in_ms)
+    await store.read(schedules.due_in_ms)
     ok(await api.cancel_triggers(keyed.graph))
     ok(await api.delete_graph(keyed.graph, cancel_runs="true"))
 

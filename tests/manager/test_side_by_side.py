@@ -40,6 +40,7 @@ from exotrio.manager.engine import (
     retention,
     retries,
     runs,
+    schedules,
     workers,
 )
 from exotrio.manager.rules.errors import Refused
@@ -254,13 +255,13 @@ class Crowd:
         await self.write(random, encrypt_anew, Cipher(key, bytes(32), bytes([1] * 32)))
 
     async def fire(self, random: Random) -> None:
-        await self.write(random, runs.fire_schedules)
+        await self.write(random, schedules.fire_schedules)
 
     async def cancel_schedules(self, random: Random) -> None:
-        await self.write(random, graphs.cancel_schedules, NAMESPACE, GRAPH)
+        await self.write(random, schedules.cancel_schedules, NAMESPACE, GRAPH)
 
     async def correct_schedules(self, random: Random) -> None:
-        await self.write(random, graphs.correct_schedules)
+        await self.write(random, schedules.correct_schedules)
 
     async def pause(self, random: Random) -> None:
         node = random.choice(NODES)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from exotrio.manager.engine.runs import fire_schedules
+from exotrio.manager.engine.schedules import fire_schedules
 from tests.support import postgres
 from tests.support.helpers import SettableClock, ok, place
 from tests.support.manager import open_manager

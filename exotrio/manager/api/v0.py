@@ -17,7 +17,7 @@ from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateS
 from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
 from exotrio.manager.api.routing import ApiRoute
-from exotrio.manager.engine import claims, outcomes, retries, runs
+from exotrio.manager.engine import claims, outcomes, retries, runs, schedules
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
@@ -124,7 +124,7 @@ class V0:
     )
     async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
         # Proposed for the stock state manager, and in none of its releases.
-        count = await self._store.write(graphs_engine.cancel_schedules, namespace, graph)
+        count = await self._store.write(schedules.cancel_schedules, namespace, graph)
         message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was scheduled"
         return reply(
             CancelledTriggers(namespace=namespace, graph_name=graph, cancelled_count=count, message=message)

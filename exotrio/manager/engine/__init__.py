@@ -2,7 +2,8 @@
 
 ==================  ===============================================================================
 ``graphs``          register nodes, store graphs with their secrets and schedules
-``runs``            trigger runs, one or many, also by schedules; cancel one; the secrets for a state's node
+``runs``            trigger runs, one or many; cancel one; the secrets for the node of a state
+``schedules``       trigger graphs by their schedules
 ``pausing``         pause nodes, of which nothing is claimed then, and schedules, which trigger nothing
 ``claims``          claim states, also in the use case that records outcomes
 ``releases``        release claimed states

@@ -8,13 +8,11 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.cron import names_a_time, next_occurrence_ms, parts_of, schedule_of
+from exotrio._util.cron import names_a_time, next_occurrence_ms, parts_of
 from exotrio._util.times import timestamp
 from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.manager.engine.managers import SCHEDULES as DUTY
-from exotrio.manager.engine.managers import take_duty
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import check_registered
@@ -159,40 +157,6 @@ def delete_schedules(tx: Transaction, rows: Iterable[tuple[int, str]]) -> None:
 
 def delete_schedules_of(tx: Transaction, graph: int) -> int:
     return tx.execute("DELETE FROM cron_triggers WHERE graph = ?", (graph,)).rowcount
-
-
-def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
-    """Cancel the schedules of a graph until it is stored again; return how many there were.
-
-    A run that one of them starts at this moment is either committed before, or not started.
-    """
-    return delete_schedules_of(tx, lock_graph(tx, namespace, name)["id"])
-
-
-def correct_schedules(tx: Transaction) -> int | None:
-    """Give schedules the time zone that their graph names, where version 1 of the tables ignored it.
-
-    Returns how many schedules were replaced; None if another state manager works on the schedules.
-    """
-    # As a duty, since it locks many graphs, and ``fire_schedules`` locks them in another order.
-    if take_duty(tx, DUTY) is None:
-        return None
-    corrected = 0
-    for graph in tx.execute(
-        "SELECT graphs.id, template FROM graphs JOIN templates ON templates.id = template WHERE"
-        f" body LIKE '%\"timezone\"%' ORDER BY graphs.id{tx.for_update('graphs')}"
-    ).fetchall():
-        # Without those in zones that only other state managers know.
-        known = {each for each in schedules_of(tx, graph["id"]) if schedule_of(*parts_of(each)) == each}
-        named = set(tx.template(graph["template"]).body.schedules)
-        ignored = {parts_of(each)[0] for each in known - named}
-        # Only for an expression that has a schedule: a cancelled one stays cancelled.
-        missing = [each for each in named - known if parts_of(each)[0] in ignored]
-        delete_schedules(tx, [(graph["id"], each) for each in known - named])
-        due = [(graph["id"], each, next_occurrence_ms(each, tx.now_ms)) for each in missing]
-        insert_schedules(tx, [(number, each, at) for number, each, at in due if at is not None])
-        corrected += len(known - named)
-    return corrected
 
 
 GRAPHS = (

@@ -1,4 +1,4 @@
-"""Runs: trigger (also by schedules), cancel and find them; and the secrets for the holder of a state."""
+"""Runs: trigger, cancel and find them; and the secrets for the holder of a state."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from hashlib import sha256
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.graphs import delete_schedules, pin_graph
+from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build
-from exotrio.manager.engine.managers import SCHEDULES as DUTY
-from exotrio.manager.engine.managers import take_duty
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -37,7 +34,7 @@ from exotrio.manager.rules.errors import (
     Refused,
 )
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
+from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 
@@ -49,8 +46,6 @@ MAX_TOGETHER = 16
 graph can give each of them the same large value, all in one transaction."""
 API, DASHBOARD, SCHEDULE = "api", "dashboard", "schedule"
 """What triggers runs."""
-UNREADABLE_FOR_MS = 60_000
-"""After which a schedule that cannot be read is due again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -249,61 +244,6 @@ def started_with(view: View, run: Row) -> tuple[dict[str, str], dict[str, str]]:
         {} if first is None else from_json(first["inputs"]),
         {row["key"]: from_json(row["value"]) for row in store},
     )
-
-
-def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
-    """Trigger the graphs whose schedules are due; return a line for the log about each.
-
-    The transaction that triggers a graph also sets the following occurrence, so each occurrence triggers
-    exactly once, whatever crashes. If nothing ran for a while, only one missed occurrence triggers, and the
-    next one is in the future. Occurrences of a paused graph trigger nothing. A schedule that cannot be read
-    is left to other state managers, or to a later time. Nothing is triggered while another state manager does
-    it.
-    """
-    lines: list[str] = []
-    effects = Effects()
-    if take_duty(tx, DUTY) is None:
-        return WithEffects(lines, effects)
-    later: list[tuple[int, str, int]] = []
-    never: list[tuple[int, str]] = []
-    for row in tx.execute(
-        # The graphs are locked: a transaction that pauses or stores one of them waits until these runs began.
-        "SELECT graph, expression, namespace, name, paused_at FROM cron_triggers"
-        " JOIN graphs ON graphs.id = graph WHERE next_at <= ?"
-        f" ORDER BY next_at, graph, expression{tx.for_share('graphs')}",
-        (tx.now_ms,),
-    ).fetchall():
-        what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
-        try:
-            following = next_occurrence_ms(row["expression"], tx.now_ms)
-        except ValueError as problem:
-            # Time zones are part of the machine or of a package, so machines may know different ones.
-            lines.append(f"{what} cannot be read here and started no run: {problem}; upgrade tzdata")
-            later.append((row["graph"], row["expression"], tx.now_ms + UNREADABLE_FOR_MS))
-            continue
-        try:
-            if row["paused_at"] is None:
-                with tx.attempt():
-                    started, of_run = trigger(tx, row["namespace"], row["name"], NewRun(origin=SCHEDULE))
-                effects.add(of_run)
-                lines.append(f"{what} started run {started.run_id}")
-        except Refused as refusal:
-            # The graph is invalid at this time, or requires a store key: it stays scheduled.
-            lines.append(f"{what} could not start a run: {refusal.detail}")
-        if following is None:
-            never.append((row["graph"], row["expression"]))
-        else:
-            later.append((row["graph"], row["expression"], following))
-    # If the graph was stored meanwhile without such a schedule, the use case is run again.
-    tx.update("cron_triggers", ("graph", "expression"), ("next_at",), sorted(later))
-    delete_schedules(tx, never)
-    return WithEffects(lines, effects)
-
-
-def due_in_ms(view: View) -> int | None:
-    """Return the milliseconds until the next occurrence of a schedule, None if there is none."""
-    (due,) = view.one("SELECT min(next_at) FROM cron_triggers")
-    return None if due is None else max(0, due - view.now_ms)
 
 
 def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:

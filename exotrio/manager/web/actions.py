@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
-from exotrio.manager.engine import graphs, pausing, retries, runs, workers
+from exotrio.manager.engine import pausing, retries, runs, schedules, workers
 from exotrio.manager.rules.errors import Conflict, Refused
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.guard import Form, field
@@ -124,7 +124,7 @@ def write(what: str, use_case: Callable[[Transaction, str, str], object], flash:
 async def cancel_schedule(request: PageRequest, form: Form) -> Done:
     """Cancel the schedule of a graph, until it is stored again."""
     graph = request.params["graph"]
-    count = await request.service.store.write(graphs.cancel_schedules, request.namespace, graph)
+    count = await request.service.store.write(schedules.cancel_schedules, request.namespace, graph)
     done = "The schedule is cancelled." if count else "No run was scheduled."
     return (done, request.link("graphs", graph))
 

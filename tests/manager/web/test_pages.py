@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from exotrio.manager.engine.runs import fire_schedules
+from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.pages import run as run_pages

@@ -1,0 +1,110 @@
+"""Triggering graphs by their schedules, which ``graphs`` stores."""
+
+from __future__ import annotations
+
+from exotrio._util.cron import next_occurrence_ms, parts_of, schedule_of
+from exotrio.manager.engine.graphs import (
+    delete_schedules,
+    delete_schedules_of,
+    insert_schedules,
+    lock_graph,
+    schedules_of,
+)
+from exotrio.manager.engine.managers import SCHEDULES, take_duty
+from exotrio.manager.engine.runs import SCHEDULE, NewRun, trigger
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.effects import Effects, WithEffects
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+
+UNREADABLE_FOR_MS = 60_000
+"""After which a schedule that cannot be read is due again."""
+
+
+def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
+    """Trigger the graphs whose schedules are due; return a line for the log about each.
+
+    The transaction that triggers a graph also sets the following occurrence, so each occurrence triggers
+    exactly once, whatever crashes. If nothing ran for a while, only one missed occurrence triggers, and the
+    next one is in the future. Occurrences of a paused graph trigger nothing. A schedule that cannot be read
+    is left to other state managers, or to a later time. Nothing is triggered while another state manager does
+    it.
+    """
+    lines: list[str] = []
+    effects = Effects()
+    if take_duty(tx, SCHEDULES) is None:
+        return WithEffects(lines, effects)
+    later: list[tuple[int, str, int]] = []
+    never: list[tuple[int, str]] = []
+    for row in tx.execute(
+        # The graphs are locked: a transaction that pauses or stores one of them waits until these runs began.
+        "SELECT graph, expression, namespace, name, paused_at FROM cron_triggers"
+        " JOIN graphs ON graphs.id = graph WHERE next_at <= ?"
+        f" ORDER BY next_at, graph, expression{tx.for_share('graphs')}",
+        (tx.now_ms,),
+    ).fetchall():
+        what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
+        try:
+            following = next_occurrence_ms(row["expression"], tx.now_ms)
+        except ValueError as problem:
+            # Time zones are part of the machine or of a package, so machines may know different ones.
+            lines.append(f"{what} cannot be read here and started no run: {problem}; upgrade tzdata")
+            later.append((row["graph"], row["expression"], tx.now_ms + UNREADABLE_FOR_MS))
+            continue
+        try:
+            if row["paused_at"] is None:
+                with tx.attempt():
+                    started, of_run = trigger(tx, row["namespace"], row["name"], NewRun(origin=SCHEDULE))
+                effects.add(of_run)
+                lines.append(f"{what} started run {started.run_id}")
+        except Refused as refusal:
+            # The graph is invalid at this time, or requires a store key: it stays scheduled.
+            lines.append(f"{what} could not start a run: {refusal.detail}")
+        if following is None:
+            never.append((row["graph"], row["expression"]))
+        else:
+            later.append((row["graph"], row["expression"], following))
+    # If the graph was stored meanwhile without such a schedule, the use case is run again.
+    tx.update("cron_triggers", ("graph", "expression"), ("next_at",), sorted(later))
+    delete_schedules(tx, never)
+    return WithEffects(lines, effects)
+
+
+def due_in_ms(view: View) -> int | None:
+    """Return the milliseconds until the next occurrence of a schedule, None if there is none."""
+    (due,) = view.one("SELECT min(next_at) FROM cron_triggers")
+    return None if due is None else max(0, due - view.now_ms)
+
+
+def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
+    """Cancel the schedules of a graph until it is stored again; return how many there were.
+
+    A run that one of them starts at this moment is either committed before, or not started.
+    """
+    return delete_schedules_of(tx, lock_graph(tx, namespace, name)["id"])
+
+
+def correct_schedules(tx: Transaction) -> int | None:
+    """Give schedules the time zone that their graph names, where version 1 of the tables ignored it.
+
+    Returns how many schedules were replaced; None if another state manager works on the schedules.
+    """
+    # As a duty, since it locks many graphs, and ``fire_schedules`` locks them in another order.
+    if take_duty(tx, SCHEDULES) is None:
+        return None
+    corrected = 0
+    for graph in tx.execute(
+        "SELECT graphs.id, template FROM graphs JOIN templates ON templates.id = template WHERE"
+        f" body LIKE '%\"timezone\"%' ORDER BY graphs.id{tx.for_update('graphs')}"
+    ).fetchall():
+        # Without those in zones that only other state managers know.
+        known = {each for each in schedules_of(tx, graph["id"]) if schedule_of(*parts_of(each)) == each}
+        named = set(tx.template(graph["template"]).body.schedules)
+        ignored = {parts_of(each)[0] for each in known - named}
+        # Only for an expression that has a schedule: a cancelled one stays cancelled.
+        missing = [each for each in named - known if parts_of(each)[0] in ignored]
+        delete_schedules(tx, [(graph["id"], each) for each in known - named])
+        due = [(graph["id"], each, next_occurrence_ms(each, tx.now_ms)) for each in missing]
+        insert_schedules(tx, [(number, each, at) for number, each, at in due if at is not None])
+        corrected += len(known - named)
+    return corrected
