@@ -1,7 +1,7 @@
 """Do the tests notice when a safeguard is missing?
 
-``table.txt`` has one entry for each promise that a line of exotrio keeps: the promise as a sentence, the
-tests that prove it, and the change of the code that breaks it::
+``table.txt`` has one entry for each promise that a line of exotrio keeps: the promise as a sentence, those
+tests that fail without it, and the change of the code that breaks it::
 
     It binds 127.0.0.1 unless told otherwise.
       manager/test_access::test_a_server_binds_this_machine_only_unless_told_otherwise
