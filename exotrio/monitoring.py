@@ -54,7 +54,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads; our names need nothing newer."""
 STATE_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60)
-"""Up to what a v0 claim may take; a long poll takes up to 15 s and is not slow."""
+"""Up to the timeout of a v0 claim; a long poll takes up to 15 s and is not slow."""
 
 
 class Health:

@@ -47,7 +47,7 @@ FIND_NATIVE_INTERVAL = 60.0
 REGISTER_INTERVAL = 10.0
 """Minimum seconds between two registrations because the state manager lacks nodes: it may refuse them."""
 _INCONCLUSIVE_STATUSES = frozenset({401, 403, 408, 425, 429})
-"""Statuses of failures after which the server is still taken for what it was."""
+"""Statuses of failures that do not put in doubt which API the server speaks."""
 
 _PROBE = (Claim("f" * 24, "", "", {}, token="none"), Executed([]))
 """An outcome of a state that does not exist. On stock, ids begin with the time of their creation: this one

@@ -79,7 +79,7 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
             fate = Fate.KEY_REFUSED
         else:
             # A 404 here is about the route: the server was replaced, and the next one may take it.
-            # So is a 400 to a single item: ours answers 413 or 422 to what it will never take.
+            # So is a 400 to a single item: ours answers 413 or 422 to an item that it will never take.
             final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
             fate = Fate.REFUSED if final else Fate.RETRY
         return [Settlement(fate, log_text(error), status=error.status)] * len(batch)

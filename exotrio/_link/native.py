@@ -1,7 +1,7 @@
 """Adapter of the link for our state manager: leases, batches, long poll.
 
-Every claim carries an id chosen here. That makes it repeatable (the same id returns what is still
-held under it) and lets a claim that was given up be released without knowing what it took.
+Every claim carries an id chosen here. That makes it repeatable (the same id returns the states still
+held under it) and lets a claim that was given up be released without knowing its states.
 Tokens guard reports and releases, so these may be repeated as well.
 """
 
@@ -355,7 +355,7 @@ def _claim(state: NativeState, delay: float) -> Claim:
         announce=state.lease.announce,
         alone=state.lease.alone,
         timeout=None if state.timeout_ms is None else from_ms(state.timeout_ms),
-        # A repeated claim is sent later than the call the caller counts from; ttl is what was left then.
+        # The caller counts from its call; a repeated claim is sent later, and ttl is the rest at that time.
         lease=None if ttl_ms is None else from_ms(ttl_ms) + delay,
         trace=state.trace,
     )

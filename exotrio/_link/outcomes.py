@@ -37,9 +37,9 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
 
 
 def added_fields(outcome: Outcome) -> dict[str, Any]:
-    """Return the fields that only the native API and the outbox have: what is not the default.
+    """Return the fields that only the native API and the outbox have, unless they are the default.
 
-    That an error is not to be retried, the trace context of the execution, and what it logged and printed.
+    They say that an error is not to be retried, and hold the trace context and the output of the execution.
     Older state managers, and older readers of the outbox, ignore them.
     """
     added: dict[str, Any] = trace_field(outcome)

@@ -186,7 +186,7 @@ class Link(Protocol):
 
         Raises:
             ManagerUnavailable: nothing is known to be claimed.
-            ClaimLost: v0 only: the claim was sent, and what it took will never be known.
+            ClaimLost: v0 only: the claim was sent, and the states that it took will never be known.
             KeyRefused, NotFound, RequestRefused: the server refuses; nothing is claimed.
 
         Cancellation:
@@ -218,10 +218,10 @@ class Link(Protocol):
     async def heartbeat(
         self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
     ) -> HeartbeatAnswer | None:
-        """Announce that this runtime lives, and renew the leases of what it holds. May be repeated.
+        """Announce that this runtime lives, and renew its leases. May be repeated.
 
         Args:
-            states: What it holds under leases; those of ``heartbeat`` itself are ignored.
+            states: The states that it holds under leases; those of ``heartbeat`` itself are ignored.
             timeout: Seconds for each request; there are several only for very many states.
 
         Returns:

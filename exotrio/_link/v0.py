@@ -3,7 +3,7 @@
 Two routes of v0 need care, because nothing guards them: their answers must not be lost.
 
 - A **claim** whose answer is lost leaves states claimed that no runtime knows of. So a claim in flight
-  is shielded from cancellation until its answer is there, and what it brought is released.
+  is shielded from cancellation until its answer is there, and its states are released.
 - **re-enqueue-after** works on any state, also on one that already ended. So it is never sent
   twice, and never after a report whose fate is unknown: that would run a finished state again.
 
@@ -46,7 +46,7 @@ log = logging.getLogger("exotrio")
 CLAIM_TIMEOUT = 60.0
 """Long, since giving up on a v0 claim may strand states."""
 RELEASE_TIMEOUT = 5.0
-"""Bound of releasing what a cancelled claim brought."""
+"""Maximum seconds of releasing the states of a cancelled claim."""
 UNUSABLE_DELAY_MS = 60_000
 """Delay of a state this client cannot run, which would otherwise come back with every poll."""
 MIN_DELAY_MS = 1
@@ -86,7 +86,7 @@ class V0Link:
     ``Link`` documents its methods.
 
     Attributes:
-        shields: Protect what is being settled, here and in the native link.
+        shields: Protect the settling of claims, here and in the native link.
     """
 
     def __init__(self, http: HttpClient, namespace: str, *, concurrency: int = 8) -> None:
@@ -97,7 +97,7 @@ class V0Link:
         self._releases = trio.CapacityLimiter(concurrency)
         self._turn = 0
         self.shields = Shields()
-        # Reports sent without a usable answer, oldest first: they decide what a later "not queued" means.
+        # Reports sent without a usable answer, oldest first: they decide the meaning of a later "not queued".
         self._unanswered: dict[str, None] = {}
         self.lost_claims = 0
 
@@ -314,13 +314,13 @@ class V0Link:
 
 
 def settle_failure(error: ManagerUnavailable) -> Settlement:
-    """Return what a request without a usable answer means for an item that may be repeated."""
+    """Return the settlement of an item that may be repeated, after a request without a usable answer."""
     fate = Fate.FAILED if isinstance(error, ServerError) else Fate.RETRY
     return Settlement(fate, log_text(error), retry_after=error.retry_after, status=error.status)
 
 
 def settle_refusal(error: ManagerError) -> Settlement:
-    """Return what a definite answer other than success means for one state on v0."""
+    """Return the settlement of one state on v0 after a definite answer other than success."""
     if isinstance(error, KeyRefused):
         fate = Fate.KEY_REFUSED
     elif isinstance(error, NotFound) or error.status in {400, 409}:

@@ -36,9 +36,9 @@ How holding and reporting work
    drops one that is no longer BUFFERED: so a state can be released, lost or cancelled while it is in a
    channel. A claim that repeats a held state takes it over. A claim of another state with the same id, from
    a database that went back in time, replaces it: nothing more is sent about the former one.
-3. A worker waits for deliveries only while ``finished`` is full. What is released, repeated or comes from the
-   outbox waits for room in a task instead. Nothing is claimed while more than a full load is being delivered
-   (``planner``).
+3. A worker waits for deliveries only while ``finished`` is full. A state that is released, repeated or
+   comes from the outbox waits for room in a task instead. Nothing is claimed while more than a full load is
+   being delivered (``planner``).
 4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one
    state, on a native link a batch. An item that failed waits outside of the queue and of that limit until its
    next attempt; the flush ends the wait. So the deliveries of a state never overlap.
@@ -53,8 +53,8 @@ How holding and reporting work
    manager's own JSON is the answer of a proxy, and counts as an outage.
 7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
    and its states come out of the commit that created them. How much each request claims, and when the poller
-   leaves that to reports, is decided in one place (``planner``). What a report brings once a stop was
-   requested is released at once.
+   leaves that to reports, is decided in one place (``planner``). The states that a report brings after a
+   request to stop are released at once.
 8. Workers run short states one after another without a step of the loop, together for ``worker.TURN``.
 
 How a stop works
@@ -85,8 +85,8 @@ through the phases. Nothing else decides what is cancelled when.
 
 The seconds are in ``_shared.deadlines``, and nowhere else; a test adds them up. A request without time for
 a drain (a cancelled scope, a defect) goes from RUNNING to CANCELLING; a drain after which nothing runs
-skips CANCELLING. What is still held after FLUSHING is written off: each state is logged by its id as in
-the outbox, of unknown fate, or abandoned, and counts for exit code 75.
+skips CANCELLING. The states that are still held after FLUSHING are written off: each is logged by its id as
+in the outbox, of unknown fate, or abandoned, and counts for exit code 75.
 
 1. Everything of the engine runs behind one shield (``Runtime._shielded``), so that a cancellation from
    outside reaches only the watcher, which turns it into a request. That shield is the only one without a
@@ -104,5 +104,5 @@ the outbox, of unknown fate, or abandoned, and counts for exit code 75.
 4. The loops (poller, workers, reporter, heartbeat) run under ``Stop.guard``: one that fails starts a stop
    instead of cancelling the others, and its error is raised at the end. A Ctrl-C is never raised in one
    (``enable_ki_protection``): between the answer to a claim and the ledger it would lose the claim.
-5. The heartbeat ends after the last delivery, since what is being delivered is held until then.
+5. The heartbeat ends after the last delivery, since a state is held until it is delivered.
 """

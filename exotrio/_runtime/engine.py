@@ -111,8 +111,8 @@ class Engine:
             link=link, ledger=ledger, stop=self.stop, options=o, finished=finished_in, outbox=outbox
         )
         try:
-            # The heartbeat is in a nursery around all else: it ends after the last delivery, since what is
-            # being delivered is held until then.
+            # The heartbeat is in a nursery around all else: it ends after the last delivery, since a state
+            # is held until it is delivered.
             async with trio.open_nursery() as around:
                 try:
                     # Into the ledger before anything else, so that a stop at any moment counts them.
@@ -185,7 +185,7 @@ class Engine:
         workers = Workers(
             namespace=o.namespace,
             captures=o.capture_logs,
-            # What is to be delivered is safe on disk before it is queued for the reporter.
+            # With an outbox, an outcome is safe on disk before it is queued for the reporter.
             deliver=reporter.put if outbox is None else outbox.put,
             release=reporter.release,
             turn=TURN / o.workers,

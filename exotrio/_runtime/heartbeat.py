@@ -5,7 +5,7 @@ Over a network they are sent from a thread with a separate Trio loop and connect
 code which blocks the runtime's loop keeps its leases. (Code that never releases the interpreter's
 lock stops every thread, and this one too.) What crosses between the two loops:
 
-- the thread reads what is held, by ``Ledger.leased``, and nothing else of the runtime's loop;
+- the thread reads the held claims, by ``Ledger.leased``, and nothing else of the runtime's loop;
 - answers are handled in the runtime's loop, whenever that gets to it. Being late does no harm: a lease
   that was lost stays lost, and what has been settled meanwhile is passed over. But a loop that is blocked for
   ten leases, and ten minutes, hangs, in a lock or in a write to a stream that is not read: no heartbeat is
@@ -70,7 +70,7 @@ LAG_CHECK_INTERVAL = 1.0
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
 Renewed = Sequence[tuple[HeldClaim, Claim, bool]]
-"""What a heartbeat was about, under which claim it was held then, and whether it was called running."""
+"""The states of a heartbeat, each with the claim under which it was held then, and whether it was running."""
 Deliver = Callable[[Renewed, HeartbeatAnswer | None, Callable[[], float]], None]
 """Handles an answered heartbeat. The answer is None if the state manager has no leases any more; the last
 argument returns how many seconds ago the heartbeat was sent."""
@@ -139,7 +139,7 @@ class HeartbeatHandler:
     link: Link
 
     def handle(self, renewed: Renewed, answer: HeartbeatAnswer | None, age: Callable[[], float]) -> None:
-        """Enter what was renewed, end what was lost or cancelled, obey commands. See ``Deliver``."""
+        """Enter renewed leases, end states that were lost or cancelled, obey commands. See ``Deliver``."""
         ledger = self.ledger
         for held, claim, runs in renewed:
             held.announced = held.announced or (runs and held.claim is claim)
@@ -203,7 +203,7 @@ class HeartbeatSender:
         """Send heartbeats until ``end`` is called, then the last one.
 
         Cancellation:
-            None: what was sent is not cut off, and ``end`` sets a deadline for that.
+            None: a request is not interrupted, and ``end`` sets a deadline for it.
         """
         self.ledger.heartbeat_due.attach()
         with self._scope:
@@ -255,7 +255,7 @@ class HeartbeatSender:
         """Send one heartbeat and return how long to pause."""
         interval = self._interval
         # With its claim as it is now: a state that is claimed again gets another one, in the other loop.
-        # The stage is read once, too, so that the three counts add up to what is held.
+        # The stage is read once, too, so that the three counts add up.
         leased = [(held, held.claim, held.stage) for held in self.ledger.leased()]
         leased = [(held, claim, stage) for held, claim, stage in leased if claim.token is not None]
         request = self._request(Counter(stage for _, _, stage in leased))

@@ -90,11 +90,11 @@ class HeldClaim:
         return self.in_flight and isinstance(self.report, Released | Requeued)
 
     def is_of(self, claim: Claim) -> bool:
-        """Whether ``claim`` is on what is held here, and not on another state that got the same id.
+        """Whether ``claim`` is of this state, and not of another one that got the same id.
 
         A state manager whose database went back in time may assign an id again. Of one run, the states of a
-        fan-out differ only in their inputs. What one of the claims lacks is not compared: v0 does not say run
-        and attempt, and an outcome of an earlier process has no inputs.
+        fan-out differ only in their inputs. A field that one of the claims lacks is not compared: v0 does not
+        say run and attempt, and an outcome of an earlier process has no inputs.
         """
         kept = self.claim
         is_restored = self.execution is None and isinstance(self.report, Outcome)
@@ -107,7 +107,7 @@ class HeldClaim:
 
     @property
     def report_name(self) -> str:
-        """What is to be delivered, for the log."""
+        """Its report by name, for the log."""
         return "release" if self.is_release else f"outcome {type(self.report).__name__}"
 
     @property

@@ -1,4 +1,4 @@
-"""What a runtime holds: every claimed state from its claim until its report or release is settled. Pure
+"""The ledger of a runtime: every claimed state from its claim until its report or release is settled. Pure
 bookkeeping, in the loop's thread."""
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Ledger:
     # -- entering, moving, removing
 
     def add(self, claim: Claim, sent_at: float = math.inf) -> HeldClaim | None:
-        """Enter a claim whose request was sent at that time on the clock of ``now``; return what is held now.
+        """Enter a claim whose request was sent at that time on the clock of ``now``; return the held claim.
 
         None if the same is held here already (its lease was lost, or a v0 claim repeated it). Then that one
         takes over the claim, so that nothing is begun a second time. If another state with this id is held,
@@ -131,7 +131,7 @@ class Ledger:
         return self._by_state.get(held.claim.state_id) is not held
 
     def lose(self, held: HeldClaim, why: Stopping) -> None:
-        """End what this runtime no longer holds. What is finished is left to the reporter."""
+        """End a state that this runtime no longer holds. A finished one is left to the reporter."""
         if held.forfeited or held.stage is Stage.DONE:
             return  # Race: its node ended before the answer to the heartbeat came.
         what = "its lease is lost"
@@ -168,7 +168,7 @@ class Ledger:
         return self.finish(held, Released(trace=trace))
 
     def finish(self, held: HeldClaim, report: Report) -> bool:
-        """Enter what is to be reported of it. Return whether that is to be delivered.
+        """Enter the report of a state. Return whether that is to be delivered.
 
         A state whose lease was lost is not released; if its node returned a value all the same, that is
         sent, since perhaps no other runtime has begun it. Nothing is sent of a state whose run was cancelled,
@@ -210,14 +210,14 @@ class Ledger:
             self.events.emit(StateEnded(held.claim.node_name, ending.value, held.duration))
         self.notify()
 
-    # -- what is held
+    # -- reading
 
     def all(self, *stages: Stage) -> list[HeldClaim]:
-        """Return what is held in these stages, oldest first."""
+        """Return the held claims in these stages, oldest first."""
         return [held for held in self._held if held.stage in stages]
 
     def leased(self) -> list[HeldClaim]:
-        """Return what is held under leases and not being released, oldest first.
+        """Return the held claims with leases that are not being released, oldest first.
 
         From any thread, also while this one is in the middle of a change.
         """

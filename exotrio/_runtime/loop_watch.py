@@ -2,7 +2,7 @@
 asks the loop to answer.
 
 A node that computes, or waits without ``await``, in an ``async def execute`` lets no other node go on, and no
-signal be handled. The loop itself cannot say so, and what is late because of it looks like anything else.
+signal be handled. The loop itself cannot say so, and delays caused by it look like any other delay.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ _NO_NODES = "nodes is empty: pass at least one node class"
 
 @dataclass(slots=True, kw_only=True)
 class Options:
-    """What a runtime was built with, checked. See ``Runtime`` for the meanings. Nothing changes it once that
-    has started.
+    """The arguments of a runtime, checked. See ``Runtime`` for the meanings. Nothing changes them once it has
+    started.
 
     Attributes:
         state_manager_uri, key, transport: The arguments; ``resolve_endpoint`` finds what is missing at the
@@ -117,7 +117,7 @@ def outbox_of(path: Path, process: int) -> Path:
 
 
 def seconds_problems(title: str, value: Any, *, zero: bool = True) -> list[str]:
-    """Return what is wrong with a number of seconds, which may be zero or not."""
+    """Return the problems of a number of seconds; ``zero`` says whether it may be zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return [f"{title} must be a number of seconds, not {_kind(value)}"]
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):

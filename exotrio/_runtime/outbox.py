@@ -176,8 +176,8 @@ class Outbox:
         ``deliver`` is called with each outcome once it is written, or cannot be.
 
         Cancellation:
-            A sync that runs is left to its thread. What it writes is sent by the next process, whether
-            or not this one still counts it as kept.
+            A sync that runs is left to its thread. The next process sends its outcomes, whether or not this
+            one still counts them as kept.
         """
         while True:
             await self._wake.wait()
@@ -227,7 +227,7 @@ class Outbox:
         self._add_mark(batch, begun=False)
 
     async def aclose(self) -> None:
-        """Write what is queued and close the file.
+        """Write all queued marks and removals, and close the file.
 
         Cancellation:
             Leaves that to the thread.

@@ -5,7 +5,7 @@ Two requests claim: the poller's, and on a native link each report of outcomes, 
 1. A state fits if a worker is idle or the buffer has room. The room for which a request in flight claims is
    reserved until it ends, so that no more is held than fits. Of a node with a ``concurrency``, the states
    that are held or reserved count; nodes that the executor does not accept are not claimed.
-2. Nothing is claimed while the deliveries of what was claimed before do not get through.
+2. Nothing is claimed while deliveries do not get through.
 3. What each of them claims::
 
        link     state of the runtime          a report claims               the poller claims
@@ -148,7 +148,7 @@ class ClaimPlanner:
             return False
         if deliveries.in_flight:
             return deliveries.queued > 0 or trio.current_time() < deliveries.sent_at + BATCH_WAIT
-        # What is done but not queued is on its way to the reporter.
+        # A state that is done but not queued is on its way to the reporter.
         return deliveries.queued > 0 or ledger.count(Stage.DONE) > 0
 
     @contextmanager
@@ -164,7 +164,7 @@ class ClaimPlanner:
             self.ledger.notify()
 
     def take(self, claims: Sequence[Claim], sent_at: float, limit: int) -> list[HeldClaim]:
-        """Enter what was claimed into the ledger, and pass it to the workers.
+        """Enter claimed states into the ledger, and pass them to the workers.
 
         Return what has to be released: it came after a stop was requested, or beyond ``limit``.
 
@@ -211,7 +211,7 @@ class ClaimPlanner:
 
     def _may_claim(self) -> bool:
         # Claims overlap reports, so that deliveries in their first attempt do not prevent a claim, up to as
-        # many as are held at most. Deliveries that fail do: what they hold must not pile up.
+        # many as are held at most. Deliveries that fail do: their states must not pile up.
         limit = self.options.batch_size + self.options.workers
         return self.ledger.count(Stage.DONE) <= limit and not self.deliveries.stuck
 
@@ -233,14 +233,14 @@ class ClaimPlanner:
 
     @property
     def _room(self) -> int:
-        # A worker counts as idle once it waits at the channel: what is claimed has to fit when it comes.
+        # A worker counts as idle once it waits at the channel: claimed states have to fit when they come.
         idle = self.claimed.statistics().tasks_waiting_receive
         return self.options.batch_size + idle - self._buffered - self._reserved
 
     @property
     def _buffered(self) -> int:
         """How many states wait for a worker."""
-        # Some of what waits to run alone does not count: it may do so for hours.
+        # Up to one state for each worker that waits to run alone does not count: it may wait for hours.
         alone = sum(held.stage is Stage.BUFFERED for held in self.ledger.alone)
         waiting = self.ledger.count(Stage.BUFFERED) - min(alone, self.options.workers)
         # A state whose lease was lost stays in the channel until a worker takes it, and drops it.

@@ -184,11 +184,11 @@ class Poller:
 
     async def _request(self, room: Room) -> Sequence[Claim]:
         if self.link.is_native or self._outage.failures:
-            # A stop interrupts it: it may take long, and the link settles what it brings all the same.
+            # A stop interrupts it, since it may take long; the link settles the states that it brings.
             with self.stop.interrupted():
                 return await self.link.claim(room.limits, room.limit, wait=self._max_wait())
             return ()
-        # The server was there a moment ago, so a stop waits for its response: what that brings is then
+        # The server was there a moment ago, so a stop waits for its response: its states are then
         # released by the reporter, which tries longer than a cancelled link does.
         return await self.link.claim(room.limits, room.limit)
 

@@ -46,7 +46,7 @@ class Reporter:
 
     Attributes:
         stop: Its flush is the last chance of a delivery.
-        finished: The queue of what is to be delivered: a channel with room for ``batch_size``.
+        finished: The queue of states to be delivered: a channel with room for ``batch_size``.
         in_flight, sent_at, took: Of requests, for the planner (``planner.Deliveries``).
     """
 
@@ -152,12 +152,12 @@ class Reporter:
         planner: ClaimPlanner,
         replayed: Sequence[HeldClaim] = (),
     ) -> None:
-        """Deliver what is queued, and claim on the way what the planner says. Never returns unless cancelled.
+        """Deliver the queue, and claim with it as the planner says. Never returns unless cancelled.
 
         Closes ``finished``. ``replayed``, the outcomes of an earlier process, are queued first.
 
         Cancellation:
-            What is not delivered stays in the ledger; ``HeldClaim.in_flight`` says whether an attempt
+            States that are not delivered stay in the ledger; ``HeldClaim.in_flight`` says whether an attempt
             was cancelled.
         """
         self._planner = planner

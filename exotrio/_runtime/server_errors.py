@@ -6,8 +6,9 @@ about everything (that database is away). It is about the outcome if something e
     item         500 ............... 500 ............... 500        each counts, since in each gap
     others            began, ended        probe passed              something else began and ended
 
-What was already on its way at the first 500 does not count: it may have arrived before an outage began. If
-nothing else is to be delivered, the reporter sends a probe (``Link.probe``) before the item's next attempt.
+A request that was already on its way at the first 500 does not count: it may have arrived before an outage
+began. If nothing else is to be delivered, the reporter sends a probe (``Link.probe``) before the item's next
+attempt.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ one of two servers fails."""
 
 @dataclass(slots=True)
 class ItemFailures:
-    """What is known of an item whose delivery failed.
+    """The failures of one item, whose delivery failed.
 
     Attributes:
         count: Failed attempts.

@@ -72,7 +72,7 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> 
             link.settle_by(stop.draining.deadline + deadlines.CLEAN_UP + deadlines.FLUSH)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_log_waiting, ledger)
-            # Outcomes too: a server that restarts meanwhile gets what is left of the grace to come back.
+            # For outcomes, too: a server that restarts meanwhile has the rest of the grace to come back.
             await ledger.until(lambda: ledger.empty)
             nursery.cancel_scope.cancel()
 

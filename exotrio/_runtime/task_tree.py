@@ -118,7 +118,7 @@ def _frames(frames: Iterable[tuple[FrameType, int]], indent: str) -> Iterator[st
 
 
 def short_file(file: str) -> str:
-    """Return a path below the folder that it is imported from: what comes before says nothing of the code."""
+    """Return a path relative to the folder of ``sys.path`` that it is imported from."""
     folders = [os.path.join(folder, "") for folder in sys.path if folder]
     return file[max((len(folder) for folder in folders if file.startswith(folder)), default=0) :]
 

@@ -33,7 +33,7 @@ async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, workers: Worker
     """Run one state after another until ``claimed`` is closed and empty. Closes that.
 
     Cancellation:
-        Leaves what it was running in stage RUNNING, for the shutdown to give up.
+        Leaves the state that it was running in stage RUNNING, for the shutdown to give up.
     """
     async with claimed:
         while not await workers.run_in_one_task(claimed):
@@ -99,7 +99,7 @@ class Workers:
             took += held.duration or 0.0
 
     async def _run_alone(self, task: NodeTask) -> None:
-        """Run what is to run alone, one after the other, unless another task does: one is enough."""
+        """Run the states that are to run alone, one after the other, unless another task does so."""
         if self._runs_alone:
             return
         self._runs_alone = True
