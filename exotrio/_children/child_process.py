@@ -55,8 +55,8 @@ class ChildProcess:
         foreground: bool = False,
         prints_to_stderr: bool = False,
     ) -> None:
-        self.ended = trio.Event()
-        self.was_killed = False
+        self.ended: trio.Event = trio.Event()
+        self.was_killed: bool = False
         self._foreground = foreground
         self._received = bytearray()
         self._deadline = math.inf

@@ -42,7 +42,7 @@ class Catalog:
         self._templates: dict[int, Template] = {}
         self._nodes: dict[tuple[str, str], Registered] = {}
         self._runs: dict[int, RunFacts] = {}
-        self.heads = Heads(is_needed=False)
+        self.heads: Heads = Heads(is_needed=False)
         """Where claims begin to search."""
 
     def template(self, connection: Connection, template_id: int) -> Template:
