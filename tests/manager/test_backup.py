@@ -64,7 +64,7 @@ async def served(db: Path, port: int = 0) -> AsyncIterator[tuple[Api, StateManag
         nursery.cancel_scope.cancel()
 
 
-def beside(db: Path) -> set[str]:
+def next_to(db: Path) -> set[str]:
     """Return the names in the folder of a database that are not its own."""
     own = {db.name + suffix for suffix in ("", "-wal", "-shm", ".lock", ".secrets-key", ".api-key")}
     return {file.name for file in db.parent.iterdir()} - own
@@ -95,7 +95,7 @@ async def test_a_state_manager_started_on_a_backup_goes_on_with_its_runs(tmp_pat
         # What comes later is not in it.
         assert await report(api, executed_item(held)) == ["ok"]
         await flow.trigger()
-        assert not beside(db)
+        assert not next_to(db)
     shutil.copy(db.with_name("state.db.secrets-key"), copy.with_name("copy.db.secrets-key"))
     async with served(copy) as (api, manager):
         assert (await manager.runs()).total == 2
@@ -155,17 +155,17 @@ async def test_runs_after_a_restored_backup_get_nothing_that_runtimes_did_before
             await eventually(partial(all_claimed, manager))
         restore(copy, db)
         async with served(db, port) as (_, manager):
-            wanted = await trigger(manager, "new")
+            expected = await trigger(manager, "new")
             await eventually(partial(all_claimed, manager), within=30)
             Echo.gate.set()
-            for run_id in wanted:
+            for run_id in expected:
                 assert (await manager.wait(run_id)).status == "SUCCESS"
-            found = {
+            content = {
                 run_id: (await manager.states(run=run_id, outputs=True)).states[0].outputs
-                for run_id in wanted
+                for run_id in expected
             }
             runtime.stop()
-    assert found == {run_id: {"n": n} for run_id, n in wanted.items()}
+    assert content == {run_id: {"n": n} for run_id, n in expected.items()}
     assert (Echo.begun, runtime.summary.completed) == (60, 30)
 
 
@@ -177,7 +177,7 @@ async def test_writers_go_on_while_a_copy_is_made(tmp_path: Path) -> None:
         async with copied(db) as copy:
             await store.write(put, "during")
             assert len(sql(copy, PUT_KEYS)) == 50
-        assert not beside(db)
+        assert not next_to(db)
 
 
 async def test_only_its_owner_may_read_a_backup_or_the_copy_it_is_made_from(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ async def test_a_client_that_goes_away_leaves_no_copy_and_the_next_one_gets_its_
                 raise AssertionError("the first is still being sent") from error
 
         await eventually(again)
-        assert not beside(db)
+        assert not next_to(db)
 
 
 async def begin_backup(api: Api) -> trio.SocketStream:
@@ -313,12 +313,12 @@ async def test_the_connection_of_a_backup_that_made_room_is_closed_and_no_error_
             with trio.fail_after(60):
                 while await slow.receive_some(65_536):
                     pass
-        assert not beside(db)
+        assert not next_to(db)
     problems = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.levelname for record in problems if record.name == "exotrio.manager.http"] == ["WARNING"]
 
 
-async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(
+async def test_a_copy_whose_client_is_gone_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db = tmp_path / "state.db"
@@ -326,7 +326,7 @@ async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(
     token = trio.lowlevel.current_trio_token()
     copy_in_thread = copy_sqlite._copy
 
-    def told(*arguments: Any) -> None:
+    def message(*arguments: Any) -> None:
         try:
             copy_in_thread(*arguments)
         finally:
@@ -344,14 +344,14 @@ async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(
                 return open_source(path)
 
             monkeypatch.setattr(copy_sqlite, "open_source", late)
-            monkeypatch.setattr(copy_sqlite, "_copy", told)
+            monkeypatch.setattr(copy_sqlite, "_copy", message)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(copy)
                 await trio.to_thread.run_sync(held.wait_entered)
                 nursery.cancel_scope.cancel()
         # By now SQLite makes the file once more: only the thread is left to remove it.
         await ended.wait()
-        assert not beside(db)
+        assert not next_to(db)
 
 
 async def test_a_copy_that_a_killed_process_left_is_removed_and_nothing_else_is(tmp_path: Path) -> None:
@@ -366,18 +366,18 @@ async def test_a_copy_that_a_killed_process_left_is_removed_and_nothing_else_is(
         (tmp_path / name).touch()
     async with open_store(db) as store:
         assert isinstance(store, FileStore)
-        assert beside(db) == set(kept)
+        assert next_to(db) == set(kept)
 
 
-async def test_a_full_disk_is_told_and_leaves_nothing(
+async def test_a_full_disk_is_an_error_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_manager(tmp_path / "state.db") as manager:
         monkeypatch.setattr("exotrio.manager.store.sqlite.copy.open_source", _full)
-        said = refused(await manager.api.request("GET", "/exotrio/v1/backup"), 503)
-        assert "disk is full" in said
-        assert str(tmp_path) not in said
-        assert not beside(tmp_path / "state.db")
+        output = refused(await manager.api.request("GET", "/exotrio/v1/backup"), 503)
+        assert "disk is full" in output
+        assert str(tmp_path) not in output
+        assert not next_to(tmp_path / "state.db")
 
 
 def _full(path: Path) -> sqlite3.Connection:
@@ -394,7 +394,9 @@ async def manager() -> AsyncIterator[StateManager]:
         yield StateManager("tests", transport=inside)
 
 
-async def test_a_file_that_exists_is_replaced_only_if_asked_to(manager: StateManager, tmp_path: Path) -> None:
+async def test_a_file_that_exists_is_replaced_only_with_an_option(
+    manager: StateManager, tmp_path: Path
+) -> None:
     path = tmp_path / "copy.db"
     path.write_bytes(b"mine")
     with pytest.raises(ConfigurationError, match="already exists"):
@@ -434,7 +436,7 @@ async def test_a_file_made_meanwhile_is_not_replaced(
     assert names(tmp_path) == [path.name]
 
 
-async def test_a_folder_that_is_not_there_is_told(manager: StateManager, tmp_path: Path) -> None:
+async def test_a_missing_folder_is_an_error(manager: StateManager, tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="cannot be created"):
         await manager.backup(tmp_path / "missing" / "copy.db")
 
@@ -460,14 +462,14 @@ def backup_of(length: int, *pieces: bytes | Exception) -> httpx.Response:
     return httpx.Response(200, headers=headers, stream=Pieces(*pieces))
 
 
-def answering(response: httpx.Response, asked: list[str] | None = None) -> StateManager:
+def answering(response: httpx.Response, requested: list[str] | None = None) -> StateManager:
     """Return a client of a server that is ours and answers the request for a backup with this."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("v1"):
             return httpx.Response(200, json={"version": "1", "capabilities": []})
-        if asked is not None:
-            asked.append(request.url.path)
+        if requested is not None:
+            requested.append(request.url.path)
         return response
 
     return StateManager("tests", transport=httpx.MockTransport(answer))
@@ -486,19 +488,19 @@ def answering(response: httpx.Response, asked: list[str] | None = None) -> State
     ],
     ids=["shorter", "longer", "reset", "stalled", "a page", "JSON", "500"],
 )
-async def test_a_backup_that_breaks_off_is_not_kept_and_not_asked_for_again(
+async def test_a_backup_that_breaks_off_is_neither_kept_nor_repeated(
     tmp_path: Path, response: httpx.Response, autojump_clock: trio.testing.MockClock
 ) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
     # Autojump would overtake the threads that write.
     autojump_clock.autojump_threshold = 0.1
     with pytest.raises(ManagerUnavailable):
-        await answering(response, asked).backup(tmp_path / "copy.db")
+        await answering(response, requested).backup(tmp_path / "copy.db")
     assert not names(tmp_path)
-    assert len(asked) == 1
+    assert len(requested) == 1
 
 
-async def test_a_connection_that_is_cut_within_a_backup_is_told(tmp_path: Path) -> None:
+async def test_a_connection_that_is_cut_within_a_backup_is_an_error(tmp_path: Path) -> None:
     async def respond(stream: trio.SocketStream, request: bytes) -> None:
         native = b'{"version": "1", "capabilities": []}'
         head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\ncontent-type: %s\r\n\r\n"
@@ -527,7 +529,7 @@ async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
     assert not names(tmp_path)
 
 
-async def test_a_server_that_speaks_only_v0_is_told_to_have_no_backups(tmp_path: Path) -> None:
+async def test_a_server_that_speaks_only_v0_has_no_backups(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v0/namespace/tests/nodes/":
             return httpx.Response(200, json={"namespace": "tests", "count": 0, "nodes": []})

@@ -270,20 +270,20 @@ async def test_a_clock_that_goes_on_from_where_it_was_set_is_trusted_after_a_day
 async def test_a_clock_that_was_wrong_at_a_start_deletes_nothing(tmp_path: Path) -> None:
     clock, db = SettableClock(), tmp_path / "state.db"
 
-    async def look(manager: Manager) -> None:
+    async def read_page(manager: Manager) -> None:
         assert await manager.service.store.write(retention.discard, KEEP_MS) == 0
 
     async with open_manager(db, clock=clock) as manager:
         await finish_run(manager)
-        await look(manager)
+        await read_page(manager)
     clock.advance(40 * 86_400_000)
     async with open_manager(db, clock=clock) as manager:
-        await look(manager)
+        await read_page(manager)
         clock.advance(600_000)
     async with open_manager(db, clock=clock) as manager:
-        await look(manager)
+        await read_page(manager)
         clock.advance(-40 * 86_400_000)
-        await look(manager)
+        await read_page(manager)
         assert await run_count(manager) == 1
 
 

@@ -129,12 +129,6 @@ async def test_two_databases_may_be_open_at_once(path: Path) -> None:
         assert (await one.read(keys), await two.read(keys)) == (["one"], ["two"])
 
 
-async def test_two_databases_in_memory_share_nothing() -> None:
-    async with open_store(":memory:") as one, open_store(":memory:") as two:
-        await one.write(put, "one")
-        assert await two.read(keys) == []
-
-
 # -- files
 
 
@@ -194,33 +188,3 @@ async def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert "cannot be opened" in await refusal(tmp_path / "folder", DatabaseError)
     assert os.listdir(tmp_path) == ["folder"], "no lock is made beside it"
-
-
-# -- ids
-
-
-async def test_numbers_of_states_go_on_after_a_restart(path: Path) -> None:
-    seen: list[int] = []
-    for _ in range(3):
-        async with open_store(path) as store:
-            for _ in range(2):
-                seen.append(await store.write(insert_state))
-    assert seen == sorted(set(seen))
-
-
-async def test_a_number_is_not_used_again_although_its_state_was_deleted(path: Path) -> None:
-    async with open_store(path) as store:
-        last = [await store.write(insert_state) for _ in range(3)][-1]
-        await store.write(lambda tx: tx.execute("DELETE FROM states"))
-    async with open_store(path) as store:
-        assert await store.write(insert_state) > last
-
-
-def insert_state(tx: Transaction) -> int:
-    seq = tx.allocate()
-    tx.execute(
-        "INSERT INTO states (seq, run, place, node_id, status, inputs, enqueue_after, created_at, updated_at)"
-        " VALUES (?, 1, 0, 1, 'SUCCESS', '{}', 0, 0, 0)",
-        (seq,),
-    )
-    return seq

@@ -96,7 +96,7 @@ async def test_a_claim_that_finds_nothing_does_not_search_all_and_one_that_waits
             assert again["state_id"] == first["state_id"]
 
 
-def test_a_search_that_found_nothing_is_followed_by_one_of_what_was_perhaps_not_committed_then() -> None:
+def test_an_empty_search_is_followed_by_one_of_states_that_were_perhaps_not_committed_then() -> None:
     known = Heads(lambda: 0.0)
     for _ in range(heads.LONG_ONES):
         known.record(1, None, NOW, heads.LONG)
@@ -105,7 +105,7 @@ def test_a_search_that_found_nothing_is_followed_by_one_of_what_was_perhaps_not_
     assert known.due_in(2) == math.inf
 
 
-def test_a_search_begins_where_the_last_one_found_something_if_several_were_long() -> None:
+def test_after_several_long_searches_one_begins_at_the_first_state_of_the_last() -> None:
     now = 0.0
     known = Heads(lambda: now)
     for _ in range(heads.LONG_ONES):

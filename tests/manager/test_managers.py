@@ -266,7 +266,7 @@ async def test_a_manager_that_is_still_there_ends_once_a_newer_exotrio_has_chang
         await shared.write(lambda tx: put_meta(tx, "oldest_version", str(schema.OLDEST)))
 
 
-async def test_a_start_and_an_end_beside_a_manager_that_lives_touch_nothing_that_is_held(
+async def test_a_start_and_an_end_next_to_a_live_manager_change_nothing_that_is_held(
     shared: World,
 ) -> None:
     manager = shared.manager.service.manager
@@ -417,20 +417,20 @@ def in_the_old_time(tx: Transaction, number: str, by: int) -> None:
     )
 
 
-async def test_nor_is_it_lost_right_after_the_sweep_that_found_the_clock_set_ahead(
+async def test_it_is_not_lost_right_after_the_sweep_that_met_the_clock_set_ahead(
     shared: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Terms, "sweep_interval", 0.001)
-    store, old, found = shared.manager.service.store, shared.now, list[Any]()
+    store, old, rows = shared.manager.service.store, shared.now, list[Any]()
     over = trio.Event()
 
     async def write(use_case: Any, *args: Any) -> Any:
-        found.append(await store.write(use_case, *args))
-        if len(found) == 1:
+        rows.append(await store.write(use_case, *args))
+        if len(rows) == 1:
             await shared.claim(claim_id="c", now=old)
-        elif len(found) == 4:
+        elif len(rows) == 4:
             over.set()
-        return found[-1]
+        return rows[-1]
 
     other = Mock(is_shared=True, measure_clock=trio.lowlevel.checkpoint, write=write)
     await shared.write(enter, "other", old)
@@ -439,8 +439,8 @@ async def test_nor_is_it_lost_right_after_the_sweep_that_found_the_clock_set_ahe
         nursery.start_soon(background.sweep, other, "sweeper", lambda: old + HOUR, TERMS)
         await over.wait()
         nursery.cancel_scope.cancel()
-    assert found[0].late_ms == pytest.approx(HOUR, abs=SECOND)
-    assert "QUEUED" in await shared.statuses(), found
+    assert rows[0].late_ms == pytest.approx(HOUR, abs=SECOND)
+    assert "QUEUED" in await shared.statuses(), rows
 
 
 async def test_of_short_leases_a_smaller_step_ahead_is_followed(world: World) -> None:
@@ -599,8 +599,8 @@ def sweep_an_hour_ago(tx: Transaction) -> None:
 async def logged(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
     """Wait for the line about a late sweep."""
 
-    def found() -> list[logging.LogRecord]:
+    def rows() -> list[logging.LogRecord]:
         return [record for record in caplog.records if "not checked" in record.getMessage()]
 
-    await until(found)
-    return found()[0]
+    await until(rows)
+    return rows()[0]

@@ -48,8 +48,8 @@ def rows(path: Path) -> list[tuple[str, str]]:
 
 def version(path: Path) -> int:
     with closing(sqlite3.connect(path)) as connection:
-        found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        return found
+        schema_of: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        return schema_of
 
 
 async def opened(path: Path | str) -> None:
@@ -225,12 +225,12 @@ async def test_a_database_of_version_1_gets_the_tables_of_a_new_one(
 def sqlite_tables(path: str) -> dict[str, Any]:
     """Return the columns of each table, and what makes each index."""
     with closing(sqlite3.connect(path)) as connection:
-        found: dict[str, Any] = dict(
+        schema_of: dict[str, Any] = dict(
             connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql > ''")
         )
         for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            found[table] = connection.execute(f"PRAGMA table_info({table})").fetchall()
-    return found
+            schema_of[table] = connection.execute(f"PRAGMA table_info({table})").fetchall()
+    return schema_of
 
 
 def postgres_tables(url: str) -> tuple[Any, ...]:

@@ -129,8 +129,8 @@ async def test_the_character_that_postgres_refuses_is_replaced(database: Databas
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE states SET error = 'a' || char(0) || 'b' WHERE status = 'ERRORED'")
     await sqlite_to_postgres(file, database.url)
-    found = database.execute("SELECT error FROM states WHERE status = 'ERRORED'")
-    assert found == [("a\N{SYMBOL FOR NULL}b",)]
+    rows = database.execute("SELECT error FROM states WHERE status = 'ERRORED'")
+    assert rows == [("a\N{SYMBOL FOR NULL}b",)]
 
 
 async def test_a_pooler_in_between_changes_nothing(database: Database, file: Path) -> None:
@@ -249,7 +249,7 @@ async def test_only_an_empty_database_takes_a_file(database: Database, file: Pat
     assert is_there(file)
 
 
-async def test_a_move_whose_answer_was_lost_is_found_to_be_done(
+async def test_a_move_whose_answer_was_lost_is_recognized_as_done(
     database: Database, proxy: PostgresProxy, file: Path
 ) -> None:
     await fill(file)

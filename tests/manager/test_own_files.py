@@ -23,7 +23,7 @@ def db(tmp_path: Path) -> Path:
     return tmp_path / "state.db"
 
 
-def beside(db: Path, suffix: str) -> Path:
+def next_to(db: Path, suffix: str) -> Path:
     return db.with_name(db.name + suffix)
 
 
@@ -51,17 +51,17 @@ def refusal(db: Path) -> str:
 def test_a_lock_that_is_a_link_leads_to_no_file_of_ours(db: Path) -> None:
     ours = db.with_name("precious")
     ours.write_text("precious")
-    beside(db, ".lock").symlink_to(ours)
+    next_to(db, ".lock").symlink_to(ours)
     assert "state.db.lock is a link, which is not followed" in refusal(db)
     assert ours.read_text() == "precious"
 
 
 @pytest.mark.parametrize("suffix", ["", ".lock", "-wal", "-journal"])
 def test_no_file_of_another_user_is_opened_as_ours(db: Path, suffix: str) -> None:
-    beside(db, suffix).touch(mode=0o644)
-    give_away(beside(db, suffix))
-    said = refusal(db)
-    assert f"{db.name}{suffix} belongs to user {STRANGER}, who does not own its folder" in said
+    next_to(db, suffix).touch(mode=0o644)
+    give_away(next_to(db, suffix))
+    message = refusal(db)
+    assert f"{db.name}{suffix} belongs to user {STRANGER}, who does not own its folder" in message
 
 
 def test_no_link_of_another_user_is_followed_to_a_database(db: Path) -> None:
@@ -77,19 +77,19 @@ def test_a_link_of_ours_is_followed_to_a_database(db: Path) -> None:
     assert db.with_name("elsewhere.db").exists()
 
 
-def test_a_database_that_everybody_can_change_is_refused(db: Path) -> None:
+def test_a_database_that_all_users_can_change_is_refused(db: Path) -> None:
     db.touch()
     db.chmod(0o666)
     assert "can be changed by every user" in refusal(db)
 
 
-def test_a_pipe_holds_nobody_up(db: Path) -> None:
-    os.mkfifo(beside(db, ".lock"))
+def test_a_pipe_does_not_block_the_start(db: Path) -> None:
+    os.mkfifo(next_to(db, ".lock"))
     assert "is not a regular file" in refusal(db)
 
 
 def test_a_key_that_another_user_put_next_to_the_database_is_not_ours(db: Path) -> None:
-    planted = beside(db, ".api-key")
+    planted = next_to(db, ".api-key")
     planted.write_text("known to a stranger")
     give_away(planted)
     with pytest.raises(ConfigurationError, match=f"belongs to user {STRANGER}"):
@@ -98,7 +98,7 @@ def test_a_key_that_another_user_put_next_to_the_database_is_not_ours(db: Path) 
 
 def test_a_key_next_to_the_database_is_no_link(db: Path) -> None:
     db.with_name("elsewhere").write_text("known to a stranger")
-    beside(db, ".api-key").symlink_to(db.with_name("elsewhere"))
+    next_to(db, ".api-key").symlink_to(db.with_name("elsewhere"))
     with pytest.raises(ConfigurationError, match="is a link, which is not followed"):
         kept_secret(db, "api-key", lambda: "made")
 

@@ -52,7 +52,7 @@ def shown_nowhere(text: str) -> None:
         (("/test_", "/no_such_"), "does not exist"),
     ],
 )
-def test_what_does_not_get_right_by_waiting_ends_it_at_once(
+def test_an_error_that_does_not_pass_ends_the_start_at_once(
     database: Database, cli: Cli, change: tuple[str, str], says: str
 ) -> None:
     cli.set(EXOTRIO_DATABASE_URL=database.tcp_url.replace(*change))
@@ -76,13 +76,13 @@ async def test_a_url_that_libpq_refuses_is_not_shown(end: str, says: str) -> Non
 
 
 @pytest.mark.parametrize("command", [SERVER, ("runs", "ls", "-n", "n")])
-def test_a_server_that_takes_connections_and_never_answers_is_given_up(
+def test_a_server_that_accepts_connections_and_never_answers_ends_the_start(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(start, "STARTUP_TIMEOUT", 0.01)
     # The driver waits whole seconds, two at least.
     monkeypatch.setattr(
-        "psycopg.connection.timeout_from_conninfo", lambda given: given["connect_timeout"] / 50
+        "psycopg.connection.timeout_from_conninfo", lambda parameters: parameters["connect_timeout"] / 50
     )
     with socket.create_server(("127.0.0.1", 0)) as silent:
         cli.set(EXOTRIO_DATABASE_URL=f"postgresql://ada:{WRONG}@127.0.0.1:{silent.getsockname()[1]}/n")
@@ -131,8 +131,8 @@ async def test_a_server_that_starts_is_waited_for_whatever_its_language(
     # To learn what the first refusal means takes a second connection.
     refusing = RefusingServer(*[("57P03", starting)] * 4, ("28P01", denied))
     port = await nursery.start(refusing.serve)
-    said = await refusal(f"postgresql://ada@127.0.0.1:{port}/n?gssencmode=disable&sslmode=disable")
-    assert denied in said
+    message = await refusal(f"postgresql://ada@127.0.0.1:{port}/n?gssencmode=disable&sslmode=disable")
+    assert denied in message
     assert starting in caplog.text
     assert caplog.text.count("cannot be reached yet") == 1
 
@@ -239,20 +239,22 @@ async def test_the_oldest_version_of_postgresql_that_is_served_is_named_and_an_o
         await open_on(149_999)
 
 
-async def test_a_role_that_may_create_no_tables_is_told_which_privileges_to_grant(database: Database) -> None:
+async def test_a_role_that_may_create_no_tables_gets_an_error_that_names_the_privileges(
+    database: Database,
+) -> None:
     take = "ALTER SCHEMA public OWNER TO postgres; GRANT USAGE ON SCHEMA public TO public"
     owner = f"ALTER SCHEMA public OWNER TO {ROLE}"
     with changed(database, take, owner):
-        said = await refusal(database.url)
-    assert "permission denied for schema public" in said
-    assert "grant the user CREATE on its schema" in said
+        message = await refusal(database.url)
+    assert "permission denied for schema public" in message
+    assert "grant the user CREATE on its schema" in message
     assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 
 
 async def test_a_database_without_a_schema_is_refused(database: Database) -> None:
-    said = await refusal(f"{database.url}&options=-csearch_path%3Dabsent")
-    assert "has none of the schemas in its search_path" in said
-    assert "create the schema first" in said
+    message = await refusal(f"{database.url}&options=-csearch_path%3Dabsent")
+    assert "has none of the schemas in its search_path" in message
+    assert "create the schema first" in message
 
 
 async def test_a_database_whose_encoding_is_not_utf8_is_refused(database: Database) -> None:
@@ -260,11 +262,11 @@ async def test_a_database_whose_encoding_is_not_utf8_is_refused(database: Databa
     options = f"OWNER {ROLE} ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
     database.server.execute(f"CREATE DATABASE {name} {options}")
     try:
-        said = await refusal(replace(database, name=name).url)
+        message = await refusal(replace(database, name=name).url)
     finally:
         database.server.execute(f"DROP DATABASE {name}")
-    assert "has the encoding LATIN1" in said
-    assert "ENCODING 'UTF8'" in said
+    assert "has the encoding LATIN1" in message
+    assert "ENCODING 'UTF8'" in message
 
 
 @pytest.mark.parametrize(
@@ -288,9 +290,9 @@ async def test_tables_of_another_program_are_refused_and_left_as_they_are(
 
     database.execute(f"SET ROLE {ROLE}; {tables}")
     before = existing()
-    said = await refusal(database.url)
-    assert "was not made by exotrio" in said
-    assert "name another database in the URL" in said
+    message = await refusal(database.url)
+    assert "was not made by exotrio" in message
+    assert "name another database in the URL" in message
     assert existing() == before
 
 

@@ -305,8 +305,8 @@ async def test_nothing_that_happens_at_the_same_time_is_a_deadlock_or_counted_wr
         pass
     await stores[0].read(recount)
     await stores[0].read(no_counter_is_negative)
-    said = fresh.server.log[before:]
-    assert "deadlock detected" not in said, said
+    text = fresh.server.log[before:]
+    assert "deadlock detected" not in text, text
 
 
 def no_counter_is_negative(view: View) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,10 +40,10 @@ class Clock:
 
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
-        self.asked = 0
+        self.calls = 0
 
     def __call__(self) -> int:
-        self.asked += 1
+        self.calls += 1
         if self.broken:
             raise RuntimeError(self.broken)
         return 1
@@ -200,43 +197,17 @@ async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
     monkeypatch.setattr("exotrio.manager.store.base.RETRY_AFTER", 0.01)
     clock = Clock()
     async with open_store(db, clock=clock) as store:
-        clock.broken, clock.asked = "no time", 0
+        clock.broken, clock.calls = "no time", 0
         store.write_later(lambda tx: put(tx, "later"))
         with pytest.raises(DatabaseError):
             await store.write(put, "not later")
-        await until(lambda: clock.asked >= 5)
+        await until(lambda: clock.calls >= 5)
         clock.broken = ""
         await store.write(put, "other")
         assert await store.read(keys) == ["later", "other"]
 
 
 # -- use cases that wait for a commit
-
-
-@pytest.mark.parametrize("closes", [False, True])
-async def test_who_is_called_to_look_hears_of_what_happens_just_then(closes: bool) -> None:
-    # In memory one of those who wait looks for all of them. In every second try or so it is called in the
-    # same turn of the loop in which the others come, and resumes after them.
-    def look(tx: Transaction) -> WithEffects[str | None]:
-        return WithEffects(None, Effects(waits_for={2: math.inf}))
-
-    async def wait_shortly() -> None:
-        with suppress(DatabaseError):
-            await store.write_once_ready(0.01, look)
-
-    for _ in range(12):
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery, open_store(":memory:") as store:
-                waiter = Waiter(nursery, store)
-                nursery.start_soon(wait_shortly)
-                await trio.testing.wait_all_tasks_blocked()
-                time.sleep(0.015)  # noqa: ASYNC251 - the loop is busy when that one's time is over
-                if closes:
-                    await trio.lowlevel.checkpoint()
-                else:
-                    await store.write(put_item)
-                    await until(waiter.ended.is_set)
-        assert "was closed" in str(waiter.error) if closes else waiter.taken_item
 
 
 async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> None:
@@ -253,7 +224,7 @@ async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> 
         assert waiter.taken_item is not None
 
 
-async def test_who_waits_longest_gets_what_comes_due_and_few_look_in_vain(
+async def test_the_first_that_waits_gets_what_is_due_and_few_run_in_vain(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_store(":memory:") as store, trio.open_nursery() as nursery:
@@ -269,7 +240,7 @@ async def test_who_waits_longest_gets_what_comes_due_and_few_look_in_vain(
         nursery.cancel_scope.cancel()
 
 
-async def test_what_comes_due_while_nothing_can_be_committed_is_found_later(
+async def test_what_is_due_while_no_commit_succeeds_runs_later(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     clock = Clock()
@@ -277,27 +248,16 @@ async def test_what_comes_due_while_nothing_can_be_committed_is_found_later(
         waiter = Waiter(nursery, store, topics={1: 11})
         await trio.sleep(1)
         await store.write(put, "item not announced")
-        clock.broken, clock.asked = "no time", 0
+        clock.broken, clock.calls = "no time", 0
         await trio.sleep(18)
         assert (len(waiter.looks), waiter.ended.is_set()) == (1, False)
         clock.broken = ""
         await trio.sleep(3)
         assert waiter.taken_item is not None
-        assert clock.asked < 30, "it is tried now and then, not as often as possible"
+        assert clock.calls < 30, "it is tried now and then, not as often as possible"
 
 
-async def test_what_finds_nothing_waits_on(db: str) -> None:
-    async with open_store(db) as store, trio.open_nursery() as nursery:
-        waiter = await waiting(nursery, store)
-        for looks in range(2, 5):
-            await store.write(announce, 1)
-            assert (len(waiter.looks), waiter.taken_item) == (looks, None)
-        await store.write(put_item)
-        await trio.testing.wait_all_tasks_blocked()
-        assert waiter.taken_item is not None
-
-
-async def test_of_those_who_wait_the_first_is_served_first_and_few_look_in_vain(db: str) -> None:
+async def test_the_first_that_waits_is_served_first_and_few_run_in_vain(db: str) -> None:
     async with open_store(db) as store, trio.open_nursery() as nursery:
         waiters = [await waiting(nursery, store) for _ in range(4)]
         await store.write(put_item)
@@ -307,7 +267,7 @@ async def test_of_those_who_wait_the_first_is_served_first_and_few_look_in_vain(
         nursery.cancel_scope.cancel()
 
 
-async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_it(tmp_path: Path) -> None:
+async def test_a_use_case_in_the_commit_of_an_item_does_not_overtake_one_that_waited(tmp_path: Path) -> None:
     with gate() as closed, trio.fail_after(60):
         async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
             patient = await waiting(nursery, store)
@@ -319,28 +279,6 @@ async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_
             closed.open()
             await until(lambda: patient.taken_item)
             assert (len(hasty.looks), hasty.taken_item) == (1, None)
-            nursery.cancel_scope.cancel()
-
-
-async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path) -> None:
-    def hold_once_there_is_something(tx: Transaction) -> WithEffects[str | None]:
-        if len(waiter.looks) > 1:
-            closed.hold()
-        return WithEffects(None, Effects(waits_for={1: math.inf}))
-
-    with gate() as closed, trio.fail_after(60):
-        async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
-            waiter = await waiting(nursery, store)
-            # Behind it in the same commit, and still running when the first is cancelled.
-            nursery.start_soon(store.write_once_ready, 60, hold_once_there_is_something)
-            await store.write(announce)
-            nursery.start_soon(store.write, put_item)
-            await trio.to_thread.run_sync(closed.wait_entered)
-            waiter.scope.cancel()
-            closed.open()
-            while "item put back" not in await store.read(keys):
-                await trio.lowlevel.checkpoint()
-            assert waiter.taken_item is None
             nursery.cancel_scope.cancel()
 
 
@@ -359,7 +297,7 @@ async def test_a_commit_that_fails_leaves_waiting_what_waited_before(db: str) ->
         assert waiter.taken_item is not None
 
 
-async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: str) -> None:
+async def test_a_last_run_in_a_commit_that_fails_gets_one_error(db: str) -> None:
     clock = Clock()
     async with open_store(db, clock=clock) as store, trio.open_nursery() as nursery:
         waiter = Waiter(nursery, store, max_wait=0.1)
@@ -390,14 +328,14 @@ async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log_and_thei
         clock.broken = ""
         for key in ("b", "c"):
             await store.write(put, key)
-    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    errors_logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert [each.getMessage() for each in caplog.records if each.levelname == "INFO"] == [
         "the database can be written again"
     ]
-    assert [line.split(";")[0].rpartition(": ")[2] for line in told] == ["no time", "no date"]
+    assert [line.split(";")[0].rpartition(": ")[2] for line in errors_logged] == ["no time", "no date"]
 
 
-async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_hear_of_it(
+async def test_what_is_undone_at_the_end_is_not_taken_by_a_use_case_that_waits(
     tmp_path: Path,
 ) -> None:
     def take_and_hold(tx: Transaction) -> WithEffects[str]:
@@ -462,7 +400,7 @@ async def _write_shielded(store: Store) -> None:
         await store.write(put, "shielded")
 
 
-async def test_a_writer_that_hangs_is_left_behind_and_keeps_the_database(
+async def test_a_writer_that_hangs_is_abandoned_and_keeps_the_lock(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state.db"

@@ -56,7 +56,7 @@ def cut(proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch) -> Cut:
     return prepare
 
 
-async def test_what_may_have_happened_is_told_from_what_was_refused(manager: Manager, cut: Cut) -> None:
+async def test_what_may_have_happened_differs_from_what_was_refused(manager: Manager, cut: Cut) -> None:
     def check_unknown(answer: httpx.Response) -> None:
         with pytest.raises(ManagerUnavailable, match="not known") as caught:
             parse_response(answer, answer.content, at="it", request_line="something")

@@ -50,7 +50,7 @@ def rows(view: View, table: str, order: str = "1, 2") -> list[tuple[Any, ...]]:
 # -- one use case, all or nothing
 
 
-async def test_a_result_is_durable_and_read_by_whoever_asks_next(store: Store) -> None:
+async def test_a_result_is_durable_and_read_by_the_next_query(store: Store) -> None:
     assert await store.write(put, "a", value="1") == "a"
     assert await store.read(get, "a") == "1"
     assert await store.read_with_deadline(get, key="a") == "1"
@@ -74,11 +74,11 @@ async def test_a_use_case_that_raises_is_undone_alone_and_its_error_raised(store
 
 async def test_an_error_of_the_database_is_one_of_ours_and_leaves_a_store_that_works(store: Store) -> None:
     await store.write(put, "a")
-    for wrong, said in (
+    for wrong, message in (
         (lambda tx: put(tx, "a"), "(?i)unique"),
         (lambda tx: tx.execute("INSERT INTO absent VALUES (1)"), "absent"),
     ):
-        with pytest.raises(DatabaseError, match=said):
+        with pytest.raises(DatabaseError, match=message):
             await store.write(wrong)
     for way in (store.read, store.read_with_deadline):
         with pytest.raises(DatabaseError, match="absent"):
@@ -116,7 +116,7 @@ async def test_secure_delete_deletes(store: Store) -> None:
 # -- sets
 
 
-async def test_rows_are_inserted_at_once_and_what_a_conflict_means_is_said(store: Store) -> None:
+async def test_rows_are_inserted_by_one_statement_with_a_rule_for_conflicts(store: Store) -> None:
     def insert(tx: Transaction, rows: list[tuple[int, ...]], conflict: str = "") -> None:
         tx.insert("unite_counters", COUNTERS, rows, conflict)
 
@@ -135,7 +135,7 @@ async def test_rows_are_inserted_at_once_and_what_a_conflict_means_is_said(store
     assert await store.read(rows, "unite_counters") == expected
 
 
-async def test_columns_that_an_insert_leaves_out_have_their_defaults_and_ids_are_given(store: Store) -> None:
+async def test_columns_that_an_insert_omits_have_their_defaults_and_ids_are_assigned(store: Store) -> None:
     def insert(tx: Transaction) -> list[int]:
         tx.insert("unite_counters", ("target_state", "place"), [(1, 2)])
         tx.insert("events", EVENTS, [(1, 5, "released", None), (1, 6, "released", "w")])
@@ -149,14 +149,14 @@ async def test_columns_that_an_insert_leaves_out_have_their_defaults_and_ids_are
     ids: list[int] = []
     await store.write(insert)
     assert await store.read(rows, "unite_counters") == [(1, 2, 0, 0, 0)]
-    found = await store.read(rows, "events", "id")
-    assert [row[1:] for row in found] == [
+    selected = await store.read(rows, "events", "id")
+    assert [row[1:] for row in selected] == [
         (1, 5, "released", None),
         (1, 6, "released", "w"),
         (1, 7, "released", None),
         (1, 8, "released", None),
     ]
-    assert [row[0] for row in found[2:]] == ids
+    assert [row[0] for row in selected[2:]] == ids
 
 
 async def test_rows_are_updated_at_once_by_keys_that_may_be_null(store: Store) -> None:
@@ -171,12 +171,12 @@ async def test_rows_are_updated_at_once_by_keys_that_may_be_null(store: Store) -
 
     await store.write(insert)
     await store.write(update)
-    found = [row[1:] for row in await store.read(rows, "events", "state")]
-    assert found == [(1, 11, "A", "new"), (2, 22, "B", None), (3, 2, "c", None)]
+    selected = [row[1:] for row in await store.read(rows, "events", "state")]
+    assert selected == [(1, 11, "A", "new"), (2, 22, "B", None), (3, 2, "c", None)]
 
 
 @pytest.mark.parametrize("key", [(2, None), (2, "other"), (9, "w")])
-async def test_to_update_a_row_that_is_not_found_is_a_conflict(
+async def test_updating_a_row_that_does_not_exist_is_a_conflict(
     store: Store, key: tuple[int, str | None]
 ) -> None:
     def insert(tx: Transaction) -> None:
@@ -195,15 +195,15 @@ async def test_to_update_a_row_that_is_not_found_is_a_conflict(
     assert [row[3] for row in await store.read(rows, "events", "state")] == ["a", "b"]
 
 
-async def test_rows_are_found_by_any_of_many_values(store: Store) -> None:
+async def test_rows_are_selected_by_any_of_many_values(store: Store) -> None:
     texts = ["a", 'qu"ote', "it's", "back\\slash", "{1,2}", "NULL", "", "ä", "🜚", "a,b", " "]
 
     def find(view: View, column: str, values: list[Any]) -> list[Any]:
-        found = view.execute(
+        selected = view.execute(
             f"SELECT {column} FROM events WHERE kind <> ? AND {view.any_of(column)} AND at < ? ORDER BY id",
             ("no", view.items(values), 1_000),
         )
-        return [row[0] for row in found]
+        return [row[0] for row in selected]
 
     def insert(tx: Transaction) -> None:
         tx.insert("events", EVENTS, [(2**62 + at, at, text, None) for at, text in enumerate(texts)])
@@ -266,8 +266,8 @@ async def test_numbers_of_63_bits_and_any_bytes_come_back(store: Store) -> None:
 
     paths = [b"", b"\0", bytes(range(256)), b"\\x", b"\xff" * 100_000]
     await store.write(insert)
-    found = await store.read(rows, "unite_members", "path")
-    assert [(row[0], bytes(row[2]), row[3]) for row in found] == [
+    selected = await store.read(rows, "unite_members", "path")
+    assert [(row[0], bytes(row[2]), row[3]) for row in selected] == [
         (2**63 - 1, path, -(2**63)) for path in sorted(paths)
     ]
 
@@ -276,8 +276,10 @@ async def test_texts_are_sorted_and_compared_by_code_point(store: Store) -> None
     texts = ["", " ", "-a", "A", "B", "Z", "_", "a", "a b", "a-b", "ab", "b", "z", "Ä", "ä", "\uffee", "🜚"]
 
     def between(view: View) -> list[str]:
-        found = view.execute("SELECT key FROM store WHERE key > ? AND key < ? ORDER BY key DESC", ("B", "b"))
-        return [row["key"] for row in found]
+        selected = view.execute(
+            "SELECT key FROM store WHERE key > ? AND key < ? ORDER BY key DESC", ("B", "b")
+        )
+        return [row["key"] for row in selected]
 
     for text in reversed(texts):
         await store.write(put, text)
@@ -287,8 +289,8 @@ async def test_texts_are_sorted_and_compared_by_code_point(store: Store) -> None
 
 async def test_like_takes_capitals_for_small_letters(store: Store) -> None:
     def like(view: View, pattern: str) -> list[str]:
-        found = view.execute("SELECT key FROM store WHERE key LIKE ? ESCAPE '!' ORDER BY key", (pattern,))
-        return [row["key"] for row in found]
+        selected = view.execute("SELECT key FROM store WHERE key LIKE ? ESCAPE '!' ORDER BY key", (pattern,))
+        return [row["key"] for row in selected]
 
     for key in ("Abc", "abd", "a%", "b"):
         await store.write(put, key)
@@ -329,9 +331,9 @@ async def test_use_cases_and_queries_know_the_time(store: Store) -> None:
 # -- many at once
 
 
-async def test_numbers_of_states_are_given_once_although_use_cases_fail(store: Store) -> None:
+async def test_numbers_of_states_are_assigned_once_although_use_cases_fail(store: Store) -> None:
     def allocate(tx: Transaction, *, fails: bool) -> None:
-        given.extend(tx.allocate() for _ in range(3))
+        numbers.extend(tx.allocate() for _ in range(3))
         if fails:
             raise ZeroDivisionError
 
@@ -339,17 +341,17 @@ async def test_numbers_of_states_are_given_once_although_use_cases_fail(store: S
         with suppress(ZeroDivisionError):
             await store.write(allocate, fails=number % 2 == 0)
 
-    given: list[int] = []
+    numbers: list[int] = []
     async with trio.open_nursery() as nursery:
         for number in range(20):
             nursery.start_soon(write, number)
-    assert len(given) >= 60
-    assert len(set(given)) == len(given)
-    assert min(given) > 0
+    assert len(numbers) >= 60
+    assert len(set(numbers)) == len(numbers)
+    assert min(numbers) > 0
 
 
 @in_threads
-async def test_a_number_that_a_database_no_longer_knows_of_is_not_given_again(engine: str, db: str) -> None:
+async def test_a_number_that_the_database_lost_is_not_assigned_again(engine: str, db: str) -> None:
     def give(tx: Transaction) -> int:
         number = tx.allocate()
         # No row has it: as after a restored backup, or on a standby that lacks the last commits.
@@ -357,11 +359,11 @@ async def test_a_number_that_a_database_no_longer_knows_of_is_not_given_again(en
             tx.execute("SELECT setval('states_seq_seq', 1)").fetchall()
         return number
 
-    given = []
+    numbers = []
     for _ in range(4):
         async with open_store(db) as store:
-            given.append(await store.write(give))
-    assert given == sorted(set(given))
+            numbers.append(await store.write(give))
+    assert numbers == sorted(set(numbers))
 
 
 @in_threads
@@ -384,26 +386,13 @@ async def test_a_clock_that_was_set_back_does_not_bring_numbers_of_rows_back(
         tx.insert("states", columns, [(number, 1, 0, 1, "SUCCESS", "{}", 0, 0, 0)])
         return number
 
-    given = []
+    numbers = []
     for now_ms in (0, NOVEMBER_2027_MS, NOVEMBER_2027_MS - 3_600_000, 0):
         clock = SettableClock(now_ms)
         monkeypatch.setattr(database, "wall_clock", clock)
         async with open_store(db, clock=clock) as store:
-            given += [await store.write(insert), await store.write(insert)]
-    assert given == sorted(set(given))
-
-
-async def test_what_many_add_to_one_row_is_its_sum(store: Store) -> None:
-    def add(tx: Transaction, number: int) -> None:
-        tx.update("unite_counters", ("target_state", "place"), (), [(1, 0, number)], add=("pending",))
-        grow = "(target_state, place) DO UPDATE SET failed = unite_counters.failed + excluded.failed"
-        tx.insert("unite_counters", COUNTERS, [(1, 0, 0, number, 0)], grow)
-
-    await store.write(lambda tx: tx.insert("unite_counters", COUNTERS, [(1, 0, 0, 0, 0)]))
-    async with trio.open_nursery() as nursery:
-        for number in range(40):
-            nursery.start_soon(store.write, add, number)
-    assert await store.read(rows, "unite_counters") == [(1, 0, 780, 780, 0)]
+            numbers += [await store.write(insert), await store.write(insert)]
+    assert numbers == sorted(set(numbers))
 
 
 async def test_of_many_that_read_and_then_change_what_they_read_one_succeeds(store: Store) -> None:
@@ -486,16 +475,16 @@ async def test_readers_never_see_half_a_use_case(store: Store) -> None:
 # -- what is told after a commit
 
 
-async def test_each_commit_tells_how_many_use_cases_it_answered_and_what_ended(store: Store) -> None:
+async def test_each_commit_reports_how_many_use_cases_it_answered_and_what_ended(store: Store) -> None:
     def end(tx: Transaction, node: str) -> WithEffects[None]:
         return WithEffects(None, Effects(final=Counter([("n", node, "SUCCESS")])))
 
     def on_commit(writes: int, ended: Counter[tuple[str, str, str]]) -> None:
         trio.lowlevel.current_task()  # it is called in a Trio thread
-        told.append(writes)
+        commits.append(writes)
         total.update(ended)
 
-    told: list[int] = []
+    commits: list[int] = []
     total: Counter[tuple[str, str, str]] = Counter()
     store.on_commit = on_commit
     async with trio.open_nursery() as nursery:
@@ -503,7 +492,7 @@ async def test_each_commit_tells_how_many_use_cases_it_answered_and_what_ended(s
             nursery.start_soon(store.write, end, node)
     with pytest.raises(ZeroDivisionError):
         await store.write(put_and_fail, "c")
-    await until(lambda: sum(told) == 4)
+    await until(lambda: sum(commits) == 4)
     assert total == {("n", "a", "SUCCESS"): 2, ("n", "b", "SUCCESS"): 1}
 
 
@@ -563,7 +552,7 @@ async def test_what_is_written_later_happens(store: Store) -> None:
 
 
 @in_threads
-async def test_what_is_written_later_happens_although_all_around_the_store_is_cancelled(db: str) -> None:
+async def test_what_is_written_later_happens_although_the_caller_is_cancelled(db: str) -> None:
     with trio.CancelScope() as everything:
         async with open_store(db) as store:
             everything.cancel()
@@ -594,7 +583,7 @@ async def test_what_can_never_be_written_later_is_logged_and_forgotten(
 
 
 @in_threads
-async def test_a_slow_query_sees_one_moment_and_holds_up_nobody(store: Store) -> None:
+async def test_a_slow_query_sees_one_snapshot_and_delays_no_other(store: Store) -> None:
     def read_twice(view: View, held: Gate) -> None:
         seen.append(keys(view))
         held.hold()
@@ -644,7 +633,7 @@ async def test_a_query_that_raises_leaves_one_that_works(store: Store) -> None:
 
 
 @in_threads
-async def test_lookers_hold_up_neither_readers_nor_writers_and_wait_for_their_turn(store: Store) -> None:
+async def test_queries_with_a_deadline_delay_no_others_and_wait_for_their_turn(store: Store) -> None:
     with gate() as closed, trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             # More than are let in at once, whatever that number is.

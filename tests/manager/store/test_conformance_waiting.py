@@ -55,7 +55,7 @@ async def test_what_waits_is_run_again_when_its_topic_is_announced(store: Store,
     assert await store.read(keys) == []
 
 
-async def test_whoever_waits_for_several_topics_is_run_for_any_of_them(store: Store) -> None:
+async def test_a_use_case_that_waits_for_several_topics_is_run_for_each(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         for topic in TOPICS:
             waiter = await waiting(nursery, store, topics=dict.fromkeys(TOPICS, math.inf))
@@ -64,7 +64,7 @@ async def test_whoever_waits_for_several_topics_is_run_for_any_of_them(store: St
             assert waiter.taken_item == f"item {topic}"
 
 
-async def test_one_item_serves_one_of_those_who_wait_and_the_others_wait_on(store: Store) -> None:
+async def test_one_item_serves_one_that_waits_and_the_others_wait_on(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         waiters = [await waiting(nursery, store) for _ in range(4)]
         for served in range(1, 5):
@@ -94,7 +94,7 @@ async def test_items_that_come_together_serve_as_many(store: Store) -> None:
 
 
 @in_threads
-async def test_an_announcement_between_a_look_in_vain_and_the_wait_is_not_lost(store: Store) -> None:
+async def test_an_announcement_between_a_run_and_the_wait_is_not_lost(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         with gate() as closed:
             waiter = Waiter(nursery, store, before=closed.hold)
@@ -118,7 +118,7 @@ async def test_as_many_as_come_at_once_with_as_many_items_all_get_one(store: Sto
     assert await store.read(keys) == []
 
 
-async def test_what_comes_due_is_found_without_an_announcement(store: Store) -> None:
+async def test_what_is_due_needs_no_announcement(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         gone = await waiting(nursery, store, topics={1: 0.05, 2: math.inf})
         stays = await waiting(nursery, store, topics={1: 0.05, 2: math.inf})
@@ -130,7 +130,7 @@ async def test_what_comes_due_is_found_without_an_announcement(store: Store) -> 
     assert str(stays.taken_item).startswith("item not announced")
 
 
-async def test_whoever_waits_no_longer_looks_a_last_time(store: Store) -> None:
+async def test_a_use_case_runs_a_last_time_at_its_deadline(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         waiter = Waiter(nursery, store, max_wait=0.2)
         hasty = Waiter(nursery, store, max_wait=0)
@@ -139,7 +139,7 @@ async def test_whoever_waits_no_longer_looks_a_last_time(store: Store) -> None:
     assert (waiter.looks[0], waiter.looks[-1], waiter.taken_item) == (False, True, None)
 
 
-async def test_an_error_of_what_waited_is_raised(store: Store) -> None:
+async def test_an_error_of_a_use_case_that_waited_is_raised(store: Store) -> None:
     def fail_at_last(tx: Transaction) -> WithEffects[str | None]:
         looks.append(tx.waited)
         if "item" in keys(tx):
@@ -217,7 +217,7 @@ async def test_what_waited_and_is_cancelled_while_it_runs_is_undone_for_others(s
 # -- the end
 
 
-async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> None:
+async def test_a_closed_store_refuses_use_cases_and_queries(db: str) -> None:
     async with open_store(db) as store:
         pass
     with trio.fail_after(TEST_TIMEOUT):
@@ -230,7 +230,7 @@ async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> No
                 await way(keys)
 
 
-async def test_what_still_waits_when_the_store_is_closed_is_told_so(db: str) -> None:
+async def test_what_waits_when_the_store_is_closed_gets_an_error(db: str) -> None:
     with trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             async with open_store(db) as store:

@@ -27,7 +27,7 @@ from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.helpers import place
 from tests.support.manager import open_manager
-from tests.support.postgres import PASSWORD, Database, server
+from tests.support.postgres import PASSWORD, Database
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import TEST_TIMEOUT, until
 
@@ -112,8 +112,8 @@ async def test_a_database_of_something_else_is_refused_and_left_as_it_is(
     with pytest.raises(DatabaseError, match="not made by exotrio"):
         async with open_store(database.url):
             pass
-    found = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-    assert database.execute(found) == [(1,)]
+    selected = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    assert database.execute(selected) == [(1,)]
 
 
 async def test_no_password_is_shown(
@@ -130,10 +130,10 @@ async def test_no_password_is_shown(
         with pytest.raises((DatabaseError, ConfigurationError)) as caught:
             async with open_store(url):
                 pass
-        told = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
-        assert "percent-encoded" in told or database.name in told
-        assert PASSWORD not in told
-        assert "not-the-" not in told
+        shown = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
+        assert "percent-encoded" in shown or database.name in shown
+        assert PASSWORD not in shown
+        assert "not-the-" not in shown
     assert PASSWORD not in repr(Server(database.tcp_url))
     async with open_store(database.tcp_url) as store:
         with pytest.raises(DatabaseError) as caught:
@@ -165,7 +165,7 @@ async def test_use_cases_that_lock_each_other_out_both_happen(store: Store) -> N
     assert value == await store.read(get, "b")
 
 
-async def test_statements_are_sent_together_once_somebody_asks_what_one_found(
+async def test_statements_are_sent_together_once_a_result_is_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[int] = []
@@ -206,7 +206,7 @@ async def test_long_statements_and_long_answers_do_not_wait_for_each_other(store
     assert await store.write(use_case) == long
 
 
-async def test_a_connection_does_not_keep_each_statement_prepared_for_ever(
+async def test_a_connection_keeps_a_limited_number_of_prepared_statements(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "MAX_PREPARED", 5)
@@ -269,25 +269,16 @@ async def test_a_use_case_whose_session_is_ended_before_its_commit_runs_again(
     assert await store.read(get, "a") == "2"
 
 
-async def test_a_server_that_is_restarted_is_found_again(store: Store, database: Database) -> None:
-    await store.write(put, "a", "b")
-    assert await store.read(get, "a") == "b"
-    server().restart()
-    assert await store.read(get, "a") == "b"
-    await store.write(put, "a", "c")
-    assert await store.read_with_deadline(get, "a") == "c"
-
-
-@pytest.mark.parametrize(("when", "found"), [("before", None), ("after", "b")])
-async def test_a_commit_without_an_answer_is_said_to_be_unknown(
-    database: Database, proxy: PostgresProxy, when: str, found: str | None
+@pytest.mark.parametrize(("when", "selected"), [("before", None), ("after", "b")])
+async def test_a_commit_without_an_answer_is_unknown(
+    database: Database, proxy: PostgresProxy, when: str, selected: str | None
 ) -> None:
     async with open_store(database.url_at(proxy.port)) as store:
         proxy.cut_at_commit(when)  # type: ignore[arg-type]
         with pytest.raises(DatabaseError, match="not known"):
             await store.write(put, "a", "b")
         assert proxy.cuts == 1
-        assert await store.read(get, "a") == found
+        assert await store.read(get, "a") == selected
         await store.write(put, "a", "c")
 
 
@@ -320,7 +311,7 @@ async def test_while_the_server_is_away_use_cases_fail_soon_and_later_ones_succe
         await store.check_writable()
 
 
-async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, database: Database) -> None:
+async def test_a_cancelled_query_ends_on_the_server(store: Store, database: Database) -> None:
     sleep = "SELECT pg_sleep(600)"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.read, lambda view: view.row(sleep))
@@ -329,7 +320,7 @@ async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, da
     await until(lambda: not database.running(sleep))
 
 
-async def test_a_look_ends_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_query_ends_at_its_deadline(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exotrio.manager.store.readers.DEADLINE", 0.1)
     with pytest.raises(Refused, match="longer than"):
         await store.read_with_deadline(lambda view: view.row("SELECT pg_sleep(600)"))
@@ -377,10 +368,10 @@ async def test_the_time_is_that_of_the_database(database: Database, monkeypatch:
     now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
     async with open_store(database.url) as store:
         ((before,),) = database.execute(now)
-        found = await store.read(lambda view: view.now_ms)
+        selected = await store.read(lambda view: view.now_ms)
         ((after,),) = database.execute(now)
         assert store.lease_clock is not None
-        assert before - 1_000 <= found <= store.lease_clock() <= after + 10_000
+        assert before - 1_000 <= selected <= store.lease_clock() <= after + 10_000
 
 
 async def test_tables_are_cleared_of_old_rows_early(store: Store, database: Database) -> None:
@@ -399,8 +390,8 @@ async def test_runs_are_locked_by_number_however_they_are_stored(database: Datab
         database.execute(f"ALTER DATABASE {database.name} SET enable_{access} = off")
     async with open_manager(database.url) as manager:
         await Flow.start(manager.api, place("a"), runs=10)
-        found = "SELECT id, (SELECT min(seq) FROM states WHERE run = runs.id) FROM runs ORDER BY id"
-        (first, seq), *others = database.execute(found)
+        selected = "SELECT id, (SELECT min(seq) FROM states WHERE run = runs.id) FROM runs ORDER BY id"
+        (first, seq), *others = database.execute(selected)
         # Their new versions, with new entries in the indexes, are stored behind the others.
         database.execute("UPDATE states SET enqueue_after = enqueue_after + 1 WHERE seq = %s", (seq,))
         database.execute("UPDATE runs SET run_id = run_id || 'x' WHERE id = %s", (first,))
@@ -444,7 +435,7 @@ async def test_plans_made_while_a_table_was_empty_are_not_kept(
         assert "states_pkey" in await opened.write(plan)
 
 
-async def test_a_start_sets_the_numbers_of_all_tables_above_those_that_were_given_away(
+async def test_a_start_raises_the_numbers_of_all_tables_above_those_that_were_assigned(
     database: Database,
 ) -> None:
     sequences = (
@@ -454,12 +445,12 @@ async def test_a_start_sets_the_numbers_of_all_tables_above_those_that_were_give
     async with open_store(database.url):
         names = [name for (name,) in database.execute(sequences)]
     assert len(names) >= 7
-    given = dict.fromkeys(names, 0)
+    assigned = dict.fromkeys(names, 0)
     for _ in range(2):
         async with open_store(database.url):
             for name in names:
                 ((number,),) = database.execute("SELECT nextval(%s)", (name,))
-                assert number > given[name], name
-                given[name] = number
+                assert number > assigned[name], name
+                assigned[name] = number
                 # As on a standby that lacks the last commits.
                 database.execute("SELECT setval(%s, 1, false)", (name,))

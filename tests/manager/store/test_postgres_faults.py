@@ -63,7 +63,7 @@ def test_no_traceback_shows_the_password_of_a_url_that_cannot_be_read() -> None:
 
 
 @pytest.mark.usefixtures("quick_polling")
-async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_is_away(
+async def test_use_cases_wait_on_though_runs_fail_while_the_server_is_away(
     database: Database,
     proxy: PostgresProxy,
     monkeypatch: pytest.MonkeyPatch,
@@ -76,10 +76,10 @@ async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_
         looks.append(tx.waited)
         return WithEffects("item" if remove(tx, "item") else None, Effects(waits_for={"topic": MINUTE}))
 
-    found = []
+    selected = []
 
     async def wait() -> None:
-        found.append(await opened.write_once_ready(MINUTE, take))
+        selected.append(await opened.write_once_ready(MINUTE, take))
 
     with trio.fail_after(TEST_TIMEOUT):
         async with open_store(database.url_at(proxy.port)) as opened, trio.open_nursery() as nursery:
@@ -90,7 +90,7 @@ async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_
             await until(lambda: "could not be written" in caplog.text)
             proxy.refuses = False
             database.execute("INSERT INTO store VALUES (0, 'item', '')")
-    assert found == ["item"]
+    assert selected == ["item"]
 
 
 async def test_a_connection_too_many_fails_nothing_that_the_other_connections_can_do(
@@ -111,7 +111,7 @@ async def test_a_connection_too_many_fails_nothing_that_the_other_connections_ca
     assert database.execute("SELECT count(*) FROM store") == [(51,)]
 
 
-async def test_a_result_that_nobody_takes_is_undone_if_its_commit_may_have_happened(
+async def test_the_result_of_a_cancelled_use_case_is_undone_if_its_commit_may_have_happened(
     database: Database, proxy: PostgresProxy
 ) -> None:
     running, go = threading.Event(), threading.Event()
@@ -182,7 +182,7 @@ async def test_settings_of_the_role_do_not_end_sessions_that_listen(database: Da
         ("jit", "off"),
     ],
 )
-async def test_use_cases_have_limits_and_plans_of_their_own(store: Store, name: str, value: str) -> None:
+async def test_use_cases_have_separate_limits_and_plans(store: Store, name: str, value: str) -> None:
     assert await store.write(setting, name) == value
 
 
@@ -199,7 +199,7 @@ async def test_a_use_case_that_goes_on_after_a_statement_failed_is_not_said_to_b
     assert await store.read(keys) == []
 
 
-async def test_a_session_that_listens_and_falls_silent_is_replaced(
+async def test_a_listening_session_without_notifications_is_replaced(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "INTERVAL", 0.05)
@@ -220,11 +220,11 @@ async def test_a_session_that_listens_and_falls_silent_is_replaced(
 
 
 @pytest.mark.parametrize("way", ["read", "read_with_deadline"])
-async def test_a_query_does_not_wait_for_ever_for_who_rewrites_a_table(store: Store, way: str) -> None:
+async def test_a_query_waits_a_limited_time_for_a_table_that_is_rewritten(store: Store, way: str) -> None:
     assert await getattr(store, way)(setting, "lock_timeout") == "4s"
 
 
-async def test_a_query_that_was_wrong_long_ago_does_not_keep_the_next_ones_from_finding_a_server_again(
+async def test_an_old_failed_query_does_not_end_the_retries_of_a_later_one(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.write(put, "a", "1")
@@ -262,7 +262,7 @@ async def test_a_query_that_an_administrator_cancels_runs_again(store: Store) ->
     assert len(runs) == 2
 
 
-async def test_a_query_that_fails_each_time_is_given_up_though_others_succeed_meanwhile(
+async def test_a_query_that_always_fails_ends_though_others_succeed_meanwhile(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More than the longest pause between two tries.
@@ -366,7 +366,7 @@ async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_a
         assert await store.read(keys) == ["a", "c"]
 
 
-async def test_use_cases_that_wait_for_a_row_hold_up_nobody_who_does_not_need_it(database: Database) -> None:
+async def test_use_cases_that_wait_for_a_row_delay_none_that_does_not_need_it(database: Database) -> None:
     changed: list[str] = []
 
     def change(tx: Transaction) -> None:

@@ -43,7 +43,7 @@ def hang(database: Database) -> Iterator[ExitStack]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("way", ["write", "read", "read_with_deadline"])
-async def test_whatever_waits_for_a_server_that_hangs_fails_and_works_again_once_it_goes_on(
+async def test_all_that_waits_for_a_hanging_server_fails_and_works_again_later(
     database: Database, hang: ExitStack, way: str
 ) -> None:
     with trio.fail_after(TEST_TIMEOUT):
@@ -91,7 +91,7 @@ async def test_whether_a_commit_happened_that_a_server_does_not_answer_is_unknow
             hang.close()
 
 
-async def test_a_connection_that_is_accepted_and_then_gets_no_answer_is_given_up(
+async def test_a_connection_that_gets_no_answer_fails(
     database: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "CONNECT_TIMEOUT", 0.5)

@@ -40,15 +40,15 @@ async def store(database: Database) -> AsyncIterator[Store]:
 
 
 @contextmanager
-def release(versions: tuple[int, int], *, patience: float = 30.0) -> Iterator[None]:
+def release(versions: tuple[int, int], *, timeout: float = 30.0) -> Iterator[None]:
     """Let state managers that start inside the block be of a later release."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(making, "VERSION", versions[0])
         patch.setattr(making, "OLDEST", versions[1])
         patch.setattr(making, "MIGRATIONS", {VERSION: EXPAND, VERSION + 1: CONTRACT})
         patch.setattr(start, "RETRY_AFTER", 0.01)
-        patch.setattr(start, "STARTUP_TIMEOUT", patience)
-        patch.setattr(start, "REPLACEMENT_TIMEOUT", patience)
+        patch.setattr(start, "STARTUP_TIMEOUT", timeout)
+        patch.setattr(start, "REPLACEMENT_TIMEOUT", timeout)
         yield
 
 
@@ -96,10 +96,10 @@ async def test_a_manager_of_the_version_before_starts_and_works_on_expanded_tabl
     with release(EXPANDED):
         await start_and_end(database)
     async with open_manager(database.url) as older:
-        found = await older.service.store.read_with_deadline(older.service.store.describe)
+        condition = await older.service.store.read_with_deadline(older.service.store.describe)
     assert stored(database) == EXPANDED
-    assert found["schema_version"] == VERSION + 1, "what the tables are, not what it knows"
-    assert [each["schema_version"] for each in found["postgres"]["managers"]] == [VERSION]
+    assert condition["schema_version"] == VERSION + 1, "what the tables are, not what it knows"
+    assert [each["schema_version"] for each in condition["postgres"]["managers"]] == [VERSION]
 
 
 async def test_what_older_managers_need_is_removed_once_they_are_gone_and_none_comes_again(
@@ -124,12 +124,12 @@ async def test_a_manager_that_would_remove_what_others_need_does_not_start(
     store: Store, database: Database
 ) -> None:
     await store.write(come, "m-1")
-    with release(CONTRACTED, patience=0), pytest.raises(DatabaseError, match=r"too old.* m-1 \(exotrio"):
+    with release(CONTRACTED, timeout=0), pytest.raises(DatabaseError, match=r"too old.* m-1 \(exotrio"):
         await start_and_end(database)
     assert stored(database) == PRESENT
 
 
-async def test_a_manager_that_is_about_to_come_is_found_by_one_that_removes_what_it_needs(
+async def test_a_manager_that_is_entering_stops_one_that_removes_what_it_needs(
     store: Store, database: Database
 ) -> None:
     def come_slowly(tx: Transaction, held: Gate) -> None:
@@ -140,7 +140,7 @@ async def test_a_manager_that_is_about_to_come_is_found_by_one_that_removes_what
         with pytest.raises(DatabaseError, match="m-1"):
             await start_and_end(database)
 
-    with release(CONTRACTED, patience=0):
+    with release(CONTRACTED, timeout=0):
         async with held_up(store.write, come_slowly) as nursery:
             nursery.start_soon(start_newer)
             await until(database.blocked)
@@ -167,7 +167,7 @@ async def test_a_manager_that_comes_while_what_it_needs_is_removed_is_refused(
     assert stored(database) == CONTRACTED
 
 
-async def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody_else(
+async def test_a_migration_that_waits_for_a_long_transaction_delays_no_other(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(making, "MAX_STALL", "50ms")
@@ -184,7 +184,7 @@ async def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody_els
 
 
 async def test_a_migration_that_never_gets_a_table_says_what_to_do(store: Store, database: Database) -> None:
-    with psycopg.connect(database.url) as dump, release(EXPANDED, patience=0):
+    with psycopg.connect(database.url) as dump, release(EXPANDED, timeout=0):
         dump.execute("LOCK TABLE store IN ACCESS SHARE MODE")
         with pytest.raises(DatabaseError, match="are in use"):
             await start_and_end(database)

@@ -113,13 +113,13 @@ class Takers:
         return scope
 
     async def _take(self, name: str, topics: tuple[str, ...], scope: trio.CancelScope) -> None:
-        def look(tx: Transaction) -> WithEffects[str | None]:
-            found = take(tx, *topics)
+        def try_to_take(tx: Transaction) -> WithEffects[str | None]:
+            offer_taken = take(tx, *topics)
             self.looks += 1
-            return found
+            return offer_taken
 
         with scope:
-            self.took.append((name, await self._store.write_once_ready(LONG, look)))
+            self.took.append((name, await self._store.write_once_ready(LONG, try_to_take)))
             self._some.set()
 
     async def taken(self, count: int) -> list[tuple[str, str | None]]:
@@ -136,7 +136,7 @@ def takers(store: Store, nursery: trio.Nursery) -> Takers:
     return Takers(store, nursery)
 
 
-async def test_those_that_waited_longest_get_what_is_announced_until_nothing_is_left(
+async def test_the_first_that_waits_gets_what_is_announced_until_nothing_is_left(
     store: Store, takers: Takers
 ) -> None:
     for name in ("first", "second", "third", "fourth"):
@@ -155,19 +155,19 @@ async def test_those_that_waited_longest_get_what_is_announced_until_nothing_is_
     assert takers.looks - looks <= 6
 
 
-async def test_a_slow_first_look_costs_nobody_its_place(
+async def test_a_slow_first_run_costs_no_use_case_its_turn(
     store: Store, takers: Takers, nursery: trio.Nursery
 ) -> None:
     took: list[str] = []
 
     def look_slowly(tx: Transaction) -> WithEffects[str | None]:
-        found = take(tx, "topic")
+        offer_taken = take(tx, "topic")
         if not tx.waited:
             closed.hold()
-        return found
+        return offer_taken
 
-    async def wait(name: str, look: Callable[[Transaction], WithEffects[str | None]]) -> None:
-        await store.write_once_ready(LONG, look)
+    async def wait(name: str, try_to_take: Callable[[Transaction], WithEffects[str | None]]) -> None:
+        await store.write_once_ready(LONG, try_to_take)
         took.append(name)
 
     with gate() as closed:
@@ -195,7 +195,7 @@ async def test_one_that_waits_for_several_topics_is_run_for_each(store: Store, t
     assert await takers.taken(2) == [("both", "r"), ("left", "l")]
 
 
-async def test_what_was_announced_to_one_that_gives_up_goes_to_the_next(store: Store, takers: Takers) -> None:
+async def test_an_announcement_to_a_cancelled_use_case_goes_to_the_next(store: Store, takers: Takers) -> None:
     first = await takers.start("first", "topic")
     await takers.start("second", "topic")
 
@@ -208,43 +208,32 @@ async def test_what_was_announced_to_one_that_gives_up_goes_to_the_next(store: S
     assert await takers.taken(1) == [("second", "a")]
 
 
-async def test_what_is_announced_while_a_use_case_looks_is_not_missed(store: Store) -> None:
+async def test_an_announcement_during_a_run_is_not_missed(store: Store) -> None:
     token = trio.lowlevel.current_trio_token()
 
-    def look(tx: Transaction) -> WithEffects[str | None]:
-        found = take(tx, "topic")
-        if found.value is None and not tx.waited:
+    def try_to_take(tx: Transaction) -> WithEffects[str | None]:
+        offer_taken = take(tx, "topic")
+        if offer_taken.value is None and not tx.waited:
             trio.from_thread.run(store.write, offer, "topic", "a", trio_token=token)
-        return found
+        return offer_taken
 
-    assert await store.write_once_ready(LONG, look) == "a"
+    assert await store.write_once_ready(LONG, try_to_take) == "a"
 
 
-async def test_it_looks_again_when_something_comes_due(store: Store) -> None:
+async def test_a_use_case_runs_again_when_something_is_due(store: Store) -> None:
     looks = []
 
-    def look(tx: Transaction) -> WithEffects[str | None]:
+    def try_to_take(tx: Transaction) -> WithEffects[str | None]:
         looks.append(tx.waited)
         return WithEffects("due" if len(looks) == 4 else None, Effects(waits_for={"topic": 0.01}))
 
     with trio.fail_after(LONG / 10):
-        assert await store.write_once_ready(LONG, look) == "due"
+        assert await store.write_once_ready(LONG, try_to_take) == "due"
     assert looks == [False, True, True, True]
 
 
-async def test_it_looks_a_last_time_at_the_end(store: Store, database: Database) -> None:
-    def look(tx: Transaction) -> WithEffects[str | None]:
-        found = take(tx, "topic")
-        if found.value is None and not tx.waited:
-            database.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
-        return found
-
-    assert await store.write_once_ready(0.05, look) == "unannounced"
-    assert await store.write_once_ready(0.01, take, "topic") is None
-
-
 @pytest.mark.usefixtures("quick_polling")
-async def test_what_nobody_announced_is_found_by_polling(database: Database) -> None:
+async def test_polling_finds_what_was_not_announced(database: Database) -> None:
     async with open_store(database.url) as store, trio.open_nursery() as nursery:
         takers = Takers(store, nursery)
         await takers.start("first", "topic")
@@ -267,15 +256,15 @@ async def test_managers_know_when_others_wrote_something(store: Store, database:
 
 
 @pytest.mark.parametrize(
-    "said", ["", "[]", "7", '"abc"', '[["x"], true, []]', '["x", true, [{}]]', "[" * 7_000]
+    "payload", ["", "[]", "7", '"abc"', '[["x"], true, []]', '["x", true, [{}]]', "[" * 7_000]
 )
-async def test_what_strangers_say_on_the_channel_harms_nobody(
-    store: Store, takers: Takers, database: Database, said: str
+async def test_notifications_of_other_programs_are_ignored(
+    store: Store, takers: Takers, database: Database, payload: str
 ) -> None:
     async with listening(database) as other:
         await takers.start("first", "topic")
         ((stamp,),) = database.execute("SELECT value FROM meta WHERE key = 'stamp'")
-        database.execute("SELECT pg_notify(%s, %s)", (f"exotrio_{stamp}", said))
+        database.execute("SELECT pg_notify(%s, %s)", (f"exotrio_{stamp}", payload))
         await other.write(offer, "topic", "a")
         assert await takers.taken(1) == [("first", "a")]
 
@@ -293,7 +282,7 @@ async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, da
         assert await takers.taken(1) == [("first", "a")]
 
 
-async def test_a_manager_that_heard_nothing_for_a_while_looks_for_all_that_it_missed(
+async def test_a_manager_that_begins_to_listen_again_runs_all_that_waits(
     store: Store, takers: Takers, database: Database
 ) -> None:
     async with listening(database) as other:
