@@ -93,7 +93,7 @@ def _lock_runs(tx: Transaction, graph: int, condition: str, locked: set[int]) ->
     """Lock some runs of a graph that meet a condition, and return their public ids.
 
     While none is ``locked``, it waits for runs that other transactions have locked. Later it skips those:
-    their transactions might wait for one of ours.
+    their transactions might wait for one of these.
     """
     ids = [row["id"] for row in _some_runs(tx, graph, condition, RUNS)]
     lock = tx.skip_locked("runs") if locked else tx.for_update("runs")

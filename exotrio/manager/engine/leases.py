@@ -87,27 +87,29 @@ def renew(
         state = known.get(seqs[beat.state_id] or 0)
         return None if state is None or state["token"] != beat.token else state
 
-    ours = [find_held(beat) for beat in beats]
+    states = [find_held(beat) for beat in beats]
     if in_process:
         changing = [
             state["seq"]
-            for beat, state in zip(beats, ours, strict=True)
+            for beat, state in zip(beats, states, strict=True)
             if state is not None and _is_written(beat, state)
         ]
         if changing:
             # Read again: an outcome may have been recorded before the lock.
             known |= _reported(tx, namespace, changing, locked=True)
-            ours = [find_held(beat) for beat in beats]
-    held = {state["seq"]: state for state in ours if state is not None and _is_held(state)}
+            states = [find_held(beat) for beat in beats]
+    held = {state["seq"]: state for state in states if state is not None and _is_held(state)}
     running = {
         state["seq"]
-        for beat, state in zip(beats, ours, strict=True)
+        for beat, state in zip(beats, states, strict=True)
         if state is not None and beat.running and state["seq"] in held and not state["begun"]
     }
     _renew(tx, list(held.values()), running, now + terms.lease_ttl_ms)
-    cancelled = _cancelled(tx, {state["run"] for state in ours if state is not None and not _is_held(state)})
+    cancelled = _cancelled(
+        tx, {state["run"] for state in states if state is not None and not _is_held(state)}
+    )
     replies = []
-    for beat, state in zip(beats, ours, strict=True):
+    for beat, state in zip(beats, states, strict=True):
         if state is None:
             result = HeartbeatResult.LOST
         elif state["seq"] in held:

@@ -320,7 +320,7 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
 
 
 def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
-    """Whether a state that fails with this error is tried once more."""
+    """Whether a state that fails with this error is retried."""
     return item.retry and state.retry_count < run.template.body.retry_policy.max_retries
 
 

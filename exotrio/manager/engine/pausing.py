@@ -1,9 +1,10 @@
-"""Pausing: a node whose states wait, since nothing of it is claimed; a graph whose schedule triggers nothing.
+"""Pausing a node, of which no state is claimed then, or the schedules of a graph, which trigger nothing then.
 
-Both are columns of what is paused, so they are the same at every state manager, and stay when a node is
-registered again or a graph is stored again. What runs goes on. The claim reads the column in the statement
-that looks for states (``claims``), so that no claim that begins after the pause takes one. State managers of
-version 1 of the tables, which may be there during an update, do not know these columns: they pause nothing.
+Both are columns of the paused row, so they are the same at every state manager, and stay when a node is
+registered again or a graph is stored again. Running states are not affected. A claim reads the column in the
+statement that searches for states (``claims``), so that no claim that begins after the pause takes one. State
+managers of version 1 of the tables, which may be there during an update, do not know these columns: they
+pause nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
 MAX_ANNOUNCED = 20_000
-"""Waiting states of a resumed node whose runs are announced. Who waits for a state of one run alone, which is
-`exotrio run`, and is not told of it asks again within 15 s."""
+"""Waiting states of a resumed node whose runs are announced. A claim for one run (`exotrio run`) that misses
+its announcement is repeated within 15 s."""
 
 
 def pause_node(tx: Transaction, namespace: str, name: str) -> WithEffects[int]:
@@ -28,7 +29,7 @@ def pause_schedule(tx: Transaction, namespace: str, graph: str) -> WithEffects[i
 
 
 def resume_node(tx: Transaction, namespace: str, name: str) -> WithEffects[None]:
-    """Let states of a node be claimed again, and wake who waits for them."""
+    """Let states of a node be claimed again, and announce them."""
     node = _resume(tx, "nodes", "node", namespace, name)
     runs = tx.execute(
         "SELECT DISTINCT run FROM (SELECT run FROM states WHERE status = 'CREATED' AND node_id = ? LIMIT ?)"
@@ -39,7 +40,7 @@ def resume_node(tx: Transaction, namespace: str, name: str) -> WithEffects[None]
 
 
 def resume_schedule(tx: Transaction, namespace: str, graph: str) -> WithEffects[None]:
-    """Trigger a graph by its schedule again, from the next time on: those that passed are not made up."""
+    """Trigger a graph by its schedules again, from the next occurrence on; missed ones are not caught up."""
     _resume(tx, "graphs", "graph", namespace, graph)
     return WithEffects(None, NO_EFFECTS)
 

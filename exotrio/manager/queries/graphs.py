@@ -154,7 +154,7 @@ def secret_names(view: View, graph: Row) -> list[str]:
 
 
 def find_node(view: View, namespace: str, name: str) -> Row:
-    """Return a registered node; refuse with 404 if there is none."""
+    """Return a registered node; raise NotFound if there is none."""
     row = view.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
     if row is None:
         raise NotFound(f"there is no node {name!r} in namespace {namespace!r}")

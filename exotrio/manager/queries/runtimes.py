@@ -70,7 +70,7 @@ def runtimes_of(
 
 
 def find_runtime(view: View, namespace: str, worker_id: str, now: int) -> RuntimeRow:
-    """Return a runtime; refuse with 404 if it sent no request lately."""
+    """Return a runtime; raise NotFound if it sent no request lately."""
     row = view.row(
         f"SELECT * FROM workers WHERE namespace = ? AND worker_id = ? AND {_REMEMBERED}",
         (namespace, worker_id, *_remembered_since(now)),

@@ -1,4 +1,4 @@
-"""The edges of a graph: the rules for them, and which nodes come before and after which. Pure."""
+"""The edges of a graph: the rules for them, and which nodes precede and follow which. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Shape:
             for child in node.next_nodes or ():
                 self.predecessors[child].append(node.identifier)
         refuse("a united node has a wrong target", self._wrong_targets())
-        # First, since a graph that is one cycle has no root.
+        # Before the check for a root: a graph that is one cycle has none.
         refuse("the graph has a cycle", self._cycles())
         refuse("the graph is not connected", self._unconnected())
         dependencies = {
@@ -165,14 +165,14 @@ class Shape:
 
 
 def _topological(before: Mapping[str, list[str]]) -> tuple[list[str], set[str]]:
-    """Return names in an order in which each comes after those ``before`` it, and those left on cycles."""
+    """Return names in an order in which each follows those ``before`` it, and the names on cycles."""
     sorter = TopologicalSorter[str]()
     for name in before:  # first, so that equals keep their order
         sorter.add(name)
     for name, those in before.items():
         sorter.add(name, *those)
     order: list[str] = []
-    with suppress(CycleError):  # what is not on a cycle is sorted all the same
+    with suppress(CycleError):  # nodes that are not on a cycle are sorted nevertheless
         sorter.prepare()
     while ready := sorter.get_ready():
         order += ready

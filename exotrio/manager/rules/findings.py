@@ -45,7 +45,8 @@ _WORKER = "python -m exotrio worker FILE"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, in one line, what to do about it, and whether it needs attention or is information."""
+    """One thing to know, in one line, what to do about it, and whether it needs attention or is
+    information."""
 
     what: str
     fix: str = ""
@@ -82,9 +83,9 @@ def of_database(url: DatabaseUrl) -> list[Finding]:
 
 def of_overview(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
     """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
-    findings_or_none = [_of_node(node, overview.runtimes) for node in overview.nodes]
-    findings_or_none += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
-    findings = [finding for finding in findings_or_none if finding is not None]
+    candidates = [_of_node(node, overview.runtimes) for node in overview.nodes]
+    candidates += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
+    findings = [finding for finding in candidates if finding is not None]
     if failed := overview.errored:
         were = "was" if failed == 1 else "were"
         what = f"{plural(failed, 'state')} failed within 24 h and {were} not retried"

@@ -15,8 +15,8 @@ from exotrio.manager.rules.template import Template
 class Registered:
     """What a graph needs to know of a registered node: inputs and outputs are names with JSON schemas.
 
-    ``required`` names the inputs for which the node has no default. Only runs ask for them. ``digest`` is of
-    its declaration, and ``updated_at`` when it was registered last.
+    ``required`` names the inputs for which the node has no default; only runs use it. ``digest`` is that of
+    its declaration, and ``updated_at`` the time of its last registration.
     """
 
     id: int
@@ -31,7 +31,7 @@ class Registered:
 
 
 def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[Problem]:
-    """Return what keeps ``template`` from running with the registered nodes: the first problems of it.
+    """Return the first problems that keep ``template`` from running with the registered nodes.
 
     ``nodes`` has what is registered by (namespace, name).
     """

@@ -5,8 +5,8 @@ Pure: no database, no clock. Theory of operation:
 * A state's **chain** is the list of its ancestors' states. A plain node's state hangs below the
   state that created it; a united node's state hangs below the state ``t`` of its target ``T``, as
   if the branches between them did not exist.
-* ``ancestors`` of a place are the identifiers on *every* chain that can lead to it: the only ones
-  a placeholder may name.
+* ``ancestors`` of a place are the identifiers on *every* chain that can lead to it. A placeholder may
+  name only these.
 * The **group** of a united node U and a state t is every state with t in its chain whose place is
   in U's **region**: what lies below T, without U and what follows it, and without the other
   nodes that unite T (and what follows them) unless they precede U.
@@ -39,7 +39,7 @@ class Place:
         names: Identifiers that placeholders of its inputs name.
         keys: Store keys that they name.
         target: Whether some place unites this one.
-        timeout_ms: Most milliseconds for one execution, or None.
+        timeout_ms: Maximum of milliseconds for one execution, or None.
     """
 
     index: int

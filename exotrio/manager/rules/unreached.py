@@ -113,7 +113,7 @@ class _Reasons:
         return sum(numbers.values()), listed([name for name, number in numbers.items() if number], MAX_NAMED)
 
     def _fate(self, index: int) -> str:
-        """Return a place and what became of its states."""
+        """Return a place and how its states ended."""
         if not _number(self._counts, index, None):
             return f"{self._name(index)}, which was not reached either"
         pending = _number(self._counts, index, _PENDING)
