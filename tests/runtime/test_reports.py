@@ -183,21 +183,6 @@ async def test_a_state_whose_error_is_refused_too_is_abandoned_and_logged(
     assert state in caplog.text
 
 
-async def test_eight_500s_in_a_row_while_others_get_through_count_as_a_refusal(
-    autojump_clock: MockClock,
-) -> None:
-    def fail() -> httpx.Response:
-        server.add("Says")  # which gets through
-        return reply(500)
-
-    server = V0Server()
-    (bad,) = server.add("Says")
-    server.before = fails = Fails(("executed",), fail, state_ids=frozenset({bad}))
-    async with running(server, Says):
-        await server.until(ERRORED=1, EXECUTED=8)
-    assert fails.count == 8
-
-
 @pytest.mark.parametrize("status", [404, 409, 400])
 async def test_a_report_for_a_state_that_is_no_longer_ours_is_dropped(
     autojump_clock: MockClock, status: int

@@ -480,16 +480,6 @@ async def test_a_late_claim_is_handed_back_at_once_though_every_worker_is_busy(
         assert trio.current_time() < 5
 
 
-async def test_the_flush_tries_once_more_whatever_retry_after_said(autojump_clock: MockClock) -> None:
-    server = V0Server()
-    server.before = Fails(("executed",), lambda: reply(503, **{"Retry-After": "3600"}), times=1)
-    server.add("Quick")
-    async with running(server, Quick, grace=0):
-        await server.until(lambda: len(server.routes("executed")) == 1)
-    assert trio.current_time() < 4
-    assert server.statuses() == {"EXECUTED": 1}
-
-
 async def test_a_defect_inside_hands_back_what_is_held_and_is_raised_bare(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
