@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+import exotrio
 from exotrio._children.child_process import SOCKET, ChildProcess
 from tests.support.processes import ROOT, TEST_TIMEOUT, Process, is_running, until_gone
 
@@ -68,7 +69,7 @@ def test_the_options_of_the_interpreter_are_passed_on(tmp_path: Path, options: l
 
 BEGIN = f"""
 import os, signal, subprocess, sys, time
-sys.path.insert(0, {str(ROOT)!r})
+sys.path.insert(0, {str(Path(exotrio.__file__).parents[1])!r})
 from exotrio._children.parent_process import ParentProcess, unblock_signals
 parent = ParentProcess(int(sys.argv[1]))
 """
