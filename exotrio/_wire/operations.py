@@ -99,7 +99,7 @@ class RunsQuery(PageQuery):
 
 
 class RunPage(Body):
-    """A page of runs; ``next`` is None on the last one. Earlier ones may be short, or empty."""
+    """A page of runs; ``next`` is None on the last one."""
 
     runs: list[RunSummary]
     next: str | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Never, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack
 from urllib.parse import urlencode
 
 import anyio
@@ -24,7 +24,6 @@ from exotrio.errors import (
 
 if TYPE_CHECKING:
     from exotrio._http.endpoint import Endpoint
-    from exotrio._wire.operations import PageQuery
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -74,20 +73,6 @@ class Calls:
                 raise not_a_manager(self.http, f"its {what}", "it answered 404", error) from error
 
         return await self.repeat(fetch)
-
-    async def fetch_page(self, model: type[M], route: Literal["runs", "states"], query: PageQuery) -> M:
-        """Fetch a page, by several requests if need be: each searches a limited number of entries."""
-        entries: list[Any] = []
-        limit = query.limit
-        while True:
-            page: Any = await self.fetch(model, "GET", self.native(route, query=query))
-            entries += getattr(page, route)
-            left = limit - len(entries)
-            # The same cursor twice would be requested without end.
-            if left <= 0 or page.next in (None, query.before):
-                full: M = page.model_copy(update={route: entries})
-                return full
-            query = query.model_copy(update={"before": page.next, "limit": left})
 
     async def prefer_native(
         self, native: Callable[[], Awaitable[T]], otherwise: Callable[[], Awaitable[T]]

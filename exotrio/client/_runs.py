@@ -115,10 +115,8 @@ class RunCalls(StockCalls):
         query = checked_query(
             RunsQuery, graph=graph, status=status, since=since, key=key, limit=limit, before=before
         )
-        return await self._calls.native_only(
-            lambda: self._calls.fetch_page(RunPage, "runs", query),
-            "runs cannot be searched",
-            "page through runs()",
+        return await self._calls.fetch_native(
+            RunPage, "GET", ("runs",), "runs cannot be searched", "page through runs()", query
         )
 
     async def run(self, run_id: str) -> RunGraph:

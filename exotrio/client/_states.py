@@ -67,7 +67,7 @@ class StateCalls(RunCalls):
             before=before,
         )
         return await self._calls.prefer_native(
-            lambda: self._calls.fetch_page(StatePage, "states", query), lambda: self._states_of_run(query)
+            lambda: self._filled_page(query), lambda: self._states_of_run(query)
         )
 
     async def outputs(self, run: Run | str, identifier: str) -> list[dict[str, Any]]:
@@ -193,6 +193,19 @@ class StateCalls(RunCalls):
             else:
                 reply.retried.append(RetriedState(state_id=state.id, new_state_id=new.id, status=new.status))
         return reply
+
+    async def _filled_page(self, query: StatesQuery) -> StatePage:
+        """Repeat the request until the page is full, since each searches a limited number of states."""
+        states: list[StateSummary] = []
+        limit = query.limit
+        while True:
+            page = await self._calls.fetch(StatePage, "GET", self._calls.native("states", query=query))
+            states += page.states
+            left = limit - len(states)
+            # The same cursor twice would be requested without end.
+            if left <= 0 or page.next in (None, query.before):
+                return StatePage(states=states, next=page.next)
+            query = query.model_copy(update={"before": page.next, "limit": left})
 
     async def _states_of_run(self, query: StatesQuery) -> StatePage:
         if query.run is None:

@@ -242,7 +242,7 @@ class Native:
     @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage)
     async def states(self, request: Request, namespace: str, query: operations.StatesQuery) -> Response:
         page = await self._store.read_with_deadline(state_queries.list_states, namespace, query)
-        return reply(page.model_dump(mode="json", exclude_unset=True))
+        return reply(page)
 
     @ApiRoute("GET", NS + "/state/{state_id}", "Show the history of a state", operations.StateHistory)
     async def state(self, request: Request, namespace: str, state_id: str) -> Response:

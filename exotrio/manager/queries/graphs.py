@@ -15,7 +15,7 @@ from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.graphs import GRAPHS, paused, shown_graph
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import Page
-from exotrio.manager.queries.runs import newest_rows, summarize_run
+from exotrio.manager.queries.runs import newest_runs, read_run
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -111,9 +111,9 @@ def list_graphs(view: View, namespace: str, after: str = "") -> Page[bytes]:
 def show_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
     """Return the graphs of a namespace, by name, each with its last run and its next scheduled one."""
     last: dict[str, RunSummary] = {}
-    for row in newest_rows(view, namespace, MAX_RUNS_SEARCHED):
+    for row in newest_runs(view, namespace, MAX_RUNS_SEARCHED):
         if row["graph_name"] not in last:
-            last[row["graph_name"]] = summarize_run(row)
+            last[row["graph_name"]] = read_run(row)
     return [
         {
             "name": row["name"],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from exotrio._util.times import from_unix_ms
-from exotrio._wire.overview import MAX_RUNTIMES, NodeLoad, OldestState, Overview, RuntimeInfo, Throughput
+from exotrio._util.times import timestamp
+from exotrio._wire.overview import MAX_RUNTIMES, OldestState, RuntimeInfo, RuntimeList
 from exotrio.manager.queries.load import (
     HOUR,
     MAX_COUNTED,
@@ -17,7 +17,7 @@ from exotrio.manager.queries.load import (
     nodes_of,
     performance,
 )
-from exotrio.manager.queries.runs import newest_runs
+from exotrio.manager.queries.runs import newest_runs, summarize_run
 from exotrio.manager.queries.runtimes import live_v0_runtimes, offered, runtimes_of
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.store.view import View
@@ -40,43 +40,49 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
     }
 
 
-def show_overview(view: View, namespace: str, now: int, runs: int) -> Overview:
-    """Return what happens in a namespace, with its newest runs; ``now`` is in ms on the clock of leases."""
+def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, Any]:
+    """Return what happens in a namespace, as an ``Overview`` travels, with its newest runs.
+
+    ``now`` is in ms on the clock of leases.
+    """
     node_ids = nodes_of(view, namespace)
     held = count_held(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace, held=held)}
     hour = trend(view, "1h", nodes=node_ids)
     offers = offered(view, namespace, now)
     runtimes = list[RuntimeInfo](runtimes_of(view, namespace, now, held.by_worker))
-    return Overview(
-        namespace=namespace,
-        at=from_unix_ms(view.now_ms),
+    shown = RuntimeList(workers=runtimes[:MAX_RUNTIMES], v0=[])
+    return {
+        "namespace": namespace,
+        "at": timestamp(view.now_ms),
         **current(view, node_ids, list(backlogs.values())),
-        throughput=Throughput(
-            first_minute=hour.first_ms // hour.width_ms, ended=hour.ended, failed=hour.failed
-        ),
-        nodes=[
+        "throughput": {
+            "first_minute": hour.first_ms // hour.width_ms,
+            "ended": hour.ended,
+            "failed": hour.failed,
+        },
+        "nodes": [
             _node(view, node_id, backlogs[name], offers.get(name, [])) for node_id, name in node_ids.items()
         ],
-        runtimes=runtimes[:MAX_RUNTIMES],
-        runtime_count=len(runtimes),
-        v0_runtimes=len(live_v0_runtimes(view, namespace, now)),
-        runs=newest_runs(view, namespace, runs),
-    )
+        "runtimes": shown.model_dump(mode="json", by_alias=True)["workers"],
+        "runtime_count": len(runtimes),
+        "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
+        "runs": [summarize_run(row) for row in newest_runs(view, namespace, runs)],
+    }
 
 
-def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> NodeLoad:
+def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> dict[str, Any]:
     recent = performance(view, node_id, HOUR)
-    return NodeLoad(
-        name=backlog.node,
-        waiting=backlog.waiting,
-        eligible=backlog.eligible,
-        oldest_ms=round(backlog.oldest * 1000),
-        running=backlog.held,
-        ended=recent["ended"],
-        failed=recent["failed"],
-        p50_ms=recent["p50"],
-        p95_ms=recent["p95"],
-        offered_by=offered_by,
-        paused_at=from_unix_ms(backlog.paused_at),
-    )
+    return {
+        "name": backlog.node,
+        "waiting": backlog.waiting,
+        "eligible": backlog.eligible,
+        "oldest_ms": round(backlog.oldest * 1000),
+        "running": backlog.held,
+        "ended": recent["ended"],
+        "failed": recent["failed"],
+        "p50_ms": recent["p50"],
+        "p95_ms": recent["p95"],
+        "offered_by": offered_by,
+        "paused_at": None if backlog.paused_at is None else timestamp(backlog.paused_at),
+    }

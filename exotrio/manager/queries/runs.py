@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from pydantic_core import to_json
 
-from exotrio._util.times import from_unix_ms, moment_ms
-from exotrio._wire.native import NodeCounts, Run
-from exotrio._wire.operations import MAX_PAGE, RunPage, RunsQuery
+from exotrio._util.times import moment_ms, timestamp
+from exotrio._wire.operations import MAX_PAGE, RunsQuery
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
@@ -48,22 +48,27 @@ def run_size(run: Row) -> int:
     return int(run["pending"] + run["success"] + run["errored"] + run["retried"])
 
 
-def summarize_run(run: Row) -> RunSummary:
-    """Return a run, selected by ``RUNS``, as every list shows it."""
-    return RunSummary(
-        run_id=run["run_id"],
-        graph_name=run["graph_name"],
-        success_count=run["success"],
-        pending_count=run["pending"],
-        errored_count=run["errored"],
-        retried_count=run["retried"],
-        total_count=run_size(run),
-        status=status_of(run),
-        created_at=from_unix_ms(run["created_at"]),
-        finished_at=from_unix_ms(run["finished_at"]),
-        cancelled_at=from_unix_ms(run["cancelled_at"]),
-        key=run["key"],
-    )
+def summarize_run(run: Row) -> dict[str, Any]:
+    """Return a run, selected by ``RUNS``, as a ``RunSummary`` travels: the models cost ten times as much."""
+    return {
+        "run_id": run["run_id"],
+        "graph_name": run["graph_name"],
+        "success_count": run["success"],
+        "pending_count": run["pending"],
+        "errored_count": run["errored"],
+        "retried_count": run["retried"],
+        "total_count": run_size(run),
+        "status": status_of(run).value,
+        "created_at": timestamp(run["created_at"]),
+        "finished_at": None if run["finished_at"] is None else timestamp(run["finished_at"]),
+        "cancelled_at": None if run["cancelled_at"] is None else timestamp(run["cancelled_at"]),
+        "key": run["key"],
+    }
+
+
+def read_run(run: Row) -> RunSummary:
+    """Return a run, selected by ``RUNS``, for a page: what a client reads from ``summarize_run``."""
+    return RunSummary.model_validate(summarize_run(run))
 
 
 def find_runs(
@@ -74,19 +79,21 @@ def find_runs(
     status: RunStatus | None = None,
     is_cancelled: bool | None = None,
     since_ms: int = 0,
-    key: str | None = None,
     text: str = "",
     before: str = "",
     limit: int = PAGE_SIZE,
-) -> Page[RunSummary]:
+) -> Page[Row]:
     """Return one page of the runs that match every argument, newest first, after the cursor ``before``.
 
-    ``text`` occurs in the run's key, or in an input, an output or an error of one of its states.
+    Its rows are selected by ``RUNS``. ``text`` occurs in the run's key, or in an input, an output or an error
+    of one of its states.
     """
+    where = Where()
+    where.add("runs.created_at >= ?", since_ms)
     reader = _Reader(view, text)
-    matches: list[RunSummary] = []
+    matches: list[Row] = []
     last: Row | None = None
-    for searched, row in enumerate(_newest_first(view, namespace, before, since_ms, key)):
+    for searched, row in enumerate(_newest_first(view, namespace, where, before, READ_AT_ONCE)):
         is_full = len(matches) == limit
         if is_full or searched == MAX_SEARCHED or reader.left <= 0:
             assert last is not None
@@ -98,28 +105,24 @@ def find_runs(
             and is_cancelled in (None, row["cancelled_at"] is not None)
             and reader.finds(row)
         ):
-            matches.append(summarize_run(row))
+            matches.append(row)
     return Page(matches)
 
 
-def _newest_first(view: View, namespace: str, before: str, since_ms: int, key: str | None) -> Iterator[Row]:
-    """Yield the runs after a cursor. They are read in parts, since PostgreSQL's driver reads all rows of a
-    statement, and most pages end soon."""
+def _newest_first(
+    view: View, namespace: str, where: Where, before: str, at_once: int, source: str = RUNS
+) -> Iterator[Row]:
+    """Yield the runs after a cursor, selected by ``source``. They are read in parts of ``at_once``, since
+    PostgreSQL's driver reads all rows of a statement, and most pages end soon."""
     cursor = _read_cursor(before) or (2**62, 2**62)
-    where, runs = Where(), RUNS
-    where.add("runs.namespace = ? AND runs.created_at >= ?", namespace, since_ms)
-    if key is not None:
-        where.add("key = ? AND key IS NOT NULL", key)
-        # SQLite would otherwise search all runs of the namespace, in the order of the page.
-        runs = RUNS.replace(" FROM runs ", " FROM runs INDEXED BY runs_by_key ")
     while True:
         rows = view.execute(
-            f"{runs} WHERE {where} AND (runs.created_at, runs.id) < (?, ?)"
+            f"{source} WHERE runs.namespace = ? AND (runs.created_at, runs.id) < (?, ?) AND {where}"
             " ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-            (*where.parameters, *cursor, READ_AT_ONCE),
+            (namespace, *cursor, *where.parameters, at_once),
         ).fetchall()
         yield from rows
-        if len(rows) < READ_AT_ONCE:
+        if len(rows) < at_once:
             return
         cursor = rows[-1]["created_at"], rows[-1]["id"]
 
@@ -167,44 +170,56 @@ def _like(text: str) -> str:
     return f"%{text}%"
 
 
-def list_runs(view: View, namespace: str, query: RunsQuery) -> RunPage:
-    """Return one page of the runs that match a query of the native API."""
+# As ``run_status`` derives it.
+_STATUS = {
+    RunStatus.PENDING: "pending > 0",
+    RunStatus.FAILED: "pending = 0 AND (errored > 0 OR success + retried = 0)",
+    RunStatus.SUCCESS: "pending = 0 AND errored = 0 AND success + retried > 0",
+}
+
+
+def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
+    """Return one page of the runs that match a query of the native API, as a ``RunPage`` travels."""
+    where, source = Where(), RUNS
     if query.graph is not None:
-        find_graph(view, namespace, query.graph)
+        where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
+    if query.key is not None:
+        where.add("key = ? AND key IS NOT NULL", query.key)
+        # SQLite would otherwise search all runs of the namespace, in the order of the page.
+        source = RUNS.replace(" FROM runs ", " FROM runs INDEXED BY runs_by_key ")
+    if query.status is not None:
+        where.add(_STATUS[query.status])
+    if query.since is not None:
+        where.add("runs.created_at >= ?", moment_ms(query.since))
     if query.before is not None and _read_cursor(query.before) is None:
         raise InvalidQuery(f"before is {query.before!r}, which is not the next of a page of runs")
-    page = find_runs(
-        view,
-        namespace,
-        graph=query.graph or "",
-        status=query.status,
-        since_ms=0 if query.since is None else moment_ms(query.since),
-        key=query.key,
-        before=query.before or "",
-        limit=query.limit,
-    )
-    return RunPage(runs=list(page.rows), next=page.next)
+    count = query.limit + 1
+    rows = list(islice(_newest_first(view, namespace, where, query.before or "", count, source), count))
+    page = rows[: query.limit]
+    return {
+        "runs": [summarize_run(row) for row in page],
+        "next": _cursor(page[-1]) if len(rows) > len(page) else None,
+    }
 
 
 def list_runs_v0(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
     """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
     size = min(size, MAX_PAGE)
     total = view.one("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,))[0]
-    runs = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
+    rows = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
     return {
         "namespace": namespace,
         "total": total,
         "page": page,
         "size": size,
-        "runs": [run.model_dump(mode="json", exclude=NATIVE_FIELDS) for run in runs],
+        "runs": [
+            {name: value for name, value in summarize_run(row).items() if name not in NATIVE_FIELDS}
+            for row in rows
+        ],
     }
 
 
-def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[RunSummary]:
-    return [summarize_run(row) for row in newest_rows(view, namespace, limit, offset)]
-
-
-def newest_rows(view: View, namespace: str, limit: int, offset: int = 0) -> list[Row]:
+def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[Row]:
     """Return the newest runs, selected by ``RUNS``."""
     return view.execute(
         RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
@@ -247,30 +262,30 @@ def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) 
     return why_unreached(view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None)
 
 
-def show_run(view: View, namespace: str, run_id: str) -> Run:
-    """Return one run with its counts per place, in the order of the template."""
+def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
+    """Return one run with its counts per place, in the order of the template, as a ``Run`` travels."""
     run = find_run(view, namespace, run_id)
     counts = counts_of(view, run["id"])
     paused = paused_places(view, run, counts)
     unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
     nodes = [
-        NodeCounts(
-            identifier=place.identifier,
-            node_name=place.node_name,
-            counts=counts.get(place.index, {}),
-            not_reached=unreached.get(place.index),
-            paused_at=from_unix_ms(paused.get(place.index)),
-        )
+        {
+            "identifier": place.identifier,
+            "node_name": place.node_name,
+            "counts": counts.get(place.index, {}),
+            "not_reached": unreached.get(place.index),
+            "paused_at": timestamp(paused[place.index]) if place.index in paused else None,
+        }
         for place in view.template(run["template"]).places
     ]
-    return Run(**dict(summarize_run(run)), nodes=nodes)
+    return {**summarize_run(run), "nodes": nodes}
 
 
-def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[Run | None]:
+def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[dict[str, Any] | None]:
     """Return a run as ``show_run`` does, or None while it has not ended."""
     run = show_run(tx, namespace, run_id)
     effects = Effects(waits_for={run_id: math.inf})
-    return WithEffects(None if run.status is RunStatus.PENDING else run, effects)
+    return WithEffects(None if run["status"] == RunStatus.PENDING else run, effects)
 
 
 def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:

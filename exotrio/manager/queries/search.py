@@ -14,7 +14,7 @@ from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.load import graphs_of, nodes_of
 from exotrio.manager.queries.paging import Page
-from exotrio.manager.queries.runs import find_runs, summarize_run
+from exotrio.manager.queries.runs import find_runs, read_run
 from exotrio.manager.queries.states import ListedState, show_states
 from exotrio.manager.store.view import View
 
@@ -58,7 +58,7 @@ def find(view: View, namespace: str, text: str) -> Hits:
         for names in (graphs_of, nodes_of)
     )
     texts = find_runs(view, namespace, text=text)
-    further = [run for run in texts.rows if run.run_id not in run_ids]
+    further = [read_run(row) for row in texts.rows if row["run_id"] not in run_ids]
     return Hits(
         runs=runs,
         states=states,
@@ -83,7 +83,7 @@ def _runs(view: View, namespace: str, text: str) -> list[RunSummary]:
     rows = view.execute(f"{RUNS} WHERE {view.any_of('runs.id')}", (view.items(sorted(numbers)),))
     in_namespace = [row for row in rows if row["namespace"] == namespace]
     newest = sorted(in_namespace, key=lambda row: (row["created_at"], row["id"]), reverse=True)
-    return [summarize_run(row) for row in newest[:MAX_HITS]]
+    return [read_run(row) for row in newest[:MAX_HITS]]
 
 
 def _states(view: View, namespace: str, text: str) -> list[ListedState]:

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from pydantic_core import from_json
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
-from exotrio._util.times import from_unix_ms
-from exotrio._wire.operations import StatePage, StatesQuery, StateSummary
+from exotrio._util.times import timestamp
+from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR
 from exotrio.manager.queries.graphs import find_node
@@ -99,11 +99,11 @@ def spent(state: Row, now_ms: int) -> tuple[int, int | None]:
     return runs - waits, max(0, until - runs)
 
 
-def list_states(view: View, namespace: str, query: StatesQuery) -> StatePage:
-    """Return one page of the states whose node is of a namespace, newest first.
+def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
+    """Return one page of the states whose node is of a namespace, newest first, as a ``StatePage`` travels.
 
     The page may be short, or empty, and yet have a next one: where hardly any state matches, searching all of
-    them would take seconds; and outputs may be large. ``outputs`` is unset unless the query wants it.
+    them would take seconds; and outputs may be large.
     """
     where = Where()
     where.add("node_id IN (SELECT id FROM nodes WHERE namespace = ?)", namespace)
@@ -130,20 +130,21 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> StatePage:
     floor = max(0, before - WINDOW) if run is None else 0
     where.add("seq < ? AND seq >= ?", before, floor)
     size = "length(outputs)" if query.outputs else "0"
-    rows = view.execute(
-        f"SELECT seq, {size} AS size FROM states WHERE {where} ORDER BY seq DESC LIMIT ?",
+    rows = _select(
+        view,
+        f"{LINE_OF_ERROR}, {size} AS size",
+        f"{where} ORDER BY seq DESC LIMIT ?",
         (*where.parameters, query.limit + 1),
-    ).fetchall()
+    )
     sizes = accumulate(row["size"] for row in rows[: query.limit])
-    page = [row["seq"] for row in rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]]
-    following = page[-1] if len(rows) > len(page) else _newest_below(view, floor) + 1
-    states = [
-        StateSummary(
-            **_summary(view, row), **({"outputs": from_json(row["outputs"])} if query.outputs else {})
-        )
-        for row in read_rows(view, page, LINE_OF_ERROR + (", outputs" if query.outputs else ""))
-    ]
-    return StatePage(states=states, next=view.state_id(following) if following > 1 else None)
+    page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
+    following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
+    states = [_summary(view, row) for row in page]
+    if query.outputs:
+        seqs = [row["seq"] for row in page]
+        for state, row in zip(states, read_rows(view, seqs, "outputs"), strict=True):
+            state["outputs"] = from_json(row["outputs"])
+    return {"states": states, "next": view.state_id(following) if following > 1 else None}
 
 
 def _newest_below(view: View, number: int) -> int:
@@ -262,25 +263,30 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
     for row in read_rows(view, seqs, f"{LINE_OF_ERROR}, {begins}"):
         waited, ran = spent(row, view.now_ms)
         begin = {"begin_of_inputs": row["inputs"], "begin_of_outputs": row["outputs"]}
-        states.append(ListedState(**_summary(view, row), **begin, waited=waited, ran=ran))
+        fields = {**_summary(view, row), **begin, "waited": waited, "ran": ran}
+        states.append(ListedState.model_validate(fields))
     return states
 
 
 def read_rows(view: View, seqs: Sequence[int], columns: str) -> list[Row]:
-    """Return states by their numbers, in that order, with what their runs say and with more ``columns``."""
-    rows = view.execute(
-        "SELECT seq, place, states.status, retry_count, enqueue_after, states.created_at, claimed_at,"
-        " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name,"
-        f" {columns} FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
-        f" JOIN graphs ON graphs.id = runs.graph WHERE {view.any_of('seq')}",
-        (view.items(seqs),),
-    )
-    by_number = {row["seq"]: row for row in rows.fetchall()}
+    """Return states by their numbers, in that order, with data of their runs and with more ``columns``."""
+    rows = _select(view, columns, view.any_of("seq"), (view.items(seqs),))
+    by_number = {row["seq"]: row for row in rows}
     return [by_number[seq] for seq in seqs]
 
 
+def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...]) -> list[Row]:
+    return view.execute(
+        "SELECT seq, place, states.status, retry_count, enqueue_after, states.created_at, claimed_at,"
+        " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name,"
+        f" {columns} FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
+        f" JOIN graphs ON graphs.id = runs.graph WHERE {condition}",
+        parameters,
+    ).fetchall()
+
+
 def _summary(view: View, row: Row) -> dict[str, Any]:
-    """Return the fields of a ``StateSummary``, from a row with ``LINE_OF_ERROR``."""
+    """Return a row with ``LINE_OF_ERROR`` as a ``StateSummary`` travels."""
     return {
         "id": view.state_id(row["seq"]),
         "node_name": row["name"],
@@ -290,7 +296,7 @@ def _summary(view: View, row: Row) -> dict[str, Any]:
         "status": row["status"],
         "error": row["error"] and message_line(row["error"]),
         "retry_count": row["retry_count"],
-        "created_at": from_unix_ms(row["created_at"]),
-        "finished_at": from_unix_ms(row["finished_at"]),
+        "created_at": timestamp(row["created_at"]),
+        "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
         "worker": row["worker"],
     }

@@ -22,7 +22,7 @@ from exotrio.manager.queries.run_detail import (
     read_states,
     spans_of,
 )
-from exotrio.manager.queries.runs import counts_of, summarize_run, unreached_in
+from exotrio.manager.queries.runs import counts_of, read_run, unreached_in
 from exotrio.manager.queries.state_detail import logs_of
 from exotrio.manager.queries.states import MAX_SEARCHED, spent, was_cancelled
 from exotrio.manager.rules.template import Place
@@ -72,7 +72,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
     events = [{**event, "worker": texts.begin(event["worker"] or "")} for event in events]
-    summary = summarize_run(run)
+    summary = read_run(run)
     summary.key = texts.begin(summary.key) if summary.key and values else None
     sheet = style() + style("export.css")
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()

@@ -16,7 +16,7 @@ from exotrio.manager.queries.load import (
     nodes_of,
 )
 from exotrio.manager.queries.overview import DAY_MS, current
-from exotrio.manager.queries.runs import newest_runs
+from exotrio.manager.queries.runs import newest_runs, read_run
 from exotrio.manager.queries.runtimes import count_buffered, live_v0_runtimes
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.store import tallies
@@ -46,7 +46,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "failing" in parts:
         data["failing"] = {"nodes": _failing(view, nodes)}
     if "runs" in parts:
-        newest = newest_runs(view, request.namespace, RUNS_SHOWN)
+        newest = [read_run(row) for row in newest_runs(view, request.namespace, RUNS_SHOWN)]
         data["runs"] = {"runs": newest, "of_graph": None, "searched": None}
     return data
 

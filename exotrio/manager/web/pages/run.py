@@ -10,7 +10,7 @@ from exotrio.manager.engine.states import CREATED, STATUSES, SUCCESS
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SPANS, events_of, spans_of
-from exotrio.manager.queries.runs import counts_of, paused_places, run_size, summarize_run, unreached_in
+from exotrio.manager.queries.runs import counts_of, paused_places, read_run, run_size, unreached_in
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
@@ -189,7 +189,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     return {
         "page": {
             "title": f"Run {request.params['run_id'][:8]}",
-            "run": summarize_run(run.run),
+            "run": read_run(run.run),
             "beginning": beginning,
         },
         **{name: load_fragment(run) for name, load_fragment in FRAGMENTS.items() if name in parts},

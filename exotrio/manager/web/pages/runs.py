@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from exotrio._util.times import moment_ms
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.queries.load import graphs_of
-from exotrio.manager.queries.runs import find_runs
+from exotrio.manager.queries.runs import find_runs, read_run
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest
 
@@ -49,7 +49,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             before=query.get("before", ""),
         )
         data["list"] = {
-            "runs": page.rows,
+            "runs": [read_run(row) for row in page.rows],
             "searched": page.searched,
             "next": page.next and request.link("runs", **filters, before=page.next),
             "back": request.link("runs", **filters) if query.get("before") else None,

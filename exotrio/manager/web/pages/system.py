@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from exotrio._util.words import bytes_text, one_line
 from exotrio._version import VERSION
-from exotrio._wire.overview import STALE, DatabaseState
+from exotrio._wire.overview import STALE, DatabaseState, Overview
 from exotrio.manager.queries.checkup import last_backup, show_checkup, show_managers
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.rules.findings import of_checkup, of_overview
@@ -19,7 +19,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "system" in parts:
         service, now = request.service, request.monotonic
         checkup = show_checkup(view, request.namespace, service.terms, now, service.store.describe)
-        overview = show_overview(view, request.namespace, now, 0)
+        overview = Overview.model_validate(show_overview(view, request.namespace, now, 0))
         findings = [*of_checkup(checkup, VERSION, STALE), *of_overview(overview, checkup.lease_ttl)]
         data["system"] = {
             "findings": sorted(findings, key=lambda finding: not finding.attention),
