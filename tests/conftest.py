@@ -14,13 +14,21 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import exotrio
 from tests.browser.chromium import INSTALL
-from tests.support import hypothesis_profiles, postgres  # noqa: F401 - the profiles register themselves
+from tests.support import postgres
 
 TESTS = Path(__file__).parent
 SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index that can be reached."
+
+
+# How fast the machine is, is not tested. ``--hypothesis-profile=long`` searches deeper.
+both = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", both, max_examples=24)
+settings.register_profile("long", both, max_examples=3000)
+settings.load_profile("short")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -22,7 +22,7 @@ def processes(plan: Plan) -> Iterator[Sample]:
 
 
 def _rate(plan: Plan, count: int) -> float:
-    command = ["-m", "exotrio", "worker", "tests.bench.worker", "--processes", str(count)]
+    command = ["-m", "exotrio", "worker", "tests.bench.work", "--processes", str(count)]
     with apart(plan.folder) as where, python(command, where=where) as process:
         for _ in range(count):
             until(process, "works as")

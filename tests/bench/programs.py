@@ -52,7 +52,7 @@ def _import_time(statement: str) -> float:
 def worker(plan: Plan) -> Iterator[Sample]:
     """Memory and CPU of an idle worker process, and how long idle and busy ones take to stop."""
     with apart(plan.folder) as where:
-        with python(["-m", "exotrio", "worker", "tests.bench.worker"], where=where) as process:
+        with python(["-m", "exotrio", "worker", "tests.bench.work"], where=where) as process:
             until(process, "running")
             time.sleep(min(1.0, plan.seconds))
             begin = cpu_seconds(process.pid)
@@ -61,7 +61,7 @@ def worker(plan: Plan) -> Iterator[Sample]:
             yield Sample("idle worker, CPU", used / plan.seconds * 100, "%", max_goal=0.5)
             yield Sample("idle worker, memory", _memory(process.pid), "MB", max_goal=58)
             yield Sample("SIGTERM to exit, idle worker", _stop(process), "s")
-        with python(["-m", "exotrio", "worker", "tests.bench.worker"], where=where) as process:
+        with python(["-m", "exotrio", "worker", "tests.bench.work"], where=where) as process:
             until(process, "running")
             trio.run(_keep_busy, where, plan.states * 10)
             yield Sample("SIGTERM to exit, busy worker", _stop(process), "s")

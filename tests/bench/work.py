@@ -7,7 +7,7 @@ import time
 import trio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, Graph, GraphNodeModel, UnitesModel
+from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, UnitesModel
 
 NAMESPACE = "bench"
 KEY = "benchmark"
@@ -114,3 +114,6 @@ CHAIN = Graph(
     ],
 )
 NODES = (Fan, Step, Compute, Join, Mark)
+
+runtime = Runtime(NAMESPACE, "worker", list(NODES))
+"""For a worker that is measured from outside: ``python -m exotrio worker tests.bench.work``."""

@@ -6,9 +6,11 @@ from collections import Counter
 from typing import Any
 
 from tests.contract.api import Api
-from tests.support.helpers import FAST_RETRY, eventually, node_name, ok
+from tests.support.helpers import FAST_RETRY, NO_RETRY, eventually, node_name, ok, place
 
 Claimed = dict[str, Any]
+Place = dict[str, Any]
+OK = {"v": "x", "w": "w"}
 
 
 class Flow:
@@ -148,3 +150,49 @@ class Flow:
         runs = ok(await self.api.runs(1, 100))["runs"]
         (summary,) = [run for run in runs if run["run_id"] == self.run_id]
         return dict(summary)
+
+
+# -- graphs
+
+
+async def put(api: Api, *places: Place, **fields: Any) -> Any:
+    """Register the places' nodes, put the graph and return the response."""
+    await api.register_for([p for p in places if isinstance(p.get("inputs"), dict)])
+    return await api.put_graph("g", api.body(places, **fields))
+
+
+async def validity(api: Api, *places: Place, **fields: Any) -> tuple[str, list[str]]:
+    """Put the graph, which has to pass groups A to F, and return what group G found."""
+    ok(await api.put_graph("g", api.body(places, **fields)), 201)
+
+    async def decided() -> Any:
+        shown = ok(await api.get_graph("g"))
+        assert shown["validation_status"] != "PENDING"
+        return shown
+
+    shown = await eventually(decided)
+    return shown["validation_status"], shown["validation_errors"]
+
+
+def fan_graph(strategy: str = "ALL_SUCCESS", **united: Any) -> list[Place]:
+    """t, whose child b fans out to c; u unites t."""
+    return [
+        place("t", "b"),
+        place("b", "c"),
+        place("c", "u"),
+        place("u", "z", unites="t", strategy=strategy, **united),
+        place("z"),
+    ]
+
+
+async def fanned(
+    api: Api, strategy: str = "ALL_SUCCESS", size: int = 3, **united: Any
+) -> tuple[Flow, list[str]]:
+    """Start a run whose c is claimed ``size`` times; return the claimed ids in fan-out order."""
+    flow = await Flow.start(api, *fan_graph(strategy, **united), retry_policy=NO_RETRY)
+    await flow.run("t", OK)
+    await flow.run("b", *({"v": str(number)} for number in range(size)))
+    siblings = {state["id"]: int(state["outputs"]["v"]) for state in await flow.states("b")}
+    claimed = [state["state_id"] for state in await flow.take("c", size)]
+    parents = {state_id: (await flow.detail(state_id))["parents"]["b"] for state_id in claimed}
+    return flow, sorted(claimed, key=lambda state_id: siblings[parents[state_id]])

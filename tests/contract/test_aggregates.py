@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.fan import fanned
-from tests.contract.flow import Flow
+from tests.contract.flow import Flow, fanned
 from tests.support.helpers import ok, place
 
 pytestmark = pytest.mark.deviates_from_stock("stock allows no reference to branches")

@@ -9,8 +9,7 @@ import pytest
 import trio
 
 from tests.contract.api import Api
-from tests.contract.flow import Flow
-from tests.contract.putting import validity
+from tests.contract.flow import Flow, validity
 from tests.support.helpers import declare, node_name, ok, place, refused
 
 DEFAULT_POLICY = {

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.flow import Flow
-from tests.contract.putting import put, validity
+from tests.contract.flow import Flow, put, validity
 from tests.support.helpers import ok, place, refused
 
 Place = dict[str, Any]

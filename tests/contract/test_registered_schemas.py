@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.flow import Flow
-from tests.contract.putting import validity
+from tests.contract.flow import Flow, validity
 from tests.support.helpers import declare, node_name, ok, place
 
 Place = dict[str, Any]

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.fan import OK, Place, fan_graph, fanned
-from tests.contract.flow import Flow
+from tests.contract.flow import OK, Flow, Place, fan_graph, fanned
 from tests.support.helpers import NO_RETRY, declare, node_name, ok, place, refused
 
 STRATEGIES = ["ALL_SUCCESS", "ALL_DONE"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.putting import put
+from tests.contract.flow import put
 from tests.support.helpers import ok, place, refused
 
 Place = dict[str, Any]

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,6 @@ from exotrio.manager.engine import schedules
 from exotrio.manager.engine.schedules import correct_schedules
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
-from tests.support.cron import N, put, runs
 from tests.support.helpers import (
     SettableClock,
     VirtualClock,
@@ -34,6 +34,20 @@ from tests.support.helpers import (
     refused,
 )
 from tests.support.manager import ENGINES, open_manager
+
+N = "/v0/namespace/ns"
+
+
+async def put(client: httpx.AsyncClient, *expressions: str, **fields: Any) -> httpx.Response:
+    triggers = [{"type": "CRON", "value": {"expression": expression}} for expression in expressions]
+    body = {"secrets": {}, "nodes": [place("a", namespace="ns")], "triggers": triggers, **fields}
+    return await client.put(f"{N}/graph/g", json=body)
+
+
+async def runs(client: httpx.AsyncClient) -> int:
+    total: int = ok(await client.get(f"{N}/runs/1/1"))["total"]
+    return total
+
 
 START_MS = VirtualClock.START_MS
 DAY_MS = 24 * 3_600_000

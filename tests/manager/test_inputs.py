@@ -20,8 +20,7 @@ from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.pipeline import Pipeline
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
-from tests.contract.fan import fanned
-from tests.contract.flow import Flow
+from tests.contract.flow import Flow, fanned
 from tests.support import postgres
 from tests.support.helpers import ok, open_client, place, refused
 from tests.support.manager import KEY, Manager, open_manager, recount

@@ -17,8 +17,7 @@ from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import drop_templates
 from exotrio.manager.engine.schedules import correct_schedules, fire_schedules
 from tests.contract.api import Api
-from tests.contract.fan import OK
-from tests.contract.flow import Flow
+from tests.contract.flow import OK, Flow
 from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
 from tests.support.helpers import NO_RETRY, SettableClock, declare, eventually, node_name, ok, place
 from tests.support.manager import Manager, recount
