@@ -87,7 +87,7 @@ INSERT INTO store (run, key, value) SELECT 1000 + n, 'k', 'v' FROM generate_seri
 INSERT INTO events (id, state, at, kind) SELECT 1000 + n, 1000 + n, n, 'requeued'
 FROM generate_series(1, 30000) AS n;
 INSERT INTO logs (state, lines) SELECT 1000 + n, '[]' FROM generate_series(1, 30000) AS n;
-INSERT INTO trends SELECT 1 + n % 3, 1, n, 1, 'SUCCESS', n % 10, 1 FROM generate_series(1, 10000) AS n;
+INSERT INTO trends SELECT 1 + n % 3, 1, n, n % 100, 'SUCCESS', n % 10, 1 FROM generate_series(1, 10000) AS n;
 INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 30000) AS n;
 INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0, '', n
 FROM generate_series(1, 30000) AS n;
