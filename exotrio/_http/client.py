@@ -166,8 +166,11 @@ class HttpClient:
                         if close_after:
                             request.headers["connection"] = "close"
                         response = await send(pool, request)
-                        media_type = response.headers.get("content-type")
-                        if not response.is_success or media_type != request.headers["accept"]:
+                        # Headers of httpx are slow to read: only where they matter.
+                        if sink is not None and (
+                            not response.is_success
+                            or response.headers.get("content-type") != request.headers["accept"]
+                        ):
                             sink = None
                         max_size = math.inf if sink else MAX_ANSWER
                         async with aclosing(
