@@ -46,7 +46,7 @@ _ID_LENGTH = len(secrets.token_urlsafe(ID_BYTES))
 class _OpenSession:
     """A session that was open when the database was last queried. Times are Trio's."""
 
-    found_at: float
+    queried_at: float
     written_at: float = -WRITTEN_EVERY
 
 
@@ -90,7 +90,7 @@ class Sessions:
             return None
         session, now = self._digest(session_id), trio.current_time()
         known = self._open.get(session)
-        if known is not None and now - known.found_at < TRUSTED_FOR:
+        if known is not None and now - known.queried_at < TRUSTED_FOR:
             return session
         ended = self._ended
         if not await self._query(is_session_open, session):
@@ -113,7 +113,7 @@ class Sessions:
 
     def _keep(self, session: str, now: float) -> None:
         known = self._open.pop(session, None) or _OpenSession(now)
-        known.found_at = now
+        known.queried_at = now
         while len(self._open) >= MAX_SESSIONS:
             del self._open[next(iter(self._open))]
         self._open[session] = known

@@ -168,7 +168,7 @@ def timeline(lanes: list[tuple[str, int]], spans: list[Span], *, until: int, eac
     return draw_timeline(lanes, Spans(spans, each, until), lambda state_id: f"/s/{state_id}")
 
 
-def test_waiting_and_running_are_told_apart() -> None:
+def test_waiting_and_running_are_drawn_differently() -> None:
     drawn = timeline([("a", 3)], [span(0, state_id="f" * 18 + "000001")], until=10)
     assert 'class="waited" x="0.00%" width="20.00%"' in drawn
     assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
@@ -346,7 +346,7 @@ def test_long_values_are_cut_and_counted() -> None:
 
 
 @given(st.integers(0, 10**12))
-def test_a_bucket_gives_a_time_to_about_a_tenth(ms: int) -> None:
+def test_a_bucket_tells_a_time_to_about_a_tenth(ms: int) -> None:
     middle = tallies.middle_ms(tallies.bucket_of(ms))
     assert abs(middle - ms) <= max(1, ms * 0.13)
 

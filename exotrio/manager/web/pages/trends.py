@@ -30,6 +30,6 @@ def show_trend(states: Trend, *, runs: Trend | None = None) -> Data:
         "timed": sum(timed.ended),
         "timed_failed": sum(timed.failed),
         "median": timed.median,
-        "longest": timed.longest,
+        "slowest": timed.longest,
         "times": draw_times(timed.medians, timed.slowest, **slots),
     }
