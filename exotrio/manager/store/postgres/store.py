@@ -132,7 +132,7 @@ class PostgresStore(BaseStore):
     def _put(self, write: Write) -> None:
         assert isinstance(write, PostgresWrite)
         write.is_last = write.deadline is None or trio.current_time() >= write.deadline
-        write.waits, write.give_up_at = False, None
+        write.result, write.waits, write.give_up_at = None, False, None
         if write.deadline is not None and not write.waited:
             self._waiting.begin(write)
         self._handed_in.add(write)
@@ -172,7 +172,7 @@ class PostgresStore(BaseStore):
         self._handed_in.discard(write)
         self._progress.set()
         if write.result is None:
-            return  # its task was cancelled before it ran
+            return  # its task was cancelled before a writer took it
         commit = Commit(writes=[write])
         error = write.result.error if isinstance(write.result, outcome.Error) else None
         waits_for = write.effects.waits_for
@@ -186,15 +186,18 @@ class PostgresStore(BaseStore):
         elif isinstance(error, NotCommitted):
             commit.error = error
             if write.topics and not write.is_last and not isinstance(error, UnknownCommit):
-                # It waits on, as if it had not run: nothing was announced to it.
+                # The server was away when a write that waits was run again. It waits on, as if it had not
+                # run.
                 write.waits, waits_for = True, dict.fromkeys(write.topics, math.inf)
-        if write.waits and not write.abandoned and not self._closed:
+        if write.waits and self._closed:
+            # The store was closed while it ran: nothing runs it again.
+            write.result = outcome.Error(closed())
+        elif write.waits and not write.abandoned:
             commit.writes.clear()
             self._arm_wakeup(self._waiting.wait(write, waits_for))
         elif write.deadline is not None and not write.abandoned:
             self._waiting.remove(write)
-        if write.waits and self._closed:
-            write.result = outcome.Error(closed())
+        # If it was cancelled while it ran, ``_forget`` has removed it already; its result is undone.
         self._deliver(commit)
 
     def _on_notification(self, topics: set[Topic] | None) -> None:

@@ -67,6 +67,7 @@ class Waiting:
         }
         self._topics.add(write, due)
         missed = set(waits_for) if run.missed_unknown else run.missed & waits_for.keys()
+        # What it waits for was announced while it ran, and after it had read; or its time ended meanwhile.
         if missed or now >= write.deadline:
             self._run_again(write, missed)
         # It did not look for these, though it was woken for them.
@@ -102,6 +103,7 @@ class Waiting:
         """Run what has to run though nothing was announced."""
         now = trio.current_time()
         for write in self._topics.take_expired(now):
+            # One that runs just then is run again, for the last time, by ``wait``.
             if write not in self._running:
                 self._run_again(write, set())
         due = self._topics.due(now)

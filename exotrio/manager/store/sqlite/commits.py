@@ -160,6 +160,8 @@ class Committer:
         ran: set[Write] = set()
         left = set(topics)
         for write in self._topics.waiting_for(left):
+            # It waits for several of these topics; or its task was cancelled; or a write before it found that
+            # nothing is left for it.
             if write in ran or write.abandoned or left.isdisjoint(write.topics):
                 continue
             run(write)
