@@ -1,10 +1,10 @@
-"""exotrio: a worker runtime for Exosphere workflow nodes on Trio, with a state manager of its own.
+"""exotrio: a worker runtime for Exosphere workflow nodes on Trio, with its own state manager.
 
 The names below are public, and so is what ``exotrio.errors``, ``.client``, ``.testing``, ``.monitoring`` and
-``.manager`` list in ``__all__``. Each name is loaded when it is first used: a file of nodes does not wait for
-the client, nor a script that only triggers runs for the runtime.
+``.manager`` list in ``__all__``. Each name is loaded when it is first used: a file of nodes does not load the
+client, and a script that only triggers runs does not load the runtime.
 
-The rooms, from the ground up; each imports only from those above it (``tests/test_architecture.py``)::
+The packages and modules; each imports only from those above it (``tests/test_architecture.py`` checks that)::
 
     errors        every exception, drawn as a tree
     _util         time, text, data, backoff, redaction: tools that know nothing of exotrio
@@ -14,7 +14,7 @@ The rooms, from the ground up; each imports only from those above it (``tests/te
     graph         what users declare: Graph, as a list of nodes or by Graph.add; RetryPolicyModel, ...
     _wire         the bodies and words of both HTTP APIs, v0 and native; client and server share them
     _nodes        what users write: BaseNode, its signals; and the checks on it
-    _http         the HTTP client: requests, responses, and which kind of server answers
+    _http         the HTTP client: requests, responses, and recognizing the kind of server
     client        StateManager and the types that it returns
     _link         the port that a runtime works through, with an adapter for each API
     _execution    runs one node: on Trio, on asyncio, in a thread or a process; makes its outcome
@@ -23,12 +23,13 @@ The rooms, from the ground up; each imports only from those above it (``tests/te
     _httpd        an HTTP/1.1 server for one ASGI app
     manager       the state manager: rules, store, engine, queries, security, API, dashboard
     testing       run_node, run_graph and explore, for tests of users: a manager and a runtime in one process
-    cli           the command line, one module for each command; on public names, and a table of others
+    cli           the command line, one module for each command
 
 The way of one state::
 
-    manager.engine.claims     a runtime asks for work; the state becomes QUEUED under a lease
-    _runtime.poller           claims as many states as there is room for; the ledger holds each from here on
+    _runtime.poller           asks for as many states as there is room for
+    manager.engine.claims     chooses the states; each becomes QUEUED under a lease
+    _runtime.ledger           holds each claim from here on, until its outcome is delivered
     _runtime.worker           takes the next one from the buffer
     _execution.executor       parses its inputs, runs the node and turns what happens into an outcome
     _runtime.reporter         sends the outcome until it is accepted (else it goes to the outbox)
@@ -36,8 +37,8 @@ The way of one state::
     manager.engine.outcomes   records it, and creates the states that follow in the same commit
     manager.engine.claims     claims for the runtime, in the same use case, as many of them as it has room for
 
-Meanwhile ``_runtime.heartbeat`` renews the lease at ``manager.engine.workers``, by ``leases``. A signal comes
-in at ``_runtime.entry``; ``_runtime.shutdown`` is the way from there to the end.
+Meanwhile ``_runtime.heartbeat`` renews the lease, at ``workers`` and ``leases`` of ``manager.engine``.
+``_runtime.entry`` receives signals; ``_runtime.shutdown`` says what happens from there to the end.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from exotrio.errors import *  # noqa: F403
     from exotrio.graph import *  # noqa: F403
 else:
-    # Hidden from type checkers, to which a name that is not above is an error.
+    # Type checkers do not read this branch; they would accept any name because of __getattr__.
     _HOMES = {
         "_fields.models": "from_text to_text",
         "_nodes.base": "BaseNode Stopping",
@@ -90,7 +91,7 @@ else:
         if name not in _HOME_OF:
             raise AttributeError(f"module 'exotrio' has no attribute {name!r}")
         value: object = getattr(import_module(f"exotrio.{_HOME_OF[name]}"), name)
-        globals()[name] = value  # so that this is asked once for each name
+        globals()[name] = value  # so that this function runs once for each name
         return value
 
     def __dir__() -> list[str]:

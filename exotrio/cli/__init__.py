@@ -2,8 +2,8 @@
 
 A new command is a module ``commands/<name>.py`` with a click command called ``command``. Add its name and one
 line of help to ``_COMMANDS`` below, and a row to the guide (``examples/README.md``, Commands), which a test
-requires. It is imported only when it is run or asked for help, so that every command starts fast. Return an
-exit code (``exit_codes``) unless it is 0, raise exotrio's errors as they are, and print results with
+requires. It is imported only when it runs or its help is printed, so that every command starts fast. Return
+an exit code (``exit_codes``) unless it is 0, raise exotrio's errors as they are, and print results with
 ``Connection.print`` or ``terminal.output``. Tests call it in process: see ``Cli`` in
 ``tests/support/commands.py``.
 
@@ -12,7 +12,7 @@ exit code (``exit_codes``) unless it is 0, raise exotrio's errors as they are, a
 ``options``       options that several commands share; ``values``: inputs, store entries and secrets in them
 ``connection``    the state manager that a command is for, and its options
 ``folder``        the database of this folder, if no state manager is named
-``lookup``        graphs, nodes, runs, states and runtimes by what a user calls them
+``lookup``        graphs, nodes, runs, states and runtimes by a name, a key or a part of an id
 ``load``          a user's file or module, and the Runtime and Graph in it
 ``graphs``        graphs in files: reading, checking, declaring
 ``runs``          ``run``, and starting and following runs
@@ -80,7 +80,7 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit. Expected errors are up to three lines, never a traceback.
 
-    With ``args`` it is called by a program, which may continue: then no watchdog ends its process later.
+    ``args`` is for a program that calls it and may continue: no watchdog ends that process afterwards.
     """
     prepare_streams()
     try:

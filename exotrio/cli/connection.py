@@ -62,18 +62,18 @@ class Connection:
     endpoint: Endpoint | None = None
     """None for the state manager of a database."""
     arguments: tuple[str, ...] = ()
-    """The options that name it, to repeat them in a printed command."""
+    """The options that name the state manager and the namespace, to repeat them in a printed command."""
     db: str | None = None
     """The database, if there is no ``endpoint``; None: the one of this folder."""
     form: str = "table"
     """The value of ``--output``: ``table`` or ``json``."""
     is_alone: bool = False
-    """Whether only this process has the database open, from ``open`` on: only the command changes anything,
-    and no runtime executes anything."""
+    """Whether only this process has the database open, so that no runtime executes states. ``open`` sets
+    it."""
 
     @property
     def where(self) -> str:
-        """The state manager or its database, as it may be shown."""
+        """The state manager or its database, for messages: without a password."""
         return self.endpoint.shown if self.endpoint is not None else shown_database(self.db or DATABASE)
 
     @asynccontextmanager
@@ -118,9 +118,13 @@ class Connection:
         print_as(self.form, body, lines)
 
     def print_pause(self, what: str, command: str, paused_at: datetime | None, **name: str) -> None:
-        """Print since when something is paused, and how to resume it; None: it is not paused.
+        """Print since when something is paused, and how to resume it.
 
-        ``name`` is its name, by the key that it has in JSON.
+        Args:
+            what: What is paused, as ``node``.
+            command: The command group that resumes it.
+            paused_at: None if it is not paused.
+            name: One argument, whose name is the key of the paused thing's name in JSON.
         """
         (text,) = name.values()
         since = paused_at and iso_time(paused_at)
@@ -183,7 +187,7 @@ def server_options(function: F) -> F:
 
 
 def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: str | None) -> Connection:
-    show_warnings()  # such as the one of a key that is sent unencrypted
+    show_warnings()  # such as that the key is sent unencrypted
     settings = read_settings()
     namespace = namespace or settings.namespace or ""
     arguments = ["--namespace", namespace] if namespace != (settings.namespace or "") else []

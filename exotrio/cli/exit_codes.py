@@ -17,7 +17,7 @@ UNREACHABLE = 4
 KEY_REFUSED = 5
 NOT_FOUND = 6
 BUSY = 7
-ABANDONED = 75  # or it is not known whether something was
+ABANDONED = 75  # something was abandoned, or it is not known whether something was
 INTERRUPTED = 130  # a run, which can be continued
 
 

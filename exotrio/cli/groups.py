@@ -51,7 +51,7 @@ class Commands(click.Group):
 
 
 class LazyCommands(Commands):
-    """A group that imports a command when it is run or asked for help.
+    """A group that imports a command when it runs or its help is printed.
 
     ``modules`` maps the name of each to its line of help. The command is ``command`` in the module of that
     name, with ``_`` for ``-``.

@@ -67,14 +67,14 @@ _store = click.option(
     multiple=True,
     callback=values.pairs,
     metavar="NAME=VALUE",
-    help="Entry of the run's store; repeatable, with the same forms.",
+    help="Entry of the run's store; repeatable, in the same forms as an input.",
 )
 _key_option = click.option(
     "--key",
     callback=_key,
     metavar="TEXT",
-    help="The subject of the run, such as the number of an order: a graph has one run for each key. Not a "
-    "secret.",
+    help="What the run is for, such as the number of an order: a graph has at most one run for each key. Not "
+    "a secret.",
 )
 
 
@@ -132,8 +132,8 @@ class Database(click.ParamType):  # type: ignore[type-arg]
             raise ConfigurationError(
                 "the URL of the database has a password in it",
                 where="it came from the arguments, which other users of this machine can read",
-                fix=f"let {DATABASE_VARIABLE} have the URL, and give none here; or leave the password out,"
-                " and let PGPASSFILE name a file that has it",
+                fix=f"put the URL into {DATABASE_VARIABLE} instead; or leave the password out, and set"
+                " PGPASSFILE to a file that has it",
             )
         return text
 

@@ -2,7 +2,7 @@
 
 ``NAME=VALUE`` is literal text. ``NAME=@FILE`` is the text of a file, and ``NAME=@-`` that of standard input,
 both without one line break at the end, which editors and ``echo`` add. A value that begins with ``@`` is
-written ``NAME=@@...``. A JSON file has several values, each exactly.
+written ``NAME=@@...``. A JSON file has several values, which are used exactly as they are.
 """
 
 from __future__ import annotations

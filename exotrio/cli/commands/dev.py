@@ -20,8 +20,8 @@ PORTS = (*range(8000, 8020), 0)
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
 @click.option("--reload", is_flag=True, help="Load the code again when it changes.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser, signed in.")
-@click.option("--trigger", "triggers", is_flag=True, help="Start a run at once; so does an input, or a key.")
-@click.option("--graph", "graph", metavar="NAME", help="The Graph that --trigger starts; for several.")
+@click.option("--trigger", "triggers", is_flag=True, help="Start a run at once; an input or a key does too.")
+@click.option("--graph", metavar="NAME", help="The Graph to start a run of, if the code has several.")
 @options.run_values
 @click.option(
     "--port",
@@ -32,7 +32,7 @@ PORTS = (*range(8000, 8020), 0)
     "Database of the state manager: a SQLite file, :memory:, or postgresql://USER@HOST/NAME.  "
     + options.WHERE_BY_DEFAULT
 )
-@click.option("-v", "--verbose", count=True, help="Log what happens; twice for every poll and state.")
+@click.option("-v", "--verbose", count=True, help="Log what happens; -vv also logs every poll and state.")
 def command(
     target: str,
     reload: bool,
@@ -59,7 +59,7 @@ def command(
     exits at once. Exits 0 if everything was delivered or released, 75 if something was abandoned.
     """
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
-    # Here, since --help needs no state manager.
+    # Imported here, since --help needs no state manager.
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Session
 

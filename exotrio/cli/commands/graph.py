@@ -25,7 +25,7 @@ from exotrio.client import GraphInfo, StateManager
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 
 NEXT_RUNS = 3
-"""Next times that are printed for each cron trigger."""
+"""How many future times are printed for each cron trigger."""
 
 
 @click.group(name="graph", cls=Commands)
@@ -39,7 +39,9 @@ def command() -> None:
 @command.command(name="apply")
 @click.argument("target", metavar="FILE_OR_MODULE")
 @click.option(
-    "--name", metavar="NAME", help="Name of the graph, or the only one to apply of those in a Python file."
+    "--name",
+    metavar="NAME",
+    help="Name for the graph of a JSON file, or which graph of a Python file.",
 )
 @options.secrets
 @options.secrets_file
@@ -104,8 +106,8 @@ def show(graph: str, connection: Connection) -> None:
     """Show a graph: its nodes and their next nodes, secrets by name, cron times, and problems.
 
     JSON: the graph as the API shows it, with name, namespace, and next_runs by cron expression, which
-    begins with CRON_TZ=ZONE if it is not in UTC.
-    `graph apply` accepts it; give the secrets, of which it has only the names, with --secret.
+    begins with CRON_TZ=ZONE if it is not in UTC. `graph apply` accepts it; give the secrets with --secret,
+    since only their names are shown.
     """
     reply = connection.ask(lambda manager: find_graph(manager, graph))
     named = (graph, connection.namespace, reply)
@@ -191,11 +193,11 @@ def resume(graph: str, connection: Connection) -> None:
 )
 @options.output
 def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> int:
-    """Check graphs by the rules of the state manager, without one, and print every problem.
+    """Check graphs by the state manager's rules, without a state manager, and print every problem.
 
     Each FILE_OR_MODULE is a JSON file (- for standard input) or Python, which is imported. Nodes are
-    known from the Runtimes in the Python files, for the graphs of all files; nodes of other namespaces
-    are not checked. Exits 3 if a graph is invalid.
+    known from the Runtimes in all the Python files; nodes of namespaces without a Runtime are not
+    checked. Exits 3 if a graph is invalid.
 
     JSON: valid, graphs (file, graph, valid) and problems (file, line, graph, node, field, severity,
     message).

@@ -35,7 +35,7 @@ from exotrio.cli.terminal.progress import progress_for
 )
 @options.output
 @log_format_option
-@click.option("-v", "--verbose", count=True, help="Log what happens; twice for every poll and state.")
+@click.option("-v", "--verbose", count=True, help="Log what happens; -vv also logs every poll and state.")
 def command(
     target: str,
     graph_name: str | None,
@@ -56,8 +56,8 @@ def command(
     this run are executed; through v0, which cannot select them, states of other runs are executed too.
     Progress goes to standard error, the result to standard output.
 
-    With --key, if there is a run of the graph with that key, it is continued, or its result is printed; with
-    other inputs or another store it is refused.
+    If the graph already has a run with the same --key, that run is continued, or its result is printed. It is
+    an error if that run has other inputs or another store.
 
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues is
     printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.

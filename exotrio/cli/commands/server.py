@@ -21,7 +21,7 @@ from exotrio.manager import Limits, serve
 logger = logging.getLogger("exotrio.cli")
 
 MAX_CONNECTIONS = 4_000
-"""An open connection needs up to 40 kB."""
+"""Upper limit, whatever the limit on open files is: an open connection needs up to 40 kB of memory."""
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -108,8 +108,8 @@ def command(max_body_mib: int, v0_only: bool, log_format: str, verbose: int, **s
     see rotate-secrets.
 
     It accepts half as many connections as the hard limit on open files allows, at most 4,000; a runtime
-    keeps two. Half of them are for clients that have not sent the key, each for 30 s and one response.
-    When three quarters are open, polls no longer wait at the server.
+    keeps two. Clients that have not sent the key get at most half of them, each for 30 s and one response.
+    While three quarters are open, polls are answered at once, even if there is no work.
 
     SIGTERM or Ctrl-C stops it: requests in flight are answered, then it exits 0. A second signal
     aborts them, a third one exits at once.

@@ -32,7 +32,7 @@ MAX_COUNTED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class FirstRun:
-    """The run that is started at once. Without the name of a graph it is a run of the only one."""
+    """The run that is started at once. If ``graph`` is None, the code must have exactly one graph."""
 
     graph: str | None
     inputs: Mapping[str, str]
@@ -79,7 +79,7 @@ class Announcer:
     key_file: Path | None
     """Holds the API key; None if commands have it from their environment."""
     page: Path
-    """File of the page by which a browser is signed in."""
+    """File of the page that signs a browser in."""
     opens: bool
     """Whether a browser is opened."""
     first_run: FirstRun | None
@@ -95,7 +95,7 @@ class Announcer:
         """Declare the graphs of code whose nodes are registered, and print what can be done.
 
         Raises:
-            GraphInvalid: a graph is invalid; if ``tolerant``, that is printed instead, for it will be fixed.
+            GraphInvalid: a graph is invalid; if ``tolerant``, that is printed instead.
             ConfigurationError: the values for the first run do not fit.
         """
         before, first = self.known, self.first_run
@@ -193,7 +193,7 @@ async def _graph_status(manager: StateManager, name: str) -> str:
 
 
 async def _unfinished(manager: StateManager) -> str:
-    """Return how many runs of the namespace are not finished, ``3 runs``; empty if none are."""
+    """Return how many runs of the namespace are not finished, as ``3 runs``; empty if none are."""
     page = await manager.find_runs(status=RunStatus.PENDING, limit=MAX_COUNTED)
     more = "more than " if page.next else ""
     return f"{more}{plural(len(page.runs), 'run')}" if page.runs else ""

@@ -29,8 +29,8 @@ from exotrio.manager.security.api_key import Key
 from exotrio.manager.serving import Served, embedded_and_served
 
 LEASE_TTL_MS = 15_000
-"""Shorter than that of a server: the progress of nodes reaches the dashboard within a third of it, and a
-request to drain the runtime as well. There is no network between them through which a lease could be lost."""
+"""Shorter than that of a server. Heartbeats come three times in it: they bring the progress of nodes to the
+dashboard, and requests to drain to the runtime. No network can delay them, so no lease is lost by that."""
 RELEASE_TIMEOUT = 5.0
 """Seconds for releasing the claims of a process that ended; their leases end in any case."""
 
@@ -42,7 +42,7 @@ class Session:
     target: str
     db: str | None
     ports: tuple[int, ...]
-    """It is served on the first free one of these."""
+    """The state manager is served on the first free one."""
     open_browser: bool
     reload: bool
     first_run: FirstRun | None

@@ -76,13 +76,13 @@ async def _examine_further(report: Report, server: Server, endpoint: Endpoint, s
 
 
 async def _examine_native(report: Report, server: Server, manager: StateManager, stale: float) -> None:
-    await manager.checkup()  # it connects, so that the next one is timed without that
+    await manager.checkup()  # opens the connection, so that the next request is timed without that
     sent = time.time()
     checkup = await manager.checkup()
     received = time.time()
     # More precise than Date headers, which have whole seconds.
-    half = (received - sent) / 2
-    server.clock = Clock(checkup.at.timestamp() - sent - half, half, "its own time")
+    half_trip = (received - sent) / 2
+    server.clock = Clock(checkup.at.timestamp() - sent - half_trip, half_trip, "its own time")
     if report.settings.namespace is None:
         checkup = checkup.model_copy(update={"claims": []})
     else:

@@ -12,11 +12,11 @@ from exotrio.client import GraphInfo, ValidationStatus
 from exotrio.manager.rules.findings import CLOCK_OFF, Finding, info
 
 SLOW = 1.0
-"""Seconds of the median response."""
+"""Seconds; a median response time above this is reported."""
 
 
 def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
-    """Return which graphs cannot be triggered, or not at their times."""
+    """Return findings about graphs that cannot be triggered, and about their schedules."""
     findings = []
     for graph in graphs:
         if graph.validation_status is ValidationStatus.PENDING:

@@ -28,10 +28,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The difference between a clock and the one of this machine.
+    """The clock of a server, compared with the one of this machine.
 
     Attributes:
-        ahead: Seconds; negative if it is behind.
+        ahead: Seconds by which the server's clock is ahead; negative if it is behind.
         uncertain: Seconds by which ``ahead`` may be wrong, in both directions.
         source: Where its time came from.
     """
@@ -65,7 +65,7 @@ class Server:
 
 
 async def examine_server(uri: str, key: str | None, namespace: str | None) -> Server:
-    """Examine the server at a valid URI; without a key, only by requests that need none.
+    """Examine the server at a valid URI. Without a key, send only requests that need none.
 
     Cancellation:
         Safe; nothing changes at the server.
@@ -74,7 +74,7 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
     server = Server(steps=probe.steps)
     try:
         await probe.connect()
-        await probe.get("/health", with_key=False)  # it connects, so that the others are timed without that
+        await probe.get("/health", with_key=False)  # connects, so that the others are timed without that
         samples = [await probe.get("/health", with_key=False) for _ in range(SAMPLES)]
         server.times = sorted(reply.took for reply in samples)
         if key is not None:
@@ -145,7 +145,7 @@ def _namespaces(reply: Reply) -> list[str] | None:
 
 
 def read_clock(samples: list[Reply]) -> Clock | None:
-    """Return a clock by the Date headers of answers; None if they do not determine it.
+    """Return the server's clock by the Date headers of its answers; None if they do not determine it.
 
     A header has a whole second, up to ``STALE_DATE`` old. Each answer was made between its request and its
     arrival, so its second bounds the clock from both sides.

@@ -1,8 +1,8 @@
 """Graphs as files declare them: JSON as in Exosphere's documentation, or a ``Graph`` in a Python module.
 
 A JSON file holds the body of v0's upsert: ``nodes``, and if need be ``secrets``, ``retry_policy``,
-``store_config`` and ``triggers``; also ``name`` (or ``graph_name``). A secret whose value is ``true``,
-as the state manager shows it, is only named there: its value has to be given next to the file.
+``store_config`` and ``triggers``; also ``name`` (or ``graph_name``). A secret whose value is ``true``, as the
+state manager shows it, has no value in the file: ``--secret`` or ``--secrets-file`` must provide it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _SHOWN = frozenset(
     {"name", "graph_name", "namespace", "$schema", "created_at", "updated_at", "validation_status"}
     | {"validation_errors", "scheduled", "next_runs", "paused_at"}
 )
-"""Further fields of a graph as the state manager and ``graph show`` print it; they are ignored."""
+"""Fields that the state manager and ``graph show`` add to a graph; they are ignored in a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileProblem:
-    """One thing that is wrong in a file. What is not known, or does not apply, is None.
+    """One thing that is wrong in a file. A field that is not known, or does not apply, is None.
 
     Attributes:
         message: One line; it names node and input.
@@ -94,7 +94,7 @@ class Draft:
         self.problems.append(FileProblem(self.file, message, line, self.name, node, field, severity))
 
     def located(self, problem: Problem, severity: str = "error") -> FileProblem:
-        """Return a problem that the rules of the state manager name, with its line."""
+        """Return a problem that the rules of the state manager found, with its line in the file."""
         assert self.body is not None
         path: JsonPath = ()
         if problem.node is not None:
@@ -153,7 +153,7 @@ def draft_of(file: str, graph: Graph) -> Draft:
 
 
 def read_draft(file: str) -> Draft:
-    """Read a JSON file, or standard input for ``-``. Whatever is wrong with it is among the problems."""
+    """Read a JSON file, or standard input for ``-``. Errors become problems of the draft."""
     name = shown(file)
     try:
         if file != STANDARD_INPUT and not Path(file).exists():
@@ -221,8 +221,8 @@ def _as_list(value: Any) -> list[Any]:
 def read_complete(target: str, name: str | None, secrets: Mapping[str, str]) -> list[Draft]:
     """Read the graph in a JSON file, or those in a Python file or module, and refuse what cannot be declared.
 
-    ``name`` replaces the file's, or says which of several in Python; ``secrets`` override the file's, of one
-    graph.
+    ``name`` replaces the name in a JSON file, or selects one of several graphs in Python. ``secrets``
+    override those of the file, and need a single graph.
     """
     if is_json(target):
         draft = read_draft(target)

@@ -1,4 +1,4 @@
-"""A process of ``worker --processes``, as the parent sees it: its reports and its answers."""
+"""A process of ``worker --processes`` in the parent, and the messages that it sends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 A = TypeVar("A", "Report", "Tasks")
 
 ANSWER_TIMEOUT = 1.5
-"""Seconds for a report, which does not wait for nodes: less than probes wait."""
+"""Seconds; shorter than the timeout of probes. A process needs no time of its nodes to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,12 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The health and the metrics of the process. The first two are empty if all is well."""
+    """The health and the metrics of the process."""
 
     alive: str
+    """Why the process is not alive; empty if it is."""
     ready: str
+    """Why it is not ready; empty if it is."""
     metrics: Sequence[Metric]
 
 
@@ -51,12 +53,12 @@ class Child(RuntimeProcess):
     """A process that runs the Runtime.
 
     Args:
-        number: From 1.
-        count: Of all processes.
-        arguments: Of the command ``worker``, as the parent received them.
+        number: Number of this process, from 1.
+        count: How many processes there are.
+        arguments: Arguments of the command ``worker``, as the parent received them.
 
     Attributes:
-        answers: The last one of each class.
+        answers: The last answer of each class.
     """
 
     def __init__(self, number: int, count: int, arguments: Sequence[str]) -> None:
@@ -84,8 +86,8 @@ class Child(RuntimeProcess):
         Cancellation:
             Safe.
         """
-        # Sent once until it is answered: otherwise the questions to a suspended process would fill its
-        # socket, and an order might not fit in.
+        # Not sent again before it is answered: requests to a suspended process would fill its socket, and an
+        # order might not fit in.
         if kind not in self._pending:
             self._pending[kind] = trio.Event()
             self.send_now(kind)

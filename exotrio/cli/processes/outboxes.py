@@ -27,7 +27,7 @@ def left_by_absent(first: Path, count: int) -> list[int]:
 
 
 def warn_of_absent(outbox: Path) -> None:
-    """Log that earlier processes left outcomes which this process, the only one now, does not send."""
+    """Log which outboxes of earlier processes hold outcomes, if this process runs without ``--processes``."""
     for number in left_by_absent(outbox, 1):
         log.error(
             "the outbox %s holds outcomes of --processes, which one process alone does not send; send them "

@@ -28,11 +28,11 @@ from exotrio.cli.runtime_process import Order
 log = logging.getLogger("exotrio.cli")
 
 RESTART = Backoff(1.0, 30.0)
-"""Pauses before a process is started again."""
+"""Pauses before a process is started again; they grow with each failure in a row."""
 STEADY = 60.0
-"""A process that ran for so many seconds restarts the series of pauses when it dies."""
+"""Seconds after which a process that dies counts as the first failure again."""
 LASTING = frozenset({USAGE, INVALID, UNREACHABLE, KEY_REFUSED, NOT_FOUND, BUSY})
-"""Exit codes, before the nodes are registered, with which another attempt would end as well."""
+"""If a process ends with one of these before its nodes are registered, so would the next one."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,7 +41,7 @@ class Supervisor:
 
     Attributes:
         count: How many processes.
-        arguments: Of ``worker``, for each of them.
+        arguments: The arguments of ``worker``, passed to each process.
         health: Host and port to serve health on; None for no port.
         shows_tasks: Whether the task trees are served there, too.
     """
@@ -110,7 +110,7 @@ class Supervisor:
     async def _keep(self, number: int, nursery: trio.Nursery) -> None:
         """Run a process, and replace it whenever it dies. Returns once one has ended in another way."""
         if number > 1:
-            # After the first, so that an error in the code is printed only once.
+            # The others start after the first one, so that an error in the code is printed only once.
             await self._first_works.wait()
         failures = 0
         while not self._stopping.is_set():
@@ -162,8 +162,8 @@ class Supervisor:
         """Record how a process ended, and end the others if they would end in the same way."""
         code, is_extra = child.code, child.number > self.count
         if self._stopping.is_set():
-            # It ended after the stop began, perhaps by itself before it received the order. A process whose
-            # nodes were not yet registered held no claim.
+            # The stop began first. The process may have ended by itself before it received the order; if its
+            # nodes were not yet registered, it held no claim.
             is_clean = code == SUCCESS or not child.registered.is_set()
             self._codes.append(SUCCESS if is_clean else ABANDONED)
             if not is_clean and code != ABANDONED:

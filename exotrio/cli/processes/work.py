@@ -24,12 +24,12 @@ def work(
 
     Args:
         target: The file or module.
-        number: Of this process, from 1.
-        count: Of all processes.
+        number: Number of this process, from 1.
+        count: How many processes there are.
         descriptor: Number of the socket to the parent.
         grace: Seconds for running nodes, instead of those of the Runtime.
         observed: Whether the parent serves health and metrics.
-        tasks: Whether it shows the task tree.
+        tasks: Whether the runtime shows its task tree.
 
     Raises:
         ModuleInvalid, ConfigurationError, ManagerError, DatabaseBusy: see ``load`` and ``Runtime.start``.

@@ -62,7 +62,7 @@ def print_as(form: str, body: Any, lines: Iterable[str], *, fix: str = "") -> No
 
 
 def print_text(text: str, *, fix: str = "") -> None:
-    """Print a result to standard output, its control characters as escapes.
+    """Print a result to standard output, with control characters escaped.
 
     A reader that went away is not an error.
 
@@ -99,7 +99,8 @@ def _result_errors(fix: str = "") -> Iterator[None]:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table, none without rows. It is as wide as needed: ids must not be shortened."""
+    """Yield the lines of a table, or none if it has no rows. It is not fitted to the terminal: ids must not
+    be shortened."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -136,7 +137,7 @@ def pairs(values: Mapping[str, Any], by: str, between: str = " = ") -> list[str]
 
 
 def flush_streams() -> None:
-    """Flush the standard streams. With a reader that went away the interpreter would fail at its end."""
+    """Flush the standard streams, since the interpreter's flush at its end fails if the reader went away."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -29,7 +29,7 @@ RATE_OVER = 10.0
 
 
 async def show_live(manager: StateManager, where: str, interval: float) -> None:
-    """Show a namespace until the user quits, by key or signal. Update it every ``interval`` seconds.
+    """Show a namespace until a key or a signal ends it. Update it every ``interval`` seconds.
 
     Raises:
         ManagerError: the first update failed. Later errors are shown, and the update is repeated.
@@ -72,14 +72,14 @@ class Rate:
         self._seen: deque[tuple[float, Overview]] = deque()
 
     def add(self, overview: Overview, now: float) -> float | None:
-        """Add an overview, from a second of a monotonic clock; return the rate, None before there is one."""
+        """Add an overview; return the rate, None before there is one. ``now`` are monotonic seconds."""
         self._seen.append((now, overview))
         while len(self._seen) > 2 and now - self._seen[1][0] >= RATE_OVER:
             self._seen.popleft()
         began, first = self._seen[0]
         if now <= began:
             return None
-        # Only minutes that both overviews contain: others have left the hour meanwhile.
+        # Only minutes that both overviews contain: each covers the last hour at its time.
         return max(0, _ended(overview, first) - _ended(first, first)) / (now - began)
 
 

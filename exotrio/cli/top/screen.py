@@ -17,13 +17,13 @@ from exotrio.client import NodeLoad, Overview, RunStatus, RunSummary, RuntimeInf
 MIN_ROWS = 3
 """Rows of each table, if the terminal is high enough."""
 MINUTES, MIN_MINUTES = 30, 10
-"""Width of the small chart, which is left out if it would be narrower."""
+"""Width of the small chart, one minute each; it is left out if there is less than the minimum."""
 BAR = 16
 NONE = "none"
 PAUSED = "paused"
 GAP = 2
 MIN_NAME = 12
-"""Width of a name below which other columns are left out first."""
+"""Minimum width of a name; columns are left out before names become narrower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ def screen_lines(screen: Screen, width: int, height: int | None) -> list[Text]:
         runtime_lines(screen.overview, width),
         run_lines(screen.overview, width),
     ]
-    rooms = _row_counts([len(table) - 1 for table in tables], height, used=len(lines))
-    for table, room in zip(tables, rooms, strict=True):
-        if room:
-            lines += [Text(), *_shorten(table, room)]
+    row_counts = _row_counts([len(table) - 1 for table in tables], height, used=len(lines))
+    for table, row_count in zip(tables, row_counts, strict=True):
+        if row_count:
+            lines += [Text(), *_shorten(table, row_count)]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines if height is None else lines[:height]
@@ -71,20 +71,20 @@ def _row_counts(needed: Sequence[int], height: int | None, *, used: int) -> list
     if left < len(needed) * MIN_ROWS:
         # Not enough rows for all of them: only the first one.
         return [max(0, height - used - 2), *(0 for _ in needed[1:])]
-    rooms = dict.fromkeys(range(len(needed)), 0)
-    # The shortest first: the others get the rest.
-    for count, index in enumerate(sorted(rooms, key=lambda index: needed[index])):
-        rooms[index] = min(needed[index], left // (len(needed) - count))
-        left -= rooms[index]
-    return [rooms[index] for index in range(len(needed))]
+    counts = [0] * len(needed)
+    # The table with the fewest rows first, so that the others share what it leaves.
+    for done, index in enumerate(sorted(range(len(needed)), key=lambda index: needed[index])):
+        counts[index] = min(needed[index], left // (len(needed) - done))
+        left -= counts[index]
+    return counts
 
 
-def _shorten(table: Sequence[Text], room: int) -> list[Text]:
+def _shorten(table: Sequence[Text], row_count: int) -> list[Text]:
     head, *rows = table
-    if len(rows) > room:
+    if len(rows) > row_count:
         head = head.copy()
-        head.append(f"  {room} of {len(rows)}", style="dim")
-    return [head, *rows[:room]]
+        head.append(f"  {row_count} of {len(rows)}", style="dim")
+    return [head, *rows[:row_count]]
 
 
 # -- the head
