@@ -21,7 +21,7 @@ from tests.support.stock import KEY, Stock, on_a_port
 
 AUDIT = EXAMPLES / "audit.py"
 UNREADABLE = Path("/proc/self/mem")
-"""A regular file that nobody, root included, can read from its beginning."""
+"""A regular file that no user, root included, can read from its beginning."""
 
 
 def test_every_example_is_run_by_a_test_here() -> None:

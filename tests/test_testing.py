@@ -35,7 +35,7 @@ class Split(BaseNode):
 
 
 class Greet(BaseNode):
-    """Greets; prunes nobody's greeting, fails once for Bob, and always for Mallory."""
+    """Greets; prunes a greeting without a name, fails once for Bob, and always for Mallory."""
 
     failed: set[str] = set()
 
@@ -52,7 +52,7 @@ class Greet(BaseNode):
     async def execute(self) -> Outputs:
         name = self.inputs.name
         if not name:
-            raise PruneSignal({"why": "nobody"})
+            raise PruneSignal({"why": "no name"})
         if name == "Mallory" or (name == "Bob" and name not in self.failed):
             self.failed.add(name)
             raise RuntimeError(f"no greeting for {name}")

@@ -1,4 +1,4 @@
-"""The state manager: embedded in a Trio app, or as a server of its own.
+"""The state manager: embedded in a Trio app, or as a separate server.
 
 ``embedded`` gives a transport for ``Runtime`` and ``StateManager`` in the same process, without a
 socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behind both.

@@ -170,7 +170,7 @@ async def explore(
         nodes: The node classes it names.
         check: Called after each run with its result, while killed code is still held; plain or async. It
             raises anything if the property is broken.
-        setup: Called before each run: it creates anew whatever nodes have effects in. A plain def. It returns
+        setup: Called before each run: it creates what nodes have effects in. A plain def. It returns
             the ``world`` of the result. Defaults to none: nodes have effects only in the run.
         inputs: As of ``run_graph``.
         store: As of ``run_graph``.
@@ -328,7 +328,7 @@ def _check_same(first: Sequence[Place], second: Sequence[Place]) -> None:
             once, again = (f"{each.node} {each}" if each else "the end" for each in (one, other))
             raise ConfigurationError(
                 f"the nodes do not do the same each time: first came {once}, the second time {again}",
-                fix="let setup create everything anew, and nothing depend on the time, or on os.urandom",
+                fix="let setup create everything again, and nothing depend on the time, or on os.urandom",
             )
 
 

@@ -206,7 +206,7 @@ async def _fill(api: Api) -> dict[str, str]:
     return {
         **{name: f"/ns/{NAMESPACE}{path}" for name, path in paths.items()},
         **{name: path.rstrip("/") for name, path in empty.items()},
-        "no-namespace": "/ns/nobody/nodes",
+        "no-namespace": "/ns/unknown/nodes",
         "guide": "/guide",
         "guide-proof": "/guide/proof",
         "api": "/docs",

@@ -29,7 +29,7 @@ from tests.support.stock import MOMENT, Answer, Stock, on_a_port
 
 
 class Doctored(Stock):
-    """A stock server that gives some answers of its own, and made everything at one moment.
+    """A stock server that gives some other answers, and made everything at one moment.
 
     Args:
         answers: Path to answer.
@@ -197,7 +197,7 @@ def test_printed_settings_do_not_contain_the_key(bare: Cli, used: str) -> None:
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """Serve the same bytes to whoever connects, for as long as the block lasts."""
+    """Serve the same bytes to each client, for as long as the block lasts."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stopping = threading.Event()
 

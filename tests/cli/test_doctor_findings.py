@@ -401,7 +401,7 @@ def test_outcomes_in_an_outbox_are_counted_and_kept(tmp_path: Path) -> None:
 def test_outcomes_of_a_process_that_was_killed_are_found(tmp_path: Path) -> None:
     store = OutboxStore(tmp_path / "outbox.db", "http://manager", "n")
     store.write([outcome("s1")], {}, [])
-    for name in ("outbox.db", "outbox.db-wal"):  # as it lies there while nobody has closed it
+    for name in ("outbox.db", "outbox.db-wal"):  # as it is before it is closed
         (tmp_path / f"copy-{name}").write_bytes((tmp_path / name).read_bytes())
     store.close({}, ())
     one([examine_outbox(tmp_path / "copy-outbox.db")], "holds 1 outcome")

@@ -183,7 +183,7 @@ def running(folder: Path) -> Iterator[Server]:
 )
 def test_an_error_has_at_most_three_lines(cli: Cli, arguments: str, code: int, parts: list[str]) -> None:
     if "/proc" in arguments and not sys.platform.startswith("linux"):
-        pytest.skip("a folder in which nobody can make files")
+        pytest.skip("a folder in which no user can make files")
     fails(cli(*arguments.split()), code, *(part.replace("{folder}", str(cli.folder)) for part in parts))
 
 

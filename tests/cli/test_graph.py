@@ -352,7 +352,7 @@ def test_all_graphs_of_a_python_file_are_applied_unless_one_is_named(cli: Cli, r
     fails(cli("graph", "apply", "two.py", "--name", "oen"), 3, "did you mean 'one'?", "named with --name")
     cli.write("none.py", "")
     fails(cli("graph", "apply", "none.py"), 3, "none.py has no Graph at its top level")
-    cli.write("bad.py", NODES + "bad = Graph('bad', namespace='n')\nbad.add('Nobody')\n")
+    cli.write("bad.py", NODES + "bad = Graph('bad', namespace='n')\nbad.add('Unknown')\n")
     end = cli("graph", "apply", "bad.py")
     assert (end.code, "applied before that: fan\n" in end.err, "graph 'bad' is invalid" in end.err) == (
         3,

@@ -217,7 +217,7 @@ def test_it_survives_a_restart_of_the_state_manager_until_q(tmp_path: Path) -> N
         again = processes.start("server", "--port", port, "--key", KEY, cwd=tmp_path)
         again.line("serving")
         terminal.forget()
-        terminal.until("   now ")  # which nobody knows while it is away
+        terminal.until("   now ")  # which is unknown while it is away
         end(terminal, "q")
 
 

@@ -67,7 +67,7 @@ class Digest(BaseNode):
 
 
 class Again(Digest):
-    """The same in a place of its own."""
+    """The same in a separate place."""
 
 
 class WriteReport(BaseNode):

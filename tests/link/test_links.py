@@ -491,7 +491,7 @@ async def test_v0_a_release_after_a_report_that_was_cancelled_in_flight_is_never
     assert double.calls == ["POST executed"]
 
 
-async def test_v0_a_state_that_is_claimed_anew_starts_without_doubt() -> None:
+async def test_v0_a_state_that_is_claimed_again_starts_without_doubt() -> None:
     link, _ = v0_link(
         one_after_another(raising(httpx.ReadError("reset")), v0_claimed(v0_state("s1")), done())
     )

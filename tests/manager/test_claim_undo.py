@@ -120,7 +120,7 @@ async def test_a_claim_that_cannot_be_undone_is_undone_as_soon_as_it_can(manager
 
 
 async def test_a_v0_claim_that_is_undone_late_does_not_release_states_that_were_claimed_again() -> None:
-    async def claim_anew(_: Message) -> None:
+    async def claim_again(_: Message) -> None:
         clock.advance(1)
         for state in await manager.service.store.read(states_of):
             ok(await manager.api.requeue(state, 1))
@@ -133,7 +133,7 @@ async def test_a_v0_claim_that_is_undone_late_does_not_release_states_that_were_
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         await ready(manager)
-        await lose(manager, V0, claim_anew)
+        await lose(manager, V0, claim_again)
         assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1, "the other is taken"
         await manager.service.store.read(recount)
 

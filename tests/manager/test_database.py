@@ -146,7 +146,7 @@ async def test_only_their_owner_may_read_the_folder_and_its_files(tmp_path: Path
     assert set(modes.values()) == {0o600}, modes
 
 
-async def test_a_sqlite_file_of_somebody_else_is_refused_and_stays_as_it_is(path: Path) -> None:
+async def test_a_sqlite_file_of_another_program_is_refused_and_stays_as_it_is(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE theirs (a)")
         connection.commit()
@@ -187,4 +187,4 @@ async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 async def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert "cannot be opened" in await refusal(tmp_path / "folder", DatabaseError)
-    assert os.listdir(tmp_path) == ["folder"], "no lock is made beside it"
+    assert os.listdir(tmp_path) == ["folder"], "no lock is made next to it"

@@ -326,7 +326,7 @@ async def test_a_duty_that_another_manager_is_at_is_left_alone(shared: World) ->
 # -- leases and the clock
 
 
-async def test_leases_are_extended_by_the_time_in_which_nobody_swept(world: World) -> None:
+async def test_leases_are_extended_by_the_time_without_a_sweep(world: World) -> None:
     await world.claim(claim_id="c")
     until = world.now + TERM
     swept = await world.sweep(HOUR)
@@ -381,7 +381,7 @@ async def test_what_others_wrote_in_the_old_time_after_the_clock_was_set_holds_f
     ended = []
     for _ in range(13):
         ended.append((await world.sweep(5 * SECOND)).ended)
-    assert sum(ended) == 2, "later, leases end again that nobody renews, and silent managers are lost"
+    assert sum(ended) == 2, "later, leases end again that are not renewed, and silent managers are lost"
 
 
 @pytest.mark.parametrize(
@@ -462,7 +462,7 @@ async def test_of_a_clock_that_was_set_back_state_managers_know_before_they_swee
         await (await Flow.deploy(first.api, place("a"))).trigger()
         due = "SELECT enqueue_after FROM states"
         ((before,),) = database.execute(due)
-        # The first one has measured it, and sweeps beside one that has not.
+        # The first one has measured it, and sweeps next to one that has not.
         monkeypatch.setattr(server_clock, "_NOW", f"{server_clock._NOW} - {HOUR}")
         measured = first.service.store.lease_clock
         assert isinstance(measured, server_clock.ServerClock)

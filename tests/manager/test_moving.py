@@ -185,7 +185,7 @@ async def test_runs_go_on_where_they_were(database: Database, file: Path) -> Non
         assert item["result"] == "ok", item
         ok(await remote.executed(held["v0"], {"v": "x"}))
         rest = ok(await remote.claim([node_name("b")], 10))["states"]
-        assert len(rest) == 2, "what nobody held"
+        assert len(rest) == 2, "states that were not held"
         for waiting in rest:
             ok(await remote.executed(waiting["state_id"], {"v": "x"}))
         shown = ok(await remote.native_run(held["run"]))

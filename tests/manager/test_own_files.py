@@ -1,4 +1,4 @@
-"""Databases and keys in folders where somebody else may have put files first."""
+"""Databases and keys in folders where another user may have put files first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exotrio.manager import open_service
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file
 from tests.support.manager import NO_SETTINGS
 
-STRANGER = 12_345
+OTHER_USER = 12_345
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def next_to(db: Path, suffix: str) -> Path:
 
 
 def give_away(path: Path) -> None:
-    """Let a file or a link belong to somebody else, who does not own its folder."""
+    """Let a file or a link belong to another user, who does not own its folder."""
     if os.geteuid() != 0:
         pytest.skip("only root can give files to others")
-    os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+    os.chown(path, OTHER_USER, OTHER_USER, follow_symlinks=False)
 
 
 def opened(db: Path) -> None:
@@ -61,13 +61,13 @@ def test_no_file_of_another_user_is_opened_as_ours(db: Path, suffix: str) -> Non
     next_to(db, suffix).touch(mode=0o644)
     give_away(next_to(db, suffix))
     message = refusal(db)
-    assert f"{db.name}{suffix} belongs to user {STRANGER}, who does not own its folder" in message
+    assert f"{db.name}{suffix} belongs to user {OTHER_USER}, who does not own its folder" in message
 
 
 def test_no_link_of_another_user_is_followed_to_a_database(db: Path) -> None:
     db.symlink_to(db.with_name("elsewhere.db"))
     give_away(db)
-    assert f"belongs to user {STRANGER}" in refusal(db)
+    assert f"belongs to user {OTHER_USER}" in refusal(db)
     assert not db.with_name("elsewhere.db").exists()
 
 
@@ -90,14 +90,14 @@ def test_a_pipe_does_not_block_the_start(db: Path) -> None:
 
 def test_a_key_that_another_user_put_next_to_the_database_is_not_ours(db: Path) -> None:
     planted = next_to(db, ".api-key")
-    planted.write_text("known to a stranger")
+    planted.write_text("known to another user")
     give_away(planted)
-    with pytest.raises(ConfigurationError, match=f"belongs to user {STRANGER}"):
+    with pytest.raises(ConfigurationError, match=f"belongs to user {OTHER_USER}"):
         kept_secret(db, "api-key", lambda: "made")
 
 
 def test_a_key_next_to_the_database_is_no_link(db: Path) -> None:
-    db.with_name("elsewhere").write_text("known to a stranger")
+    db.with_name("elsewhere").write_text("known to another user")
     next_to(db, ".api-key").symlink_to(db.with_name("elsewhere"))
     with pytest.raises(ConfigurationError, match="is a link, which is not followed"):
         kept_secret(db, "api-key", lambda: "made")
@@ -109,7 +109,7 @@ def test_a_key_file_that_is_named_may_be_a_link_as_kubernetes_makes_them(tmp_pat
     (tmp_path / "key").symlink_to("..data/key")
     assert read_secret_file(tmp_path / "key") == "the key"
     give_away(tmp_path / "..data" / "key")
-    with pytest.raises(ConfigurationError, match=f"belongs to user {STRANGER}"):
+    with pytest.raises(ConfigurationError, match=f"belongs to user {OTHER_USER}"):
         read_secret_file(tmp_path / "key")
 
 
@@ -131,4 +131,4 @@ def test_a_folder_that_is_made_is_kept_out_of_repositories(tmp_path: Path) -> No
     status = subprocess.run(["git", "status", "--porcelain"], cwd=tmp_path, check=True, capture_output=True)
     assert status.stdout == b""
     opened(tmp_path / "data" / "state.db")
-    assert not (tmp_path / "data" / ".gitignore").exists(), "a folder of that name is somebody's choice"
+    assert not (tmp_path / "data" / ".gitignore").exists(), "a folder of that name is a user's choice"

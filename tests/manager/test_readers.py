@@ -51,7 +51,7 @@ async def test_reads_of_a_file_that_fail_are_logged_when_that_begins_and_when_it
     assert "reading the database works again" in lines[1][1]
 
 
-def count_for_ever(view: View) -> object:
+def count_without_end(view: View) -> object:
     return view.execute(f"{NUMBERS.format(-1)} SELECT count(*) FROM n").fetchone()
 
 
@@ -179,7 +179,7 @@ async def test_pages_lists_and_exports_wait_for_their_turn_and_no_longer(
 
 
 @pytest.mark.parametrize(
-    "search", [count_for_ever, go_through_long_texts, run_short_statements, find_short_rows]
+    "search", [count_without_end, go_through_long_texts, run_short_statements, find_short_rows]
 )
 async def test_a_search_that_takes_too_long_is_ended_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Callable[[View], object]

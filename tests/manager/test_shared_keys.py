@@ -70,7 +70,7 @@ async def test_a_key_is_exchanged_step_by_step_while_two_state_managers_work(
         async with manager(database, OLD, NEW) as two:
             pass
     async with manager(database, OLD, NEW) as one, manager(database, NEW, OLD) as two:
-        assert used(database) == {key_id(NEW)}, "encrypted anew at the start"
+        assert used(database) == {key_id(NEW)}, "encrypted again at the start"
         # The first one still encrypts with the old key.
         assert "rotate-secrets says when no state manager uses the older keys any more" in caplog.text
         states += [await store_secret(one, "by one"), await store_secret(two, "by two")]
@@ -111,7 +111,7 @@ async def test_a_state_manager_whose_keys_do_not_fit_is_not_started(
         assert used(database) == before
         await reads(one, held)
     async with manager(database, *starting):
-        pass  # nobody is there whose keys could fit or not
+        pass  # no other state manager is there whose keys could differ
 
 
 async def test_a_key_is_not_taken_away_while_secrets_are_under_it(database: Database) -> None:
@@ -177,7 +177,7 @@ async def test_a_start_that_fails_does_not_count_as_alive(
     assert database.execute("SELECT id FROM managers") == []
 
 
-async def test_nothing_is_encrypted_with_a_key_that_somebody_lacks(database: Database) -> None:
+async def test_nothing_is_encrypted_with_a_key_that_a_state_manager_lacks(database: Database) -> None:
     async with manager(database, OLD) as one:
         held = await store_secret(one, "graph")
         both = Settings(secrets_encryption_key=f"{NEW},{OLD}")

@@ -1,4 +1,4 @@
-"""Every use case beside every other on a few runs, through two stores on one PostgreSQL.
+"""Every use case at the same time as every other on a few runs, through two stores on one PostgreSQL.
 
 Transactions take their locks in one order, so that none is ever ended as a deadlock, and counters are right
 in the end whatever the order was.
@@ -44,7 +44,7 @@ from exotrio.manager.engine import (
     workers,
 )
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.cipher import Cipher, encrypt_anew
+from exotrio.manager.store.cipher import Cipher, encrypt_again
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.view import View
@@ -59,7 +59,7 @@ OPERATIONS = 1_200
 TASKS = 12
 RUNS = 4
 WORKERS = ("w0", "w1", "w2")
-# Each sibling of b is a group of its own, which u unites; top unites all of them.
+# Each sibling of b is a separate group, which u unites; top unites all of them.
 PLACES = [
     place("r", "b"),
     place("b", "c"),
@@ -86,7 +86,7 @@ def graph_request(version: int) -> GraphRequest:
 
 
 class Crowd:
-    """What several tasks do to the same states, each in an order of its own.
+    """What several tasks do to the same states, each in another order.
 
     What one task holds another one may report, renew or release, too, as if requests came twice.
     """
@@ -252,7 +252,7 @@ class Crowd:
 
     async def encrypt(self, random: Random) -> None:
         key = bytes([random.randrange(2)] * 32)
-        await self.write(random, encrypt_anew, Cipher(key, bytes(32), bytes([1] * 32)))
+        await self.write(random, encrypt_again, Cipher(key, bytes(32), bytes([1] * 32)))
 
     async def fire(self, random: Random) -> None:
         await self.write(random, schedules.fire_schedules)

@@ -1,4 +1,4 @@
-"""What SQLite's stores do beside what every store does: commits in groups, and one writer."""
+"""What SQLite's stores do in addition to what every store does: commits in groups, and one writer."""
 
 from __future__ import annotations
 
@@ -309,7 +309,7 @@ async def test_a_last_run_in_a_commit_that_fails_gets_one_error(db: str) -> None
         assert "no time" in str(waiter.error)
         for number in range(3):
             await store.write(put_item, f"item {number}")
-        # Nor does it take anything any more, for nobody.
+        # Nor does it take anything any more.
         assert (len(waiter.looks), len(await store.read(keys))) == (1, 3)
 
 

@@ -94,7 +94,7 @@ async def test_a_state_manager_starts_though_each_first_commit_of_its_start_is_c
 ) -> None:
     cut(managers, "enter_if_fit", "after")
     cut(service, "recover", "before")
-    cut(encryption, "encrypt_anew", "after")
+    cut(encryption, "encrypt_again", "after")
     async with open_manager(database.url_at(proxy.port)) as manager:
         await Flow.deploy(manager.api, place("a"))
 

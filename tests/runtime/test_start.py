@@ -103,7 +103,7 @@ def test_signals_that_are_sent_together_are_one_request(numbers: tuple[signal.Si
     assert "completed 1" in end.out
 
 
-def test_another_signal_is_a_request_of_its_own_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_signal_after_a_second_is_a_separate_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     requests = StopRequests()

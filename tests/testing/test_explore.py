@@ -230,7 +230,7 @@ async def test_one_point_is_replayed_by_its_number_and_raises_what_the_check_rai
 
 
 class Forever(BaseNode):
-    """Waits for a lock that nobody releases when it is killed."""
+    """Waits for a lock that is not released when it is killed."""
 
     async def execute(self) -> None:
         while "locked" in world.log:  # noqa: ASYNC110  (as one does that asks a database)

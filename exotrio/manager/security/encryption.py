@@ -32,7 +32,7 @@ from exotrio.manager.security.secret_files import (
     secret_path,
     write_secret_file,
 )
-from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encrypt_anew
+from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encrypt_again
 from exotrio.manager.store.opening import open_store, write_at_start
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.shared_keys import rotate
@@ -107,7 +107,7 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
     Those do not prevent the start, since the right key, or an upsert of the graph, fixes them. Until then
     each state that needs such a secret is claimed and released again and again.
     """
-    report = await write_at_start(store, lambda: store.write(encrypt_anew, cipher))
+    report = await write_at_start(store, lambda: store.write(encrypt_again, cipher))
     if report.renewed:
         await store.forget_replaced()
         logger.info(
@@ -189,7 +189,7 @@ async def rotate_secrets(
         if not from_variable:
             # First, and on disk: a secret that is encrypted with a lost key is lost.
             write_secret_file(secret_path(path, KEY_FILE), keys)
-        report = await store.write(encrypt_anew, cipher)
+        report = await store.write(encrypt_again, cipher)
         await store.forget_replaced()
         if drop_old:
             write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])

@@ -144,11 +144,11 @@ class Renewed:
 
 
 def check_secrets(view: View, cipher: Cipher) -> Renewed:
-    """Return what ``encrypt_anew`` would return, and change nothing."""
+    """Return what ``encrypt_again`` would return, and change nothing."""
     return _outdated(view, cipher)[0]
 
 
-def encrypt_anew(tx: Transaction, cipher: Cipher) -> Renewed:
+def encrypt_again(tx: Transaction, cipher: Cipher) -> Renewed:
     """Encrypt with the newest key what was encrypted with an older one."""
     # Locked: an upsert may replace a secret meanwhile, and its value must not be overwritten by the older
     # one.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exotrio.manager.store.cipher import ID_LENGTH, Cipher, Renewed, encrypt_anew
+from exotrio.manager.store.cipher import ID_LENGTH, Cipher, Renewed, encrypt_again
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
@@ -86,4 +86,4 @@ def rotate(tx: Transaction, cipher: Cipher, now: int) -> Rotated:
     others = peers(tx, now).items()
     lacking = [manager for manager, keys in others if cipher.newest not in keys]
     behind = [manager for manager, keys in others if keys[0] != cipher.newest]
-    return Rotated(lacking, behind, Renewed() if lacking else encrypt_anew(tx, cipher))
+    return Rotated(lacking, behind, Renewed() if lacking else encrypt_again(tx, cipher))

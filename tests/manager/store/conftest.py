@@ -27,7 +27,7 @@ def db(engine: str, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def quick_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let whoever waits on PostgreSQL look every few milliseconds, though nothing was announced."""
+    """Let claims that wait on PostgreSQL look every few milliseconds, though nothing was announced."""
     monkeypatch.setattr(postgres_waiting, "MIN_POLL", 0.01)
     monkeypatch.setattr(postgres_waiting, "MAX_POLL", 0.02)
 

@@ -1,6 +1,6 @@
 """What ``exotrio.manager.store.port`` promises, kept by the store of every engine.
 
-What only one of them does (commits in groups, sessions that break, ...) has its tests in a file of its own.
+What only one of them does (commits in groups, sessions that break, ...) has its tests in a separate file.
 """
 
 from __future__ import annotations
@@ -535,7 +535,7 @@ async def test_a_store_says_that_it_can_be_written(store: Store) -> None:
     assert await store.read(keys) == []
 
 
-# -- what nobody waits for
+# -- writes without a waiting caller
 
 
 async def test_what_is_written_later_happens(store: Store) -> None:

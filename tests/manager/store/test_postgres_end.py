@@ -73,7 +73,7 @@ async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
             await trio.to_thread.run_sync(closed.wait_entered)
             nursery.cancel_scope.cancel()
         assert "did not end within" in caplog.text
-        # As whoever does not get the answer to a claim, at that time.
+        # As a runtime that does not get the answer to a claim, at that time.
         store.write_later(lambda tx: None)
         assert "is abandoned" in caplog.text
         closed.open()

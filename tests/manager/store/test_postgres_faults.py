@@ -385,5 +385,5 @@ async def test_use_cases_that_wait_for_a_row_delay_none_that_does_not_need_it(da
             await until(lambda: len(database.blocked()) == postgres.WRITERS)
             await opened.write(put, "other")
             assert changed == []
-        # Nobody had to give up before somebody else could go on.
+        # No transaction had to give up before another one could go on.
         await until(lambda: len(changed) == postgres.WRITERS)

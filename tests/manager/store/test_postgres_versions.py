@@ -26,9 +26,9 @@ from tests.support.stores import put, until
 
 PRESENT = (VERSION, OLDEST)
 EXPANDED = (VERSION + 1, OLDEST)
-"""One release later, beside which the present one works."""
+"""One release later, next to which the present one works."""
 CONTRACTED = (VERSION + 2, VERSION + 1)
-"""Two releases later, beside which it does not."""
+"""Two releases later, next to which it does not."""
 EXPAND = "ALTER TABLE store ADD COLUMN later INTEGER NOT NULL DEFAULT 0;"
 CONTRACT = "ALTER TABLE store DROP COLUMN later;"
 

@@ -28,7 +28,7 @@ LONG = 600.0
 
 @pytest.fixture
 def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits looks only if it is woken."""
+    """A waiting claim looks only if it is woken."""
     monkeypatch.setattr(postgres_waiting, "MIN_POLL", LONG)
     monkeypatch.setattr(postgres_waiting, "MAX_POLL", LONG)
 
@@ -144,7 +144,7 @@ async def test_the_first_that_waits_gets_what_is_announced_until_nothing_is_left
     looks = takers.looks
     await store.write(offer, "topic", "a", "b")
     assert await takers.taken(2) == [("first", "a"), ("second", "b")]
-    # Until the third has looked in vain. While it looks, what is announced is for whoever finds it.
+    # Until the third has looked in vain. While it looks, what is announced is for the one that reads it.
     await trio.testing.wait_all_tasks_blocked()
     await all_writers_met(store)
     await store.write(offer, "topic", "c")
@@ -287,7 +287,7 @@ async def test_a_manager_that_begins_to_listen_again_runs_all_that_waits(
 ) -> None:
     async with listening(database) as other:
         await takers.start("first", "topic")
-        # Whatever was announced before its sessions ended and it listened again, nobody told it.
+        # Whatever was announced before its sessions ended and it listened again, it was not notified.
         database.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
         database.terminate()
         assert await takers.taken(1) == [("first", "unannounced")]

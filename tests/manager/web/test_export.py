@@ -22,7 +22,7 @@ from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, ok, plac
 from tests.support.manager import Manager, open_manager
 from tests.support.web import NAMESPACE, SCRIPT, Site, failed_run, text_of
 
-SECRET = 'pass"word\\of-nobody'
+SECRET = 'pass"word\\of-none'
 TRACE = """Traceback (most recent call last):
   File "/app/nodes.py", line 7, in execute
     raise ValueError(text)

@@ -71,7 +71,7 @@ async def every_page(site: Site) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", LISTS)
 async def test_an_empty_page_says_what_to_do(site: Site, path: str) -> None:
-    html = await site.browser.page(f"/ns/nobody-has-this{path}")
+    html = await site.browser.page(f"/ns/unknown{path}")
     assert 'class="quiet empty"' in html
 
 
