@@ -30,6 +30,7 @@ MAX_REQUESTS = 2
 MAX_SINGLE = 8
 """Requests at once that start one run each: half the connections of a client, so that its other calls have
 some."""
+NO_KEYS = "a run cannot be started by a key"
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
 
@@ -118,7 +119,7 @@ async def _trigger(calls: Calls, graph_name: str, request: Mapping[str, Any]) ->
         return await once()
 
     if "key" in request:
-        return await calls.native_only(native, "a run cannot be started by a key")
+        return await calls.native_only(native, NO_KEYS)
     return await calls.prefer_native(native, v0)
 
 
@@ -180,11 +181,11 @@ class ManyRuns:
         """Start the runs, and return their ids in the order of the list."""
         try:
             with _trigger_span(self._calls, self._graph_name) as span:
-                entries = _entries(runs, _trace(span))
+                parts = _parts(_entries(runs, _trace(span)))
                 if await self._calls.is_native():
-                    await self._each(_parts(entries), MAX_REQUESTS, self._start_together)
+                    await self._each(parts, MAX_REQUESTS, self._start_together)
                 else:
-                    await self._each(entries, MAX_SINGLE, self._start_one)
+                    await self._each(self._without_keys(parts), MAX_SINGLE, self._start_one)
                 if span is not None:
                     span.add({"messaging.batch.message_count": len(self.ids)})
                 if self.failure is not None:
@@ -250,6 +251,15 @@ class ManyRuns:
         for entry, run_id, created in zip(part, reply.run_ids, reply.created, strict=True):
             self._add(entry.index, run_id, created=created)
         self._show_progress()
+
+    async def _without_keys(self, parts: AsyncGenerator[list[_Entry]]) -> AsyncGenerator[_Entry]:
+        """Yield the runs for a server that speaks only v0; refuse a part with a key before it starts any."""
+        async with aclosing(parts):
+            async for part in parts:
+                if any(entry.run.key is not None for entry in part):
+                    self._calls.refuse_v0(NO_KEYS)
+                for entry in part:
+                    yield entry
 
     async def _start_one(self, entry: _Entry) -> None:
         try:

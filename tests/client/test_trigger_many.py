@@ -135,6 +135,9 @@ async def test_nothing_is_started_by_a_key_on_v0_which_would_ignore_it() -> None
         await server.client.trigger("g", key="k")
     with pytest.raises(RequestRefused, match=r"cannot be started by a key: .* speaks only v0"):
         await server.client.trigger_many("g", [NewRun(key="k")])
+    with pytest.raises(RequestRefused, match=r"cannot be started by a key: .* speaks only v0") as refusal:
+        await server.client.trigger_many("g", [{}, {}, NewRun(key="k"), {}])
+    assert "0 runs of the list were started" in str(refusal.value)
     assert "POST trigger" not in server.calls()
 
 
