@@ -1,6 +1,6 @@
-"""The database of this folder, for commands without the URI of a state manager.
+"""The database of this folder, for commands that no URI of a state manager is given to.
 
-They open it, or use the state manager of the process that has it open.
+Such a command opens the database itself, or uses the state manager of the process that has it open.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ MEMORY = ":memory:"
 
 
 def client_at(endpoint: Endpoint, namespace: str) -> StateManager:
-    """Return a client, to be closed."""
+    """Return a client; the caller closes it."""
     from exotrio.client import StateManager  # here, since `worker` needs no client
 
     return StateManager(namespace, endpoint.uri, endpoint.key, transport=endpoint.transport)
 
 
 async def open_endpoint(stack: AsyncExitStack, db: str | None) -> Endpoint:
-    """Return the state manager of a database: one in this process, until the stack is closed; or the one that
-    has the file open and serves it.
+    """Return the state manager of a database: a new one in this process, which is closed with the stack; or
+    the one that has the file open and serves it.
 
     Args:
-        stack: Closes it.
-        db: The database. None: the one that commands use by default.
+        stack: Closes a state manager in this process.
+        db: The database; None for the default of all commands.
 
     Raises:
         DatabaseBusy: another process has the file open, and serves it on no port.
@@ -72,7 +72,7 @@ def endpoint_in_use(file: Path, busy: DatabaseBusy) -> Endpoint:
 
 
 def key_source(file: Path) -> str:
-    """Return where the key of a state manager on a file is, if that chose it without options."""
+    """Return where the key of a state manager on a file is, if it was started without options for the key."""
     settings = read_settings()
     if settings.state_manager_secret or settings.api_key:
         return f"the key of {SERVER_KEY_VARIABLE if settings.state_manager_secret else KEY_VARIABLE}"
@@ -80,7 +80,7 @@ def key_source(file: Path) -> str:
 
 
 def _key_of(file: Path) -> str:
-    """Return the key of a state manager on a file, chosen as that chooses it."""
+    """Return the key of a state manager on a file, if it was started without options for the key."""
     settings = read_settings()
     if key := settings.state_manager_secret or settings.api_key:
         return key

@@ -1,9 +1,8 @@
 """The port of ``worker --health-port``.
 
-For one runtime it is served in a thread with its own Trio loop: it has to answer while node code blocks the
-runtime's loop. It reads from the runtime only what any thread may read, and it ends after the runtime, so
-that the drain can be observed. For several processes their parent serves it (``processes.health``).
-``monitoring`` itself does not serve HTTP.
+For one runtime it is served in a thread with its own Trio loop, since it has to answer while node code blocks
+the runtime's loop. It reads only what any thread may read of the runtime, and it ends after the runtime, so
+that the drain can be observed. With ``--processes`` the parent serves it (``processes.health``).
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ async def serve_health(
 
 
 class _App:
-    """The ASGI app. ``hosts`` are the only ones that are served; None for any."""
+    """The ASGI app. ``hosts`` are the values of the Host header that it accepts; None for any."""
 
     def __init__(self, source: Source, hosts: frozenset[str] | None, *, tasks: bool) -> None:
         self._source = source
@@ -147,7 +146,7 @@ def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Ite
 
 
 class _OneRuntime:
-    """The runtime of this process, for its port."""
+    """The ``Source`` for the one runtime of this process."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

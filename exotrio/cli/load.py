@@ -1,4 +1,4 @@
-"""Loads a user's file or module, and finds the Runtime and the Graph in it."""
+"""Loads a user's file or module, and finds its Runtime and its Graphs."""
 
 from __future__ import annotations
 
@@ -147,27 +147,27 @@ def _load_error(error: BaseException, path: str) -> ExotrioError:
     # A module that runs an event loop raises exception groups.
     leaf = first_leaf(error)
     line = users_line(leaf) or users_line(error)
-    place = f"in {line[0]}, line {line[1]}" if line else ""
+    location = f"in {line[0]}, line {line[1]}" if line else ""
     if isinstance(leaf, LifecycleError):
         return ModuleInvalid(
             f"{path} starts its Runtime while it is loaded",
-            where=place,
+            where=location,
             fix="put the start under: if __name__ == '__main__':",
         )
     if isinstance(leaf, ConfigurationError | GraphInvalid):
         kind = GraphInvalid if isinstance(leaf, GraphInvalid) else ConfigurationError
-        return kind(leaf.what, leaf.problems, where=leaf.where or place, fix=leaf.fix)
+        return kind(leaf.what, leaf.problems, where=leaf.where or location, fix=leaf.fix)
     if isinstance(leaf, ExotrioError):
         return leaf
     if isinstance(leaf, ValidationError):
         return ModuleInvalid(
-            f"{path} declares a {leaf.title} that breaks rules", readable_errors(leaf), where=place
+            f"{path} declares a {leaf.title} that breaks rules", readable_errors(leaf), where=location
         )
     lines = str(leaf).strip().splitlines()
     command = python_line([path] if is_file(path) else ["-m", path])
     return ModuleInvalid(
         f"{path} failed while it was loaded: {type(leaf).__name__}" + (f": {lines[0]}" if lines else ""),
-        where=place,
+        where=location,
         fix=f"see the whole traceback with: {command}",
     )
 
@@ -197,7 +197,7 @@ def _import_file(path: Path) -> ModuleType:
             fix=_FIX,
         )
     sys.path.insert(0, str(path.resolve().parent))
-    # Not under the name of the file, which may be that of a package that it imports.
+    # Under another name than the file's, since the file may import a package with that name.
     try:
         return module_from_file(f"exotrio_app_{path.stem}", str(path))
     except NotImportable as error:
@@ -238,7 +238,7 @@ def users_line(error: BaseException) -> tuple[str, int | None] | None:
 
 
 def users_traceback(error: BaseException) -> str:
-    """Return the part of an error's traceback that is in the user's code; empty if nothing is."""
+    """Return the part of an error's traceback that is in the user's code; empty if no frame is."""
     leaf = first_leaf(error.__cause__ or error)
     lines = traceback.format_list(_users_frames(leaf))
     if isinstance(leaf, SyntaxError):
@@ -248,10 +248,10 @@ def users_traceback(error: BaseException) -> str:
 
 
 def users_files(error: BaseException | None = None) -> list[str]:
-    """Return the user's files among those of all loaded modules.
+    """Return the files that the user wrote, of all loaded modules.
 
-    Of an error that ``load`` raised, they include the files in its traceback: Python does not keep a module
-    that failed to load.
+    Pass an error of ``load`` to include the files in its traceback: Python does not keep a module that failed
+    to load.
     """
     names = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     if error is not None:

@@ -1,9 +1,10 @@
 """Finds what a command names: graphs, nodes, runs, states and runtimes, and lists of them.
 
-Errors suggest what was meant. The first characters of the id of a run or runtime, 6 or more, stand for it if
-no other id begins with them, and so does the key of a run. Ids of states all begin alike: our server numbers
-them in one row, so the last digits stand for one. The last part of a runtime's id is 12 digits, unique for
-each; it can stand for the id. All but keys, runtimes and digits works through v0, too.
+Errors suggest similar names. A run can be named by its id, by its key, or by the first 6 or more characters
+of its id; a runtime by its name, its id, the last part of its id (12 unique digits), or the first 6 or more
+characters of one of these two. A prefix must not fit several ids. Ids of states all begin alike, since our
+server numbers them consecutively, so a state can be named by the last digits of its id. At a server that
+speaks only v0, keys, runtimes and last digits cannot be looked up.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ P = TypeVar("P", StatePage, RunPage)
 
 MIN_PREFIX = 6
 PAGE = 1_000
-"""Entries of a page; also the newest runs that are searched for the beginning of an id."""
+"""Entries of a page; a prefix of an id is searched among so many of the newest runs."""
 MAX_SEARCHED = 20_000
-"""Runs of a v0 server that are searched: it lists all of them, page by page, without a filter."""
+"""Runs of a v0 server that are searched with a filter: the server itself lists all of them, page by page."""
 STOPPED = "stopped"
 _NUMBER = 16
-"""Digits of a state's id that number it; those before them identify the database."""
+"""Digits at the end of a state's id that count; those before them identify the database."""
 _LAST_DIGITS = re.compile(rf"[0-9a-fA-F]{{1,{_NUMBER}}}")
 
 
@@ -65,7 +66,7 @@ async def if_native(call: Awaitable[T]) -> T | None:
 
 
 async def about(manager: StateManager, kind: Literal["graph", "node"], name: str, call: Awaitable[T]) -> T:
-    """Return the answer to a call about a graph or node; if there is none, the error says which there are."""
+    """Return the answer to a call about a graph or node; if it does not exist, the error lists the others."""
     try:
         return await call
     except NotFound as error:
@@ -83,7 +84,7 @@ async def not_found(
 
 
 async def find_graph(manager: StateManager, name: str) -> GraphReply:
-    """Return a graph; if there is none, the error says which there are."""
+    """Return a graph; if it does not exist, the error lists the others."""
     reply = await about(manager, "graph", name, manager.get_graph(name))
     try:
         graph = GraphReply.model_validate(reply)
@@ -92,25 +93,27 @@ async def find_graph(manager: StateManager, name: str) -> GraphReply:
         raise InvalidResponse(f"the state manager's graph {name!r} cannot be read: {problems}") from error
     defaults = (RetryPolicyModel(), StoreConfigModel())
     if not graph.triggers and (graph.retry_policy, graph.store_config) == defaults:
-        # The stock state manager returns defaults here, whatever is stored; its list of graphs is right.
+        # The stock state manager returns defaults here, whatever is stored; its list of graphs is correct.
         for stored in await manager.graphs():
             if stored.name == name.strip():
                 return GraphReply.model_validate(stored.model_dump())
     return graph
 
 
-async def require_place(manager: StateManager, place: str, run: str | None, graph: str | None) -> None:
+async def require_identifier(
+    manager: StateManager, identifier: str, run: str | None, graph: str | None
+) -> None:
     """Refuse a node identifier that the run, or the graph, does not have."""
     if run is not None:
-        owner, places = "the run", [node.identifier for node in (await manager.status(run)).nodes]
+        owner, known = "the run", [node.identifier for node in (await manager.status(run)).nodes]
     elif graph is not None:
         owner = f"graph {graph!r}"
-        places = [node.identifier for node in (await find_graph(manager, graph)).nodes]
+        known = [node.identifier for node in (await find_graph(manager, graph)).nodes]
     else:
         return
-    if place not in places:
-        what = f"{owner} has no place {place!r}{suggestion(place, places)}"
-        raise NotFound(what, fix=f"it has: {listed(places)}")
+    if identifier not in known:
+        what = f"{owner} has no place {identifier!r}{suggestion(identifier, known)}"
+        raise NotFound(what, fix=f"it has: {listed(known)}")
 
 
 # Runs and states.
@@ -160,9 +163,9 @@ def _no_run(name: str, similar: list[str], error: NotFound) -> NotFound:
 
 
 async def whole_state_id(manager: StateManager, name: str) -> str:
-    """Return the id of the state that ``name`` stands for: its last digits without the zeros before them.
+    """Return the id of the state whose last digits, without the zeros before them, are ``name``.
 
-    What cannot be completed is returned as it is.
+    A name that is not of this form is returned as it is.
     """
     page = await if_native(manager.states(limit=1)) if _LAST_DIGITS.fullmatch(name) else None
     if page is None or not page.states:
@@ -171,7 +174,7 @@ async def whole_state_id(manager: StateManager, name: str) -> str:
 
 
 async def about_state(name: str, call: Awaitable[T]) -> T:
-    """Return the answer to a call about a state; if there is none, the error says where to search."""
+    """Return the answer to a call about a state; if it does not exist, the error says where to search."""
     try:
         return await call
     except NotFound as error:
@@ -250,7 +253,7 @@ def find_runtimes(runtimes: Sequence[RuntimeInfo], name: str) -> list[RuntimeInf
 
 
 def find_runtime(runtimes: Sequence[RuntimeInfo], name: str) -> RuntimeInfo:
-    """Return one runtime, also by a prefix of its id or last part; NotFound also if there are several."""
+    """Return the one runtime with this name, id or prefix; NotFound if there is none, or several."""
     matching = _named(runtimes, name)
     if not matching and len(name) >= MIN_PREFIX:
         matching = [

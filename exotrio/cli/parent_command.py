@@ -1,7 +1,7 @@
-"""The command that started this process to run a Runtime, as this process sees it.
+"""The command that started this process to run a Runtime; that Runtime's process uses this class.
 
-It sends orders. When it ends, even by ``kill -9``, the stream of orders ends: then this process drains by
-itself, and exits even if its nodes do not.
+The command sends orders. When it ends, even by ``kill -9``, the stream of orders ends: then this process
+drains by itself, and exits even if its nodes do not end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from exotrio.cli.runtime_process import Order, Registered
 log = logging.getLogger("exotrio.cli")
 
 MARGIN = 3.0
-"""Seconds that a drain may take beyond its limits, on a busy machine; then the process exits."""
+"""Seconds added to the limits of a drain, for a busy machine, before the process exits."""
 
 
 class ParentCommand(ParentProcess):
@@ -34,7 +34,7 @@ class ParentCommand(ParentProcess):
 
     Args:
         descriptor: Number of the socket.
-        name: What it is, for the log.
+        name: What the command is called in the log.
         answer: Called with each message that is not an order, in the thread that reads them.
 
     Attributes:
@@ -74,8 +74,8 @@ class ParentCommand(ParentProcess):
         try:
             return run_blocking(main, lambda grace, why: runtime.stop(grace, why=why), ends_process=True)
         finally:
-            # The listening thread goes on until the process has ended. It must not refer to the user's code
-            # then, or Python would not write what that left open.
+            # The listening thread runs until the process has ended. If it still referred to objects of the
+            # user's code then, Python would not flush files that they left open.
             with self._acting:
                 self._is_over = True
                 self.runtime, self._answer = None, lambda message: None

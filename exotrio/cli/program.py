@@ -1,4 +1,4 @@
-"""How this program was called, for commands that are printed to be copied; and its Ctrl-C and SIGTERM."""
+"""Commands that are printed to be copied, spelled as this program was called; and Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MODULE = ["-m", "exotrio"]
 
 @dataclass(frozen=True, slots=True)
 class CalledAs:
-    """The ``click.Context.obj`` of each command. ``process``: the process ends with the command."""
+    """The ``click.Context.obj`` of each command. ``process``: whether the process ends with the command."""
 
     process: bool
 

@@ -1,4 +1,4 @@
-"""A child process that runs a user's Runtime, as the command that started it sees it. The other end is
+"""A child process that runs a user's Runtime; the command that started it uses this class. The other end is
 ``parent_command``; how both communicate is explained in ``exotrio._children``."""
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from exotrio._shared import deadlines
 from exotrio.errors import ConfigurationError
 
 MARGIN = 5.0
-"""Seconds that a process gets beyond the limits of its drain, for a busy machine; then it is killed."""
+"""Seconds added to the limits of a drain, for a busy machine, before the process is killed."""
 LAST_MESSAGES_TIMEOUT = 1.0
-"""Seconds for reading the last messages of a process that ended: one that it started may keep the stream
-open."""
+"""Seconds for reading the last messages of a process that ended: programs that it started may keep the
+stream open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class RuntimeProcess(ChildProcess):
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Drain it, if it has not ended yet, and close the connection. Takes as long as its drain may."""
+        """Drain it, if it has not ended yet, and close the connection. It may take as long as a drain."""
         if not self.ended.is_set():
             self.order(Order("drain", "an error"))
             with trio.CancelScope(shield=True):  # the order set a deadline

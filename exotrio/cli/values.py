@@ -71,8 +71,8 @@ def values_file(ctx: click.Context, parameter: click.Parameter, value: str | Non
         texts = json.loads(_read(value))
     except (ValueError, RecursionError) as error:
         # Only the line: the text of the error could quote a secret.
-        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise click.BadParameter(f"{name} is not JSON{place}") from None
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise click.BadParameter(f"{name} is not JSON{line}") from None
     if not isinstance(texts, dict):
         raise click.BadParameter(f'{name} is not a JSON object such as {{"name": "value"}}')
     for key, text in texts.items():

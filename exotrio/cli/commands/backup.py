@@ -16,11 +16,11 @@ from exotrio.cli.terminal.output import print_text
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @server_connection
 def command(file: Path, overwrite: bool, connection: Connection) -> None:
-    """Write a backup of a state manager's database, all namespaces in it, to FILE.
+    """Write a backup of a state manager's database, with all namespaces, to FILE.
 
-    The state manager keeps working meanwhile. `server --db FILE` starts one from the backup.
-    Secrets in it are encrypted, and their key is not part of it: keep the file ending in
-    .secrets-key (or SECRETS_ENCRYPTION_KEY) too, in another place.
+    The state manager keeps working meanwhile. `server --db FILE` starts a state manager on the backup.
+    Secrets in it are encrypted, and their key is not in it: also keep the file ending in .secrets-key, or
+    SECRETS_ENCRYPTION_KEY, in another place.
 
     A database on PostgreSQL is backed up with pg_dump; this command then prints how.
     """

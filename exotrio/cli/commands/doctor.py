@@ -54,7 +54,7 @@ def command(
     Exits 0 if nothing needs attention and 1 if something does; 2 if a setting is missing or wrong, 4 if the
     state manager cannot be reached or is something else, 5 if it refuses the key.
 
-    JSON: ok, settings, versions, state_manager, namespace, overview (as of `top`), checkup, v0_claims,
+    JSON: ok, settings, versions, state_manager, namespace, overview (as in `top`), checkup, v0_claims,
     findings (what, fix, attention).
     """
     # Its warnings about .env are among the findings, with the name of the file.

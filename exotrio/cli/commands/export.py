@@ -33,14 +33,14 @@ STANDARD_OUTPUT = "-"
 @namespace_option
 @server_connection
 def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, connection: Connection) -> None:
-    """Save a run as one HTML page: its graph, timeline, counts, errors with tracebacks and what was logged
-    before them, states with their values, events and store.
+    """Save a run as one HTML page: its graph, timeline, counts, errors with their tracebacks and logs, states
+    with their values, events and store.
 
     The page needs no other file, has no script and loads nothing, so it can be mailed or attached to
     a ticket. Of a large run it shows some of the states, failed ones first, and says what is left
-    out. Secrets of the graph are masked; all other content of values and errors is in it.
+    out. Secrets of the graph are masked; nothing else in values and errors is.
 
-    RUN is the id of a run, or its first 6 characters or more. The run need not be finished.
+    RUN is the id of a run, its key, or the first 6 or more characters of its id. It may still be running.
     """
     if file is not None and file != STANDARD_OUTPUT:
         require_place(Path(file), overwrite=overwrite, option="--overwrite")

@@ -61,7 +61,7 @@ def apply(
     override those in the file; the graph keeps no others. Runs that have begun keep the graph they
     began with.
 
-    JSON: as `graph show`; of several graphs as `graph ls`.
+    JSON: as in `graph show`; for several graphs as in `graph ls`.
     """
     drafts = read_complete(target, name, merged(secrets, secrets_file, "--secret", "--secrets-file"))
     applied: list[tuple[str, GraphReply]] = []
@@ -87,7 +87,7 @@ def apply(
 def ls(connection: Connection) -> None:
     """List the graphs of a namespace.
 
-    JSON: namespace and graphs, each as of `graph show`.
+    JSON: namespace and graphs, each as in `graph show`.
     """
     graphs = connection.ask(StateManager.graphs)
     connection.print_list(

@@ -1,4 +1,4 @@
-"""``python -m exotrio migrate``: a database, moved from one engine to another."""
+"""``python -m exotrio migrate``: move a database from one engine to another."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def command() -> None:
 @command.command(name="sqlite-to-postgres")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("url", metavar="[URL]", required=False, type=options.Database())
-@options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat, as of `server`.")
+@options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat; as for `server`.")
 @click.option(
     "--claim-timeout", type=options.Seconds(), help="How long a v0 claim is valid.  [default: no limit]"
 )
 def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: float | None) -> None:
     """Move the SQLite FILE of a stopped state manager into the empty PostgreSQL database at URL.
 
-    Everything is moved, with runs in flight, schedules and secrets, which stay encrypted as they are. Ids
-    stay. Claims are as after a restart: runtimes may continue meanwhile, and deliver afterwards.
+    Everything is moved: runs in flight, schedules, and secrets, which stay encrypted with the same key. Ids
+    do not change. Runtimes may continue meanwhile, and deliver afterwards, as when a state manager restarts.
 
-    It is one transaction: everything is moved, or nothing. Then FILE is renamed, so that nothing runs twice.
+    One transaction moves everything, or nothing. Then FILE is renamed, so that nothing runs twice.
 
     The password of URL must not be in arguments: set EXOTRIO_DATABASE_URL to the URL and leave it out here,
     or use PGPASSFILE.

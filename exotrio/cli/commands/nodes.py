@@ -23,7 +23,7 @@ def command() -> None:
 @command.command(name="ls")
 @connection
 def ls(connection: Connection) -> None:
-    """List the registered nodes: inputs, outputs, secrets by name, and the runtime that has them.
+    """List the registered nodes: inputs, outputs, names of secrets, and the Runtime that registered them.
 
     JSON: namespace, nodes (name, runtime_name, inputs_schema, outputs_schema, secrets, created_at,
     updated_at, paused_at).

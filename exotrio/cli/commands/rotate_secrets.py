@@ -32,8 +32,8 @@ def command(db: str | None, drop_old: bool) -> None:
     in the file ending in .secrets-key next to the database.
 
     All secrets are encrypted again, or none; if it is interrupted, run it again. If a secret cannot be
-    read with any of the keys, it stops before anything is changed. Earlier backups need the older keys: keep
-    those as long as the backups.
+    read with any of the keys, nothing is changed. Earlier backups need the older keys: keep those as long as
+    the backups.
 
     A state manager does the same when it starts: to replace the key in SECRETS_ENCRYPTION_KEY, put the
     new one first and restart it; remove the old one when its log says that it is no longer needed.

@@ -39,7 +39,7 @@ def command() -> None:
     "--status",
     metavar="STATUS",
     type=click.Choice([status.value for status in RunStatus], case_sensitive=False),
-    help=f"Only runs with this status, one of {', '.join(RunStatus)}.",
+    help=f"Only runs with this status: {', '.join(RunStatus)}.",
 )
 @click.option("--key", metavar="TEXT", help="Only runs with this key.")
 @options.limit(20, "List at most N runs.")
@@ -47,7 +47,7 @@ def command() -> None:
 def ls(graph: str | None, status: str | None, key: str | None, limit: int, connection: Connection) -> None:
     """List runs, newest first.
 
-    JSON: namespace, runs (as of `runs show`, without nodes and failed), more (whether there are).
+    JSON: namespace, runs (as in `runs show`, without nodes and failed), more (whether there are more).
     """
     run_status = None if status is None else RunStatus(status)
     runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, key))
@@ -70,8 +70,8 @@ def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, counts, nodes (counts by
-    status; paused_at if states wait for a paused node; not_reached, why it has none), failed (the newest
-    failed states: id, identifier, status, error).
+    status; paused_at if states wait for a paused node; not_reached: why the node has no state), failed
+    (the newest failed states: id, identifier, status, error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
@@ -97,7 +97,7 @@ def watch(run_id: str, connection: Connection) -> int:
 
     Exits 0 if it succeeded and 1 if it failed. Ctrl-C leaves the run alone.
 
-    JSON: as of `run`.
+    JSON: as in `run`.
     """
 
     async def find(manager: StateManager) -> str:
@@ -115,7 +115,7 @@ def cancel(run_id: str, connection: Connection) -> None:
     Runtimes learn of it with their next heartbeat, and cancel its nodes. Cancelling a run again changes
     nothing. A state manager that speaks only v0 cannot cancel runs.
 
-    JSON: as of `runs show`, without failed.
+    JSON: as in `runs show`, without failed.
     """
 
     async def ask(manager: StateManager) -> Run:

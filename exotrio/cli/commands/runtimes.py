@@ -29,7 +29,7 @@ class Fate(Enum):
     """The result of draining a runtime, in words."""
 
     ASKED = "asked to drain"
-    """It learns so from the answer to its next heartbeat."""
+    """It receives the request with the answer to its next heartbeat."""
     STOPPED = "stopped"
     SILENT = "fell silent"
     """Its heartbeats ended, and it did not report that it stopped."""
@@ -51,9 +51,8 @@ def command() -> None:
 def ls(connection: Connection) -> None:
     """List the runtimes of a namespace: their phase, workers and claims, and their last heartbeat.
 
-    Busy, free, buffered and reporting are as of a runtime's last heartbeat; held is counted in the
-    database now, so it may differ from their sum.
-    Stopped ones are listed for a minute, silent ones for ten.
+    Busy, free, buffered and reporting come from a runtime's last heartbeat; held is counted in the database
+    now, so it may differ from their sum. Stopped runtimes are listed for a minute, silent ones for ten.
 
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
     reporting, holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
@@ -77,7 +76,7 @@ def ls(connection: Connection) -> None:
 
 @command.command(name="drain")
 @click.argument("runtimes", metavar="[RUNTIME]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="Every live runtime of the namespace.")
+@click.option("--all", "every", is_flag=True, help="Drain every live runtime of the namespace.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until they have stopped.")
 @options.seconds("--timeout", 120, "How long --wait waits.")
 @connection
@@ -87,8 +86,8 @@ def drain(runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, c
     A name stands for all runtimes that have it. Each learns of it with its next heartbeat, usually within
     20 s.
 
-    With --wait it exits 0 once all have stopped, and 75 if one is still running after the
-    timeout, or fell silent; the drain continues.
+    With --wait it exits 0 once all have stopped, and 75 if one of them sends no more heartbeats, or is
+    still running after the timeout; the drain continues.
 
     JSON: namespace, runtimes (worker_id, runtime, result: asked; with --wait stopped, silent or present).
     """

@@ -50,7 +50,7 @@ def command() -> None:
     multiple=True,
     metavar="STATUS",
     type=click.Choice([status.value for status in StateStatus], case_sensitive=False),
-    help=f"Only states with this status, one of {', '.join(StateStatus)}; repeatable.",
+    help=f"Only states with this status: {', '.join(StateStatus)}; repeatable.",
 )
 @click.option("--outputs", is_flag=True, help="Show their outputs, too.")
 @options.limit(50, "List at most N states.")
@@ -70,8 +70,8 @@ def ls(
     A state manager that speaks only v0 needs --run.
 
     JSON: namespace, states (id, identifier, node_name, graph_name, run_id, status, error, retry_count,
-    created_at, finished_at, worker; with --outputs outputs, null where only v0 is spoken), more (whether
-    there are).
+    created_at, finished_at, worker; with --outputs also outputs, null if the state manager speaks only
+    v0), more (whether there are more).
     """
     if place is not None and run_id is None and graph is None:
         raise click.UsageError("--place needs --run or --graph: identifiers are those of one graph")
@@ -100,7 +100,7 @@ def ls(
                 raise _needs_run(refusal) from refusal
             raise
         if not states and place is not None:
-            await lookup.require_place(manager, place, run, graph)
+            await lookup.require_identifier(manager, place, run, graph)
         return states, more
 
     states, more = connection.ask(ask)
@@ -117,12 +117,12 @@ def ls(
 
 @command.command(name="show")
 @click.argument("state_id", metavar="STATE")
-@click.option("--run", "run_id", metavar="RUN", help="Its run; needed where only v0 is spoken.")
+@click.option("--run", "run_id", metavar="RUN", help="Its run; required if the state manager speaks only v0.")
 @connection
 def show(state_id: str, run_id: str | None, connection: Connection) -> None:
     """Show a state: inputs, outputs, its error with the traceback, what it logged, attempts and events.
 
-    JSON: the same; with --run at a state manager that speaks only v0, without logs, attempts and events.
+    JSON: the same fields. If the state manager speaks only v0, logs, attempts and events are missing.
     """
     state = connection.ask(lambda manager: _find(manager, state_id, run_id))
     connection.print(state.model_dump(mode="json"), _as_lines(state))

@@ -35,8 +35,8 @@ from exotrio.client import StateManager
 @click.option(
     "--batch",
     type=click.UUID,
-    help="Make ids of runs from this and the number of their line, if the line has none: repeating the "
-    "command starts no run twice.  [default: a new one]",
+    help="Make the id of a run from this id and the number of its line, if the line has no id and no key: "
+    "repeating the command then starts no run twice.  [default: a new id]",
 )
 @connection
 def command(
@@ -52,8 +52,8 @@ def command(
 ) -> int:
     """Start a run of GRAPH and print its id; with --each many runs, and print their ids.
 
-    If GRAPH has a run with the --key, none is started, and the id of that run is printed, with a message on
-    standard error; with other inputs or another store it is refused.
+    If GRAPH already has a run with the same --key, none is started, and the id of that run is printed, with
+    a message on standard error. It is an error if that run has other inputs or another store.
 
     Give private values in a file or on standard input: other users can read arguments.
 
@@ -62,8 +62,8 @@ def command(
     With --each, all lines are checked before the first run is started, and the other options are defaults
     for the lines. If it is interrupted, it prints how to continue without starting a run twice.
 
-    JSON: run_id, graph, status, created (false if it existed). With --follow the result, as of `run`; the
-    id comes first on standard error. With --each: graph, run_ids, in the order of the lines.
+    JSON: run_id, graph, status, created (false if the run existed). With --follow the result, as in `run`;
+    the id is printed first on standard error. With --each: graph, run_ids in the order of the lines.
     """
     if file is not None:
         if following:

@@ -32,23 +32,23 @@ LOADING = 10.0
     metavar="PORT",
     help="Port of 127.0.0.1 to serve it on.  [default: any free one]",
 )
-@click.option("--no-open", is_flag=True, help="Open no browser: print the link that signs one in.")
+@click.option("--no-open", is_flag=True, help="Open no browser; only print the link that signs you in.")
 def command(db: str | None, port: int, no_open: bool) -> int:
     """Open the dashboard of a database in a browser, signed in, and serve it until Ctrl-C.
 
     It shows runs, and can change them. States that are started or retried there are executed once a runtime
     works on the database: with `dev FILE`, or `run FILE --resume RUN`. Schedules start no runs meanwhile.
 
-    While another command has the file open, such as `server` or `dev`, that one serves the dashboard: it is
-    opened there, signed in, and this command ends.
+    If another command, such as `server` or `dev`, has the file open, its dashboard is opened, signed in, and
+    this command ends.
     """
     configure_logs(verbose=0, quiet=True)
-    place = _existing(db)
+    database = _existing(db)
     scope = trio.CancelScope()
 
     async def main() -> int:
         with bare_errors(), scope:
-            await _show(place, port, opens=not no_open)
+            await _show(database, port, opens=not no_open)
         return SUCCESS
 
     return run_until_stopped(main, lambda grace, why: scope.cancel(), exiting=lambda: "what is stored stays")
@@ -57,28 +57,28 @@ def command(db: str | None, port: int, no_open: bool) -> int:
 def _existing(db: str | None) -> str | Path:
     from exotrio.manager.database import choose_database  # here, since --help needs no state manager
 
-    place = choose_database(db, read_settings())
-    if not is_database_url(place) and not Path(place).is_file():
+    database = choose_database(db, read_settings())
+    if not is_database_url(database) and not Path(database).is_file():
         fix = "run a graph here first (python -m exotrio run FILE), or name a database with --db"
-        raise ConfigurationError(f"there is no database {place}", fix=fix)
-    return place
+        raise ConfigurationError(f"there is no database {database}", fix=fix)
+    return database
 
 
-async def _show(place: str | Path, port: int, *, opens: bool) -> None:
+async def _show(database: str | Path, port: int, *, opens: bool) -> None:
     # Here, as above.
     from exotrio.cli.terminal.browser import open_signed_in, shown_link, sign_in_page
     from exotrio.manager.serving import embedded_and_served
 
     try:
-        async with embedded_and_served(place, ports=(port,), schedules=False) as served:
-            with sign_in_page(place) as page:
+        async with embedded_and_served(database, ports=(port,), schedules=False) as served:
+            with sign_in_page(database) as page:
                 shown = shown_link(await served.sign_in_link(), page)
                 print_message(f"dashboard, to be opened once within 10 minutes: {shown}\nCtrl-C ends it")
                 if opens:
                     await open_signed_in(page, await served.sign_in_link())
                 await trio.sleep_forever()
     except DatabaseBusy as busy:
-        file = Path(place)
+        file = Path(database)
         await _show_running(file, endpoint_in_use(file, busy), opens=opens)
 
 
@@ -91,7 +91,7 @@ async def _show_running(file: Path, endpoint: Endpoint, *, opens: bool) -> None:
     async with client_at(endpoint, "default") as manager:
         try:
             shown, link = await manager.sign_in_link(), await manager.sign_in_link()
-        except ManagerError:  # it is older, or has another key
+        except ManagerError:  # that state manager is older, or has another key
             print_message(by_key)
             if opens and not await open_in_browser(endpoint.uri):
                 print_message("no browser could be opened: open the address yourself")

@@ -61,20 +61,20 @@ def command(
 ) -> int:
     """Run the Runtime in FILE_OR_MODULE until it is stopped.
 
-    The state manager is the one the Runtime names, or EXOSPHERE_STATE_MANAGER_URI and
-    EXOSPHERE_API_KEY from the environment or .env; else the one that serves .exotrio/state.db of this folder.
+    The state manager is the one that the Runtime names, or else that of EXOSPHERE_STATE_MANAGER_URI and
+    EXOSPHERE_API_KEY in the environment or .env, or else the one that serves .exotrio/state.db here.
 
     SIGTERM or Ctrl-C drains: running nodes may finish within the grace, other claims are released. A
     second one cancels running nodes, a third one exits at once. Exits 0 if everything was delivered or
     released, 75 if something was abandoned.
 
-    With --processes all of that is for all processes together, and so is the health port: /readyz is 200
-    while one is ready, /metrics are sums. A process that dies is replaced; one that was drained by itself
-    is not.
+    With --processes, signals, grace and exit code are for all processes together, and so is the health port:
+    /readyz is 200 while one is ready, /metrics are sums. A process that dies is replaced; one that only it
+    was ordered to drain is not.
     """
     configure_logs(verbose=verbose, form=log_format, process=child[0] if child else None)
     if child is not None:
-        # Here, as below: a single process needs none of it.
+        # Imported here, as below, since a single process needs none of it.
         from exotrio.cli.processes.work import work
 
         number, count, descriptor = child
@@ -97,7 +97,7 @@ def command(
         if grace is not None:
             arguments += ["--grace", str(grace)]
         if health_port is not None:
-            arguments += ["--health-port", str(health_port)]  # which tells a child to report, not to serve
+            arguments += ["--health-port", str(health_port)]  # a child does not serve it, but reports
         if health_tasks:
             arguments += ["--health-tasks"]
         supervisor = Supervisor(

@@ -1,4 +1,4 @@
-"""The child process that runs the user's code, as ``dev`` sees it: what it reports."""
+"""The child process that runs the user's code, represented in ``dev``; and the messages that it sends."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Failed:
 
 
 class Child(RuntimeProcess):
-    """A process that runs the user's code. The state manager is for its Runtime and for its nodes.
+    """A process that runs the user's code.
+
+    ``uri`` and ``key`` of the state manager are for its Runtime, and for clients that its nodes make.
 
     It is in the foreground, so that ``breakpoint()`` works in a node.
     """
@@ -69,7 +71,7 @@ class Child(RuntimeProcess):
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the command if ``dev`` was stopped."""
+        """The exit code of ``dev``, if ``dev`` was stopped while this process ran."""
         if self.code == ABANDONED or self.was_killed:
             return ABANDONED
         # A process whose nodes were not yet registered held no claim.

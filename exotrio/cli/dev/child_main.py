@@ -1,8 +1,8 @@
 """The child process of ``dev``: it runs the user's code, follows orders, and never outlives ``dev``.
 
 It loads the file, reports what is in it, and runs the Runtime until it is ordered to drain. Since it is in
-the foreground, it also gets each signal to the whole process group (Ctrl-C at the terminal); an order to the
-same effect adds nothing.
+the foreground, it also gets each signal to the whole process group (Ctrl-C at the terminal); the order that
+``dev`` sends for the same signal then has no further effect.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def _report_files(dev: ParentCommand) -> None:
 
 def _loaded(module: Loaded, runtime: Runtime) -> child.Loaded:
     return child.Loaded(
-        # As plain texts: of a member of an enum, ``dev`` would load the user's code.
+        # As plain str: to read a member of the user's enum, ``dev`` would have to load the user's code.
         namespace=str.__str__(runtime.namespace),
         runtime=str.__str__(runtime.name),
         worker_id=runtime.worker_id,

@@ -14,7 +14,7 @@ from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
 
 MAX_NAMED = 3
-"""Changed files up to this number are all named."""
+"""Up to this number, all changed files are named."""
 CONTINUES = "the runtime continues with the code as it was"
 
 

@@ -1,11 +1,11 @@
 """Watches the files that the user's code was loaded from.
 
 Twice a second it compares three snapshots of the files: from before the code was loaded (*base*), from the
-last comparison, and from now. A change is reported once, when no further one follows. The comparison with the
-base finds every file that differs from what the running code was loaded from, however early it changed.
+last comparison, and from now. A change is reported once, as soon as no further change follows. The comparison
+with the base finds every file that differs from the one that was loaded, even if it changed during loading.
 
-Why not watchfiles: it loses a folder that is replaced (by ``git checkout``), and gets no events from network
-disks and mounts of containers; and these snapshots would still be needed.
+Watchfiles is not used: it loses a folder that is replaced (by ``git checkout``), and gets no events from
+network disks and mounts of containers; and these snapshots would still be needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Snapshot = dict[str, Stamp | None]
 """File to its stamp; None if there is no such file."""
 
 _UNKNOWN: Stamp = (-1, -1, -1)
-"""In a base: the file was changed after loading began, so it may differ from what was loaded."""
+"""Stamp in the base of a file that changed after loading began: it may differ from what was loaded."""
 
 
 class Watch:
@@ -75,7 +75,7 @@ class Watch:
         now = _snapshot(self._base)
         early = {file for file in now if now[file] != self._base[file]}
         if early <= self._changed_by_loading:
-            # Loading the code changes these files: loading it again would never end.
+            # Loading the code changes these files: if they counted, reloads would never end.
             self._base.update({file: now[file] for file in early})
         self._changed_by_loading = early
         self._seen = dict(self._base)

@@ -12,12 +12,13 @@ from exotrio.client import RunStatus, StateManager, StateNode, StateStatus
 from exotrio.manager.rules.findings import Finding, are, info
 
 MAX_RUNS = 1_000
-"""Newest runs among which unfinished ones are searched."""
+"""Newest runs that are searched for unfinished ones."""
 MAX_OPENED = 50
+"""Unfinished runs whose states are read."""
 MAX_STATES = 50_000
-"""States of all runs that are read."""
+"""States of all these runs together."""
 MAX_DATED = 20
-"""Claimed states whose time of creation is requested."""
+"""Claimed states whose times of creation are requested, one request each."""
 
 
 @dataclass(slots=True)
@@ -27,9 +28,9 @@ class V0Claims:
     claimed: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
     pending_runs: int = 0
-    """Unfinished runs, of the newest."""
+    """Number of unfinished runs among the newest ``MAX_RUNS``."""
     opened: int = 0
-    """Those of them that were read."""
+    """Number of them whose states were read."""
     created: dict[str, datetime] = field(default_factory=dict)
     """When claimed states were created; v0 does not show when they were claimed."""
 
@@ -72,7 +73,7 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
     """Return findings about a state manager that speaks only v0.
 
     Args:
-        now: By its own clock.
+        now: Time by the clock of the state manager.
         stale: Seconds after which a claimed state counts as stuck.
         ours: It is an exotrio server.
     """

@@ -1,7 +1,7 @@
 """Checks graphs by the rules of the state manager, with its own modules and without a database.
 
-Nodes are known from the Runtimes in the Python files. The nodes of a namespace without such a Runtime are
-not known: they are assumed to be whatever the graph needs.
+Nodes are known from the Runtimes in the Python files. In a namespace without such a Runtime, every node that
+a graph names is assumed to exist, with any inputs and outputs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def check_draft(
     Args:
         draft: The graph.
         nodes: The nodes that are known, by namespace and name.
-        secrets: Names of those that will be given next to the file.
+        secrets: Names of secrets that are not in the file, but will be given when it is applied.
         fan_outs: Namespace and name of nodes that return a list.
     """
     if draft.body is not None:
@@ -76,7 +76,7 @@ def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
         yield from _unreadable_placeholders(body)
         return
     known_namespaces = {namespace for namespace, _ in nodes}
-    names = {place.identifier: (place.namespace, place.node_name) for place in template.places}
+    names = {node.identifier: (node.namespace, node.node_name) for node in template.places}
     any_node = partial(Registered, id=-1, inputs={}, outputs=_AnyOutputs(), secrets=())
     assumed = {
         (namespace, name): any_node(namespace=namespace, name=name)
@@ -92,7 +92,7 @@ def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
 
 
 def _doubtful(body: GraphBody, fan_outs: Collection[tuple[str, str]]) -> Iterator[Problem]:
-    """Yield what the rules allow, but users seldom intend."""
+    """Yield what the rules allow although users seldom intend it."""
     by_identifier = {node.identifier: node for node in body.nodes}
     for node in body.nodes:
         target = by_identifier.get(node.unites.identifier) if node.unites else None

@@ -13,7 +13,7 @@ from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any, NoReturn
 
 JsonPath = tuple[str | int, ...]
-"""Keys and indexes from the outside in: ``("nodes", 0, "inputs")``."""
+"""Keys and indexes, the outermost first: ``("nodes", 0, "inputs")``."""
 
 MAX_DEPTH = 100
 
@@ -36,7 +36,7 @@ class JsonText:
     _begin: int
 
     def line(self, path: JsonPath) -> int:
-        """Return the line, from 1, of a value; of the innermost value around it if there is no such value."""
+        """Return the line of a value, from 1. If the path leads nowhere, the last value on it counts."""
         value, position = self.value, self._begin
         for step in path:
             members = self._positions.get(id(value), {}) if isinstance(value, dict | list) else {}
@@ -50,7 +50,7 @@ def read_json(text: str) -> JsonText:
     """Read a JSON text; ``json.JSONDecodeError`` says in which line it is not JSON."""
     decoder = _Decoder()
     value = decoder.decode(text)
-    line_ends = [found.start() for found in re.finditer("\n", text)]
+    line_ends = [match.start() for match in re.finditer("\n", text)]
     return JsonText(value, tuple(decoder.repeated(value)), decoder.positions, line_ends, decoder.begin[0])
 
 

@@ -1,7 +1,8 @@
-"""The health port of several processes: what all of them report.
+"""The health port of several processes: it sums up what they report.
 
-All are not alive if one is not alive, since that one does not recover by itself; one that is being replaced
-does not count. All are ready if one is ready, since then work is begun; a metric says how many are ready.
+It reports "not alive" if one process is not alive, since that one does not recover by itself; a process that
+is being replaced does not count. It reports "ready" if one process is ready, since then work is begun; a
+metric says how many are ready.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adds the metrics of several processes up. Pure."""
+"""Adds up the metrics of several processes. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 CUMULATIVE = frozenset({"counter", "histogram"})
 """Types that stay in the sum when their process has ended: otherwise the sum would decrease."""
 MAXIMA = frozenset({"exotrio_loop_lag_seconds"})
-"""Gauges of which the maximum is shown, since their sum means nothing."""
+"""Gauges whose maximum is shown, since their sum means nothing."""
 
 
 class Totals:

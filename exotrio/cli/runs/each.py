@@ -1,6 +1,6 @@
 """A run for each line of a file: what ``trigger --each`` does.
 
-The file is read twice: all lines are checked before the first run is started. Of a pipe a copy is made.
+The file is read twice, since all lines are checked before the first run is started; a pipe is copied.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIELDS = ("inputs", "store", "key", "run_id")
 MAX_NAMED = 10
 """Lines that one error names."""
 IN_MEMORY = 16 * 1024 * 1024
-"""Bytes of a pipe that are kept there; more are copied into a temporary file."""
+"""Bytes of a pipe that are kept in memory; if there are more, all are copied into a temporary file."""
 _BOM = b"\xef\xbb\xbf"
 _INDEX = re.compile(r"^runs\[(\d+)\]", re.MULTILINE)
 
@@ -48,7 +48,8 @@ class RunsOfFile:
         file: The file, or ``-`` for standard input.
         inputs, store: Defaults for the lines.
         start_delay: Seconds.
-        batch: The ids of runs without one in their line are made from it. None: a new one.
+        batch: Ids of runs are made from it and the number of their line, unless the line has an id or a key.
+            None: a new one.
     """
 
     connection: Connection

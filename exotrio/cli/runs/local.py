@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_POLL_INTERVAL = 0.1
 """Seconds between two polls of the run's counts, which cost the same for a run of any size."""
 MAX_LEFTOVERS = 5
-"""Earlier unfinished runs that are named."""
+"""Maximum of earlier unfinished runs that are named."""
 REFRESH = 0.5
 """Seconds between two updates of the progress that nodes report."""
 
@@ -47,7 +47,7 @@ class LocalRun:
         graph: None to continue the run ``resume``.
         port: Port to serve the embedded state manager on, 0: any free port; None: do not serve it.
         progress: Shows the run, and prints messages about it.
-        private: Only the user sees the messages, and no log keeps them.
+        private: Whether only the user sees the messages, so that they may have links that sign in.
 
     Raises:
         UsageError: inputs or store keys do not fit the graph.
@@ -164,7 +164,7 @@ class LocalRun:
             self._require_nodes_of(run)
             return
         if not self._embedded:
-            await client.runs(1, 1)  # its other runs are not this command's to report
+            await client.runs(1, 1)  # only a check: unfinished runs of others are not reported
             return
         runs, more = await list_runs(client, None, RunStatus.PENDING, MAX_LEFTOVERS)
         if self.key is not None:
@@ -270,11 +270,11 @@ class LocalRun:
     def _require_nodes_of(self, run: Run) -> None:
         """Refuse to continue a run that waits for nodes this Runtime lacks."""
         known = [node.__name__ for node in self.runtime.nodes]
-        over = {StateStatus.SUCCESS, StateStatus.PRUNED, StateStatus.RETRY_CREATED}
+        ended = {StateStatus.SUCCESS, StateStatus.PRUNED, StateStatus.RETRY_CREATED}
         problems = [
             f"node {node.identifier!r} runs {node.node_name!r}"
             for node in run.nodes
-            if node.node_name not in known and node.counts.keys() - over
+            if node.node_name not in known and node.counts.keys() - ended
         ]
         if problems and run.status is RunStatus.PENDING:
             what = f"run {run.run_id} waits for nodes that the Runtime in {self.target} lacks"

@@ -1,4 +1,4 @@
-"""A run that runtimes elsewhere execute: starts it, and follows it until it ends or the user interrupts."""
+"""Starts a run that runtimes elsewhere execute, and follows it until it ends or the user interrupts."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ async def start_run(
     reply = await manager.trigger(
         graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay), key=key
     )
-    # Without a key one that existed is what a repeated request had started.
+    # Without a key, a run that existed was started by an earlier attempt of the same request.
     if key is not None and not is_new(reply):
         print_message(f"the run with the key {key!r} existed already: nothing was started")
     return reply
 
 
 def is_new(reply: Mapping[str, Any]) -> bool:
-    """Whether a trigger started a run: there was none with its key."""
+    """Whether a trigger started a run, since none with its key existed."""
     created: bool = reply.get("created", True)  # a server that speaks only v0 leaves it out
     return created
 
@@ -108,9 +108,9 @@ async def find_valid_graph(manager: StateManager, graph: str) -> Check:
 def check_of_values(graph: str, nodes: Sequence[GraphNodeModel], store_config: StoreConfigModel) -> Check:
     """Return a check that refuses inputs and store keys the graph lacks, and requires its required keys."""
     followers = {name for node in nodes for name in node.next_nodes or ()}
-    # Several roots are refused by the state manager.
+    # A graph with several roots is refused by the state manager.
     roots = [node for node in nodes if node.identifier not in followers and node.unites is None][:1]
-    readable = list(dict.fromkeys([*store_config.required_keys, *store_config.default_values]))
+    store_keys = list(dict.fromkeys([*store_config.required_keys, *store_config.default_values]))
 
     def check(inputs: Mapping[str, str], store: Mapping[str, str]) -> None:
         for root in roots:
@@ -121,10 +121,10 @@ def check_of_values(graph: str, nodes: Sequence[GraphNodeModel], store_config: S
                         f"{listed(root.inputs)}{suggestion(name, root.inputs)}"
                     )
         for key in store:
-            if key not in readable:
+            if key not in store_keys:
                 raise click.UsageError(
-                    f"graph {graph!r} has no store key {key!r}; it has: {listed(readable)}"
-                    f"{suggestion(key, readable)}"
+                    f"graph {graph!r} has no store key {key!r}; it has: {listed(store_keys)}"
+                    f"{suggestion(key, store_keys)}"
                 )
         missing = [key for key in store_config.required_keys if key not in store]
         if missing:

@@ -1,4 +1,4 @@
-"""Opens the dashboard in the browser of the user, signed in.
+"""Opens the dashboard in the user's browser, signed in.
 
 A link that signs in must not be in the arguments of a process, which every user of the machine can list, nor
 in a log. It is written into a page that only its owner can read, and the browser opens that page.
@@ -51,14 +51,18 @@ async def open_signed_in(page: Path, link: str) -> bool:
 
 
 async def open_in_browser(url: str) -> bool:
-    """Open a page and return whether a browser accepted it. Never fails. Cancellation: as above."""
+    """Open a page and return whether a browser accepted it. Never fails.
+
+    Cancellation:
+        Safe; the page may still appear.
+    """
     return await trio.to_thread.run_sync(_open, url, abandon_on_cancel=True)
 
 
 def _open(url: str) -> bool:
     try:
-        # Not webbrowser.open, which would fall back to one in the terminal: that is opened only if BROWSER
-        # names it, since it takes over the screen that this program writes to.
+        # Not webbrowser.open: it would fall back to a browser in the terminal, which takes over the screen
+        # that this program writes to. Such a browser is used only if BROWSER names it.
         browser = webbrowser.get()
         if not os.environ.get("BROWSER") and os.path.basename(str(browser.name)) in _TERMINAL_BROWSERS:
             return False
@@ -105,7 +109,7 @@ def shown_link(link: str, page: Path, *, private: bool | None = None) -> str:
 def _write_redirect(page: Path, link: str) -> None:
     """Write a page, readable by its owner only, that redirects to a link; ConfigurationError if it fails."""
     try:
-        # A new file: one that another user put there is neither written to nor followed.
+        # Always a new file, so that it is not one, or a link, that another user put there.
         page.unlink(missing_ok=True)
         with open(
             page, "x", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)

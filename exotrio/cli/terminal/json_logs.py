@@ -17,11 +17,11 @@ FIELDS = ("run", "state", "node", "attempt", "phase")
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: time (UTC), level, logger, message; process, if several write to the same log;
-    ``FIELDS`` that are known; exception.
+    """Formats a record as one JSON object: time (UTC), level, logger, message; process, if several write to
+    the same log; those of ``FIELDS`` that are known; exception.
 
-    The state is the one that an argument names, or the one in whose execution the line was written. The
-    values of its secrets are masked, also in lines of other libraries.
+    The fields are those of the state among the arguments of the record, or else of the state in whose
+    execution the record was made. Secrets of an execution are masked, also in lines of other libraries.
     """
 
     def __init__(self, process: int | None = None) -> None:
