@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,18 @@ from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, declare, ok, place, sql
 from tests.support.manager import Gate, gate, open_manager
-from tests.support.stores import PUT_KEYS, Waiter, announce, keys, put, put_and_fail, put_item, until, waiting
+from tests.support.stores import (
+    PUT_KEYS,
+    Waiter,
+    announce,
+    keys,
+    put,
+    put_and_fail,
+    put_graph,
+    put_item,
+    until,
+    waiting,
+)
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -358,6 +370,26 @@ async def test_what_is_undone_at_the_end_is_not_taken_by_a_use_case_that_waits(
                 threading.Timer(0.05, closed.open).start()
             await until(waiter.ended.is_set)
     assert (waiter.error is not None) == bool(seen_from_outside(path))
+
+
+async def test_what_ends_with_the_last_commits_is_counted(tmp_path: Path) -> None:
+    counted = WithEffects(None, Effects(tally=Counter({(1, 5, "SUCCESS", 0): 1})))
+
+    def hold_and_count(tx: Transaction) -> WithEffects[None]:
+        closed.hold()
+        return counted
+
+    path = tmp_path / "state.db"
+    with gate() as closed, trio.fail_after(60):
+        async with trio.open_nursery() as nursery, open_store(path, clock=lambda: 10**12) as store:
+            await store.write(put_graph)
+            nursery.start_soon(store.write, hold_and_count)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            # Its commit comes after the one whose tallies are then written.
+            nursery.start_soon(store.write, lambda tx: counted)
+            await trio.testing.wait_all_tasks_blocked()
+            threading.Timer(0.05, closed.open).start()
+    assert sql(path, "SELECT count FROM trends WHERE width = 1") == [(2,)]
 
 
 # -- cancellation and closing

@@ -93,6 +93,16 @@ async def test_use_cases_wait_on_though_runs_fail_while_the_server_is_away(
     assert selected == ["item"]
 
 
+async def test_a_use_case_that_finds_nothing_gets_the_error_of_its_first_commit_at_once(store: Store) -> None:
+    def fail(tx: Transaction) -> WithEffects[None]:
+        # Its result is read only by the commit.
+        tx.execute("SELECT 1 / CAST(? AS INTEGER)", (0,))
+        return WithEffects(None, Effects(waits_for={"topic": MINUTE}))
+
+    with trio.fail_after(TEST_TIMEOUT / 2), pytest.raises(DatabaseError, match="division by zero"):
+        await store.write_once_ready(MINUTE, fail)
+
+
 async def test_a_connection_too_many_fails_nothing_that_the_other_connections_can_do(
     database: Database,
 ) -> None:

@@ -191,6 +191,8 @@ class Writer:
                     raise error.__cause__ from None
                 raise
         except BaseException as error:
+            # It may have returned None, and failed only at its commit.
+            write.waits = False
             self._undo(connection, error)
             raise
         write.changes = connection.total_changes - before

@@ -178,14 +178,20 @@ class FileStore(_SQLiteStore):
             return
         # First those that wait: what is undone below must not be claimed by one of them.
         self._give_up(self._committer.give_up(), closed)
+        self._commit_queued()
+        # Only now: another write of tallies may have been in the queue, and later commits are not in that.
         self._put_tally()
-        while writes := [write for _ in range(self._writes.qsize()) if (write := self._writes.get())]:
-            self._deliver(self._committer.commit(writes))
+        self._commit_queued()
         self._ended = self.is_released = True
         self._committer.connection.close()
 
     def _put(self, write: Write) -> None:
         self._writes.put(write)
+
+    def _commit_queued(self) -> None:
+        """Commit what is in the queue once the thread has ended."""
+        while writes := [write for _ in range(self._writes.qsize()) if (write := self._writes.get())]:
+            self._deliver(self._committer.commit(writes))
 
     def _run_writer(self) -> None:
         is_ending = False
