@@ -62,13 +62,13 @@ class Inspection:
     @ApiRoute("GET", NS + "/run/{run_id}/export", "Show a run as one page", "text/html")
     async def export(self, request: Request, namespace: str, run_id: str, query: ExportQuery) -> Response:
         # Here: an embedded state manager does not load templates.
-        from exotrio.manager.web import report
+        from exotrio.manager.web.export import export_headers, export_run
 
         cipher = self._service.cipher
         page = await self._store.read_with_deadline(
-            report.export, namespace, run_id, cipher, values=query.values
+            export_run, namespace, run_id, cipher, values=query.values
         )
-        return Response(page, headers=report.headers(run_id))
+        return Response(page, headers=export_headers(run_id))
 
     @ApiRoute("GET", NS + "/workers", "List runtimes", RuntimeList)
     async def workers(self, request: Request, namespace: str) -> Response:

@@ -1,7 +1,7 @@
 """The dashboard: HTML rendered on the server, pictures as SVG, and a small script that keeps pages current.
 
 From outside ``Dashboard`` is used, an ASGI app that authenticates its requests itself; and by the API
-``report`` and the templates of ``page``. Sessions are ``security.sessions``.
+``export`` and the templates of ``page``. Sessions are ``security.sessions``.
 
 - ``app``: the routes, and errors.
 - ``sign_in``: signing in and out, and the session of each request. ``guard``: cookies, forms and where they
@@ -12,7 +12,7 @@ From outside ``Dashboard`` is used, an ASGI app that authenticates its requests 
 - ``live``: events that tell the script which fragments changed; the script then requests these.
 - ``faults``: the failed states of a run, grouped. ``results``: its inputs and results.
 - ``texts``: masks secrets in values and errors, and bounds their length.
-- ``report``: a run as one HTML file, for people without access to the dashboard.
+- ``export``: a run as one HTML file, for people without access to the dashboard.
 - ``svg/``: the pictures. ``format``: statuses, times and values as text. Both are pure.
 - ``static/``, ``templates/``: the files.
 

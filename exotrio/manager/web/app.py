@@ -23,7 +23,8 @@ from exotrio.manager.security.sessions import add_flash, has_flashes, take_flash
 from exotrio.manager.service import Service, status_of
 from exotrio.manager.store.port import UnknownCommit, log_level
 from exotrio.manager.store.view import View
-from exotrio.manager.web import actions, guard, live, report
+from exotrio.manager.web import actions, guard, live
+from exotrio.manager.web.export import export_headers, export_run
 from exotrio.manager.web.guide import PAGES as GUIDE_PAGES
 from exotrio.manager.web.guide import guide_page
 from exotrio.manager.web.page import (
@@ -194,9 +195,9 @@ class Dashboard:
     async def _export(self, request: Request, session: str) -> Response:
         namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
         page = await self._service.store.read_with_deadline(
-            report.export, namespace, run_id, self._service.cipher
+            export_run, namespace, run_id, self._service.cipher
         )
-        return Response(page, headers=report.headers(run_id))
+        return Response(page, headers=export_headers(run_id))
 
     # -- actions
 

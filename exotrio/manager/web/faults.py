@@ -1,4 +1,4 @@
-"""The failed states of a run, grouped by how they failed: for its page and for its report."""
+"""The failed states of a run, grouped by how they failed: for its page and for its export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data
-from exotrio.manager.web.texts import ReportTexts
+from exotrio.manager.web.texts import ShownTexts
 
 MAX_FAULTS = 30
 MAX_MESSAGES = 5
@@ -52,7 +52,7 @@ def faults_of(
     view: View,
     run: Row,
     places: Sequence[Place],
-    texts: ReportTexts,
+    texts: ShownTexts,
     href: Callable[[str], str | None],
     *,
     compare: int = MAX_FAILURES,
@@ -130,14 +130,14 @@ def signature(error: str) -> str:
     return "\n".join([*(frame[1] for frame in frames), name])
 
 
-def message_of(error: str, window: int, texts: ReportTexts) -> str:
+def message_of(error: str, window: int, texts: ShownTexts) -> str:
     """Return the line that says what was raised, from the last ``window`` characters of an error."""
     # Masked first: the line may begin where the window does, and that may be within a secret.
     masked = texts.masked(error, cut_before=len(error) == window)
     return texts.begin(message_line(masked, MAX_COMPARED), MAX_LINE)
 
 
-def end_of(error: str, size: int, limit: int, texts: ReportTexts) -> str:
+def end_of(error: str, size: int, limit: int, texts: ShownTexts) -> str:
     """Return the end of an error of ``size`` characters (up to a NUL), from its last ``2 * limit``."""
     before = max(size - len(error), 1) if len(error) == 2 * limit else 0
     return texts.end(error, limit, before=before)

@@ -1,4 +1,4 @@
-"""The inputs and results of a run: for its page and for its report."""
+"""The inputs and results of a run: for its page and for its export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data
-from exotrio.manager.web.texts import ReportTexts
+from exotrio.manager.web.texts import ShownTexts
 
 MAX_LEAVES = 5
 """Nodes whose outputs are shown."""
@@ -18,7 +18,7 @@ MAX_STATES = 3
 """States of each of them."""
 
 
-def beginning_of(view: View, run: Row, template: Template, texts: ReportTexts, *, values: bool) -> Data:
+def beginning_of(view: View, run: Row, template: Template, texts: ShownTexts, *, values: bool) -> Data:
     """Return what triggered a run, and its inputs and store; without ``values`` only names in the store."""
     (state,) = read_states(view, [first_state(view, run)])
     store = store_of(view, run, template)
@@ -36,7 +36,7 @@ def results_of(
     run: Row,
     template: Template,
     counts: Mapping[int, Mapping[str, int]],
-    texts: ReportTexts,
+    texts: ShownTexts,
     href: Callable[[str], str | None],
 ) -> Data:
     """Return the outputs of the last successes of each node without a next node.

@@ -1,4 +1,5 @@
-"""Texts of reports and of values: without secrets and control characters, and shortened."""
+"""Texts and values as pages and exports show them: shortened, without control characters, and in exports
+without secrets (``_util.redaction``)."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ MAX_VALUES = 50
 Pair = tuple[str, str]
 
 
-class ReportTexts:
-    """Masks, cleans and shortens the texts of one report, and counts their characters in ``spent``.
+class ShownTexts:
+    """Masks, cleans and shortens the texts of one page or export, and counts their characters in ``spent``.
 
     Of ``secrets`` those with six characters or more are masked wherever they occur.
     """

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from exotrio.manager.queries import run_detail as chosen
-from exotrio.manager.web import report as exported
+from exotrio.manager.web import export as exported
 from exotrio.manager.web.faults import MAX_MESSAGES, signature
-from exotrio.manager.web.texts import MAX_VALUE, MAX_VALUES, ReportTexts
+from exotrio.manager.web.texts import MAX_VALUE, MAX_VALUES, ShownTexts
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, claim_one, item_for, report
@@ -342,7 +342,7 @@ def test_marks_below_a_line_of_code_are_not_taken_for_a_name() -> None:
 
 
 def test_a_text_is_masked_before_it_is_cut_and_has_no_control_characters() -> None:
-    texts = ReportTexts(["the-password"])
+    texts = ShownTexts(["the-password"])
     assert texts.begin("aaaa the-password", 8) == "aaaa ***"
     assert texts.begin("x" * 10, 4) == "xxxx… (6 more characters)"
     assert texts.end("x" * 6 + "the end", 7) == "(6 characters before) …the end"
@@ -354,7 +354,7 @@ def test_a_text_is_masked_before_it_is_cut_and_has_no_control_characters() -> No
 
 
 def test_other_values_are_shown_as_json_and_many_are_counted() -> None:
-    texts = ReportTexts([])
+    texts = ShownTexts([])
     assert texts.pairs([("a", {"b": [1, None]}), ("c", "d")]) == [
         ("a", '{\n  "b": [\n    1,\n    null\n  ]\n}'),
         ("c", "d"),

@@ -22,7 +22,7 @@ from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, link
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
-from exotrio.manager.web.texts import ReportTexts
+from exotrio.manager.web.texts import ShownTexts
 
 MAX_COMPARED = 2_000
 """Failed states that the page compares: more would take too long for a page that refreshes itself."""
@@ -58,7 +58,7 @@ class _Run:
             self.view,
             self.run,
             self.template.places,
-            ReportTexts(()),
+            ShownTexts(()),
             self.to_state,
             compare=MAX_COMPARED,
             limit=MAX_FAULTS,
@@ -67,7 +67,7 @@ class _Run:
         return {"faults": faults, "linked": True}
 
     def result(self) -> Data:
-        texts = ReportTexts(())
+        texts = ShownTexts(())
         result = results_of(self.view, self.run, self.template, self.counts, texts, self.to_state)
         return {"result": result, "linked": True}
 
@@ -185,7 +185,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     run = _Run(view, request)
     beginning = None
     if "page" in parts:
-        beginning = beginning_of(view, run.run, run.template, ReportTexts(()), values=True)
+        beginning = beginning_of(view, run.run, run.template, ShownTexts(()), values=True)
     return {
         "page": {
             "title": f"Run {request.params['run_id'][:8]}",

@@ -1,7 +1,7 @@
 """A run as one HTML file: for a mail, a ticket, or an archive.
 
 It has no script and loads nothing: its policy forbids both. Its size is limited, also for runs with many
-states, and it says what it leaves out. Secrets of the graph are masked in every text.
+states, and it says what it leaves out. ``texts`` masks the secrets of the graph in every text.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from exotrio.manager.web.page import Data, render, style
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
-from exotrio.manager.web.texts import ReportTexts
+from exotrio.manager.web.texts import ShownTexts
 
 MAX_EVENTS = 200
 MAX_ERROR = 4_000
 """Characters of a state's error; states that failed alike have one traceback in full."""
 MAX_BRIEF = 160
 MAX_TEXT = 8_000_000
-"""Characters of values and errors in a report."""
+"""Characters of values and errors in an export."""
 
 
-def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: bool = True) -> str:
+def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: bool = True) -> str:
     """Return the file of a run, or refuse with 404; without ``values`` it shows only names and errors."""
     run = find_run(view, namespace, run_id)
     template = view.template(run["template"])
@@ -54,7 +54,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     cancelled = run["cancelled_at"] is not None
     counts = [classed(by_place.get(place.index, {}), cancelled=cancelled) for place in template.places]
     secrets, unknown = open_secrets(view, (run["graph"],), cipher)[run["graph"]]
-    texts = ReportTexts(secrets)
+    texts = ShownTexts(secrets)
     picked = _pick_states(view, run, template.places, totals, texts, values=values)
 
     def href(state_id: str) -> str | None:
@@ -111,7 +111,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     )
 
 
-def headers(run_id: str) -> dict[str, str]:
+def export_headers(run_id: str) -> dict[str, str]:
     """Return the headers of the response: browsers save the file and do not show it."""
     return {
         "content-type": EXPORT_TYPE,
@@ -126,11 +126,11 @@ def headers(run_id: str) -> dict[str, str]:
 
 
 def _pick_states(
-    view: View, run: Row, places: Sequence[Place], totals: Sequence[int], texts: ReportTexts, *, values: bool
+    view: View, run: Row, places: Sequence[Place], totals: Sequence[int], texts: ShownTexts, *, values: bool
 ) -> Data:
-    """Return the states that a report shows, by node, and how many there are of each (``totals``).
+    """Return the states that an export shows, by node, and how many there are of each (``totals``).
 
-    ``bare`` counts states that are shown without values, since the report was too long already; ``searched``
+    ``bare`` counts states that are shown without values, since the export was too long already; ``searched``
     counts the states from which the shown ones were picked.
     """
     chosen = choose_states(view, run, totals)
@@ -156,7 +156,7 @@ def _pick_states(
     }
 
 
-def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
+def _shown(view: View, row: Row, texts: ShownTexts, *, values: bool) -> Data:
     waited, ran = spent(row, view.now_ms)
     state_id, cancelled = view.state_id(row["seq"]), was_cancelled(row["status"], row["error"])
     error = "" if cancelled else row["error"] or ""
