@@ -21,10 +21,9 @@ returns the fate of each item (``Fate``), and the poller and the reporter decide
 Rules
 -----
 
-1. A claim is settled before ``trio.Cancelled`` leaves it: the states that it took are released, or logged. On
-v0 the
-   answer alone names the states, so the request is shielded until it is there; a native claim has an id
-   under which it is released without its answer.
+1. A claim is settled before ``trio.Cancelled`` leaves it: the states that it took are released, or logged.
+   On v0 only the answer names the states, so the request is shielded until the answer is there; a native
+   claim has an id, by which it is released without its answer.
 2. A lost answer to a v0 claim is counted (``lost_claims``) and logged: no runtime knows of the states, which
    stay QUEUED.
 3. On v0, ``re-enqueue-after`` acts on any state, also on one that ended. So a release or a requeue is sent

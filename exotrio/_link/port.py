@@ -32,8 +32,7 @@ class Claim:
         alone: It is to run while nothing else runs in this process.
         lease: Seconds the lease lasts from when the claim was sent, None without a lease.
         timeout: Maximum seconds of one execution, by the graph. None if it has no limit, and on v0, which
-        does
-            not say.
+            does not say.
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
     """
 

@@ -142,9 +142,8 @@ class BaseNode(ABC):
             becomes an error that says so, unless it still returns a value. A plain ``def`` in a thread is
             stuck then: it goes on, and nothing waits for it. None, the default: no limit.
         concurrency: Class attribute: maximum number of states of this class that one runtime holds at once,
-        running
-            or waiting for a worker. A plain ``def`` that timed out does not count, even while its thread
-            goes on. None, the default: only the runtime's own limit.
+            running or waiting for a worker. A plain ``def`` that timed out does not count, even while its
+            thread goes on. None, the default: only the runtime's own limit.
         no_retry: Class attribute: exceptions after which the state is not retried, as after ``NoRetry``; with
             their subclasses, alone or in a group: ``no_retry = (ValueError,)``. Defaults to none.
         inputs: The state's ``Inputs``.

@@ -10,9 +10,8 @@ A state that ends its runtime again and again is poison. Which state that is can
 runtime holds many states and runs several. So it is found in steps, which cost nothing while no runtime is
 lost:
 
-1. A runtime is lost. All states that it held become suspects. A state that its heartbeats never called
-running
-   does not count: it had not begun, or only just.
+1. A runtime is lost. All states that it held become suspects. For a state that its heartbeats never called
+   running this does not count yet: its node had not begun, or only just.
 2. A suspect is announced: a heartbeat says that it runs before its node begins. From now on each lost runtime
    that ran it counts (``deliveries``), however early it was lost.
 3. States that ran in the same process have counted, too. So a state that would become an error the next time

@@ -10,8 +10,7 @@ same.
   minute or more the next occurrences of cron expressions are computed again: they fire in each of two hours
   with the same times.
 - Set ahead: a state that waits for a delay is due early, as the clock says. Retention does not count the jump
-  for a
-  day, to leave time to correct the clock before anything is deleted.
+  for a day, to leave time to correct the clock before anything is deleted.
 
 The clock of a database that several state managers share is compared in each sweep with the time of the sweep
 before (``engine.managers``). Other managers may write old times until they know of it; the sweeps of the next
