@@ -27,18 +27,23 @@ The packages and modules; each imports only from those above it (``tests/test_ar
 
 The way of one state::
 
-    _runtime.poller           asks for as many states as there is room for
+    _runtime.poller           asks for as many states as ``planner`` says that there is room for
     manager.engine.claims     chooses the states; each becomes QUEUED under a lease
-    _runtime.ledger           holds each claim from here on, until its outcome is delivered
-    _runtime.worker           takes the next one from the buffer
-    _execution.executor       parses its inputs, runs the node and turns what happens into an outcome
-    _runtime.reporter         sends the outcome until it is accepted (else it goes to the outbox)
+    _runtime.planner          enters each in the ``ledger``, which holds it until its outcome is delivered,
+                              and puts it into a channel, the buffer
+    _runtime.worker           takes it from the buffer
+    _execution.executor       has it run by one of the ``backends``; ``results`` parses its inputs and turns
+                              what the node returns or raises into an outcome
+    _runtime.reporter         sends the outcome until it is accepted; an ``outbox``, if any, has it before
     _link, _http              encode it for the API that the server speaks, and send it
-    manager.engine.outcomes   records it, and creates the states that follow in the same commit
-    manager.engine.claims     claims for the runtime, in the same use case, as many of them as it has room for
+    manager.api.native, .v0   read the request, and hand a use case to ``manager.store``, which commits it
+    manager.engine.outcomes   records the outcome, and creates the states that follow, in the same commit
+    manager.engine.claims     claims some of them for this runtime, in that commit, too: the answer has them,
+                              and ``_runtime.planner`` enters them in the ledger
 
-Meanwhile ``_runtime.heartbeat`` renews the lease, at ``workers`` and ``leases`` of ``manager.engine``.
-``_runtime.entry`` receives signals; ``_runtime.shutdown`` says what happens from there to the end.
+Meanwhile ``_runtime.heartbeat`` sends heartbeats; ``manager.engine.leases`` decides which leases they renew.
+A signal arrives at ``_runtime.entry`` and becomes a request at ``_runtime.stop``; ``_runtime.shutdown`` goes
+through the phases from there to the end.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ savepoint around the use case (``manager.store``) and templates that are not cac
 2. Only if something needs it: inputs of states that are copied, and ``inputs.read_shared``: ancestors and
    store values that placeholders name.
 3. ``Changes.apply``: new states, states that ended, members of groups, counters of places, groups and runs.
+   The dialect of each engine builds these statements (``store.sqlite.dialect``, ``store.postgres.dialect``).
 4. ``unites.commit_changes``: the counters of groups that changed. If united nodes run now, what they read,
    and step 3 again for them; then the groups around those.
 5. ``reported_texts.store_logs``: log lines, if there are any.

@@ -3,6 +3,9 @@
 Outcomes come through v0 one by one (``record_v0``) and natively in batches (``record_batch``). An outcome for
 a state that ended otherwise changes nothing. Secrets in errors and log lines have been masked before
 (``reported_texts``).
+
+``Changes.apply`` writes the rows, with statements that the dialect of each engine builds
+(``store.sqlite.dialect``, ``store.postgres.dialect``).
 """
 
 from __future__ import annotations

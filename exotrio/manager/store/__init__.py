@@ -7,14 +7,14 @@
 ``port``        ``Store``, which runs queries and use cases
 ``catalog``     templates and registered nodes, kept parsed
 ``readers``     queries in threads
-``driver``      rows, connections and dialects, as code outside of the engines uses them
+``driver``      what an engine's driver and its dialect of SQL have to offer, as protocols
 ``schema``      the tables, their version, and migrations
 ``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set
 ``tallies``     counts of states and runs that ended, by node, graph, time, status and duration
 ``writes``      a use case on its way to a commit, and what a commit did
 ``topics``      writes that wait for a topic
-``base``        from the task that hands in a use case to its result: what the engines share
+``base``        ``BaseStore``: what the stores of all engines share
 ``cipher``      secrets, encrypted
 ``shared_keys`` the keys for secrets that the state managers on one database have
 ``opening``     opening a database by its name, whatever its engine, and the first writes to it
@@ -22,8 +22,15 @@
 ``postgres``    another one, which several state managers may share
 ==============  ===================================================================================
 
-Outside, use cases and queries import what has a row above; only commands that open a file or a
-database themselves import from an engine. Open a store with ``opening.open_store``.
+Open a store with ``opening.open_store``. Only commands that open a file or a database themselves import from
+an engine.
+
+A third engine would be a package next to ``sqlite`` and ``postgres``, with an ``open_store`` that
+``opening.open_store`` calls. It has a subclass of ``base.BaseStore`` (commits, and copies for backups), one
+of ``readers.Readers`` (queries), a ``driver.Dialect``, and what adapts the tables of ``schema`` and the
+statements in other packages, if needed (as ``postgres.translation``). ``_util.database_url`` recognizes the
+engine of a database by its name. ``tests/manager/store/test_conformance.py`` tests every engine in
+``tests.support.stores.ENGINES``.
 
 A *use case* is a plain function of a ``Transaction`` and its arguments, a *query* one of a ``View``. Neither
 awaits anything, so both can be run in any thread, and again.
