@@ -66,8 +66,11 @@ class ParentProcess:
         """
         connection, buffer = self._socket, bytearray()
         assert connection is not None, "not in a forked child"
+        poll = select.poll()  # select() takes no number above 1,023, which a parent with many files passes on
+        poll.register(connection, select.POLLIN)
         while True:
-            if not select.select([connection], [], [], interval())[0]:
+            seconds = interval()
+            if not poll.poll(None if seconds is None else seconds * 1000):
                 yield None
                 continue
             try:

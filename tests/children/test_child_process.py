@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -94,6 +95,20 @@ async def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
             assert await process.receive() == message
         process.send_now(messages[2])
         assert await process.receive() == messages[2]
+
+
+async def test_a_parent_with_many_open_files_exchanges_messages_too() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        async with child(ECHO) as process:
+            await process.send("it reads")
+            assert await process.receive() == "it reads"
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_a_child_starts_after_the_working_directory_was_deleted(
