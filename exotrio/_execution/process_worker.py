@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextvars
 import faulthandler
 import inspect
+import io
 import logging
 import os
 import pickle
@@ -267,17 +268,32 @@ class _Forwarder(logging.Handler):
 
 
 def _portable(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the attributes of a record, formatted where an object cannot be pickled."""
+    """Return the attributes of a record, formatted where the runtime could not unpickle an object."""
     attributes = record.__dict__ | {"msg": record.getMessage(), "args": None, "exc_info": None}
     if record.exc_info and not record.exc_text:
         attributes["exc_text"] = logging.Formatter().formatException(record.exc_info)
-    for name, value in attributes.items():
-        if not isinstance(value, str | int | float | None):
-            try:
-                pickle.dumps(value)
-            except Exception:
-                attributes[name] = repr(value)
-    return attributes
+    return {name: _portable_value(value) for name, value in attributes.items()}
+
+
+def _portable_value(value: object) -> object:
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):  # not a subclass, such as an enum of the user
+        if isinstance(value, kind):
+            return kind(value)
+    try:
+        return _Unpickler(io.BytesIO(pickle.dumps(value))).load()
+    except Exception:
+        return repr(value)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Refuses classes that may not exist in the runtime, such as those of its own program's file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] not in sys.stdlib_module_names:
+            raise pickle.UnpicklingError(f"{module}.{name} is not in the standard library")
+        return super().find_class(module, name)
 
 
 async def _await(value: Any) -> object:

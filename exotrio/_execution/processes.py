@@ -192,9 +192,11 @@ class WorkerProcess(ChildProcess):
 
 
 def _setup() -> Setup:
-    loggers = logging.Logger.manager.loggerDict.items()
+    loggers = list(logging.Logger.manager.loggerDict.items())  # other threads may create more meanwhile
     levels = {name: each.level for name, each in loggers if isinstance(each, logging.Logger) and each.level}
-    return Setup(sys.argv, {"": logging.getLogger().level, **levels})
+    levels[""] = logging.getLogger().level
+    # As int: of a member of an enum, the process would have to load the user's code before this arrives.
+    return Setup(sys.argv, {name: int(level) for name, level in levels.items()})
 
 
 def _log(attributes: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ from exotrio.testing import Errored, Executed, run_node
 from tests.support import process_nodes as nodes
 from tests.support.doubles import NativeServer, V0Server, running, runtime
 from tests.support.helpers import eventually
-from tests.support.processes import is_running, until_gone
+from tests.support.processes import Process, is_running, until_gone
 
 SECRET = "sesame-4711"
 
@@ -259,6 +260,41 @@ async def test_a_node_logs_and_prints_to_where_the_runtime_does(
     out, err = capfd.readouterr()
     assert out == ""
     assert "printed\nwritten to the descriptor\n" in err
+
+
+PROGRAM = """
+import enum, logging, trio
+from exotrio import BaseNode
+from exotrio.testing import run_node
+
+class Kind(enum.StrEnum):
+    A = "a"
+
+class Level(enum.IntEnum):
+    HIGH = 45
+
+class Thing:
+    def __repr__(self):
+        return "a thing"
+
+class Logs(BaseNode):
+    runs_in = "process"
+
+    def execute(self):
+        logging.getLogger("x").log(Level.HIGH, "logged", extra={"kind": Kind.A, "things": [Thing()]})
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelno)d %(kind)s %(things)s: %(message)s")
+    logging.getLogger("x").setLevel(Level.HIGH)
+    print(trio.run(run_node, Logs))
+"""
+
+
+def test_a_log_record_with_objects_of_the_program_reaches_it_as_text(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    with Process([sys.executable, "program.py"], cwd=tmp_path) as program:
+        end = program.wait(code=0)
+    assert (end.out, end.err) == ("Executed(outputs=[])\n", "45 a [a thing]: logged\n")
 
 
 async def test_a_forked_child_of_a_node_is_not_a_worker_process() -> None:
