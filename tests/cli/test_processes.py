@@ -433,6 +433,44 @@ def test_a_process_that_was_drained_by_itself_is_not_replaced_and_what_it_counte
     assert (place.folder / "left-open").read_text() == "written " * 2
 
 
+WITHOUT_FILES = """
+import os, resource, threading, time
+
+class Seconds(float):
+    pass
+
+def limit():
+    while not os.path.exists("limit"):
+        time.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # no other file can be opened
+    os.mkdir(f"limited-{os.getpid()}")
+
+threading.Thread(target=limit, daemon=True).start()
+while os.path.exists("loading"):
+    time.sleep(0.01)
+"""
+
+
+def test_the_task_tree_is_shown_once_it_can_be_and_a_process_without_files_follows_orders(
+    place: Place,
+) -> None:
+    place.app(WITHOUT_FILES)
+    app = (place.folder / "app.py").read_text()
+    (place.folder / "app.py").write_text(app.replace("shutdown_grace=600", "shutdown_grace=Seconds(600)"))
+    (place.folder / "loading").touch()
+    with place.start(place.running, "worker", "app.py", "--processes", "1", *HEALTH) as parent:
+        url = health_of(parent)
+        until(lambda: "the runtime does not run" in get(f"{url}/tasks")[1], "its code is being loaded")
+        (place.folder / "loading").unlink()
+        pid = pid_of(parent, 1)
+        until(lambda: "Poller.claim (" in get(f"{url}/tasks")[1], "it waits for states")
+        (place.folder / "limit").touch()
+        until((place.folder / f"limited-{pid}").exists, "no other file can be opened")
+        until(lambda: "Too many open files" in get(f"{url}/tasks")[1], "it says why there is no task tree")
+        parent.signal(signal.SIGTERM)
+        assert "was killed" not in parent.wait(code=0).err
+
+
 HUNG = """
 import time
 import exotrio.monitoring

@@ -75,14 +75,14 @@ async def _report_files(dev: ParentCommand) -> None:
 
 def _loaded(module: Loaded, runtime: Runtime) -> child.Loaded:
     return child.Loaded(
-        # As plain str: to read a member of the user's enum, ``dev`` would have to load the user's code.
+        # As str and float: to read a member of the user's enum, ``dev`` would have to load the user's code.
         namespace=str.__str__(runtime.namespace),
         runtime=str.__str__(runtime.name),
         worker_id=runtime.worker_id,
         nodes=[node.__name__ for node in runtime.nodes],
         graphs={graph.name: GraphBody.of(graph).model_dump(mode="json") for graph in module.all_of(Graph)},
         files=users_files(),
-        grace=runtime.shutdown_grace,
+        grace=float(runtime.shutdown_grace),
     )
 
 

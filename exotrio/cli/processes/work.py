@@ -43,8 +43,14 @@ def work(
             for health, own in watched:
                 report = Report(health.alive(), health.ready(), list(own.registry.collect()))
             parent.send(report)
-        elif parent.runtime is not None:
-            parent.send(Tasks(trio.run(parent.runtime.tasks)))
+            return
+        text = "the runtime does not run"
+        if parent.runtime is not None:
+            try:
+                text = trio.run(parent.runtime.tasks)
+            except OSError as error:  # nodes have used up the file descriptors, of which a loop needs some
+                text = f"the task tree could not be taken: {error}"
+        parent.send(Tasks(text))
 
     parent = ParentCommand(descriptor, "the parent process", answer)
     parent.follow_orders()
@@ -60,7 +66,9 @@ def work(
         from exotrio.cli.processes.outboxes import left_by_absent
 
         left = left_by_absent(runtime.outbox, count)
-    parent.send(Loaded(worker_id=runtime.worker_id, grace=runtime.shutdown_grace, left=left))
+    # As a float: of a subclass, the parent would load the user's code.
+    grace = float(runtime.shutdown_grace)
+    parent.send(Loaded(worker_id=runtime.worker_id, grace=grace, left=left))
     try:
         return parent.run(runtime)
     finally:
