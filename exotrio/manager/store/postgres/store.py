@@ -180,7 +180,8 @@ class PostgresStore(BaseStore):
             commit.changes = write.changes
             commit.add(write.effects)
             topics = write.effects.topics()
-            self._waiting.announce(topics)
+            if topics:
+                self._waiting.announce(topics)
             if write.changes:
                 self._notices.publish(topics)
         elif isinstance(error, NotCommitted):
