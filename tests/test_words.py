@@ -15,7 +15,7 @@ BANNED = {
     "strangers?": "a client without a key, another user",
     "for ever": "without a limit",
     "beside": "next to, besides",
-    "of (?:its|their|our|his) own(?! [a-z])": "its own, separate",
+    "of (?:its|their|our|his) own": "its own, separate",
     "anew": "again",
     "heed": "obey, handle",
     "lodger": "what it is",

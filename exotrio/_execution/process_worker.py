@@ -288,7 +288,7 @@ def _portable_value(value: object) -> object:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Refuses classes that may not exist in the runtime, such as those of its own program's file."""
+    """Refuses classes that may not exist in the runtime, such as those of the program's main file."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] not in sys.stdlib_module_names:
