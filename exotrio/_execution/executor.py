@@ -172,7 +172,7 @@ class Executor:
     async def _fetch_secrets_of(self, node: type[BaseNode], execution: Execution) -> bool:
         """Fetch the secrets that the node needs, which are masked from now on.
 
-        False if they cannot be fetched, several times: that is not an error of the state.
+        False if that failed several times, which is not an error of the state.
         """
         if not node.Secrets.model_fields:
             return True
@@ -228,7 +228,7 @@ class Executor:
 
     def _passing(self, error: BaseException, execution: Execution) -> BaseException | None:
         """Return the part of ``error`` that is meant for the runtime or the application, if any."""
-        # Otherwise a node has kept an earlier Cancelled and raised it again.
+        # If this is not cancelled, a Cancelled is an earlier one, which a node has kept and raised again.
         cancelled = trio.current_effective_deadline() == -math.inf
         interrupts = not self._owns_signals and not execution.elsewhere
         passing = None

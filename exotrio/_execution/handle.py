@@ -1,5 +1,8 @@
-"""One execution of a node: its claim, its report, and how the rest of the runtime observes and ends it. And
-which execution a log line belongs to, whether node code writes it or a library that it calls."""
+"""One execution of a node: its claim, its report, and how the rest of the runtime observes and ends it.
+
+``execution_context`` has the execution that a log line belongs to, also if a library writes the line that
+node code calls.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ class Execution:
         secrets: The values of the node's secrets by name, once they are fetched.
         span: Its span, if the program traces.
         report: What the node returned, as an outcome. ``Executor.report_of`` returns what is to be reported.
-        error: What the node raised. Set until the node ends in the usual way.
+        error: What the node raised; None once it ended without an error. Until then it is the error for a
+            node that gives its Trio task away.
         view: What the node sees of why it should stop.
         began: Node code was entered: a release from then on counts as cancelled.
         elsewhere: Node code runs in another thread or process, where no Ctrl-C can arrive.
@@ -62,8 +66,7 @@ class Execution:
                 self.on_drain()
 
     def begin(self, timeout: float | None) -> None:
-        """Start the time of the node, whose code is entered. ``timeout`` is that of its class, if it has
-        one."""
+        """Start the timeout of the node: its code is entered. ``timeout`` is that of its class, if any."""
         self.began = True
         limits = [limit for limit in (timeout, self.claim.timeout) if limit is not None]
         if limits and not self.cancelled:
@@ -74,8 +77,8 @@ class Execution:
     def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
         """Cancel the node. One in a thread is only told: it has until ``give_up`` to return.
 
-        The first reason stays. A timeout that is over by now is the reason, even if this call comes in the
-        very same moment; one that is not is lifted.
+        The first reason stays. If the timeout is over by now, it is the reason, even if this call comes at
+        that very moment; otherwise the timeout no longer applies.
         """
         if self.timed_out:
             return  # by the scope's own deadline
@@ -112,7 +115,7 @@ class Execution:
 
     @contextmanager
     def in_thread(self) -> Iterator[None]:
-        """Let ``cancel`` only tell the node while the body waits for its thread."""
+        """While the body waits for the node's thread, ``cancel`` only tells the node to stop."""
         self._in_thread = True
         try:
             yield

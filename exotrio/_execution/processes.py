@@ -49,13 +49,13 @@ BEGIN = """import json, sys
 sys.path[:] = json.loads(sys.argv[2])
 from exotrio._execution.process_worker import Worker
 Worker(int(sys.argv[1])).serve()"""
-"""The code of a worker process. Only with the import path of the runtime is it sure that it finds exotrio."""
+"""The code of a worker process. With the import path of the runtime it is sure to find exotrio."""
 MAX_START = 120.0
 """Seconds in which a process has to start and to load the code of its node."""
 
 
 class ProcessBackend(ExecutionBackend):
-    """Runs each in a separate process, which runs one node after the other."""
+    """Runs each node in a worker process, which runs one node after the other."""
 
     def __init__(self) -> None:
         self._idle: list[WorkerProcess] = []
@@ -165,9 +165,9 @@ class WorkerProcess(ChildProcess):
         raise _failed(node, f"its process did not load its code within {MAX_START:g} s")
 
     def end_later(self) -> None:
-        """Let it end by itself, so that what its code left open is written.
+        """Let it end by itself, so that files which its code left open are flushed.
 
-        It is killed after ``deadlines.IDLE_PROCESSES``, for which the end of this process waits.
+        It is killed if that takes longer than ``deadlines.IDLE_PROCESSES``. This process does not end before.
         """
         self.hang_up()
         self.close()

@@ -1,4 +1,4 @@
-"""From texts to the instance of a node; and from what it returned or raised to the outcome of its state."""
+"""Makes the instance of a node from texts, and the outcome of its state from what it returned or raised."""
 
 from __future__ import annotations
 

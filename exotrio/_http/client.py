@@ -84,7 +84,7 @@ class HttpClient:
         self.endpoint = endpoint
         self._shown = "" if endpoint.uri == EMBEDDED_URI else endpoint.shown
         self._at = endpoint.name
-        # Not `or`: without a listener it is false.
+        # Not `or`: Events without observers are false.
         self._events = Events() if events is None else events
         self._connections = Connections(endpoint, tasks)
         # Made once: asking the kernel for randomness for each request was 8 % of the time of short ones.
@@ -118,13 +118,13 @@ class HttpClient:
             scope: A fresh scope to bound the exchange with, for callers who move its deadline
                 meanwhile or shield it.
             accept: Statuses other than 2xx to return instead of raising.
-            close_after: Close the connection after the answer. For requests that a stock server works on
-                after it has answered: if that work fails, it closes the connection under the next request,
-                which it has executed.
+            close_after: Close the connection after the answer. For requests on which a stock server works on
+                after its answer: if that work fails, it closes the connection without an answer to the next
+                request, which it may have executed.
             chunk_timeout: Seconds until the next chunk, once the answer has begun, in place of ``timeout``.
                 For answers that must not be lost.
             sink: Gets the chunks of an answer that has the media type in ``headers``. Then the body of the
-                ``Answer`` is its length. The time that it takes does not count.
+                ``Answer`` is its length. The time that ``sink`` takes does not count.
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
@@ -326,7 +326,7 @@ _OPS = {"v1": "discover", "nodes": "register", "enqueue": "claim"}
 
 
 def _op(path: str) -> str:
-    """Return the operation that a path names: its last segment, which is no id in requests of runtimes."""
+    """Return the operation that a path names: its last segment, never an id in requests of runtimes."""
     last = path.rstrip("/").rpartition("/")[2]
     return _OPS.get(last, last)
 

@@ -30,11 +30,11 @@ Rules
    once, and never after a report whose fate is unknown (``Fate.UNKNOWN`` otherwise). Reports may be repeated.
 4. On the native API, tokens guard reports and releases: both may be repeated.
    A claim that travels with reports (``exchange``) is sent once: if its answer is lost, its id is released.
-5. A refusal that would end a report or a release is believed only if the server repeats it after it has said
-   again what it is: a gateway without a route, or another application on the port, refuses everything.
+5. A refusal that would end a report or a release counts only if the server, once it is identified again,
+   repeats it: a gateway without a route, or another application on the port, refuses everything.
 6. One item that cannot be delivered must not cost others their delivery: a batch that is refused as a whole
-   is halved down to the item at fault, and one request of an outage is enough. The same applies to an item
-   with which the state manager fails (500, in its own JSON); ``probe`` finds out whether it fails with
+   is halved until the item at fault is alone. In an outage it is not halved. The same applies to an item with
+   which the state manager fails (500, in its own JSON); ``probe`` finds out whether it fails with
    everything.
 7. Every shield has a deadline, which only becomes earlier.
 """

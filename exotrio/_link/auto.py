@@ -2,8 +2,8 @@
 
 A runtime works through one ``AutoLink`` for its whole life. It holds both adapters over the same
 connections and points at the one that fits the server, so that switching loses nothing: claims
-carry their own token (or none), and what an adapter remembers of them stays. What has no native route
-(registrations, secrets) goes through the adapter for v0 in any case.
+carry their own token (or none), and each adapter keeps what it knows of them. Registrations and secrets have
+no native route: they always go through the adapter for v0.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _INCONCLUSIVE_STATUSES = frozenset({401, 403, 408, 425, 429})
 """Statuses of failures that do not put in doubt which API the server speaks."""
 
 _PROBE = (Claim("f" * 24, "", "", {}, token="none"), Executed([]))
-"""An outcome of a state that does not exist. On stock, ids begin with the time of their creation: this one
-with a time in the year 2106."""
+"""An outcome of a state that does not exist. On a stock server an id begins with the time of its creation:
+this one with a time in the year 2106."""
 
 T = TypeVar("T")
 
@@ -64,15 +64,15 @@ class AutoLink:
     When the server may be another one (an outage ended, something was refused), or says that it lacks nodes,
     the next call first finds out what it is, and registers the nodes again in case it does not know them.
     During an outage that request fails in place of the call. So no v0 claim, whose lost answer would leave
-    states claimed, is sent to a server that is away. After an answer 500 of the server itself, no v0 release
-    or requeue, which can be sent only once, is sent before the server was identified: it may answer while
-    its database is away. Any other 500 comes from a proxy in between, and is an outage.
+    states claimed, is sent to a server that is away. After the server itself has answered 500, v0 releases
+    and requeues, which can be sent only once, wait until it is identified again: its database may be away.
+    Any other 500 comes from a proxy in between, and is an outage.
 
     A server that speaks only v0 is checked every minute for the native API.
 
     Args:
         endpoint: The state manager. Nothing is sent to it before the first ``register``.
-        kind: ``"v0"`` or ``"native"`` to use that, and ask only whether it is there.
+        kind: ``"v0"`` or ``"native"`` to use that API, and check only whether the server has it.
         worker_id: Names this process in leases.
         workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
     """
@@ -184,8 +184,9 @@ class AutoLink:
         return Exchanged(await self.report(items))
 
     async def probe(self) -> Settlement:
-        # Registering again writes into its database; the report takes the way of all reports. Each alone
-        # can succeed while outcomes fail: a database that is full can be read, a proxy closes one route.
+        # Both have to succeed: registering again, which writes into its database, and a report, which uses
+        # the route of all reports. A database that is full can still be read, and a proxy may close one
+        # route.
         self._identified = False
         link = await self._adapter_or_settlement(unrepeatable=False)
         if isinstance(link, Settlement):
@@ -198,7 +199,7 @@ class AutoLink:
     async def heartbeat(
         self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
     ) -> HeartbeatAnswer | None:
-        # Also while it is unknown what the server is: an answer of the right form is about these leases.
+        # Sent even while the server is not identified: an answer of the right form is about these leases.
         return await self._call(self._current.heartbeat(heartbeat, states, timeout=timeout))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
@@ -255,7 +256,7 @@ class AutoLink:
             try:
                 await self._register(*self._registration)
             except RequestRefused as error:
-                # Finished work is still to be reported, whatever it thinks of our nodes.
+                # Finished work is still to be reported, even if the server does not accept our nodes.
                 log.error("the nodes could not be registered again: %s", log_text(error))
         return link
 
@@ -324,13 +325,13 @@ class AutoLink:
 
 
 def _is_refusal(settlement: Settlement) -> bool:
-    """Whether something was given up because of a status alone; an item of a batch is refused in a 200."""
+    """Whether an item was given up because of the status of the answer, and not by its own entry in a 200."""
     final = settlement.fate in {Fate.DROPPED, Fate.REFUSED}
     return final and settlement.status is not None and settlement.status >= 400
 
 
 def _unsent(error: ManagerUnavailable) -> ManagerUnavailable:
-    """Return ``error`` as it concerns a call that was not made because of it."""
+    """Return the error of a call that was not made, since ``error`` came before it."""
     return ManagerUnavailable(
         error.what,
         status=error.status,

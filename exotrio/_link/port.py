@@ -205,7 +205,7 @@ class Link(Protocol):
         It does not wait for states, and brings none over v0.
 
         Cancellation:
-            As of ``claim``; outcomes may have arrived.
+            As in ``claim``; outcomes may have arrived.
         """
 
     async def probe(self) -> Settlement:

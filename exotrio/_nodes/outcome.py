@@ -1,7 +1,7 @@
 """How an execution ends: signals that a node raises to end in another way than with outputs, the error that
 is not retried, and outcomes.
 
-Data only. ``_execution`` makes outcomes, signals included, and the reporter sends them.
+Data only. ``_execution`` makes the outcomes, also those of signals, and the reporter sends them.
 """
 
 from __future__ import annotations

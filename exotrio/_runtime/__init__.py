@@ -47,14 +47,14 @@ How holding and reporting work
    very end of a stop, where no answer could come any more, it is left to the next process. Everything else
    may be repeated.
 6. An outcome is replaced in one case: the state manager rejects its body. It refuses the body (413, 422), or
-   has answered 500 to it eight times, and between any two of these something else began and got through:
-   another delivery or, if there was none, a probe. Then the state is reported as errored, with that reason.
+   has answered 500 to it eight times, and between any two of these answers another delivery began and
+   succeeded or, if there was none, a probe. Then the state is reported as errored, with that reason.
    So no outage turns an outcome into an error: nothing gets through then. A 500 that is not the state
    manager's own JSON is the answer of a proxy, and counts as an outage.
-7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
-   and its states come out of the commit that created them. How much each request claims, and when the poller
-   leaves that to reports, is decided in one place (``planner``). The states that a report brings after a
-   request to stop are released at once.
+7. On a native link a busy runtime claims with the requests that report. A step of a chain takes one request,
+   and one commit creates the states that follow and claims them. How much each request claims, and when the
+   poller leaves that to reports, is decided in one place (``planner``). The states that a report brings after
+   a request to stop are released at once.
 8. Workers run short states one after another without a step of the loop, together for ``worker.TURN``.
 
 How a stop works
@@ -91,11 +91,11 @@ in the outbox, of unknown fate, or abandoned, and counts for exit code 75.
 1. Everything of the engine runs behind one shield (``Runtime._shielded``), so that a cancellation from
    outside reaches only the watcher, which turns it into a request. That shield is the only one without a
    deadline: the shutdown bounds every step behind it but one, the end of a node that shields itself (3).
-2. Who else shields itself, and until when: a claim in flight, since its answer names states that would be
-   lost (``Link.settle_by``: until the end of the flush); a cancelled asyncio node, until CLEAN_UP is
+2. These also shield themselves, each with a deadline: a claim in flight, since its answer names states that
+   would be lost (``Link.settle_by``: until the end of the flush); a cancelled asyncio node, until CLEAN_UP is
    over; a request that hangs up, for HANG_UP; the last heartbeat and each closing, for CLOSE.
-   ``trio.Cancelled`` never becomes an outcome: a node that was cancelled is released, unless it returned
-   a value all the same.
+   ``trio.Cancelled`` never becomes an outcome: a node that was cancelled is released, unless it returned a
+   value all the same.
 3. A node that does not end is given up at the end of CLEAN_UP: its state is released. In a thread or in the
    asyncio loop its code goes on and is stuck. On the Trio loop nothing can end it while it shields itself, as
    ``await anyio.to_thread.run_sync(f)`` does, or blocks the loop. In a process that belongs to the runtime

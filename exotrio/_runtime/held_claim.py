@@ -37,7 +37,7 @@ class Stage(Enum):
     DONE = "done"
     """Its outcome, or its release, is with the reporter."""
 
-    # Members are compared by identity. Enum's own is Python code, called twenty times for each state.
+    # Members are compared by identity. The hash of Enum is Python code, called twenty times for each state.
     __hash__ = object.__hash__
 
 
@@ -53,7 +53,7 @@ class HeldClaim:
         taken_at: When a worker took it, on Trio's clock.
         duration: Seconds from then until its node ended, once it did.
         report: What to send, once DONE: its outcome or its release.
-        in_flight: That is being sent.
+        in_flight: Whether the report is being sent.
         announced: The state manager knows that its node runs.
     """
 
@@ -107,7 +107,7 @@ class HeldClaim:
 
     @property
     def report_name(self) -> str:
-        """Its report by name, for the log."""
+        """What its report is called in the log."""
         return "release" if self.is_release else f"outcome {type(self.report).__name__}"
 
     @property
@@ -125,7 +125,7 @@ class HeldClaim:
 
     @property
     def running_for(self) -> str:
-        """For how long it has been running, and its progress, to follow its name in a log line."""
+        """What follows its name in a log line: how long it has been running, and its progress."""
         running = f" running {trio.current_time() - self.taken_at:.0f} s"
         return running if self.progress is None else f"{running}, {self.progress}"
 

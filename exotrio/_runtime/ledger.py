@@ -91,7 +91,7 @@ class Ledger:
 
         None if the same is held here already (its lease was lost, or a v0 claim repeated it). Then that one
         takes over the claim, so that nothing is begun a second time. If another state with this id is held,
-        its lease is lost, and nothing of it is sent any more.
+        its lease is lost, and nothing is sent about it any more.
         """
         known = self._by_state.get(claim.state_id)
         is_new = known is None or not self.holds(claim)
@@ -122,12 +122,12 @@ class Ledger:
         return held if is_new else None
 
     def holds(self, claim: Claim) -> bool:
-        """Whether what ``claim`` is on is held here, so that ``add`` would return None."""
+        """Whether the state of ``claim`` is held here already, so that ``add`` would return None."""
         known = self._by_state.get(claim.state_id)
         return known is not None and not known.is_being_released and known.is_of(claim)
 
     def is_replaced(self, held: HeldClaim) -> bool:
-        """Whether its state, or another one with its id, was claimed as a new one since."""
+        """Whether another claim of its state, or of a state with the same id, has taken its place."""
         return self._by_state.get(held.claim.state_id) is not held
 
     def lose(self, held: HeldClaim, why: Stopping) -> None:
@@ -155,7 +155,7 @@ class Ledger:
         return held
 
     def run(self, held: HeldClaim, execution: Execution) -> None:
-        """Enter that a worker runs it from now on."""
+        """Record that a worker runs it from now on."""
         held.execution = execution
         held.taken_at = trio.current_time()
         self._move(held, Stage.RUNNING)
@@ -163,16 +163,16 @@ class Ledger:
             self.heartbeat_due.set()
 
     def release(self, held: HeldClaim) -> bool:
-        """Enter that it is to be released. Return whether that is to be delivered."""
+        """Record that it is to be released. Return whether that is to be delivered."""
         trace = None if held.execution is None else held.execution.trace
         return self.finish(held, Released(trace=trace))
 
     def finish(self, held: HeldClaim, report: Report) -> bool:
-        """Enter the report of a state. Return whether that is to be delivered.
+        """Record the report of a state. Return whether that is to be delivered.
 
         A state whose lease was lost is not released; if its node returned a value all the same, that is
-        sent, since perhaps no other runtime has begun it. Nothing is sent of a state whose run was cancelled,
-        and of one that was replaced.
+        sent, since perhaps no other runtime has begun it. Nothing is sent about a state that was replaced, or
+        whose run was cancelled.
         """
         useless = held.forfeited is Stopping.RUN_CANCELLED or self.is_replaced(held)
         if held.forfeited and (useless or isinstance(report, Released)):
@@ -187,7 +187,7 @@ class Ledger:
         return True
 
     def forfeit(self, held: HeldClaim) -> None:
-        """Remove a state whose lease was lost or whose run was cancelled; nothing of it is sent."""
+        """Remove a state whose lease was lost or whose run was cancelled; nothing is sent about it."""
         cancelled = held.forfeited is Stopping.RUN_CANCELLED
         self.end(held, Ending.RUN_CANCELLED if cancelled else Ending.LOST_LEASES)
 

@@ -67,7 +67,7 @@ class Ending(Enum):
     ABANDONED = "abandoned"
     KEPT = "kept"
 
-    __hash__ = object.__hash__  # as of Stage
+    __hash__ = object.__hash__  # as in Stage
 
     @property
     def is_left_behind(self) -> bool:

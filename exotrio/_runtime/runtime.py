@@ -62,7 +62,7 @@ class Runtime:
             Defaults to 20; cleaning up, flushing and closing take up to 8.5 more.
         transport: Way to a state manager in this process (``exotrio.manager.embedded``); then no URI
             and no key are needed. Defaults to none: the network.
-        link: What to speak: ``"v0"``, ``"native"``, or ``"auto"``, which asks the server. Defaults to
+        link: The API to use: ``"v0"``, ``"native"``, or ``"auto"``, which asks the server. Defaults to
             ``"auto"``.
         outbox: A file to which outcomes are written before they are sent, so that ``kill -9`` does not
             lose them; what is left in it is sent at the next start. One file per runtime. Defaults to
@@ -193,7 +193,7 @@ class Runtime:
     def show_tasks(self) -> None:
         """Let the state manager's operators see the task tree: names and lines of code, no values.
 
-        Call this before the start. Defaults to not.
+        Call this before the start. Without it they do not see it.
 
         Raises:
             LifecycleError: the runtime was started before.
@@ -266,7 +266,7 @@ class Runtime:
             The endings of the claimed states.
 
         Raises:
-            As ``start``, which may be called in fewer places.
+            As ``start``, but not for an event loop in this thread.
 
         Cancellation:
             Skips the drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
@@ -321,11 +321,12 @@ class Runtime:
     def work_on(self, find_run: FindRun) -> None:
         """Claim only states of one run. For the command line.
 
-        A state manager that speaks only v0 cannot tell them from others: there, any are claimed.
+        A state manager that speaks only v0 cannot restrict claims to a run: there, states of any run are
+        claimed.
 
         Args:
             find_run: Called once the nodes are registered; it returns the id of the run, which it may start.
-                ``run`` raises what it raises.
+                Its errors are raised by ``run``.
 
         Raises:
             LifecycleError: the runtime was started before.
@@ -342,7 +343,7 @@ class Runtime:
             shutdown_grace: As in the constructor.
 
         Raises:
-            ConfigurationError: the state manager is in this process, and so would be one in each.
+            ConfigurationError: the state manager is in this process, so that each process would have another.
             LifecycleError: the runtime was started before.
         """
         self._refuse_if_started("cannot be changed")

@@ -44,7 +44,7 @@ class Vitals:
         undelivered: Outcomes the state manager does not have yet.
         stuck: Why states are not claimed although there is room: outcomes cannot be delivered, or too many
             nodes are stuck. Else empty.
-        loop_lag: Seconds for which the loop is blocked, or was when it was asked last.
+        loop_lag: Seconds for which the loop is blocked, or was at the last check.
     """
 
     phase: Phase

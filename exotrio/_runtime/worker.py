@@ -104,7 +104,7 @@ class Workers:
             return
         self._runs_alone = True
         try:
-            # A state of these that is RUNNING has ended its task; the task after that one runs the others.
+            # If the first of these is RUNNING, its node has ended this task; the next task runs the others.
             while self.ledger.alone and self.ledger.alone[0].stage is Stage.BUFFERED:
                 await self._run(self.ledger.alone[0], task)
         finally:

@@ -43,7 +43,7 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def check_companions(path: Path) -> None:
-    """Check the files that SQLite reads with a database; errors as of ``open_own``."""
+    """Check the files that SQLite reads with a database; errors as in ``open_own``."""
     for file in (path.with_name(path.name + suffix) for suffix in COMPANIONS):
         if os.path.lexists(file):
             _check(os.lstat(file), file)

@@ -27,7 +27,7 @@ VARIABLES = {
 """The field of ``Settings`` for each."""
 SECRET_VARIABLES = frozenset({KEY_VARIABLE, SERVER_KEY_VARIABLE, SECRETS_KEY_VARIABLE, DATABASE_VARIABLE})
 PREFIXES = ("EXOSPHERE_", "EXOTRIO_")
-"""Of variables that are meant for us, or for the stock SDK, which has the first two."""
+"""Of the names of variables that are meant for exotrio or for the stock SDK."""
 ENV_FILE = ".env"
 FROM_FILE = f" in {ENV_FILE} of the working directory"
 
@@ -40,8 +40,8 @@ class Settings:
         state_manager_secret: The server's name for its key.
         secrets_encryption_key: One key or several.
         cors_origins: A comma list.
-        namespace: The command line's default.
-        database_url: The PostgreSQL that a state manager works on where it is given no database.
+        namespace: The namespace of commands that name none.
+        database_url: The PostgreSQL of a state manager for which no database is named.
     """
 
     state_manager_uri: str | None = None
@@ -54,13 +54,13 @@ class Settings:
 
 
 def read_settings() -> Settings:
-    """Read the environment, then, as ``from_file`` does, ``.env`` for what it lacks."""
+    """Read the environment, and ``.env`` for what is not in it. Raises as ``from_file``."""
     values = {**from_file(), **from_environment()}
     return Settings(**{VARIABLES[name]: value for name, value in values.items()})
 
 
 def source_of(variable: str) -> str:
-    """Return where a setting comes from, for messages; it ends in ``FROM_FILE`` if from there."""
+    """Return where a setting comes from, for messages: a text that ends in ``FROM_FILE`` if from ``.env``."""
     return f"variable {variable}{'' if variable in from_environment() else FROM_FILE}"
 
 

@@ -17,7 +17,7 @@ def call_in_loop(
     """Call ``function`` in the Trio loop of ``token``, soon. From any thread, and from a signal handler.
 
     Without a token, or once the loop has ended, nothing happens. An error of the function would end the loop.
-    With ``once``, several calls become one, if the loop has not made the first of them yet.
+    With ``once``, several calls become one, as long as the loop has not run the first of them.
     """
     if token is not None:
         with suppress(trio.RunFinishedError):

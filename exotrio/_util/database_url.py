@@ -30,7 +30,7 @@ class DatabaseUrl:
     Attributes:
         text: All of it, for libpq.
         shown: Without passwords, for every reader.
-        secrets: The passwords, as they are written and decoded.
+        secrets: The passwords, both as they are written and decoded.
         hosts: Names, addresses or folders of sockets; empty if libpq's defaults apply.
         parameters: Names after the ``?``.
         sslmode: Its mode of TLS, in libpq's words; empty if it has none.

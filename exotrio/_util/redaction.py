@@ -170,7 +170,7 @@ class _Recent:
     def get(self, secrets: tuple[str, ...]) -> Redactor:
         with self._lock:
             redactor = self._redactors.pop(secrets, None) or Redactor(secrets)
-            self._redactors[secrets] = redactor  # the last one, as the one used last
+            self._redactors[secrets] = redactor  # the last one in the dict is the one used last
             room = MAX_CACHED - sum(len(value) for values in self._redactors for value in values)
             while room < 0:
                 oldest = next(iter(self._redactors))
@@ -228,7 +228,7 @@ def _quoted(text: str) -> Iterator[str]:
         yield in_html.replace('"', double).replace("'", single)
     for quote_mark in "'\"":
         yield text.replace(quote_mark, 2 * quote_mark)
-    for end_and_begin in ("'\"'\"'", "'\\''"):  # of shlex.quote, and of most people
+    for end_and_begin in ("'\"'\"'", "'\\''"):  # as shlex.quote and most people write it
         yield text.replace("'", end_and_begin)
     for special in ('(["$`\\\\])', '(["$`\\\\!])', r"([^\w@%+=:,./-])"):
         yield re.sub(special, r"\\\1", text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 if "httpx" not in sys.modules:
-    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # httpx takes it for one that is not installed
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # so httpx takes it for not installed
     try:
         import httpx
     finally:

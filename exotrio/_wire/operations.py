@@ -10,7 +10,7 @@ from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
 MAX_PAGE = 1_000
-"""Maximum of entries of one page of a list."""
+"""Maximum number of entries in one page of a list."""
 BACKUP_PATH = f"{NATIVE_ROOT}/backup"
 BACKUP_TYPE = "application/vnd.sqlite3"
 SIGN_IN_PATH = f"{NATIVE_ROOT}/sign-in-link"
@@ -20,7 +20,7 @@ Cursor = Annotated[str, Field(max_length=64)]
 
 
 class DeletionQuery(Body):
-    """Query of the deletion of a graph, as of ``StateManager.delete_graph``."""
+    """Query of the deletion of a graph, as in ``StateManager.delete_graph``."""
 
     cancel_runs: bool = False
 
@@ -51,7 +51,7 @@ class PageQuery(Body):
 
 
 class StatesQuery(PageQuery):
-    """Which states to list, newest first, as of ``StateManager.states``."""
+    """Which states to list, newest first, as in ``StateManager.states``."""
 
     run: str | None = None
     graph: str | None = None
@@ -90,7 +90,7 @@ class StatePage(Body):
 
 
 class RunsQuery(PageQuery):
-    """Which runs to list, newest first, as of ``StateManager.find_runs``."""
+    """Which runs to list, newest first, as in ``StateManager.find_runs``."""
 
     graph: str | None = None
     status: RunStatus | None = None
@@ -109,7 +109,7 @@ class RunPage(Body):
 
 
 class PauseReply(Body):
-    """A node, or the schedule of a graph: since when it is paused, or None."""
+    """Since when a node, or the schedule of a graph, is paused; None if it is not."""
 
     paused_at: Moment | None
 
@@ -132,7 +132,7 @@ class StateEvent(Body):
 
 
 class StateAttempt(Body):
-    """One of the states that replaced each other by retries; ``by_hand``: requested by an operator."""
+    """One attempt at the work of a state, which is a state itself; ``by_hand``: an operator requested it."""
 
     id: str
     status: StateStatus
@@ -169,8 +169,8 @@ class StateHistory(StateDetail):
         claimed_at, worker: The last claim, and the process that made it, if under a lease.
         holder: The process that holds it, if it is QUEUED.
         paused_at: Since when its node is paused, if it waits for that.
-        attempts: It, and the states that it replaced or that replaced it, oldest first.
-        logs: What its last execution with any output logged and printed, if it was captured.
+        attempts: This state and all others that are attempts at the same work, oldest first.
+        logs: Captured lines of its last execution that logged or printed something.
     """
 
     data: dict[str, Any] | None
@@ -198,7 +198,7 @@ class RetryRunRequest(Body):
 
 
 class RetriedState(Body):
-    """A failed state, the state that replaces it, and the status of that one."""
+    """A failed state, the new state that replaces it, and the status of the new one."""
 
     state_id: str
     new_state_id: str

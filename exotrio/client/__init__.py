@@ -4,8 +4,8 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 ``datetime`` in UTC and durations float seconds. Three calls return dicts, as in the stock SDK: ``trigger``,
 ``get_graph`` and ``upsert_graph``.
 
-- ``_stock_calls``, ``_runs``, ``_states``, ``_state_manager``: the class, each a layer on the one before: the
-  calls of the stock SDK, about runs, about states, and about the namespace and its runtimes;
+- ``_stock_calls``, ``_runs``, ``_states``, ``_state_manager``: the class. Each inherits from the one before,
+  and adds calls: those of the stock SDK, about runs, about states, and about the namespace and its runtimes;
 - ``_graphs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
 - ``_calls``: which API a call uses, and how often it is tried.
 

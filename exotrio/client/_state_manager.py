@@ -55,8 +55,8 @@ class StateManager(StateCalls):
     Raises:
         ConfigurationError: something is missing or unusable; every problem is named.
 
-    "Our server" is exotrio's own (``python -m exotrio server``). What all calls share, their documentation
-    does not repeat:
+    "Our server" is exotrio's own (``python -m exotrio server``). The documentation of the calls does not
+    repeat what all of them share:
 
     - They raise ``KeyRefused``: the key is wrong; ``NotFound``: what a name or an id stands for does not
       exist, or not in the namespace; ``ManagerUnavailable``: no usable answer, after some tries;
@@ -292,7 +292,7 @@ class StateManager(StateCalls):
         return f"{self._calls.http.endpoint.uri}{link.path}"
 
     async def backup(self, path: str | Path, *, overwrite: bool = False) -> int:
-        """Fetch a copy of the state manager's database, with all namespaces, which goes on working.
+        """Fetch a copy of the state manager's database, with all namespaces, while it goes on working.
 
         Needs our server. The copy holds what was committed at one moment. It is written to another file,
         synced and checked, and renamed only then; only its owner can read it. A state manager started on it
@@ -312,7 +312,7 @@ class StateManager(StateCalls):
         Raises:
             ConfigurationError: the file exists, or must not be replaced.
             DatabaseError: it cannot be written, or what arrived is damaged.
-            RequestRefused: it makes another backup just now (409).
+            RequestRefused: the state manager is making another backup (409).
             ManagerUnavailable: no usable answer, or it broke off.
 
         Cancellation:

@@ -52,7 +52,7 @@ class StateCalls(RunCalls):
             identifier: Only of this place of the graph; needs ``run`` or ``graph``.
             status: Only with this status, or with one of these.
             outputs: With the outputs of each. Defaults to False. Through v0 they are left out.
-            limit: Maximum of states in the page, up to 1,000.
+            limit: Maximum number of states in the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
         """
         query = checked_query(
@@ -158,8 +158,8 @@ class StateCalls(RunCalls):
     async def retry_run(self, run_id: str) -> RunRetry:
         """Retry every failed state of a run (ERRORED, NEXT_CREATED_ERROR), each as ``manual_retry`` does.
 
-        At our server all of them in one step, and no state twice, even if the request has to be repeated.
-        At any other one after the other.
+        Our server retries all of them in one step, and no state twice, even if the request has to be
+        repeated. At any other server they are retried one after the other.
 
         Returns:
             The states that were retried, each with its new state; and those that were refused (for

@@ -24,7 +24,7 @@ from exotrio.errors import ConfigurationError, ExotrioError, ManagerError, Manag
 T = TypeVar("T")
 
 MAX_BYTES = 1024 * 1024
-"""Bytes of a request, unless one run alone is larger, which a state manager accepts."""
+"""Bytes of a request. One run that is larger is sent alone, which a state manager accepts."""
 MAX_REQUESTS = 2
 """Requests at once: one is read while the other is written. More gain nothing, and delay other writes."""
 MAX_SINGLE = 8
@@ -44,8 +44,8 @@ class NewRun:
         store: The run's store.
         start_delay: Milliseconds before the run starts.
         run_id: A UUID for the run: a second request with the same one starts no second run. A state manager
-            that speaks only v0 gives it another. Defaults to None: a new one is made.
-        key: As of ``trigger``; in place of a ``run_id``.
+            that speaks only v0 gives the run another id. Defaults to None: a new one is made.
+        key: As in ``trigger``; in place of a ``run_id``.
     """
 
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -196,7 +196,7 @@ class ManyRuns:
         return [self.ids[index] for index in sorted(self.ids)]
 
     async def _each(self, items: AsyncGenerator[T], at_once: int, do: Callable[[T], Awaitable[None]]) -> None:
-        """Do something with each item, with a number of them at once, until something fails."""
+        """Call ``do`` with each item, with ``at_once`` items at the same time, until something fails."""
         sender, receiver = anyio.create_memory_object_stream[T]()
 
         async def work() -> None:
@@ -332,7 +332,7 @@ async def _parts(entries: AsyncGenerator[_Entry]) -> AsyncGenerator[list[_Entry]
 
 async def _each_of(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
     if isinstance(items, AsyncIterable):
-        # Trio warns of a generator that is not closed, and the caller may have no name for it.
+        # Trio warns of a generator that is not closed, and the caller may be unable to close it.
         async with aclosing(items) if isinstance(items, AsyncGenerator) else nullcontext():
             async for item in items:
                 yield item

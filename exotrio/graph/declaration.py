@@ -32,7 +32,7 @@ MAX_NAME = 256
 MAX_NODES = 1_000
 """Nodes of one graph: the memory of the checks grows with the square of their number."""
 PART = 100
-"""Entries of an object that are checked at once; the problems of no more are reported."""
+"""Entries of an object that are checked together. Problems of more entries than these are not reported."""
 
 
 def check_name(name: str) -> str:
@@ -262,13 +262,13 @@ class RetryPolicyModel(Declaration):
     def linear(
         cls, step: float, *, retries: int = 3, max_delay: float | None = None, jitter: Jitter = None
     ) -> Self:
-        """Try again after ``step`` seconds, then after twice, three times as many.
+        """Try again after ``step`` seconds, then after twice and three times as many, and so on.
 
         Args:
             step: Seconds.
             retries: Retries after the first attempt. Defaults to 3.
             max_delay: Maximum seconds between two attempts. Defaults to no limit.
-            jitter: As of ``fixed``.
+            jitter: As in ``fixed``.
 
         Raises:
             pydantic.ValidationError: a number is too small or too large.
@@ -292,7 +292,7 @@ class RetryPolicyModel(Declaration):
             factor: Defaults to 2.
             retries: Retries after the first attempt. Defaults to 3.
             max_delay: Maximum seconds between two attempts. Defaults to no limit.
-            jitter: As of ``fixed``.
+            jitter: As in ``fixed``.
 
         Raises:
             pydantic.ValidationError: a number is too small or too large.
@@ -332,8 +332,8 @@ class CronTrigger(Declaration):
 
     When clocks are put forward or back, an expression with times of a day (``30 2 * * *``) starts one run
     for each: right after the change if that skipped it, and at the first of two. One with a ``*`` at the
-    beginning of its minute or hour (``0 * * * *``) starts one whenever the clock shows such a time; a state
-    manager of exotrio refuses a graph with one whose times are all skipped.
+    beginning of its minute or hour (``0 * * * *``) starts one whenever the clock shows such a time. A state
+    manager of exotrio refuses an expression whose times are all skipped.
 
     Args:
         expression: A cron expression, ``*/5 * * * *`` for example; also six fields (seconds last),

@@ -121,7 +121,7 @@ class Graph(Declaration):
                 everything below that state has ended. Outputs below are lists, ``node.every.output``.
             strategy: ``"ALL_SUCCESS"``, the default: it runs if nothing below failed; or ``"ALL_DONE"``: it
                 runs in any case. Only with ``unites``.
-            timeout_minutes: Limit in minutes for one execution here, as of ``GraphNodeModel``.
+            timeout_minutes: Limit in minutes for one execution here, as in ``GraphNodeModel``.
             inputs: Further inputs, for names that are arguments here or not Python identifiers.
             fields: Inputs by name. A value is a reference (``plan.root``, ``graph.store("root")``); a value
                 of the field's type, or its text; or text with references in it, by an f-string. An

@@ -182,7 +182,7 @@ def _type_problem(info: FieldInfo | None, reference: OutputReference) -> str | N
 
 
 def models_of(node: type) -> tuple[type[BaseModel], type[BaseModel]]:
-    """Return the Inputs and Outputs of a node class; raise GraphInvalid if it is none."""
+    """Return the Inputs and Outputs of a node class; raise GraphInvalid if it is not one."""
     parts = [getattr(node, part, None) for part in ("Inputs", "Outputs")]
     models = [each for each in parts if isinstance(each, type) and issubclass(each, BaseModel)]
     if len(models) < len(parts):

@@ -33,7 +33,7 @@ def parse_placeholders(text: str) -> tuple[Piece, ...]:
     """Split ``text`` into literal pieces and references.
 
     There is no escape: every ``${{`` opens a placeholder, which ends at the next ``}}``. One that is not
-    closed, or is neither form, raises PlaceholderError.
+    closed, or has neither form, raises PlaceholderError.
     """
     literal, *rest = text.split("${{")
     pieces: list[Piece] = [literal] if literal else []

@@ -58,7 +58,7 @@ class OutputReference(_Reference):
     Attributes:
         node: The node.
         field: Name of the output.
-        many: Whether it is the list of the outputs of all its states.
+        many: Whether it is the list of this output of all states of the node.
     """
 
     __slots__ = ("field", "many", "node")
@@ -135,7 +135,7 @@ class EveryOutput(_Outputs):
 class AddedNode(_Outputs):
     """A node that was added to a graph, with its outputs as attributes: ``plan.root``.
 
-    An output that is named ``every``: ``plan["every"]``.
+    Write ``plan["every"]`` for an output that is named ``every``.
     """
 
     __slots__ = ()

@@ -146,7 +146,7 @@ async def embedded_and_served(
     """Run a state manager inside this process and serve it, with its dashboard, on 127.0.0.1.
 
     The first of ``ports`` that is free is taken; 0 lets the kernel choose. ``terms`` is how long claims
-    through the port hold. Other arguments, errors and cancellation are as of ``embedded``.
+    through the port hold. Other arguments, errors and cancellation are as in ``embedded``.
 
     Raises:
         ConfigurationError: the port cannot be used, or the key.

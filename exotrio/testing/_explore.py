@@ -172,8 +172,8 @@ async def explore(
             raises anything if the property is broken.
         setup: Called before each run: it creates what nodes have effects in. A plain def. It returns
             the ``world`` of the result. Defaults to none: nodes have effects only in the run.
-        inputs: As of ``run_graph``.
-        store: As of ``run_graph``.
+        inputs: As in ``run_graph``.
+        store: As in ``run_graph``.
         faults: Which ones to try. Defaults to all.
         only: Number of the only point to try; the error of ``check`` is raised as it is. Defaults to all.
         max_points: Maximum of points to try; if there are more, that many are drawn. Defaults to 500.
@@ -191,7 +191,7 @@ async def explore(
         ConfigurationError: Trio's clock is not virtual, the nodes do not do the same each time, a node class
             cannot be used, or there is no point ``only``.
         trio.TooSlowError: the run without a fault did not end in time.
-        GraphInvalid, RequestRefused: as of ``run_graph``.
+        GraphInvalid, RequestRefused: as in ``run_graph``.
 
     Cancellation:
         Ends the run, as ``run_graph`` does. Killed code is cancelled, too.

@@ -1,8 +1,8 @@
 """Executions of nodes as a case observes them, and tasks that can be held where they are.
 
-A killed process does not continue: no ``finally``, no ``except``. A Trio task can only be ended by an
-exception, which both would see. So no task is ended: each task of the process has another coroutine around
-its own one, which does not resume it while the process is held. For Trio, that is a task that waits.
+A killed process runs no ``finally`` and no ``except``. A Trio task can only be ended by an exception, which
+would run both. So no task is ended. Instead, the coroutine of each task is wrapped in another one, which does
+not resume it while the process is held. To Trio, such a task waits.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _LIBRARIES = tuple(
 )
 """Folders of code that the user did not write."""
 MAX_CANCELLED_AWAITS = 1_000
-"""Cancelled awaits of one execution. Code that continues after these does not end, and virtual time
-does not pass."""
+"""Cancelled awaits of one execution, after which its code counts as endless: virtual time does not pass
+meanwhile."""
 
 
 class Endless(BaseException):
@@ -59,7 +59,7 @@ class Visit:
     """One execution of a node.
 
     Args:
-        observer: Is called wherever the execution is.
+        observer: Called at each point that the execution reaches.
         task: The task that runs the node. It and every task that it starts belong to this execution.
         claim: Its state.
         execution: Number of the execution among those of the node, from 1.

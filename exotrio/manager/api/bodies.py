@@ -67,7 +67,7 @@ def body_reader(request: Request) -> BodyReader:
 
 
 async def read_model(request: Request, model: type[M]) -> M:
-    """Parse the body as ``model``; errors as of ``BodyReader.read`` and ``parse_model``."""
+    """Parse the body as ``model``; errors as in ``BodyReader.read`` and ``parse_model``."""
     return await body_reader(request).parse(request, lambda body: parse_model(body, model))
 
 

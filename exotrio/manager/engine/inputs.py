@@ -202,7 +202,7 @@ def build_for(
     outputs: Outputs,
     lists: Lists | None = None,
 ) -> dict[str, str]:
-    """Return the inputs of a new state of a registered node; arguments and errors as of ``build``.
+    """Return the inputs of a new state of a registered node; arguments and errors as in ``build``.
 
     They are the inputs that the run's graph names, whatever is registered now: runtimes of several versions
     may run the node. An input that was registered since is left out if the node has a default for it. An

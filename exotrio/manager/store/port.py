@@ -109,11 +109,11 @@ class Store(Protocol):
         the order in which they came, until one of them returns None: then nothing is left for the others.
 
         After ``max_wait`` seconds it is run a last time, and its value is returned even if it is None.
-        Errors and cancellation are as of ``write``.
+        Errors and cancellation are as in ``write``.
         """
 
     async def check_writable(self) -> None:
-        """Write something, unless something was written just now. Errors and cancellation as of ``write``."""
+        """Write something, unless something was written just now. Errors and cancellation as in ``write``."""
 
     def copied(self) -> AbstractAsyncContextManager[Copy]:
         """Make one consistent copy of the database, and remove it after the block.
@@ -135,7 +135,7 @@ class Store(Protocol):
         """
 
     async def measure_clock(self) -> None:
-        """Compare the clock of leases with the database's, which may have been set. Errors as of ``read``."""
+        """Compare the clock of leases with the database's, which may have been set. Errors as in ``read``."""
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that runtimes or the state manager itself wait for, and return its result.

@@ -88,7 +88,7 @@ class Transaction(View):
             self._dialect.run(self._connection, self._dialect.insert(table, columns, conflict), rows)
 
     def insert_new(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> int:
-        """Insert those rows that are not there yet, in an order as of ``insert``; return how many."""
+        """Insert those rows that are not there yet, in an order as in ``insert``; return how many."""
         sql = self._dialect.insert(table, columns, "DO NOTHING")
         return self._dialect.run(self._connection, sql, rows).rowcount if rows else 0
 

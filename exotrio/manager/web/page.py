@@ -79,7 +79,7 @@ class PageRequest:
         return self.service.monotonic()
 
     def runtimes(self, view: View, holds: Mapping[str, int] | None = None) -> list[RuntimeRow]:
-        """Return the runtimes that sent a request lately; ``holds`` is as of ``runtimes_of``."""
+        """Return the runtimes that sent a request lately; ``holds`` is as in ``runtimes_of``."""
         return runtimes_of(view, self.namespace, self.monotonic, holds)
 
     def offers(self, view: View) -> dict[str, list[str]]:

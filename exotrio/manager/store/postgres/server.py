@@ -99,7 +99,7 @@ class Server:
         return f"Server({self.shown!r})"
 
     def connect(self, *, writes: bool = True, reads_mark: bool = False) -> Connection:
-        """Connect; ``reads_mark`` as of ``Connection``. Raises psycopg.Error."""
+        """Connect; ``reads_mark`` as in ``Connection``. Raises psycopg.Error."""
         driver = psycopg.Connection.connect(
             autocommit=True,
             prepare_threshold=None,

@@ -228,7 +228,7 @@ async def open_store(
 
     Raises:
         ConfigurationError: the URL cannot be read.
-        DatabaseTooNew, DatabaseError: as of ``prepare``, or it could not be reached.
+        DatabaseTooNew, DatabaseError: as in ``prepare``, or it could not be reached.
     """
     server = Server(url)
     server_clock = ServerClock()

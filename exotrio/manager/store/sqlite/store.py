@@ -232,7 +232,7 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Open a database and own it until the block ends.
 
-    ``db`` is a file, made with its folder if it is missing, or ``":memory:"``. Errors are as of ``Ownership``
+    ``db`` is a file, made with its folder if it is missing, or ``":memory:"``. Errors are as in ``Ownership``
     and ``open_writer``.
     """
     catalog = Catalog(max_inputs)
