@@ -26,6 +26,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.cli import cli
 from exotrio.manager.rules.template import Template
 from exotrio.testing import CheckFailed, Errored, Executed, Requeued, run_graph, run_node
+from tests.bench.__main__ import CASES
 from tests.support.facts import named_tests
 from tests.support.helpers import declare
 from tests.support.pages import (
@@ -184,6 +185,33 @@ def test_each_command_that_is_printed_exists_with_its_options() -> None:
         command = named[0]
         options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, printed
+
+
+def test_each_benchmark_that_a_page_names_exists() -> None:
+    commands = [
+        line for page in PAGES for line in re.findall(r"`python -m (tests\.bench [^`]+)`", text(page))
+    ]
+    assert len(commands) > 3
+    for command in commands:
+        assert set(re.findall(r" ([a-z][\w-]*)", command)) <= CASES.keys(), command
+
+
+def test_each_double_that_the_page_on_tests_names_exists() -> None:
+    lines = text(PROOF).partition("## Which double")[2].splitlines()
+    cells = [line.split("|")[2:4] for line in lines if line.startswith("| ") and ".py`" in line]
+    assert len(cells) > 15
+    for names, files in ([re.findall(r"`([^`]+)`", cell) for cell in row] for row in cells):
+        paths = [path for file in files for path in sorted((ROOT / "tests").glob(_pattern(file)))]
+        source = "".join(path.read_text("utf-8") for path in [*paths, ROOT / "tests/manager/conftest.py"])
+        for name in re.findall(r"\w+$", "\n".join(names), re.M):
+            is_module = name in [path.stem for path in paths]
+            assert is_module or re.search(
+                rf"^ *(?:async )?(?:def|class) {name}\b|^    {name}: ", source, re.M
+            ), name
+
+
+def _pattern(file: str) -> str:
+    return f"{file}**/*.py" if file.endswith("/") else file
 
 
 def test_every_public_name_is_in_the_guide() -> None:
