@@ -82,8 +82,9 @@ def target_of(node: type[BaseNode]) -> Target:
 def load(target: Target) -> type[BaseNode]:
     """Return the class, in another process. Raises NotImportable, or what its module raises."""
     if target.module == "__main__":
-        module = sys.modules.get(MAIN) or module_from_file(MAIN, target.file)
-        sys.modules["__main__"] = module  # for what node code pickles
+        module = sys.modules["__main__"]
+        if module.__name__ != MAIN:
+            module = module_from_file(MAIN, target.file, is_main=True)
     else:
         module = sys.modules.get(target.module) or _imported(target)
     node = _lookup(module, target.name)
@@ -106,17 +107,27 @@ def _imported(target: Target) -> ModuleType:
     return importlib.import_module(target.module)
 
 
-def module_from_file(name: str, file: str | None) -> ModuleType:
-    """Return the module of a file, loaded under a name. Raises NotImportable, or what the module raises."""
+def module_from_file(name: str, file: str | None, *, is_main: bool = False) -> ModuleType:
+    """Return the module of a file, loaded under a name. Raises NotImportable, or what the module raises.
+
+    With ``is_main`` it is also ``__main__``, for what its code pickles.
+    """
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise NotImportable(f"{name} cannot be loaded from the file {file}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pydantic looks it up while it resolves annotations
+    before = sys.modules["__main__"]
+    if is_main:
+        # Before it runs: if it imports ``multiprocessing``, that sets ``MAIN`` to what ``__main__`` is.
+        sys.modules["__main__"] = module
+        # With a spec, a process that ``multiprocessing`` spawns would load it by name; without one, by file.
+        module.__spec__ = None
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
+        sys.modules["__main__"] = before
         raise
     return module
 

@@ -262,6 +262,50 @@ async def test_a_node_logs_and_prints_to_where_the_runtime_does(
     assert "printed\nwritten to the descriptor\n" in err
 
 
+SPAWNING = """
+from __future__ import annotations
+import multiprocessing
+from pydantic import BaseModel
+from exotrio import BaseNode, Graph
+from exotrio.testing import run_graph
+
+class Text(BaseModel):
+    text: str
+
+class Spawns(BaseNode):
+    runs_in = "process"
+
+    class Outputs(Text):
+        pass
+
+    def execute(self):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return self.Outputs(text=pool.map(text_of, [1])[0].text)
+
+def text_of(number):
+    return Text(text=str(number))
+
+graph = Graph("g", namespace="ns")
+first = graph.add(Spawns)
+graph.add(Spawns, identifier="second", after=first)
+
+async def main():
+    run = await run_graph(graph, [Spawns])
+    print(run.outputs("spawns"), run.outputs("second"))
+
+if __name__ == "__main__":
+    import trio
+    trio.run(main)
+"""
+
+
+def test_nodes_of_a_program_spawn_processes_with_multiprocessing(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(SPAWNING)
+    with Process([sys.executable, "program.py"], cwd=tmp_path) as program:
+        end = program.wait(code=0)
+    assert end.out == "[{'text': '1'}] [{'text': '1'}]\n", end
+
+
 PROGRAM = """
 import enum, logging, trio
 from exotrio import BaseNode
