@@ -24,7 +24,7 @@ class ExecutionBackend(ABC):
 
     @property
     def refusal_reason(self) -> str:
-        """Why no other node is begun by it; empty if they are. From any thread."""
+        """Why it begins no other node; empty if it does. From any thread."""
         return ""
 
     async def aclose(self) -> None:
@@ -33,7 +33,7 @@ class ExecutionBackend(ABC):
 
     @abstractmethod
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
-        """Run ``node`` and return the outcome of what it returned. Raises what it raises.
+        """Run ``node`` and return the outcome of what it returned. Raises what the node raises.
 
         Cancellation:
             Ends the node in the way that this backend can.
@@ -41,7 +41,7 @@ class ExecutionBackend(ABC):
 
 
 class LocalBackend(ExecutionBackend):
-    """Runs them in this process."""
+    """Runs nodes in this process."""
 
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         execution.begin(node.timeout)
@@ -59,15 +59,15 @@ class LocalBackend(ExecutionBackend):
 
 
 class TrioBackend(LocalBackend):
-    """Runs them on the Trio loop of the runtime."""
+    """Runs nodes on the Trio loop of the runtime."""
 
     async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         value = instance.execute()
-        return await value if inspect.isawaitable(value) else value  # it is not, of a decorated method
+        return await value if inspect.isawaitable(value) else value  # not so if a decorator made it plain
 
 
 class ThreadBackend(LocalBackend):
-    """Runs each in a thread. One that does not end when it should is stuck."""
+    """Runs each node in a thread. One that does not end when it should is stuck."""
 
     def __init__(self, max_stuck: int, changed: Callable[[], None]) -> None:
         self._stuck = StuckNodes(
@@ -88,7 +88,7 @@ class ThreadBackend(LocalBackend):
 
 
 class AsyncioBackend(LocalBackend):
-    """Runs all in one asyncio loop, in a thread that begins with the first."""
+    """Runs all nodes in one asyncio loop, in a thread that begins with the first node."""
 
     def __init__(self, max_stuck: int, changed: Callable[[], None]) -> None:
         self._stuck = StuckNodes(

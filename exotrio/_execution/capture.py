@@ -1,10 +1,10 @@
-"""Captures what is logged and printed in this process, for the execution that it comes from. All of it is
-also written to where it is written without a capture.
+"""Captures what is logged and printed in this process, for the execution that it comes from. All of it also
+goes where it would go without a capture.
 
 Standard output and error are replaced, since there is no other way to capture what is printed. Log records
-are captured where loggers pass them to handlers: so levels and filters of loggers apply, each logger is
-captured, and one without a handler behaves as before, which a handler of ours would change. Both are done
-only while a runtime runs.
+are captured where loggers pass them to handlers. So levels and filters of loggers apply, and each logger is
+captured. No handler is added: a logger without one would behave in another way then. All of this is done only
+while a runtime runs.
 
 If other code replaces a stream meanwhile, and has not restored it at the end, its stream is left in place:
 our stream behind it then only passes texts on.

@@ -26,7 +26,7 @@ one."""
 MAX_BYTES = 16 * 1024
 """Bytes of their texts and names; the first and the last lines may have half of them each."""
 MAX_TEXT = 2_000
-"""Characters of one text: in any script less than half of all."""
+"""Characters of one text. In any script they take less than half of ``MAX_BYTES``."""
 MAX_UNFINISHED = 8 * MAX_TEXT
 """Characters that are kept of a printed line until its end comes."""
 

@@ -51,7 +51,7 @@ class StuckNodes:
 
     @property
     def refusal_reason(self) -> str:
-        """Why no other node of the kind is begun; empty if they are. From any thread."""
+        """Why no other node of the kind is begun; empty if others may be. From any thread."""
         return f"{self._count} {self.kind} are stuck" if self._count >= self.max_stuck else ""
 
     def add(self, what: str) -> None:

@@ -4,10 +4,11 @@ A value that is a string, a number or a truth value in JSON becomes that text wi
 ``5``, ``true``); lists, dicts and models become JSON, and None becomes ``null``. NaN and the infinities
 become ``NaN``, ``Infinity`` and ``-Infinity``; within JSON they are strings, since JSON has no form for them.
 
-Two cases would be ambiguous without a rule. A text in a field that may also be None is put into JSON quotes
-if it is ``null`` (or ``null`` in such quotes already); any other text stays as it is. And a list arrives
-in two forms: as its own JSON, or as a JSON array of the texts of its elements, which is what an aggregated
-reference makes. So an element that is a JSON string is decoded as the text of a value in both forms.
+Two cases would be ambiguous without a rule. In a field that may also be None, the text ``null`` is put into
+JSON quotes, and so is ``null`` that has such quotes already; any other text stays as it is. And a list
+arrives in two forms: as its own JSON, or as a JSON array of the texts of its elements, which is what an
+aggregated reference makes. So an element that is a JSON string is decoded as the text of a value in both
+forms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which values an input accepts, as far as it is known from its registration: to describe and check them.
+"""Describes and checks the values that an input accepts, as far as its registration says which these are.
 
 An input is registered as a plain string, as the stock state manager requires. A typed field also has the
 JSON schema of its values in ``contentSchema``, a keyword of JSON Schema that others ignore. From it a type is

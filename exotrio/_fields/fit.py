@@ -1,8 +1,8 @@
-"""Whether the texts of one type are texts of another: of an output for an input. Pure.
+"""Whether the texts of an output's type can be read as an input's type. Pure.
 
-Only the types are known. So the answer is no where some value would not fit, as of a type checker: ``None``,
-a number with a fraction for an ``int``, a choice that the other lacks. It is yes where only the text decides,
-as for a ``str``.
+Only the types are known. As with a type checker, the answer is no if some value would not fit: ``None``, a
+number with a fraction for an ``int``, a choice that the other type lacks. It is yes if that depends on the
+text, as for a ``str``.
 """
 
 from __future__ import annotations

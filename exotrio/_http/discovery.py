@@ -49,7 +49,7 @@ async def native_version(http: HttpClient) -> str | None:
     except NotFound:
         return None
     except RequestRefused as error:
-        # A proxy that is being set up may answer anything: a decision for v0 would remain.
+        # A proxy that is being set up may answer anything: the server may have the route all the same.
         raise InvalidResponse(error.what, status=error.status, where=error.where, fix=error.fix) from error
 
 

@@ -61,7 +61,7 @@ async def deliver(
                 outage = replace(first, status=None)
             elif first.fate is Fate.KEY_REFUSED:
                 outage = first
-        else:  # one request of an outage is enough: each may take its whole timeout
+        else:  # one request in an outage is enough: each may take its whole timeout
             results = [outage] * len(batch)
         settlements.update(zip((item.index for item in batch), results, strict=True))
     return settlements
@@ -100,7 +100,7 @@ def settlements_of(
 
 
 def _split(items: Sequence[BatchItem]) -> Iterator[list[BatchItem]]:
-    """Split ``items`` so that no batch has too many, or too many bytes unless it is a single one."""
+    """Split ``items`` so that no batch has too many, or too many bytes unless it has a single item."""
     batch: list[BatchItem] = []
     size = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""The one form of an outcome outside this process: what v0, the native API and the outbox write.
+"""How v0, the native API and the outbox write an outcome.
 
 Each has a name, and one field that holds its value.
 """

@@ -58,7 +58,7 @@ class Room:
     """How many states a runtime has room for.
 
     Attributes:
-        limits: Maximum number of states of each node; of a node that is not named none.
+        limits: Maximum number of states of each node. There is no room for nodes that are not named.
         limit: Maximum number of states in all.
         at_once: How many of them could begin at once.
     """
@@ -177,7 +177,7 @@ class Link(Protocol):
     def register_again(self) -> None:
         """Register the same nodes before the next call, since the state manager lacks some of them.
 
-        It does nothing soon after the last time.
+        Does nothing if it was called just before.
         """
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _LIST = re.compile(r"\b([Ll]ist|Sequence)\[")
-"""In an annotation: as text, since ``Outputs`` of a class is a name only within it."""
+"""A list in the text of an annotation. It cannot be evaluated: ``Outputs`` is a name only in the class."""
 
 
 def node_problems(nodes: Sequence[Any]) -> list[str]:

@@ -60,7 +60,7 @@ def target_of(node: type[BaseNode]) -> Target:
     if "<locals>" in name:
         raise NotImportable("it is defined in a function: move it to the top level of its module")
     module = sys.modules.get(module_name)
-    # Python takes the name of its file from a program whose main thread has ended.
+    # Python deletes the ``__file__`` of a program whose main thread has ended.
     file = getattr(module, "__file__", None) or getattr(getattr(module, "__loader__", None), "path", None)
     file = os.path.abspath(file) if isinstance(file, str) and os.path.isfile(file) else None
     spec = getattr(module, "__spec__", None)

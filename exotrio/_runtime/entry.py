@@ -1,7 +1,10 @@
 """From plain code into the loop: ``start()`` and its signals.
 
+The first signal begins the drain, the second ends it, so that running nodes are cancelled (both by ``stop``),
+and the third ends the process.
+
 Signal handlers are set before the loop begins and restored after it ended, so that Python's default (a
-KeyboardInterrupt anywhere) applies at no moment of a run. They are plain ``signal`` handlers instead of
+KeyboardInterrupt anywhere) never applies during a run. They are plain ``signal`` handlers instead of
 a task that awaits signals: such a task cannot run while node code blocks the loop, and then the third
 signal, which is meant for just that, would do nothing. The watchdog handles signals while the main thread
 hangs in C code.
@@ -50,11 +53,11 @@ def run_blocking(
 ) -> T:
     """Run ``main`` in a new Trio loop, and turn signals into requests to stop.
 
-    In the main thread, the process belongs to the runtime in ``main``: it exits if the stop of that takes too
-    long (``watchdog``).
+    In the main thread, the process belongs to the runtime in ``main``: it exits if the stop of the runtime
+    takes too long (``watchdog``).
 
     Args:
-        main: The whole life of the loop.
+        main: What the loop runs; it ends with that.
         stop: Called with None at the first SIGTERM, SIGINT or SIGHUP, with 0 at the second, and with
             the signal's name; see ``StopRequests`` for what counts as one. It runs in a signal handler,
             so it must not block. The third ends the process with status 128+n. In any thread but the
@@ -117,7 +120,7 @@ class StopRequests:
     def add(self, number: int) -> bool:
         """Count a signal; False if it belongs to the request before it.
 
-        A signal within a second after the one before belongs to it if it is another one, or a SIGHUP: a
+        A signal within a second after the one before belongs to it if it is a different one, or a SIGHUP: a
         terminal that closes and its shell each send one. Every other signal is a request to stop sooner.
         """
         again = number == self._last and number != signal.SIGHUP

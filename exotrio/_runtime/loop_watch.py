@@ -1,8 +1,8 @@
 """Measures for how long the event loop is blocked, and says which node blocks it while it does: a thread
 asks the loop to answer.
 
-A node that computes, or waits without ``await``, in an ``async def execute`` lets no other node go on, and no
-signal be handled. The loop itself cannot say so, and delays caused by it look like any other delay.
+If a node computes, or waits without ``await``, in an ``async def execute``, no other node goes on and no
+signal is handled. The loop itself cannot say so, and delays caused by it look like any other delay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("exotrio.runtime")
 INTERVAL = 0.5
 """Seconds between two questions."""
 SLACK = 0.1
-"""Seconds for which it goes on waiting: a process that was stopped, and its clock not, answers in these."""
+"""Seconds that it waits longer, in which the loop of a process that was only suspended answers."""
 AGAIN = 60.0
 """Seconds until the same line is named again."""
 
@@ -49,7 +49,7 @@ class LoopWatch:
 
     @property
     def lag(self) -> float:
-        """Seconds after which the loop answered last, or has not answered yet. From any thread."""
+        """Seconds that the loop took to answer, or has not answered for so far. From any thread."""
         if self._ended.is_set():
             return 0.0
         return self._lag if self._answered.is_set() else time.monotonic() - self._called_at
@@ -97,7 +97,7 @@ class LoopWatch:
         frame = sys._current_frames().get(self._watched)
         what = None if frame is None or self._ended.is_set() else self._what_blocks(frame)
         now = time.monotonic()
-        # Without a node it may as well be that the machine has no time for this process.
+        # If it is not in a node, the machine may simply have no time for this process.
         if what is not None and now - self._named_at.get(what, -AGAIN) >= AGAIN:
             self._named_at[what] = now
             log.warning(

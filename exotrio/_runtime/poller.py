@@ -44,7 +44,7 @@ async def poll(poller: Poller, *, replayed: Sequence[HeldClaim] = ()) -> None:
     planner, stop, ledger = poller.planner, poller.stop, poller.ledger
 
     def is_over(held: HeldClaim) -> bool:
-        # Bounded: that the server fails with this outcome only shows once others get through.
+        # Bounded: whether the server fails with this outcome alone shows only once others get through.
         return held not in ledger or poller.reporter.failures(held) >= MAX_REPLAY_FAILURES
 
     async with planner.claimed:
@@ -70,7 +70,7 @@ class ClaimResult:
     """The result of one claim of the poller.
 
     Attributes:
-        room: For which it claimed.
+        room: The room for which it claimed.
         new: How many states it brought that were not held here before.
         waited: Seconds for which it was at a server where claims may wait.
         error: Why it failed.
@@ -99,7 +99,7 @@ class Poller:
     _reported: int = 0
     """``Ledger.reported`` at the last claim."""
     _next_states_at: list[float] = field(default_factory=list)
-    """When what follows the last outcome may be there, on a server without long polls."""
+    """When the states that follow the last outcome may be there, on a server without long polls."""
     _full_nodes: Set[str] = frozenset()
     """Nodes without room at the last claim."""
     _outage: Outage = field(default_factory=lambda: Outage(log, "claiming states"))
@@ -193,7 +193,7 @@ class Poller:
         return await self.link.claim(room.limits, room.limit)
 
     def _until_next_states(self) -> float:
-        """Return the seconds until what follows the last outcome may be there; inf after the last time."""
+        """Return the seconds until the next of ``_next_states_at``; inf after the last one."""
         now = trio.current_time()
         while self._next_states_at:
             moment = self._next_states_at.pop(0)  # each once, also where the clock stands still

@@ -46,7 +46,7 @@ class ServerErrors:
 
     _moment: int = 0
     _passed: int = 0
-    """When the latest delivery or probe began that got through."""
+    """When the last delivery or probe that got through began."""
 
     def begin(self) -> int:
         """Return the moment at which a delivery or a probe begins: a number that only grows."""
@@ -54,15 +54,15 @@ class ServerErrors:
         return self._moment
 
     def passed(self, began: int) -> None:
-        """Enter that what began at this moment got through."""
+        """Record that the delivery or probe that began at this moment got through."""
         self._passed = max(self._passed, began)
 
     def failed(self, item: ItemFailures) -> None:
-        """Enter that an attempt failed for another reason."""
+        """Record that an attempt failed for another reason."""
         item.failed_at = self.begin()
 
     def count_server_error(self, item: ItemFailures) -> bool:
-        """Enter that the state manager itself answered 500 to this item; return whether it rejects the
+        """Record that the state manager itself answered 500 to this item; return whether it rejects the
         item."""
         item.alone = True
         if not self.needs_probe(item):

@@ -1,7 +1,7 @@
 """The files of a SQLite database, for all that opens one or looks for the process that has it open.
 
 The folder may be one that others may write to, such as ``/tmp``. Another user may have put a file or a link
-of the same name there first: a key that is known to them, a lock that leads to a file of ours. A file is
+of the same name there first, such as a key that they know, or a link to a file of ours as the lock. A file is
 accepted if it is owned by us, by root, or by the owner of the folder, who could replace it anyway; all others
 are refused.
 
@@ -76,7 +76,7 @@ def lock_of(path: Path) -> Path:
 def announce_url(path: Path, url: str) -> None:
     """Write where this process, which has a database file open, serves it: for other processes of the user.
 
-    It is the second line of the lock file. That it cannot be written is no error.
+    It is the second line of the lock file. Nothing is raised if it cannot be written.
     """
     with suppress(OSError):
         fd = open_own(lock_of(path), os.O_WRONLY | os.O_APPEND)

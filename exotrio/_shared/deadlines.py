@@ -42,21 +42,21 @@ LAST_LINES = 0.5 * EXIT
 
 
 def max_stop(grace: float = GRACE) -> float:
-    """Return the maximum of the seconds that a stop takes with this grace."""
+    """Return how many seconds a stop takes at most with this grace."""
     return grace + CLEAN_UP + FLUSH + HANG_UP + CLOSE
 
 
 def max_exit(grace: float = GRACE) -> float:
-    """Return the maximum of the seconds until the process has ended, too."""
+    """Return how many seconds pass at most until the process has ended, too."""
     return max_stop(grace) + EXIT
 
 
 _threads: WeakSet[Thread] = WeakSet()
-"""Not registered with ``atexit`` one by one, which would keep each that has ended long ago until then."""
+"""For ``_join``. Registered with ``atexit``, each thread would be kept in memory after its end."""
 
 
 def join_at_exit(thread: Thread) -> None:
-    """Wait for a daemon thread at the end of the process, if it runs then: for all in ``EXIT`` together."""
+    """Wait for a daemon thread at the end of the process, for at most ``EXIT`` for all such threads."""
     _threads.add(thread)
 
 

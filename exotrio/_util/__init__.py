@@ -6,9 +6,9 @@
 - Text: ``words`` (counts, lists, validation errors; control characters escaped), ``error_message`` (the line
   of a traceback that says what happened), ``redaction`` (secrets masked).
 - Data: ``json`` (a value without a JSON form is an error), ``new_file`` (a file appears complete or not at
-  all), ``database_url`` (of PostgreSQL, and what of it may be shown).
-- Processes and threads: ``cores`` (that this process may use), ``crossing`` (from a thread to the Trio loop
-  of another).
+  all), ``database_url`` (a URL of PostgreSQL, and the part of it that may be shown).
+- Processes and threads: ``cores`` (how many this process may use), ``crossing`` (calls from one thread to the
+  Trio loop of another).
 - Libraries: ``exceptions`` (what is inside exception groups), ``slim_httpx`` (httpx without its command
   line), ``tracing`` (spans of OpenTelemetry, if the program traces).
 """

@@ -62,7 +62,7 @@ class Outage:
         self.log.log(level, "%s fails; %s: %s", self.doing, what, str(error).replace("\n", "; "))
 
     def worked(self) -> None:
-        """Log that it works again, if it did not."""
+        """Log that it works again, if it failed before."""
         if self.failures:
             self.log.info("%s works again after %d failures", self.doing, self.failures)
         self.failures = 0

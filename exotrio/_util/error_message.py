@@ -11,7 +11,7 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_LINE = 500
 """Characters of the line that names an error."""
 MAX_DEPTH = 10
-"""Depth to which nested groups are read as such."""
+"""Depth of nested groups; groups within these are not read as groups."""
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = {
@@ -28,7 +28,7 @@ def message_line(text: str | None, limit: int = MAX_LINE) -> str:
     """Return the line of an error's text that says what happened; of a group, with the messages in it.
 
     The text is a traceback, or a message alone. Further lines of a message, notes and frames are left out,
-    and what is beyond ``limit`` characters.
+    and so is what exceeds ``limit`` characters.
     """
     lines = [line.rstrip() for line in (text or "").splitlines()]
     head, messages = _read(lines)

@@ -47,7 +47,7 @@ class Span:
         context.attach(trace.set_span_in_context(self._span, self._before))
 
     def leave(self) -> None:
-        """Make the span current again that was current before ``enter``. In the same task."""
+        """Make the span current again that was current before ``enter``. Call this in the same task."""
         from opentelemetry import context
 
         if self._before is not None:

@@ -33,9 +33,9 @@ from exotrio.graph import (
 )
 
 MAX_EDGES = 10_000
-"""Maximum of entries of ``next_nodes`` in one graph, which determine how long the checks take."""
+"""Maximum number of entries of ``next_nodes`` in one graph, which determine how long the checks take."""
 MAX_TRIGGERS = 100
-"""Maximum for one graph: to find the next time of a rare one takes up to 20 ms."""
+"""Maximum for one graph: finding the next time of a rare one takes up to 20 ms."""
 
 
 def _ignores_unknown(model: type[BaseModel]) -> BeforeValidator:
@@ -155,7 +155,7 @@ class GraphBody(Body):
         return schedules_of(self.triggers)
 
     def excess(self) -> list[str]:
-        """Return which limits of a new graph this one exceeds. Graphs of old databases may."""
+        """Return which limits this graph exceeds. A graph that was stored before there were limits may."""
         edges = sum(len(node.next_nodes or ()) for node in self.nodes)
         sizes = (
             (edges, MAX_EDGES, "edges (entries of next_nodes)"),
@@ -210,8 +210,9 @@ class GraphReply(Body):
     """A graph as the state manager shows it: secrets by name only.
 
     Fields:
-        scheduled: When each of ``schedules`` starts its next run, without those that start none. Only ours.
-        paused_at: Since when its schedule is paused, if it is. Only ours.
+        scheduled: When each of ``schedules`` starts its next run; those that start none are left out. Only
+            from our server.
+        paused_at: Since when its schedule is paused, if it is. Only from our server.
     """
 
     nodes: list[PlaceModel]

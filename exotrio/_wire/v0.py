@@ -94,7 +94,7 @@ class TriggerRequest(Body):
 
 
 class TriggerReply(Body):
-    """A run that was started, or existed already: then ``created`` is False, natively and for runs with a
+    """A run that was started, or existed already; ``created`` says which. v0 has that only for runs with a
     key."""
 
     status: StateStatus

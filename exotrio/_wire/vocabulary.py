@@ -20,18 +20,18 @@ LEASE_HEADER = "x-exotrio-lease"
 MAX_WAIT_MS = 15_000
 """Maximum of a long poll. A client adds the time to its timeout."""
 MAX_BATCH = 1_000
-"""Maximum of states in the answer to a claim, and of items of a native batch."""
+"""Maximum number of states in the answer to a claim, and of items in a native batch."""
 MAX_OUTPUTS = 200_000
-"""Maximum of outputs of one outcome, and of all outcomes that are recorded in one transaction. Each becomes a
-state and is followed by others, and meanwhile no other transaction writes."""
+"""Maximum number of outputs of one outcome, and of all outcomes in one transaction. Each output becomes a
+state that others follow, and meanwhile no other transaction writes."""
 MAX_TASK_TREE = 64 * 1024
-"""Maximum of characters of a task tree."""
+"""Maximum number of characters of a task tree."""
 MAX_LOG_LINES = 256
-"""Maximum of kept lines that one execution logged and printed; a runtime sends fewer."""
+"""Maximum number of kept lines that one execution logged and printed; a runtime sends fewer."""
 MAX_LOG_BYTES = 32 * 1024
-"""Maximum of bytes of their texts."""
+"""Maximum number of bytes of their texts."""
 MAX_KEY = 256
-"""Maximum of characters of the key of a run."""
+"""Maximum number of characters of the key of a run."""
 
 
 class StateStatus(StrEnum):

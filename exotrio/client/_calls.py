@@ -1,4 +1,4 @@
-"""How the public client's calls are made: to which API, and repeated in which case."""
+"""Makes the calls of the public client: chooses the API, and repeats a call where that does no harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a fault can strike while a graph runs, which one, and the result of such a run."""
+"""Points at which a fault can strike while a graph runs, and the result of a run with a fault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Fault(StrEnum):
     """The runtime is suspended until its lease is lost and another runtime has run the state. Then it
     continues until it learns that its lease is lost."""
     ANSWER_LOST = "answer lost"
-    """The state manager recorded what the node reports, and the runtime does not learn that."""
+    """The state manager recorded what the node reports, but its answer does not reach the runtime."""
 
 
 class Moment(StrEnum):
@@ -76,7 +76,7 @@ class Point:
     """A fault at a place: one case of an exploration.
 
     Attributes:
-        number: By which ``explore(..., only=number)`` replays it, from 1.
+        number: Number of the point, from 1; ``explore(..., only=number)`` replays it.
         fault: The fault.
         place: Where.
     """
