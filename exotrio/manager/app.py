@@ -66,7 +66,8 @@ def create_app(
         table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
     table += routes_of(Descriptions(service, table))
     routes = starlette_routes(table)
-    # Starlette tries one route after the other: as the last one, that was 17 us of an empty claim's 122.
+    # Starlette tries one route after the other: when the route of claims was last, finding it took 17 us of
+    # the 122 us of an empty claim.
     routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms have routes; a redirect would lose the body of a PUT.

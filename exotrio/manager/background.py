@@ -41,7 +41,7 @@ DELETE_PAUSE = 0.02
 """Seconds between two transactions that delete, so that others can write."""
 MAX_DELETE_INTERVAL = 600.0
 MIN_DELETE_INTERVAL = 1.0
-JOIN_PATIENCE = from_ms(SILENT_AFTER_MS) + 5
+JOIN_TIMEOUT = from_ms(SILENT_AFTER_MS) + 5
 JOIN_INTERVAL = 1.0
 
 
@@ -98,7 +98,7 @@ async def join(store: Store, manager: str, clock: Clock, cipher: Cipher) -> None
     Raises:
         ConfigurationError: the keys for secrets do not fit those of another one (``store.shared_keys``).
     """
-    deadline = trio.current_time() + JOIN_PATIENCE
+    deadline = trio.current_time() + JOIN_TIMEOUT
     is_logged = False
     while (
         conflict := await write_at_start(
@@ -112,7 +112,7 @@ async def join(store: Store, manager: str, clock: Clock, cipher: Cipher) -> None
                 fix=conflict.fix,
             )
         if not is_logged:
-            logger.warning("waiting for %.0f s, perhaps that one ends: %s", JOIN_PATIENCE, conflict.what)
+            logger.warning("waiting for %.0f s, perhaps that one ends: %s", JOIN_TIMEOUT, conflict.what)
             is_logged = True
         await trio.sleep(JOIN_INTERVAL)
 

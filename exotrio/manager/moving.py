@@ -64,7 +64,7 @@ async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = 
     path = real_path(Path(db))
     renamed = path.with_name(path.name + MOVED)
     _check(path, renamed)
-    # Not as a service, which would make or use keys for secrets: they are copied as they are encrypted.
+    # Not opened as a service, which would make or use keys: encrypted secrets are copied as they are.
     async with open_store(path) as store:
         await take_over(store, secrets.token_hex(8), monotonic_clock, terms or Terms())
     ownership = Ownership(path)

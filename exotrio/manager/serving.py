@@ -40,7 +40,7 @@ from exotrio.manager.background import in_background
 from exotrio.manager.database import choose_database, place_of_keys
 from exotrio.manager.engine import workers
 from exotrio.manager.engine.leases import Terms
-from exotrio.manager.rules.findings import of_database, of_python
+from exotrio.manager.rules.findings import database_url_findings, python_findings
 from exotrio.manager.security.access import CheckedHost, KeyRequired, local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
@@ -293,8 +293,8 @@ async def serve(
                 "serving %s%s, with the key from %s, on %s",
                 *(service.database, who, chosen.source, " ".join(bound)),
             )
-            of_url = of_database(parse_database_url(str(db))) if is_database_url(db) else []
-            for finding in (*of_python(sys.version_info[:3]), *of_url):
+            of_url = database_url_findings(parse_database_url(str(db))) if is_database_url(db) else []
+            for finding in (*python_findings(sys.version_info[:3]), *of_url):
                 logger.warning("%s; %s", finding.what, finding.fix)
             # From here on the kernel queues connections, so callers may connect at once.
             task_status.started(bound)

@@ -11,7 +11,7 @@ import trio
 from tests.chaos.cluster import Child, Cluster, ready, until
 from tests.chaos.plan import STOPS, Fault, Plan
 
-EXIT_PATIENCE = 32.0
+EXIT_TIMEOUT = 32.0
 """Seconds a process may take to stop: the 28 a worker promises, and a busy machine."""
 
 
@@ -94,7 +94,7 @@ class Crew:
         self._ended_by_us.add(child.pid)
         code = await stop(child, STOPS[kind])
         if code is None:
-            self.problems.append(f"a worker did not stop within {EXIT_PATIENCE} s: {child.log}")
+            self.problems.append(f"a worker did not stop within {EXIT_TIMEOUT} s: {child.log}")
             return
         self.exits[code] += 1
         if code == 0:
@@ -109,7 +109,7 @@ class Crew:
 async def stop(child: Child, number: signal.Signals = signal.SIGTERM) -> int | None:
     """Ask a process to stop and return its exit code; None if it had to be killed."""
     child.send(number)
-    with trio.move_on_after(EXIT_PATIENCE):
+    with trio.move_on_after(EXIT_TIMEOUT):
         return await child.wait()
     child.send(signal.SIGKILL)
     return None

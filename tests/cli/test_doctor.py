@@ -20,7 +20,7 @@ import pytest
 from exotrio.cli.doctor import probe
 from exotrio.cli.doctor.probe import Probe
 from exotrio.cli.doctor.settings import examine_settings
-from exotrio.manager.rules.findings import of_python
+from exotrio.manager.rules.findings import python_findings
 from tests.support import stock as stocks
 from tests.support.commands import NODES, Cli, with_worker
 from tests.support.helpers import declare
@@ -135,7 +135,7 @@ def test_each_setting_is_shown_with_its_source_and_without_secrets(cli: Cli) -> 
     assert [what for what in infos if "CVE" not in what] == [
         "EXOSPHERE_NAMESPACE is in .env too, with another value: the one in the environment is used"
     ]
-    assert len(infos) - 1 == len(of_python(sys.version_info[:3]))
+    assert len(infos) - 1 == len(python_findings(sys.version_info[:3]))
     cli.write("key", "key-of-the-option")
     report = json.loads(
         cli("doctor", "-o", "json", "-n", "x", "--uri", "http://127.0.0.1:2", "--key-file", "key").out

@@ -25,15 +25,15 @@ from exotrio.cli.doctor.probe import Reply
 from exotrio.cli.doctor.report import Report, as_text
 from exotrio.cli.doctor.server import Clock, Kind, Server, read_clock
 from exotrio.cli.doctor.settings import Settings
-from exotrio.cli.doctor.v0 import V0Claims, of_v0
+from exotrio.cli.doctor.v0 import V0Claims, v0_findings
 from exotrio.manager.rules.findings import (
     LONG_DUE,
     MAX_LOG,
     MIN_FREE_DISK,
     Finding,
-    of_checkup,
-    of_overview,
-    of_python,
+    checkup_findings,
+    overview_findings,
+    python_findings,
 )
 from tests.support.helpers import sql
 from tests.support.overviews import node, overview, runtime
@@ -53,7 +53,7 @@ def one(findings: list[Finding], *parts: str, attention: bool = True) -> None:
 
 def of_nodes(*nodes: dict[str, object], runtimes: list[dict[str, object]] | None = None) -> list[Finding]:
     runtimes = [runtime()] if runtimes is None else runtimes
-    return of_overview(overview(errored=0, nodes=list(nodes), runtimes=runtimes), TTL)
+    return overview_findings(overview(errored=0, nodes=list(nodes), runtimes=runtimes), TTL)
 
 
 # -- nodes and runtimes
@@ -121,7 +121,12 @@ def test_a_stopped_runtime_without_claims_has_no_finding() -> None:
 
 
 def test_failed_states_are_information() -> None:
-    one(of_overview(overview(nodes=[], errored=1), TTL), "1 state failed", "was not retried", attention=False)
+    one(
+        overview_findings(overview(nodes=[], errored=1), TTL),
+        "1 state failed",
+        "was not retried",
+        attention=False,
+    )
 
 
 # -- what the state manager says of itself
@@ -163,8 +168,8 @@ def manager(name: str, **fields: object) -> dict[str, object]:
 
 
 def test_a_healthy_state_manager_has_no_finding() -> None:
-    assert of_checkup(checkup(claims=claims(overdue=1, overdue_ms=4_000)), "1", 900) == []
-    assert of_checkup(checkup(database=postgres()), "1", 900) == []
+    assert checkup_findings(checkup(claims=claims(overdue=1, overdue_ms=4_000)), "1", 900) == []
+    assert checkup_findings(checkup(database=postgres()), "1", 900) == []
 
 
 def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
@@ -246,7 +251,7 @@ def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
 def test_each_problem_of_a_state_manager_is_a_finding(
     fields: dict[str, object], attention: bool, message: str
 ) -> None:
-    one(of_checkup(checkup(**fields), "1", 900), message, attention=attention)
+    one(checkup_findings(checkup(**fields), "1", 900), message, attention=attention)
 
 
 def test_the_report_shows_a_postgresql_database() -> None:
@@ -300,15 +305,20 @@ def test_triggers_in_time_zones_are_shown_with_their_problems() -> None:
 def test_old_v0_claims_are_stuck_and_the_fix_suits_the_server() -> None:
     created = {"old": NOW - timedelta(hours=2), "new": NOW - timedelta(seconds=1)}
     v0_claims = V0Claims(Counter(A=2, B=1), Counter(), 4, 4, created)
-    one(of_v0(v0_claims, NOW, 900, ours=True), "3 states are QUEUED (A 2, B 1)", "2 h ago", "--claim-timeout")
-    (finding,) = of_v0(v0_claims, NOW, 900, ours=False)
+    one(
+        v0_findings(v0_claims, NOW, 900, ours=True),
+        "3 states are QUEUED (A 2, B 1)",
+        "2 h ago",
+        "--claim-timeout",
+    )
+    (finding,) = v0_findings(v0_claims, NOW, 900, ours=False)
     assert finding.fix.endswith("`states retry` each of old")
-    one(of_v0(v0_claims, NOW, 7_201, ours=True), "fine while their runtimes run them", attention=False)
+    one(v0_findings(v0_claims, NOW, 7_201, ours=True), "fine while their runtimes run them", attention=False)
 
 
 def test_runs_that_were_not_examined_are_counted() -> None:
     one(
-        of_v0(V0Claims(pending_runs=60, opened=50), NOW, 1, ours=True),
+        v0_findings(V0Claims(pending_runs=60, opened=50), NOW, 1, ours=True),
         "60 unfinished runs",
         "50",
         attention=False,
@@ -422,9 +432,9 @@ def test_a_file_that_is_not_an_outbox_is_a_finding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [(3, 11, 0), (3, 11, 9), (3, 12, 0), (3, 12, 5)])
 def test_a_python_with_the_vulnerable_cookie_parser_is_named(version: tuple[int, int, int]) -> None:
     named = "Python " + ".".join(map(str, version))
-    one(of_python(version), named, "CVE-2024-7592", "update to Python 3.11.10", attention=False)
+    one(python_findings(version), named, "CVE-2024-7592", "update to Python 3.11.10", attention=False)
 
 
 @pytest.mark.parametrize("version", [(3, 11, 10), (3, 12, 6), (3, 13, 0), (3, 14, 1)])
 def test_a_newer_python_has_no_finding(version: tuple[int, int, int]) -> None:
-    assert of_python(version) == []
+    assert python_findings(version) == []

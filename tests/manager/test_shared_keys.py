@@ -33,7 +33,7 @@ def key_id(key: str) -> str:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     # That others may end is not waited for.
-    monkeypatch.setattr(background, "JOIN_PATIENCE", 0.0)
+    monkeypatch.setattr(background, "JOIN_TIMEOUT", 0.0)
 
 
 @asynccontextmanager
@@ -133,7 +133,7 @@ async def test_a_key_is_not_taken_away_while_secrets_are_under_it(database: Data
 async def test_a_state_manager_starts_once_the_one_whose_keys_do_not_fit_has_ended(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(background, "JOIN_PATIENCE", 60.0)
+    monkeypatch.setattr(background, "JOIN_TIMEOUT", 60.0)
     monkeypatch.setattr(background, "JOIN_INTERVAL", 0.01)
     async with trio.open_nursery() as nursery:
 
@@ -163,7 +163,7 @@ async def test_one_that_was_lost_is_waited_for_no_longer_than_it_counts_as_alive
 async def test_a_start_that_fails_does_not_count_as_alive(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "START_PATIENCE", 0)
+    monkeypatch.setattr(opening, "START_TIMEOUT", 0)
     async with manager(database, OLD) as one:
         await store_secret(one, "graph")
     database.execute(

@@ -18,17 +18,17 @@ from exotrio.cli.doctor import findings
 from exotrio.cli.doctor.report import Report
 from exotrio.cli.doctor.server import Clock, Kind, Server, examine_server
 from exotrio.cli.doctor.settings import Settings
-from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
+from exotrio.cli.doctor.v0 import find_v0_claims, v0_findings
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.client import StateManager
 from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
-from exotrio.manager.rules.findings import Finding, info, of_checkup, of_overview, of_python
+from exotrio.manager.rules.findings import Finding, checkup_findings, info, overview_findings, python_findings
 
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
     """Examine everything; a claim without a lease counts as stuck after ``stale`` seconds."""
     report = Report(settings)
-    report.findings += [*settings.findings, *of_python(sys.version_info[:3]), *settings.problems]
+    report.findings += [*settings.findings, *python_findings(sys.version_info[:3]), *settings.problems]
     if settings.endpoint is not None:
         with bare_errors():
             trio.run(_examine, report, settings.endpoint, stale)
@@ -87,9 +87,9 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
         checkup = checkup.model_copy(update={"claims": []})
     else:
         report.overview = await manager.overview(runs=0)
-        report.findings += of_overview(report.overview, checkup.lease_ttl)
+        report.findings += overview_findings(report.overview, checkup.lease_ttl)
     report.checkup = checkup
-    report.findings += of_checkup(checkup, VERSION, stale)
+    report.findings += checkup_findings(checkup, VERSION, stale)
 
 
 async def _examine_v0(report: Report, server: Server, manager: StateManager, stale: float) -> None:
@@ -97,7 +97,7 @@ async def _examine_v0(report: Report, server: Server, manager: StateManager, sta
     clock = server.clock
     now = datetime.now(UTC) + timedelta(seconds=0 if clock is None else clock.ahead)
     ours = server.kind is Kind.OURS_V0
-    report.findings += of_v0(report.v0_claims, now, stale, ours=ours)
+    report.findings += v0_findings(report.v0_claims, now, stale, ours=ours)
 
 
 def examine_outbox(path: Path) -> Finding:

@@ -38,7 +38,7 @@ from exotrio.cli.folder import DATABASE, served_here
 from exotrio.cli.folder import key_source as source_of_key
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
-from exotrio.manager.rules.findings import Finding, info, of_database
+from exotrio.manager.rules.findings import Finding, database_url_findings, info
 
 PACKAGES = (
     *("trio", "anyio", "httpx", "httpcore", "h11", "pydantic", "pydantic-core", "starlette", "rich"),
@@ -126,7 +126,7 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
     if database:
         try:
             url = parse_database_url(database, source=f"{DATABASE_VARIABLE} in {database_source}")
-            settings.findings += of_database(url)
+            settings.findings += database_url_findings(url)
         except ConfigurationError as error:
             settings.findings.append(Finding(f"{DATABASE_VARIABLE}: {error.what}", error.fix))
     if uri:

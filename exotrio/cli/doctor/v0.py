@@ -69,7 +69,7 @@ def _creation(state_id: str, created_at: datetime) -> datetime:
     return begin_of_id if abs(begin_of_id - created_at) < timedelta(hours=15) else created_at
 
 
-def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[Finding]:
+def v0_findings(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[Finding]:
     """Return findings about a state manager that speaks only v0.
 
     Args:

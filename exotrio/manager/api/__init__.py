@@ -10,7 +10,7 @@
 ``operations``  probes, ``/metrics``, links that sign in
 ``backup``      copies of the database
 ``metrics``     what Prometheus scrapes
-``openapi``     ``/openapi.json``, made of the marks and the models, and ``/docs``, a page of that
+``openapi``     ``/openapi.json``, made from the routes and their models, and ``/docs``, a page of that
 ==============  ===================================================================================
 
 Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. The

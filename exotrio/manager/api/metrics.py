@@ -115,33 +115,33 @@ class ManagerMetrics:
             began = time.monotonic()
             code = "none"
 
-            async def noting(message: Message) -> None:
+            async def observing_send(message: Message) -> None:
                 nonlocal code
                 if message["type"] == "http.response.start":
                     code = str(message["status"])
-                    note()
+                    observe()
                 await send(message)
 
-            def note() -> None:
+            def observe() -> None:
                 # Starlette leaves the endpoint in the scope. A request that was refused before has none.
                 pattern = patterns.get(scope.get("endpoint"), "none")
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 self._requests.labels(pattern, method, code).observe(time.monotonic() - began)
 
             try:
-                await app(scope, receive, noting)
+                await app(scope, receive, observing_send)
             finally:
                 if code == "none":
-                    note()
+                    observe()
 
         return timing
 
     def describe(self) -> list[Metric]:
-        """Name what ``collect`` gives, for the registry."""
+        """Return what ``collect`` yields, for the names in the registry."""
         return list(self.collect())
 
     def collect(self) -> Iterator[Metric]:
-        """Give the gauges, for the registry."""
+        """Yield the gauges, for the registry."""
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         gauges = [GaugeMetricFamily(name, about, labels=labels) for name, about, labels in GAUGES]
@@ -166,7 +166,7 @@ class ManagerMetrics:
             now = trio.current_time()
             if self._queried_at is not None and now - self._queried_at < CACHED:
                 return
-            # An alarm would trust old numbers: none are better.
+            # If the query fails, no numbers are shown: an alarm would trust old ones.
             self._backlog, self._schedules, self._queried_at = [], {}, None
             with trio.move_on_after(MAX_QUERY):
                 try:

@@ -51,7 +51,7 @@ class Descriptions:
 
     async def _make_once(self) -> tuple[Response, Response]:
         # In the thread for computations, one at a time: it takes a quarter of a second, and any client may
-        # request it many times before it is made. A call that is cancelled meanwhile leaves it made.
+        # request it many times before it is made. If this call is cancelled, the thread still makes it.
         made = self._made
         return await self._service.store.compute(self._make) if made is None else made
 
@@ -64,7 +64,7 @@ class Descriptions:
 
 def _describe(routes: Sequence[ApiRoute]) -> tuple[Response, Response]:
     """Return the document, and its page."""
-    # Here: most state managers are never asked for it.
+    # Imported here, since most state managers never serve it.
     from exotrio.manager.web.page import render
 
     digest = b64encode(sha256(STYLE.encode()).digest()).decode()

@@ -1,8 +1,8 @@
-"""Routes: endpoints that are marked with what they serve, and the Starlette routes made of them.
+"""Routes: endpoints that are decorated with what they serve, and the Starlette routes made of them.
 
-A mark has the method and path that an endpoint serves, and the type of the reply. The parameters of the
+A decorator has the method and path that an endpoint serves, and the type of the reply. The parameters of the
 endpoint have the names of the parameters of the path, or are ``body`` and ``query``, whose annotations are
-the models for parsing them. ``openapi`` describes the API by the same marks.
+the models for parsing them. ``openapi`` describes the API from the same decorators.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 ``graphs``          register nodes, store graphs with their secrets and schedules
 ``runs``            trigger runs, one or many; cancel one; the secrets for the node of a state
 ``schedules``       trigger graphs by their schedules
-``pausing``         pause nodes, of which nothing is claimed then, and schedules, which trigger nothing
+``pausing``         pause nodes, whose states are then not claimed, and schedules, which then trigger nothing
 ``claims``          claim states, also in the use case that records outcomes
 ``releases``        release claimed states
 ``outcomes``        record outcomes: what each does to a state, which states follow, and when it is retried

@@ -43,8 +43,8 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 MAX_FOLLOWING = 16
-"""The inputs of all states that follow one outcome may take as many times the limit of one state: a fan-out
-can give each of its siblings the same large value, all in one transaction."""
+"""Limit of the inputs of all states that follow one outcome, as a multiple of the limit of one state. A
+fan-out could otherwise give each sibling the same large value, all in one transaction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,7 +96,8 @@ def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) 
 
 def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> WithEffects[None]:
     """Release the states that a v0 claim took at that time, and whose reply could not be sent."""
-    # Lock also those that do not look claimed: the claim may be about to be committed, which is waited for.
+    # Also lock states that do not look claimed: the commit of the claim may be under way, and this waits
+    # for it.
     states = tx.execute(
         f"{_TO_RELEASE} {_OF_NODES} {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs),),

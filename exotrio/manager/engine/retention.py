@@ -83,7 +83,7 @@ def _clear_step(tx: Transaction) -> bool:
     if not states:
         for table in ("counts", "store", "discarded"):
             tx.execute(f"DELETE FROM {table} WHERE {tx.any_of('run')}", (tx.items(runs),))
-    elif _clear_hanging(tx, states):
+    elif _clear_dependents(tx, states):
         for start in range(0, len(states), PART):
             part = tx.items(states[start : start + PART])
             # Locked in the order in which a heartbeat locks them, or each could wait for the other.
@@ -94,7 +94,7 @@ def _clear_step(tx: Transaction) -> bool:
     return True
 
 
-def _clear_hanging(tx: Transaction, states: Sequence[int]) -> bool:
+def _clear_dependents(tx: Transaction, states: Sequence[int]) -> bool:
     """Delete what belongs to states in other tables; return whether that was all of it."""
     items = tx.items(states)
     members = tx.execute(

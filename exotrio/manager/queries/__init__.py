@@ -5,11 +5,11 @@
 ``run_detail``   what the page and the report of one run show
 ``states``       states in lists: of a namespace, or of one run, those that failed first
 ``state_detail`` one state with its history, for both APIs and for pages
-``search``       what a text stands for: runs, states, graphs, nodes
+``search``       runs, states, graphs and nodes that fit a text
 ``graphs``       registered nodes, graphs and namespaces, in lists and as pages show them
 ``load``         how many states wait, run and failed of each node, who holds them, how long they took
 ``trends``       how many states ended and failed, and how long they took, over an hour, a day or a week
-``workers``      the runtimes that sent a request lately
+``runtimes``     the runtimes that sent a request lately
 ``overview``     what happens in a namespace
 ``checkup``      the state manager itself: leases, claims, database
 ``paging``       parts of queries: conditions, the page of a list, the end of a text

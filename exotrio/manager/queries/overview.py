@@ -41,7 +41,7 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
 
 
 def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, Any]:
-    """Return what happens in a namespace, as an ``Overview`` travels, with its newest runs.
+    """Return what happens in a namespace, with its newest runs, in the wire format of ``Overview``.
 
     ``now`` is in ms on the clock of leases.
     """

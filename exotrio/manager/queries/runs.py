@@ -49,7 +49,8 @@ def run_size(run: Row) -> int:
 
 
 def summarize_run(run: Row) -> dict[str, Any]:
-    """Return a run, selected by ``RUNS``, as a ``RunSummary`` travels: the models cost ten times as much."""
+    """Return a run, selected by ``RUNS``, in the wire format of ``RunSummary``, whose class would take ten
+    times as long."""
     return {
         "run_id": run["run_id"],
         "graph_name": run["graph_name"],
@@ -179,7 +180,7 @@ _STATUS = {
 
 
 def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
-    """Return one page of the runs that match a query of the native API, as a ``RunPage`` travels."""
+    """Return one page of the runs that match a query of the native API, in the wire format of ``RunPage``."""
     where, source = Where(), RUNS
     if query.graph is not None:
         where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
@@ -263,7 +264,8 @@ def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) 
 
 
 def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
-    """Return one run with its counts per place, in the order of the template, as a ``Run`` travels."""
+    """Return one run with its counts per place, in the order of the template, in the wire format of
+    ``Run``."""
     run = find_run(view, namespace, run_id)
     counts = counts_of(view, run["id"])
     paused = paused_places(view, run, counts)

@@ -1,7 +1,7 @@
-"""What a text stands for: a run, a state, a graph or a node, or a text in the states of runs.
+"""Finds what fits a text: runs, states, graphs, nodes, and runs whose states contain it.
 
-As for commands, the first characters of its id stand for a run, and the last digits for a state, without the
-zeros before them.
+As for commands, a run can be named by the first characters of its id, and a state by the last digits of its
+id, without the zeros before them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MIN_PREFIX = 6
 MAX_HITS = 20
 """Maximum of each kind."""
 MAX_COMPARED = 1_000
-"""Runs with a key, or an id, that begins with the text, among which the newest are found."""
+"""Maximum of runs whose key or id begins with the text that are compared to find the newest."""
 _DIGITS = re.compile(r"[0-9a-f]{4,16}")
 _LAST = "\U0010ffff"
 """Sorts after every text with the same beginning."""
@@ -30,7 +30,7 @@ _LAST = "\U0010ffff"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hits:
-    """What a text stands for in a namespace.
+    """What fits a text in a namespace.
 
     Attributes:
         runs: Those whose id or key begins with it, newest first.
@@ -47,7 +47,7 @@ class Hits:
 
 
 def find(view: View, namespace: str, text: str) -> Hits:
-    """Return what a text stands for. It costs no more than one page of a search through runs."""
+    """Return what fits a text. It costs no more than one page of a search through runs."""
     runs = _runs(view, namespace, text)
     states = _states(view, namespace, text.lower())
     run_ids = [run.run_id for run in runs]
@@ -69,7 +69,7 @@ def find(view: View, namespace: str, text: str) -> Hits:
 
 
 def _runs(view: View, namespace: str, text: str) -> list[RunSummary]:
-    # Only numbers, without the namespace: with it SQLite would search all runs of that.
+    # Only numbers, and of all namespaces: with a condition on that, SQLite would search all runs in it.
     searches = [("INDEXED BY runs_by_key WHERE key IS NOT NULL AND key >= ? AND key < ?", text)]
     if len(text) >= MIN_PREFIX:
         searches.append(("WHERE run_id >= ? AND run_id < ?", text.lower()))

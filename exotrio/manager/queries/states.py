@@ -53,7 +53,7 @@ _ENDED_BADLY = "status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
 """The text of the index of failed states: SQLite recognizes no other."""
 _NOT_FAILED = f"(NOT {_ENDED_BADLY} OR COALESCE(error, 'cancelled') = 'cancelled')"
 _FAILED_CURSOR = "failed."
-"""Begins the cursor of a page that ended with a failed state."""
+"""Prefix of the cursor of a page that ended with a failed state."""
 
 
 class ListedState(StateSummary):
@@ -100,9 +100,10 @@ def spent(state: Row, now_ms: int) -> tuple[int, int | None]:
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
-    """Return one page of the states whose node is of a namespace, newest first, as a ``StatePage`` travels.
+    """Return one page of the states whose node is of a namespace, newest first, in the wire format of
+    ``StatePage``.
 
-    The page may be short, or empty, and yet have a next one: where hardly any state matches, searching all of
+    The page may be short, or empty, and yet have a next one: if hardly any state matches, searching all of
     them would take seconds; and outputs may be large.
     """
     where = Where()
@@ -148,8 +149,8 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
 
 
 def _newest_below(view: View, number: int) -> int:
-    """Return the highest number of a state below that one, 0 if there is none. Many in a row may be unused
-    (``store.epoch``)."""
+    """Return the highest number of a state below that one, 0 if there is none. Many numbers in a row may be
+    unused (``store.schema``)."""
     return int(view.one("SELECT coalesce(max(seq), 0) FROM states WHERE seq < ?", (number,))[0])
 
 
@@ -166,7 +167,8 @@ def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
 
 
 def _template_places(view: View, identifier: str, graph: int | None, run: int | None) -> list[str]:
-    """Return template.place wherever a version of the graph, or of the run's, has the identifier."""
+    """Return ``template.place`` for each place with the identifier, in any version of the graph, or in the
+    version of the run."""
     if run is not None:
         rows = view.execute("SELECT template AS id FROM runs WHERE id = ?", (run,))
     elif graph is not None:
@@ -195,7 +197,7 @@ def list_states_of_run(
     if order in SORTED:
         page = _sorted(view, run, where, order, int(after[:9]) if after.isdecimal() else 0)
     elif order in ("newest", "oldest"):
-        page = _in_turn(view, run, where, view.seq(after), is_backwards=order == "newest")
+        page = _by_number(view, run, where, view.seq(after), is_backwards=order == "newest")
     else:
         page = _failed_first(view, run, where, statuses, after)
     return Page(show_states(view, page.rows), page.next, page.searched)
@@ -212,7 +214,7 @@ def _sorted(view: View, run: Row, where: Where, order: str, offset: int) -> Page
     return Page(page, str(offset + PAGE_SIZE) if len(rows) > PAGE_SIZE else None)
 
 
-def _in_turn(
+def _by_number(
     view: View,
     run: Row,
     where: Where,
@@ -245,14 +247,14 @@ def _failed_first(view: View, run: Row, where: Where, statuses: Sequence[str], a
     seq = view.seq(after)
     if seq is None:
         seq = view.seq(after.removeprefix(_FAILED_CURSOR))
-        failed = _in_turn(view, run, where.with_condition(FAILED), seq, among=_ENDED_BADLY)
+        failed = _by_number(view, run, where.with_condition(FAILED), seq, among=_ENDED_BADLY)
         if failed.next is not None:
             return Page(failed.rows, _FAILED_CURSOR + failed.next, failed.searched)
         if statuses and run["cancelled_at"] is None and {ERRORED, NEXT_CREATED_ERROR}.issuperset(statuses):
             return failed
         seq = 0
     room = PAGE_SIZE - len(failed.rows)
-    others = _in_turn(view, run, where.with_condition(_NOT_FAILED), seq, room=room)
+    others = _by_number(view, run, where.with_condition(_NOT_FAILED), seq, room=room)
     return Page([*failed.rows, *others.rows], others.next, others.searched)
 
 
@@ -286,7 +288,7 @@ def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...
 
 
 def _summary(view: View, row: Row) -> dict[str, Any]:
-    """Return a row with ``LINE_OF_ERROR`` as a ``StateSummary`` travels."""
+    """Return a row with ``LINE_OF_ERROR`` in the wire format of ``StateSummary``."""
     return {
         "id": view.state_id(row["seq"]),
         "node_name": row["name"],

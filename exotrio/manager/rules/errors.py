@@ -33,11 +33,11 @@ class NotFound(Refused):
 
 
 class Conflict(Refused):
-    """What the request asks for does not fit what is stored or going on."""
+    """The request conflicts with what is stored, or with what happens at this time."""
 
 
 class Unavailable(Refused):
-    """It is impossible at this time, and may be tried again later."""
+    """The request cannot be served at this time; it may be repeated later."""
 
 
 class EntriesRefused(Exception):

@@ -17,7 +17,7 @@ LONG_DUE = 300.0
 LATE = 2 / 3
 """Part of a lease after which a heartbeat is late: two are missing."""
 OVERDUE = 30.0
-"""Seconds after its end by which another runtime should have got a lease."""
+"""Seconds after the end of a lease within which another runtime should have claimed the state."""
 MIN_FREE_DISK = 512 * 1024 * 1024
 MAX_LOG = 1024 * 1024 * 1024
 SLOW_COMMIT = 0.05
@@ -61,8 +61,8 @@ def are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def of_python(version: tuple[int, int, int]) -> list[Finding]:
-    """Return a finding about a version of Python with a known hole that concerns servers."""
+def python_findings(version: tuple[int, int, int]) -> list[Finding]:
+    """Return a finding about a version of Python with a known vulnerability that concerns servers."""
     if not ((3, 11) <= version < (3, 11, 10) or (3, 12) <= version < (3, 12, 6)):
         return []
     what = (
@@ -72,8 +72,8 @@ def of_python(version: tuple[int, int, int]) -> list[Finding]:
     return [info(what, "update to Python 3.11.10, 3.12.6 or newer")]
 
 
-def of_database(url: DatabaseUrl) -> list[Finding]:
-    """Return a finding about a PostgreSQL on another machine, if the way there may be without TLS."""
+def database_url_findings(url: DatabaseUrl) -> list[Finding]:
+    """Return a finding about a PostgreSQL on another machine, if connections may be without TLS."""
     mode = url.unencrypted_sslmode
     if mode is None:
         return []
@@ -81,7 +81,7 @@ def of_database(url: DatabaseUrl) -> list[Finding]:
     return [info(what, "add ?sslmode=verify-full&sslrootcert=FILE to the URL, or at least sslmode=require")]
 
 
-def of_overview(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
+def overview_findings(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
     """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
     candidates = [_of_node(node, overview.runtimes) for node in overview.nodes]
     candidates += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
@@ -143,7 +143,7 @@ def _of_runtime(runtime: wire.RuntimeInfo, lease_ttl: float) -> Finding | None:
     return None
 
 
-def of_checkup(checkup: wire.Checkup, version: str, stale: float) -> list[Finding]:
+def checkup_findings(checkup: wire.Checkup, version: str, stale: float) -> list[Finding]:
     """Return findings about the checkup. After ``stale`` seconds a claim without a lease counts as stuck."""
     findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
     findings += _of_leases(checkup.leases)

@@ -1,4 +1,4 @@
-"""What the stores of all engines share: the way of a use case from the task that needs it to its result.
+"""What the stores of all engines share: how a use case gets from its caller to its result.
 
 An engine commits writes that it gets by ``_put``, and calls ``_deliver`` in the Trio thread with what each
 commit did. It also has readers, and says which of its writes wait.
@@ -70,7 +70,7 @@ class BaseStore:
         self._written_at = -math.inf
         """When a commit last changed something; never if one has failed since."""
         self._logged, self._logged_at, self._is_outage = "", -math.inf, False
-        # Nothing more is taken from callers; and nothing at all.
+        # ``_closed``: callers are refused. ``_ended``: all writes are.
         self._closed = self._ended = False
         self._repeated: list[Write] = []
         self._retry_at = math.inf
@@ -95,7 +95,7 @@ class BaseStore:
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
         if self._ended:
-            # A use case that ended after the store did may want to be undone.
+            # For example the undo of a use case whose caller was gone when the store had ended.
             logger.error("a use case without a caller is abandoned: the state manager was closed")
             return
         self._put(self._new_write(use_case, repeat=True))
@@ -124,7 +124,7 @@ class BaseStore:
         return await self._readers.read_with_deadline(lambda view: query(view, *args, **kwargs))
 
     async def run(self) -> None:
-        """Hand in what is due though no task hands it in. Never returns."""
+        """Put the writes that are due without a caller. Never returns."""
         while True:
             with trio.CancelScope(deadline=self._next_at()) as self._sleep:
                 await trio.sleep_forever()
@@ -220,7 +220,7 @@ class BaseStore:
         is_unknown = isinstance(error, UnknownCommit)
         if self._tally_write is not None and write is self._tally_write[0]:
             counted, self._tally_write = self._tally_write[1], None
-            # After an unknown commit, rather too few are counted than some twice.
+            # After an unknown commit, count too few rather than some twice.
             if error is not None and not is_unknown:
                 self._tally.update(counted)
         elif write.repeat and error is not None:
@@ -265,7 +265,7 @@ class BaseStore:
 
 
 def closed() -> DatabaseError:
-    """Return the error for what comes after the end."""
+    """Return the error for calls after the store was closed."""
     return DatabaseError(
         "the state manager was closed",
         fix="end what uses it before the block of embedded(), or around serve(), ends",

@@ -18,7 +18,7 @@ from exotrio.manager.store.sqlite import store as sqlite
 
 T = TypeVar("T")
 
-START_PATIENCE = 30.0
+START_TIMEOUT = 30.0
 """Seconds; what started this process may try again after that."""
 START_PAUSE = 0.5
 
@@ -59,9 +59,9 @@ async def write_at_start(store: Store, write: Callable[[], Awaitable[T]]) -> T:
     """Commit a use case that may as well happen twice, and return its value.
 
     While a database that others use, too, is lost at each commit, ``write`` is repeated, for
-    ``START_PATIENCE``.
+    ``START_TIMEOUT``.
     """
-    deadline = trio.current_time() + START_PATIENCE
+    deadline = trio.current_time() + START_TIMEOUT
     while True:
         try:
             return await write()

@@ -19,7 +19,7 @@ from exotrio.manager.store.view import View
 MINUTE_MS = 60_000
 
 WIDTHS = {1: 2 * 60, 15: 25 * 60, 120: 8 * 24 * 60}
-"""Of the slots of ``trends``, in minutes, with the minutes for which they are kept."""
+"""The widths of slots in ``trends``, in minutes, each with the minutes for which such slots are kept."""
 
 Key = tuple[int, int, str, int]
 """Graph, node id, status and bucket of a state that ended, or, with ``RUN`` for the node, of a run."""
@@ -61,7 +61,7 @@ def write(connection: Connection | Transaction, counted: Counter[Key], now_ms: i
         return
     minute = now_ms // MINUTE_MS
     connection.executemany(
-        # Not of a graph that was deleted meanwhile, whose number SQLite gives to another one.
+        # Nothing for a graph that was deleted meanwhile: SQLite gives its number to another one.
         "INSERT INTO trends SELECT ?, ?, ?, id, ?, ?, ? FROM graphs WHERE id = ?"
         " ON CONFLICT (node_id, width, slot, graph, status, bucket)"
         " DO UPDATE SET count = trends.count + excluded.count",

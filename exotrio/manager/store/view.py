@@ -11,7 +11,7 @@ from exotrio.manager.store.driver import Connection, Dialect, Items, Row, Rows
 
 
 class OutOfTime(Exception):
-    """A query took as long as it may."""
+    """A query reached its time limit."""
 
 
 class View:
@@ -55,7 +55,7 @@ class View:
 
     @property
     def max_inputs(self) -> int:
-        """Most bytes of the inputs of a new state."""
+        """Maximum of bytes of the inputs of a new state."""
         return self._catalog.max_inputs
 
     def template(self, template_id: int) -> Template:

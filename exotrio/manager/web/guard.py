@@ -87,7 +87,7 @@ def is_secure(request: Request) -> bool:
     """Return whether the browser uses HTTPS, to us or to a proxy in front of us.
 
     ``X-Forwarded-Proto`` counts from any client: it only adds the attribute Secure to the cookie of the
-    client that sent it. A form also has an Origin that tells; a link that signs in has none.
+    client that sent it. The Origin of a form shows it, too, but a link that signs in has none.
     """
     forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
     if "https" in (request.url.scheme, forwarded):

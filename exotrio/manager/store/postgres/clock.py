@@ -11,12 +11,12 @@ from exotrio.manager.store.view import View
 
 SAMPLES = 3
 DRIFT = 1e-4
-"""By how much two clocks may differ in their speed."""
+"""Maximum difference in the speed of two clocks, as a fraction."""
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8"
 
 
 def _own_ms() -> float:
-    # Goes on while the machine is suspended, as the database's clock does, where there is such a clock.
+    # CLOCK_BOOTTIME, where it exists, also runs while the machine is suspended, as the database's clock does.
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime_ns(clock) / 1e6
 
@@ -43,8 +43,8 @@ class ServerClock:
             received = _own_ms()
             if row is not None:
                 samples.append((received - sent, row[0] - (sent + received) / 2))
-        # The quickest answer was delayed least. On a busy machine even that one may be worth less than what
-        # was measured before, as long as it does not contradict that.
+        # The fastest answer has the smallest error. On a busy machine even that error may be larger than the
+        # one of the earlier measurement, which is then kept unless the two contradict each other.
         took, offset = min(samples)
         with self._lock:
             known = self._error + DRIFT * (_own_ms() - self._measured_at)

@@ -1,8 +1,8 @@
 """Moving a SQLite file into an empty database on PostgreSQL, in one transaction.
 
-Rows are copied as they are, so ids, the stamp in ids of states, and encrypted secrets stay. What belongs to
-the processes that used the file (``OF_PROCESSES``) is not copied. Leases are copied as what is left of them,
-and begin to run when all is copied.
+Rows are copied as they are, so ids, the stamp in ids of states, and encrypted secrets do not change. Tables
+about processes that used the file (``OF_PROCESSES``) are not copied. Of each lease the remaining time is
+copied; it begins to run when everything is copied.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ OF_PROCESSES = frozenset(
 """Tables about runtimes, browsers and state managers, which fill again within seconds."""
 ON_LEASE_CLOCK = {"states": "lease_until", "claims": "at"}
 """Columns on the clock of leases, which differs between SQLite and PostgreSQL."""
-_WHERE_IT_COUNTS = {"states": " WHERE status = 'QUEUED' AND lease_until IS NOT NULL"}
-"""To update all other states, too, would take as long as to copy them."""
+_ROWS_WITH_LEASE = {"states": " WHERE status = 'QUEUED' AND lease_until IS NOT NULL"}
+"""Conditions for rows with a lease: updating all other states too would take as long as copying them."""
 _OF_CLOCK = ("clock_latest", "clock_ahead", "clock_set_back")
 _OF_ENGINE = ("version", "oldest_version", "epoch", "writable", *_OF_CLOCK)
 """Keys of ``meta`` that belong to an engine, or to a machine's clock."""
 _LOG_FROM = 100_000
-"""Rows of a table from which on it is worth a line in the log."""
+"""Tables with at least so many rows are named in the log when they are copied."""
 
 
 @dataclass(slots=True)
@@ -55,8 +55,8 @@ class Moved:
 def move(source: Source, url: str, *, lease_now: int) -> Moved:
     """Copy all of a file into the database at ``url``, which has to be empty.
 
-    ``lease_now`` is the time on the clock of leases of the file, ms. A file that was moved there before, and
-    whose mover did not learn of it, is not copied again.
+    ``lease_now`` is the time on the clock of leases of the file, ms. If an earlier call copied the file, but
+    ended before it renamed the file, nothing is copied again.
 
     Raises:
         DatabaseError: there is something in the database, or it cannot be used; then nothing was moved, or,
@@ -70,8 +70,8 @@ def move(source: Source, url: str, *, lease_now: int) -> Moved:
         raise server.unusable(error) from error
     try:
         connection.begin()
-        # It waits for no lock, and may take long between two statements, and within one. Copying has no
-        # limit: the log shows the progress, and Ctrl+C ends it.
+        # Copying has no time limit, neither within a statement nor between two: the log shows the progress,
+        # and Ctrl+C ends it.
         for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
             connection.control(f"SET LOCAL {setting} = 0")
         connection.limit_statements(MIGRATION_LIMIT)
@@ -116,7 +116,7 @@ def _copy_all(source: Source, connection: Connection, lease_now: int) -> Moved:
     clock = ServerClock()
     clock.measure(connection)
     for table, column in ON_LEASE_CLOCK.items():
-        counts = _WHERE_IT_COUNTS.get(table, "")
+        counts = _ROWS_WITH_LEASE.get(table, "")
         connection.execute(f"UPDATE {table} SET {column} = {column} + ?{counts}", (clock(),))
     for table in moved.rows:
         connection.control(f"ANALYZE {table}")
@@ -162,7 +162,7 @@ def _rows(
 
 
 def _set_sequences(source: Source, connection: Connection) -> None:
-    """Go on with the numbers where the file stopped: none that was ever used is used again."""
+    """Let numbers continue after the last one of the file, so that none is used twice."""
     used = dict(map(tuple, source.execute("SELECT name, seq FROM sqlite_sequence").fetchall()))
     columns = connection.execute(
         "SELECT table_name, column_name FROM information_schema.columns"

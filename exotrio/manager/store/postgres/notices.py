@@ -41,7 +41,7 @@ OnNotification = Callable[[set[Topic] | None], None]
 
 
 class Notices:
-    """Sends to other managers what this one announced, and receives what they did."""
+    """Sends to other managers what this one announces, and receives what they announce."""
 
     def __init__(self, epochs: Epochs, clock: ServerClock, *, channel: str, listens: bool) -> None:
         self._epochs = epochs

@@ -26,7 +26,7 @@ from psycopg.pq.abc import PGresult
 from exotrio.manager.store.postgres.adaptation import Row, row_class
 
 MAX_QUEUED = 64
-"""Statements that are sent at once, at most: what they carry is in memory until then."""
+"""Maximum of statements that are sent together: their parameters are in memory until then."""
 MAX_QUEUED_BYTES = 1024 * 1024
 MAX_PREPARED = 500
 """Prepared statements of a connection that the server keeps; then all are forgotten."""
@@ -77,8 +77,8 @@ class Result:
 class Pipeline:
     """The statements of one connection. For one thread.
 
-    If the server sends nothing for ``patience`` seconds while its answer is waited for, the connection is
-    closed: the wait, and all later use, raises psycopg.OperationalError.
+    If the server sends nothing for ``answer_timeout`` seconds while its answer is waited for, the connection
+    is closed: the wait, and all later use, raises psycopg.OperationalError.
     """
 
     def __init__(self, driver: psycopg.Connection[Any], *, prepares: bool, answer_timeout: float) -> None:

@@ -19,16 +19,20 @@ from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 logger = logging.getLogger("exotrio.manager.store")
 
 STARTUP_TIMEOUT = 30.0
-"""Seconds for which a database is waited for; what started this process may try again after that."""
+"""Seconds to wait for a database; whatever started this process may start it again after that."""
 REPLACEMENT_TIMEOUT = from_ms(SILENT_AFTER_MS) + 5
-"""Seconds for which older state managers are waited for; a killed one counts as alive for half a minute."""
+"""Seconds to wait for older state managers to end; a killed one counts as alive for half a minute."""
 RETRY_AFTER = 1.0
 
 
-async def prepare_patiently(server: Server, clock: ServerClock) -> Prepared:
-    """Do what ``prepare`` does, and wait for a server that is away for ``PATIENCE`` seconds.
+async def prepare_when_reachable(server: Server, clock: ServerClock) -> Prepared:
+    """Do what ``prepare`` does, and wait up to ``STARTUP_TIMEOUT`` for a server that is away.
 
-    It raises DatabaseError instead of psycopg's errors. Cancellation: safe, the tables are made or not.
+    Raises:
+        DatabaseError: instead of psycopg's errors.
+
+    Cancellation:
+        Safe; the tables are made or not.
     """
     began = trio.current_time()
     deadline = began + STARTUP_TIMEOUT

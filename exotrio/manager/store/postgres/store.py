@@ -27,7 +27,7 @@ from exotrio.manager.store.postgres.epochs import Epochs
 from exotrio.manager.store.postgres.notices import Notices
 from exotrio.manager.store.postgres.readers import PostgresReaders
 from exotrio.manager.store.postgres.server import Server
-from exotrio.manager.store.postgres.start import prepare_patiently
+from exotrio.manager.store.postgres.start import prepare_when_reachable
 from exotrio.manager.store.postgres.waiting import Waiting
 from exotrio.manager.store.postgres.writes import Context, PostgresWrite, Writer
 from exotrio.manager.store.transaction import Transaction
@@ -232,7 +232,7 @@ async def open_store(
     """
     server = Server(url)
     server_clock = ServerClock()
-    prepared = await prepare_patiently(server, server_clock)
+    prepared = await prepare_when_reachable(server, server_clock)
     now_ms = server_clock if clock is wall_clock else clock
     epochs = Epochs(server, max_inputs=max_inputs)
     context = Context(epochs=epochs, stamp=prepared.stamp, now_ms=now_ms)

@@ -1,9 +1,10 @@
-"""Which of the writes that wait is run next, on PostgreSQL.
+"""Decides which of the waiting writes runs next, on PostgreSQL.
 
-An announcement runs only the write that came first of those that wait for the topic and do not run. If that
-finds something, there may be more, and the next one is run. One that runs already may have looked too early:
-it is run again if it found nothing. The first that waits is also run when something of its topic is due, and
-every second or two: an announcement of another state manager may be lost.
+A write that found nothing, such as a claim, waits for topics. An announcement of a topic runs only the first
+write that waits for it and does not run already. If that one finds something, there may be more, so the next
+one runs. A write that runs when the announcement comes may have read too early: it runs again if it finds
+nothing. The first waiting write also runs when something of its topic is due, and every second or two, since
+an announcement of another state manager may be lost.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ MAX_POLL = 2.0
 
 @dataclass(slots=True)
 class _Run:
-    """What a write that may wait has to know when it ends."""
+    """What has to be known when a write ends that may wait."""
 
     woken_for: set[Topic] = field(default_factory=set)
     """Topics of which there may be more if it finds something."""
     missed: set[Topic] = field(default_factory=set)
     """What was announced while it ran."""
     missed_unknown: bool = False
-    """Whether something was announced meanwhile of which the topics are not known."""
+    """Whether something was announced meanwhile whose topics are not known."""
 
 
 class Waiting:
@@ -70,7 +71,7 @@ class Waiting:
         # What it waits for was announced while it ran, and after it had read; or its time ended meanwhile.
         if missed or now >= write.deadline:
             self._run_again(write, missed)
-        # It did not look for these, though it was woken for them.
+        # It was woken for these topics, but searched others: wake the next write for them.
         self._wake(run.woken_for - waits_for.keys())
         return min(write.deadline, min(due.values(), default=math.inf))
 

@@ -37,7 +37,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "split": None if ran is None else split(waited, ran, status_class(state.status, cancelled)),
             "due": row["enqueue_after"] if state.status == CREATED else None,
             "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
-            # Of nodes of other namespaces this is unknown.
+            # Unknown for nodes of other namespaces.
             "not_offered": is_due
             and row["namespace"] == request.namespace
             and state.node_name not in request.offers(view),

@@ -9,7 +9,7 @@ from exotrio._version import VERSION
 from exotrio._wire.overview import STALE, DatabaseState, Overview
 from exotrio.manager.queries.checkup import last_backup, show_checkup, show_managers
 from exotrio.manager.queries.overview import show_overview
-from exotrio.manager.rules.findings import of_checkup, of_overview
+from exotrio.manager.rules.findings import checkup_findings, overview_findings
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
@@ -20,7 +20,10 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         service, now = request.service, request.monotonic
         checkup = show_checkup(view, request.namespace, service.terms, now, service.store.describe)
         overview = Overview.model_validate(show_overview(view, request.namespace, now, 0))
-        findings = [*of_checkup(checkup, VERSION, STALE), *of_overview(overview, checkup.lease_ttl)]
+        findings = [
+            *checkup_findings(checkup, VERSION, STALE),
+            *overview_findings(overview, checkup.lease_ttl),
+        ]
         data["system"] = {
             "findings": sorted(findings, key=lambda finding: not finding.attention),
             "managers": show_managers(view, now),
