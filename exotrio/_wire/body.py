@@ -39,7 +39,7 @@ def _from_ms(ms: object) -> object:
     return ms / 1000 if isinstance(ms, int | float) else ms
 
 
-def _to_ms(seconds: float) -> float:
+def _to_ms(seconds: float) -> int | float:
     ms = round(seconds * 1000, 3)
     return int(ms) if ms.is_integer() else ms
 
