@@ -29,7 +29,7 @@ MAX_KILL = 1.0
 
 
 class ChildProcess:
-    """A process that is started with this object, which takes milliseconds. Used in one Trio loop.
+    """A process. Creating this object starts it, which takes milliseconds. Used in one Trio loop.
 
     Args:
         arguments: Of the interpreter of this process; ``SOCKET`` in them becomes the socket's number.
@@ -178,7 +178,7 @@ class ChildProcess:
         await self._kill_and_wait()
 
     def wait_or_kill(self, seconds: float) -> None:
-        """Wait, then kill it. Blocking, for another thread, which the end of this process may wait for."""
+        """Wait for its end, and kill it after ``seconds``. Blocks: call it in another thread."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -84,7 +84,7 @@ class ParentProcess:
                 yield message
 
     def _disconnect(self) -> None:
-        """Leave the connection to this process, in a child that it forked."""
+        """In a child that this process forked: give up the connection, which belongs to this process."""
         if self._socket is not None:
             self._socket.close()
         self._socket = None

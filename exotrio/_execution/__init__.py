@@ -30,8 +30,8 @@ Rules that hold:
    application.
 2. Node code may be broken. A ``__str__`` of its exceptions may raise. The task and the nursery that a node
    runs in are used for another node only if it left them as they were: what it leaves open ends with it.
-3. The handle decides why a node ended: the first reason to cancel it stays, and against its timeout the
-   clock decides. A node that returns a value although it was cancelled has an outcome.
+3. The handle decides why a node ended: the first reason to cancel it stays, and the clock decides
+   whether its timeout came first. A node that returns a value although it was cancelled has an outcome.
 4. Threads and the asyncio loop are daemons, and nothing waits for them without a deadline. A worker process
    is killed where a thread would be stuck, and never outlives the runtime.
 """

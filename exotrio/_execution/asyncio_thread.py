@@ -67,7 +67,7 @@ class AsyncioThread:
 
         Cancellation:
             Cancels the asyncio task, and waits up to 5 s for it to end. A value that it returns, or another
-            error that it raises, is the result. One that does not end is stuck: what it returns or raises
+            error that it raises, is the result. A task that does not end is stuck: what it returns or raises
             later is logged and dropped.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -181,7 +181,7 @@ class AsyncioThread:
 
 
 class _Call:
-    """One call. It is begun or revoked: whichever acquires ``_first``, which is never released.
+    """One call. It is begun or revoked: the first to do so acquires ``_first``, which is never released.
 
     ``reached``: the loop has run its cancellation.
     """
@@ -193,7 +193,7 @@ class _Call:
         self._context = contextvars.copy_context()
         sniffio = sys.modules.get("sniffio")
         if sniffio is not None:
-            # Some ways to start Trio leave its name in the context; asyncio is what runs in that loop.
+            # The context may name Trio as the running library; in this loop asyncio runs.
             self._context.run(sniffio.current_async_library_cvar.set, None)
         self._first = threading.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -237,7 +237,7 @@ class _Call:
     # -- in the Trio thread
 
     def revoke(self) -> bool:
-        """Keep it from being begun; False if it was."""
+        """Keep it from being begun; False if it has begun."""
         return self._first.acquire(blocking=False)
 
     def abandon(self, stuck: StuckNodes) -> None:

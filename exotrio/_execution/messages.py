@@ -22,7 +22,7 @@ CONNECTION_LOST = 76
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What it takes over once: the program's arguments, and the level of each logger that has one."""
+    """What a worker process gets once: the program's arguments, and the level of each logger that has one."""
 
     argv: list[str]
     levels: dict[str, int]
@@ -30,7 +30,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A node to run. ``draining``: the runtime stops already. ``captures``: its output is kept."""
+    """A node to run. ``draining``: the runtime is stopping already. ``captures``: its output is kept."""
 
     number: int
     target: Target

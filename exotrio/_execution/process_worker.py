@@ -6,7 +6,7 @@ process ends at once, whatever runs.
 
 The runtime alone says when this process ends: SIGINT, SIGTERM and SIGHUP, which terminals and service
 managers send to every process, do nothing here. They get a handler instead of being ignored, since a program
-that a node starts would inherit that.
+that a node starts would inherit that they are ignored.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ from exotrio.errors import LifecycleError
 log = logging.getLogger("exotrio.worker")
 
 NEWS_INTERVAL = 0.2
-"""Minimum of the seconds between two messages about the progress and the output of a node."""
-_SIGNALS = [number for number in sorted(signal.valid_signals()) if number < 32]  # none for real time
+"""Minimum seconds between two messages about the progress and the output of a node."""
+_SIGNALS = [number for number in sorted(signal.valid_signals()) if number < 32]  # no real-time signals
 
 _job: contextvars.ContextVar[int | None] = contextvars.ContextVar("exotrio_job", default=None)
 

@@ -38,7 +38,7 @@ def end_execution(span: Span, report: Report, execution: Execution) -> None:
         attributes["exotrio.retry"] = report.retry
         line = message_line(report.error)
         kind = _KIND.match(line)
-        # "_OTHER" is the conventions' word for an error without a type.
+        # "_OTHER" is what OpenTelemetry calls an error without a type.
         error = (kind[0] if kind else "_OTHER", line, report.error)
     span.add(attributes)
     span.end(error)

@@ -2,8 +2,8 @@
 
 The state manager keeps strings, and the stock one requires that each field is declared as a plain string.
 So a typed field is declared as one, and its values are encoded as texts by ``codecs``. A model whose fields
-are all ``str`` needs none of this: ``fields_of`` returns None for it. A field with an alias travels by that,
-since the model's JSON schema names it so.
+are all ``str`` needs none of this: ``fields_of`` returns None for it. A field with an alias is registered and
+sent under that name, as in the model's JSON schema.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def from_text(model: type[M], texts: Mapping[str, str]) -> M:
 
 
 def names_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the fields of ``model`` by the names under which they are registered and travel."""
+    """Return the fields of ``model`` by the names under which they are registered and sent."""
     model.model_rebuild(raise_errors=False)  # with names that did not exist yet when it was defined
     return {_registered(name, info): info for name, info in model.model_fields.items()}
 

@@ -2,7 +2,7 @@
 
 A command that runs a user's file chooses its state manager by a context variable, which the runtime and its
 nodes inherit: the *ambient* state manager. ``ambient_endpoint(None)`` says that it is chosen later, after the
-file is loaded. One of last resort is used only where neither arguments nor settings name one.
+file is loaded. A state manager of last resort is used only where neither arguments nor settings name one.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ def resolve_endpoint(
     uri_source: str = "argument state_manager_uri",
     key_source: str = "argument key",
 ) -> tuple[Endpoint | None, list[str]]:
-    """Find the state manager: in the arguments, the ambient one, in the environment and ``.env``, or last an
-    ambient one of last resort.
+    """Find the state manager: the first that is named by these, in this order.
+
+    The arguments; the ambient one; the environment and ``.env``; an ambient one of last resort.
 
     With a transport the URI does not matter, and no key is needed. Problems name the sources of URI and key.
 
@@ -169,7 +170,7 @@ def argument_problems(
 
 
 def version_problems(state_manager_version: str) -> list[str]:
-    """Return what is wrong with ``state_manager_version``, which is kept for stock's signature."""
+    """Return what is wrong with ``state_manager_version``, which exists because the stock SDK has it."""
     if state_manager_version == "v0":
         return []
     return [f"state_manager_version is {state_manager_version!r}: only 'v0' exists; leave it out"]

@@ -288,7 +288,7 @@ class NativeLink:
 
     async def _report(self, items: Mapping[int, tuple[Claim, Outcome]]) -> dict[int, Settlement]:
         settlements = await self._deliver(items)
-        # The lines of one that is refused may be what makes it too large, for a proxy in between too.
+        # An outcome may be refused, by a proxy, too, only because its log lines make it too large.
         again = {
             index: (claim, replace(outcome, logs=()))
             for index, (claim, outcome) in items.items()

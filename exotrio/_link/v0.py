@@ -7,8 +7,8 @@ Two routes of v0 need care, because nothing guards them: their answers must not 
 - **re-enqueue-after** works on any state, also on one that already ended. So it is never sent
   twice, and never after a report whose fate is unknown: that would run a finished state again.
 
-So neither follows an outcome on one connection: each outcome is the last request on its own
-(``HttpClient.ask`` says why).
+So neither is sent on a connection on which an outcome was sent: each outcome is the last request on its
+connection (``close_after`` of ``HttpClient.ask`` says why).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class V0Link:
         try:
             await self._http.fetch(RegisterReply, "PUT", v0_path(self._namespace, "nodes", ""), body=body)
         except NotFound as error:
-            # Every state manager has this route: this answer is of something else.
+            # Every state manager has this route: the answer comes from something else.
             raise ManagerUnavailable(
                 error.what, status=error.status, where=error.where, fix="check the proxies in between"
             ) from error
@@ -126,7 +126,7 @@ class V0Link:
                     claims += await self._claim_once(nodes, min(portion, limit - len(claims)))
                 except (ManagerError, ClaimLost):
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    if claims:  # the next claim will meet the failure again; these must not be lost to it
+                    if claims:  # these must not be lost; the next claim will fail in the same way
                         break
                     raise
                 if len(claims) >= limit:

@@ -120,9 +120,9 @@ class BaseNode(ABC):
     and checked on arrival. Each execution has its own instance, made without arguments.
 
     ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio; a plain ``def execute(self)``
-    runs in a thread. ``runs_in`` says otherwise. Each returns one ``Outputs``, a list of them (a fan-out:
-    the next nodes run once for each), or None; or raises ``PruneSignal`` or ``ReQueueAfterSignal``. Any
-    other exception is the error of the state, which is retried as the graph's policy says, unless it is a
+    runs in a thread, unless ``runs_in`` says otherwise. Each returns one ``Outputs``, a list of them (a
+    fan-out: the next nodes run once for each), or None; or raises ``PruneSignal`` or ``ReQueueAfterSignal``.
+    Any other exception is the error of the state, which is retried as the graph's policy says, unless it is a
     ``NoRetry``.
 
     Attributes:

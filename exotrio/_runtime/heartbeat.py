@@ -7,7 +7,7 @@ lock stops every thread, and this one too.) What crosses between the two loops:
 
 - the thread reads the held claims, by ``Ledger.leased``, and nothing else of the runtime's loop;
 - answers are handled in the runtime's loop, whenever that gets to it. Being late does no harm: a lease
-  that was lost stays lost, and what has been settled meanwhile is passed over. But a loop that is blocked for
+  that was lost stays lost, and a state that was settled meanwhile is skipped. But a loop that is blocked for
   ten leases, and ten minutes, hangs, in a lock or in a write to a stream that is not read: no heartbeat is
   sent until it runs again, so that its states run elsewhere. Nodes that block it for minutes keep their
   leases.

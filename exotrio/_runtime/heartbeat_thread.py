@@ -20,7 +20,7 @@ log = logging.getLogger("exotrio.heartbeat")
 
 
 class HeartbeatThread:
-    """A thread with its own Trio loop. Created and ended by the runtime's loop; a defect stops that."""
+    """A thread with a Trio loop, which the runtime creates and ends. A defect in it stops the runtime."""
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
@@ -36,7 +36,7 @@ class HeartbeatThread:
             Calls ``end`` in the thread, after which ``body`` should return soon. Waits until the thread
             has ended, for ``deadlines.CLOSE`` at most; then it is left to itself until the process ends.
         """
-        # A daemon: one that hangs in spite of all must not keep the process from ending.
+        # A daemon: if it hangs, it must not keep the process from ending.
         # In this context, so that its log lines have the phase too.
         target = partial(copy_context().run, self._run, body)
         thread = threading.Thread(target=target, name="exotrio heartbeat", daemon=True)
@@ -48,7 +48,7 @@ class HeartbeatThread:
             call_in_loop(self._loop, end)
             with trio.move_on_after(deadlines.CLOSE, shield=True):
                 await self._over.wait()
-            # As long as it refers to the user's code, Python does not write what that left open.
+            # As long as it refers to the user's code, Python does not flush files that this left open.
             join_at_exit(thread)
 
     def call_back(self, function: Callable[..., object], *args: object) -> None:

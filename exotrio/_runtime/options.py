@@ -112,7 +112,7 @@ class Options:
 
 
 def outbox_of(path: Path, process: int) -> Path:
-    """Return the file for one of several processes whose Runtime names ``path``: the first one has that."""
+    """Return the outbox of one of several processes whose Runtime names ``path``; the first one has that."""
     return path if process == 1 else path.with_name(f"{path.stem}.{process}{path.suffix}")
 
 

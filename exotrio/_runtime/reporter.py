@@ -36,8 +36,8 @@ RESPONSE_TIME = 0.2
 """What may be sent only once is not sent in the last seconds of a flush, when no answer could come in
 time."""
 STOP_DELAY = 0.25
-"""Maximum seconds between two attempts of an item while flushing; if the server fails with the item, from the
-request to stop on, unless a probe shows that it fails with every item."""
+"""Maximum seconds between two attempts of an item while flushing. If the server fails with this item, and not
+with every one, as a probe shows, that applies from the request to stop on."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +47,8 @@ class Reporter:
     Attributes:
         stop: Its flush is the last chance of a delivery.
         finished: The queue of states to be delivered: a channel with room for ``batch_size``.
-        in_flight, sent_at, took: Of requests, for the planner (``planner.Deliveries``).
+        in_flight, sent_at, took: The number and the times of requests, for the planner
+        (``planner.Deliveries``).
     """
 
     link: Link

@@ -37,7 +37,7 @@ MAX_WAIT = 1.0
 a wait that takes longer shows that the process was suspended."""
 _WAKE = 0
 _HANDLED = 0x80
-"""Added to the number of a signal: the main thread has handled those that came before."""
+"""Added to the number of a signal, it says that the main thread has handled all of these so far."""
 
 
 class Watchdog:
@@ -50,7 +50,7 @@ class Watchdog:
 
     Attributes:
         log_held: Logs each state that is still held. Called in the thread, just before the process ends.
-        loop: Is woken by each signal.
+        loop: Woken by each signal.
         wake_up: The descriptor for ``signal.set_wakeup_fd``.
     """
 
@@ -69,7 +69,7 @@ class Watchdog:
         self._thread.start()
 
     def arm(self, grace: float) -> None:
-        """Have the process ended unless a stop with that grace is over in time. The earliest end counts.
+        """Have the process ended unless a stop with that grace is over in time. The earliest deadline counts.
 
         From any thread, and from a signal handler: it takes no lock.
         """
@@ -88,7 +88,7 @@ class Watchdog:
     def close(self) -> None:
         """End the thread, unless the process is to end: then it only watches the time."""
         if self._ends_process:
-            # As long as a thread refers to the user's code, Python does not write what that left open.
+            # As long as a thread refers to the user's code, Python does not flush files that this left open.
             self._handle, self.log_held, self.loop = _nothing, _nothing, None
             return
         self._closed = True
@@ -102,7 +102,7 @@ class Watchdog:
             os.write(self.wake_up, bytes([why]))
 
     def _now(self) -> float:
-        """Return the time without that for which this process was suspended: its stop did not go on then."""
+        """Return the time, less that of suspensions of this process, in which its stop did not go on."""
         return time.monotonic() - self._suspended
 
     def _watch(self) -> None:
@@ -124,7 +124,7 @@ class Watchdog:
                         signals = deque(each for each in signals if each[1] != number ^ _HANDLED)
                     elif number != _WAKE:
                         signals.append((self._now() + RESPONSE, number))
-                        # As Trio's own descriptor would, which this one stands in for.
+                        # As Trio's own descriptor does, which this one replaces.
                         call_in_loop(self.loop, _nothing, once=True)
             now = self._now()
             while signals and signals[0][0] <= now:

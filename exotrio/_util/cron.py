@@ -4,7 +4,7 @@ A *schedule* is an expression with its zone in one text, as some crontabs have i
 ``CRON_TZ=Europe/Berlin 0 9 * * *`` elsewhere. croniter refuses an expression that begins so.
 
 Where clocks are put forward, some times of a day do not exist; where they are put back, some exist twice. As
-with the cron of Debian, it depends on the expression:
+with the cron of Debian, the expression decides what happens then:
 
 - one with a ``*`` at the beginning of its minute or hour (also ``@hourly``) is an interval: it is due
   whenever the clock shows such a time, so not in a skipped hour, and again in a repeated one.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PREFIX = "CRON_TZ="
 MAX_SEARCH = timedelta(days=50 * 366)
-"""How far ahead a time is searched that the clock shows; croniter searches as far for one that is named."""
+"""How far ahead to search for a time that the clock shows; croniter searches as far for a time at all."""
 _SECOND = timedelta(seconds=1)
 
 
@@ -126,7 +126,8 @@ def _walls(expression: str, after: datetime) -> Iterator[datetime]:
 
 def _times_of_day(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
     wall = after.astimezone(zone).replace(tzinfo=None)
-    # No earlier time can be due after ``after``: the first of two is, and one that is skipped is due at once.
+    # Times before ``wall`` are no longer due: of a repeated time the first one counts, a skipped one is due
+    # at once.
     for each in _walls(expression, wall):
         moment = _moment(each, zone, fold=0)
         due = _end_of_gap(each, zone) if moment is None else moment

@@ -35,7 +35,7 @@ from exotrio._wire.vocabulary import (
 from exotrio.graph import PartByPart
 
 MAX_FIELDS = 1_000
-"""Maximum of characters that a heartbeat sends of the inputs and outputs of one node."""
+"""Maximum number of characters that a heartbeat sends of the inputs and outputs of one node."""
 
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -68,8 +68,8 @@ class NativeClaimRequest(Body):
 
     Fields:
         worker_id: Id of the process that claims, shown to operators.
-        limits: Node name to the maximum of its states.
-        limit: Maximum of states in all.
+        limits: Node name to the maximum number of its states.
+        limit: Maximum number of states in all.
         claim_id: Chosen by the client. The same id again returns the states still held under it.
         run_id: Only states of this run, which may be triggered later. None: of any run.
         announces: Whether the heartbeats of the process say which states run, and say so before a state
@@ -109,7 +109,7 @@ class Lease(Body):
         deliveries: How many processes in a row ended, or lost their lease, while they ran the state.
         announce: Its last process was lost. A heartbeat has to say that the state runs before it begins.
         alone: One more such end makes it an error. It has to run while no other state runs in the process,
-            so that no other one can be what ends the process.
+            so that it is certain which state ends the process.
     """
 
     token: str
@@ -338,7 +338,7 @@ class RunQuery(Body):
 
 
 class NodeCounts(Body):
-    """How many states of one place of a graph have which status.
+    """The numbers of states of one place of a graph, by status.
 
     Fields:
         paused_at: Since when its node is paused, if states wait for that; None from v0.

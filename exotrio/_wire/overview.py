@@ -13,10 +13,10 @@ from exotrio._wire.v0 import RunSummary
 EXPORT_TYPE = "text/html; charset=utf-8"
 MAX_RUNS = 100
 MAX_RUNTIMES = 100
-"""Maximum in an overview."""
+"""Maximum number of runtimes in an overview."""
 DEFAULT_DEPTH = 10_000
 MAX_DEPTH = 100_000
-"""Maximum of waiting states that are counted of a node."""
+"""Maximum number of waiting states that are counted of a node."""
 
 
 # -- runtimes
@@ -139,10 +139,10 @@ class NodeLoad(Body):
     Fields:
         waiting: Waiting states, those that are due later included; counted up to 100,000.
         eligible: Those of them that are due; 0 if the node is paused.
-        oldest_due: Seconds that the first of those has been due; 0 without any.
+        oldest_due: Seconds for which the first of those has been due; 0 without any.
         running: States that a runtime holds.
         ended, failed: Attempts of the last hour.
-        p50, p95: Seconds that those ran; None without any.
+        p50, p95: Median and 95th percentile of the seconds that those ran; None without any.
         offered_by: Names of the live runtimes that claim its states.
     """
 
@@ -246,7 +246,7 @@ class HorizonHolder(Body):
     Fields:
         holder: A session, a prepared transaction, or a replication slot.
         transactions: How many have begun since.
-        held_for: Seconds, if PostgreSQL knows.
+        held_for: Seconds since it began, if PostgreSQL knows.
     """
 
     holder: str
@@ -295,7 +295,7 @@ class PostgresState(Body):
     Fields:
         connections: To all its databases.
         switched_off: Settings that protect data or speed, and are off.
-        horizon: The oldest that needs removed rows, if any.
+        horizon: The holder that has needed removed rows longest, if any.
         tables: Those that change most.
         managers: The state managers that share the database, the oldest first.
     """

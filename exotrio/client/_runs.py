@@ -50,7 +50,7 @@ class RunCalls(StockCalls):
         on_progress: Callable[[int], None] | None = None,
         on_existing: Callable[[int, str], None] | None = None,
     ) -> list[str]:
-        """Start many runs of a graph: thirty times as fast as ``trigger``, however many of those at once.
+        """Start many runs of a graph, thirty times as fast as by concurrent calls of ``trigger``.
 
         On our server runs are started in requests for up to 1,000, each of which starts all of its runs or
         none. On any other they are started one by one, 8 at once. An empty list starts nothing.
@@ -70,7 +70,7 @@ class RunCalls(StockCalls):
 
         Raises:
             RequestRefused: the graph is not valid, or runs do not fit it: ``runs[7]`` in the message stands
-                for the eighth. Of a list of more than 1,000, others may have been started.
+                for the eighth. If the list has more than 1,000 runs, others may have been started.
             ManagerUnavailable: no usable answer. Runs may have been started.
             ConfigurationError: an entry of ``runs`` is not a run. Those before may have been started.
 
@@ -109,7 +109,7 @@ class RunCalls(StockCalls):
             status: Only with this status.
             since: Only those created then or later; a ``datetime`` with its time zone.
             key: Only those with this key, of which each graph has one at most.
-            limit: Maximum of runs in the page, up to 1,000.
+            limit: Maximum number of runs in the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
         """
         query = checked_query(
@@ -205,7 +205,7 @@ class RunCalls(StockCalls):
         )
 
     async def export(self, run_id: str, *, values: bool = True) -> bytes:
-        """Return a run as one HTML page without script that loads nothing, to keep or to send.
+        """Return a run as one HTML page, to keep or to send. It has no script and loads nothing.
 
         Needs our server. The page has the graph, the timeline, counts, errors, states, events and the store.
         For a large run it has a part of the states, failed ones first, and names what is left out. Secrets of
@@ -237,7 +237,7 @@ class RunCalls(StockCalls):
         """Return the status of a run: after ``wait`` seconds, or as soon as it has ended.
 
         Args:
-            pause: Seconds to sleep first instead, at a server without long polls.
+            pause: Seconds to sleep before the request, in place of ``wait``, at a server without long polls.
         """
 
         async def derived() -> Run:

@@ -29,7 +29,7 @@ KEY = "rehearsal"
 TERMS = Terms(lease_ttl_ms=6_000)
 """Short, since each second that a run waits for the end of a lease costs a heartbeat."""
 MOMENT = 0.001
-"""Seconds after which everything that needs no time has happened: Trio's virtual clock waits for it."""
+"""Seconds of a pause after which all that needs no time has happened, since virtual time waits for it."""
 MAX_CLEAN_UP = 60.0
 """Seconds that killed node code may take to be cancelled after the case."""
 MAX_SUSPENDED = 60.0
@@ -273,7 +273,7 @@ class Case:
             process.resumed = trio.Event()
             self._nursery.start_soon(self._resume, process)
         else:
-            # The node is held until the runtime, which takes some steps for that, has told or cancelled it.
+            # The node is held until the runtime has told or cancelled it, which takes some steps.
             visit.hold.begin()
             self._nursery.start_soon(self._lift, visit.hold)
             process.runtime.stop(0 if fault is Fault.STOPPED else None)

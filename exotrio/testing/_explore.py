@@ -170,13 +170,13 @@ async def explore(
         nodes: The node classes it names.
         check: Called after each run with its result, while killed code is still held; plain or async. It
             raises anything if the property is broken.
-        setup: Called before each run: it creates what nodes have effects in. A plain def. It returns
-            the ``world`` of the result. Defaults to none: nodes have effects only in the run.
+        setup: Called before each run. It creates the objects on which nodes have effects. It is a plain def
+            and returns the ``world`` of the result. Defaults to none: nodes have effects only in the run.
         inputs: As in ``run_graph``.
         store: As in ``run_graph``.
         faults: Which ones to try. Defaults to all.
         only: Number of the only point to try; the error of ``check`` is raised as it is. Defaults to all.
-        max_points: Maximum of points to try; if there are more, that many are drawn. Defaults to 500.
+        max_points: Maximum number of points to try; if there are more, that many are drawn. Defaults to 500.
         max_failures: End after this number of failures. Defaults to 10.
         seed: Seed of everything random. Defaults to 0.
         timeout: Seconds that the run without a fault may take, on Trio's clock; each other run may take twice
@@ -186,8 +186,8 @@ async def explore(
         The result: ``print`` it, or assert that ``tried`` is as long as ``points``.
 
     Raises:
-        CheckFailed: the check fails under some faults, each of which is named; or without any; or in a second
-            run without any, since ``setup`` kept something of the first.
+        CheckFailed: the check fails under some faults, each of which is named; or without a fault; or only in
+            a second run without a fault, since ``setup`` kept something of the first.
         ConfigurationError: Trio's clock is not virtual, the nodes do not do the same each time, a node class
             cannot be used, or there is no point ``only``.
         trio.TooSlowError: the run without a fault did not end in time.
