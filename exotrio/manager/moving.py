@@ -91,7 +91,7 @@ def _check(path: Path, renamed: Path) -> None:
     elif renamed.exists():
         raise DatabaseError(
             f"the database {path} was moved before",
-            where=f"it is {renamed.name} since",
+            where=f"it was renamed to {renamed.name}",
             fix="start state managers on that PostgreSQL",
         )
     else:

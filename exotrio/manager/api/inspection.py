@@ -24,7 +24,7 @@ from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import pausing
-from exotrio.manager.engine.workers import ask
+from exotrio.manager.engine.workers import send_command
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
@@ -77,7 +77,7 @@ class Inspection:
 
     @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply)
     async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
-        await self._store.write(ask, namespace, worker_id, "drain")
+        await self._store.write(send_command, namespace, worker_id, "drain")
         return reply({"worker_id": worker_id, "command": "drain"})
 
     @ApiRoute("POST", WORKER + "/tasks", "Ask a runtime for its tasks", CommandReply)

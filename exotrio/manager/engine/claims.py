@@ -227,8 +227,8 @@ def _lock_due(tx: Transaction, node_limits: Mapping[int, int], limit: int, run: 
 def _waits_for(
     tx: Transaction, node_ids: Collection[int], run: int | None, claimer: Claimer
 ) -> dict[Topic, float]:
-    """Return the topics that a claim waits for which found nothing, with the seconds until a state comes due
-    without an announcement, or all states are searched again (``store.heads``), or infinity.
+    """Return the topics for which a claim waits that found nothing, each with the seconds until a state is
+    due without an announcement, or until all states are searched again (``store.heads``); or with infinity.
 
     Due states that others have locked are announced if they are not claimed.
     """
@@ -304,7 +304,7 @@ _REPLIED = "seq, run, place, inputs, created_at, token, lease_until, retry_count
 def _replies(
     tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]
 ) -> list[ClaimedState]:
-    """Return what the holder of states gets to know, in the order of ``seqs``."""
+    """Return the replies for the holder of states, in the order of ``seqs``."""
     by_seq = {state["seq"]: state for state in rows}
     runs = tx.run_facts({state["run"] for state in rows})
     return [_claim_reply(tx, claimer, by_seq[seq], runs[by_seq[seq]["run"]]) for seq in seqs]

@@ -28,7 +28,7 @@ class InputsError(Exception):
 
 
 MAX_SHARED = 64 * 1024
-"""A longer value, in characters, is read only when an input is built from it: the values that are read for a
+"""Characters. A longer value is read only when an input is built from it: the values that are read for a
 whole batch have to fit into memory."""
 MAX_OF_MEMBER = 4 * 1024
 """The same for a member of a group, which may have any number of members."""

@@ -42,8 +42,8 @@ RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs
 MAX_NAMED = 100
 """Maximum of refused runs of a list that are named."""
 MAX_TOGETHER = 16
-"""The root states of runs that are started together may take as many times the limit of the inputs of one: a
-graph can give each of them the same large value, all in one transaction."""
+"""Limit of the inputs of the root states of runs that are started together, as a multiple of the limit of one
+state. A graph could otherwise give each of them the same large value, all in one transaction."""
 API, DASHBOARD, SCHEDULE = "api", "dashboard", "schedule"
 """What triggers runs."""
 

@@ -107,7 +107,7 @@ _STATE = (
     " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace, runs.template,"
     " runs.graph, runs.cancelled_at, runs.pending, runs.finished_at"
     " FROM states CROSS JOIN runs ON runs.id = states.run"
-    # Not the other way round: from all nodes of a namespace to all of their states.
+    # In this order, so that SQLite does not go from all nodes of a namespace to all of their states.
     " CROSS JOIN nodes ON nodes.id = states.node_id"
 )
 

@@ -121,7 +121,7 @@ def _keep_v0_claim(tx: Transaction, namespace: str, nodes: bytes, now: int) -> N
     _forget_some(tx, row["heard"], now)
 
 
-def ask(tx: Transaction, namespace: str, worker_id: str, command: str) -> None:
+def send_command(tx: Transaction, namespace: str, worker_id: str, command: str) -> None:
     """Send a runtime one of ``COMMANDS`` with the reply to its next heartbeat; NotFound if it is unknown."""
     assert command in COMMANDS
     update = f"UPDATE workers SET {command}_asked = 1 WHERE namespace = ? AND worker_id = ?"

@@ -1,6 +1,6 @@
-"""What the page and the report of one run show: its inputs and results, its timeline, its events, its errors.
+"""What the page and the export of one run show: its inputs and results, its timeline, its events, its errors.
 
-A report shows all states of a small run; of a large one, for each node, those that failed, then those that
+An export shows all states of a small run; of a large one, for each node, those that failed, then those that
 have not ended, then the slowest.
 """
 
@@ -26,7 +26,7 @@ from exotrio.manager.store.view import View
 MAX_SPANS = 10_000
 """States in a timeline; of a larger run it has every second one, or every third..."""
 MAX_BARS = 500
-"""States of a run that are shown separately: as a bar of the timeline, or in a report."""
+"""States of a run that are shown separately: as a bar of the timeline, or in an export."""
 ALWAYS_SHOWN = 10
 """The first and the last states of a run that its timeline shows however large it is."""
 MAX_EVENTS = 20_000
@@ -178,7 +178,7 @@ def events_of(
     return shown, False
 
 
-# -- for the report
+# -- for the export
 
 
 def failures_of(view: View, run: Row, limit: int, characters: int) -> Iterable[Row]:

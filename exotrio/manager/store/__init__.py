@@ -39,7 +39,7 @@ What one commit does on SQLite (``sqlite.commits.Committer.commit``):
 
 1. ``BEGIN IMMEDIATE``. The clock is compared with that of the last commit; if it was set back, what waits is
    moved back with it.
-2. Each use case that was handed in runs in a savepoint. One that raises is undone alone.
+2. Each use case in the queue runs in a savepoint. One that raises is undone alone.
 3. Use cases that wait for a topic which this commit announces (a claim that waits for a node, say) run in the
    same commit, so that a waiting runtime needs no second one.
 4. ``COMMIT``, with ``synchronous=FULL``: one sync to disk for up to 256 use cases.

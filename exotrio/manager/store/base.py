@@ -131,7 +131,7 @@ class BaseStore:
             self._put_due()
 
     async def close(self) -> None:
-        """Commit what was handed in, within the seconds of grace; then end."""
+        """Commit the writes in the queue, within the seconds of grace; then end."""
         raise NotImplementedError
 
     def _describe(self, view: View) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class BaseStore:
             self._sleep.deadline = at
 
     def _put_due(self) -> None:
-        """Hand in what is due by now."""
+        """Put the writes that are due by now."""
         if trio.current_time() >= self._retry_at:
             self._put_repeated()
 
@@ -244,7 +244,7 @@ class BaseStore:
             self._arm_wakeup(self._retry_at)
 
     def _put_tally(self) -> None:
-        """Hand in what was counted, unless that is under way."""
+        """Put a write of what was counted, unless one is under way."""
         if self._tally and self._tally_write is None:
             counted, self._tally, self._tallied_at = self._tally, Counter(), self._now_ms()
             write = self._new_write(lambda tx: tallies.write(tx, counted, tx.now_ms))

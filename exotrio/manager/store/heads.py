@@ -1,10 +1,11 @@
 """Where the waiting states of each node begin in the index of claims, as far as one state manager knows.
 
-PostgreSQL keeps claimed states in its indexes until no transaction may see them as they were. A transaction
-that stays open keeps all of them, and each claim would read it again. So after searches that took long the
-next ones begin where the last one found its first state, also if they find nothing. A state before that
-position whose claim was released or ended is found by the next full search: the next search if it came back
-in this process, otherwise within ``MAX_PAUSE``. A claim that waits runs again when a full search is due.
+PostgreSQL keeps claimed states in its indexes until no transaction may see them as they were. While some
+transaction stays open, all of them are kept, and each claim would read them again. So if full searches took
+long, later searches begin at the first state that the last full search found. A state before that position
+whose claim was released or ended is found by the next full search. That is the next search, if the state
+came back in this process; otherwise it comes within ``MAX_PAUSE``. A claim that waits runs again when a full
+search is due.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from exotrio.manager.store.driver import Row
 LONG = 0.002
 """Seconds of a search; without dead rows it ends far sooner."""
 LONG_ONES = 10
-"""Searches in a row that have to be long: on a busy machine some are long anyway."""
+"""Long full searches in a row before one is put off: on a busy machine some are long anyway."""
 SHARE = 50
 """A long full search takes at most one part in so many of the time, ..."""
 MAX_PAUSE = 2.0

@@ -1,7 +1,7 @@
 """Writes that wait for a topic, in the order in which they came.
 
-When something of a topic is due without an announcement is kept for the topic, not for each write that waits
-for it: the first of them is run then.
+The time when something of a topic is due without an announcement is stored once for the topic, not for each
+write. At that time the first write that waits for the topic runs.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Write:
     deadline: float | None = None
     """Until when, on the store's clock, it waits as long as it returns None. None: it does not wait."""
     repeat: bool = False
-    """Whether it is handed in again until it is committed."""
+    """Whether it is put into the queue again until it is committed."""
     task: trio.lowlevel.Task | None = None
     """The task that waits for its result, if any."""
     abandoned: bool = False

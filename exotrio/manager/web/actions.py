@@ -131,7 +131,7 @@ async def cancel_schedule(request: PageRequest, form: Form) -> Done:
 
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to stop claiming, finish running states, and end."""
-    await request.service.store.write(workers.ask, request.namespace, field(form, "worker"), "drain")
+    await request.service.store.write(workers.send_command, request.namespace, field(form, "worker"), "drain")
     return ("The runtime drains after its next heartbeat.", request.link("runtimes"))
 
 

@@ -1,5 +1,5 @@
 """The form that starts a run: a field for each input of the root and each key of the store, of the type that
-the nodes declare; the texts it is filled in with, and the problems of those."""
+the nodes declare, with its text and what is wrong with that."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class FormField:
     """One field.
 
     Attributes:
-        id: Of its element.
-        name: In the form that is sent.
+        id: The id of its element.
+        name: Its name in the form that is sent.
         label: The name of the input, or the key.
         values: The values that it accepts.
         about: Its description.
@@ -134,8 +134,8 @@ class StartForm:
 
     Attributes:
         inputs: The fields of the inputs of the root.
-        store: Those of the keys of the store.
-        run: The others.
+        store: The fields of the keys of the store.
+        run: The other fields.
         taken_from: The id of the run whose values it was filled in with.
         problem: What is wrong, if not with a field.
         is_sent: Whether it was sent, and not accepted.

@@ -32,7 +32,7 @@ class ShownTexts:
     def masked(self, text: str, *, cut_before: bool = False, cut_after: bool = False) -> str:
         """Return a text, or a part of a longer one, with its secrets masked.
 
-        Where it was cut, some more is dropped, which may be a part of a secret.
+        Where it was cut, some more characters are dropped, since they may be a part of a secret.
         """
         # Masked before it is shortened, since half a secret is not recognized.
         text = self._redactor.redact(text, cut_before=cut_before, cut_after=cut_after)

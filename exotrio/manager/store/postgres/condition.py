@@ -52,7 +52,7 @@ def _switched_off(view: View) -> list[str]:
 
 
 def _horizon(view: View) -> dict[str, Any] | None:
-    """Return what keeps VACUUM from removing dead rows, if anything does: the oldest that needs them."""
+    """Return the oldest session, transaction or slot that keeps VACUUM from removing dead rows, or None."""
     row = view.row(
         "SELECT holder, age, held_ms FROM ("
         # A session of a standby server has neither a database nor a transaction.

@@ -147,7 +147,7 @@ def _check_contraction(connection: Connection, where: str) -> None:
 
 
 def begin_epoch(connection: Connection) -> Mark:
-    """Begin a new epoch (``epochs``) if the database may have gone back in time; return the mark of then."""
+    """Begin a new epoch (``epochs``) if the database may have gone back in time; return its present mark."""
     lock_tables(connection)
     mark = connection.read_mark()
     if not mark.is_begun:
@@ -188,7 +188,7 @@ def lock_tables(connection: Connection) -> None:
 
 
 def relations(connection: Connection) -> set[str]:
-    """Return what is in the schema."""
+    """Return the names of the tables, views and sequences in the schema."""
     rows = connection.execute(
         # What belongs to an extension does not count.
         "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
@@ -210,7 +210,7 @@ def create_tables(connection: Connection) -> str:
 
 
 def _set_up(connection: Connection, tables: set[str]) -> None:
-    """Give tables that were made their settings."""
+    """Set the storage parameters of tables that were just made."""
     for table, setting in _SETTINGS.items():
         if table in tables:
             settings = ", ".join(filter(None, (setting, _AUTOVACUUM)))

@@ -94,7 +94,7 @@ class PostgresStore(BaseStore):
             nursery.start_soon(self._notices.run, self._on_notification)
 
     async def close(self) -> None:
-        """Commit what was handed in, then end the threads; abandon it all after the seconds of grace."""
+        """Commit the writes in the queue, then end the threads; abandon them after the seconds of grace."""
         self._closed = True
         self._give_up(self._waiting.remove_all(), closed)
         self._put_repeated()
@@ -224,7 +224,7 @@ async def open_store(
         url: As ``_util.database_url`` reads it.
         clock: Gives the time in Unix milliseconds. Defaults to the database's.
         max_inputs: Maximum of bytes of the inputs of a state that follows another.
-        grace: Seconds that use cases which were handed in may take at the end, before they are abandoned.
+        grace: Seconds that use cases in the queue may take at the end, before they are abandoned.
 
     Raises:
         ConfigurationError: the URL cannot be read.

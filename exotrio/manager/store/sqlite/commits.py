@@ -106,7 +106,7 @@ class Committer:
         return commit
 
     def next_at(self) -> float:
-        """Return when to commit even if nothing is handed in: then something that waits has to be run."""
+        """Return when to commit even if the queue is empty: then something that waits has to be run."""
         return self._topics.next_at()
 
     def give_up(self) -> list[Write]:
@@ -130,7 +130,7 @@ class Committer:
         commit: Commit,
         now: float,
     ) -> list[Write]:
-        """Run what was handed in, what has ``expired``, and what waits for topics that are announced or due.
+        """Run the new ``writes``, what has ``expired``, and what waits for topics that are announced or due.
 
         Writes with a result are added to ``commit``; those that wait on are returned.
         """

@@ -99,7 +99,7 @@ class FileReplaced(Replaced):
 
 
 def same_files(path: Path) -> Callable[[], None]:
-    """Return what raises FileReplaced once a file of a database was removed or replaced.
+    """Return a function that raises FileReplaced once a file of a database was removed or replaced.
 
     What is written into such a file is lost with the process. Call it once the database is open for writing:
     then its write-ahead log exists.
@@ -131,7 +131,7 @@ def _check_moved(path: Path) -> None:
     if moved.exists() and not path.exists():
         raise DatabaseError(
             f"the database {path} was moved to PostgreSQL",
-            where=f"it is {moved.name} since",
+            where=f"it was renamed to {moved.name}",
             fix=f"set {DATABASE_VARIABLE} to the URL of that PostgreSQL; or, to begin with an empty file, put"
             f" {moved.name} elsewhere",
         )

@@ -48,7 +48,7 @@ WRITABLE_FOR = 10.0
 
 
 class _SQLiteStore(BaseStore):
-    """What memory and file share: the committer."""
+    """What databases in memory and in a file share: the committer."""
 
     def __init__(self, committer: Committer, readers: Readers[sqlite3.Connection]) -> None:
         super().__init__(
@@ -60,18 +60,18 @@ class _SQLiteStore(BaseStore):
         self._committer = committer
 
     async def check_writable(self) -> None:
-        # A commit even if it need not write anything: it finds out whether the file is still the same.
+        # A commit even if there is nothing to write, since it checks whether the file is still the same.
         await self.write(self._check_writable)
 
     def _check_writable(self, tx: Transaction) -> None:
         if self._committer.damage is not None:
-            # Though this row could perhaps be written: only another file helps.
+            # Even if this row could be written: only another file helps.
             raise self._committer.damage
         if self._now() - self._written_at >= WRITABLE_FOR:
             put_meta(tx, "writable", str(tx.now_ms))
 
     async def _settle(self, write: Write) -> Any:
-        # First: they may undo what this write would otherwise meet.
+        # Repeated writes first: they may undo something that this write would otherwise read.
         self._put_repeated()
         return await super()._settle(write)
 
@@ -162,7 +162,7 @@ class FileStore(_SQLiteStore):
         await trio.to_thread.run_sync(truncate_log, self._path)
 
     async def close(self) -> None:
-        """Commit what was handed in, then end the thread; abandon it after the seconds of grace."""
+        """Commit the writes in the queue, then end the thread; abandon it after the seconds of grace."""
         self._closed = True
         self._put_repeated()
         self._writes.put(None)
