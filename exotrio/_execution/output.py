@@ -49,7 +49,7 @@ class Output:
         progress: Has the redactor for the secrets of the node.
 
     Attributes:
-        is_open: Lines are added: node code runs.
+        is_open: Whether lines are added. It is while node code runs.
     """
 
     __slots__ = ("_kept", "_lock", "_progress", "_sent", "_unfinished", "is_open")

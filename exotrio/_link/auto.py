@@ -117,7 +117,7 @@ class AutoLink:
         return self._v0.lost_claims
 
     def work_on(self, run_id: str) -> None:
-        """Claim states of this run only, where leases are; v0 cannot."""
+        """Claim only states of this run, over the native API. v0 cannot restrict claims to a run."""
         self._native.run_id = run_id
 
     def settle_by(self, deadline: float) -> None:
@@ -170,7 +170,8 @@ class AutoLink:
                 repeated = self._learn_from(await link.report([items[index] for index in refused]))
             for index, settlement in zip(refused, repeated, strict=True):
                 first = settlements[index]
-                # The same again: the first one knows of earlier reports of the state.
+                # If it is the same again, the first one stays: its text takes earlier reports of the state
+                # into account.
                 if (settlement.fate, settlement.status) != (first.fate, first.status):
                     settlements[index] = settlement
         return settlements
@@ -311,7 +312,8 @@ class AutoLink:
     def _learn_from(self, settlements: list[Settlement]) -> list[Settlement]:
         for settlement in settlements:
             if settlement.fate is Fate.FAILED:
-                # Perhaps this one request failed at a server that is there: what can be repeated is sent.
+                # Perhaps only this request failed. What may be repeated is still sent without identifying the
+                # server.
                 self._answered_500 = True
             elif settlement.fate is Fate.RETRY or settlement.fate is Fate.UNKNOWN:
                 self._note_failure(settlement.status)

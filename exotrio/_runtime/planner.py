@@ -20,11 +20,11 @@ Two requests claim: the poller's, and on a native link each report of outcomes, 
                                               eighth of the buffer less
        native   a delivery failed             nothing                       as above
 
-4. A claim by the poller next to each report would take a fifth of the processor time of a state in process,
-   and a third over TCP. So the poller waits while a report is about to claim, or has begun to within
-   ``BATCH_WAIT`` (after that it may hang). It does not wait if reports take longer than ``FAST_DELIVERY``, if
-   the buffer is small, or if its own last claim waited at the server, as it does next to a chain of nodes:
-   such a claim costs nothing.
+4. If the poller claimed besides each report, its claims would take a fifth of the processor time of a state
+   in process, and a third over TCP. So the poller waits while a report is about to claim, and at most
+   ``BATCH_WAIT`` for one that was sent, since it may hang. It does not wait if reports take longer than
+   ``FAST_DELIVERY``, if the buffer is small, or if its own last claim waited at the server, as it does next
+   to a chain of nodes: such a claim costs nothing.
 """
 
 from __future__ import annotations

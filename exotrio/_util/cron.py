@@ -8,8 +8,8 @@ with the cron of Debian, the expression decides what happens then:
 
 - one with a ``*`` at the beginning of its minute or hour (also ``@hourly``) is an interval: it is due
   whenever the clock shows such a time, so not in a skipped hour, and again in a repeated one.
-- any other expression names times of day, and is due once for each: as soon as the clocks were put forward if
-  they skipped it, and at the first of two.
+- any other expression names times of day, and is due once for each: if the clocks skip it, as soon as they
+  were put forward, and if it exists twice, at the first of the two.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PREFIX = "CRON_TZ="
 MAX_SEARCH = timedelta(days=50 * 366)
-"""How far ahead to search for a time that the clock shows; croniter searches as far for a time at all."""
+"""How far ahead to search for a time that the clock shows. croniter limits its own search to as much."""
 _SECOND = timedelta(seconds=1)
 
 

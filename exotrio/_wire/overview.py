@@ -245,7 +245,7 @@ class HorizonHolder(Body):
 
     Fields:
         holder: A session, a prepared transaction, or a replication slot.
-        transactions: How many have begun since.
+        transactions: How many transactions have begun since it began to hold them.
         held_for: Seconds since it began, if PostgreSQL knows.
     """
 

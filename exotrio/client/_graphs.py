@@ -92,7 +92,7 @@ async def _put(
     if answer.status in REFUSED and (problems := _branch_references(body)) and not await calls.is_native():
         raise GraphInvalid(f"graph {name!r} needs exotrio's own state manager", problems)
     graph = _as_graph(answer, name)
-    # Soon at first: while a graph that has grown waits for its second PUT, next states fail.
+    # Soon at first: until the second PUT of a graph that has grown, no next states can be created.
     waits = pauses(polling_interval)
     while graph["validation_status"] == ValidationStatus.PENDING:
         if anyio.current_time() > give_up:
@@ -146,7 +146,7 @@ def _as_graph(answer: Answer, name: str) -> dict[str, Any]:
 
 
 def _is_stale(graph: Mapping[str, Any], body: GraphBody) -> bool:
-    """Return whether ``graph`` is invalid for lack of an identifier that the ``body`` of its upsert has.
+    """Return whether ``graph`` is invalid since an identifier is missing that the ``body`` of its upsert has.
 
     A stock server validates references against the identifiers of the version before.
     """
