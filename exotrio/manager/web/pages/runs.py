@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from exotrio._util.times import moment_ms
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.queries.load import graphs_of
+from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.runs import find_runs, read_run
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest
 
@@ -37,17 +39,19 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         }
     }
     if "list" in parts:
-        run_status, is_cancelled = STATUS_FILTERS.get(status, (None, None))
-        page = find_runs(
-            view,
-            request.namespace,
-            graph=graph,
-            status=run_status,
-            is_cancelled=is_cancelled,
-            since_ms=_since_ms(since, view.now_ms),
-            text=text,
-            before=query.get("before", ""),
-        )
+        page: QueryPage[Row] = QueryPage()
+        if status in ("", *STATUS_FILTERS):  # no run has another one
+            run_status, is_cancelled = STATUS_FILTERS.get(status, (None, None))
+            page = find_runs(
+                view,
+                request.namespace,
+                graph=graph,
+                status=run_status,
+                is_cancelled=is_cancelled,
+                since_ms=_since_ms(since, view.now_ms),
+                text=text,
+                before=query.get("before", ""),
+            )
         data["list"] = {
             "runs": [read_run(row) for row in page.rows],
             "searched": page.searched,
