@@ -117,8 +117,8 @@ class Executor:
 
         Cancellation:
             Ends the node, and is then raised by ``report_of``. ``execution.cancel()`` instead ends the node
-            without an outcome, unless the node returns a value all the same. So does the node's timeout,
-            but with an error.
+            without an outcome, and its timeout ends it with an error; in both cases a value that the node
+            returns all the same is the outcome.
         """
         claim = execution.claim
         execution_context.set(execution)

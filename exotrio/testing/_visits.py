@@ -207,8 +207,8 @@ class TrackedTask:
     Attributes:
         process: The process; that of the task that started it.
         hold: The hold of the process.
-        visit: The execution whose node's code it and every task that it starts run; None in code of the
-            runtime.
+        visit: The execution whose node code this task runs, and every task that it starts; None for a task
+            of the runtime.
     """
 
     process: Any
