@@ -422,7 +422,7 @@ def test_a_second_signal_cancels(processes: Processes, tmp_path: Path) -> None:
     assert len(Log(tmp_path).items("cancelled")) == gated.WORKERS
 
 
-def test_what_is_abandoned_is_the_exit_code_also_if_the_database_cannot_be_written(
+def test_abandoned_outcomes_set_the_exit_code_even_if_the_database_cannot_be_written(
     processes: Processes, tmp_path: Path
 ) -> None:
     dev, _ = start_gated(processes, tmp_path)

@@ -110,7 +110,7 @@ def test_a_run_with_a_key_that_waits_for_missing_nodes_is_refused(cli: Cli) -> N
     assert "not finished earlier" not in end.err
 
 
-def test_of_several_namespaces_that_of_the_newest_run_is_used(cli: Cli) -> None:
+def test_the_namespace_of_the_newest_run_is_used_if_there_are_several(cli: Cli) -> None:
     assert cli("runs", "ls").err == ""
     cli.write("other.py", OTHER)
     assert cli("run", "other.py").code == 0

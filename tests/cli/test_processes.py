@@ -308,7 +308,7 @@ def test_a_signal_to_the_parent_drains_all_and_a_process_that_dies_meanwhile_aba
         busy.parent.wait(code=75)
 
 
-def test_what_one_process_abandons_is_the_exit_code_of_all(place: Place) -> None:
+def test_the_exit_code_is_75_if_one_process_abandons_something(place: Place) -> None:
     server = place.server()
     with place.busy(server=server) as busy:
         server.process.kill()

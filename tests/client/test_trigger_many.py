@@ -179,7 +179,7 @@ async def test_an_empty_list_asks_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("bad", ["text", None, ("p", "x"), 5])
-async def test_what_is_not_a_run_is_named(bad: Any) -> None:
+async def test_lines_that_are_not_runs_are_named(bad: Any) -> None:
     async with world() as (client, manager):
         with pytest.raises(ConfigurationError, match=rf"runs\[1\] is a {type(bad).__name__}, not a NewRun"):
             await client.trigger_many("graph", [{}, bad])

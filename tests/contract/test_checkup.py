@@ -1,4 +1,4 @@
-"""How a state manager says it is: its clock, its database, and who holds what on which terms."""
+"""What a checkup of a state manager shows: its clock, its database, and the claims and their leases."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ class Drops(BaseNode):
         raise ValueError
 
 
-async def test_what_a_failed_node_held_is_freed_with_its_state() -> None:
+async def test_objects_of_a_failed_node_are_freed_with_its_state() -> None:
     gc.collect()
     gc.disable()
     try:

@@ -138,7 +138,7 @@ def _typos() -> list[Any]:
 
 
 @pytest.mark.parametrize("typo", _typos())
-async def test_what_has_to_be_corrected_in_the_code_is_not_to_be_retried(typo: Any) -> None:
+async def test_errors_that_only_a_change_of_the_code_corrects_are_not_to_be_retried(typo: Any) -> None:
     execute, outputs = typo if isinstance(typo, tuple) else (typo, Text)
     outcome = await errored(made(execute, Outputs=outputs))
     assert not outcome.retry

@@ -75,7 +75,7 @@ async def test_a_node_that_takes_longer_than_its_timeout_is_cancelled_and_errore
         (90, None, "90 s (timeout of Slow)"),
     ],
 )
-async def test_of_the_limits_of_class_and_graph_the_smaller_one_counts_and_is_named(
+async def test_the_smaller_of_the_limits_of_class_and_graph_counts_and_is_named(
     autojump_clock: MockClock, of_class: float | None, minutes: int | None, limit: str
 ) -> None:
     slow = GraphNodeModel(node_name="Slow", namespace="n", identifier="slow", timeout_minutes=minutes)
@@ -197,7 +197,7 @@ async def test_the_timeout_still_counts_while_draining(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize(("stop_at", "status"), [(29.999, "CREATED"), (30, "ERRORED"), (30.001, "ERRORED")])
-async def test_of_stop_and_timeout_the_clock_decides_which_was_first(
+async def test_the_clock_decides_whether_the_stop_or_the_timeout_was_first(
     autojump_clock: MockClock, stop_at: float, status: str
 ) -> None:
     async def execute(self: BaseNode) -> None:

@@ -365,7 +365,7 @@ def test_a_mistake_is_refused_at_its_line_and_changes_nothing(
 
 
 @pytest.mark.parametrize("united", [1, 2], ids=["the same", "one below"])
-def test_what_another_united_node_returns_is_not_among_what_is_united(united: int) -> None:
+def test_outputs_of_another_united_node_are_not_among_the_united_values(united: int) -> None:
     graph, plan, scan, digest = audit()
     other = graph.add(WriteReport, identifier="other", unites=plan, sizes=digest.every.size)
     with pytest.raises(GraphInvalid, match="'other' is neither before nor among what it unites"):

@@ -1,4 +1,4 @@
-"""Outcomes and a claim in one request: what the native link makes of its answers, and of their loss."""
+"""Outcomes and a claim in one request: how the native link handles its answers, and their loss."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("lost", LOST)
-async def test_what_a_claim_may_have_taken_is_released_if_its_answer_is_lost(
+async def test_a_claim_is_released_by_its_id_if_its_answer_is_lost(
     autojump_clock: MockClock, lost: Any
 ) -> None:
     link, double = native_link(answering(lost))
@@ -103,7 +103,7 @@ async def test_what_a_claim_may_have_taken_is_released_if_its_answer_is_lost(
 
 
 @pytest.mark.parametrize("refusal", [lambda: httpx.ConnectError("refused"), lambda: answer(503)])
-async def test_nothing_is_released_for_a_request_that_was_not_taken(refusal: Any) -> None:
+async def test_nothing_is_released_for_a_request_that_was_not_accepted(refusal: Any) -> None:
     link, double = native_link(answering(refusal))
     exchanged = await link.exchange([held(1)], ROOM)
     assert exchanged is not None
@@ -111,7 +111,7 @@ async def test_nothing_is_released_for_a_request_that_was_not_taken(refusal: Any
     assert double.calls == ["POST outcomes"]
 
 
-async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: MockClock) -> None:
+async def test_the_claim_is_released_if_the_request_is_cancelled(autojump_clock: MockClock) -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/outcomes"):
             await trio.sleep_forever()
@@ -124,7 +124,7 @@ async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: MockC
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])
-async def test_what_is_refused_as_a_whole_is_to_be_reported_apart(status: int) -> None:
+async def test_outcomes_that_are_refused_together_are_to_be_reported_separately(status: int) -> None:
     link, _ = native_link(
         lambda request: (
             answer(status, {"detail": "no"}) if request.url.path.endswith("/outcomes") else answered(request)
@@ -133,7 +133,7 @@ async def test_what_is_refused_as_a_whole_is_to_be_reported_apart(status: int) -
     assert await link.exchange([held(1)], ROOM) is None
 
 
-async def test_what_does_not_fit_into_one_request_is_to_be_reported_apart() -> None:
+async def test_outcomes_that_do_not_fit_into_one_request_are_to_be_reported_separately() -> None:
     link, double = native_link(answered)
     big = Executed([{"text": "x" * 3_000_000}])
     assert await link.exchange([(held(1)[0], big), (held(2)[0], big)], ROOM) is None

@@ -57,7 +57,7 @@ async def run_count(manager: Manager) -> int:
     return int(count[0])
 
 
-async def test_what_was_ready_stays_ready_and_in_order_when_the_clock_is_set_back(
+async def test_due_states_stay_due_and_in_order_when_the_clock_is_set_back(
     manager: Manager, clock: VirtualClock, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await start_runs(manager, 1)
@@ -92,7 +92,7 @@ async def test_a_delay_ends_at_most_a_minute_late_when_the_clock_is_set_back(
     assert trio.current_time() - began >= 298
 
 
-async def test_what_waits_is_ready_when_the_clock_was_set_back_between_two_starts(tmp_path: Path) -> None:
+async def test_due_states_are_claimable_if_the_clock_was_set_back_between_two_starts(tmp_path: Path) -> None:
     clock, db = SettableClock(), tmp_path / "state.db"
     async with open_manager(db, clock=clock) as manager:
         await start_runs(manager, 1, start_delay=600_000)
@@ -303,7 +303,7 @@ async def test_nights_in_which_nothing_runs_count_from_the_next_day_on() -> None
 # -- tallies
 
 
-async def test_what_ends_is_counted_by_the_present_clock_when_that_was_set_back() -> None:
+async def test_ended_states_are_counted_by_the_present_clock_after_it_was_set_back() -> None:
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         await finish_run(manager)

@@ -1,4 +1,4 @@
-"""Inputs have a size: what is built from placeholders may grow at each step, and ends as an error."""
+"""Inputs have a maximum size: values that placeholders insert may grow at each step, and end as an error."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_states_that_are_reported_together_read_short_and_long_values_alik
     assert first["inputs"] == second["inputs"] == {"p": output + stored}
 
 
-async def test_all_that_follows_one_outcome_has_a_limit_too() -> None:
+async def test_the_inputs_of_all_states_after_one_outcome_have_a_limit() -> None:
     async with open_manager(max_inputs=100) as manager:
         flow = await Flow.start(
             manager.api,

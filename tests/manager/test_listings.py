@@ -1,4 +1,4 @@
-"""How lists of states and runs are read: in parts, each of which costs no more than so much."""
+"""How lists of states and runs are read: in parts of limited cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.postgres import database
 YEAR_2100_MS = 4_102_444_800_000
 
 
-async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
+async def test_a_request_searches_a_limited_number_of_states_and_says_where_to_continue(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states, "WINDOW", 4)
@@ -65,7 +65,7 @@ async def test_states_are_found_by_identifier_after_a_start_whose_clock_was_far_
             assert listed["identifier"] == "b"
 
 
-async def test_a_list_of_states_passes_at_once_over_the_numbers_that_a_start_leaves_out(
+async def test_a_list_of_states_skips_at_once_the_numbers_that_a_start_leaves_out(
     tmp_path: Path,
 ) -> None:
     ids = []

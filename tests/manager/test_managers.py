@@ -124,7 +124,7 @@ async def shared(database: Database) -> AsyncIterator[World]:
 # -- who is lost
 
 
-async def test_what_was_held_inside_a_manager_that_is_silent_for_half_a_minute_is_claimable_again(
+async def test_states_held_inside_a_manager_that_is_silent_for_half_a_minute_are_claimable_again(
     world: World,
 ) -> None:
     for name in ("lost", "alive"):
@@ -141,7 +141,7 @@ async def test_what_was_held_inside_a_manager_that_is_silent_for_half_a_minute_i
     assert await world.statuses() == ["CREATED", "QUEUED", "CREATED"]
 
 
-async def test_what_was_held_inside_a_manager_that_left_is_claimable_with_the_next_sweep(
+async def test_states_held_inside_a_manager_that_left_are_claimable_with_the_next_sweep(
     world: World,
 ) -> None:
     await world.write(enter, "other", world.now)
@@ -152,7 +152,7 @@ async def test_what_was_held_inside_a_manager_that_left_is_claimable_with_the_ne
     assert await world.statuses() == ["CREATED"] * 3
 
 
-async def test_what_is_held_inside_managers_is_read_only_when_one_ended_or_once_a_minute(
+async def test_states_held_inside_managers_are_read_only_when_one_ended_or_once_a_minute(
     world: World,
 ) -> None:
     own = world.manager.service.manager
@@ -172,7 +172,7 @@ async def test_what_is_held_inside_managers_is_read_only_when_one_ended_or_once_
     assert [await reads(5 * SECOND) for _ in range(2)] == [1, 0]
 
 
-async def test_what_a_manager_claimed_after_it_was_taken_for_lost_is_claimable_again_within_a_minute(
+async def test_states_claimed_by_a_manager_that_counted_as_lost_are_claimable_again_within_a_minute(
     world: World,
 ) -> None:
     await world.claim(manager="lost before")
@@ -184,7 +184,7 @@ async def test_what_a_manager_claimed_after_it_was_taken_for_lost_is_claimable_a
     assert await world.statuses() == ["CREATED"] * 3
 
 
-async def test_all_that_a_manager_held_is_taken_back_though_it_is_more_than_one_sweep_takes(
+async def test_all_states_of_a_lost_manager_are_taken_back_even_if_one_sweep_takes_fewer(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (leases, managers):
@@ -302,7 +302,7 @@ async def managers_of(world: World) -> set[str]:
 # -- who sweeps
 
 
-async def test_of_several_managers_one_sweeps_at_a_time(world: World) -> None:
+async def test_one_of_several_managers_sweeps_at_a_time(world: World) -> None:
     await world.claim(claim_id="c")
     for after in (*[5] * 11, 3):
         await world.sweep(after * SECOND)

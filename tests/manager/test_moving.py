@@ -154,7 +154,7 @@ async def test_claims_have_a_fresh_term_on_the_clock_of_the_database(database: D
     assert 0 <= ago < 30_000
 
 
-async def test_of_all_states_only_leased_ones_are_written_twice(database: Database, file: Path) -> None:
+async def test_only_leased_states_are_written_twice(database: Database, file: Path) -> None:
     await fill(file)
     await sqlite_to_postgres(file, database.url)
     # The commands of the transaction that wrote the rows.

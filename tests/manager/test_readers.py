@@ -98,7 +98,7 @@ async def served(db: Path) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
             yield service, client
 
 
-async def test_what_runtimes_need_is_answered_while_others_search(tmp_path: Path) -> None:
+async def test_requests_of_runtimes_are_answered_during_searches(tmp_path: Path) -> None:
     async with served(tmp_path / "state.db") as (service, client):
         api = Api(client, "tests")
         flow = await Flow.start(api, place("a"), secrets={"token": "s3cret-value"}, runs=2)

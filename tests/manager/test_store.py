@@ -203,7 +203,7 @@ def test_a_commit_that_fails_fails_every_write_of_its_group_and_the_next_one_wor
     assert after == ["after", "before"]
 
 
-async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
+async def test_a_write_for_later_is_tried_until_it_is_committed(
     db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exotrio.manager.store.base.RETRY_AFTER", 0.01)
@@ -222,7 +222,7 @@ async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
 # -- use cases that wait for a commit
 
 
-async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> None:
+async def test_a_waiting_write_runs_in_the_commit_that_announces_its_topic(db: str) -> None:
     async with open_store(db) as store, trio.open_nursery() as nursery:
         waiter = await waiting(nursery, store)
         await store.write(put_item, "other", 2)
@@ -252,7 +252,7 @@ async def test_the_first_that_waits_gets_what_is_due_and_few_run_in_vain(
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_due_while_no_commit_succeeds_runs_later(
+async def test_due_writes_run_later_if_no_commit_succeeds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     clock = Clock()
@@ -347,7 +347,7 @@ async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log_and_thei
     assert [line.split(";")[0].rpartition(": ")[2] for line in errors_logged] == ["no time", "no date"]
 
 
-async def test_what_is_undone_at_the_end_is_not_taken_by_a_use_case_that_waits(
+async def test_items_put_back_at_the_end_are_not_taken_by_a_waiting_use_case(
     tmp_path: Path,
 ) -> None:
     def take_and_hold(tx: Transaction) -> WithEffects[str]:
@@ -372,7 +372,7 @@ async def test_what_is_undone_at_the_end_is_not_taken_by_a_use_case_that_waits(
     assert (waiter.error is not None) == bool(seen_from_outside(path))
 
 
-async def test_what_ends_with_the_last_commits_is_counted(tmp_path: Path) -> None:
+async def test_states_that_end_with_the_last_commits_are_counted(tmp_path: Path) -> None:
     counted = WithEffects(None, Effects(tally=Counter({(1, 5, "SUCCESS", 0): 1})))
 
     def hold_and_count(tx: Transaction) -> WithEffects[None]:

@@ -73,7 +73,7 @@ async def test_a_lease_lost_too_often_counts_as_an_error(manager: Manager, clock
     assert await counted(manager, clock) == {"ERRORED": 1}
 
 
-async def test_what_could_not_be_recorded_is_not_counted(
+async def test_states_whose_end_could_not_be_recorded_are_not_counted(
     manager: Manager, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flow = await Flow.start(manager.api, place("work"))
@@ -91,7 +91,7 @@ def _fail(*_: object) -> None:
     raise sqlite3.OperationalError("database or disk is full")
 
 
-async def test_what_was_counted_last_is_written_at_the_end(tmp_path: Path) -> None:
+async def test_the_last_counts_are_written_at_the_end(tmp_path: Path) -> None:
     clock, db = SettableClock(), tmp_path / "state.db"
     async with open_manager(db, clock=clock) as manager:
         flow = await Flow.deploy(manager.api, place("work"))
@@ -164,7 +164,7 @@ async def test_a_run_that_a_united_node_ends_is_counted_once_as_it_ended(
         assert await manager.service.store.read(rows) == [("SUCCESS", 1)]
 
 
-async def test_what_was_counted_of_a_deleted_graph_is_not_written_for_another_one_with_its_number(
+async def test_counts_of_a_deleted_graph_are_not_written_for_another_one_with_its_number(
     manager: Manager, clock: SettableClock
 ) -> None:
     flow = await Flow.start(manager.api, place("work"), graph="old")

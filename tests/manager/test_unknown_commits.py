@@ -78,7 +78,7 @@ async def test_what_may_have_happened_differs_from_what_was_refused(manager: Man
 
 
 @pytest.mark.parametrize("when", WHEN)
-async def test_what_a_claim_without_an_id_may_have_taken_can_be_claimed(
+async def test_states_of_a_claim_without_an_id_whose_commit_is_unknown_can_be_claimed(
     manager: Manager, cut: Cut, when: When
 ) -> None:
     flow = await Flow.deploy(manager.api, place("a"))

@@ -134,7 +134,7 @@ async def test_what_a_node_logs_and_prints_is_sent_with_its_outcome(
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-async def test_what_a_node_says_in_a_worker_process_is_sent_even_if_that_is_killed(hangs: bool) -> None:
+async def test_lines_of_a_node_in_a_worker_process_are_sent_even_if_that_is_killed(hangs: bool) -> None:
     (item,) = await items_of(NativeServer(), process_nodes.Talks, inputs={"hangs": str(hangs)})
     assert item["outcome"] == ("errored" if hangs else "executed")
     lines = [("stdout", None, "begun with ***"), ("WARNING", "tests.process_nodes", "it is late")]
@@ -180,7 +180,7 @@ async def test_a_node_that_ends_by_a_signal_keeps_its_lines(signal: Exception) -
     assert texts_of(item) == ["so"]
 
 
-async def test_what_the_runtime_itself_logs_of_a_state_is_none_of_its_lines(
+async def test_lines_that_the_runtime_itself_logs_about_a_state_are_not_among_the_lines_of_the_state(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Fails(BaseNode):
@@ -268,7 +268,7 @@ async def test_lines_that_come_after_the_end_of_the_node_are_not_sent() -> None:
     assert (texts_of(first), texts_of(second)) == (["in time"], [])
 
 
-async def test_nothing_is_captured_where_it_is_switched_off_nor_on_v0() -> None:
+async def test_nothing_is_captured_if_that_is_switched_off_or_on_v0() -> None:
     class Looks(BaseNode):
         async def execute(self) -> Any:
             seen.append((sys.stdout, logging.Logger.callHandlers))

@@ -196,7 +196,7 @@ async def test_a_node_that_was_cancelled_for_the_old_lease_ends_before_the_state
     assert rt.summary.completed == 1
 
 
-async def test_what_is_handed_back_is_begun_again_even_if_the_claim_overtakes_the_answer(
+async def test_a_released_state_begins_again_even_if_the_claim_overtakes_the_answer(
     autojump_clock: MockClock, server: V0Server
 ) -> None:
     (state_id,) = server.add("Again")

@@ -65,7 +65,7 @@ async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojum
     assert peak <= 3 + 5 + 3
 
 
-async def test_what_a_report_brings_during_a_stop_is_released(autojump_clock: MockClock) -> None:
+async def test_states_that_a_report_brings_during_a_stop_are_released(autojump_clock: MockClock) -> None:
     async def stop_then_wait(call: Call) -> None:
         if call.claim:
             server.add("Says", 3)

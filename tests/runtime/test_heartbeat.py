@@ -160,7 +160,7 @@ async def test_a_last_heartbeat_that_hangs_is_abandoned_soon(autojump_clock: Moc
     assert trio.current_time() - began < 0.5
 
 
-async def test_what_is_being_released_is_not_renewed(autojump_clock: MockClock) -> None:
+async def test_states_that_are_being_released_are_not_renewed(autojump_clock: MockClock) -> None:
     server = NativeServer()
     ids = server.add("Waits", 3)
     async with running(server, Waits, workers=1) as rt:
@@ -239,7 +239,7 @@ async def test_a_lost_lease_cancels_the_node_and_nothing_is_released(
     assert f"state {lost} (Waits as it) is cancelled: its lease is lost" in caplog.text
 
 
-async def test_what_a_node_returns_after_its_lease_was_lost_is_sent_all_the_same(
+async def test_the_outcome_of_a_node_whose_lease_was_lost_is_still_sent(
     autojump_clock: MockClock,
 ) -> None:
     class Stubborn(BaseNode):
@@ -519,7 +519,7 @@ def add_together(server: NativeServer, *names: str, alone: str = "", **inputs: A
 
 
 @pytest.mark.parametrize(("fails", "end"), [("false", "EXECUTED"), ("true", "ERRORED")])
-async def test_what_may_be_poison_runs_while_nothing_else_does(
+async def test_a_state_that_may_be_poison_runs_while_no_other_does(
     autojump_clock: MockClock, fails: str, end: str
 ) -> None:
     server = NativeServer()
@@ -531,7 +531,7 @@ async def test_what_may_be_poison_runs_while_nothing_else_does(
 
 
 @pytest.mark.parametrize(("recorded_after", "begun_after"), [(10, 10), (300, MAX_ALONE_WAIT)])
-async def test_what_may_be_poison_waits_for_outcomes_on_their_way_for_a_bounded_time(
+async def test_a_state_that_may_be_poison_waits_for_outcomes_on_their_way_for_a_limited_time(
     autojump_clock: MockClock, recorded_after: float, begun_after: float
 ) -> None:
     """If it ended the process, they would be lost, and their states would count as suspects once more."""

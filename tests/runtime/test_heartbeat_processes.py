@@ -180,7 +180,7 @@ def unread_worker(place: Place) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-async def test_what_a_frozen_worker_held_runs_elsewhere_and_its_nodes_are_cancelled_when_it_thaws(
+async def test_states_of_a_frozen_worker_run_elsewhere_and_its_nodes_are_cancelled_when_it_thaws(
     place: Place,
 ) -> None:
     zombie = place.worker("a")
@@ -200,7 +200,7 @@ async def test_what_a_frozen_worker_held_runs_elsewhere_and_its_nodes_are_cancel
     assert "dropped 1" in end.err
 
 
-async def test_what_a_killed_worker_held_runs_elsewhere_after_the_lease(place: Place) -> None:
+async def test_states_of_a_killed_worker_run_elsewhere_after_the_lease(place: Place) -> None:
     killed = place.worker("a")
     runs = [await place.trigger("Waits") for _ in range(4)]
     await place.until(lambda: place.log == ["begin Waits a"] * 2)

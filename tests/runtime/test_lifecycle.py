@@ -15,7 +15,7 @@ def test_a_runtime_only_moves_forward() -> None:
         assert all(ORDER.index(target) > ORDER.index(phase) for target in targets)
 
 
-def test_whatever_was_started_can_stop_and_stays_stopped() -> None:
+def test_each_started_phase_can_stop_and_stays_stopped() -> None:
     assert all(Phase.STOPPED in NEXT[phase] for phase in ORDER[1:-1])
     assert not NEXT[Phase.STOPPED]
 

@@ -217,7 +217,7 @@ async def test_outcomes_that_finish_together_share_a_sync(
 
 
 @pytest.mark.parametrize("make", [V0Server, NativeServer])
-async def test_what_cannot_be_delivered_is_kept_and_sent_at_the_next_start_before_the_first_claim(
+async def test_undelivered_outcomes_are_kept_and_sent_at_the_next_start_before_the_first_claim(
     outbox: Path, make: type[V0Server], caplog: pytest.LogCaptureFixture
 ) -> None:
     server = make()
@@ -447,7 +447,7 @@ def deep() -> Any:
 
 
 @pytest.mark.parametrize("make", [deep, lambda: {"object": object()}])
-async def test_what_could_not_be_read_back_is_an_error_of_its_state(make: Any) -> None:
+async def test_values_that_could_not_be_read_back_are_an_error_of_the_state(make: Any) -> None:
     class Prunes(BaseNode):
         async def execute(self) -> None:
             raise PruneSignal(make())
@@ -458,7 +458,7 @@ async def test_what_could_not_be_read_back_is_an_error_of_its_state(make: Any) -
 
 
 @pytest.mark.parametrize("make", [deep, lambda: {"digits": 10**5_000}])
-async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: Any) -> None:
+async def test_values_that_could_not_be_read_back_are_not_written(outbox: Path, make: Any) -> None:
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
     with open_store(outbox) as store:
         written = store.write([(claim, Pruned(make())), (claim, Pruned({"fine": 1}))], {}, ())
@@ -772,7 +772,7 @@ async def test_many_nodes_that_end_at_once_all_find_room(outbox: Path, has_outbo
         await server.until(lambda: server.statuses() == {"EXECUTED": 12})
 
 
-async def test_what_is_left_counts_though_the_state_manager_never_came(outbox: Path) -> None:
+async def test_undelivered_outcomes_are_counted_though_the_state_manager_never_came(outbox: Path) -> None:
     server = V0Server()
     await left_behind(server, outbox, Says)
 

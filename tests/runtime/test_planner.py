@@ -176,7 +176,7 @@ async def test_idle_workers_are_room_and_say_how_many_states_could_begin_at_once
     assert (report.limit, report.at_once) == (BATCH + WORKERS - 2 - 8, WORKERS)
 
 
-async def test_of_a_node_with_concurrency_no_more_is_claimed_than_may_run() -> None:
+async def test_no_more_states_of_a_node_with_concurrency_are_claimed_than_may_run() -> None:
     with bench(nodes=(Plain, Scarce)) as b:
         assert b.planner.for_poll().limits == {"Plain": BATCH, "Scarce": 2}
         b.hold(running=1, node="Scarce")

@@ -316,7 +316,9 @@ async def test_a_full_batch_is_followed_by_the_next_claim_at_once(autojump_clock
     assert trio.current_time() < 1
 
 
-async def test_what_a_report_made_claimable_is_claimed_without_waiting(autojump_clock: MockClock) -> None:
+async def test_states_that_a_report_made_claimable_are_claimed_without_waiting(
+    autojump_clock: MockClock,
+) -> None:
     server = V0Server()
 
     async def child(call: Call) -> None:
@@ -330,7 +332,7 @@ async def test_what_a_report_made_claimable_is_claimed_without_waiting(autojump_
     assert trio.current_time() < 1
 
 
-async def test_what_comes_while_a_node_runs_is_claimed_at_once_by_a_long_poll(
+async def test_states_that_come_while_a_node_runs_are_claimed_at_once_by_a_long_poll(
     autojump_clock: MockClock,
 ) -> None:
     begun: list[float] = []
@@ -415,7 +417,7 @@ async def test_short_nodes_take_few_requests(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.1, 20.0])
-async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_unless_that_one_hangs(
+async def test_outcomes_that_come_while_a_batch_is_under_way_go_into_the_next_one_unless_the_first_hangs(
     autojump_clock: MockClock, seconds: float
 ) -> None:
     async def take_long(call: Call) -> None:

@@ -219,7 +219,9 @@ async def test_a_stop_ends_a_long_poll_at_once(autojump_clock: MockClock) -> Non
     assert trio.current_time() - before < 0.1
 
 
-async def test_what_a_claim_in_flight_brings_after_the_stop_is_handed_back(autojump_clock: MockClock) -> None:
+async def test_states_that_a_claim_in_flight_brings_after_the_stop_are_released(
+    autojump_clock: MockClock,
+) -> None:
     server = V0Server(Quick=3)
     server.after = Delays(("enqueue",), 4)
     async with running(server, Quick) as rt:

@@ -1,4 +1,4 @@
-"""What one request may ask for: lengths of lists, depth of JSON, sizes of numbers."""
+"""Limits of one request: lengths of lists, depth of JSON, sizes of numbers."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ async def test_deeply_nested_data_can_be_read_again_or_is_refused(
     ],
     ids=["limits", "limit", "wait", "delay", "busy", "workers", "start", "starts"],
 )
-async def test_absurd_numbers_are_no_server_error(api: Api, path: str, body: Any, number: Any) -> None:
+async def test_absurd_numbers_are_not_a_server_error(api: Api, path: str, body: Any, number: Any) -> None:
     answer = await api.native("POST", path, json={"worker_id": "w", "claim_id": "c", **body(number)})
     assert answer.status_code in (200, 404, 422), answer.text
     ok(await api.native("GET", "runs"))

@@ -47,7 +47,7 @@ def test_a_password_is_masked_as_it_is_written_and_decoded() -> None:
 @pytest.mark.parametrize(
     "text", ["postgresql://u:p@ss@h/n", "postgresql://u:p/ss@h/n", "postgresql://u:p ss@h/n"]
 )
-def test_what_libpq_would_take_for_the_host_is_refused_and_not_shown(text: str) -> None:
+def test_text_that_libpq_would_parse_as_the_host_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(ConfigurationError, match="percent-encoded") as caught:
         parse_database_url(text, source="a test")
     assert "ss@h" not in str(caught.value)

@@ -29,7 +29,7 @@ def test_the_error_for_anything_else_says_how_to_write_one(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0s", "36501d", "999999999d"])
-def test_what_is_out_of_range_is_refused(text: str) -> None:
+def test_values_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="out of range"):
         parse_duration(text)
 

@@ -87,7 +87,7 @@ async def test_an_error_of_the_database_is_one_of_ours_and_leaves_a_store_that_w
     assert await store.read(keys) == ["a", "b"]
 
 
-async def test_what_an_attempt_did_is_undone_if_it_raises_and_the_use_case_goes_on(store: Store) -> None:
+async def test_an_attempt_that_raises_is_undone_and_the_use_case_continues(store: Store) -> None:
     def use_case(tx: Transaction) -> None:
         put(tx, "before")
         with suppress(ZeroDivisionError), tx.attempt():
@@ -395,7 +395,7 @@ async def test_a_clock_that_was_set_back_does_not_bring_numbers_of_rows_back(
     assert numbers == sorted(set(numbers))
 
 
-async def test_of_many_that_read_and_then_change_what_they_read_one_succeeds(store: Store) -> None:
+async def test_one_of_many_concurrent_use_cases_that_change_what_they_read_succeeds(store: Store) -> None:
     def take(tx: Transaction, name: str) -> str | None:
         row = tx.row("SELECT kind FROM events WHERE state = 1")
         assert row is not None
@@ -434,7 +434,7 @@ async def test_those_that_skip_what_is_locked_take_different_rows(store: Store) 
     assert sorted(taken) == sorted(map(str, range(20)))
 
 
-async def test_who_locks_before_it_reads_reads_what_the_one_before_wrote(store: Store) -> None:
+async def test_a_use_case_that_locks_before_it_reads_sees_what_the_one_before_wrote(store: Store) -> None:
     def count_up(tx: Transaction) -> None:
         sql = "SELECT value FROM store WHERE run = 0 AND key = 'n'"
         row = tx.row(sql + tx.for_update("store"))
@@ -538,7 +538,7 @@ async def test_a_store_says_that_it_can_be_written(store: Store) -> None:
 # -- writes without a waiting caller
 
 
-async def test_what_is_written_later_happens(store: Store) -> None:
+async def test_a_write_for_later_happens(store: Store) -> None:
     def put_later(tx: Transaction) -> None:
         put(tx, "later")
         done.append(True)
@@ -552,7 +552,7 @@ async def test_what_is_written_later_happens(store: Store) -> None:
 
 
 @in_threads
-async def test_what_is_written_later_happens_although_the_caller_is_cancelled(db: str) -> None:
+async def test_a_write_for_later_happens_although_the_caller_is_cancelled(db: str) -> None:
     with trio.CancelScope() as everything:
         async with open_store(db) as store:
             everything.cancel()
@@ -561,7 +561,7 @@ async def test_what_is_written_later_happens_although_the_caller_is_cancelled(db
         assert await store.read(keys) == ["later"]
 
 
-async def test_what_can_never_be_written_later_is_logged_and_forgotten(
+async def test_a_write_for_later_that_can_never_succeed_is_logged_and_forgotten(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(tx: Transaction) -> None:

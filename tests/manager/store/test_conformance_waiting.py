@@ -36,7 +36,7 @@ in_threads = pytest.mark.parametrize("engine", IN_THREADS, indirect=True)
 # -- use cases that wait
 
 
-async def test_what_is_there_already_is_not_waited_for(store: Store) -> None:
+async def test_a_row_that_exists_already_is_not_waited_for(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         await store.write(put_item)
         waiter = Waiter(nursery, store)
@@ -45,7 +45,7 @@ async def test_what_is_there_already_is_not_waited_for(store: Store) -> None:
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-async def test_what_waits_is_run_again_when_its_topic_is_announced(store: Store, topic: Topic) -> None:
+async def test_a_waiting_write_runs_again_when_its_topic_is_announced(store: Store, topic: Topic) -> None:
     async with trio.open_nursery() as nursery:
         waiter = await waiting(nursery, store, topics={topic: math.inf})
         await store.write(put_item, "item", topic)
@@ -162,7 +162,7 @@ async def test_an_error_of_a_use_case_that_waited_is_raised(store: Store) -> Non
 # -- cancellation
 
 
-async def test_what_is_cancelled_while_it_waits_does_not_happen(store: Store) -> None:
+async def test_a_write_that_is_cancelled_while_it_waits_does_not_happen(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         waiter = await waiting(nursery, store)
         waiter.scope.cancel()
@@ -176,7 +176,7 @@ async def test_what_is_cancelled_while_it_waits_does_not_happen(store: Store) ->
 
 
 @in_threads
-async def test_what_is_cancelled_while_it_runs_is_undone_if_it_is_committed(store: Store) -> None:
+async def test_a_write_that_is_cancelled_while_it_runs_is_undone_if_it_is_committed(store: Store) -> None:
     def put_and_hold(tx: Transaction) -> WithEffects[None]:
         put(tx, "unwanted")
         closed.hold()
@@ -230,7 +230,7 @@ async def test_a_closed_store_refuses_use_cases_and_queries(db: str) -> None:
                 await way(keys)
 
 
-async def test_what_waits_when_the_store_is_closed_gets_an_error(db: str) -> None:
+async def test_writes_that_wait_when_the_store_is_closed_get_an_error(db: str) -> None:
     with trio.fail_after(TEST_TIMEOUT):
         async with trio.open_nursery() as nursery:
             async with open_store(db) as store:
@@ -241,7 +241,7 @@ async def test_what_waits_when_the_store_is_closed_gets_an_error(db: str) -> Non
 
 
 @in_threads
-async def test_what_was_handed_in_before_the_end_is_committed_and_answered(db: str) -> None:
+async def test_writes_from_before_the_end_are_committed_and_answered(db: str) -> None:
     async def write(key: str) -> None:
         answers.append(await store.write(put, key))
 
@@ -258,7 +258,7 @@ async def test_what_was_handed_in_before_the_end_is_committed_and_answered(db: s
 
 
 @in_threads
-async def test_what_was_committed_is_there_when_the_store_is_opened_again(db: str) -> None:
+async def test_committed_rows_are_there_when_the_store_is_opened_again(db: str) -> None:
     def allocate_and_put(tx: Transaction) -> int:
         put(tx, "a")
         return tx.allocate()

@@ -282,7 +282,7 @@ async def test_a_commit_without_an_answer_is_unknown(
         await store.write(put, "a", "c")
 
 
-async def test_what_changes_nothing_runs_again_if_its_commit_is_cut(
+async def test_a_use_case_that_changed_nothing_runs_again_if_its_commit_is_cut(
     database: Database, proxy: PostgresProxy
 ) -> None:
     async with open_store(database.url_at(proxy.port)) as store:

@@ -43,7 +43,7 @@ def hang(database: Database) -> Iterator[ExitStack]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("way", ["write", "read", "read_with_deadline"])
-async def test_all_that_waits_for_a_hanging_server_fails_and_works_again_later(
+async def test_requests_that_wait_for_a_hanging_server_fail_and_later_ones_succeed(
     database: Database, hang: ExitStack, way: str
 ) -> None:
     with trio.fail_after(TEST_TIMEOUT):

@@ -1,4 +1,4 @@
-"""Server-sent events over a real socket: what they tell, when they end, and that they hold nothing up."""
+"""Server-sent events over a real socket: what they say, when they end, and that they delay nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Listener:
-    """A browser on a page, which hears what changed. On a bare socket: nothing between reads ahead."""
+    """A browser on a page, which receives its events, on a bare socket, so that nothing reads ahead."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream

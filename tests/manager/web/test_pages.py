@@ -577,7 +577,7 @@ async def test_states_without_a_runtime_are_marked_on_every_page(site: Site) -> 
         assert "no runtime offers" not in await site.browser.fragments(path, fragment), path
 
 
-async def test_what_was_cancelled_does_not_look_like_an_error(site: Site, clock: SettableClock) -> None:
+async def test_a_cancelled_state_does_not_look_like_an_error(site: Site, clock: SettableClock) -> None:
     flow = await fan_out(site, 30, retry_policy=NO_RETRY)
     (leaf,) = ok(await site.api.claim(["Node_leaf"], 1))["states"]
     ok(await site.api.errored(leaf["state_id"], "it broke"))

@@ -128,7 +128,7 @@ def test_a_box_shows_the_most_urgent_counts() -> None:
     assert 'class="box is-errored"' in stuck
 
 
-def test_what_was_cancelled_is_not_drawn_as_an_error() -> None:
+def test_cancelled_states_are_not_drawn_as_errors() -> None:
     drawn = bar({"success": 1, "cancelled": 2})
     assert "s-errored" not in drawn
     assert "1 success, 2 errored or cancelled" in drawn

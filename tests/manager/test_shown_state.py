@@ -1,4 +1,4 @@
-"""What a state manager shows of itself, as far as it takes a clock that can be set."""
+"""What a state manager shows of a namespace and of itself, where a test has to set its clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.query_plans import connection_of, planned, refuses_scans, ste
 from tests.support.web import open_site
 
 
-async def test_what_ended_is_counted_by_minute_and_by_node() -> None:
+async def test_ended_states_are_counted_by_minute_and_by_node() -> None:
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         flow = await Flow.start(manager.api, place("a"), retry_policy=NO_RETRY)
@@ -90,7 +90,7 @@ async def test_pages_scan_only_waiting_and_held_states(manager: Manager) -> None
         assert all(allowed.match(line) for line in plan if line.startswith("SCAN")), (sql, plan)
 
 
-async def test_an_overview_and_its_page_read_what_is_held_once() -> None:
+async def test_an_overview_and_its_page_read_held_states_once() -> None:
     async with open_site() as site:
         await Flow.start(site.api, place("a"))
         await claim_one(site.api)
@@ -105,7 +105,7 @@ async def test_an_overview_and_its_page_read_what_is_held_once() -> None:
     assert reads == [1, 1]
 
 
-async def test_the_depth_of_queues_is_counted_without_what_is_held(manager: Manager) -> None:
+async def test_the_depth_of_queues_is_counted_without_held_states(manager: Manager) -> None:
     await Flow.start(manager.api, place("a"))
     await claim_one(manager.api)
     async with planned(manager.service.store, " states ") as plans:
@@ -114,8 +114,8 @@ async def test_the_depth_of_queues_is_counted_without_what_is_held(manager: Mana
     assert any("states_ready" in line for line in plan), plan
 
 
-async def test_what_waits_is_counted_once() -> None:
-    """Also in another way: how much of it is due."""
+async def test_waiting_states_are_counted_once() -> None:
+    """Although two numbers are shown: how many wait, and how many of them are due."""
     async with open_manager() as manager:
         store = manager.service.store
         await Flow.start(manager.api, place("a"), runs=1_000)
