@@ -107,8 +107,8 @@ class HeldClaim:
 
     @property
     def report_name(self) -> str:
-        """What its report is called in the log."""
-        return "release" if self.is_release else f"outcome {type(self.report).__name__}"
+        """What its report is called in the log; without one, it is still to be released."""
+        return f"outcome {type(self.report).__name__}" if isinstance(self.report, Outcome) else "release"
 
     @property
     def delivered_ending(self) -> Ending:

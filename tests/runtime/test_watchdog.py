@@ -106,7 +106,7 @@ def test_a_node_that_blocks_the_loop_does_not_keep_the_process_and_its_state_is_
     with program(PROGRAM, node) as process:
         end = stopped_in_time(process)
     assert f"({node} as " in end.err
-    assert "is abandoned, it stays claimed" in end.err
+    assert "is abandoned, it stays claimed: no time was left for its release" in end.err
 
 
 def test_the_third_signal_ends_a_process_whose_main_thread_hangs_in_c() -> None:
