@@ -67,6 +67,9 @@ class ChildProcess:
             command = child_python(*(str(number) if each == SOCKET else each for each in arguments))
             # The new process inherits the mask; a signal that comes before it can handle it would end it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            # If this process began without one, another file may have its number by now.
+            stderr = subprocess.DEVNULL if sys.__stderr__ is None else 2
+            stdout = subprocess.DEVNULL if sys.__stdout__ is None else None
             try:
                 # In this thread: ``die_with_parent`` ends the process with the thread that starts it, and the
                 # threads in which Trio would do this end when they are idle.
@@ -75,7 +78,8 @@ class ChildProcess:
                     pass_fds=(number,),
                     env=env,
                     stdin=None if foreground else subprocess.DEVNULL,
-                    stdout=2 if prints_to_stderr else None,
+                    stdout=stderr if prints_to_stderr else stdout,
+                    stderr=stderr,
                     process_group=None if foreground else 0,
                 )
             except OSError:

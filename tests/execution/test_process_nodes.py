@@ -341,6 +341,13 @@ def test_a_log_record_with_objects_of_the_program_reaches_it_as_text(tmp_path: P
     assert (end.out, end.err) == ("Executed(outputs=[])\n", "45 a [a thing]: logged\n")
 
 
+def test_a_program_without_standard_error_runs_nodes_in_processes(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "program.py"]
+    with Process(command, cwd=tmp_path) as program:
+        assert program.wait(code=0).out == "Executed(outputs=[])\n"
+
+
 async def test_a_forked_child_of_a_node_is_not_a_worker_process() -> None:
     async with bench(nodes.Forks) as there:
         assert await there.run("Forks") == Executed([{"text": "-15"}])
