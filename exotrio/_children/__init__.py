@@ -12,8 +12,9 @@ Rules that hold for all of them:
 2. A child inherits SIGINT, SIGTERM and SIGHUP blocked, and unblocks them once it can handle them.
 3. No child outlives its parent. The end of the stream, which is seen on every system, says that the parent
    has ended, even by ``kill -9``. A thread reads the stream, so that code in the main thread does not matter.
-   Code that holds the interpreter's lock keeps that thread from running; ``die_with_parent`` helps against
-   it.
+   Code that holds the interpreter's lock keeps that thread from running, until it releases it. A process
+   that runs single nodes is killed even then, on Linux (``die_with_parent``); one that runs a Runtime is
+   not, since it has to drain.
 4. The parent asks a child to end by a message, or by ending the stream. A child that has not ended when its
    time is over is killed, with its process group unless that is the group of the parent.
 """
