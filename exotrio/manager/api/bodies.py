@@ -1,4 +1,4 @@
-"""Reading the bodies of requests: their length, and of large ones the number of values in them.
+"""Reads the bodies of requests: of limited length, and large ones with a limited number of values.
 
 A JSON text can become objects of fifty times its size, and while they are made nothing else runs in the
 process. So the values in a large body are counted first, the server bounds those of all requests together

@@ -128,7 +128,7 @@ class Native:
     @ApiRoute(
         "POST",
         NS + "/outcomes",
-        "Report outcomes, and claim along",
+        "Report outcomes, and claim more states",
         native.ItemsReply,
         body=list[native.OutcomeItem | native.ClaimItem],
     )

@@ -49,7 +49,7 @@ _FINISHED_AT = (
     "CASE WHEN {pending} > 0 THEN NULL"
     " WHEN {pending} = pending AND {retried} = retried THEN finished_at ELSE {finished_at} END",
 )
-"""Of a run: when pending last became 0, or a failed state was replaced without that."""
+"""``finished_at`` of a run: when pending last became 0, or a failed state was replaced while it was 0."""
 _UNITE_COUNTERS = ("pending", "failed", "succeeded")
 # A pruned or replaced member counts in none.
 _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
@@ -60,7 +60,7 @@ _COLUMNS = (
     "path", "enqueue_after", "retry_count", "manual_fanout_id", "created_at", "updated_at", "finished_at",
     "retry_of", "size", "trace",
 )  # fmt: skip
-"""Of a new state."""
+"""Columns of a new state."""
 
 MAX_GATHERED = 8 * 1024 * 1024
 """Bytes of new states that are inserted together, or of one. A statement has to fit into memory several

@@ -35,7 +35,7 @@ MIN_AHEAD_MS = 20_000
 """A lease of a minute that was renewed before a smaller step ahead is still renewed in time. For shorter
 leases a third of the term is used."""
 LEARNT_AFTER_MS = 10_000
-"""By then each state manager knows that the clock was set."""
+"""Time after which each state manager knows that the clock was set."""
 RECOVERY_INTERVAL_MS = 60_000
 """Many states may be held inside state managers. They are checked when one of these has ended, and otherwise
 this often: one may have committed a claim after it counted as lost, and have ended then."""
@@ -48,9 +48,9 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
     ``now`` is on the clock of leases, ms, here and below.
 
     Raises:
-        DatabaseTooNew: a newer exotrio changed the tables since this process checked, in a way that it does
-            not know. That waits for the state managers that are there; this one was not, or was silent for
-            too long.
+        DatabaseTooNew: a newer exotrio changed the tables since this process checked them, in a way that it
+            does not know. Such a change waits for all state managers with a row; this one had none, or was
+            silent for too long.
     """
     # First, as in a sweep: this may wait for a sweep, and must hold no lock meanwhile.
     tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
@@ -81,8 +81,8 @@ def stay(
     Returns the epoch of the database. If it differs from ``epoch``, commits may be lost by which runtimes
     inside this state manager reported outcomes.
 
-    This waits for no lock of a newer exotrio that changes the tables: for that one, a state manager with a
-    row is there, and a silent one would lose its states to others. Raises as ``enter``.
+    This does not wait for a newer exotrio that changes the tables: that one waits for state managers with a
+    row, and a state manager that is silent meanwhile would lose its states to others. Raises as ``enter``.
     """
     seen = "UPDATE managers SET seen_at = ?, clock_ahead = ? WHERE id = ?"
     if tx.execute(seen, (now, clock.ahead_ms(tx), manager)).rowcount:
@@ -151,7 +151,7 @@ class Swept:
 def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | None) -> WithEffects[Swept]:
     """End overdue leases, take back the states that lost state managers held, and forget old claims.
 
-    ``manager`` is the caller: it is there, even if it was silent for long.
+    ``manager`` is the caller, which does not count as lost, even if it was silent for long.
 
     A late sweep only moves all deadlines, by its lateness: perhaps no state manager was there to receive
     heartbeats, or the database's clock was set ahead. Leases that are overdue even then are left to
@@ -186,7 +186,7 @@ def _sweep_shared(tx: Transaction, manager: str, now: int, terms: Terms) -> With
         clock.move_new_states(tx)
     if ahead or is_set_back:
         extend(tx, now, ahead, terms)
-        _move_signs_of_life(tx, now, ahead)
+        _move_seen_times(tx, now, ahead)
         return WithEffects(Swept(), NO_EFFECTS)
     recovered = take_duty(tx, RECOVERY)
     tx.execute("UPDATE managers SET seen_at = ? WHERE id = ?", (now, manager))
@@ -227,14 +227,14 @@ def _lock_waiting(tx: Transaction) -> None:
 
 def _follow_clock(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
     """Move other times in a shared database, whose clock is the clock of leases and the wall clock."""
-    _move_signs_of_life(tx, now, max(0, by_ms))
+    _move_seen_times(tx, now, max(0, by_ms))
     if by_ms < 0:
         clock.set_back(tx, tx.now_ms, -by_ms)
     elif by_ms >= min(MIN_AHEAD_MS, terms.lease_ttl_ms // 3):
         clock.set_ahead(tx, tx.now_ms, by_ms)
 
 
-def _move_signs_of_life(tx: Transaction, now: int, by_ms: int) -> None:
+def _move_seen_times(tx: Transaction, now: int, by_ms: int) -> None:
     tx.execute(
         "UPDATE managers SET seen_at = CASE WHEN seen_at + ? > ? THEN ? ELSE seen_at + ? END",
         (by_ms, now, now, by_ms),

@@ -22,8 +22,8 @@ from exotrio.manager.store.view import View
 MAX_NAME = 200
 """Characters of the level and of the logger of a line."""
 NUL = "\N{SYMBOL FOR NULL}"
-"""Stands for that character in texts of nodes. PostgreSQL stores none, so an error that comes again would be
-another one; SQLite measures texts up to it."""
+"""Replaces NUL in texts of nodes. PostgreSQL cannot store NUL, so a repeated error would differ from the
+stored one; SQLite measures a text only up to a NUL."""
 
 
 def has_texts(item: OutcomeItem) -> bool:
@@ -47,7 +47,7 @@ def secrets_to_mask(view: View, state_ids: Iterable[str], cipher: Cipher) -> dic
 
 
 def mask(items: Iterable[OutcomeItem], secrets: Mapping[str, tuple[str, ...]]) -> list[OutcomeItem]:
-    """Return outcomes without these secrets, which are by state."""
+    """Return outcomes with the ``secrets`` of their states, by id, masked."""
     # Once for all outcomes with the same secrets: the cache does not keep the redactors of large ones.
     redactors = {values: redactor_of(values) for values in set(secrets.values())} | {(): NO_SECRETS}
     return [

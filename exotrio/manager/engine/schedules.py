@@ -18,7 +18,7 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 UNREADABLE_FOR_MS = 60_000
-"""After which a schedule that cannot be read is due again."""
+"""Time after which a schedule that cannot be read is due again."""
 
 
 def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:

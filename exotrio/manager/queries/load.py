@@ -127,7 +127,7 @@ def waiting(view: View, namespace: str, limit: int) -> dict[str, int]:
 
 
 def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, Row]:
-    """Return (failed, first) of those of the nodes with states that failed since then: how many, and when the
+    """Return (failed, first) for each of the nodes with states that failed since then: how many, and when the
     first of them failed. At most ``MAX_COUNTED`` states are counted."""
     rows = view.execute(
         "SELECT node_id, count(*) AS failed, min(finished_at) AS first FROM"

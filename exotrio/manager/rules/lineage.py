@@ -1,13 +1,13 @@
 """What a state gets from the states before it: united targets, path through fan-outs, trace. Pure.
 
-The trace of a state that waits or runs is what its next execution is told: W3C trace contexts
+The trace of a state that waits or runs is passed to its next execution. It is W3C trace contexts
 (``traceparent``), with a space between them. The first is the parent: the execution whose outcome created the
 state, that of the target state of a united one, or the trigger of the run. The others are executions to link
 to: earlier ones of the same state or of the attempts before it, and those that completed the group of a
 united node. Once a state ended, its trace is the one context of the execution that ended it. None if no
 runtime traces.
 
-A runtime that does not trace leaves no gap: what follows has the same parent as its execution had.
+A runtime that does not trace leaves no gap: the next states have the same parent as its execution had.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def child_path(path: bytes, place: int) -> bytes:
 
 
 def parent_in(trace: str | None) -> str | None:
-    """Return the parent in what a state keeps."""
+    """Return the parent in the trace of a state."""
     return trace.partition(" ")[0] if trace else None
 
 

@@ -8,7 +8,7 @@ A new key is put in front of the others. All secrets are then encrypted with it 
 separate step could be forgotten before the old key is removed. Secrets that no key can decrypt are left
 unchanged, and can be decrypted once their key is there again.
 
-A backup stays encrypted with the keys of its time, so those must be kept as long as the backup.
+A backup stays encrypted with the keys that were used when it was made: keep those as long as the backup.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Connections and rows of a database's driver, and what differs between SQLite and PostgreSQL.
 
-Only the folder of an engine knows more of its driver. All other SQL is written once, with ``?`` for
-parameters, in the words that both engines understand.
+Only an engine's own package knows more of its driver. All other SQL is written once, with ``?`` for
+parameters, in words that both engines understand.
 """
 
 from __future__ import annotations

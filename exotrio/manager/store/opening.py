@@ -56,10 +56,9 @@ def open_store(
 
 
 async def write_at_start(store: Store, write: Callable[[], Awaitable[T]]) -> T:
-    """Commit a use case that may as well happen twice, and return its value.
+    """Commit a use case that may happen twice, and return its value.
 
-    While a database that others use, too, is lost at each commit, ``write`` is repeated, for
-    ``START_TIMEOUT``.
+    If a shared database is lost at the commit, ``write`` is repeated, for up to ``START_TIMEOUT`` seconds.
     """
     deadline = trio.current_time() + START_TIMEOUT
     while True:

@@ -1,7 +1,7 @@
 """Queries, in threads, each on a connection with one snapshot.
 
-What runtimes wait for is short (``read``). Pages, searches and exports may take seconds, and there may be
-many of them (``read_with_deadline``): they have separate threads, so that they do not delay the former.
+Queries that runtimes wait for are short (``read``). Pages, searches and exports may take seconds, and there
+may be many of them (``read_with_deadline``): they have separate threads, so that they do not delay runtimes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Conversion of values for PostgreSQL, so that it accepts and returns the same as SQLite.
 
-Integers have 64 bits whatever their value, so that a statement is prepared once. Booleans are 0 and 1, exact
-sums integers. PostgreSQL refuses the character NUL in text; it is replaced by its symbol.
+Integers have 64 bits whatever their value, so that a statement is prepared once. Booleans are 0 and 1, and
+exact sums are integers. PostgreSQL refuses the character NUL in text; it is replaced by its symbol.
 """
 
 from __future__ import annotations

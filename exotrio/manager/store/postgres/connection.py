@@ -20,10 +20,11 @@ from exotrio.manager.store.postgres.translation import translate
 STATEMENT_LIMIT = 30.0
 """Seconds that the server lets a statement take, unless the caller sets another limit."""
 ANSWER_MARGIN = 5.0
-"""Seconds beyond that, or another limit, after which a server that has not answered counts as lost."""
+"""Seconds beyond ``STATEMENT_LIMIT``, or another limit, after which a server that does not answer counts as
+lost."""
 PLANS_KEPT = 10.0
-"""Seconds after which plans are made again, for the present sizes of the tables. PostgreSQL would keep one
-until the table is analyzed: made while that was empty, it reads all of it."""
+"""Seconds after which plans are made again, for the present sizes of the tables. PostgreSQL would keep a plan
+until the table is analyzed, and one that was made while the table was empty reads all of it."""
 _SAVEPOINTS = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
 _LOST = ("08", "57P", "25P03", "25006", "55000")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
@@ -65,7 +66,7 @@ def is_operational(error: psycopg.Error) -> bool:
 def _is_outdated(error: psycopg.Error) -> bool:
     """Return whether a prepared statement would have other columns now: a newer manager changed a table.
 
-    What the server says is in its own language; the function of its that says so is not.
+    The text of the error is in the server's language; the name of the function that raised it is not.
     """
     return (
         isinstance(error, errors.FeatureNotSupported)
@@ -81,8 +82,8 @@ class Connection:
     """A connection whose transactions are begun and ended by statements.
 
     ``settings`` are made once, or, behind a pooler, with each BEGIN: there no setting outlasts a transaction,
-    and each transaction may run on another server. With them, ``mark`` is read, if ``reads_mark``, by the
-    expression ``timeline`` (``READ_TIMELINE``).
+    and each transaction may run on another server. If ``reads_mark``, ``mark`` is read in the same round
+    trip, with the expression ``timeline`` (``READ_TIMELINE``).
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class Connection:
         self.driver.close()
 
     def abort(self) -> None:
-        """Have a statement that another thread waits for fail, as if the server were gone."""
+        """Make a statement fail that another thread waits for, as if the server were gone."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

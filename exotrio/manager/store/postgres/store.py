@@ -1,4 +1,4 @@
-"""The store on PostgreSQL: use cases in, committed results out, in several threads at once."""
+"""The store on PostgreSQL: it runs use cases in several threads at once, and returns committed results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PostgresStore(BaseStore):
         self._token = trio.lowlevel.current_trio_token()
         self._notices = notices
         self._waiting = Waiting(self._put)
-        self._handed_in: set[PostgresWrite] = set()
+        self._in_flight: set[PostgresWrite] = set()
         self._progress = trio.Event()
         self._queue: queue.SimpleQueue[PostgresWrite | None] = queue.SimpleQueue()
         self._writers = [Writer(context) for _ in range(WRITERS)]
@@ -100,9 +100,9 @@ class PostgresStore(BaseStore):
         self._put_repeated()
         deadline = trio.current_time() + self._grace
         with trio.CancelScope(shield=True, deadline=deadline):
-            await self._nothing_handed_in()
+            await self._until_idle()
             self._put_tally()
-            await self._nothing_handed_in()
+            await self._until_idle()
         self._ended = True
         for _ in self._threads:
             self._queue.put(None)
@@ -117,10 +117,10 @@ class PostgresStore(BaseStore):
         for writer in self._writers:
             writer.abort()
         self._give_up(
-            self._handed_in,
+            self._in_flight,
             lambda: UnknownCommit("the state manager was closed before the database answered"),
         )
-        for write in self._handed_in:
+        for write in self._in_flight:
             write.abandoned = True
 
     def _describe(self, view: View) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class PostgresStore(BaseStore):
         write.result, write.waits, write.give_up_at = None, False, None
         if write.deadline is not None and not write.waited:
             self._waiting.begin(write)
-        self._handed_in.add(write)
+        self._in_flight.add(write)
         self._queue.put(write)
 
     def _forget(self, write: Write) -> None:
@@ -149,8 +149,8 @@ class PostgresStore(BaseStore):
         super()._put_due()
         self._waiting.run_due()
 
-    async def _nothing_handed_in(self) -> None:
-        while self._handed_in:
+    async def _until_idle(self) -> None:
+        while self._in_flight:
             self._progress = trio.Event()
             await self._progress.wait()
 
@@ -169,7 +169,7 @@ class PostgresStore(BaseStore):
 
     def _finish(self, write: PostgresWrite) -> None:
         """Take a write back from a writer: deliver its result, or let it wait."""
-        self._handed_in.discard(write)
+        self._in_flight.discard(write)
         self._progress.set()
         if write.result is None:
             return  # its task was cancelled before a writer took it

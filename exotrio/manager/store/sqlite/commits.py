@@ -156,7 +156,7 @@ class Committer:
         return waiting
 
     def _run_waiting(self, topics: set[Topic], run: Callable[[Write], None]) -> set[Write]:
-        """Run what waits for one of these topics, to which that may add more; return what was run."""
+        """Run the writes that wait for these topics, to which they may add more; return those that ran."""
         ran: set[Write] = set()
         left = set(topics)
         for write in self._topics.waiting_for(left):
@@ -199,7 +199,7 @@ class Committer:
         write.result = result
 
     def _failed(self, writes: Sequence[Write], due: Collection[Topic], error: Exception) -> Commit:
-        """Undo all of a commit. What only waits goes on waiting: nothing was announced to it."""
+        """Undo all of a commit. Writes that only wait continue to wait: nothing was announced to them."""
         # On a full disk SQLite may have rolled back already, also use cases that had returned.
         with suppress(sqlite3.Error):
             self.connection.execute("ROLLBACK")

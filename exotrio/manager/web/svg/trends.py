@@ -1,4 +1,4 @@
-"""Charts over time: how much ended and failed in each slot, and how long it took. Pure."""
+"""Charts over time: how many states ended and failed in each slot, and how long they took. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTS_HEIGHT = HEAD + UP + DOWN + FOOT
 TIMES_HEIGHT = HEAD + UP + FOOT
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 LABEL_ROOM = 0.92
-"""Part of the width behind which no label begins: it would leave the picture."""
+"""Part of the width after which no label begins: it would not fit into the picture."""
 
 
 def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, width_ms: int) -> Markup:
