@@ -145,7 +145,7 @@ async def test_a_node_that_the_graph_does_not_have_is_an_error_and_one_that_did_
         run.outputs("x")
 
 
-async def test_what_cannot_be_run_is_refused_with_the_reasons(autojump_clock: MockClock) -> None:
+async def test_a_graph_that_cannot_be_run_is_refused_with_the_reasons(autojump_clock: MockClock) -> None:
     with pytest.raises(GraphInvalid, match="Greet"):
         await run_graph(graph(), [Split, Join], store={"word": "Hello"})
     with pytest.raises(RequestRefused, match="word"):

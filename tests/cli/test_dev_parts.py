@@ -194,7 +194,7 @@ async def test_a_process_that_does_not_end_in_time_is_killed(
         await child.aclose()
 
 
-async def test_a_ctrl_c_at_the_very_start_of_a_process_is_no_traceback(
+async def test_a_ctrl_c_at_the_very_start_of_a_process_prints_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "app.py").write_text("print('not loaded')", "utf-8")

@@ -172,7 +172,7 @@ async def test_any_iterable_of_any_length_is_taken_in_its_order() -> None:
             assert [inputs[run_id] for run_id in ids] == [str(number) for number in range(count)]
 
 
-async def test_an_empty_list_asks_for_nothing() -> None:
+async def test_an_empty_list_sends_no_request() -> None:
     started = Started()
     assert await started.client.trigger_many("g", []) == []
     assert started.sent == []
@@ -305,7 +305,7 @@ async def test_on_v0_a_refusal_names_the_run_and_starts_no_more(autojump_clock: 
     assert len(started.sent) <= 3 * MAX_SINGLE
 
 
-async def test_an_error_of_the_callers_own_comes_out_with_a_note() -> None:
+async def test_an_error_of_the_caller_is_raised_with_a_note() -> None:
     def runs() -> Iterator[dict[str, str]]:
         for _ in range(MAX_BATCH):
             yield {}

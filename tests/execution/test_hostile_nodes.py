@@ -231,7 +231,7 @@ LEFT: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("what", LEFT)
-async def test_what_a_node_leaves_in_its_task_ends_with_its_state(autojump_clock: Any, what: str) -> None:
+async def test_contexts_that_a_node_leaves_open_end_with_its_state(autojump_clock: Any, what: str) -> None:
     class Leaves(BaseNode):
         async def execute(self) -> None:
             LEFT[what]()

@@ -541,7 +541,7 @@ async def test_a_server_that_speaks_only_v0_has_no_backups(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0" + b"x" * 5_000, b"<html>"])
-async def test_what_is_not_a_sound_database_is_not_kept(tmp_path: Path, content: bytes) -> None:
+async def test_a_backup_that_is_not_a_sound_database_is_not_kept(tmp_path: Path, content: bytes) -> None:
     manager = answering(backup_of(len(content), *([content] if content else [])))
     with pytest.raises(DatabaseError, match="not a sound database"):
         await manager.backup(tmp_path / "copy.db")

@@ -364,7 +364,7 @@ async def test_a_manager_that_lives_is_not_taken_for_lost_when_the_clock_is_set_
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
-async def test_what_others_wrote_in_the_old_time_after_the_clock_was_set_holds_for_a_term_from_then(
+async def test_rows_that_others_wrote_in_the_old_time_after_the_clock_was_set_hold_for_a_term_from_then(
     world: World, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     old = world.now
@@ -443,7 +443,7 @@ async def test_it_is_not_lost_right_after_the_sweep_that_met_the_clock_set_ahead
     assert "QUEUED" in await shared.statuses(), rows
 
 
-async def test_of_short_leases_a_smaller_step_ahead_is_followed(world: World) -> None:
+async def test_a_smaller_step_ahead_is_followed_for_short_leases(world: World) -> None:
     terms = Terms(lease_ttl_ms=10 * SECOND)
     old = world.now
     await world.write(sweep, "", old, terms, None)
@@ -453,7 +453,7 @@ async def test_of_short_leases_a_smaller_step_ahead_is_followed(world: World) ->
     assert await world.statuses() == ["QUEUED", "CREATED", "CREATED"]
 
 
-async def test_of_a_clock_that_was_set_back_state_managers_know_before_they_sweep_so_that_it_counts_once(
+async def test_state_managers_know_of_a_clock_that_was_set_back_before_they_sweep_so_that_it_counts_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "INTERVAL", math.inf)  # they do not come to measure it by themselves
@@ -480,7 +480,7 @@ async def test_of_a_clock_that_was_set_back_state_managers_know_before_they_swee
     assert before - after == pytest.approx(HOUR, abs=10 * SECOND)
 
 
-async def test_of_a_clock_that_was_set_back_a_state_manager_knows_before_it_starts_what_is_scheduled(
+async def test_a_state_manager_knows_of_a_clock_that_was_set_back_before_it_starts_scheduled_runs(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "INTERVAL", math.inf)

@@ -96,7 +96,7 @@ def test_a_key_that_another_user_put_next_to_the_database_is_not_ours(db: Path) 
         kept_secret(db, "api-key", lambda: "made")
 
 
-def test_a_key_next_to_the_database_is_no_link(db: Path) -> None:
+def test_a_key_next_to_the_database_must_not_be_a_link(db: Path) -> None:
     db.with_name("elsewhere").write_text("known to another user")
     next_to(db, ".api-key").symlink_to(db.with_name("elsewhere"))
     with pytest.raises(ConfigurationError, match="is a link, which is not followed"):
@@ -114,7 +114,7 @@ def test_a_key_file_that_is_named_may_be_a_link_as_kubernetes_makes_them(tmp_pat
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
-def test_of_a_key_that_others_can_read_a_warning_says_how_to_end_that(
+def test_a_warning_about_a_key_that_others_can_read_says_how_to_fix_that(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int
 ) -> None:
     path = tmp_path / "key"

@@ -99,7 +99,7 @@ async def test_a_state_manager_starts_though_each_first_commit_of_its_start_is_c
         await Flow.deploy(manager.api, place("a"))
 
 
-async def test_what_may_have_happened_does_not_happen_twice_if_it_has_an_id(
+async def test_a_request_with_an_id_that_may_have_happened_does_not_happen_twice(
     manager: Manager, cut: Cut
 ) -> None:
     flow = await Flow.deploy(manager.api, place("a"))

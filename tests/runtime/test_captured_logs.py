@@ -125,7 +125,7 @@ PLACES = (Talks, TalksInThread, TalksInTasks, TalksInOtherThread, TalksInAsyncio
 
 
 @pytest.mark.parametrize("node", [*PLACES, TalksAndFails, TalksAndIsTooLate])
-async def test_what_a_node_logs_and_prints_is_sent_with_its_outcome(
+async def test_lines_that_a_node_logs_and_prints_are_sent_with_its_outcome(
     node: type[BaseNode], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (item,) = await items_of(NativeServer(), node)

@@ -569,7 +569,7 @@ async def test_a_state_that_is_to_run_alone_and_the_others_wait_for_each_other_f
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-async def test_what_runs_alone_for_long_and_what_waits_for_its_end_leave_the_workers_to_the_others(
+async def test_a_state_that_runs_alone_for_long_and_those_that_wait_for_its_end_leave_workers_to_the_others(
     autojump_clock: MockClock, batch_size: int
 ) -> None:
     server = NativeServer()

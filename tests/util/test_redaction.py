@@ -175,7 +175,7 @@ def test_an_edge_costs_little_of_the_text() -> None:
     assert len(Redactor([drawn(40)]).redact(text, cut_before=True)) > 4_900
 
 
-def test_what_others_shortened_is_masked_on_both_sides_of_the_ellipsis() -> None:
+def test_a_text_that_others_shortened_is_masked_on_both_sides_of_the_ellipsis() -> None:
     class Model(BaseModel):
         count: int
 

@@ -52,7 +52,7 @@ def command(
     runtimes, invalid graphs, a full disk. It changes nothing, and prints no key.
 
     Exits 0 if nothing needs attention and 1 if something does; 2 if a setting is missing or wrong, 4 if the
-    state manager cannot be reached or is something else, 5 if it refuses the key.
+    state manager cannot be reached or another kind of server answers, 5 if it refuses the key.
 
     JSON: ok, settings, versions, state_manager, namespace, overview (as in `top`), checkup, v0_claims,
     findings (what, fix, attention).

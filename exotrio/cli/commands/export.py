@@ -38,7 +38,7 @@ def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, con
 
     The page needs no other file, has no script and loads nothing, so it can be mailed or attached to
     a ticket. Of a large run it shows some of the states, failed ones first, and says what is left
-    out. Secrets of the graph are masked; nothing else in values and errors is.
+    out. Of values and errors, only secrets of the graph are masked.
 
     RUN is the id of a run, its key, or the first 6 or more characters of its id. It may still be running.
     """

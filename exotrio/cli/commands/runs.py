@@ -95,7 +95,7 @@ def show(run_id: str, connection: Connection) -> None:
 def watch(run_id: str, connection: Connection) -> int:
     """Follow a run until it ends, then show its result.
 
-    Exits 0 if it succeeded and 1 if it failed. Ctrl-C leaves the run alone.
+    Exits 0 if it succeeded and 1 if it failed. Ctrl-C ends this command, not the run.
 
     JSON: as in `run`.
     """

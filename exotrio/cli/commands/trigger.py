@@ -57,7 +57,7 @@ def command(
 
     Give private values in a file or on standard input: other users can read arguments.
 
-    With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C leaves the run alone.
+    With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C ends this command, not the run.
 
     With --each, all lines are checked before the first run is started, and the other options are defaults
     for the lines. If it is interrupted, it prints how to continue without starting a run twice.

@@ -69,8 +69,8 @@ def command(
     released, 75 if something was abandoned.
 
     With --processes, signals, grace and exit code are for all processes together, and so is the health port:
-    /readyz is 200 while one is ready, /metrics are sums. A process that dies is replaced; one that only it
-    was ordered to drain is not.
+    /readyz is 200 while one is ready, /metrics are sums. A process that dies is replaced. A process that
+    drains alone, after `runtimes drain` or a signal to it, is not.
     """
     configure_logs(verbose=verbose, form=log_format, process=child[0] if child else None)
     if child is not None:

@@ -1,4 +1,4 @@
-"""What ``exotrio.manager.store.port`` promises to who waits, is cancelled, or meets the end of a store."""
+"""What ``exotrio.manager.store.port`` promises to writes that wait, are cancelled, or outlast the store."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_use_case_that_waits_for_several_topics_is_run_for_each(store: S
             assert waiter.taken_item == f"item {topic}"
 
 
-async def test_one_item_serves_one_that_waits_and_the_others_wait_on(store: Store) -> None:
+async def test_one_item_serves_one_waiting_write_and_the_others_continue_to_wait(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         waiters = [await waiting(nursery, store) for _ in range(4)]
         for served in range(1, 5):
@@ -118,7 +118,7 @@ async def test_as_many_as_come_at_once_with_as_many_items_all_get_one(store: Sto
     assert await store.read(keys) == []
 
 
-async def test_what_is_due_needs_no_announcement(store: Store) -> None:
+async def test_an_item_that_is_due_needs_no_announcement(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         gone = await waiting(nursery, store, topics={1: 0.05, 2: math.inf})
         stays = await waiting(nursery, store, topics={1: 0.05, 2: math.inf})
@@ -196,7 +196,7 @@ async def test_a_write_that_is_cancelled_while_it_runs_is_undone_if_it_is_commit
 
 
 @in_threads
-async def test_what_waited_and_is_cancelled_while_it_runs_is_undone_for_others(store: Store) -> None:
+async def test_a_waiting_write_that_is_cancelled_while_it_runs_is_undone_for_others(store: Store) -> None:
     def hold_once_there_is_something(looks: int) -> None:
         if looks > 1:
             closed.hold()

@@ -144,7 +144,7 @@ async def test_the_result_of_a_cancelled_use_case_is_undone_if_its_commit_may_ha
         assert database.execute("SELECT * FROM store") == []
 
 
-async def test_what_may_have_been_counted_is_not_counted_again(
+async def test_counts_whose_commit_is_unknown_are_not_written_again(
     database: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "TALLY_INTERVAL_MS", 0)

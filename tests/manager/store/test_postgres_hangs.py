@@ -108,7 +108,7 @@ async def test_a_connection_that_gets_no_answer_fails(
         await trio.to_thread.run_sync(server.Server(database.url_at(proxy.port)).connect)
 
 
-async def test_a_start_goes_on_once_a_server_that_hung_meanwhile_goes_on(
+async def test_a_start_continues_once_a_server_that_hung_meanwhile_continues(
     database: Database, hang: ExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(server, "CONNECT_TIMEOUT", 0.5)

@@ -102,7 +102,7 @@ async def test_a_manager_of_the_version_before_starts_and_works_on_expanded_tabl
     assert [each["schema_version"] for each in condition["postgres"]["managers"]] == [VERSION]
 
 
-async def test_what_older_managers_need_is_removed_once_they_are_gone_and_none_comes_again(
+async def test_tables_of_older_managers_are_removed_once_they_are_gone_and_none_can_come_again(
     store: Store, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     await store.write(come, "m-1")
