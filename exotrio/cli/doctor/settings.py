@@ -45,7 +45,7 @@ PACKAGES = (
     "psycopg",  # of the extra postgres
 )
 _UNSET = {
-    SERVER_KEY_VARIABLE: "`server` uses EXOSPHERE_API_KEY, or generates a key in .exotrio or by its file",
+    SERVER_KEY_VARIABLE: "`server` uses EXOSPHERE_API_KEY, or makes a key in .exotrio or next to its file",
     SECRETS_KEY_VARIABLE: "`server` keeps a key in .exotrio or next to its file, unless others need it",
     CORS_VARIABLE: "`server` allows no other origin",
     DATABASE_VARIABLE: "`server`, `run` and `dev` use .exotrio/state.db",
