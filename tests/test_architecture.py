@@ -1,4 +1,4 @@
-"""The arrows of the house: which room may import which. Read from the source, nothing is run."""
+"""Which package may import which. The imports are read from the source; nothing is run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MODULES = sorted(
     for path in ROOT.rglob("*.py")
 )
 
-# A room, and the rooms it may import from; each may import those of ``GROUND``.
-GROUND = ("errors", "_util", "_shared", "_version")
+# A package, and the packages it may import from; each may import those of ``USED_BY_ALL``.
+USED_BY_ALL = ("errors", "_util", "_shared", "_version")
 RULED = ("manager.rules", "manager.store", "manager.engine", "manager.queries", "manager.security")
 SERVING = ("_fields", "graph", "_wire", "_httpd", *RULED, "manager.database", "manager.service")
-ROOMS: dict[str, tuple[str, ...]] = {
+PACKAGES: dict[str, tuple[str, ...]] = {
     "errors": (),
     "_util": (),
     "_shared": (),
@@ -98,10 +98,10 @@ SQL_ROOMS = (
 )
 
 
-def room_of(module: str) -> str:
-    """Return the room that a module stands in: the most special of ``ROOMS``."""
+def package_of(module: str) -> str:
+    """Return the package of a module: the longest name in ``PACKAGES`` that fits."""
     name = module.removeprefix("exotrio").removeprefix(".")
-    fits = [room for room in ROOMS if name == room or name.startswith(f"{room}.")]
+    fits = [package for package in PACKAGES if name == package or name.startswith(f"{package}.")]
     return max(fits, key=len, default=name or "exotrio")
 
 
@@ -148,16 +148,18 @@ INSIDE = [module for module in MODULES if module not in {"exotrio", "exotrio.__m
 def test_a_room_imports_only_from_the_rooms_below_it() -> None:
     problems = []
     for module in INSIDE:
-        room = room_of(module)
-        allowed = {room, *GROUND, *ROOMS[room]}
+        package = package_of(module)
+        allowed = {package, *USED_BY_ALL, *PACKAGES[package]}
         ours = {name for name in imports(module, late=True) if name.split(".")[0] == "exotrio"}
         above = {
             name
             for name in ours
-            if not any(room_of(name) == each or room_of(name).startswith(f"{each}.") for each in allowed)
+            if not any(
+                package_of(name) == each or package_of(name).startswith(f"{each}.") for each in allowed
+            )
         }
         if above:
-            problems.append(f"{module} imports {sorted(above)}; {room} may import from {sorted(allowed)}")
+            problems.append(f"{module} imports {sorted(above)}; {package} may import from {sorted(allowed)}")
     assert not problems, "\n".join(problems)
 
 
@@ -202,10 +204,10 @@ def test_each_driver_has_its_place() -> None:
 
 def test_the_command_line_stands_on_public_names_and_a_few_others() -> None:
     problems = []
-    for module in (each for each in INSIDE if room_of(each) == "cli"):
+    for module in (each for each in INSIDE if package_of(each) == "cli"):
         for name in imports(module, late=True) - PUBLIC:
             path = name.removeprefix("exotrio.")
-            if path == name or path.startswith(GROUND) or is_in(name, ["cli"]):
+            if path == name or path.startswith(USED_BY_ALL) or is_in(name, ["cli"]):
                 continue
             listed = max((each for each in PRIVATE_IN_CLI if is_in(name, [each])), key=len, default="")
             if not is_in(module, PRIVATE_IN_CLI.get(listed, ())):
@@ -278,7 +280,7 @@ def test_the_tools_of_util_know_nothing_of_exotrio() -> None:
     problems = [
         f"{module}, line {number}: {line.strip()}"
         for module in INSIDE
-        if room_of(module) == "_util"
+        if package_of(module) == "_util"
         for number, line in enumerate(text_of(module).splitlines(), 1)
         if re.search(rf"\b({nouns})\b|{imports}", line, re.IGNORECASE)
     ]
@@ -293,7 +295,7 @@ def test_only_settings_reads_the_environment() -> None:
             "exotrio._util.database_url",
             "exotrio._execution.process_worker",
         )
-        if module in its or room_of(module) == "cli":
+        if module in its or package_of(module) == "cli":
             continue
         for node in ast.walk(tree_of(module)):
             named = isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "environb"}

@@ -1,16 +1,16 @@
 """The state manager: embedded in a Trio app, or as a separate server.
 
-``embedded`` gives a transport for ``Runtime`` and ``StateManager`` in the same process, without a
-socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behind both.
+``embedded`` provides a transport for ``Runtime`` and ``StateManager`` in the same process, without a
+socket. ``serve`` listens on a port. Both run the ASGI application of ``create_app``.
 
 ==============  ===================================================================================
 ``rules``       what graphs must obey; pure
 ``store``       the database: transactions, commits, an engine each for SQLite and PostgreSQL
 ``engine``      use cases that write
 ``queries``     use cases that read
-``security``    who may come in; keys
-``database``    which database is meant, and where the generated keys lie
-``background``  what happens without being asked: leases end, schedules fire, old runs go
+``security``    access: API key, sessions, Host header; and the keys for stored secrets
+``database``    which database is used, and where generated keys are kept
+``background``  what no request asks for: ending leases, triggering by schedules, deleting old runs
 ``service``     what API and dashboard share: ``open_service``
 ``web``         the dashboard
 ``api``         the HTTP API: v0, native, probes, metrics

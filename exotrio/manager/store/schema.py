@@ -10,8 +10,8 @@ the order of ``seq`` has to name it: only SQLite's have it anyway. The condition
 word for word in the statements that use them.
 
 To change a table: change ``SCHEMA``, add one to ``VERSION``, and put into ``MIGRATIONS`` what makes a file of
-the version before the same as a new one. On PostgreSQL, state managers of the version before go on meanwhile
-and afterwards, so tables are changed in two releases:
+the version before the same as a new one. On PostgreSQL, state managers of the version before continue to work
+meanwhile and afterwards, so tables are changed in two releases:
 
 1. Expand: add tables, and columns that may be NULL or have a default. ``OLDEST`` stays.
 2. Contract, a release later: remove what only the release before the last one used, and set ``OLDEST`` to the
@@ -35,7 +35,7 @@ _PER_MS = 256
 """Several times as many as any database inserts. Numbers stay below 2^47, which take six bytes on SQLite,
 until 2042, and below 2^53 for a thousand years."""
 GAP = 65_536
-"""Numbers that are skipped at least. Other managers take fewer while the statement that does it runs."""
+"""Minimum of numbers that are skipped. Other managers take fewer while the statement that skips runs."""
 
 
 def number_at(now_ms: int) -> int:
@@ -392,5 +392,5 @@ CREATE VIEW schedules AS SELECT * FROM cron_triggers WHERE expression NOT LIKE '
 CREATE VIEW zoned_schedules AS SELECT * FROM cron_triggers WHERE expression LIKE 'CRON_TZ=%';
 """
 }
-"""By version, what its state managers need on PostgreSQL, where they go on next to those of the next version.
-Remove it a version later."""
+"""By version, the tables and views that its state managers need on PostgreSQL while those of the next version
+run, too. Remove it a version later."""

@@ -82,7 +82,7 @@ class Rotated:
 
 
 def rotate(tx: Transaction, cipher: Cipher, now: int) -> Rotated:
-    """Encrypt with the newest key what is not, if every living state manager has that key."""
+    """Encrypt with the newest key all secrets that are not, if every running state manager has that key."""
     others = peers(tx, now).items()
     lacking = [manager for manager, keys in others if cipher.newest not in keys]
     behind = [manager for manager, keys in others if keys[0] != cipher.newest]

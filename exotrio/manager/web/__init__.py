@@ -1,11 +1,11 @@
 """The dashboard: HTML rendered on the server, pictures as SVG, and a small script that keeps pages current.
 
-From outside ``Dashboard`` is used, an ASGI app that authenticates its requests itself; and by the API
-``export`` and the templates of ``page``. Sessions are ``security.sessions``.
+Other packages use ``Dashboard``, an ASGI app that authenticates its requests itself; the API also uses
+``export`` and the templates of ``page``. Sessions are in ``security.sessions``.
 
 - ``app``: the routes, and errors.
-- ``sign_in``: signing in and out, and the session of each request. ``guard``: cookies, forms and where they
-  come from, and the headers of every response.
+- ``sign_in``: signing in and out, and the session of each request. ``guard``: cookies, forms and their
+  origin, and the headers of every response.
 - ``page``: a page: its template, fragments that can be rendered alone, and the files it refers to.
 - ``pages/``: the pages. ``actions``: what their forms do. ``start_form``: the form that starts a run.
 - ``guide``: the documentation of this version, from ``docs``.

@@ -127,8 +127,7 @@ class Notices:
             await trio.sleep(OUTAGE.pause(failures))
 
     async def _receive_all(self, connection: Connection, on_notification: OnNotification) -> None:
-        """Receive notifications until the connection is lost, or silent though this manager sends
-        greetings."""
+        """Receive notifications until the connection is lost, or silent even to this manager's greetings."""
         pgconn = connection.driver.pgconn
         while True:
             while (notice := pgconn.notifies()) is not None:

@@ -96,7 +96,7 @@ class PostgresReaders(Readers[Connection]):
                 failures += 1
                 pause = _PAUSES.pause(failures)
                 self._lost_at = self._lost_at or time.monotonic()
-                # What others can read meanwhile does not put it off: one table may be locked.
+                # Queries that succeed meanwhile do not extend this time: one table may be locked.
                 end = min(end, self._lost_at + RETRY_FOR)
                 if time.monotonic() + pause >= end:
                     raise self._not_read(error) from error
@@ -146,7 +146,7 @@ class PostgresReaders(Readers[Connection]):
         return self._context.epochs.connect(writes=False)
 
     def _not_read(self, error: psycopg.Error) -> DatabaseError:
-        # One of a statement is of that query alone, so each is logged.
+        # An error of a statement concerns only that query, so each one is logged.
         kind = NotRead if is_operational(error) else DatabaseError
         return kind(
             f"the database could not be read: {self._context.epochs.server.reason(error)}",

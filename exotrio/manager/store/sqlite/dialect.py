@@ -43,9 +43,9 @@ def _update(
 
 @cache
 def _in_order(sql: str) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
-    """Return a statement with plain parameters, and what gives those of a row in their order.
+    """Return a statement with plain parameters, and a function that returns those of a row in their order.
 
-    Python up to 3.12.3 warns of numbered ones, which is an error where warnings are.
+    Python up to 3.12.3 warns of numbered parameters, which is an error if warnings are errors.
     """
     numbers = [int(number) - 1 for number in _NUMBERED.findall(sql)]
     return _NUMBERED.sub("?", sql), itemgetter(*numbers) if numbers else None
