@@ -47,6 +47,7 @@ class ParentProcess:
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)  # processes that the child starts must not keep it open
         self._socket: socket.socket | None = socket.socket(fileno=descriptor)
+        self._socket.setblocking(True)  # a parent with ``socket.setdefaulttimeout`` passes one on that is not
         self._sending = threading.Lock()
         os.register_at_fork(after_in_child=self._disconnect)
 

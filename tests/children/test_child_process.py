@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -95,6 +96,17 @@ async def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
             assert await process.receive() == message
         process.send_now(messages[2])
         assert await process.receive() == messages[2]
+
+
+async def test_a_large_message_arrives_whole_if_the_parent_has_a_default_timeout_of_sockets() -> None:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)
+    try:
+        async with child("parent.send(b'x' * 3_000_000); parent.send('end')") as process:
+            assert await process.receive() == b"x" * 3_000_000
+            assert await process.receive() == "end"
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 async def test_a_parent_with_many_open_files_exchanges_messages_too() -> None:
