@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -48,16 +49,30 @@ class ParentProcess:
         os.set_inheritable(descriptor, False)  # processes that the child starts must not keep it open
         self._socket: socket.socket | None = socket.socket(fileno=descriptor)
         self._socket.setblocking(True)  # a parent with ``socket.setdefaulttimeout`` passes one on that is not
-        self._sending = threading.Lock()
+        # Reentrant: in the thread that holds it, a signal handler or the deletion of an object may log.
+        self._sending = threading.RLock()
+        self._unsent: deque[bytes] = deque()
+        self._is_sending = False
         os.register_at_fork(after_in_child=self._disconnect)
 
     def send(self, message: object) -> None:
         """Send a message. From any thread; it waits while the parent does not read."""
         data = pack(message)
         with self._sending:
-            if self._socket is not None:
-                with suppress(OSError):  # the parent has ended, which the reading thread handles
-                    self._socket.sendall(data)
+            self._unsent.append(data)
+            if (
+                self._is_sending
+            ):  # this interrupts another call in this thread, which sends it when it goes on
+                return
+            self._is_sending = True
+            try:
+                while self._unsent:
+                    data = self._unsent.popleft()
+                    if self._socket is not None:
+                        with suppress(OSError):  # the parent has ended, which the reading thread handles
+                            self._socket.sendall(data)
+            finally:
+                self._is_sending = False
 
     def messages(self, interval: Callable[[], float | None] = lambda: None) -> Iterator[Any]:
         """Yield each message until the parent has ended. For a thread.
@@ -89,7 +104,8 @@ class ParentProcess:
         if self._socket is not None:
             self._socket.close()
         self._socket = None
-        self._sending = threading.Lock()  # a thread that is not in the child may have held it
+        # A thread that is not in the child may have been sending.
+        self._sending, self._unsent, self._is_sending = threading.RLock(), deque(), False
 
 
 def unblock_signals() -> None:

@@ -16,6 +16,7 @@ import trio
 
 import exotrio
 from exotrio._children.child_process import SOCKET, ChildProcess
+from tests.support.helpers import eventually
 from tests.support.processes import ROOT, TEST_TIMEOUT, Process, is_running, until_gone
 
 HOSTILE = """
@@ -107,6 +108,35 @@ async def test_a_large_message_arrives_whole_if_the_parent_has_a_default_timeout
             assert await process.receive() == "end"
     finally:
         socket.setdefaulttimeout(before)
+
+
+async def test_a_signal_handler_sends_while_the_code_that_it_interrupts_does(tmp_path: Path) -> None:
+    code = f"""
+import select, threading
+
+def handle(number, frame):
+    open({str(tmp_path / "handled")!r}, "x").close()
+    parent.send("of the handler")
+
+def interrupt():
+    while select.select([], [int(sys.argv[1])], [], 0)[1]:
+        time.sleep(0.001)  # until the connection is full, so that the main thread waits in send
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+signal.signal(signal.SIGUSR1, handle)
+threading.Thread(target=interrupt).start()
+parent.send(b"x" * 3_000_000)
+parent.send("end")
+"""
+
+    async def handled() -> None:
+        assert (tmp_path / "handled").exists()
+
+    async with child(code) as process:
+        await eventually(handled)
+        assert await process.receive() == b"x" * 3_000_000
+        assert await process.receive() == "of the handler"
+        assert await process.receive() == "end"
 
 
 async def test_a_parent_with_many_open_files_exchanges_messages_too() -> None:
