@@ -183,7 +183,7 @@ class ManyRuns:
             with _trigger_span(self._calls, self._graph_name) as span:
                 parts = _parts(_entries(runs, _trace(span)))
                 if await self._calls.is_native():
-                    await self._each(parts, MAX_REQUESTS, self._start_together)
+                    await self._each(parts, MAX_REQUESTS, self._start_part)
                 else:
                     await self._each(self._without_keys(parts), MAX_SINGLE, self._start_one)
                 if span is not None:
@@ -256,10 +256,24 @@ class ManyRuns:
         """Yield the runs for a server that speaks only v0; refuse a part with a key before it starts any."""
         async with aclosing(parts):
             async for part in parts:
-                if any(entry.run.key is not None for entry in part):
-                    self._calls.refuse_v0(NO_KEYS)
+                self._refuse_keys(part)
                 for entry in part:
                     yield entry
+
+    def _refuse_keys(self, part: Sequence[_Entry]) -> None:
+        if any(entry.run.key is not None for entry in part):
+            self._calls.refuse_v0(NO_KEYS)
+
+    async def _start_part(self, part: Sequence[_Entry]) -> None:
+        """Start a part by one request, or run by run if a server that speaks only v0 has replaced ours."""
+
+        async def run_by_run() -> None:
+            self._refuse_keys(part)
+            for entry in part:
+                if self.failure is None:
+                    await self._start_one(entry)
+
+        await self._calls.prefer_native(lambda: self._start_together(part), run_by_run)
 
     async def _start_one(self, entry: _Entry) -> None:
         try:

@@ -141,6 +141,18 @@ async def test_nothing_is_started_by_a_key_on_v0_which_would_ignore_it() -> None
     assert "POST trigger" not in server.calls()
 
 
+async def test_runs_are_started_one_by_one_once_a_v0_server_replaced_ours() -> None:
+    server = Server(native=True)
+    server.on("POST runs", answer(200, {"run_ids": ["r-1"], "created": [True]}))
+    client = server.client
+    assert await client.trigger_many("g", [{}]) == ["r-1"]
+    server.native = False
+    server.on(
+        "POST trigger", *(answer(200, {"status": "CREATED", "run_id": each}) for each in ("r-2", "r-3"))
+    )
+    assert await client.trigger_many("g", [{}, {}]) == ["r-2", "r-3"]
+
+
 async def test_a_run_has_an_id_or_a_key() -> None:
     started = Started()
     both = NewRun(run_id=str(uuid4()), key="k")
