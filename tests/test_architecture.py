@@ -87,9 +87,9 @@ DRIVERS = {
     "psycopg": ("manager.store.postgres",),
     "h11": ("_httpd",),
 }
-"""A library, and where alone it may be imported."""
+"""A library, and the only modules that may import it."""
 SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE) [a-zA-Z_*(]")
-SQL_ROOMS = (
+SQL_PACKAGES = (
     "manager.store",
     "manager.engine",
     "manager.queries",
@@ -145,7 +145,7 @@ def imports(module: str, *, late: bool) -> frozenset[str]:
 INSIDE = [module for module in MODULES if module not in {"exotrio", "exotrio.__main__", "exotrio._version"}]
 
 
-def test_a_room_imports_only_from_the_rooms_below_it() -> None:
+def test_a_package_imports_only_what_the_table_allows() -> None:
     problems = []
     for module in INSIDE:
         package = package_of(module)
@@ -192,7 +192,7 @@ def is_in(module: str, places: Iterable[str]) -> bool:
     return any(module == f"exotrio.{place}" or module.startswith(f"exotrio.{place}.") for place in places)
 
 
-def test_each_driver_has_its_place() -> None:
+def test_each_driver_is_imported_only_where_the_table_says() -> None:
     problems = [
         f"{module} imports {library}"
         for module in MODULES
@@ -202,7 +202,7 @@ def test_each_driver_has_its_place() -> None:
     assert not problems, "\n".join(problems)
 
 
-def test_the_command_line_stands_on_public_names_and_a_few_others() -> None:
+def test_the_command_line_uses_public_names_and_a_few_private_modules() -> None:
     problems = []
     for module in (each for each in INSIDE if package_of(each) == "cli"):
         for name in imports(module, late=True) - PUBLIC:
@@ -251,11 +251,11 @@ def test_the_effects_of_a_use_case_that_is_called_by_another_are_not_lost() -> N
     assert not problems, "\n".join(problems)
 
 
-def test_sql_has_its_place() -> None:
+def test_sql_is_written_only_in_some_packages() -> None:
     problems = [
         f"{module} has SQL in line {node.lineno}"
         for module in MODULES
-        if not is_in(module, SQL_ROOMS)
+        if not is_in(module, SQL_PACKAGES)
         for node in ast.walk(tree_of(module))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and SQL.match(node.value)
     ]
@@ -267,7 +267,7 @@ def test_no_statement_numbers_its_parameters() -> None:
     problems = [
         f"{module} numbers a parameter in line {node.lineno}: {node.value}"
         for module in MODULES
-        if is_in(module, SQL_ROOMS) and module != "exotrio.manager.store.sqlite.dialect"
+        if is_in(module, SQL_PACKAGES) and module != "exotrio.manager.store.sqlite.dialect"
         for node in ast.walk(tree_of(module))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\?\d", node.value)
     ]

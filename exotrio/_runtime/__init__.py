@@ -88,9 +88,9 @@ a drain (a cancelled scope, a defect) goes from RUNNING to CANCELLING; a drain a
 skips CANCELLING. The states that are still held after FLUSHING are written off: each is logged by its id as
 in the outbox, of unknown fate, or abandoned, and counts for exit code 75.
 
-1. Everything of the engine runs behind one shield (``Runtime._shielded``), so that a cancellation from
+1. Everything of the engine runs within one shield (``Runtime._shielded``), so that a cancellation from
    outside reaches only the watcher, which turns it into a request. That shield is the only one without a
-   deadline: the shutdown bounds every step behind it but one, the end of a node that shields itself (3).
+   deadline: the shutdown bounds every step within it but one, the end of a node that shields itself (3).
 2. These also shield themselves, each with a deadline: a claim in flight, since its answer names states that
    would be lost (``Link.settle_by``: until the end of the flush); a cancelled asyncio node, until CLEAN_UP is
    over; a request that hangs up, for HANG_UP; the last heartbeat and each closing, for CLOSE.

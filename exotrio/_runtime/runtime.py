@@ -366,7 +366,7 @@ class Runtime:
     # As for the engine: a Ctrl-C in here would tear down the nursery around it.
     @trio.lowlevel.enable_ki_protection
     async def _shielded(self, engine: Engine, started: Callable[[], None], outside: trio.CancelScope) -> None:
-        # This shield has no deadline: the shutdown bounds every step behind it but the end of a node that
+        # This shield has no deadline: the shutdown bounds every step within it but the end of a node that
         # shields itself. In a process that belongs to the runtime, the watchdog bounds that.
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as around:

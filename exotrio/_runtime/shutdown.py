@@ -35,7 +35,7 @@ async def run_shutdown(
     each phase.
 
     Cancellation:
-        Not meant to be cancelled: it runs behind the runtime's shield.
+        Not meant to be cancelled: it runs within the runtime's shield.
     """
     await stop.arrived.wait()
     if not stop.skip_drain:

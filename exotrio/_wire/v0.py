@@ -27,7 +27,7 @@ class NodeDeclaration(Body):
 
     @property
     def fields(self) -> str:
-        """The names of inputs, a ``=`` behind those with a default, and of outputs, in one line."""
+        """The names of inputs, a ``=`` after those with a default, and of outputs, in one line."""
         required = self.inputs_schema.get("required", [])
         inputs = [
             name if name in required else f"{name}="

@@ -244,7 +244,7 @@ def test_on_a_terminal_bars_are_shown_and_the_result_stays_plain(folder: Path) -
         assert "\x1b" not in terminal.out
         assert terminal.out.startswith("SUCCESS: 200 states")
     ((lines,),) = sql(folder / ".exotrio/state.db", "SELECT lines FROM logs")
-    # Not the bars that were drawn behind it.
+    # Not the bars that were drawn after it.
     assert [line["text"] for line in json.loads(lines)] == ["talks", "yet"]
 
 

@@ -36,7 +36,7 @@ KEPT = re.compile(
 
 
 def hostile(value: Any, by: str, *, inside: str = "") -> Any:
-    """Return a body with ``by`` behind every text that a user or a worker could have chosen."""
+    """Return a body with ``by`` after every text that a user or a worker could have chosen."""
     match value:
         case dict():
             free = inside in {"inputs", "outputs", "data", "parents", "default_values"}

@@ -82,7 +82,7 @@ async def test_lines_of_an_outcome_that_does_not_count_are_not_kept(api: Api) ->
     "lines",
     [
         *(None, "text", 7, {}, [None], [[]], [{}], [{"at": "soon", "text": "x"}], [{"at": AT, "text": 1}]),
-        # In UTC they would be before the first day, and behind the last.
+        # In UTC they would be before the first day, and after the last.
         *(
             [{"at": f"{day}T12:00:00{zone}", "text": "x"}]
             for day, zone in (("0001-01-01", "+14:00"), ("9999-12-31", "-14:00"))

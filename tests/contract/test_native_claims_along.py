@@ -1,4 +1,4 @@
-"""Outcomes with a claim behind them: one request that reports, and takes what can be claimed then."""
+"""Outcomes followed by a claim: one request that reports, and claims what can be claimed then."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ async def reasons(flow: Flow) -> dict[str, str]:
 
 
 async def start(api: Api, unites: dict[str, str] | None = None) -> Flow:
-    """Start a run of ``a -> b -> c``, with ``u`` behind them, which unites ``a``."""
+    """Start a run of ``a -> b -> c``, with ``u`` after them, which unites ``a``."""
     return await Flow.start(
         api,
         place("a", "b"),

@@ -196,7 +196,7 @@ async def test_every_message_of_the_failing_group_is_in_the_answer(
 )
 async def test_only_the_first_failing_group_is_reported(api: Api, places: list[Place], absent: str) -> None:
     detail = refused(await put(api, *places), 400)
-    # Behind each message, stock's library quotes what it was given.
+    # After each message, stock's library quotes what it was given.
     messages = re.sub(r"\[type=\w+, input_value=.*?, input_type=\w+\]", "", detail, flags=re.DOTALL)
     assert absent not in messages
 

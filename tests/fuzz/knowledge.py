@@ -42,7 +42,7 @@ class World:
         bodies: JSON bodies that a target took.
         forms: Forms that the pages have for a target.
         paths: Values of the parameters in its path, which fit together.
-        queries: Parameters that requests and links put behind the ``?``, by target.
+        queries: Parameters that requests and links put after the ``?``, by target.
         models: What a target parses its body as, or its query.
         known: Texts that mean something in this database, by the name of field or parameter.
     """

@@ -26,7 +26,7 @@ def held(number: int, **changes: Any) -> tuple[Claim, Outcome]:
 
 
 def outcomes_of(request: httpx.Request) -> list[Any]:
-    """Return the outcomes of a request, without the claim behind them."""
+    """Return the outcomes of a request, without the claim after them."""
     return [item for item in json.loads(request.content) if "outcome" in item]
 
 

@@ -126,7 +126,7 @@ async def play(
     """Let a runtime work through one run, from the PUT of its graph to the end of its last state.
 
     Args:
-        meanwhile: It is stopped behind this instead.
+        meanwhile: It is stopped after this instead.
         seconds: Or after these.
     """
     with trio.fail_after(3600):

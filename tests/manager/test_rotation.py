@@ -391,7 +391,7 @@ def test_the_command_says_what_it_did(
     end = cli("rotate-secrets", "--db", "state.db", "--drop-old-keys")
     assert "removed from there: 2 older" in end.out
     cli.set(SECRETS_ENCRYPTION_KEY=NEW)
-    fails(cli("rotate-secrets", "--db", "state.db"), 2, "6 of 6 secrets", "given are", "behind the newest")
+    fails(cli("rotate-secrets", "--db", "state.db"), 2, "6 of 6 secrets", "given are", "after the newest")
     fails(cli("rotate-secrets", "--db", "state.db", "--drop-old-keys"), 2, "SECRETS_ENCRYPTION_KEY is set")
 
 

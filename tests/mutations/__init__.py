@@ -9,7 +9,7 @@ tests that fail without it, and the change of the code that breaks it::
     -    host: str = "127.0.0.1",
     +    host: str = "0.0.0.0",
 
-Tests are below ``tests``, files below ``exotrio``. Behind a file come the text that occurs there once and its
+Tests are below ``tests``, files below ``exotrio``. After a file come the text that occurs there once and its
 replacement; both may be parts of lines. An entry without a file is a promise that a library keeps.
 
 ``test_architecture`` checks that the tests exist and that the texts occur. ``python -m tests.mutations``

@@ -100,7 +100,7 @@ def test_lines_of_any_output_are_bounded_and_can_be_sent(pieces: list[tuple[str,
     lines = made.close()
     assert len(lines) <= MAX_LINES + 1
     assert sum(len(str(line["text"]).encode()) for line in lines) <= MAX_BYTES + 100
-    assert made.close() == lines, "nothing comes behind it"
+    assert made.close() == lines, "nothing comes after it"
 
 
 @example(before=MAX_UNFINISHED - 5, behind=9, cuts=[], is_record=False, times=1)

@@ -24,7 +24,7 @@ from exotrio import BaseNode, Runtime
 class Call:
     """One request as hooks see it: the route's name, the state (if it is about one), the body.
 
-    ``claim`` is what a list of outcomes has behind them, if it has.
+    ``claim`` is the claim after a list of outcomes, if there is one.
     """
 
     route: str

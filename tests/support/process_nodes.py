@@ -55,7 +55,7 @@ class Traced(InProcess):
 
 
 class Talks(InProcess):
-    """Prints and logs; hangs behind that if it is told to."""
+    """Prints and logs; then hangs, if its input says so."""
 
     timeout = 2.0
 

@@ -72,7 +72,7 @@ class Cipher:
                 name,
                 f"it was encrypted with another key, {key_id or 'unknown'}",
                 where=f"given are {', '.join(self.key_ids)}, by {self.source}",
-                fix=f"give that key too, behind the newest, in {SECRETS_KEY_VARIABLE} or the key file next to"
+                fix=f"give that key too, after the newest, in {SECRETS_KEY_VARIABLE} or the key file next to"
                 " the database; or upsert the graph again",
             )
         try:

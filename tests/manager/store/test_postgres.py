@@ -392,7 +392,7 @@ async def test_runs_are_locked_by_number_however_they_are_stored(database: Datab
         await Flow.start(manager.api, place("a"), runs=10)
         selected = "SELECT id, (SELECT min(seq) FROM states WHERE run = runs.id) FROM runs ORDER BY id"
         (first, seq), *others = database.execute(selected)
-        # Their new versions, with new entries in the indexes, are stored behind the others.
+        # Their new versions, with new entries in the indexes, are stored after the others.
         database.execute("UPDATE states SET enqueue_after = enqueue_after + 1 WHERE seq = %s", (seq,))
         database.execute("UPDATE runs SET run_id = run_id || 'x' WHERE id = %s", (first,))
         numbers = [row[0 if way == "lock_runs" else 1] for row in ((first, seq), *others)]

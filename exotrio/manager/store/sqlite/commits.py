@@ -167,7 +167,7 @@ class Committer:
             run(write)
             ran.add(write)
             if isinstance(write.result, outcome.Value) and write.result.value is None:
-                # Nothing is left for those that wait for the same topics behind it.
+                # Nothing is left for those that wait for the same topics after it.
                 left -= write.topics
                 if not left:
                     break

@@ -1,6 +1,6 @@
 """Positions of the boxes of a graph: layers from left to right, with few crossings. Pure.
 
-The usual three steps of layered drawing: each box goes one layer behind the last box that leads to it; an
+The usual three steps of layered drawing: each box goes one layer after the last box that leads to it; an
 edge over several layers passes through a point in each layer between; within a layer, boxes and points are
 ordered by the average position of their neighbours, in a few sweeps forward and back. Every step takes
 linear time, so a graph of the largest size (1,000 boxes) is drawn in well under a second.

@@ -98,7 +98,7 @@ def _labels(count: int, first_ms: int, width_ms: int, height: int) -> Iterator[M
     """Yield about 8 labels with round times, to be shown below a chart of any span."""
     span = count * width_ms
     step = next(step for step in (15, 240, 1_440) if span <= 8 * step * MINUTE_MS) * MINUTE_MS
-    zone = " UTC"  # behind the first one
+    zone = " UTC"  # after the first one
     for index in range(count):
         at = first_ms + index * width_ms
         if at % step == 0 and index / count < LABEL_ROOM:
