@@ -60,10 +60,8 @@ class ParentProcess:
         data = pack(message)
         with self._sending:
             self._unsent.append(data)
-            if (
-                self._is_sending
-            ):  # this interrupts another call in this thread, which sends it when it goes on
-                return
+            if self._is_sending:
+                return  # this interrupts another call in this thread, which sends the message, too
             self._is_sending = True
             try:
                 while self._unsent:

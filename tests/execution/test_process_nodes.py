@@ -274,6 +274,7 @@ class Text(BaseModel):
 
 class Spawns(BaseNode):
     runs_in = "process"
+    timeout = 30.0
 
     class Outputs(Text):
         pass
