@@ -78,11 +78,11 @@ def _added(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
 
 
 class Changes:
-    """What one use case does to states: gathered first, written by ``apply``; large new states before that.
+    """What one use case does to states: gathered first, and written by ``apply``; large new states are
+    written earlier.
 
-    ``states`` were read by the use case; what they say about their runs is not read again.
-
-    ``effects`` is what the use case returns in the end.
+    ``states`` were read by the use case; the data of their runs in them is not read again. ``effects`` are
+    those that the use case returns in the end.
     """
 
     def __init__(self, tx: Transaction, states: Iterable[State] = ()) -> None:

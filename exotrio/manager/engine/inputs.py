@@ -298,7 +298,7 @@ class GroupList:
         self._problems: dict[str, str] = {}
         self._made: dict[str, str] = {}
 
-    def want(self, name: str) -> None:
+    def add_field(self, name: str) -> None:
         """Let ``add`` keep the values of this field."""
         self._texts.setdefault(name, [])
         self._left.setdefault(name, self._max_bytes)
@@ -351,7 +351,7 @@ def group_lists(view: View, united: Iterable[tuple[RunScope, int, Unite]]) -> di
                 if key not in lists:
                     lists[key] = GroupList(place, view.max_inputs)
                     by_target[target_state][place.identifier] = lists[key]
-                lists[key].want(ref.field)
+                lists[key].add_field(ref.field)
     if lists:
         # Long values one by one: all of them together may not fit into memory.
         with closing(

@@ -10,10 +10,10 @@ A state that ends its runtime again and again is poison. Which state that is can
 runtime holds many states and runs several. So it is found in steps, which cost nothing while no runtime is
 lost:
 
-1. A runtime is lost. All states that it held become suspects. For a state that its heartbeats never called
-   running this does not count yet: its node had not begun, or only just.
-2. A suspect is announced: a heartbeat says that it runs before its node begins. From now on each lost runtime
-   that ran it counts (``deliveries``), however early it was lost.
+1. A runtime is lost. All states that it held become suspects. The loss does not count yet for a state that
+   no heartbeat reported as running: its node had not begun, or had just begun.
+2. A runtime announces a suspect: before the node begins, a heartbeat reports the state as running. From now
+   on each lost runtime that ran it counts (``deliveries``), however early it was lost.
 3. States that ran in the same process have counted, too. So a state that would become an error the next time
    runs alone in its process. If that process is lost, too, it was this state; any other state just completes.
 """

@@ -14,7 +14,7 @@ from exotrio.manager.store.view import View
 
 HOUR_MS = 3_600_000
 MAX_EVENTS = 20_000
-"""The newest events, which are read."""
+"""How many of the newest events are read."""
 _THROUGH_V0 = "manager IS NULL AND token IS NULL"
 
 

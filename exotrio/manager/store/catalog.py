@@ -15,9 +15,9 @@ from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.heads import Heads
 
 MAX_INPUTS = 16 * 1024 * 1024
-"""Bytes, the same limit as of a request body: a larger state could not be handed out."""
+"""Bytes, the same limit as for a request body: a reply with a larger state could not be sent."""
 MAX_KEPT = 1_000
-"""Templates, and runs."""
+"""Maximum of templates, and of runs, that are kept."""
 
 
 @dataclass(frozen=True, slots=True)

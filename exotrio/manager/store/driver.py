@@ -91,7 +91,7 @@ class Dialect(Protocol):
 
 
 def new_values(values: Mapping[str, str], computed: tuple[tuple[str, str], ...]) -> Iterable[tuple[str, str]]:
-    """Return what an UPDATE sets each column to: its value, or what is computed of the values."""
+    """Return the expression that an UPDATE assigns to each column: its value, or one computed from values."""
     return {**values, **{column: text.format_map(values) for column, text in computed}}.items()
 
 

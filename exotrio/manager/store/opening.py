@@ -19,7 +19,7 @@ from exotrio.manager.store.sqlite import store as sqlite
 T = TypeVar("T")
 
 START_TIMEOUT = 30.0
-"""Seconds; what started this process may try again after that."""
+"""Seconds; whatever started this process may start it again after that."""
 START_PAUSE = 0.5
 
 
@@ -36,7 +36,7 @@ def open_store(
         db: A file, ``":memory:"``, or the URL of a database on PostgreSQL (``postgresql://...``).
         clock: Gives the time in Unix milliseconds. Defaults to this machine's wall clock; on PostgreSQL, to
             the server's.
-        max_inputs: Most bytes of the inputs of a state that follows another.
+        max_inputs: Maximum of bytes of the inputs of a state that follows another.
         grace: Seconds that the last writes may take at the end, before they are abandoned. Defaults to 5.
 
     Raises:

@@ -39,7 +39,7 @@ class PostgresWrite(Write):
     """A write on its way through threads that each run one at a time."""
 
     give_up_at: float | None = None
-    """When it is not run again, once it had a connection; on the monotonic clock."""
+    """Time after which it is not run again, on the monotonic clock; None until it has had a connection."""
     changes: int = 0
     """Rows that it changed."""
 

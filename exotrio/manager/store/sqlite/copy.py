@@ -1,7 +1,7 @@
 """One consistent copy of a database file that is in use, made next to it.
 
-SQLite's ``VACUUM INTO`` reads one snapshot and writes it into a new file. Writers go on meanwhile: in WAL
-mode a reader blocks no other connection, only the WAL grows until it is done.
+SQLite's ``VACUUM INTO`` reads one snapshot and writes it into a new file. Writers continue meanwhile: in WAL
+mode a reader blocks no other connection; only the WAL grows until it is done.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The search in a namespace. If it finds one thing, the browser is sent to the page of that."""
+"""The search in a namespace. If there is only one hit, the browser is redirected to its page."""
 
 from __future__ import annotations
 
