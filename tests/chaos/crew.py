@@ -22,7 +22,7 @@ class Crew:
     Attributes:
         members: The present worker of each slot.
         busy: Slots that something is being done to.
-        exits: Exit codes of those who were asked to stop.
+        exits: Exit codes of workers that were requested to stop.
         problems: How some ended that should not have.
         in_order: Processes that stopped and said that nothing is left: exit code 0.
     """

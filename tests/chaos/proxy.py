@@ -1,6 +1,6 @@
 """A proxy between workers and state manager that injects faults and remembers what it saw.
 
-It works on whole HTTP messages, so that a fault can be told by what it does to one: lost after it
+It works on whole HTTP messages, so that a fault is defined by what it does to one: lost after it
 was committed, sent twice, answered by another server. What state a fault may have touched, which
 outcomes the state manager accepted, and when it gave out each state is kept for the assessment.
 """
@@ -65,7 +65,7 @@ class Message:
 
     @property
     def is_last(self) -> bool:
-        """Whether the connection is to be closed behind it."""
+        """Whether the connection is to be closed after it."""
         return re.search(rb"\r\nconnection: *close\r\n", self.head, re.IGNORECASE) is not None
 
 
@@ -133,7 +133,7 @@ class Proxy:
         await trio.serve_listeners(self._connection, [listener])
 
     def arm(self, kind: str) -> None:
-        """Have one of the next requests suffer this."""
+        """Inject this fault into one of the next requests."""
         route = "report" if kind == CUT_NEXT else self.rng.choice(ROUTES)
         self._armed.append(_Armed(kind, route, time.monotonic()))
 
@@ -194,7 +194,7 @@ class Proxy:
             await trio.aclose_forcefully(stream)
 
     async def _faulty(self, request: Message, client: _Connection) -> bytes | None:
-        """Return what the client gets to see; None closes its connection."""
+        """Return the response for the client; None closes its connection."""
         if client.is_doomed:
             self.followed[_route(request) or "other"] += 1
             self._touch(request)
@@ -289,7 +289,7 @@ class Proxy:
             return
         path, body = request.start[1], _json(request.body)
         if path.endswith("/outcomes"):
-            # Without the claim behind them.
+            # Without the claim after them.
             body = [item for item in body if "outcome" in item]
         for item in body if path.endswith("/outcomes") else [body]:
             parts = [*(item.get("outputs") or ()), item.get("data") or {}]

@@ -116,7 +116,7 @@ async def refuse_states(manager: Manager) -> None:
 
 
 async def take_states(manager: Manager) -> None:
-    """Let it do so no longer."""
+    """Let the database accept them again."""
     await manager.service.store.write(lambda tx: tx.execute("DROP TRIGGER no"))
 
 

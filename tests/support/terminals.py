@@ -83,7 +83,7 @@ class Terminal:
             self._read.clear()
 
     def resize(self, columns: int, rows: int) -> None:
-        """Make the terminal larger or smaller; the process is told by a signal."""
+        """Make the terminal larger or smaller; the process learns it by a signal."""
         termios.tcsetwinsize(self._theirs, (rows, columns))
 
     def signal(self, number: int) -> None:
