@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,7 +22,7 @@ from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store import base, tallies
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.port import Store, UnknownCommit
 from exotrio.manager.store.postgres import notices, readers, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server
@@ -30,7 +31,7 @@ from exotrio.manager.store.view import View
 from tests.support.manager import gate, open_manager
 from tests.support.postgres import PASSWORD, Database
 from tests.support.postgres_proxy import PostgresProxy
-from tests.support.stores import TEST_TIMEOUT, get, keys, put, put_graph, remove, until
+from tests.support.stores import TEST_TIMEOUT, get, keys, put, put_graph, put_item, remove, until
 
 MINUTE = 60.0
 UNREADABLE = "postgresql://user:secret%zz@host/db"
@@ -101,6 +102,31 @@ async def test_a_use_case_that_finds_nothing_gets_the_error_of_its_first_commit_
 
     with trio.fail_after(TEST_TIMEOUT / 2), pytest.raises(DatabaseError, match="division by zero"):
         await store.write_once_ready(MINUTE, fail)
+
+
+async def test_a_use_case_that_waited_does_not_wait_on_if_its_commit_may_have_happened(
+    database: Database, proxy: PostgresProxy
+) -> None:
+    has_looked = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def take(tx: Transaction) -> WithEffects[str | None]:
+        taken = remove(tx, "item")
+        if taken:
+            connection: Any = tx._connection
+            proxy.cut_at_commit("after", connection._socket.getsockname()[1])
+        token.run_sync_soon(has_looked.set)
+        return WithEffects("item" if taken else None, Effects(waits_for={"topic": MINUTE}))
+
+    async def give() -> None:
+        await has_looked.wait()
+        await opened.write(put_item, "item", "topic")
+
+    with trio.fail_after(TEST_TIMEOUT / 2):
+        async with open_store(database.url_at(proxy.port)) as opened, trio.open_nursery() as nursery:
+            nursery.start_soon(give)
+            with pytest.raises(UnknownCommit):
+                await opened.write_once_ready(MINUTE, take)
 
 
 async def test_a_connection_too_many_fails_nothing_that_the_other_connections_can_do(
