@@ -181,11 +181,10 @@ class ManyRuns:
         """Start the runs, and return their ids in the order of the list."""
         try:
             with _trigger_span(self._calls, self._graph_name) as span:
-                parts = _parts(_entries(runs, _trace(span)))
-                if await self._calls.is_native():
-                    await self._each(parts, MAX_REQUESTS, self._start_part)
-                else:
-                    await self._each(self._without_keys(parts), MAX_SINGLE, self._start_one)
+                async with aclosing(_parts(_entries(runs, _trace(span)))) as parts:
+                    # A list without runs, or with a mistake in the first ones, needs no state manager.
+                    if (first := await anext(parts, None)) is not None:
+                        await self._start_parts(_chain(first, parts))
                 if span is not None:
                     span.add({"messaging.batch.message_count": len(self.ids)})
                 if self.failure is not None:
@@ -194,6 +193,12 @@ class ManyRuns:
             self._add_count_to(error)
             raise
         return [self.ids[index] for index in sorted(self.ids)]
+
+    async def _start_parts(self, parts: AsyncGenerator[list[_Entry]]) -> None:
+        if await self._calls.is_native():
+            await self._each(parts, MAX_REQUESTS, self._start_part)
+        else:
+            await self._each(self._without_keys(parts), MAX_SINGLE, self._start_one)
 
     async def _each(self, items: AsyncGenerator[T], at_once: int, do: Callable[[T], Awaitable[None]]) -> None:
         """Call ``do`` with each item, with ``at_once`` items at the same time, until something fails."""
@@ -342,6 +347,12 @@ async def _parts(entries: AsyncGenerator[_Entry]) -> AsyncGenerator[list[_Entry]
                 part, size = [], 0
     if part:
         yield part
+
+
+async def _chain(first: T, others: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    yield first
+    async for item in others:
+        yield item
 
 
 async def _each_of(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:

@@ -141,6 +141,14 @@ async def test_nothing_is_started_by_a_key_on_v0_which_would_ignore_it() -> None
     assert "POST trigger" not in server.calls()
 
 
+async def test_an_empty_list_and_a_mistake_in_a_list_need_no_state_manager() -> None:
+    server = Server(native=True)
+    assert await server.client.trigger_many("g", []) == []
+    with pytest.raises(ConfigurationError, match=r"runs\[1\] is a int, not a NewRun"):
+        await server.client.trigger_many("g", [{}, 3])  # type: ignore[list-item]
+    assert server.double.calls == []
+
+
 async def test_runs_are_started_one_by_one_once_a_v0_server_replaced_ours() -> None:
     server = Server(native=True)
     server.on("POST runs", answer(200, {"run_ids": ["r-1"], "created": [True]}))
