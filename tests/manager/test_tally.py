@@ -91,6 +91,17 @@ def _fail(*_: object) -> None:
     raise sqlite3.OperationalError("database or disk is full")
 
 
+async def test_counts_that_could_not_be_written_are_written_later(
+    manager: Manager, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = await Flow.start(manager.api, place("work"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tallies, "write", _fail)
+        await flow.run("work")
+        await tallied(manager.service, clock)
+    assert await counted(manager, clock) == {"SUCCESS": 1}
+
+
 async def test_the_last_counts_are_written_at_the_end(tmp_path: Path) -> None:
     clock, db = SettableClock(), tmp_path / "state.db"
     async with open_manager(db, clock=clock) as manager:
