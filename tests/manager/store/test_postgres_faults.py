@@ -336,7 +336,7 @@ async def test_an_outage_in_which_nothing_can_be_read_is_logged_when_it_begins_a
             while await status() != 200:  # noqa: ASYNC110
                 await trio.sleep(0.1)
             assert await status() == 200
-    lines = [(each.levelname, each.getMessage()) for each in caplog.records if "read" in each.getMessage()]
+    lines = [(each.levelname, each.getMessage()) for each in caplog.records if "reading" in each.getMessage()]
     assert [level for level, _ in lines] == ["ERROR", "INFO"], lines
     assert "reading the database fails" in lines[0][1]
     assert "reading the database works again" in lines[1][1]
