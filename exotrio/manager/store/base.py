@@ -32,7 +32,8 @@ T = TypeVar("T")
 logger = logging.getLogger("exotrio.manager.store")
 
 TALLY_INTERVAL_MS = 1_000
-"""Between two writes of tallies; what is counted meanwhile is lost if the process is killed."""
+"""Minimum between two writes of tallies. The first commit after that hands in the next one, which is later on
+an idle store. Counts that are not written are lost if the process is killed."""
 RETRY_AFTER = 1.0
 """Seconds after which a write that is repeated is tried again."""
 LOG_AGAIN = 60.0

@@ -156,7 +156,7 @@ class Committer:
         return waiting
 
     def _run_waiting(self, topics: set[Topic], run: Callable[[Write], None]) -> set[Write]:
-        """Run the writes that wait for these topics, to which they may add more; return those that ran."""
+        """Run the writes that wait for these topics; return those that ran."""
         ran: set[Write] = set()
         left = set(topics)
         for write in self._topics.waiting_for(left):
