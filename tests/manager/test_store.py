@@ -219,6 +219,20 @@ async def test_a_write_for_later_is_tried_until_it_is_committed(
         assert await store.read(keys) == ["later", "other"]
 
 
+async def test_a_write_for_later_that_failed_is_tried_once_more_when_the_store_is_closed(
+    tmp_path: Path,
+) -> None:
+    db, clock = str(tmp_path / "state.db"), Clock()
+    async with open_store(db, clock=clock) as store:
+        clock.broken, clock.calls = "no time", 0
+        store.write_later(lambda tx: put(tx, "later"))
+        with pytest.raises(DatabaseError):
+            await store.write(put, "not later")
+        clock.broken = ""
+    async with open_store(db) as store:
+        assert await store.read(keys) == ["later"]
+
+
 # -- use cases that wait for a commit
 
 
