@@ -38,10 +38,12 @@ The way of one state::
     _link, _http              encode it for the API that the server speaks, and send it
     manager.api.native, .v0   read the request, and hand a use case to ``manager.store``, which commits it
     manager.engine.outcomes   records the outcome, and creates the states that follow, in the same commit
-    manager.engine.claims     claims some of them for this runtime, in that commit, too: the answer has them,
-                              and ``_runtime.planner`` enters them in the ledger
+    manager.engine.claims     claims states that are due, in that commit, too, as far as the runtime has room:
+                              the answer has them, and ``_runtime.planner`` enters them in the ledger
 
-Meanwhile ``_runtime.heartbeat`` sends heartbeats; ``manager.engine.leases`` decides which leases they renew.
+A claim of the poller takes the same way as an outcome, through ``_link``, ``_http`` and ``manager.api``.
+Meanwhile ``_runtime.heartbeat`` sends heartbeats to ``manager.engine.workers``; ``manager.engine.leases``
+decides which leases they renew.
 A signal arrives at ``_runtime.entry`` and becomes a request at ``_runtime.stop``; ``_runtime.shutdown`` goes
 through the phases from there to the end.
 """

@@ -49,7 +49,7 @@ async def deliver(
         if outage is None:
             results = await _send(http, path, batch, frame)
             first = results[0]
-            # The reporter gives an item up after some server errors, which must not hit its neighbours.
+            # The reporter gives up an item after some server errors, in which its neighbours must not count.
             if len(batch) > 1 and (first.status in _BATCH_REFUSED or first.fate is Fate.FAILED):
                 half = len(batch) // 2
                 waiting.extendleft((batch[half:], batch[:half]))
@@ -78,8 +78,8 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
         if isinstance(error, KeyRefused):
             fate = Fate.KEY_REFUSED
         else:
-            # A 404 here is about the route: the server was replaced, and the next one may take it.
-            # So is a 400 to a single item: ours answers 413 or 422 to an item that it will never take.
+            # A 404 here is about the route: the server was replaced, and the next one may take it. A 400 to
+            # a single item is repeated, too: ours answers 413 or 422 to an item that it will never take.
             final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
             fate = Fate.REFUSED if final else Fate.RETRY
         return [Settlement(fate, log_text(error), status=error.status)] * len(batch)

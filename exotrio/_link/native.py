@@ -57,7 +57,7 @@ class NativeLink:
 
     Args:
         v0: For claims that were made without a lease.
-        on_unregistered: Called when it does not know a node of which states are claimed.
+        on_unregistered: Called when the state manager does not know a node of which states are claimed.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class NativeLink:
         self._shields = v0.shields
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
-        """Claim states under a lease, as ``Link.claim`` says; waits up to 15 s for a first one."""
+        """Claim states under a lease, as ``Link.claim`` says; waits up to ``wait`` for a first one."""
         limits = {name: of_node for name, of_node in limits.items() if of_node > 0}
         if not limits or limit <= 0:
             return []
@@ -117,7 +117,7 @@ class NativeLink:
                 # The lost request may have taken states, which the same id returns at once: no time to wait.
                 request = request.model_copy(update={"wait_ms": 0})
                 await trio.sleep(pause)
-        except (trio.Cancelled, BaseExceptionGroup):  # older Trio groups it when it comes out of connecting
+        except (trio.Cancelled, BaseExceptionGroup):  # older Trio groups it while it connects
             # The request may be answered at this moment, or never: its id releases what it takes either way.
             await self._void(request.claim_id)
             raise
@@ -238,8 +238,8 @@ class NativeLink:
     async def exchange(self, items: Sequence[tuple[Claim, Outcome]], room: Room) -> Exchanged | None:
         """Report outcomes and claim states in one request, as ``Link.exchange`` says.
 
-        None if nothing was claimed, and the outcomes are to be reported apart: they do not fit into one
-        request, or it was refused as a whole, and a report finds out what is wrong.
+        Returns None, with nothing claimed, if the outcomes have to be reported separately: they do not fit
+        into one request, or it was refused as a whole, and a report finds out what is wrong.
         """
         try:
             encoded = [BatchItem(0, claim.state_id, _encoded(claim, outcome)) for claim, outcome in items]
@@ -263,7 +263,7 @@ class NativeLink:
         try:
             answer = await self._http.ask("POST", self._path("outcomes"), body=content)
             reply = answer.parse(_OutcomesReply)
-            # An older state manager answers to the claim, too: that it is no outcome.
+            # An older state manager takes the claim for an outcome, and has an item for it, too.
             settlements = settlements_of(answer, reply.items[: len(items)], encoded)
             if settlements is not None:
                 return Exchanged(settlements, await self._usable(reply.states))
@@ -355,7 +355,7 @@ def _claim(state: NativeState, delay: float) -> Claim:
         announce=state.lease.announce,
         alone=state.lease.alone,
         timeout=None if state.timeout_ms is None else from_ms(state.timeout_ms),
-        # The caller counts from its call; a repeated claim is sent later, and ttl is the rest at that time.
+        # ``lease`` counts from the call, ``ttl_ms`` from the request that was answered, ``delay`` later.
         lease=None if ttl_ms is None else from_ms(ttl_ms) + delay,
         trace=state.trace,
     )

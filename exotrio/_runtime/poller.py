@@ -26,7 +26,7 @@ log = logging.getLogger("exotrio.poller")
 
 MAX_WAIT = from_ms(MAX_WAIT_MS)
 MAX_REPLAY_FAILURES = 8
-"""Failed deliveries of an outcome of an earlier process, after which claims no longer wait for it."""
+"""How often the outcome of an earlier process may fail to be delivered until claims no longer wait for it."""
 AFTER_OUTCOME = (0.02, 0.06, 0.15, 0.4)
 """Seconds after a delivered outcome at which a server without long polls is polled again. The stock server
 creates next states in the background: they are not there yet when it responds to the outcome."""
@@ -39,17 +39,17 @@ async def poll(poller: Poller, *, replayed: Sequence[HeldClaim] = ()) -> None:
     again, and would be run a second time.
 
     Cancellation:
-        Settles the claim in flight, as the link does it.
+        The link settles the claim in flight.
     """
     planner, stop, ledger = poller.planner, poller.stop, poller.ledger
 
     def is_over(held: HeldClaim) -> bool:
-        # Bounded: whether the server fails with this outcome alone shows only once others get through.
+        # Bounded: nothing else is delivered yet that would show whether the server fails with this alone.
         return held not in ledger or poller.reporter.failures(held) >= MAX_REPLAY_FAILURES
 
     async with planner.claimed:
-        # This scope ends with the grace: only that cancels a v0 claim in flight. A stop that is requested
-        # before then interrupts each wait, but no claim whose answer is on its way.
+        # A stop interrupts each wait, and a native claim, which the link settles. This scope ends with the
+        # grace: only that cancels a v0 claim in flight.
         with stop.polling:
             with stop.interrupted():
                 await ledger.until(lambda: all(map(is_over, replayed)))
@@ -135,7 +135,7 @@ class Poller:
             ledger.claiming = False
             ledger.notify()
         waited = trio.current_time() - began if self.link.is_native else 0.0
-        # A claim that repeats a state which is held here does not show that there are more.
+        # A state that is held here already does not show that more states wait.
         new = sum(not ledger.holds(claim) for claim in claims)
         planner.poll_waited, planner.poll_was_short = waited, new < room.limit
         planner.grow_limit(len(claims))

@@ -42,7 +42,7 @@ _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def _uuid(text: str) -> str:
     if _UUID.fullmatch(text):
-        return text  # as most clients write it; UUID takes five times as long, a quarter of a run's parsing
+        return text  # as most clients write it; UUID() takes five times as long
     from uuid import UUID
 
     return str(UUID(text))
@@ -72,8 +72,8 @@ class NativeClaimRequest(Body):
         limit: Maximum number of states in all.
         claim_id: Chosen by the client. The same id again returns the states still held under it.
         run_id: Only states of this run, which may be triggered later. None: of any run.
-        announces: Whether the heartbeats of the process say which states run, and say so before a state
-            begins whose lease has ``announce``. Otherwise every claimed state counts as running.
+        announces: Whether the heartbeats of the process name the states that run, and name a state whose
+            lease has ``announce`` before it begins. Otherwise every claimed state counts as running.
         wait_ms: How long to wait for the first state, unless the reply has ``register``.
     """
 
@@ -87,8 +87,8 @@ class NativeClaimRequest(Body):
 
 
 class PiggybackedClaim(NativeClaimRequest):
-    """A claim in the request that delivers outcomes. It does not wait, and is not repeated. It gets at most
-    ``at_once`` states, those that could begin at once, while other runtimes wait for states."""
+    """A claim in the request that delivers outcomes. It does not wait, and is not repeated. While other
+    runtimes wait for states, it gets at most ``at_once`` states, which could begin at once."""
 
     at_once: Annotated[int, Field(ge=0)]
 
@@ -108,8 +108,8 @@ class Lease(Body):
         attempt: 1 for the first attempt, then one more for each retry.
         deliveries: How many processes in a row ended, or lost their lease, while they ran the state.
         announce: Its last process was lost. A heartbeat has to say that the state runs before it begins.
-        alone: One more such end makes it an error. It has to run while no other state runs in the process,
-            so that it is certain which state ends the process.
+        alone: One more process that is lost with it makes it an error. It has to run while no other state
+            runs in the process, so that it is certain which state ends the process.
     """
 
     token: str
@@ -225,7 +225,8 @@ class ItemsReply(Body):
 
 
 class ReleaseRequest(Body):
-    """Release states: either ``states``, or all that are held under ``claim_id``, which voids it."""
+    """Release states: either ``states``, or all that are held under ``claim_id``. That also voids the id: a
+    claim that arrives later takes nothing."""
 
     states: Annotated[list[EndedState], Field(max_length=MAX_BATCH)] | None = None
     claim_id: Id | None = None
@@ -313,7 +314,7 @@ def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
 
 
 class NativeTriggerRequest(TriggerRequest):
-    """As v0, plus a run id chosen by the client, unless there is a key: either makes the request repeatable.
+    """As v0, but with a run id or a key, chosen by the client: each makes the request repeatable.
     ``trace`` is the context of the trigger, if it is traced.
 
     Also one entry of ``POST .../graph/{graph}/runs``, whose body is ``{"runs": [...]}`` with at most

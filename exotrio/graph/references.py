@@ -58,7 +58,7 @@ class OutputReference(_Reference):
     Attributes:
         node: The node.
         field: Name of the output.
-        many: Whether it is the list of this output of all states of the node.
+        many: Whether it is the list of this output over all states of the node.
     """
 
     __slots__ = ("field", "many", "node")
@@ -142,7 +142,7 @@ class AddedNode(_Outputs):
 
     @property
     def every(self) -> EveryOutput:
-        """The outputs of all states of this node, for a node that unites one before it.
+        """The outputs of all states of this node, for a node that unites it, or a node before it.
 
         ``digest.every.line`` is the list of their outputs ``line``: for an input of type ``list`` or ``str``.
         """

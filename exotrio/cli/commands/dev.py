@@ -1,7 +1,7 @@
 """``python -m exotrio dev``: a file with its state manager and dashboard, until it is stopped.
 
 It starts a run only on request, since a run may have effects, and every restart would start another one:
-``--trigger``, an input or a key starts one run, once.
+``--trigger``, or any option that describes a run, starts one run, once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ PORTS = (*range(8000, 8020), 0)
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
 @click.option("--reload", is_flag=True, help="Load the code again when it changes.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser, signed in.")
-@click.option("--trigger", "triggers", is_flag=True, help="Start a run at once; an input or a key does too.")
+@click.option(
+    "--trigger", "triggers", is_flag=True, help="Start a run at once, as each option that describes one."
+)
 @click.option("--graph", metavar="NAME", help="The Graph to start a run of, if the code has several.")
 @options.run_values
 @click.option(

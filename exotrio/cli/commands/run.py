@@ -53,14 +53,14 @@ def command(
 
     The state manager is embedded and keeps everything in its database; if
     EXOSPHERE_STATE_MANAGER_URI is set and --db is not given, that state manager is used. Only states of
-    this run are executed; through v0, which cannot select them, states of other runs are executed too.
+    this run are executed; over v0, which cannot select the states of a run, states of other runs are too.
     Progress goes to standard error, the result to standard output.
 
     If the graph already has a run with the same --key, that run is continued, or its result is printed. It is
     an error if that run has other inputs or another store.
 
-    Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues is
-    printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
+    Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues the
+    run is printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
     """
     if resume and (graph_name or inputs or store or key):
         what = "--graph, --key, -i, --inputs-file or --store"

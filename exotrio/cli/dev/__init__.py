@@ -8,8 +8,8 @@ Theory of operation:
 * ``session`` runs the children one after another. Before a reload the old one drains. If the changed file
   cannot be compiled, the runtime does not drain and continues with the old code. If loading fails, or a graph
   is invalid, ``dev`` prints that and waits for the next change.
-* ``child`` represents the process in ``dev``, and has its messages; ``child_main`` runs in the process.
-  A child always ends: after an order it is killed when its time is over, and when ``dev`` has ended it drains
+* ``child`` is the side of ``dev``, and has the messages; ``child_main`` runs in the child process. A child
+  always ends: after an order to end it is killed when its time is over, and when ``dev`` has ended it drains
   and exits by itself (``cli.runtime_process``, ``cli.parent_command``).
 * ``watcher`` decides whether the code has changed; ``announcer`` declares the graphs and prints what happens
   to the runs; ``messages`` holds the texts.

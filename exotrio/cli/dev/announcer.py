@@ -64,7 +64,7 @@ class FirstRun:
         try:
             check_of_values(graph, body.nodes, body.store_config)(self.inputs, self.store)
         except click.UsageError as error:
-            # An exotrio error leaves nurseries without the group around it.
+            # Errors of exotrio are raised without the group that a nursery puts around them; click's are not.
             raise ConfigurationError(error.format_message()) from error
         return graph
 
@@ -139,7 +139,7 @@ class Announcer:
         if self.known is not None:
             async with self._manager(self.known.namespace) as manager:
                 if left := await _unfinished(manager):
-                    print_message(f"not finished: {left}; dev continues when it is started again")
+                    print_message(f"not finished: {left}; start dev again to continue them")
 
     async def _declare(self, manager: StateManager, name: str, body: GraphBody, tolerant: bool) -> bool:
         """Create or replace a graph; return whether it is valid."""

@@ -16,6 +16,6 @@
 Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. The
 write of a claim is awaited even if the client disconnects, and the claimed states are released if the reply
 cannot be written. A long poll ends when the client disconnects or the server stops. v0 keeps the shapes and
-status codes of the stock server; what is new has a route below ``/exotrio/v1``. ``manager.app`` makes
-the API of the classes with endpoints.
+status codes of the stock server; what is new has a route below ``/exotrio/v1``, but for the one that cancels
+triggers. ``manager.app`` builds the API from the classes that contain endpoints.
 """

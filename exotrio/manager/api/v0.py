@@ -37,7 +37,7 @@ def _joined(page: Page[bytes]) -> bytes:
 
 
 class V0:
-    """The endpoints, in the order of the protocol's sections."""
+    """The endpoints of v0."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -95,7 +95,7 @@ class V0:
         begun = b'{"namespace":%b,"count":%d,"templates":[%b' % (to_json(namespace), count, _joined(first))
         if first.next is None:
             return Response(begun + b"]}", media_type="application/json")
-        # A long list is never in memory as a whole. Graphs that change meanwhile are as of their page.
+        # A long list is never in memory as a whole. A graph is listed as it was when its page was read.
         return StreamingResponse(self._graphs(namespace, begun, first.next), media_type="application/json")
 
     async def _graphs(self, namespace: str, begun: bytes, after: str | None) -> AsyncIterator[bytes]:
@@ -123,7 +123,7 @@ class V0:
         CancelledTriggers,
     )
     async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
-        # Proposed for the stock state manager, and in none of its releases.
+        # The stock project has a proposal for this route; no release contains it.
         count = await self._store.write(schedules.cancel_schedules, namespace, graph)
         message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was scheduled"
         return reply(
@@ -192,7 +192,7 @@ class V0:
     async def _record(self, namespace: str, item: OutcomeItem, *, repeatable: bool = False) -> Recorded:
         """Record an outcome; a repeated one is refused unless ``repeatable``.
 
-        A stock runtime ends if a prune or re-enqueue is refused, and repeats them when a reply is lost.
+        A stock runtime repeats a prune or re-enqueue whose reply was lost, and ends if that is refused.
         """
         (item,) = await masked(self._service, [item])
         recorded = await self._store.write(outcomes.record_v0, namespace, item)

@@ -39,8 +39,8 @@ concern any number of states."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What new states below one state read: what placeholders of ``places`` name, except the identifiers of
-    ``known``. ``above`` is the nearest state of their chain."""
+    """What has to be read for new states below one state: the values that placeholders of ``places`` name,
+    except outputs of the identifiers in ``known``. ``above`` is the state nearest above them."""
 
     run: RunScope
     above: int | None
@@ -53,7 +53,7 @@ class Shared:
     """The values for many new states, read together by ``read_shared``.
 
     Attributes:
-        ancestors: The ancestor of a place, by (nearest state of the chain, place).
+        ancestors: Number of the state of a place, by (nearest state of the chain, place).
         outputs: Of ancestors, unless they are long.
         stored: Values of store keys by (run, key), unless they are long; None if the run has none.
     """
@@ -64,8 +64,8 @@ class Shared:
 
 
 def read_shared(view: View, needs: Iterable[Need]) -> Shared:
-    """Read these needs with three statements, or a few more for thousands of states. Each long value takes a
-    further one later."""
+    """Read these needs with three statements, or a few more for thousands of states. Each long value
+    takes one more, later."""
     shared = Shared()
     chains: set[tuple[int, int]] = set()
     ancestors: set[tuple[int, int]] = set()
@@ -246,7 +246,7 @@ def build(
     left = sources.max_inputs
 
     def joined(pieces: Iterable[Piece]) -> str:
-        # Sizes are added before joining: a value that is inserted many times takes memory only then.
+        # Sizes are added before joining: until then a value that is inserted many times is in memory once.
         nonlocal left
         texts = []
         for piece in pieces:

@@ -12,11 +12,11 @@ def retry_delay_ms(policy: RetryPolicyModel, retry: int, *, uniform: Uniform = r
     """Return the delay before retry number ``retry`` (1, 2, ...) in milliseconds. Pure.
 
     The cap ``max_delay`` applies after jitter; jittered delays are truncated to whole
-    milliseconds. Without a cap the delay still ends at ten years, far below 64 bits.
+    milliseconds. Without ``max_delay`` the limit is ``MAX_DELAY_MS``, ten years.
     """
     shape, _, jitter = policy.strategy.value.partition("_")
     if shape == "EXPONENTIAL":
-        # Integers throughout: exponent ** retry leaves the range of floats long before it matters.
+        # Integers throughout: a float would overflow for a large exponent. The result is limited anyway.
         factor = policy.exponent ** min(retry - 1, 64)
     elif shape == "LINEAR":
         factor = retry

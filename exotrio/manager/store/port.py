@@ -38,7 +38,8 @@ class UnknownCommit(NotCommitted):
 
 
 class Copy(NamedTuple):
-    """A copy of a database: its size in bytes, and what reads at most so many bytes more of it."""
+    """A copy of a database: its size in bytes, and a function that returns the next bytes of it, at most as
+    many as its argument says."""
 
     size: int
     read: Callable[[int], Awaitable[bytes]]
@@ -49,7 +50,7 @@ class Store(Protocol):
 
     on_commit: Callable[[int, Counter[tuple[str, str, str]]], None]
     """Called in the Trio thread after every commit, with the number of use cases that have their results now
-    (0 if it failed) and how many states got a status in which they stay, by (namespace, node, status)."""
+    (0 if it failed) and how many states got a final status, by (namespace, node, status)."""
 
     path: Path | None
     """The file, or None without one."""
@@ -58,7 +59,7 @@ class Store(Protocol):
     """Whether other state managers work on the database, too."""
 
     lease_clock: Callable[[], int] | None
-    """The milliseconds that all of them count leases in; None: each process has its own clock."""
+    """The time in milliseconds by which all of them count leases; None: each process has its own clock."""
 
     @property
     def written(self) -> int:
@@ -124,7 +125,7 @@ class Store(Protocol):
         """
 
     async def forget_replaced(self) -> None:
-        """Overwrite what was replaced before in files of the database, where supported."""
+        """Overwrite values that were replaced earlier, such as old secrets, in the files, where supported."""
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a pure function that may take seconds returns, or raise what it raises.

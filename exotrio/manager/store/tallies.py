@@ -4,7 +4,7 @@ A chart cannot read a million states, so each is counted when it ends. Use cases
 writes the counts with a commit, at most one each second, into the table ``trends``: by node and
 graph, in slots of several widths, each kept as long as charts show slots of that width (``WIDTHS``).
 
-Durations are counted in buckets at most a fifth wide, so a quantile is right to about a tenth.
+Durations are counted in four buckets for each doubling, so a quantile is right to about a tenth.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def write(connection: Connection | Transaction, counted: Counter[Key], now_ms: i
         "INSERT INTO trends SELECT ?, ?, ?, id, ?, ?, ? FROM graphs WHERE id = ?"
         " ON CONFLICT (node_id, width, slot, graph, status, bucket)"
         " DO UPDATE SET count = trends.count + excluded.count",
-        # Sorted, as all rows that several state managers change.
+        # Sorted, so that all state managers lock rows in the same order.
         sorted(
             (node_id, width, minute // width, status, bucket, count, graph)
             for (graph, node_id, status, bucket), count in counted.items()
@@ -111,7 +111,7 @@ def in_slots(
 ) -> Slots:
     """Return what ended in each of the last slots, the present one included.
 
-    It reads at most as many rows as there are slots, statuses and buckets of those nodes and graphs.
+    It reads at most slots x statuses x buckets rows for each node or graph.
 
     Args:
         width: One of ``WIDTHS``, in minutes.
@@ -125,7 +125,7 @@ def in_slots(
         conditions.append(f"node_id = {RUN}")
     elif nodes is None:
         conditions.append(f"node_id <> {RUN}")
-    # Not by graph where it is about runs: that index would bring all states of these graphs, too.
+    # ``(graph + 0)`` keeps the index by graph from being used: for runs it would read all states, too.
     for column, numbers in (("node_id", nodes), ("(graph + 0)" if runs else "graph", graphs)):
         if numbers is not None:
             conditions.append(view.any_of(column))

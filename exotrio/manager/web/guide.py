@@ -1,6 +1,6 @@
 """The guide: the documentation of this version, as HTML.
 
-``docs`` has links to the pages in the repository; a wheel has the pages themselves there.
+``docs`` has symbolic links to the pages in the repository; a wheel has the pages themselves there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PAGES = {
     "production": ("Production", "examples/deploy/README.md"),
     "proof": ("Proof", "tests/README.md"),
 }
-"""Name of a page to its title, and to its path in the repository, where its links lead from."""
+"""Name of a page to its title, and to its path in the repository, from which its links are resolved."""
 _NAMES = {path: name for name, (_, path) in PAGES.items()}
 
 
@@ -51,7 +51,7 @@ def guide_page(name: str) -> Markup:
     is_linked = [True]
     for token in every(tokens):
         if token.type == "image":
-            # It shows the dashboard itself.
+            # The picture shows the dashboard, in which the reader already is.
             token.type, token.content, token.children = "text", "", None
         elif token.type == "link_open":
             target = _target(PAGES[name][1], str(token.attrGet("href")))

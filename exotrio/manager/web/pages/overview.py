@@ -64,8 +64,8 @@ def _now(view: View, request: PageRequest, nodes: dict[int, str], held: Held) ->
 
 
 def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
-    """Return the nodes with failed states, as ``current`` counts them, those with the highest number first;
-    then the nodes whose failed attempts were all retried."""
+    """Return first the nodes with failed states (as ``current`` counts them), most failures first; then those
+    whose failed attempts were all retried."""
     rows = []
     unretried = failing(view, nodes, view.now_ms - DAY_MS)
     for node_id, name in nodes.items():
