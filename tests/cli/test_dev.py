@@ -405,7 +405,7 @@ def test_a_signal_drains_and_the_next_start_continues(processes: Processes, tmp_
     end = dev.process.wait(code=0)
     assert not is_running(pid)
     assert len(Log(tmp_path).items("end")) == gated.WORKERS
-    assert "not finished: 1 run; dev continues" in end.err
+    assert "not finished: 1 run; start dev again" in end.err
     assert "Traceback" not in end.err
     dev = Dev(processes, tmp_path)
     dev.says("^not finished earlier, and continued: 1 run")
