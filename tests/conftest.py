@@ -34,11 +34,12 @@ settings.load_profile("short")
 def pytest_configure(config: pytest.Config) -> None:
     """Compile what processes of the tests import: they write no bytecode, and each would do it again.
 
-    And let them handle SIGINT though it is ignored here, as in a background job of a script: a process that
-    is started inherits that, but no handler.
+    And let them handle SIGINT and SIGHUP though these are ignored here, as in a background job of a script or
+    under nohup: a process that is started inherits that, but no handler.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda number, frame: None)
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(ignored) is signal.SIG_IGN:
+            signal.signal(ignored, lambda number, frame: None)
     if not hasattr(config, "workerinput"):
         for folder in (Path(exotrio.__file__).parent, TESTS / "support", TESTS / "chaos"):
             compileall.compile_dir(folder, quiet=2)
