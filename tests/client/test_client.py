@@ -348,7 +348,7 @@ async def test_wait_returns_when_the_run_ended_and_reports_each_change(
     run = await server.client.wait("r", on_progress=seen.append)
     assert run.status is RunStatus.FAILED
     assert [one.pending_count for one in seen] == [2, 1, 0]
-    assert 10 < trio.current_time() < 20  # from 50 ms to a second between looks
+    assert 10 < trio.current_time() < 20  # from 50 ms to a second between two requests
 
 
 async def test_wait_returns_the_moment_the_run_ends_on_our_server_however_many_wait(
@@ -368,11 +368,11 @@ async def test_wait_returns_the_moment_the_run_ends_on_our_server_however_many_w
                     nursery.start_soon(wait)
                 await trio.sleep(1000)
                 await client.runs()
-                assert trio.current_time() == 1000  # it graph one
+                assert trio.current_time() == 1000  # a connection was free for it
                 await flow.run("a")
                 await trio.testing.wait_all_tasks_blocked()
                 assert ends == [1000] * 8
-            assert max(ends) <= 1100  # the others looked at their turn
+            assert max(ends) <= 1100  # the others asked in their turn
 
 
 @pytest.mark.parametrize("native", [True, False])
