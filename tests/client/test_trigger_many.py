@@ -192,12 +192,6 @@ async def test_any_iterable_of_any_length_is_taken_in_its_order() -> None:
             assert [inputs[run_id] for run_id in ids] == [str(number) for number in range(count)]
 
 
-async def test_an_empty_list_sends_no_request() -> None:
-    started = Started()
-    assert await started.client.trigger_many("g", []) == []
-    assert started.sent == []
-
-
 @pytest.mark.parametrize("bad", ["text", None, ("p", "x"), 5])
 async def test_lines_that_are_not_runs_are_named(bad: Any) -> None:
     async with world() as (client, manager):
