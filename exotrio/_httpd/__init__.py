@@ -1,6 +1,6 @@
 """An HTTP/1.1 server for one ASGI 3 app: h11 on Trio.
 
-Import from here; the modules inside are private. They use ``errors`` and ``_util`` only:
+Import from here; the modules inside are private. They use ``errors`` only:
 
 - ``listeners``: binds sockets, and closes them in forked children; names in Host headers.
 - ``server``: accepts connections, and stops.

@@ -1,1 +1,1 @@
-"""The dashboard in a real Chromium: journeys, and pictures of every page to look at."""
+"""The dashboard in a real Chromium: journeys, and the layout of every page."""

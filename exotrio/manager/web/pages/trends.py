@@ -12,7 +12,7 @@ NAMES = {"1h": "1 hour", "24h": "24 hours", "7d": "7 days"}
 
 
 def span_of(request: PageRequest) -> Data:
-    """Return the span in the address, and the links to all of them."""
+    """Return the span in the address, and the names of all spans."""
     span = request.query.get("range", "")
     span = span if span in SPANS else DEFAULT_SPAN
     return {"span": span, "ranges": NAMES}
