@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exotrio.manager.engine.leases import expire
 from exotrio.manager.engine.states import STATUSES
@@ -185,3 +187,28 @@ async def test_counts_of_a_deleted_graph_are_not_written_for_another_one_with_it
     await Flow.deploy(manager.api, place("work"), graph="new")
     sql = "SELECT count(*) FROM trends"
     assert (await manager.service.store.read(lambda view: view.execute(sql).fetchone()))[0] == 0
+
+
+# -- buckets of durations
+
+
+@given(st.integers(0, 10**12))
+def test_a_bucket_tells_a_time_to_about_a_tenth(ms: int) -> None:
+    middle = tallies.middle_ms(tallies.bucket_of(ms))
+    assert abs(middle - ms) <= max(1, ms * 0.13)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_buckets_keep_the_order_of_times(one: int, other: int) -> None:
+    assert (tallies.bucket_of(one) <= tallies.bucket_of(other)) or one > other
+
+
+def test_quantiles_come_from_the_buckets() -> None:
+    buckets = {tallies.bucket_of(ms): count for ms, count in ((10, 90), (1_000, 9), (60_000, 1))}
+    results = [tallies.quantile(buckets, share) for share in (0.5, 0.95, 0.999)]
+    assert results == [
+        pytest.approx(10, rel=0.13),
+        pytest.approx(1_000, rel=0.13),
+        pytest.approx(6e4, rel=0.13),
+    ]
+    assert tallies.quantile({}, 0.5) is None

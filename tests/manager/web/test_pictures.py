@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
-from exotrio.manager.store import tallies
 from exotrio.manager.web.format import ago, shorten
 from exotrio.manager.web.page import style
 from exotrio.manager.web.svg.bars import bar, split
@@ -339,28 +338,3 @@ def test_times_are_shown_relative_to_now() -> None:
 
 def test_long_values_are_cut_and_counted() -> None:
     assert shorten("x" * 50, 10) == "xxxxxxxxxx… (40 more characters)"
-
-
-# -- tallies
-
-
-@given(st.integers(0, 10**12))
-def test_a_bucket_tells_a_time_to_about_a_tenth(ms: int) -> None:
-    middle = tallies.middle_ms(tallies.bucket_of(ms))
-    assert abs(middle - ms) <= max(1, ms * 0.13)
-
-
-@given(st.integers(0, 10**9), st.integers(0, 10**9))
-def test_buckets_keep_the_order_of_times(one: int, other: int) -> None:
-    assert (tallies.bucket_of(one) <= tallies.bucket_of(other)) or one > other
-
-
-def test_quantiles_come_from_the_buckets() -> None:
-    buckets = {tallies.bucket_of(ms): count for ms, count in ((10, 90), (1_000, 9), (60_000, 1))}
-    results = [tallies.quantile(buckets, share) for share in (0.5, 0.95, 0.999)]
-    assert results == [
-        pytest.approx(10, rel=0.13),
-        pytest.approx(1_000, rel=0.13),
-        pytest.approx(6e4, rel=0.13),
-    ]
-    assert tallies.quantile({}, 0.5) is None
