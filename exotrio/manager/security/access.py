@@ -61,7 +61,7 @@ class CheckedHost:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        if self._allowed_hosts is None or scope.get(LOCAL) or self._is_allowed(headers.get("host", "")):
+        if scope.get(LOCAL) or self._is_allowed(headers.get("host", "")):
             await self._app(scope, receive, send_with_id)
         else:
             response = JSONResponse({"detail": "this Host is not served here; see --allowed-host"}, 421)
