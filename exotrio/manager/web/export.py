@@ -82,7 +82,6 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
         policy=policy,
         style=Markup(sheet),
         version=version("exotrio"),
-        made_at=view.now_ms,
         now=view.now_ms,
         namespace=namespace,
         run=summary,
