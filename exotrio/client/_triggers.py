@@ -72,7 +72,7 @@ async def trigger(calls: Calls, graph_name: str, run: NewRun) -> dict[str, Any]:
     """Start a run and return the reply as it came."""
     request = run.request()
     with _trigger_span(calls, graph_name) as span:
-        reply = await _trigger(calls, graph_name, request if span is None else request | _trace(span))
+        reply = await _trigger(calls, graph_name, request | _trace(span))
         if span is not None:
             span.add({"messaging.message.id": reply["run_id"], "exotrio.run_id": reply["run_id"]})
         return reply

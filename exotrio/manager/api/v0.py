@@ -73,7 +73,7 @@ class V0:
     async def upsert_graph(self, request: Request, namespace: str, graph: str) -> Response:
         body = await body_reader(request).read(request)
         now_ms = await self._store.read(lambda view: view.now_ms)
-        new = await self._service.store.compute(
+        new = await self._store.compute(
             lambda: graphs_engine.prepare(
                 namespace, graph, parse_model(body, GraphRequest), self._cipher, now_ms
             )
