@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack
 from urllib.parse import urlencode
 
@@ -52,12 +52,11 @@ class Calls:
         """Return a path of v0 below the namespace."""
         return v0_path(self.namespace, *segments)
 
-    def native(self, *segments: str | int, query: BaseModel | Mapping[str, Any] | None = None) -> str:
+    def native(self, *segments: str | int, query: BaseModel | None = None) -> str:
         """Return a path of the native API below the namespace."""
-        if isinstance(query, BaseModel):
-            query = query.model_dump(mode="json", exclude_defaults=True)
         path = native_path(self.namespace, *segments)
-        return f"{path}?{urlencode(query, doseq=True)}" if query else path
+        fields = None if query is None else query.model_dump(mode="json", exclude_defaults=True)
+        return f"{path}?{urlencode(fields, doseq=True)}" if fields else path
 
     async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
         """Make an idempotent request, and repeat it while the state manager is unavailable."""
@@ -98,7 +97,7 @@ class Calls:
         segments: Sequence[str],
         what: str,
         instead: str = "",
-        query: BaseModel | Mapping[str, Any] | None = None,
+        query: BaseModel | None = None,
     ) -> M:
         """Make an idempotent request to the native API; ``what`` and ``instead`` are as in ``refuse_v0``."""
         path = self.native(*segments, query=query)

@@ -11,9 +11,9 @@ import anyio
 
 from exotrio._http.client import REQUEST_TIMEOUT
 from exotrio._http.event_loop import event_loop
-from exotrio._wire.native import NodeCounts, Run
+from exotrio._wire.native import NodeCounts, Run, RunQuery
 from exotrio._wire.operations import RunPage, RunsQuery
-from exotrio._wire.overview import EXPORT_TYPE
+from exotrio._wire.overview import EXPORT_TYPE, ExportQuery
 from exotrio._wire.v0 import RunGraph, RunList
 from exotrio._wire.vocabulary import (
     FAILED,
@@ -218,7 +218,7 @@ class RunCalls(StockCalls):
         Returns:
             The page, in UTF-8.
         """
-        path = self._calls.native("run", run_id, "export", query={"values": str(values).lower()})
+        path = self._calls.native("run", run_id, "export", query=ExportQuery(values=values))
 
         async def fetch() -> bytes:
             chunks: list[bytes] = []
@@ -252,7 +252,7 @@ class RunCalls(StockCalls):
             await anyio.sleep(pause)
             wait = 0.0
         wait = min(wait, from_ms(MAX_WAIT_MS))
-        path = calls.native("run", run_id, query={"wait_ms": to_ms(wait)})
+        path = calls.native("run", run_id, query=RunQuery(wait_ms=to_ms(wait)))
         began = anyio.current_time()
         calls.long_polls += wait > 0
         try:

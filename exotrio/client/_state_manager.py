@@ -9,7 +9,7 @@ import anyio
 
 from exotrio._http.event_loop import event_loop
 from exotrio._wire.graphs import CancelledTriggers, GraphInfo
-from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, PauseReply, SignInLink
+from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, DeletionQuery, PauseReply, SignInLink
 from exotrio._wire.overview import (
     DEFAULT_DEPTH,
     Checkup,
@@ -122,7 +122,7 @@ class StateManager(StateCalls):
             The graph, or some of its runs, may have been deleted all the same; a repeated call continues.
         """
         calls = self._calls
-        path = calls.native("graph", graph_name, query={"cancel_runs": "true"} if cancel_runs else None)
+        path = calls.native("graph", graph_name, query=DeletionQuery(cancel_runs=cancel_runs))
         tries = 0
 
         async def ask() -> DeletedGraph:

@@ -271,7 +271,7 @@ def test_a_state_manager_that_never_answers_is_an_error(cli: Cli, monkeypatch: p
 def test_errors_of_an_embedded_state_manager_name_no_address(cli: Cli) -> None:
     assert cli("run", "ok.py", "-i", "name=x", "--db", "kept.db").code == 0
     end = cli("runs", "cancel", "nope", "-n", "n", "--db", "kept.db")
-    fails(end, 6, "there is no run 'nope'", "request: GET /exotrio/v1/namespace/n/run/nope?wait_ms=0")
+    fails(end, 6, "there is no run 'nope'", "request: GET /exotrio/v1/namespace/n/run/nope")
 
 
 def test_sending_a_key_of_dot_env_to_an_address_of_the_environment_warns(
