@@ -100,19 +100,19 @@ class Inspection:
             }
         )
 
-    @ApiRoute("POST", NS + "/node/{node}/pause", "Claim nothing of a node", PauseReply)
+    @ApiRoute("POST", NS + "/node/{node}/pause", "Pause a node", PauseReply)
     async def pause_node(self, request: Request, namespace: str, node: str) -> Response:
         return await self._set_paused(pausing.pause_node, namespace, node)
 
-    @ApiRoute("POST", NS + "/node/{node}/resume", "Claim of a node again", PauseReply)
+    @ApiRoute("POST", NS + "/node/{node}/resume", "Resume a node", PauseReply)
     async def resume_node(self, request: Request, namespace: str, node: str) -> Response:
         return await self._set_paused(pausing.resume_node, namespace, node)
 
-    @ApiRoute("POST", NS + "/graph/{graph}/pause", "Let a schedule trigger nothing", PauseReply)
+    @ApiRoute("POST", NS + "/graph/{graph}/pause", "Pause the schedule of a graph", PauseReply)
     async def pause_schedule(self, request: Request, namespace: str, graph: str) -> Response:
         return await self._set_paused(pausing.pause_schedule, namespace, graph)
 
-    @ApiRoute("POST", NS + "/graph/{graph}/resume", "Let it trigger again", PauseReply)
+    @ApiRoute("POST", NS + "/graph/{graph}/resume", "Resume the schedule of a graph", PauseReply)
     async def resume_schedule(self, request: Request, namespace: str, graph: str) -> Response:
         return await self._set_paused(pausing.resume_schedule, namespace, graph)
 
