@@ -16,6 +16,7 @@ from exotrio.manager.queries.runs import find_runs, read_run
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
@@ -41,38 +42,9 @@ LIST = Page(
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     name = request.params["graph"]
     graph = find_graph(view, request.namespace, name)
-    template = view.template(graph["template"])
-    problems = from_json(graph["validation_errors"])
-    notes = {problem.node: problem.text for problem in map(Problem.read, reversed(problems))}
-    store = template.body.store_config
-
-    def href(place: Place) -> str | None:
-        # A node of another namespace has no page in this one.
-        return request.link("nodes", place.node_name) if place.namespace == request.namespace else None
-
-    boxes = boxes_of(template, href=href, note=lambda place: notes.get(place.identifier))
-    data: dict[str, Data] = {
-        "page": {
-            "title": f"Graph {name}",
-            **span_of(request),
-            "graph": name,
-            "valid": graph["validation_status"] == "VALID",
-            "problems": problems,
-            "picture": draw_graph(boxes, title=f"Graph {name}"),
-            "policy": template.body.retry_policy,
-            "store": [*((key, None) for key in store.required_keys), *store.default_values.items()],
-            "secrets": secret_names(view, graph),
-            "crons": _crons(next_firings(view, graph), template, view.now_ms),
-            "paused_at": graph["paused_at"],
-            "timeouts": [
-                (place.identifier, place.timeout_ms) for place in template.places if place.timeout_ms
-            ],
-            "form": start_form(view, request, graph, template) if "page" in parts else None,
-            "root": template.root.identifier,
-            "request_id": str(uuid.uuid4()),
-            "updated_at": graph["updated_at"],
-        }
-    }
+    data: dict[str, Data] = {"page": {"title": f"Graph {name}", **span_of(request)}}
+    if "page" in parts:
+        data["page"] |= _page(view, request, graph)
     if "trend" in parts:
         span = span_of(request)["span"]
         graphs = (graph["id"],)
@@ -86,6 +58,36 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "of_graph": name,
         }
     return data
+
+
+def _page(view: View, request: PageRequest, graph: Row) -> Data:
+    """Return the variables that no fragment needs: the picture alone may take a while to draw."""
+    template = view.template(graph["template"])
+    problems = from_json(graph["validation_errors"])
+    notes = {problem.node: problem.text for problem in map(Problem.read, reversed(problems))}
+    store = template.body.store_config
+
+    def href(place: Place) -> str | None:
+        # A node of another namespace has no page in this one.
+        return request.link("nodes", place.node_name) if place.namespace == request.namespace else None
+
+    boxes = boxes_of(template, href=href, note=lambda place: notes.get(place.identifier))
+    return {
+        "graph": graph["name"],
+        "valid": graph["validation_status"] == "VALID",
+        "problems": problems,
+        "picture": draw_graph(boxes, title=f"Graph {graph['name']}"),
+        "policy": template.body.retry_policy,
+        "store": [*((key, None) for key in store.required_keys), *store.default_values.items()],
+        "secrets": secret_names(view, graph),
+        "crons": _crons(next_firings(view, graph), template, view.now_ms),
+        "paused_at": graph["paused_at"],
+        "timeouts": [(place.identifier, place.timeout_ms) for place in template.places if place.timeout_ms],
+        "form": start_form(view, request, graph, template),
+        "root": template.root.identifier,
+        "request_id": str(uuid.uuid4()),
+        "updated_at": graph["updated_at"],
+    }
 
 
 def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dict[str, Any]]:

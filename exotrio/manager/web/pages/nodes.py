@@ -44,11 +44,9 @@ LIST = Page(
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     node = find_node(view, request.namespace, request.params["node"])
     name: str = node["name"]
-    data: dict[str, Data] = {
-        "page": {
-            "title": f"Node {name}",
-            **span_of(request),
-            "node": name,
+    data: dict[str, Data] = {"page": {"title": f"Node {name}", **span_of(request), "node": name}}
+    if "page" in parts:
+        data["page"] |= {
             "runtime_name": node["runtime_name"],
             "schemas": [
                 (title, fields_of(node[column]), from_json(node[column]))
@@ -58,7 +56,6 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "updated_at": node["updated_at"],
             "graphs": graphs_using(view, request.namespace, name),
         }
-    }
     if "now" in parts:
         (waiting,) = backlog(view, namespace=request.namespace, node=name)
         data["now"] = {
