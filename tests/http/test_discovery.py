@@ -6,9 +6,7 @@ import httpx
 import pytest
 
 from exotrio._http.discovery import discover
-from exotrio.errors import (
-    ManagerUnavailable,
-)
+from exotrio.errors import ManagerUnavailable
 from tests.support.http_doubles import Handler, answer, client_for, no_nodes
 
 

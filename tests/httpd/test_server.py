@@ -1069,7 +1069,7 @@ async def test_above_the_limit_the_longest_idle_connection_makes_room(
 
 async def test_connections_with_slow_heads_do_not_lock_out_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limiter, "KEYLESS_SETTLING", 0.0)
-    # The test has ten seconds; without the safeguard the first of them would be refused in an hour.
+    # The test has a minute; without the safeguard the first of them would be refused in an hour.
     async with serving(hello, limits=Limits(max_connections=5, head=3600)) as served:
         slow = [await served.connect() for _ in range(5)]
         for client in slow:
