@@ -85,11 +85,11 @@ class Native:
         limit = min(body.limit, MAX_BATCH)
         arguments = (namespace, body.limits, limit)
         claimer = self._claimer(request, body)
-        max_wait = _max_wait(request, body.wait_ms)
+        max_wait = _max_wait(request, body.wait_ms) if limit else 0.0
 
         async def claim() -> claims.Claimed | None:
             await self._polled(namespace, body)
-            if max_wait == 0 or limit == 0:
+            if max_wait == 0:
                 return await self._store.write(claims.claim, *arguments, claimer())
             # The commit that makes a state claimable also serves this claim. If it were woken to try again,
             # there would be a second commit between the end of a node and the start of the next.
@@ -98,7 +98,7 @@ class Native:
                     max_wait, claims.claim_once_ready, *arguments, claimer
                 )
 
-        if max_wait == 0 or limit == 0:
+        if max_wait == 0:
             claimed = await in_time(claim())
         else:
             claimed = await _while_connected(request, max_wait + CLAIM_LIMIT, claim)
