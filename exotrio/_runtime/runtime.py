@@ -369,14 +369,12 @@ class Runtime:
         # This shield has no deadline: the shutdown bounds every step within it but the end of a node that
         # shields itself. In a process that belongs to the runtime, the watchdog bounds that.
         with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as around:
-                phase_context.set(lambda: self._phase.value)
-                self._tasks.enter()
-                collections = nullcontext() if watchdog() is None else rare_collections()
-                with collections, self._loop_watch.watched(), captured(enabled=self._options.capture_logs):
-                    await self._stop.guard(partial(engine.run, started), "the runtime")
-                self._tasks.leave()
-                around.cancel_scope.cancel()
+            phase_context.set(lambda: self._phase.value)
+            self._tasks.enter()
+            collections = nullcontext() if watchdog() is None else rare_collections()
+            with collections, self._loop_watch.watched(), captured(enabled=self._options.capture_logs):
+                await self._stop.guard(partial(engine.run, started), "the runtime")
+            self._tasks.leave()
         outside.cancel()
 
     def _refuse_if_started(self, why: str) -> None:
