@@ -62,15 +62,17 @@ class ParentProcess:
             self._unsent.append(data)
             if self._is_sending:
                 return  # this interrupts another call in this thread, which sends the message, too
-            self._is_sending = True
-            try:
-                while self._unsent:
-                    data = self._unsent.popleft()
-                    if self._socket is not None:
-                        with suppress(OSError):  # the parent has ended, which the reading thread handles
-                            self._socket.sendall(data)
-            finally:
-                self._is_sending = False
+            # Race: a signal handler may add a message after the last one was sent, before the flag is reset.
+            while self._unsent:
+                self._is_sending = True
+                try:
+                    while self._unsent:
+                        data = self._unsent.popleft()
+                        if self._socket is not None:
+                            with suppress(OSError):  # the parent has ended, which the reading thread handles
+                                self._socket.sendall(data)
+                finally:
+                    self._is_sending = False
 
     def messages(self, interval: Callable[[], float | None] = lambda: None) -> Iterator[Any]:
         """Yield each message until the parent has ended. For a thread.

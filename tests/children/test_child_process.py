@@ -10,12 +10,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 import trio
 
 import exotrio
 from exotrio._children.child_process import SOCKET, ChildProcess
+from exotrio._children.parent_process import ParentProcess, unpack
 from tests.support.helpers import eventually
 from tests.support.processes import ROOT, TEST_TIMEOUT, Process, is_running, until_gone
 
@@ -137,6 +140,43 @@ parent.send("end")
         assert await process.receive() == b"x" * 3_000_000
         assert await process.receive() == "of the handler"
         assert await process.receive() == "end"
+
+
+def test_a_message_that_is_sent_at_any_line_of_another_call_arrives() -> None:
+    """As a signal handler does that logs."""
+    lines, _ = interrupted_send(0)
+    assert lines > 5
+    for line in range(1, lines + 1):
+        _, received = interrupted_send(line)
+        messages = {unpack(received), unpack(received)}
+        assert messages == {"interrupted", "of the handler"}, f"interrupted before line {line}"
+
+
+def interrupted_send(interrupted_at: int) -> tuple[int, bytearray]:
+    """Send a message, and another one before this line of that call is run.
+
+    Return how many lines it ran, and what arrived.
+    """
+    ours, theirs = socket.socketpair()
+    parent, lines = ParentProcess(theirs.detach()), 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal lines
+        if frame.f_code is ParentProcess.send.__code__ and event == "line":
+            lines += 1
+            if lines == interrupted_at:
+                parent.send("of the handler")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        parent.send("interrupted")
+    finally:
+        sys.settrace(before)
+    parent._disconnect()
+    with ours:
+        return lines, bytearray(ours.recv(4096))
 
 
 async def test_a_parent_with_many_open_files_exchanges_messages_too() -> None:
