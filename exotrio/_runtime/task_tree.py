@@ -73,7 +73,7 @@ class TaskView:
         if self._root is None:
             return "the runtime does not run"
         try:
-            return _bounded(_lines_of(self._root, 0))
+            return _bounded(_lines_of(self._root))
         except Exception as error:  # of an unusual awaitable; out of a callback it would end the loop
             log.exception("the task tree could not be taken")
             return f"the task tree could not be taken: {type(error).__name__}"
@@ -87,8 +87,8 @@ class TaskView:
         return _bounded([head, *_frames(frames, "  ")])
 
 
-def _lines_of(root: trio.lowlevel.Task, depth: int) -> Iterator[str]:
-    waiting = [(root, depth)]
+def _lines_of(root: trio.lowlevel.Task) -> Iterator[str]:
+    waiting = [(root, 0)]
     shown = 0
     while waiting:
         task, depth = waiting.pop()
