@@ -51,9 +51,8 @@ class Span:
         from opentelemetry import context
 
         if self._before is not None:
-            context.attach(
-                self._before
-            )  # not ``detach``: other code may have attached its own context meanwhile
+            # Not ``detach``: other code may have attached its own context meanwhile.
+            context.attach(self._before)
 
     def add(self, attributes: Mapping[str, Value]) -> None:
         """Give it more attributes."""
