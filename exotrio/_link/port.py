@@ -137,7 +137,6 @@ class ClaimLost(Exception):
 
     def __init__(self, limit: int, *, too_slow: bool = False) -> None:
         super().__init__(f"up to {limit} states may have been claimed by a request whose answer was lost")
-        self.limit = limit
         self.too_slow = too_slow
 
 
