@@ -1,4 +1,4 @@
-"""Nodes that keep every thread of Trio\'s default limiter busy do not delay the runtime."""
+"""Nodes that keep every thread of Trio's default limiter busy do not delay the runtime."""
 
 from __future__ import annotations
 

@@ -504,12 +504,12 @@ async def test_v0_settlements_come_in_the_order_of_the_items_however_the_answers
     autojump_clock: MockClock,
 ) -> None:
     running = 0
-    limit = 0
+    peak = 0
 
     async def handler(request: httpx.Request) -> httpx.Response:
-        nonlocal running, limit
+        nonlocal running, peak
         running += 1
-        limit = max(limit, running)
+        peak = max(peak, running)
         number = int(request.url.path.split("/")[5])
         await trio.sleep(10 - number)
         running -= 1
@@ -518,7 +518,7 @@ async def test_v0_settlements_come_in_the_order_of_the_items_however_the_answers
     link, _ = v0_link(handler, concurrency=3)
     settlements = await link.report([(claim(str(number)), DONE) for number in range(9)])
     assert [s.status for s in settlements] == [404, 200, 404, 200, 404, 200, 404, 200, 404]
-    assert limit == 3
+    assert peak == 3
 
 
 class Unprintable:

@@ -27,11 +27,11 @@ MB = 1_000_000
 
 
 class Slow(httpx.AsyncBaseTransport):
-    """A way to a server over which ``RATE`` bytes pass in a second, of each answer none after ``peak``."""
+    """A way to a server over which ``RATE`` bytes pass in a second, none after ``limit`` of an answer."""
 
-    def __init__(self, server: httpx.AsyncBaseTransport, peak: float = math.inf) -> None:
+    def __init__(self, server: httpx.AsyncBaseTransport, limit: float = math.inf) -> None:
         self._server = server
-        self._peak = peak
+        self._limit = limit
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await trio.sleep(len(await request.aread()) / RATE)
@@ -40,7 +40,7 @@ class Slow(httpx.AsyncBaseTransport):
 
     async def _drip(self, content: bytes) -> AsyncIterator[bytes]:
         for start in range(0, len(content), RATE):
-            if start >= self._peak:
+            if start >= self._limit:
                 await trio.sleep_forever()
             piece = content[start : start + RATE]
             await trio.sleep(len(piece) / RATE)
@@ -124,7 +124,7 @@ async def test_after_a_v0_claim_that_stopped_arriving_less_is_asked_for(
 ) -> None:
     server = V0Server()
     server.add("Counts", 20, text="x" * MB)
-    async with running(Slow(server, peak=9 * MB), Counts) as rt:
+    async with running(Slow(server, limit=9 * MB), Counts) as rt:
         await server.until(EXECUTED=4)
     assert "a claim of up to 16 states arrived too slowly; the next claim is of up to 8" in caplog.text
     assert rt.summary.lost_claims == 16

@@ -554,7 +554,7 @@ async def test_every_read_is_repeated_while_the_database_is_away(
 
         return proxy
 
-    looks: list[Callable[[], Awaitable[object]]] = [
+    reads: list[Callable[[], Awaitable[object]]] = [
         lambda: manager.get_graph("g"),
         lambda: manager.graphs(),
         lambda: manager.nodes(),
@@ -564,7 +564,7 @@ async def test_every_read_is_repeated_while_the_database_is_away(
         lambda: manager.state("g", run_id, state.id),
         lambda: manager.upsert_graph(GRAPH),
     ]
-    for read in looks:
+    for read in reads:
         stock.proxy = back_at_the_third_request()
         assert await read()
         stock.proxy = does("", "")

@@ -366,7 +366,7 @@ async def refused(rt: Runtime) -> Exception:
 
 
 def write_text(path: Path) -> None:
-    path.write_text("no database at all, but long enough to record like something" * 20)
+    path.write_text("no database at all, but long enough to look like something" * 20)
 
 
 def write_database(path: Path) -> None:
