@@ -93,7 +93,8 @@ in the outbox, of unknown fate, or abandoned, and counts for exit code 75.
    deadline: the shutdown bounds every step within it but one, the end of a node that shields itself (3).
 2. These also shield themselves, each with a deadline: a claim in flight, since its answer names states that
    would be lost (``Link.settle_by``: until the end of the flush); a cancelled asyncio node, until CLEAN_UP is
-   over; a request that hangs up, for HANG_UP; the last heartbeat and each closing, for CLOSE.
+   over; the end of a worker process that was killed, for 1 s; a request that hangs up, for HANG_UP; the last
+   heartbeat and each closing, for CLOSE.
    ``trio.Cancelled`` never becomes an outcome: a node that was cancelled is released, unless it returned a
    value all the same.
 3. A node that does not end is given up at the end of CLEAN_UP: its state is released. In a thread or in the
