@@ -199,7 +199,8 @@ class _Running(ProgressView):
         self.redactor = redactor_of(job.secrets.values())
         self.output = Output(self) if job.captures else None
         self._worker = worker
-        self._sending = threading.Lock()
+        # Reentrant: in the thread that holds it, a signal handler of the node may report progress.
+        self._sending = threading.RLock()
         self._sent: object = None
         self._next = 0.0
 

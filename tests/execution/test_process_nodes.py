@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,18 +21,21 @@ import trio.testing
 from trio.testing import MockClock
 
 from exotrio import BaseNode, ConfigurationError, Stopping
-from exotrio._execution import processes
+from exotrio._execution import process_worker, processes
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution
+from exotrio._execution.messages import Job, News
 from exotrio._link.port import Claim
+from exotrio._nodes.importing import target_of
 from exotrio._nodes.outcome import Report
+from exotrio._nodes.progress import Progress
 from exotrio._shared import deadlines
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, run_node
 from tests.support import process_nodes as nodes
 from tests.support.doubles import NativeServer, V0Server, running, runtime
 from tests.support.helpers import eventually
-from tests.support.processes import Process, is_running, until_gone
+from tests.support.processes import TEST_TIMEOUT, Process, is_running, until_gone
 
 SECRET = "sesame-4711"
 
@@ -229,6 +233,35 @@ async def test_progress_is_sent_from_time_to_time_and_the_last_one_always() -> N
         await eventually(lambda: _progress(execution, "step 10000"), within=20)
         execution.drain()
     assert len(reports) < 200
+
+
+def test_a_signal_handler_of_a_node_reports_progress_while_the_last_one_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sending waits while the runtime does not read."""
+
+    class Worker:
+        def send(self, message: News) -> None:
+            sent.append(message.progress)
+            if len(sent) == 1:
+                running_job.say(1, "of the handler")
+
+    monkeypatch.setattr(process_worker, "NEWS_INTERVAL", 0.0)
+    sent: list[Progress | None] = []
+    job = Job(
+        number=1,
+        target=target_of(nodes.Reports),
+        inputs={},
+        secrets={},
+        trace=None,
+        draining=False,
+        captures=True,
+    )
+    running_job = process_worker._Running(job, Worker())  # type: ignore[arg-type]
+    thread = threading.Thread(target=running_job.say, args=(0, "interrupted"), daemon=True)
+    thread.start()
+    thread.join(TEST_TIMEOUT)
+    assert sent == [Progress(0, "interrupted"), Progress(1, "of the handler")]
 
 
 async def test_a_node_logs_and_prints_to_where_the_runtime_does(
