@@ -19,9 +19,9 @@
                     of stuck nodes, which still run although nothing waits for them, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``
 
-``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``output``, ``capture``, ``spans`` and
-``error_text``; ``testing`` runs single nodes with ``executor`` and ``handle``; the formatters of the command
-line read the context variables of ``handle``.
+``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``capture``, ``spans`` and ``error_text``;
+``testing`` runs single nodes with ``executor`` and ``handle``; the formatters of the command line read the
+context variables of ``handle``, and its display of progress uses ``capture``.
 
 Rules that hold:
 

@@ -9,11 +9,12 @@
     heartbeat ------------>                        +-- batches
 
 - ``port``: the protocol ``Link``, and the values that pass through it. Everything above ``_link``
-  knows these only, and ``auto.AutoLink``, which the engine makes.
+  knows only these, ``outcomes``, and ``auto.AutoLink``, which the engine makes.
 - ``auto``: the link that finds out what the server is (``_http/discovery`` knows how) and uses the
   adapter that fits, also after the server was replaced.
 - ``v0`` and ``native``: the two adapters; ``batches`` sends the batches of the native one.
-- ``outcomes``: the one form of an outcome outside this process; the outbox of the runtime uses it, too.
+- ``outcomes``: the one form of an outcome outside this process; the outbox of the runtime and the spans of
+  executions use it, too.
 
 A link does not know workers, channels or phases. It repeats nothing that its callers can repeat: it
 returns the fate of each item (``Fate``), and the poller and the reporter decide.

@@ -18,7 +18,8 @@
                    stop                              task_tree     where the tasks wait, from any thread
 
 ``Runtime``, ``Phase`` and ``Summary`` are public through ``exotrio``, ``Vitals`` through
-``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares.
+``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares, counts the outcomes in
+files of ``outbox_store``, and shows the state of a log line, a ``held_claim``.
 
 How holding and reporting work
 ==============================
