@@ -14,13 +14,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
 
+from exotrio._wire.vocabulary import PENDING
 from exotrio.manager.engine.states import (
     CREATED,
     ENDED,
     ERRORED,
     EXECUTED,
     NEXT_CREATED_ERROR,
-    PENDING,
     PRUNED,
     QUEUED,
     RETRY_CREATED,

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from itertools import chain
 
 from exotrio._util.words import listed
-from exotrio._wire.vocabulary import StateStatus
+from exotrio._wire.vocabulary import ERRORED, PENDING, StateStatus
 from exotrio.graph import UnitesStrategyEnum
 from exotrio.manager.rules.template import Template, Unite
 
 Counts = Mapping[int, Mapping[str, int]]
 """Place to status to number of states; what is 0 may be missing."""
 
-_PENDING = (StateStatus.CREATED, StateStatus.QUEUED, StateStatus.EXECUTED)
-_FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
 MAX_NAMED = 5
 
 
@@ -61,7 +59,7 @@ def _alive(template: Template, counts: Counts, unites: Iterable[Unite]) -> set[i
     """Return the places with states that have not ended, and those that may get states because of them."""
     alive: set[int] = set()
     unites_blocked = [(unite, _is_blocked(unite, counts)) for unite in unites]
-    waiting = [place.index for place in template.places if _number(counts, place.index, _PENDING)]
+    waiting = [place.index for place in template.places if _number(counts, place.index, PENDING)]
     while waiting:
         index = waiting.pop()
         if index in alive:
@@ -79,7 +77,7 @@ def _is_blocked(unite: Unite, counts: Counts) -> bool:
     return (
         unite.strategy is UnitesStrategyEnum.ALL_SUCCESS
         and _number(counts, unite.target, (StateStatus.SUCCESS,)) <= 1
-        and any(_number(counts, member, _FAILED) for member in unite.region)
+        and any(_number(counts, member, ERRORED) for member in unite.region)
     )
 
 
@@ -99,7 +97,7 @@ class _Reasons:
         text = f"unites {self._name(unite.target)}"
         if self._is_cancelled:
             return f"{text}, and the run was cancelled"
-        (still, where), (broken, there) = (self._among(unite, each) for each in (_PENDING, _FAILED))
+        (still, where), (broken, there) = (self._among(unite, each) for each in (PENDING, ERRORED))
         if still and not _is_blocked(unite, self._counts):
             return f"{text}, and {still:,} of its group did not end yet ({where})"
         if broken:
@@ -116,7 +114,7 @@ class _Reasons:
         """Return a place and how its states ended."""
         if not _number(self._counts, index, None):
             return f"{self._name(index)}, which was not reached either"
-        pending = _number(self._counts, index, _PENDING)
+        pending = _number(self._counts, index, PENDING)
         pruned = _number(self._counts, index, (StateStatus.PRUNED,))
         numbers = [
             (pending, "has not ended" if pending == 1 else "have not ended"),
