@@ -9,6 +9,7 @@ from psycopg import errors
 
 from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.store.clock import wall_clock
+from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection, Mark
 from exotrio.manager.store.postgres.server import MIN_VERSION, Server
@@ -124,7 +125,7 @@ def _prepare_schema(connection: Connection, where: str) -> str:
         for step in range(version, VERSION):
             connection.control(translate_schema(MIGRATIONS[step] + FOR_OLDER.get(step, "")))
         _set_up(connection, relations(connection) - others)
-        _put(connection, VERSION, OLDEST)
+        _put_versions(connection)
     raise_numbers(connection)
     return stamp
 
@@ -159,10 +160,7 @@ def begin_epoch(connection: Connection) -> Mark:
 def _put_epoch(connection: Connection, mark: Mark) -> Mark:
     # Two standbys that were promoted separately can be on the same timeline.
     epoch = f"{mark.timeline}.{mark.table}.{secrets.token_hex(8)}"
-    connection.execute(
-        "INSERT INTO meta VALUES ('epoch', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (epoch,),
-    )
+    put_meta(connection, "epoch", epoch)
     return mark._replace(epoch=epoch)
 
 
@@ -203,9 +201,9 @@ def create_tables(connection: Connection) -> str:
     connection.control(translate_schema(SCHEMA + "".join(FOR_OLDER.values())))
     _set_up(connection, relations(connection))
     stamp = secrets.token_hex(4)
-    connection.execute("INSERT INTO meta VALUES ('stamp', ?)", (stamp,))
+    put_meta(connection, "stamp", stamp)
     _put_epoch(connection, connection.read_mark())
-    _put(connection, VERSION, OLDEST)
+    _put_versions(connection)
     return stamp
 
 
@@ -217,9 +215,6 @@ def _set_up(connection: Connection, tables: set[str]) -> None:
             connection.control(f"ALTER TABLE {table} SET ({settings})")
 
 
-def _put(connection: Connection, version: int, oldest: int) -> None:
-    connection.execute(
-        "INSERT INTO meta VALUES ('version', ?), ('oldest_version', ?)"
-        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (str(version), str(oldest)),
-    )
+def _put_versions(connection: Connection) -> None:
+    put_meta(connection, "version", str(VERSION))
+    put_meta(connection, "oldest_version", str(OLDEST))
