@@ -198,10 +198,9 @@ def shown_graph(view: View, row: Row) -> dict[str, Any]:
     body = StoredGraph.model_validate_json(row["body"]).model_dump(mode="json")
     for node in body["nodes"]:
         node["next_nodes"] = node["next_nodes"] or []
-    names = view.execute("SELECT name FROM secrets WHERE graph = ? ORDER BY name", (row["id"],))
     shown = {
         **body,
-        "secrets": {name: True for (name,) in names},
+        "secrets": dict.fromkeys(secret_names(view, row), True),
         "created_at": timestamp(row["created_at"]),
         "updated_at": timestamp(row["updated_at"]),
         "validation_status": row["validation_status"],
@@ -212,6 +211,11 @@ def shown_graph(view: View, row: Row) -> dict[str, Any]:
     if body["triggers"]:
         shown["scheduled"] = {schedule: timestamp(at) for schedule, at in next_firings(view, row).items()}
     return shown
+
+
+def secret_names(view: View, graph: Row) -> list[str]:
+    rows = view.execute("SELECT name FROM secrets WHERE graph = ? ORDER BY name", (graph["id"],))
+    return [row["name"] for row in rows]
 
 
 def next_firings(view: View, graph: Row) -> dict[str, int]:

@@ -148,11 +148,6 @@ def graphs_using(view: View, namespace: str, node: str) -> list[str]:
     ]
 
 
-def secret_names(view: View, graph: Row) -> list[str]:
-    rows = view.execute("SELECT name FROM secrets WHERE graph = ? ORDER BY name", (graph["id"],))
-    return [row["name"] for row in rows]
-
-
 def find_node(view: View, namespace: str, name: str) -> Row:
     """Return a registered node; raise NotFound if there is none."""
     row = view.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))

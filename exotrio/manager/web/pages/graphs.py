@@ -10,8 +10,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._util.cron import next_occurrence_ms, parts_of
-from exotrio.manager.engine.graphs import find_graph, next_firings
-from exotrio.manager.queries.graphs import secret_names, show_graphs
+from exotrio.manager.engine.graphs import find_graph, next_firings, secret_names
+from exotrio.manager.queries.graphs import show_graphs
 from exotrio.manager.queries.runs import find_runs, read_run
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.rules.problems import Problem
