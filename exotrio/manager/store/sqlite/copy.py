@@ -30,7 +30,7 @@ _INSTRUCTIONS = 10_000
 async def copied(db: Path) -> AsyncIterator[Path]:
     """Copy a database into a file that only its owner may read, and that is removed after the block.
 
-    It raises Refused if no copy could be made. Cancelled, the copying ends within milliseconds.
+    It raises Unavailable if no copy could be made. Cancelled, the copying ends within milliseconds.
     """
     copy = _copy_path(db, secrets.token_hex(8))
     is_cancelled = threading.Event()
