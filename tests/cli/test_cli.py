@@ -98,10 +98,11 @@ def shell(line: str, folder: Path) -> Ended:
 
 
 WITH_JSON = (
-    *("graph apply", "graph check", "graph ls", "graph show", "trigger", "runs ls", "runs show"),
-    *("runs watch", "runs cancel", "runs retry", "states ls", "states show", "states retry", "nodes ls"),
+    *("run", "top", "graph apply", "graph check", "graph ls", "graph show", "trigger"),
+    *("runs ls", "runs show", "runs watch", "runs cancel", "runs retry"),
+    *("states ls", "states show", "states retry", "nodes ls"),
 )
-OTHERS = ("", "run", "worker", "server", "dev", "runtimes drain", "graph", "runs", "states", "nodes")
+OTHERS = ("", "worker", "server", "dev", "runtimes drain", "graph", "runs", "states", "nodes")
 
 
 @pytest.mark.parametrize("command", [*OTHERS, *WITH_JSON])

@@ -69,9 +69,10 @@ def ls(graph: str | None, status: str | None, key: str | None, limit: int, conne
 def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
-    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, counts, nodes (counts by
-    status; paused_at if states wait for a paused node; not_reached: why the node has no state), failed
-    (the newest failed states: id, identifier, status, error).
+    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, success_count,
+    pending_count, errored_count, retried_count, total_count, nodes (identifier, node_name, counts by status;
+    paused_at if states wait for a paused node; not_reached: why the node has no state), failed (the newest
+    failed states: id, identifier, status, error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:

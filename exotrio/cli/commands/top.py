@@ -34,8 +34,8 @@ def command(interval: float, once: bool, connection: Connection) -> None:
     OFFERED  live runtimes that have the node
     HOLDS    states a runtime has claimed; BUSY and FREE: its workers, as of its last heartbeat
 
-    JSON: namespace, at, running, waiting, errored, oldest, throughput (by minute), nodes, runtimes,
-    runs.
+    JSON: namespace, at, running, waiting, waiting_is_more (there are more), errored, oldest, throughput (by
+    minute), nodes, runtimes, runtime_count, v0_runtimes, runs.
     """
     is_live = not once and connection.form != "json" and sys.stdout.isatty()
 
