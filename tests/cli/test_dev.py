@@ -150,9 +150,8 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
     assert page == (tmp_path / ".exotrio" / "state.db.sign-in.html").as_uri(), (
         "arguments of any process are public"
     )
-    opened = dev.signed_in(link_in(page))
-    assert "Start a run" in opened.get("/ns/n/graphs/greeting").text
-    browser = opened
+    browser = dev.signed_in(link_in(page))
+    assert "Start a run" in browser.get("/ns/n/graphs/greeting").text
     run_id = start_run(browser, name="Ada")
     dev.says(f"^run {run_id} of graph 'greeting' began")
     dev.says("^Hello Ada")
