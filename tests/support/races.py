@@ -24,16 +24,13 @@ class _HeldUp:
     """A transaction that waits at the gate before it writes for the first time: it has read, and decided."""
 
     def __init__(self, tx: Transaction, gate: Gate) -> None:
-        object.__setattr__(self, "_tx", tx)
-        object.__setattr__(self, "_gate", gate)
+        self._tx = tx
+        self._gate = gate
 
     def __getattr__(self, name: str) -> Any:
         if name in ("insert", "update", "executemany"):
             self._gate.hold()
         return getattr(self._tx, name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        setattr(self._tx, name, value)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
         if sql.startswith(WRITES):
