@@ -120,7 +120,7 @@ class Split(BaseNode):
 
 
 class Leaf(BaseNode):
-    """One fails once, and one is requeued once: until that is recorded, whatever was executed."""
+    """One fails in its first execution, and one is requeued in its first one."""
 
     class Inputs(BaseModel):
         key: str

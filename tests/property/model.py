@@ -144,7 +144,7 @@ class Model:
 
     Attributes:
         states: Every state there is, in no special order.
-        asked: Identifier to the inputs its registered schema asks for. Others are built too, if they can be.
+        inputs_of: Identifier to the inputs its registered schema has. Others are built too, if they can be.
         paused: Identifiers of nodes of which nothing is claimed.
     """
 

@@ -1,4 +1,4 @@
-"""What every test of a store needs, whichever engine it is on: use cases of the tests' own, and patience."""
+"""What tests of a store use on every engine: new databases, use cases, and waiting for threads."""
 
 from __future__ import annotations
 
