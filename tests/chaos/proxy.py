@@ -169,7 +169,7 @@ class Proxy:
         return all(armed.kind == CUT_NEXT for armed in self._armed)
 
     async def _connection(self, stream: trio.SocketStream) -> None:
-        client = _Connection(stream)
+        client = _Connection()
         buffer = bytearray()
         scope = trio.CancelScope()
         self._open[scope] = None
@@ -329,7 +329,6 @@ def _answer(status: int, kind: str, body: bytes) -> bytes:
 class _Connection:
     """A worker's connection. ``is_doomed``: the next request is executed, and its answer is not sent."""
 
-    stream: trio.SocketStream
     is_doomed: bool = False
 
 
