@@ -7,9 +7,9 @@ PostgreSQL) and ``pooled`` (the two behind pgbouncer), and, if ``EXOTRIO_CONTRAC
 so a server can be shared and needs no cleaning.
 
 ``embedded`` has each row of each test. ``two-managers`` has one row of each, and all rows of tests with
-``stored_values``, which an engine may refuse or store differently. Tests that are ``before_the_store`` are
-not run there: one row of each goes through HTTP, to ``tcp``. Tests that use the fixture ``target`` or
-``keyed`` have each row everywhere; with ``EXOTRIO_CONTRACT_ALL`` all tests have.
+``stored_values``, which an engine may refuse or store differently. Tests that use the fixture ``target`` or
+``keyed`` have each row everywhere; with ``EXOTRIO_CONTRACT_ALL`` all tests have. But tests that are
+``before_the_store`` are never run on PostgreSQL: one row of each goes through HTTP, to ``tcp``.
 """
 
 from __future__ import annotations
