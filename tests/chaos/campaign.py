@@ -23,7 +23,7 @@ from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.assessment import Evidence, Shown, assess
 from tests.chaos.cluster import Child, Cluster, until
-from tests.chaos.crew import Crew, stop
+from tests.chaos.crew import EXIT_TIMEOUT, Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
 from tests.chaos.journal import Execution, Reading
 from tests.chaos.pausing import Pausing
@@ -95,7 +95,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
         try:
             shown = await chaos.run(canary)
         finally:
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(EXIT_TIMEOUT, shield=True):
                 await cluster.kill_all()
             nursery.cancel_scope.cancel()
         evidence = Evidence(
