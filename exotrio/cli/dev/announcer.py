@@ -56,7 +56,7 @@ class FirstRun:
         if self.graph is not None and self.graph not in names:
             raise ConfigurationError(
                 f"the code has no graph {self.graph!r}{suggestion(self.graph, names)}",
-                where="asked for with --graph",
+                where="named with --graph",
                 fix=f"it has: {listed(names)}",
             )
         graph = names[0] if self.graph is None else self.graph
