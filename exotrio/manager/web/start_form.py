@@ -1,5 +1,5 @@
 """The form that starts a run: a field for each input of the root and each key of the store, of the type that
-the nodes declare, with its text and what is wrong with that."""
+the nodes declare, with the graph's value to be edited. A run gets the fields whose text is another one."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ from exotrio.manager.web.page import FormRejected, PageRequest
 INPUT, STORE = "input.", "store."
 """Prefixes of the names of fields; the rest is the name of the input or the key."""
 EMPTY = "empty."
-"""Prefix of the name of the box next to a field that says that an empty text is meant."""
+"""Prefix of the name of the box next to a required field that says that an empty text is meant."""
 MAX_DELAY = 30 * 86_400
 """Seconds by which the start of a run may be delayed."""
 MAX_FILLED = 900_000
-"""Bytes, as sent, that are taken from another run: the whole form must fit into ``guard.MAX_FORM``."""
+"""Bytes, as sent, that it is filled in with: the whole form must fit into ``guard.MAX_FORM``."""
 LONG = 100
 """Characters above which a text gets several lines."""
 
+_LINE_END = re.compile(r"\r\n?|\n")
+"""Browsers send any of them back as the same."""
 _SHOWN = {
     "number": re.compile(r"-?(\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?"),
     "date": re.compile(r"\d{4}-\d\d-\d\d"),
@@ -65,9 +67,10 @@ class FormField:
         label: The name of the input, or the key.
         values: The values that it accepts.
         about: Its description.
-        default: The text that is used if it is left empty; None if there is none that it accepts.
+        default: The graph's value; None if there is none that it accepts, so that a text is required.
         text: The text in it.
-        is_empty: Whether an empty text is meant.
+        is_empty: Whether an empty text is meant, where a text is required.
+        is_fixed: Whether the graph's value is too long to be edited here.
         problem: What is wrong with the text, as in "must be a whole number".
     """
 
@@ -79,20 +82,26 @@ class FormField:
     default: str | None = ""
     text: str = ""
     is_empty: bool = False
+    is_fixed: bool = False
     problem: str | None = None
 
     def find_problem(self) -> str | None:
         """Return what is wrong with the text in it."""
         if self.name == "key":
             return _problem_of_key(self.text.strip())
-        if self.text or self.is_empty:
-            return self.values.problem(self.text)
-        return "is required" if self.default is None else None
+        if self.default is None and not self.text and not self.is_empty:
+            return "is required"
+        return self.values.problem(self.text) if self.is_changed else None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a run gets its text, and not the graph's value."""
+        return not self.is_fixed and (self.default is None or self.text != _LINE_END.sub("\n", self.default))
 
     @property
     def has_box(self) -> bool:
-        """Whether an empty text differs from the default and is allowed."""
-        return self.is_empty or (self.default != "" and self.values.problem("") is None)
+        """Whether an empty text is allowed, but must be meant."""
+        return self.default is None and self.values.problem("") is None
 
     @property
     def options(self) -> list[str]:
@@ -111,7 +120,7 @@ class FormField:
             control = "number" if kind == "integer" else kind
             if control in _SHOWN and (not self.text or self._is_shown_in(control)):
                 return control
-        is_long = any("\n" in text or len(text) > LONG for text in (self.text, self.default or ""))
+        is_long = self.is_fixed or _LINE_END.search(self.text) or len(self.text) > LONG
         return "textarea" if is_long or self.values.limits.get("maxLength", 0) > LONG else "text"
 
     def _is_shown_in(self, control: str) -> bool:
@@ -130,7 +139,7 @@ def _problem_of_key(key: str) -> str | None:
 
 
 class StartForm:
-    """The form of a graph, empty at first.
+    """The form of a graph, filled in with its values at first.
 
     Attributes:
         inputs: The fields of the inputs of the root.
@@ -143,6 +152,7 @@ class StartForm:
 
     def __init__(self, view: View, template: Template) -> None:
         self._template = template
+        self._left = MAX_FILLED
         root, config = template.root, template.body.store_config
         inputs = _Inputs(view)
         self.inputs: list[FormField] = []
@@ -155,25 +165,38 @@ class StartForm:
             self._add(self.store, STORE, inputs.from_key(template, key), value)
         self.run = [
             FormField(id="key", name="key", label="Key", about=_ABOUT_KEY),
-            FormField(id="delay", name="delay", label="Delay in seconds", values=_DELAY, default="0"),
+            FormField(
+                id="delay", name="delay", label="Delay in seconds", values=_DELAY, default="0", text="0"
+            ),
         ]
         self.taken_from = self.problem = ""
         self.is_sent = False
 
-    @staticmethod
     def _add(
-        fields: list[FormField], prefix: str, declared: Field, text: str | None, built: bool = False
+        self, fields: list[FormField], prefix: str, declared: Field, text: str | None, built: bool = False
     ) -> None:
-        fields.append(
-            FormField(
-                id=f"{prefix[:-1]}-{len(fields) + 1}",
-                name=prefix + declared.name,
-                label=declared.name,
-                values=declared.values,
-                about=declared.description,
-                default=text if text is None or built or declared.values.problem(text) is None else None,
-            )
+        default = text if text is None or built or declared.values.problem(text) is None else None
+        added = FormField(
+            id=f"{prefix[:-1]}-{len(fields) + 1}",
+            name=prefix + declared.name,
+            label=declared.name,
+            values=declared.values,
+            about=declared.description,
+            default=default,
         )
+        added.is_fixed = not self._put(added, default or "")
+        fields.append(added)
+
+    def _put(self, into: FormField, text: str) -> bool:
+        """Put a text into a field, if the form does not become too long; return whether it did."""
+        size, old = (
+            len(quote_plus(each.replace("\n", "\r\n"), errors="replace")) for each in (text, into.text)
+        )
+        fits = size - old <= self._left
+        if fits:
+            self._left -= size - old
+            into.text = text
+        return fits
 
     @property
     def fields(self) -> list[FormField]:
@@ -186,13 +209,15 @@ class StartForm:
 
     @staticmethod
     def texts_of(fields: Iterable[FormField]) -> dict[str, str]:
-        """Return the texts of fields by their labels, without fields that are left to the graph's default."""
-        return {each.label: each.text for each in fields if each.text or each.is_empty}
+        """Return the texts of fields by their labels, without fields that have the graph's value."""
+        return {each.label: each.text for each in fields if each.is_changed}
 
     def fill(self, form: Form) -> None:
         self._add_keys(name.removeprefix(STORE) for name in form if name.startswith(STORE))
         for each in self.fields:
-            each.text, each.is_empty = field(form, each.name), EMPTY + each.name in form
+            if each.name in form:
+                each.text, each.is_fixed = field(form, each.name), False
+            each.is_empty = EMPTY + each.name in form
         self.taken_from = field(form, "from")
         self.is_sent = True
 
@@ -211,19 +236,17 @@ class StartForm:
         by_graph |= {each.name: each.default for each in self.store}
         texts = {INPUT + name: text for name, text in inputs.items()}
         texts |= {STORE + key: text for key, text in store.items()}
-        redactor, left = redactor_of(secrets), MAX_FILLED
+        redactor = redactor_of(secrets)
         for each in (*self.inputs, *self.store):
             text = texts.get(each.name)
-            size = 0 if text is None else len(quote_plus(text.replace("\n", "\r\n"), errors="replace"))
             if text is None or text == by_graph[each.name]:
                 continue
             if text in secrets or redactor.redact(text) != text:
                 each.problem = "has a secret of the graph in that run, which is not shown"
-            elif size > left:
+            elif not self._put(each, text):
                 each.problem = f"has {len(text):,} characters in that run, too many for this form"
             else:
-                left -= size
-                each.text, each.is_empty = text, not text
+                each.is_empty, each.is_fixed = not text, False
 
     def _add_keys(self, keys: Iterable[str]) -> None:
         """Add fields for keys that the graph does not name: the store of a run may have any."""
@@ -267,7 +290,7 @@ def _built(pieces: Iterable[Piece], store: Mapping[str, str]) -> str | None:
 
 
 def start_form(view: View, request: PageRequest, graph: Row, template: Template) -> StartForm:
-    """Return the form of a graph: empty, filled in with another run, or as it was sent if it was rejected."""
+    """Return the form of a graph: with its values, those of another run, or what was sent and rejected."""
     form = StartForm(view, template)
     if request.rejected is not None:
         form.fill(request.rejected.form)

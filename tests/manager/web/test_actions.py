@@ -162,18 +162,42 @@ async def test_the_schedule_of_a_graph_is_paused_resumed_and_cancelled(site: Sit
     assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")
 
 
-async def test_an_empty_text_differs_from_an_empty_field(site: Site) -> None:
-    flow = await Flow.deploy(site.api, place("root", inputs={"a": "kept", "b": "replaced"}))
-    fields = {"input.a": "", "input.b": "", "empty.input.b": "on"}
-    await site.browser.do("/ns/shop/graphs/graph", fields)
-    assert await flow.inputs("root") == {"a": "kept", "b": ""}
+async def test_the_form_has_the_values_of_the_graph_and_a_run_gets_those_that_were_changed(
+    site: Site,
+) -> None:
+    inputs = {
+        "a": "kept\r\nlines",
+        "b": "emptied",
+        "c": "${{ store.key }}",
+        "d": "edited",
+        "e": "x" * 999_999,
+    }
+    flow = await Flow.deploy(
+        site.api, place("root", inputs=inputs), store_config={"default_values": {"key": "1"}}
+    )
+    html = await site.browser.page("/ns/shop/graphs/graph")
+    sent = sent_by(html)
+    assert sent == {
+        "input.a": "kept\nlines",
+        "input.b": "emptied",
+        "input.c": "${{ store.key }}",
+        "input.d": "edited",
+        "store.key": "1",
+        "delay": "0",
+    }
+    assert "The graph's value has 999,999 characters, too many to edit them here." in text_of(html)
+    sent |= {"input.b": "", "input.d": "edited too", "store.key": "2"}
+    await site.browser.do("/ns/shop/graphs/graph", sent)
+    changed = {"b": "", "c": "2", "d": "edited too"}
+    assert await flow.inputs("root") == {**inputs, **changed}, "what was not changed is the graph's"
 
 
 def sent_by(html: str) -> dict[str, str]:
     """Return the fields that a browser sends of the form that starts a run, without those that are empty."""
     form = re.search(r'<form method="post" action="[^"]+" class="fields">(.*?)</form>', html, re.DOTALL)[1]  # type: ignore[index]
     fields = dict(re.findall(r'<input[^>]* name="([^"]+)"[^>]* value="([^"]*)"', form))
-    fields |= dict(re.findall(r'<textarea[^>]* name="([^"]+)"[^>]*>\n(.*?)</textarea>', form, re.DOTALL))
+    areas = re.findall(r'<textarea[^>]* name="([^"]+)"([^>]*)>\n(.*?)</textarea>', form, re.DOTALL)
+    fields |= {name: text.replace("\r\n", "\n") for name, rest, text in areas if "disabled" not in rest}
     for name, options in re.findall(r'<select[^>]* name="([^"]+)"[^>]*>(.*?)</select>', form, re.DOTALL):
         fields |= dict.fromkeys(
             [name], *re.findall(r"<option value=\"[^\"]*\" selected>(.*?)</option>", options)
@@ -213,21 +237,21 @@ async def test_a_field_has_the_type_that_its_node_declares(site: Site) -> None:
         return re.search(rf'<\w+ id="[\w-]+" name="{re.escape(name)}"[^>]*>', html)[0]  # type: ignore[index]
 
     assert 'type="number"' in (count := element("store.count"))
-    assert 'placeholder="1"' in count
+    assert 'value="1"' in count
     assert 'min="1" step="1"' in count
     assert "About count; a whole number, at least 1" in html
     assert element("input.dry").startswith("<select")
-    assert '<option value="">small (the graph\'s value)</option>' in html
+    assert '<option value="small" selected>small</option>' in html
     assert '<option value="large">large</option>' in html
-    assert 'type="date"' in element("input.day")
+    assert 'type="date" value="2026-01-31"' in element("input.day")
     assert element("input.tags").startswith("<textarea")
     assert 'aria-required="true"' in element("input.tags"), "the graph has what does not fit"
     assert 'aria-required="true"' in element("store.must")
     assert 'type="text"' in element("input.limit"), "it may be null"
     assert 'type="text"' in element("input.note")
-    assert 'placeholder="no note"' in element("input.note")
+    assert 'value="no note"' in element("input.note")
     boxes = re.findall(r'name="empty.([^"]+)"', html)
-    assert boxes == ["input.note", "store.must"], "an empty text is a value of these alone"
+    assert boxes == ["store.must"], "an empty text is a value of it, and may be forgotten"
 
 
 async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: Site) -> None:
@@ -274,7 +298,8 @@ async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: S
     assert 'type="text" value="k"' in html
     assert 'type="number" value="-1"' in html
     assert runs_in(await site.browser.page("/ns/shop/runs")) == []
-    sent |= {"store.count": "2", "input.size": "", "input.day": "", "input.tags": '["a"]', "delay": ""}
+    del sent["input.size"]
+    sent |= {"store.count": "2", "input.day": FITTING["day"], "input.tags": '["a"]', "delay": "0"}
     await site.browser.do("/ns/shop/graphs/graph", {**sent, "store.must": "", "empty.store.must": "on"})
     (state,) = await flow.take("root")
     values = {"count": "2", "note": "<two>\nlines", "tags": '["a"]', "limit": "7"}
@@ -324,13 +349,16 @@ async def test_the_form_is_filled_in_with_the_values_of_another_run(site: Site) 
     filled = sent_by(html)
     assert filled == {
         "from": flow.run_id,
+        **{f"input.{name}": text for name, text in FITTING.items()},
+        "input.count": "${{ store.count }}",
         "input.note": SCRIPT,
         "input.size": "large",
         "input.dry": "false",
+        "delay": "0",
         "empty.store.must": "on",
         "store.count": "5",
         "store.extra": "two\nlines",
-    }, "what the graph would have so by itself is left to it: a change of a store key has its effect"
+    }, "an input that follows from the store still does: a change of a store key has its effect"
     await site.browser.do("/ns/shop/graphs/graph", filled)
     (second,) = await flow.take("root")
     assert second["inputs"] == first["inputs"]
