@@ -58,6 +58,8 @@ class Heads:
         self, nodes: Iterable[int], find: Callable[[dict[int, Position]], list[Row]], now_ms: int
     ) -> list[Row]:
         """Return the waiting states of nodes that ``find`` finds, given where to begin for each node."""
+        if not self._is_needed:
+            return find({})
         begins = {node_id: self.of(node_id) for node_id in nodes}
         began = self._clock()
         states = find(begins)
@@ -81,7 +83,7 @@ class Heads:
     def record(self, node_id: int, first: Position | None, now_ms: int, seconds: float) -> None:
         """Record a full search, begun at ``now_ms``: how long it took, and the first state that it
         returned."""
-        if seconds < LONG or not self._is_needed:
+        if seconds < LONG:
             self.forget(node_id)
             return
         before = self._heads.get(node_id)
