@@ -47,10 +47,12 @@ _key_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"File that holds the API key.  [default: the key {KEY_VARIABLE}]",
 )
-_db_option = options.database(
+db_option = options.database(
     "Instead of a URI, the database: a PostgreSQL; or a SQLite file, also one that `server`, `dev` or"
     f" `run --serve` has open.  {options.WHERE_BY_DEFAULT}"
 )
+
+DB_ALONE = "--db needs no state manager: leave out --uri and --key-file"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -178,7 +180,7 @@ def server_connection(function: F) -> F:
         chosen = replace(_resolve(namespace, uri, key_file, db), form=output)
         return function(*args, connection=chosen, **others)
 
-    return server_options(_db_option(cast("F", connected)))
+    return server_options(db_option(cast("F", connected)))
 
 
 def server_options(function: F) -> F:
@@ -193,7 +195,7 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
     arguments = ["--namespace", namespace] if namespace != (settings.namespace or "") else []
     if db is not None:
         if uri or key_file:
-            raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
+            raise click.UsageError(DB_ALONE)
         if not is_database_url(db) and not Path(db).is_file():
             raise ConfigurationError("the database cannot be used", [f"there is no database {db}"])
         return Connection(namespace=namespace, db=db, arguments=(*arguments, "--db", db))

@@ -5,6 +5,7 @@ Such a command opens the database itself, or uses the state manager of the proce
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,8 +106,16 @@ async def find_namespace(endpoint: Endpoint, shown: str) -> str:
     if not names:
         fix = "run a graph first (python -m exotrio run FILE), or name another database with --db"
         raise ConfigurationError(f"nothing was ever run in the database {shown}", fix=fix)
+    chosen, choice = await choose_namespace(endpoint, names)
+    if choice:
+        print_message(choice)
+    return chosen
+
+
+async def choose_namespace(endpoint: Endpoint, names: Sequence[str]) -> tuple[str, str]:
+    """Return the only namespace, or that of the newest run, with a sentence that names the others."""
     if len(names) == 1:
-        return names[0]
+        return names[0], ""
     newest: dict[str, float] = {}
     for name in names:
         async with client_at(endpoint, name) as client:
@@ -114,10 +123,10 @@ async def find_namespace(endpoint: Endpoint, shown: str) -> str:
         newest[name] = max((run.created_at.timestamp() for run in runs if run.created_at), default=0.0)
     chosen = max(names, key=lambda name: newest[name])
     others = ", ".join(name for name in names if name != chosen)
-    print_message(
-        f"namespace {chosen}, that of the newest run; -n or {NAMESPACE_VARIABLE} names another: {others}"
+    return (
+        chosen,
+        f"namespace {chosen}, that of the newest run; -n or {NAMESPACE_VARIABLE} names another: {others}",
     )
-    return chosen
 
 
 def is_shared(db: str | None) -> bool:

@@ -83,6 +83,12 @@ def says(end: Ended, code: int, *parts: str) -> None:
         assert part in end.out, f"no {part!r} in {end}"
 
 
+def nothing_in(namespace: str) -> tuple[str, ...]:
+    """Return the last line of a report without problems, up to its number of notes."""
+    examined = f"\nexamined the settings, the state manager and namespace {namespace}"
+    return (f"{examined}: nothing needs attention, ",)
+
+
 def source(report: dict[str, Any], name: str) -> tuple[str | None, str]:
     (setting,) = [each for each in report["settings"] if each["name"] == name]
     return setting["value"], setting["source"]
@@ -93,7 +99,8 @@ def source(report: dict[str, Any], name: str) -> tuple[str | None, str]:
 
 def test_missing_settings_are_named_with_how_to_set_them(cli: Cli) -> None:
     end = cli("doctor")
-    says(end, 2, "! no state manager is given", "! no API key is given", "2 things need attention")
+    says(end, 2, "! no state manager is given, and there is no database .exotrio/state.db in this folder")
+    says(end, 2, "\nexamined only the settings: 1 thing needs attention, ")
     says(end, 2, "EXOSPHERE_NAMESPACE", "sqlite", "trio ", f"{cli.folder / '.env'}")
     assert "state manager http" not in end.out
 
@@ -101,7 +108,7 @@ def test_missing_settings_are_named_with_how_to_set_them(cli: Cli) -> None:
 def test_the_key_next_to_a_local_database_is_pointed_out(cli: Cli) -> None:
     (cli.folder / ".exotrio").mkdir()
     (cli.folder / ".exotrio/state.db.api-key").write_text("k")
-    says(cli("doctor"), 2, "--key-file .exotrio/state.db.api-key")
+    says(cli("doctor", "--uri", "http://127.0.0.1:1"), 4, "--key-file .exotrio/state.db.api-key")
 
 
 def test_a_remote_database_without_tls_is_pointed_out(cli: Cli) -> None:
@@ -304,13 +311,20 @@ def test_without_a_key_the_connection_is_still_examined(cli: Cli, running: Serve
 def test_without_problems_it_exits_0(cli: Cli, running: Server) -> None:
     end = at(cli, running.uri)("doctor")
     says(end, 0, "kind: exotrio, native 0.", "clock: ", "by its own time", "schema ", "free on its disk")
-    says(end, 0, "1 live runtime; 3 nodes", "\nall is well\n")
+    says(end, 0, "1 live runtime; 3 nodes", *nothing_in("n"))
     assert "! " not in end.out
 
 
-def test_without_a_namespace_the_existing_ones_are_listed(cli: Cli, running: Server) -> None:
+def test_without_a_namespace_the_only_one_is_examined(cli: Cli, running: Server) -> None:
     cli.set(EXOSPHERE_STATE_MANAGER_URI=running.uri, EXOSPHERE_API_KEY=KEY)
-    says(cli("doctor"), 0, "namespaces: n\n", "- no namespace is given", "database: ")
+    says(cli("doctor"), 0, "namespaces: n\n", "1 live runtime; 3 nodes", "database: ", *nothing_in("n"))
+
+
+def test_without_any_namespace_nothing_is_claimed_to_be_examined(cli: Cli, tmp_path: Path) -> None:
+    with server(tmp_path) as running:
+        cli.set(EXOSPHERE_STATE_MANAGER_URI=running.uri, EXOSPHERE_API_KEY=KEY)
+        end = cli("doctor")
+        says(end, 0, "- there is no namespace yet", "examined only the settings and the state manager:")
 
 
 def test_stuck_states_are_found_with_the_reason(cli: Cli, tmp_path: Path) -> None:
@@ -359,7 +373,8 @@ def graph(node: str) -> dict[str, Any]:
 
 def test_exotrios_server_is_recognized_although_it_speaks_only_v0(cli: Cli, tmp_path: Path) -> None:
     with server(tmp_path, "--v0-only") as running:
-        says(at(cli, running.uri)("doctor"), 0, "kind: exotrio, v0 only", "0 runs unfinished", "all is well")
+        end = at(cli, running.uri)("doctor")
+        says(end, 0, "kind: exotrio, v0 only", "0 runs unfinished", *nothing_in("n"))
 
 
 OPENAPI = {"/openapi.json": Answer(200, {"info": {"title": "Exosphere State Manager", "version": "0.1"}})}

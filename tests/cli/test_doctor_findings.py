@@ -68,6 +68,7 @@ def test_nodes_that_make_progress_have_no_finding() -> None:
 def test_work_that_no_runtime_offers_is_stuck() -> None:
     waits = node("A\x1b", waiting=3, eligible=2, oldest_ms=240_000, offered_by=[])
     one(of_nodes(waits), "2 states of A\\x1b are due, the first for 4 min", "no live runtime", "worker FILE")
+    one(of_nodes({**waits, "eligible": 1}), "1 state of A\\x1b is due, the first for 4 min")
     one(of_nodes(node("A", waiting=1, offered_by=[])), "1 state of A will be due later", attention=False)
 
 
@@ -258,7 +259,7 @@ def test_the_report_shows_a_postgresql_database() -> None:
     server = Server(steps=[], kind=Kind.NATIVE)
     shown = checkup(database=postgres())
     settings = Settings(endpoint=Endpoint("http://m", None))
-    text = as_text(Report(settings, server=server, checkup=shown))
+    text = as_text(Report(settings, where="http://m", server=server, checkup=shown))
     assert "database: PostgreSQL 18.1, 1 bytes, schema 3, 17 of 97 connections in use\n" in text
     assert "dead rows: states 190,000\n" in text
     assert "3 state managers: exotrio 1 (3)\n" in text

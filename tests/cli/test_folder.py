@@ -122,6 +122,28 @@ def test_the_namespace_of_the_newest_run_is_used_if_there_are_several(cli: Cli) 
     assert "2 runs in namespace n\n" in cli("runs", "ls").out
 
 
+def test_doctor_examines_the_database_of_the_folder_and_counts_its_notes(cli: Cli) -> None:
+    cli("run", "nodes.py", "--store", "bad=1", code=1)
+    cli.write("other.py", OTHER)
+    for options in ([], ["--db", ".exotrio/state.db"]):
+        report = cli.json("doctor", *options)
+        assert report["examined"] == ["the settings", "the state manager", "namespace n"]
+        notes = [finding["what"] for finding in report["findings"]]
+        assert "1 state failed within 24 h and was not retried" in notes
+        last = cli("doctor", *options, code=0).out.splitlines()[-1]
+        assert last == (
+            "examined the settings, the state manager and namespace n: nothing needs attention,"
+            f" {len(notes)} note{'' if len(notes) == 1 else 's'}"
+        )
+    cli("run", "other.py", code=0)
+    report = cli.json("doctor")
+    assert report["namespace"] == "other"
+    assert "namespace other, that of the newest run; -n" in str(report["findings"])
+    assert cli.json("doctor", "-n", "n")["namespace"] == "n"
+    fails(cli("doctor", "--db", "x.db", "--uri", "http://x"), 2, "--db needs no state manager")
+    assert "! there is no database gone.db\n" in cli("doctor", "--db", "gone.db", code=2).out
+
+
 @pytest.mark.parametrize("env", [{}, {"STATE_MANAGER_SECRET": "a-key-of-enough-length"}], ids=len)
 def test_a_served_database_is_used_through_the_process_that_has_it_open(
     cli: Cli, env: dict[str, str]
@@ -140,6 +162,9 @@ def test_a_served_database_is_used_through_the_process_that_has_it_open(
 def test_a_database_that_is_in_use_and_not_served_is_an_error(cli: Cli) -> None:
     ownership = Ownership(cli.folder / ".exotrio/state.db")
     fails(cli("runs", "ls"), 7, f"in use by process {os.getpid()}\n", "wait until", "run --serve")
+    end = cli("doctor", code=7)
+    assert f"in use by process {os.getpid()}\n" in end.out
+    assert "\nexamined only the settings: 1 thing needs attention, " in end.out
     ownership.release()
     assert cli("runs", "ls").code == 0
 
@@ -185,8 +210,8 @@ def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(
             assert browser.get(link).status_code == 200
             assert "Timeline" in browser.get(f"/ns/n/runs/{run_id}").text
         assert only_run(cli) == run_id  # commands ask it meanwhile
-        end = cli("doctor", "-n", "n")
-        assert f"no state manager is given: that of this folder is examined, {url}\n" in end.out
+        end = cli("doctor")
+        assert f"state manager {url}, which serves .exotrio/state.db\n" in end.out
         assert "exotrio, native" in end.out
         with exotrio("worker", "nodes.py", cwd=cli.folder):  # and what names no state manager finds it
             cli("trigger", "fan", "--follow", code=0)

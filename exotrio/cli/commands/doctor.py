@@ -9,18 +9,19 @@ import click
 
 from exotrio._wire.overview import STALE
 from exotrio.cli import options
-from exotrio.cli.connection import namespace_option, server_options
+from exotrio.cli.connection import DB_ALONE, db_option, namespace_option, server_options
 from exotrio.cli.doctor.examine import examine
 from exotrio.cli.doctor.report import Report, as_json, as_text
 from exotrio.cli.doctor.server import Kind
 from exotrio.cli.doctor.settings import examine_settings
-from exotrio.cli.exit_codes import FAILED, KEY_REFUSED, SUCCESS, UNREACHABLE, USAGE
+from exotrio.cli.exit_codes import FAILED, KEY_REFUSED, SUCCESS, UNREACHABLE, USAGE, exit_code
 from exotrio.cli.terminal.output import print_as
 
 
 @click.command(name="doctor")
 @namespace_option
 @server_options
+@db_option
 @click.option(
     "--outbox",
     "outboxes",
@@ -41,6 +42,7 @@ def command(
     namespace: str | None,
     uri: str | None,
     key_file: Path | None,
+    db: str | None,
     outboxes: tuple[Path, ...],
     stale: float,
     output: str,
@@ -49,18 +51,23 @@ def command(
 
     It prints every setting with its source, versions, each step of the connection to the state manager, what
     kind that is, its clock, and problems in it: states that no runtime takes, claims without a lease, silent
-    runtimes, invalid graphs, a full disk. It changes nothing, and prints no key.
+    runtimes, invalid graphs, a full disk. It changes nothing, and prints no key. What needs attention begins
+    with "!"; notes, such as the number of failed states, begin with "-". The last line says what was
+    examined.
 
-    Exits 0 if nothing needs attention and 1 if something does; 2 if a setting is missing or wrong, 4 if the
-    state manager cannot be reached or another kind of server answers, 5 if it refuses the key.
+    Exits 0 if nothing needs attention, even if there are notes, and 1 if something does; 2 if a setting is
+    missing or wrong, 4 if the state manager cannot be reached or another kind of server answers, 5 if it
+    refuses the key, 7 if another process has the database open and serves it on no port.
 
-    JSON: ok, settings, versions, state_manager, namespace, overview (as in `top`), checkup, v0_claims,
-    findings (what, fix, attention).
+    JSON: ok, examined, settings, versions, state_manager, namespace, overview (as in `top`), checkup,
+    v0_claims, findings (what, fix, attention).
     """
     # Its warnings about .env are among the findings, with the name of the file.
     logging.getLogger("dotenv").addHandler(logging.NullHandler())
     logging.getLogger("dotenv").propagate = False
-    settings = examine_settings(namespace, uri, key_file)
+    if db is not None and (uri or key_file):
+        raise click.UsageError(DB_ALONE)
+    settings = examine_settings(namespace, uri, key_file, db)
     report = examine(settings, outboxes, stale=stale)
     print_as(output, as_json(report), as_text(report).split("\n"))
     return _exit_code(report)
@@ -68,6 +75,8 @@ def command(
 
 def _exit_code(report: Report) -> int:
     server = report.server
+    if report.error is not None:
+        return exit_code(report.error)
     if server is not None and (server.failed is not None or server.kind is Kind.OTHER):
         return UNREACHABLE
     if server is not None and server.key_refused is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import trio
 
 from exotrio._http.endpoint import Endpoint
 from exotrio._runtime.outbox_store import read_totals
+from exotrio._util.database_url import shown_database
 from exotrio._util.words import one_line, plural
 from exotrio._version import VERSION
 from exotrio.cli.doctor import findings
@@ -20,24 +22,48 @@ from exotrio.cli.doctor.server import Clock, Kind, Server, examine_server
 from exotrio.cli.doctor.settings import Settings
 from exotrio.cli.doctor.v0 import find_v0_claims, v0_findings
 from exotrio.cli.exit_codes import bare_errors
+from exotrio.cli.folder import choose_namespace, client_at, open_endpoint
 from exotrio.client import StateManager
-from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
+from exotrio.errors import ConfigurationError, DatabaseBusy, ExotrioError, ManagerError
 from exotrio.manager.rules.findings import Finding, checkup_findings, info, overview_findings, python_findings
 
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
     """Examine everything; a claim without a lease counts as stuck after ``stale`` seconds."""
-    report = Report(settings)
+    report = Report(settings, namespace=settings.namespace)
     report.findings += [*settings.findings, *python_findings(sys.version_info[:3]), *settings.problems]
-    if settings.endpoint is not None:
-        with bare_errors():
+    with bare_errors():
+        if settings.endpoint is not None:
+            report.where = settings.endpoint.shown
             trio.run(_examine, report, settings.endpoint, stale)
+        elif settings.database is not None:
+            trio.run(_examine_database, report, settings.database, stale)
     report.findings += [examine_outbox(path) for path in outboxes]
+    report.examined += [f"outbox {path}" for path in outboxes if path.is_file()]
     return report
 
 
+async def _examine_database(report: Report, database: str | Path, stale: float) -> None:
+    """Examine the state manager that serves a database, or one that is opened on it for this."""
+    report.where = f"of {shown_database(database)}"
+    async with AsyncExitStack() as stack:
+        try:
+            endpoint = await open_endpoint(stack, str(database))
+        except ExotrioError as error:
+            report.error = error
+            report.findings.append(Finding(error.what, error.fix))
+            return
+        if endpoint.transport is None:
+            report.where = f"{endpoint.shown}, which serves {shown_database(database)}"
+            await _examine(report, endpoint, stale)
+        else:
+            about = "opened by this command, since no process serves it"
+            server = report.server = Server(steps=[], kind=Kind.NATIVE, about=about)
+            await _examine_further(report, server, endpoint, stale)
+
+
 async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
-    server = report.server = await examine_server(endpoint.uri, endpoint.key, report.settings.namespace)
+    server = report.server = await examine_server(endpoint.uri, endpoint.key, report.namespace)
     if server.failed is not None:
         what = f"the state manager cannot be reached: {server.failed}"
         report.findings.append(Finding(what, server.failed.fix))
@@ -60,19 +86,31 @@ async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
 
 
 async def _examine_further(report: Report, server: Server, endpoint: Endpoint, stale: float) -> None:
-    namespace = report.settings.namespace
     try:
-        async with StateManager(namespace or "default", endpoint.uri, endpoint.key) as manager:
+        if report.namespace is None:
+            await _choose_namespace(report, server, endpoint)
+        async with client_at(endpoint, report.namespace or "default") as manager:
             if server.kind is Kind.NATIVE:
                 await _examine_native(report, server, manager, stale)
-            elif namespace is not None:
+            elif report.namespace is not None:
                 await _examine_v0(report, server, manager, stale)
-            if namespace is not None:
+            report.examined.append("the state manager")
+            if report.namespace is not None:
                 report.findings += findings.of_graphs(await manager.graphs())
+                report.examined.append(f"namespace {report.namespace}")
     except ManagerError as error:
         report.findings.append(Finding(f"it could not be examined further: {error.what}", error.fix))
-    if namespace is None:
-        report.findings.append(info("no namespace is given, so none was examined", "give --namespace NAME"))
+
+
+async def _choose_namespace(report: Report, server: Server, endpoint: Endpoint) -> None:
+    async with client_at(endpoint, "default") as manager:
+        server.namespaces = await manager.namespaces()
+    if server.namespaces:
+        report.namespace, choice = await choose_namespace(endpoint, server.namespaces)
+        report.findings += [info(choice)] if choice else []
+    else:
+        fix = "run a graph, or start a runtime; -n NAMESPACE examines one"
+        report.findings.append(info("there is no namespace yet: no node was ever registered", fix))
 
 
 async def _examine_native(report: Report, server: Server, manager: StateManager, stale: float) -> None:
@@ -83,7 +121,7 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
     # More precise than Date headers, which have whole seconds.
     half_trip = (received - sent) / 2
     server.clock = Clock(checkup.at.timestamp() - sent - half_trip, half_trip, "its own time")
-    if report.settings.namespace is None:
+    if report.namespace is None:
         checkup = checkup.model_copy(update={"claims": []})
     else:
         report.overview = await manager.overview(runs=0)

@@ -15,6 +15,7 @@ from exotrio.cli.doctor.settings import Settings, versions
 from exotrio.cli.doctor.v0 import V0Claims
 from exotrio.cli.terminal.output import table
 from exotrio.client import Checkup, DatabaseState, Overview, PostgresState
+from exotrio.errors import ExotrioError
 from exotrio.manager.rules.findings import Finding
 
 
@@ -23,11 +24,18 @@ class Report:
     """The results of ``doctor``; None for what was not examined."""
 
     settings: Settings
+    where: str = ""
+    """The state manager, for people."""
+    namespace: str | None = None
+    """That is examined: the one that was given, or was chosen."""
     server: Server | None = None
+    error: ExotrioError | None = None
+    """Why the database could not be opened."""
     overview: Overview | None = None
     checkup: Checkup | None = None
     v0_claims: V0Claims | None = None
     findings: list[Finding] = field(default_factory=list)
+    examined: list[str] = field(default_factory=lambda: ["the settings"])
 
     @property
     def urgent(self) -> list[Finding]:
@@ -44,10 +52,10 @@ def as_text(report: Report) -> str:
         _section("settings", list(table(("", "", ""), rows))[1:]),
         _section("versions", list(table(("", ""), versions().items()))[1:]),
     ]
-    if (endpoint := report.settings.endpoint) is not None and report.server is not None:
-        parts.append(_section(f"state manager {one_line(endpoint.shown)}", _server(report, report.server)))
+    if report.server is not None:
+        parts.append(_section(f"state manager {one_line(report.where)}", _server(report, report.server)))
     if lines := list(_namespace(report)):
-        parts.append(_section(f"namespace {one_line(report.settings.namespace or '')}", lines))
+        parts.append(_section(f"namespace {one_line(report.namespace or '')}", lines))
     parts.append("\n".join(_findings(report)))
     return "\n\n".join(parts)
 
@@ -121,9 +129,12 @@ def _findings(report: Report) -> Iterator[str]:
         if finding.fix:
             yield f"    {one_line(finding.fix)}"
     count = len(report.urgent)
-    yield (
-        f"{plural(count, 'thing')} {'needs' if count == 1 else 'need'} attention" if count else "all is well"
-    )
+    needs = f"{plural(count, 'thing')} {'needs' if count == 1 else 'need'} attention"
+    notes = plural(len(report.findings) - count, "note")
+    only = "" if f"namespace {report.namespace}" in report.examined else "only "
+    *others, last = map(one_line, report.examined)
+    examined = f"{', '.join(others)} and {last}" if others else last
+    yield f"examined {only}{examined}: {needs if count else 'nothing needs attention'}, {notes}"
 
 
 def _ms(seconds: float) -> str:
@@ -135,10 +146,11 @@ def as_json(report: Report) -> dict[str, Any]:
     """Return the report for programs."""
     return {
         "ok": not report.urgent,
+        "examined": report.examined,
         "settings": [asdict(setting) for setting in report.settings.shown],
         "versions": versions(),
         "state_manager": None if report.server is None else _server_json(report, report.server),
-        "namespace": report.settings.namespace,
+        "namespace": report.namespace,
         "overview": None if report.overview is None else report.overview.model_dump(mode="json"),
         "checkup": None if report.checkup is None else report.checkup.model_dump(mode="json"),
         "v0_claims": None if report.v0_claims is None else _v0_json(report.v0_claims),
@@ -149,7 +161,7 @@ def as_json(report: Report) -> dict[str, Any]:
 def _server_json(report: Report, server: Server) -> dict[str, Any]:
     clock = server.clock
     return {
-        "uri": report.settings.endpoint and report.settings.endpoint.shown,
+        "uri": report.where,
         "reachable": server.failed is None,
         "failed_step": None if server.failed is None else server.failed.step,
         "steps": [{"step": step, "result": what, "ms": took * 1000} for step, what, took in server.steps],

@@ -80,8 +80,6 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
         if key is not None:
             await _recognize(server, probe, namespace or "default")
         server.clock = read_clock(samples)
-        if server.kind not in (None, Kind.OTHER) and namespace is None:
-            server.namespaces = _namespaces(await probe.get("/v0/namespaces"))
     except StepFailed as error:
         server.failed = error
     finally:
@@ -136,12 +134,6 @@ def _shown(reply: Reply) -> str:
     content_type = reply.headers.get("content-type", "no content type").partition(";")[0]
     redirect = f", a redirect to {reply.headers['location'][:200]}" if "location" in reply.headers else ""
     return f"it answered {reply.status} with {content_type}{redirect}"
-
-
-def _namespaces(reply: Reply) -> list[str] | None:
-    body = _json(reply)
-    names = body.get("namespaces") if isinstance(body, dict) else None
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else None
 
 
 def read_clock(samples: list[Reply]) -> Clock | None:

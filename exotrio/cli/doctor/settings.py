@@ -31,11 +31,10 @@ from exotrio._shared.settings import (
     from_environment,
     from_file,
 )
-from exotrio._util.database_url import parse_database_url
+from exotrio._util.database_url import is_database_url, parse_database_url, shown_database
 from exotrio._util.words import suggestion
 from exotrio.cli.connection import how_to_give_a_key, read_key
-from exotrio.cli.folder import DATABASE, served_here
-from exotrio.cli.folder import key_source as source_of_key
+from exotrio.cli.folder import DATABASE
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
 from exotrio.manager.rules.findings import Finding, database_url_findings, info
@@ -68,12 +67,16 @@ class Settings:
     shown: list[Setting] = field(default_factory=list)
     endpoint: Endpoint | None = None
     """The state manager, if its URI can be used; perhaps without a key."""
+    database: str | Path | None = None
+    """The database to examine, if no state manager is given."""
     namespace: str | None = None
     problems: list[Finding] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
 
-def examine_settings(namespace: str | None, uri: str | None, key_file: Path | None) -> Settings:
+def examine_settings(
+    namespace: str | None, uri: str | None, key_file: Path | None, db: str | None = None
+) -> Settings:
     """Return the settings: options take precedence, then the environment, then ``.env``."""
     settings = Settings()
     environment = from_environment()
@@ -89,6 +92,8 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
             settings.problems.append(Finding(error.what, error.fix))
             # Do not use the key of the environment instead.
             options[KEY_VARIABLE] = "", f"{source}, which cannot be read"
+    if db is not None:
+        options[DATABASE_VARIABLE] = db, "option --db"
     path = Path(ENV_FILE).absolute()
     values = {
         **{name: ("", _UNSET.get(name, "")) for name in VARIABLES},
@@ -97,23 +102,26 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
         **options,
     }
     for name, (value, source) in values.items():
-        settings.shown.append(Setting(name, _as_shown(name, value), source))
+        settings.shown.append(Setting(name, _as_shown(name, value, source), source))
         if source == "environment" and file.get(name, value) != value:
             what = f"{name} is in {ENV_FILE} too, with another value: the one in the environment is used"
             settings.findings.append(info(what))
     settings.shown.append(Setting(ENV_FILE, str(path), file_state))
     (uri, uri_source), (key, key_source) = values[URI_VARIABLE], values[KEY_VARIABLE]
-    is_here = not uri and not values[DATABASE_VARIABLE][0] and DATABASE.is_file()
-    if is_here and (served := served_here()) is not None:
-        uri, uri_source = served.uri, f"the server of {DATABASE}"
-        if key_file is None:
-            key, key_source = served.key or "", source_of_key(DATABASE)
-        settings.findings.append(info(f"no state manager is given: that of this folder is examined, {uri}"))
-    if not uri:
+    database, database_source = values[DATABASE_VARIABLE]
+    if db is not None or not (uri or key_file):
+        settings.database, uri = database or DATABASE, ""
+        if not is_database_url(settings.database) and not Path(settings.database).is_file():
+            fix = f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}; or run a graph here first"
+            what = f"there is no database {settings.database}"
+            what = what if database else f"no state manager is given, and {what} in this folder"
+            settings.problems.append(Finding(what, f"{fix}: python -m exotrio run FILE"))
+            settings.database = None
+    elif not uri:
         fix = f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}"
         fix += "; a local one: python -m exotrio server"
         settings.problems.append(Finding("no state manager is given", fix))
-    if not key:
+    if uri and not key:
         settings.problems.append(Finding("no API key is given", how_to_give_a_key()))
     settings.namespace = values[NAMESPACE_VARIABLE][0] or None
     if settings.namespace is not None:
@@ -122,13 +130,14 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
         except ValueError as error:
             settings.problems.append(Finding(f"the namespace {error}", "give another one: --namespace NAME"))
             settings.namespace = None
-    database, database_source = values[DATABASE_VARIABLE]
-    if database:
+    if is_database_url(database) or (database and db is None):
         try:
             url = parse_database_url(database, source=f"{DATABASE_VARIABLE} in {database_source}")
             settings.findings += database_url_findings(url)
         except ConfigurationError as error:
-            settings.findings.append(Finding(f"{DATABASE_VARIABLE}: {error.what}", error.fix))
+            finding = Finding(f"{DATABASE_VARIABLE}: {error.what}", error.fix)
+            (settings.findings if settings.database is None else settings.problems).append(finding)
+            settings.database = None
     if uri:
         endpoint, problems = resolve_endpoint(
             uri, key or "none", uri_source=uri_source, key_source=key_source
@@ -166,12 +175,12 @@ def _examine_file(settings: Settings) -> tuple[dict[str, str], str]:
     return values, state
 
 
-def _as_shown(name: str, value: str) -> str | None:
+def _as_shown(name: str, value: str, source: str) -> str | None:
     if not value:
         return None
     if name == DATABASE_VARIABLE:
         with suppress(ConfigurationError):  # if it is malformed, the password may be anywhere in it
-            return parse_database_url(value).shown
+            return shown_database(value) if source == "option --db" else parse_database_url(value).shown
     if name in SECRET_VARIABLES:
         # Not even a part of it, from which a short key could be guessed.
         return f"set, {len(value)} characters"

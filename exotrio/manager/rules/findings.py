@@ -102,7 +102,7 @@ def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Findi
         waits = f", and {plural(node.waiting, 'state')} {wait} for it" if node.waiting else ""
         return Finding(what + waits, f"`nodes resume {name}` lets it run again", attention=bool(waits))
     oldest = format_duration(node.oldest_due)
-    due = f"{plural(node.eligible, 'state')} of {name} are due, the first for {oldest}"
+    due = f"{plural(node.eligible, 'state')} of {name} {are(node.eligible)} due, the first for {oldest}"
     if node.eligible and not node.offered_by:
         return Finding(f"{due}: no live runtime has {name}", f"start a runtime that has it: {_WORKER}")
     if node.waiting and not node.offered_by:
