@@ -78,7 +78,11 @@ class GraphNode:
         name = source.identifier
         if name in self.certain:
             if many:
-                return f"it has one state of {name!r} before it, not a list: leave out .every"
+                united = "; or, to run once for all of them, give unites= a node before the fan-out"
+                return (
+                    f"it runs once for each state of {name!r}, so it gets one value, not a list: leave out"
+                    f" .every{united if source.before else ''}"
+                )
             return None
         if self._gathers(source, nodes):
             if many is False:

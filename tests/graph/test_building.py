@@ -276,11 +276,11 @@ OTHER = audit()[1]
         ),
         (
             lambda g, p, s, d: g.add(WriteReport, sizes=[1], lines=p.every.root, unites=p, after=d),
-            "one state of 'plan' before it, not a list",
+            "once for each state of 'plan', so it gets one value, not a list: leave out .every",
         ),
         (
             lambda g, p, s, d: g.add(WriteReport, sizes=[1], lines=d.every.line),
-            "one state of 'digest' before it, not a list",
+            "to run once for all of them, give unites= a node before the fan-out",
         ),
         (
             lambda g, p, s, d: g.add(WriteReport, sizes=[1], lines=d.line, after=s),
