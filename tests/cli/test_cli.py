@@ -98,7 +98,7 @@ def shell(line: str, folder: Path) -> Ended:
 
 
 WITH_JSON = (
-    *("run", "top", "graph apply", "graph check", "graph ls", "graph show", "trigger"),
+    *("run", "top", "export", "graph apply", "graph check", "graph ls", "graph show", "trigger"),
     *("runs ls", "runs show", "runs watch", "runs cancel", "runs retry"),
     *("states ls", "states show", "states retry", "nodes ls"),
 )

@@ -20,7 +20,7 @@ def run(cli: Cli) -> str:
 
 
 def test_a_run_is_written_to_a_file_that_only_its_owner_reads(cli: Cli, run: str) -> None:
-    end = cli("export", run[:8], "-o", "run.html", code=0)
+    end = cli("export", run[:8], "run.html", code=0)
     page = (cli.folder / "run.html").read_bytes()
     assert end.out == f"run.html: {len(page):,} bytes\n"
     assert page.startswith(b"<!doctype html>")
@@ -31,6 +31,20 @@ def test_a_run_is_written_to_a_file_that_only_its_owner_reads(cli: Cli, run: str
     )
 
 
+def test_the_result_is_printed_as_json(cli: Cli, run: str) -> None:
+    size = cli.json("export", run[:8], "run.html")["bytes"]
+    assert size == (cli.folder / "run.html").stat().st_size
+    fails(cli("export", run, "-", "-o", "json"), 2, "standard output gets the page")
+    fails(cli("export", run, "-o", "jsno"), 2, "'jsno' is not a format of the output: table or json")
+
+
+def test_a_file_after_the_option_for_the_format_is_still_written_with_a_hint(cli: Cli, run: str) -> None:
+    end = cli("export", run, "-o", "old.html", code=0)
+    assert end.err == f"-o is a format in all commands now: write export {run} old.html\n"
+    assert run in (cli.folder / "old.html").read_text("utf-8")
+    fails(cli("export", run, "new.html", "-o", "old.html"), 2, "'old.html' is not a format")
+
+
 def test_without_a_name_the_file_is_named_by_the_run(cli: Cli, run: str) -> None:
     assert cli("export", run[:6]).out.startswith(f"run-{run[:8]}.html: ")
     fails(cli("export", run), 2, f"run-{run[:8]}.html already exists", "replace it: --overwrite\n")
@@ -38,34 +52,34 @@ def test_without_a_name_the_file_is_named_by_the_run(cli: Cli, run: str) -> None
 
 def test_a_file_that_exists_is_left_alone_unless_it_may_be_overwritten(cli: Cli, run: str) -> None:
     (cli.folder / "run.html").write_text("mine")
-    fails(cli("export", run, "-o", "run.html"), 2, "run.html already exists", "--overwrite")
+    fails(cli("export", run, "run.html"), 2, "run.html already exists", "--overwrite")
     assert (cli.folder / "run.html").read_text() == "mine"
-    assert cli("export", run, "-o", "run.html", "--overwrite").code == 0
+    assert cli("export", run, "run.html", "--overwrite").code == 0
     assert run in (cli.folder / "run.html").read_text("utf-8")
 
 
 def test_a_place_that_cannot_be_written_is_named(cli: Cli, run: str) -> None:
-    fails(cli("export", run, "-o", "absent/run.html"), 2, "absent/run.html cannot be created", "No such file")
-    fails(cli("export", run, "-o", ".", "--overwrite"), 2, ". is not a regular file")
+    fails(cli("export", run, "absent/run.html"), 2, "absent/run.html cannot be created", "No such file")
+    fails(cli("export", run, ".", "--overwrite"), 2, ". is not a regular file")
     assert set(os.listdir(cli.folder)) - {"__pycache__"} == {"nodes.py"}
 
 
 def test_a_full_disk_leaves_no_partial_file(cli: Cli, run: str, running: Server) -> None:
-    options = ("--namespace", "n", "-o", "run.html")
+    options = ("--namespace", "n", "run.html")
     end = ended("export", run, *options, cwd=cli.folder, env=running.env, after=disk_of(1_000))
     fails(end, 2, "the page run.html cannot be written: File too large", "free space")
     assert set(os.listdir(cli.folder)) - {"__pycache__"} == {"nodes.py"}
 
 
 def test_standard_output_gets_the_page_and_nothing_else(running: Server, cli: Cli, run: str) -> None:
-    end = ended("export", run, "--namespace", "n", "-o", "-", cwd=cli.folder, env=running.env, code=0)
+    end = ended("export", run, "--namespace", "n", "-", cwd=cli.folder, env=running.env, code=0)
     assert end.err == ""
     assert end.out.startswith("<!doctype html>")
     assert end.out.endswith("</html>")
 
 
 def test_values_can_be_left_out(cli: Cli, run: str) -> None:
-    assert cli("export", run, "-o", "run.html", "--no-values").code == 0
+    assert cli("export", run, "run.html", "--no-values").code == 0
     page = (cli.folder / "run.html").read_text("utf-8")
     assert "&lt;0&gt;" not in page
     assert "left out, as requested" in page

@@ -9,7 +9,7 @@ import click
 from exotrio._util.new_file import require_place, write_new
 from exotrio.cli.connection import Connection, namespace_option, server_connection
 from exotrio.cli.lookup import find_run
-from exotrio.cli.terminal.output import print_bytes, print_text
+from exotrio.cli.terminal.output import print_bytes, print_message
 from exotrio.client import StateManager
 
 STANDARD_OUTPUT = "-"
@@ -17,12 +17,9 @@ STANDARD_OUTPUT = "-"
 
 @click.command(name="export")
 @click.argument("run_id", metavar="RUN")
+@click.argument("file", metavar="[FILE]", required=False)
 @click.option(
-    "-o",
-    "--output",
-    "file",
-    metavar="FILE",
-    help="File to write; - for standard output.  [default: run-RUN.html, by the first 8 characters]",
+    "-o", "--output", metavar="[table|json]", default="table", show_default=True, help="Format of the output."
 )
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
@@ -41,7 +38,19 @@ def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, con
     out. Of values and errors, only secrets of the graph are masked.
 
     RUN is the id of a run, its key, or the first 6 or more characters of its id. It may still be running.
+    FILE is - for standard output; without it, the page is written to run-RUN.html, by the first 8 characters.
+
+    JSON: run_id, file, bytes.
     """
+    if connection.form not in ("table", "json"):
+        # Until the next release, since -o named the file.
+        is_file = connection.form == STANDARD_OUTPUT or "." in connection.form or "/" in connection.form
+        if file is not None or not is_file:
+            raise click.UsageError(f"{connection.form!r} is not a format of the output: table or json")
+        file, connection.form = connection.form, "table"
+        print_message(f"-o is a format in all commands now: write export {run_id} {file}")
+    if file == STANDARD_OUTPUT and connection.form == "json":
+        raise click.UsageError("standard output gets the page: leave out -o json, or name a file")
     if file is not None and file != STANDARD_OUTPUT:
         require_place(Path(file), overwrite=overwrite, option="--overwrite")
 
@@ -56,4 +65,5 @@ def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, con
     path = Path(f"run-{whole_id[:8]}.html" if file is None else file)
     require_place(path, overwrite=overwrite, option="--overwrite")
     write_new(path, page, "the page", overwrite=overwrite)
-    print_text(f"{path}: {len(page):,} bytes")
+    body = {"run_id": whole_id, "file": str(path), "bytes": len(page)}
+    connection.print(body, [f"{path}: {len(page):,} bytes"])
