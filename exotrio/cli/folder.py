@@ -6,7 +6,7 @@ Such a command opens the database itself, or uses the state manager of the proce
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +80,17 @@ def key_source(file: Path) -> str:
     return f"the key in {_key_file(file)}"
 
 
+def api_keys(key_file: Path | None, db: str | None) -> set[str]:
+    """Return the API keys that a command could use: those of variables, and of files that can be read."""
+    settings = read_settings()
+    keys = {key for key in (settings.api_key, settings.state_manager_secret) if key}
+    for file in (key_file, _key_file(Path(db or DATABASE))):
+        if file is not None:
+            with suppress(OSError, UnicodeDecodeError):
+                keys.add(file.read_text("utf-8").strip())
+    return keys
+
+
 def _key_of(file: Path) -> str:
     """Return the key of a state manager on a file, if it was started without options for the key."""
     settings = read_settings()
@@ -96,7 +107,11 @@ def _key_file(file: Path) -> Path:
 
 
 async def find_namespace(endpoint: Endpoint, shown: str) -> str:
-    """Return the only namespace of a database, or that of its newest run, and print which others there are.
+    """Return the only namespace of a state manager, or that of its newest run, and print which others there
+    are.
+
+    Args:
+        shown: The state manager or its database, for messages.
 
     Raises:
         ConfigurationError: it has none.
@@ -104,8 +119,10 @@ async def find_namespace(endpoint: Endpoint, shown: str) -> str:
     async with client_at(endpoint, "default") as client:
         names = await client.namespaces()
     if not names:
-        fix = "run a graph first (python -m exotrio run FILE), or name another database with --db"
-        raise ConfigurationError(f"nothing was ever run in the database {shown}", fix=fix)
+        fix = "run a graph there first (python -m exotrio run FILE); or name another database with --db, or a"
+        raise ConfigurationError(
+            f"{shown} has no namespace: nothing was ever run there", fix=f"{fix} namespace with -n"
+        )
     chosen, choice = await choose_namespace(endpoint, names)
     if choice:
         print_message(choice)

@@ -9,10 +9,12 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from exotrio._shared.settings import DATABASE_VARIABLE
+from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE
 from exotrio._util.database_url import check_database, is_database_url, parse_database_url
 from exotrio._wire.vocabulary import check_key
 from exotrio.cli import values
+from exotrio.cli.folder import api_keys
+from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,13 +41,6 @@ secrets = click.option(
 )
 
 
-def _key(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    try:
-        return None if value is None else check_key(value)
-    except ValueError as error:
-        raise click.UsageError(f"the --key {error}") from None
-
-
 def _values_file(what: str) -> Callable[[F], F]:
     text = f'JSON file with {what}, {{"name": "value"}}; - for standard input.'
     return click.option(f"--{what}-file", callback=values.values_file, metavar="FILE", help=text)
@@ -69,23 +64,53 @@ _store = click.option(
     metavar="NAME=VALUE",
     help="Entry of the run's store; repeatable, in the same forms as an input.",
 )
-_key_option = click.option(
-    "--key",
-    callback=_key,
-    metavar="TEXT",
-    help="What the run is for, such as the number of an order: a graph has at most one run for each key. Not "
-    "a secret.",
-)
+
+
+def run_key(help: str) -> Callable[[F], F]:
+    """Return the option for the key of a run; the command gets ``run_key``.
+
+    The API key, which ``server --key`` is, is refused: everyone who sees a run sees the key of the run.
+    Until the next release, ``--key`` means the same.
+    """
+
+    def add(function: F) -> F:
+        @functools.wraps(function)
+        def with_key(*args: Any, run_key: str | None, key: str | None, **others: Any) -> Any:
+            if key is not None:
+                if run_key is not None:
+                    raise click.UsageError("--key is the old name of --run-key: give only --run-key")
+                print_message("--key is called --run-key now, and is removed in the next release")
+                run_key = key
+            if run_key is not None:
+                try:
+                    check_key(run_key)
+                except ValueError as error:
+                    raise click.UsageError(f"the --run-key {error}") from None
+                if run_key in api_keys(others.get("key_file"), others.get("db")):
+                    raise click.UsageError(
+                        "the --run-key is the API key, and everyone who sees the run would see it; the API "
+                        f"key is given with --key-file or {KEY_VARIABLE}"
+                    )
+            return function(*args, run_key=run_key, **others)
+
+        option = click.option("--run-key", metavar="TEXT", help=help)
+        return cast("F", option(click.option("--key", hidden=True)(with_key)))
+
+    return add
 
 
 def run_values(function: F) -> F:
-    """Add the options for the values of a run; the command gets ``inputs``, ``store`` and ``key``."""
+    """Add the options for the values of a run; the command gets ``inputs``, ``store`` and ``run_key``."""
 
     @functools.wraps(function)
     def with_inputs(*args: Any, inputs: dict[str, str], inputs_file: dict[str, str], **others: Any) -> Any:
         return function(*args, inputs=values.merged(inputs, inputs_file, "-i", "--inputs-file"), **others)
 
-    return cast("F", _inputs(_values_file("inputs")(_store(_key_option(with_inputs)))))
+    key = run_key(
+        "What the run is for, such as the number of an order: a graph has at most one run for each key. Not "
+        "a secret, and not the API key."
+    )
+    return cast("F", _inputs(_values_file("inputs")(_store(key(with_inputs)))))
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks

@@ -182,10 +182,10 @@ def test_values_that_do_not_fit_end_it_before_anything_is_done(tmp_path: Path) -
 def test_a_database_in_memory_has_its_key_in_a_file_as_long_as_it_lasts(
     processes: Processes, tmp_path: Path
 ) -> None:
-    dev = Dev(processes, make(tmp_path), "--db", ":memory:", "--key", "greeting 1")
+    dev = Dev(processes, make(tmp_path), "--db", ":memory:", "--run-key", "greeting 1")
     dev.says("^Hello you")
     command = dev.command()
-    with Process([*command, "--key", "greeting 1"], cwd=tmp_path) as triggered:
+    with Process([*command, "--run-key", "greeting 1"], cwd=tmp_path) as triggered:
         end = triggered.wait(code=0)
     assert "the run with the key 'greeting 1' existed already" in end.err
     key_file = Path(command[command.index("--key-file") + 1])

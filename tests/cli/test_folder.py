@@ -88,8 +88,8 @@ def test_a_run_that_no_runtime_executes_is_not_waited_for(cli: Cli) -> None:
 
 def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:
     file = cli.write("inputs.json", '{"count": "3"}')
-    run_id = cli("trigger", "fan", "--key", "order 1", "--inputs-file", file).out.strip()
-    command = ("run", "nodes.py", "--key", "order 1", "--inputs-file", file)
+    run_id = cli("trigger", "fan", "--run-key", "order 1", "--inputs-file", file).out.strip()
+    command = ("run", "nodes.py", "--run-key", "order 1", "--inputs-file", file)
     for _ in range(2):
         end = cli(*command, code=0)
         assert f"run {run_id} of graph 'fan', which has the key 'order 1' and existed already\n" in end.err
@@ -98,14 +98,14 @@ def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:
     fails(
         cli(*command[:-1], cli.write("other.json", "{}")), 3, f"the key 'order 1' belongs to the run {run_id}"
     )
-    fails(cli("run", "nodes.py", "--resume", run_id, "--key", "k"), 2, "takes no --graph, --key,")
+    fails(cli("run", "nodes.py", "--resume", run_id, "--run-key", "k"), 2, "takes no --graph, --run-key,")
 
 
 def test_a_run_with_a_key_that_waits_for_missing_nodes_is_refused(cli: Cli) -> None:
-    run_id = cli("trigger", "fan", "--key", "order 2").out.strip()
+    run_id = cli("trigger", "fan", "--run-key", "order 2").out.strip()
     source = (cli.folder / "nodes.py").read_text()
     cli.write("renamed.py", source.replace("Split", "Divide"))
-    end = cli("run", "renamed.py", "--key", "order 2", code=3)
+    end = cli("run", "renamed.py", "--run-key", "order 2", code=3)
     assert f"error: run {run_id} waits for nodes that the Runtime in renamed.py lacks" in end.err
     assert "not finished earlier" not in end.err
 
@@ -176,7 +176,7 @@ def test_a_folder_without_a_database_is_an_error(bare: Cli) -> None:
     fails(bare("runs", "ls", "--db", "gone.db"), 2, "there is no database gone.db")
     (bare.folder / ".exotrio").mkdir(mode=0o700)
     (bare.folder / ".exotrio/state.db").touch(0o600)
-    fails(bare("runs", "ls"), 2, "nothing was ever run in the database .exotrio/state.db")
+    fails(bare("runs", "ls"), 2, ".exotrio/state.db has no namespace: nothing was ever run there")
 
 
 def test_the_postgresql_named_in_the_environment_is_used(bare: Cli) -> None:

@@ -69,7 +69,7 @@ def test_the_id_of_the_run_is_printed_and_nothing_else(cli: Cli) -> None:
 @only_native
 def test_an_ended_run_is_followed_by_its_key(cli: Cli) -> None:
     for _ in range(2):
-        end = cli("trigger", "fan", "--key", "order-17", "--follow")
+        end = cli("trigger", "fan", "--run-key", "order-17", "--follow")
         assert (end.code, ", key order-17)" in end.out) == (0, True), end
     end = cli("runs", "watch", "order-17", "-o", "json")
     assert json.loads(end.out)["key"] == "order-17"

@@ -139,19 +139,19 @@ def test_more_lines_than_one_request_may_have_are_started(cli: Cli, place: Place
 def test_a_key_in_a_line_or_an_option_starts_its_run_once(cli: Cli, place: Place) -> None:
     before = place.total
     keys = [f"order {uuid4()}" for _ in range(3)]
-    first = cli.json("trigger", "g", "--key", keys[0], "-i", "p=1")
+    first = cli.json("trigger", "g", "--run-key", keys[0], "-i", "p=1")
     assert first["created"]
-    end = cli("trigger", "g", "--key", keys[0], "-i", "p=1")
+    end = cli("trigger", "g", "--run-key", keys[0], "-i", "p=1")
     assert (end.code, end.out.strip()) == (0, first["run_id"])
     assert f"the run with the key {keys[0]!r} existed already: nothing was started" in end.err
-    assert not cli.json("trigger", "g", "--key", keys[0], "-i", "p=1")["created"]
-    fails(cli("trigger", "g", "--key", keys[0], "-i", "p=2"), 3, first["run_id"], "with other inputs")
+    assert not cli.json("trigger", "g", "--run-key", keys[0], "-i", "p=1")["created"]
+    fails(cli("trigger", "g", "--run-key", keys[0], "-i", "p=2"), 3, first["run_id"], "with other inputs")
     text = lines(*({"key": key, "inputs": {"p": "1"}} for key in keys))
     end = cli("trigger", "g", "--each", "-", stdin=text)
     assert (end.code, end.out.split()[0]) == (0, first["run_id"])
     assert "not started again: 1 of 3 runs existed already" in end.err
     assert place.total == before + 3
-    for command in (("runs", "show", keys[0]), ("runs", "ls", "--key", keys[0])):
+    for command in (("runs", "show", keys[0]), ("runs", "ls", "--run-key", keys[0])):
         shown = cli(*command).out
         assert first["run_id"] in shown
         assert keys[0] in shown
@@ -166,14 +166,37 @@ def test_a_key_has_to_be_valid_and_needs_exotrios_state_manager(cli: Cli, place:
     ):
         fails(cli("trigger", "g", "--each", "-", stdin=lines({}, line)), 2, f"line 2: {problem}")
     twice = lines({"key": "k"}, {"key": "k"})
-    fails(cli("trigger", "g", "--key", "k", "--each", "-"), 2, 'give a "key" in the lines')
-    fails(cli("trigger", "g", "--key", " k"), 2, "the --key is empty, or has blanks at its ends")
+    fails(cli("trigger", "g", "--run-key", "k", "--each", "-"), 2, 'give a "key" in the lines')
+    fails(cli("trigger", "g", "--run-key", " k"), 2, "the --run-key is empty, or has blanks at its ends")
     if place.native:
         fails(cli("trigger", "g", "--each", "-", stdin=twice), 2, "line 2: its key is that of line 1, too")
     else:
-        fails(cli("trigger", "g", "--key", "k"), 3, "cannot be started by a key", "speaks only v0")
+        fails(cli("trigger", "g", "--run-key", "k"), 3, "cannot be started by a key", "speaks only v0")
         fails(cli("trigger", "g", "--each", "-", stdin=twice), 2, "line 1: it has a key", "speaks only v0")
-        fails(cli("runs", "ls", "--key", "k"), 3, "speaks only v0")
+        fails(cli("runs", "ls", "--run-key", "k"), 3, "speaks only v0")
+    assert place.total == before
+
+
+@only_native
+def test_the_old_name_of_the_option_still_works_and_names_the_new_one(cli: Cli, place: Place) -> None:
+    key = f"order {uuid4()}"
+    end = cli("trigger", "g", "--key", key, "-i", "p=1", code=0)
+    assert end.err == "--key is called --run-key now, and is removed in the next release\n"
+    assert end.out.strip() == cli("trigger", "g", "--run-key", key, "-i", "p=1").out.strip()
+    assert end.out.strip() in cli("runs", "ls", "--key", key).out
+    fails(cli("trigger", "g", "--key", key, "--run-key", key), 2, "give only --run-key")
+
+
+def test_the_api_key_is_not_accepted_as_the_key_of_a_run(cli: Cli, place: Place) -> None:
+    before, file = place.total, cli.write("other.key", "the-key-of-a-file\n")
+    for key, command in (
+        (os.environ["EXOSPHERE_API_KEY"], ("trigger", "g")),
+        (os.environ["EXOSPHERE_API_KEY"], ("runs", "ls")),
+        ("the-key-of-a-file", ("trigger", "g", "--key-file", file)),
+    ):
+        end = cli(*command, "--run-key", key)
+        fails(end, 2, "the --run-key is the API key", "given with --key-file or EXOSPHERE_API_KEY")
+        assert key not in end.err
     assert place.total == before
 
 

@@ -43,7 +43,7 @@ def command(
     graph: str | None,
     inputs: dict[str, str],
     store: dict[str, str],
-    key: str | None,
+    run_key: str | None,
     port: int | None,
     db: str | None,
     verbose: int,
@@ -65,14 +65,14 @@ def command(
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Session
 
-    starts = triggers or graph or inputs or store or key
+    starts = triggers or graph or inputs or store or run_key
     session = Session(
         target=target,
         db=db,
         ports=PORTS if port is None else (port,),
         open_browser=open_browser,
         reload=reload,
-        first_run=FirstRun(graph, inputs, store, key) if starts else None,
+        first_run=FirstRun(graph, inputs, store, run_key) if starts else None,
         verbose=verbose,
     )
     return run_until_stopped(session.main, session.stop, exiting=session.exiting)

@@ -41,7 +41,7 @@ def command(
     graph_name: str | None,
     inputs: dict[str, str],
     store: dict[str, str],
-    key: str | None,
+    run_key: str | None,
     db: str | None,
     resume: str | None,
     port: int | None,
@@ -56,8 +56,8 @@ def command(
     this run are executed; over v0, which cannot select the states of a run, states of other runs are too.
     Progress goes to standard error, the result to standard output.
 
-    If the graph already has a run with the same --key, that run is continued, or its result is printed. It is
-    an error if that run has other inputs or another store.
+    If the graph already has a run with the same --run-key, that run is continued, or its result is printed.
+    It is an error if that run has other inputs or another store.
 
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues the
     run is printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
@@ -66,8 +66,8 @@ def command(
     identifier, outputs), outputs_left (how many more there are), errors (up to 20: identifier, state_id,
     error), errors_left.
     """
-    if resume and (graph_name or inputs or store or key):
-        what = "--graph, --key, -i, --inputs-file or --store"
+    if resume and (graph_name or inputs or store or run_key):
+        what = "--graph, --run-key, -i, --inputs-file or --store"
         raise click.UsageError(f"--resume continues a run as it is: it takes no {what}")
     as_json = log_format == JSON
     # The JSON log has the progress and the messages, so it must not be silent.
@@ -80,7 +80,7 @@ def command(
         graph=None if resume else loaded.graph(graph_name),
         inputs=inputs,
         store=store,
-        key=key,
+        key=run_key,
         db=db,
         resume=resume,
         output=output,

@@ -41,17 +41,19 @@ def command() -> None:
     type=click.Choice([status.value for status in RunStatus], case_sensitive=False),
     help=f"Only runs with this status: {', '.join(RunStatus)}.",
 )
-@click.option("--key", metavar="TEXT", help="Only runs with this key.")
+@options.run_key("Only runs with this key.")
 @options.limit(20, "List at most N runs.")
 @connection
-def ls(graph: str | None, status: str | None, key: str | None, limit: int, connection: Connection) -> None:
+def ls(
+    graph: str | None, status: str | None, run_key: str | None, limit: int, connection: Connection
+) -> None:
     """List runs, newest first.
 
     JSON: namespace, runs (as in `runs show`, without nodes and failed), more (whether there are more).
     """
     run_status = None if status is None else RunStatus(status)
-    runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, key))
-    is_all = graph is None and status is None and key is None
+    runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, run_key))
+    is_all = graph is None and status is None and run_key is None
     count = plural(len(runs), "run" if is_all else "matching run")
     keys = any(run.key for run in runs)
     connection.print_list(

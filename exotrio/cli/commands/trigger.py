@@ -46,14 +46,14 @@ def command(
     start_delay: float,
     following: bool,
     file: str | None,
-    key: str | None,
+    run_key: str | None,
     batch: UUID | None,
     connection: Connection,
 ) -> int:
     """Start a run of GRAPH and print its id; with --each many runs, and print their ids.
 
-    If GRAPH already has a run with the same --key, none is started, and the id of that run is printed, with
-    a message on standard error. It is an error if that run has other inputs or another store.
+    If GRAPH already has a run with the same --run-key, none is started, and the id of that run is printed,
+    with a message on standard error. It is an error if that run has other inputs or another store.
 
     Give private values in a file or on standard input: other users can read arguments.
 
@@ -68,8 +68,8 @@ def command(
     if file is not None:
         if following:
             raise click.UsageError("--follow is for one run: with --each, see `runs ls` and `runs watch`")
-        if key is not None:
-            raise click.UsageError('--key is for one run: with --each, give a "key" in the lines')
+        if run_key is not None:
+            raise click.UsageError('--run-key is for one run: with --each, give a "key" in the lines')
         return RunsOfFile(
             connection=connection,
             graph=graph,
@@ -83,7 +83,7 @@ def command(
         raise click.UsageError("--batch is for the runs of --each")
 
     async def start(manager: StateManager) -> str:
-        reply = await start_run(manager, graph, inputs, store, start_delay=start_delay, key=key)
+        reply = await start_run(manager, graph, inputs, store, start_delay=start_delay, key=run_key)
         run_id: str = reply["run_id"]
         if connection.form == "table":
             print_text(run_id)
