@@ -35,7 +35,8 @@ namespace_option = click.option(
     "-n",
     "--namespace",
     metavar="NAME",
-    help=f"Namespace of the graphs and runs.  [default: {NAMESPACE_VARIABLE}]",
+    help=f"Namespace of the graphs and runs.  [default: {NAMESPACE_VARIABLE}; without it, the only one, or"
+    " that of the newest run]",
 )
 _uri_option = click.option(
     "--uri",
@@ -60,7 +61,7 @@ class Connection:
     """Which state manager and which namespace a command is for, and how it prints its result."""
 
     namespace: str
-    """Empty until ``open``, if the command works on a database and no namespace is set."""
+    """Empty until ``open``, if none is given; then that which ``find_namespace`` finds."""
     endpoint: Endpoint | None = None
     """None for the state manager of a database."""
     arguments: tuple[str, ...] = ()
@@ -86,7 +87,9 @@ class Connection:
             if endpoint is None:
                 endpoint = await open_endpoint(stack, self.db)
                 self.is_alone = endpoint.transport is not None and not is_shared(self.db)
-                self.namespace = self.namespace or await find_namespace(endpoint, self.where)
+            if not self.namespace:
+                self.namespace = await find_namespace(endpoint, self.where)
+                self.arguments = ("--namespace", self.namespace, *self.arguments)
             yield await stack.enter_async_context(client_at(endpoint, self.namespace))
 
     def how_to_execute(self, run_id: str) -> str:
@@ -207,7 +210,7 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
             fix="run a graph here first (python -m exotrio run FILE); or name a database with --db, or a"
             f" state manager with --uri and --key-file, or in {URI_VARIABLE} and {KEY_VARIABLE}",
         )
-    problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
+    problems = []
     chosen_uri = uri or settings.state_manager_uri
     key = read_key(key_file) if key_file is not None else settings.api_key
     if not chosen_uri:

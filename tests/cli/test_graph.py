@@ -208,6 +208,28 @@ def test_nodes_of_unknown_namespaces_are_reported_as_not_checked(cli: Cli) -> No
     assert "namespace 'm', 'n'" in cli("graph", "check", "g.json").err
 
 
+@pytest.mark.parametrize("mistyped", ["Runtime", "Graph"])
+def test_a_mistyped_namespace_is_an_error(cli: Cli, mistyped: str) -> None:
+    """Otherwise no node of the graph would be checked, and the result would be 0."""
+    given = {"Graph": "n", "Runtime": "n", mistyped: "nn"}
+    text = NODES.replace('"fan", namespace="n"', f'"fan", namespace="{given["Graph"]}"')
+    text = text.replace('Runtime(namespace="n"', f'Runtime(namespace="{given["Runtime"]}"')
+    end = cli("graph", "check", cli.write("app.py", text), code=3)
+    graph, runtime = given["Graph"], given["Runtime"]
+    problem = f"is not of namespace '{graph}', but of '{runtime}', where a Runtime has it"
+    assert end.out.startswith(f"app.py: node 'split': 'Split' {problem}\n")
+    assert end.out.endswith("app.py: graph fan is invalid\n")
+    assert end.err == ""
+
+
+def test_a_node_of_the_same_name_in_another_namespace_may_be_meant(cli: Cli) -> None:
+    graph = fan(
+        nodes=[node("a", "Split", "b", inputs={"count": "1"}), {**node("b", "Lock"), "namespace": "m"}]
+    )
+    end = cli("graph", "check", cli.write("g.json", graph), "nodes.py", code=0)
+    assert end.err.startswith("not checked: the nodes of namespace 'm'")
+
+
 def test_several_files_are_checked_although_some_cannot_be_read(cli: Cli) -> None:
     cli.write("fan.json", fan())
     cli.write("broken.py", "x = 1\nraise ValueError('not today')\n")
@@ -361,6 +383,26 @@ def test_all_graphs_of_a_python_file_are_applied_unless_one_is_named(cli: Cli, r
     )
 
 
+def test_a_python_graph_is_applied_in_its_own_namespace_unless_one_is_given(
+    bare: Cli, running: Server
+) -> None:
+    bare.set(**running.env)
+    bare.write("nodes.py", NODES)
+    node = 'N(node_name="Split", namespace="n", identifier="a", inputs={"count": "1"})'
+    head = "from exotrio import Graph, GraphNodeModel as N\n"
+    bare.write("own.py", f'{head}graph = Graph("own", [{node}], namespace="mine")\n')
+    assert "graph own of namespace mine: VALID" in bare("graph", "apply", "own.py", code=0).out
+    assert "graph own of namespace n: VALID" in bare("graph", "apply", "own.py", "-n", "n", code=0).out
+    bare.write("two.py", "from own import graph\nfrom nodes import graph as other\n")
+    fails(bare("graph", "apply", "two.py"), 2, "the graphs have the namespaces mine, n: give one with -n")
+
+
+def test_without_a_namespace_the_only_one_of_a_server_is_used(cli: Cli, running: Server) -> None:
+    cli.at(running, "")
+    assert "graph fan of namespace n: VALID" in cli("graph", "show", "fan", code=0).out
+    assert "in namespace n\n" in cli("graph", "ls", code=0).out
+
+
 def test_a_graph_that_was_shown_can_be_applied_again_with_its_secrets(
     cli: Cli, running: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,9 +492,9 @@ def test_a_refused_key_names_the_option_for_another_one(cli: Cli, running: Serve
 
 def test_settings_that_are_missing_are_all_named(cli: Cli, running: Server) -> None:
     fails(cli("graph", "ls"), 2, "no state manager is given", "--uri", "--key-file", "--db")
-    fails(
-        cli("graph", "ls", "--uri", running.uri), 2, "-n NAMESPACE", "EXOSPHERE_NAMESPACE", "give --key-file"
-    )
+    fails(cli("graph", "ls", "--uri", running.uri), 2, "the state manager cannot be addressed", "--key-file")
+    cli.set(EXOSPHERE_STATE_MANAGER_URI="")
+    fails(cli("graph", "ls", "--key-file", cli.write("a.key", "k")), 2, "no state manager: give --uri")
     env = {**running.env, "EXOSPHERE_NAMESPACE": "n"}
     cli.write(".env", "".join(f"{name}={value}\n" for name, value in env.items()))
     assert cli("graph", "ls").code == 0

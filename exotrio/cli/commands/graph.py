@@ -10,7 +10,7 @@ import click
 
 from exotrio._util.cron import local_time, next_occurrence_ms, parts_of
 from exotrio._util.times import iso_time, moment_ms, timestamp
-from exotrio._util.words import plural
+from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphReply
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
@@ -59,12 +59,16 @@ def apply(
 
     FILE_OR_MODULE is a JSON file (- for standard input) or Python with a Graph. Secrets given here
     override those in the file; the graph keeps no others. Runs that have begun keep the graph they
-    began with.
+    began with. Without a namespace, it is that of the Graph in Python.
 
     JSON: as in `graph show`; for several graphs as in `graph ls`.
     """
     drafts = read_complete(target, name, merged(secrets, secrets_file, "--secret", "--secrets-file"))
     applied: list[tuple[str, GraphReply]] = []
+    if not connection.namespace and (own := {draft.namespace for draft in drafts if draft.namespace}):
+        if len(own) > 1:
+            raise click.UsageError(f"the graphs have the namespaces {listed(sorted(own))}: give one with -n")
+        (connection.namespace,) = own
 
     async def declare(manager: StateManager) -> None:
         for draft in drafts:
@@ -204,7 +208,7 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
     """
     report = check_files(targets, [secret.partition("=")[0] for secret in secrets])
     print_as(output, report.as_json(), report.as_lines())
-    if report.unknown_namespaces:
+    if report.valid and report.unknown_namespaces:
         namespaces = ", ".join(map(repr, sorted(report.unknown_namespaces)))
         print_message(
             f"not checked: the nodes of namespace {namespaces}; name the Python file of their Runtime too"

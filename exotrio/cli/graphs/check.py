@@ -13,7 +13,7 @@ from typing import Any
 
 from exotrio import Runtime
 from exotrio._nodes.checks import declare, returns_list
-from exotrio._util.words import suggestion
+from exotrio._util.words import listed, suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.draft import Draft, FileProblem, draft_of, is_json, read_draft
 from exotrio.cli.load import load, users_line
@@ -83,6 +83,14 @@ def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
         for namespace, name in names.values()
         if namespace not in known_namespaces
     }
+    # A graph that uses none of a Runtime's nodes, but some of their names, has another namespace by mistake:
+    # nothing else would be found in it, since the nodes of its namespace are assumed.
+    used = {namespace for namespace, _ in names.values()}
+    for identifier, (namespace, name) in names.items():
+        others = [known for known, of_same in nodes if of_same == name and known not in used]
+        if namespace not in known_namespaces and others:
+            text = f"{name!r} is not of namespace {namespace!r}, but of {listed(map(repr, others))},"
+            yield Problem(f"{text} where a Runtime has it", identifier)
     for problem in check_registered(template, {**nodes, **assumed}):
         if problem.node is not None and problem.field is None:  # it is not registered
             namespace, name = names[problem.node]

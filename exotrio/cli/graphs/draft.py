@@ -67,6 +67,7 @@ class Draft:
         problems: Errors and warnings.
         named_secrets: Secrets that the file names without a value.
         source: The text of the file, if it is JSON.
+        namespace: The graph's own, if it is in Python and has one.
     """
 
     file: str
@@ -75,6 +76,7 @@ class Draft:
     problems: list[FileProblem] = field(default_factory=list)
     named_secrets: frozenset[str] = frozenset()
     source: JsonText | None = None
+    namespace: str | None = None
 
     @property
     def valid(self) -> bool:
@@ -149,7 +151,7 @@ def is_json(target: str) -> bool:
 
 def draft_of(file: str, graph: Graph) -> Draft:
     """Return a ``Graph`` of a Python file; its fields were checked when it was built."""
-    return Draft(file, graph.name, GraphBody.of(graph))
+    return Draft(file, graph.name, GraphBody.of(graph), namespace=graph.namespace)
 
 
 def read_draft(file: str) -> Draft:
