@@ -113,7 +113,7 @@ def test_pages_use_the_time_zone_and_theme_of_the_browser(visitors: Visitors, of
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 26)"
     page.goto(office.path("runs", office.trigger(waits="yes")) + "?node=work")
     page.locator("table.states").get_by_role("link").first.click()
-    local = re.compile(r"^\S+ \S+ UTC ·\s(\S+ )?\S+\slocal$")
+    local = re.compile(r"^\S+ \S+ UTC \((\S+ )?\S+\slocal\)$")
     expect(page.locator("time.at", has_text=local)).to_have_count(2)
     let(office.folder, "open")
     expect(page.locator(".summary .chip")).to_have_text("success")

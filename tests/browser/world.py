@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,11 @@ ORDERS = [
     ),
     place("close", node_name="Close", inputs={"lines": "${{ work.outputs.line }}"}, unites="split"),
 ]
+MONTHS = [*pairwise(["january", "february", "march", "april", "may", "june"]), ("june",)]
+SCHEDULES = [
+    {"expression": "15 3 1 * *", "timezone": "America/Argentina/Buenos_Aires"},
+    {"expression": "*/30 * * * *"},
+]
 TRANSLATION = {
     "text": "Willkommen",
     "language": "en",
@@ -124,6 +130,13 @@ async def _put_graphs(api: Api) -> None:
             [place("backup", node_name="Backup", inputs={"target": "s3://shop"})], triggers=triggers
         ),
         "translate": api.body([place("translate", node_name="Translate", inputs=TRANSLATION)]),
+        "monthly": api.body(
+            [
+                place(name, *after, node_name="Backup", inputs={"target": "s3://shop"})
+                for name, *after in MONTHS
+            ],
+            triggers=[{"type": "CRON", "value": value} for value in SCHEDULES],
+        ),
         "statements": api.body([place("accounts", "mail"), place("mail", inputs={"order": "-"})]),
     }
     for name, body in graphs.items():
@@ -189,6 +202,8 @@ async def _fill(api: Api) -> dict[str, str]:
         "graphs": "/graphs",
         "graph-backup": "/graphs/backup",
         "graph-translate": "/graphs/translate",
+        "graph-scheduled": "/graphs/monthly",
+        "graph-runs": "/graphs/orders",
         "graph-rejected": "/graphs/orders",
         "graph-from": f"/graphs/orders?from={done}",
         "graph-invalid": "/graphs/statements",

@@ -201,8 +201,13 @@
     for (const each of root.querySelectorAll("time[datetime]")) {
       const local = localTime(new Date(each.dateTime));
       if (local === "") continue;
-      if (each.className === "at") each.append(` ·\u00a0${local}`);
-      else each.title += ` · ${local}`;
+      if (each.className !== "at") {
+        each.title += ` · ${local}`;
+        continue;
+      }
+      const span = document.createElement("span");
+      span.textContent = `(${local})`;
+      each.append(" ", span);
     }
   }
 

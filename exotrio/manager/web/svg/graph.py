@@ -15,10 +15,10 @@ from exotrio.manager.web.svg.bars import HEIGHT, pieces, summary
 from exotrio.manager.web.svg.elements import element, fit, join
 from exotrio.manager.web.svg.graph_layout import Layout, lay_out
 
-WIDTH = 184
+WIDTH = 180
 LOW, HIGH = 52, 78
 """Heights of a box without counts, and with them."""
-GAP_X, GAP_Y = 44, 18
+GAP_X, GAP_Y = 36, 18
 EDGE = 8
 """Margin of the picture, for lines and focus rings."""
 MAX_NAME = 24
