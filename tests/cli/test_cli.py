@@ -261,6 +261,7 @@ def test_ctrl_c_restores_the_terminal_and_prints_the_whole_command(folder: Path)
         assert terminal.wait() == 130
         assert terminal.out == ""
         assert_given_back(terminal.screen)
+        assert re.search(r"━[^━]*\x1b\[2K[^━]*interrupted; everything", terminal.screen), "bars are erased"
         continued = as_printed(terminal.screen.replace("\r\n", "\n"), cwd=folder, code=0)
     assert f"items: {gated.RESULT}\n" in continued.out
 
@@ -281,3 +282,4 @@ def test_a_third_ctrl_c_restores_the_terminal(folder: Path) -> None:
         # On a line that was cleared for it: written past the bars, it would stand behind one of them.
         assert re.search(r"\x1b\[2K\d{4}-\S+Z WARNING exotrio.runtime: the grace", terminal.screen)
         assert "Continue with:\r\n" in terminal.screen
+        assert re.search(r"━[^━]*\x1b\[2K[^━]*third signal", terminal.screen), "bars are erased"

@@ -96,7 +96,7 @@ class Progress:
         self._write(text)
 
     def restore_terminal(self) -> None:
-        """Restore the terminal. Called from the signal handler that ends the process."""
+        """Erase what is drawn, and restore the terminal. Called from the handler of the last signal."""
 
     def _reported(self, run: Run) -> dict[str, str]:
         """Return the progress that nodes of a run report, by identifier.
@@ -157,6 +157,8 @@ class Bars(Progress):
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
+        # Bars of a run that goes on elsewhere, or later, would soon be wrong.
+        self._progress.live.transient = self._run is None or bool(self._run.pending_count)
         with suppress(OSError):
             self._progress.stop()
 
@@ -191,8 +193,9 @@ class Bars(Progress):
             self._progress.console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
 
     def restore_terminal(self) -> None:
-        # Not through the stream's buffer: the handler may have interrupted a write to it.
+        # Not through the stream's buffer, nor by rich's stop: the handler may have interrupted a write to it.
         console = self._progress.console
         if not (console.is_dumb_terminal or console.legacy_windows):
+            erasure = str(self._progress.live._live_render.position_cursor())
             with suppress(OSError):
-                os.write(console.file.fileno(), _SHOW_CURSOR)
+                os.write(console.file.fileno(), erasure.encode() + _SHOW_CURSOR)
