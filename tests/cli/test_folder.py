@@ -217,7 +217,9 @@ def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(
             cli("trigger", "fan", "--follow", code=0)
         end = cli("ui", "--no-open")
         assert (end.code, end.out) == (0, ""), end
-        assert end.err == f"dashboard: {url}\nsign in with the key in .exotrio/state.db.api-key\n"
+        (page,) = re.findall(rf"^dashboard, to be .*: (/\S+) \(it leads to {url}\)\n$", end.err)
+        with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
+            assert "You are signed in" in browser.get(link_in(page)).text
         monkeypatch.setattr(ui, "LOADING", 0.0)
         cli.write("browser.py", READING_BROWSER)
         end = cli("ui", code=0)

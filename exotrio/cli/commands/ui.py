@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -32,7 +31,11 @@ LOADING = 10.0
     metavar="PORT",
     help="Port of 127.0.0.1 to serve it on.  [default: any free one]",
 )
-@click.option("--no-open", is_flag=True, help="Open no browser; only print the link that signs you in.")
+@click.option(
+    "--no-open",
+    is_flag=True,
+    help="Open no browser; only print the link that signs you in; in a log, the path of a page that leads there.",
+)
 def command(db: str | None, port: int, no_open: bool) -> int:
     """Open the dashboard of a database in a browser, signed in, and serve it until Ctrl-C.
 
@@ -85,22 +88,25 @@ async def _show(database: str | Path, port: int, *, opens: bool) -> None:
 async def _show_running(file: Path, endpoint: Endpoint, *, opens: bool) -> None:
     """Show the dashboard of the process that has a file open and serves it."""
     # Here, as above.
-    from exotrio.cli.terminal.browser import open_in_browser, open_signed_in, sign_in_page
+    from exotrio.cli.terminal.browser import (
+        open_in_browser,
+        open_signed_in,
+        page_next_to,
+        shown_link,
+        sign_in_page,
+    )
 
-    by_key = f"dashboard: {endpoint.uri}\nsign in with {key_source(file)}"
     async with client_at(endpoint, "default") as manager:
         try:
-            shown, link = await manager.sign_in_link(), await manager.sign_in_link()
+            link, other_link = await manager.sign_in_link(), await manager.sign_in_link()
         except ManagerError:  # that state manager is older, or has another key
-            print_message(by_key)
+            print_message(f"dashboard: {endpoint.uri}\nsign in with {key_source(file)}")
             if opens and not await open_in_browser(endpoint.uri):
                 print_message("no browser could be opened: open the address yourself")
             return
-    # More people may read a log than may sign in.
-    print_message(
-        f"dashboard, to be opened once within 10 minutes: {shown}" if sys.stderr.isatty() else by_key
-    )
+    shown = shown_link(link, page_next_to(file))
+    print_message(f"dashboard, to be opened once within 10 minutes: {shown}")
     if opens:
         with sign_in_page(MEMORY) as page:
-            if await open_signed_in(page, link):
+            if await open_signed_in(page, other_link):
                 await trio.sleep(LOADING)

@@ -81,12 +81,17 @@ def sign_in_page(db: str | Path) -> Iterator[Path]:
         with TemporaryDirectory(prefix="exotrio-") as folder:
             yield Path(folder, "sign-in.html")
         return
-    file = Path(db).resolve()
-    page = file.with_name(f"{file.name}.sign-in.html")
+    page = page_next_to(Path(db))
     try:
         yield page
     finally:
         page.unlink(missing_ok=True)
+
+
+def page_next_to(file: Path) -> Path:
+    """Return the path of the page for a database."""
+    file = file.resolve()
+    return file.with_name(f"{file.name}.sign-in.html")
 
 
 def shown_link(link: str, page: Path, *, private: bool | None = None) -> str:
