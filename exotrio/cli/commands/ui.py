@@ -34,7 +34,7 @@ LOADING = 10.0
 @click.option(
     "--no-open",
     is_flag=True,
-    help="Open no browser; only print the link that signs you in; in a log, the path of a page that leads there.",
+    help="Open no browser; only print the link that signs you in (in a log: a page that leads there).",
 )
 def command(db: str | None, port: int, no_open: bool) -> int:
     """Open the dashboard of a database in a browser, signed in, and serve it until Ctrl-C.
