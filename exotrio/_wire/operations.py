@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
+from exotrio._util.words import listed, plural
 from exotrio._wire.body import Body, Moment, Seconds
 from exotrio._wire.native import LogLine, Uuid
 from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
@@ -213,7 +214,21 @@ class RefusedState(Body):
 
 
 class RunRetry(Body):
-    """The result of the retry of a run."""
+    """The result of the retry of a run.
+
+    Fields:
+        runs_again: What else runs again, since it ran without a state that is retried now: united nodes and
+            all that follow them. By identifier, how many states are replaced.
+    """
 
     retried: list[RetriedState]
     refused: list[RefusedState]
+    runs_again: dict[str, int] = Field(default_factory=dict)
+
+    def text(self, where: str = "") -> str:
+        """Return what will run, as a sentence without a full stop; ``where`` follows the number of states."""
+        text = f"{plural(len(self.retried), 'state')}{where} will run again"
+        if self.runs_again:
+            replaced = plural(sum(self.runs_again.values()), "state")
+            text += f", then {listed(self.runs_again)} with the new values ({replaced} replaced)"
+        return text

@@ -203,40 +203,70 @@ class Model:
 
     def retried(self, state: State) -> State:
         """Retry by hand; return the state that takes the place of ``state``."""
+        if state.status not in {*FAILED, "PRUNED"}:
+            raise Refused
+        retried, refused, _ = self._retry([state])
+        if refused:
+            raise Refused
+        return retried[0][1]
+
+    def retried_run(self) -> tuple[list[tuple[State, State]], list[State], list[State]]:
+        """Retry every failed state; return (old, new) of those that could be, those that could not, and
+        what is replaced with them."""
+        return self._retry([state for state in self.states if state.status in FAILED])
+
+    def _retry(self, states: list[State]) -> tuple[list[tuple[State, State]], list[State], list[State]]:
+        replaced = self._out_of_date([state for state in states if not self._is_unbuilt(state)])
+        inputs: dict[State, Inputs] = {}
+        refused: list[State] = []
+        for state in states:
+            if self._is_unbuilt(state) and state not in replaced:
+                (target,) = list(state.parents.values())[-1:]
+                try:
+                    inputs[state] = self._inputs(self.plan[state.identifier], self._reach(target), target)
+                except Unbuildable:
+                    refused.append(state)
+        replaced |= self._out_of_date(list(inputs))
+        for state in replaced:
+            state.status = "RETRY_CREATED"
+        refused = [state for state in refused if state not in replaced]
+        retried = [
+            (state, self._again(state, inputs)) for state in states if state not in {*replaced, *refused}
+        ]
+        for state, _ in retried:
+            state.status = "RETRY_CREATED"
+        self._settle()
+        return retried, refused, list(replaced)
+
+    @staticmethod
+    def _is_unbuilt(state: State) -> bool:
+        return state.unbuilt and state.status == "ERRORED"
+
+    def _out_of_date(self, states: list[State]) -> set[State]:
+        """Return the united states whose groups have one of these states, with all below them.
+
+        What they united is open again.
+        """
+        found: set[State] = set()
+        for state in states:
+            for target in state.parents.values():
+                for united in self.plan.places:
+                    if united.unites != target.identifier or state not in self._group(target, united):
+                        continue
+                    self.fired.discard((target, united.identifier))
+                    for other in self.states:
+                        reach = self._reach(other)
+                        if reach.get(target.identifier) is target and united.identifier in reach:
+                            found.add(other)
+        return {state for state in found if state.status != "RETRY_CREATED"}
+
+    def _again(self, state: State, inputs: dict[State, Inputs]) -> State:
+        again = self._copy(state, self.now_ms)
         if state.status == "NEXT_CREATED_ERROR":
-            again = self._copy(state, self.now_ms)
             again.outputs, again.index = state.outputs, state.index
             self._follow(again)
-        elif state.unbuilt and state.status == "ERRORED":
-            (target,) = list(state.parents.values())[-1:]
-            try:
-                inputs = self._inputs(self.plan[state.identifier], self._reach(target), target)
-            except Unbuildable:
-                raise Refused from None
-            again = self._copy(state, self.now_ms)
-            again.inputs = inputs
-        elif state.status in {"ERRORED", "PRUNED"}:
-            again = self._copy(state, self.now_ms)
-        else:
-            raise Refused
-        state.status = "RETRY_CREATED"
-        self._settle()
+        again.inputs = inputs.get(state, state.inputs)
         return again
-
-    def retried_run(self) -> tuple[list[tuple[State, State]], list[State]]:
-        """Retry every failed state; return (old, new) of those that could be, and those that could not.
-
-        Those that could not be built come last, since what the others bring about may complete them.
-        """
-        retried: list[tuple[State, State]] = []
-        refused: list[State] = []
-        failed = [state for state in self.states if state.status in FAILED]
-        for state in sorted(failed, key=lambda state: state.unbuilt):
-            try:
-                retried.append((state, self.retried(state)))
-            except Refused:
-                refused.append(state)
-        return retried, refused
 
     def forget_inputs(self, identifier: str) -> None:
         """The node is registered again, with a schema that asks for nothing."""

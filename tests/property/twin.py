@@ -85,7 +85,7 @@ class Twin:
 
     async def retried_run(self) -> None:
         response = await self.api.retry_run(self.run_id)
-        retried, refused = self.model.retried_run()
+        retried, refused, replaced = self.model.retried_run()
         if not retried and not refused:
             assert response.status_code == 409, response.text
         else:
@@ -93,6 +93,7 @@ class Twin:
             new = {one["state_id"]: one["new_state_id"] for one in reply["retried"]}
             assert set(new) == {self.ids[state] for state, _ in retried}
             assert {one["state_id"] for one in reply["refused"]} == {self.ids[state] for state in refused}
+            assert Counter(reply["runs_again"]) == Counter(state.identifier for state in replaced)
             for state, again in retried:
                 self.ids[again] = new[self.ids[state]]
             # What each replaced state became decides what hangs below it, so all are bound before the rest.

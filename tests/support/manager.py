@@ -206,7 +206,8 @@ def recount(view: View) -> None:
         counts[state["run"], state["place"], COUNTS.get(status, "pending")] += 1
         totals[state["run"], TOTALS[status]] += 1
         if state["parent"] is not None:
-            assert by_seq[state["parent"]]["status"] == "SUCCESS", f"{state} hangs below no success"
+            above_it = by_seq[state["parent"]]["status"]
+            assert above_it == "SUCCESS" or {above_it, status} == {"RETRY_CREATED"}, f"{state} hangs wrongly"
         for above in chain(view, state["parent"]):
             place = template.places[above["place"]]
             if place.target and run["cancelled_at"] is None and status in STANDINGS:
@@ -228,7 +229,7 @@ def recount(view: View) -> None:
     first = Counter(
         (state["parent"], state["place"])
         for state in states
-        if state["united"] and not state["retry_count"] and state["manual_fanout_id"] is None
+        if state["united"] == 1 and not state["retry_count"] and state["manual_fanout_id"] is None
     )
     assert all(times == 1 for times in first.values()), "a united node ran twice for one group"
 

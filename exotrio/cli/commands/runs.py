@@ -134,9 +134,12 @@ def cancel(run_id: str, connection: Connection) -> None:
 def retry(run_id: str, connection: Connection) -> int:
     """Retry every failed state of a run.
 
-    Exits 0 if all of them were retried, and 1 if some were refused; each is named with the reason.
+    Nodes that united what failed, and ran without it, run again with all that follows them; the command
+    names them. Exits 0 if all failed states were retried, and 1 if some were refused; each is named with the
+    reason.
 
-    JSON: run_id, retried (state_id, new_state_id, status) and refused (state_id, reason).
+    JSON: run_id, retried (state_id, new_state_id, status), refused (state_id, reason) and runs_again (the
+    number of states that are replaced with them, by identifier).
     """
 
     async def ask(manager: StateManager) -> tuple[str, RunRetry]:
@@ -144,7 +147,7 @@ def retry(run_id: str, connection: Connection) -> int:
         return run.run_id, await manager.retry_run(run.run_id)
 
     whole_id, reply = connection.ask(ask)
-    lines = [f"{plural(len(reply.retried), 'state')} of run {whole_id} will run again"]
+    lines = [reply.text(f" of run {whole_id}")]
     lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
     connection.print({"run_id": whole_id, **reply.model_dump(mode="json")}, lines)
     return FAILED if reply.refused else SUCCESS

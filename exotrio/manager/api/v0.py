@@ -206,8 +206,8 @@ class V0:
     async def manual_retry(
         self, request: Request, namespace: str, state_id: str, body: v0.ManualRetryRequest
     ) -> Response:
-        new_id = await self._store.write(retries.retry_by_hand, namespace, state_id, body.fanout_id)
-        return reply({"id": new_id, "status": StateStatus.CREATED})
+        done = await self._store.write(retries.retry_by_hand, namespace, state_id, body.fanout_id)
+        return reply({"id": done.retried[0].new_state_id, "status": StateStatus.CREATED})
 
     @ApiRoute(
         "GET",

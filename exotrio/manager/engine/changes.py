@@ -93,6 +93,7 @@ class Changes:
         self._updates: defaultdict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
         self._events: list[tuple[object, ...]] = []
         self._unite_members: dict[tuple[int, int, bytes], int] = {}
+        self._replaced_members: list[tuple[int, int]] = []
         self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * len(_COUNTS))
         self._runs: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(_RUNS))
         self._unite_counters: defaultdict[tuple[int, int], list[int]] = defaultdict(
@@ -161,6 +162,18 @@ class Changes:
         """Give columns of a state new values, provided that it still has its status and its token."""
         self._updates[tuple(values)].append((state.seq, state.status, state.token, *values.values()))
 
+    def replace(self, run: RunScope, state: State, event: str) -> None:
+        """End a state, whatever its status is, since another one takes its place; ``event`` says why."""
+        now = self.tx.now_ms
+        ended = {} if state.status in ENDED else {"finished_at": now}
+        self.update(state, status=RETRY_CREATED, updated_at=now, **ended)
+        self.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
+        if state.status == SUCCESS:
+            for target_state, target in split_groups(state.groups):
+                if state.place in run.template.aggregated[target]:
+                    self._replaced_members.append((target_state, state.seq))
+        self._events.append((state.seq, now, event))
+
     def add_execution(self, state: State) -> None:
         """Keep the execution that ended a state, for the united nodes whose groups it may complete."""
         for target_state, _ in split_groups(state.groups) if state.execution else ():
@@ -169,10 +182,6 @@ class Changes:
     def executions_in(self, target_state: int) -> list[str]:
         """Return the executions that ended in a group, oldest first."""
         return self._executions[target_state]
-
-    def add_event(self, seq: int, kind: str) -> None:
-        """Add something exceptional to a state's history."""
-        self._events.append((seq, self.tx.now_ms, kind))
 
     def tally(self, graph: int, node_id: int, began_at: int | None, status: str) -> None:
         """Count a status that the node of a state caused, with the time that it took."""
@@ -207,6 +216,12 @@ class Changes:
         for columns, rows in self._updates.items():
             tx.update("states", ("seq", "status", "token"), columns, sorted(rows))
         tx.insert("events", ("state", "at", "kind"), self._events)
+        if self._replaced_members:
+            targets, states = ({*each} for each in zip(*self._replaced_members, strict=True))
+            tx.execute(
+                f"DELETE FROM unite_members WHERE {tx.any_of('target_state')} AND {tx.any_of('state')}",
+                (tx.items(sorted(targets)), tx.items(sorted(states))),
+            )
         tx.insert(
             "unite_members",
             ("target_state", "place", "path", "state"),
@@ -225,7 +240,7 @@ class Changes:
             )
         self._apply_to_runs()
         touched, self._touched = self._touched, {}
-        for gathered in (self._updates, self._events, self._unite_members):
+        for gathered in (self._updates, self._events, self._unite_members, self._replaced_members):
             gathered.clear()
         for counters in (self._counts, self._runs, self._unite_counters):
             counters.clear()

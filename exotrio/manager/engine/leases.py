@@ -27,7 +27,15 @@ from itertools import chain
 from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult, from_ms
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, RunScope, add_events, numbered
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    QUEUED,
+    RETRY_CREATED,
+    RunScope,
+    add_events,
+    numbered,
+)
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
@@ -114,7 +122,8 @@ def renew(
         elif state["seq"] in held:
             result = HeartbeatResult.OK
         else:
-            result = HeartbeatResult.CANCELLED if state["run"] in cancelled else HeartbeatResult.LOST
+            is_cancelled = state["status"] == RETRY_CREATED or state["run"] in cancelled
+            result = HeartbeatResult.CANCELLED if is_cancelled else HeartbeatResult.LOST
         replies.append(HeartbeatStateReply(state_id=beat.state_id, result=result))
     return replies
 

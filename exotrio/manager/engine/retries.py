@@ -1,7 +1,11 @@
-"""Retrying by hand: one state that ended badly, or all failed states of a run."""
+"""Retrying by hand: one state that ended badly, or all failed states of a run.
+
+United nodes that ran without them run again, with all that follows (``unites.Reruns``).
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pydantic_core import from_json
@@ -24,11 +28,10 @@ from exotrio.manager.engine.states import (
     NewState,
     RunScope,
     State,
-    failed_to_change,
+    read_states,
     read_texts,
-    states_to_change,
 )
-from exotrio.manager.engine.unites import commit_changes, united_states
+from exotrio.manager.engine.unites import Reruns, commit_changes, united_states
 from exotrio.manager.rules.errors import Conflict, NotFound
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -39,19 +42,23 @@ _NOT_RETRIED = {
     QUEUED: "this one is QUEUED: a runtime has it",
     EXECUTED: "this one is EXECUTED: it succeeded, and what follows it is about to be created",
     SUCCESS: "this one is SUCCESS; to run it again, start its graph again",
-    RETRY_CREATED: "this one is RETRY_CREATED: it was retried; retry its newest attempt, if that failed",
+    RETRY_CREATED: "this one is RETRY_CREATED: it was retried, or a state before it; retry its newest"
+    " attempt, if that failed",
 }
 """Why a state in one of these statuses is not retried."""
 
 
-def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> WithEffects[str]:
-    """Replace a state that ended badly by a new one and return the new one's id.
+def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> WithEffects[RunRetry]:
+    """Replace a state that ended badly by a new one; the reply has that one.
 
     A state whose next states could not be created is not run again: they are created from its outputs. A
     united state that could not be built is built again.
     """
     seq = tx.seq(state_id)
-    state = None if seq is None else states_to_change(tx, namespace, (seq,)).get(seq)
+    state = None
+    if seq is not None:
+        tx.lock_runs_of([seq])
+        state, *_ = [*read_states(tx, "states.seq = ? AND nodes.namespace = ?", (seq, namespace)), None]
     if state is None:
         raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
     if state.status not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
@@ -66,15 +73,13 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
         )
     if state.cancelled_at is not None:
         raise Conflict("the run of this state was cancelled; trigger the graph again")
-    changes = Changes(tx)
-    (replaced,) = _replace(changes, state.scope(tx), [state], {state.seq: fanout_id})
-    if isinstance(replaced, RefusedState):
-        raise Conflict(f"its inputs still cannot be built: {replaced.reason}")
-    commit_changes(changes)
-    return WithEffects(replaced.new_state_id, changes.effects)
+    reply, effects = _retry(tx, state.scope(tx), [state], {state.seq: fanout_id})
+    if reply.refused:
+        raise Conflict(f"its inputs still cannot be built: {reply.refused[0].reason}")
+    return WithEffects(reply, effects)
 
 
-def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> WithEffects[str]:
+def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> WithEffects[RunRetry]:
     """Retry a state as ``retry_by_hand`` does, whatever the namespace of its node is."""
     row = tx.row(
         "SELECT namespace FROM states JOIN nodes ON nodes.id = node_id WHERE seq = ?", (tx.seq(state_id),)
@@ -85,7 +90,7 @@ def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> WithEffect
 
 
 def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> WithEffects[RunRetry]:
-    """Retry every failed state of a run, each as ``retry_by_hand`` does.
+    """Retry every failed state of a run, each as ``retry_by_hand`` does, except those that are replaced.
 
     A repeated request with the same ``request_id`` retries nothing more.
     """
@@ -93,43 +98,50 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
     if row["cancelled_at"] is not None:
         raise Conflict(f"the run {run_id} was cancelled; trigger the graph again")
     run = RunScope(row["id"], tx.template(row["template"]))
-    failed = failed_to_change(tx, run.id)
-    unbuilt = [state for state in failed if _is_unbuilt(state)]
-    if earlier := _retried_before(tx, run.id, request_id):
+    failed = read_states(tx, "run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')", (run.id,))
+    if (earlier := _retried_before(tx, run, request_id)) is not None:
+        unbuilt = [state for state in failed if _is_unbuilt(state)]
         again = zip(unbuilt, _rebuilt(tx, run, unbuilt), strict=True)
-        refused = [_refusal(tx, old, new) for old, new in again if new.status == ERRORED]
-        return WithEffects(RunRetry(retried=earlier, refused=refused), NO_EFFECTS)
+        earlier.refused = [_refusal(tx, old, new) for old, new in again if new.status == ERRORED]
+        return WithEffects(earlier, NO_EFFECTS)
     if not failed:
         raise Conflict(f"the run {run_id} has no failed states")
-    fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
-    changes = Changes(tx)
-    replaced = _replace(changes, run, [state for state in failed if not _is_unbuilt(state)], fanout_ids)
-    # United states that could not be built come last: they may read states that the others create.
-    commit_changes(changes)
-    replaced += _replace(changes, run, unbuilt, fanout_ids)
-    commit_changes(changes)
-    reply = RunRetry(
-        retried=[each for each in replaced if isinstance(each, RetriedState)],
-        refused=[each for each in replaced if isinstance(each, RefusedState)],
-    )
-    return WithEffects(reply, changes.effects)
+    return _retry(tx, run, failed, {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed})
 
 
-def _retried_before(view: View, run: int, request_id: str) -> list[RetriedState]:
-    """Return what a request under this id retried, as it is now."""
-    return [
+def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | None:
+    """Return what a request under this id retried, as it is now; None if there was none."""
+    rows = [
+        row
+        for row in view.execute(
+            "SELECT seq, retry_of, status, manual_fanout_id, created_at FROM states WHERE run = ?"
+            " AND retry_count = 0 AND manual_fanout_id IS NOT NULL AND retry_of IS NOT NULL ORDER BY seq",
+            (run.id,),
+        )
+        if row["manual_fanout_id"] == _fanout_id(view, request_id, row["retry_of"])
+    ]
+    if not rows:
+        return None
+    retried = [
         RetriedState(
             state_id=view.state_id(row["retry_of"]),
             new_state_id=view.state_id(row["seq"]),
             status=row["status"],
         )
-        for row in view.execute(
-            "SELECT seq, retry_of, status, manual_fanout_id FROM states WHERE run = ? AND retry_count = 0"
-            " AND manual_fanout_id IS NOT NULL AND retry_of IS NOT NULL ORDER BY seq",
-            (run,),
-        )
-        if row["manual_fanout_id"] == _fanout_id(view, request_id, row["retry_of"])
+        for row in rows
     ]
+    # All of it happened at one time.
+    replaced = view.execute(
+        "SELECT seq, place FROM states WHERE run = ? AND status = 'RETRY_CREATED' AND updated_at = ?",
+        (run.id, rows[0]["created_at"]),
+    )
+    known = {row["retry_of"] for row in rows}
+    places = Counter(place for seq, place in replaced if seq not in known)
+    return RunRetry(retried=retried, refused=[], runs_again=_by_identifier(run, places))
+
+
+def _by_identifier(run: RunScope, places: Counter[int]) -> dict[str, int]:
+    return {run.template.places[place].identifier: count for place, count in sorted(places.items())}
 
 
 def _fanout_id(view: View, request_id: str, seq: int) -> str:
@@ -142,23 +154,57 @@ def _is_unbuilt(state: State) -> bool:
     return state.status == ERRORED and bool(state.united) and state.claimed_at is None
 
 
-def _replace(
-    changes: Changes, run: RunScope, states: Sequence[State], fanout_ids: Mapping[int, str]
-) -> list[RetriedState | RefusedState]:
-    """Replace states of a run by new attempts, except those whose inputs still cannot be built."""
-    tx = changes.tx
-    unbuilt = [state for state in states if _is_unbuilt(state)]
+def _retry(
+    tx: Transaction, run: RunScope, states: Sequence[State], fanout_ids: Mapping[int, str]
+) -> WithEffects[RunRetry]:
+    """Replace states of a run, which is locked, by new attempts.
+
+    Refused are those whose inputs still cannot be built. Left out are those that follow a united node which
+    runs again: they are replaced with it.
+    """
+    reruns = Reruns()
+    reruns.find(tx, run, [state for state in states if not _is_unbuilt(state)])
+    unbuilt = [state for state in states if _is_unbuilt(state) and state.seq not in reruns.replaced]
     rebuilt = dict(zip((state.seq for state in unbuilt), _rebuilt(tx, run, unbuilt), strict=True))
+    refused = {seq for seq, new in rebuilt.items() if new.status == ERRORED}
+    reruns.find(tx, run, [state for state in unbuilt if state.seq not in refused])
+    refusals = [
+        _refusal(tx, state, rebuilt[state.seq]) for state in unbuilt if state.seq in refused - reruns.replaced
+    ]
+    retried = [state.seq for state in states if state.seq not in refused | reruns.replaced]
+    changed = sorted({*retried, *reruns.replaced, *reruns.first.values()})
+    locked = {
+        state.seq: state
+        for state in read_states(tx, tx.any_of("states.seq"), (tx.items(changed),), tx.for_update("states"))
+    }
+    changes = Changes(tx)
+    replaced = [locked[seq] for seq in sorted(reruns.replaced)]
+    reruns.replace(changes, run, replaced)
+    reply = RunRetry(
+        retried=_replace(changes, run, [locked[seq] for seq in retried], rebuilt, fanout_ids),
+        refused=refusals,
+        runs_again=_by_identifier(run, Counter(state.place for state in replaced)),
+    )
+    commit_changes(changes)
+    return WithEffects(reply, changes.effects)
+
+
+def _replace(
+    changes: Changes,
+    run: RunScope,
+    states: Sequence[State],
+    rebuilt: Mapping[int, NewState],
+    fanout_ids: Mapping[int, str],
+) -> list[RetriedState]:
+    """Replace states of a run by new attempts: those in ``rebuilt``, or copies."""
+    tx = changes.tx
     read_texts(tx, "inputs", [state for state in states if state.seq not in rebuilt])
     followed = [state for state in states if state.status == NEXT_CREATED_ERROR]
     read_texts(tx, "outputs", followed)
     shared = read_shared(tx, (need_to_follow(run, state) for state in followed))
-    replaced: list[RetriedState | RefusedState] = []
+    retried = []
     for state in states:
         new = rebuilt.get(state.seq) or copy_of(state, enqueue_after=tx.now_ms)
-        if new.status == ERRORED:
-            replaced.append(_refusal(tx, state, new))
-            continue
         seq = tx.allocate()
         if state.status == NEXT_CREATED_ERROR:
             new.outputs = state.outputs
@@ -168,13 +214,11 @@ def _replace(
         new.manual_fanout_id = fanout_ids[state.seq]
         new.retry_of = state.seq
         changes.insert(run, new, seq=seq)
-        changes.update(state, status=RETRY_CREATED, updated_at=tx.now_ms)
-        changes.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
-        changes.add_event(state.seq, "retried by hand")
+        changes.replace(run, state, "retried by hand")
         state_id, new_state_id = tx.state_id(state.seq), tx.state_id(seq)
         status = StateStatus(new.status)
-        replaced.append(RetriedState(state_id=state_id, new_state_id=new_state_id, status=status))
-    return replaced
+        retried.append(RetriedState(state_id=state_id, new_state_id=new_state_id, status=status))
+    return retried
 
 
 def _rebuilt(tx: Transaction, run: RunScope, unbuilt: Sequence[State]) -> list[NewState]:

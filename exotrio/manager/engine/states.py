@@ -120,21 +120,14 @@ def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> 
         return {}
     numbers = sorted(seqs)
     tx.lock_runs_of(numbers)
-    rows = tx.execute(
-        f"{_STATE} WHERE {tx.any_of('states.seq')} AND nodes.namespace = ? ORDER BY states.seq"
-        + tx.for_update("states"),
-        (tx.items(numbers), namespace),
-    )
-    return {row[0]: State(*row) for row in rows}
+    which = f"{tx.any_of('states.seq')} AND nodes.namespace = ?"
+    states = read_states(tx, which, (tx.items(numbers), namespace), tx.for_update("states"))
+    return {state.seq: state for state in states}
 
 
-def failed_to_change(tx: Transaction, run: int) -> list[State]:
-    """Lock the failed states of a run, which is locked, and return them by number."""
-    rows = tx.execute(
-        f"{_STATE} WHERE run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR') ORDER BY states.seq"
-        + tx.for_update("states"),
-        (run,),
-    )
+def read_states(view: View, which: str, parameters: tuple[object, ...], locked: str = "") -> list[State]:
+    """Return the states that meet a condition by number, locked with ``Transaction.for_update``."""
+    rows = view.execute(f"{_STATE} WHERE {which} ORDER BY states.seq{locked}", parameters)
     return [State(*row) for row in rows]
 
 

@@ -3,12 +3,18 @@
 Counters say how many members of each place are pending, failed and succeeded, for each state of a united
 target. Every use case that changes states ends in ``commit_changes``, in the same transaction. So a complete
 group is never missed, and the cost does not grow with its size.
+
+When a member of a group is retried by hand after the united node ran, its result is out of date. So the group
+is opened again: the state of the united node, and all that follow it, are replaced (RETRY_CREATED), and it
+runs once more when the group is complete again. Which states follow is told by their paths, which begin with
+that of the united state: in one run, nothing else has such a path.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pydantic_core import to_json
 
@@ -24,8 +30,17 @@ from exotrio.manager.engine.inputs import (
     group_lists,
     read_shared,
 )
-from exotrio.manager.engine.states import CREATED, ERRORED, SUCCESS, NewState, RunScope
-from exotrio.manager.rules.lineage import child_path, extend_groups, linked, parent_in
+from exotrio.manager.engine.states import CREATED, ERRORED, SUCCESS, NewState, RunScope, State
+from exotrio.manager.rules.errors import Conflict
+from exotrio.manager.rules.lineage import (
+    child_path,
+    extend_groups,
+    is_below,
+    linked,
+    outermost,
+    parent_in,
+    split_groups,
+)
 from exotrio.manager.rules.template import Unite
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.transaction import Transaction
@@ -33,6 +48,10 @@ from exotrio.manager.store.view import View
 
 Group = tuple[RunScope, int, Unite]
 """A united node, and the state of its target whose group it unites."""
+MAX_REPLACED = 100_000
+"""States that one retry may replace: other requests wait while that happens."""
+REPLACED = "replaced: a state before it was retried"
+"""The event of such a state."""
 
 
 def commit_changes(changes: Changes) -> None:
@@ -43,9 +62,10 @@ def commit_changes(changes: Changes) -> None:
     """
     waiting = changes.apply()
     while waiting:
-        now, later = _complete(changes.tx, waiting)
+        now, later, earlier = _complete(changes.tx, waiting)
         for (run, target_state, _), state in zip(now, united_states(changes.tx, now), strict=True):
             state.trace = linked(state.trace, changes.executions_in(target_state))
+            state.retry_of = earlier.get((target_state, state.place))
             changes.insert(run, state)
         waiting = {target_state: (run, unite.target) for run, target_state, unite in later}
         waiting.update(changes.apply())
@@ -53,15 +73,15 @@ def commit_changes(changes: Changes) -> None:
 
 def _complete(
     view: View, targets: Mapping[int, tuple[RunScope, int]]
-) -> tuple[Sequence[Group], Sequence[Group]]:
-    """Return the complete groups of these states that have no united state yet.
+) -> tuple[Sequence[Group], Sequence[Group], Mapping[tuple[int, int], int]]:
+    """Return the complete groups of these states that have no united state, or only replaced ones.
 
     Those are the innermost ones of each run, and the others, which a united state of an inner group may make
-    incomplete again.
+    incomplete again. The third value has the united states that were replaced, by target state and place.
     """
     counters: defaultdict[int, list[Row]] = defaultdict(list)
     for row in view.execute(
-        "SELECT target_state, place, pending, failed, succeeded FROM unite_counters"
+        "SELECT target_state, place, pending, failed, succeeded, replaced FROM unite_counters"
         f" WHERE {view.any_of('target_state')}",
         (view.items(sorted(targets)),),
     ):
@@ -73,7 +93,7 @@ def _complete(
         if _is_complete(unite, counters[target_state])
     ]
     if not complete:
-        return (), ()
+        return (), (), {}
     existing = {
         (parent, place)
         for parent, place in view.execute(
@@ -88,13 +108,20 @@ def _complete(
     for run, _, unite in missing:
         innermost.setdefault(run.id, unite.rank)
     now = [group for group in missing if group[2].rank == innermost[group[0].id]]
-    return now, [group for group in missing if group[2].rank != innermost[group[0].id]]
+    later = [group for group in missing if group[2].rank != innermost[group[0].id]]
+    replaced = {
+        (target_state, row["place"]): row["replaced"]
+        for target_state in {target_state for _, target_state, _ in now}
+        for row in counters[target_state]
+        if row["replaced"] is not None
+    }
+    return now, later, replaced
 
 
 def _is_complete(unite: Unite, counters: Sequence[Row]) -> bool:
     failed = 0
     reached = False
-    for _, place, pending, broken, succeeded in counters:
+    for _, place, pending, broken, succeeded, _ in counters:
         if place in unite.region:
             if pending:
                 return False
@@ -154,3 +181,71 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
         enqueue_after=tx.now_ms,
         trace=parent_in(target["trace"]),
     )
+
+
+@dataclass(slots=True)
+class Reruns:
+    """United nodes that run again, since members of their groups are retried.
+
+    Attributes:
+        first: By target state and place, the number of the united state that keeps another from being
+            created: the first attempt.
+        replaced: The numbers of the states to replace: the united ones, and all that follow them.
+    """
+
+    first: dict[tuple[int, int], int] = field(default_factory=dict)
+    replaced: set[int] = field(default_factory=set)
+
+    def find(self, view: View, run: RunScope, retried: Iterable[State]) -> None:
+        """Add those for states of a run that are to be retried; raise Conflict if they are too many."""
+        groups = {
+            (target_state, unite.place)
+            for state in retried
+            for target_state, target in split_groups(state.groups)
+            for unite in run.template.uniters[target]
+            if state.place in unite.region
+        }
+        if not groups:
+            return
+        tops = []
+        for seq, target_state, place, path in view.execute(
+            "SELECT one.seq, one.parent, one.place, target.path FROM states AS one"
+            f" CROSS JOIN states AS target ON target.seq = one.parent WHERE {view.any_of('one.parent')}"
+            " AND one.united = 1 AND one.retry_count = 0 AND one.manual_fanout_id IS NULL",
+            (view.items(sorted({target_state for target_state, _ in groups})),),
+        ):
+            if (target_state, place) in groups:
+                self.first[target_state, place] = seq
+                tops.append(child_path(path, place))
+        if not tops:
+            return
+        tops = outermost(tops)
+        self.replaced.update(
+            seq
+            for seq, path in view.execute(
+                "SELECT seq, path FROM states WHERE run = ? AND status <> 'RETRY_CREATED'"
+                " AND path >= ? AND path < ?",
+                (run.id, tops[0], tops[-1] + b"\xff"),
+            )
+            if is_below(path, tops)
+        )
+        if len(self.replaced) > MAX_REPLACED:
+            raise Conflict(
+                f"{len(self.replaced):,} states would run again with it, since they follow a united node that"
+                f" ran without it; at most {MAX_REPLACED:,} can; trigger the graph again instead"
+            )
+
+    def replace(self, changes: Changes, run: RunScope, states: Iterable[State]) -> None:
+        """Replace the states, which are locked, and let their united nodes run again."""
+        if not self.replaced:
+            return
+        tx = changes.tx
+        tx.execute(
+            f"UPDATE states SET united = 2 WHERE {tx.any_of('seq')}", (tx.items(sorted(self.first.values())),)
+        )
+        last = []
+        for state in states:
+            changes.replace(run, state, REPLACED)
+            if state.united and (state.parent, state.place) in self.first:
+                last.append((state.parent, state.place, state.seq))
+        tx.update("unite_counters", ("target_state", "place"), ("replaced",), sorted(last))

@@ -131,8 +131,8 @@ def _attempts_of(view: View, state: Row) -> list[StateAttempt]:
             id=view.state_id(attempt["seq"]),
             status=attempt["status"],
             retry_count=attempt["retry_count"],
-            # Automatic retries of it have the same id.
-            by_hand=attempt["manual_fanout_id"] is not None and attempt["retry_count"] == 0,
+            # What a retry by hand brings about: a new attempt, or that of a united node after it.
+            by_hand=attempt["retry_of"] is not None and attempt["retry_count"] == 0,
             created_at=from_unix_ms(attempt["created_at"]),
         )
         for attempt in [*reversed(before), state, *after]
@@ -145,8 +145,7 @@ def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterato
         row = None
         if seq is not None:
             row = view.row(
-                "SELECT seq, retry_of, status, retry_count, manual_fanout_id, created_at FROM states"
-                f" WHERE {condition}",
+                f"SELECT seq, retry_of, status, retry_count, created_at FROM states WHERE {condition}",
                 (seq,),
             )
         if row is None:

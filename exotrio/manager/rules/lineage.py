@@ -12,7 +12,8 @@ A runtime that does not trace leaves no gap: the next states have the same paren
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 
 MAX_LINKS = 8
 """Of one execution. A node may requeue itself for days, and the outcomes of a batch complete one group."""
@@ -40,6 +41,21 @@ def output_path(path: bytes, index: int) -> bytes:
 def child_path(path: bytes, place: int) -> bytes:
     """Return the path of the child at ``place`` of a state with this path."""
     return path + place.to_bytes(2, "big")
+
+
+def outermost(paths: Iterable[bytes]) -> list[bytes]:
+    """Return those of these paths that are not below another of them, sorted."""
+    kept: list[bytes] = []
+    for path in sorted(paths):
+        if not kept or not path.startswith(kept[-1]):
+            kept.append(path)
+    return kept
+
+
+def is_below(path: bytes, tops: Sequence[bytes]) -> bool:
+    """Whether a path is one of ``tops``, which ``outermost`` returned, or below one of them."""
+    before = bisect_right(tops, path)
+    return before > 0 and path.startswith(tops[before - 1])
 
 
 def parent_in(trace: str | None) -> str | None:

@@ -50,9 +50,11 @@ def why_unreached(template: Template, counts: Counts, *, is_cancelled: bool = Fa
 
 
 def _number(counts: Counts, place: int, statuses: Iterable[str] | None) -> int:
-    """Return how many states a place has with these statuses, or with any."""
+    """Return how many states a place has with these statuses, or with any but that of a replaced state."""
     numbers = counts.get(place, {})
-    return sum(numbers.values()) if statuses is None else sum(numbers.get(status, 0) for status in statuses)
+    if statuses is None:
+        statuses = numbers.keys() - {StateStatus.RETRY_CREATED}
+    return sum(numbers.get(status, 0) for status in statuses)
 
 
 def _alive(template: Template, counts: Counts, unites: Iterable[Unite]) -> set[int]:

@@ -145,7 +145,9 @@ CREATE TABLE states (
     data TEXT,                           -- of a prune
     error TEXT,
     parent INTEGER,                      -- the state that created it; of a united state its target state
-    united INTEGER NOT NULL DEFAULT 0,   -- created through unites (also its retries, not its siblings)
+    -- 1: created through unites (also its retries, not its siblings); 2: the first such state, which was
+    -- replaced since the group is open again.
+    united INTEGER NOT NULL DEFAULT 0,
     groups TEXT NOT NULL DEFAULT '',     -- "seq:place" of each united target in its chain
     path BLOB NOT NULL DEFAULT x'',      -- its place in the fan-outs; sorts in their order
     enqueue_after INTEGER NOT NULL,
@@ -180,7 +182,7 @@ CREATE INDEX states_failed_by_time ON states (node_id, finished_at)
     WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled';
 -- An attempt is replaced once.
 CREATE UNIQUE INDEX states_retried ON states (retry_of) WHERE retry_of IS NOT NULL;
--- Each united node runs once for each state of its target.
+-- Each united node runs once for each state of its target, unless that is replaced.
 CREATE UNIQUE INDEX states_united ON states (parent, place)
     WHERE united = 1 AND retry_count = 0 AND manual_fanout_id IS NULL;
 -- The same manual retry asked for twice is a conflict.
@@ -208,6 +210,7 @@ CREATE TABLE unite_counters (
     pending INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
     succeeded INTEGER NOT NULL DEFAULT 0,
+    replaced INTEGER,                    -- the united state of this place that is to run again, or did
     PRIMARY KEY (target_state, place)
 ) WITHOUT ROWID;
 
@@ -354,8 +357,10 @@ CREATE TABLE trends (
 CREATE INDEX trends_by_graph ON trends (graph, width, slot);
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 """,
-    # One table for all schedules in place of two; what ended is counted in trends only.
+    # One table for all schedules in place of two; what ended is counted in trends only; united nodes that run
+    # again. Managers of version 2 run them again, too, but do not know which state the new one replaces.
     2: """
+ALTER TABLE unite_counters ADD COLUMN replaced INTEGER;
 CREATE TABLE cron_triggers (
     graph INTEGER NOT NULL,
     expression TEXT NOT NULL,

@@ -27,7 +27,7 @@ _FOLDERS = {"run_id": "runs", "graph": "graphs", "node": "nodes"}
 async def retry_run(request: PageRequest, form: Form) -> Done:
     run_id = request.params["run_id"]
     reply = await request.service.store.write(retries.retry_run, request.namespace, run_id, _request_id(form))
-    flash = f"{plural(len(reply.retried), 'failed state')} will run again."
+    flash = f"{reply.text()}."
     if reply.refused:
         flash += f" {len(reply.refused):,} could not be retried: {reply.refused[0].reason}."
     return (flash, request.link("runs", run_id))
@@ -63,10 +63,11 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
 
 async def retry_state(request: PageRequest, form: Form) -> Done:
     """Retry one state, and show the new attempt."""
-    new_id = await request.service.store.write(
+    reply = await request.service.store.write(
         retries.retry_anywhere, request.params["state_id"], _request_id(form)
     )
-    return ("The state will run again. This is its new attempt.", request.link("states", new_id))
+    new_id = reply.retried[0].new_state_id
+    return (f"{reply.text()}. This is its new attempt.", request.link("states", new_id))
 
 
 async def trigger_again(request: PageRequest, form: Form) -> Done:

@@ -31,7 +31,7 @@ async def test_a_failed_state_is_retried_and_its_new_attempt_shown(site: Site) -
 
 async def test_all_failed_states_of_a_run_are_retried(site: Site) -> None:
     flow, state = await failed_run(site.api)
-    assert "1 failed state will run again." in await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
+    assert "1 state will run again." in await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
     assert await flow.status(state) == "RETRY_CREATED"
     html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
     assert f"Nothing changed: the run {flow.run_id} has no failed states." in html
