@@ -30,7 +30,7 @@ from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import end_of, faults_of, message_of
-from exotrio.manager.web.format import CANCELLED, CLASSES, classed, short
+from exotrio.manager.web.format import CANCELLED, CLASSES, classed, line_of, short
 from exotrio.manager.web.page import Data, render, style
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
@@ -177,7 +177,7 @@ def _shown(view: View, row: Row, texts: ShownTexts, *, values: bool) -> Data:
         "line": message_of(error, 2 * MAX_ERROR, texts),
         "error": end_of(error, row["error_size"] or 0, MAX_ERROR, texts),
         "values": values,
-        "brief": texts.begin(inputs, MAX_BRIEF, cut_after=row["inputs_size"] > len(inputs))
+        "brief": texts.begin(line_of(inputs), MAX_BRIEF, cut_after=row["inputs_size"] > len(inputs))
         if values and inputs != "{}"
         else "",
         "inputs": texts.values(inputs, row["inputs_size"]) if values else [],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from exotrio._util.times import format_coarse, from_unix_ms, iso_time, moment_ms, timestamp
 from exotrio._wire.v0 import RunSummary
@@ -104,6 +104,13 @@ def value(data: object) -> str:
 def text_of(data: object) -> str:
     """Return a value as text: a string as it is, anything else as JSON."""
     return data if isinstance(data, str) else to_json(data, indent=2, inf_nan_mode="constants").decode()
+
+
+def line_of(begin: str) -> str:
+    """Return values, of which ``begin`` is the JSON or its beginning, as one line: ``total: 12, sku: A-1``."""
+    values = from_json(begin, allow_partial="trailing-strings")
+    texts = (text if isinstance(text, str) else to_json(text).decode() for text in values.values())
+    return ", ".join(f"{name}: {text}" for name, text in zip(values, texts, strict=True))
 
 
 def shorten(text: str, limit: int) -> str:

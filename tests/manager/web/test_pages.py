@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -354,6 +355,20 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
     assert len(seen) == len(set(seen)) == 120
     for query in ("node=absent", "status=absent", "node=fan&status=errored"):
         assert "No states match" in await site.browser.page(f"{path}?{query}")
+
+
+async def test_values_in_a_list_of_states_are_shown_as_they_are_and_not_as_json_in_json(site: Site) -> None:
+    values = {"v": json.dumps({"sku": 'the "A"\n'}), "w": "x" * 200}
+    flow = await Flow.deploy(site.api, place("root", "next", inputs={"note": 'say "hi"'}), place("next"))
+    await flow.trigger()
+    await flow.run("root", values)
+    html = text_of(await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "states"))
+    (shown,) = re.findall(r"<code>(v: .*?)</code>", html)
+    assert shown.startswith(f"v: {values['v']}, w: xxx")
+    assert shown.endswith("x…")
+    await flow.trigger(inputs={"note": '{"a": [1]}'})
+    html = text_of(await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "states"))
+    assert '<code class="quiet">note: {"a": [1]}</code>' in html
 
 
 async def test_states_are_listed_in_each_order_without_gaps(site: Site, clock: SettableClock) -> None:
