@@ -89,4 +89,4 @@ async def test_a_search_reads_runs_in_parts_until_there_are_no_more(
     listed = await manager.service.store.read_with_deadline(
         partial(runs.find_runs, graph="graph"), manager.api.namespace
     )
-    assert [run["run_id"] for run in listed.rows] == started[::-1]
+    assert [found.run.run_id for found in listed.rows] == started[::-1]

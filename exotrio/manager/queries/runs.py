@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -72,6 +73,14 @@ def read_run(run: Row) -> RunSummary:
     return RunSummary.model_validate(summarize_run(run))
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """A run that a search found, and the number of a state with the text, unless the run's key has it."""
+
+    run: RunSummary
+    state: int | None
+
+
 def find_runs(
     view: View,
     namespace: str,
@@ -83,16 +92,15 @@ def find_runs(
     text: str = "",
     before: str = "",
     limit: int = PAGE_SIZE,
-) -> Page[Row]:
+) -> Page[FoundRun]:
     """Return one page of the runs that match every argument, newest first, after the cursor ``before``.
 
-    Its rows are selected by ``RUNS``. ``text`` occurs in the run's key, or in an input, an output or an error
-    of one of its states.
+    ``text`` occurs in the run's key, or in an input, an output or an error of one of its states.
     """
     where = Where()
     where.add("runs.created_at >= ?", since_ms)
     reader = _Reader(view, text)
-    matches: list[Row] = []
+    matches: list[FoundRun] = []
     last: Row | None = None
     for searched, row in enumerate(_newest_first(view, namespace, where, before, READ_AT_ONCE)):
         is_full = len(matches) == limit
@@ -104,9 +112,9 @@ def find_runs(
             graph in ("", row["graph_name"])
             and status in (None, status_of(row))
             and is_cancelled in (None, row["cancelled_at"] is not None)
-            and reader.finds(row)
+            and (state := reader.find(row)) is not None
         ):
-            matches.append(row)
+            matches.append(FoundRun(read_run(row), state or None))
     return Page(matches)
 
 
@@ -151,18 +159,19 @@ class _Reader:
         # Inputs and outputs are JSON, in which quotes and line breaks are escaped.
         self._patterns = (_like(to_json(text).decode()[1:-1]), _like(text))
 
-    def finds(self, run: Row) -> bool:
+    def find(self, run: Row) -> int | None:
+        """Return the number of a state of a run with the text, 0 if its key has it, None if none has."""
         if self._text.lower() in (run["key"] or "").lower():
-            return True
+            return 0
         as_json, plain = self._patterns
         row = self._view.row(
-            "SELECT 1 FROM (SELECT inputs, outputs, error FROM states WHERE run = ? LIMIT ?) AS texts"
+            "SELECT seq FROM (SELECT seq, inputs, outputs, error FROM states WHERE run = ? LIMIT ?) AS texts"
             " WHERE inputs LIKE ? ESCAPE '\\' OR outputs LIKE ? ESCAPE '\\' OR error LIKE ? ESCAPE '\\'"
             " LIMIT 1",
             (run["id"], max(self.left, 1), as_json, as_json, plain),
         )
         self.left -= run_size(run)
-        return row is not None
+        return None if row is None else int(row["seq"])
 
 
 def _like(text: str) -> str:

@@ -7,15 +7,20 @@ id, without the zeros before them.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from pydantic_core import from_json, to_json
 
 from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.load import graphs_of, nodes_of
 from exotrio.manager.queries.paging import Page
-from exotrio.manager.queries.runs import find_runs, read_run
+from exotrio.manager.queries.run_detail import read_states
+from exotrio.manager.queries.runs import FoundRun, find_runs, read_run
 from exotrio.manager.queries.states import ListedState, show_states
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
 MIN_PREFIX = 6
@@ -23,9 +28,22 @@ MAX_HITS = 20
 """Maximum of each kind."""
 MAX_COMPARED = 1_000
 """Maximum of runs whose key or id begins with the text that are compared to find the newest."""
+MAX_READ = 20_000
+"""Characters at the end of an error in which the text is looked for again, to show it."""
+MAX_AROUND = 80
+"""Characters that are shown before the text, and after it."""
 _DIGITS = re.compile(r"[0-9a-f]{4,16}")
 _LAST = "\U0010ffff"
 """Sorts after every text with the same beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Where a text occurs in a state: in what, such as ``input note``, and the line around it."""
+
+    state: ListedState
+    what: str
+    around: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +55,15 @@ class Hits:
         states: Those with this id.
         graphs, nodes: Names that contain it.
         texts: Further runs in which it occurs: one page of a search; not searched if the text is an id.
+        matches: By the number of a state in ``texts``, where the text occurs in it.
     """
 
     runs: list[RunSummary]
     states: list[ListedState]
     graphs: list[str]
     nodes: list[str]
-    texts: Page[RunSummary] = field(default_factory=Page)
+    texts: Page[FoundRun] = field(default_factory=Page)
+    matches: dict[int, Match] = field(default_factory=dict)
 
 
 def find(view: View, namespace: str, text: str) -> Hits:
@@ -58,14 +78,41 @@ def find(view: View, namespace: str, text: str) -> Hits:
         for names in (graphs_of, nodes_of)
     )
     texts = find_runs(view, namespace, text=text)
-    further = [read_run(row) for row in texts.rows if row["run_id"] not in run_ids]
+    further = [found for found in texts.rows if found.run.run_id not in run_ids]
     return Hits(
         runs=runs,
         states=states,
         graphs=graphs,
         nodes=nodes,
         texts=Page(further, texts.next, texts.searched),
+        matches=matches_in(view, further[:MAX_HITS], text),
     )
+
+
+def matches_in(view: View, runs: Sequence[FoundRun], text: str) -> dict[int, Match]:
+    """Return where a text occurs in the states with it, by their numbers."""
+    seqs = [found.state for found in runs if found.state is not None]
+    rows = read_states(view, seqs, error=MAX_READ)
+    return {
+        row["seq"]: Match(state=state, **_where(row, text))
+        for row, state in zip(rows, show_states(view, seqs), strict=True)
+    }
+
+
+def _where(row: Row, text: str) -> dict[str, str]:
+    texts = {"error": row["error"] or ""}
+    for column in ("inputs", "outputs"):
+        for name, value in from_json(row[column], allow_partial="trailing-strings").items():
+            shown = value if isinstance(value, str) else to_json(value).decode()
+            texts |= {f"{column[:-1]} {name}": shown, f"name of {column[:-1]} {name}": name}
+    for what, content in texts.items():
+        # The last line of an error has its message.
+        for line in reversed(content.splitlines()):
+            if hit := re.search(re.escape(text), line, re.IGNORECASE):
+                start, end = max(0, hit.start() - MAX_AROUND), hit.end() + MAX_AROUND
+                around = f"{'…' * (start > 0)}{line[start:end]}{'…' * (end < len(line))}"
+                return {"what": what, "around": around}
+    return {"what": "a long text", "around": ""}
 
 
 def _runs(view: View, namespace: str, text: str) -> list[RunSummary]:

@@ -107,7 +107,7 @@ def text_of(data: object) -> str:
 
 
 def line_of(begin: str) -> str:
-    """Return values, of which ``begin`` is the JSON or its beginning, as one line: ``total: 12, sku: A-1``."""
+    """Return values, from their JSON or its beginning, as one line: ``total: 12, sku: A-1``."""
     values = from_json(begin, allow_partial="trailing-strings")
     texts = (text if isinstance(text, str) else to_json(text).decode() for text in values.values())
     return ", ".join(f"{name}: {text}" for name, text in zip(values, texts, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -183,6 +184,14 @@ async def serve_asset(request: Request) -> Response:
     return Response(content, headers={"content-type": TYPES[name], "cache-control": kept})
 
 
+def mark(text: str, part: str) -> Markup:
+    """Return a text with the first occurrence of a part highlighted."""
+    hit = re.search(re.escape(part), text, re.IGNORECASE)
+    start, end = (0, 0) if hit is None else hit.span()
+    marked = Markup("{}<mark>{}</mark>{}") if hit else Markup("{}{}{}")
+    return marked.format(text[:start], text[start:end], text[end:])
+
+
 def _environment() -> Environment:
     # Always escaped: no text of users becomes markup. A misspelt name is an error, not a blank.
     environment = Environment(
@@ -202,6 +211,7 @@ def _environment() -> Environment:
     environment.filters["number"] = "{:,}".format
     environment.filters["percent"] = percent
     environment.filters["bar"] = bar
+    environment.filters["mark"] = mark
     environment.globals.update(
         asset=asset, page_link=link, shown_status=format.SHOWN_STATUS, status_class=format.status_class
     )

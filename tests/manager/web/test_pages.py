@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
+from html import unescape
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -342,6 +343,26 @@ async def test_the_search_redirects_to_a_single_hit_or_lists_all(site: Site) -> 
         html = await site.browser.page(f"/ns/shop/search?{urlencode({'q': text})}")
         assert "Nothing in this namespace" in html, text
     assert "Type an id" in await site.browser.page("/ns/shop/search")
+
+
+async def test_a_search_shows_where_the_text_occurs(site: Site) -> None:
+    flow, failed = await failed_run(site.api, error=f"{'x' * 90} the CARD <b> was refused")
+    await flow.trigger(inputs={"note": json.dumps({"card": '"1"'})})
+    (second,) = await flow.take("first")
+    request = {"inputs": {"note": "x"}, "key": "card-17"}
+    ok(await site.api.native("POST", "graph/orders/trigger", json=request))
+    for path in ("search?q=card", "runs?text=card"):
+        html = await site.browser.page(f"/ns/shop/{path}")
+        found = r'(?s)class="second">([\w ]+) of <a href="/ns/shop/states/(\w+)">.*?</a>: <code>(.*?)</code>'
+        where = re.findall(found, html)
+        assert [(what, state, unescape(around)) for what, state, around in where] == [
+            ("input note", second["state_id"], '{"<mark>card</mark>": "\\"1\\""}'),
+            ("error", failed, f"…{'x' * 75} the <mark>CARD</mark> <b> was refused"),
+        ], path
+    html = await site.browser.page("/ns/shop/search?q=card")
+    assert "<mark>card</mark>-17" in html
+    html = await site.browser.page("/ns/shop/search?q=node")
+    assert "<mark>Node</mark>_first" in html
 
 
 async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages(site: Site) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from exotrio._util.cron import next_occurrence_ms, parts_of
 from exotrio.manager.engine.graphs import find_graph, next_firings, secret_names
 from exotrio.manager.queries.graphs import show_graphs
-from exotrio.manager.queries.runs import find_runs, read_run
+from exotrio.manager.queries.runs import find_runs
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
@@ -53,7 +53,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "runs" in parts:
         page = find_runs(view, request.namespace, graph=name, limit=RUNS_SHOWN)
         data["runs"] = {
-            "runs": [read_run(row) for row in page.rows],
+            "runs": [found.run for found in page.rows],
             "searched": page.searched,
             "of_graph": name,
         }

@@ -9,8 +9,8 @@ from exotrio._util.times import moment_ms
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.queries.load import graphs_of
 from exotrio.manager.queries.paging import Page as QueryPage
-from exotrio.manager.queries.runs import find_runs, read_run
-from exotrio.manager.store.driver import Row
+from exotrio.manager.queries.runs import FoundRun, find_runs
+from exotrio.manager.queries.search import matches_in
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import MAX_TEXT, Data, Fragment, Page, PageRequest
 
@@ -39,7 +39,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         }
     }
     if "list" in parts:
-        page: QueryPage[Row] = QueryPage()
+        page: QueryPage[FoundRun] = QueryPage()
         if status in ("", *STATUS_FILTERS):  # no run has another one
             run_status, is_cancelled = STATUS_FILTERS.get(status, (None, None))
             page = find_runs(
@@ -52,8 +52,12 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
                 text=text,
                 before=query.get("before", ""),
             )
+        matches = matches_in(view, page.rows, text) if text else {}
         data["list"] = {
-            "runs": [read_run(row) for row in page.rows],
+            "runs": [found.run for found in page.rows],
+            "matches": {
+                found.run.run_id: match for found in page.rows if (match := matches.get(found.state or 0))
+            },
             "searched": page.searched,
             "next": page.next and request.link("runs", **filters, before=page.next),
             "back": request.link("runs", **filters) if query.get("before") else None,
