@@ -24,6 +24,7 @@ from exotrio._execution.threads import MAX_STUCK_PER_WORKER
 from exotrio._nodes.base import BaseNode, RunsIn, runs_in_of
 from exotrio._nodes.outcome import Errored, Released, Report
 from exotrio._util.backoff import Backoff
+from exotrio._util.error_message import message_line
 from exotrio._util.exceptions import leaves
 from exotrio._util.redaction import redactor_of
 from exotrio.errors import ManagerError, ManagerUnavailable
@@ -195,25 +196,22 @@ class Executor:
 
     def _failed(self, error: BaseException, execution: Execution) -> Report:
         claim, redactor = execution.claim, execution.progress.redactor
-        failure = failure_of(self._nodes[claim.node_name], error, redactor)
+        outcome = failure_of(self._nodes[claim.node_name], error, redactor)
         if execution.cancelled:
-            if failure.line:
+            if isinstance(outcome, Errored):
                 log.warning(
                     "state %s: %s raised while it was cancelled: %s",
                     claim.state_id,
                     claim.node_name,
-                    failure.line,
+                    message_line(outcome.error),
                 )
             return RELEASED
         if execution.timed_out:
-            errored = failure.outcome
+            errored = outcome
             if not isinstance(errored, Errored):  # a signal came too late
                 errored = Errored(error_text(error, redactor))
             return self._timed_out(execution, errored.error, retry=errored.retry)
-        if failure.line and isinstance(failure.outcome, Errored):
-            log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, failure.line)
-            log.info("%s", failure.outcome.error)
-        return failure.outcome
+        return outcome
 
     def _timed_out(self, execution: Execution, then: str = "", *, retry: bool = True) -> Errored:
         claim = execution.claim
@@ -223,7 +221,6 @@ class Executor:
         text = f"timed out after {execution.timeout:g} s ({whose})"
         if then:
             text = bounded(f"{text}; it then raised\n{then}")
-        log.error("state %s: %s %s", claim.state_id, claim.node_name, text)
         return Errored(text, retry=retry)
 
     def _passing(self, error: BaseException, execution: Execution) -> BaseException | None:

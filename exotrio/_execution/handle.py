@@ -137,5 +137,11 @@ phase_context: ContextVar[Callable[[], str] | None] = ContextVar("exotrio_phase"
 
 def claim_fields(claim: Claim) -> dict[str, object]:
     """Return the fields of a state for a log record, without those that v0 does not have."""
-    names = {"run": claim.run_id, "state": claim.state_id, "node": claim.node_name, "attempt": claim.attempt}
+    names = {
+        "run": claim.run_id,
+        "graph": claim.graph_name,
+        "state": claim.state_id,
+        "node": claim.node_name,
+        "attempt": claim.attempt,
+    }
     return {name: value for name, value in names.items() if value is not None}

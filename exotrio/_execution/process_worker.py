@@ -99,7 +99,7 @@ class Worker(ParentProcess):
             except Exception as error:  # pickling may raise anything
                 text = f"what {running.job.target.name} ended with cannot leave its process: "
                 text = running.redactor.redact(f"{text}{type(error).__name__}: {error}")
-                self.send(Ended(Failure(Errored(text), text), self._reusable))
+                self.send(Ended(Failure(Errored(text)), self._reusable))
 
     # -- in the listening thread
 
@@ -151,11 +151,11 @@ class Worker(ParentProcess):
                     value = trio.run(_await, value)
             return returned(node, value)
         except BaseException as error:
-            failure = failure_of(node, error, running.redactor)
-            if job.target.module != "__main__" or not isinstance(failure.outcome, Errored):
-                return failure
-            text = failure.outcome.error.replace(f"{MAIN}.", "")  # as its program would write it
-            return Failure(replace(failure.outcome, error=text), failure.line.replace(f"{MAIN}.", ""))
+            outcome = failure_of(node, error, running.redactor)
+            if job.target.module == "__main__" and isinstance(outcome, Errored):
+                # As its program would write it.
+                outcome = replace(outcome, error=outcome.error.replace(f"{MAIN}.", ""))
+            return Failure(outcome)
         finally:
             try:
                 self._settings.restore()
@@ -180,12 +180,12 @@ def _load(target: Target, redactor: Redactor) -> type[BaseNode] | Failure:
         with ambient_endpoint(None):
             return load(target)
     except NotImportable as error:
-        return Failure(Errored(str(error)), str(error))
+        return Failure(Errored(str(error)))
     except BaseException as error:
         line = error_line(error, redactor)
         if isinstance(single_leaf(error), LifecycleError):
             line = f"{target.file} starts its Runtime while it is loaded, which each process has to: {GUARD}"
-        return Failure(Errored(f"{line}\n\n{error_text(error, redactor)}"), line)
+        return Failure(Errored(f"{line}\n\n{error_text(error, redactor)}"))
 
 
 class _Running(ProgressView):

@@ -38,7 +38,7 @@ from exotrio._execution.messages import (
     News,
     Setup,
 )
-from exotrio._execution.results import FailedElsewhere, Failure
+from exotrio._execution.results import Failure
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
@@ -78,7 +78,7 @@ class ProcessBackend(ExecutionBackend):
         else:
             process.end_later()
         if isinstance(result, Failure):
-            raise FailedElsewhere(result)
+            raise result
         return result
 
     async def aclose(self) -> None:
@@ -116,7 +116,7 @@ class WorkerProcess(ChildProcess):
         """Run a node and return its outcome.
 
         Raises:
-            FailedElsewhere: the process ended, or sent a message that cannot be read. ``end`` it.
+            Failure: the process ended, or sent a message that cannot be read. ``end`` it.
 
         Cancellation:
             Not safe: then ``end`` it.
@@ -206,6 +206,6 @@ def _log(attributes: dict[str, object]) -> None:
         logger.handle(record)
 
 
-def _failed(node: type[BaseNode], why: str) -> FailedElsewhere:
+def _failed(node: type[BaseNode], why: str) -> Failure:
     text = f"{node.__name__}: {why}"
-    return FailedElsewhere(Failure(Errored(text), text))
+    return Failure(Errored(text))

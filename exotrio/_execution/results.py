@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 
-from exotrio._execution.error_text import bounded, error_line, error_text
+from exotrio._execution.error_text import bounded, error_text
 from exotrio._fields.models import fields_of
 from exotrio._nodes.base import BaseNode, StopView, runs_in_of
 from exotrio._nodes.outcome import (
@@ -34,20 +33,12 @@ from exotrio.errors import FieldsInvalid
 _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The outcome of a node that raised. ``line`` names the error in the log; it is empty for a signal."""
+class Failure(Exception):
+    """A node raised in another process, where its traceback is."""
 
-    outcome: Outcome
-    line: str
-
-
-class FailedElsewhere(Exception):
-    """A node failed in another process, where its traceback is."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.line)
-        self.failure = failure
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 def instance_of(
@@ -80,19 +71,19 @@ def instance_of(
     return instance
 
 
-def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -> Failure:
+def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -> Outcome:
     """Return the outcome of ``node``, which raised ``error``: an error, or what a signal asks for."""
-    if type(error) is FailedElsewhere:
-        return error.failure
+    if type(error) is Failure:
+        return error.outcome
     signal = single_leaf(error)
     if isinstance(signal, Signal):
         try:
-            return Failure(signalled(signal), "")
+            return signalled(signal)
         except BaseException as broken:  # a signal can be subclassed, and its data replaced
             error = broken
     hint_at_asyncio(node, signal)
     why = why_no_retry(node, error)
-    return Failure(Errored(error_text(error, redactor, why), retry=not why), error_line(error, redactor))
+    return Errored(error_text(error, redactor, why), retry=not why)
 
 
 def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:

@@ -88,14 +88,31 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class AfterError:
+    """What follows an attempt that ended with an error.
+
+    Attributes:
+        retried: Another attempt was created.
+        attempts: How many the graph's retry policy allows; None on v0, which does not say.
+        delay: Seconds until the next one is due; None if that is not known, or there is none.
+    """
+
+    retried: bool
+    attempts: int | None = None
+    delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
-    """The fate of one item, a text for the log, and how long the server asked to wait before a retry."""
+    """The fate of one item, a text for the log, how long the server asked to wait before a retry, and what
+    follows an error that is recorded, if the state manager says it."""
 
     fate: Fate
     detail: str = ""
     _: KW_ONLY
     retry_after: float | None = None
     status: int | None = None
+    after_error: AfterError | None = None
 
 
 @dataclass(frozen=True, slots=True)

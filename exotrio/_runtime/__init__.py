@@ -11,11 +11,12 @@
                    which request                                   in a heartbeat_thread
                                                      vitals        how the runtime is, from any thread
     reporter       delivers, and claims on the way   outbox        outcomes on disk
-    server_errors  distinguishes an outcome with     outbox_store  the file of the outbox
-                   which the state manager fails     stop          requests to stop
-                   from an outage                    shutdown      the phases after the first request
-    watchdog       ends a process that does not      loop_watch    says when a node blocks the loop, and where
-                   stop                              task_tree     where the tasks wait, from any thread
+    failed_attempts  log lines about these           outbox_store  the file of the outbox
+    server_errors  distinguishes an outcome with     stop          requests to stop
+                   which the state manager fails     shutdown      the phases after the first request
+                   from an outage
+    watchdog       ends a process that does not      task_tree     where the tasks wait, from any thread
+                   stop
 
 ``Runtime``, ``Phase`` and ``Summary`` are public through ``exotrio``, ``Vitals`` through
 ``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares, counts the outcomes in

@@ -18,6 +18,7 @@ from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Released, Report, Requeued
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Ending
+from exotrio._util.error_message import message_line
 
 DELIVERED: dict[type[Report], Ending] = {
     Executed: Ending.COMPLETED,
@@ -108,7 +109,10 @@ class HeldClaim:
     @property
     def report_name(self) -> str:
         """What its report is called in the log; without one, it is still to be released."""
-        return f"outcome {type(self.report).__name__}" if isinstance(self.report, Outcome) else "release"
+        if not isinstance(self.report, Outcome):
+            return "release"
+        error = f" ({message_line(self.report.error)})" if isinstance(self.report, Errored) else ""
+        return f"outcome {type(self.report).__name__}{error}"
 
     @property
     def delivered_ending(self) -> Ending:
@@ -128,6 +132,12 @@ class HeldClaim:
         """What follows its name in a log line: how long it has been running, and its progress."""
         running = f" running {trio.current_time() - self.taken_at:.0f} s"
         return running if self.progress is None else f"{running}, {self.progress}"
+
+    @property
+    def run_and_graph(self) -> str:
+        """What follows its name in a log line about its run; empty on v0, which does not say."""
+        claim = self.claim
+        return f" of run {claim.run_id} of graph {claim.graph_name}" if claim.run_id else ""
 
     def __str__(self) -> str:
         return f"state {self.claim.state_id} ({self.claim.node_name} as {self.claim.identifier})"

@@ -16,6 +16,7 @@ import trio
 from exotrio._execution.error_text import bounded
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored, Outcome, Released
+from exotrio._runtime.failed_attempts import log_error, log_unreported_error
 from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger, let_others_finish
 from exotrio._runtime.lifecycle import Ending
@@ -304,7 +305,10 @@ class Reporter:
         match settlement.fate:
             case Fate.SETTLED:
                 self._outage.worked()
-                log.debug("%s: %s is delivered", held, held.report_name)
+                if isinstance(held.report, Errored):
+                    log_error(held, held.report, settlement.after_error)
+                else:
+                    log.debug("%s: %s is delivered", held, held.report_name)
                 self._server_errors.passed(moment)
                 self._end(held, held.delivered_ending)
             case Fate.DROPPED:
@@ -357,6 +361,8 @@ class Reporter:
         no_backoff = self.stop.arrived if settlement.fate is Fate.FAILED else self.stop.flushing
         backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (OUTAGE, logging.WARNING)
         delay = backoff.pause(failures.count, settlement.retry_after)
+        if failures.count == 0 and isinstance(held.report, Errored):
+            log_unreported_error(held, held.report)
         failures.count += 1
         if self.outbox is not None and self.outbox.must_mark(held):
             self.outbox.unmark([held])

@@ -35,6 +35,17 @@ def message_line(text: str | None, limit: int = MAX_LINE) -> str:
     return shortened(of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], limit)
 
 
+def lines_beyond_message(text: str) -> list[str]:
+    """Return the lines of an error's text except its message, for display below ``message_line``."""
+    lines, message = text.strip().splitlines(), message_line(text)
+    for count in (1, 2, 3):
+        if " ".join(map(str.strip, lines[-count:])) == message:
+            return lines[:-count]
+        if " ".join(map(str.strip, lines[:count])) == message:
+            return lines[count:]
+    return lines
+
+
 def of_group(head: str, messages: list[str]) -> str:
     """Return the line of a group."""
     return f"{head}: {'; '.join(messages)}"

@@ -212,10 +212,27 @@ OutcomeItem = Annotated[
 outcome_item: TypeAdapter[OutcomeItem] = TypeAdapter(OutcomeItem, config=ConfigDict(defer_build=True))
 
 
+class AfterError(Body):
+    """What follows an attempt that ended with an error.
+
+    Fields:
+        retried: Another attempt was created.
+        attempts: How many the graph's retry policy allows.
+        delay_ms: When the next one is due; None if there is none, or if this was recorded before.
+    """
+
+    retried: bool
+    attempts: int
+    delay_ms: int | None = None
+
+
 class ItemReply(Body):
+    """``after_error``: for an error that is recorded."""
+
     state_id: str
     result: ItemResult
     detail: str | None = None
+    after_error: AfterError | None = None
 
 
 class ItemsReply(Body):

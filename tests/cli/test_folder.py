@@ -122,6 +122,11 @@ def test_the_namespace_of_the_newest_run_is_used_if_there_are_several(cli: Cli) 
     assert "2 runs in namespace n\n" in cli("runs", "ls").out
 
 
+def test_a_run_prints_the_error_of_a_failed_state_once(cli: Cli) -> None:
+    end = cli("run", "nodes.py", "--store", "bad=1", code=1)
+    assert (end.out.count("cannot work on 1"), end.err.count("cannot work on")) == (1, 0), end
+
+
 def test_doctor_examines_the_database_of_the_folder_and_counts_its_notes(cli: Cli) -> None:
     cli("run", "nodes.py", "--store", "bad=1", code=1)
     cli.write("other.py", OTHER)

@@ -18,7 +18,7 @@ from exotrio.cli.terminal.json_logs import JsonFormatter
 
 CLAIM = Claim("s1", "Digest", "digest", {}, graph_name="g", run_id="r1", token="t", attempt=2)
 OTHER = Claim("s2", "Scan", "scan", {})  # as v0 hands it out: without run and attempt
-ABOUT = {"run": "r1", "state": "s1", "node": "Digest", "attempt": 2}
+ABOUT = {"run": "r1", "graph": "g", "state": "s1", "node": "Digest", "attempt": 2}
 
 
 class Log:

@@ -46,6 +46,23 @@ async def test_every_kind_of_outcome_in_one_batch(api: Api) -> None:
         assert detail["status"] == status
 
 
+async def test_the_answer_to_an_error_says_what_follows(api: Api) -> None:
+    policy = {"max_retries": 1, "strategy": "FIXED", "backoff_factor": 2}
+    flow = await Flow.start(api, place("a"), retry_policy=policy)
+
+    async def after_error(state: dict[str, Any]) -> dict[str, Any] | None:
+        reply = ok(await api.outcomes(item_for(state, outcome="errored", error="boom")))
+        after: dict[str, Any] | None = reply["items"][0]["after_error"]
+        return after
+
+    state = await claim_one(api)
+    assert await after_error(state) == {"retried": True, "attempts": 2, "delay_ms": 2}
+    assert await after_error(state) == {"retried": True, "attempts": 2, "delay_ms": None}, "sent again"
+    state = await eventually(lambda: claim_again(api))
+    assert await after_error(state) == {"retried": False, "attempts": 2, "delay_ms": None}
+    assert (await flow.statuses())["a", "ERRORED"] == 1
+
+
 async def test_an_error_that_is_not_to_be_retried_ends_its_state_and_can_be_retried_by_hand(api: Api) -> None:
     await Flow.start(api, place("a"), retry_policy=FAST_RETRY, runs=2)
     fields: list[dict[str, Any]] = [{"retry": False}, {"unknown": 1}]

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from exotrio._execution.error_text import error_line, error_text
-from exotrio._util.error_message import MAX_LINE, message_line
+from exotrio._util.error_message import MAX_LINE, lines_beyond_message, message_line
 from exotrio.cli.runs.result import _traceback_lines
 from exotrio.cli.terminal.output import error_message
 
@@ -142,6 +142,21 @@ def test_commands_show_the_message_in_one_line_and_then_the_traceback() -> None:
     assert (
         _traceback_lines("Traceback (most recent call last):\n  File x\nValueError: wrong")[-1] == "  File x"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "beyond"),
+    [
+        ("timed out after 1 s", []),
+        ("the inputs do not fit A:\n  n: no int\nnot to be retried", ["not to be retried"]),
+        ("Traceback (most recent call last):\n  File x\nValueError:\n  wrong", ["Traceback", "  File x"]),
+        ("", []),
+    ],
+)
+def test_no_message_is_shown_twice(text: str, beyond: list[str]) -> None:
+    lines = lines_beyond_message(text)
+    assert len(lines) == len(beyond)
+    assert all(line.startswith(begin) for line, begin in zip(lines, beyond, strict=True))
 
 
 def test_a_line_that_is_too_long_keeps_its_beginning() -> None:

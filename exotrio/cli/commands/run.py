@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import click
@@ -71,7 +72,12 @@ def command(
         raise click.UsageError(f"--resume continues a run as it is: it takes no {what}")
     as_json = log_format == JSON
     # The JSON log has the progress and the messages, so it must not be silent.
-    configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0 and not as_json, form=log_format)
+    quiet = verbose == 0 and not as_json
+    configure_logs(verbose=max(0, verbose - 1), quiet=quiet, form=log_format)
+    if quiet:
+        worker = logging.getLogger("exotrio.worker")
+        worker.addFilter(_is_not_in_result)
+        click.get_current_context().call_on_close(lambda: worker.removeFilter(_is_not_in_result))
     loaded = load(target)
     runtime = loaded.runtime()
     run = LocalRun(
@@ -89,3 +95,11 @@ def command(
         private=not as_json and sys.stderr.isatty(),
     )
     return run_until_stopped(run.main, run.stop, exiting=run.exiting)
+
+
+def _is_not_in_result(record: logging.LogRecord) -> bool:
+    """Whether a line is not about the last attempt at a state of this run, whose error the result has.
+
+    Over v0, which does not say of which run a state is, it may be of another one.
+    """
+    return not (getattr(record, "final", False) and hasattr(record, "run"))

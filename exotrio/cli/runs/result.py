@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exotrio._util.error_message import message_line
+from exotrio._util.error_message import lines_beyond_message
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import FAILED
@@ -73,9 +73,7 @@ def _as_lines(run: Run, body: dict[str, Any], elapsed: float) -> list[str]:
 
 def _traceback_lines(error: str) -> list[str]:
     """Return the lines of an error except its message; of a long traceback the first and last ones."""
-    lines = error.strip().splitlines()
-    if lines and lines[-1] == message_line(error):
-        lines.pop()
+    lines = lines_beyond_message(error)
     left = len(lines) - MAX_TRACEBACK
     half = MAX_TRACEBACK // 2
     return lines if left <= 0 else [*lines[:half], f"... {left} lines", *lines[half - MAX_TRACEBACK :]]

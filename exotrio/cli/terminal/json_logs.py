@@ -12,7 +12,7 @@ from exotrio._util.redaction import NO_SECRETS, Redactor
 from exotrio._util.times import timestamp
 from exotrio._util.words import harmless_json
 
-FIELDS = ("run", "state", "node", "attempt", "phase")
+FIELDS = ("run", "graph", "state", "node", "attempt", "final", "phase")
 """Fields other than time, level, logger, message and exception."""
 
 
@@ -65,6 +65,6 @@ class JsonFormatter(logging.Formatter):
 
 def _plain(value: object, redactor: Redactor) -> object:
     # `extra` may hold any object, and text may have characters that UTF-8 lacks.
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
         return value
     return sendable(redactor.redact(str(value)))

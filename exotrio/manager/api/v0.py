@@ -168,7 +168,8 @@ class V0:
     ) -> Response:
         item = ErroredItem(state_id=state_id, token="", error=body.error)
         recorded = await self._record(namespace, item)
-        return reply({"status": StateStatus.ERRORED, "retry_created": recorded.retry_created})
+        retried = recorded.after_error is not None and recorded.after_error.retried
+        return reply({"status": StateStatus.ERRORED, "retry_created": retried})
 
     @ApiRoute("POST", NS + "/state/{state_id}/prune", "End a branch at a state", v0.OutcomeReply)
     async def prune(self, request: Request, namespace: str, state_id: str, body: v0.PruneRequest) -> Response:

@@ -16,7 +16,15 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
+from exotrio._wire.native import (
+    AfterError,
+    ErroredItem,
+    ExecutedItem,
+    ItemReply,
+    OutcomeItem,
+    PrunedItem,
+    RequeuedItem,
+)
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for, read_shared
@@ -53,7 +61,7 @@ class Recorded:
 
     result: ItemResult
     detail: str | None = None
-    retry_created: bool = False
+    after_error: AfterError | None = None
     enqueue_after: int = 0
     """When the state may be claimed, Unix ms (prune, re-enqueue)."""
 
@@ -70,7 +78,12 @@ def record_batch(
     """Record outcomes together; one that is refused does not affect the others."""
     results, effects = _record(tx, namespace, [(item, item.token) for item in items])
     replies = [
-        ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail)
+        ItemReply(
+            state_id=item.state_id,
+            result=recorded.result,
+            detail=recorded.detail,
+            after_error=recorded.after_error,
+        )
         for item, recorded in zip(items, results, strict=True)
     ]
     return WithEffects(replies, effects)
@@ -121,7 +134,7 @@ def _record_one(
         return Recorded(
             result=ItemResult.DUPLICATE if same else ItemResult.STALE,
             detail=None if same else _why_closed(state, token),
-            retry_created=state.status == RETRY_CREATED,
+            after_error=_after_error(state.scope(changes.tx), retried=state.status == RETRY_CREATED),
             enqueue_after=state.enqueue_after,
         )
     run = state.scope(changes.tx)
@@ -309,7 +322,7 @@ class Follow:
 
 def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -> Recorded:
     tx = changes.tx
-    status = ERRORED
+    status, delay_ms = ERRORED, None
     if _is_retried(run, state, item):
         status = RETRY_CREATED
         retry = state.retry_count + 1
@@ -319,7 +332,15 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
         copy.manual_fanout_id = state.manual_fanout_id
         changes.insert(run, copy)
     _finish(changes, run, state, status, error=item.error)
-    return Recorded(result=ItemResult.OK, retry_created=status == RETRY_CREATED)
+    return Recorded(
+        result=ItemResult.OK,
+        after_error=_after_error(run, retried=status == RETRY_CREATED, delay_ms=delay_ms),
+    )
+
+
+def _after_error(run: RunScope, *, retried: bool, delay_ms: int | None = None) -> AfterError:
+    attempts = run.template.body.retry_policy.max_retries + 1
+    return AfterError(retried=retried, attempts=attempts, delay_ms=delay_ms)
 
 
 def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:

@@ -1,0 +1,52 @@
+"""Log lines about attempts that failed.
+
+Only the state manager knows whether a state is tried again, and when: it says so when it records the error.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from exotrio._execution.handle import claim_fields
+from exotrio._link.port import AfterError
+from exotrio._nodes.outcome import Errored
+from exotrio._runtime.held_claim import HeldClaim
+from exotrio._util.error_message import lines_beyond_message, message_line
+from exotrio._util.times import format_duration
+
+log = logging.getLogger("exotrio.worker")
+
+
+def log_error(held: HeldClaim, errored: Errored, after: AfterError | None) -> None:
+    """Log an error that is recorded: in one line if the state is tried again, else with its traceback.
+
+    ``after`` is None if the state manager does not say what follows.
+    """
+    attempt = "" if held.claim.attempt is None else f": attempt {held.claim.attempt}"
+    is_final, follows = True, ""
+    if after is not None:
+        attempt += f" of {after.attempts}" if attempt and after.attempts else ""
+        is_final = not after.retried
+        if after.delay is not None:
+            follows = f", again in {format_duration(after.delay)}"
+        elif after.retried:
+            follows = ", and is tried again"
+        elif not errored.retry:
+            follows = ", and is not tried again"
+    line, traceback = message_line(errored.error), "\n".join(lines_beyond_message(errored.error))
+    level = logging.ERROR if is_final else logging.WARNING
+    if log.isEnabledFor(level):
+        extra = claim_fields(held.claim) | ({} if after is None else {"final": is_final})
+        args = (held, held.run_and_graph, attempt, follows, line)
+        record = log.makeRecord(log.name, level, __file__, 0, "%s%s%s failed%s: %s", args, None, extra=extra)
+        if is_final:
+            record.exc_text = traceback or None
+        log.handle(record)
+    if traceback and not is_final:
+        log.debug("%s", traceback)
+
+
+def log_unreported_error(held: HeldClaim, errored: Errored) -> None:
+    """Log an error that could not be reported yet: this process may be killed before it is."""
+    line = message_line(errored.error)
+    log.warning("%s%s failed, which is not reported yet: %s", held, held.run_and_graph, line)
