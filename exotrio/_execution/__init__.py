@@ -18,8 +18,10 @@
     threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number
                     of stuck nodes, which still run although nothing waits for them, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``
+    loop_watch      says when a node blocks a loop, Trio's or asyncio's, and where
 
-``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``capture``, ``spans`` and ``error_text``;
+``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``capture``, ``spans``, ``loop_watch`` and
+``error_text``;
 ``testing`` runs single nodes with ``executor`` and ``handle``; the formatters of the command line read the
 context variables of ``handle``, and its display of progress uses ``capture``.
 

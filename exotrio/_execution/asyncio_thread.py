@@ -19,13 +19,15 @@ import inspect
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVarTuple
 
 import trio
 
+from exotrio._execution.loop_watch import LoopWatch
 from exotrio._execution.threads import DaemonExecutor, StuckNodes
+from exotrio._nodes.base import BaseNode
 from exotrio._shared import deadlines
 from exotrio._util.crossing import call_in_loop
 
@@ -37,15 +39,22 @@ log = logging.getLogger("exotrio.worker")
 class AsyncioThread:
     """One asyncio loop in one daemon thread. Created, used and closed in the Trio thread.
 
-    ``changed`` is called when ``blocked`` changed.
+    ``changed`` is called when ``blocked`` changed. If one of ``nodes`` blocks the loop, that is logged.
     """
 
-    def __init__(self, stuck: StuckNodes, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, stuck: StuckNodes, changed: Callable[[], None], nodes: Iterable[type[BaseNode]] = ()
+    ) -> None:
         self._stuck = stuck
         self._changed = changed
         self._token = trio.lowlevel.current_trio_token()
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(DaemonExecutor())
+        self._watch = LoopWatch(
+            nodes,
+            "the asyncio loop",
+            "no other asyncio node goes on meanwhile; await in it, or call what blocks by asyncio.to_thread",
+        )
         self._closing = False
         self._thread_over = trio.Event()
         self._calls: set[_Call] = set()
@@ -152,12 +161,13 @@ class AsyncioThread:
 
     def _serve(self) -> None:
         try:
-            while not self._closing:
-                try:
-                    self._loop.run_forever()
-                except (SystemExit, KeyboardInterrupt):
-                    # From a task that a node started: asyncio raises it in that task and out of this loop.
-                    continue
+            with self._watch.watched(self._loop.call_soon_threadsafe):
+                while not self._closing:
+                    try:
+                        self._loop.run_forever()
+                    except (SystemExit, KeyboardInterrupt):
+                        # From a task that a node started: asyncio raises it in it and out of this loop.
+                        continue
             self._loop.run_until_complete(self._end_tasks())
         except BaseException:
             log.critical("the asyncio loop failed", exc_info=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import trio
@@ -90,7 +90,10 @@ class ThreadBackend(LocalBackend):
 class AsyncioBackend(LocalBackend):
     """Runs all nodes in one asyncio loop, in a thread that begins with the first node."""
 
-    def __init__(self, max_stuck: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, max_stuck: int, changed: Callable[[], None], nodes: Collection[type[BaseNode]]
+    ) -> None:
+        self._nodes = nodes
         self._stuck = StuckNodes(
             max_stuck=max_stuck, kind="asyncio nodes", where="in the asyncio loop", changed=changed
         )
@@ -111,5 +114,5 @@ class AsyncioBackend(LocalBackend):
 
         execution.elsewhere = True
         if self._thread is None or self._thread.ended:
-            self._thread = AsyncioThread(self._stuck, self._changed)
+            self._thread = AsyncioThread(self._stuck, self._changed, self._nodes)
         return await self._thread.call(instance.execute, str(execution))

@@ -65,7 +65,7 @@ class Executor:
         self._backends: dict[RunsIn, ExecutionBackend] = {
             "trio": TrioBackend(),
             "thread": ThreadBackend(max_stuck, changed),
-            "asyncio": AsyncioBackend(max_stuck, changed),
+            "asyncio": AsyncioBackend(max_stuck, changed, nodes.values()),
             "process": ProcessBackend(),
         }
         # As they were checked: node code can change its class. Also, computing it for each state takes 2 us.

@@ -14,6 +14,7 @@ import trio
 
 from exotrio._execution.capture import captured
 from exotrio._execution.handle import phase_context
+from exotrio._execution.loop_watch import LoopWatch
 from exotrio._http.endpoint import Ambient, Endpoint, ambient
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
@@ -23,7 +24,6 @@ from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
 from exotrio._runtime.held_claim import Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, Summary, advance
-from exotrio._runtime.loop_watch import LoopWatch
 from exotrio._runtime.options import Options, outbox_of, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
@@ -114,7 +114,7 @@ class Runtime:
         self._phase = Phase.NEW
         self._stop = Stop()
         self._ledger = Ledger()
-        self._loop_watch = LoopWatch(self._options.nodes)
+        self._loop_watch = LoopWatch(self._options.nodes.values())
         self._engine: Engine | None = None
         self._tasks = TaskView()
         self._shows_tasks = False
@@ -372,7 +372,7 @@ class Runtime:
             phase_context.set(lambda: self._phase.value)
             self._tasks.enter()
             collections = nullcontext() if watchdog() is None else rare_collections()
-            with collections, self._loop_watch.watched(), captured(enabled=self._options.capture_logs):
+            with collections, self._loop_watch.trio_watched(), captured(enabled=self._options.capture_logs):
                 await self._stop.guard(partial(engine.run, started), "the runtime")
             self._tasks.leave()
         outside.cancel()

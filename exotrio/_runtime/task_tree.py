@@ -8,7 +8,6 @@ are shown instead.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import traceback
@@ -17,6 +16,7 @@ from types import FrameType
 
 import trio
 
+from exotrio._execution.loop_watch import BLOCKED_AFTER, short_file
 from exotrio._util.crossing import call_in_loop
 from exotrio._wire.vocabulary import MAX_TASK_TREE
 
@@ -24,8 +24,6 @@ log = logging.getLogger("exotrio.runtime")
 
 _TRAPS = trio.lowlevel.wait_task_rescheduled.__code__.co_filename
 """The file of the innermost frame of every task that waits, which is left out."""
-BLOCKED_AFTER = 1.0
-"""Seconds after which a loop counts as blocked."""
 MAX_TASKS_SHOWN = 500
 MAX_FRAMES = 40
 """Frames of one task that are shown, the innermost."""
@@ -115,12 +113,6 @@ def _frames(frames: Iterable[tuple[FrameType, int]], indent: str) -> Iterator[st
     if len(lines) > MAX_FRAMES:
         yield f"{indent}... {len(lines) - MAX_FRAMES} outer frames"
     yield from lines[-MAX_FRAMES:]
-
-
-def short_file(file: str) -> str:
-    """Return a path relative to the folder of ``sys.path`` that it is imported from."""
-    folders = [os.path.join(folder, "") for folder in sys.path if folder]
-    return file[max((len(folder) for folder in folders if file.startswith(folder)), default=0) :]
 
 
 def _bounded(lines: Iterable[str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
 from collections import Counter
 
+import pytest
 import trio
 
 from exotrio import BaseNode
@@ -38,21 +40,39 @@ class Blocking(BaseNode):
         block()
 
 
-async def test_a_node_that_blocks_the_loop_is_named_with_its_line_while_it_does() -> None:
+class BlockingAsyncio(Blocking):
+    runs_in = "asyncio"
+
+    async def execute(self) -> None:
+        await asyncio.sleep(0)
+        block()
+
+
+@pytest.mark.parametrize(
+    ("node", "what", "fix"),
+    [
+        (Blocking, "node Blocking blocks the event loop in ", "make it a plain def"),
+        (BlockingAsyncio, "node BlockingAsyncio blocks the asyncio loop in ", "by asyncio.to_thread"),
+    ],
+)
+async def test_a_node_that_blocks_a_loop_is_named_with_its_line_while_it_does(
+    node: type[BaseNode], what: str, fix: str
+) -> None:
+    warned.clear()
     handler = Warned()
     log = logging.getLogger("exotrio.runtime")
     log.addHandler(handler)
-    server = V0Server(Blocking=1)
+    server = V0Server(**{node.__name__: 1})
     try:
-        async with running(server, Blocking):
+        async with running(server, node):
             await server.until(lambda: {*server.statuses()}.isdisjoint({"CREATED", "QUEUED"}))
     finally:
         log.removeHandler(handler)
     (line,) = handler.lines
     number = block.__code__.co_firstlineno + 1
-    assert line.startswith("node Blocking blocks the event loop in ")
+    assert line.startswith(what)
     assert f"test_loop_watch.py:{number} (block) for more than 1 s" in line
-    assert "make it a plain def" in line
+    assert fix in line
 
 
 async def test_states_that_compute_leave_the_loop_to_others_after_the_turn_of_each_worker() -> None:

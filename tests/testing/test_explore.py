@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, ConfigurationError, Graph, GraphNodeModel
-from exotrio._runtime import loop_watch
+from exotrio._execution import loop_watch
 from exotrio.testing import CheckFailed, CrashRun, Exploration, Fault, Moment, RunStatus, explore
 from exotrio.testing._case import MOMENT
 
