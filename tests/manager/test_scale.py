@@ -13,6 +13,7 @@ import trio
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NODES
 from exotrio.manager.engine import leases, managers, retention, schedules
+from exotrio.manager.queries.graphs import find_node, last_failures
 from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
@@ -100,6 +101,9 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
     only = await Flow.start(api, place("x"), graph="only", retry_policy=NO_RETRY)
     state_id = await only.fail("x", times=1)
     ok(await api.history(state_id))
+    node = ok(await api.native("GET", f"state/{state_id}"))["node_name"]
+    number = (await store.read(find_node, api.namespace, node))["id"]
+    assert len(await store.read(last_failures, number, 200)) == 1
     places: list[dict[str, str]] = [{"run": only.run_id}, {"graph": "only"}, {"run": flow.run_id}]
     for narrowed in (
         *places,

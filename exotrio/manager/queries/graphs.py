@@ -180,13 +180,22 @@ def fields_of(schema: str) -> list[Field]:
 
 
 def last_failures(view: View, node_id: int, limit: int) -> list[dict[str, Any]]:
-    """Return the states of a node that failed and were not retried, newest first."""
+    """Return the states of a node that failed and were not retried, newest first.
+
+    ``text`` is the whole error, and ``error`` the line in it that says what was raised.
+    """
     rows = view.execute(
-        f"SELECT seq, error, finished_at FROM states WHERE node_id = ? AND {FAILED}"
+        f"SELECT seq, run, finished_at, error FROM states WHERE node_id = ? AND {FAILED}"
         " ORDER BY finished_at DESC, seq DESC LIMIT ?",
         (node_id, limit),
     )
     return [
-        {"id": view.state_id(row["seq"]), "at": row["finished_at"], "error": message_line(row["error"])}
+        {
+            "id": view.state_id(row["seq"]),
+            "run": row["run"],
+            "at": row["finished_at"],
+            "error": message_line(row["error"]),
+            "text": row["error"],
+        }
         for row in rows
     ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from exotrio._util.error_message import message_line
+from exotrio.manager.queries.graphs import last_failures
 from exotrio.manager.queries.run_detail import MAX_FAILURES, end_of_error, failures_of
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
@@ -19,6 +20,8 @@ MAX_MESSAGES = 5
 MAX_NAMED = 5
 MAX_COMPARED = 8_000
 """Characters of the end of an error that are compared."""
+MAX_SAME = 200
+"""Failed states of a node in which the same error is looked for."""
 MAX_TRACE = 20_000
 MAX_LINE = 300
 
@@ -113,6 +116,17 @@ def faults_of(
         "is_part": compared == compare,
         "left_out": len(faults) - len(shown),
     }
+
+
+def same_failures(view: View, node_id: int, error: str) -> tuple[list[Data], bool]:
+    """Return the newest failed states of a node that failed in the same way, as ``last_failures`` does, and
+    whether there may be more."""
+    if not error:
+        return [], False
+    way = signature(error[-MAX_COMPARED:])
+    failures = last_failures(view, node_id, MAX_SAME)
+    same = [each for each in failures if signature(each["text"][-MAX_COMPARED:]) == way]
+    return same, len(failures) == MAX_SAME
 
 
 def signature(error: str) -> str:

@@ -480,6 +480,31 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases(site: 
     assert flow.run_id in html
 
 
+async def test_a_state_shows_where_else_the_same_error_occurred(site: Site) -> None:
+    frame = 'Traceback (most recent call last):\n  File "/srv/orders.py", line 88, in execute\n    charge()\n'
+    failed = [
+        (await failed_run(site.api, error=error))[1]
+        for error in (
+            f"{frame}ValueError: order 1",
+            f"{frame}KeyError: 'order'",
+            f"{frame}ValueError: order 27",
+        )
+    ]
+    html = await site.browser.page(f"/ns/shop/states/{failed[0]}")
+    link = f"/ns/shop/nodes/Node_second?like={failed[0]}"
+    assert re.search(
+        rf'The same error elsewhere: <a href="{re.escape(link)}#h-failures">1 state</a> in 1 run<', html
+    )
+    assert "The same error" not in await site.browser.page(f"/ns/shop/states/{failed[1]}")
+    listed = re.findall(r'<li data-key="(\w+)">', await site.browser.fragments(link, "failures"))
+    assert listed == [failed[2], failed[0]]
+    for other in ("x", UNKNOWN_ID, failed[0][:-1] + "f"):
+        html = await site.browser.fragments(f"/ns/shop/nodes/Node_second?like={other}", "failures")
+        assert len(re.findall('<li data-key="', html)) == 3, (
+            "what is not a failed state of the node is ignored"
+        )
+
+
 async def test_a_state_shows_its_log_folded_if_it_is_long(site: Site, clock: SettableClock) -> None:
     await Flow.start(site.api, place("work", inputs={"v": "x"}))
     for lines in (1, 41):

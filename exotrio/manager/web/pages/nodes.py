@@ -7,10 +7,12 @@ from collections.abc import Collection
 
 from pydantic_core import from_json
 
+from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
 from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.store.view import View
+from exotrio.manager.web.faults import same_failures
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 
@@ -69,8 +71,17 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "trend" in parts:
         data["trend"] = show_trend(trend(view, span_of(request)["span"], nodes=(node["id"],)))
     if "failures" in parts:
-        data["failures"] = {"failures": last_failures(view, node["id"], FAILURES_SHOWN)}
+        data["failures"] = _failures(view, request, node["id"])
     return data
+
+
+def _failures(view: View, request: PageRequest, node_id: int) -> Data:
+    """Return the last failures; with the id of a state as ``like`` those with the same error."""
+    like = request.query.get("like", "")
+    state = find_state(view, request.namespace, like, or_run=True)
+    if state is None or state["node_id"] != node_id or not state["error"]:
+        return {"failures": last_failures(view, node_id, FAILURES_SHOWN), "like": None}
+    return {"failures": same_failures(view, node_id, state["error"])[0], "like": like}
 
 
 PAGE = Page(

@@ -9,6 +9,7 @@ from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
 from exotrio.manager.queries.states import spent, was_cancelled
 from exotrio.manager.store.view import View
+from exotrio.manager.web.faults import same_failures
 from exotrio.manager.web.format import status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.svg.bars import split
@@ -27,6 +28,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     waited, ran = spent(row, view.now_ms)
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
+    same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
+    same = [each for each in same if each["id"] != state.id]
     is_due = state.status == CREATED and row["enqueue_after"] <= view.now_ms
     return {
         "page": page,
@@ -45,6 +48,9 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "local": row["manager"] is not None,
             "retryable": state.status in (ERRORED, NEXT_CREATED_ERROR, PRUNED)
             and row["cancelled_at"] is None,
+            "same": len(same),
+            "same_runs": len({each["run"] for each in same}),
+            "are_more": are_more,
             "node_namespace": row["namespace"],
             "ancestors": list(state.parents.items())[-MAX_ANCESTORS:],
             "events": state.events[:-MAX_EVENTS:-1],
