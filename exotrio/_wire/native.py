@@ -1,6 +1,7 @@
 """Bodies of native routes for runtimes: claims, outcomes, heartbeats, runs."""
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    computed_field,
 )
 
 from exotrio._util.backoff import MAX_DELAY_MS
@@ -25,10 +27,12 @@ from exotrio._wire.v0 import (
     TriggerRequest,
 )
 from exotrio._wire.vocabulary import (
+    FAILED,
     MAX_BATCH,
     MAX_LOG_LINES,
     MAX_TASK_TREE,
     MAX_WAIT_MS,
+    RETRIED,
     HeartbeatResult,
     ItemResult,
 )
@@ -361,6 +365,8 @@ class NodeCounts(Body):
     Fields:
         paused_at: Since when its node is paused, if states wait for that; None from v0.
         not_reached: Why it has no state, and gets none unless what failed is retried; None otherwise.
+        further: How many of the SUCCESS states did not run: a node that ran once and returned six outputs has
+            six states, of which five are further ones. 0 from v0.
     """
 
     identifier: str
@@ -368,9 +374,40 @@ class NodeCounts(Body):
     counts: dict[AnyStatus, int]
     paused_at: Moment | None = None
     not_reached: str | None = None
+    further: int = 0
+
+
+def missing_of(
+    nodes: Iterable[tuple[str, Mapping[str, int], int]], *, is_cancelled: bool = False
+) -> list[str]:
+    """Return what the result of a run lacks: ``1 of 6 measure failed``.
+
+    Args:
+        nodes: Identifier, counts by status, and ``NodeCounts.further``.
+    """
+    missing = []
+    for identifier, counts, further in nodes:
+        if failed := sum(counts.get(status, 0) for status in FAILED):
+            total = sum(counts.values()) - sum(counts.get(status, 0) for status in RETRIED) - further
+            how = "failed or ended when the run was cancelled" if is_cancelled else "failed"
+            missing.append(f"{failed:,} of {total:,} {identifier} {how}")
+    return missing
 
 
 class Run(RunSummary):
-    """One run with its counts per place, in the order of the graph's nodes."""
+    """One run with its counts per place, in the order of the graph's nodes.
+
+    Fields:
+        missing: What its result lacks because states failed, a text for each node; empty if none did.
+    """
 
     nodes: list[NodeCounts]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def missing(self) -> list[str]:
+        """What its result lacks because states failed, a text for each node; empty if none did."""
+        return missing_of(
+            ((node.identifier, node.counts, node.further) for node in self.nodes),
+            is_cancelled=self.cancelled_at is not None,
+        )

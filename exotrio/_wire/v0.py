@@ -3,14 +3,15 @@
 Unknown fields are ignored everywhere, strings are strict and integers lax, as in the stock state manager.
 """
 
+from datetime import datetime
 from hashlib import sha256
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, computed_field
 from pydantic_core import to_json
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._wire.body import Body, DelayMs, Moment, Texts
+from exotrio._wire.body import Body, DelayMs, Moment, Seconds, Texts
 from exotrio._wire.vocabulary import MAX_BATCH, MAX_OUTPUTS, RunStatus, StateStatus, check_key
 from exotrio.graph import Name
 
@@ -156,8 +157,10 @@ class RunSummary(Body):
         created_at: None if it is derived from the states of a run on a v0 server.
         finished_at: When its last pending state ended; None until then.
         key: The key that it was triggered with, if any.
+        idle: Seconds for which it had ended and waited to be retried.
+        duration: Seconds from its start to its end without ``idle``; None until it ended.
 
-    The last three are None from v0.
+    The last four are None, and ``idle`` is 0, from v0.
     """
 
     run_id: str
@@ -172,6 +175,19 @@ class RunSummary(Body):
     finished_at: Moment | None = None
     cancelled_at: Moment | None = None
     key: str | None = None
+    idle: Seconds = Field(default=0.0, alias="idle_ms")
+
+    @computed_field(alias="duration_ms")  # type: ignore[prop-decorator]
+    @property
+    def duration(self) -> Seconds | None:
+        """Seconds from its start to its end without ``idle``; None until it ended, and from v0."""
+        return None if self.finished_at is None else self.duration_until(self.finished_at)
+
+    def duration_until(self, now: datetime) -> float | None:
+        """Return its duration, or how many seconds it has taken so far; None from v0."""
+        if self.created_at is None:
+            return None
+        return ((self.finished_at or now) - self.created_at).total_seconds() - self.idle
 
 
 class RunList(Body):

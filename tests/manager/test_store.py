@@ -387,7 +387,7 @@ async def test_items_put_back_at_the_end_are_not_taken_by_a_waiting_use_case(
 
 
 async def test_states_that_end_with_the_last_commits_are_counted(tmp_path: Path) -> None:
-    counted = WithEffects(None, Effects(tally=Counter({(1, 5, "SUCCESS", 0): 1})))
+    counted = WithEffects(None, Effects(tally=Counter({(1, 5, "SUCCESS", 0, 10**12 // 60_000): 1})))
 
     def hold_and_count(tx: Transaction) -> WithEffects[None]:
         closed.hold()

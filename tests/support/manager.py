@@ -215,6 +215,13 @@ def recount(view: View) -> None:
             if place.target and status == "SUCCESS" and state["place"] in template.aggregated[place.index]:
                 members[above["seq"], state["place"], state["path"]] = state["seq"]
     assert _table(view, "counts", ("run", "place"), ("pending", *COUNTS.values())) == counts
+    further = Counter(
+        (state["run"], state["place"], "further")
+        for state in states
+        if state["status"] == "SUCCESS" and state["claimed_at"] is None and state["retry_of"] is None
+    )
+    # Those of earlier versions were not counted.
+    assert _table(view, "counts", ("run", "place"), ("further",)) <= further
     assert _table(view, "runs", ("id",), ("pending", "success", "errored", "retried")) == totals
     cancelled = {state["seq"] for state in states if runs[state["run"]]["cancelled_at"] is not None}
     counted = _table(view, "unite_counters", ("target_state", "place"), ("pending", "failed", "succeeded"))

@@ -71,7 +71,9 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
 
 # -- PostgreSQL
 
-GROWING = re.compile("states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs")
+GROWING = re.compile(
+    "states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs|idle_times"
+)
 PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
 """Indexes that most rows of their table are not in."""
 HISTORY = """
@@ -91,6 +93,7 @@ INSERT INTO trends SELECT 1 + n % 3, 1, n, n % 100, 'SUCCESS', n % 10, 1 FROM ge
 INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 30000) AS n;
 INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0, '', n
 FROM generate_series(1, 30000) AS n;
+INSERT INTO idle_times (run, since, until) SELECT 1000 + n, n, n + 1 FROM generate_series(1, 30000) AS n;
 INSERT INTO claims (id, at) SELECT 'past-' || n, n FROM generate_series(1, 30000) AS n;
 VACUUM ANALYZE
 """

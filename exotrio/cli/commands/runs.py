@@ -8,7 +8,7 @@ from itertools import chain
 
 import click
 
-from exotrio._util.times import iso_time
+from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ERRORED
 from exotrio.cli import options
@@ -57,7 +57,7 @@ def ls(
     count = plural(len(runs), "run" if is_all else "matching run")
     keys = any(run.key for run in runs)
     connection.print_list(
-        ("run", "graph", "status", "done", "failed", "open", "created", *["key"] * keys),
+        ("run", "graph", "status", "done", "failed", "open", "created", "took", *["key"] * keys),
         [(*_row(run), *[run.key or ""] * keys) for run in runs],
         f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""),
         runs=[run.model_dump(mode="json") for run in runs],
@@ -71,10 +71,12 @@ def ls(
 def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
-    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, success_count,
+    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, duration_ms (null
+    until it ended; without idle_ms, for which it had ended and waited to be retried), success_count,
     pending_count, errored_count, retried_count, total_count, nodes (identifier, node_name, counts by status;
-    paused_at if states wait for a paused node; not_reached: why the node has no state), failed (the newest
-    failed states: id, identifier, status, error).
+    paused_at if states wait for a paused node; not_reached: why the node has no state; further: how many of
+    its SUCCESS states are further outputs of one execution), missing (what the result lacks since states
+    failed), failed (the newest failed states: id, identifier, status, error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
@@ -162,13 +164,23 @@ def _as_lines(run: Run) -> Iterator[str]:
     ]
     moments = (("created", run.created_at), ("cancelled", run.cancelled_at), ("finished", run.finished_at))
     times = [f"{what} {iso_time(at)}" for what, at in moments if at]
+    if run.duration is not None:
+        times.append(f"took {format_duration(run.duration)}")
+    if run.idle:
+        times.append(f"waited {format_duration(run.idle)} to be retried")
     by_key = f" with the key {run.key!r}" if run.key else ""
     yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([run.status.value, *times])}"
     yield from table(("place", "node", *used), rows)
+    if run.missing:
+        yield f"its result is partial: {'; '.join(run.missing)}"
     for node in run.nodes:
         if node.paused_at:
             since = iso_time(node.paused_at)
             yield f"waits: node {node.node_name} ({node.identifier}) is paused since {since}"
+        if node.further:
+            outputs = node.counts.get(StateStatus.SUCCESS, 0)
+            ran = plural(outputs - node.further, "execution")
+            yield f"fan-out: the {outputs} successes of {node.identifier} are the outputs of {ran}"
         if node.not_reached:
             yield f"not reached: {node.identifier}: {node.not_reached}"
 
@@ -185,4 +197,5 @@ def _row(run: RunSummary) -> tuple[str, ...]:
     status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
     counts = (run.success_count, run.errored_count, run.pending_count)
     created = iso_time(run.created_at) if run.created_at else ""
-    return (run.run_id, run.graph_name, status, *map(str, counts), created)
+    took = "" if run.duration is None else format_duration(run.duration)
+    return (run.run_id, run.graph_name, status, *map(str, counts), created, took)

@@ -213,8 +213,6 @@ async def _fetch(manager: StateManager, known: Mapping[str, RunStatus]) -> list[
 def _ended(run: RunSummary) -> str:
     status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
     failed = f", {run.errored_count} of them failed" if run.errored_count else ""
-    took = ""
-    if run.finished_at is not None and run.created_at is not None:
-        took = f" in {(run.finished_at - run.created_at).total_seconds():.1f} s"
+    took = "" if run.duration is None else f" in {run.duration:.1f} s"
     count = plural(run.total_count, "state")
     return f"run {run.run_id} of graph {run.graph_name!r}: {status}, {count}{failed}{took}"

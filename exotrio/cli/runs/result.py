@@ -21,8 +21,9 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
     """Print the result to standard output, with at most ``MAX_SHOWN`` outputs and as many errors.
 
     Args:
-        elapsed: Seconds for which this command followed the run.
+        elapsed: Seconds for which this command followed the run, if its duration is not known.
     """
+    seconds = elapsed if run.duration is None else run.duration
     graph = await client.run(run.run_id)
     template = GraphReply.model_validate(await client.get_graph(run.graph_name))
     last = {node.identifier for node in template.nodes if not node.next_nodes}
@@ -38,8 +39,9 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
         "graph": run.graph_name,
         "key": run.key,
         "status": run.status.value,
-        "seconds": round(elapsed, 3),
+        "seconds": round(seconds, 3),
         "nodes": {node.identifier: node.counts for node in run.nodes},
+        "missing": run.missing,
         "outputs": outputs,
         "outputs_left": max(0, len(ends) - MAX_SHOWN),
         "errors": [
@@ -49,13 +51,15 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
         "errors_left": max(0, len(failed) - MAX_SHOWN),
     }
     fix = "the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
-    print_as(form, body, _as_lines(run, body, elapsed), fix=fix)
+    print_as(form, body, _as_lines(run, body), fix=fix)
 
 
-def _as_lines(run: Run, body: dict[str, Any], elapsed: float) -> list[str]:
+def _as_lines(run: Run, body: dict[str, Any]) -> list[str]:
     states = plural(run.total_count, "state")
     by_key = f", key {run.key}" if run.key else ""
-    lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id}{by_key})"]
+    lines = [f"{run.status.value}: {states} in {body['seconds']:.1f} s (run {run.run_id}{by_key})"]
+    if body["outputs"] and run.missing:
+        lines.append(f"this result is partial: {'; '.join(run.missing)}")
     for end in body["outputs"]:
         lines += [f"{end['identifier']}:", *pairs(end["outputs"], "  ", ": ")]
     if body["outputs_left"]:

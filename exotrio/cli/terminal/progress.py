@@ -111,21 +111,24 @@ class Progress:
 
 
 def _summary(node: NodeCounts, reported: Mapping[str, str]) -> str:
-    done = count(node, SUCCESS)
+    done = count(node, SUCCESS) - node.further
     total = _total(node)
     details = _details(node, reported.get(node.identifier, ""))
     return f"{one_line(node.identifier)} {done}/{total}" + (f" ({details})" if details else "")
 
 
 def _total(node: NodeCounts) -> int:
-    """Return how many states there are, one for each that is or was retried."""
-    return sum(node.counts.values()) - count(node, RETRIED)
+    """Return how many executions there are, one for each that is or was retried."""
+    return sum(node.counts.values()) - count(node, RETRIED) - node.further
 
 
 def _details(node: NodeCounts, text: str, *, claimed: bool = False) -> str:
-    """Return the counts that are not zero, and the reported progress: ``2 failed, 1 retried, text``."""
+    """Return the counts that are not zero, the outputs of a fan-out, and the reported progress:
+    ``2 failed, 1 retried, 6 outputs, text``."""
     counts = [(RUNNING, "claimed")] * claimed + [(FAILED, "failed"), (RETRIED, "retried")]
     parts = [f"{number} {word}" for statuses, word in counts if (number := count(node, statuses))]
+    if node.further:
+        parts.append(f"{count(node, (StateStatus.SUCCESS,))} outputs")
     if node.paused_at is not None:
         parts.append("node paused")
     return ", ".join([*parts, text] if text else parts)
@@ -175,7 +178,7 @@ class Bars(Progress):
             bar, text = self._bars[node.identifier], reported.get(node.identifier, "")
             if len(text) > MAX_PROGRESS_TEXT:  # a bar has one line, and a terminal may be narrow
                 text = f"{text[: MAX_PROGRESS_TEXT - 3]}..."
-            total, ended = _total(node), count(node, SUCCESS + FAILED)
+            total, ended = _total(node), count(node, SUCCESS + FAILED) - node.further
             self._progress.start_task(bar)
             self._progress.update(
                 bar, completed=ended, total=total, details=_details(node, text, claimed=True)

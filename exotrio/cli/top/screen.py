@@ -307,7 +307,6 @@ def run_lines(overview: Overview, width: int) -> list[Text]:
 
 
 def _run(run: RunSummary, now: datetime) -> tuple[Text, ...]:
-    began = run.created_at or now
     total = run.total_count - run.retried_count
     status, style = _status(run)
     return (
@@ -317,8 +316,8 @@ def _run(run: RunSummary, now: datetime) -> tuple[Text, ...]:
         _bar(run.success_count, run.errored_count, total),
         Text(f"{run.success_count + run.errored_count:,}/{total:,}"),
         _count(run.errored_count, "red"),
-        Text(f"{format_coarse((now - began).total_seconds())} ago"),
-        Text(format_duration(((run.finished_at or now) - began).total_seconds())),
+        Text(f"{format_coarse((now - run.created_at).total_seconds())} ago" if run.created_at else ""),
+        Text(format_duration(run.duration_until(now))),
     )
 
 

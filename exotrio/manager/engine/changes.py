@@ -10,7 +10,7 @@ then states by number, then counters by key.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import cache
 
@@ -34,10 +34,11 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.rules.lineage import split_groups
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.effects import Effects
-from exotrio.manager.store.tallies import RUN, Key, bucket_of
+from exotrio.manager.store.tallies import RUN, Key, bucket_of, minute_of
 from exotrio.manager.store.transaction import Transaction
 
-_COUNTS = ("pending", "success", "errored", "next_created_error", "retry_created", "pruned")
+_COUNTS = ("pending", "success", "errored", "next_created_error", "retry_created", "pruned", "further")
+_FURTHER = _COUNTS.index("further")
 _COLUMN = {status: 0 if status in PENDING else _COUNTS.index(status.lower()) for status in STATUSES}
 _RUNS = ("pending", "success", "errored", "retried")
 _RUN_COLUMN = {
@@ -50,6 +51,16 @@ _FINISHED_AT = (
     " WHEN {pending} = pending AND {retried} = retried THEN finished_at ELSE {finished_at} END",
 )
 """``finished_at`` of a run: when pending last became 0, or a failed state was replaced while it was 0."""
+IDLE = (
+    "CASE WHEN runs.retried > 0 THEN (SELECT CAST(COALESCE(sum(until - since), 0) AS BIGINT) FROM idle_times"
+    " WHERE run = runs.id) ELSE 0 END AS idle"
+)
+"""The column with the milliseconds for which a run had ended and waited to be retried."""
+_RUN_STATUS = (
+    "CASE WHEN cancelled_at IS NOT NULL THEN 'CANCELLED' WHEN errored > 0 THEN 'ERRORED' ELSE 'SUCCESS' END"
+    " AS status"
+)
+"""The status under which a run that ended is counted."""
 _UNITE_COUNTERS = ("pending", "failed", "succeeded")
 # A pruned or replaced member counts in none.
 _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
@@ -58,7 +69,7 @@ _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ER
 _COLUMNS = (
     "seq", "run", "place", "node_id", "status", "inputs", "outputs", "error", "parent", "united", "groups",
     "path", "enqueue_after", "retry_count", "manual_fanout_id", "created_at", "updated_at", "finished_at",
-    "retry_of", "size", "trace",
+    "retry_of", "size", "trace", "failed_since",
 )  # fmt: skip
 """Columns of a new state."""
 
@@ -100,6 +111,7 @@ class Changes:
             lambda: [0] * len(_UNITE_COUNTERS)
         )
         self._touched: dict[int, tuple[RunScope, int]] = {}
+        self._reopened: set[int] = set()
         self._executions: defaultdict[int, list[str]] = defaultdict(list)
         self.effects = Effects()
         self._ended_runs = _EndedRuns(tx, self.effects)
@@ -110,6 +122,8 @@ class Changes:
         self.transition(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
             self.add_member(run, seq, state.place, state.groups, state.path)
+            # One that is neither run nor retried is a further output of another state.
+            self._counts[run.id, state.place][_FURTHER] += state.retry_of is None
         return seq
 
     def insert_first(self, run: RunScope, state: NewState) -> None:
@@ -134,6 +148,7 @@ class Changes:
                 state.error, state.parent, state.united, state.groups, state.path, state.enqueue_after,
                 state.retry_count, state.manual_fanout_id, now, now,
                 None if state.status == CREATED else now, state.retry_of, size, state.trace,
+                state.failed_since,
             )
         )  # fmt: skip
         if state.status == CREATED:
@@ -169,6 +184,8 @@ class Changes:
         self.update(state, status=RETRY_CREATED, updated_at=now, **ended)
         self.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
         if state.status == SUCCESS:
+            is_further = state.claimed_at is None and state.manual_fanout_id is None
+            self._counts[run.id, state.place][_FURTHER] -= is_further
             for target_state, target in split_groups(state.groups):
                 if state.place in run.template.aggregated[target]:
                     self._replaced_members.append((target_state, state.seq))
@@ -185,8 +202,28 @@ class Changes:
 
     def tally(self, graph: int, node_id: int, began_at: int | None, status: str) -> None:
         """Count a status that the node of a state caused, with the time that it took."""
-        took_ms = self.tx.now_ms - (began_at or self.tx.now_ms)
-        self.effects.tally[graph, node_id, status, bucket_of(took_ms)] += 1
+        now = self.tx.now_ms
+        self.effects.tally[graph, node_id, status, bucket_of(now - (began_at or now)), minute_of(now)] += 1
+
+    def reopen(self, run: int) -> None:
+        """Let a run that had ended go on: it has been idle since, and counts again when it ends again.
+
+        The run is locked, and what ``apply`` has still to write does not end it.
+        """
+        if run in self._reopened:
+            return
+        self._reopened.add(run)
+        row = self.tx.one(
+            f"SELECT graph, created_at, finished_at, {_RUN_STATUS}, {IDLE} FROM runs WHERE id = ?", (run,)
+        )
+        since, now = row["finished_at"], self.tx.now_ms
+        if since is None:
+            return
+        took_ms = since - row["created_at"] - row["idle"]
+        key = (row["graph"], RUN, row["status"], bucket_of(took_ms), minute_of(since))
+        self.effects.tally[key] -= 1
+        if since < now:
+            self.tx.insert_new("idle_times", ("run", "since", "until"), [(run, since, now)])
 
     def transition_uncounted(self, run_id: int, place: int, old: str | None, new: str) -> None:
         """Count a transition for its place and its run, but not for groups."""
@@ -254,8 +291,13 @@ class Changes:
         self._open = {run: n for run, was in self._open.items() if (n := was + changed.get(run, (0,))[0])}
         for run, (pending, _, errored, _) in changed.items():
             self._ended_runs.change(run, pending=pending, errored=errored)
-        # Other runs have states left, or one state followed another.
-        self._ended_runs.add(run for run, (n, *_) in changed.items() if n < 0 and run not in self._open)
+        # Other runs have states left, or one state followed another. A run that is reopened may end without
+        # running a state: what follows one is created.
+        self._ended_runs.add(
+            run
+            for run, (n, *_) in changed.items()
+            if (n < 0 or run in self._reopened) and run not in self._open
+        )
 
 
 class _EndedRuns:
@@ -275,26 +317,26 @@ class _EndedRuns:
         tx, numbers = self._tx, sorted(runs)
         if not numbers:
             return
-        for run, run_id, graph, created_at, status in tx.execute(
-            "SELECT id, run_id, graph, created_at, CASE WHEN cancelled_at IS NOT NULL THEN 'CANCELLED'"
-            f" WHEN errored > 0 THEN 'ERRORED' ELSE 'SUCCESS' END FROM runs WHERE {tx.any_of('id')}"
+        for run, run_id, graph, created_at, status, idle in tx.execute(
+            f"SELECT id, run_id, graph, created_at, {_RUN_STATUS}, {IDLE} FROM runs WHERE {tx.any_of('id')}"
             " AND pending = 0",
             (tx.items(numbers),),
         ):
             self._effects.announced.add(run_id)
-            self._count(run, (graph, RUN, status, bucket_of(tx.now_ms - created_at)))
+            took_ms = tx.now_ms - created_at - idle
+            self._count(run, (graph, RUN, status, bucket_of(took_ms), minute_of(tx.now_ms)))
 
     def change(self, run: int, *, pending: int, errored: int) -> None:
         """Uncount a run that goes on, or count it as failed if states of it failed after it had ended."""
         if run not in self._counted:
             return
-        graph, _, status, bucket = key = self._counted[run]
+        graph, _, status, bucket, minute = key = self._counted[run]
         if pending > 0:
             del self._counted[run]
-            self._effects.tally -= Counter([key])
+            self._effects.tally[key] -= 1
         elif errored > 0 and status == SUCCESS:
-            self._effects.tally -= Counter([key])
-            self._count(run, (graph, RUN, ERRORED, bucket))
+            self._effects.tally[key] -= 1
+            self._count(run, (graph, RUN, ERRORED, bucket, minute))
 
     def _count(self, run: int, key: Key) -> None:
         self._counted[run] = key

@@ -330,6 +330,7 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
         copy = copy_of(state, enqueue_after=tx.now_ms + delay_ms)
         copy.retry_count = retry
         copy.manual_fanout_id = state.manual_fanout_id
+        copy.failed_since = state.failed_since or tx.now_ms
         changes.insert(run, copy)
     _finish(changes, run, state, status, error=item.error)
     return Recorded(

@@ -2,10 +2,10 @@
 
 A run is deleted in two steps. Its own row is deleted first, in one transaction that adds the run to
 ``discarded``: from then on neither the run nor a state of it is found. What belonged to it (states, counts,
-unite_counters, unite_members, events, logs, store) is deleted later, in transactions that are limited in time
-and delete many small runs or a part of a large one: a large run deleted at once would delay every claim. If
-the process is killed meanwhile, the next one goes on. Numbers are not used again, so a new run never finds
-rows of an old one.
+unite_counters, unite_members, events, logs, store, idle_times) is deleted later, in transactions that are
+limited in time and delete many small runs or a part of a large one: a large run deleted at once would delay
+every claim. If the process is killed meanwhile, the next one goes on. Numbers are not used again, so a new
+run never finds rows of an old one.
 
 The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small as its
 content.
@@ -81,7 +81,7 @@ def _clear_step(tx: Transaction) -> bool:
         )
     )
     if not states:
-        for table in ("counts", "store", "discarded"):
+        for table in ("counts", "store", "idle_times", "discarded"):
             tx.execute(f"DELETE FROM {table} WHERE {tx.any_of('run')}", (tx.items(runs),))
     elif _clear_dependents(tx, states):
         for start in range(0, len(states), PART):

@@ -185,6 +185,8 @@ def _retry(
         refused=refusals,
         runs_again=_by_identifier(run, Counter(state.place for state in replaced)),
     )
+    if retried:
+        changes.reopen(run.id)
     commit_changes(changes)
     return WithEffects(reply, changes.effects)
 
@@ -213,6 +215,7 @@ def _replace(
             new.status = NEXT_CREATED_ERROR if new.error else SUCCESS
         new.manual_fanout_id = fanout_ids[state.seq]
         new.retry_of = state.seq
+        new.failed_since = None if state.status == PRUNED else state.failed_since or state.finished_at
         changes.insert(run, new, seq=seq)
         changes.replace(run, state, "retried by hand")
         state_id, new_state_id = tx.state_id(state.seq), tx.state_id(seq)

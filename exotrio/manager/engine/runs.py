@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build
 from exotrio.manager.engine.states import (
@@ -38,7 +38,7 @@ from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 
-RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
+RUNS = f"SELECT runs.*, graphs.name AS graph_name, {IDLE} FROM runs JOIN graphs ON graphs.id = runs.graph"
 MAX_NAMED = 100
 """Maximum of refused runs of a list that are named."""
 MAX_TOGETHER = 16

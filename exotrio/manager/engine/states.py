@@ -54,6 +54,7 @@ class NewState:
     manual_fanout_id: str | None = None
     retry_of: int | None = None
     trace: str | None = None
+    failed_since: int | None = None
 
 
 @dataclass(slots=True)
@@ -82,6 +83,8 @@ class State:
     requeued: int
     claimed_at: int | None
     trace: str | None
+    finished_at: int | None
+    failed_since: int | None
     template: int
     graph: int
     cancelled_at: int | None
@@ -103,8 +106,9 @@ class State:
 
 _STATE = (
     "SELECT states.seq, run, place, node_id, status, error, data, parent, united, groups, path,"
-    " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace, runs.template,"
-    " runs.graph, runs.cancelled_at, runs.pending, runs.finished_at"
+    " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace,"
+    " states.finished_at, failed_since, runs.template, runs.graph, runs.cancelled_at, runs.pending,"
+    " runs.finished_at"
     " FROM states CROSS JOIN runs ON runs.id = states.run"
     # In this order, so that SQLite does not go from all nodes of a namespace to all of their states.
     " CROSS JOIN nodes ON nodes.id = states.node_id"

@@ -20,6 +20,8 @@ from exotrio.manager.store.view import View
 MAX_COUNTED = 100_000
 FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
 """The same text as in the index states_failed_by_time: otherwise SQLite would not use that."""
+MAX_READ = 1_000
+"""Failed states of one node that are read: their values may be large."""
 MAX_HELD = 20_000
 """Maximum of states that are read."""
 HOUR, DAY = 60, 24 * 60
@@ -126,16 +128,30 @@ def waiting(view: View, namespace: str, limit: int) -> dict[str, int]:
     return {row["name"]: row["waiting"] for row in rows}
 
 
-def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, Row]:
-    """Return (failed, first) for each of the nodes with states that failed since then: how many, and when the
-    first of them failed. At most ``MAX_COUNTED`` states are counted."""
+def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, int]:
+    """Return how many states of the nodes failed since then; at most ``MAX_COUNTED`` are counted."""
     rows = view.execute(
-        "SELECT node_id, count(*) AS failed, min(finished_at) AS first FROM"
-        f" (SELECT node_id, finished_at FROM states WHERE {view.any_of('node_id')} AND {FAILED}"
+        "SELECT node_id, count(*) AS failed FROM"
+        f" (SELECT node_id FROM states WHERE {view.any_of('node_id')} AND {FAILED}"
         " AND finished_at >= ? LIMIT ?) AS failed GROUP BY node_id",
         (view.items(list(node_ids)), since, MAX_COUNTED),
     )
-    return {row["node_id"]: row for row in rows}
+    return {row["node_id"]: row["failed"] for row in rows}
+
+
+def fails_since(view: View, node_id: int, since: int) -> int | None:
+    """Return when the first attempt failed at a state of a node that failed since then, in Unix ms.
+
+    Of more than ``MAX_READ`` states, those are read that failed first.
+    """
+    row = view.one(
+        "SELECT min(COALESCE(failed_since, finished_at)) AS first FROM (SELECT failed_since, finished_at"
+        f" FROM states WHERE node_id = ? AND {FAILED} AND finished_at >= ? ORDER BY finished_at LIMIT ?)"
+        " AS failed",
+        (node_id, since, MAX_READ),
+    )
+    first: int | None = row["first"]
+    return first
 
 
 def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:

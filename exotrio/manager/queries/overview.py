@@ -36,7 +36,7 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
         "waiting": sum(each.waiting for each in backlogs),
         "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
         "oldest": oldest and OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
-        "errored": sum(row["failed"] for row in failing(view, node_ids, view.now_ms - DAY_MS).values()),
+        "errored": sum(failing(view, node_ids, view.now_ms - DAY_MS).values()),
     }
 
 

@@ -7,9 +7,10 @@ have not ended, then the slowest.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 from pydantic_core import from_json
@@ -71,7 +72,7 @@ def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """One state in time, in milliseconds since its run began.
+    """One state in time, in milliseconds since its run began, without the times when the run was idle.
 
     Attributes:
         cancelled: Whether it ended because its run was cancelled.
@@ -91,23 +92,47 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """The data of a timeline: all states, or about one in ``each``.
+    """The data of a timeline: all states, or about one in ``each``. Times are in milliseconds.
 
-    ``until`` is in milliseconds, from the start of the run to its end, or to now.
+    Attributes:
+        until: From the start of the run to its end, or to now, without the times when it was idle.
+        breaks: Where such times are left out: after how many ms, and how long they were.
     """
 
     spans: list[Span]
     each: int
     until: int
+    breaks: Sequence[tuple[int, int]] = ()
+
+
+class _Working:
+    """The time of a run without the times when it had ended and waited to be retried."""
+
+    def __init__(self, view: View, run: Row) -> None:
+        self._began: int = run["created_at"]
+        rows = view.execute("SELECT since, until FROM idle_times WHERE run = ? ORDER BY since", (run["id"],))
+        self._idle: list[tuple[int, int]] = [(row["since"], row["until"]) for row in rows]
+        self._before = [0, *accumulate(until - since for since, until in self._idle)]
+
+    def at(self, moment: int) -> int:
+        """Return for how many ms the run had worked at a moment in Unix ms."""
+        index = bisect_left(self._idle, (moment,))
+        left_out = self._before[index]
+        if index:
+            left_out -= max(0, self._idle[index - 1][1] - moment)
+        return moment - self._began - left_out
+
+    def breaks(self) -> list[tuple[int, int]]:
+        return [(self.at(since), until - since) for since, until in self._idle]
 
 
 def spans_of(view: View, run: Row) -> Spans:
     """Return the spans of a run's states, in the order in which they were created."""
     total = run_size(run)
     each = -(-total // MAX_SPANS) or 1
-    begin = run["created_at"]
+    working = _Working(view, run)
     spans = []
-    latest = begin
+    latest = run["created_at"]
     # Which states are left out depends only on their numbers, which the index has, so that they are not read.
     # The number is hashed, since every second state of a fan-out may be of the same place. The first and last
     # states are never left out: they may be the only ones of their places.
@@ -126,14 +151,14 @@ def spans_of(view: View, run: Row) -> Spans:
                 status=row["status"],
                 # By its time: to read its error, SQLite would have to read the large values before it.
                 cancelled=row["status"] == ERRORED and ends == run["cancelled_at"],
-                waits=waits - begin,
-                runs=None if runs is None else runs - begin,
-                ends=None if ends is None else ends - begin,
+                waits=working.at(waits),
+                runs=None if runs is None else working.at(runs),
+                ends=None if ends is None else working.at(ends),
                 state_id=view.state_id(row["seq"]) if total <= MAX_BARS else None,
             )
         )
     end = latest if run["finished_at"] is not None else view.now_ms
-    return Spans(spans, each, max(1, end - begin))
+    return Spans(spans, each, max(1, working.at(end)), working.breaks())
 
 
 def _ends(view: View, run: int) -> tuple[int, int]:
@@ -182,9 +207,10 @@ def events_of(
 
 
 def failures_of(view: View, run: Row, limit: int, characters: int) -> Iterable[Row]:
-    """Return failed states of a run (seq, place, finished_at, error), with the end of each error."""
+    """Return failed states of a run (seq, place, finished_at, failed_since, error), with the end of each
+    error."""
     return view.execute(
-        f"SELECT seq, place, finished_at, {end_of('error', characters)} AS error FROM states"
+        f"SELECT seq, place, finished_at, failed_since, {end_of('error', characters)} AS error FROM states"
         f" WHERE run = ? AND {FAILED} ORDER BY seq LIMIT ?",
         (run["id"], limit),
     )

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from exotrio._util.times import moment_ms, timestamp
+from exotrio._wire.native import missing_of
 from exotrio._wire.operations import MAX_PAGE, RunsQuery
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, run_status
@@ -35,7 +36,7 @@ MAX_SEARCHED = 20_000
 MAX_STATES_READ = 50_000
 READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
-NATIVE_FIELDS = {"finished_at", "cancelled_at", "key"}
+NATIVE_FIELDS = {"finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"}
 """Fields of a run that v0 does not show."""
 
 
@@ -47,6 +48,11 @@ def status_of(run: Row) -> RunStatus:
 def run_size(run: Row) -> int:
     """Return how many states a run has."""
     return int(run["pending"] + run["success"] + run["errored"] + run["retried"])
+
+
+def duration_ms(run: Row, until: int) -> int:
+    """Return for how many ms a run, selected by ``RUNS``, took until a time, in Unix ms."""
+    return int(until - run["created_at"] - run["idle"])
 
 
 def summarize_run(run: Row) -> dict[str, Any]:
@@ -65,6 +71,8 @@ def summarize_run(run: Row) -> dict[str, Any]:
         "finished_at": None if run["finished_at"] is None else timestamp(run["finished_at"]),
         "cancelled_at": None if run["cancelled_at"] is None else timestamp(run["cancelled_at"]),
         "key": run["key"],
+        "idle_ms": run["idle"],
+        "duration_ms": None if run["finished_at"] is None else duration_ms(run, run["finished_at"]),
     }
 
 
@@ -255,6 +263,24 @@ def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
     return counts
 
 
+def further_of(view: View, run: Row) -> dict[int, int]:
+    """Return how many states of a run are further outputs of others, by place, where there are any."""
+    rows = view.execute("SELECT place, further FROM counts WHERE run = ? AND further > 0", (run["id"],))
+    return {row["place"]: row["further"] for row in rows}
+
+
+def missing_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> list[str]:
+    """Return what the result of a run lacks because states failed, as ``Run.missing``."""
+    further = further_of(view, run)
+    return missing_of(
+        (
+            (place.identifier, counts.get(place.index, {}), further.get(place.index, 0))
+            for place in view.template(run["template"]).places
+        ),
+        is_cancelled=run["cancelled_at"] is not None,
+    )
+
+
 def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, int]:
     """Return the places of a run where states wait for a paused node, and since when, in Unix ms."""
     if not any(CREATED in each for each in counts.values()):
@@ -277,7 +303,7 @@ def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     ``Run``."""
     run = find_run(view, namespace, run_id)
     counts = counts_of(view, run["id"])
-    paused = paused_places(view, run, counts)
+    paused, further = paused_places(view, run, counts), further_of(view, run)
     unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
     nodes = [
         {
@@ -286,10 +312,11 @@ def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
             "counts": counts.get(place.index, {}),
             "not_reached": unreached.get(place.index),
             "paused_at": timestamp(paused[place.index]) if place.index in paused else None,
+            "further": further.get(place.index, 0),
         }
         for place in view.template(run["template"]).places
     ]
-    return {**summarize_run(run), "nodes": nodes}
+    return {**summarize_run(run), "nodes": nodes, "missing": missing_in(view, run, counts)}
 
 
 def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[dict[str, Any] | None]:

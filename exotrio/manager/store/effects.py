@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from exotrio.manager.store.tallies import Key
 from exotrio.manager.store.transaction import Transaction
 
 T_co = TypeVar("T_co", covariant=True)
@@ -29,7 +30,7 @@ class Effects:
         claimable: New states that can be claimed, by number: run and node. They are announced, too.
         reopened: Nodes of which a state can be claimed that may be older than those that wait.
         final: How many states got a status in which they stay, by (namespace, node, status).
-        tally: How many states and runs ended, by (graph, node id, status, bucket of the time they took).
+        tally: How many states and runs ended; less than none, if runs go on that were counted before.
         undo: A use case that is run if the caller is gone when the commit is done, since the value would be
             lost.
         undo_if_unknown: Run ``undo`` also if it is not known whether the commit happened: the caller cannot
@@ -42,7 +43,7 @@ class Effects:
     claimable: dict[int, tuple[int, int]] = field(default_factory=dict)
     reopened: set[int] = field(default_factory=set)
     final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    tally: Counter[tuple[int, int, str, int]] = field(default_factory=Counter)
+    tally: Counter[Key] = field(default_factory=Counter)
     undo: Callable[[Transaction], object] | None = None
     undo_if_unknown: bool = False
     waits_for: dict[Topic, float] = field(default_factory=dict)

@@ -124,6 +124,14 @@ CREATE INDEX runs_by_time ON runs (namespace, created_at, id);
 CREATE INDEX runs_by_template ON runs (template);
 CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
 
+-- When a run had ended and waited to be retried: that is not part of its duration.
+CREATE TABLE idle_times (
+    run INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    PRIMARY KEY (run, since)
+) WITHOUT ROWID;
+
 -- Deleted runs whose rows in other tables are still to be deleted.
 CREATE TABLE discarded (run INTEGER PRIMARY KEY);
 
@@ -168,7 +176,8 @@ CREATE TABLE states (
     begun INTEGER NOT NULL DEFAULT 0,    -- its holder reported that it runs, or never does so
     suspect INTEGER NOT NULL DEFAULT 0,  -- a runtime was lost that held it
     size INTEGER NOT NULL DEFAULT 0,     -- of the inputs, in bytes
-    trace TEXT                           -- W3C trace contexts (rules.lineage), if runtimes trace
+    trace TEXT,                          -- W3C trace contexts (rules.lineage), if runtimes trace
+    failed_since INTEGER                 -- when the first of the attempts that it replaces failed
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
@@ -200,6 +209,7 @@ CREATE TABLE counts (
     next_created_error INTEGER NOT NULL DEFAULT 0,
     retry_created INTEGER NOT NULL DEFAULT 0,
     pruned INTEGER NOT NULL DEFAULT 0,
+    further INTEGER NOT NULL DEFAULT 0,  -- of the successes, those that are further outputs of another state
     PRIMARY KEY (run, place)
 ) WITHOUT ROWID;
 
@@ -358,9 +368,18 @@ CREATE INDEX trends_by_graph ON trends (graph, width, slot);
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 """,
     # One table for all schedules in place of two; what ended is counted in trends only; united nodes that run
-    # again. Managers of version 2 run them again, too, but do not know which state the new one replaces.
+    # again; idle times of runs; since when a state fails; further outputs, counted. Managers of version 2 run
+    # united nodes again, too, but do not know which state the new one replaces.
     2: """
 ALTER TABLE unite_counters ADD COLUMN replaced INTEGER;
+CREATE TABLE idle_times (
+    run INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    PRIMARY KEY (run, since)
+) WITHOUT ROWID;
+ALTER TABLE states ADD COLUMN failed_since INTEGER;
+ALTER TABLE counts ADD COLUMN further INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE cron_triggers (
     graph INTEGER NOT NULL,
     expression TEXT NOT NULL,

@@ -21,8 +21,8 @@ MINUTE_MS = 60_000
 WIDTHS = {1: 2 * 60, 15: 25 * 60, 120: 8 * 24 * 60}
 """The widths of slots in ``trends``, in minutes, each with the minutes for which such slots are kept."""
 
-Key = tuple[int, int, str, int]
-"""Graph, node id, status and bucket of a state that ended, or, with ``RUN`` for the node, of a run."""
+Key = tuple[int, int, str, int, int]
+"""Graph, node id, status, bucket and minute of a state that ended; of a run with ``RUN`` for the node."""
 RUN = 0
 """Instead of a node id, which is never 0."""
 
@@ -33,6 +33,11 @@ def bucket_of(ms: int) -> int:
         return max(0, ms)
     exponent = ms.bit_length() - 3
     return 4 * exponent + (ms >> exponent)
+
+
+def minute_of(ms: int) -> int:
+    """Return the minute of a time, both of Unix."""
+    return ms // MINUTE_MS
 
 
 def middle_ms(bucket: int) -> float:
@@ -56,10 +61,12 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
 
 
 def write(connection: Connection | Transaction, counted: Counter[Key], now_ms: int) -> None:
-    """Add counts to the present slots, and delete the slots of the same nodes that are too old."""
-    if not counted:
-        return
-    minute = now_ms // MINUTE_MS
+    """Add counts to the slots of their minutes, and delete those of the same nodes that are too old.
+
+    A count may be negative: a run that is retried no longer counts as ended, where it did. Another state
+    manager may not have written that yet, so the sum may be negative for a while.
+    """
+    minute = minute_of(now_ms)
     connection.executemany(
         # Nothing for a graph that was deleted meanwhile: SQLite gives its number to another one.
         "INSERT INTO trends SELECT ?, ?, ?, id, ?, ?, ? FROM graphs WHERE id = ?"
@@ -67,16 +74,17 @@ def write(connection: Connection | Transaction, counted: Counter[Key], now_ms: i
         " DO UPDATE SET count = trends.count + excluded.count",
         # Sorted, so that all state managers lock rows in the same order.
         sorted(
-            (node_id, width, minute // width, status, bucket, count, graph)
-            for (graph, node_id, status, bucket), count in counted.items()
+            (node_id, width, ended // width, status, bucket, count, graph)
+            for (graph, node_id, status, bucket, ended), count in counted.items()
             for width in WIDTHS
+            if count
         ),
     )
     connection.executemany(
         "DELETE FROM trends WHERE node_id = ? AND width = ? AND slot < ?",
         [
             (node_id, width, (minute - kept) // width)
-            for node_id in sorted({node_id for _, node_id, _, _ in counted})
+            for node_id in sorted({node_id for _, node_id, *_ in counted})
             for width, kept in WIDTHS.items()
         ],
     )
@@ -119,7 +127,7 @@ def in_slots(
         graphs: Only states or runs of these graphs.
         runs: Count runs instead of states.
     """
-    first = view.now_ms // MINUTE_MS // width - slots + 1
+    first = minute_of(view.now_ms) // width - slots + 1
     conditions, parameters = ["width = ?", "slot >= ?", "slot < ?"], [width, first, first + slots]
     if runs:
         conditions.append(f"node_id = {RUN}")
@@ -133,7 +141,7 @@ def in_slots(
     counts: Slots = {slot: (Counter(), Counter()) for slot in range(first, first + slots)}
     for row in view.execute(
         "SELECT slot, status, bucket, CAST(sum(count) AS BIGINT) AS count FROM trends"
-        f" WHERE {' AND '.join(conditions)} GROUP BY slot, status, bucket",
+        f" WHERE {' AND '.join(conditions)} GROUP BY slot, status, bucket HAVING sum(count) > 0",
         tuple(parameters),
     ):
         statuses, buckets = counts[row["slot"]]

@@ -15,6 +15,7 @@ import trio
 
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, Topic, WithEffects
 from exotrio.manager.store.port import NotCommitted
+from exotrio.manager.store.tallies import Key
 from exotrio.manager.store.transaction import Transaction
 
 MAX_TIMES, MIN_TIMES = 100, 10
@@ -70,7 +71,7 @@ class Commit:
     error: NotCommitted | None = None
     changes: int = 0
     final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    tally: Counter[tuple[int, int, str, int]] = field(default_factory=Counter)
+    tally: Counter[Key] = field(default_factory=Counter)
 
     def add(self, effects: Effects) -> None:
         """Add the effects of one of its use cases."""

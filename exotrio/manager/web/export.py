@@ -22,7 +22,7 @@ from exotrio.manager.queries.run_detail import (
     read_states,
     spans_of,
 )
-from exotrio.manager.queries.runs import counts_of, read_run, unreached_in
+from exotrio.manager.queries.runs import counts_of, further_of, read_run, unreached_in
 from exotrio.manager.queries.state_detail import logs_of
 from exotrio.manager.queries.states import MAX_SEARCHED, spent, was_cancelled
 from exotrio.manager.rules.template import Place
@@ -34,7 +34,7 @@ from exotrio.manager.web.format import CANCELLED, CLASSES, classed, line_of, sho
 from exotrio.manager.web.page import Data, render, style
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
-from exotrio.manager.web.svg.timeline import draw_timeline
+from exotrio.manager.web.svg.timeline import Lane, draw_timeline
 from exotrio.manager.web.texts import ShownTexts
 
 MAX_EVENTS = 200
@@ -62,14 +62,18 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
 
     faults = faults_of(view, run, template.places, texts, href)
     spans = spans_of(view, run)
-    unreached = unreached_in(view, run, by_place)
+    unreached, further = unreached_in(view, run, by_place), further_of(view, run)
     boxes = boxes_of(
         template,
         counts=counts,
+        further=further,
         href=lambda place: f"#n{place.index}" if totals[place.index] else None,
         unreached=unreached,
     )
-    lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
+    lanes = [
+        Lane(place.identifier, total, further.get(place.index, 0))
+        for place, total in zip(template.places, totals, strict=True)
+    ]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
     events = [{**event, "worker": texts.begin(event["worker"] or "")} for event in events]
     summary = read_run(run)
@@ -96,6 +100,7 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
             "picture": draw_timeline(lanes, spans, lambda state_id: f"#s{state_id}"),
             "each": spans.each,
             "many": len(spans.spans) > MAX_BARS,
+            "has_breaks": bool(spans.breaks),
         },
         faults=faults,
         linked=False,

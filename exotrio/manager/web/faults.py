@@ -36,7 +36,7 @@ class Fault:
 
     Attributes:
         first: Number of the first of them; ``message`` and ``trace`` are of that one.
-        since: When the first one failed, in Unix ms; ``until`` when the last one did.
+        since: When the first attempt at one of them failed, in Unix ms; ``until`` when the last one did.
         states: Some of them: id, and the link to it, if there is one.
     """
 
@@ -64,9 +64,9 @@ def faults_of(
 ) -> Data:
     """Return the ways in which states of a run failed, the most frequent first.
 
-    ``first`` is the state that failed first: its identifier, its id, its link and when that was; ``last_at``
-    is when the last one did; both are None if none did. ``compared`` counts the failed states that were
-    compared; with ``is_part`` there may be more.
+    ``first`` is the state that failed first, with its first attempt: its identifier, its id, its link and
+    when that was; ``last_at`` is when the last one did; both are None if none did. ``compared`` counts the
+    failed states that were compared; with ``is_part`` there may be more.
 
     Args:
         href: Returns the link to a state, by its id.
@@ -82,20 +82,22 @@ def faults_of(
         compared += 1
         error = row["error"] or ""
         at: int = row["finished_at"]
-        earliest = min(earliest or (at, row["seq"], row["place"]), (at, row["seq"], row["place"]))
+        since: int = row["failed_since"] or at
+        began = since, row["seq"], row["place"]
+        earliest = min(earliest or began, began)
         # A hash, since each state may have failed in a different way, and most ways are not shown.
         way = (row["place"], last[0][1] if error == last[1] else hash(signature(error)))
         fault = by_way.get(way)
         if fault is None:
             message = message_of(error, MAX_COMPARED, texts)
-            fault = by_way[way] = Fault(places[row["place"]].identifier, row["seq"], message, at, at)
+            fault = by_way[way] = Fault(places[row["place"]].identifier, row["seq"], message, since, at)
         elif len(fault.others) < MAX_MESSAGES and (way, error) != last:
             other = message_of(error, MAX_COMPARED, texts)
             if other != fault.message and other not in fault.others:
                 fault.others.append(other)
         last = way, error
         fault.count += 1
-        fault.since, fault.until = min(fault.since, at), max(fault.until, at)
+        fault.since, fault.until = min(fault.since, since), max(fault.until, at)
         if len(fault.states) < MAX_NAMED:
             state_id = view.state_id(row["seq"])
             fault.states.append((state_id, href(state_id)))

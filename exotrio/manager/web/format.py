@@ -62,10 +62,11 @@ def run_word(run: RunSummary) -> str:
     return "running" if run.status is RunStatus.PENDING else run.status.value.lower()
 
 
-def took(run: RunSummary, now_ms: int) -> int:
+def took(run: RunSummary, now_ms: int) -> float:
     """Return how many ms a run took, or has taken so far."""
-    assert run.created_at is not None, "only a v0 server leaves it out"
-    return (moment_ms(run.finished_at) if run.finished_at else now_ms) - moment_ms(run.created_at)
+    seconds = run.duration_until(from_unix_ms(now_ms))
+    assert seconds is not None, "only a v0 server leaves out when it began"
+    return seconds * 1000
 
 
 def ago(then: int | datetime | None, now_ms: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from exotrio.manager.engine.states import SUCCESS
 from exotrio.manager.queries.run_detail import first_state, last_successes, read_states, store_of
+from exotrio.manager.queries.runs import missing_in
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -41,8 +42,8 @@ def results_of(
 ) -> Data:
     """Return the outputs of the last successes of each node without a next node.
 
-    ``more`` counts the other successes of a node; ``left_out`` further nodes. ``href`` returns the link to a
-    state, by its id.
+    ``more`` counts the other successes of a node; ``left_out`` further nodes; ``missing`` says what failed,
+    so that the result is partial. ``href`` returns the link to a state, by its id.
     """
     ended = [
         place
@@ -61,4 +62,8 @@ def results_of(
         ]
         more = counts[place.index][SUCCESS] - len(states)
         leaves.append({"identifier": place.identifier, "states": states, "more": more})
-    return {"leaves": leaves, "left_out": len(ended) - len(leaves)}
+    return {
+        "leaves": leaves,
+        "left_out": len(ended) - len(leaves),
+        "missing": missing_in(view, run, counts),
+    }

@@ -511,14 +511,17 @@ async def test_what_is_written_grows_with_what_a_page_may_show_and_with_little_e
 async def test_states_that_ended_are_counted_by_node_and_minute_at_the_latest_when_the_store_ends(
     db: str, engine: str
 ) -> None:
+    minute = 30_000_000
+
     def end(tx: Transaction) -> WithEffects[None]:
-        return WithEffects(None, Effects(tally=Counter({(1, 7, "SUCCESS", 3): 2, (1, 7, "ERRORED", 0): 1})))
+        tally = Counter({(1, 7, "SUCCESS", 3, minute): 2, (1, 7, "ERRORED", 0, minute): 1})
+        return WithEffects(None, Effects(tally=tally))
 
     def totals(view: View) -> dict[tuple[int, str, int], int]:
         sql = "SELECT node_id, status, bucket, count FROM trends WHERE width = 1"
         return {(row[0], row[1], row[2]): row["count"] for row in view.execute(sql)}
 
-    async with open_store(db, clock=lambda: 1_800_000_000_000) as store:
+    async with open_store(db, clock=lambda: minute * 60_000) as store:
         await store.write(put_graph)
         async with trio.open_nursery() as nursery:
             for _ in range(10):

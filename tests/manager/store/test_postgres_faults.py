@@ -176,7 +176,8 @@ async def test_counts_whose_commit_is_unknown_are_not_written_again(
     monkeypatch.setattr(base, "TALLY_INTERVAL_MS", 0)
 
     def end(tx: Transaction, times: int) -> WithEffects[None]:
-        return WithEffects(None, Effects(tally=Counter({(1, 7, "SUCCESS", 3): times})))
+        minute = tallies.minute_of(tx.now_ms)
+        return WithEffects(None, Effects(tally=Counter({(1, 7, "SUCCESS", 3, minute): times})))
 
     def write(*args: object) -> None:
         tallies_write(*args)  # type: ignore[arg-type]

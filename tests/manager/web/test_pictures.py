@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
@@ -18,7 +19,7 @@ from exotrio.manager.web.svg.bars import bar, split
 from exotrio.manager.web.svg.elements import element
 from exotrio.manager.web.svg.graph import Box, draw_graph
 from exotrio.manager.web.svg.graph_layout import lay_out
-from exotrio.manager.web.svg.timeline import draw_timeline, nice_step
+from exotrio.manager.web.svg.timeline import Lane, draw_timeline, nice_step
 from exotrio.manager.web.svg.trends import draw_counts, draw_times
 
 HOSTILE = "</text><script>alert(1)</script>\"'&"
@@ -119,6 +120,9 @@ def test_a_box_shows_the_most_urgent_counts() -> None:
     assert shown(success=9, pruned=1) == ["1 pruned · 9 success"]
     assert shown(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running"]
     assert shown(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
+    ran_once = draw_graph([Box(name="a", node="A", counts={"success": 6}, further=5)], title="t")
+    assert 'y="68">1 success · 6 outputs<' in ran_once
+    assert 'class="count" x="172" y="22" text-anchor="end">1<' in ran_once
     stuck = draw_graph(
         [Box(name="a", node="A", counts={"waiting": 2}, note="no runtime offers this")], title="t"
     )
@@ -163,8 +167,12 @@ def span(index: int, **fields: int | str | None) -> Span:
     return Span(**values)  # type: ignore[arg-type]
 
 
-def timeline(lanes: list[tuple[str, int]], spans: list[Span], *, until: int, each: int = 1) -> str:
-    return draw_timeline(lanes, Spans(spans, each, until), lambda state_id: f"/s/{state_id}")
+def timeline(
+    lanes: Sequence[tuple[str, int] | tuple[str, int, int]], spans: list[Span], *, until: int, each: int = 1
+) -> str:
+    return draw_timeline(
+        [Lane(*lane) for lane in lanes], Spans(spans, each, until), lambda state_id: f"/s/{state_id}"
+    )
 
 
 def test_waiting_and_running_are_drawn_differently() -> None:
@@ -211,7 +219,22 @@ def test_a_lane_that_is_complete_in_a_sample_shows_bars() -> None:
     sampled = [span(index, place=1) for index in range(600)]
     drawn = timeline([("begin", 1), ("work", 1_200)], [span(0), *sampled], until=700, each=2)
     assert "begin: success, waited 2 ms, ran 3 ms" in drawn
-    assert "at most" in drawn
+    assert "waited at once" in drawn
+
+
+def test_breaks_of_the_axis_say_what_is_left_out_unless_their_texts_would_overlap() -> None:
+    breaks = [(10, 60_000), (20, 120_000), (90, 3_600_000)]
+    drawn = draw_timeline([Lane("a", 1)], Spans([span(0)], 1, 100, breaks), lambda state_id: "")
+    assert re.findall(r'class="break" x1="([^"]*)"', drawn) == ["10.00%", "20.00%", "90.00%"]
+    assert re.findall(r">([^<]*left out)<", drawn) == ["1 min left out", "1 h left out"]
+    assert "2 min left out: the run had ended, and was then retried" in drawn
+
+
+def test_a_lane_of_a_node_that_ran_once_says_how_many_outputs_it_has() -> None:
+    assert re.findall(r"> ([^<]*)</tspan>", timeline([("a", 6, 5), ("b", 6)], [span(0)], until=10)) == [
+        "1 with 6 outputs",
+        "6",
+    ]
 
 
 def test_bars_do_not_leave_the_picture() -> None:
@@ -238,11 +261,12 @@ def test_ticks_come_at_round_times(at_least: float, step: int) -> None:
 def test_the_chart_of_an_hour_shows_single_failures() -> None:
     minutes = {"first_ms": 1_700_000_040_000, "width_ms": 60_000}
     drawn = draw_counts([0] * 57 + [9_999, 10, 4], [0] * 57 + [1, 5, 0], **minutes)
-    assert drawn.count("s-success") == 3
+    assert drawn.count("s-success") == 3, "those that did not fail"
+    assert "peak: 9,998 a minute" in drawn
     down = [float(high) for high in re.findall(r's-errored"[^>]* height="([\d.]+)"', drawn)]
     assert len(down) == 2
     assert min(down) >= 3
-    assert "at most 5 failed a minute" in drawn
+    assert "peak: 5 failed a minute" in drawn
     assert "9,999 ended, 1 of them failed" in drawn
     quiet = draw_counts([0] * 60, [0] * 60, **minutes)
     assert "no states ended" in quiet

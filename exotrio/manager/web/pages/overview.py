@@ -11,6 +11,7 @@ from exotrio.manager.queries.load import (
     backlog,
     count_held,
     failing,
+    fails_since,
     failures,
     graphs_of,
     nodes_of,
@@ -67,18 +68,18 @@ def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
     """Return first the nodes with failed states (as ``current`` counts them), most failures first; then those
     whose failed attempts were all retried."""
     rows = []
-    unretried = failing(view, nodes, view.now_ms - DAY_MS)
+    since = view.now_ms - DAY_MS
+    unretried = failing(view, nodes, since)
     for node_id, name in nodes.items():
         statuses, _ = tallies.of_node(view, node_id, HOUR)
-        attempts, state = failures(statuses), unretried.get(node_id)
-        if attempts or state is not None:
-            last = next(iter(last_failures(view, node_id, 1)), None) if state is not None else None
+        attempts, failed = failures(statuses), unretried.get(node_id, 0)
+        if attempts or failed:
             rows.append(
                 {
                     "name": name,
-                    "failed": 0 if state is None else state["failed"],
-                    "first": None if state is None else state["first"],
-                    "last": last,
+                    "failed": failed,
+                    "first": fails_since(view, node_id, since) if failed else None,
+                    "last": next(iter(last_failures(view, node_id, 1)), None) if failed else None,
                     "attempts": attempts,
                     "ended": statuses.total(),
                 }

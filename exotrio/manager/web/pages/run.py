@@ -10,7 +10,14 @@ from exotrio.manager.engine.states import CREATED, STATUSES, SUCCESS
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SPANS, events_of, spans_of
-from exotrio.manager.queries.runs import counts_of, paused_places, read_run, run_size, unreached_in
+from exotrio.manager.queries.runs import (
+    counts_of,
+    further_of,
+    paused_places,
+    read_run,
+    run_size,
+    unreached_in,
+)
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
@@ -21,7 +28,7 @@ from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, clas
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, link
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
-from exotrio.manager.web.svg.timeline import draw_timeline
+from exotrio.manager.web.svg.timeline import Lane, draw_timeline
 from exotrio.manager.web.texts import ShownTexts
 
 MAX_COMPARED = 2_000
@@ -95,7 +102,13 @@ class _Run:
         ]
         shown = [classed(self.counts.get(place.index, {}), cancelled=self.cancelled) for place in places]
         boxes = boxes_of(
-            self.template, counts=shown, href=href, note=note, unreached=unreached, chosen=self.node
+            self.template,
+            counts=shown,
+            further=further_of(self.view, run),
+            href=href,
+            note=note,
+            unreached=unreached,
+            chosen=self.node,
         )
         return {
             "picture": draw_graph(boxes, title=f"Graph {run['graph_name']}"),
@@ -104,13 +117,18 @@ class _Run:
         }
 
     def timeline(self) -> Data:
-        spans = spans_of(self.view, self.run)
-        lanes = [
-            (place.identifier, sum(self.counts.get(place.index, {}).values()))
-            for place in self.template.places
-        ]
+        spans, further = spans_of(self.view, self.run), further_of(self.view, self.run)
+        lanes = []
+        for place in self.template.places:
+            states = sum(self.counts.get(place.index, {}).values())
+            lanes.append(Lane(place.identifier, states, further.get(place.index, 0)))
         picture = draw_timeline(lanes, spans, self.to_state)
-        return {"picture": picture, "each": spans.each, "many": len(spans.spans) > MAX_BARS}
+        return {
+            "picture": picture,
+            "each": spans.each,
+            "many": len(spans.spans) > MAX_BARS,
+            "has_breaks": bool(spans.breaks),
+        }
 
     def states(self) -> Data:
         view, request, run, counts = self.view, self.request, self.run, self.counts
@@ -217,7 +235,7 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
     return {
         "summary": (state, moment),
         "faults": (failed, run["cancelled_at"], view.now_ms // 30_000 if run["pending"] else None),
-        "result": ([each.get(SUCCESS) for each in state[0].values()], run["finished_at"]),
+        "result": ([each.get(SUCCESS) for each in state[0].values()], failed, run["finished_at"]),
         "graph": (
             state,
             _not_offered(view, request, view.template(run["template"])) if run["pending"] else None,

@@ -33,6 +33,7 @@ class Box:
         followers: Identifiers of its next nodes.
         unites: Identifier of the node that it unites, if any.
         counts: Class of statuses to number of states, in the order of the bar; None for no bar.
+        further: How many of the successes are further outputs of other states.
         chosen: Whether its states are listed now.
         note: Shown in place of the counts, such as a problem.
         reason: Why it has no states.
@@ -43,6 +44,7 @@ class Box:
     followers: Sequence[str] = ()
     unites: str | None = None
     counts: Mapping[str, int] | None = None
+    further: int = 0
     href: str | None = None
     chosen: bool = False
     note: str | None = None
@@ -55,10 +57,12 @@ def boxes_of(
     href: Callable[[Place], str | None],
     note: Callable[[Place], str | None] = lambda place: None,
     counts: Sequence[Mapping[str, int]] | None = None,
+    further: Mapping[int, int] = MappingProxyType({}),
     unreached: Mapping[int, Unreached] = MappingProxyType({}),
     chosen: str = "",
 ) -> list[Box]:
-    """Return the boxes of a graph. ``counts`` are by place and class; ``chosen`` is an identifier."""
+    """Return the boxes of a graph. ``counts`` are by place and class, ``further`` by place; ``chosen`` is an
+    identifier."""
     return [
         Box(
             name=place.identifier,
@@ -66,6 +70,7 @@ def boxes_of(
             followers=declared.next_nodes or (),
             unites=declared.unites.identifier if declared.unites else None,
             counts=None if counts is None else counts[place.index],
+            further=further.get(place.index, 0),
             note=note(place),
             reason=unreached[place.index].text if place.index in unreached else None,
             href=href(place),
@@ -138,9 +143,13 @@ def _path(
 
 
 def _draw(box: Box, x: float, y: float, high: int) -> Markup:
-    counts = box.counts or {}
+    counts = dict(box.counts or {})
+    outputs = None
+    if box.further:
+        outputs = f"{counts['success']:,} outputs"
+        counts["success"] -= box.further
     total = sum(counts.values())
-    facts = [None if box.counts is None else summary(counts), box.note, box.reason]
+    facts = [None if box.counts is None else summary(counts), outputs, box.note, box.reason]
     about = "; ".join(fact for fact in facts if fact) or box.node
     second = box.note if box.note and box.counts is None else None
     parts = [
@@ -152,7 +161,7 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     if box.counts is not None:
         track = element("rect", class_="track", width="100%", height=HEIGHT)
         parts.append(element("svg", track, pieces(counts), x=12, y=47, width=WIDTH - 24, height=HEIGHT))
-        parts.append(_line(box.note, "bad", 68) if box.note else _urgent_counts(counts))
+        parts.append(_line(box.note, "bad", 68) if box.note else _urgent_counts(counts, outputs))
     if total:
         parts.append(element("text", f"{total:,}", class_="count", x=WIDTH - 12, y=22, text_anchor="end"))
     if box.unites:
@@ -174,9 +183,10 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     return element("g", drawn, class_=" ".join(classes), transform=f"translate({x:g} {y:g})")
 
 
-def _urgent_counts(counts: Mapping[str, int]) -> Markup:
-    """Return the line below the bar: the most urgent counts that fit."""
+def _urgent_counts(counts: Mapping[str, int], outputs: str | None) -> Markup:
+    """Return the line below the bar: the most urgent counts that fit, then how many outputs there are."""
     facts = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
+    facts += [outputs] if outputs else []
     two = " · ".join(facts[:2])
     text = (two if len(two) <= MAX_NAME + 2 else facts[0]) or "not reached"
     return _line(text, "standing c-errored" if counts.get("errored") else "standing", 68)

@@ -3,12 +3,15 @@
 In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, thick while it runs. In a larger one
 a lane shows how many waited and ran at a time. Times are shares of the width, so that the picture is as
 wide as its page and its text stays legible.
+
+Where a run had ended and waited to be retried, that time is left out: a line breaks the axis.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -29,13 +32,22 @@ LABEL = 18
 ROW = 9
 AREA = 44
 TICKS = 6
+FOOT = 16
+"""Height of the line that says how long the breaks are."""
+LABEL_SHARE = 0.3
+"""Part of the width between the labels of two breaks, so that they do not overlap."""
 
 
-def draw_timeline(lanes: Sequence[tuple[str, int]], spans: Spans, href: Callable[[str], str]) -> Markup:
-    """Return the picture of a run; ``href`` returns the link of a state, by its id.
+class Lane(NamedTuple):
+    """A node of the graph; ``further`` of its ``states`` are further outputs of others."""
 
-    The lanes are the nodes of the graph, from the top: identifier, and number of states.
-    """
+    name: str
+    states: int
+    further: int = 0
+
+
+def draw_timeline(lanes: Sequence[Lane], spans: Spans, href: Callable[[str], str]) -> Markup:
+    """Return the picture of a run, with its lanes from the top; ``href`` returns the link of a state."""
     until, each = max(spans.until, 1), spans.each
     by_lane: list[list[Span]] = [[] for _ in lanes]
     for span in spans.spans:
@@ -43,21 +55,24 @@ def draw_timeline(lanes: Sequence[tuple[str, int]], spans: Spans, href: Callable
     few = each == 1 and len(spans.spans) <= MAX_BARS
     parts: list[Markup] = []
     y = HEAD
-    for (name, count), members in zip(lanes, by_lane, strict=True):
+    for lane, members in zip(lanes, by_lane, strict=True):
         # States that neither waited nor ran, such as most of a fan-out, are not bars. A few others among
         # thousands are.
         lasting = [span for span in members if span.runs is not None or span.ends != span.waits]
         as_bars = few or (
-            len(lasting) <= MAX_IN_LANE and (len(members) == count or 10 * len(lasting) < len(members))
+            len(lasting) <= MAX_IN_LANE and (len(members) == lane.states or 10 * len(lasting) < len(members))
         )
-        drawn, height = _bars(name, lasting, until, href) if as_bars else _areas(members, until, each)
-        parts.append(_lane(name, count, drawn, y, height))
+        drawn, height = _bars(lane.name, lasting, until, href) if as_bars else _areas(members, until, each)
+        parts.append(_lane(lane, drawn, y, height))
         y += LABEL + height + 8
+    breaks = _breaks(spans.breaks, until, y)
+    y += FOOT if breaks else 0
     return element(
         "svg",
         element("title", f"Timeline over {format_duration(until / 1000)}"),
         join(_axis(until, y)),
         join(parts),
+        join(breaks),
         class_="timeline",
         width="100%",
         height=y,
@@ -82,6 +97,25 @@ def _axis(until: int, height: int) -> list[Markup]:
     return parts
 
 
+def _breaks(breaks: Sequence[tuple[int, int]], until: int, height: int) -> list[Markup]:
+    """Return a line for each break, and below it for how long the run was idle."""
+    parts = []
+    labelled = -LABEL_SHARE
+    for at, idle in breaks:
+        x = min(at / until, 1.0)
+        text = f"{format_duration(idle / 1000)} left out"
+        title = element("title", f"{text}: the run had ended, and was then retried")
+        line = element("line", class_="break", x1=share(x), x2=share(x), y1=HEAD - 6, y2=height + 4)
+        parts.append(element("g", title, line))
+        if x - labelled >= LABEL_SHARE:
+            labelled = x
+            anchor, dx = ("end", -3) if x > 1 - LABEL_SHARE else ("start", 3)
+            parts.append(
+                element("text", text, class_="tick", x=share(x), y=height + 12, dx=dx, text_anchor=anchor)
+            )
+    return parts
+
+
 def nice_step(at_least: float) -> int:
     """Return the next round duration in milliseconds."""
     seconds = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
@@ -92,13 +126,16 @@ def nice_step(at_least: float) -> int:
     return math.ceil(at_least / 86_400_000) * 86_400_000
 
 
-def _lane(name: str, count: int, drawn: Markup, y: int, height: int) -> Markup:
+def _lane(lane: Lane, drawn: Markup, y: int, height: int) -> Markup:
+    count = f" {lane.states - lane.further:,}" if lane.states else ""
+    if lane.further:
+        count += f" with {lane.states:,} outputs"
     return element(
         "g",
         element(
             "text",
-            element("tspan", fit(name, MAX_NAME), class_="name"),
-            element("tspan", f" {count:,}", class_="tick") if count else "",
+            element("tspan", fit(lane.name, MAX_NAME), class_="name"),
+            element("tspan", count, class_="tick") if count else "",
             x=0,
             y=12,
         ),
@@ -171,7 +208,7 @@ def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
         waiting[index] = max(0.0, level)
     max_waiting, max_running = max([1.0, *waiting]), max([0.01, *running])
     half = AREA // 2
-    parts = [element("title", f"at most {round(max_waiting * each):,} waited at a time")]
+    parts = [element("title", f"peak: {round(max_waiting * each):,} waited at once")]
     for index in range(SLICES):
         x, width = index / SLICES, 1.04 / SLICES
         if waiting[index]:

@@ -21,25 +21,26 @@ LABEL_ROOM = 0.92
 
 
 def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, width_ms: int) -> Markup:
-    """Return two bars for each slot: upwards the states that ended, and downwards how many of them failed.
+    """Return two bars for each slot: upwards the states that did not fail, downwards those that did.
 
     Both have separate scales, so that one failure among thousands can be seen.
 
     The first slot began at ``first_ms`` of Unix time, and each lasts ``width_ms``.
     """
-    highest, worst = max([1, *ended]), max([0, *failed])
+    good = [total - bad for total, bad in zip(ended, failed, strict=True)]
+    highest, worst = max([1, *good]), max([0, *failed])
     axis = HEAD + UP
     slot = "a minute" if width_ms == MINUTE_MS else f"in {format_duration(width_ms / 1000)}"
-    scale = f"at most {highest:,} {slot}" if any(ended) else "no states ended"
+    scale = f"peak: {highest:,} {slot}" if any(good) else "" if any(ended) else "no states ended"
     parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
     if worst:
-        text = f"at most {worst:,} failed {slot}"
+        text = f"peak: {worst:,} failed {slot}"
         parts.append(element("text", text, class_="tick bad", x="100%", y=10, text_anchor="end"))
     for index, (total, bad) in enumerate(zip(ended, failed, strict=True)):
         if not total:
             continue
         at = first_ms + index * width_ms
-        up = max(2.0, UP * total / highest)
+        up = max(2.0, UP * good[index] / highest) if good[index] else 0.0
         drawn = [
             element("title", f"{_when(at, width_ms)} UTC: {total:,} ended, {bad:,} of them failed"),
             # The title shows wherever the pointer is within the slot.
@@ -68,7 +69,7 @@ def draw_times(
     def height(ms: float) -> float:
         return max(2.0, UP * log(max(1.0, ms) / low) / log(max(high / low, 2.0)))
 
-    scale = f"up to {format_duration(high / 1000)}" if known else "nothing ended"
+    scale = f"slowest: {format_duration(high / 1000)}" if known else "nothing ended"
     parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
     for index, (median, slow) in enumerate(zip(medians, slowest, strict=True)):
         if median is None or slow is None:

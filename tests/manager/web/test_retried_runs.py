@@ -1,0 +1,142 @@
+"""A run that failed, waited to be retried, and went on: its duration, its first failure, how it counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from exotrio._wire.native import Run
+from exotrio.manager.queries.run_detail import spans_of
+from exotrio.manager.store.view import View
+from tests.contract.flow import Flow
+from tests.support.helpers import NO_RETRY, SettableClock, ok, place
+from tests.support.manager import tallied
+from tests.support.web import Site, open_site, text_of
+
+HOUR = 3_600_000
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+async def site(clock: SettableClock) -> AsyncIterator[Site]:
+    async with open_site(clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def flow(site: Site, clock: SettableClock) -> Flow:
+    """A run that failed after 5 s, was retried an hour later, and failed again after 4 s."""
+    flow = await Flow.deploy(
+        site.api, place("first", "second"), place("second"), graph="orders", retry_policy=NO_RETRY
+    )
+    await flow.trigger()
+    clock.advance(3_000)
+    await flow.run("first")
+    clock.advance(2_000)
+    await flow.fail("second", times=1, error="it broke")
+    await tallied(site.service, clock)
+    clock.advance(HOUR - 1_000)
+    ok(await site.api.retry_run(flow.run_id))
+    clock.advance(4_000)
+    await flow.fail("second", times=1, error="it broke")
+    await tallied(site.service, clock)
+    return flow
+
+
+async def test_the_time_until_the_retry_is_no_part_of_its_duration(
+    site: Site, clock: SettableClock, flow: Flow
+) -> None:
+    clock.advance(60_000)
+    shown = ok(await site.api.native("GET", f"run/{flow.run_id}"))
+    (listed,) = ok(await site.api.native("GET", "runs"))["runs"]
+    for body in (shown, listed):
+        assert (body["idle_ms"], body["duration_ms"]) == (HOUR, 9_000)
+    assert Run.model_validate(shown).duration == 9
+    for path in (f"runs/{flow.run_id}", f"runs/{flow.run_id}/export", "runs", ""):
+        page = (await site.browser.get(f"/ns/shop/{path}".rstrip("/"))).text
+        assert re.search(r"took 9\.0 s|<td data-label=\"Took\" class=\"num\">9\.0 s<", page), path
+    ok(await site.api.retry_run(flow.run_id))
+    clock.advance(2_500)
+    shown = ok(await site.api.native("GET", f"run/{flow.run_id}"))
+    assert (shown["idle_ms"], shown["duration_ms"]) == (HOUR + 61_000, None)
+    assert "running for 11.5 s" in await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
+
+
+async def test_its_first_failure_is_the_one_before_the_retry(
+    site: Site, clock: SettableClock, flow: Flow
+) -> None:
+    clock.advance(60_000)
+    faults = text_of(await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "faults"))
+    assert re.findall(r">([^<>]* ago)<", faults) == ["1 h ago", "1 min ago", "1 h ago", "1 min ago"]
+    fails = await site.browser.fragments("/ns/shop", "failing")
+    assert re.findall(r'data-label="(Since|Last)"><time[^>]*>([^<]*)<', fails) == [
+        ("Since", "1 h ago"),
+        ("Last", "1 min ago"),
+    ]
+
+
+async def test_its_first_failure_is_that_of_the_first_attempt_also_after_automatic_retries(
+    site: Site, clock: SettableClock
+) -> None:
+    flow = await Flow.start(site.api, place("flaky"), graph="flaky")
+    for _ in range(3):
+        await flow.fail("flaky", times=1)
+        clock.advance(600_000)
+    faults = text_of(await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "faults"))
+    assert "30 min ago" in faults
+
+
+async def test_a_run_that_is_retried_counts_once_as_it_ended_last(
+    site: Site, clock: SettableClock, flow: Flow
+) -> None:
+    async def trend(span: str = "24h") -> str:
+        await tallied(site.service, clock)
+        shown = text_of(await site.browser.fragments(f"/ns/shop?range={span}", "trend"))
+        return " ".join(re.sub(r"<[^>]*>", "", shown[shown.rindex('class="lead"') :]).split())
+
+    assert "1 run ended, 1 failed: median 9" in await trend()
+    await site.api.retry_run(flow.run_id)
+    assert "0 runs ended, 0 failed" in await trend()
+    await flow.run("second")
+    assert "1 run ended, 0 failed" in await trend()
+    assert "1 run ended, 0 failed" in await trend("1h")
+
+
+async def test_a_retry_that_runs_no_state_counts_the_run_as_it_ended_then(
+    site: Site, clock: SettableClock
+) -> None:
+    """What follows the state cannot be created, which is tried again, in vain."""
+    flow = await Flow.start(
+        site.api, place("a", "b"), place("b", inputs={"v": "${{ a.outputs.v }}"}), retry_policy=NO_RETRY
+    )
+    await flow.run("a", {"w": "no v"})
+    await tallied(site.service, clock)
+    reply = await site.api.retry_run(flow.run_id)
+    await tallied(site.service, clock)
+    assert ok(reply)["retried"][0]["status"] == "NEXT_CREATED_ERROR"
+    trend = await site.browser.fragments("/ns/shop", "trend")
+    assert '<strong>1</strong> run ended, <strong class="bad">1</strong> failed' in trend
+
+
+async def test_a_retry_breaks_the_axis_of_the_timeline(site: Site, flow: Flow) -> None:
+    def spans(view: View) -> tuple[list[tuple[int, int | None]], int, list[tuple[int, int]]]:
+        (run,) = view.execute("SELECT * FROM runs").fetchall()
+        shown = spans_of(view, run)
+        return [(span.waits, span.ends) for span in shown.spans], shown.until, list(shown.breaks)
+
+    assert await site.service.store.read(spans) == (
+        [(0, 3_000), (3_000, 5_000), (5_000, 9_000)],
+        9_000,
+        [(5_000, HOUR)],
+    )
+    for path in (f"runs/{flow.run_id}", f"runs/{flow.run_id}/export"):
+        page = (await site.browser.get(f"/ns/shop/{path}")).text
+        assert re.findall(r'class="break" x1="([^"]*)"', page) == ["55.56%"], path
+        assert "1 h left out" in page
+        assert "the run had ended and was then retried: that time is left out" in page
