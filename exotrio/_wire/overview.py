@@ -125,8 +125,9 @@ class OldestState(Body):
 
 
 class Throughput(Body):
-    """Attempts that ended in the last hour, and those of them that failed, retried ones included, by minute:
-    the present one is last. ``first_minute`` is in minutes of Unix time."""
+    """Attempts, or runs, that ended in the last hour, and those of them that failed, by minute: the present
+    one is last. Attempts that were retried are included; a run counts once, by how it ended last.
+    ``first_minute`` is in minutes of Unix time."""
 
     first_minute: int
     ended: list[int]
@@ -167,6 +168,7 @@ class Overview(Body):
         running: States that runtimes hold.
         waiting_is_more: Whether more wait than were counted.
         errored: States that failed within 24 h and were not retried.
+        throughput, run_throughput: Of attempts, and of runs; the second is None from an older server.
         nodes: By name.
         runtimes: The live ones first; ``MAX_RUNTIMES`` of ``runtime_count``.
         v0_runtimes: Kinds of clients that claim through v0, which does not identify them.
@@ -181,6 +183,7 @@ class Overview(Body):
     errored: int
     oldest: OldestState | None
     throughput: Throughput
+    run_throughput: Throughput | None = None
     nodes: list[NodeLoad]
     runtimes: list[RuntimeInfo]
     runtime_count: int

@@ -89,6 +89,20 @@ def test_following_shows_progress_and_the_result_and_returns_an_exit_code(cli: C
     assert cli("runs", "watch", run_id[:8]).out.startswith("SUCCESS: 2 states in ")
 
 
+@only_native
+def test_a_partial_result_says_what_it_lacks_and_a_fan_out_ran_once(cli: Cli) -> None:
+    bad = cli("trigger", "fan", "--follow", "--store", "bad=0", code=1)
+    assert bad.err.endswith("split 1/1 (2 outputs)  work 1/2 (1 failed)\n")
+    assert "\nthis result is partial: 1 of 2 work failed\nwork:\n" in bad.out
+    run_id = bad.out.split()[0]
+    shown = cli("runs", "show", run_id).out
+    assert "\nfan-out: the 2 successes of split are the outputs of 1 execution\n" in shown
+    result, run = cli.json("runs", "watch", run_id, code=1), cli.json("runs", "show", run_id)
+    assert result["missing"] == run["missing"] == ["1 of 2 work failed"]
+    assert result["seconds"] * 1000 == run["duration_ms"] > 0, "the time of the run, not of this command"
+    assert run["nodes"][0]["further"] == 1
+
+
 def test_the_result_of_a_followed_run_is_one_json_document(cli: Cli) -> None:
     end = cli("trigger", "fan", "--follow", "-o", "json", code=0)
     result = json.loads(end.out)
@@ -170,7 +184,7 @@ def test_in_an_empty_namespace_the_existing_ones_are_named(cli: Cli) -> None:
 def test_runs_are_listed_and_found(cli: Cli, place: Place) -> None:
     listed = cli("runs", "ls", "--graph", "fan", "--status", "failed", "--limit", "1000", code=0)
     row = next(line for line in listed.out.splitlines() if line.startswith(place.failed))
-    assert row.split()[1:-1] == ["fan", "FAILED", "3", "1", "0"]
+    assert row.split()[1:6] == ["fan", "FAILED", "3", "1", "0"]
     assert place.succeeded not in listed.out
     runs = cli.json("runs", "ls", "--status", "SUCCESS", "--limit", "1000")
     assert place.succeeded in [run["run_id"] for run in runs["runs"]]
@@ -193,7 +207,10 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
         "counts": {"SUCCESS": 1, "ERRORED": 1},
         "paused_at": None,
         "not_reached": None,
+        "further": 0,
     }
+    assert run["missing"] == ["1 of 2 work failed"]
+    assert "\nits result is partial: 1 of 2 work failed\n" in shown.out
     (failure,) = run["failed"]
     assert failure["identifier"] == "work"
     assert failure["error"].endswith("ValueError: \x1b[31mcannot work on 1")

@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from exotrio import DatabaseError
 from exotrio.manager import Service, create_app, open_service, serve
-from exotrio.manager.api import operations
+from exotrio.manager.api import metrics, operations
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.queries.load import MAX_COUNTED, backlog
 from exotrio.manager.security.access import local
@@ -352,6 +352,7 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
         "exotrio_manager_node_paused": {"namespace", "node"},
         "exotrio_manager_schedule_paused": {"namespace", "graph"},
         "exotrio_manager_states_ended_total": {"namespace", "node", "status"},
+        "exotrio_manager_runs_ended_total": {"namespace", "graph", "status"},
         "exotrio_manager_http_request_duration_seconds": {"route", "method", "code"},
         "exotrio_manager_commit_group_size": set(),
         "exotrio_manager_connections": set(),
@@ -389,6 +390,40 @@ async def test_states_of_a_cancelled_run_count_as_ended_in_metrics(
     ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
     name = f'{{namespace="tests",node="{node_name("a")}",status="ERRORED"}}'
     assert (await manager.values())[f"exotrio_manager_states_ended_total{name}"] == 1
+
+
+async def test_runs_that_ended_are_counted_by_graph(
+    manager: Operated, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "MAX_GRAPHS", 2)
+
+    async def counted() -> dict[tuple[str, ...], float]:
+        await trio.sleep(6)
+        pattern = re.compile(
+            r'exotrio_manager_runs_ended_total\{graph="(.*)",namespace="tests",status="(.*)"\}'
+        )
+        values = (await manager.values()).items()
+        return {match.groups(): value for name, value in values if (match := pattern.fullmatch(name))}
+
+    flow = await Flow.deploy(manager.api, place("a"), graph="orders", retry_policy=NO_RETRY)
+    assert await counted() == {("orders", "FAILED"): 0}, "so that a rate sees the first failure"
+    await flow.trigger()
+    await flow.fail("a", times=1)
+    ok(await manager.api.retry_run(flow.run_id))
+    await flow.fail("a", times=1)
+    for graph in ("second", "third", "fourth"):
+        other = await Flow.start(manager.api, place("a"), graph=graph)
+        if graph == "fourth":
+            ok(await manager.api.native("POST", f"run/{other.run_id}/cancel"))
+        else:
+            await other.run("a")
+    assert await counted() == {
+        ("orders", "FAILED"): 2,
+        ("second", "FAILED"): 0,
+        ("second", "SUCCESS"): 1,
+        (metrics.OTHER_GRAPHS, "SUCCESS"): 1,
+        (metrics.OTHER_GRAPHS, "CANCELLED"): 1,
+    }
 
 
 async def test_a_rolled_back_end_of_a_state_is_not_counted(

@@ -34,6 +34,7 @@ def overview(**fields: object) -> Overview:
         "errored": 1,
         "oldest": {"node": "Digest", "waits_ms": 61_000},
         "throughput": {"first_minute": 1_000, "ended": [0] * 58 + [10, 2], "failed": [0] * 59 + [1]},
+        "run_throughput": {"first_minute": 1_000, "ended": [0] * 59 + [5], "failed": [0] * 59 + [3]},
         "nodes": [node("Scan", ended=12), node("Digest", waiting=1_200, eligible=700, running=3)],
         "runtimes": [runtime()],
         "runtime_count": 1,

@@ -119,7 +119,8 @@ def _now(overview: Overview) -> Text:
 
 
 def _lately(screen: Screen, width: int) -> Text:
-    lately = screen.overview.throughput
+    overview = screen.overview
+    lately = overview.throughput
     ended, failed = sum(lately.ended), sum(lately.failed)
     line = _figures(
         (f"{ended:,}", "ended in the last hour", ""), (f"{failed:,}", "failed", "red" * bool(failed))
@@ -130,6 +131,13 @@ def _lately(screen: Screen, width: int) -> Text:
         line.append("   now ")
         line.append(f"{screen.rate:,.{0 if screen.rate >= 10 else 1}f}", style="bold")
         line.append("/s")
+    if overview.run_throughput is not None:
+        runs_ended, runs_failed = sum(overview.run_throughput.ended), sum(overview.run_throughput.failed)
+        line.append("   ")
+        line += _figures(
+            (f"{runs_ended:,}", "run ended" if runs_ended == 1 else "runs ended", ""),
+            (f"{runs_failed:,}", "failed", "red" * bool(runs_failed)),
+        )
     minutes = lately.ended[-max(0, min(MINUTES, width - line.cell_len - 3)) :]
     if len(minutes) >= MIN_MINUTES and any(minutes):
         line.append("   ")

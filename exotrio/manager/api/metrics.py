@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
-from exotrio.manager.queries.load import Backlog, backlog, schedules_paused
+from exotrio.manager.queries.load import Backlog, backlog, oldest_graphs, schedules_paused
 from exotrio.manager.store.port import Store
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads."""
+MAX_GRAPHS = 1_000
+"""Graphs whose runs are counted separately: clients may store any number of them."""
+OTHER_GRAPHS = "(other graphs)"
+RUN_STATUSES = {"SUCCESS": "SUCCESS", "ERRORED": "FAILED", "CANCELLED": "CANCELLED"}
+"""How a run ended, to the value of the label."""
 CACHED = 5.0
 """Seconds for which the counts of one query are served to all scrapers."""
 MAX_QUERY = 3.0
@@ -91,6 +96,13 @@ class ManagerMetrics:
             ["namespace", "node", "status"],
             registry=self.registry,
         )
+        self._runs_ended: Any = Total(
+            "exotrio_manager_runs_ended_total",
+            "Runs that ended, since this process began. A run that is retried ends again, and counts again.",
+            ["namespace", "graph", "status"],
+            registry=self.registry,
+        )
+        self._graphs: set[tuple[str, str]] = set()
         self._groups: Any = Histogram(
             "exotrio_manager_commit_group_size",
             "Writes that shared one sync to disk.",
@@ -170,15 +182,32 @@ class ManagerMetrics:
             self._backlog, self._schedules, self._queried_at = [], {}, None
             with trio.move_on_after(MAX_QUERY):
                 try:
-                    self._backlog, self._schedules = await self._store.read(
-                        lambda view: (backlog(view), schedules_paused(view))
+                    self._backlog, self._schedules, graphs = await self._store.read(
+                        lambda view: (backlog(view), schedules_paused(view), oldest_graphs(view, MAX_GRAPHS))
                     )
                 except DatabaseError:
                     return  # logged by requests that needed an answer; the other numbers still help
                 self._queried_at = now
+                for namespace, graph in graphs:
+                    # From 0 on: a rate does not see a first failure that is the first value, too.
+                    self._count_runs(namespace, graph, "ERRORED", 0)
 
-    def _committed(self, writes: int, ended: Counter[tuple[str, str, str]]) -> None:
+    def _count_runs(self, namespace: str, graph: str, status: str, count: int) -> None:
+        if len(self._graphs) < MAX_GRAPHS:
+            self._graphs.add((namespace, graph))
+        name = graph if (namespace, graph) in self._graphs else OTHER_GRAPHS
+        self._runs_ended.labels(namespace, name, RUN_STATUSES[status]).inc(count)
+
+    def _committed(
+        self,
+        writes: int,
+        ended: Counter[tuple[str, str, str]],
+        ended_runs: Counter[tuple[str, str, str]],
+    ) -> None:
         if writes:
             self._groups.observe(writes)
         for (namespace, node, status), count in ended.items():
             self._ended.labels(namespace, node, status).inc(count)
+        for (namespace, graph, status), count in ended_runs.items():
+            if count:
+                self._count_runs(namespace, graph, status, count)

@@ -310,34 +310,37 @@ class _EndedRuns:
     def __init__(self, tx: Transaction, effects: Effects) -> None:
         self._tx = tx
         self._effects = effects
-        self._counted: dict[int, Key] = {}
+        self._counted: dict[int, tuple[Key, tuple[str, str]]] = {}
 
     def add(self, runs: Iterable[int]) -> None:
         """Count and announce those of these runs that have nothing pending, with the time that each took."""
-        tx, numbers = self._tx, sorted(runs)
+        tx, numbers = self._tx, sorted(set(runs) - self._counted.keys())
         if not numbers:
             return
-        for run, run_id, graph, created_at, status, idle in tx.execute(
-            f"SELECT id, run_id, graph, created_at, {_RUN_STATUS}, {IDLE} FROM runs WHERE {tx.any_of('id')}"
-            " AND pending = 0",
+        for run, run_id, graph, created_at, status, idle, *named in tx.execute(
+            f"SELECT runs.id, run_id, graph, runs.created_at, {_RUN_STATUS}, {IDLE}, graphs.namespace, name"
+            f" FROM runs CROSS JOIN graphs ON graphs.id = graph WHERE {tx.any_of('runs.id')} AND pending = 0",
             (tx.items(numbers),),
         ):
             self._effects.announced.add(run_id)
             took_ms = tx.now_ms - created_at - idle
-            self._count(run, (graph, RUN, status, bucket_of(took_ms), minute_of(tx.now_ms)))
+            key = graph, RUN, status, bucket_of(took_ms), minute_of(tx.now_ms)
+            self._count(run, key, tuple(named))
 
     def change(self, run: int, *, pending: int, errored: int) -> None:
         """Uncount a run that goes on, or count it as failed if states of it failed after it had ended."""
         if run not in self._counted:
             return
-        graph, _, status, bucket, minute = key = self._counted[run]
+        key, named = self._counted[run]
+        graph, _, status, bucket, minute = key
         if pending > 0:
+            self._count(run, key, named, -1)
             del self._counted[run]
-            self._effects.tally[key] -= 1
         elif errored > 0 and status == SUCCESS:
-            self._effects.tally[key] -= 1
-            self._count(run, (graph, RUN, ERRORED, bucket, minute))
+            self._count(run, key, named, -1)
+            self._count(run, (graph, RUN, ERRORED, bucket, minute), named)
 
-    def _count(self, run: int, key: Key) -> None:
-        self._counted[run] = key
-        self._effects.tally[key] += 1
+    def _count(self, run: int, key: Key, named: tuple[str, str], by: int = 1) -> None:
+        self._counted[run] = key, named
+        self._effects.tally[key] += by
+        self._effects.ended_runs[(*named, key[2])] += by

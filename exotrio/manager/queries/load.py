@@ -199,6 +199,12 @@ def graphs_of(view: View, namespace: str) -> dict[int, str]:
     return {row["id"]: row["name"] for row in rows}
 
 
+def oldest_graphs(view: View, limit: int) -> list[tuple[str, str]]:
+    """Return the graphs that were stored first, of all namespaces: namespace and name."""
+    rows = view.execute("SELECT namespace, name FROM graphs ORDER BY id LIMIT ?", (limit,))
+    return [(namespace, name) for namespace, name in rows]
+
+
 def paused_nodes(view: View) -> dict[tuple[str, str], int]:
     """Return since when nodes of all namespaces are paused, by namespace and name, in Unix ms."""
     rows = view.execute("SELECT namespace, name, paused_at FROM nodes WHERE paused_at IS NOT NULL")

@@ -14,12 +14,13 @@ from exotrio.manager.queries.load import (
     backlog,
     count_held,
     failing,
+    graphs_of,
     nodes_of,
     performance,
 )
 from exotrio.manager.queries.runs import newest_runs, summarize_run
 from exotrio.manager.queries.runtimes import live_v0_runtimes, offered, runtimes_of
-from exotrio.manager.queries.trends import trend
+from exotrio.manager.queries.trends import Trend, trend
 from exotrio.manager.store.view import View
 
 DAY_MS = 86_400_000
@@ -49,6 +50,7 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
     held = count_held(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace, held=held)}
     hour = trend(view, "1h", nodes=node_ids)
+    hour_of_runs = trend(view, "1h", graphs=graphs_of(view, namespace), runs=True)
     offers = offered(view, namespace, now)
     runtimes = list[RuntimeInfo](runtimes_of(view, namespace, now, held.by_worker))
     shown = RuntimeList(workers=runtimes[:MAX_RUNTIMES], v0=[])
@@ -56,11 +58,8 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         "namespace": namespace,
         "at": timestamp(view.now_ms),
         **current(view, node_ids, list(backlogs.values())),
-        "throughput": {
-            "first_minute": hour.first_ms // hour.width_ms,
-            "ended": hour.ended,
-            "failed": hour.failed,
-        },
+        "throughput": _throughput(hour),
+        "run_throughput": _throughput(hour_of_runs),
         "nodes": [
             _node(view, node_id, backlogs[name], offers.get(name, [])) for node_id, name in node_ids.items()
         ],
@@ -69,6 +68,10 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
         "runs": [summarize_run(row) for row in newest_runs(view, namespace, runs)],
     }
+
+
+def _throughput(hour: Trend) -> dict[str, Any]:
+    return {"first_minute": hour.first_ms // hour.width_ms, "ended": hour.ended, "failed": hour.failed}
 
 
 def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> dict[str, Any]:

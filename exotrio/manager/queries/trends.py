@@ -46,7 +46,7 @@ def trend(
 ) -> Trend:
     """Return the trend of the states of nodes or of graphs, or of ``runs`` of graphs.
 
-    A run that is retried ends again, and is counted again.
+    A run counts once: one that is retried counts again when it has ended again, and then only there.
     """
     width, slots = SPANS[span]
     by_slot = tallies.in_slots(view, width, slots, nodes=nodes, graphs=graphs, runs=runs)

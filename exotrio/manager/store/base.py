@@ -20,7 +20,7 @@ import trio
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
-from exotrio.manager.store.port import UnknownCommit
+from exotrio.manager.store.port import OnCommit, UnknownCommit
 from exotrio.manager.store.readers import Readers
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -62,7 +62,7 @@ class BaseStore:
         now_ms: Callable[[], int],
         now: Callable[[], float] = trio.current_time,
     ) -> None:
-        self.on_commit: Callable[[int, Counter[tuple[str, str, str]]], None] = lambda writes, final: None
+        self.on_commit: OnCommit = lambda writes, final, ended_runs: None
         self.written: int = 0
         self._commit_times = commit_times
         self._readers = readers
@@ -200,7 +200,8 @@ class BaseStore:
         for write in commit.writes:
             self._answer(write)
         if commit.writes:
-            self.on_commit(0 if commit.error is not None else len(commit.writes), commit.final)
+            writes = 0 if commit.error is not None else len(commit.writes)
+            self.on_commit(writes, commit.final, commit.ended_runs)
         # Not with each commit: for a commit of one use case, one row more is a cost.
         if self._tally and abs(self._now_ms() - self._tallied_at) >= TALLY_INTERVAL_MS:
             self._put_tally()

@@ -30,6 +30,7 @@ class Effects:
         claimable: New states that can be claimed, by number: run and node. They are announced, too.
         reopened: Nodes of which a state can be claimed that may be older than those that wait.
         final: How many states got a status in which they stay, by (namespace, node, status).
+        ended_runs: How many runs ended, by (namespace, graph, status).
         tally: How many states and runs ended; less than none, if runs go on that were counted before.
         undo: A use case that is run if the caller is gone when the commit is done, since the value would be
             lost.
@@ -43,6 +44,7 @@ class Effects:
     claimable: dict[int, tuple[int, int]] = field(default_factory=dict)
     reopened: set[int] = field(default_factory=set)
     final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    ended_runs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     tally: Counter[Key] = field(default_factory=Counter)
     undo: Callable[[Transaction], object] | None = None
     undo_if_unknown: bool = False
@@ -63,6 +65,7 @@ class Effects:
         self.claimable |= other.claimable
         self.reopened |= other.reopened
         self.final.update(other.final)
+        self.ended_runs.update(other.ended_runs)
         self.tally.update(other.tally)
 
     def topics(self) -> set[Topic]:

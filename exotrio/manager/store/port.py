@@ -45,12 +45,15 @@ class Copy(NamedTuple):
     read: Callable[[int], Awaitable[bytes]]
 
 
+OnCommit = Callable[[int, Counter[tuple[str, str, str]], Counter[tuple[str, str, str]]], None]
+
+
 class Store(Protocol):
     """Where use cases run."""
 
-    on_commit: Callable[[int, Counter[tuple[str, str, str]]], None]
+    on_commit: OnCommit
     """Called in the Trio thread after every commit, with the number of use cases that have their results now
-    (0 if it failed) and how many states got a final status, by (namespace, node, status)."""
+    (0 if it failed), and what ended (``Effects.final`` and ``Effects.ended_runs``)."""
 
     path: Path | None
     """The file, or None without one."""

@@ -71,6 +71,7 @@ class Commit:
     error: NotCommitted | None = None
     changes: int = 0
     final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    ended_runs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     tally: Counter[Key] = field(default_factory=Counter)
 
     def add(self, effects: Effects) -> None:
@@ -78,6 +79,8 @@ class Commit:
         # Most use cases end no state, and to update a Counter takes as long as a statement.
         if effects.final:
             self.final.update(effects.final)
+        if effects.ended_runs:
+            self.ended_runs.update(effects.ended_runs)
         if effects.tally:
             self.tally.update(effects.tally)
 

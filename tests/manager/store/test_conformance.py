@@ -477,15 +477,20 @@ async def test_readers_never_see_half_a_use_case(store: Store) -> None:
 
 async def test_each_commit_reports_how_many_use_cases_it_answered_and_what_ended(store: Store) -> None:
     def end(tx: Transaction, node: str) -> WithEffects[None]:
-        return WithEffects(None, Effects(final=Counter([("n", node, "SUCCESS")])))
+        one = Counter([("n", node, "SUCCESS")])
+        return WithEffects(None, Effects(final=one, ended_runs=one))
 
-    def on_commit(writes: int, ended: Counter[tuple[str, str, str]]) -> None:
+    def on_commit(
+        writes: int, ended: Counter[tuple[str, str, str]], ended_runs: Counter[tuple[str, str, str]]
+    ) -> None:
         trio.lowlevel.current_task()  # it is called in a Trio thread
         commits.append(writes)
         total.update(ended)
+        runs.update(ended_runs)
 
     commits: list[int] = []
     total: Counter[tuple[str, str, str]] = Counter()
+    runs: Counter[tuple[str, str, str]] = Counter()
     store.on_commit = on_commit
     async with trio.open_nursery() as nursery:
         for node in ("a", "a", "b"):
@@ -493,7 +498,7 @@ async def test_each_commit_reports_how_many_use_cases_it_answered_and_what_ended
     with pytest.raises(ZeroDivisionError):
         await store.write(put_and_fail, "c")
     await until(lambda: sum(commits) == 4)
-    assert total == {("n", "a", "SUCCESS"): 2, ("n", "b", "SUCCESS"): 1}
+    assert total == runs == {("n", "a", "SUCCESS"): 2, ("n", "b", "SUCCESS"): 1}
 
 
 async def test_what_is_written_grows_with_what_a_page_may_show_and_with_little_else(store: Store) -> None:
