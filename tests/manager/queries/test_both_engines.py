@@ -20,7 +20,7 @@ import pytest
 from exotrio.manager import queries
 from exotrio.manager.engine import leases
 from exotrio.manager.queries.checkup import last_backup, show_managers
-from exotrio.manager.queries.load import backlog, schedules_paused
+from exotrio.manager.queries.load import backlog, oldest_graphs, schedules_paused
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
@@ -190,7 +190,12 @@ async def both(folder: Path) -> AsyncIterator[Both]:
         with recorded(site) as queries_run:
             await read_everything(site, shown)
         # Those of metrics and live pages.
-        queries_run += [(backlog, (), {}), (schedules_paused, (), {}), (newest_event, (), {})]
+        queries_run += [
+            (backlog, (), {}),
+            (schedules_paused, (), {}),
+            (oldest_graphs, (9,), {}),
+            (newest_event, (), {}),
+        ]
         # Those of the page of the system, except the condition of the database.
         queries_run += [(show_managers, (clock(),), {}), (last_backup, (), {})]
         file = folder / "db"
