@@ -83,6 +83,11 @@ OTHERS = {
             block(README, "duplicates: 47 files")
         ],
     },
+    "runtime/test_failed_attempts": {
+        "test_an_attempt_that_is_followed_by_another_is_a_warning_in_one_line": [
+            block(GUIDE, "attempt 2 of 6 failed")
+        ],
+    },
     "sdk/test_sdk": {
         "test_changing_the_import_is_the_migration": [block(GUIDE, "+from exotrio import")],
     },
