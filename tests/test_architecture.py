@@ -75,6 +75,8 @@ PRIVATE_IN_CLI = {
     "manager.rules": ("cli.doctor", "cli.graphs"),
     "graph.placeholders": ("cli.graphs",),
     "manager": COMMANDS_ON_DATABASES,
+    # The Tab key reads names from a file: a state manager is not started, nor asked.
+    "manager.store.sqlite.names": ("cli.completion",),
 }
 """The private modules that the command line uses besides public names, and where."""
 PUBLIC = {

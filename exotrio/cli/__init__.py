@@ -20,6 +20,7 @@ an exit code (``exit_codes``) unless it is 0, raise exotrio's errors as they are
 ``doctor``        ``doctor``; ``top``: ``top``
 ``terminal``      results, messages, logs, progress, the browser
 ``program``       how this program was called, and its signals; ``groups``: click's groups
+``completion``    what the Tab key completes
 ================  ================================================================================
 
 ``runtime_process`` and ``parent_command`` are the two ends of a process that runs a user's Runtime for a
@@ -36,6 +37,7 @@ from typing import Any
 
 import click
 
+from exotrio.cli import completion
 from exotrio.cli.exit_codes import exit_code
 from exotrio.cli.groups import LazyCommands
 from exotrio.cli.program import CalledAs
@@ -73,6 +75,14 @@ _COMMANDS = {
     "7 port or database busy; 75 something was abandoned; 130 interrupted.",
 )
 @click.version_option(package_name="exotrio")
+@click.option(
+    "--completion",
+    type=click.Choice(completion.SHELLS),
+    callback=completion.print_script,
+    is_eager=True,
+    expose_value=False,
+    help="Print the script with which a shell completes commands at the Tab key: see the guide.",
+)
 def cli() -> None:
     """Run Exosphere workflow nodes on Trio. Nothing that was claimed is lost."""
 
@@ -86,7 +96,11 @@ def main(args: list[str] | None = None) -> None:
     try:
         _require_working_directory()
         result: Any = cli.main(
-            args, prog_name="python -m exotrio", standalone_mode=False, obj=CalledAs(process=args is None)
+            args,
+            prog_name="python -m exotrio",
+            complete_var=completion.VARIABLE,
+            standalone_mode=False,
+            obj=CalledAs(process=args is None),
         )
         sys.exit(result if isinstance(result, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:

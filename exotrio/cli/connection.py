@@ -31,10 +31,10 @@ from exotrio.errors import ConfigurationError, ExotrioError, KeyRefused
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-namespace_option = click.option(
+namespace_option = options.name(
     "-n",
     "--namespace",
-    metavar="NAME",
+    kind="namespace",
     help=f"Namespace of the graphs and runs.  [default: {NAMESPACE_VARIABLE}; without it, the only one, or"
     " that of the newest run]",
 )

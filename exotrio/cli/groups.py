@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from exotrio._util.words import closest, listed
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _MAX_HELP = 200
 """Characters of the help next to a command."""
@@ -70,6 +73,13 @@ class LazyCommands(Commands):
         module = importlib.import_module(f"exotrio.cli.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem  # here, since only completion needs it
+
+        known = [CompletionItem(name, help=text) for name, text in self._modules.items()]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [item for item in known if item.value.startswith(incomplete)] + options
 
     def _help_for(self, ctx: click.Context, name: str) -> str:
         return self._modules[name]

@@ -5,23 +5,30 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE
 from exotrio._util.database_url import check_database, is_database_url, parse_database_url
 from exotrio._wire.vocabulary import check_key
-from exotrio.cli import values
+from exotrio.cli import completion, values
 from exotrio.cli.folder import api_keys
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from exotrio.cli.completion import Kind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_SECONDS = 10 * 365 * 86_400
 """Seconds: ten years."""
 
+target = click.argument("target", metavar="FILE_OR_MODULE[:ATTR]", shell_complete=completion.files)
+graph = click.argument("graph", shell_complete=completion.names("graph"))
+node = click.argument("node", shell_complete=completion.names("node"))
+run = click.argument("run_id", metavar="RUN", shell_complete=completion.names("run"))
 output = click.option(
     "-o",
     "--output",
@@ -43,7 +50,13 @@ secrets = click.option(
 
 def _values_file(what: str) -> Callable[[F], F]:
     text = f'JSON file with {what}, {{"name": "value"}}; - for standard input.'
-    return click.option(f"--{what}-file", callback=values.values_file, metavar="FILE", help=text)
+    return click.option(
+        f"--{what}-file",
+        callback=values.values_file,
+        metavar="FILE",
+        help=text,
+        shell_complete=completion.files,
+    )
 
 
 secrets_file = _values_file("secrets")
@@ -165,7 +178,9 @@ class Database(click.ParamType):  # type: ignore[type-arg]
 
 def database(help: str) -> Callable[[F], F]:
     """Return the option that names a database."""
-    return click.option("--db", metavar="FILE_OR_URL", type=Database(), help=help)
+    return click.option(
+        "--db", metavar="FILE_OR_URL", type=Database(), help=help, shell_complete=completion.files
+    )
 
 
 WHERE_BY_DEFAULT = f"[default: {DATABASE_VARIABLE}, then .exotrio/state.db]"
@@ -174,6 +189,12 @@ WHERE_BY_DEFAULT = f"[default: {DATABASE_VARIABLE}, then .exotrio/state.db]"
 def seconds(name: str, default: float, help: str, *, lowest: float = 0) -> Callable[[F], F]:
     """Return an option that is a number of seconds."""
     return click.option(name, default=default, show_default=True, type=Seconds(lowest), help=help)
+
+
+def name(*names: str, kind: Kind, help: str) -> Callable[[F], F]:
+    """Return an option that names something of a kind, which the shell completes."""
+    metavar = "RUN" if kind == "run" else "NAME"
+    return click.option(*names, metavar=metavar, shell_complete=completion.names(kind), help=help)
 
 
 def limit(default: int, help: str) -> Callable[[F], F]:

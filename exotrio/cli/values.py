@@ -100,6 +100,8 @@ def _decoded(value: str) -> str:
 
 
 def _read(path: str) -> str:
+    if click.get_current_context().resilient_parsing:
+        return ""  # a shell completes the command: nothing is read, least of all what is typed
     try:
         return read_text(path)
     except Unreadable as error:

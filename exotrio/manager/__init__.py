@@ -25,9 +25,32 @@ here imports ``exotrio._runtime``. From outside import the names below.
 
 from __future__ import annotations
 
-from exotrio._httpd import Limits
-from exotrio.manager.app import create_app
-from exotrio.manager.service import Service, open_service
-from exotrio.manager.serving import embedded, serve
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exotrio._httpd import Limits as Limits
+    from exotrio.manager.app import create_app as create_app
+    from exotrio.manager.service import Service as Service
+    from exotrio.manager.service import open_service as open_service
+    from exotrio.manager.serving import embedded as embedded
+    from exotrio.manager.serving import serve as serve
+else:
+    # Loaded when they are first used: commands that need a part of this package do not load the rest.
+    _HOMES = {
+        "Limits": "exotrio._httpd",
+        "create_app": "exotrio.manager.app",
+        "Service": "exotrio.manager.service",
+        "open_service": "exotrio.manager.service",
+        "embedded": "exotrio.manager.serving",
+        "serve": "exotrio.manager.serving",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'exotrio.manager' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
 
 __all__ = ["Limits", "Service", "create_app", "embedded", "open_service", "serve"]

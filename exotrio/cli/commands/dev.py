@@ -17,7 +17,7 @@ PORTS = (*range(8000, 8020), 0)
 
 
 @click.command(name="dev")
-@click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
+@options.target
 @click.option("--reload", is_flag=True, help="Load the code again when it changes.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser, signed in.")
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from exotrio._util.new_file import require_place, write_new
+from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, namespace_option, server_connection
 from exotrio.cli.lookup import find_run
 from exotrio.cli.terminal.output import print_bytes, print_message
@@ -16,8 +17,8 @@ STANDARD_OUTPUT = "-"
 
 
 @click.command(name="export")
-@click.argument("run_id", metavar="RUN")
-@click.argument("file", metavar="[FILE]", required=False)
+@options.run
+@click.argument("file", metavar="[FILE]", required=False, shell_complete=completion.files)
 @click.option(
     "-o", "--output", metavar="[table|json]", default="table", show_default=True, help="Format of the output."
 )

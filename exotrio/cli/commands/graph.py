@@ -12,7 +12,7 @@ from exotrio._util.cron import local_time, next_occurrence_ms, parts_of
 from exotrio._util.times import iso_time, moment_ms, timestamp
 from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphReply
-from exotrio.cli import options
+from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
 from exotrio.cli.graphs.check import check_files
@@ -37,7 +37,7 @@ def command() -> None:
 
 
 @command.command(name="apply")
-@click.argument("target", metavar="FILE_OR_MODULE")
+@click.argument("target", metavar="FILE_OR_MODULE", shell_complete=completion.files)
 @click.option(
     "--name",
     metavar="NAME",
@@ -104,7 +104,7 @@ def ls(connection: Connection) -> None:
 
 
 @command.command(name="show")
-@click.argument("graph")
+@options.graph
 @connection
 def show(graph: str, connection: Connection) -> None:
     """Show a graph: its nodes and their next nodes, secrets by name, cron times, and problems.
@@ -119,7 +119,7 @@ def show(graph: str, connection: Connection) -> None:
 
 
 @command.command(name="cancel-triggers")
-@click.argument("graph")
+@options.graph
 @connection
 def cancel_triggers(graph: str, connection: Connection) -> None:
     """Cancel the cron triggers of a graph until it is applied again.
@@ -135,7 +135,7 @@ def cancel_triggers(graph: str, connection: Connection) -> None:
 
 
 @command.command(name="delete")
-@click.argument("graph")
+@options.graph
 @click.option("--cancel-runs", is_flag=True, help="Cancel its runs that have not ended.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @connection
@@ -161,7 +161,7 @@ def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> 
 
 
 @command.command(name="pause")
-@click.argument("graph")
+@options.graph
 @connection
 def pause(graph: str, connection: Connection) -> None:
     """Pause the schedule of GRAPH: its cron triggers start no runs. Runs can be started in other ways.
@@ -175,7 +175,7 @@ def pause(graph: str, connection: Connection) -> None:
 
 
 @command.command(name="resume")
-@click.argument("graph")
+@options.graph
 @connection
 def resume(graph: str, connection: Connection) -> None:
     """Resume the schedule of GRAPH: its cron triggers start runs again, at their next times.
@@ -187,7 +187,9 @@ def resume(graph: str, connection: Connection) -> None:
 
 
 @command.command(name="check")
-@click.argument("targets", metavar="FILE_OR_MODULE...", nargs=-1, required=True)
+@click.argument(
+    "targets", metavar="FILE_OR_MODULE...", nargs=-1, required=True, shell_complete=completion.files
+)
 @click.option(
     "--secret",
     "secrets",

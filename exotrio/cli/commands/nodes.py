@@ -9,6 +9,7 @@ import click
 
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
+from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import about
@@ -40,7 +41,7 @@ def ls(connection: Connection) -> None:
 
 
 @command.command(name="pause")
-@click.argument("node")
+@options.node
 @connection
 def pause(node: str, connection: Connection) -> None:
     """Pause NODE: its states are not claimed. Running ones continue; new states and retries wait.
@@ -54,7 +55,7 @@ def pause(node: str, connection: Connection) -> None:
 
 
 @command.command(name="resume")
-@click.argument("node")
+@options.node
 @connection
 def resume(node: str, connection: Connection) -> None:
     """Resume NODE: its waiting states are claimed again.

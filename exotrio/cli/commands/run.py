@@ -16,14 +16,14 @@ from exotrio.cli.terminal.progress import progress_for
 
 
 @click.command(name="run")
-@click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
+@options.target
 @click.option("--graph", "graph_name", metavar="NAME", help="The Graph to run, if the module has several.")
 @options.run_values
 @options.database(
     "Database of the embedded state manager: a SQLite file, :memory:, or postgresql://USER@HOST/NAME.  "
     + options.WHERE_BY_DEFAULT
 )
-@click.option("--resume", metavar="RUN", help="Continue this run instead of starting one.")
+@options.name("--resume", kind="run", help="Continue this run instead of starting one.")
 @click.option(
     "--serve",
     "port",

@@ -34,7 +34,7 @@ def command() -> None:
 
 
 @command.command(name="ls")
-@click.option("--graph", metavar="NAME", help="Only runs of this graph.")
+@options.name("--graph", kind="graph", help="Only runs of this graph.")
 @click.option(
     "--status",
     metavar="STATUS",
@@ -66,7 +66,7 @@ def ls(
 
 
 @command.command(name="show")
-@click.argument("run_id", metavar="RUN")
+@options.run
 @connection
 def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
@@ -95,7 +95,7 @@ def show(run_id: str, connection: Connection) -> None:
 
 
 @command.command(name="watch")
-@click.argument("run_id", metavar="RUN")
+@options.run
 @connection
 def watch(run_id: str, connection: Connection) -> int:
     """Follow a run until it ends, then show its result.
@@ -112,7 +112,7 @@ def watch(run_id: str, connection: Connection) -> int:
 
 
 @command.command(name="cancel")
-@click.argument("run_id", metavar="RUN")
+@options.run
 @connection
 def cancel(run_id: str, connection: Connection) -> None:
     """Cancel a run: waiting and running states end as errored; nothing follows.
@@ -131,7 +131,7 @@ def cancel(run_id: str, connection: Connection) -> None:
 
 
 @command.command(name="retry")
-@click.argument("run_id", metavar="RUN")
+@options.run
 @connection
 def retry(run_id: str, connection: Connection) -> int:
     """Retry every failed state of a run.

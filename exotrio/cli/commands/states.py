@@ -36,9 +36,9 @@ def command() -> None:
 
 
 @command.command(name="ls")
-@click.option("--run", "run_id", metavar="RUN", help="Only states of this run; 6 characters are enough.")
-@click.option("--graph", metavar="NAME", help="Only states of this graph.")
-@click.option("--node", metavar="NAME", help="Only states of this node class.")
+@options.name("--run", "run_id", kind="run", help="Only states of this run; 6 characters are enough.")
+@options.name("--graph", kind="graph", help="Only states of this graph.")
+@options.name("--node", kind="node", help="Only states of this node class.")
 @click.option(
     "--place",
     metavar="NAME",
@@ -117,7 +117,7 @@ def ls(
 
 @command.command(name="show")
 @click.argument("state_id", metavar="STATE")
-@click.option("--run", "run_id", metavar="RUN", help="Its run; required if the state manager speaks only v0.")
+@options.name("--run", "run_id", kind="run", help="Its run; required if the state manager speaks only v0.")
 @connection
 def show(state_id: str, run_id: str | None, connection: Connection) -> None:
     """Show a state: inputs, outputs, its error with the traceback, what it logged, attempts and events.

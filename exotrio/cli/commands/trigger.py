@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from exotrio.cli import options
+from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.runs.each import RunsOfFile
@@ -16,7 +16,7 @@ from exotrio.client import StateManager
 
 
 @click.command(name="trigger")
-@click.argument("graph")
+@options.graph
 @options.run_values
 @click.option(
     "--start-delay",
@@ -29,6 +29,7 @@ from exotrio.client import StateManager
     "--each",
     "file",
     metavar="FILE",
+    shell_complete=completion.files,
     help='Start a run for each line of a file: {"inputs": {...}, "store": {...}, "key": TEXT}, where '
     'each part may be left out; "run_id": UUID may replace the key; - for standard input.',
 )

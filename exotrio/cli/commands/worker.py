@@ -15,7 +15,7 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
 
 
 @click.command(name="worker")
-@click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
+@options.target
 @click.option(
     "--processes",
     metavar="N",
