@@ -27,7 +27,8 @@ class Stopping(StrEnum):
     """The lease expired, since no heartbeat arrived in time, and another runtime may have the state: this
     node was cancelled. If it still returns a value, that is sent, and most likely not accepted."""
     RUN_CANCELLED = "run cancelled"
-    """The run was cancelled, and this node with it: nothing follows, whatever it returns."""
+    """The run was cancelled, and this node with it, or a state before it was retried, after which this node
+    runs again: nothing follows, whatever it returns."""
     TIMED_OUT = "timed out"
     """The node's ``timeout`` is over: its state becomes an error unless the node still returns a value."""
 

@@ -136,7 +136,7 @@ class Ledger:
             return  # Race: its node ended before the answer to the heartbeat came.
         what = "its lease is lost"
         if why is Stopping.RUN_CANCELLED:
-            what = f"its run {held.claim.run_id} was cancelled"
+            what = f"its run {held.claim.run_id} was cancelled, or a state before it was retried"
         elif self.events:
             self.events.emit(LeaseLost(held.claim.node_name))
         held.forfeited = why

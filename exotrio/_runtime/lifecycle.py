@@ -88,7 +88,7 @@ class Summary:
         cancelled: Cancelled while running, then released.
         dropped: Finished, but no longer claimed by this runtime when that was reported.
         lost_leases: Given to another runtime before they were finished here.
-        run_cancelled: Ended because their run was cancelled.
+        run_cancelled: Ended because their run was cancelled, or a state before them was retried.
         unknown: Perhaps delivered: no response came, and sending it again could do harm.
         abandoned: Not delivered: still claimed at the state manager.
         kept: Not delivered yet, but in the outbox: sent at the next start.

@@ -172,6 +172,8 @@ class StateHistory(StateDetail):
         paused_at: Since when its node is paused, if it waits for that.
         attempts: This state and all others that are attempts at the same work, oldest first.
         logs: Captured lines of its last execution that logged or printed something.
+        runs_again: If it ended badly: identifiers of the united nodes that ran without it. They run again,
+            with all that follows them, when it is retried.
     """
 
     data: dict[str, Any] | None
@@ -187,6 +189,7 @@ class StateHistory(StateDetail):
     events: list[StateEvent]
     attempts: list[StateAttempt]
     logs: list[LogLine] = Field(default_factory=list)
+    runs_again: list[str] = Field(default_factory=list)
 
 
 # -- retrying a run
@@ -230,5 +233,5 @@ class RunRetry(Body):
         text = f"{plural(len(self.retried), 'state')}{where} will run again"
         if self.runs_again:
             replaced = plural(sum(self.runs_again.values()), "state")
-            text += f", then {listed(self.runs_again)} with the new values ({replaced} replaced)"
+            text += f"; then, with the new values: {listed(self.runs_again)} ({replaced} replaced)"
         return text

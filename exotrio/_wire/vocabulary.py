@@ -103,7 +103,7 @@ class HeartbeatResult(StrEnum):
     LOST = "lost"
     """It is no longer held under this token: stop working on it."""
     CANCELLED = "cancelled"
-    """Its run was cancelled: stop working on it."""
+    """Its run was cancelled, or a state before it was retried: stop working on it."""
 
 
 def check_key(key: str) -> str:

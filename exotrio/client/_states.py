@@ -133,6 +133,9 @@ class StateCalls(RunCalls):
     async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> StateRetry:
         """Run a state that failed or was pruned once more, as a new state.
 
+        At our server, nodes that united it, and ran without it, run again with all that follows them:
+        ``history(state_id).runs_again`` names them beforehand.
+
         Args:
             state_id: The state.
             fanout_id: Makes the request unique: with the same id it is refused the second time.
@@ -159,11 +162,12 @@ class StateCalls(RunCalls):
         """Retry every failed state of a run (ERRORED, NEXT_CREATED_ERROR), each as ``manual_retry`` does.
 
         Our server retries all of them in one step, and no state twice, even if the request has to be
-        repeated. At any other server they are retried one after the other.
+        repeated. Nodes that united one of them, and ran without it, run again with all that follows them. At
+        any other server the states are retried one after the other, and nothing else runs again.
 
         Returns:
-            The states that were retried, each with its new state; and those that were refused (for
-            example a united node whose inputs still cannot be built), each with the reason.
+            The states that were retried, each with its new state; those that were refused (for example a
+            united node whose inputs still cannot be built), each with the reason; and what runs again.
 
         Raises:
             RequestRefused: it was cancelled, or has no failed states (409).

@@ -64,7 +64,10 @@ async def test_a_united_node_and_what_follows_run_again_with_the_new_list(api: A
 async def test_the_history_says_what_was_replaced_and_why(api: Api) -> None:
     flow, failed = await one_failed(api)
     ((united,), (last,)) = await flow.states("u"), await flow.states("z")
+    assert ok(await api.history(failed))["runs_again"] == ["u"]
+    assert ok(await api.history(last["id"]))["runs_again"] == []
     ok(await api.manual_retry(failed))
+    assert ok(await api.history(failed))["runs_again"] == []
     new_branch, new = await flow.run("c"), await flow.run("u")
     for state_id in (united["id"], last["id"]):
         (event,) = ok(await api.history(state_id))["events"]

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from exotrio._util.times import iso_time
-from exotrio._util.words import plural
+from exotrio._util.words import listed, plural
 from exotrio.cli import lookup, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands
-from exotrio.cli.terminal.output import error_message, pairs
+from exotrio.cli.terminal.output import error_message, pairs, print_message
 from exotrio.client import (
     LogLine,
     StateDetail,
@@ -139,15 +139,21 @@ def show(state_id: str, run_id: str | None, connection: Connection) -> None:
 def retry(state_id: str, fanout_id: str | None, connection: Connection) -> None:
     """Run a failed or pruned state once more, as a new state, and print its id.
 
-    JSON: state_id, new_state_id, status.
+    Nodes that united it, and ran without it, run again with all that follows them: a message names them.
+
+    JSON: state_id, new_state_id, status, runs_again (those nodes; not known through v0).
     """
 
-    async def ask(manager: StateManager) -> tuple[str, StateRetry]:
+    async def ask(manager: StateManager) -> tuple[str, list[str], StateRetry]:
         whole_id = await lookup.whole_state_id(manager, state_id)
-        return whole_id, await lookup.about_state(state_id, manager.manual_retry(whole_id, fanout_id))
+        failed = await lookup.if_native(lookup.about_state(state_id, manager.history(whole_id)))
+        new = await lookup.about_state(state_id, manager.manual_retry(whole_id, fanout_id))
+        return whole_id, failed.runs_again if failed else [], new
 
-    whole_id, new = connection.ask(ask)
-    body = {"state_id": whole_id, "new_state_id": new.id, "status": new.status.value}
+    whole_id, again, new = connection.ask(ask)
+    if again:
+        print_message(f"then {listed(again)} and what follows run again with the new values")
+    body = {"state_id": whole_id, "new_state_id": new.id, "status": new.status.value, "runs_again": again}
     connection.print(body, [new.id])
 
 
@@ -195,6 +201,8 @@ def _as_lines(state: StateDetail) -> list[str]:
             lines += _log_lines(line)
     if isinstance(state, StateHistory):
         lines += _history(state)
+        if state.runs_again:
+            lines.append(f"if it is retried, {listed(state.runs_again)} and what follows run again")
     return lines
 
 

@@ -104,7 +104,6 @@ class Changes:
         self._updates: defaultdict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
         self._events: list[tuple[object, ...]] = []
         self._unite_members: dict[tuple[int, int, bytes], int] = {}
-        self._replaced_members: list[tuple[int, int]] = []
         self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * len(_COUNTS))
         self._runs: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(_RUNS))
         self._unite_counters: defaultdict[tuple[int, int], list[int]] = defaultdict(
@@ -123,7 +122,7 @@ class Changes:
         if state.status == SUCCESS:
             self.add_member(run, seq, state.place, state.groups, state.path)
             # One that is neither run nor retried is a further output of another state.
-            self._counts[run.id, state.place][_FURTHER] += state.retry_of is None
+            self.add_further(run, state.place, int(state.retry_of is None))
         return seq
 
     def insert_first(self, run: RunScope, state: NewState) -> None:
@@ -160,36 +159,24 @@ class Changes:
         self._rows.clear()
         self._gathered = 0
 
-    def transition(self, run: RunScope, place: int, groups: str, old: str | None, new: str) -> None:
-        """Count the transition of a state of ``place`` from ``old`` (None: it is new) to ``new``."""
-        self.transition_uncounted(run.id, place, old, new)
+    def transition(
+        self, run: RunScope, place: int, groups: str, old: str | None, new: str, states: int = 1
+    ) -> None:
+        """Count the transition of states of ``place`` from ``old`` (None: they are new) to ``new``."""
+        self.transition_uncounted(run.id, place, old, new, states)
         if new in ENDED and new != old:
-            self.announce_final(run.template, place, new)
+            self.announce_final(run.template, place, new, states)
         for target_state, target in split_groups(groups):
             counters = self._unite_counters[target_state, place]
             if new in _UNITE_COLUMN:
-                counters[_UNITE_COLUMN[new]] += 1
+                counters[_UNITE_COLUMN[new]] += states
             if old in _UNITE_COLUMN:
-                counters[_UNITE_COLUMN[old]] -= 1
+                counters[_UNITE_COLUMN[old]] -= states
             self._touched[target_state] = (run, target)
 
     def update(self, state: State, **values: object) -> None:
         """Give columns of a state new values, provided that it still has its status and its token."""
         self._updates[tuple(values)].append((state.seq, state.status, state.token, *values.values()))
-
-    def replace(self, run: RunScope, state: State, event: str) -> None:
-        """End a state, whatever its status is, since another one takes its place; ``event`` says why."""
-        now = self.tx.now_ms
-        ended = {} if state.status in ENDED else {"finished_at": now}
-        self.update(state, status=RETRY_CREATED, updated_at=now, **ended)
-        self.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
-        if state.status == SUCCESS:
-            is_further = state.claimed_at is None and state.manual_fanout_id is None
-            self._counts[run.id, state.place][_FURTHER] -= is_further
-            for target_state, target in split_groups(state.groups):
-                if state.place in run.template.aggregated[target]:
-                    self._replaced_members.append((target_state, state.seq))
-        self._events.append((state.seq, now, event))
 
     def add_execution(self, state: State) -> None:
         """Keep the execution that ended a state, for the united nodes whose groups it may complete."""
@@ -199,6 +186,10 @@ class Changes:
     def executions_in(self, target_state: int) -> list[str]:
         """Return the executions that ended in a group, oldest first."""
         return self._executions[target_state]
+
+    def add_event(self, seq: int, kind: str) -> None:
+        """Add something exceptional to a state's history."""
+        self._events.append((seq, self.tx.now_ms, kind))
 
     def tally(self, graph: int, node_id: int, began_at: int | None, status: str) -> None:
         """Count a status that the node of a state caused, with the time that it took."""
@@ -225,20 +216,26 @@ class Changes:
         if since < now:
             self.tx.insert_new("idle_times", ("run", "since", "until"), [(run, since, now)])
 
-    def transition_uncounted(self, run_id: int, place: int, old: str | None, new: str) -> None:
+    def transition_uncounted(
+        self, run_id: int, place: int, old: str | None, new: str, states: int = 1
+    ) -> None:
         """Count a transition for its place and its run, but not for groups."""
         counts = self._counts[run_id, place]
-        counts[_COLUMN[new]] += 1
+        counts[_COLUMN[new]] += states
         runs = self._runs[run_id]
-        runs[_RUN_COLUMN[new]] += 1
+        runs[_RUN_COLUMN[new]] += states
         if old is not None:
-            counts[_COLUMN[old]] -= 1
-            runs[_RUN_COLUMN[old]] -= 1
+            counts[_COLUMN[old]] -= states
+            runs[_RUN_COLUMN[old]] -= states
 
-    def announce_final(self, template: Template, place: int, status: str) -> None:
-        """Count a status in which a state stays, for the metrics."""
+    def announce_final(self, template: Template, place: int, status: str, states: int = 1) -> None:
+        """Count a status in which states stay, for the metrics."""
         node = template.places[place]
-        self.effects.final[node.namespace, node.node_name, status] += 1
+        self.effects.final[node.namespace, node.node_name, status] += states
+
+    def add_further(self, run: RunScope, place: int, states: int) -> None:
+        """Count successes that are further outputs of other states."""
+        self._counts[run.id, place][_FURTHER] += states
 
     def add_member(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
         """Add a success to the groups of the united nodes that read its outputs."""
@@ -253,12 +250,6 @@ class Changes:
         for columns, rows in self._updates.items():
             tx.update("states", ("seq", "status", "token"), columns, sorted(rows))
         tx.insert("events", ("state", "at", "kind"), self._events)
-        if self._replaced_members:
-            targets, states = ({*each} for each in zip(*self._replaced_members, strict=True))
-            tx.execute(
-                f"DELETE FROM unite_members WHERE {tx.any_of('target_state')} AND {tx.any_of('state')}",
-                (tx.items(sorted(targets)), tx.items(sorted(states))),
-            )
         tx.insert(
             "unite_members",
             ("target_state", "place", "path", "state"),
@@ -277,7 +268,7 @@ class Changes:
             )
         self._apply_to_runs()
         touched, self._touched = self._touched, {}
-        for gathered in (self._updates, self._events, self._unite_members, self._replaced_members):
+        for gathered in (self._updates, self._events, self._unite_members):
             gathered.clear()
         for counters in (self._counts, self._runs, self._unite_counters):
             counters.clear()

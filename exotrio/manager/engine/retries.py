@@ -24,6 +24,7 @@ from exotrio.manager.engine.states import (
     PRUNED,
     QUEUED,
     RETRY_CREATED,
+    RETRYABLE,
     SUCCESS,
     NewState,
     RunScope,
@@ -61,7 +62,7 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
         state, *_ = [*read_states(tx, "states.seq = ? AND nodes.namespace = ?", (seq, namespace)), None]
     if state is None:
         raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
-    if state.status not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
+    if state.status not in RETRYABLE:
         raise Conflict(f"only a state that ended badly can be retried; {_NOT_RETRIED[state.status]}")
     if tx.row(
         "SELECT 1 FROM states WHERE run = ? AND place = ? AND manual_fanout_id = ? AND retry_count = 0",
@@ -171,19 +172,20 @@ def _retry(
     refusals = [
         _refusal(tx, state, rebuilt[state.seq]) for state in unbuilt if state.seq in refused - reruns.replaced
     ]
-    retried = [state.seq for state in states if state.seq not in refused | reruns.replaced]
-    changed = sorted({*retried, *reruns.replaced, *reruns.first.values()})
-    locked = {
-        state.seq: state
-        for state in read_states(tx, tx.any_of("states.seq"), (tx.items(changed),), tx.for_update("states"))
-    }
+    retried = [state for state in states if state.seq not in refused | reruns.replaced]
+    to_lock = sorted({*(state.seq for state in retried), *reruns.replaced, *reruns.first.values()})
+    locked = tx.execute(
+        "SELECT seq, place, status, groups, parent, united, worker, claimed_at, retry_of FROM states"
+        f" WHERE {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}",
+        (tx.items(to_lock),),
+    ).fetchall()
+    replaced = [state for state in locked if state["seq"] in reruns.replaced]
     changes = Changes(tx)
-    replaced = [locked[seq] for seq in sorted(reruns.replaced)]
     reruns.replace(changes, run, replaced)
     reply = RunRetry(
-        retried=_replace(changes, run, [locked[seq] for seq in retried], rebuilt, fanout_ids),
+        retried=_replace(changes, run, retried, rebuilt, fanout_ids),
         refused=refusals,
-        runs_again=_by_identifier(run, Counter(state.place for state in replaced)),
+        runs_again=_by_identifier(run, Counter(state["place"] for state in replaced)),
     )
     if retried:
         changes.reopen(run.id)
@@ -217,7 +219,9 @@ def _replace(
         new.retry_of = state.seq
         new.failed_since = None if state.status == PRUNED else state.failed_since or state.finished_at
         changes.insert(run, new, seq=seq)
-        changes.replace(run, state, "retried by hand")
+        changes.update(state, status=RETRY_CREATED, updated_at=tx.now_ms)
+        changes.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
+        changes.add_event(state.seq, "retried by hand")
         state_id, new_state_id = tx.state_id(state.seq), tx.state_id(seq)
         status = StateStatus(new.status)
         retried.append(RetriedState(state_id=state_id, new_state_id=new_state_id, status=status))

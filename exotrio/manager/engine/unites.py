@@ -12,7 +12,7 @@ that of the united state: in one run, nothing else has such a path.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +30,16 @@ from exotrio.manager.engine.inputs import (
     group_lists,
     read_shared,
 )
-from exotrio.manager.engine.states import CREATED, ERRORED, SUCCESS, NewState, RunScope, State
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    RETRY_CREATED,
+    SUCCESS,
+    NewState,
+    RunScope,
+    State,
+    add_events,
+)
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.rules.lineage import (
     child_path,
@@ -41,7 +50,7 @@ from exotrio.manager.rules.lineage import (
     parent_in,
     split_groups,
 )
-from exotrio.manager.rules.template import Unite
+from exotrio.manager.rules.template import Template, Unite
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -183,6 +192,27 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
     )
 
 
+def ran_before(view: View, template: Template, states: Iterable[tuple[int, str]]) -> list[Row]:
+    """Return the first state (seq, target state, place, path of the target state) of each united node that
+    ran although a state of its group, given as (place, groups), may be retried."""
+    groups = {
+        (target_state, unite.place)
+        for place, chain in states
+        for target_state, target in split_groups(chain)
+        for unite in template.uniters[target]
+        if place in unite.region
+    }
+    if not groups:
+        return []
+    rows = view.execute(
+        "SELECT one.seq, one.parent, one.place, target.path FROM states AS one"
+        f" CROSS JOIN states AS target ON target.seq = one.parent WHERE {view.any_of('one.parent')}"
+        " AND one.united = 1 AND one.retry_count = 0 AND one.manual_fanout_id IS NULL",
+        (view.items(sorted({target_state for target_state, _ in groups})),),
+    )
+    return [row for row in rows if (row["parent"], row["place"]) in groups]
+
+
 @dataclass(slots=True)
 class Reruns:
     """United nodes that run again, since members of their groups are retried.
@@ -198,25 +228,12 @@ class Reruns:
 
     def find(self, view: View, run: RunScope, retried: Iterable[State]) -> None:
         """Add those for states of a run that are to be retried; raise Conflict if they are too many."""
-        groups = {
-            (target_state, unite.place)
-            for state in retried
-            for target_state, target in split_groups(state.groups)
-            for unite in run.template.uniters[target]
-            if state.place in unite.region
-        }
-        if not groups:
-            return
         tops = []
-        for seq, target_state, place, path in view.execute(
-            "SELECT one.seq, one.parent, one.place, target.path FROM states AS one"
-            f" CROSS JOIN states AS target ON target.seq = one.parent WHERE {view.any_of('one.parent')}"
-            " AND one.united = 1 AND one.retry_count = 0 AND one.manual_fanout_id IS NULL",
-            (view.items(sorted({target_state for target_state, _ in groups})),),
+        for seq, target_state, place, path in ran_before(
+            view, run.template, [(state.place, state.groups) for state in retried]
         ):
-            if (target_state, place) in groups:
-                self.first[target_state, place] = seq
-                tops.append(child_path(path, place))
+            self.first[target_state, place] = seq
+            tops.append(child_path(path, place))
         if not tops:
             return
         tops = outermost(tops)
@@ -235,17 +252,34 @@ class Reruns:
                 f" ran without it; at most {MAX_REPLACED:,} can; trigger the graph again instead"
             )
 
-    def replace(self, changes: Changes, run: RunScope, states: Iterable[State]) -> None:
+    def replace(self, changes: Changes, run: RunScope, states: Sequence[Row]) -> None:
         """Replace the states, which are locked, and let their united nodes run again."""
-        if not self.replaced:
+        if not states:
             return
         tx = changes.tx
+        numbers = tx.items([state["seq"] for state in states])
         tx.execute(
-            f"UPDATE states SET united = 2 WHERE {tx.any_of('seq')}", (tx.items(sorted(self.first.values())),)
+            "UPDATE states SET status = 'RETRY_CREATED', updated_at = ?,"
+            f" finished_at = COALESCE(finished_at, ?) WHERE {tx.any_of('seq')}",
+            (tx.now_ms, tx.now_ms, numbers),
         )
-        last = []
+        first = tx.items(sorted(self.first.values()))
+        tx.execute(f"UPDATE states SET united = 2 WHERE {tx.any_of('seq')}", (first,))
+        alike = Counter((state["place"], state["groups"], state["status"]) for state in states)
+        for (place, groups, status), count in alike.items():
+            changes.transition(run, place, groups, status, RETRY_CREATED, count)
         for state in states:
-            changes.replace(run, state, REPLACED)
-            if state.united and (state.parent, state.place) in self.first:
-                last.append((state.parent, state.place, state.seq))
+            if state["status"] == SUCCESS and state["claimed_at"] is None and state["retry_of"] is None:
+                changes.add_further(run, state["place"], -1)
+        targets = {target_state for _, groups, _ in alike for target_state, _ in split_groups(groups)}
+        tx.execute(
+            f"DELETE FROM unite_members WHERE {tx.any_of('target_state')} AND {tx.any_of('state')}",
+            (tx.items(sorted(targets)), numbers),
+        )
+        add_events(tx, REPLACED, states)
+        last = [
+            (state["parent"], state["place"], state["seq"])
+            for state in states
+            if state["united"] and (state["parent"], state["place"]) in self.first
+        ]
         tx.update("unite_counters", ("target_state", "place"), ("replaced",), sorted(last))

@@ -7,7 +7,7 @@ texts of ``MAX_STATES_READ`` states; the page shows this and links to the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,9 +22,11 @@ from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS, find_run
 from exotrio.manager.engine.states import CREATED, STATUSES
-from exotrio.manager.queries.load import paused_nodes
+from exotrio.manager.engine.unites import ran_before
+from exotrio.manager.queries.load import FAILED, paused_nodes
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import InvalidQuery
+from exotrio.manager.rules.template import Template
 from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
@@ -296,6 +298,23 @@ def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]])
 def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, Unreached]:
     """Return why places of a run have no states."""
     return why_unreached(view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None)
+
+
+def run_again(view: View, template: Template, states: Iterable[tuple[int, str]]) -> list[str]:
+    """Return the united nodes that run again if these states, given as (place, groups), are retried."""
+    ran = {row["place"] for row in ran_before(view, template, states)}
+    return [template.places[place].identifier for place in sorted(ran)]
+
+
+def run_again_with_failed(view: View, run: Row) -> list[str]:
+    """Return the united nodes that run again if the failed states of a run are retried."""
+    template = view.template(run["template"])
+    if not run["errored"] or run["cancelled_at"] is not None or not template.uniters:
+        return []
+    failed = view.execute(
+        f"SELECT DISTINCT place, groups FROM states WHERE run = ? AND {FAILED}", (run["id"],)
+    )
+    return run_again(view, template, [(row["place"], row["groups"]) for row in failed])
 
 
 def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from exotrio._wire.native import LogLine
 from exotrio._wire.operations import StateAttempt, StateEvent, StateHistory, StateHolder
 from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.runs import RUNS
-from exotrio.manager.engine.states import CREATED, QUEUED, find_state, get_state
+from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, find_state, get_state
+from exotrio.manager.queries.runs import run_again
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -64,6 +65,9 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         ],
         attempts=_attempts_of(view, state),
         logs=logs_of(view, state["seq"]),
+        runs_again=run_again(view, view.template(state["template"]), [(state["place"], state["groups"])])
+        if state["status"] in RETRYABLE and state["cancelled_at"] is None
+        else [],
     )
 
 

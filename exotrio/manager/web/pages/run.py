@@ -15,6 +15,7 @@ from exotrio.manager.queries.runs import (
     further_of,
     paused_places,
     read_run,
+    run_again_with_failed,
     run_size,
     unreached_in,
 )
@@ -57,7 +58,10 @@ class _Run:
             place = self.template.places[index]
             # By node, which may occur several times in the graph.
             paused[place.node_name] = since, link(place.namespace, "nodes", place.node_name)
-        return {"paused": [(name, *shown) for name, shown in paused.items()]}
+        return {
+            "paused": [(name, *shown) for name, shown in paused.items()],
+            "runs_again": run_again_with_failed(self.view, self.run),
+        }
 
     def faults(self) -> Data:
         # Errors are stored with the secrets of the graph masked already.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED, get_state
+from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, get_state
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
 from exotrio.manager.queries.states import spent, was_cancelled
@@ -46,8 +46,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             and state.node_name not in request.offers(view),
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
             "local": row["manager"] is not None,
-            "retryable": state.status in (ERRORED, NEXT_CREATED_ERROR, PRUNED)
-            and row["cancelled_at"] is None,
+            "retryable": state.status in RETRYABLE and row["cancelled_at"] is None,
             "same": len(same),
             "same_runs": len({each["run"] for each in same}),
             "are_more": are_more,
