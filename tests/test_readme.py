@@ -63,6 +63,11 @@ OTHERS = {
             block(GUIDE, "\npython -m exotrio dev"),
         ],
     },
+    "cli/test_folder": {
+        "test_a_join_runs_again_with_what_is_retried_and_the_total_is_right": [
+            block(GUIDE, "then, with the new values")
+        ],
+    },
     "execution/test_asyncio_nodes": {
         "test_an_asyncio_node_that_does_not_declare_it_gets_a_note": [block(GUIDE, "+    runs_in")],
     },

@@ -14,6 +14,7 @@ import pytest
 from exotrio.cli.commands import ui
 from exotrio.manager.store.sqlite.database import Ownership
 from tests.support.commands import NODES, Cli, fails
+from tests.support.pages import GUIDE, block
 from tests.support.postgres import database
 from tests.support.processes import exotrio, link_in
 
@@ -84,6 +85,91 @@ def test_a_run_that_no_runtime_executes_is_not_waited_for(cli: Cli) -> None:
     end = cli("trigger", "fan", "--follow")
     assert (end.code, "nothing executes it" in end.err) == (1, True), end
     assert cli("run", "nodes.py", "--resume", run_id[:6]).code == cli("runs", "watch", run_id).code == 0
+
+
+JOINED = """
+from pathlib import Path
+
+from exotrio import BaseNode, Graph, RetryPolicyModel, Runtime
+from pydantic import BaseModel
+
+
+class Number(BaseModel):
+    n: int
+
+
+class Numbers(BaseNode):
+    class Outputs(Number): ...
+
+    async def execute(self):
+        return [self.Outputs(n=n) for n in range(6)]
+
+
+class Half(BaseNode):
+    class Inputs(Number): ...
+
+    class Outputs(Number): ...
+
+    async def execute(self):
+        if self.inputs.n == 3 and not Path("fixed").exists():
+            raise ValueError("not fixed yet")
+        return self.Outputs(n=self.inputs.n)
+
+
+class Total(BaseNode):
+    class Inputs(BaseModel):
+        numbers: list[int]
+
+    class Outputs(Number): ...
+
+    async def execute(self):
+        return self.Outputs(n=sum(self.inputs.numbers))
+
+
+class Report(BaseNode):
+    class Inputs(Number): ...
+
+    class Outputs(Number): ...
+
+    async def execute(self):
+        return self.Outputs(n=self.inputs.n)
+
+
+class Begin(BaseNode):
+    async def execute(self):
+        return None
+
+
+graph = Graph("joined", namespace="n", retry_policy=RetryPolicyModel(max_retries=0))
+begin = graph.add(Begin)
+numbers = graph.add(Numbers, after=begin)
+half = graph.add(Half, n=numbers.n)
+total = graph.add(Total, unites=begin, strategy="ALL_DONE", numbers=half.every.n)
+graph.add(Report, n=total.n)
+runtime = Runtime(namespace="n", name="r", nodes=[Begin, Numbers, Half, Total, Report])
+"""
+
+
+def test_a_join_runs_again_with_what_is_retried_and_the_total_is_right(bare: Cli) -> None:
+    bare.write("joined.py", JOINED)
+    assert "n: 12" in bare("run", "joined.py", code=1).out
+    run_id = only_run(bare)
+    (failure,) = bare.json("runs", "show", run_id)["failed"]
+    note = "total and what follows run again"
+    assert f"if it is retried, {note}\n" in bare("states", "show", failure["id"]).out
+    end = bare("states", "retry", failure["id"], code=0)
+    assert f"then {note} with the new values\n" in end.err
+    assert "n: 12" in bare("run", "joined.py", "--resume", run_id, code=1).out
+    assert bare.json("states", "show", end.out.strip())["runs_again"] == ["total"]
+    bare.write("fixed", "")
+    end = bare("runs", "retry", run_id, code=0)
+    expected = block(GUIDE, "then, with the new values").code
+    assert end.out == re.sub(r"[0-9a-f-]{36}", run_id, expected)
+    end = bare("run", "joined.py", "--resume", run_id, code=0)
+    assert "n: 15" in end.out
+    assert "n: 12" not in end.out
+    states = bare.json("states", "ls", "--run", run_id, "--place", "report", "--outputs")["states"]
+    assert sorted(state["outputs"]["n"] for state in states) == ["12", "12", "15"]
 
 
 def test_a_run_with_a_key_is_continued_or_shown(cli: Cli) -> None:

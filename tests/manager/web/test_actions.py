@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.flow import Flow
+from tests.contract.flow import OK, Flow, fanned
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, declare, node_name, ok, place, refused
 from tests.support.web import SCRIPT, Browser, Site, failed_run, text_of
 
@@ -27,6 +27,20 @@ async def test_a_failed_state_is_retried_and_its_new_attempt_shown(site: Site) -
     assert "waiting" in html
     assert await flow.status(state) == "RETRY_CREATED"
     assert "This is its new attempt" not in await site.browser.page("/ns/shop"), "said once"
+
+
+async def test_what_runs_again_with_a_retry_is_said_before_it_and_after_it(site: Site) -> None:
+    flow, branches = await fanned(site.api, "ALL_DONE", size=2)
+    ok(await site.api.errored(branches[0]))
+    ok(await site.api.executed(branches[1], OK))
+    note = "then u and what follows run again"
+    run = f"/ns/{flow.api.namespace}/runs/{flow.run_id}"
+    assert note in await site.browser.page(run)
+    assert note in await site.browser.page(f"/ns/shop/states/{branches[0]}")
+    assert note not in await site.browser.page(f"/ns/shop/states/{branches[1]}")
+    html = await site.browser.do(f"{run}/retry")
+    assert "1 state will run again; then, with the new values: u (1 state replaced)." in html
+    assert note not in html
 
 
 async def test_all_failed_states_of_a_run_are_retried(site: Site) -> None:
