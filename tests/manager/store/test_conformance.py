@@ -131,7 +131,7 @@ async def test_rows_are_inserted_by_one_statement_with_a_rule_for_conflicts(stor
     await store.write(insert, [(1, 0, 10, 9, 9), (3, 0, 1, 0, 0)], grow)
     with pytest.raises(DatabaseError, match=r"(?i)unique"):
         await store.write(insert, [(4, 0, 1, 0, 0), (1, 0, 1, 0, 0)])
-    expected = [(1, 0, 15, 0, 0), (1, 1, 6, 0, 0), (2, 0, 8, 0, 0), (3, 0, 1, 0, 0)]
+    expected = [(1, 0, 15, 0, 0, None), (1, 1, 6, 0, 0, None), (2, 0, 8, 0, 0, None), (3, 0, 1, 0, 0, None)]
     assert await store.read(rows, "unite_counters") == expected
 
 
@@ -148,7 +148,7 @@ async def test_columns_that_an_insert_omits_have_their_defaults_and_ids_are_assi
 
     ids: list[int] = []
     await store.write(insert)
-    assert await store.read(rows, "unite_counters") == [(1, 2, 0, 0, 0)]
+    assert await store.read(rows, "unite_counters") == [(1, 2, 0, 0, 0, None)]
     selected = await store.read(rows, "events", "id")
     assert [row[1:] for row in selected] == [
         (1, 5, "released", None),
