@@ -123,7 +123,7 @@ def _lately(screen: Screen, width: int) -> Text:
     lately = overview.throughput
     ended, failed = sum(lately.ended), sum(lately.failed)
     line = _figures(
-        (f"{ended:,}", "ended in the last hour", ""), (f"{failed:,}", "failed", "red" * bool(failed))
+        (f"{ended:,}", "attempts ended in the last hour", ""), (f"{failed:,}", "failed", "red" * bool(failed))
     )
     if failed:
         line.append(f" ({percent(failed, ended)})")

@@ -237,16 +237,17 @@ async def test_the_overview_counts_waiting_running_and_failed_states(
     assert "the oldest is due for 1 min" in now
     for path, states in (("", 2), ("/graphs/orders", 2), ("/graphs/slow", 0), ("/nodes/Node_second", 1)):
         trend = await site.browser.fragments(f"/ns/shop{path}", "trend")
-        assert f"<strong>{states}</strong> states ended" in trend, path
+        attempts = "attempt" if states == 1 else "attempts"
+        assert f"<strong>{states}</strong> {attempts} ended" in trend, path
     assert "<strong>1</strong> run ended, " in await site.browser.fragments("/ns/shop", "trend")
     assert "(50.0 %)" in await site.browser.fragments("/ns/shop", "trend")
     clock.advance(3_700_000)
-    assert "no states ended" in await site.browser.fragments("/ns/shop", "trend")
+    assert "no attempts ended" in await site.browser.fragments("/ns/shop", "trend")
     clock.advance(2 * 86_400_000)
     for path in ("", "/graphs/orders"):
-        assert "no states ended" in await site.browser.fragments(f"/ns/shop{path}?range=24h", "trend")
+        assert "no attempts ended" in await site.browser.fragments(f"/ns/shop{path}?range=24h", "trend")
         week = await site.browser.page(f"/ns/shop{path}?range=7d")
-        assert "<strong>2</strong> states ended" in week
+        assert "<strong>2</strong> attempts ended" in week
         assert 'range=7d" aria-current="true"' in week
 
 

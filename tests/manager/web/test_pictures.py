@@ -122,7 +122,7 @@ def test_a_box_shows_the_most_urgent_counts() -> None:
     assert shown(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
     ran_once = draw_graph([Box(name="a", node="A", counts={"success": 6}, further=5)], title="t")
     assert 'y="68">1 success · 6 outputs<' in ran_once
-    assert 'class="count" x="172" y="22" text-anchor="end">1<' in ran_once
+    assert re.search('class="count"[^>]*>1<', ran_once)
     stuck = draw_graph(
         [Box(name="a", node="A", counts={"waiting": 2}, note="no runtime offers this")], title="t"
     )
@@ -269,7 +269,7 @@ def test_the_chart_of_an_hour_shows_single_failures() -> None:
     assert "peak: 5 failed a minute" in drawn
     assert "9,999 ended, 1 of them failed" in drawn
     quiet = draw_counts([0] * 60, [0] * 60, **minutes)
-    assert "no states ended" in quiet
+    assert "no attempts ended" in quiet
     assert "failed a minute" not in quiet
 
 

@@ -1,4 +1,4 @@
-"""Charts over time: how many states ended and failed in each slot, and how long they took. Pure."""
+"""Charts over time: how many attempts ended and failed in each slot, and how long they took. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABEL_ROOM = 0.92
 
 
 def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, width_ms: int) -> Markup:
-    """Return two bars for each slot: upwards the states that did not fail, downwards those that did.
+    """Return two bars for each slot: upwards the attempts that did not fail, downwards those that did.
 
     Both have separate scales, so that one failure among thousands can be seen.
 
@@ -31,7 +31,7 @@ def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, w
     highest, worst = max([1, *good]), max([0, *failed])
     axis = HEAD + UP
     slot = "a minute" if width_ms == MINUTE_MS else f"in {format_duration(width_ms / 1000)}"
-    scale = f"peak: {highest:,} {slot}" if any(good) else "" if any(ended) else "no states ended"
+    scale = f"peak: {highest:,} {slot}" if any(good) else "" if any(ended) else "no attempts ended"
     parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
     if worst:
         text = f"peak: {worst:,} failed {slot}"
@@ -52,7 +52,7 @@ def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, w
             drawn.append(_bar("s-errored", index, len(ended), axis + 1.0, down))
         parts.append(element("g", *drawn))
     parts += _labels(len(ended), first_ms, width_ms, COUNTS_HEIGHT)
-    return _chart("States that ended and those of them that failed, over time", parts, COUNTS_HEIGHT)
+    return _chart("Attempts that ended well, and those that failed, over time", parts, COUNTS_HEIGHT)
 
 
 def draw_times(
@@ -69,7 +69,7 @@ def draw_times(
     def height(ms: float) -> float:
         return max(2.0, UP * log(max(1.0, ms) / low) / log(max(high / low, 2.0)))
 
-    scale = f"slowest: {format_duration(high / 1000)}" if known else "nothing ended"
+    scale = f"slowest: about {format_duration(high / 1000)}" if known else "nothing ended"
     parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
     for index, (median, slow) in enumerate(zip(medians, slowest, strict=True)):
         if median is None or slow is None:
