@@ -13,11 +13,12 @@ from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum, Flag
 from functools import lru_cache
-from typing import Any, ForwardRef, Literal, TypeVar, get_args, get_origin
+from typing import Any, ForwardRef, Literal, Protocol, TypeVar, get_args, get_origin
 from uuid import UUID
 
 from pydantic import AliasChoices, BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
 
 from exotrio._fields.codecs import (
     SCALARS,
@@ -30,17 +31,28 @@ from exotrio._fields.codecs import (
     resolved,
     text_of,
 )
-from exotrio._fields.declared import VALUES, kind_of, values_schema
+from exotrio._fields.declared import VALUES, kind_of, lenient_fields, values_schema
 from exotrio._util.words import readable_errors
 from exotrio.errors import ConfigurationError, FieldsInvalid
 
 M = TypeVar("M", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel, covariant=True)
+Values = BaseModel | Mapping[str, object]
+"""Values by name: an instance of the model that has them as fields; or a dict, also with texts of values."""
 
+_ANY = TypeAdapter[object](object)
 _KEYS = (str, int, UUID, date, datetime)
 _ALLOWED = (
     "str, int, float, bool, Decimal, UUID, date, datetime, time, timedelta, an Enum or a Literal; "
     "a list, tuple, set or dict of these, or a model with such fields; or one of all these or None"
 )
+
+
+class HasOutputs(Protocol[Model]):
+    """A node, as far as type checkers have to know its class."""
+
+    @property
+    def Outputs(self) -> type[Model]: ...
 
 
 class Fields:
@@ -106,10 +118,15 @@ class Fields:
         """Return the model's JSON schema, with typed fields as the strings that ``declared`` reads."""
         schema = self._model.model_json_schema()
         schema.pop("$defs", None)  # only the typed fields refer to them
+        lenient = lenient_fields(self._model)
+        for name in lenient - self._codecs.keys():
+            for limit in ("minLength", "maxLength", "pattern"):
+                schema["properties"][_registered(name, self._model.model_fields[name])].pop(limit, None)
         for name in self._codecs:
             typed = schema["properties"][name]
             plain = {"title": typed.get("title", name), "type": "string"}
-            plain[VALUES] = values_schema(self._model.model_fields[name])
+            if name not in lenient:
+                plain[VALUES] = values_schema(self._model.model_fields[name])
             if "description" in typed:
                 plain["description"] = typed["description"]
             schema["properties"][name] = plain
@@ -151,6 +168,56 @@ def from_text(model: type[M], texts: Mapping[str, str]) -> M:
     values = _checked(model).decode(texts)
     assert isinstance(values, model), "a model validates to itself"
     return values
+
+
+def texts_of(what: str, values: Values | None, model: type[BaseModel] | None = None) -> dict[str, str]:
+    """Return values by name as texts; nothing for None.
+
+    Args:
+        what: What they are, for messages: ``inputs``.
+        values: The values. In a dict, each is a value or the text of one; an instance gives all its fields.
+        model: The model that has them as fields, if it is known: then each value has to be one of its field.
+            Texts are not checked.
+
+    Raises:
+        ConfigurationError: they have no form as text, or are of another model; no value is quoted.
+    """
+    if isinstance(values, BaseModel):
+        if model is not None and not isinstance(values, model):
+            which = f"of {type(values).__qualname__}, not of {model.__qualname__}"
+            raise ConfigurationError(f"the {what} are an instance {which}")
+        try:
+            return to_text(values)
+        except FieldsInvalid as error:
+            raise ConfigurationError(error.what, error.problems) from None
+    if not isinstance(values, Mapping | None):
+        raise ConfigurationError(f"the {what} are a {type(values).__name__}, not a dict or an instance")
+    fields = {} if model is None else names_of(model)
+    texts: dict[str, str] = {}
+    problems = []
+    for name, value in (values or {}).items():
+        try:
+            if isinstance(value, str) and not isinstance(value, Enum):
+                texts[name] = value
+            elif name in fields:
+                texts[name] = field_text(fields[name], value)
+            elif value is None:
+                raise ValueError('is None: leave it out, or write "null" if None is one of its values')
+            else:
+                texts[name] = plain_text(value)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise ConfigurationError(f"the {what} have no form as text", problems)
+    return texts
+
+
+def plain_text(value: object) -> str:
+    """Return a value for a field of unknown type as text; raise ValueError if it has none."""
+    try:
+        return text_of(_ANY.dump_python(value, mode="json", round_trip=True))
+    except (PydanticSerializationError, ValueError):
+        raise ValueError(f"{type(value).__name__} has no form as text") from None
 
 
 def names_of(model: type[BaseModel]) -> dict[str, FieldInfo]:

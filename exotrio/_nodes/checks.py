@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel
 
 from exotrio._fields.codecs import name_of
-from exotrio._fields.models import field_problems, fields_of
+from exotrio._fields.models import Fields, field_problems, fields_of
 from exotrio._nodes.base import BaseNode, RunsIn
 from exotrio._nodes.importing import NotImportable, target_of
 from exotrio._util.words import shortened
@@ -72,8 +72,7 @@ def returns_list(node: type[BaseNode]) -> bool:
 
 @lru_cache(256)  # tests build many runtimes of the same nodes
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    fields = fields_of(model)
-    return model.model_json_schema() if fields is None else fields.schema()
+    return (fields_of(model) or Fields(model)).schema()
 
 
 def _class_problems(node: type[BaseNode]) -> list[str]:

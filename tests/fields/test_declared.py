@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator
 
 from exotrio import FieldsInvalid, from_text
 from exotrio._fields.declared import declared
@@ -25,6 +25,32 @@ class Size(Enum):
 class Item(BaseModel):
     name: str
 
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Line(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    article: Annotated[str, Field(min_length=2)]
+    price: Annotated[Decimal, Field(ge=0)]
+    level: Level = Level.LOW
+    due: date | None = None
+    parts: list[Line] = []
+
+
+class Trimmed(BaseModel):
+    """Accepts more than its JSON schema says."""
+
+    model_config = ConfigDict(str_strip_whitespace=True)
+    name: Annotated[str, Field(max_length=2)]
+
+
+def without_unit(value: object) -> object:
+    return value.removesuffix(" kg") if isinstance(value, str) else value
+
+
+Weight = Annotated[int, BeforeValidator(without_unit)]
 
 NUMBERS = ("5", " 5", "0", "-1", "1.5", "1e3", "NaN", "99999999999999999999999")
 TIMES = ("2026-01-31", "2026-02-31", "2026-01-31T14:30:00Z", "14:30", "14:30:00", "PT1H", "1:00:00")
@@ -71,12 +97,29 @@ LOOSE: dict[Any, tuple[str, str]] = {
     list[Item]: ("a JSON array", "{}"),
     set[int]: ("a JSON array", "{}"),
     Annotated[set[int], Field(max_length=1)]: ("a JSON array", "{}"),
-    dict[str, int]: ("a JSON object", "[]"),
-    Item: ("a JSON object", "[]"),
+    dict[str, int]: ("a JSON object", '{"a": "x"}'),
+    Item: ("a JSON object", '{"name": 5}'),
+    Line: ("a JSON object", '{"article": "tea", "price": "dear"}'),
+    list[Line]: ("a JSON array", '[{"article": "t", "price": 1}]'),
+    dict[str, Line]: ("a JSON object", '{"one": {"article": "tea", "price": -1}}'),
+    list[Line | None]: ("a JSON array", '[null, {"price": 1}]'),
     Item | None: ("a JSON object, or null", "[]"),
     tuple[int, str]: ("a JSON array, length at least 2, length at most 2", "{}"),
 }
 """A type to its description, and to a text that is refused. Of others, some are left to the node."""
+
+
+LINES = (
+    '{"article": "tea", "price": 1}',
+    '{"article": "tea", "price": "0.99999999999999999999"}',
+    '{"article": "tea", "price": 1, "level": 1, "due": "2026-01-31"}',
+    '{"article": "tea", "price": 1, "level": "1", "due": null}',
+    '{"article": "tea", "price": 1, "level": 2}',
+    '{"article": "tea", "price": 1, "due": "soon"}',
+    '{"article": "tea", "price": 1, "more": 1}',
+    '{"article": "tea", "price": 1, "parts": [{"article": "leaf", "price": 0}]}',
+    '{"article": "tea"}',
+)
 
 
 def schema_of(annotation: Any) -> Any:
@@ -112,8 +155,59 @@ def test_no_text_is_refused_that_the_node_accepts(annotation: Any) -> None:
     values = declared(schema_of(annotation))
     assert values.description == description
     assert values.problem(refused) is not None
-    for text in TEXTS:
+    for text in (*TEXTS, *LINES, *(f"[{line}]" for line in LINES)):
         assert values.problem(text) is None or not is_accepted(annotation, text), text
+
+
+def test_models_within_values_are_checked_and_what_is_wrong_is_named() -> None:
+    line = declared(schema_of(Line))
+    for text in LINES:
+        # Only a part of a line is a line again, which would have no end.
+        assert (line.problem(text) is None) == is_accepted(Line, text), text
+    problem = declared(schema_of(list[Line])).problem('[{"article": "tea", "price": "dear"}]')
+    assert problem is not None
+    assert problem.startswith("must be a JSON array: element 0: price: Input should be a valid decimal")
+
+
+class Lenient(BaseNode):
+    class Inputs(BaseModel):
+        name: Annotated[str, Field(max_length=2)]
+        code: Annotated[str, Field(max_length=2)]
+        weights: list[Weight]
+        trimmed: list[Trimmed]
+        count: Annotated[int, Field(ge=1)]
+
+        @field_validator("name", mode="before")
+        @classmethod
+        def trim(cls, name: str) -> str:
+            return name.strip()
+
+    async def execute(self) -> None: ...
+
+
+def test_a_field_that_accepts_more_than_its_schema_says_is_left_to_the_node() -> None:
+    fields = declare(Lenient).inputs_schema["properties"]
+    texts = {"name": "  a", "weights": '["5 kg"]', "trimmed": '[{"name": "  a"}]'}
+    assert [declared(fields[name]).problem(text) for name, text in texts.items()] == [None] * 3
+    refused = {"code": "  a", "count": "0"}
+    assert None not in [declared(fields[name]).problem(text) for name, text in refused.items()]
+    from_text(Lenient.Inputs, {**texts, "code": "a", "count": "1"})
+
+
+def test_a_schema_that_is_large_or_without_an_end_is_read_in_no_time() -> None:
+    part = {"$ref": "#/$defs/A"}
+    definitions = {
+        name: {
+            "type": "object",
+            "properties": {f"p{number}": {"$ref": f"#/$defs/{other}"} for number in range(40)},
+        }
+        for name, other in zip("ABCDEFGH", "BCDEFGHA", strict=True)
+    }
+    values = declared({"type": "string", "contentSchema": {**part, "$defs": definitions}})
+    assert values.problem("[]") == "must be a JSON object: Input should be an object"
+    assert values.problem('{"p0": {"p0": 5}}') is not None
+    wide = {"type": "object", "properties": {f"p{number}": {"type": "integer"} for number in range(5_000)}}
+    assert declared({"type": "string", "contentSchema": wide}).problem('{"p1": "x"}') is None
 
 
 def test_the_choices_and_the_limits_are_known() -> None:

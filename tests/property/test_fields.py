@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel, NaiveDatetime, create_model
 
 from exotrio import FieldsInvalid, from_text, to_text
+from exotrio._fields.declared import declared
+from exotrio._fields.models import Fields
 
 
 class Colour(StrEnum):
@@ -144,6 +146,20 @@ def test_every_value_of_every_type_makes_the_round_trip(data: st.DataObject) -> 
     annotation, values = data.draw(ANY_TYPE)
     value = data.draw(values)
     assert same(received(annotation, sent(annotation, value)), value)
+
+
+@given(st.text(), st.data())
+def test_the_registered_schema_refuses_no_text_that_the_node_accepts(text: str, data: st.DataObject) -> None:
+    annotation, _ = data.draw(ANY_TYPE)
+    model = model_of(annotation)
+    values = declared(Fields(model).schema()["properties"]["field"])
+    other, strategy = data.draw(ANY_TYPE)
+    for each in (text, sent(other, data.draw(strategy))):
+        try:
+            received(annotation, each)
+        except FieldsInvalid:
+            continue
+        assert values.problem(each) is None
 
 
 @given(st.data())
