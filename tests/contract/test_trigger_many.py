@@ -12,7 +12,7 @@ from exotrio._wire.vocabulary import MAX_BATCH
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim
-from tests.support.helpers import ok, place, refused
+from tests.support.helpers import declare, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native routes")
 
@@ -41,7 +41,7 @@ async def test_each_run_has_its_own_inputs_store_and_state(api: Api) -> None:
     flow = await Flow.deploy(api, place("a", "b", inputs=inputs), place("b"), store_config=STORE)
     runs = [
         run(store={"k": "first"}),
-        run(store={"k": "second", "d": "given"}, inputs={"p": "mine", "unknown": "x"}),
+        run(store={"k": "second", "d": "given"}, inputs={"p": "mine"}),
         run(store={"k": "${{store.d}}"}, inputs={"p": "${{store.k}}", "q": ""}),
     ]
     started = {"run_ids": [each["run_id"] for each in runs], "created": [True] * len(runs)}
@@ -180,3 +180,89 @@ async def test_an_unknown_graph_is_404_and_an_invalid_one_400(api: Api) -> None:
     ok(await api.put_graph("g", api.body([place("a")])), 201)
     refused(await api.trigger_many("g", run()), 400)
     assert await total(api) == 0
+
+
+TYPED = {
+    "count": {"type": "string", "contentSchema": {"type": "integer", "minimum": 1}},
+    "items": {
+        "type": "string",
+        "contentSchema": {
+            "type": "array",
+            "items": {"$ref": "#/$defs/Item"},
+            "$defs": {
+                "Item": {
+                    "type": "object",
+                    "properties": {"price": {"type": "number"}, "name": {"type": "string"}},
+                    "required": ["price"],
+                }
+            },
+        },
+    },
+    "code": {"type": "string", "maxLength": 3},
+    "odd": {"type": "string", "contentSchema": {"type": "graph", "minimum": 1}},
+}
+FITTING = {"count": "5", "items": '[{"price": 1.5}]', "code": "abc", "odd": "anything"}
+MISFITS = [
+    ({"count": "abc"}, "input 'count' of 'a' in graph {} must be a whole number, at least 1; it is 'abc'"),
+    ({"count": "0"}, "must be a whole number, at least 1; it is '0'"),
+    ({"items": "x"}, "input 'items' of 'a' in graph {} must be a JSON array: "),
+    (
+        {"items": '[{"price": "free"}]'},
+        "must be a JSON array: element 0: price: Input should be a valid number",
+    ),
+    ({"items": '[{"price": 1}, {"name": "x"}]'}, "must be a JSON array: element 1: price: Field required"),
+    ({"code": "abcd"}, "input 'code' of 'a' in graph {} must be a text, length at most 3; it is 'abcd'"),
+    ({"cuont": "5"}, "'a' in graph {} has no input 'cuont'; did you mean 'count'?"),
+    ({"count": "x" * 5_000}, "it is '" + "x" * 57 + "...' (5,000 characters)"),
+    ({"count": "top secret 5"}, "; it is '*** 5'"),
+]
+
+
+async def deploy_typed(api: Api) -> Flow:
+    ok(await api.register([declare(node_name("a"), TYPED), declare(node_name("b"), {"due": DATE})]))
+    places = [place("a", "b", inputs=FITTING), place("b", inputs={"due": "${{store.due}}"})]
+    body = api.body(
+        places, secrets={"s": "top secret"}, store_config={"default_values": {"due": "2026-01-31"}}
+    )
+    return await Flow.put(api, "graph", body)
+
+
+DATE = {"type": "string", "contentSchema": {"type": "string", "format": "date"}}
+
+
+@pytest.mark.parametrize(("inputs", "problem"), MISFITS, ids=str)
+async def test_inputs_that_do_not_fit_what_is_registered_start_no_run(
+    api: Api, inputs: dict[str, str], problem: str
+) -> None:
+    flow = await deploy_typed(api)
+    one = run(inputs=inputs)
+    detail = refused(await api.native_trigger(flow.graph, **one), 400)
+    assert problem.format(repr(flow.graph)) in detail
+    ((*where, text),) = problems(await api.trigger_many(flow.graph, run(inputs={"count": "6"}), one))
+    assert (where, text) == (["body", "runs", 1], detail)
+    assert await total(api) == 0
+
+
+async def test_a_store_that_does_not_fit_the_inputs_that_are_a_key_starts_no_run(api: Api) -> None:
+    flow = await deploy_typed(api)
+    detail = refused(await api.native_trigger(flow.graph, **run(store={"due": "soon"})), 400)
+    assert detail.startswith("store key 'due', which is input 'due' of 'b' in graph ")
+    assert detail.endswith(" must be a date such as 2026-01-31; it is 'soon'")
+    ok(await api.native_trigger(flow.graph, **run(store={"due": "2026-09-01"})))
+
+
+async def test_what_the_graph_gives_is_checked_too_and_a_run_that_exists_is_not(api: Api) -> None:
+    flow = await deploy_typed(api)
+    first = run()
+    ok(await api.native_trigger(flow.graph, **first))
+    larger = {**TYPED, "count": {"type": "string", "contentSchema": {"type": "integer", "minimum": 6}}}
+    ok(await api.register([declare(node_name("a"), larger)]))
+    detail = refused(await api.native_trigger(flow.graph, **run()), 400)
+    assert detail.endswith("must be a whole number, at least 6; the graph gives '5'")
+    ok(await api.native_trigger(flow.graph, **run(inputs={"count": "6"})))
+    assert ok(await api.native_trigger(flow.graph, **first))["created"] is False
+
+
+async def test_v0_accepts_values_that_do_not_fit(api: Api) -> None:
+    flow = await deploy_typed(api)
+    ok(await api.trigger(flow.graph, inputs={"count": "abc", "cuont": "5"}, store={"due": "soon"}))

@@ -189,7 +189,9 @@ class Native:
     async def trigger(
         self, request: Request, namespace: str, graph: str, body: native.NativeTriggerRequest
     ) -> Response:
-        started = await self._store.write(runs_engine.trigger, namespace, graph, _new_run(body))
+        started = await self._store.write(
+            runs_engine.trigger, namespace, graph, _new_run(body), self._service.cipher
+        )
         shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
         return reply(shown)
 
@@ -205,7 +207,9 @@ class Native:
         entries = await body_reader(request).parse(request, parse)
         runs = [_new_run(entry) for entry in entries]
         try:
-            started = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)
+            started = await self._store.write(
+                runs_engine.trigger_many, namespace, graph, runs, self._service.cipher
+            )
         except EntriesRefused as refusal:
             raise entries_refused(refusal, "runs") from None
         ids, created = [run.run_id for run in started], [run.created for run in started]

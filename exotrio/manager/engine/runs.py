@@ -14,6 +14,7 @@ from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build
+from exotrio.manager.engine.run_values import ValueCheck
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -33,6 +34,7 @@ from exotrio.manager.rules.errors import (
     NotFound,
     Refused,
 )
+from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import RowChanged, Transaction
@@ -78,18 +80,23 @@ class Started:
     created: bool
 
 
-def trigger(tx: Transaction, namespace: str, graph_name: str, run: NewRun) -> WithEffects[Started]:
+def trigger(
+    tx: Transaction, namespace: str, graph_name: str, run: NewRun, cipher: Cipher | None = None
+) -> WithEffects[Started]:
+    """Start one run, as ``trigger_many`` does."""
     try:
-        (started,), effects = trigger_many(tx, namespace, graph_name, [run])
+        (started,), effects = trigger_many(tx, namespace, graph_name, [run], cipher)
     except EntriesRefused as refusal:
         raise refusal.entries[0] from None
     return WithEffects(started, effects)
 
 
 def trigger_many(
-    tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun]
+    tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun], cipher: Cipher | None = None
 ) -> WithEffects[list[Started]]:
     """Start runs of a graph, each with its store and its root state, and return them in this order.
+
+    With a ``cipher``, values have to fit what is registered: see ``run_values``.
 
     An id or a key that exists, or occurs again in the list, stands for the run that has it already. If one
     run is refused, so are all: EntriesRefused has the first of them. A key is refused if its run was
@@ -108,6 +115,7 @@ def trigger_many(
     template = tx.template(graph["template"])
     node = tx.registered(template.root.namespace, template.root.node_name)
     assert node is not None, "a valid graph has only registered nodes"
+    check = None if cipher is None else ValueCheck(tx, graph, template, cipher)
     numbers = _insert(tx, namespace, graph, {run_id: runs[index] for run_id, index in new.items()})
     changes = Changes(tx)
     stored: list[tuple[int, str, str]] = []
@@ -116,7 +124,10 @@ def trigger_many(
         run = runs[index]
         scope = RunScope(numbers[ids[index]], template)
         try:
-            inputs = to_json(_root_inputs(tx, scope, run)).decode()
+            root_inputs = _root_inputs(tx, scope, run)
+            if check is not None:
+                check.check(run.inputs, run.store, root_inputs)
+            inputs = to_json(root_inputs).decode()
         except Refused as refusal:
             refused[index] = refusal
             if len(refused) == MAX_NAMED:
@@ -228,12 +239,14 @@ def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str
         raise InvalidRequest(str(problem)) from None
 
 
-def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> WithEffects[Started]:
+def trigger_again(
+    tx: Transaction, namespace: str, run_id: str, new_run_id: str, cipher: Cipher
+) -> WithEffects[Started]:
     """Start a run of the same graph with the inputs and the store of another, without its key."""
     run = find_run(tx, namespace, run_id)
     inputs, store = started_with(tx, run)
     again = NewRun(inputs=inputs, store=store, run_id=new_run_id, origin=DASHBOARD)
-    return trigger(tx, namespace, run["graph_name"], again)
+    return trigger(tx, namespace, run["graph_name"], again, cipher)
 
 
 def started_with(view: View, run: Row) -> tuple[dict[str, str], dict[str, str]]:

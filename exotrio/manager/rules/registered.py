@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from exotrio._fields.declared import ANY_TEXT, Declared, declared
 from exotrio.graph.placeholders import OutputRef
 from exotrio.manager.rules.problems import SECRETS, Problem, first_problems
 from exotrio.manager.rules.template import Template
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Registered:
     """What a graph needs to know of a registered node: inputs and outputs are names with JSON schemas.
 
@@ -28,6 +30,12 @@ class Registered:
     required: tuple[str, ...] = ()
     digest: str = ""
     updated_at: int = 0
+
+    @cached_property
+    def typed_inputs(self) -> dict[str, Declared]:
+        """The inputs that do not accept every text."""
+        values = {name: declared(schema) for name, schema in self.inputs.items()}
+        return {name: each for name, each in values.items() if each != ANY_TEXT}
 
 
 def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[Problem]:

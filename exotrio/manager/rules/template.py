@@ -150,6 +150,16 @@ class Template:
         return {target: tuple(unites) for target, unites in uniters.items()}
 
     @cached_property
+    def inputs_by_key(self) -> dict[str, list[tuple[Place, str]]]:
+        """Store key to the inputs, as (place, name), that are this key and nothing else."""
+        inputs: dict[str, list[tuple[Place, str]]] = {}
+        for place in self.places:
+            for name, pieces in place.inputs.items():
+                if len(pieces) == 1 and isinstance(pieces[0], StoreRef):
+                    inputs.setdefault(pieces[0].key, []).append((place, name))
+        return inputs
+
+    @cached_property
     def aggregated(self) -> dict[int, frozenset[int]]:
         """Target index to the places whose successes must be findable by group."""
         return {

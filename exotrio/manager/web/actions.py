@@ -73,7 +73,11 @@ async def retry_state(request: PageRequest, form: Form) -> Done:
 async def trigger_again(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of another one."""
     started = await request.service.store.write(
-        runs.trigger_again, request.namespace, request.params["run_id"], _request_id(form)
+        runs.trigger_again,
+        request.namespace,
+        request.params["run_id"],
+        _request_id(form),
+        request.service.cipher,
     )
     return ("A new run with the same inputs and store was started.", request.link("runs", started.run_id))
 
@@ -91,7 +95,9 @@ async def trigger(request: PageRequest, form: Form) -> Done:
         origin=runs.DASHBOARD,
     )
     try:
-        started = await store.write(runs.trigger, request.namespace, request.params["graph"], run)
+        started = await store.write(
+            runs.trigger, request.namespace, request.params["graph"], run, request.service.cipher
+        )
     except Refused as refusal:
         # Of these refusals, only that of a key which another run has is about a field.
         raise FormRejected(
