@@ -7,7 +7,8 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -316,7 +317,7 @@ def test_the_words_are_run_on_several_machines(tmp_path: Path) -> None:
         code, printed = shell(f"{variables}\n{block(GUIDE, 'trigger words -n tutorial').code}", tmp_path)
     assert code == 0, printed
     assert_prints(printed, "SUCCESS: 4 states in 0.0 s (run 7c175303-1669-4ae8-950f-c6bcbefa3eec)")
-    assert printed.splitlines()[-2:] == ["SUCCESS", "[{'length': '3'}, {'length': '5'}]"]
+    assert printed.splitlines()[-3:] == ["SUCCESS", "3", "5"]
 
 
 @pytest.fixture
@@ -356,7 +357,8 @@ FROM = """
 import os
 from datetime import date, timedelta
 from decimal import Decimal
-from pydantic import BaseModel
+from typing import Annotated
+from pydantic import BaseModel, Field
 from exotrio import BaseNode, Graph, NoRetry, ReQueueAfterSignal, RetryPolicyModel
 """
 PRICED = """
@@ -487,10 +489,33 @@ async def test_an_order_that_is_billed_twice_has_one_run(
         running.ask("PUT", "/v0/namespace/shop/graph/bill", {"secrets": {}, "nodes": [node]})
         for name, value in running.env.items():
             monkeypatch.setenv(name, value)
-        bill = execute(block(GUIDE, "async def bill("), before="from exotrio import StateManager\n")["bill"]
-        assert await bill("17", "9.50") == await bill("17", "9.50")
+        before = "from decimal import Decimal\nfrom exotrio import StateManager\n"
+        bill = execute(block(GUIDE, "async def bill("), before=before)["bill"]
+        assert await bill("17", Decimal("9.50")) == await bill("17", Decimal("9.50"))
         with pytest.raises(RequestRefused, match="'order-17' belongs to the run"):
-            await bill("17", "9.51")
+            await bill("17", Decimal("9.51"))
+
+
+REPORTED = """
+    async def execute(self):
+        return self.Outputs(total=self.inputs.minimum + self.inputs.period.day)
+"""
+
+
+async def test_a_run_is_started_with_values_text_or_an_instance(autojump_clock: MockClock) -> None:
+    code = block(GUIDE, "    minimum: Annotated")
+    Report = execute(code, before=FROM, code=code.code + REPORTED)["Report"]
+    graph = Graph("report", namespace="shop")
+    report = graph.add(Report, period="2026-01-31")
+    period, returned = date(2026, 9, 1), [Report.Outputs(total=Decimal(1))]
+    for inputs in ({"period": period}, {"period": "2026-09-01"}, Report.Inputs(period=period)):
+        run = await run_graph(graph, [Report], inputs=inputs)
+        assert run.outputs(report) == run.outputs(Report) == returned
+        assert run.outputs("report") == [{"total": "1"}]
+        assert (await run_node(Report, inputs)).outputs_of(Report) == returned
+    with pytest.raises(RequestRefused) as refused:
+        await run_graph(graph, [Report], inputs={"minimum": -1})
+    assert block(GUIDE, "it is '-1'").code.rstrip() in refused.value.what
 
 
 # -- guide: tests and traces

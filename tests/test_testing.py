@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from trio.testing import MockClock
 from exotrio import (
     BaseNode,
     ConfigurationError,
+    ExotrioError,
     Graph,
     GraphInvalid,
     NotFound,
@@ -20,7 +22,7 @@ from exotrio import (
     ReQueueAfterSignal,
     RetryPolicyModel,
 )
-from exotrio.testing import GraphRun, RunStatus, StateStatus, run_graph
+from exotrio.testing import Executed, GraphRun, RunStatus, StateStatus, run_graph, run_node
 
 
 class Split(BaseNode):
@@ -154,7 +156,7 @@ async def test_a_graph_that_cannot_be_run_is_refused_with_the_reasons(autojump_c
         await run_graph(graph("other"), NODES)
     with pytest.raises(ConfigurationError, match="dict"):
         await run_graph(graph(), [dict], store={"word": "Hello"})  # type: ignore[list-item]
-    with pytest.raises(ConfigurationError, match="no input 'nmaes'; did you mean 'names'"):
+    with pytest.raises(RequestRefused, match="no input 'nmaes'; did you mean 'names'"):
         await run_graph(graph(), NODES, inputs={"nmaes": "Ada"}, store={"word": "Hello"})
 
 
@@ -162,3 +164,67 @@ async def test_a_run_that_takes_too_long_names_the_waiting_states(autojump_clock
     waiting = r"did not end in 60 s: greet is CREATED \(2 states\)$"
     with pytest.raises(trio.TooSlowError, match=waiting):
         await run_graph(graph(), NODES, inputs={"names": "Bob,Mallory"}, store={"word": "x"}, timeout=60)
+
+
+class Price(BaseNode):
+    class Inputs(BaseModel):
+        day: date
+        rates: list[Decimal]
+        note: str = "none"
+        until: date | None = None
+
+    class Outputs(BaseModel):
+        total: Decimal
+        until: date | None
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(total=sum(self.inputs.rates, Decimal(0)), until=self.inputs.until)
+
+
+DAY = date(2026, 9, 1)
+
+
+async def test_a_node_takes_values_and_returns_outputs_of_its_class() -> None:
+    outcome = await run_node(Price, {"day": DAY, "rates": [Decimal("1.10"), 2], "until": DAY})
+    assert outcome.outputs_of(Price) == [Price.Outputs(total=Decimal("3.10"), until=DAY)]
+    assert outcome == Executed([{"total": "3.10", "until": "2026-09-01"}])
+    assert await run_node(Price, Price.Inputs(day=DAY, rates=[])) == Executed(
+        [{"total": "0", "until": "null"}]
+    )
+    assert await run_node(Price, {"day": DAY, "rates": "[]", "until": None}) == Executed(
+        [{"total": "0", "until": "null"}]
+    )
+    missing = await run_node(Price, {"rates": []})
+    with pytest.raises(
+        ExotrioError, match=r"Price returned no outputs: the inputs do not fit [^\0]*day: Field"
+    ):
+        missing.outputs_of(Price)
+    with pytest.raises(ConfigurationError, match="note: Input should be a valid string") as error:
+        await run_node(Price, {"day": 7.5, "rates": "[]", "note": None})
+    assert [problem.partition(":")[0] for problem in error.value.problems] == ["day", "note"]
+    with pytest.raises(
+        ConfigurationError, match=r"the inputs are an instance of Split.Inputs, not of Price.Inp"
+    ):
+        await run_node(Price, Split.Inputs(names="Ada"))
+    with pytest.raises(ConfigurationError, match="the inputs are a list, not a dict or an instance"):
+        await run_node(Price, ["day"])  # type: ignore[arg-type]
+
+
+async def test_outputs_are_read_by_what_add_returned_or_by_the_class(autojump_clock: MockClock) -> None:
+    made = Graph("prices", namespace="ns")
+    first = made.add(Price, day=DAY, rates=[1])
+    second = made.add(Price, identifier="second", day=DAY, rates=[2], after=first)
+    by_name = made.add("Split", after=second, names="Ada")
+    run = await run_graph(made, [Price, Split])
+    assert run.outputs(second) == [Price.Outputs(total=Decimal(2), until=None)]
+    assert [run.outputs(each) for each in (by_name, "split", Split)] == [
+        [{"name": "Ada"}],
+        [{"name": "Ada"}],
+        [Split.Outputs(name="Ada")],
+    ]
+    with pytest.raises(ConfigurationError, match="the graph has Price more than once: price, second"):
+        run.outputs(Price)
+    with pytest.raises(NotFound, match="the graph has no node of the class Join; it has: Price, Split"):
+        run.outputs(Join)
+    with pytest.raises(NotFound, match="'split' of the graph is Split, not Price: another graph's node"):
+        run.outputs(Graph("other", namespace="ns").add(Price, identifier="split", day=DAY, rates=[]))

@@ -1,7 +1,7 @@
 """How an execution ends: signals that a node raises to end in another way than with outputs, the error that
 is not retried, and outcomes.
 
-Data only. ``_execution`` makes the outcomes, also those of signals, and the reporter sends them.
+``_execution`` makes the outcomes, also those of signals, and the reporter sends them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+
+from exotrio._fields.models import HasOutputs, M, from_text
+from exotrio.errors import ExotrioError
 
 _FOR_THE_RUNTIME = "do not catch it: it has to reach the runtime"
 
@@ -72,12 +75,28 @@ class _Ended:
     logs: Sequence[Mapping[str, str | None]] = field(default=(), repr=False)
     trace: str | None = field(default=None, repr=False)
 
+    def outputs_of(self, node: type[HasOutputs[M]]) -> list[M]:
+        """Return what the node returned, each as an ``Outputs`` of its class.
+
+        Args:
+            node: The class of the node.
+
+        Raises:
+            ExotrioError: the node did not return; the message has its error, or what it asked for.
+        """
+        how = self.error if isinstance(self, Errored) else repr(self)
+        raise ExotrioError(f"{node.__name__} returned no outputs: {how}")
+
 
 @dataclass(frozen=True, slots=True)
 class Executed(_Ended):
     """The node returned: no output, one, or several (a fan-out)."""
 
     outputs: list[dict[str, Any]]
+
+    def outputs_of(self, node: type[HasOutputs[M]]) -> list[M]:
+        model: Any = node.Outputs  # to mypy it is a property
+        return [from_text(model, texts) for texts in self.outputs]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 The rules of the fields are those of ``exotrio.graph``, which users declare graphs with.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -126,7 +126,7 @@ class GraphBody(Body):
     def of_parts(
         cls,
         nodes: Sequence[GraphNodeModel],
-        secrets: dict[str, str],
+        secrets: Mapping[str, str],
         retry_policy: RetryPolicyModel | None = None,
         store_config: StoreConfigModel | None = None,
         triggers: Sequence[CronTrigger] | None = None,
@@ -148,7 +148,11 @@ class GraphBody(Body):
                 )
                 for each in triggers
             ]
-        return cls(secrets=secrets, nodes=[PlaceModel(**dict(node)) for node in nodes], **options)
+        return cls(
+            secrets=cast("dict[str, str]", secrets),
+            nodes=[PlaceModel(**dict(node)) for node in nodes],
+            **options,
+        )
 
     @property
     def schedules(self) -> list[str]:

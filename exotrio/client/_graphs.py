@@ -112,7 +112,7 @@ async def _put(
 def graph_body(
     name: str,
     nodes: Sequence[GraphNodeModel],
-    secrets: dict[str, str],
+    secrets: Mapping[str, str],
     retry_policy: RetryPolicyModel | None,
     store_config: StoreConfigModel | None,
     triggers: Sequence[CronTrigger] | None,

@@ -57,7 +57,7 @@ class RunCalls(StockCalls):
 
         Args:
             graph_name: The graph.
-            runs: For each run a dict, the inputs of the graph's first node, or a ``NewRun``
+            runs: For each run the inputs of the graph's first node, as for ``trigger``; or a ``NewRun``
                 (``exotrio.client``), which has a store, a delay, and an id or a key, too. An iterable of any
                 length, also an asynchronous one; it is read as fast as runs are started.
             on_progress: Called with the number of runs that are started, whenever it has grown.

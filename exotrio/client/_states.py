@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, overload
 from uuid import uuid4
 
+from exotrio._fields.models import HasOutputs, M
 from exotrio._util.error_message import message_line
-from exotrio._util.words import listed, suggestion
 from exotrio._wire.native import Run
 from exotrio._wire.operations import (
     MAX_PAGE,
@@ -25,7 +25,10 @@ from exotrio._wire.v0 import ManualRetryRequest, StateDetail, StateRetry
 from exotrio._wire.vocabulary import FAILED, StateStatus, is_state_id
 from exotrio.client._calls import checked_query
 from exotrio.client._runs import RunCalls
-from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import FieldsInvalid, ManagerUnavailable, NotFound, RequestRefused
+from exotrio.graph.references import AddedNode, NodeOfRun, place_of, read_outputs
+
+T = TypeVar("T")
 
 
 class StateCalls(RunCalls):
@@ -70,7 +73,16 @@ class StateCalls(RunCalls):
             lambda: self._filled_page(query), lambda: self._states_of_run(query)
         )
 
-    async def outputs(self, run: Run | str, identifier: str) -> list[dict[str, Any]]:
+    @overload
+    async def outputs(self, run: Run | str, node: str) -> list[dict[str, Any]]: ...
+    @overload
+    async def outputs(self, run: Run | str, node: AddedNode[T]) -> list[T]: ...
+    @overload
+    async def outputs(self, run: Run | str, node: type[HasOutputs[M]]) -> list[M]: ...
+    @overload
+    async def outputs(self, run: Run | str, node: type) -> list[Any]: ...
+
+    async def outputs(self, run: Run | str, node: NodeOfRun) -> list[Any]:
         """Return the outputs of one node of a run's graph: those of each state that succeeded, oldest first.
 
         There may be more while the run goes on; ``wait`` waits for its end. Through v0 there is a request for
@@ -78,13 +90,21 @@ class StateCalls(RunCalls):
 
         Args:
             run: The run, as ``wait`` returns it, or its id.
-            identifier: Of the node in the graph.
+            node: What ``graph.add`` returned; or its class, if it is once in the graph; or its identifier.
+
+        Returns:
+            For each state an ``Outputs`` of the node's class; a dict of texts if the class is not known,
+            since the node was added, or is named here, by its name.
 
         Raises:
             NotFound: there is no such run, or its graph has no such node.
+            ConfigurationError: several nodes of the graph are of this class.
+            FieldsInvalid: the outputs of a state do not fit the class, which has changed since, perhaps.
         """
         run_id = run if isinstance(run, str) else run.run_id
-        all_outputs: list[dict[str, Any]] = []
+        owner = f"run {run_id}"
+        identifier = node if isinstance(node, str) else place_of(node, await self._places(run_id), owner)
+        all_outputs: list[Any] = []
         before, more = None, True
         while more:
             page = await self.states(
@@ -95,20 +115,23 @@ class StateCalls(RunCalls):
                 outputs = each.outputs
                 if outputs is None:
                     outputs = (await self.state(each.graph_name, run_id, each.id)).outputs
-                all_outputs.append(outputs)
+                try:
+                    all_outputs.append(read_outputs(node, outputs))
+                except FieldsInvalid as error:
+                    raise FieldsInvalid(f"state {each.id}: {error.what}", error.problems) from None
             before, more = page.next, page.next is not None
-        if not all_outputs:
-            await self._require_place(run_id, identifier)
+        if not all_outputs and isinstance(node, str):
+            place_of(node, await self._places(run_id), owner)
         return all_outputs[::-1]
 
-    async def _require_place(self, run_id: str, identifier: str) -> None:
+    async def _places(self, run_id: str) -> dict[str, str]:
+        """Return the identifier of each node of a run's graph, with the name of its class."""
         run = await self.status(run_id)
-        known = [node.identifier for node in run.nodes]
-        if not await self._calls.is_native():  # then these are only the nodes that have states
-            known = [node["identifier"] for node in (await self.get_graph(run.graph_name))["nodes"]]
-        if identifier not in known:
-            hint = suggestion(identifier, known) or f"; it has: {listed(known)}"
-            raise NotFound(f"run {run_id} has no node with the identifier {identifier!r}{hint}")
+        if await self._calls.is_native():
+            return {node.identifier: node.node_name for node in run.nodes}
+        # Its nodes are only those that have states.
+        nodes = (await self.get_graph(run.graph_name))["nodes"]
+        return {node["identifier"]: node["node_name"] for node in nodes}
 
     async def state(self, graph: str, run_id: str, state_id: str) -> StateDetail:
         """Return one state in full: inputs, outputs, error, parents."""

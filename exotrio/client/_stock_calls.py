@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+from exotrio._fields.models import Values
 from exotrio._http.endpoint import resolve_endpoint, version_problems
 from exotrio._wire.graphs import GraphBody
 from exotrio.client import _graphs
@@ -61,8 +62,8 @@ class StockCalls:
     async def trigger(
         self,
         graph_name: str,
-        inputs: dict[str, str] | None = None,
-        store: dict[str, str] | None = None,
+        inputs: Values | None = None,
+        store: Mapping[str, object] | None = None,
         start_delay: int = 0,
         *,
         run_id: str | None = None,
@@ -74,8 +75,9 @@ class StockCalls:
 
         Args:
             graph_name: The graph.
-            inputs: Inputs of its first node, in place of those in the graph.
-            store: The run's store.
+            inputs: Inputs of its first node, in place of those in the graph: an instance of its ``Inputs``,
+                which gives all of them, or a dict of values or their texts.
+            store: The run's store, values or their texts.
             start_delay: Milliseconds before the run starts (milliseconds as in the stock SDK).
             run_id: A UUID for the run: a second call with the same one starts no second run. A state manager
                 that speaks only v0 gives it another. Defaults to None: a new one is made.
@@ -98,7 +100,6 @@ class StockCalls:
         Cancellation:
             The run may have been started all the same.
         """
-        # Unchecked: the server's refusal names each wrong value.
         run = NewRun(inputs=inputs or {}, store=store or {}, start_delay=start_delay, run_id=run_id, key=key)
         return await trigger(self._calls, graph_name, run)
 
@@ -120,7 +121,7 @@ class StockCalls:
         self,
         graph_name: str,
         graph_nodes: Sequence[GraphNodeModel],
-        secrets: dict[str, str],
+        secrets: Mapping[str, str],
         retry_policy: RetryPolicyModel | None = None,
         store_config: StoreConfigModel | None = None,
         triggers: Sequence[CronTrigger] | None = None,
@@ -132,7 +133,7 @@ class StockCalls:
         self,
         graph_name: str | Graph,
         graph_nodes: Sequence[GraphNodeModel] | None = None,
-        secrets: dict[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
         retry_policy: RetryPolicyModel | None = None,
         store_config: StoreConfigModel | None = None,
         triggers: Sequence[CronTrigger] | None = None,

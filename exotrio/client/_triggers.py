@@ -9,7 +9,9 @@ from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import anyio
+from pydantic import BaseModel
 
+from exotrio._fields.models import Values, texts_of
 from exotrio._http.response import Answer, problems_in
 from exotrio._util.json import NotJson, encode
 from exotrio._util.tracing import Span, producing
@@ -40,32 +42,38 @@ class NewRun:
     """A run for ``trigger_many``, described as for ``trigger``.
 
     Args:
-        inputs: Inputs of the graph's first node, in place of those in the graph.
-        store: The run's store.
+        inputs: Inputs of the graph's first node, in place of those in the graph: an instance of its
+            ``Inputs``, which gives all of them, or a dict of values or their texts.
+        store: The run's store, values or their texts.
         start_delay: Milliseconds before the run starts.
         run_id: A UUID for the run: a second request with the same one starts no second run. A state manager
             that speaks only v0 gives the run another id. Defaults to None: a new one is made.
         key: As in ``trigger``; in place of a ``run_id``.
     """
 
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    store: Mapping[str, str] = field(default_factory=dict)
+    inputs: Values = field(default_factory=dict)
+    store: Mapping[str, object] = field(default_factory=dict)
     start_delay: int = 0
     run_id: str | None = None
     key: str | None = None
 
     def request(self) -> dict[str, Any]:
         """Return the body of a native request. It has an id or a key, so that repeating the request cannot
-        start a second run."""
+        start a second run.
+
+        Raises:
+            ConfigurationError: a value has no form as text; or it has an id and a key.
+        """
         if self.run_id is not None and self.key is not None:
             raise ConfigurationError(
                 "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
             )
         once = {"run_id": str(self.run_id or uuid4())} if self.key is None else {"key": self.key}
-        return {"start_delay": self.start_delay, "inputs": self.inputs, "store": self.store, **once}
+        inputs, store = texts_of("inputs", self.inputs), texts_of("store", self.store)
+        return {"start_delay": self.start_delay, "inputs": inputs, "store": store, **once}
 
 
-NewRuns = Iterable[NewRun | Mapping[str, str]] | AsyncIterable[NewRun | Mapping[str, str]]
+NewRuns = Iterable[NewRun | Values] | AsyncIterable[NewRun | Values]
 
 
 async def trigger(calls: Calls, graph_name: str, run: NewRun) -> dict[str, Any]:
@@ -316,17 +324,17 @@ async def _entries(runs: NewRuns, trace: Mapping[str, str]) -> AsyncGenerator[_E
     index = 0
     async with aclosing(_each_of(runs)) as each:
         async for run in each:
-            if isinstance(run, Mapping):
+            if isinstance(run, Mapping | BaseModel):
                 run = NewRun(inputs=run)
             elif not isinstance(run, NewRun):
-                what = f"runs[{index}] is a {type(run).__name__}, not a NewRun or a dict of inputs"
+                what = f"runs[{index}] is a {type(run).__name__}, not a NewRun or the inputs of one"
                 raise ConfigurationError(what)
             try:
                 entry = _Entry(index, run, encode({**run.request(), **trace}))
             except NotJson as error:
                 raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
             except ConfigurationError as error:
-                raise ConfigurationError(f"runs[{index}]: {error.what}") from None
+                raise ConfigurationError(f"runs[{index}]: {error.what}", error.problems) from None
             yield entry
             index += 1
 

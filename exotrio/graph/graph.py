@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict, Unpack
+from typing import Annotated, Any, Literal, TypedDict, Unpack, overload
 
 from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, field_validator
 
+from exotrio._fields.models import HasOutputs, M, plain_text
 from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
 from exotrio.graph.declaration import (
@@ -21,7 +22,7 @@ from exotrio.graph.declaration import (
     UnitesStrategyEnum,
     check_name,
 )
-from exotrio.graph.inputs import Inputs, node_name, outputs_of, plain_text
+from exotrio.graph.inputs import Inputs, models_of, node_name
 from exotrio.graph.nodes import GraphNode, followed
 from exotrio.graph.references import AddedNode, StoreReference, node_of
 
@@ -90,6 +91,23 @@ class Graph(Declaration):
             raise ValueError("a graph needs at least one node")
         return nodes
 
+    @overload
+    def add(
+        self,
+        node: type[HasOutputs[M]],
+        /,
+        *,
+        identifier: str | None = None,
+        namespace: str | None = None,
+        after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        unites: AddedNode[Any] | None = None,
+        strategy: _Strategy | None = None,
+        timeout_minutes: int | None = None,
+        inputs: Mapping[str, object] | None = None,
+        **fields: object,
+    ) -> AddedNode[M]: ...
+
+    @overload
     def add(
         self,
         node: type | str,
@@ -97,17 +115,34 @@ class Graph(Declaration):
         *,
         identifier: str | None = None,
         namespace: str | None = None,
-        after: AddedNode | Sequence[AddedNode] = (),
-        unites: AddedNode | None = None,
+        after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
         timeout_minutes: int | None = None,
         inputs: Mapping[str, object] | None = None,
         **fields: object,
-    ) -> AddedNode:
+    ) -> AddedNode[Any]: ...
+
+    def add(
+        self,
+        node: type | str,
+        /,
+        *,
+        identifier: str | None = None,
+        namespace: str | None = None,
+        after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        unites: AddedNode[Any] | None = None,
+        strategy: _Strategy | None = None,
+        timeout_minutes: int | None = None,
+        inputs: Mapping[str, object] | None = None,
+        **fields: object,
+    ) -> AddedNode[Any]:
         """Add a node, which follows those whose outputs it refers to, and return it for further references.
 
         The first node is the root. Each other one follows the last of the nodes that it refers to, so the
         others have to come before that one; or ``after`` names the nodes that it follows.
+
+        What is returned also stands for the node where its outputs are read: ``manager.outputs(run, plan)``.
 
         Args:
             node: The node class; or the name of one that cannot be imported here, such as another team's,
@@ -138,7 +173,7 @@ class Graph(Declaration):
                 what = f"{type(node).__name__} object cannot be added to graph {self.name!r}"
                 raise GraphInvalid(f"a {what}", fix="pass a node class, or the name of one")
             name = _WORD.sub("_", node_name(node)).lower() if identifier is None else identifier
-            outputs = outputs_of(node)
+            model_of_outputs = models_of(node)[1] if isinstance(node, type) else None
             others = after if unites is None else [*after, unites]
             problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others)))
             if strategy is not None and unites is None:
@@ -160,7 +195,7 @@ class Graph(Declaration):
             if model is not None and not problems:
                 target = None if unites is None else node_of(unites)
                 before = followed(target, list(dict.fromkeys(map(node_of, after))), values.sources)
-                added = GraphNode(model=model, outputs=outputs, unites=target, before=before)
+                added = GraphNode(model=model, outputs_model=model_of_outputs, unites=target, before=before)
                 problems += added.problems(next(iter(self._added), None))
                 problems += values.reference_problems(added, self._added.values()) if not problems else ()
                 if not problems:
@@ -208,7 +243,9 @@ class Graph(Declaration):
             raise GraphInvalid(f"store key {key!r} of graph {self.name!r} {error}") from None
         return StoreReference(key)
 
-    def _wrong_arguments(self, name: str, namespace: str | None, nodes: Iterable[AddedNode]) -> Iterator[str]:
+    def _wrong_arguments(
+        self, name: str, namespace: str | None, nodes: Iterable[AddedNode[Any]]
+    ) -> Iterator[str]:
         """Yield what is wrong with the arguments other than inputs."""
         if self.nodes and not self._added:
             yield "the graph's nodes were given as a list: add all of them, or list all of them"
@@ -224,7 +261,7 @@ class Graph(Declaration):
                 yield f"{node_of(each).identifier!r} is a node of another graph"
 
 
-def _unites(unites: AddedNode | None, strategy: str | None) -> UnitesModel | None:
+def _unites(unites: AddedNode[Any] | None, strategy: str | None) -> UnitesModel | None:
     if not isinstance(unites, AddedNode):
         return None
     fields = {} if strategy is None else {"strategy": strategy}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, get_args, get_origin
+from typing import get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from exotrio._fields.codecs import name_of, resolved, text_of
+from exotrio._fields.codecs import name_of, resolved
 from exotrio._fields.fit import fits
-from exotrio._fields.models import field_problems, field_text, names_of
+from exotrio._fields.models import field_problems, field_text, names_of, plain_text
 from exotrio._util.words import listed, suggestion
 from exotrio.errors import GraphInvalid
 from exotrio.graph.declaration import StoreConfigModel
@@ -198,20 +197,5 @@ def _class_problems(node: type) -> list[str]:
     ]
 
 
-def outputs_of(node: type | str) -> dict[str, Any] | None:
-    """Return the outputs of a node and their types; None if its class is not known."""
-    if isinstance(node, str):
-        return None
-    return {name: info.annotation for name, info in names_of(models_of(node)[1]).items()}
-
-
 def node_name(node: type | str) -> str:
     return node if isinstance(node, str) else node.__name__
-
-
-def plain_text(value: object) -> str:
-    """Return a value for an input of unknown type as text; raise ValueError if it has none."""
-    try:
-        return text_of(to_jsonable_python(value))
-    except PydanticSerializationError:
-        raise ValueError(f"{type(value).__name__} has no form as text") from None

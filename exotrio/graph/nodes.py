@@ -12,6 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
+
+from exotrio._fields.models import names_of
 from exotrio._util.words import listed
 from exotrio.graph.declaration import GraphNodeModel
 
@@ -22,6 +25,7 @@ class GraphNode:
 
     Attributes:
         model: Its declaration.
+        outputs_model: The Outputs of its class; None if that is not known.
         outputs: Name of each output to its type; None if its class is not known.
         unites: The node that it unites.
         before: The nodes from which an edge leads to it.
@@ -31,14 +35,19 @@ class GraphNode:
     """
 
     model: GraphNodeModel
-    outputs: Mapping[str, Any] | None
+    outputs_model: type[BaseModel] | None
     unites: GraphNode | None
     before: Sequence[GraphNode]
+    outputs: Mapping[str, Any] | None = field(init=False)
     above: frozenset[str] = field(init=False)
     certain: frozenset[str] = field(init=False)
     possible: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
+        model = self.outputs_model
+        self.outputs = (
+            None if model is None else {name: info.annotation for name, info in names_of(model).items()}
+        )
         self.above = frozenset[str]().union(*({*each.above, each.identifier} for each in self.before))
         chains = self.before if self.unites is None else [self.unites]
         certain = [each.certain | {each.identifier} for each in chains]

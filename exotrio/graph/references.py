@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, NoReturn, TypeVar
 
+from exotrio._fields.models import from_text
 from exotrio._util.words import listed, suggestion
-from exotrio.errors import GraphInvalid
+from exotrio.errors import ConfigurationError, GraphInvalid, NotFound
 from exotrio.graph.nodes import GraphNode
+
+T = TypeVar("T")
 
 _WHEN = "its value is known only when the graph runs: let a node decide by it"
 _REPR = re.compile(r"<(?:(?:the|every) [^<>]+ of|[^<>]+ as|store key) '[^'<>]*'>")
@@ -132,10 +135,10 @@ class EveryOutput(_Outputs):
         return f"<every {self._node.model.node_name} as {self._node.identifier!r}>"
 
 
-class AddedNode(_Outputs):
+class AddedNode(_Outputs, Generic[T]):
     """A node that was added to a graph, with its outputs as attributes: ``plan.root``.
 
-    Write ``plan["every"]`` for an output that is named ``every``.
+    Write ``plan["every"]`` for an output that is named ``every``. T is the ``Outputs`` of its class.
     """
 
     __slots__ = ()
@@ -152,9 +155,60 @@ class AddedNode(_Outputs):
         return f"<{self._node.model.node_name} as {self._node.identifier!r}>"
 
 
-def node_of(added: AddedNode) -> GraphNode:
+def node_of(added: AddedNode[Any]) -> GraphNode:
     """Return the node that ``Graph.add`` returned."""
     return added._node
+
+
+NodeOfRun = str | AddedNode[Any] | type
+"""A node whose outputs are read: its identifier, what ``Graph.add`` returned, or its class."""
+
+
+def place_of(node: NodeOfRun, places: Mapping[str, str], owner: str) -> str:
+    """Return the identifier of a node.
+
+    Args:
+        node: The node.
+        places: Identifier of each node of the graph to the name of its class.
+        owner: What has these, for messages.
+
+    Raises:
+        NotFound: there is no such node, or one of another class.
+        ConfigurationError: several nodes are of the class.
+    """
+    if isinstance(node, type):
+        found = [identifier for identifier, name in places.items() if name == node.__name__]
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"{owner} has {node.__name__} more than once: {listed(found)}",
+                fix="name one of them, by its identifier or by what graph.add returned",
+            )
+        if not found:
+            known = dict.fromkeys(places.values())
+            hint = suggestion(node.__name__, known) or f"; it has: {listed(known)}"
+            raise NotFound(f"{owner} has no node of the class {node.__name__}{hint}")
+        return found[0]
+    identifier = node if isinstance(node, str) else node_of(node).identifier
+    if identifier not in places:
+        hint = suggestion(identifier, places) or f"; it has: {listed(places)}"
+        raise NotFound(f"{owner} has no node with the identifier {identifier!r}{hint}")
+    if isinstance(node, AddedNode) and (name := node_of(node).model.node_name) != places[identifier]:
+        raise NotFound(f"{identifier!r} of {owner} is {places[identifier]}, not {name}: another graph's node")
+    return identifier
+
+
+def read_outputs(node: NodeOfRun, texts: Mapping[str, Any]) -> Any:
+    """Return the outputs of one state as an ``Outputs`` of the class of a node; as texts if it is not known.
+
+    Raises:
+        FieldsInvalid: they do not fit that class.
+    """
+    model: Any = None
+    if isinstance(node, AddedNode):
+        model = node_of(node).outputs_model
+    elif isinstance(node, type):
+        model = getattr(node, "Outputs", None)
+    return texts if model is None else from_text(model, texts)
 
 
 def output_problem(node: GraphNode, name: object) -> str | None:

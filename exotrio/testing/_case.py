@@ -11,6 +11,7 @@ from functools import partial
 
 import trio
 
+from exotrio._fields.models import Values
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.runtime import Runtime
@@ -43,8 +44,8 @@ class Scenario:
     graph: Graph
     namespace: str
     nodes: Sequence[type[BaseNode]]
-    inputs: Mapping[str, str]
-    store: Mapping[str, str]
+    inputs: Values | None
+    store: Mapping[str, object] | None
 
 
 class Wire(httpx.AsyncBaseTransport):

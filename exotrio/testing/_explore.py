@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 import trio
 from trio.testing import MockClock
 
+from exotrio._fields.models import Values
 from exotrio._nodes.base import BaseNode, runs_in_of
 from exotrio._nodes.checks import node_problems
 from exotrio._util.words import listed, plural, shortened
@@ -102,8 +103,8 @@ async def explore(
     *,
     check: Callable[[CrashRun[T]], object],
     setup: Callable[[], T] | None = None,
-    inputs: Mapping[str, str] | None = None,
-    store: Mapping[str, str] | None = None,
+    inputs: Values | None = None,
+    store: Mapping[str, object] | None = None,
     faults: Collection[Fault] = tuple(Fault),
     only: int | None = None,
     max_points: int = 500,
@@ -200,9 +201,7 @@ async def explore(
     # Here, since it imports the state manager, which run_node does not need.
     from exotrio.testing._case import Scenario
 
-    scenario = Scenario(
-        graph=graph, namespace=namespace_of(graph), nodes=nodes, inputs=inputs or {}, store=store or {}
-    )
+    scenario = Scenario(graph=graph, namespace=namespace_of(graph), nodes=nodes, inputs=inputs, store=store)
     runs = _Runs(scenario=scenario, check=check, setup=setup, seed=seed)
     begin = trio.current_time()
     usual, failure = await runs.make(None, timeout)
@@ -272,7 +271,7 @@ class _Runs(Generic[T]):
             slow = failure = None
             try:
                 async with case.run(timeout) as run:
-                    result = CrashRun(run.status, run.states, run.identifiers, world, point, dict(case.begun))
+                    result = CrashRun(run.status, run.states, run.places, world, point, dict(case.begun))
                     failure = await self._failure(result)
             except trio.TooSlowError as error:
                 slow = error

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
+from exotrio._fields.models import HasOutputs, M, Values
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import ungrouped
-from exotrio._util.words import listed, suggestion
+from exotrio._util.words import listed
 from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, PENDING, RunStatus, StateStatus, from_ms, to_ms
-from exotrio.errors import ConfigurationError, NotFound
+from exotrio.errors import ConfigurationError
 from exotrio.graph import Graph
+from exotrio.graph.references import AddedNode, NodeOfRun, place_of, read_outputs
 
 if TYPE_CHECKING:
     from exotrio.client._state_manager import StateManager
+
+T = TypeVar("T")
 
 _EPOCH_MS = 1_700_000_000_000
 """The state manager's clock at the start of a run."""
@@ -52,31 +56,51 @@ class GraphRun:
     Attributes:
         status: SUCCESS or FAILED.
         states: All states, in order of creation; a retry is a separate state.
-        identifiers: Identifiers of all nodes of the graph, whether they ran or not.
+        places: Identifier of each node of the graph, whether it ran or not, to the name of its class.
     """
 
     status: RunStatus
     states: tuple[TestedState, ...]
-    identifiers: tuple[str, ...]
+    places: Mapping[str, str]
 
-    def of(self, identifier: str) -> list[TestedState]:
-        """Return the states of one of the graph's nodes, named by its identifier in the graph.
+    def of(self, node: NodeOfRun) -> list[TestedState]:
+        """Return the states of one of the graph's nodes.
+
+        Args:
+            node: What ``graph.add`` returned; or its class, if it is once in the graph; or its identifier.
 
         Raises:
             NotFound: the graph has no such node.
+            ConfigurationError: several nodes of the graph are of this class.
         """
-        if identifier not in self.identifiers:
-            hint = suggestion(identifier, self.identifiers) or f"; it has: {listed(self.identifiers)}"
-            raise NotFound(f"the graph has no node with the identifier {identifier!r}{hint}")
+        identifier = place_of(node, self.places, "the graph")
         return [state for state in self.states if state.identifier == identifier]
 
-    def outputs(self, identifier: str) -> list[dict[str, Any]]:
+    @overload
+    def outputs(self, node: str) -> list[dict[str, Any]]: ...
+    @overload
+    def outputs(self, node: AddedNode[T]) -> list[T]: ...
+    @overload
+    def outputs(self, node: type[HasOutputs[M]]) -> list[M]: ...
+    @overload
+    def outputs(self, node: type) -> list[Any]: ...
+
+    def outputs(self, node: NodeOfRun) -> list[Any]:
         """Return the outputs of each state of one of the graph's nodes that succeeded.
+
+        Args:
+            node: As for ``of``.
+
+        Returns:
+            For each state an ``Outputs`` of the node's class; a dict of texts if the class is not known,
+            since the node was added, or is named here, by its name.
 
         Raises:
             NotFound: the graph has no such node.
+            ConfigurationError: several nodes of the graph are of this class.
         """
-        return [state.outputs for state in self.of(identifier) if state.status is StateStatus.SUCCESS]
+        done = [state for state in self.of(node) if state.status is StateStatus.SUCCESS]
+        return [read_outputs(node, state.outputs) for state in done]
 
     @property
     def errors(self) -> list[str]:
@@ -88,8 +112,8 @@ async def run_graph(
     graph: Graph,
     nodes: Sequence[type[BaseNode]],
     *,
-    inputs: Mapping[str, str] | None = None,
-    store: Mapping[str, str] | None = None,
+    inputs: Values | None = None,
+    store: Mapping[str, object] | None = None,
     timeout: float = 3600.0,
 ) -> GraphRun:
     """Run a graph from its trigger to its end, by a real state manager in memory and a real runtime.
@@ -102,18 +126,19 @@ async def run_graph(
     Args:
         graph: The graph. All its nodes are in one namespace.
         nodes: The node classes it names.
-        inputs: Inputs of its first node, as text, in place of those in the graph. Defaults to none.
-        store: The run's store. Defaults to nothing.
+        inputs: Inputs of its first node in place of those in the graph: an instance of its ``Inputs``, or a
+            dict of values or their texts. Defaults to none.
+        store: The run's store, values or their texts. Defaults to nothing.
         timeout: Seconds it may take, on Trio's clock. Defaults to an hour.
 
     Returns:
         The result. A node that raises makes a FAILED run, not an exception here.
 
     Raises:
-        ConfigurationError: node classes that are not usable, nodes of several namespaces, or an input that
-            the first node does not have.
+        ConfigurationError: node classes that are not usable, nodes of several namespaces, or a value without
+            a form as text.
         GraphInvalid: the graph is not valid; ``problems`` names each reason.
-        RequestRefused: inputs or store do not fit the graph.
+        RequestRefused: inputs or store do not fit the graph and its nodes.
         trio.TooSlowError: the run did not end in time; the message says which states have not ended.
 
     Cancellation:
@@ -132,7 +157,7 @@ async def run_graph(
         with ungrouped():
             async with trio.open_nursery() as nursery:
                 await nursery.start(runtime.run)
-                run_id = await start(manager, graph, inputs or {}, store or {})
+                run_id = await start(manager, graph, inputs, store)
                 status = await wait(manager, graph, run_id, timeout)
                 runtime.stop()
         return await result(manager, graph, run_id, status)
@@ -151,18 +176,11 @@ def namespace_of(graph: Graph) -> str:
 
 
 async def start(
-    manager: StateManager, graph: Graph, inputs: Mapping[str, str], store: Mapping[str, str]
+    manager: StateManager, graph: Graph, inputs: Values | None, store: Mapping[str, object] | None
 ) -> str:
     """Declare a graph, start a run of it, and return its id."""
     await manager.upsert_graph(graph)
-    followers = {identifier for node in graph.nodes for identifier in node.next_nodes or ()}
-    (first,) = (node for node in graph.nodes if node.identifier not in followers)
-    for name in inputs:
-        # A state manager ignores it, as v0 does: the test would use the input in the graph.
-        if name not in first.inputs:
-            hint = suggestion(name, first.inputs) or f": it has {listed(first.inputs)}"
-            raise ConfigurationError(f"the first node, {first.identifier!r}, has no input {name!r}{hint}")
-    triggered = await manager.trigger(graph.name, inputs=dict(inputs), store=dict(store))
+    triggered = await manager.trigger(graph.name, inputs=inputs, store=store)
     return str(triggered["run_id"])
 
 
@@ -203,5 +221,5 @@ async def result(manager: StateManager, graph: Graph, run_id: str, status: RunSt
             )
             for state in states
         ),
-        tuple(node.identifier for node in graph.nodes),
+        {node.identifier: node.node_name for node in graph.nodes},
     )

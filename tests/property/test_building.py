@@ -27,7 +27,7 @@ def built(plan: Plan, explicit: bool) -> Graph:
         for child in place.next_nodes:
             before[child].append(place.identifier)
     graph = Graph("g", namespace="ns")
-    added: dict[str, AddedNode] = {}
+    added: dict[str, AddedNode[Any]] = {}
     # A node on a side branch may be referred to as well; what comes first is added first.
     first = {name: {*before[name], *referred_to(plan[name])} for name in before}
     for name in TopologicalSorter(first).static_order():
@@ -107,7 +107,7 @@ def test_a_node_can_be_added_where_the_state_manager_accepts_it_and_nowhere_else
     plan: Plan, data: st.DataObject
 ) -> None:
     graph = built(plan, explicit=True)
-    added = {name: AddedNode(node) for name, node in graph._added.items()}
+    added: dict[str, AddedNode[Any]] = {name: AddedNode(node) for name, node in graph._added.items()}
     # What its references are of, and what it unites, is most often what decides.
     name = st.sampled_from(sorted(added))
     after = data.draw(st.lists(name, max_size=2, unique=True), label="after")

@@ -12,7 +12,7 @@ import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode, ConfigurationError, Graph, GraphNodeModel
+from exotrio import BaseNode, ConfigurationError, Graph, GraphNodeModel, RequestRefused
 from exotrio._execution import loop_watch
 from exotrio.testing import CheckFailed, CrashRun, Exploration, Fault, Moment, RunStatus, explore
 from exotrio.testing._case import MOMENT
@@ -354,7 +354,7 @@ async def test_it_refuses_what_cannot_be_run(autojump_clock: MockClock) -> None:
         await explore(graph(Foreign), [Foreign], check=ran_once)
     with pytest.raises(ConfigurationError, match="dict"):
         await explore(graph(), [dict], check=ran_once)  # type: ignore[list-item]
-    with pytest.raises(ConfigurationError, match="no input 'speed': it has none"):
+    with pytest.raises(RequestRefused, match="no input 'speed'; it has: none"):
         await explore(graph(), [Work], check=ran_once, inputs={"speed": "high"})
 
     async def fresh_later() -> None: ...

@@ -40,6 +40,16 @@ _BOM = b"\xef\xbb\xbf"
 _INDEX = re.compile(r"^runs\[(\d+)\]", re.MULTILINE)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """The run that a line describes, as in ``NewRun``."""
+
+    inputs: dict[str, str]
+    store: dict[str, str]
+    run_id: str | None
+    key: str | None
+
+
 @dataclass(kw_only=True, eq=False)
 class RunsOfFile:
     """The runs that the lines of a file describe.
@@ -184,7 +194,7 @@ class RunsOfFile:
         )
 
 
-def _parse(line: bytes) -> NewRun:
+def _parse(line: bytes) -> _Line:
     """Return the run of a line; raise ValueError, whose text quotes nothing that could be a secret."""
     if len(line) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
@@ -212,7 +222,7 @@ def _parse(line: bytes) -> NewRun:
             raise ValueError(f"its key {error}") from None
         if chosen is not None:
             raise ValueError("it has a key and a run_id; give one of them")
-    return NewRun(inputs=_texts(run, "inputs"), store=_texts(run, "store"), run_id=chosen, key=key)
+    return _Line(inputs=_texts(run, "inputs"), store=_texts(run, "store"), run_id=chosen, key=key)
 
 
 def _texts(run: dict[str, object], name: str) -> dict[str, str]:

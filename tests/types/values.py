@@ -1,0 +1,87 @@
+"""What type checkers say of the values of runs and of what nodes return: read by mypy and pyright."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+from exotrio import BaseNode, Graph, StateManager
+from exotrio.client import NewRun
+from exotrio.testing import CrashRun, explore, run_graph, run_node
+
+
+class Report(BaseNode):
+    class Inputs(BaseModel):
+        period: date
+        minimum: Decimal = Decimal(0)
+
+    class Outputs(BaseModel):
+        total: Decimal
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(total=self.inputs.minimum)
+
+
+class Silent(BaseNode):
+    async def execute(self) -> None: ...
+
+
+graph = Graph("g", namespace="shop")
+report = graph.add(Report, period=date(2026, 9, 1))
+silent = graph.add(Silent, after=report)
+notify = graph.add("Notify", namespace="theirs", after=report)
+texts = {"period": "2026-09-01"}
+typed = Report.Inputs(period=date(2026, 9, 1))
+
+
+async def trigger(manager: StateManager) -> None:
+    await manager.trigger("g", {"period": date(2026, 9, 1)})
+    await manager.trigger("g", texts, store={"minimum": Decimal(5), "all": True})
+    await manager.trigger("g", typed)
+    await manager.trigger("g", "period")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def later() -> Iterator[Report.Inputs]:
+    yield typed
+
+
+async def trigger_many(manager: StateManager) -> None:
+    await manager.trigger_many("g", [{"period": date(2026, 9, 1)}, texts, typed])
+    await manager.trigger_many("g", [texts, texts])
+    await manager.trigger_many("g", later())
+    await manager.trigger_many("g", [NewRun(inputs=typed, store={"minimum": 5}), NewRun(inputs=texts)])
+
+
+async def outputs(manager: StateManager) -> None:
+    run = await manager.wait("id")
+    assert_type(await manager.outputs(run, report), list[Report.Outputs])
+    assert_type(await manager.outputs("id", Report), list[Report.Outputs])
+    assert_type(await manager.outputs(run, "report"), list[dict[str, Any]])
+    for each in await manager.outputs(run, report):
+        assert_type(each.total, Decimal)
+        print(each.totl)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    print(await manager.outputs(run, notify), await manager.outputs(run, silent))
+
+
+async def tests() -> None:
+    outcome = await run_node(Report, {"period": date(2026, 9, 1)})
+    assert_type(outcome.outputs_of(Report), list[Report.Outputs])
+    await run_node(Report, typed)
+    await run_node(Report, texts)
+    run = await run_graph(graph, [Report], inputs={"period": date(2026, 9, 1)}, store={"minimum": 5})
+    assert_type(run.outputs(report), list[Report.Outputs])
+    assert_type(run.outputs(Report), list[Report.Outputs])
+    assert_type(run.outputs("report"), list[dict[str, Any]])
+    assert_type(run.of(report)[0].identifier, str)
+    await run_graph(graph, [Report], inputs=typed)
+    await run_graph(graph, [Report], inputs=texts)
+    await explore(graph, [Report], inputs=typed, check=has_a_total)
+    await explore(graph, [Report], inputs={"period": date(2026, 9, 1)}, check=has_a_total)
+
+
+def has_a_total(run: CrashRun[None]) -> None:
+    assert_type(run.outputs(report)[0].total, Decimal)
