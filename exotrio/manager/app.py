@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -64,7 +65,7 @@ def create_app(
     if native:
         table += [*routes_of(Native(service)), *routes_of(Inspection(service)), *routes_of(Backups(service))]
         table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
-    table += routes_of(Descriptions(service, table))
+    table += routes_of(Descriptions(service, table, guide=dashboard is not None))
     routes = starlette_routes(table)
     # Starlette tries one route after the other: when the route of claims was last, finding it took 17 us of
     # the 122 us of an empty claim.
@@ -88,11 +89,20 @@ def create_app(
         )
     if metrics is not None:
         api = metrics.timed(api, routes)
-    return CheckedHost(api if dashboard is None else _both(api, dashboard), allowed_hosts)
+    if dashboard is not None:
+        api = _both(api, dashboard, {route.path.split("/")[1] for route in table})
+    return CheckedHost(api, allowed_hosts)
 
 
-def _both(api: ASGIApp, dashboard: Dashboard) -> ASGIApp:
+def _both(api: ASGIApp, dashboard: Dashboard, api_folders: Collection[str]) -> ASGIApp:
+    def is_page(scope: Scope) -> bool:
+        if dashboard.serves(scope["path"]):
+            return True
+        # A person who mistypes an address gets a page with links, and not JSON about a missing key.
+        is_browser = scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
+        return is_browser and scope["path"].split("/")[1] not in api_folders
+
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        await (dashboard if dashboard.serves(scope["path"]) else api)(scope, receive, send)
+        await (dashboard if is_page(scope) else api)(scope, receive, send)
 
     return dispatch

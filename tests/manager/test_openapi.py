@@ -83,6 +83,7 @@ async def test_exactly_the_served_routes_are_described(native: bool) -> None:
         for path in document["paths"]:
             assert path in page
         assert not re.search(r"<script|<link|<img|src=|@import|https?://", page), "it loads nothing"
+        assert 'href="/guide' not in page, "there is no dashboard"
         assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 

@@ -24,21 +24,16 @@ from exotrio._wire.vocabulary import KEY_HEADER, NATIVE_VERSION
 from exotrio.manager.api.routing import ApiRoute, routes_of
 from exotrio.manager.service import Service
 
-STYLE = (
-    "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
-    "overflow-wrap:anywhere;background:Canvas;color:CanvasText}"
-    "details{border-top:1px solid #8886;padding:.3rem 0}summary{cursor:pointer}"
-    "td,th{text-align:left;vertical-align:top;padding:.1rem 1rem .1rem 0}code{font-size:.9em}"
-)
 _REFS = "#/components/schemas/"
 
 
 class Descriptions:
-    """The routes that describe ``routes`` and themselves."""
+    """The routes that describe ``routes`` and themselves; with ``guide`` the page links to the guide."""
 
-    def __init__(self, service: Service, routes: Iterable[ApiRoute]) -> None:
+    def __init__(self, service: Service, routes: Iterable[ApiRoute], *, guide: bool) -> None:
         self._service = service
         self._routes = [*routes, *routes_of(self)]
+        self._guide = guide
         self._made: tuple[Response, Response] | None = None
 
     @ApiRoute("GET", "/openapi.json", "This description", is_open=True)
@@ -58,20 +53,30 @@ class Descriptions:
     def _make(self) -> tuple[Response, Response]:
         if self._made is not None:  # by the call that this one waited for
             return self._made
-        self._made = _describe(self._routes)
+        self._made = _describe(self._routes, guide=self._guide)
         return self._made
 
 
-def _describe(routes: Sequence[ApiRoute]) -> tuple[Response, Response]:
+def _describe(routes: Sequence[ApiRoute], *, guide: bool) -> tuple[Response, Response]:
     """Return the document, and its page."""
     # Imported here, since most state managers never serve it.
-    from exotrio.manager.web.page import render
+    from exotrio.manager.web.guide import PAGES
+    from exotrio.manager.web.page import render, style
 
-    digest = b64encode(sha256(STYLE.encode()).digest()).decode()
+    sheet = style()
+    digest = b64encode(sha256(sheet.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'; base-uri 'none'"
     headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
     document = document_of(routes)
-    page = render("api.html", document=document, style=Markup(STYLE), header=KEY_HEADER)
+    page = render(
+        "api.html",
+        document=document,
+        style=Markup(sheet),
+        header=KEY_HEADER,
+        theme="auto",
+        name="api",
+        pages=PAGES if guide else {},
+    )
     return (
         Response(to_json(document), media_type="application/json"),
         Response(page.encode(), headers=headers, media_type="text/html"),

@@ -13,6 +13,10 @@ NAMES = {"readme": README, "guide": GUIDE, "production": PRODUCTION, "proof": PR
 async def test_each_page_of_the_guide_is_complete_and_its_links_have_targets(site: Site) -> None:
     overview = await site.browser.page("/ns/default")
     assert '<a href="/guide">Guide</a>' in overview
+    api = (await site.browser.get("/docs")).text
+    assert '<a href="/docs" aria-current="page">API</a>' in api
+    assert "--ground:" in api, "it has the style of the other pages in it"
+    assert {f"/guide/{name}" for name in NAMES} <= set(re.findall('<a href="([^"]+)"', api))
     pages = {f"/guide/{name}": await site.browser.page(f"/guide/{name}") for name in NAMES}
     assert await site.browser.page("/guide") == pages["/guide/guide"]
     await site.browser.page("/guide/other", status=404)

@@ -167,6 +167,21 @@ async def test_an_unknown_object_is_a_404_page_with_navigation(site: Site, path:
     assert live.status_code == 404
 
 
+async def test_a_mistyped_address_is_a_page_with_links_for_a_browser_only(site: Site) -> None:
+    await failed_run(site.api)
+    for path in ("/nope", "/run/1", "/ns/shop/nope", "/%2e%2e"):
+        answer = await site.browser.get(path, headers={"accept": "text/html,*/*;q=0.8"})
+        assert answer.status_code == 404
+        for name in ("", "/runs", "/graphs", "/nodes"):
+            assert f'href="/ns/shop{name}"' in answer.text.partition("<main")[2], path
+    stranger = await site.anonymous.get("/nope", headers={"accept": "text/html"})
+    assert stranger.headers["location"] == "/sign-in?to=%2Fnope"
+    for path, accept in (("/nope", "*/*"), ("/v0/nope", "text/html")):
+        answer = await site.browser.get(path, headers={"accept": accept})
+        assert (answer.status_code, answer.headers["content-type"]) == (401, "application/json")
+        assert (await site.browser.client.post(path, headers={"accept": accept})).status_code == 401
+
+
 async def test_objects_of_another_namespace_are_404(site: Site) -> None:
     flow, state = await failed_run(site.api)
     ok(await site.api.elsewhere("other").register([declare("N")]))
@@ -361,6 +376,7 @@ async def test_a_search_shows_where_the_text_occurs(site: Site) -> None:
             ("error", failed, f"…{'x' * 75} the <mark>CARD</mark> <b> was refused"),
         ], path
     html = await site.browser.page("/ns/shop/search?q=card")
+    assert "<b>" not in html
     assert "<mark>card</mark>-17" in html
     html = await site.browser.page("/ns/shop/search?q=node")
     assert "<mark>Node</mark>_first" in html
