@@ -157,7 +157,10 @@ class Exchange:
 
     def _log(self, failure: Exception) -> None:
         if self._knows_gone:
-            logger.info(
+            # A client that leaves is no event: each runtime that stops does.
+            level = logging.DEBUG if isinstance(failure, ClientDisconnected) else logging.INFO
+            logger.log(
+                level,
                 "%s: the app failed after the client had disconnected: %r",
                 self._name,
                 failure,

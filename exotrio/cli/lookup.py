@@ -80,7 +80,10 @@ async def not_found(
     entries = await (manager.graphs() if kind == "graph" else manager.nodes())
     names = sorted(entry.name for entry in entries)
     what = f"there is no {kind} {name!r}{suggestion(name, names)}"
-    return NotFound(what, where=error.where, fix=f"the namespace has: {listed(names)}")
+    fix = f"the namespace has: {listed(names)}"
+    if not names:
+        fix += f"; nodes are registered in these namespaces: {listed(await manager.namespaces())}"
+    return NotFound(what, where=error.where, fix=fix)
 
 
 async def find_graph(manager: StateManager, name: str) -> GraphReply:

@@ -338,6 +338,7 @@ def test_a_graph_is_deleted_with_its_runs_after_confirmation(cli: Cli, running: 
     cli.write("old.json", fan(name="old", triggers=[]))
     assert cli("graph", "apply", "old.json").code == 0
     assert cli("trigger", "old", "--follow").code == 0
+    cli.set(EXOSPHERE_NAMESPACE="")
     fails(cli("graph", "delete", "old"), 2, "graph old of namespace n would be deleted", "give --yes")
     fails(cli("graph", "delete", "odl", "--yes"), 6, "did you mean 'old'?")
     run_id = cli("trigger", "old", "--start-delay", "3600").out.strip()

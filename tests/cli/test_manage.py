@@ -170,6 +170,7 @@ def test_a_key_of_the_store_that_is_required_is_named(cli: Cli) -> None:
 
 def test_in_an_empty_namespace_the_existing_ones_are_named(cli: Cli) -> None:
     cli.set(EXOSPHERE_NAMESPACE="empty")
+    fails(cli("trigger", "fan"), 6, "the namespace has: none; nodes are registered in these namespaces: n\n")
     for what in ("graph", "run", "node"):
         command = what if what == "graph" else f"{what}s"
         listed = cli(command, "ls")

@@ -119,7 +119,7 @@ def test_lines_come_from_standard_input_and_from_pipes(cli: Cli, place: Place) -
 def test_a_file_without_lines_starts_nothing(cli: Cli, place: Place) -> None:
     before = place.total
     end = cli("trigger", "g", "--each", "-")
-    assert (end.code, end.out, end.err) == (0, "", "")
+    assert (end.code, end.out, end.err) == (0, "", "standard input has no lines: no run was started\n")
     assert cli.json("trigger", "g", "--each", "-") == {"graph": "g", "run_ids": []}
     assert place.total == before
 

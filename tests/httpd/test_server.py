@@ -572,6 +572,28 @@ async def test_an_app_cannot_respond_after_the_server_refused_the_request() -> N
     assert isinstance(raised[0], ClientDisconnected)
 
 
+async def test_a_client_that_leaves_before_its_response_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left, ended = trio.Event(), trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+        try:
+            await respond(send)
+        finally:
+            ended.set()
+
+    with caplog.at_level(logging.INFO):
+        async with client_of(app) as client:
+            await client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await client.stream.aclose()
+            await ended.wait()
+    assert caplog.records == []
+
+
 async def test_a_client_that_keeps_sending_can_read_its_refusal() -> None:
     async with client_of(hello) as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (20 * MEBI))

@@ -147,6 +147,7 @@ def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> 
 
     JSON: namespace, graph_name, deleted_runs and cancelled_runs.
     """
+    connection.ask(lambda manager: find_graph(manager, graph))  # it may choose the namespace
     what = f"graph {graph} of namespace {connection.namespace}"
     if not yes:
         if not sys.stdin.isatty():

@@ -103,6 +103,8 @@ class RunsOfFile:
                 how_far = f"{started}, and more may have been\n{self._how_to_continue()}"
             print_message(f"interrupted: {how_far}")
             return INTERRUPTED
+        if not run_ids:
+            print_message(f"{shown(self.file)} has no lines: no run was started")
         if self._existing:
             print_message(
                 f"not started again: {self._existing:,} of {plural(self._total, 'run')} existed already"
