@@ -197,3 +197,19 @@ async def test_one_that_is_not_complete_again_has_no_result_and_says_why(api: Ap
         "u": "unites t if all of its group succeed, of which 1 failed (c)",
         "z": "follows u, which was not reached either",
     }
+
+
+async def test_further_outputs_are_told_from_executions_also_when_they_are_replaced(api: Api) -> None:
+    async def further() -> int:
+        nodes = ok(await api.native("GET", f"run/{flow.run_id}"))["nodes"]
+        return next(int(node["further"]) for node in nodes if node["identifier"] == "u")
+
+    flow, _ = await one_failed(api, ended=False)
+    assert await further() == 0
+    await listed(flow, "u", *[OK] * 4)
+    assert await further() == 3, "it ran once"
+    ok(await api.retry_run(flow.run_id))
+    assert await further() == 0
+    await flow.run("c")
+    await listed(flow, "u", OK, OK)
+    assert await further() == 1

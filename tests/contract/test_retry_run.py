@@ -6,7 +6,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import trio
 
+from exotrio._util.times import moment_ms
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import FAST_RETRY, NO_RETRY, declare, node_name, ok, place, refused
@@ -40,6 +42,32 @@ async def test_every_failed_state_is_retried_and_no_other(api: Api) -> None:
         ok(await api.executed(state_id))
     summary = await flow.run_summary()
     assert (summary["status"], summary["retried_count"]) == ("SUCCESS", 2)
+
+
+async def test_the_time_until_the_retry_is_told_apart_and_what_failed_is_missing(api: Api) -> None:
+    flow, _ = await half_failed(api)
+
+    async def shown() -> dict[str, Any]:
+        return dict(ok(await api.native("GET", f"run/{flow.run_id}")))
+
+    failed = await shown()
+    assert failed["missing"] == ["2 of 4 b failed"]
+    assert failed["idle_ms"] == 0
+    await trio.sleep(0.005)
+    ok(await api.retry_run(flow.run_id))
+    for state in await flow.take("b", 2):
+        ok(await api.executed(state["state_id"]))
+    ended = await shown()
+    began, until = (moment_ms(ended[name]) for name in ("created_at", "finished_at"))
+    assert ended["idle_ms"] >= 5
+    assert (
+        ended["duration_ms"]
+        == until - began - ended["idle_ms"]
+        == failed["duration_ms"] + (until - moment_ms(failed["finished_at"]) - ended["idle_ms"])
+    )
+    assert ended["missing"] == []
+    (listed,) = ok(await api.runs())["runs"]
+    assert "idle_ms" not in listed, "v0 has no such field"
 
 
 async def test_a_request_that_is_repeated_retries_nothing_twice(api: Api) -> None:
