@@ -154,7 +154,9 @@ def as_json(report: Report) -> dict[str, Any]:
         "overview": None if report.overview is None else report.overview.model_dump(mode="json"),
         "checkup": None if report.checkup is None else report.checkup.model_dump(mode="json"),
         "v0_claims": None if report.v0_claims is None else _v0_json(report.v0_claims),
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [
+            {"what": each.what, "fix": each.fix, "attention": each.attention} for each in report.findings
+        ],
     }
 
 

@@ -40,21 +40,24 @@ _OFF = {
     "full_page_writes": "a crash of its machine can destroy the database",
     "synchronous_commit": "a crash loses outcomes that runtimes take for recorded",
 }
+_FAILED_RUNS = ("runs",)
+_RUNTIMES = ("runtimes",)
 _WORKER = "python -m exotrio worker FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing to know, in one line, what to do about it, and whether it needs attention or is
-    information."""
+    information; and the page of the dashboard that shows it, as the parts of its address."""
 
     what: str
     fix: str = ""
     attention: bool = True
+    page: tuple[str, ...] = ()
 
 
-def info(what: str, fix: str = "") -> Finding:
-    return Finding(what, fix, attention=False)
+def info(what: str, fix: str = "", page: tuple[str, ...] = ()) -> Finding:
+    return Finding(what, fix, attention=False, page=page)
 
 
 def are(count: int) -> str:
@@ -89,29 +92,33 @@ def overview_findings(overview: wire.Overview, lease_ttl: float) -> list[Finding
     if failed := overview.errored:
         were = "was" if failed == 1 else "were"
         what = f"{plural(failed, 'state')} failed within 24 h and {were} not retried"
-        fix = "see `runs ls --status FAILED`, then `runs show RUN` and `runs retry RUN`"
-        findings.append(info(what, fix))
+        fix = "`runs ls --status FAILED` lists their runs; see `runs show RUN` and `runs retry RUN`"
+        findings.append(info(what, fix, _FAILED_RUNS))
     return findings
 
 
 def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Finding | None:
-    name = one_line(node.name)
+    name, page = one_line(node.name), ("nodes", node.name)
     if node.paused_at is not None:
         what = f"node {name} is paused since {iso_time(node.paused_at)}"
         wait = "waits" if node.waiting == 1 else "wait"
         waits = f", and {plural(node.waiting, 'state')} {wait} for it" if node.waiting else ""
-        return Finding(what + waits, f"`nodes resume {name}` lets it run again", attention=bool(waits))
+        return Finding(
+            what + waits, f"`nodes resume {name}` lets it run again", attention=bool(waits), page=page
+        )
     oldest = format_duration(node.oldest_due)
     due = f"{plural(node.eligible, 'state')} of {name} {are(node.eligible)} due, the first for {oldest}"
     if node.eligible and not node.offered_by:
-        return Finding(f"{due}: no live runtime has {name}", f"start a runtime that has it: {_WORKER}")
+        return Finding(
+            f"{due}: no live runtime has {name}", f"start a runtime that has it: {_WORKER}", page=page
+        )
     if node.waiting and not node.offered_by:
         what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime has {name}"
-        return info(what, f"start a runtime that has it before: {_WORKER}")
+        return info(what, f"start a runtime that has it before: {_WORKER}", page)
     if node.eligible and node.oldest_due >= LONG_DUE:
         offers = listed(map(one_line, node.offered_by), 5)
         what = f"{due}, although {offers} has it: {_why(runtimes)}"
-        return Finding(what, "start more runtimes, or give them more workers; watch `top`")
+        return Finding(what, "start more runtimes, or give them more workers; watch `top`", page=page)
     return None
 
 
@@ -131,15 +138,15 @@ def _of_runtime(runtime: wire.RuntimeInfo, lease_ttl: float) -> Finding | None:
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
     later = f"its states run elsewhere once its lease of {format_duration(lease_ttl)} is over"
     if runtime.phase == "stopped":
-        return Finding(f"{name} stopped{holds}", later) if holds else None
+        return Finding(f"{name} stopped{holds}", later, page=_RUNTIMES) if holds else None
     if not runtime.live:
         fix = f"was its process killed, suspended or disconnected? {later}"
-        return Finding(f"{name} {last_heard}{holds}", fix, attention=bool(holds))
+        return Finding(f"{name} {last_heard}{holds}", fix, attention=bool(holds), page=_RUNTIMES)
     if runtime.heard_ago > lease_ttl * LATE:
         fix = "its heartbeats are late: check the load of its machine, and the network"
-        return Finding(f"{name} {last_heard}{holds}", fix)
+        return Finding(f"{name} {last_heard}{holds}", fix, page=_RUNTIMES)
     if runtime.phase not in ("running", "starting"):
-        return info(f"{name} is {one_line(runtime.phase)}{holds}")
+        return info(f"{name} is {one_line(runtime.phase)}{holds}", page=_RUNTIMES)
     return None
 
 
@@ -183,17 +190,18 @@ def _of_disagreement(disagreement: wire.Disagreement) -> Finding:
     )
     what = f"live runtimes have different versions of {one_line(disagreement.node)}: {versions}"
     fix = "each state runs in any of them; stop the old one when it is no longer needed"
-    return info(what, fix)
+    return info(what, fix, _RUNTIMES)
 
 
 def _of_leases(leases: wire.LostLeases) -> Iterator[Finding]:
     if leases.poison:
         what = f"{plural(leases.poison, 'state')} became errors within the hour: each ended several runtimes"
-        yield Finding(what, "find out what kills the runtimes (memory?), then `runs retry RUN`")
+        fix = "find out what kills the runtimes (memory?), then `runs retry RUN`"
+        yield Finding(what, fix, page=_FAILED_RUNS)
     if lost := leases.lost - leases.poison:
         what = f"{plural(lost, 'lease')} ended without an outcome within the hour; the states ran again"
         fix = "runtimes were killed, suspended or disconnected for longer than a lease; see `states show`"
-        yield info(what, fix)
+        yield info(what, fix, _RUNTIMES)
 
 
 def _of_database(database: wire.DatabaseState) -> Iterator[Finding]:

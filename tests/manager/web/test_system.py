@@ -30,8 +30,11 @@ async def test_the_system_page_shows_managers_database_and_what_doctor_finds(eng
         flow = await Flow.start(site.api, place("work"), retry_policy=NO_RETRY)
         waiting = await site.browser.fragments(path, "system")
         assert "no live runtime has Node_work" in waiting
+        assert '<a href="/ns/shop/nodes/Node_work">Node_work</a>' in waiting
         assert "none yet by" not in waiting
         (state,) = await flow.take("work")
         ok(await site.api.errored(state["state_id"]))
         html = await site.browser.fragments(path, "system")
         assert "1 state failed within 24 h and was not retried" in html
+        assert '<a href="/ns/shop/runs?status=failed&amp;since=24h">failed runs</a>' in html
+        assert "<code>runs " not in html, "a link replaces the commands"
