@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.vitals import Running, Vitals
-from exotrio._shared.events import POLL_RESULTS, Event, LeaseLost, Observer, Polled, Requested, StateEnded
+from exotrio._shared.events import (
+    POLL_RESULTS,
+    Event,
+    LeaseLost,
+    Observer,
+    Polled,
+    Requested,
+    StateBegan,
+    StateEnded,
+)
 from exotrio._version import VERSION
 from exotrio.errors import ConfigurationError
 
@@ -42,6 +51,7 @@ __all__ = [
     "Requested",
     "Running",
     "RuntimeMetrics",
+    "StateBegan",
     "StateEnded",
     "Vitals",
 ]
@@ -185,7 +195,7 @@ class RuntimeMetrics:
 
     def _observe(self, event: Event) -> None:
         match event:
-            case StateEnded(node, outcome, duration):
+            case StateEnded(node, outcome, duration, _):
                 self._states.labels(node, outcome).inc()
                 if duration is not None:
                     self._durations.labels(node).observe(duration)

@@ -34,7 +34,7 @@ StateNode StatePage StateRetry StateStatus StateSummary TableState Throughput V0
 """
 ALL: list[str] = vars(exotrio)["__all__"]  # which type checkers do not see
 MONITORING = """
-Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateEnded Vitals
+Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateBegan StateEnded Vitals
 """
 
 

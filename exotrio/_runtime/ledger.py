@@ -207,7 +207,8 @@ class Ledger:
         if ending.is_left_behind:
             self._left_behind.append(held.claim.state_id)
         if self.events:
-            self.events.emit(StateEnded(held.claim.node_name, ending.value, held.duration))
+            claim = held.claim
+            self.events.emit(StateEnded(claim.node_name, ending.value, held.duration, claim.state_id))
         self.notify()
 
     # -- reading

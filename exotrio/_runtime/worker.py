@@ -18,6 +18,7 @@ from exotrio._nodes.outcome import Outcome, Released, Report
 from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.stop import Stop
+from exotrio._shared.events import StateBegan
 
 log = logging.getLogger("exotrio.worker")
 
@@ -196,3 +197,6 @@ class Workers:
         # cancels the execution. A state that is to be announced waits for the answer to the heartbeat that
         # announces it.
         await self.ledger.until(lambda: self.ledger.may_begin(held))
+        if self.ledger.events:
+            claim = held.claim
+            self.ledger.events.emit(StateBegan(claim.node_name, claim.state_id, claim.identifier))

@@ -16,6 +16,21 @@ log = logging.getLogger("exotrio.runtime")
 
 
 @dataclass(frozen=True, slots=True)
+class StateBegan:
+    """The node of a claimed state is about to run: its code is entered next.
+
+    Attributes:
+        node: Name of its node class.
+        state_id: Its id.
+        identifier: Of the node in the graph.
+    """
+
+    node: str
+    state_id: str
+    identifier: str
+
+
+@dataclass(frozen=True, slots=True)
 class StateEnded:
     """A claimed state is no longer held.
 
@@ -23,11 +38,13 @@ class StateEnded:
         node: Name of its node class.
         outcome: As ``Summary`` names it: ``completed``, ``errored``, ``released``, ...
         duration: Seconds from when a worker took it until its node ended; None if none had taken it.
+        state_id: Its id.
     """
 
     node: str
     outcome: str
     duration: float | None
+    state_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +85,7 @@ class LeaseLost:
 
 
 POLL_RESULTS = ("states", "empty", "failed", "refused")
-Event = StateEnded | Polled | Requested | LeaseLost
+Event = StateBegan | StateEnded | Polled | Requested | LeaseLost
 Observer = Callable[[Event], None]
 """Called in the runtime's loop and in the thread of its heartbeats, and should return at once."""
 
