@@ -334,13 +334,20 @@ class Runtime:
         self._refuse_if_started("cannot change which runs it works on")
         self._find_run = find_run
 
-    def adjust(self, *, process: int | None = None, shutdown_grace: float | None = None) -> None:
+    def adjust(
+        self,
+        *,
+        process: int | None = None,
+        shutdown_grace: float | None = None,
+        outbox: str | None = None,
+    ) -> None:
         """Replace arguments by options of the command line. For the command line.
 
         Args:
             process: The number, from 1, of this process, if several run this Runtime. Each has a separate
                 outbox, named by it.
             shutdown_grace: As in the constructor.
+            outbox: The file for the outbox, if there is one.
 
         Raises:
             ConfigurationError: the state manager is in this process, so that each process would have another.
@@ -350,6 +357,8 @@ class Runtime:
         o = self._options
         if shutdown_grace is not None:
             o.shutdown_grace = shutdown_grace
+        if outbox is not None and o.outbox is not None:
+            o.outbox = Path(outbox)
         if process is None:
             return
         if o.transport is not None:

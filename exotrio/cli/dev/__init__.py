@@ -8,9 +8,9 @@ Theory of operation:
 * ``session`` runs the children one after another. Before a reload the old one drains. If the changed file
   cannot be compiled, the runtime does not drain and continues with the old code. If loading fails, or a graph
   is invalid, ``dev`` prints that and waits for the next change.
-* ``child`` is the side of ``dev``, and has the messages; ``child_main`` runs in the child process. A child
-  always ends: after an order to end it is killed when its time is over, and when ``dev`` has ended it drains
-  and exits by itself (``cli.runtime_process``, ``cli.parent_command``).
+* ``child`` is a child process, as ``dev`` sees it (``cli.file_process``). It always ends: after an order to
+  end it is killed when its time is over, and when ``dev`` has ended it drains and exits by itself
+  (``cli.runtime_process``, ``cli.parent_command``).
 * ``watcher`` decides whether the code has changed; ``announcer`` declares the graphs and prints what happens
   to the runs; ``messages`` holds the texts.
 """

@@ -13,7 +13,7 @@ import trio
 from exotrio._util.words import listed, plural, suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
-from exotrio.cli.dev.child import Loaded
+from exotrio.cli.file_process import Loaded
 from exotrio.cli.graphs.draft import Draft
 from exotrio.cli.runs.remote import check_of_values, start_run
 from exotrio.cli.terminal.browser import open_signed_in, shown_link

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 from exotrio._shared.settings import KEY_VARIABLE
 from exotrio._util.words import listed
-from exotrio.cli.dev.child import Child, Loaded
+from exotrio.cli.dev.child import Child
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
+from exotrio.cli.file_process import Loaded
 from exotrio.cli.program import command_line
 
 MAX_NAMED = 3

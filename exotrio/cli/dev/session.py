@@ -14,9 +14,10 @@ import trio
 from exotrio._shared.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
-from exotrio.cli.dev.child import Child, Failed, Loaded, MoreFiles
+from exotrio.cli.dev.child import Child
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
+from exotrio.cli.file_process import Failed, Loaded, MoreFiles
 from exotrio.cli.folder import MEMORY
 from exotrio.cli.load import is_file, split_target
 from exotrio.cli.runtime_process import Order, Registered
@@ -185,14 +186,13 @@ class Session:
         return child
 
     async def _handle(self, child: Child, announcer: Announcer, message: object) -> None:
+        await child.handle(message)
         match message:
             case Loaded():
-                child.loaded, child.grace = message, message.grace
                 self._watch.loaded(message.files)
             case MoreFiles():
                 self._watch.add(message.files)
             case Failed():
-                child.failed = message
                 self._watch.failed(message.files)
             case Registered() if child.loaded is not None:
                 await announcer.announce(child.loaded, tolerant=self.reload)
