@@ -59,13 +59,20 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
 }
 COMMANDS_ON_DATABASES = (
-    *("cli.commands.migrate", "cli.commands.rotate_secrets", "cli.commands.ui", "cli.dev", "cli.runs.local"),
+    *(
+        "cli.commands.migrate",
+        "cli.commands.rotate_secrets",
+        "cli.commands.ui",
+        "cli.dev",
+        "cli.rehearsal",
+        "cli.runs.local",
+    ),
 )
 PRIVATE_IN_CLI = {
     "_wire": ("cli",),
     "_http.endpoint": ("cli",),
     "_httpd": ("cli.health_server",),
-    "_children": ("cli.dev", "cli.parent_command", "cli.processes", "cli.runtime_process"),
+    "_children": ("cli.file_process", "cli.parent_command", "cli.processes", "cli.runtime_process"),
     # Signals drain a runtime or a command in the same way.
     "_runtime.entry": ("cli.commands.worker", "cli.parent_command", "cli.program"),
     "_runtime.options": ("cli.processes",),

@@ -302,6 +302,17 @@ def test_the_tutorial_works_as_printed(tmp_path: Path) -> None:
     )
 
 
+def test_a_deploy_of_the_words_is_rehearsed(tmp_path: Path) -> None:
+    save(WORDS, tmp_path)
+    code, printed = shell(block(GUIDE, "rehearse words.py"), tmp_path)
+    assert code == 0, printed
+    expected = block(GUIDE, "all 4 runs ended").code.splitlines()
+    assert [line.split()[0] for line in printed.splitlines() if not line.startswith("ran again")] == [
+        line.split()[0] for line in expected if not line.startswith("ran again")
+    ]
+    assert printed.splitlines()[-1] == expected[-1]
+
+
 def test_the_words_are_run_on_several_machines(tmp_path: Path) -> None:
     for each in (WORDS, block(GUIDE, 'async with StateManager("tutorial") as manager')):
         save(each, tmp_path)

@@ -16,7 +16,8 @@ an exit code (``exit_codes``) unless it is 0, raise exotrio's errors as they are
 ``load``          a user's file or module, and the Runtime and Graph in it
 ``graphs``        graphs in files: reading, checking, declaring
 ``runs``          ``run``, and starting and following runs
-``dev``           ``dev``; ``processes``: ``worker --processes``; ``health_server``: ``worker --health-port``
+``dev``           ``dev``; ``rehearsal``: ``rehearse``
+``processes``     ``worker --processes``; ``health_server``: ``worker --health-port``
 ``doctor``        ``doctor``; ``top``: ``top``
 ``terminal``      results, messages, logs, progress, the browser
 ``program``       how this program was called, and its signals; ``groups``: click's groups
@@ -24,7 +25,8 @@ an exit code (``exit_codes``) unless it is 0, raise exotrio's errors as they are
 ================  ================================================================================
 
 ``runtime_process`` and ``parent_command`` are the two ends of a process that runs a user's Runtime for a
-command. The command line uses exotrio through its public names, and the private modules in the table
+command; ``file_process`` and ``file_process_main`` those of one whose command never loads the user's code.
+The command line uses exotrio through its public names, and the private modules in the table
 ``PRIVATE_IN_CLI`` of ``tests/test_architecture.py``, each only in the places named there.
 """
 
@@ -49,6 +51,7 @@ _COMMANDS = {
     "run": "Run a graph from start to end on this machine.",
     "dev": "Run a file with its state manager and a dashboard, and reload it.",
     "worker": "Run the nodes of one Runtime against a state manager.",
+    "rehearse": "Stop a graph's processes at random moments, and see what is lost.",
     "ui": "Open the dashboard of a database in a browser.",
     "server": "Run a state manager on a port.",
     "graph": "Declare, show and check graphs.",

@@ -79,7 +79,10 @@ _store = click.option(
 )
 
 
-def run_key(help: str) -> Callable[[F], F]:
+def run_key(
+    help: str = "What the run is for, such as the number of an order: a graph has at most one run for each "
+    "key. Not a secret, and not the API key.",
+) -> Callable[[F], F]:
     """Return the option for the key of a run; the command gets ``run_key``.
 
     The API key, which ``server --key`` is, is refused: everyone who sees a run sees the key of the run.
@@ -113,17 +116,13 @@ def run_key(help: str) -> Callable[[F], F]:
 
 
 def run_values(function: F) -> F:
-    """Add the options for the values of a run; the command gets ``inputs``, ``store`` and ``run_key``."""
+    """Add the options for the values of a run; the command gets ``inputs`` and ``store``."""
 
     @functools.wraps(function)
     def with_inputs(*args: Any, inputs: dict[str, str], inputs_file: dict[str, str], **others: Any) -> Any:
         return function(*args, inputs=values.merged(inputs, inputs_file, "-i", "--inputs-file"), **others)
 
-    key = run_key(
-        "What the run is for, such as the number of an order: a graph has at most one run for each key. Not "
-        "a secret, and not the API key."
-    )
-    return cast("F", _inputs(_values_file("inputs")(_store(key(with_inputs)))))
+    return cast("F", _inputs(_values_file("inputs")(_store(with_inputs))))
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks

@@ -25,6 +25,7 @@ PORTS = (*range(8000, 8020), 0)
 )
 @click.option("--graph", metavar="NAME", help="The Graph to start a run of, if the code has several.")
 @options.run_values
+@options.run_key()
 @click.option(
     "--port",
     type=options.Port(),

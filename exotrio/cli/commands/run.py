@@ -19,6 +19,7 @@ from exotrio.cli.terminal.progress import progress_for
 @options.target
 @click.option("--graph", "graph_name", metavar="NAME", help="The Graph to run, if the module has several.")
 @options.run_values
+@options.run_key()
 @options.database(
     "Database of the embedded state manager: a SQLite file, :memory:, or postgresql://USER@HOST/NAME.  "
     + options.WHERE_BY_DEFAULT

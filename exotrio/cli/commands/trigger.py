@@ -18,6 +18,7 @@ from exotrio.client import StateManager
 @click.command(name="trigger")
 @options.graph
 @options.run_values
+@options.run_key()
 @click.option(
     "--start-delay",
     default=0.0,
