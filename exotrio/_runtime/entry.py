@@ -156,6 +156,11 @@ class _SignalHandler:
     def __post_init__(self) -> None:
         self.watchdog = Watchdog(self._take_over, ends_process=self.ends_process)
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether a signal asked for the stop."""
+        return self._requests.count > 0
+
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal in the main thread."""
         if number in self._taken_over:
@@ -198,6 +203,10 @@ def _owned_signals(
     finally:
         while _previous:
             each, handler = _previous.popitem()
+            if ends_process and signals.has_stopped:
+                # Race: another signal may come while Python ends, which the watchdog bounds. It must not
+                # replace the exit code of a complete stop. Python would reset any handler but this one.
+                handler = signal.SIG_IGN
             # None: a handler that Python did not set and cannot restore.
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
         _watchdog = None

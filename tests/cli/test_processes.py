@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from tests.support.processes import (
     EXOTRIO,
     KEY,
     NOWHERE,
+    TEST_TIMEOUT,
     Process,
     Processes,
     Server,
+    environment,
     is_running,
     server,
     until_gone,
@@ -571,3 +574,33 @@ def test_a_state_manager_within_the_process_is_refused(place: Place) -> None:
     with place.start(NOWHERE) as parent:
         end = parent.wait(code=2)
     assert "several processes cannot share the state manager that is in this one" in end.err
+
+
+def test_a_signal_while_python_ends_does_not_replace_the_exit_code_of_a_complete_stop(tmp_path: Path) -> None:
+    at_exit = "atexit.register(lambda: (print('ending', flush=True), sys.stdin.readline()))"
+    (tmp_path / "app.py").write_text(f"import atexit, sys\n{at_exit}\n{APP}", "utf-8")
+    pipe = subprocess.PIPE
+    with (
+        server(tmp_path, "--db", ":memory:") as running,
+        subprocess.Popen(
+            [*EXOTRIO, "worker", "app.py"],
+            cwd=tmp_path,
+            env=environment(tmp_path, running.env),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+        ) as worker,
+    ):
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        try:
+            while b"is registered" not in (line := worker.stderr.readline()):
+                assert line, "it ended early"
+            worker.send_signal(signal.SIGTERM)
+            assert worker.stdout.readline() == b"ending\n"
+            worker.send_signal(signal.SIGTERM)
+            worker.stdin.close()
+            assert worker.wait(TEST_TIMEOUT) == 0
+        finally:
+            worker.kill()
