@@ -391,6 +391,67 @@ async def test_two_lists_with_the_same_ids_or_keys_begin_each_run_once(
     assert sorted((state["inputs"]["p"], state["run_id"]) for state in states) == sorted(ids.items())
 
 
+async def join_of_two_failed(api: Api) -> tuple[Flow, list[str]]:
+    """Return a run whose join, a, waits to run without its two branches, and these, which failed."""
+    flow = await Flow.start(
+        api,
+        place("t", "f"),
+        place("f", "b"),
+        place("b", "a"),
+        place("a", "z", unites="t", strategy="ALL_DONE", inputs={"p": "${{b.outputs.v}}"}),
+        place("z"),
+        retry_policy=NO_RETRY,
+    )
+    await flow.run("t")
+    await flow.run("f", OK, OK)
+    branches = [state["state_id"] for state in await flow.take("b", 2)]
+    for branch in branches:
+        ok(await api.errored(branch))
+    return flow, branches
+
+
+def retrying(state_id: str) -> Call:
+    return lambda manager: manager.remote.manual_retry(state_id)
+
+
+async def check_join(flow: Flow, branches: int) -> None:
+    """Check that the join runs once more, with what that many retried branches return."""
+    assert await flow.take("z", 0) == []
+    for state in await flow.take("b", branches):
+        assert await claim(flow.api) == []
+        ok(await flow.api.executed(state["state_id"], {"v": "b"}))
+    values = ",".join(['"b"'] * branches)
+    assert (await claim_one(flow.api))["inputs"] == {"p": f"[{values}]"}
+
+
+@in_both_orders
+async def test_a_branch_is_retried_while_the_outcome_of_its_join_arrives(
+    pair: Pair, api: Api, swapped: bool
+) -> None:
+    flow, (failed, _) = await join_of_two_failed(api)
+    state = await claim_one(api)
+    results, retried = await race(pair, swapped, reporting(executed_item(state)), retrying(failed))
+    ok(retried)
+    assert results in (["ok"], ["stale"])
+    await check_join(flow, 1)
+
+
+@in_both_orders
+async def test_a_branch_is_retried_while_its_join_is_claimed(pair: Pair, api: Api, swapped: bool) -> None:
+    flow, (failed, _) = await join_of_two_failed(api)
+    claimed, retried = await race(pair, swapped, lambda manager: claim(manager.remote), retrying(failed))
+    ok(retried)
+    assert [await report(api, executed_item(state)) for state in claimed] in ([], [["stale"]])
+    await check_join(flow, 1)
+
+
+async def test_two_branches_of_a_join_are_retried_at_once(pair: Pair, api: Api) -> None:
+    flow, branches = await join_of_two_failed(api)
+    for answer in await pair.race(*map(retrying, branches)):
+        ok(answer)
+    await check_join(flow, 2)
+
+
 async def test_one_manual_retry_requested_at_two_state_managers_is_one_attempt(pair: Pair, api: Api) -> None:
     async def retry(manager: Manager) -> httpx.Response:
         return await manager.remote.manual_retry(state_id, "the-same-request")

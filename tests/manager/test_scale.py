@@ -98,8 +98,14 @@ async def leases_that_end(manager: Manager) -> None:
 async def everything_managed(manager: Manager, flow: Flow) -> None:
     """Look into runs and states in every way, retry a run, and delete one."""
     api, store = manager.api, manager.service.store
-    only = await Flow.start(api, place("x"), graph="only", retry_policy=NO_RETRY)
+    joined = place("x"), place("j", unites="w", strategy="ALL_DONE", inputs={"p": "${{x.outputs.v}}"})
+    only = await Flow.start(
+        api, place("w", "x", "y"), place("y", "j"), *joined, graph="only", retry_policy=NO_RETRY
+    )
+    for identifier in ("w", "y"):
+        await only.run(identifier)
     state_id = await only.fail("x", times=1)
+    await only.run("j")
     ok(await api.history(state_id))
     node = ok(await api.native("GET", f"state/{state_id}"))["node_name"]
     number = (await store.read(find_node, api.namespace, node))["id"]
@@ -119,8 +125,9 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
         ok(await api.find_runs(**query, before=page["next"] or "1.1"))
     request_id = "6b1f1c1e-0000-4000-8000-000000000000"
     for _ in range(2):
-        ok(await api.retry_run(only.run_id, request_id))
-    await only.run("x")
+        assert ok(await api.retry_run(only.run_id, request_id))["runs_again"] == {"j": 1}
+    for identifier in ("x", "j"):
+        await only.run(identifier)
     assert await store.write(retention.discard, -1_000)
     while await store.write(retention.clear):
         pass
