@@ -55,7 +55,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "manager": ("graph", "_wire", "_httpd", "manager"),
     "cli": (
         *("exotrio", "graph", "client", "monitoring", "manager"),
-        *("_children", "_execution", "_http", "_httpd", "_nodes", "_runtime", "_wire"),
+        *("_children", "_execution", "_fields", "_http", "_httpd", "_nodes", "_runtime", "_wire"),
     ),
 }
 COMMANDS_ON_DATABASES = (
@@ -80,10 +80,13 @@ PRIVATE_IN_CLI = {
     # Log lines and progress show the state in whose execution they were written.
     "_runtime.held_claim": ("cli.terminal.json_logs",),
     "_execution": ("cli.terminal",),
-    "_nodes": ("cli.graphs.check", "cli.load"),
+    "_nodes": ("cli.graphs.check", "cli.load", "cli.runs.local"),
     # The rules of the state manager are applied without one.
     "manager.rules": ("cli.doctor", "cli.graphs"),
     "graph.placeholders": ("cli.graphs",),
+    # Values are checked before the first run starts, at every kind of state manager.
+    "graph.values": ("cli.runs",),
+    "_fields.declared": ("cli.runs",),
     "manager": COMMANDS_ON_DATABASES,
     # The Tab key reads names from a file: a state manager is not started, nor asked.
     "manager.store.sqlite.names": ("cli.completion",),

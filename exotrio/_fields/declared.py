@@ -145,6 +145,13 @@ def declared(schema: object) -> Declared:
     return values
 
 
+def typed_inputs(properties: object) -> dict[str, Declared]:
+    """Return those inputs of a registered node that do not accept every text."""
+    inputs = properties.items() if isinstance(properties, Mapping) else ()
+    values = {name: declared(schema) for name, schema in inputs}
+    return {name: each for name, each in values.items() if each != ANY_TEXT}
+
+
 class _Reader:
     """Reads one schema, whose parts may refer to its definitions."""
 

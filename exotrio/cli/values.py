@@ -18,6 +18,10 @@ from typing import BinaryIO
 import click
 
 
+class PrivateText(str):
+    """A text from a file or standard input, where private ones are given: messages do not quote it."""
+
+
 def pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     """Return the values of a repeatable ``NAME=VALUE`` option."""
     texts: dict[str, str] = {}
@@ -57,7 +61,7 @@ def _add(texts: dict[str, str], name: str, text: str | None) -> None:
             )
         texts[name] = os.environ[name]
     elif text.startswith("@") and not text.startswith("@@"):
-        texts[name] = _read(text[1:]).removesuffix("\n").removesuffix("\r")
+        texts[name] = PrivateText(_read(text[1:]).removesuffix("\n").removesuffix("\r"))
     else:
         texts[name] = text[1:] if text.startswith("@@") else text
 
@@ -78,7 +82,7 @@ def values_file(ctx: click.Context, parameter: click.Parameter, value: str | Non
     for key, text in texts.items():
         if not isinstance(text, str):
             raise click.BadParameter(f"{name}: the value of {key!r} is not text; write it in quotes")
-    return texts
+    return {key: PrivateText(text) for key, text in texts.items()}
 
 
 def merged(

@@ -81,6 +81,10 @@ FILES = {
     + 'graph = Graph("both", nodes=[place("a", next_nodes=["b"]), place("b", "Bye")])\n'
     + 'both = Runtime(namespace="n", name="r", nodes=[Greet, Bye])\n'
     + 'one = Runtime(namespace="n", name="r", nodes=[Greet])\n',
+    "typed.py": HEAD
+    + "class Count(Greet):\n    class Inputs(BaseModel):\n        count: int\n\n"
+    + 'graph = Graph("typed", namespace="n")\ngraph.add(Count, count=1)\n'
+    + 'runtime = Runtime(namespace="n", name="r", nodes=[Count])\n',
     "empty.key": " \n",
     "notes.txt": HEAD + GRAPH + RUNTIME,
     "text.db": "This is no database. " * 100,
@@ -125,7 +129,8 @@ def running(folder: Path) -> Iterator[Server]:
         ("run ok.py -i name", 2, ["'name' is not of the form NAME=VALUE"]),
         ("run ok.py -i =x", 2, ["'=x' is not of the form NAME=VALUE"]),
         ("run ok.py -i name=a -i name=b", 2, ["'name' is given twice"]),
-        ("run ok.py -i nam=x", 2, ["greeting", "(greet)", "no input 'nam'; it has: name"]),
+        ("run ok.py -i nam=x", 2, ["'greet' in graph 'greeting' has no input 'nam'; it has: name"]),
+        ("run typed.py -i count=x", 2, ["'count' of 'count' in graph 'typed' must be a whole number"]),
         ("run ok.py --db=", 2, ["the name of the database is empty"]),
         ("run ok.py --resume x -i name=y", 2, ["--resume"]),
         ("run gone.py", 3, ["there is no file gone.py", "looked up in {folder}"]),

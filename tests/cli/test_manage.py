@@ -116,6 +116,8 @@ def test_the_result_of_a_followed_run_is_one_json_document(cli: Cli) -> None:
 
 
 def test_values_come_from_files_and_pipes(cli: Cli) -> None:
+    end = cli("trigger", "fan", "--inputs-file", cli.write("values.json", {"count": "hunter2"}))
+    fails(end, 2, "must be a whole number; it is a text of 7 characters")
     cli.write("values.json", {"count": "1"})
     end = cli(
         "trigger", "fan", "--follow", "--inputs-file", "values.json", "--store", "bad=@-", stdin="0\n", code=1
@@ -132,6 +134,7 @@ def test_values_come_from_files_and_pipes(cli: Cli) -> None:
         ("trigger fna", 6, "there is no graph 'fna'; did you mean 'fan'?"),
         ("trigger fan -i cuont=1", 2, "has no input 'cuont'; it has: count; did you mean 'count'?"),
         ("trigger fan --store bda=1", 2, "no store key 'bda'; it has: bad; did you mean 'bad'?"),
+        ("trigger fan -i count=abc", 2, "of 'split' in graph 'fan' must be a whole number; it is 'abc'"),
         ("trigger fan -i count=@gone", 2, "gone cannot be read"),
         ("trigger fan --start-delay nan", 2, "'nan' is not a number of seconds"),
         ("runs ls --graph fna", 6, "there is no graph 'fna'; did you mean 'fan'?"),

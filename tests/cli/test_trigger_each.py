@@ -33,7 +33,8 @@ GRAPH = {
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     options = ["--v0-only"] if request.param == "v0" else []
     with server(tmp_path_factory.mktemp(request.param), *options) as running:
-        body = {"runtime_name": "r", "nodes": [declare("A", inputs=("p", "q"))]}
+        inputs = {"p": {"type": "string"}, "q": {"type": "string", "maxLength": 9}}
+        body = {"runtime_name": "r", "nodes": [declare("A", inputs=inputs)]}
         running.ask("PUT", "/v0/namespace/n/nodes/", body)
         running.ask("PUT", "/v0/namespace/n/graph/g", GRAPH)
         yield Place(running, request.param == "native")
@@ -216,9 +217,9 @@ def test_the_api_key_is_not_accepted_as_the_key_of_a_run(cli: Cli, place: Place)
         ('{"run_id": 5}', "its run_id is not a UUID"),
         ('{"inputs": {"pp": ""}}', "has no input 'pp'; it has: p, q; did you mean 'p'?"),
         ('{"store": {"kk": ""}}', "has no store key 'kk'"),
+        ('{"inputs": {"q": "0123456789"}}', "a text, length at most 9; it is a text of 10 characters"),
     ],
 )
-@only_native
 def test_a_bad_line_is_named_before_anything_is_started(
     cli: Cli, place: Place, line: str, message: str
 ) -> None:

@@ -22,13 +22,13 @@ from pydantic import BaseModel
 
 class Split(BaseNode):
     class Inputs(BaseModel):
-        count: str
+        count: int
 
     class Outputs(BaseModel):
         n: str
 
     async def execute(self):
-        return [self.Outputs(n=str(n)) for n in range(int(self.inputs.count))]
+        return [self.Outputs(n=str(n)) for n in range(self.inputs.count)]
 
 
 class Work(BaseNode):

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import click
 import trio
 
 from exotrio._util.words import listed, plural, suggestion
@@ -61,11 +60,7 @@ class FirstRun:
             )
         graph = names[0] if self.graph is None else self.graph
         body = GraphBody.model_validate(loaded.graphs[graph])
-        try:
-            check_of_values(graph, body.nodes, body.store_config)(self.inputs, self.store)
-        except click.UsageError as error:
-            # Errors of exotrio are raised without the group that a nursery puts around them; click's are not.
-            raise ConfigurationError(error.format_message()) from error
+        check_of_values(graph, body.nodes, body.store_config, {})(self.inputs, self.store)
         return graph
 
 

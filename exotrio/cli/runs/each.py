@@ -27,7 +27,7 @@ from exotrio.cli.lookup import if_native
 from exotrio.cli.program import run_until_stopped
 from exotrio.cli.runs.remote import Check, find_valid_graph
 from exotrio.cli.terminal.output import print_json, print_message, print_text
-from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, Unreadable, shown, standard_input
+from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, PrivateText, Unreadable, shown, standard_input
 from exotrio.client import NewRun, StateManager
 from exotrio.errors import ConfigurationError, ManagerError, ManagerUnavailable, RequestRefused
 
@@ -140,9 +140,8 @@ class RunsOfFile:
                 for name, value in (("run_id", run.run_id), ("key", run.key)):
                     if value is not None and first.setdefault((name, value), number) != number:
                         raise ValueError(f"its {name} is that of line {first[name, value]:,}, too")
-            except (ValueError, click.UsageError) as error:
-                text = error.message if isinstance(error, click.UsageError) else str(error)
-                problems.append(f"line {number:,}: {text}")
+            except (ValueError, ConfigurationError) as error:
+                problems.append(f"line {number:,}: {'; '.join(str(error).splitlines())}")
                 if len(problems) == MAX_NAMED:
                     break
         if problems:
@@ -234,7 +233,7 @@ def _texts(run: dict[str, object], name: str) -> dict[str, str]:
     for key, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"the value of {key!r} in its {name} is not text; write it in quotes")
-    return texts
+    return {key: PrivateText(text) for key, text in texts.items()}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import trio
 
 from exotrio import Runtime
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
+from exotrio._nodes.checks import declare
 from exotrio._shared.settings import read_settings
 from exotrio._util.database_url import shown_database
 from exotrio._util.words import harmless, plural
@@ -50,7 +51,7 @@ class LocalRun:
         private: Whether only the user sees the messages, so that they may have links that sign in.
 
     Raises:
-        UsageError: inputs or store keys do not fit the graph.
+        ConfigurationError: inputs or store do not fit the graph and its nodes.
     """
 
     target: str
@@ -69,7 +70,9 @@ class LocalRun:
     def __post_init__(self) -> None:
         graph = self.graph
         if graph is not None:
-            check_of_values(graph.name, graph.nodes, graph.store_config)(self.inputs, self.store)
+            namespace = self.runtime.namespace
+            schemas = {(namespace, node.__name__): declare(node).inputs_schema for node in self.runtime.nodes}
+            check_of_values(graph.name, graph.nodes, graph.store_config, schemas)(self.inputs, self.store)
         self._run_id = self.resume
         self._may_have_begun = False
         self._embedded = False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-import click
 import trio
 
-from exotrio._util.words import listed, suggestion
+from exotrio._fields.declared import quoted
+from exotrio._util.words import listed, plural, suggestion
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
@@ -17,12 +18,16 @@ from exotrio.cli.program import command_line, run_until_stopped
 from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.progress import progress_for
+from exotrio.cli.values import PrivateText
 from exotrio.client import Run, RunStatus, StateManager, ValidationStatus
-from exotrio.errors import ExotrioError, GraphInvalid
+from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid
 from exotrio.graph import GraphNodeModel, StoreConfigModel
+from exotrio.graph.values import check_of
 
 Start = Callable[[StateManager], Awaitable[str]]
 
+MAX_NAMED = 10
+"""Values of one run that an error names."""
 MAX_POLL_INTERVAL = 1.0
 """Seconds between two polls of the run."""
 
@@ -102,33 +107,40 @@ async def find_valid_graph(manager: StateManager, graph: str) -> Check:
             reply.validation_errors,
             fix="fix it, or start the runtime that has its nodes; then apply it again",
         )
-    return check_of_values(graph, reply.nodes, reply.store_config)
+    schemas = {(node.namespace, node.name): node.inputs_schema for node in await manager.nodes()}
+    return check_of_values(graph, reply.nodes, reply.store_config, schemas)
 
 
-def check_of_values(graph: str, nodes: Sequence[GraphNodeModel], store_config: StoreConfigModel) -> Check:
-    """Return a check that refuses inputs and store keys the graph lacks, and requires its required keys."""
-    followers = {name for node in nodes for name in node.next_nodes or ()}
-    # A graph with several roots is refused by the state manager.
-    roots = [node for node in nodes if node.identifier not in followers and node.unites is None][:1]
+def check_of_values(
+    graph: str,
+    nodes: Sequence[GraphNodeModel],
+    store_config: StoreConfigModel,
+    schemas: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> Check:
+    """Return a check that refuses inputs and store keys that the graph lacks, requires its required keys, and
+    refuses values that do not fit the schemas of inputs, by (namespace, node).
+
+    It raises ConfigurationError.
+    """
+    values = check_of(graph, nodes, schemas, _quoted)
     store_keys = list(dict.fromkeys([*store_config.required_keys, *store_config.default_values]))
 
     def check(inputs: Mapping[str, str], store: Mapping[str, str]) -> None:
-        for root in roots:
-            for name in inputs:
-                if name not in root.inputs:
-                    raise click.UsageError(
-                        f"the root of graph {graph!r} ({root.identifier}) has no input {name!r}; it has: "
-                        f"{listed(root.inputs)}{suggestion(name, root.inputs)}"
-                    )
         for key in store:
             if key not in store_keys:
-                raise click.UsageError(
+                raise ConfigurationError(
                     f"graph {graph!r} has no store key {key!r}; it has: {listed(store_keys)}"
                     f"{suggestion(key, store_keys)}"
                 )
         missing = [key for key in store_config.required_keys if key not in store]
         if missing:
             fix = " ".join(f"--store {key}=VALUE" for key in missing)
-            raise click.UsageError(f"graph {graph!r} needs more of its store: give {fix}")
+            raise ConfigurationError(f"graph {graph!r} needs more of its store: give {fix}")
+        if values is not None and (problems := list(islice(values.problems(inputs, store), MAX_NAMED))):
+            raise ConfigurationError("; ".join(problems))
 
     return check
+
+
+def _quoted(text: str) -> str:
+    return f"a text of {plural(len(text), 'character')}" if isinstance(text, PrivateText) else quoted(text)

@@ -14,7 +14,7 @@ from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build
-from exotrio.manager.engine.run_values import ValueCheck
+from exotrio.manager.engine.run_values import RunValues
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -115,7 +115,7 @@ def trigger_many(
     template = tx.template(graph["template"])
     node = tx.registered(template.root.namespace, template.root.node_name)
     assert node is not None, "a valid graph has only registered nodes"
-    check = None if cipher is None else ValueCheck(tx, graph, template, cipher)
+    check = None if cipher is None else RunValues(tx, graph, template, cipher)
     numbers = _insert(tx, namespace, graph, {run_id: runs[index] for run_id, index in new.items()})
     changes = Changes(tx)
     stored: list[tuple[int, str, str]] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from exotrio._fields.declared import ANY_TEXT, Declared, declared
+from exotrio._fields.declared import Declared, typed_inputs
 from exotrio.graph.placeholders import OutputRef
 from exotrio.manager.rules.problems import SECRETS, Problem, first_problems
 from exotrio.manager.rules.template import Template
@@ -34,8 +34,7 @@ class Registered:
     @cached_property
     def typed_inputs(self) -> dict[str, Declared]:
         """The inputs that do not accept every text."""
-        values = {name: declared(schema) for name, schema in self.inputs.items()}
-        return {name: each for name, each in values.items() if each != ANY_TEXT}
+        return typed_inputs(self.inputs)
 
 
 def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[Problem]:

@@ -1,0 +1,106 @@
+"""Whether the inputs and the store of a run fit the inputs that are registered for the nodes of its graph.
+
+Used by the state manager, and by what checks many runs before the first one starts. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from exotrio._fields.declared import Declared, quoted, typed_inputs
+from exotrio._util.words import listed, shortened, suggestion
+from exotrio.graph.declaration import MAX_NAME, GraphNodeModel
+from exotrio.graph.placeholders import PlaceholderError, StoreRef, parse_placeholders
+
+
+class Place(Protocol):
+    """A node of a graph."""
+
+    @property
+    def identifier(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def node_name(self) -> str: ...
+    @property
+    def inputs(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueCheck:
+    """The check of the values of runs of one graph.
+
+    Attributes:
+        graph: Its name.
+        root: Its first node.
+        inputs_by_key: Store key to the inputs, as (place, name), that are this key and nothing else.
+        typed_inputs: Returns the registered inputs of a place that do not accept every text.
+        quote: Returns a value as messages show it.
+    """
+
+    graph: str
+    root: Place
+    inputs_by_key: Mapping[str, Sequence[tuple[Place, str]]]
+    typed_inputs: Callable[[Place], Mapping[str, Declared]]
+    quote: Callable[[str], str] = quoted
+
+    def problems(self, inputs: Mapping[str, str], store: Mapping[str, str]) -> Iterator[str]:
+        """Yield what is wrong with the inputs and the store of a trigger."""
+        for name, text in inputs.items():
+            if name not in self.root.inputs:
+                known = self.root.inputs
+                what = f"{self._name_of(self.root)} has no input {shortened(name, MAX_NAME)!r}"
+                yield f"{what}; it has: {listed(known)}{suggestion(name, known)}"
+            elif problem := self.problem(self.root, name, text):
+                yield f"{problem}; it is {self.quote(text)}"
+        for key, text in store.items():
+            wrong = (self.problem(place, name, text) for place, name in self.inputs_by_key.get(key, ()))
+            if problem := next(filter(None, wrong), None):
+                yield f"store key {key!r} does not fit: {problem}; it is {self.quote(text)}"
+
+    def problem(self, place: Place, name: str, text: str) -> str | None:
+        """Return what is wrong with the text of an input; None if it fits, or if its type is not known."""
+        values = self.typed_inputs(place).get(name)
+        problem = None if values is None else values.problem(text)
+        return problem and f"input {name!r} of {self._name_of(place)} {problem}"
+
+    def _name_of(self, place: Place) -> str:
+        return f"{place.identifier!r} in graph {self.graph!r}"
+
+
+def check_of(
+    graph: str,
+    nodes: Sequence[GraphNodeModel],
+    schemas: Mapping[tuple[str, str], Mapping[str, Any]],
+    quote: Callable[[str], str] = quoted,
+) -> ValueCheck | None:
+    """Return the check of the values of runs of a graph; None if it has no first node.
+
+    Args:
+        graph: Its name.
+        nodes: Its nodes.
+        schemas: Schemas of inputs by (namespace, node); those of others are not known.
+        quote: As in ``ValueCheck``.
+    """
+    followers = {name for node in nodes for name in node.next_nodes or ()}
+    root = next((node for node in nodes if node.identifier not in followers and node.unites is None), None)
+    if root is None:
+        return None
+    by_key: dict[str, list[tuple[Place, str]]] = {}
+    for node in nodes:
+        for name, text in node.inputs.items():
+            with suppress(PlaceholderError):  # such a graph is refused by the state manager
+                pieces = parse_placeholders(text) if isinstance(text, str) else ()
+                if len(pieces) == 1 and isinstance(pieces[0], StoreRef):
+                    by_key.setdefault(pieces[0].key, []).append((node, name))
+    known = {node: typed_inputs(schema.get("properties")) for node, schema in schemas.items()}
+    return ValueCheck(
+        graph=graph,
+        root=root,
+        inputs_by_key=by_key,
+        typed_inputs=lambda place: known.get((place.namespace, place.node_name), {}),
+        quote=quote,
+    )
