@@ -118,7 +118,7 @@ def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Findi
     if node.eligible and node.oldest_due >= LONG_DUE:
         offers = listed(map(one_line, node.offered_by), 5)
         what = f"{due}, although {offers} has it: {_why(runtimes)}"
-        return Finding(what, "start more runtimes, or give them more workers; watch `top`", page=page)
+        return Finding(what, "start more runtimes, or give them more workers", page=page)
     return None
 
 
@@ -196,11 +196,11 @@ def _of_disagreement(disagreement: wire.Disagreement) -> Finding:
 def _of_leases(leases: wire.LostLeases) -> Iterator[Finding]:
     if leases.poison:
         what = f"{plural(leases.poison, 'state')} became errors within the hour: each ended several runtimes"
-        fix = "find out what kills the runtimes (memory?), then `runs retry RUN`"
+        fix = "`runs retry RUN` retries them, once the cause is found (memory?)"
         yield Finding(what, fix, page=_FAILED_RUNS)
     if lost := leases.lost - leases.poison:
         what = f"{plural(lost, 'lease')} ended without an outcome within the hour; the states ran again"
-        fix = "runtimes were killed, suspended or disconnected for longer than a lease; see `states show`"
+        fix = "runtimes were killed, suspended or disconnected for longer than a lease"
         yield info(what, fix, _RUNTIMES)
 
 

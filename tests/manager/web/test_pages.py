@@ -625,7 +625,7 @@ async def test_a_runtime_shows_what_it_runs(site: Site) -> None:
     assert state["state_id"] not in await site.browser.page("/ns/shop/runtimes?worker=w-2")
     for path in (f"/ns/shop/runs/{flow.run_id}", f"/ns/shop/states/{state['state_id']}"):
         shown = text_of(await site.browser.page(path))
-        assert '<span class="num">40 %</span> 12 of 30' in shown
+        assert '<span class="num">40 %</span>: 12 of 30' in shown
     item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
     await report(site.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
     idle = await site.browser.page("/ns/shop/runtimes")

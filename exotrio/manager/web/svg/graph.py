@@ -21,7 +21,8 @@ LOW, HIGH = 52, 78
 GAP_X, GAP_Y = 36, 18
 EDGE = 8
 """Margin of the picture, for lines and focus rings."""
-MAX_NAME = 24
+MAX_NAME, MAX_LINE = 20, 26
+"""Characters that fit into a box: of its name, and of each other line."""
 URGENT = ("errored", "cancelled", "running", "waiting", "retried", "pruned", "success")
 
 
@@ -155,7 +156,7 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     parts = [
         element("title", f"{box.name} ({box.node}): {about}"),
         element("rect", class_="face", width=WIDTH, height=high, rx=6),
-        element("text", fit(box.name, 17 if total else MAX_NAME), class_="name", x=12, y=22),
+        element("text", fit(box.name, 15 if total else MAX_NAME), class_="name", x=12, y=22),
         _line(second or box.node, "bad" if second else "node", 38),
     ]
     if box.counts is not None:
@@ -188,9 +189,9 @@ def _urgent_counts(counts: Mapping[str, int], outputs: str | None) -> Markup:
     facts = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
     facts += [outputs] if outputs else []
     two = " · ".join(facts[:2])
-    text = (two if len(two) <= MAX_NAME + 2 else facts[0]) or "not reached"
+    text = (two if len(two) <= MAX_LINE else facts[0]) or "not reached"
     return _line(text, "standing c-errored" if counts.get("errored") else "standing", 68)
 
 
 def _line(text: str, kind: str, y: int) -> Markup:
-    return element("text", fit(text, MAX_NAME + 2), class_=kind, x=12, y=y)
+    return element("text", fit(text, MAX_LINE), class_=kind, x=12, y=y)
