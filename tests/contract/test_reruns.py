@@ -170,6 +170,21 @@ async def test_outer_groups_and_united_nodes_below_run_again_and_other_groups_do
     assert (await flow.run_summary())["status"] == "SUCCESS"
 
 
+async def test_one_below_that_still_waits_for_its_group_does_not_run_with_what_was_replaced(api: Api) -> None:
+    flow = await Flow.start(api, *NESTED, retry_policy=NO_RETRY)
+    await flow.run("s")
+    await flow.run("t")
+    failed = await flow.fail("b", times=1)
+    await flow.run("v")
+    await flow.run("w")
+    ok(await api.manual_retry(failed))
+    await flow.none_ready("x", "y", "u")
+    for identifier in ("b", "v", "w", "x", "y"):
+        await flow.run(identifier)
+    assert await listed(flow, "u") == ["v"]
+    assert (await flow.run_summary())["status"] == "SUCCESS"
+
+
 async def test_one_that_was_retried_itself_runs_again_with_its_automatic_retries(api: Api) -> None:
     flow, failed = await one_failed(api, ended=False)
     ok(await api.manual_retry(await flow.fail("u", times=1)))

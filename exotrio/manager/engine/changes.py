@@ -11,7 +11,7 @@ then states by number, then counters by key.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 
 from exotrio._wire.vocabulary import PENDING
@@ -236,6 +236,10 @@ class Changes:
     def add_further(self, run: RunScope, place: int, states: int) -> None:
         """Count successes that are further outputs of other states."""
         self._counts[run.id, place][_FURTHER] += states
+
+    def close_groups(self, targets: Collection[int]) -> None:
+        """Let the groups of these states complete no united node: they are replaced with all below them."""
+        self._touched = {seq: group for seq, group in self._touched.items() if seq not in targets}
 
     def add_member(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
         """Add a success to the groups of the united nodes that read its outputs."""

@@ -268,6 +268,7 @@ class Reruns:
         alike = Counter((state["place"], state["groups"], state["status"]) for state in states)
         for (place, groups, status), count in alike.items():
             changes.transition(run, place, groups, status, RETRY_CREATED, count)
+        changes.close_groups(self.replaced)
         for state in states:
             if state["status"] == SUCCESS and state["claimed_at"] is None and state["retry_of"] is None:
                 changes.add_further(run, state["place"], -1)
