@@ -36,33 +36,25 @@ Ts = TypeVarTuple("Ts")
 log = logging.getLogger("exotrio.worker")
 
 
-class AsyncioThread:
-    """One asyncio loop in one daemon thread. Created, used and closed in the Trio thread.
+class AsyncioLoop:
+    """Calls from Trio into an asyncio loop. Created and used in the Trio thread.
 
-    ``changed`` is called when ``blocked`` changed. If one of ``nodes`` blocks the loop, that is logged.
+    Args:
+        loop: Another thread, or a Trio task, runs it.
+        stuck: Counts the calls that do not end when they are cancelled.
+        changed: Called when ``blocked`` changed.
     """
 
     def __init__(
-        self, stuck: StuckNodes, changed: Callable[[], None], nodes: Iterable[type[BaseNode]] = ()
+        self, loop: asyncio.AbstractEventLoop, stuck: StuckNodes, changed: Callable[[], None]
     ) -> None:
         self._stuck = stuck
         self._changed = changed
         self._token = trio.lowlevel.current_trio_token()
-        self._loop = asyncio.new_event_loop()
+        self._loop = loop
         self._loop.set_default_executor(DaemonExecutor())
-        self._watch = LoopWatch(
-            nodes,
-            "the asyncio loop",
-            "no other asyncio node goes on meanwhile; await in it, or call what blocks by asyncio.to_thread",
-        )
-        self._closing = False
-        self._thread_over = trio.Event()
         self._calls: set[_Call] = set()
         self._unreached: set[_Call] = set()
-        self.ended = False
-        # A daemon: node code that blocks must not keep the interpreter from exiting.
-        self._thread = threading.Thread(target=self._serve, name="exotrio asyncio", daemon=True)
-        self._thread.start()
 
     @property
     def blocked(self) -> bool:
@@ -89,19 +81,6 @@ class AsyncioThread:
             if not await self._cancelled(call):
                 raise
         return call.result()
-
-    async def aclose(self) -> None:
-        """Cancel the tasks that nodes left in the loop, and end it. Shielded, for up to
-        ``deadlines.CLOSE``."""
-        self._closing = True
-        with suppress(RuntimeError):  # it is closed
-            self.call_soon(self._loop.stop)
-        with trio.move_on_after(deadlines.CLOSE, shield=True):
-            await self._thread_over.wait()
-        if self._thread_over.is_set():
-            self._thread.join()
-        else:
-            log.error("the asyncio loop does not end, since a node blocks it: its thread is left running")
 
     def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the asyncio thread. Raises RuntimeError once the loop is closed."""
@@ -148,6 +127,42 @@ class AsyncioThread:
             if not self._unreached:
                 log.info("the asyncio loop runs again")
             self._changed()
+
+
+class AsyncioThread(AsyncioLoop):
+    """One asyncio loop in one daemon thread. Created, used and closed in the Trio thread.
+
+    If one of ``nodes`` blocks the loop, that is logged.
+    """
+
+    def __init__(
+        self, stuck: StuckNodes, changed: Callable[[], None], nodes: Iterable[type[BaseNode]] = ()
+    ) -> None:
+        super().__init__(asyncio.new_event_loop(), stuck, changed)
+        self._watch = LoopWatch(
+            nodes,
+            "the asyncio loop",
+            "no other asyncio node goes on meanwhile; await in it, or call what blocks by asyncio.to_thread",
+        )
+        self._closing = False
+        self._thread_over = trio.Event()
+        self.ended = False
+        # A daemon: node code that blocks must not keep the interpreter from exiting.
+        self._thread = threading.Thread(target=self._serve, name="exotrio asyncio", daemon=True)
+        self._thread.start()
+
+    async def aclose(self) -> None:
+        """Cancel the tasks that nodes left in the loop, and end it. Shielded, for up to
+        ``deadlines.CLOSE``."""
+        self._closing = True
+        with suppress(RuntimeError):  # it is closed
+            self.call_soon(self._loop.stop)
+        with trio.move_on_after(deadlines.CLOSE, shield=True):
+            await self._thread_over.wait()
+        if self._thread_over.is_set():
+            self._thread.join()
+        else:
+            log.error("the asyncio loop does not end, since a node blocks it: its thread is left running")
 
     def _over(self) -> None:
         self.ended = True
@@ -196,10 +211,10 @@ class _Call:
     ``reached``: the loop has run its cancellation.
     """
 
-    def __init__(self, function: Callable[[], object], what: str, thread: AsyncioThread) -> None:
+    def __init__(self, function: Callable[[], object], what: str, loop: AsyncioLoop) -> None:
         self._function = function
         self.what = what
-        self._asyncio = thread
+        self._asyncio = loop
         self._context = contextvars.copy_context()
         sniffio = sys.modules.get("sniffio")
         if sniffio is not None:

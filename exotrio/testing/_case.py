@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
 from exotrio._fields.models import Values
 from exotrio._link.port import Claim
-from exotrio._nodes.base import BaseNode
+from exotrio._nodes.base import BaseNode, runs_in_of
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import ungrouped
 from exotrio._util.slim_httpx import httpx
@@ -26,13 +27,16 @@ from exotrio.testing._graphs import GraphRun, result, start, virtual_clock, wait
 from exotrio.testing._points import Fault, Place, Point
 from exotrio.testing._visits import Endless, Hold, TaskTracker, Visit, observed
 
+if TYPE_CHECKING:
+    from exotrio.testing._asyncio import TrioHostedLoop
+
 KEY = "rehearsal"
 TERMS = Terms(lease_ttl_ms=6_000)
 """Short, since each second that a run waits for the end of a lease costs a heartbeat."""
 MOMENT = 0.001
 """Seconds of a pause after which all that needs no time has happened, since virtual time waits for it."""
-MAX_CLEAN_UP = 60.0
-"""Seconds that killed node code may take to be cancelled after the case."""
+MAX_CLEAN_UP = 90.0
+"""Seconds that killed node code may take to be cancelled after the case; more than its asyncio loop has."""
 MAX_SUSPENDED = 60.0
 """Seconds after which a suspended runtime continues in any case: another may wait for it to end the state."""
 
@@ -99,6 +103,7 @@ class Process:
         killed: It never continues.
         resumed: It is not suspended.
         ended: All its tasks have ended.
+        asyncio: Its asyncio loop, if it has nodes for that.
     """
 
     def __init__(
@@ -112,12 +117,22 @@ class Process:
         self.resumed.set()
         self.ended = trio.Event()
         self._scope = trio.CancelScope()
+        self._has_asyncio = any(runs_in_of(node) == "asyncio" for node in case.scenario.nodes)
+        self.asyncio: TrioHostedLoop
 
     async def run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the runtime until it is stopped."""
         try:
-            with self._scope:
-                await self.runtime.run(task_status=task_status)
+            with self._scope, ungrouped():
+                async with trio.open_nursery() as nursery:
+                    if self._has_asyncio:
+                        # Here, since it imports asyncio.
+                        from exotrio.testing._asyncio import TrioHostedLoop
+
+                        self.asyncio = TrioHostedLoop()
+                        nursery.start_soon(self.asyncio.serve)
+                    await self.runtime.run(task_status=task_status)
+                    nursery.cancel_scope.cancel()
         finally:
             self.ended.set()
 

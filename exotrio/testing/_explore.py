@@ -16,7 +16,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio._fields.models import Values
-from exotrio._nodes.base import BaseNode, runs_in_of
+from exotrio._nodes.base import BaseNode
 from exotrio._nodes.checks import node_problems
 from exotrio._util.words import listed, plural, shortened
 from exotrio.errors import ConfigurationError
@@ -133,7 +133,7 @@ async def explore(
             await explore(shop.graph, [shop.Charge], setup=fresh, check=charged_once)
 
     The points are: before an execution begins, each of its awaits (each time its task, or a task that it
-    started, yields to Trio), and its end before it is reported. The faults are:
+    started, yields to Trio or asyncio), and its end before it is reported. The faults are:
 
     ===========  =================  =====================================================================
     ``Fault``    where              what happens
@@ -159,9 +159,11 @@ async def explore(
     has to wait as well: ``await trio.lowlevel.checkpoint()`` before its effect.
 
     Nodes that run in threads or processes run on the Trio loop here, so faults strike a plain ``def`` only
-    before it begins and at its end, which the result says; those with ``runs_in = "asyncio"`` are refused.
-    Threads that a node starts itself (by ``trio.to_thread``, ``trio.Path``) have to be short: virtual time
-    passes meanwhile, minutes in a second.
+    before it begins and at its end, which the result says. Those with ``runs_in = "asyncio"`` run in an
+    asyncio loop that Trio runs, one for each runtime: ``asyncio.sleep`` takes virtual time, and killed code
+    is cancelled where it is held. What waits in real time (threads that a node starts by ``trio.to_thread``,
+    ``trio.Path`` or ``asyncio.to_thread``, and sockets) has to be short: virtual time passes meanwhile,
+    minutes in a second.
 
     All random numbers of ``random`` and the order in which Trio runs its tasks depend on ``seed`` alone, so
     that each point keeps its number.
@@ -304,8 +306,6 @@ def _check_usable(nodes: Sequence[type[BaseNode]]) -> None:
         )
     if problems := node_problems(nodes):
         raise ConfigurationError("the classes cannot be used as nodes", problems)
-    if asyncio := [node.__name__ for node in nodes if runs_in_of(node) == "asyncio"]:
-        raise ConfigurationError(f"explore cannot run nodes on an asyncio loop: {listed(asyncio)}")
 
 
 def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:

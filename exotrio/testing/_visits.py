@@ -23,14 +23,15 @@ import trio
 
 from exotrio._execution.handle import execution_context
 from exotrio._link.port import Claim
-from exotrio._nodes.base import BaseNode, Stopping
+from exotrio._nodes.base import BaseNode, Stopping, runs_in_of
 from exotrio.testing._points import Moment, Place
 
 Coroutine = Any
 """Has ``send``, ``throw`` and ``close``; Trio's tasks have coroutines of more than one type."""
+_ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio", "__init__.py")
 _LIBRARIES = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
-    for path in (trio.__file__, anyio.__file__, os.path.dirname(__file__))
+    for path in (trio.__file__, anyio.__file__, _ASYNCIO, __file__)
 )
 """Folders of code that the user did not write."""
 MAX_CANCELLED_AWAITS = 1_000
@@ -74,25 +75,25 @@ class Visit:
         self._execution = execution
         self._awaits = 0
         self._cancelled_awaits = 0
-        self._in_node = False
+        self._loop: str | None = None
         task.visit = self
 
     @contextmanager
-    def in_node(self) -> Iterator[None]:
-        """Treat the body as the node's code."""
-        self._in_node = True
+    def in_node(self, loop: str) -> Iterator[None]:
+        """Treat the body as the node's code, whose tasks run on ``loop``: ``trio`` or ``asyncio``."""
+        self._loop = loop
         self._observer.begun[self._node] += 1
         try:
             yield
         finally:
-            self._in_node = False
+            self._loop = None
             self._observer.finish(self)
 
-    def awaits(self, coroutine: Coroutine) -> None:
-        """Record that a task of the execution yields to Trio."""
-        if self._in_node:
+    def awaits(self, coroutine: Coroutine, loop: str, *, cancelled: bool) -> None:
+        """Record that a task of the execution yields to ``loop``. ``cancelled``: it is to end."""
+        if self._loop == loop:
             self._awaits += 1
-            self._cancelled_awaits += trio.current_effective_deadline() == -math.inf
+            self._cancelled_awaits += cancelled
             if self._cancelled_awaits > MAX_CANCELLED_AWAITS:
                 self._cancelled_awaits = 0
                 self._observer.kill_endless(
@@ -101,6 +102,11 @@ class Visit:
                 )
             self.reach(Moment.AWAIT, self._awaits, _line(coroutine) if self._observer.records else "")
 
+    @property
+    def is_on_asyncio(self) -> bool:
+        """Whether the node's code runs on asyncio, and the Trio task of the execution waits for it."""
+        return self._loop == "asyncio"
+
     def reach(self, moment: Moment, nth: int = 0, line: str = "") -> None:
         """Tell the observer where the execution is."""
         place = Place(node=self._node, execution=self._execution, moment=moment, nth=nth, line=line)
@@ -108,10 +114,12 @@ class Visit:
 
 
 def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
-    """Return a class that does what ``node`` does, on the Trio loop, and reports where it is.
+    """Return a class that does what ``node`` does, in Trio's thread, and reports where it is.
 
-    Nodes of threads and processes run there as well, since virtual time does not wait for those.
+    Nodes of threads and processes run there as well, since virtual time does not wait for those; so do those
+    on asyncio, in a loop that a Trio task runs.
     """
+    on_asyncio = runs_in_of(node) == "asyncio"
 
     async def execute(self: BaseNode) -> Any:
         execution = execution_context.get()
@@ -121,10 +129,14 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
         # Here it is held or cancelled if the fault strikes before it begins.
         await trio.lowlevel.checkpoint()
         try:
-            with visit.in_node():
-                value = node.execute(self)
-                if inspect.isawaitable(value):
-                    value = await value
+            with visit.in_node("asyncio" if on_asyncio else "trio"):
+                if on_asyncio:
+                    code = partial(node.execute, self)
+                    value = await visit.process.asyncio.execute(code, str(execution), visit)
+                else:
+                    value = node.execute(self)
+                    if inspect.isawaitable(value):
+                        value = await value
         except BaseException:
             await end(visit)
             raise
@@ -176,7 +188,7 @@ class Hold:
 
     def __init__(self) -> None:
         self.active = False
-        self._held: list[trio.lowlevel.Task] = []
+        self._held: list[Callable[[], object]] = []
 
     def begin(self) -> None:
         """Hold every task that passes from now on."""
@@ -185,14 +197,18 @@ class Hold:
     def lift(self) -> None:
         """Let all tasks continue."""
         self.active = False
-        tasks, self._held = self._held, []
-        for task in tasks:
-            trio.lowlevel.reschedule(task)
+        held, self._held = self._held, []
+        for resume in held:
+            resume()
+
+    def on_lift(self, resume: Callable[[], object]) -> None:
+        """Have ``resume`` called when the hold is lifted, to let a task continue."""
+        self._held.append(resume)
 
     def passing(self) -> Generator[Any, Any, None]:
         """Return once the hold is lifted. Until then a cancellation has no effect, as in a dead process."""
         while self.active:
-            self._held.append(trio.lowlevel.current_task())
+            self.on_lift(partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
             yield from _until_rescheduled().__await__()
 
 
@@ -265,8 +281,9 @@ def _run_unless_held(coroutine: Coroutine, tracked: TrackedTask) -> Generator[An
             trap = resume()
         except StopIteration as end:
             return end.value
-        if tracked.visit is not None:
-            tracked.visit.awaits(coroutine)
+        visit = tracked.visit
+        if visit is not None:
+            visit.awaits(coroutine, "trio", cancelled=trio.current_effective_deadline() == -math.inf)
         try:
             answer = yield trap
         except GeneratorExit:
@@ -277,6 +294,6 @@ def _run_unless_held(coroutine: Coroutine, tracked: TrackedTask) -> Generator[An
         else:
             resume = partial(coroutine.send, answer)
         # The visit first: the task that lifts its hold may belong to the process.
-        if tracked.visit is not None:
-            yield from tracked.visit.hold.passing()
+        if visit is not None and not visit.is_on_asyncio:
+            yield from visit.hold.passing()
         yield from tracked.hold.passing()

@@ -342,16 +342,7 @@ async def test_it_refuses_a_clock_that_does_not_jump(mock_clock: MockClock) -> N
         await explore(graph(), [Work], check=ran_once)
 
 
-class Foreign(BaseNode):
-    runs_in = "asyncio"
-
-    async def execute(self) -> None:
-        raise AssertionError("not run")
-
-
 async def test_it_refuses_what_cannot_be_run(autojump_clock: MockClock) -> None:
-    with pytest.raises(ConfigurationError, match="asyncio loop: Foreign"):
-        await explore(graph(Foreign), [Foreign], check=ran_once)
     with pytest.raises(ConfigurationError, match="dict"):
         await explore(graph(), [dict], check=ran_once)  # type: ignore[list-item]
     with pytest.raises(RequestRefused, match="no input 'speed'; it has: none"):
