@@ -262,7 +262,7 @@ async def test_the_test_of_the_first_node_passes(
     hello = ModuleType("hello")
     monkeypatch.setitem(sys.modules, "hello", hello)
     execute(GREET, vars(hello))
-    await execute(block(README, "await run_graph("))["test_everybody_is_greeted"](autojump_clock)
+    await execute(block(README, "await run_graph("))["test_everyone_is_greeted"](autojump_clock)
 
 
 # -- guide: the tutorial, and what builds on its files
