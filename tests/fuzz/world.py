@@ -134,6 +134,7 @@ async def _fill(api: Api, clock: SettableClock) -> None:
     await _run_to_its_end(orders, clock)
     ok(await api.retry_run(await _run_to_its_end(orders, clock)))
     await orders.run("work")
+    await orders.run("last")  # again, with what was retried
     await _run_to_its_end(orders, clock)
     (failed,) = await orders.states("work", "ERRORED")
     ok(await api.native("POST", f"run/{await orders.trigger(store={'key': 'k'})}/cancel"))
