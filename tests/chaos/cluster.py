@@ -17,7 +17,8 @@ from tests.chaos.clock import Clock
 from tests.chaos.plan import MAX_STATEMENT
 from tests.chaos.state_manager import STATEMENT_LIMIT
 from tests.support.helpers import free_port
-from tests.support.processes import KEY, environment
+from tests.support.forks import Fork
+from tests.support.processes import KEY, environment, start
 
 START = 60.0
 """Seconds a process may take to start, on a machine that has other things to do."""
@@ -29,7 +30,7 @@ class Child:
 
     name: str
     log: Path
-    process: trio.Process
+    process: subprocess.Popen[str] | Fork
     began: float
     ended: float | None = None
     _finished: trio.Event = field(default_factory=trio.Event)
@@ -50,7 +51,7 @@ class Child:
 
     async def reap(self) -> None:
         """Wait for its end and note the time."""
-        await self.process.wait()
+        await trio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
         self.ended = time.monotonic()
         self._finished.set()
 
@@ -138,18 +139,13 @@ class Cluster:
             child.send(signal.SIGKILL)
         for child in self.children:
             # Not by ``child.wait``: what ends all may have ended the nursery that reaps them.
-            await child.process.wait()
+            await trio.to_thread.run_sync(child.process.wait)
 
     async def _start(self, name: str, command: tuple[str, ...], env: Mapping[str, str]) -> Child:
         log = self.folder / "logs" / f"{name}-{len(self.children)}.log"
         with log.open("wb") as file:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", *command],
-                cwd=self.folder,
-                env=environment(self.folder, env),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
+            process = start(
+                [sys.executable, "-m", *command], self.folder, environment(self.folder, env), file
             )
         child = Child(name, log, process, time.monotonic())
         self.children.append(child)

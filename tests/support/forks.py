@@ -40,26 +40,39 @@ _NUMBER = struct.Struct("i")
 
 
 class Fork:
-    """A process, with what is used of ``subprocess.Popen``."""
+    """A process, with what is used of ``subprocess.Popen``.
 
-    def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+    Args:
+        output: A file for both streams. Defaults to a pipe for each.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], output: IO[bytes] | None = None
+    ) -> None:
         self.returncode: int | None = None
+        self.stdout: IO[str] | None = None
+        self.stderr: IO[str] | None = None
         self._reading = threading.Lock()
-        out, err, (self._state, state) = os.pipe(), os.pipe(), os.pipe()
+        self._state, state = os.pipe()
+        pipes = []
+        if output is None:
+            (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+            self.stdout, self.stderr = _text(out), _text(err)
+            pipes = [its_out, its_err]
         settings = frozenset(item for item in env.items() if item[0].startswith(("PYTHON", "LC_", "LANG")))
         request = json.dumps([list(arguments), str(cwd), dict(env)]).encode()
-        socket.send_fds(_first(settings), [request], theirs := [out[1], err[1], state])
-        for number in theirs:
+        streams = pipes if output is None else [output.fileno(), output.fileno()]
+        socket.send_fds(_first(settings), [request], [*streams, state])
+        for number in (*pipes, state):
             os.close(number)
-        self.stdout, self.stderr = (_text(pipe[0]) for pipe in (out, err))
         (self.pid,) = _NUMBER.unpack(os.read(self._state, _NUMBER.size))
 
     def poll(self) -> int | None:
         return self._ended(0)
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         if self._ended(timeout) is None:
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
         assert self.returncode is not None
         return self.returncode
 
@@ -71,7 +84,7 @@ class Fork:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _ended(self, timeout: float) -> int | None:
+    def _ended(self, timeout: float | None) -> int | None:
         if select.select([self._state], [], [], timeout)[0]:
             with self._reading:
                 if self.returncode is None:

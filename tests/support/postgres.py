@@ -43,6 +43,31 @@ INSTALL_POOLER = "apt-get update && apt-get install -y pgbouncer   # as root"
 ROLE = "exotrio"
 PASSWORD = "a-password/of tests"
 """For 127.0.0.1; through the socket none is asked for. Parts of it have to be quoted in a URL."""
+TABLES = """
+SELECT md5(string_agg(xmin::text, ' ' ORDER BY xmin::text)) FROM (
+    SELECT xmin FROM pg_namespace WHERE oid >= 16384 OR nspname = 'public'
+    UNION ALL SELECT xmin FROM pg_class WHERE oid >= 16384
+    UNION ALL SELECT xmin FROM pg_attribute WHERE attrelid >= 16384
+    UNION ALL SELECT xmin FROM pg_trigger
+    UNION ALL SELECT xmin FROM pg_proc WHERE oid >= 16384
+) AS definitions
+"""
+"""What changes whenever something is defined, or defined otherwise, in a database."""
+CLEAR = """
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        AND relkind = 'r' AND relname <> 'meta' LOOP
+        EXECUTE 'DELETE FROM ' || name;
+    END LOOP;
+END $$;
+DELETE FROM meta WHERE key NOT IN ('stamp', 'version', 'oldest_version');
+UPDATE meta SET value = left(md5(random()::text), 8) WHERE key = 'stamp'
+"""
+"""Leaves a database as one whose tables were just made: each start raises the numbers, and begins an epoch."""
+END_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 PROCESS = Path(__file__).with_name("postgres_process.py")
 USER = "nobody" if os.geteuid() == 0 else ""
 
@@ -125,7 +150,8 @@ class Server:
 
     def __init__(self, binaries: Path, *, primary: Server | None = None) -> None:
         self._numbers = count(1)
-        self._free: list[Database] = []
+        self._empty: list[Database] = []
+        self._with_tables: list[tuple[Database, str]] = []
         self.folder = _new_folder()
         try:
             self.binaries = _runnable(binaries, self.folder)
@@ -152,22 +178,59 @@ class Server:
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        """Give the block an empty database: one of before if there is, as to create one takes far longer."""
-        database = self._free.pop() if self._free else self.new_database(f"test_{next(self._numbers)}")
+        """Give the block a database in which there is nothing but exotrio's tables, without rows.
+
+        They were made for a test before if possible, as to make them takes far longer than to clear them.
+        """
+        if self._with_tables:
+            database, made = self._with_tables.pop()
+        else:
+            database = self._new_or_empty()
+            made = _make_tables(database)
         yield database
         # Whatever a test leaves in such a state that this fails is left alone, and not used again.
-        with suppress(psycopg.Error):
-            self.execute(f"ALTER DATABASE {database.name} RESET ALL")
-            database.terminate()
-            database.execute(f"DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION {ROLE}")
-            self._free.append(database)
+        with suppress(psycopg.Error), self._left_by_a_test(database) as connection:
+            if connection.execute(TABLES).fetchall() == [(made,)]:
+                connection.execute(CLEAR)
+                self._with_tables.append((database, made))
+            else:
+                self._remove_all(database, connection)
+
+    @contextmanager
+    def empty_database(self) -> Iterator[Database]:
+        """Give the block a database in which there is nothing."""
+        database = self._new_or_empty()
+        yield database
+        with suppress(psycopg.Error), self._left_by_a_test(database) as connection:
+            self._remove_all(database, connection)
+
+    def _new_or_empty(self) -> Database:
+        return self._empty.pop() if self._empty else self.new_database(f"test_{next(self._numbers)}")
+
+    @contextmanager
+    def _left_by_a_test(self, database: Database) -> Iterator[psycopg.Connection]:
+        """End the sessions of a database and what was set for it, and connect to it as superuser."""
+        with self._connected(database.name) as connection:
+            connection.execute(f"ALTER DATABASE {database.name} RESET ALL".encode())
+            connection.execute(END_OTHERS)
+            yield connection
+
+    def _remove_all(self, database: Database, connection: psycopg.Connection) -> None:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute(f"CREATE SCHEMA public AUTHORIZATION {ROLE}".encode())
+        self._empty.append(database)
+
+    @contextmanager
+    def _connected(self, database: str) -> Iterator[psycopg.Connection]:
+        where = f"host={self.folder} port={self.port} user=postgres dbname={database}"
+        with psycopg.connect(where, autocommit=True) as connection:
+            yield connection
 
     def execute(
         self, statement: str, parameters: Sequence[Any] = (), *, database: str = "postgres"
     ) -> list[tuple[Any, ...]]:
         """Run one statement as superuser, with %s for parameters, and return its rows."""
-        where = f"host={self.folder} port={self.port} user=postgres dbname={database}"
-        with psycopg.connect(where, autocommit=True) as connection:
+        with self._connected(database) as connection:
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
@@ -277,10 +340,28 @@ class Pooler:
         self._process.close()
 
 
+def _make_tables(database: Database) -> str:
+    """Let exotrio make its tables, and return what the database is like then."""
+    # Only here: most tests need neither.
+    from exotrio.manager.store.postgres import clock, server
+    from exotrio.manager.store.postgres.database import prepare
+
+    prepare(server.Server(database.url), clock.ServerClock())
+    ((made,),) = database.execute(TABLES)
+    return str(made)
+
+
 @contextmanager
 def database() -> Iterator[Database]:
-    """Give a test a separate database, or skip it."""
+    """Give a test a separate database with exotrio's tables and no rows, or skip it."""
     with server().database() as fresh:
+        yield fresh
+
+
+@contextmanager
+def empty_database() -> Iterator[Database]:
+    """Give a test a separate database in which there is nothing, or skip it."""
+    with server().empty_database() as fresh:
         yield fresh
 
 

@@ -63,7 +63,7 @@ class Process:
         self.command = tuple(command)
         self._lines: dict[str, list[str]] = {"out": [], "err": []}
         self._more = threading.Condition()
-        self._popen = _started(self.command, cwd, environment(cwd, env))
+        self._popen = start(self.command, cwd, environment(cwd, env))
         self.pid = self._popen.pid
         self._readers = [
             threading.Thread(target=self._read, args=(name, pipe), daemon=True)
@@ -157,16 +157,19 @@ class Process:
                 self._more.notify_all()
 
 
-def _started(command: tuple[str, ...], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str] | Fork:
-    if FORKS and command[:2] in ((sys.executable, "-m"), (sys.executable, "-c")):
-        return Fork(command[1:], cwd, env)
+def start(
+    command: Sequence[str], cwd: Path, env: Mapping[str, str], output: IO[bytes] | None = None
+) -> subprocess.Popen[str] | Fork:
+    """Start a process with exactly this environment, and a pipe for each stream or a file for both."""
+    if FORKS and tuple(command[:2]) in ((sys.executable, "-m"), (sys.executable, "-c")):
+        return Fork(command[1:], cwd, env, output)
     return subprocess.Popen(
         command,
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output or subprocess.PIPE,
+        stderr=output or subprocess.PIPE,
         encoding="utf-8",
         errors="backslashreplace",
     )

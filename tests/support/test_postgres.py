@@ -27,7 +27,7 @@ input()
 
 def test_each_test_begins_with_an_empty_database_and_a_role_that_owns_only_it() -> None:
     for _ in range(2):
-        with postgres.database() as database, psycopg.connect(database.url) as connection:
+        with postgres.empty_database() as database, psycopg.connect(database.url) as connection:
             connection.execute("CREATE TABLE a (b TEXT)")
             assert connection.execute("SHOW deadlock_timeout").fetchone() == ("1s",)
             database.execute(f"ALTER DATABASE {database.name} SET deadlock_timeout = '50ms'")
@@ -36,7 +36,7 @@ def test_each_test_begins_with_an_empty_database_and_a_role_that_owns_only_it() 
 
 
 def test_a_server_that_crashed_has_what_was_committed_and_the_address_of_before() -> None:
-    with postgres.database() as database, psycopg.connect(database.tcp_url) as connection:
+    with postgres.empty_database() as database, psycopg.connect(database.tcp_url) as connection:
         connection.execute("CREATE TABLE a (b TEXT)")
         connection.commit()
         database.server.restart()
@@ -47,7 +47,7 @@ def test_a_server_that_crashed_has_what_was_committed_and_the_address_of_before(
 
 def test_behind_the_pooler_a_session_is_another_one_than_it_seems() -> None:
     with (
-        postgres.database() as database,
+        postgres.empty_database() as database,
         postgres.pooler() as pooler,
         psycopg.connect(database.url_at(pooler.port)) as connection,
     ):
@@ -82,7 +82,7 @@ async def test_a_connection_cut_at_a_commit_does_not_reveal_whether_it_was_done(
             connection.execute("INSERT INTO a VALUES (1)")
             connection.commit()
 
-    with postgres.database() as database:
+    with postgres.empty_database() as database:
         database.execute("CREATE TABLE a (b INTEGER); GRANT ALL ON a TO public")
         proxy = PostgresProxy(database.server.port)
         async with trio.open_nursery() as nursery:
@@ -96,7 +96,7 @@ async def test_a_connection_cut_at_a_commit_does_not_reveal_whether_it_was_done(
 
 
 async def test_data_that_the_proxy_holds_arrives_later_and_data_that_it_cuts_does_not() -> None:
-    with postgres.database() as database, trio.fail_after(60):
+    with postgres.empty_database() as database, trio.fail_after(60):
         proxy = PostgresProxy(database.server.port)
         async with trio.open_nursery() as nursery:
             await nursery.start(proxy.serve)
