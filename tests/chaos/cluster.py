@@ -16,8 +16,8 @@ from exotrio._shared.settings import DATABASE_VARIABLE
 from tests.chaos.clock import Clock
 from tests.chaos.plan import MAX_STATEMENT
 from tests.chaos.state_manager import STATEMENT_LIMIT
-from tests.support.helpers import free_port
 from tests.support.forks import Fork
+from tests.support.helpers import free_port
 from tests.support.processes import KEY, environment, start
 
 START = 60.0

@@ -27,6 +27,12 @@ def database() -> Iterator[Database]:
 
 
 @pytest.fixture
+def empty_database() -> Iterator[Database]:
+    with postgres.empty_database() as empty:
+        yield empty
+
+
+@pytest.fixture
 def db(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new database on the engine that a row of the test names."""
     if engine == "SQLite":

@@ -139,7 +139,7 @@ async def postgres_of_version_1(url: str, file: Path) -> str:
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Iterator[str]:
-    with postgres.database() as made:
+    with postgres.empty_database() as made:
         yield made.url
 
 
@@ -215,7 +215,7 @@ async def test_a_database_of_version_1_gets_the_tables_of_a_new_one(
         assert sqlite_tables(old) == sqlite_tables(new)
         return
     old = await postgres_of_version_1(request.getfixturevalue("empty"), tmp_path / "old.db")
-    with postgres.database() as made:
+    with postgres.empty_database() as made:
         for url in (old, made.url):
             async with open_store(url):
                 pass

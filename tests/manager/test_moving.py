@@ -44,6 +44,11 @@ EXECUTE FUNCTION lose_from_states();
 
 
 @pytest.fixture
+def database(empty_database: Database) -> Database:
+    return empty_database
+
+
+@pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "state.db"
 

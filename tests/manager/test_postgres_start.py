@@ -32,6 +32,11 @@ WRONG = "a-wrong-p5word"
 
 
 @pytest.fixture
+def database(empty_database: Database) -> Database:
+    return empty_database
+
+
+@pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     return Cli(tmp_path, monkeypatch, capsys)
 

@@ -88,7 +88,7 @@ class Load:
 async def test_no_request_fails_and_nothing_is_lost_while_managers_are_replaced_by_the_next_release(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with postgres.database() as database, Processes() as processes:
+    with postgres.empty_database() as database, Processes() as processes:
         old = [processes.enter_context(started(EXOTRIO, database, tmp_path)) for _ in range(2)]
         async with trio.open_nursery() as nursery:
             balancer = Balancer(*[await trio.to_thread.run_sync(port_of, process) for process in old])

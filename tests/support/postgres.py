@@ -50,20 +50,23 @@ SELECT md5(string_agg(xmin::text, ' ' ORDER BY xmin::text)) FROM (
     UNION ALL SELECT xmin FROM pg_attribute WHERE attrelid >= 16384
     UNION ALL SELECT xmin FROM pg_trigger
     UNION ALL SELECT xmin FROM pg_proc WHERE oid >= 16384
+    UNION ALL SELECT xmin FROM meta WHERE key IN ('version', 'oldest_version')
 ) AS definitions
 """
-"""What changes whenever something is defined, or defined otherwise, in a database."""
-CLEAR = """
+"""What changes whenever something is defined in a database of exotrio, or defined otherwise."""
+CLEAR = r"""
 DO $$ DECLARE name text; BEGIN
     FOR name IN SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
         AND relkind = 'r' AND relname <> 'meta' LOOP
         EXECUTE 'DELETE FROM ' || name;
     END LOOP;
+    PERFORM setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S';
 END $$;
-DELETE FROM meta WHERE key NOT IN ('stamp', 'version', 'oldest_version');
-UPDATE meta SET value = left(md5(random()::text), 8) WHERE key = 'stamp'
+DELETE FROM meta WHERE key NOT IN ('stamp', 'epoch', 'version', 'oldest_version');
+UPDATE meta SET value = left(md5(random()::text), 8) WHERE key = 'stamp';
+UPDATE meta SET value = regexp_replace(value, '\w+$', left(md5(random()::text), 16)) WHERE key = 'epoch'
 """
-"""Leaves a database as one whose tables were just made: each start raises the numbers, and begins an epoch."""
+"""Leaves a database as one whose tables were just made."""
 END_OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()

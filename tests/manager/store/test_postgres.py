@@ -54,11 +54,13 @@ def session(view: View) -> int:
     return pid
 
 
-async def test_managers_that_start_at_once_on_an_empty_database_all_come_up(database: Database) -> None:
+async def test_managers_that_start_at_once_on_an_empty_database_all_come_up(
+    empty_database: Database,
+) -> None:
     stamps = []
 
     async def start() -> None:
-        async with open_store(database.url) as store:
+        async with open_store(empty_database.url) as store:
             stamps.append(await store.read(get, "stamp"))
 
     async with trio.open_nursery() as nursery:
@@ -105,15 +107,15 @@ async def test_a_database_that_a_newer_manager_changed_is_used_as_long_as_that_s
 
 @pytest.mark.parametrize("others", ["accounts (id int)", "meta (key int)", "meta (key text, value text)"])
 async def test_a_database_of_something_else_is_refused_and_left_as_it_is(
-    database: Database, others: str
+    empty_database: Database, others: str
 ) -> None:
-    database.execute(f"CREATE TABLE {others}")
-    database.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC")
+    empty_database.execute(f"CREATE TABLE {others}")
+    empty_database.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC")
     with pytest.raises(DatabaseError, match="not made by exotrio"):
-        async with open_store(database.url):
+        async with open_store(empty_database.url):
             pass
     selected = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-    assert database.execute(selected) == [(1,)]
+    assert empty_database.execute(selected) == [(1,)]
 
 
 async def test_no_password_is_shown(
