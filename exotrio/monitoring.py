@@ -158,7 +158,13 @@ class RuntimeMetrics:
             )
             self._durations = histogram(
                 "exotrio_state_duration_seconds",
-                "From when a worker took a state until its node ended.",
+                "Time that execute took.",
+                ["node"],
+                buckets=STATE_BUCKETS,
+            )
+            self._buffered = histogram(
+                "exotrio_state_buffered_seconds",
+                "From the claim of a state until execute began.",
                 ["node"],
                 buckets=STATE_BUCKETS,
             )
@@ -195,10 +201,11 @@ class RuntimeMetrics:
 
     def _observe(self, event: Event) -> None:
         match event:
-            case StateEnded(node, outcome, duration, _):
+            case StateEnded(node, outcome, duration, _, buffered):
                 self._states.labels(node, outcome).inc()
-                if duration is not None:
+                if duration is not None and buffered is not None:
                     self._durations.labels(node).observe(duration)
+                    self._buffered.labels(node).observe(buffered)
                 if outcome in ("released", "cancelled"):
                     self._released.inc()
             case Polled(result):

@@ -81,7 +81,7 @@ class ThreadBackend(LocalBackend):
     async def _execute(self, instance: BaseNode, execution: Execution) -> object:
         execution.elsewhere = True
         with execution.in_thread():
-            value = await call_in_thread(instance.execute, str(execution), self._stuck)
+            value = await call_in_thread(execution.execute_later(instance), str(execution), self._stuck)
         execution.elsewhere = False
         # A decorator made the method plain; what it returned still belongs on the loop.
         return await value if inspect.isawaitable(value) else value
@@ -115,4 +115,4 @@ class AsyncioBackend(LocalBackend):
         execution.elsewhere = True
         if self._thread is None or self._thread.ended:
             self._thread = AsyncioThread(self._stuck, self._changed, self._nodes)
-        return await self._thread.call(instance.execute, str(execution))
+        return await self._thread.call(execution.execute_later(instance), str(execution))

@@ -155,6 +155,7 @@ class Executor:
         Raises:
             BaseException: what is meant for the runtime or the application, not for the node.
         """
+        execution.ended_at = trio.current_time()
         error, execution.error = execution.error, None  # its traceback refers to the execution: a cycle
         report = execution.report
         if error is not None:

@@ -16,7 +16,7 @@ import trio
 
 from exotrio._execution.output import Output
 from exotrio._link.port import Claim
-from exotrio._nodes.base import Stopping, StopView
+from exotrio._nodes.base import BaseNode, Stopping, StopView
 from exotrio._nodes.outcome import Released, Report
 from exotrio._nodes.progress import ProgressView
 from exotrio._util.tracing import Span
@@ -35,7 +35,9 @@ class Execution:
         error: What the node raised; None once it ended without an error. Until then it is the error for a
             node that gives its Trio task away.
         view: What the node sees of why it should stop.
-        began: Node code was entered: a release from then on counts as cancelled.
+        begun_at: When ``execute`` of the node was called, on Trio's clock; infinite before. In a process,
+            when that had loaded the class. A release from then on counts as cancelled.
+        ended_at: When it was over; infinite before.
         elsewhere: Node code runs in another thread or process, where no Ctrl-C can arrive.
         timeout: Seconds that the node may take: of its class or the graph, whichever is less.
         on_drain: Called when the node is told to drain, by a backend that has to pass that on.
@@ -52,7 +54,7 @@ class Execution:
         self.progress = ProgressView()
         self.output = Output(self.progress) if captures else None
         self.scope = anyio.CancelScope()  # nodes run through anyio
-        self.began = False
+        self.begun_at = self.ended_at = math.inf
         self.elsewhere = False
         self.timeout = math.inf
         self.on_drain: Callable[[], None] | None = None
@@ -67,12 +69,25 @@ class Execution:
 
     def begin(self, timeout: float | None) -> None:
         """Start the timeout of the node: its code is entered. ``timeout`` is that of its class, if any."""
-        self.began = True
+        self.begun_at = trio.current_time()
         limits = [limit for limit in (timeout, self.claim.timeout) if limit is not None]
         if limits and not self.cancelled:
             self.timeout = min(limits)
             self.view.now = trio.lowlevel.current_clock().current_time
-            self.view.deadline = self.scope.deadline = trio.current_time() + self.timeout
+            self.view.deadline = self.scope.deadline = self.begun_at + self.timeout
+
+    def execute_later(self, instance: BaseNode) -> Callable[[], object]:
+        """Return a function that calls ``execute`` in another thread, and records when it does.
+
+        A blocked asyncio loop may get to it late.
+        """
+        now = trio.lowlevel.current_clock().current_time
+
+        def execute() -> object:
+            self.begun_at = now()
+            return instance.execute()
+
+        return execute
 
     def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
         """Cancel the node. One in a thread is only told: it has until ``give_up`` to return.
@@ -92,6 +107,11 @@ class Execution:
         """Stop waiting for it: a node in a thread is stuck."""
         self.cancel()
         self.scope.cancel()
+
+    @property
+    def began(self) -> bool:
+        """Whether node code was entered."""
+        return self.begun_at < math.inf
 
     @property
     def trace(self) -> str | None:

@@ -39,12 +39,16 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
 def added_fields(outcome: Outcome) -> dict[str, Any]:
     """Return the fields that only the native API and the outbox have, unless they are the default.
 
-    They say that an error is not to be retried, and hold the trace context and the output of the execution.
+    They say that an error is not to be retried, and hold the trace context, the output and the times of the
+    execution.
     Older state managers, and older readers of the outbox, ignore them.
     """
     added: dict[str, Any] = trace_field(outcome)
     if outcome.logs:
         added["logs"] = outcome.logs
+    # Durations, and not times: the clocks of two machines differ.
+    if outcome.buffered is not None and outcome.ran is not None:
+        added |= {"buffered_ms": round(outcome.buffered * 1000), "ran_ms": round(outcome.ran * 1000)}
     if isinstance(outcome, Errored) and not outcome.retry:
         added["retry"] = False
     return added
@@ -62,9 +66,12 @@ def outcome_of(
     retry: bool = True,
     trace: str | None = None,
     logs: Sequence[Mapping[str, str | None]] = (),
+    buffered_ms: int | None = None,
+    ran_ms: int | None = None,
 ) -> Outcome:
     """Return the outcome that has this name, value and ``added_fields``; raise KeyError if there is none."""
-    outcome = _OUTCOMES[name](value, logs=logs, trace=trace)
+    buffered, ran = (None if ms is None else from_ms(ms) for ms in (buffered_ms, ran_ms))
+    outcome = _OUTCOMES[name](value, logs=logs, trace=trace, buffered=buffered, ran=ran)
     return outcome if retry or not isinstance(outcome, Errored) else replace(outcome, retry=False)
 
 

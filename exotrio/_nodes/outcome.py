@@ -70,10 +70,14 @@ class _Ended:
     Attributes:
         logs: What the execution logged and printed, as ``_wire.native.LogLine`` has it.
         trace: The trace context of the execution; None if it was not traced.
+        buffered: Seconds from the claim until ``execute`` began; None if it did not, or is not known.
+        ran: Seconds that ``execute`` took; None likewise.
     """
 
     logs: Sequence[Mapping[str, str | None]] = field(default=(), repr=False)
     trace: str | None = field(default=None, repr=False)
+    buffered: float | None = field(default=None, repr=False, compare=False)
+    ran: float | None = field(default=None, repr=False, compare=False)
 
     def outputs_of(self, node: type[HasOutputs[M]]) -> list[M]:
         """Return what the node returned, each as an ``Outputs`` of its class.

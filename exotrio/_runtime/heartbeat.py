@@ -304,5 +304,11 @@ class HeartbeatSender:
 
 def _state(held: HeldClaim, claim: Claim, runs: bool) -> HeartbeatState:
     last = held.progress if runs else None
-    progress = None if last is None else HeartbeatProgress(fraction=last.fraction, text=last.text)
-    return HeartbeatState(state_id=claim.state_id, token=claim.token or "", running=runs, progress=progress)
+    buffered = held.buffered if runs else None
+    return HeartbeatState(
+        state_id=claim.state_id,
+        token=claim.token or "",
+        running=runs,
+        buffered_ms=None if buffered is None else to_ms(buffered),
+        progress=None if last is None else HeartbeatProgress(fraction=last.fraction, text=last.text),
+    )

@@ -47,12 +47,12 @@ class HeldClaim:
     """One claimed state. Compared by identity: a state that is released and claimed again is another one.
 
     Attributes:
+        claimed_at: When the answer to its claim arrived, on Trio's clock.
         lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
             that its node is not begun; one that runs goes on, since perhaps no other runtime has it yet.
         forfeited: LEASE_LOST or RUN_CANCELLED once the state manager says so.
         execution: The run of its node, while and after there is one.
         taken_at: When a worker took it, on Trio's clock.
-        duration: Seconds from then until its node ended, once it did.
         report: What to send, once DONE: its outcome or its release.
         in_flight: Whether the report is being sent.
         announced: The state manager knows that its node runs.
@@ -61,11 +61,11 @@ class HeldClaim:
     claim: Claim
     _: KW_ONLY
     stage: Stage = Stage.BUFFERED
+    claimed_at: float = math.inf
     lease_until: float = math.inf
     forfeited: Stopping = Stopping.NO
     execution: Execution | None = None
     taken_at: float = math.inf
-    duration: float | None = None
     report: Report | None = None
     in_flight: bool = False
     announced: bool = False
@@ -123,6 +123,22 @@ class HeldClaim:
         return Ending.CANCELLED if ran else Ending.RELEASED
 
     @property
+    def buffered(self) -> float | None:
+        """Seconds from its claim until ``execute`` began; None before that. From any thread."""
+        execution = self.execution
+        if execution is None or not execution.began:
+            return None
+        # Race: a state that runs may be claimed again here (``Ledger.add``).
+        return max(0.0, execution.begun_at - self.claimed_at)
+
+    def ran(self, now: float) -> float | None:
+        """Return how many seconds ``execute`` took, or has taken by ``now``; None before it began."""
+        execution = self.execution
+        if execution is None or not execution.began:
+            return None
+        return max(0.0, min(execution.ended_at, now) - execution.begun_at)
+
+    @property
     def progress(self) -> Progress | None:
         """The last progress of its node, if it gave any. From any thread."""
         return None if self.execution is None else self.execution.progress.last
@@ -130,7 +146,7 @@ class HeldClaim:
     @property
     def running_for(self) -> str:
         """What follows its name in a log line: how long it has been running, and its progress."""
-        running = f" running {trio.current_time() - self.taken_at:.0f} s"
+        running = f" running {self.ran(trio.current_time()) or 0.0:.0f} s"
         return running if self.progress is None else f"{running}, {self.progress}"
 
     @property

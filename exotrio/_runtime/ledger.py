@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -109,6 +109,7 @@ class Ledger:
             held.announced = False
             # If its execution was cancelled for the old lease, it is released under the new one.
             held.forfeited = Stopping.NO
+        held.claimed_at = trio.current_time()
         held.lease_until = math.inf
         late = known is not None and claim.announce
         if claim.lease is not None:
@@ -182,6 +183,8 @@ class Ledger:
         if held not in self._held or held.stage is Stage.DONE:
             # Race: the shutdown gave it up and released it before its node ended.
             return False
+        if isinstance(report, Outcome):
+            report = replace(report, buffered=held.buffered, ran=held.ran(trio.current_time()))
         held.report = report
         self._move(held, Stage.DONE)
         return True
@@ -207,8 +210,9 @@ class Ledger:
         if ending.is_left_behind:
             self._left_behind.append(held.claim.state_id)
         if self.events:
-            claim = held.claim
-            self.events.emit(StateEnded(claim.node_name, ending.value, held.duration, claim.state_id))
+            claim, ran = held.claim, held.ran(trio.current_time())
+            ended = StateEnded(claim.node_name, ending.value, ran, claim.state_id, held.buffered)
+            self.events.emit(ended)
         self.notify()
 
     # -- reading
@@ -291,7 +295,5 @@ class Ledger:
         self.notify()
 
     def _leave_stage(self, held: HeldClaim) -> None:
-        if held.stage is Stage.RUNNING:
-            held.duration = trio.current_time() - held.taken_at
         self._stages[held.stage] -= 1
         self._active[held.claim.node_name] -= held.stage is not Stage.DONE

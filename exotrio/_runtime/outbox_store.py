@@ -285,5 +285,7 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
 
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
-    added = {name: entry[name] for name in ("retry", "trace", "logs") if name in entry}
+    added = {
+        name: entry[name] for name in ("retry", "trace", "logs", "buffered_ms", "ran_ms") if name in entry
+    }
     return Claim(inputs={}, **entry["claim"]), outcome_of(entry["outcome"], entry["value"], **added)

@@ -19,7 +19,7 @@ class Running:
         run_id: Its run; None on v0, which does not say.
         node: Name of its node class.
         identifier: Its place in the graph.
-        duration: Seconds since a worker took it.
+        duration: Seconds since its ``execute`` began; 0 while the runtime prepares that.
         progress: The last progress that its node reported with ``self.progress(...)``; None without any.
     """
 
@@ -66,7 +66,7 @@ def running_of(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
             run_id=each.claim.run_id,
             node=each.claim.node_name,
             identifier=each.claim.identifier,
-            duration=max(0.0, now - each.taken_at),
+            duration=each.ran(now) or 0.0,
             progress=each.progress,
         )
         for each in sorted(running, key=lambda each: each.taken_at)

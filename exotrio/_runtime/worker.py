@@ -97,7 +97,7 @@ class Workers:
                 await self._run_alone(task)
             else:
                 await self._run(held, task)
-            took += held.duration or 0.0
+            took += held.ran(trio.current_time()) or 0.0
 
     async def _run_alone(self, task: NodeTask) -> None:
         """Run the states that are to run alone, one after the other, unless another task does so."""

@@ -37,14 +37,16 @@ class StateEnded:
     Attributes:
         node: Name of its node class.
         outcome: As ``Summary`` names it: ``completed``, ``errored``, ``released``, ...
-        duration: Seconds from when a worker took it until its node ended; None if none had taken it.
+        duration: Seconds that ``execute`` of its node took; None if that did not begin.
         state_id: Its id.
+        buffered: Seconds from its claim until ``execute`` began; None likewise.
     """
 
     node: str
     outcome: str
     duration: float | None
     state_id: str
+    buffered: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

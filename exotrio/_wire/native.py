@@ -182,10 +182,30 @@ def _logs(lines: object, parse: ValidatorFunctionWrapHandler) -> object:
         return []
 
 
+def _if_valid(ms: object, parse: ValidatorFunctionWrapHandler) -> object:
+    # Nothing is refused because of the times of an execution.
+    try:
+        return parse(ms)
+    except ValidationError:
+        return None
+
+
+TookMs = Annotated[Annotated[int, Field(ge=0, le=MAX_DELAY_MS)] | None, WrapValidator(_if_valid)]
+
+
 class ReportedState(EndedState):
-    """A held state with an outcome; ``logs`` are in the order of time."""
+    """A held state with an outcome.
+
+    Fields:
+        logs: In the order of time.
+        buffered_ms: Time from the answer to its claim until ``execute`` of its node began; None if it did
+            not, or the runtime does not report it. A duration, since the clocks of two machines differ.
+        ran_ms: Time that ``execute`` took.
+    """
 
     logs: Annotated[list[LogLine], WrapValidator(_logs)] = Field(default_factory=list)
+    buffered_ms: TookMs = None
+    ran_ms: TookMs = None
 
 
 class ExecutedItem(ReportedState, ExecutedRequest):
@@ -262,9 +282,13 @@ class HeartbeatProgress(Body):
 
 
 class HeartbeatState(HeldState):
-    """A held state in a heartbeat: it is running, or waits for a worker."""
+    """A held state in a heartbeat: a worker has it (``running``), or it waits for one.
+
+    ``buffered_ms`` is as in ``ReportedState``; None before ``execute`` began.
+    """
 
     running: bool = False
+    buffered_ms: TookMs = None
     progress: HeartbeatProgress | None = None
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
+from exotrio._util.times import format_duration
 from exotrio._util.words import listed, plural
 from exotrio._wire.body import Body, Moment, Seconds
 from exotrio._wire.native import LogLine, Uuid
@@ -62,7 +63,38 @@ class StatesQuery(PageQuery):
     outputs: bool = False
 
 
-class StateSummary(StateNode):
+class StateTimes(Body):
+    """How long a state waited and ran, in seconds; so far, if it has not ended.
+
+    Fields:
+        waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed, from
+            the end of the delay.
+        buffered: From its claim until ``execute`` of its node began.
+        ran: Of ``execute``. This and ``buffered`` are None if ``execute`` did not begin, or its runtime did
+            not report that: a claim through v0 tells nothing, and a state that runs is reported by the next
+            heartbeat.
+        held: From its claim to its outcome; None if it is not claimed.
+    """
+
+    waited: Seconds | None = Field(default=None, alias="waited_ms")
+    buffered: Seconds | None = Field(default=None, alias="buffered_ms")
+    ran: Seconds | None = Field(default=None, alias="ran_ms")
+    held: Seconds | None = Field(default=None, alias="held_ms")
+
+
+def times_text(
+    waited: float, buffered: float | None, ran: float | None, held: float | None, *, ended: bool
+) -> str:
+    """Return the times of a state in words, as pages and commands show them."""
+    parts = [("waited", waited)]
+    if buffered is not None and ran is not None:
+        parts += [("buffered", buffered), ("ran" if ended else "running for", ran)]
+    elif held is not None:
+        parts.append(("from claim to outcome" if ended else "claimed for", held))
+    return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
+
+
+class StateSummary(StateNode, StateTimes):
     """A state in a list.
 
     Fields:
@@ -158,7 +190,7 @@ class StateHolder(Body):
     ttl: Seconds | None = Field(alias="ttl_ms")
 
 
-class StateHistory(StateDetail):
+class StateHistory(StateDetail, StateTimes):
     """One state in full, with its history.
 
     Fields:
@@ -168,6 +200,7 @@ class StateHistory(StateDetail):
         requeued: Whether it waits because its node requeued it.
         enqueue_after: When it may be claimed.
         claimed_at, worker: The last claim, and the process that made it, if under a lease.
+        begun_at: When ``execute`` began under that claim, if that was reported.
         holder: The process that holds it, if it is QUEUED.
         paused_at: Since when its node is paused, if it waits for that.
         attempts: This state and all others that are attempts at the same work, oldest first.
@@ -182,6 +215,7 @@ class StateHistory(StateDetail):
     requeued: bool
     enqueue_after: Moment
     claimed_at: Moment | None
+    begun_at: Moment | None = None
     finished_at: Moment | None
     worker: str | None
     holder: StateHolder | None

@@ -32,9 +32,9 @@ class RuntimeInfo(Body):
         live: Whether it sent a request within the last minute, and has not stopped.
         asked_to_drain: Whether a drain was requested that has not begun.
         workers: How many states it runs at once; 0 if unknown.
-        busy, buffered, reporting: States that it held at its last heartbeat: running ones, those that waited
-            for a worker, and ended ones whose outcome was not yet accepted.
-        holds: States that it holds now, according to the database.
+        busy, buffered: States that it runs, and those that wait for a worker, counted as in ``Overview``.
+        reporting: States at its last heartbeat that had ended, and whose outcome was not yet accepted.
+        holds: All states that it holds.
         heard_ago, polled_ago: Seconds since its last request, and since its last claim, if any.
         nodes: Names of the nodes that it claims states of.
         shows_tasks: Whether its task tree can be requested.
@@ -141,9 +141,13 @@ class NodeLoad(Body):
         waiting: Waiting states, those that are due later included; counted up to 100,000.
         eligible: Those of them that are due; 0 if the node is paused.
         oldest_due: Seconds for which the first of those has been due; 0 without any.
-        running: States that a runtime holds.
+        running: States whose ``execute`` runs. A heartbeat says which have begun; until the next one, those
+            that a runtime claimed first count as running, as many as it has workers. Of states that were
+            claimed through v0, all.
+        buffered: States that runtimes claimed and have not begun.
         ended, failed: Attempts of the last hour.
-        p50, p95: Median and 95th percentile of the seconds that those ran; None without any.
+        p50, p95: Median and 95th percentile of the seconds of their ``execute``; None without any. Where that
+            is not reported, as through v0, those from claim to outcome.
         offered_by: Names of the live runtimes that claim its states.
     """
 
@@ -152,6 +156,7 @@ class NodeLoad(Body):
     eligible: int
     oldest_due: Seconds = Field(alias="oldest_ms")
     running: int
+    buffered: int = 0
     ended: int
     failed: int
     p50: Seconds | None = Field(alias="p50_ms")
@@ -165,7 +170,8 @@ class Overview(Body):
 
     Fields:
         at: When, by the clock of the state manager.
-        running: States that runtimes hold.
+        running, buffered: States whose ``execute`` runs, and those that are claimed and have not begun, as
+            in ``NodeLoad``.
         waiting_is_more: Whether more wait than were counted.
         errored: States that failed within 24 h and were not retried.
         throughput, run_throughput: Of attempts, and of runs; the second is None from an older server.
@@ -178,6 +184,7 @@ class Overview(Body):
     namespace: str
     at: Moment
     running: int
+    buffered: int = 0
     waiting: int
     waiting_is_more: bool
     errored: int

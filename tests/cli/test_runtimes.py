@@ -171,7 +171,7 @@ def test_a_drain_continues_after_the_wait_has_timed_out(cli: Cli, place: Place) 
     command = ("runtimes", "drain", "w", "-n", gated.NAMESPACE, "--wait")
     with Processes() as processes:
         waiting = processes.start(*command, cwd=place.folder, env=place.server.env)
-        waiting.line("^w@.*: draining; 2 running, 2 held")
+        waiting.line("^w@.*: draining; 2 running, 0 buffered")
         interrupted = waiting.stop(signal.SIGINT, code=130)
     assert "Traceback" not in interrupted.err
     end = cli("runtimes", "drain", "--all", "--wait", "--timeout", "0.2", code=75)

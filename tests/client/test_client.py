@@ -294,13 +294,15 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
     detail |= {"claimed_at": MOMENT, "finished_at": None, "events": []}
     detail |= {"worker": None, "attempts": [], "holder": holder, "enqueue_after": "2026-01-31T12:00:00"}
     logs = [{"at": MOMENT, "level": "stdout", "logger": None, "text": "begun"}]
-    detail |= {"paused_at": MOMENT, "logs": logs}
+    detail |= {"paused_at": MOMENT, "logs": logs, "begun_at": MOMENT}
+    detail |= {"waited_ms": 100, "buffered_ms": 2_000, "ran_ms": None, "held_ms": 2_500}
     server = Server(native=True).on("GET s", answer(200, detail))
     state = await server.client.history("s")
     assert state.created_at == datetime(2026, 1, 31, 12, microsecond=123_000, tzinfo=UTC)
     assert state.enqueue_after == datetime(2026, 1, 31, 12, tzinfo=UTC), "a stock server leaves out the zone"
     assert state.holder is not None
     assert state.holder.ttl == 1.5
+    assert (state.waited, state.buffered, state.ran, state.held) == (0.1, 2, None, 2.5)
     assert state.model_dump(mode="json") == {**detail, "enqueue_after": "2026-01-31T12:00:00.000Z"}
 
 

@@ -33,15 +33,11 @@ async def test_a_worker_is_listed_with_its_last_heartbeat_and_what_it_holds(api:
     assert (first.worker_id, first.phase, first.live, first.holds) == ("w", "starting", True, 1)
     assert first.nodes == [node_name("a")]
     assert first.polled_ago is not None
-    ok(
-        await api.heartbeat(
-            "w", runtime="Greeter", phase="running", busy=1, buffered=2, workers=4, shows_tasks=True
-        )
-    )
+    ok(await api.heartbeat("w", runtime="Greeter", phase="running", reporting=2, workers=1, shows_tasks=True))
     (worker,) = (await workers(api)).workers
     assert (worker.runtime, worker.phase, worker.asked_to_drain) == ("Greeter", "running", False)
-    assert (worker.workers, worker.busy, worker.buffered, worker.shows_tasks) == (4, 1, 2, True)
-    assert worker.holds == 1
+    assert (worker.workers, worker.busy, worker.reporting, worker.shows_tasks) == (1, 1, 2, True)
+    assert (worker.holds, worker.buffered) == (1, 0)
     assert 0 <= worker.heard_ago <= first.heard_ago + 60
     ok(await api.release(states=[item_for(state)]))
     assert (await workers(api)).workers[0].holds == 0

@@ -190,6 +190,7 @@ async def test_the_names_and_labels_of_metrics_are_stable(autojump_clock: MockCl
     assert labels_in(metrics.render()[0].decode()) == {
         "exotrio_states_total": {"node", "outcome"},
         "exotrio_state_duration_seconds": {"node"},
+        "exotrio_state_buffered_seconds": {"node"},
         "exotrio_workers": set(),
         "exotrio_workers_busy": set(),
         "exotrio_buffered_states": set(),

@@ -217,4 +217,4 @@ def _drain_progress(worker: RuntimeInfo) -> str:
         return f"silent for {silent}, and it holds {worker.holds} states until their leases end"
     if worker.asked_to_drain:
         return "asked to drain; it learns so with its next heartbeat"
-    return f"{worker.phase}; {worker.busy} running, {worker.holds} held"
+    return f"{worker.phase}; {worker.busy} running, {worker.buffered} buffered"

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from exotrio._util.times import iso_time
+from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import listed, plural
+from exotrio._wire.operations import times_text
 from exotrio.cli import lookup, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands
@@ -24,6 +25,8 @@ from exotrio.client import (
     StateSummary,
 )
 from exotrio.errors import NotFound, RequestRefused
+
+TIMES = ("waited", "buffered", "ran")
 
 
 @click.group(name="states", cls=Commands)
@@ -67,11 +70,15 @@ def ls(
 ) -> None:
     """List states, newest first.
 
+    WAITED is until a runtime claimed it, BUFFERED from then until execute began, and RAN the time of execute.
+    Where no begin is reported, as through v0, RAN says how long it took from the claim.
+
     A state manager that speaks only v0 needs --run.
 
     JSON: namespace, states (id, identifier, node_name, graph_name, run_id, status, error, retry_count,
-    created_at, finished_at, worker; with --outputs also outputs, null if the state manager speaks only
-    v0), more (whether there are more).
+    created_at, finished_at, worker, waited_ms, buffered_ms, ran_ms, and held_ms, from claim to outcome; with
+    --outputs also outputs; what a state manager that speaks only v0 does not tell is null), more (whether
+    there are more).
     """
     if place is not None and run_id is None and graph is None:
         raise click.UsageError("--place needs --run or --graph: identifiers are those of one graph")
@@ -107,7 +114,7 @@ def ls(
     shown = [state.model_dump(mode="json", exclude=set() if outputs else {"outputs"}) for state in states]
     more_heads = ["outputs"] * outputs
     connection.print_list(
-        ("state", "place", "node", "status", "retries", "created", "error", *more_heads),
+        ("state", "place", "node", "status", "retries", "created", *TIMES, "error", *more_heads),
         [(*_row(state), *[", ".join(pairs(state.outputs or {}, ""))] * outputs) for state in states],
         plural(len(states), "state") + ("; more with --limit" if more else ""),
         states=shown,
@@ -178,7 +185,21 @@ def _row(state: StateSummary) -> tuple[str, ...]:
     retries = "" if state.retry_count is None else str(state.retry_count)
     created = iso_time(state.created_at) if state.created_at else ""
     error = error_message(state.error) if state.error else ""
-    return (state.id, state.identifier, state.node_name, str(state.status), retries, created, error)
+    ran = "" if state.ran is None else format_duration(state.ran)
+    if state.ran is None and state.held is not None:
+        ran = f"{format_duration(state.held)} from claim"
+    times = ("" if each is None else format_duration(each) for each in (state.waited, state.buffered))
+    return (
+        state.id,
+        state.identifier,
+        state.node_name,
+        str(state.status),
+        retries,
+        created,
+        *times,
+        ran,
+        error,
+    )
 
 
 def _as_lines(state: StateDetail) -> list[str]:
@@ -222,9 +243,14 @@ def _times(state: StateDetail) -> list[str]:
     times = [
         ("created", state.created_at, ""),
         ("claimed", state.claimed_at, by),
+        ("began", state.begun_at, ""),
         ("finished", state.finished_at, ""),
     ]
-    return [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]
+    lines = [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]
+    if state.waited is not None:
+        ended = state.finished_at is not None
+        lines.append(times_text(state.waited, state.buffered, state.ran, state.held, ended=ended))
+    return lines
 
 
 def _values(what: str, values: Mapping[str, Any]) -> list[str]:

@@ -113,7 +113,8 @@ def _postgres(database: DatabaseState, postgres: PostgresState) -> Iterator[str]
 def _namespace(report: Report) -> Iterator[str]:
     if (overview := report.overview) is not None:
         more = "+" if overview.waiting_is_more else ""
-        yield f"{overview.running:,} running, {overview.waiting:,}{more} waiting"
+        buffered = f"{overview.buffered:,} buffered, " if overview.buffered else ""
+        yield f"{overview.running:,} running, {buffered}{overview.waiting:,}{more} waiting"
         live = sum(runtime.live for runtime in overview.runtimes)
         through_v0 = f", and {overview.v0_runtimes} through v0" if overview.v0_runtimes else ""
         yield f"{plural(live, 'live runtime')}{through_v0}; {plural(len(overview.nodes), 'node')}"

@@ -16,6 +16,8 @@ from exotrio.client import NodeLoad, Overview, RunStatus, RunSummary, RuntimeInf
 
 MIN_ROWS = 3
 """Rows of each table, if the terminal is high enough."""
+COUNT_ROOM = 10
+"""Width of how many rows are shown, such as ``  6 of 40``."""
 MINUTES, MIN_MINUTES = 30, 10
 """Width of the small chart, one minute each; it is left out if there is less than the minimum."""
 BAR = 16
@@ -49,15 +51,14 @@ def screen_lines(screen: Screen, width: int, height: int | None) -> list[Text]:
         _now(screen.overview),
         _lately(screen, width),
     ]
-    tables = [
-        node_lines(screen.overview, width),
-        runtime_lines(screen.overview, width),
-        run_lines(screen.overview, width),
-    ]
+    parts = (node_lines, runtime_lines, run_lines)
+    tables = [lines_of(screen.overview, width) for lines_of in parts]
     row_counts = _row_counts([len(table) - 1 for table in tables], height, used=len(lines))
-    for table, row_count in zip(tables, row_counts, strict=True):
-        if row_count:
-            lines += [Text(), *_shorten(table, row_count)]
+    for lines_of, table, row_count in zip(parts, tables, row_counts, strict=True):
+        if row_count and row_count < len(table) - 1:
+            # Narrower, so that its head has room for how many rows it has.
+            table = _shorten(lines_of(screen.overview, max(1, width - COUNT_ROOM)), row_count)
+        lines += [Text(), *table] if row_count else []
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines if height is None else lines[:height]
@@ -81,9 +82,8 @@ def _row_counts(needed: Sequence[int], height: int | None, *, used: int) -> list
 
 def _shorten(table: Sequence[Text], row_count: int) -> list[Text]:
     head, *rows = table
-    if len(rows) > row_count:
-        head = head.copy()
-        head.append(f"  {row_count} of {len(rows)}", style="dim")
+    head = head.copy()
+    head.append(f"  {row_count} of {len(rows)}", style="dim")
     return [head, *rows[:row_count]]
 
 
@@ -107,6 +107,7 @@ def _now(overview: Overview) -> Text:
     more = "+" if overview.waiting_is_more else ""
     line = _figures(
         (f"{overview.running:,}", "running", "blue"),
+        *([(f"{overview.buffered:,}", "buffered", "")] if overview.buffered else []),
         (f"{overview.waiting:,}{more}", "waiting", ""),
         (f"{overview.errored:,}", "errored within 24 h", "red" if overview.errored else ""),
     )
@@ -215,6 +216,7 @@ def node_lines(overview: Overview, width: int) -> list[Text]:
         Column("WAITING"),
         Column("DUE", missing=3),
         Column("OLDEST", missing=4),
+        Column("BUFFERED", missing=3),
         Column("RUNNING"),
         Column("ENDED/H", missing=5),
         Column("FAILED", missing=1),
@@ -233,7 +235,7 @@ def _is_stuck(node: NodeLoad) -> bool:
 def _urgency(node: NodeLoad) -> tuple[bool, bool, bool, str]:
     # Not by counts: rows that keep moving cannot be read.
     stuck = _is_stuck(node)
-    return not stuck, not (node.waiting or node.running), not node.ended, node.name
+    return not stuck, not (node.waiting or node.buffered or node.running), not node.ended, node.name
 
 
 def _node(node: NodeLoad) -> tuple[Text, ...]:
@@ -249,6 +251,7 @@ def _node(node: NodeLoad) -> tuple[Text, ...]:
             format_coarse(node.oldest_due) if node.eligible else "",
             style="yellow" * (node.oldest_due >= 60),
         ),
+        _count(node.buffered),
         _count(node.running, "blue"),
         _count(node.ended),
         _count(node.failed, "red"),
@@ -266,7 +269,7 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
         Column("PHASE", right=False),
         Column("BUSY"),
         Column("FREE", missing=2),
-        Column("HOLDS", missing=1),
+        Column("BUFFERED", missing=1),
         Column("HEARD"),
     )
     none = "" if overview.v0_runtimes else "no runtime is known; start one: python -m exotrio worker FILE"
@@ -293,7 +296,7 @@ def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
         Text(one_line(phase), style=style),
         Text(f"{runtime.busy}/{runtime.workers}" if known else str(runtime.busy)),
         Text(str(max(0, runtime.workers - runtime.busy)) if known else ""),
-        _count(runtime.holds),
+        _count(runtime.buffered),
         Text(format_coarse(runtime.heard_ago), style="red" * silent),
     )
 

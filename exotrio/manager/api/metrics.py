@@ -41,6 +41,11 @@ GAUGES = (
         ["namespace", "node", "status"],
     ),
     (
+        "exotrio_manager_buffered_states",
+        "QUEUED states whose execute has not begun: they wait in the buffers of runtimes; the others run.",
+        ["namespace", "node"],
+    ),
+    (
         "exotrio_manager_eligible_states",
         "States a runtime could claim now, counted up to 100,000.",
         ["namespace", "node"],
@@ -157,13 +162,14 @@ class ManagerMetrics:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         gauges = [GaugeMetricFamily(name, about, labels=labels) for name, about, labels in GAUGES]
-        states, eligible, oldest, paused, schedules = gauges
+        states, buffered, eligible, oldest, paused, schedules = gauges
         for graph, is_paused in self._schedules.items():
             schedules.add_metric(graph, is_paused)
         for each in self._backlog:
             node = [each.namespace, each.node]
             states.add_metric([*node, "CREATED"], each.waiting)
-            states.add_metric([*node, "QUEUED"], each.held)
+            states.add_metric([*node, "QUEUED"], each.running + each.buffered)
+            buffered.add_metric(node, each.buffered)
             eligible.add_metric(node, each.eligible)
             oldest.add_metric(node, each.oldest)
             paused.add_metric(node, each.paused_at is not None)

@@ -191,10 +191,9 @@ class Changes:
         """Add something exceptional to a state's history."""
         self._events.append((seq, self.tx.now_ms, kind))
 
-    def tally(self, graph: int, node_id: int, began_at: int | None, status: str) -> None:
+    def tally(self, graph: int, node_id: int, status: str, took_ms: int) -> None:
         """Count a status that the node of a state caused, with the time that it took."""
-        now = self.tx.now_ms
-        self.effects.tally[graph, node_id, status, bucket_of(now - (began_at or now)), minute_of(now)] += 1
+        self.effects.tally[graph, node_id, status, bucket_of(took_ms), minute_of(self.tx.now_ms)] += 1
 
     def reopen(self, run: int) -> None:
         """Let a run that had ended go on: it has been idle since, and counts again when it ends again.

@@ -185,7 +185,8 @@ def _take(
         return WithEffects(None, effects)
     rows = tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, manager = ?, requeued = 0,"
-        f" lease_until = ?, claimed_at = ?, begun = ? WHERE {numbered(tx, CREATED)} RETURNING {_REPLIED}",
+        " lease_until = ?, claimed_at = ?, begun = ?, begun_at = NULL, ran_ms = NULL"
+        f" WHERE {numbered(tx, CREATED)} RETURNING {_REPLIED}",
         (
             claimer.claim_id,
             token,

@@ -20,7 +20,7 @@ lost:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -106,12 +106,12 @@ def renew(
             known |= _reported(tx, namespace, changing, locked=True)
             states = [find_held(beat) for beat in beats]
     held = {state["seq"]: state for state in states if state is not None and _is_held(state)}
-    running = {
-        state["seq"]
+    begun_at = {
+        state["seq"]: None if beat.buffered_ms is None else state["claimed_at"] + beat.buffered_ms
         for beat, state in zip(beats, states, strict=True)
-        if state is not None and beat.running and state["seq"] in held and not state["begun"]
+        if state is not None and state["seq"] in held and _begins(beat, state)
     }
-    _renew(tx, list(held.values()), running, now + terms.lease_ttl_ms)
+    _renew(tx, list(held.values()), begun_at, now + terms.lease_ttl_ms)
     cancelled = _cancelled(
         tx, {state["run"] for state in states if state is not None and not _is_held(state)}
     )
@@ -133,8 +133,9 @@ def _reported(tx: Transaction, namespace: str, seqs: Sequence[int], *, locked: b
     return {
         state["seq"]: state
         for state in tx.execute(
-            "SELECT seq, run, status, token, worker, manager, lease_until, begun FROM states"
-            f" JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ? ORDER BY seq"
+            "SELECT seq, run, status, token, worker, manager, lease_until, claimed_at, begun, begun_at"
+            f" FROM states JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ?"
+            " ORDER BY seq"
             f"{tx.for_update('states') if locked else ''}",
             (tx.items(seqs), namespace),
         )
@@ -151,11 +152,18 @@ def _is_held(state: Row) -> bool:
 
 def _is_written(beat: HeartbeatState, state: Row) -> bool:
     """Whether a heartbeat changes a state: it has a deadline, or its node began to run."""
-    begins = beat.running and not state["begun"]
-    return _is_held(state) and (begins or state["manager"] is None or state["status"] == CREATED)
+    changes = _begins(beat, state) or state["manager"] is None or state["status"] == CREATED
+    return _is_held(state) and changes
 
 
-def _renew(tx: Transaction, held: Sequence[Row], running: Collection[int], deadline: int) -> None:
+def _begins(beat: HeartbeatState, state: Row) -> bool:
+    """Whether a heartbeat is the first that says that a worker has the state, or that ``execute`` began."""
+    is_known = state["begun_at"] is not None and state["begun_at"] >= state["claimed_at"]
+    return beat.running and (not state["begun"] or (beat.buffered_ms is not None and not is_known))
+
+
+def _renew(tx: Transaction, held: Sequence[Row], begun_at: Mapping[int, int | None], deadline: int) -> None:
+    """Renew leases; ``begun_at`` has the states that a worker has now, and when ``execute`` began, if so."""
     leased = [state["seq"] for state in held if state["status"] == QUEUED and state["manager"] is None]
     if leased:
         tx.execute(
@@ -170,11 +178,8 @@ def _renew(tx: Transaction, held: Sequence[Row], running: Collection[int], deadl
             (deadline, tx.items([state["seq"] for state in lapsed])),
         )
         add_events(tx, "lease regained", lapsed)
-    if running:
-        tx.execute(
-            f"UPDATE states SET begun = 1 WHERE {numbered(tx, QUEUED)}",
-            (tx.items(sorted(running)),),
-        )
+    rows = [(seq, QUEUED, 1, at and min(at, tx.now_ms)) for seq, at in sorted(begun_at.items())]
+    tx.update("states", ("seq", "status"), ("begun", "begun_at"), rows)
 
 
 def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
@@ -233,7 +238,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> WithEffects[int]:
     tx.lock_runs_of(seqs)
     # Read again: an outcome or a heartbeat may have come before the lock.
     states = tx.execute(
-        "SELECT seq, run, place, node_id, status, groups, worker, claimed_at, begun, deliveries,"
+        "SELECT seq, run, place, node_id, status, groups, worker, claimed_at, begun, begun_at, deliveries,"
         " runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
         f" WHERE {numbered(tx, QUEUED)} AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
@@ -266,7 +271,8 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> Effects:
         rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms, tx.now_ms))
         run = RunScope(state["run"], tx.template(state["template"]))
         changes.transition(run, state["place"], state["groups"], state["status"], ERRORED)
-        changes.tally(state["graph"], state["node_id"], state["claimed_at"], ERRORED)
+        took_ms = tx.now_ms - (state["begun_at"] or state["claimed_at"] or tx.now_ms)
+        changes.tally(state["graph"], state["node_id"], ERRORED, took_ms)
     columns = ("status", "error", "deliveries", "updated_at", "finished_at")
     tx.update("states", ("seq", "status"), columns, rows)
     add_events(tx, "poison", states)

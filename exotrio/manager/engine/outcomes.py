@@ -141,11 +141,11 @@ def _record_one(
     state.execution = item.trace
     match item:
         case ExecutedItem():
-            return _executed(changes, run, state, shared, item.outputs)
+            return _executed(changes, run, state, shared, item)
         case ErroredItem():
             return _errored(changes, run, state, item)
         case PrunedItem():
-            _finish(changes, run, state, PRUNED, data=to_json(item.data).decode())
+            _finish(changes, run, state, item, PRUNED, data=to_json(item.data).decode())
             return Recorded(result=ItemResult.OK, enqueue_after=state.enqueue_after)
         case RequeuedItem():
             return _requeued(changes, state, item.delay_ms)
@@ -191,20 +191,19 @@ def _why_closed(state: State, token: str | None) -> str:
     return "the state is held under another lease by now"
 
 
-def _executed(
-    changes: Changes, run: RunScope, state: State, shared: Shared, outputs: list[dict[str, Any]]
-) -> Recorded:
+def _executed(changes: Changes, run: RunScope, state: State, shared: Shared, item: ExecutedItem) -> Recorded:
     """Give the state its first output and create a sibling for each further one; states follow each."""
     tx = changes.tx
     follow = Follow(changes, run, state, shared)
     above = state.path
-    for index, output in enumerate(outputs or [{}]):
+    for index, output in enumerate(item.outputs or [{}]):
         seq = state.seq if index == 0 else tx.allocate()
         path = output_path(above, index)
         error = follow.create(seq, output, path)
         status = NEXT_CREATED_ERROR if error else SUCCESS
         if index == 0:
-            _finish(changes, run, state, status, error=error, outputs=to_json(output).decode(), path=path)
+            outputs = to_json(output).decode()
+            _finish(changes, run, state, item, status, error=error, outputs=outputs, path=path)
             if not error:
                 changes.add_member(run, seq, state.place, state.groups, path)
         else:
@@ -232,6 +231,7 @@ def _finish(
     changes: Changes,
     run: RunScope,
     state: State,
+    item: OutcomeItem,
     status: str,
     *,
     outputs: str = "{}",
@@ -241,6 +241,7 @@ def _finish(
 ) -> None:
     """End a state by an outcome of its node."""
     now = changes.tx.now_ms
+    begun_at, ran_ms = _times(state, item, now)
     changes.update(
         state,
         status=status,
@@ -250,13 +251,28 @@ def _finish(
         path=path or state.path,
         updated_at=now,
         finished_at=now,
+        begun_at=begun_at,
+        ran_ms=ran_ms,
         **({"trace": state.execution} if state.execution else {}),
     )
     changes.transition(run, state.place, state.groups, state.status, status)
     changes.add_execution(state)
-    changes.tally(state.graph, state.node_id, state.claimed_at, status)
+    # Without a report, what is known: the time from the claim to the outcome.
+    took_ms = now - (state.claimed_at or now) if ran_ms is None else ran_ms
+    changes.tally(state.graph, state.node_id, status, took_ms)
     # The batch may contain the same state again.
     state.status, state.data, state.error = status, data, error
+
+
+def _times(state: State, item: OutcomeItem, now: int) -> tuple[int | None, int | None]:
+    """Return when ``execute`` began, and how long it took, as the item says; None if it does not.
+
+    Both within the time from the claim to now: a state that runs may have been claimed again.
+    """
+    if item.buffered_ms is None or item.ran_ms is None or state.claimed_at is None:
+        return None, None
+    begun_at = min(state.claimed_at + item.buffered_ms, now)
+    return begun_at, min(item.ran_ms, now - begun_at)
 
 
 def need_to_follow(run: RunScope, state: State) -> Need:
@@ -332,7 +348,7 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
         copy.manual_fanout_id = state.manual_fanout_id
         copy.failed_since = state.failed_since or tx.now_ms
         changes.insert(run, copy)
-    _finish(changes, run, state, status, error=item.error)
+    _finish(changes, run, state, item, status, error=item.error)
     return Recorded(
         result=ItemResult.OK,
         after_error=_after_error(run, retried=status == RETRY_CREATED, delay_ms=delay_ms),

@@ -283,7 +283,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
         changes.transition_uncounted(run["id"], state["place"], state["status"], ERRORED)
         changes.announce_final(template, state["place"], ERRORED)
     tx.execute(
-        "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?, finished_at = ?"
+        # A waiting state has the time of its last claim, too, under which it did not end.
+        "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?, finished_at = ?,"
+        " claimed_at = CASE WHEN status = 'QUEUED' THEN claimed_at END"
         " WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
         (tx.now_ms, tx.now_ms, run["id"]),
     )

@@ -44,11 +44,11 @@ def heartbeat(
     commands = ["register"] if _lacks_nodes_of(tx, namespace, beat) else []
     replies = renew(tx, namespace, beat.states, now, terms, in_process=in_process)
     (row,) = tx.execute(
-        "INSERT INTO workers (namespace, worker_id, seen_at, heard, runtime, phase, beat, tasks, tasks_at)"
-        " VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?) ON CONFLICT (namespace, worker_id) DO UPDATE SET"
+        "INSERT INTO workers (namespace, worker_id, seen_at, heard, runtime, phase, beat, tasks, tasks_at,"
+        " slots) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?) ON CONFLICT (namespace, worker_id) DO UPDATE SET"
         " seen_at = excluded.seen_at, heard = workers.heard + 1, runtime = excluded.runtime,"
         " phase = excluded.phase, beat = excluded.beat, tasks = coalesce(excluded.tasks, workers.tasks),"
-        " tasks_at = coalesce(excluded.tasks_at, workers.tasks_at),"
+        " tasks_at = coalesce(excluded.tasks_at, workers.tasks_at), slots = excluded.slots,"
         " drain_asked = CASE WHEN excluded.phase = 'running' THEN workers.drain_asked ELSE 0 END,"
         " tasks_asked = CASE WHEN excluded.tasks IS NULL THEN workers.tasks_asked ELSE 0 END"
         " RETURNING heard, drain_asked, tasks_asked",
@@ -61,6 +61,7 @@ def heartbeat(
             beat.model_dump_json(exclude=_NOT_KEPT, exclude_defaults=True),
             beat.tasks,
             None if beat.tasks is None else now,
+            beat.workers,
         ),
     ).fetchall()
     _forget_some(tx, row["heard"], now)

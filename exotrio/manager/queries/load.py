@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED
+from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, QUEUED, RETRY_CREATED
 from exotrio.manager.queries.paging import Where
 from exotrio.manager.store import tallies
 from exotrio.manager.store.driver import Row
@@ -24,6 +24,22 @@ MAX_READ = 1_000
 """Failed states of one node that are read: their values may be large."""
 MAX_HELD = 20_000
 """Maximum of states that are read."""
+HELD = (
+    "(SELECT states.seq, run, place, node_id, worker, claimed_at, nodes.namespace, CASE WHEN worker IS NULL"
+    " OR begun = 1 OR row_number() OVER (PARTITION BY nodes.namespace, worker"
+    " ORDER BY begun DESC, claimed_at, enqueue_after, states.seq) <= slots THEN 1 ELSE 0 END AS running"
+    " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = node_id"
+    " LEFT JOIN workers ON workers.namespace = nodes.namespace AND worker_id = worker"
+    " WHERE status = 'QUEUED') AS held"
+)
+"""The states that are claimed, as a table, and which of them are ``running``.
+
+A heartbeat says which states its runtime has begun. Until the next one, those that it claimed first count as
+running, as many as it has workers: it begins them in this order. What was claimed through v0 counts as
+running, since no more is known of it.
+"""
+BUFFERED = "BUFFERED"
+"""Stands for QUEUED, which is the status of both, where states that wait in buffers are counted apart."""
 HOUR, DAY = 60, 24 * 60
 """In minutes."""
 FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
@@ -38,7 +54,8 @@ class Backlog:
         waiting: CREATED, also those that are not due yet; at most ``MAX_COUNTED``.
         eligible: Those of them that a runtime could claim now; 0 if the node is paused.
         oldest: Seconds for which the first of those is due; 0 without any.
-        held: QUEUED.
+        running: Claimed ones that run; of those that were claimed through v0, all.
+        buffered: The other claimed ones, which wait in the buffers of runtimes.
         paused_at: Since when the node is paused, in Unix ms; None if it is not.
     """
 
@@ -47,16 +64,21 @@ class Backlog:
     waiting: int
     eligible: int
     oldest: float
-    held: int
+    running: int
+    buffered: int
     paused_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """How many states are held: of each node, by its number, and by each runtime, by its id."""
+    """How many states run, and how many wait in buffers: of each node, by its number, and at each runtime, by
+    its id."""
 
-    of_node: Counter[int]
-    by_worker: Counter[str]
+    running: Counter[int | str]
+    buffered: Counter[int | str]
+
+
+NOTHING_HELD = Held(Counter(), Counter())
 
 
 def count_held(view: View, namespace: str | None = None) -> Held:
@@ -65,16 +87,35 @@ def count_held(view: View, namespace: str | None = None) -> Held:
     if namespace is not None:
         where.add("namespace = ?", namespace)
     held = Held(Counter(), Counter())
-    for node_id, worker, number in view.execute(
-        "SELECT node_id, worker, number FROM (SELECT node_id, worker, count(*) AS number"
-        " FROM states INDEXED BY states_held WHERE status = 'QUEUED' GROUP BY node_id, worker) AS held"
-        f" JOIN nodes ON nodes.id = node_id WHERE {where}",
+    for node_id, worker, running, number in view.execute(
+        f"SELECT node_id, worker, running, count(*) FROM {HELD} WHERE {where}"
+        " GROUP BY node_id, worker, running",
         tuple(where.parameters),
     ):
-        held.of_node[node_id] += number
+        counts = held.running if running else held.buffered
+        counts[node_id] += number
         if worker is not None:
-            held.by_worker[worker] += number
+            counts[worker] += number
     return held
+
+
+def buffered_among(view: View, statuses: Mapping[int, str]) -> set[int]:
+    """Return the numbers of those of these states that wait in buffers; ``statuses`` is by number."""
+    claimed = [seq for seq, status in statuses.items() if status == QUEUED]
+    if not claimed:
+        return set()
+    rows = view.execute(
+        f"SELECT seq FROM {HELD} WHERE {view.any_of('seq')} AND running = 0", (view.items(claimed),)
+    )
+    return {row["seq"] for row in rows}
+
+
+def count_buffered(view: View, run: int) -> dict[int, int]:
+    """Return how many states of a run wait in buffers, by place."""
+    rows = view.execute(
+        f"SELECT place, count(*) AS number FROM {HELD} WHERE run = ? AND running = 0 GROUP BY place", (run,)
+    )
+    return {row["place"]: row["number"] for row in rows}
 
 
 def backlog(
@@ -84,7 +125,7 @@ def backlog(
 
     ``held`` is what ``count_held`` returned, if that was called before.
     """
-    of_node = (held or count_held(view, namespace)).of_node
+    held = held or count_held(view, namespace)
     where = Where()
     if namespace is not None:
         where.add("namespace = ?", namespace)
@@ -111,7 +152,8 @@ def backlog(
                 waiting=min(row["due"] + row["later"], MAX_COUNTED),
                 eligible=row["due"] if is_eligible else 0,
                 oldest=max(0, view.now_ms - row["first"]) / 1000 if is_eligible else 0.0,
-                held=of_node[row["id"]],
+                running=held.running[row["id"]],
+                buffered=held.buffered[row["id"]],
                 paused_at=row["paused_at"],
             )
         )
@@ -155,16 +197,12 @@ def fails_since(view: View, node_id: int, since: int) -> int | None:
 
 
 def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:
-    """Return the states of each runtime, by its id: rows (seq, worker, claimed_at), first claimed first."""
+    """Return the states of each runtime, by its id, as rows of ``HELD``: first claimed first."""
     held: defaultdict[str, list[Row]] = defaultdict(list)
     for row in view.execute(
-        "SELECT seq, worker, claimed_at FROM"
-        " (SELECT * FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?) AS held"
-        " JOIN nodes ON nodes.id = node_id WHERE namespace = ?",
-        (MAX_HELD, namespace),
+        f"SELECT * FROM {HELD} WHERE namespace = ? AND worker IS NOT NULL LIMIT ?", (namespace, MAX_HELD)
     ):
-        if row["worker"] is not None:
-            held[row["worker"]].append(row)
+        held[row["worker"]].append(row)
     for rows in held.values():
         rows.sort(key=lambda row: (row["claimed_at"], row["seq"]))
     return held

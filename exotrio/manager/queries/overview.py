@@ -33,7 +33,8 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
     """
     oldest = max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None)
     return {
-        "running": sum(each.held for each in backlogs),
+        "running": sum(each.running for each in backlogs),
+        "buffered": sum(each.buffered for each in backlogs),
         "waiting": sum(each.waiting for each in backlogs),
         "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
         "oldest": oldest and OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
@@ -52,7 +53,7 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
     hour = trend(view, "1h", nodes=node_ids)
     hour_of_runs = trend(view, "1h", graphs=graphs_of(view, namespace), runs=True)
     offers = offered(view, namespace, now)
-    runtimes = list[RuntimeInfo](runtimes_of(view, namespace, now, held.by_worker))
+    runtimes = list[RuntimeInfo](runtimes_of(view, namespace, now, held))
     shown = RuntimeList(workers=runtimes[:MAX_RUNTIMES], v0=[])
     return {
         "namespace": namespace,
@@ -81,7 +82,8 @@ def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> 
         "waiting": backlog.waiting,
         "eligible": backlog.eligible,
         "oldest_ms": round(backlog.oldest * 1000),
-        "running": backlog.held,
+        "running": backlog.running,
+        "buffered": backlog.buffered,
         "ended": recent["ended"],
         "failed": recent["failed"],
         "p50_ms": recent["p50"],

@@ -19,7 +19,7 @@ from exotrio.manager.engine.states import ENDED, ERRORED
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import end_of
 from exotrio.manager.queries.runs import run_size
-from exotrio.manager.queries.states import MAX_SEARCHED, read_rows, times
+from exotrio.manager.queries.states import MAX_SEARCHED, Times, read_rows, times
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -72,21 +72,18 @@ def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """One state in time, in milliseconds since its run began, without the times when the run was idle.
+    """One state in time.
 
     Attributes:
         cancelled: Whether it ended because its run was cancelled.
-        waits: Since when it waited.
-        runs: Since when it was held by a runtime, if it was.
+        at: Its times, in milliseconds since its run began, without the times when the run was idle.
         state_id: None in a run of more than ``MAX_BARS`` states.
     """
 
     place: int
     status: str
     cancelled: bool = False
-    waits: int
-    runs: int | None
-    ends: int | None
+    at: Times
     state_id: str | None = None
 
 
@@ -103,6 +100,14 @@ class Spans:
     each: int
     until: int
     breaks: Sequence[tuple[int, int]] = ()
+
+    @property
+    def has_unreported(self) -> bool:
+        """Whether the begin of one that ended was not reported, as through v0."""
+        at = (span.at for span in self.spans)
+        return any(
+            each.finished is not None and each.claimed is not None and each.begun is None for each in at
+        )
 
 
 class _Working:
@@ -138,22 +143,20 @@ def spans_of(view: View, run: Row) -> Spans:
     # states are never left out: they may be the only ones of their places.
     first, last = _ends(view, run["id"])
     for row in view.execute(
-        "SELECT seq, place, status, enqueue_after, created_at, claimed_at, finished_at FROM states"
-        " WHERE run = ? AND ((((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0"
+        "SELECT seq, place, status, enqueue_after, created_at, claimed_at, begun_at, ran_ms, finished_at"
+        " FROM states WHERE run = ? AND ((((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0"
         " OR seq <= ? OR seq >= ?) ORDER BY seq",
         (run["id"], each, first, last),
     ):
-        waits, runs, ends = times(row)
-        latest = max(latest, ends or 0)
+        at = times(row)
+        latest = max(latest, at.finished or 0)
         spans.append(
             Span(
                 place=row["place"],
                 status=row["status"],
                 # By its time: to read its error, SQLite would have to read the large values before it.
-                cancelled=row["status"] == ERRORED and ends == run["cancelled_at"],
-                waits=working.at(waits),
-                runs=None if runs is None else working.at(runs),
-                ends=None if ends is None else working.at(ends),
+                cancelled=row["status"] == ERRORED and at.finished == run["cancelled_at"],
+                at=at.mapped(working.at),
                 state_id=view.state_id(row["seq"]) if total <= MAX_BARS else None,
             )
         )
@@ -243,7 +246,8 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
         ranked[place].append((0, seq, seq))
         seen.add(seq)
     for row in view.execute(
-        "SELECT seq, place, status, claimed_at, finished_at FROM states WHERE run = ? ORDER BY seq LIMIT ?",
+        "SELECT seq, place, status, enqueue_after, created_at, claimed_at, begun_at, ran_ms, finished_at"
+        " FROM states WHERE run = ? ORDER BY seq LIMIT ?",
         (run["id"], MAX_SEARCHED),
     ):
         seq = row["seq"]
@@ -252,7 +256,8 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
         if row["status"] not in ENDED:
             ranked[row["place"]].append((1, seq, seq))
             continue
-        took = 0 if row["claimed_at"] is None else row["finished_at"] - row["claimed_at"]
+        spent = times(row).spent(view.now_ms)
+        took = spent.held or 0 if spent.ran is None else spent.ran
         ranked[row["place"]].append((2, -took if many else seq, seq))
     chosen = []
     for each in ranked:

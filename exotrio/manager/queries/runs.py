@@ -21,9 +21,9 @@ from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS, find_run
-from exotrio.manager.engine.states import CREATED, STATUSES
+from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
 from exotrio.manager.engine.unites import ran_before
-from exotrio.manager.queries.load import FAILED, paused_nodes
+from exotrio.manager.queries.load import BUFFERED, FAILED, count_buffered, paused_nodes
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import InvalidQuery
 from exotrio.manager.rules.template import Template
@@ -281,6 +281,18 @@ def missing_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) ->
         ),
         is_cancelled=run["cancelled_at"] is not None,
     )
+
+
+def stages_of(view: View, run: int, counts: Mapping[int, dict[str, int]]) -> dict[int, dict[str, int]]:
+    """Return what ``counts_of`` returned, with states that wait in buffers as ``BUFFERED``."""
+    has_claimed = any(QUEUED in each for each in counts.values())
+    buffered = count_buffered(view, run) if has_claimed else {}
+    return {
+        place: each | {QUEUED: each[QUEUED] - buffered[place], BUFFERED: buffered[place]}
+        if place in buffered
+        else each
+        for place, each in counts.items()
+    }
 
 
 def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, int]:

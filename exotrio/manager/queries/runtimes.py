@@ -5,14 +5,14 @@ The tables and the API call them workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
 from exotrio._wire.overview import Disagreement, NodeVersion, RuntimeInfo, RuntimeList, V0Runtime
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
-from exotrio.manager.queries.load import count_held
+from exotrio.manager.queries.load import NOTHING_HELD, Held, count_held
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -39,33 +39,23 @@ class RuntimeRow(RuntimeInfo):
     tasks_ms: int | None
 
     @property
-    def held(self) -> int | None:
-        """How many states it held at its last heartbeat.
-
-        None if only the database knows: for one that is not live, and one that has only claimed so far.
-        """
-        is_known = self.live and self.phase != "starting"
-        return self.busy + self.buffered + self.reporting if is_known else None
-
-    @property
     def has_tasks(self) -> bool:
         """Whether it shows its task tree, or has shown it."""
         return self.shows_tasks or self.tasks is not None
 
 
-def runtimes_of(
-    view: View, namespace: str, now: int, holds: Mapping[str, int] | None = None
-) -> list[RuntimeRow]:
+def runtimes_of(view: View, namespace: str, now: int, held: Held | None = None) -> list[RuntimeRow]:
     """Return the runtimes of a namespace that sent a request lately: the live ones first, by name and id.
 
-    ``now`` is in ms on the clock of leases, as in all these functions. ``holds`` is the number of states
-    that each holds; without it, ``RuntimeRow.holds`` is 0.
+    ``now`` is in ms on the clock of leases, as in all these functions. ``held`` is what ``count_held``
+    returned; without it, the counts of states are 0.
     """
     rows = view.execute(
         f"SELECT * FROM workers WHERE namespace = ? AND {_REMEMBERED} ORDER BY runtime, worker_id",
         (namespace, *_remembered_since(now)),
     )
-    runtimes = [_runtime(row, now, (holds or {}).get(row["worker_id"], 0)) for row in rows]
+    held = held or NOTHING_HELD
+    runtimes = [_runtime(row, now, held) for row in rows]
     return sorted(runtimes, key=lambda runtime: not runtime.live)
 
 
@@ -77,19 +67,20 @@ def find_runtime(view: View, namespace: str, worker_id: str, now: int) -> Runtim
     )
     if row is None:
         raise NotFound(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
-    return _runtime(row, now, 0)
+    return _runtime(row, now, NOTHING_HELD)
 
 
 def _remembered_since(now: int) -> tuple[int, int]:
     return now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
 
 
-def _runtime(row: Row, now: int, holds: int) -> RuntimeRow:
+def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
     def age(at: int | None) -> int | None:
         # The clock of another state manager that wrote it may be ahead by a little.
         return None if at is None else max(0, now - at)
 
     beat, phase = row["beat"], row["phase"] or "starting"
+    busy, buffered = held.running[row["worker_id"]], held.buffered[row["worker_id"]]
     heartbeat = HeartbeatRequest.model_validate_json(beat or to_json({"worker_id": row["worker_id"]}))
     return RuntimeRow(
         worker_id=row["worker_id"],
@@ -98,10 +89,10 @@ def _runtime(row: Row, now: int, holds: int) -> RuntimeRow:
         live=now - row["seen_at"] < SILENT_AFTER_MS and phase != "stopped",
         asked_to_drain=bool(row["drain_asked"]),
         workers=heartbeat.workers,
-        busy=heartbeat.busy,
-        buffered=heartbeat.buffered,
+        busy=busy,
+        buffered=buffered,
         reporting=heartbeat.reporting,
-        holds=holds,
+        holds=busy + buffered,
         heard_ms=max(0, now - row["seen_at"]),
         polled_ms=age(row["polled_at"]),
         nodes=from_json(row["nodes"]),
@@ -129,7 +120,7 @@ def live_v0_runtimes(view: View, namespace: str, now: int) -> list[V0Runtime]:
 
 
 def list_runtimes(view: View, namespace: str, now: int) -> RuntimeList:
-    runtimes = runtimes_of(view, namespace, now, count_held(view, namespace).by_worker)
+    runtimes = runtimes_of(view, namespace, now, count_held(view, namespace))
     return RuntimeList(workers=list[RuntimeInfo](runtimes), v0=v0_runtimes(view, namespace, now))
 
 
@@ -158,15 +149,6 @@ def offered(view: View, namespace: str, now: int) -> dict[str, list[str]]:
         for node in each.nodes:
             offers.setdefault(node, set()).add("a v0 runtime")
     return {node: sorted(names) for node, names in offers.items()}
-
-
-def count_buffered(runtimes: Iterable[RuntimeRow]) -> int:
-    """Return how many of the states that runtimes hold wait in a buffer.
-
-    A runtime runs as many as it has workers. States that were claimed through v0 count as running, since no
-    more is known of them.
-    """
-    return sum(max(0, runtime.holds - runtime.workers) for runtime in runtimes if runtime.workers)
 
 
 def disagreements(runtimes: Iterable[RuntimeRow]) -> list[Disagreement]:

@@ -14,6 +14,7 @@ from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, find_state, get_state
 from exotrio.manager.queries.runs import run_again
+from exotrio.manager.queries.states import spent_fields, times
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -47,12 +48,14 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
     return StateHistory(
         **_detail(view, state),
+        **spent_fields(state, view.now_ms),
         data=None if state["data"] is None else from_json(state["data"]),
         retry_count=state["retry_count"],
         deliveries=state["deliveries"],
         requeued=bool(state["requeued"]),
         enqueue_after=from_unix_ms(state["enqueue_after"]),
         claimed_at=from_unix_ms(state["claimed_at"]),
+        begun_at=from_unix_ms(times(state).begun),
         finished_at=from_unix_ms(state["finished_at"]),
         worker=state["worker"],
         holder=_holder_of(state, now) if state["status"] == QUEUED else None,

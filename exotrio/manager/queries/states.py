@@ -7,7 +7,8 @@ however few of them match.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -17,9 +18,9 @@ from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio._util.times import timestamp
 from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR
+from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED
 from exotrio.manager.queries.graphs import find_node
-from exotrio.manager.queries.load import FAILED
+from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, buffered_among
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
@@ -41,9 +42,10 @@ MAX_BEGIN = 160
 ORDERS = ("", "newest", "oldest", "slowest", "node")
 """How the states of a run can be sorted. The default is those that failed before all others."""
 SORTED = {
-    # By the time that a running state has taken so far; those that never ran are last.
+    # By the time that a running state has taken so far, or since its claim; those that never ran are last.
     "slowest": "CASE WHEN claimed_at IS NULL OR status = 'CREATED' THEN 1 ELSE 0 END,"
-    " claimed_at - COALESCE(finished_at, {now})",
+    " -COALESCE(ran_ms, COALESCE(finished_at, {now}) - CASE WHEN begun_at >= claimed_at THEN begun_at"
+    " ELSE claimed_at END)",
     "node": "place",
 }
 """The orders that no index has."""
@@ -56,11 +58,59 @@ _FAILED_CURSOR = "failed."
 """Prefix of the cursor of a page that ended with a failed state."""
 
 
-class ListedState(StateSummary):
-    """A state on a page: also for how many ms it waited and ran, and the beginning of its values as JSON."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """When a state waited, was held and ran, in Unix ms.
+
+    Attributes:
+        waits: Since when it waited: from its creation or, if it was delayed, from when it became due.
+        claimed: When it was claimed. None for one that waits, also if it was held before; its events show
+            its earlier claims.
+        begun: When ``execute`` began; None if it did not, or that was not reported.
+        ended: When ``execute`` was over; None if it is not, or that was not reported.
+        finished: When it ended.
+    """
+
+    waits: int
+    claimed: int | None
+    begun: int | None
+    ended: int | None
+    finished: int | None
+
+    def mapped(self, function: Callable[[int], int]) -> Times:
+        """Return what a function makes of each of them."""
+        others = (self.claimed, self.begun, self.ended, self.finished)
+        claimed, begun, ended, finished = (None if at is None else function(at) for at in others)
+        return Times(waits=function(self.waits), claimed=claimed, begun=begun, ended=ended, finished=finished)
+
+    def spent(self, now: int) -> Spent:
+        """Return how long the state waited and ran until it ended, or until now."""
+        until = now if self.finished is None else self.finished
+        if self.claimed is None:
+            return Spent(waited=max(0, until - self.waits))
+        waited, held = self.claimed - self.waits, max(0, until - self.claimed)
+        if self.begun is None:
+            return Spent(waited=waited, held=held)
+        ran = max(0, (until if self.ended is None else self.ended) - self.begun)
+        return Spent(waited=waited, buffered=self.begun - self.claimed, ran=ran, held=held)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """The times of a state in ms, as ``StateTimes`` has them."""
 
     waited: int
-    ran: int | None
+    buffered: int | None = None
+    ran: int | None = None
+    held: int | None = None
+
+
+class ListedState(StateSummary):
+    """A state on a page: also its status or ``BUFFERED``, its times in ms, and the beginning of its values as
+    JSON."""
+
+    stage: str
+    spent: Spent
     begin_of_inputs: str
     begin_of_outputs: str
 
@@ -74,29 +124,29 @@ def was_cancelled(status: str, error: str | None) -> bool:
     return status == ERRORED and error == "cancelled"
 
 
-def times(state: Row) -> tuple[int, int | None, int | None]:
-    """Return since when a state waited, since when it was held, and when it ended, in Unix ms.
-
-    It waits from its creation or, if it was delayed, from when it became due. One that waits again after
-    it was held counts as not held yet; its events show its earlier claims.
-    """
+def times(state: Row) -> Times:
+    """Return when a state waited, was held and ran."""
+    claimed = None if state["status"] == CREATED else state["claimed_at"]
+    finished, begun = state["finished_at"], state["begun_at"]
+    # A state manager of an earlier version claimed it again, and left what was reported before.
+    begun = None if claimed is None or begun is None or begun < claimed else begun
+    ended = finished  # of one that was cancelled
+    if begun is not None and state["ran_ms"] is not None:
+        ended = begun + state["ran_ms"]
     waits = max(state["created_at"], state["enqueue_after"])
-    runs = None if state["status"] == CREATED else state["claimed_at"]
-    ends = state["finished_at"]
-    if runs is not None:
-        waits = min(waits, runs)
-    elif ends is not None:
-        waits = min(waits, ends)
-    return waits, runs, ends
+    until = claimed or finished
+    return Times(
+        waits=waits if until is None else min(waits, until),
+        claimed=claimed,
+        begun=begun,
+        ended=None if begun is None else ended,
+        finished=finished,
+    )
 
 
-def spent(state: Row, now_ms: int) -> tuple[int, int | None]:
-    """Return for how many ms a state waited, and for how many it ran: None if it was never held."""
-    waits, runs, ends = times(state)
-    until = now_ms if ends is None else ends
-    if runs is None:
-        return max(0, until - waits), None
-    return runs - waits, max(0, until - runs)
+def spent_fields(state: Row, now_ms: int) -> dict[str, Any]:
+    """Return the times of a state in the wire format of ``StateTimes``."""
+    return {f"{name}_ms": ms for name, ms in asdict(times(state).spent(now_ms)).items()}
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
@@ -188,12 +238,16 @@ def list_states_of_run(
 ) -> Page[ListedState]:
     """Return a page of a run's states in one of ``ORDERS``, after a cursor.
 
-    Any status matches if there are no ``statuses``. States of one rank are in the order of their creation.
+    Any status matches if there are no ``statuses``, which may have ``BUFFERED``. States of one rank are in
+    the order of their creation.
     """
     where = Where()
     if place is not None:
         where.add("place = ?", place)
-    where.add_one_of("status", statuses)
+    where.add_one_of("status", [QUEUED if status == BUFFERED else status for status in statuses])
+    if (QUEUED in statuses) != (BUFFERED in statuses):
+        which = f"seq IN (SELECT seq FROM {HELD} WHERE run = ? AND running = ?)"
+        where.add(f"(status <> 'QUEUED' OR {which})", run["id"], int(QUEUED in statuses))
     if order in SORTED:
         page = _sorted(view, run, where, order, int(after[:9]) if after.isdecimal() else 0)
     elif order in ("newest", "oldest"):
@@ -205,8 +259,8 @@ def list_states_of_run(
 
 def _sorted(view: View, run: Row, where: Where, order: str, offset: int) -> Page[int]:
     rows = view.execute(
-        "SELECT seq FROM (SELECT seq, place, status, claimed_at, finished_at FROM states WHERE run = ?"
-        f" ORDER BY seq LIMIT ?) AS searched WHERE {where}"
+        "SELECT seq FROM (SELECT seq, place, status, claimed_at, begun_at, ran_ms, finished_at FROM states"
+        f" WHERE run = ? ORDER BY seq LIMIT ?) AS searched WHERE {where}"
         f" ORDER BY {SORTED[order].format(now=view.now_ms)}, seq LIMIT ? OFFSET ?",
         (run["id"], MAX_SEARCHED, *where.parameters, PAGE_SIZE + 1, min(offset, MAX_SEARCHED)),
     ).fetchall()
@@ -262,10 +316,16 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
     """Return states by their numbers, in that order, as a page lists them."""
     begins = ", ".join(f"substr({column}, 1, {MAX_BEGIN}) AS {column}" for column in ("inputs", "outputs"))
     states = []
-    for row in read_rows(view, seqs, f"{LINE_OF_ERROR}, {begins}"):
-        waited, ran = spent(row, view.now_ms)
-        begin = {"begin_of_inputs": row["inputs"], "begin_of_outputs": row["outputs"]}
-        fields = {**_summary(view, row), **begin, "waited": waited, "ran": ran}
+    rows = read_rows(view, seqs, f"{LINE_OF_ERROR}, {begins}")
+    buffered = buffered_among(view, {row["seq"]: row["status"] for row in rows})
+    for row in rows:
+        fields = {
+            **_summary(view, row),
+            "spent": times(row).spent(view.now_ms),
+            "stage": BUFFERED if row["seq"] in buffered else row["status"],
+            "begin_of_inputs": row["inputs"],
+            "begin_of_outputs": row["outputs"],
+        }
         states.append(ListedState.model_validate(fields))
     return states
 
@@ -280,9 +340,9 @@ def read_rows(view: View, seqs: Sequence[int], columns: str) -> list[Row]:
 def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...]) -> list[Row]:
     return view.execute(
         "SELECT seq, place, states.status, retry_count, enqueue_after, states.created_at, claimed_at,"
-        " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name,"
-        f" {columns} FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
-        f" JOIN graphs ON graphs.id = runs.graph WHERE {condition}",
+        " begun_at, ran_ms, states.finished_at, worker, nodes.name, runs.run_id, runs.template,"
+        f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
+        f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {condition}",
         parameters,
     ).fetchall()
 
@@ -301,4 +361,5 @@ def _summary(view: View, row: Row) -> dict[str, Any]:
         "created_at": timestamp(row["created_at"]),
         "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
         "worker": row["worker"],
+        **spent_fields(row, view.now_ms),
     }

@@ -177,7 +177,11 @@ CREATE TABLE states (
     suspect INTEGER NOT NULL DEFAULT 0,  -- a runtime was lost that held it
     size INTEGER NOT NULL DEFAULT 0,     -- of the inputs, in bytes
     trace TEXT,                          -- W3C trace contexts (rules.lineage), if runtimes trace
-    failed_since INTEGER                 -- when the first of the attempts that it replaces failed
+    failed_since INTEGER,                -- when the first of the attempts that it replaces failed
+    -- When its execute began, and how long it took, as its last holder reported. Managers of version 2 leave
+    -- the times of an earlier claim here.
+    begun_at INTEGER,
+    ran_ms INTEGER
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
@@ -281,6 +285,7 @@ CREATE TABLE workers (
     tasks_at INTEGER,
     drain_asked INTEGER NOT NULL DEFAULT 0,
     tasks_asked INTEGER NOT NULL DEFAULT 0,
+    slots INTEGER NOT NULL DEFAULT 0,    -- maximum of states that it runs at once; 0: not known
     UNIQUE (namespace, worker_id)
 );
 CREATE INDEX workers_by_time ON workers (seen_at);
@@ -368,8 +373,8 @@ CREATE INDEX trends_by_graph ON trends (graph, width, slot);
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 """,
     # One table for all schedules in place of two; what ended is counted in trends only; united nodes that run
-    # again; idle times of runs; since when a state fails; further outputs, counted. Managers of version 2 run
-    # united nodes again, too, but do not know which state the new one replaces.
+    # again; idle times of runs; since when a state fails; further outputs, counted; when execute begins.
+    # Managers of version 2 run united nodes again, too, but do not know which state the new one replaces.
     2: """
 ALTER TABLE unite_counters ADD COLUMN replaced INTEGER;
 CREATE TABLE idle_times (
@@ -380,6 +385,9 @@ CREATE TABLE idle_times (
 ) WITHOUT ROWID;
 ALTER TABLE states ADD COLUMN failed_since INTEGER;
 ALTER TABLE counts ADD COLUMN further INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE states ADD COLUMN begun_at INTEGER;
+ALTER TABLE states ADD COLUMN ran_ms INTEGER;
+ALTER TABLE workers ADD COLUMN slots INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE cron_triggers (
     graph INTEGER NOT NULL,
     expression TEXT NOT NULL,

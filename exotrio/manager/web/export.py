@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
+from exotrio.manager.queries.load import BUFFERED, buffered_among
 from exotrio.manager.queries.run_detail import (
     MAX_BARS,
     choose_states,
@@ -22,15 +23,15 @@ from exotrio.manager.queries.run_detail import (
     read_states,
     spans_of,
 )
-from exotrio.manager.queries.runs import counts_of, further_of, read_run, unreached_in
+from exotrio.manager.queries.runs import counts_of, further_of, read_run, stages_of, unreached_in
 from exotrio.manager.queries.state_detail import logs_of
-from exotrio.manager.queries.states import MAX_SEARCHED, spent, was_cancelled
+from exotrio.manager.queries.states import MAX_SEARCHED, times, was_cancelled
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import end_of, faults_of, message_of
-from exotrio.manager.web.format import CANCELLED, CLASSES, classed, line_of, short
+from exotrio.manager.web.format import CANCELLED, CLASSES, classed, line_of, short, spent_text
 from exotrio.manager.web.page import Data, render, style
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
@@ -52,7 +53,8 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
     by_place = counts_of(view, run["id"])
     totals = [sum(by_place.get(place.index, {}).values()) for place in template.places]
     cancelled = run["cancelled_at"] is not None
-    counts = [classed(by_place.get(place.index, {}), cancelled=cancelled) for place in template.places]
+    stages = stages_of(view, run["id"], by_place)
+    counts = [classed(stages.get(place.index, {}), cancelled=cancelled) for place in template.places]
     secrets, unknown = open_secrets(view, (run["graph"],), cipher)[run["graph"]]
     texts = ShownTexts(secrets)
     picked = _pick_states(view, run, template.places, totals, texts, values=values)
@@ -101,6 +103,7 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
             "each": spans.each,
             "many": len(spans.spans) > MAX_BARS,
             "has_breaks": bool(spans.breaks),
+            "unreported": spans.has_unreported,
         },
         faults=faults,
         linked=False,
@@ -142,10 +145,13 @@ def _pick_states(
     bare = 0
     for place in places:
         states = []
-        for row in read_states(view, chosen[place.index], error=2 * MAX_ERROR):
+        rows = read_states(view, chosen[place.index], error=2 * MAX_ERROR)
+        buffered = buffered_among(view, {row["seq"]: row["status"] for row in rows})
+        for row in rows:
             with_values = values and texts.spent < MAX_TEXT
             bare += values and not with_values
-            states.append(_shown(view, row, texts, values=with_values))
+            state = _shown(view, row, texts, values=with_values)
+            states.append({**state, "stage": BUFFERED if row["seq"] in buffered else row["status"]})
         if totals[place.index]:
             groups.append({"place": place, "total": totals[place.index], "states": states})
     total = sum(totals)
@@ -161,7 +167,7 @@ def _pick_states(
 
 
 def _shown(view: View, row: Row, texts: ShownTexts, *, values: bool) -> Data:
-    waited, ran = spent(row, view.now_ms)
+    at = times(row)
     state_id, cancelled = view.state_id(row["seq"]), was_cancelled(row["status"], row["error"])
     error = "" if cancelled else row["error"] or ""
     inputs: str = row["inputs"]
@@ -169,15 +175,14 @@ def _shown(view: View, row: Row, texts: ShownTexts, *, values: bool) -> Data:
     return {
         "id": state_id,
         "short": short(state_id),
-        "status": row["status"],
         "cancelled": cancelled,
         "attempt": row["retry_count"] + 1,
-        "waited": waited,
-        "ran": ran,
+        "times": spent_text(at.spent(view.now_ms), ended=at.finished is not None),
         # The name that a runtime gives itself may have any characters.
         "worker": texts.begin(row["worker"] or ""),
         "created_at": row["created_at"],
         "claimed_at": row["claimed_at"],
+        "begun_at": at.begun,
         "finished_at": row["finished_at"],
         "line": message_of(error, 2 * MAX_ERROR, texts),
         "error": end_of(error, row["error_size"] or 0, MAX_ERROR, texts),

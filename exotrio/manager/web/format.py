@@ -8,8 +8,11 @@ from datetime import datetime
 from pydantic_core import from_json, to_json
 
 from exotrio._util.times import format_coarse, from_unix_ms, iso_time, moment_ms, timestamp
+from exotrio._wire.operations import times_text
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
+from exotrio.manager.queries.load import BUFFERED
+from exotrio.manager.queries.states import Spent
 
 MAX_VALUE = 20_000
 """Characters of one value on a page."""
@@ -17,6 +20,7 @@ MAX_VALUE = 20_000
 _STATUSES = {
     "CREATED": ("waiting", "waiting"),
     "QUEUED": ("running", "running"),
+    BUFFERED: ("buffered", "buffered"),
     "EXECUTED": ("finishing", "running"),
     "SUCCESS": ("success", "success"),
     "ERRORED": ("errored", "errored"),
@@ -28,7 +32,7 @@ SHOWN_STATUS = {status: shown for status, (shown, _) in _STATUSES.items()}
 """The word that a page shows for a status."""
 STATUS_CLASS = {status: kind for status, (_, kind) in _STATUSES.items()}
 """The class that it counts a status under, and colours it by."""
-CLASSES = ("success", "pruned", "running", "waiting", "retried", "errored")
+CLASSES = ("success", "pruned", "running", "buffered", "waiting", "retried", "errored")
 """The classes of statuses, in the order of a bar."""
 CANCELLED = "cancelled"
 """Replaces ``errored`` where a run was cancelled, since its counts do not tell the two apart."""
@@ -67,6 +71,12 @@ def took(run: RunSummary, now_ms: int) -> float:
     seconds = run.duration_until(from_unix_ms(now_ms))
     assert seconds is not None, "only a v0 server leaves out when it began"
     return seconds * 1000
+
+
+def spent_text(spent: Spent, *, ended: bool) -> str:
+    """Return how long a state waited and ran, in words."""
+    others = (None if ms is None else ms / 1000 for ms in (spent.buffered, spent.ran, spent.held))
+    return times_text(spent.waited / 1000, *others, ended=ended)
 
 
 def ago(then: int | datetime | None, now_ms: int) -> str:

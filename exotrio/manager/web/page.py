@@ -20,6 +20,7 @@ from exotrio._util.cron import local_time
 from exotrio._util.times import format_coarse, format_duration
 from exotrio._util.words import percent
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
+from exotrio.manager.queries.load import Held
 from exotrio.manager.queries.runtimes import RuntimeRow, offered, runtimes_of
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.service import Service
@@ -79,9 +80,9 @@ class PageRequest:
         """Now, on the clock of leases, in ms."""
         return self.service.monotonic()
 
-    def runtimes(self, view: View, holds: Mapping[str, int] | None = None) -> list[RuntimeRow]:
-        """Return the runtimes that sent a request lately; ``holds`` is as in ``runtimes_of``."""
-        return runtimes_of(view, self.namespace, self.monotonic, holds)
+    def runtimes(self, view: View, held: Held | None = None) -> list[RuntimeRow]:
+        """Return the runtimes that sent a request lately; ``held`` is as in ``runtimes_of``."""
+        return runtimes_of(view, self.namespace, self.monotonic, held)
 
     def offers(self, view: View) -> dict[str, list[str]]:
         """Return the live runtimes that offer each node."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
-from exotrio.manager.web.format import ago, shorten
+from exotrio.manager.queries.states import Spent, Times
+from exotrio.manager.web.format import ago, shorten, spent_text
 from exotrio.manager.web.page import style
 from exotrio.manager.web.svg.bars import bar, split
 from exotrio.manager.web.svg.elements import element
@@ -137,14 +139,38 @@ def test_cancelled_states_are_not_drawn_as_errors() -> None:
     assert "1 success, 2 errored or cancelled" in drawn
 
 
-def test_waiting_and_running_of_one_state_share_a_bar() -> None:
-    drawn = split(1_500, 500, "errored")
-    assert "waited 1.5 s, ran 500 ms" in drawn
-    assert re.findall(r'class="s-(\w+)" x="[\d.]+%" width="([\d.]+)%"', drawn) == [
-        ("waiting", "75.00"),
-        ("errored", "25.00"),
-    ]
-    assert "s-waiting" not in split(0, 5, "success")
+def test_the_times_of_one_state_share_a_bar() -> None:
+    def parts(spent: Spent) -> list[tuple[str, str]]:
+        drawn = split(spent, "errored", "label")
+        assert "<title>label</title>" in drawn
+        return re.findall(r'class="s-([\w ]+)" x="[\d.]+%" width="([\d.]+)%"', drawn)
+
+    three = Spent(waited=1_000, buffered=500, ran=500, held=1_000)
+    assert parts(three) == [("waiting", "50.00"), ("buffered", "25.00"), ("errored", "25.00")]
+    assert parts(Spent(waited=0, buffered=0, ran=5, held=5)) == [("errored", "100.00")]
+    assert parts(Spent(waited=1_000, held=1_000)) == [("waiting", "50.00"), ("errored unreported", "50.00")]
+
+
+@pytest.mark.parametrize(
+    ("spent", "ended", "text"),
+    [
+        (Spent(waited=1_500), False, "waited 1.5 s"),
+        (Spent(waited=10, held=2_000), False, "waited 10 ms, claimed for 2.0 s"),
+        (Spent(waited=10, held=2_000), True, "waited 10 ms, from claim to outcome 2.0 s"),
+        (
+            Spent(waited=10, buffered=2_000, ran=500, held=2_500),
+            False,
+            "waited 10 ms, buffered 2.0 s, running for 500 ms",
+        ),
+        (
+            Spent(waited=10, buffered=2_000, ran=500, held=2_501),
+            True,
+            "waited 10 ms, buffered 2.0 s, ran 500 ms",
+        ),
+    ],
+)
+def test_what_is_not_reported_is_not_called_running(spent: Spent, ended: bool, text: str) -> None:
+    assert spent_text(spent, ended=ended) == text
 
 
 def test_an_empty_graph_is_drawn() -> None:
@@ -155,16 +181,17 @@ def test_an_empty_graph_is_drawn() -> None:
 # -- timelines
 
 
-def span(index: int, **fields: int | str | None) -> Span:
-    values: dict[str, int | str | None] = {
-        "place": 0,
-        "status": "SUCCESS",
-        "waits": index,
-        "runs": index + 2,
-        "ends": index + 5,
-        **fields,
-    }
-    return Span(**values)  # type: ignore[arg-type]
+def span(
+    index: int,
+    *,
+    at: Times | None = None,
+    place: int = 0,
+    status: str = "SUCCESS",
+    state_id: str | None = None,
+) -> Span:
+    """A state that waits for 2 ms, is buffered for 1 ms, runs for 3 ms, and is reported 1 ms later."""
+    usual = Times(waits=index, claimed=index + 2, begun=index + 3, ended=index + 6, finished=index + 7)
+    return Span(place=place, status=status, at=at or usual, state_id=state_id)
 
 
 def timeline(
@@ -175,17 +202,35 @@ def timeline(
     )
 
 
-def test_waiting_and_running_are_drawn_differently() -> None:
+def test_waiting_buffered_and_running_are_drawn_differently() -> None:
     drawn = timeline([("a", 3)], [span(0, state_id="f" * 18 + "000001")], until=10)
-    assert 'class="waited" x="0.00%" width="20.00%"' in drawn
-    assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
-    assert "waited 2 ms, ran 3 ms" in drawn
-    assert "a 000001: success" in drawn
+    assert 'class="waits" x="0.00%" width="20.00%"' in drawn
+    assert 'class="buffered" x="20.00%" width="10.00%"' in drawn
+    assert 'class="s-success" x="30.00%" width="30.00%"' in drawn
+    assert "a 000001: success, waited 2 ms, buffered 1 ms, ran 3 ms" in drawn
     assert f'href="/s/{"f" * 18}000001"' in drawn
 
 
+def test_a_state_whose_begin_was_not_reported_is_pale_from_claim_to_outcome() -> None:
+    at = Times(waits=0, claimed=2, begun=None, ended=None, finished=8)
+    drawn = timeline([("a", 1)], [span(0, at=at)], until=10)
+    assert 'class="s-success unreported" x="20.00%" width="60.00%"' in drawn
+    assert "waited 2 ms, from claim to outcome 6 ms" in drawn
+    claimed = timeline([("a", 1)], [span(0, at=replace(at, finished=None), status="QUEUED")], until=10)
+    assert 'class="buffered" x="20.00%" width="80.00%"' in claimed
+    assert "s-running" not in claimed
+
+
+def test_a_lane_of_many_states_shows_how_many_were_buffered() -> None:
+    at = Times(waits=0, claimed=0, begun=5_000, ended=10_000, finished=10_000)
+    drawn = timeline([("a", 1_000)], [span(0, at=at)] * 1_000, until=10_000)
+    kinds = re.findall(r'class="(buffered|s-running)" x="([\d.]+)%"', drawn)
+    assert {float(x) >= 50 for kind, x in kinds if kind == "s-running"} == {True}
+    assert {float(x) < 50 for kind, x in kinds if kind == "buffered"} == {True}
+
+
 def test_states_that_run_at_the_same_time_lie_below_each_other() -> None:
-    drawn = timeline([("a", 3)], [span(0), span(1), span(6)], until=20)
+    drawn = timeline([("a", 3)], [span(0), span(1), span(7)], until=20)
     rows = re.findall(r'class="s-success"[^>]* y="(\d+)"', drawn)
     assert rows == ["0", "9", "0"]
 
@@ -205,20 +250,22 @@ def test_amounts_show_even_a_single_failure() -> None:
 def test_a_lane_with_one_state_shows_it_as_a_bar() -> None:
     spans = [span(0, place=0), *(span(index, place=1) for index in range(1_000))]
     drawn = timeline([("plan", 1), ("work", 1_000)], spans, until=1_010)
-    assert "waited 2 ms, ran 3 ms" in drawn
+    assert "waited 2 ms, buffered 1 ms, ran 3 ms" in drawn
 
 
 def test_states_that_never_ran_do_not_hide_one_that_did() -> None:
-    siblings = [span(3, runs=None, waits=5, ends=5) for _ in range(2_400)]
+    siblings = [
+        span(3, at=Times(waits=5, claimed=None, begun=None, ended=None, finished=5)) for _ in range(2_400)
+    ]
     drawn = timeline([("scan", 2_401)], [span(0), *siblings], until=10)
     assert drawn.count('class="s-success"') == 1
-    assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
+    assert 'class="s-success" x="30.00%" width="30.00%"' in drawn
 
 
 def test_a_lane_that_is_complete_in_a_sample_shows_bars() -> None:
     sampled = [span(index, place=1) for index in range(600)]
     drawn = timeline([("begin", 1), ("work", 1_200)], [span(0), *sampled], until=700, each=2)
-    assert "begin: success, waited 2 ms, ran 3 ms" in drawn
+    assert "begin: success, waited 2 ms, buffered 1 ms, ran 3 ms" in drawn
     assert "waited at once" in drawn
 
 
@@ -238,14 +285,18 @@ def test_a_lane_of_a_node_that_ran_once_says_how_many_outputs_it_has() -> None:
 
 
 def test_bars_do_not_leave_the_picture() -> None:
-    odd = [
-        span(0, runs=None, ends=None),
-        span(5, runs=None, ends=5),
-        span(9, runs=3, ends=4),
-        span(9, runs=12, ends=None),
-        span(0, ends=0, runs=0),
+    def odd(waits: int, *others: int | None) -> Span:
+        claimed, begun, ended, finished = others
+        return span(0, at=Times(waits=waits, claimed=claimed, begun=begun, ended=ended, finished=finished))
+
+    spans = [
+        odd(0, None, None, None, None),
+        odd(5, None, None, None, 5),
+        odd(9, 3, 2, 20, 4),
+        odd(9, 12, 12, None, None),
+        odd(0, 0, 0, 0, 0),
     ]
-    drawn = timeline([("a", 3)], odd, until=12)
+    drawn = timeline([("a", 3)], spans, until=12)
     for x, width in re.findall(r'<rect[^>]* x="([-\d.]+)%"[^>]* width="([-\d.]+)%"', drawn):
         assert float(x) >= 0
         assert 0 <= float(x) + float(width) <= 100.02

@@ -128,7 +128,7 @@ async def test_a_retry_breaks_the_axis_of_the_timeline(site: Site, flow: Flow) -
     def spans(view: View) -> tuple[list[tuple[int, int | None]], int, list[tuple[int, int]]]:
         (run,) = view.execute("SELECT * FROM runs").fetchall()
         shown = spans_of(view, run)
-        return [(span.waits, span.ends) for span in shown.spans], shown.until, list(shown.breaks)
+        return [(span.at.waits, span.at.finished) for span in shown.spans], shown.until, list(shown.breaks)
 
     assert await site.service.store.read(spans) == (
         [(0, 3_000), (3_000, 5_000), (5_000, 9_000)],

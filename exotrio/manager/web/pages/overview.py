@@ -18,7 +18,7 @@ from exotrio.manager.queries.load import (
 )
 from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs, read_run
-from exotrio.manager.queries.runtimes import count_buffered, live_v0_runtimes
+from exotrio.manager.queries.runtimes import live_v0_runtimes
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.store import tallies
 from exotrio.manager.store.view import View
@@ -37,7 +37,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             data["now"] = _now(view, request, nodes, held)
         if "runtimes" in parts:
             data["runtimes"] = {
-                "workers": request.runtimes(view, held.by_worker),
+                "workers": request.runtimes(view, held),
                 "anonymous": len(live_v0_runtimes(view, request.namespace, request.monotonic)),
             }
     if "trend" in parts:
@@ -58,7 +58,6 @@ def _now(view: View, request: PageRequest, nodes: dict[int, str], held: Held) ->
     oldest = present["oldest"]
     return {
         "current": present,
-        "buffered": count_buffered(request.runtimes(view, held.by_worker)),
         "oldest_offered": oldest is None or oldest.node in request.offers(view),
         "paused": [each for each in backlogs if each.paused_at is not None],
     }

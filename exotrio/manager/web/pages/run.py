@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import partial
 
 from exotrio.manager.engine.runs import find_run
-from exotrio.manager.engine.states import CREATED, STATUSES, SUCCESS
+from exotrio.manager.engine.states import CREATED, SUCCESS
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SPANS, events_of, spans_of
@@ -17,6 +17,7 @@ from exotrio.manager.queries.runs import (
     read_run,
     run_again_with_failed,
     run_size,
+    stages_of,
     unreached_in,
 )
 from exotrio.manager.queries.runtimes import progress_of
@@ -104,7 +105,8 @@ class _Run:
         reasons = [
             (places[index].identifier, why.text) for index, why in unreached.items() if why.is_final or stuck
         ]
-        shown = [classed(self.counts.get(place.index, {}), cancelled=self.cancelled) for place in places]
+        stages = stages_of(self.view, run["id"], self.counts)
+        shown = [classed(stages.get(place.index, {}), cancelled=self.cancelled) for place in places]
         boxes = boxes_of(
             self.template,
             counts=shown,
@@ -132,6 +134,7 @@ class _Run:
             "each": spans.each,
             "many": len(spans.spans) > MAX_BARS,
             "has_breaks": bool(spans.breaks),
+            "unreported": spans.has_unreported,
         }
 
     def states(self) -> Data:
@@ -139,11 +142,12 @@ class _Run:
         node, status, cancelled = self.node, self.status, self.cancelled
         place = next((place.index for place in self.template.places if place.identifier == node), None)
         # The query has a status, the word that pages show for it, or a class of statuses.
-        statuses = [name for name in STATUSES if status in (name, SHOWN_STATUS[name], STATUS_CLASS[name])]
+        statuses = [name for name in SHOWN_STATUS if status in (name, SHOWN_STATUS[name], STATUS_CLASS[name])]
         after = request.query.get("after", "")
         order = request.query.get("sort", "")
         order = order if order in ORDERS else ""
-        of_place = [counts.get(place, {})] if place is not None else [] if node else list(counts.values())
+        stages = stages_of(view, run["id"], counts)
+        of_place = [stages.get(place, {})] if place is not None else [] if node else list(stages.values())
         totals = dict.fromkeys(CLASSES, 0)
         for each in of_place:
             for name, count in classed(each).items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, get_state
+from exotrio.manager.queries.load import BUFFERED, buffered_among
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
-from exotrio.manager.queries.states import spent, was_cancelled
+from exotrio.manager.queries.states import times, was_cancelled
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
-from exotrio.manager.web.format import status_class
+from exotrio.manager.web.format import spent_text, status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.svg.bars import split
 
@@ -25,7 +26,10 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "state" not in parts:
         return {"page": page}
     cancelled = was_cancelled(state.status, state.error)
-    waited, ran = spent(row, view.now_ms)
+    took = times(row).spent(view.now_ms)
+    text = spent_text(took, ended=state.finished_at is not None)
+    numbers = {attempt.id: view.seq(attempt.id) or 0 for attempt in state.attempts}
+    buffered = buffered_among(view, {numbers[attempt.id]: attempt.status for attempt in state.attempts})
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
@@ -35,9 +39,12 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         "page": page,
         "state": {
             "cancelled": cancelled,
-            "waited": waited,
-            "ran": ran,
-            "split": None if ran is None else split(waited, ran, status_class(state.status, cancelled)),
+            "times": text,
+            "split": None if took.held is None else split(took, status_class(state.status, cancelled), text),
+            "stages": {
+                attempt.id: BUFFERED if numbers[attempt.id] in buffered else attempt.status
+                for attempt in state.attempts
+            },
             "due": row["enqueue_after"] if state.status == CREATED else None,
             "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
             # Unknown for nodes of other namespaces.
@@ -60,7 +67,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
     state = get_state(view, request.namespace, request.params["state_id"], or_run=True)
     moment = None if state["finished_at"] is not None else view.now_ms // 2_000
-    columns = ("status", "updated_at", "claimed_at", "cancelled_at")
+    columns = ("status", "updated_at", "claimed_at", "begun_at", "cancelled_at")
     return {"state": (*(state[column] for column in columns), newest_event(view, state), moment)}
 
 

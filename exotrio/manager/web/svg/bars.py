@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from exotrio._util.times import format_duration
+from exotrio.manager.queries.states import Spent
 from exotrio.manager.web.format import CANCELLED
 from exotrio.manager.web.svg.elements import element, join, rect
 
@@ -27,10 +27,12 @@ def summary(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in named.items()) or "no states"
 
 
-def split(waited: int, ran: int, kind: str) -> Markup:
-    """Return a bar of the milliseconds that one state waited and ran; ``kind`` is the class of its status."""
-    parts = {name: ms for name, ms in (("waiting", waited), (kind, ran)) if ms}
-    return _bar(parts, f"waited {format_duration(waited / 1000)}, ran {format_duration(ran / 1000)}")
+def split(spent: Spent, kind: str, label: str) -> Markup:
+    """Return a bar of the times of one state that was claimed; ``kind`` is the class of its status."""
+    parts: dict[str, int | None] = {"waiting": spent.waited, "buffered": spent.buffered, kind: spent.ran}
+    if spent.ran is None:
+        parts = {"waiting": spent.waited, f"{kind} unreported": spent.held}
+    return _bar({name: ms for name, ms in parts.items() if ms}, label)
 
 
 def _bar(parts: Mapping[str, int], label: str) -> Markup:

@@ -1,8 +1,9 @@
-"""The timeline of a run: a lane for each node of its graph, with waiting apart from running. Pure.
+"""The timeline of a run: a lane for each node of its graph, with waiting, buffered and running apart. Pure.
 
-In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, thick while it runs. In a larger one
-a lane shows how many waited and ran at a time. Times are shares of the width, so that the picture is as
-wide as its page and its text stays legible.
+In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, higher in the buffer of a runtime,
+thick while it runs. If its begin was not reported, it is pale from its claim to its outcome. In a larger
+run a lane shows how many waited, were buffered and ran at a time. Times are shares of the width, so that the
+picture is as wide as its page and its text stays legible.
 
 Where a run had ended and waited to be retried, that time is left out: a line breaks the axis.
 """
@@ -10,14 +11,14 @@ Where a run had ended and waited to be retried, that time is left out: a line br
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from exotrio._util.times import format_duration
 from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
-from exotrio.manager.web.format import status_class
+from exotrio.manager.web.format import spent_text, status_class
 from exotrio.manager.web.svg.elements import element, fit, join, rect, share
 
 MAX_IN_LANE = 14
@@ -36,6 +37,8 @@ FOOT = 16
 """Height of the line that says how long the breaks are."""
 LABEL_SHARE = 0.3
 """Part of the width between the labels of two breaks, so that they do not overlap."""
+HEIGHTS = {"waits": (2, 3), "buffered": (4, 2), "runs": (7, 0), "unreported": (7, 0)}
+"""Of the parts of a bar, each with its distance from the top of the row."""
 
 
 class Lane(NamedTuple):
@@ -58,7 +61,9 @@ def draw_timeline(lanes: Sequence[Lane], spans: Spans, href: Callable[[str], str
     for lane, members in zip(lanes, by_lane, strict=True):
         # States that neither waited nor ran, such as most of a fan-out, are not bars. A few others among
         # thousands are.
-        lasting = [span for span in members if span.runs is not None or span.ends != span.waits]
+        lasting = [
+            span for span in members if span.at.claimed is not None or span.at.finished != span.at.waits
+        ]
         as_bars = few or (
             len(lasting) <= MAX_IN_LANE and (len(members) == lane.states or 10 * len(lasting) < len(members))
         )
@@ -151,8 +156,8 @@ def _bars(lane: str, spans: Sequence[Span], until: int, href: Callable[[str], st
     free: list[int] = []
     parts = []
     for span in spans:
-        ends = until if span.ends is None else span.ends
-        row = next((index for index, since in enumerate(free) if since <= span.waits), len(free))
+        ends = until if span.at.finished is None else span.at.finished
+        row = next((index for index, since in enumerate(free) if since <= span.at.waits), len(free))
         if row == len(free) and row < MAX_ROWS:
             free.append(ends)
         row = min(row, MAX_ROWS - 1)
@@ -165,48 +170,61 @@ def _bars(lane: str, spans: Sequence[Span], until: int, href: Callable[[str], st
 
 
 def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
-    begins, ends = _running(span, until)
     kind = status_class(span.status, span.cancelled)
+    times = spent_text(span.at.spent(until), ended=span.at.finished is not None)
     label = f"{lane} {span.state_id[-6:]}" if span.state_id else lane
-    label += f": {kind}, waited {format_duration((begins - span.waits) / 1000)}"
-    if span.runs is not None:
-        label += f", ran {format_duration((ends - begins) / 1000)}"
-    parts = [element("title", label)]
-    if begins > span.waits:
-        waits = "waited" if span.runs is not None or kind != "waiting" else "waits"
-        parts.append(rect(waits, span.waits / until, (begins - span.waits) / until, y=y + 3, height=2))
-    if span.runs is not None:
-        # At least as wide as can be seen and clicked.
-        width = max((ends - begins) / until, 0.003)
-        x = min(begins / until, 1 - width)
-        parts.append(rect(f"s-{kind}", x, width, y=y, height=7, rx=1.5))
+    parts = [element("title", f"{label}: {kind}, {times}")]
+    for name, begin, end in _phases(span, until):
+        height, low = HEIGHTS[name]
+        if name not in ("waits", "buffered"):
+            # At least as wide as can be seen and clicked.
+            width = max((end - begin) / until, 0.003)
+            name = f"s-{kind}" if name == "runs" else f"s-{kind} unreported"
+            parts.append(rect(name, min(begin / until, 1 - width), width, y=y + low, height=height, rx=1.5))
+        elif end > begin:
+            parts.append(rect(name, begin / until, (end - begin) / until, y=y + low, height=height))
     return join(parts)
 
 
-def _running(span: Span, until: int) -> tuple[int, int]:
-    """Return start and end of the time that a state ran; its end twice if it never did."""
-    ends = until if span.ends is None else span.ends
-    return ends if span.runs is None else min(max(span.runs, span.waits), ends), ends
+def _phases(span: Span, until: int) -> Iterator[tuple[str, int, int]]:
+    """Yield the parts of a state's time: the name, the begin and the end of each."""
+    at = span.at
+    finished = until if at.finished is None else at.finished
+    # A clock that was set back may have put them in another order.
+    claimed = finished if at.claimed is None else min(max(at.claimed, at.waits), finished)
+    yield "waits", at.waits, claimed
+    if at.claimed is None:
+        return
+    if at.begun is None:
+        yield "buffered" if at.finished is None else "unreported", claimed, finished
+        return
+    begun = min(max(at.begun, claimed), finished)
+    yield "buffered", claimed, begun
+    yield "runs", begun, finished if at.ended is None else min(max(at.ended, begun), finished)
 
 
 # -- areas
 
 
 def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
-    waiting, running, failed = [0.0] * SLICES, [0.0] * SLICES, [0] * SLICES
+    waiting, failed = [0.0] * SLICES, [0] * SLICES
+    running, buffered = [0.0] * SLICES, [0.0] * SLICES
     for span in spans:
-        begins, ends = _running(span, until)
-        waiting[_slice(span.waits, until)] += 1
-        waiting[_slice(begins, until)] -= 1
-        if span.runs is not None:
-            _spread(running, begins / until * SLICES, ends / until * SLICES)
+        for name, begin, end in _phases(span, until):
+            if name == "waits":
+                waiting[_slice(begin, until)] += 1
+                waiting[_slice(end, until)] -= 1
+            else:
+                area = buffered if name == "buffered" else running
+                _spread(area, begin / until * SLICES, end / until * SLICES)
         if status_class(span.status, span.cancelled) == "errored":
-            failed[_slice(ends, until)] += 1
+            failed[_slice(until if span.at.finished is None else span.at.finished, until)] += 1
     level = 0.0
     for index, change in enumerate(waiting):
         level += change
         waiting[index] = max(0.0, level)
-    max_waiting, max_running = max([1.0, *waiting]), max([0.01, *running])
+    claimed = [sum(both) for both in zip(running, buffered, strict=True)]
+    max_waiting, max_claimed = max([1.0, *waiting]), max([0.01, *claimed])
     half = AREA // 2
     parts = [element("title", f"peak: {round(max_waiting * each):,} waited at once")]
     for index in range(SLICES):
@@ -214,9 +232,11 @@ def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
         if waiting[index]:
             high = max(1.0, half * waiting[index] / max_waiting)
             parts.append(rect("waits", x, width, y=float(half - high), height=high))
-        if running[index]:
-            high = max(1.0, (half - 4) * running[index] / max_running)
-            parts.append(rect("s-running", x, width, y=half + 1, height=high))
+        # Buffered ones below those that run.
+        for name, number in (("buffered", claimed[index]), ("s-running", running[index])):
+            if number and (name == "s-running" or buffered[index]):
+                high = max(1.0, (half - 4) * number / max_claimed)
+                parts.append(rect(name, x, width, y=half + 1, height=high))
         if failed[index]:
             parts.append(rect("s-errored", x, width, y=AREA - 3, height=3))
     return join(parts), AREA

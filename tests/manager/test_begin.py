@@ -1,0 +1,314 @@
+"""When ``execute`` begins: waiting, buffered and running are three numbers, for states and in counts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from exotrio import BaseNode, Graph, ReQueueAfterSignal, Runtime, StateManager
+from exotrio.client import Overview, StateHistory, StateStatus, StateSummary
+from exotrio.manager import embedded
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
+from tests.support.helpers import NO_RETRY, SettableClock, ok, place, virtual_ms
+from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
+from tests.support.web import open_site, text_of
+
+SECOND = 1_000
+
+
+class Split(BaseNode):
+    class Outputs(BaseModel):
+        seconds: float
+
+    async def execute(self) -> list[Outputs]:
+        return [self.Outputs(seconds=10)] * 6
+
+
+class Sleeps(BaseNode):
+    class Inputs(BaseModel):
+        seconds: float
+
+    async def execute(self) -> None:
+        await trio.sleep(self.inputs.seconds)
+
+
+graph = Graph("six", namespace="tests")
+split = graph.add(Split)
+graph.add(Sleeps, seconds=split.seconds)
+
+
+@dataclass
+class Working:
+    """A run of six nodes of ten seconds, and one worker."""
+
+    manager: StateManager
+    run_id: str
+
+    async def states(self) -> list[StateSummary]:
+        """Return the six states, oldest first."""
+        page = await self.manager.states(run=self.run_id, identifier="sleeps")
+        return page.states[::-1]
+
+
+@asynccontextmanager
+async def working(transport: httpx.AsyncBaseTransport) -> AsyncIterator[Working]:
+    async with StateManager("tests", transport=transport) as manager, trio.open_nursery() as nursery:
+        runtime = Runtime("tests", "r", [Split, Sleeps], transport=transport, workers=1)
+        await nursery.start(runtime.run)
+        await manager.upsert_graph(graph)
+        reply = await manager.trigger("six")
+        yield Working(manager, reply["run_id"])
+        runtime.stop()
+
+
+def rounded(*seconds: float | None) -> tuple[float | None, ...]:
+    return tuple(None if each is None else round(each, 1) for each in seconds)
+
+
+async def test_one_worker_runs_six_nodes_of_ten_seconds_for_ten_seconds_each(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        embedded(":memory:", clock=virtual_ms) as transport,
+        working(transport) as work,
+    ):
+        await work.manager.wait(work.run_id, poll_interval=5)
+        states = await work.states()
+        assert [rounded(state.ran) for state in states] == [(10.0,)] * 6
+        assert [rounded(state.buffered) for state in states] == [(10.0 * n,) for n in range(6)]
+        assert [rounded(state.held) for state in states] == [(10.0 * (n + 1),) for n in range(6)]
+        history = await work.manager.history(states[3].id)
+        assert history.claimed_at is not None
+        assert history.begun_at is not None
+        assert rounded((history.begun_at - history.claimed_at).total_seconds()) == (30.0,)
+        await trio.sleep(2)
+        overview = await work.manager.overview()
+        (node,) = [node for node in overview.nodes if node.name == "Sleeps"]
+        assert node.p95 == pytest.approx(10.0, rel=0.15), "and not 60 s"
+
+
+async def test_while_one_worker_works_one_state_runs_and_the_others_are_buffered(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        embedded(":memory:", clock=virtual_ms) as transport,
+        working(transport) as work,
+    ):
+        await trio.sleep(25)
+        overview = await work.manager.overview()
+        assert (overview.running, overview.buffered, overview.waiting) == (1, 3, 0)
+        (node,) = [node for node in overview.nodes if node.name == "Sleeps"]
+        assert (node.running, node.buffered, node.waiting) == (1, 3, 0)
+        (runtime,) = overview.runtimes
+        assert (runtime.busy, runtime.buffered, runtime.holds) == (1, 3, 4)
+        running, *others = [each for each in await work.states() if each.status is StateStatus.QUEUED]
+        assert rounded(running.buffered, running.ran) == (20.0, 5.0)
+        assert [(other.buffered, other.ran) for other in others] == [(None, None)] * 3
+        assert [rounded(other.held) for other in others] == [(25.0,)] * 3
+
+
+async def test_each_attempt_and_each_execution_of_a_requeued_state_has_its_own_begin(
+    autojump_clock: MockClock,
+) -> None:
+    times: list[float] = []
+
+    class Twice(BaseNode):
+        async def execute(self) -> None:
+            times.append(trio.current_time())
+            await trio.sleep(len(times))
+            if len(times) == 1:
+                raise ReQueueAfterSignal(timedelta(seconds=60))
+
+    graph = Graph("twice", namespace="tests")
+    graph.add(Twice)
+    async with (
+        embedded(":memory:", clock=virtual_ms) as transport,
+        StateManager("tests", transport=transport) as manager,
+        trio.open_nursery() as nursery,
+    ):
+        runtime = Runtime("tests", "r", [Twice], transport=transport)
+        await nursery.start(runtime.run)
+        await manager.upsert_graph(graph)
+        run = await manager.wait((await manager.trigger("twice"))["run_id"], poll_interval=15)
+        (state,) = (await manager.states(run=run.run_id)).states
+        history = await manager.history(state.id)
+        runtime.stop()
+    assert history.begun_at is not None
+    assert round(history.begun_at.timestamp() * 1000) == 1_700_000_000_000 + round(times[1] * 1000)
+    assert rounded(history.ran) == (2.0,)
+
+
+# -- what the state manager makes of a report
+
+
+@pytest.fixture
+async def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+async def manager(clock: SettableClock) -> AsyncIterator[Manager]:
+    async with open_manager(clock=clock) as manager:
+        yield manager
+
+
+async def history_of(api: Api, state: dict[str, Any]) -> StateHistory:
+    return StateHistory.model_validate(ok(await api.history(state["state_id"])))
+
+
+async def test_an_outcome_that_is_delivered_late_does_not_make_the_node_slower(
+    manager: Manager, clock: SettableClock
+) -> None:
+    await Flow.start(manager.api, place("a"))
+    clock.advance(2 * SECOND)
+    state = await claim_one(manager.api)
+    clock.advance(3_600 * SECOND)
+    item = executed_item(state) | {"buffered_ms": 5 * SECOND, "ran_ms": 7 * SECOND}
+    assert await report(manager.api, item) == ["ok"]
+    history = await history_of(manager.api, state)
+    assert (history.waited, history.buffered, history.ran, history.held) == (2, 5, 7, 3_600)
+
+
+@pytest.mark.parametrize(
+    ("reported", "shown"),
+    [
+        ({}, (None, None)),
+        ({"buffered_ms": 1_000}, (None, None)),
+        ({"buffered_ms": -1, "ran_ms": 5}, (None, None)),
+        ({"buffered_ms": "soon", "ran_ms": [5]}, (None, None)),
+        ({"buffered_ms": 10**15, "ran_ms": 5}, (None, None)),
+        ({"buffered_ms": 4_000, "ran_ms": 60_000}, (4, 6)),
+        ({"buffered_ms": 60_000, "ran_ms": 60_000}, (10, 0)),
+    ],
+)
+async def test_times_that_cannot_be_are_limited_or_left_out_and_no_outcome_is_refused(
+    manager: Manager, clock: SettableClock, reported: dict[str, Any], shown: tuple[float | None, float | None]
+) -> None:
+    await Flow.start(manager.api, place("a"))
+    state = await claim_one(manager.api)
+    clock.advance(10 * SECOND)
+    assert await report(manager.api, executed_item(state) | reported) == ["ok"]
+    history = await history_of(manager.api, state)
+    assert (history.buffered, history.ran, history.held) == (*shown, 10)
+
+
+async def test_v0_and_older_runtimes_show_the_time_from_claim_to_outcome(clock: SettableClock) -> None:
+    async with open_site(clock=clock) as site:
+        flow = await Flow.start(site.api, place("a"), retry_policy=NO_RETRY)
+        (state,) = await flow.take("a")
+        clock.advance(4 * SECOND)
+        claimed = text_of(await site.browser.page(f"/ns/shop/states/{state['state_id']}"))
+        assert "claimed for 4.0 s" in claimed
+        ok(await site.api.executed(state["state_id"]))
+        await tallied(site.service, clock)
+        page = text_of(await site.browser.page(f"/ns/shop/states/{state['state_id']}"))
+        assert "waited 0 ms, from claim to outcome 4.0 s" in page
+        run = text_of(await site.browser.page(f"/ns/shop/runs/{flow.run_id}"))
+        assert "4.0 s from claim to outcome" in run
+        assert "pale: from claim to outcome" in run
+        assert "from claim to outcome" in text_of(await site.browser.page("/ns/shop/nodes"))
+        shown = Overview.model_validate(ok(await site.api.overview()))
+        assert shown.nodes[0].p95 == pytest.approx(4.0, rel=0.15)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_heartbeats_say_which_states_have_begun_and_when(engine: str) -> None:
+    async with open_two(engine) as (manager, second):
+        await Flow.start(manager.remote, place("a"), runs=4)
+        one, two, three, four = await claim(manager.remote, worker_id="w", announces=True)
+
+        async def counts() -> tuple[int, int]:
+            shown = Overview.model_validate(ok(await second.api.overview()))
+            assert shown.nodes[0].running == shown.running
+            assert shown.nodes[0].buffered == shown.buffered
+            return shown.running, shown.buffered
+
+        assert await counts() == (0, 4), "the runtime has not said how many workers it has"
+        ok(await manager.remote.heartbeat("w", workers=2))
+        assert await counts() == (2, 2)
+        three = item_for(three, running=True, buffered_ms=0)
+        beats = [item_for(one), item_for(two), three, three, item_for(four, running=True)]
+        ok(await manager.remote.heartbeat("w", workers=2, states=beats))
+        assert await counts() == (2, 2), "those that have begun, and not those that were claimed first"
+        begun = await history_of(second.api, three)
+        assert begun.begun_at == begun.claimed_at
+        assert (begun.buffered, begun.ran is not None) == (0, True)
+        held = await history_of(second.api, four)
+        assert (held.begun_at, held.ran) == (None, None), "a worker has it, and execute has not begun"
+        ok(
+            await manager.remote.heartbeat(
+                "w", workers=2, states=[item_for(four, running=True, buffered_ms=0)]
+            )
+        )
+        assert (await history_of(second.api, four)).begun_at is not None
+        ok(await manager.remote.release(states=[item_for(four)]))
+        (again,) = await claim(manager.remote, worker_id="w", announces=True)
+        assert again["state_id"] == four["state_id"]
+        assert (await history_of(second.api, again)).begun_at is None
+        assert await counts() == (2, 2)
+
+
+async def test_the_begin_that_an_older_state_manager_left_of_an_earlier_claim_does_not_count(
+    manager: Manager, clock: SettableClock
+) -> None:
+    await Flow.start(manager.api, place("a"))
+    state = await claim_one(manager.api)
+    ok(await manager.api.heartbeat("w", states=[item_for(state, running=True, buffered_ms=0)]))
+    clock.advance(5 * SECOND)
+    # As one of the version before does it, which knows no begin.
+    await manager.service.store.write(
+        lambda tx: tx.execute("UPDATE states SET claimed_at = ?", (clock.now_ms,))
+    )
+    clock.advance(2 * SECOND)
+    history = await history_of(manager.api, state)
+    assert (history.begun_at, history.ran, history.held) == (None, None, 2)
+    ok(await manager.api.heartbeat("w", states=[item_for(state, running=True, buffered_ms=1 * SECOND)]))
+    assert (await history_of(manager.api, state)).ran == 1
+
+
+async def test_states_that_wait_and_are_cancelled_never_ran(manager: Manager, clock: SettableClock) -> None:
+    flow = await Flow.start(manager.api, place("a"), runs=1)
+    state = await claim_one(manager.api)
+    clock.advance(SECOND)
+    ok(await manager.api.release(states=[item_for(state)]))
+    clock.advance(4 * SECOND)
+    ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
+    history = await history_of(manager.api, state)
+    assert (history.status, history.waited, history.held, history.ran) == ("ERRORED", 5, None, None)
+
+
+async def test_pages_show_which_claimed_states_run_and_which_are_buffered(clock: SettableClock) -> None:
+    async with open_site(clock=clock) as site:
+        flow = await Flow.start(site.api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
+        (first,) = await claim(site.api, {A: 1}, worker_id="w", announces=True)
+        outputs = [{"v": str(n), "w": ""} for n in range(3)]
+        ok(await site.api.heartbeat("w", runtime="r", phase="running", workers=1))
+        assert await report(site.api, executed_item(first, *outputs)) == ["ok"]
+        held = await claim(site.api, {"Node_b": 3}, worker_id="w", announces=True)
+        clock.advance(2 * SECOND)
+        run = f"/ns/shop/runs/{flow.run_id}"
+        html = text_of(await site.browser.page(run))
+        assert "1 running · 2 buffered" in html
+        for chosen, count in (("running", 1), ("buffered", 2)):
+            listed = await site.browser.fragments(f"{run}?status={chosen}", "states")
+            assert listed.count('<tr data-key="') == count
+            assert f'<span class="chip c-{chosen}">{chosen}</span>' in listed
+        for state, shown in zip(held, ("running", "buffered", "buffered"), strict=True):
+            page = await site.browser.page(f"/ns/shop/states/{state['state_id']}")
+            assert f'<span class="chip c-{shown}">{shown}</span>' in page
+        overview = text_of(await site.browser.page("/ns/shop"))
+        assert "and 2 buffered: claimed by a runtime, not begun" in overview
+        nodes = await site.browser.page("/ns/shop/nodes")
+        assert '<td data-label="Running" class="num">1</td>' in nodes
+        assert '<td data-label="Buffered" class="num">2</td>' in nodes
