@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from json.decoder import JSONArray, JSONObject  # type: ignore[attr-defined]  # pure Python, without stubs
-from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any, NoReturn
 
 JsonPath = tuple[str | int, ...]
 """Keys and indexes, the outermost first: ``("nodes", 0, "inputs")``."""
 
 MAX_DEPTH = 100
-
-_Scan = Callable[[str, int], tuple[Any, int]]
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{},:]|[^][{},:"\s]+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,99 +22,67 @@ class JsonText:
     Attributes:
         value: The value of the text.
         repeated: Keys that occur twice in their object; the last one counts.
+        lines: The line of each value, from 1.
     """
 
     value: Any
     repeated: tuple[JsonPath, ...]
-    _positions: dict[int, dict[str | int, int]]
-    _line_ends: list[int]
-    _begin: int
+    lines: dict[JsonPath, int]
 
     def line(self, path: JsonPath) -> int:
-        """Return the line of a value, from 1. If the path leads nowhere, the last value on it counts."""
-        value, position = self.value, self._begin
-        for step in path:
-            members = self._positions.get(id(value), {}) if isinstance(value, dict | list) else {}
-            if step not in members:
-                break
-            value, position = value[step], members[step]
-        return bisect(self._line_ends, position) + 1
+        """Return the line of a value. If the path leads nowhere, the last value on it counts."""
+        while path not in self.lines:
+            path = path[:-1]
+        return self.lines[path]
 
 
 def read_json(text: str) -> JsonText:
     """Read a JSON text; ``json.JSONDecodeError`` says in which line it is not JSON."""
-    decoder = _Decoder()
-    value = decoder.decode(text)
-    line_ends = [match.start() for match in re.finditer("\n", text)]
-    return JsonText(value, tuple(decoder.repeated(value)), decoder.positions, line_ends, decoder.begin[0])
-
-
-class _Decoder(json.JSONDecoder):
-    """The decoder of the standard library in pure Python, which records where each value begins."""
-
-    def __init__(self) -> None:
-        super().__init__(parse_constant=_refuse_constant)
-        self.positions: dict[int, dict[str | int, int]] = {}
-        """Id of each object and array to the positions of its members."""
-        self.begin: list[int] = []
-        """Position of the outermost value."""
-        self._repeated: dict[int, list[str]] = {}
-        self._depth = 0
-        self.parse_object = self._parse_object
-        self.parse_array = self._parse_array
-        self.scan_once = self._recording(py_make_scanner(self), self.begin)
-
-    def repeated(self, value: Any, path: JsonPath = ()) -> Iterator[JsonPath]:
-        """Yield the repeated keys within a value that was read."""
-        if not isinstance(value, dict | list):
-            return
-        yield from ((*path, key) for key in self._repeated.get(id(value), ()))
-        for key, member in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from self.repeated(member, (*path, key))
-
-    def _parse_object(self, begin: tuple[str, int], strict: bool, scan: _Scan, *_: Any) -> tuple[Any, int]:
-        starts: list[int] = []
-        pairs, end = JSONObject(begin, strict, self._recording(scan, starts), None, list)
-        keys = [key for key, _ in pairs]
-        _require_text("".join(keys), *begin)
-        value = dict(pairs)
-        self.positions[id(value)] = dict(zip(keys, starts, strict=True))
-        self._repeated[id(value)] = [key for key, uses in Counter(keys).items() if uses > 1]
-        return value, end
-
-    def _parse_array(self, begin: tuple[str, int], scan: _Scan) -> tuple[Any, int]:
-        starts: list[int] = []
-        value, end = JSONArray(begin, self._recording(scan, starts))
-        self.positions[id(value)] = dict(enumerate(starts))
-        return value, end
-
-    def _recording(self, scan: _Scan, starts: list[int]) -> _Scan:
-        """Return a function that reads a value with ``scan`` and appends where the value begins."""
-
-        def read(text: str, index: int) -> tuple[Any, int]:
-            starts.append(index)
-            if self._depth > MAX_DEPTH:
-                raise json.JSONDecodeError("Nested too deeply", text, index)
-            self._depth += 1
-            try:
-                value, end = scan(text, index)
-            except json.JSONDecodeError:
-                raise
-            except ValueError as error:  # NaN, and numbers of more digits than Python converts
-                raise json.JSONDecodeError(str(error), text, index) from None
-            self._depth -= 1
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        depth += (match[0] in "[{") - (match[0] in "]}")
+        try:
+            if depth > MAX_DEPTH:
+                raise ValueError("Nested too deeply")
+            value = None if match[0] in "[]{},:" else json.loads(match[0], parse_constant=_refuse_constant)
             if isinstance(value, str):
-                _require_text(value, text, index)
-            return value, end
+                value.encode()
+        except json.JSONDecodeError:
+            pass  # it is found again below, with its place in the whole text
+        except UnicodeEncodeError:
+            raise json.JSONDecodeError("Half of a surrogate pair is not text", text, match.start()) from None
+        except ValueError as error:  # also numbers of more digits than Python converts
+            raise json.JSONDecodeError(str(error), text, match.start()) from None
+    value = json.loads(text)
+    lines: dict[JsonPath, int] = {}
+    repeated: dict[JsonPath, None] = {}
+    line, counted = 1, 0
+    tokens = _TOKEN.finditer(text)
+    for path, token in _values(next(tokens), tokens, ()):
+        line, counted = line + text.count("\n", counted, token.start()), token.start()
+        if path in lines:
+            repeated[path] = None
+            lines = {other: at for other, at in lines.items() if other[: len(path)] != path}
+        lines[path] = line
+    return JsonText(value, tuple(repeated), lines)
 
-        return read
 
-
-def _require_text(value: str, text: str, index: int) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise json.JSONDecodeError("Half of a surrogate pair is not text", text, index) from None
+def _values(
+    token: re.Match[str], tokens: Iterator[re.Match[str]], path: JsonPath
+) -> Iterator[tuple[JsonPath, re.Match[str]]]:
+    """Yield the path and the first token of each value that begins with ``token``, in valid JSON."""
+    yield path, token
+    if token[0] not in "[{":
+        return
+    index = 0
+    while (member := next(tokens))[0] not in "]}":
+        if member[0] == ",":
+            continue
+        key: str | int = index
+        if token[0] == "{":
+            key, _, member = json.loads(member[0]), next(tokens), next(tokens)
+        yield from _values(member, tokens, (*path, key))
+        index += 1
 
 
 def _refuse_constant(name: str) -> NoReturn:
