@@ -21,7 +21,7 @@ from exotrio._util.times import iso_time
 from exotrio._util.words import listed
 from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
-from exotrio.cli.folder import DATABASE, KEY, client_at, find_namespace, is_shared, open_endpoint
+from exotrio.cli.folder import DATABASE, KEY, client_at, find_namespace, is_shared, open_endpoint, read_key
 from exotrio.cli.program import command_line
 from exotrio.cli.terminal.logs import show_warnings
 from exotrio.cli.terminal.output import print_as, print_message, table
@@ -244,18 +244,3 @@ def how_to_give_a_key() -> str:
     """Return what to do if there is no key, for messages."""
     local = f"; for the state manager of this folder: --key-file {KEY}"
     return f"give --key-file FILE, or set {KEY_VARIABLE}{local if KEY.is_file() else ''}"
-
-
-def read_key(path: Path) -> str:
-    """Return the key in a file; ConfigurationError if it cannot be read, or is empty."""
-    try:
-        key = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(
-            f"the key file {path} cannot be read: {reason}",
-            fix=f"a local server keeps its key next to its database: {KEY}",
-        ) from error
-    if not key:
-        raise ConfigurationError(f"the key file {path} is empty", fix="write the API key into it")
-    return key

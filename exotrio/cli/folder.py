@@ -60,7 +60,7 @@ async def open_endpoint(stack: AsyncExitStack, db: str | None) -> Endpoint:
 def served_here() -> Endpoint | None:
     """Return the state manager that a process serves for the database of this folder; None if none does."""
     url = url_of_owner(DATABASE, checks=True)
-    return None if url is None else Endpoint(url, _key_of(DATABASE))
+    return None if url is None else _endpoint_at(url, DATABASE)
 
 
 def endpoint_in_use(file: Path, busy: DatabaseBusy) -> Endpoint:
@@ -69,41 +69,39 @@ def endpoint_in_use(file: Path, busy: DatabaseBusy) -> Endpoint:
     if url is None:
         fix = "wait until that process ends; one that is started with `run --serve` or `dev` answers"
         raise DatabaseBusy(busy.what, where=busy.where, fix=fix) from busy
-    return Endpoint(url, _key_of(file))
+    return _endpoint_at(url, file)
 
 
-def key_source(file: Path) -> str:
-    """Return where the key of a state manager on a file is, if it was started without options for the key."""
+def keys_of(file: Path) -> dict[str, str]:
+    """Return the keys that a state manager on a file may have, by where each is, but not from its options.
+    It uses the first one."""
     settings = read_settings()
-    if settings.state_manager_secret or settings.api_key:
-        return f"the key of {SERVER_KEY_VARIABLE if settings.state_manager_secret else KEY_VARIABLE}"
-    return f"the key in {_key_file(file)}"
-
-
-def api_keys(key_file: Path | None, db: str | None) -> set[str]:
-    """Return the API keys that a command could use: those of variables, and of files that can be read."""
-    settings = read_settings()
-    keys = {key for key in (settings.api_key, settings.state_manager_secret) if key}
-    for file in (key_file, _key_file(Path(db or DATABASE))):
-        if file is not None:
-            with suppress(OSError, UnicodeDecodeError):
-                keys.add(file.read_text("utf-8").strip())
+    variables = {SERVER_KEY_VARIABLE: settings.state_manager_secret, KEY_VARIABLE: settings.api_key}
+    keys = {f"the key of {name}": key for name, key in variables.items() if key}
+    key_file = file.with_name(f"{file.name}.api-key")
+    with suppress(OSError, UnicodeDecodeError):
+        keys[f"the key in {key_file}"] = key_file.read_text("utf-8").strip()
     return keys
 
 
-def _key_of(file: Path) -> str:
-    """Return the key of a state manager on a file, if it was started without options for the key."""
-    settings = read_settings()
-    if key := settings.state_manager_secret or settings.api_key:
-        return key
+def _endpoint_at(url: str, file: Path) -> Endpoint:
+    # It refuses an unknown key, and says what to do.
+    return Endpoint(url, next(iter(keys_of(file).values()), "unknown"))
+
+
+def read_key(path: Path) -> str:
+    """Return the key in a file; ConfigurationError if it cannot be read, or is empty."""
     try:
-        return _key_file(file).read_text("utf-8").strip()
-    except OSError:
-        return "unknown"  # the state manager refuses it, with what to do
-
-
-def _key_file(file: Path) -> Path:
-    return file.with_name(f"{file.name}.api-key")
+        key = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(
+            f"the key file {path} cannot be read: {reason}",
+            fix=f"a local server keeps its key next to its database: {KEY}",
+        ) from error
+    if not key:
+        raise ConfigurationError(f"the key file {path} is empty", fix="write the API key into it")
+    return key
 
 
 async def find_namespace(endpoint: Endpoint, shown: str) -> str:

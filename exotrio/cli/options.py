@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -13,7 +14,7 @@ from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE
 from exotrio._util.database_url import check_database, is_database_url, parse_database_url
 from exotrio._wire.vocabulary import check_key
 from exotrio.cli import completion, values
-from exotrio.cli.folder import api_keys
+from exotrio.cli.folder import DATABASE, keys_of, read_key
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError
 
@@ -102,7 +103,9 @@ def run_key(
                     check_key(run_key)
                 except ValueError as error:
                     raise click.UsageError(f"the --run-key {error}") from None
-                if run_key in api_keys(others.get("key_file"), others.get("db")):
+                api_keys = [*keys_of(Path(others.get("db") or DATABASE)).values()]
+                api_keys += [read_key(others["key_file"])] if others.get("key_file") else []
+                if run_key in api_keys:
                     raise click.UsageError(
                         "the --run-key is the API key, and everyone who sees the run would see it; the API "
                         f"key is given with --key-file or {KEY_VARIABLE}"

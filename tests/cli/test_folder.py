@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exotrio.cli.commands import ui
 from exotrio.manager.store.sqlite.database import Ownership
 from tests.support.commands import NODES, Cli, fails
 from tests.support.pages import GUIDE, block
@@ -311,7 +310,6 @@ def test_the_dashboard_of_the_folder_is_opened_signed_in_until_ctrl_c(
         (page,) = re.findall(rf"^dashboard, to be .*: (/\S+) \(it leads to {url}\)\n$", end.err)
         with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
             assert "You are signed in" in browser.get(link_in(page)).text
-        monkeypatch.setattr(ui, "LOADING", 0.0)
         cli.write("browser.py", READING_BROWSER)
         end = cli("ui", code=0)
         link_of_browser = (cli.folder / "read").read_text()

@@ -7,19 +7,15 @@ from pathlib import Path
 import click
 import trio
 
-from exotrio._http.endpoint import Endpoint
 from exotrio._shared.settings import read_settings
 from exotrio._util.database_url import is_database_url
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
-from exotrio.cli.folder import MEMORY, client_at, endpoint_in_use, key_source
+from exotrio.cli.folder import client_at, endpoint_in_use, keys_of
 from exotrio.cli.program import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
-
-LOADING = 10.0
-"""Seconds for a browser to read a page before it is removed."""
 
 
 @click.command(name="ui")
@@ -69,44 +65,22 @@ def _existing(db: str | None) -> str | Path:
 
 async def _show(database: str | Path, port: int, *, opens: bool) -> None:
     # Here, as above.
-    from exotrio.cli.terminal.browser import open_signed_in, shown_link, sign_in_page
+    from exotrio.cli.terminal.browser import open_in_browser, page_next_to, show_sign_in, sign_in_page
     from exotrio.manager.serving import embedded_and_served
 
     try:
         async with embedded_and_served(database, ports=(port,), schedules=False) as served:
             with sign_in_page(database) as page:
-                shown = shown_link(await served.sign_in_link(), page)
-                print_message(f"dashboard, to be opened once within 10 minutes: {shown}\nCtrl-C ends it")
-                if opens:
-                    await open_signed_in(page, await served.sign_in_link())
+                await show_sign_in(served.sign_in_link, page, opens=opens)
+                print_message("Ctrl-C ends it")
                 await trio.sleep_forever()
     except DatabaseBusy as busy:
         file = Path(database)
-        await _show_running(file, endpoint_in_use(file, busy), opens=opens)
-
-
-async def _show_running(file: Path, endpoint: Endpoint, *, opens: bool) -> None:
-    """Show the dashboard of the process that has a file open and serves it."""
-    # Here, as above.
-    from exotrio.cli.terminal.browser import (
-        open_in_browser,
-        open_signed_in,
-        page_next_to,
-        shown_link,
-        sign_in_page,
-    )
-
+        endpoint = endpoint_in_use(file, busy)
     async with client_at(endpoint, "default") as manager:
         try:
-            link, other_link = await manager.sign_in_link(), await manager.sign_in_link()
+            await show_sign_in(manager.sign_in_link, page_next_to(file), opens=opens)
         except ManagerError:  # that state manager is older, or has another key
-            print_message(f"dashboard: {endpoint.uri}\nsign in with {key_source(file)}")
+            print_message(f"dashboard: {endpoint.uri}\nsign in with {next(iter(keys_of(file)), 'its key')}")
             if opens and not await open_in_browser(endpoint.uri):
                 print_message("no browser could be opened: open the address yourself")
-            return
-    shown = shown_link(link, page_next_to(file))
-    print_message(f"dashboard, to be opened once within 10 minutes: {shown}")
-    if opens:
-        with sign_in_page(MEMORY) as page:
-            if await open_signed_in(page, other_link):
-                await trio.sleep(LOADING)

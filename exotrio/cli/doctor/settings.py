@@ -33,8 +33,8 @@ from exotrio._shared.settings import (
 )
 from exotrio._util.database_url import is_database_url, parse_database_url, shown_database
 from exotrio._util.words import suggestion
-from exotrio.cli.connection import how_to_give_a_key, read_key
-from exotrio.cli.folder import DATABASE
+from exotrio.cli.connection import how_to_give_a_key
+from exotrio.cli.folder import DATABASE, read_key
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
 from exotrio.manager.rules.findings import Finding, database_url_findings, info

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -31,6 +31,14 @@ _PAGE = """<!doctype html>
 """
 
 _TERMINAL_BROWSERS = frozenset({"www-browser", "links", "elinks", "lynx", "w3m", "links2"})
+
+
+async def show_sign_in(sign_in_link: Callable[[], Awaitable[str]], page: Path, *, opens: bool) -> None:
+    """Print a link that signs in, as ``shown_link`` says; if ``opens``, open another one in a browser."""
+    shown = shown_link(await sign_in_link(), page)
+    print_message(f"dashboard, to be opened once within 10 minutes: {shown}")
+    if opens:
+        await open_signed_in(page, await sign_in_link())
 
 
 async def open_signed_in(page: Path, link: str) -> bool:
