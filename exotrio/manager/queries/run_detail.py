@@ -11,14 +11,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
 from exotrio.manager.engine.states import ENDED, ERRORED
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import end_of
-from exotrio.manager.queries.runs import run_size
+from exotrio.manager.queries.runs import counts_of, further_of, run_size
 from exotrio.manager.queries.states import MAX_SEARCHED, Times, read_rows, times
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
@@ -87,19 +87,34 @@ class Span:
     state_id: str | None = None
 
 
+class Lane(NamedTuple):
+    """A node of a timeline; ``further`` of its ``states`` are further outputs of others."""
+
+    name: str
+    states: int
+    further: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Spans:
     """The data of a timeline: all states, or about one in ``each``. Times are in milliseconds.
 
     Attributes:
+        lanes: The nodes of the graph, in its order.
         until: From the start of the run to its end, or to now, without the times when it was idle.
         breaks: Where such times are left out: after how many ms, and how long they were.
     """
 
+    lanes: Sequence[Lane]
     spans: list[Span]
     each: int
     until: int
     breaks: Sequence[tuple[int, int]] = ()
+
+    @property
+    def many(self) -> bool:
+        """Whether they are too many to be drawn one by one."""
+        return len(self.spans) > MAX_BARS
 
     @property
     def has_unreported(self) -> bool:
@@ -161,7 +176,15 @@ def spans_of(view: View, run: Row) -> Spans:
             )
         )
     end = latest if run["finished_at"] is not None else view.now_ms
-    return Spans(spans, each, max(1, working.at(end)), working.breaks())
+    return Spans(_lanes(view, run), spans, each, max(1, working.at(end)), working.breaks())
+
+
+def _lanes(view: View, run: Row) -> list[Lane]:
+    counts, further = counts_of(view, run["id"]), further_of(view, run)
+    return [
+        Lane(place.identifier, sum(counts.get(place.index, {}).values()), further.get(place.index, 0))
+        for place in view.template(run["template"]).places
+    ]
 
 
 def _ends(view: View, run: int) -> tuple[int, int]:

@@ -17,7 +17,6 @@ from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.queries.load import BUFFERED, buffered_among
 from exotrio.manager.queries.run_detail import (
-    MAX_BARS,
     choose_states,
     events_of,
     read_states,
@@ -35,7 +34,7 @@ from exotrio.manager.web.format import CANCELLED, CLASSES, classed, line_of, sho
 from exotrio.manager.web.page import Data, render, style
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
-from exotrio.manager.web.svg.timeline import Lane, draw_timeline
+from exotrio.manager.web.svg.timeline import draw_timeline
 from exotrio.manager.web.texts import ShownTexts
 
 MAX_EVENTS = 200
@@ -72,10 +71,6 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
         href=lambda place: f"#n{place.index}" if totals[place.index] else None,
         unreached=unreached,
     )
-    lanes = [
-        Lane(place.identifier, total, further.get(place.index, 0))
-        for place, total in zip(template.places, totals, strict=True)
-    ]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
     events = [{**event, "worker": texts.begin(event["worker"] or "")} for event in events]
     summary = read_run(run)
@@ -98,13 +93,8 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
         totals=totals,
         counts=counts,
         classes=[name for name in (*CLASSES, CANCELLED) if any(name in each for each in counts)],
-        timeline={
-            "picture": draw_timeline(lanes, spans, lambda state_id: f"#s{state_id}"),
-            "each": spans.each,
-            "many": len(spans.spans) > MAX_BARS,
-            "has_breaks": bool(spans.breaks),
-            "unreported": spans.has_unreported,
-        },
+        timeline=draw_timeline(spans, lambda state_id: f"#s{state_id}"),
+        spans=spans,
         faults=faults,
         linked=False,
         picked=picked,

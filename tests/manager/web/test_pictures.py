@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
+from exotrio.manager.queries.run_detail import MAX_BARS, Lane, Span, Spans
 from exotrio.manager.queries.states import Spent, Times
 from exotrio.manager.web.format import ago, shorten, spent_text
 from exotrio.manager.web.page import style
@@ -21,7 +21,7 @@ from exotrio.manager.web.svg.bars import bar, split
 from exotrio.manager.web.svg.elements import element
 from exotrio.manager.web.svg.graph import Box, draw_graph
 from exotrio.manager.web.svg.graph_layout import lay_out
-from exotrio.manager.web.svg.timeline import Lane, draw_timeline, nice_step
+from exotrio.manager.web.svg.timeline import draw_timeline, nice_step
 from exotrio.manager.web.svg.trends import draw_counts, draw_times
 
 HOSTILE = "</text><script>alert(1)</script>\"'&"
@@ -198,7 +198,8 @@ def timeline(
     lanes: Sequence[tuple[str, int] | tuple[str, int, int]], spans: list[Span], *, until: int, each: int = 1
 ) -> str:
     return draw_timeline(
-        [Lane(*lane) for lane in lanes], Spans(spans, each, until), lambda state_id: f"/s/{state_id}"
+        Spans([Lane(*lane) for lane in lanes], spans, each, until),
+        lambda state_id: f"/s/{state_id}",
     )
 
 
@@ -271,7 +272,7 @@ def test_a_lane_that_is_complete_in_a_sample_shows_bars() -> None:
 
 def test_breaks_of_the_axis_say_what_is_left_out_unless_their_texts_would_overlap() -> None:
     breaks = [(10, 60_000), (20, 120_000), (90, 3_600_000)]
-    drawn = draw_timeline([Lane("a", 1)], Spans([span(0)], 1, 100, breaks), lambda state_id: "")
+    drawn = draw_timeline(Spans([Lane("a", 1)], [span(0)], 1, 100, breaks), lambda state_id: "")
     assert re.findall(r'class="break" x1="([^"]*)"', drawn) == ["10.00%", "20.00%", "90.00%"]
     assert re.findall(r">([^<]*left out)<", drawn) == ["1 min left out", "1 h left out"]
     assert "2 min left out: the run had ended, and was then retried" in drawn

@@ -9,7 +9,7 @@ from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, SUCCESS
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
-from exotrio.manager.queries.run_detail import MAX_BARS, MAX_SPANS, events_of, spans_of
+from exotrio.manager.queries.run_detail import MAX_SPANS, events_of, spans_of
 from exotrio.manager.queries.runs import (
     counts_of,
     further_of,
@@ -30,7 +30,7 @@ from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, clas
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, link
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
-from exotrio.manager.web.svg.timeline import Lane, draw_timeline
+from exotrio.manager.web.svg.timeline import draw_timeline
 from exotrio.manager.web.texts import ShownTexts
 
 MAX_COMPARED = 2_000
@@ -123,19 +123,8 @@ class _Run:
         }
 
     def timeline(self) -> Data:
-        spans, further = spans_of(self.view, self.run), further_of(self.view, self.run)
-        lanes = []
-        for place in self.template.places:
-            states = sum(self.counts.get(place.index, {}).values())
-            lanes.append(Lane(place.identifier, states, further.get(place.index, 0)))
-        picture = draw_timeline(lanes, spans, self.to_state)
-        return {
-            "picture": picture,
-            "each": spans.each,
-            "many": len(spans.spans) > MAX_BARS,
-            "has_breaks": bool(spans.breaks),
-            "unreported": spans.has_unreported,
-        }
+        spans = spans_of(self.view, self.run)
+        return {"picture": draw_timeline(spans, self.to_state), "spans": spans}
 
     def states(self) -> Data:
         view, request, run, counts = self.view, self.request, self.run, self.counts

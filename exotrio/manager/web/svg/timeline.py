@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from markupsafe import Markup
 
 from exotrio._util.times import format_duration
-from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
+from exotrio.manager.queries.run_detail import Lane, Span, Spans
 from exotrio.manager.web.format import spent_text, status_class
 from exotrio.manager.web.svg.elements import element, fit, join, rect, share
 
@@ -41,24 +40,16 @@ HEIGHTS = {"waits": (2, 3), "buffered": (4, 2), "runs": (7, 0), "unreported": (7
 """Of the parts of a bar, each with its distance from the top of the row."""
 
 
-class Lane(NamedTuple):
-    """A node of the graph; ``further`` of its ``states`` are further outputs of others."""
-
-    name: str
-    states: int
-    further: int = 0
-
-
-def draw_timeline(lanes: Sequence[Lane], spans: Spans, href: Callable[[str], str]) -> Markup:
+def draw_timeline(spans: Spans, href: Callable[[str], str]) -> Markup:
     """Return the picture of a run, with its lanes from the top; ``href`` returns the link of a state."""
     until, each = max(spans.until, 1), spans.each
-    by_lane: list[list[Span]] = [[] for _ in lanes]
+    by_lane: list[list[Span]] = [[] for _ in spans.lanes]
     for span in spans.spans:
         by_lane[span.place].append(span)
-    few = each == 1 and len(spans.spans) <= MAX_BARS
+    few = each == 1 and not spans.many
     parts: list[Markup] = []
     y = HEAD
-    for lane, members in zip(lanes, by_lane, strict=True):
+    for lane, members in zip(spans.lanes, by_lane, strict=True):
         # States that neither waited nor ran, such as most of a fan-out, are not bars. A few others among
         # thousands are.
         lasting = [
