@@ -182,6 +182,8 @@ def texts_of(what: str, values: Values | None, model: type[BaseModel] | None = N
     Raises:
         ConfigurationError: they have no form as text, or are of another model; no value is quoted.
     """
+    if type(values) is dict and all(type(each) is str for each in values.values()):
+        return values  # the usual case, at once: a list of runs may have a million
     if isinstance(values, BaseModel):
         if model is not None and not isinstance(values, model):
             which = f"of {type(values).__qualname__}, not of {model.__qualname__}"

@@ -6,7 +6,7 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 
 - ``_stock_calls``, ``_runs``, ``_states``, ``_state_manager``: the class. Each inherits from the one before,
   and adds calls: those of the stock SDK, about runs, about states, and about the namespace and its runtimes;
-- ``_graphs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
+- ``_graphs``, ``_new_runs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
 - ``_calls``: which API a call uses, and how often it is tried.
 
 Nothing here depends on the event loop that runs it: ``exotrio._http`` does. While the server is unavailable,
@@ -58,7 +58,7 @@ from exotrio._wire.v0 import StateRetry as StateRetry
 from exotrio._wire.vocabulary import RunStatus as RunStatus
 from exotrio._wire.vocabulary import StateStatus as StateStatus
 from exotrio._wire.vocabulary import ValidationStatus as ValidationStatus
+from exotrio.client._new_runs import NewRun as NewRun
 from exotrio.client._state_manager import StateManager as StateManager
-from exotrio.client._triggers import NewRun as NewRun
 
 __all__ = sorted(name for name, value in globals().items() if isinstance(value, type))

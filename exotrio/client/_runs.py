@@ -26,8 +26,9 @@ from exotrio._wire.vocabulary import (
     to_ms,
 )
 from exotrio.client._calls import checked_query
+from exotrio.client._new_runs import NewRuns
 from exotrio.client._stock_calls import StockCalls
-from exotrio.client._triggers import ManyRuns, NewRuns
+from exotrio.client._triggers import ManyRuns
 from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound
 
 FIRST_POLL = 0.05
@@ -69,10 +70,11 @@ class RunCalls(StockCalls):
             The ids of the runs, in the order of ``runs``.
 
         Raises:
-            RequestRefused: the graph is not valid, or runs do not fit it: ``runs[7]`` in the message stands
-                for the eighth. If the list has more than 1,000 runs, others may have been started.
+            RequestRefused: the graph is not valid, or runs do not fit it and its nodes: ``runs[7]`` in the
+                message stands for the eighth. If ``runs`` is a list, no run was started; of any other
+                iterable those of earlier requests may have been.
             ManagerUnavailable: no usable answer. Runs may have been started.
-            ConfigurationError: an entry of ``runs`` is not a run. Those before may have been started.
+            ConfigurationError: an entry of ``runs`` is not a run, or a value has no form as text. As above.
 
             Each message has the number of started runs. To continue after an error without starting a run
             twice, give each run a ``run_id`` or a ``key`` and repeat the call with all of them: those that

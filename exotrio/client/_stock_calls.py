@@ -10,7 +10,8 @@ from exotrio._http.endpoint import resolve_endpoint, version_problems
 from exotrio._wire.graphs import GraphBody
 from exotrio.client import _graphs
 from exotrio.client._calls import Calls
-from exotrio.client._triggers import NewRun, trigger
+from exotrio.client._new_runs import NewRun
+from exotrio.client._triggers import trigger
 from exotrio.errors import ConfigurationError
 from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
-from uuid import uuid4
 
 import anyio
-from pydantic import BaseModel
 
-from exotrio._fields.models import Values, texts_of
+from exotrio._fields.models import Values
 from exotrio._http.response import Answer, problems_in
 from exotrio._util.json import NotJson, encode
 from exotrio._util.tracing import Span, producing
@@ -21,6 +27,7 @@ from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph, pauses
+from exotrio.client._new_runs import NewRun, NewRuns, check_list, named, run_of
 from exotrio.errors import ConfigurationError, ExotrioError, ManagerError, ManagerUnavailable, RequestRefused
 
 T = TypeVar("T")
@@ -35,45 +42,6 @@ some."""
 NO_KEYS = "a run cannot be started by a key"
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """A run for ``trigger_many``, described as for ``trigger``.
-
-    Args:
-        inputs: Inputs of the graph's first node, in place of those in the graph: an instance of its
-            ``Inputs``, which gives all of them, or a dict of values or their texts.
-        store: The run's store, values or their texts.
-        start_delay: Milliseconds before the run starts.
-        run_id: A UUID for the run: a second request with the same one starts no second run. A state manager
-            that speaks only v0 gives the run another id. Defaults to None: a new one is made.
-        key: As in ``trigger``; in place of a ``run_id``.
-    """
-
-    inputs: Values = field(default_factory=dict)
-    store: Mapping[str, object] = field(default_factory=dict)
-    start_delay: int = 0
-    run_id: str | None = None
-    key: str | None = None
-
-    def request(self) -> dict[str, Any]:
-        """Return the body of a native request. It has an id or a key, so that repeating the request cannot
-        start a second run.
-
-        Raises:
-            ConfigurationError: a value has no form as text; or it has an id and a key.
-        """
-        if self.run_id is not None and self.key is not None:
-            raise ConfigurationError(
-                "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
-            )
-        once = {"run_id": str(self.run_id or uuid4())} if self.key is None else {"key": self.key}
-        inputs, store = texts_of("inputs", self.inputs), texts_of("store", self.store)
-        return {"start_delay": self.start_delay, "inputs": inputs, "store": store, **once}
-
-
-NewRuns = Iterable[NewRun | Values] | AsyncIterable[NewRun | Values]
 
 
 async def trigger(calls: Calls, graph_name: str, run: NewRun) -> dict[str, Any]:
@@ -192,6 +160,8 @@ class ManyRuns:
                 async with aclosing(_parts(_entries(runs, _trace(span)))) as parts:
                     # A list without runs, or with a mistake in the first ones, needs no state manager.
                     if (first := await anext(parts, None)) is not None:
+                        if isinstance(runs, Sequence) and len(first) < len(runs):
+                            await self._check(runs)
                         await self._start_parts(_chain(first, parts))
                 if span is not None:
                     span.add({"messaging.batch.message_count": len(self.ids)})
@@ -201,6 +171,10 @@ class ManyRuns:
             self._add_count_to(error)
             raise
         return [self.ids[index] for index in sorted(self.ids)]
+
+    async def _check(self, runs: Sequence[NewRun | Values]) -> None:
+        if await self._calls.is_native():
+            await check_list(self._calls, self._graph_name, runs)
 
     async def _start_parts(self, parts: AsyncGenerator[list[_Entry]]) -> None:
         if await self._calls.is_native():
@@ -323,18 +297,14 @@ class ManyRuns:
 async def _entries(runs: NewRuns, trace: Mapping[str, str]) -> AsyncGenerator[_Entry]:
     index = 0
     async with aclosing(_each_of(runs)) as each:
-        async for run in each:
-            if isinstance(run, Mapping | BaseModel):
-                run = NewRun(inputs=run)
-            elif not isinstance(run, NewRun):
-                what = f"runs[{index}] is a {type(run).__name__}, not a NewRun or the inputs of one"
-                raise ConfigurationError(what)
+        async for item in each:
+            run = run_of(index, item)
             try:
                 entry = _Entry(index, run, encode({**run.request(), **trace}))
             except NotJson as error:
                 raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
             except ConfigurationError as error:
-                raise ConfigurationError(f"runs[{index}]: {error.what}", error.problems) from None
+                raise named(index, error) from None
             yield entry
             index += 1
 

@@ -20,7 +20,7 @@ from exotrio.errors import ConfigurationError, ManagerUnavailable, NotFound, Req
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim
 from tests.support.client_double import GRAPH, Server
-from tests.support.helpers import ok, place
+from tests.support.helpers import declare, node_name, ok, place
 from tests.support.http_doubles import answer
 from tests.support.manager import Manager, embedded_in, open_manager
 
@@ -44,7 +44,8 @@ class Started:
     """A server that starts every run, and notes which."""
 
     def __init__(self, *, native: bool = True) -> None:
-        self.server = Server(native=native)
+        self.server = Server(native=native).on("GET g", answer(200, GRAPH))
+        self.server.on("GET nodes", answer(200, {"namespace": "ns", "count": 0, "nodes": []}))
         self.server.double.handler = self._answer
         self._others = self.server._answer
         self.requests: list[list[dict[str, Any]]] = []
@@ -192,6 +193,25 @@ async def test_any_iterable_of_any_length_is_taken_in_its_order() -> None:
             assert [inputs[run_id] for run_id in ids] == [str(number) for number in range(count)]
 
 
+async def test_a_list_with_a_run_that_does_not_fit_starts_none_of_its_runs() -> None:
+    async with world(store_config=STORE) as (client, manager):
+        count = {"p": {"type": "string", "contentSchema": {"type": "integer"}}}
+        ok(await manager.api.register([declare(node_name("a"), count)]))
+        fitting = [NewRun(inputs={"p": number}, store={"k": True}) for number in range(MAX_BATCH)]
+        for last, problem in (
+            (NewRun(inputs={"p": "x"}, store={"k": 1}), "input 'p' of 'a' in graph 'graph' must be a whole"),
+            (NewRun(inputs={"q": 1}, store={"k": 1}), "'a' in graph 'graph' has no input 'q'"),
+            ({"p": 1}, "the store lacks required keys: k"),
+        ):
+            with pytest.raises(RequestRefused, match=rf"runs\[1000\]: {problem}") as refused:
+                await client.trigger_many("graph", [*fitting, last])
+            assert "0 runs of the list were started" in refused.value.where
+        with pytest.raises(ConfigurationError, match=r"runs\[1000\]: the inputs have no form as text"):
+            await client.trigger_many("graph", [*fitting, {"p": object()}])
+        assert await total(manager) == 0
+        assert len(await client.trigger_many("graph", [*fitting, fitting[0]])) == MAX_BATCH + 1
+
+
 @pytest.mark.parametrize("bad", ["text", None, ("p", "x"), 5])
 async def test_lines_that_are_not_runs_are_named(bad: Any) -> None:
     async with world() as (client, manager):
@@ -251,7 +271,7 @@ async def test_a_refused_run_is_named_by_its_place_in_the_whole_list() -> None:
     runs[MAX_BATCH + 200] = NewRun()
     async with world(store_config=STORE) as (client, manager):
         with pytest.raises(RequestRefused) as refusal:
-            await client.trigger_many("graph", runs)
+            await client.trigger_many("graph", iter(runs))
         assert f"runs[{MAX_BATCH + 200}]: the store lacks required keys: k" in str(refusal.value)
         started = await total(manager)
         assert started % MAX_BATCH == 0
@@ -264,7 +284,7 @@ async def test_after_an_error_the_list_can_be_repeated_with_its_ids() -> None:
     broken = [*runs[:-1], NewRun(run_id=runs[-1].run_id)]
     async with world(store_config=STORE) as (client, manager):
         with pytest.raises(RequestRefused, match=f"{MAX_BATCH:,} runs of the list were started"):
-            await client.trigger_many("graph", broken)
+            await client.trigger_many("graph", iter(broken))
         assert await client.trigger_many("graph", runs) == [run.run_id for run in runs]
         assert await total(manager) == len(runs)
 

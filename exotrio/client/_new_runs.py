@@ -1,0 +1,118 @@
+"""Descriptions of runs to start, and the check of a list of them that takes several requests.
+
+Our server checks each request. So the second one could be refused when the runs of the first have started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import anyio
+from pydantic import BaseModel, ValidationError
+
+from exotrio._fields.models import Values, texts_of
+from exotrio._util.words import readable_errors
+from exotrio._wire.graphs import GraphReply
+from exotrio._wire.v0 import NodesReply
+from exotrio.client._calls import Calls
+from exotrio.client._graphs import get_graph
+from exotrio.errors import ConfigurationError, InvalidResponse, RequestRefused
+from exotrio.graph.values import check_of
+
+MAX_NAMED = 10
+"""Runs of a list that an error names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run for ``trigger_many``, described as for ``trigger``.
+
+    Args:
+        inputs: Inputs of the graph's first node, in place of those in the graph: an instance of its
+            ``Inputs``, which gives all of them, or a dict of values or their texts.
+        store: The run's store, values or their texts.
+        start_delay: Milliseconds before the run starts.
+        run_id: A UUID for the run: a second request with the same one starts no second run. A state manager
+            that speaks only v0 gives the run another id. Defaults to None: a new one is made.
+        key: As in ``trigger``; in place of a ``run_id``.
+    """
+
+    inputs: Values = field(default_factory=dict)
+    store: Mapping[str, object] = field(default_factory=dict)
+    start_delay: int = 0
+    run_id: str | None = None
+    key: str | None = None
+
+    def request(self) -> dict[str, Any]:
+        """Return the body of a native request. It has an id or a key, so that repeating the request cannot
+        start a second run.
+
+        Raises:
+            ConfigurationError: a value has no form as text; or it has an id and a key.
+        """
+        if self.run_id is not None and self.key is not None:
+            raise ConfigurationError(
+                "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
+            )
+        once = {"run_id": str(self.run_id or uuid4())} if self.key is None else {"key": self.key}
+        inputs, store = texts_of("inputs", self.inputs), texts_of("store", self.store)
+        return {"start_delay": self.start_delay, "inputs": inputs, "store": store, **once}
+
+
+NewRuns = Iterable[NewRun | Values] | AsyncIterable[NewRun | Values]
+
+
+async def check_list(calls: Calls, graph_name: str, runs: Sequence[NewRun | Values]) -> None:
+    """Check the values of all runs of a list.
+
+    Raises:
+        RequestRefused: inputs or store of a run do not fit what is registered.
+        ConfigurationError: an entry is not a run, or a value has no form as text.
+    """
+    try:
+        graph = GraphReply.model_validate(await get_graph(calls, graph_name))
+    except ValidationError as error:
+        what = f"the graph {graph_name!r} cannot be read: {'; '.join(readable_errors(error))}"
+        raise InvalidResponse(what) from error
+    nodes = (await calls.fetch_list(NodesReply, "nodes", "")).nodes
+    schemas = {(node.namespace, node.name): node.inputs_schema for node in nodes}
+    if (check := check_of(graph_name, graph.nodes, schemas)) is None:
+        return
+    problems: list[str] = []
+    for index, (inputs, store) in enumerate(_texts_of_each(runs)):
+        if index % 1_000 == 0:
+            await anyio.lowlevel.checkpoint()
+        found = list(check.problems(inputs, store))
+        if missing := [key for key in graph.store_config.required_keys if key not in store]:
+            found.append(f"the store lacks required keys: {', '.join(missing)}")
+        if found:
+            problems.append(f"runs[{index}]: {'; '.join(found)}")
+            if len(problems) == MAX_NAMED:
+                break
+    if problems:
+        raise RequestRefused("\n".join([f"runs of graph {graph_name!r} are refused:", *problems]))
+
+
+def _texts_of_each(runs: Sequence[NewRun | Values]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    for index, item in enumerate(runs):
+        run = run_of(index, item)
+        try:
+            yield texts_of("inputs", run.inputs), texts_of("store", run.store)
+        except ConfigurationError as error:
+            raise named(index, error) from None
+
+
+def run_of(index: int, item: NewRun | Values) -> NewRun:
+    if isinstance(item, NewRun):
+        return item
+    if isinstance(item, Mapping | BaseModel):
+        return NewRun(inputs=item)
+    what = f"runs[{index}] is a {type(item).__name__}, not a NewRun or the inputs of one"
+    raise ConfigurationError(what)
+
+
+def named(index: int, error: ConfigurationError) -> ConfigurationError:
+    return ConfigurationError(f"runs[{index}]: {error.what}", error.problems)
