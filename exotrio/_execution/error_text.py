@@ -6,15 +6,12 @@ import os
 import sys
 import traceback
 
-from exotrio._util.error_message import MAX_DEPTH, MAX_ERROR_BYTES, MAX_LINE, joined, of_group
+from exotrio._util.error_message import MAX_DEPTH, MAX_ERROR_BYTES
 from exotrio._util.exceptions import leaves
 from exotrio._util.redaction import NO_SECRETS, Redactor
-from exotrio._util.words import shortened
 
 MAX_PIECE = 6 * 1024
 """Characters of one message, or of one frame, in a traceback: in any script less than half of all."""
-MAX_LEAVES = 5
-"""Exceptions of a group that are named in one line."""
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -37,17 +34,8 @@ def error_text(error: BaseException, redactor: Redactor = NO_SECRETS, note: str 
     except BaseException as failure:
         # Exceptions are user code too: one that cannot be formatted is still the error of its state.
         name = type(failure).__name__
-        text = f"{error_line(error, redactor)} (its traceback cannot be shown: {name})\n{note}"
+        text = f"{type(error).__name__} (its traceback cannot be shown: {name})\n{note}"
     return bounded(redactor.redact(text.rstrip("\n")))
-
-
-def error_line(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
-    """Return what ``error`` is in one line, redacted: its message; of a group, the messages in it."""
-    parts = leaves(error)
-    messages = [_message(part, redactor) for part in parts[:MAX_LEAVES]]
-    name = type(error).__name__
-    line = messages[0] if len(parts) == 1 else of_group(f"{name} of {len(parts)}", messages)
-    return shortened(line, MAX_LINE)
 
 
 def bounded(text: str) -> str:
@@ -77,19 +65,6 @@ def _is_too_deep(error: BaseException) -> bool:
             part for group in parts if isinstance(group, BaseExceptionGroup) for part in group.exceptions
         ]
     return bool(parts)
-
-
-def _message(error: BaseException, redactor: Redactor) -> str:
-    try:
-        kind = type(error)
-        name = kind.__qualname__
-        if kind.__module__ not in ("builtins", "__main__"):
-            name = f"{kind.__module__}.{name}"
-        text = redactor.redact(str(error))  # before it is cut: half a secret would not be recognized
-        lines = [line for line in f"{name}: {text}".splitlines() if line.strip()]
-        return joined(lines, 0).removesuffix(":")
-    except BaseException:  # a ``__str__`` of the user may raise anything
-        return type(error).__name__
 
 
 def _strip(report: traceback.TracebackException) -> None:

@@ -31,7 +31,7 @@ import trio
 
 from exotrio._children.parent_process import SIGNALS, ParentProcess, die_with_parent, unblock_signals
 from exotrio._execution.capture import captured
-from exotrio._execution.error_text import error_line, error_text
+from exotrio._execution.error_text import error_text
 from exotrio._execution.messages import (
     CONNECTION_LOST,
     Began,
@@ -182,10 +182,11 @@ def _load(target: Target, redactor: Redactor) -> type[BaseNode] | Failure:
     except NotImportable as error:
         return Failure(Errored(str(error)))
     except BaseException as error:
-        line = error_line(error, redactor)
+        text = error_text(error, redactor)
         if isinstance(single_leaf(error), LifecycleError):
             line = f"{target.file} starts its Runtime while it is loaded, which each process has to: {GUARD}"
-        return Failure(Errored(f"{line}\n\n{error_text(error, redactor)}"))
+            text = f"{line}\n\n{text}"
+        return Failure(Errored(text))
 
 
 class _Running(ProgressView):

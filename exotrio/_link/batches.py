@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from exotrio._http.client import HttpClient
 from exotrio._http.response import Answer, log_text
-from exotrio._link.port import AfterError, Fate, Settlement
+from exotrio._link.port import Fate, Settlement
 from exotrio._link.v0 import settle_failure
 from exotrio._wire.native import ItemReply, ItemsReply
-from exotrio._wire.vocabulary import MAX_BATCH, ItemResult, from_ms
+from exotrio._wire.vocabulary import MAX_BATCH, ItemResult
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable
 
 BATCH_BYTES = 4 * 1024 * 1024
@@ -97,9 +97,7 @@ def settlements_of(
     if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
         return None
     return [
-        Settlement(
-            _FATES[reply.result], _detail(reply), status=answer.status, after_error=_after_error(reply)
-        )
+        Settlement(_FATES[reply.result], _detail(reply), status=answer.status, after_error=reply.after_error)
         for reply in replies
     ]
 
@@ -116,14 +114,6 @@ def _split(items: Sequence[BatchItem]) -> Iterator[list[BatchItem]]:
         size += len(item.content) + 1
     if batch:
         yield batch
-
-
-def _after_error(reply: ItemReply) -> AfterError | None:
-    after = reply.after_error
-    if after is None:
-        return None
-    delay = None if after.delay_ms is None else from_ms(after.delay_ms)
-    return AfterError(after.retried, after.attempts, delay)
 
 
 def _detail(reply: ItemReply) -> str:

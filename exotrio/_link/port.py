@@ -11,7 +11,7 @@ from exotrio._nodes.outcome import Outcome, Report
 from exotrio._wire.vocabulary import HeartbeatResult
 
 if TYPE_CHECKING:
-    from exotrio._wire.native import HeartbeatRequest, HeartbeatState
+    from exotrio._wire.native import AfterError, HeartbeatRequest, HeartbeatState
     from exotrio._wire.v0 import NodeDeclaration
 
 LinkKind = Literal["auto", "v0", "native"]
@@ -85,21 +85,6 @@ class Fate(Enum):
     """It may have arrived, and repeating it could do harm (a v0 release or requeue)."""
     KEY_REFUSED = "key refused"
     """401 or 403: it is not delivered, and nothing more should be claimed."""
-
-
-@dataclass(frozen=True, slots=True)
-class AfterError:
-    """What follows an attempt that ended with an error.
-
-    Attributes:
-        retried: Another attempt was created.
-        attempts: How many the graph's retry policy allows; None on v0, which does not say.
-        delay: Seconds until the next one is due; None if that is not known, or there is none.
-    """
-
-    retried: bool
-    attempts: int | None = None
-    delay: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, log_text
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
-from exotrio._link.port import AfterError, Claim, ClaimLost, Fate, HeartbeatAnswer, Settlement
+from exotrio._link.port import Claim, ClaimLost, Fate, HeartbeatAnswer, Settlement
 from exotrio._nodes.outcome import Released, Report, Requeued
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
-from exotrio._wire.native import HeartbeatRequest, HeartbeatState
+from exotrio._wire.native import AfterError, HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import (
     ClaimRequest,
     NodeDeclaration,
@@ -281,7 +281,7 @@ class V0Link:
                 return settlement
             self._forget(claim.state_id)
             retried = answer.body.get("retry_created") if isinstance(answer.body, dict) else None
-            after = AfterError(retried) if isinstance(retried, bool) else None
+            after = AfterError(retried=retried) if isinstance(retried, bool) else None
             return Settlement(Fate.SETTLED, status=answer.status, after_error=after)
 
     async def _requeue(self, claim: Claim, delay_ms: int, slots: trio.CapacityLimiter) -> Settlement:

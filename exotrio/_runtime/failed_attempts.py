@@ -6,13 +6,17 @@ Only the state manager knows whether a state is tried again, and when: it says s
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from exotrio._execution.handle import claim_fields
-from exotrio._link.port import AfterError
 from exotrio._nodes.outcome import Errored
 from exotrio._runtime.held_claim import HeldClaim
 from exotrio._util.error_message import lines_beyond_message, message_line
 from exotrio._util.times import format_duration
+from exotrio._wire.vocabulary import from_ms
+
+if TYPE_CHECKING:
+    from exotrio._wire.native import AfterError
 
 log = logging.getLogger("exotrio.worker")
 
@@ -27,8 +31,8 @@ def log_error(held: HeldClaim, errored: Errored, after: AfterError | None) -> No
     if after is not None:
         attempt += f" of {after.attempts}" if attempt and after.attempts else ""
         is_final = not after.retried
-        if after.delay is not None:
-            follows = f", again in {format_duration(after.delay)}"
+        if after.delay_ms is not None:
+            follows = f", again in {format_duration(from_ms(after.delay_ms))}"
         elif after.retried:
             follows = ", and is tried again"
         elif not errored.retry:

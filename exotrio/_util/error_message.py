@@ -32,7 +32,8 @@ def message_line(text: str | None, limit: int = MAX_LINE) -> str:
     """
     lines = [line.rstrip() for line in (text or "").splitlines()]
     head, messages = _read(lines)
-    return shortened(of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], limit)
+    line = f"{head}: {'; '.join(messages)}" if len(messages) > 1 else (messages or [head])[0]
+    return shortened(line, limit)
 
 
 def lines_beyond_message(text: str) -> list[str]:
@@ -44,11 +45,6 @@ def lines_beyond_message(text: str) -> list[str]:
         if " ".join(map(str.strip, lines[:count])) == message:
             return lines[count:]
     return lines
-
-
-def of_group(head: str, messages: list[str]) -> str:
-    """Return the line of a group."""
-    return f"{head}: {'; '.join(messages)}"
 
 
 def _read(lines: list[str], depth: int = 0) -> tuple[str, list[str]]:
@@ -84,11 +80,7 @@ def _read_plain(lines: list[str]) -> str:
         # The frames are indented; so is what shows the line of a SyntaxError.
         below = range(frame + 1, len(lines))
         start = next((at for at in below if not lines[at].startswith(" ")), len(lines) - 1)
-    return joined(lines, start)
-
-
-def joined(lines: list[str], start: int) -> str:
-    """Return the message that begins at ``start``, with the next lines if it only announces them."""
+    # With the next lines, if the message only announces them.
     line = lines[start].strip()
     more = 1 if line.endswith(":") else 2 if _VALIDATION.search(line) else 0
     following = [other.strip() for other in lines[start + 1 : start + 1 + more]]

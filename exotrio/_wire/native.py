@@ -241,12 +241,12 @@ class AfterError(Body):
 
     Fields:
         retried: Another attempt was created.
-        attempts: How many the graph's retry policy allows.
+        attempts: How many the graph's retry policy allows; None from v0, which does not say.
         delay_ms: When the next one is due; None if there is none, or if this was recorded before.
     """
 
     retried: bool
-    attempts: int
+    attempts: int | None = None
     delay_ms: int | None = None
 
 
