@@ -33,7 +33,7 @@ MINUTE = 60.0
 MINUTE_MS = 60_000
 OF_RUNS = (
     *("runs", "states", "counts", "unite_counters", "unite_members", "events", "logs", "store"),
-    "discarded",
+    *("idle_times", "discarded"),
 )
 PLACES = (
     place("t", "b"),
@@ -74,7 +74,13 @@ async def test_a_finished_run_is_deleted_with_all_its_rows_once_it_is_old_enough
     autojump_clock: MockClock,
 ) -> None:
     async with open_manager(clock=virtual_ms, keep_ms=30 * MINUTE_MS) as manager:
-        await finish(manager.api)
+        flow = await finish(manager.api)
+        await flow.trigger(store={"key": "value"})
+        pruned = await flow.one("t")
+        ok(await manager.api.prune(pruned))
+        await trio.sleep(1)
+        ok(await manager.api.manual_retry(pruned))
+        ok(await manager.api.prune(await flow.one("t")))
         before = await manager.service.store.read(rows)
         assert all(before[table] for table in OF_RUNS if table != "discarded")
         await trio.sleep(29.9 * MINUTE)
