@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Annotated
 from urllib.parse import quote_plus
 
@@ -28,8 +29,6 @@ from exotrio.manager.web.page import FormRejected, PageRequest
 
 INPUT, STORE = "input.", "store."
 """Prefixes of the names of fields; the rest is the name of the input or the key."""
-EMPTY = "empty."
-"""Prefix of the name of the box next to a required field that says that an empty text is meant."""
 MAX_DELAY = 30 * 86_400
 """Seconds by which the start of a run may be delayed."""
 MAX_FILLED = 900_000
@@ -69,7 +68,6 @@ class FormField:
         about: Its description.
         default: The graph's value; None if there is none that it accepts, so that a text is required.
         text: The text in it.
-        is_empty: Whether an empty text is meant, where a text is required.
         is_fixed: Whether the graph's value is too long to be edited here.
         problem: What is wrong with the text, as in "must be a whole number".
     """
@@ -81,7 +79,6 @@ class FormField:
     about: str = ""
     default: str | None = ""
     text: str = ""
-    is_empty: bool = False
     is_fixed: bool = False
     problem: str | None = None
 
@@ -89,7 +86,7 @@ class FormField:
         """Return what is wrong with the text in it."""
         if self.name == "key":
             return _problem_of_key(self.text.strip())
-        if self.default is None and not self.text and not self.is_empty:
+        if self.default is None and not self.text:
             return "is required"
         return self.values.problem(self.text) if self.is_changed else None
 
@@ -97,11 +94,6 @@ class FormField:
     def is_changed(self) -> bool:
         """Whether a run gets its text, and not the graph's value."""
         return not self.is_fixed and (self.default is None or self.text != _LINE_END.sub("\n", self.default))
-
-    @property
-    def has_box(self) -> bool:
-        """Whether an empty text is allowed, but must be meant."""
-        return self.default is None and self.values.problem("") is None
 
     @property
     def options(self) -> list[str]:
@@ -154,15 +146,30 @@ class StartForm:
         self._template = template
         self._left = MAX_FILLED
         root, config = template.root, template.body.store_config
-        inputs = _Inputs(view)
+        fields_of = cache(partial(input_fields, view))
+
+        def declared(place: Place, name: str) -> Field:
+            return fields_of(place.namespace, place.node_name).get(name) or Field(name)
+
+        def declared_key(key: str) -> Field:
+            """Return the declaration of all inputs that are this key, if they accept the same values."""
+            fields = [
+                declared(place, name)
+                for place in template.places
+                for name, pieces in place.inputs.items()
+                if pieces == (StoreRef(key),)
+            ]
+            is_one = fields and all(each.values == fields[0].values for each in fields)
+            return replace(fields[0], name=key) if is_one else Field(key)
+
         self.inputs: list[FormField] = []
         for name, text in root.raw_inputs.items():
             built = any(isinstance(piece, StoreRef) for piece in root.inputs[name])
-            self._add(self.inputs, INPUT, inputs.of(root, name), text, built)
+            self._add(self.inputs, INPUT, declared(root, name), text, built)
         self.store: list[FormField] = []
         required = dict.fromkeys(config.required_keys)
         for key, value in {**required, **config.default_values, **required}.items():
-            self._add(self.store, STORE, inputs.from_key(template, key), value)
+            self._add(self.store, STORE, declared_key(key), value)
         self.run = [
             FormField(id="key", name="key", label="Key", about=_ABOUT_KEY),
             FormField(
@@ -217,7 +224,6 @@ class StartForm:
         for each in self.fields:
             if each.name in form:
                 each.text, each.is_fixed = field(form, each.name), False
-            each.is_empty = EMPTY + each.name in form
         self.taken_from = field(form, "from")
         self.is_sent = True
 
@@ -246,7 +252,7 @@ class StartForm:
             elif not self._put(each, text):
                 each.problem = f"has {len(text):,} characters in that run, too many for this form"
             else:
-                each.is_empty, each.is_fixed = not text, False
+                each.is_fixed = False
 
     def _add_keys(self, keys: Iterable[str]) -> None:
         """Add fields for keys that the graph does not name: the store of a run may have any."""
@@ -254,33 +260,6 @@ class StartForm:
         for key in keys:
             if key not in known:
                 self._add(self.store, STORE, Field(key), "")
-
-
-class _Inputs:
-    """The inputs that registered nodes declare. Each node is read once."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self._nodes: dict[tuple[str, str], Mapping[str, Field]] = {}
-
-    def of(self, place: Place, name: str) -> Field:
-        node = (place.namespace, place.node_name)
-        if node not in self._nodes:
-            self._nodes[node] = input_fields(self._view, *node)
-        return self._nodes[node].get(name) or Field(name)
-
-    def from_key(self, template: Template, key: str) -> Field:
-        """Return the declaration of all inputs that are exactly this key, if they accept the same values."""
-        alone = (StoreRef(key),)
-        declared = [
-            self.of(place, name)
-            for place in template.places
-            for name, pieces in place.inputs.items()
-            if pieces == alone
-        ]
-        if not declared or any(each.values != declared[0].values for each in declared):
-            return Field(key)
-        return replace(declared[0], name=key)
 
 
 def _built(pieces: Iterable[Piece], store: Mapping[str, str]) -> str | None:

@@ -312,7 +312,6 @@ async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form(site: Sit
         ("status=running", {other.run_id}),
         ("status=pending", set()),
         ("status=failed&since=1h", {flow.run_id}),
-        ("since=2999-01-01", set()),
         ("text=IT+BROKE", {flow.run_id}),
         ("text=%25", set()),
         ("text=" + "alert('x')".replace("'", "%27"), {flow.run_id}),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import UTC, datetime
 
-from exotrio._util.times import moment_ms
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.queries.load import graphs_of
 from exotrio.manager.queries.paging import Page as QueryPage
@@ -48,7 +46,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
                 graph=graph,
                 status=run_status,
                 is_cancelled=is_cancelled,
-                since_ms=_since_ms(since, view.now_ms),
+                since_ms=view.now_ms - SPANS[since] if since in SPANS else 0,
                 text=text,
                 before=query.get("before", ""),
             )
@@ -64,19 +62,6 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "filtered": any(filters.values()),
         }
     return data
-
-
-def _since_ms(text: str, now_ms: int) -> int:
-    """Return the time that a span or a date names, 0 if it names none."""
-    if text in SPANS:
-        return now_ms - SPANS[text]
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return max(0, moment_ms(moment))
-    except (ValueError, OverflowError):
-        return 0
 
 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
