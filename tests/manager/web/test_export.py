@@ -210,7 +210,7 @@ async def test_a_large_run_shows_what_failed_first_and_says_what_is_left_out(
     assert re.findall(r"ValueError: (row \d+)</code></summary>", leaves) == [
         f"row {n}" for n in range(34, 40)
     ]
-    assert html.count('<details class="state"') == 3 + 6 + 3
+    assert html.count('<details class="state entry"') == 3 + 6 + 3
     assert "This page shows <strong>12</strong> of 80 states" in html
     assert "<strong>68 are left out.</strong>" in html
     assert "9 of 40" in html
