@@ -48,21 +48,22 @@ class LocalBackend(ExecutionBackend):
         inputs, secrets = execution.claim.inputs, execution.secrets
         instance = instance_of(node, inputs, secrets, execution.view, execution.progress)
         if isinstance(instance, Errored):
+            execution.begun_at = trio.current_time()  # it took no time
             return instance
         if execution.output is not None:
             execution.output.is_open = True
-        return returned(node, await self._execute(instance, execution))
+        return returned(node, await self._execute(execution.execute_of(instance), execution))
 
     @abstractmethod
-    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
+    async def _execute(self, execute: Callable[[], object], execution: Execution) -> object:
         """Return what ``execute`` returns."""
 
 
 class TrioBackend(LocalBackend):
     """Runs nodes on the Trio loop of the runtime."""
 
-    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
-        value = instance.execute()
+    async def _execute(self, execute: Callable[[], object], execution: Execution) -> object:
+        value = execute()
         return await value if inspect.isawaitable(value) else value  # not so if a decorator made it plain
 
 
@@ -78,10 +79,10 @@ class ThreadBackend(LocalBackend):
     def refusal_reason(self) -> str:
         return self._stuck.refusal_reason
 
-    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
+    async def _execute(self, execute: Callable[[], object], execution: Execution) -> object:
         execution.elsewhere = True
         with execution.in_thread():
-            value = await call_in_thread(execution.execute_later(instance), str(execution), self._stuck)
+            value = await call_in_thread(execute, str(execution), self._stuck)
         execution.elsewhere = False
         # A decorator made the method plain; what it returned still belongs on the loop.
         return await value if inspect.isawaitable(value) else value
@@ -109,10 +110,10 @@ class AsyncioBackend(LocalBackend):
         if self._thread is not None:
             await self._thread.aclose()
 
-    async def _execute(self, instance: BaseNode, execution: Execution) -> object:
+    async def _execute(self, execute: Callable[[], object], execution: Execution) -> object:
         from exotrio._execution.asyncio_thread import AsyncioThread  # here, since it imports asyncio
 
         execution.elsewhere = True
         if self._thread is None or self._thread.ended:
             self._thread = AsyncioThread(self._stuck, self._changed, self._nodes)
-        return await self._thread.call(execution.execute_later(instance), str(execution))
+        return await self._thread.call(execute, str(execution))

@@ -35,8 +35,9 @@ class Execution:
         error: What the node raised; None once it ended without an error. Until then it is the error for a
             node that gives its Trio task away.
         view: What the node sees of why it should stop.
+        began: Node code was entered: a release from then on counts as cancelled.
         begun_at: When ``execute`` of the node was called, on Trio's clock; infinite before. In a process,
-            when that had loaded the class. A release from then on counts as cancelled.
+            when that had loaded the class.
         ended_at: When it was over; infinite before.
         elsewhere: Node code runs in another thread or process, where no Ctrl-C can arrive.
         timeout: Seconds that the node may take: of its class or the graph, whichever is less.
@@ -54,6 +55,7 @@ class Execution:
         self.progress = ProgressView()
         self.output = Output(self.progress) if captures else None
         self.scope = anyio.CancelScope()  # nodes run through anyio
+        self.began = False
         self.begun_at = self.ended_at = math.inf
         self.elsewhere = False
         self.timeout = math.inf
@@ -69,15 +71,15 @@ class Execution:
 
     def begin(self, timeout: float | None) -> None:
         """Start the timeout of the node: its code is entered. ``timeout`` is that of its class, if any."""
-        self.begun_at = trio.current_time()
+        self.began = True
         limits = [limit for limit in (timeout, self.claim.timeout) if limit is not None]
         if limits and not self.cancelled:
             self.timeout = min(limits)
             self.view.now = trio.lowlevel.current_clock().current_time
-            self.view.deadline = self.scope.deadline = self.begun_at + self.timeout
+            self.view.deadline = self.scope.deadline = trio.current_time() + self.timeout
 
-    def execute_later(self, instance: BaseNode) -> Callable[[], object]:
-        """Return a function that calls ``execute`` in another thread, and records when it does.
+    def execute_of(self, instance: BaseNode) -> Callable[[], object]:
+        """Return a function that calls ``execute``, in any thread, and records when that was.
 
         A blocked asyncio loop may get to it late.
         """
@@ -107,11 +109,6 @@ class Execution:
         """Stop waiting for it: a node in a thread is stuck."""
         self.cancel()
         self.scope.cancel()
-
-    @property
-    def began(self) -> bool:
-        """Whether node code was entered."""
-        return self.begun_at < math.inf
 
     @property
     def trace(self) -> str | None:

@@ -144,6 +144,7 @@ class WorkerProcess(ChildProcess):
                     if isinstance(message, Began):
                         starting.deadline = math.inf
                         execution.begin(node.timeout)
+                        execution.begun_at = trio.current_time()
                     self._handle(message, execution)
                 self.reusable = message.reusable
                 return message.result

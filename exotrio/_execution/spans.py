@@ -26,11 +26,18 @@ def begin_execution(claim: Claim, namespace: str) -> Span | None:
     )
 
 
-def end_execution(span: Span, report: Report, execution: Execution) -> None:
-    """End the span of an execution by what is reported of it."""
+def end_execution(span: Span, report: Report, execution: Execution, buffered: float | None) -> None:
+    """End the span of an execution by what is reported of it.
+
+    ``buffered``: seconds from its claim until ``execute`` began, if it did.
+    """
     attributes: dict[str, Value] = {
         "exotrio.outcome": "released" if isinstance(report, Released) else name_and_value(report)[0]
     }
+    ran = execution.ended_at - execution.begun_at if buffered is not None else None
+    for name, seconds in (("waited", execution.claim.waited), ("buffered", buffered), ("ran", ran)):
+        if seconds is not None:
+            attributes[f"exotrio.{name}_ms"] = round(seconds * 1000)
     if why := execution.view.why:
         attributes["exotrio.stopping"] = why.value
     error = None

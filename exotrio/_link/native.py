@@ -357,5 +357,6 @@ def _claim(state: NativeState, delay: float) -> Claim:
         timeout=None if state.timeout_ms is None else from_ms(state.timeout_ms),
         # ``lease`` counts from the call, ``ttl_ms`` from the request that was answered, ``delay`` later.
         lease=None if ttl_ms is None else from_ms(ttl_ms) + delay,
+        waited=None if state.waited_ms is None else from_ms(state.waited_ms),
         trace=state.trace,
     )

@@ -33,6 +33,7 @@ class Claim:
         lease: Seconds the lease lasts from when the claim was sent, None without a lease.
         timeout: Maximum seconds of one execution, by the graph. None if it has no limit, and on v0, which
             does not say.
+        waited: Seconds for which it waited to be claimed; None if the state manager does not say.
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
     """
 
@@ -50,6 +51,7 @@ class Claim:
     alone: bool = False
     lease: float | None = None
     timeout: float | None = None
+    waited: float | None = None
     trace: str | None = None
 
 

@@ -126,7 +126,7 @@ class HeldClaim:
     def buffered(self) -> float | None:
         """Seconds from its claim until ``execute`` began; None before that. From any thread."""
         execution = self.execution
-        if execution is None or not execution.began:
+        if execution is None or execution.begun_at == math.inf:
             return None
         # Race: a state that runs may be claimed again here (``Ledger.add``).
         return max(0.0, execution.begun_at - self.claimed_at)
@@ -134,7 +134,7 @@ class HeldClaim:
     def ran(self, now: float) -> float | None:
         """Return how many seconds ``execute`` took, or has taken by ``now``; None before it began."""
         execution = self.execution
-        if execution is None or not execution.began:
+        if execution is None or execution.begun_at == math.inf:
             return None
         return max(0.0, min(execution.ended_at, now) - execution.begun_at)
 

@@ -158,7 +158,7 @@ class Workers:
             raise
         finally:
             if execution.span is not None:
-                end_execution(execution.span, report, execution)
+                end_execution(execution.span, report, execution, held.buffered)
         if isinstance(report, Released):
             self.release(held)
         else:

@@ -129,6 +129,7 @@ class NativeState(Body):
 
     Fields:
         timeout_ms: Maximum time for one execution, by the graph.
+        waited_ms: How long it waited for this claim, as ``waited`` of ``StateTimes``.
         trace: W3C trace contexts, if the run is traced: the parent of its execution, and after spaces
             those of executions to link to.
     """
@@ -142,6 +143,7 @@ class NativeState(Body):
     created_at: str
     timeout_ms: Annotated[int, Field(gt=0)] | None = None
     lease: Lease
+    waited_ms: Annotated[int, Field(ge=0)] | None = None
     trace: str | None = None
 
 

@@ -61,6 +61,7 @@ async def test_a_claim_answers_states_with_leases(api: Api) -> None:
     state = await claim_one(api)
     lease = state.pop("lease")
     assert state.pop("created_at")
+    assert state.pop("waited_ms") >= 0
     state_id = state.pop("state_id")
     assert state == {
         "node_name": A,

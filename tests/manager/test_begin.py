@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,8 +22,11 @@ from exotrio.manager import embedded
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
-from tests.support.helpers import NO_RETRY, SettableClock, ok, place, virtual_ms
+from tests.support.doubles import NativeServer, running
+from tests.support.helpers import NO_RETRY, SettableClock, eventually, ok, place, virtual_ms
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
+from tests.support.process_nodes import Gated
+from tests.support.spans import recording
 from tests.support.web import open_site, text_of
 
 SECOND = 1_000
@@ -72,6 +77,10 @@ async def working(transport: httpx.AsyncBaseTransport) -> AsyncIterator[Working]
         runtime.stop()
 
 
+def near(ms: int) -> object:
+    return pytest.approx(ms, abs=100)
+
+
 def rounded(*seconds: float | None) -> tuple[float | None, ...]:
     return tuple(None if each is None else round(each, 1) for each in seconds)
 
@@ -83,7 +92,12 @@ async def test_one_worker_runs_six_nodes_of_ten_seconds_for_ten_seconds_each(
         embedded(":memory:", clock=virtual_ms) as transport,
         working(transport) as work,
     ):
-        await work.manager.wait(work.run_id, poll_interval=5)
+        with recording() as spans:
+            await work.manager.wait(work.run_id, poll_interval=5)
+        attributes = [dict(span.attributes or {}) for span in spans.of("execute Sleeps")]
+        assert [each["exotrio.waited_ms"] for each in attributes] == [0] * 6
+        assert [each["exotrio.buffered_ms"] for each in attributes] == [near(10_000 * n) for n in range(6)]
+        assert [each["exotrio.ran_ms"] for each in attributes] == [near(10_000)] * 6
         states = await work.states()
         assert [rounded(state.ran) for state in states] == [(10.0,)] * 6
         assert [rounded(state.buffered) for state in states] == [(10.0 * n,) for n in range(6)]
@@ -147,6 +161,95 @@ async def test_each_attempt_and_each_execution_of_a_requeued_state_has_its_own_b
     assert history.begun_at is not None
     assert round(history.begun_at.timestamp() * 1000) == 1_700_000_000_000 + round(times[1] * 1000)
     assert rounded(history.ran) == (2.0,)
+
+
+# -- nodes that run elsewhere
+
+
+class Waits(BaseNode):
+    """Waits until the gate is open, and blocks its thread meanwhile."""
+
+    gate = threading.Event()
+
+    def execute(self) -> None:
+        self.gate.wait()
+
+
+class WaitsOnAsyncio(Waits):
+    runs_in = "asyncio"
+
+    async def execute(self) -> None:  # type: ignore[override]
+        self.gate.wait()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    Waits.gate.clear()
+    yield Waits.gate
+    Waits.gate.set()
+
+
+def reports_of(server: NativeServer) -> list[dict[str, Any]]:
+    """Return the reported outcomes, those that were buffered shortest first."""
+    items = [item for call in server.routes("outcomes") for item in call.body]
+    return sorted(items, key=lambda item: int(item["buffered_ms"]))
+
+
+async def begun(rt: Runtime) -> None:
+    """Wait until the first node that runs has begun."""
+
+    async def has_begun() -> None:
+        assert [each.duration > 0 for each in rt.vitals.running[:1]] == [True]
+
+    await eventually(has_begun)
+
+
+async def test_a_node_in_a_thread_reports_the_time_of_its_execute(
+    mock_clock: MockClock, gate: threading.Event
+) -> None:
+    mock_clock.rate = 1
+    server = NativeServer()
+    server.add("Waits")
+    async with running(server, Waits) as rt:
+        await begun(rt)
+        mock_clock.jump(100)
+        gate.set()
+        await server.until(EXECUTED=1)
+    (report,) = reports_of(server)
+    assert report["buffered_ms"] < 100_000 <= report["ran_ms"]
+
+
+async def test_a_node_that_waits_for_a_blocked_asyncio_loop_is_buffered_meanwhile(
+    mock_clock: MockClock, gate: threading.Event
+) -> None:
+    mock_clock.rate = 1
+    server = NativeServer()
+    server.add("WaitsOnAsyncio", 2)
+    async with running(server, WaitsOnAsyncio, workers=2) as rt:
+        await begun(rt)
+        mock_clock.jump(100)
+        gate.set()
+        await server.until(EXECUTED=2)
+    first, second = reports_of(server)
+    assert first["buffered_ms"] < 100_000 <= first["ran_ms"]
+    assert second["ran_ms"] < 100_000 <= second["buffered_ms"]
+
+
+async def test_a_node_in_a_process_begins_when_that_has_loaded_its_class(
+    mock_clock: MockClock, tmp_path: Path
+) -> None:
+    mock_clock.rate = 1
+    server = NativeServer()
+    server.add("Gated", path=str(tmp_path / "open"))
+    async with running(server, Gated) as rt:
+        await server.until(QUEUED=1)
+        mock_clock.jump(50)
+        await begun(rt)
+        mock_clock.jump(100)
+        (tmp_path / "open").touch()
+        await server.until(EXECUTED=1)
+    (report,) = reports_of(server)
+    assert 50_000 <= report["buffered_ms"] < 100_000 <= report["ran_ms"]
 
 
 # -- what the state manager makes of a report

@@ -54,6 +54,17 @@ class Traced(InProcess):
         return self.Outputs(text=f"{context.trace_id:032x} {context.span_id:016x}")
 
 
+class Gated(InProcess):
+    """Runs until there is a file."""
+
+    class Inputs(BaseModel):
+        path: str
+
+    def execute(self) -> None:
+        while not os.path.exists(self.inputs.path):
+            time.sleep(0.01)
+
+
 class Talks(InProcess):
     """Prints and logs; then hangs, if its input says so."""
 

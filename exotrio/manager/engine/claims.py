@@ -299,7 +299,10 @@ def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claime
     return Claimed(_replies(tx, claimer, held, rows.fetchall()), held, spent=True, undo=undo)
 
 
-_REPLIED = "seq, run, place, inputs, created_at, token, lease_until, retry_count, deliveries, suspect, trace"
+_REPLIED = (
+    "seq, run, place, inputs, created_at, enqueue_after, claimed_at, token, lease_until, retry_count,"
+    " deliveries, suspect, trace"
+)
 
 
 def _replies(
@@ -327,6 +330,7 @@ def _claim_reply(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -
             **({} if state["trace"] is None else {"trace": state["trace"]}),
             "graph_name": run.graph_name,
             "run_id": run.run_id,
+            "waited_ms": max(0, state["claimed_at"] - max(state["created_at"], state["enqueue_after"])),
             **limits,
             "lease": {
                 "token": state["token"],
