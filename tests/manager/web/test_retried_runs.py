@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from exotrio._wire.native import Run
+from exotrio._wire.overview import Overview
+from exotrio.cli.top.screen import Screen, screen_lines
 from exotrio.manager.queries.run_detail import spans_of
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
@@ -100,9 +102,19 @@ async def test_a_run_that_is_retried_counts_once_as_it_ended_last(
         shown = text_of(await site.browser.fragments(f"/ns/shop?range={span}", "trend"))
         return " ".join(re.sub(r"<[^>]*>", "", shown[shown.rindex('class="lead"') :]).split())
 
+    async def agreed(*, ended: int, failed: int) -> None:
+        """Check that the API and ``top`` count what the page does."""
+        overview = Overview.model_validate(ok(await site.api.overview()))
+        assert overview.run_throughput is not None
+        assert (sum(overview.run_throughput.ended), sum(overview.run_throughput.failed)) == (ended, failed)
+        screen = "\n".join(line.plain for line in screen_lines(Screen(overview, "here"), 200, None))
+        assert f"{ended} {'run' if ended == 1 else 'runs'} ended   {failed} failed" in screen
+
     assert "1 run ended, 1 failed: median about 9" in await trend()
+    await agreed(ended=1, failed=1)
     await site.api.retry_run(flow.run_id)
     assert "0 runs ended, 0 failed" in await trend()
+    await agreed(ended=0, failed=0)
     await flow.run("second")
     assert "1 run ended, 0 failed" in await trend()
     assert "1 run ended, 0 failed" in await trend("1h")
