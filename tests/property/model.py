@@ -216,7 +216,7 @@ class Model:
         return self._retry([state for state in self.states if state.status in FAILED])
 
     def _retry(self, states: list[State]) -> tuple[list[tuple[State, State]], list[State], list[State]]:
-        replaced = self._out_of_date([state for state in states if not self._is_unbuilt(state)])
+        replaced = self.out_of_date([state for state in states if not self._is_unbuilt(state)])
         inputs: dict[State, Inputs] = {}
         refused: list[State] = []
         for state in states:
@@ -226,9 +226,11 @@ class Model:
                     inputs[state] = self._inputs(self.plan[state.identifier], self._reach(target), target)
                 except Unbuildable:
                     refused.append(state)
-        replaced |= self._out_of_date(list(inputs))
+        replaced |= self.out_of_date(list(inputs))
         for state in replaced:
             state.status = "RETRY_CREATED"
+            # What it united is open again.
+            self.fired -= {(target, state.identifier) for target in state.parents.values()}
         refused = [state for state in refused if state not in replaced]
         retried = [
             (state, self._again(state, inputs)) for state in states if state not in {*replaced, *refused}
@@ -242,18 +244,14 @@ class Model:
     def _is_unbuilt(state: State) -> bool:
         return state.unbuilt and state.status == "ERRORED"
 
-    def _out_of_date(self, states: list[State]) -> set[State]:
-        """Return the united states whose groups have one of these states, with all below them.
-
-        What they united is open again.
-        """
+    def out_of_date(self, states: list[State]) -> set[State]:
+        """Return the united states whose groups have one of these states, with all below them."""
         found: set[State] = set()
         for state in states:
             for target in state.parents.values():
                 for united in self.plan.places:
                     if united.unites != target.identifier or state not in self._group(target, united):
                         continue
-                    self.fired.discard((target, united.identifier))
                     for other in self.states:
                         reach = self._reach(other)
                         if reach.get(target.identifier) is target and united.identifier in reach:
