@@ -53,7 +53,7 @@ OUT_OF_SHAPE = """() => {
     const highest = innerWidth < 864 ? 100 : 40;
     for (const row of document.querySelectorAll(":is(form, .overview) tbody > tr")) {
         const { height } = row.getBoundingClientRect();
-        const isUsual = row.querySelector("th")?.textContent.length < 60;
+        const isUsual = !isLong && row.querySelector("th")?.textContent.length < 60;
         if (isUsual && height > highest) found.push(`a row is ${Math.round(height)} high`);
     }
     return found.slice(0, 3).map((text) => text.slice(0, 200));

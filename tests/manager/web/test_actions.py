@@ -33,7 +33,7 @@ async def test_what_runs_again_with_a_retry_is_said_before_it_and_after_it(site:
     flow, branches = await fanned(site.api, "ALL_DONE", size=2)
     ok(await site.api.errored(branches[0]))
     ok(await site.api.executed(branches[1], OK))
-    note = "then u and what follows run again"
+    note = "A retry runs u and what follows again, too."
     run = f"/ns/{flow.api.namespace}/runs/{flow.run_id}"
     assert note in await site.browser.page(run)
     assert note in await site.browser.page(f"/ns/shop/states/{branches[0]}")

@@ -25,8 +25,8 @@ MAX_IN_LANE = 14
 MAX_ROWS = 14
 """Rows of one lane; further overlapping bars lie on the last row."""
 SLICES = 160
-MAX_NAME = 36
-"""Characters of the name of a lane, which fit on a phone."""
+MAX_LABEL = 42
+"""Characters of the name and the count of a lane, which fit on a phone."""
 HEAD = 22
 LABEL = 18
 ROW = 9
@@ -130,7 +130,7 @@ def _lane(lane: Lane, drawn: Markup, y: int, height: int) -> Markup:
         "g",
         element(
             "text",
-            element("tspan", fit(lane.name, MAX_NAME), class_="name"),
+            element("tspan", fit(lane.name, MAX_LABEL - len(count)), class_="name"),
             element("tspan", count, class_="tick") if count else "",
             x=0,
             y=12,
