@@ -21,9 +21,9 @@
     loop_watch      says when a node blocks a loop, Trio's or asyncio's, and where
 
 ``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``capture``, ``spans``, ``loop_watch`` and
-``error_text``;
-``testing`` runs single nodes with ``executor`` and ``handle``; the formatters of the command line read the
-context variables of ``handle``, and its display of progress uses ``capture``.
+``error_text``; ``testing`` runs single nodes with ``executor`` and ``handle``, and has an asyncio loop on the
+base of that in ``asyncio_thread``; the formatters of the command line read the context variables of
+``handle``, and its display of progress uses ``capture``.
 
 Rules that hold:
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from exotrio._execution.handle import claim_fields
 from exotrio._nodes.outcome import Errored
 from exotrio._runtime.held_claim import HeldClaim
-from exotrio._util.error_message import lines_beyond_message, message_line
+from exotrio._util.error_message import message_line
 from exotrio._util.times import format_duration
 from exotrio._wire.vocabulary import from_ms
 
@@ -37,14 +37,15 @@ def log_error(held: HeldClaim, errored: Errored, after: AfterError | None) -> No
             follows = ", and is tried again"
         elif not errored.retry:
             follows = ", and is not tried again"
-    line, traceback = message_line(errored.error), "\n".join(lines_beyond_message(errored.error))
+    line = message_line(errored.error)
+    traceback = None if errored.error == line else errored.error
     level = logging.ERROR if is_final else logging.WARNING
     if log.isEnabledFor(level):
         extra = claim_fields(held.claim) | ({} if after is None else {"final": is_final})
         args = (held, held.run_and_graph, attempt, follows, line)
         record = log.makeRecord(log.name, level, __file__, 0, "%s%s%s failed%s: %s", args, None, extra=extra)
         if is_final:
-            record.exc_text = traceback or None
+            record.exc_text = traceback
         log.handle(record)
     if traceback and not is_final:
         log.debug("%s", traceback)

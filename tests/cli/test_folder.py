@@ -230,6 +230,10 @@ def test_doctor_examines_the_database_of_the_folder_and_counts_its_notes(cli: Cl
     assert report["namespace"] == "other"
     assert "namespace other, that of the newest run; -n" in str(report["findings"])
     assert cli.json("doctor", "-n", "n")["namespace"] == "n"
+    assert (
+        "! nothing is registered in namespace m\n    there are n, other;"
+        in cli("doctor", "-n", "m", code=1).out
+    )
     fails(cli("doctor", "--db", "x.db", "--uri", "http://x"), 2, "--db needs no state manager")
     assert "! there is no database gone.db\n" in cli("doctor", "--db", "gone.db", code=2).out
 

@@ -14,7 +14,7 @@ import trio
 from exotrio._http.endpoint import Endpoint
 from exotrio._runtime.outbox_store import read_totals
 from exotrio._util.database_url import shown_database
-from exotrio._util.words import one_line, plural
+from exotrio._util.words import listed, one_line, plural
 from exotrio._version import VERSION
 from exotrio.cli.doctor import findings
 from exotrio.cli.doctor.report import Report
@@ -87,7 +87,7 @@ async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
 
 async def _examine_further(report: Report, server: Server, endpoint: Endpoint, stale: float) -> None:
     try:
-        if report.namespace is None:
+        if report.namespace is None or server.kind is Kind.NATIVE:
             await _choose_namespace(report, server, endpoint)
         async with client_at(endpoint, report.namespace or "default") as manager:
             if server.kind is Kind.NATIVE:
@@ -104,9 +104,15 @@ async def _examine_further(report: Report, server: Server, endpoint: Endpoint, s
 
 async def _choose_namespace(report: Report, server: Server, endpoint: Endpoint) -> None:
     async with client_at(endpoint, "default") as manager:
-        server.namespaces = await manager.namespaces()
-    if server.namespaces:
-        report.namespace, choice = await choose_namespace(endpoint, server.namespaces)
+        names = server.namespaces = await manager.namespaces()
+    if report.namespace is not None:
+        if report.namespace not in names:
+            what = f"nothing is registered in namespace {one_line(report.namespace)}"
+            there = f"there are {listed(map(one_line, names))}; " if names else ""
+            fix = f"{there}start a runtime for it, or name another with -n NAMESPACE"
+            report.findings.append(Finding(what, fix))
+    elif names:
+        report.namespace, choice = await choose_namespace(endpoint, names)
         report.findings += [info(choice)] if choice else []
     else:
         fix = "run a graph, or start a runtime; -n NAMESPACE examines one"
