@@ -227,8 +227,20 @@ TYPED = {
     "day": {"type": "string", "format": "date"},
     "tags": {"type": "array", "items": {"type": "string"}},
     "limit": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+    "lines": {
+        "type": "array",
+        "items": {"type": "object", "properties": {"price": {"type": "number"}}, "required": ["price"]},
+    },
 }
-FITTING = {"count": "3", "size": "small", "dry": "true", "day": "2026-01-31", "tags": "[]", "limit": "null"}
+FITTING = {
+    "count": "3",
+    "size": "small",
+    "dry": "true",
+    "day": "2026-01-31",
+    "tags": "[]",
+    "limit": "null",
+    "lines": "[]",
+}
 
 
 async def deploy_typed(api: Api, inputs: Mapping[str, str] = FITTING) -> Flow:
@@ -277,6 +289,7 @@ async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: S
         "input.tags": "[1]",
         "input.note": "<two>\r\nlines",
         "input.limit": "7",
+        "input.lines": '[{"price": 1}, {"name": "tea"}]',
         "key": "k",
         "delay": "-1",
     }
@@ -287,6 +300,7 @@ async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: S
         "input-2": ("size", "must be one of small, large"),
         "input-4": ("day", "must be a date such as 2026-01-31"),
         "input-5": ("tags", "must be a JSON array: element 0: it must be text"),
+        "input-7": ("lines", "must be a JSON array: element 1: price: Field required"),
         "store-1": ("must", "is required"),
         "store-2": ("count", "must be a whole number, at least 1"),
         "delay": ("Delay in seconds", "must be a number of seconds from 0 to 2,592,000"),
@@ -310,7 +324,7 @@ async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: S
     assert 'type="text" value="k"' in html
     assert 'type="number" value="-1"' in html
     assert runs_in(await site.browser.page("/ns/shop/runs")) == []
-    del sent["input.size"]
+    del sent["input.size"], sent["input.lines"]
     sent |= {"store.count": "2", "input.day": FITTING["day"], "input.tags": '["a"]', "delay": "0"}
     await site.browser.do("/ns/shop/graphs/graph", {**sent, "store.must": "x"})
     (state,) = await flow.take("root")
