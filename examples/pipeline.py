@@ -19,7 +19,7 @@ from enum import StrEnum
 import trio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, Graph, Runtime, StateManager, from_text
+from exotrio import BaseNode, Graph, Runtime, StateManager
 
 NAMESPACE = "examples"
 PRICES = {"tea": Decimal("3.20"), "cake": Decimal("4.55"), "gold": Decimal("61000")}
@@ -74,7 +74,7 @@ class Price(BaseNode):
 
 graph = Graph("orders", namespace=NAMESPACE)
 split = graph.add(Split, order="1 tea")
-graph.add(Price, line=split.line, rate=split.rate)
+price = graph.add(Price, line=split.line, rate=split.rate)
 
 # Without arguments for them, the URI and the key come from the environment or .env.
 runtime = Runtime(namespace=NAMESPACE, name="orders", nodes=[Split, Price])
@@ -84,14 +84,10 @@ async def show(manager: StateManager, run_id: str) -> None:
     """Wait for a run and print what its last nodes returned."""
     run = await manager.wait(run_id, timeout=60)
     print(f"{run_id}: {run.status}")
-    total = Decimal(0)
-    for node in (await manager.run(run_id)).nodes:
-        if node.identifier == "price":
-            state = await manager.state(graph.name, run_id, node.id)
-            price = from_text(Price.Outputs, state.outputs)
-            print(f"  {price.text}: {price.total}")
-            total += price.total
-    print(f"  total: {total}")
+    prices = await manager.outputs(run, price)
+    for each in prices:
+        print(f"  {each.text}: {each.total}")
+    print(f"  total: {sum(each.total for each in prices)}")
 
 
 async def main() -> None:
