@@ -59,7 +59,8 @@ class Loaded:
         """Return the module's Runtime: the one named by the attribute, or the only one."""
         runtimes, name = self._variables(Runtime), self.attribute
         if name is None:
-            return self._only(
+            return _only(
+                self.target,
                 runtimes,
                 "Runtime",
                 name_one=f"name one: {self.target}:{next(iter(runtimes), '')}",
@@ -68,7 +69,7 @@ class Loaded:
         is_graph = name in self._variables(Graph)
         where = f"looked up because of '{self.target}:{name}'"
         where += "; that is a Graph, which is chosen with --graph" if is_graph else ""
-        return self._named(name, runtimes, runtimes, "Runtime", where)
+        return _named(self.target, name, runtimes, runtimes, "Runtime", where)
 
     def graph(self, name: str | None, *, option: str = "--graph") -> Graph:
         """Return the module's Graph with this name (its own, or its variable's), or the only one.
@@ -77,34 +78,11 @@ class Loaded:
         """
         variables = self._variables(Graph)
         by_own_name = {graph.name: graph for graph in variables.values()}
-        if name is None:
-            return self._only(
-                by_own_name,
-                "Graph",
-                name_one=f"name one with {option} NAME",
-                write_one="write: graph = Graph('my-graph', namespace=...), then graph.add(...)",
-            )
-        return self._named(name, {**variables, **by_own_name}, by_own_name, "Graph", f"named with {option}")
+        return choose_graph(self.target, by_own_name, name, option, variables)
 
     def all_of(self, kind: type[T]) -> list[T]:
         """Return every object of a type at the module's top level."""
         return list(self._variables(kind).values())
-
-    def _only(self, objects: Mapping[str, T], kind: str, *, name_one: str, write_one: str) -> T:
-        if len(objects) != 1:
-            number = plural(len(objects), kind) if objects else f"no {kind}"
-            raise ModuleInvalid(
-                f"{self.target} has {number} at its top level",
-                where=", ".join(objects),
-                fix=name_one if objects else write_one,
-            )
-        return next(iter(objects.values()))
-
-    def _named(self, name: str, objects: Mapping[str, T], shown: Iterable[str], kind: str, where: str) -> T:
-        if name not in objects:
-            what = f"{self.target} has no {kind} {name!r}{suggestion(name, objects)}"
-            raise ModuleInvalid(what, where=where, fix=f"it has: {', '.join(shown) or 'none'}")
-        return objects[name]
 
     def _variables(self, kind: type[T]) -> dict[str, T]:
         """Return the module's variables of a type; the first name of each object."""
@@ -113,6 +91,45 @@ class Loaded:
             if isinstance(value, kind):
                 by_id.setdefault(id(value), (name, value))
         return dict(by_id.values())
+
+
+def choose_graph(
+    target: str,
+    graphs: Mapping[str, T],
+    name: str | None,
+    option: str = "--graph",
+    variables: Mapping[str, T] | None = None,
+) -> T:
+    """Return the graph with a name (or that of a variable), or the only one; else raise ModuleInvalid."""
+    if name is None:
+        return _only(
+            target,
+            graphs,
+            "Graph",
+            name_one=f"name one with {option} NAME",
+            write_one="write: graph = Graph('my-graph', namespace=...), then graph.add(...)",
+        )
+    return _named(target, name, {**(variables or {}), **graphs}, graphs, "Graph", f"named with {option}")
+
+
+def _only(target: str, objects: Mapping[str, T], kind: str, *, name_one: str, write_one: str) -> T:
+    if len(objects) != 1:
+        number = plural(len(objects), kind) if objects else f"no {kind}"
+        raise ModuleInvalid(
+            f"{target} has {number} at its top level",
+            where=", ".join(objects),
+            fix=name_one if objects else write_one,
+        )
+    return next(iter(objects.values()))
+
+
+def _named(
+    target: str, name: str, objects: Mapping[str, T], shown: Iterable[str], kind: str, where: str
+) -> T:
+    if name not in objects:
+        what = f"{target} has no {kind} {name!r}{suggestion(name, objects)}"
+        raise ModuleInvalid(what, where=where, fix=f"it has: {', '.join(shown) or 'none'}")
+    return objects[name]
 
 
 def load(target: str) -> Loaded:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import trio
 
-from exotrio._util.words import listed, plural, suggestion
+from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
 from exotrio.cli.file_process import Loaded
 from exotrio.cli.graphs.draft import Draft
+from exotrio.cli.load import choose_graph
 from exotrio.cli.runs.remote import check_of_values, start_run
 from exotrio.cli.terminal.browser import open_signed_in, shown_link
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import RunStatus, RunSummary, StateManager, ValidationStatus
-from exotrio.errors import ConfigurationError, GraphInvalid, ManagerError, NotFound
+from exotrio.errors import GraphInvalid, ManagerError, NotFound
 from exotrio.manager.serving import Served
 
 VALIDATION = 60.0
@@ -42,23 +43,10 @@ class FirstRun:
         """Return the name of its graph in the code.
 
         Raises:
-            ConfigurationError: there is none, or the values do not fit it.
+            ModuleInvalid: there is none.
+            ConfigurationError: the values do not fit it.
         """
-        names = list(loaded.graphs)
-        fix = "name one with --graph NAME" if names else "write: graph = Graph('my-graph', nodes=[...])"
-        if self.graph is None and len(names) != 1:
-            raise ConfigurationError(
-                f"the code has {len(names) or 'no'} graphs to start a run of",
-                where=", ".join(names),
-                fix=fix,
-            )
-        if self.graph is not None and self.graph not in names:
-            raise ConfigurationError(
-                f"the code has no graph {self.graph!r}{suggestion(self.graph, names)}",
-                where="named with --graph",
-                fix=f"it has: {listed(names)}",
-            )
-        graph = names[0] if self.graph is None else self.graph
+        graph = choose_graph("the code", {name: name for name in loaded.graphs}, self.graph)
         body = GraphBody.model_validate(loaded.graphs[graph])
         check_of_values(graph, body.nodes, body.store_config, {})(self.inputs, self.store)
         return graph

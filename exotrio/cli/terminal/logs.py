@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, TextIO, TypeVar
+from typing import TextIO
 
 import click
 
@@ -16,21 +15,17 @@ from exotrio.errors import ExotrioError
 
 log = logging.getLogger("exotrio.cli")
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 TEXT, JSON = "text", "json"
 _form = TEXT
 
 
-def log_format_option(function: Command) -> Command:
-    """Add ``--log-format`` to a command."""
-    return click.option(
-        "--log-format",
-        type=click.Choice([TEXT, JSON]),
-        default=TEXT,
-        show_default=True,
-        help="Format of the log: text, or one JSON object per line.",
-    )(function)
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice([TEXT, JSON]),
+    default=TEXT,
+    show_default=True,
+    help="Format of the log: text, or one JSON object per line.",
+)
 
 
 def configure_logs(
