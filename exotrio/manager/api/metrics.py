@@ -7,8 +7,7 @@ routes, nodes and words of ours, never the id of a run or a state.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.load import Backlog, backlog, oldest_graphs, schedules_paused
+from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.port import Store
 
 if TYPE_CHECKING:
@@ -204,16 +204,12 @@ class ManagerMetrics:
         name = graph if (namespace, graph) in self._graphs else OTHER_GRAPHS
         self._runs_ended.labels(namespace, name, RUN_STATUSES[status]).inc(count)
 
-    def _committed(
-        self,
-        writes: int,
-        ended: Counter[tuple[str, str, str]],
-        ended_runs: Counter[tuple[str, str, str]],
-    ) -> None:
+    def _committed(self, writes: int, effects: Sequence[Effects]) -> None:
         if writes:
             self._groups.observe(writes)
-        for (namespace, node, status), count in ended.items():
-            self._ended.labels(namespace, node, status).inc(count)
-        for (namespace, graph, status), count in ended_runs.items():
-            if count:
-                self._count_runs(namespace, graph, status, count)
+        for each in effects:
+            for (namespace, node, status), count in each.final.items():
+                self._ended.labels(namespace, node, status).inc(count)
+            for (namespace, graph, status), count in each.ended_runs.items():
+                if count:
+                    self._count_runs(namespace, graph, status, count)

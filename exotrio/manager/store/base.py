@@ -62,7 +62,7 @@ class BaseStore:
         now_ms: Callable[[], int],
         now: Callable[[], float] = trio.current_time,
     ) -> None:
-        self.on_commit: OnCommit = lambda writes, final, ended_runs: None
+        self.on_commit: OnCommit = lambda writes, effects: None
         self.written: int = 0
         self._commit_times = commit_times
         self._readers = readers
@@ -195,13 +195,15 @@ class BaseStore:
             if self._is_outage:
                 logger.info("the database can be written again")
                 self._is_outage = False
-        if commit.tally:
-            self._tally.update(commit.tally)
+        effects = commit.effects
+        for each in effects:
+            if each.tally:
+                self._tally.update(each.tally)
         for write in commit.writes:
             self._answer(write)
         if commit.writes:
             writes = 0 if commit.error is not None else len(commit.writes)
-            self.on_commit(writes, commit.final, commit.ended_runs)
+            self.on_commit(writes, effects)
         # Not with each commit: for a commit of one use case, one row more is a cost.
         if self._tally and abs(self._now_ms() - self._tallied_at) >= TALLY_INTERVAL_MS:
             self._put_tally()

@@ -6,15 +6,19 @@ another one, it adds the effects of that one to its own.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from exotrio.manager.store.tallies import Key
 from exotrio.manager.store.transaction import Transaction
 
 T_co = TypeVar("T_co", covariant=True)
+K = TypeVar("K")
+Counts = dict[K, int]
+"""A missing key counts 0, as in a ``Counter``, which would take as long as a statement to create."""
 
 Topic = int | str | tuple[int, int]
 """What a use case may wait for: a claimable state of a node (its id), or of a node in one run
@@ -43,9 +47,9 @@ class Effects:
     announced: set[Topic] = field(default_factory=set)
     claimable: dict[int, tuple[int, int]] = field(default_factory=dict)
     reopened: set[int] = field(default_factory=set)
-    final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    ended_runs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    tally: Counter[Key] = field(default_factory=Counter)
+    final: Counts[tuple[str, str, str]] = field(default_factory=partial(defaultdict, int))
+    ended_runs: Counts[tuple[str, str, str]] = field(default_factory=partial(defaultdict, int))
+    tally: Counts[Key] = field(default_factory=partial(defaultdict, int))
     undo: Callable[[Transaction], object] | None = None
     undo_if_unknown: bool = False
     waits_for: dict[Topic, float] = field(default_factory=dict)
@@ -64,9 +68,10 @@ class Effects:
         self.announced |= other.announced
         self.claimable |= other.claimable
         self.reopened |= other.reopened
-        self.final.update(other.final)
-        self.ended_runs.update(other.ended_runs)
-        self.tally.update(other.tally)
+        for name in ("final", "ended_runs", "tally"):
+            counts = getattr(self, name)
+            for key, count in getattr(other, name).items():
+                counts[key] += count
 
     def topics(self) -> set[Topic]:
         """Return all topics to announce."""

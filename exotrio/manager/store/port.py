@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.effects import WithEffects
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
@@ -45,7 +44,7 @@ class Copy(NamedTuple):
     read: Callable[[int], Awaitable[bytes]]
 
 
-OnCommit = Callable[[int, Counter[tuple[str, str, str]], Counter[tuple[str, str, str]]], None]
+OnCommit = Callable[[int, Sequence[Effects]], None]
 
 
 class Store(Protocol):
@@ -53,7 +52,7 @@ class Store(Protocol):
 
     on_commit: OnCommit
     """Called in the Trio thread after every commit, with the number of use cases that have their results now
-    (0 if it failed), and what ended (``Effects.final`` and ``Effects.ended_runs``)."""
+    (0 if it failed), and the effects of those that did not fail."""
 
     path: Path | None
     """The file, or None without one."""

@@ -60,7 +60,7 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
     raise AssertionError("unreachable: no share is more than the whole")
 
 
-def write(connection: Connection | Transaction, counted: Counter[Key], now_ms: int) -> None:
+def write(connection: Connection | Transaction, counted: Mapping[Key, int], now_ms: int) -> None:
     """Add counts to the slots of their minutes, and delete those of the same nodes that are too old.
 
     A count may be negative: a run that is retried no longer counts as ended, where it did. Another state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
@@ -15,7 +15,6 @@ import trio
 
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, Topic, WithEffects
 from exotrio.manager.store.port import NotCommitted
-from exotrio.manager.store.tallies import Key
 from exotrio.manager.store.transaction import Transaction
 
 MAX_TIMES, MIN_TIMES = 100, 10
@@ -64,25 +63,19 @@ class Write:
 class Commit:
     """What one commit did. ``writes`` have their results; ``changes`` counts the rows that it changed.
 
-    ``error`` says why it failed, if so. The others are as in ``Effects``.
+    ``error`` says why it failed, if so.
     """
 
     writes: list[Write] = field(default_factory=list)
     error: NotCommitted | None = None
     changes: int = 0
-    final: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    ended_runs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    tally: Counter[Key] = field(default_factory=Counter)
 
-    def add(self, effects: Effects) -> None:
-        """Add the effects of one of its use cases."""
-        # Most use cases end no state, and to update a Counter takes as long as a statement.
-        if effects.final:
-            self.final.update(effects.final)
-        if effects.ended_runs:
-            self.ended_runs.update(effects.ended_runs)
-        if effects.tally:
-            self.tally.update(effects.tally)
+    @property
+    def effects(self) -> list[Effects]:
+        """The effects of the use cases that are committed."""
+        if self.error is not None:
+            return []
+        return [write.effects for write in self.writes if isinstance(write.result, outcome.Value)]
 
 
 class CommitTimes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -477,16 +477,17 @@ async def test_readers_never_see_half_a_use_case(store: Store) -> None:
 
 async def test_each_commit_reports_how_many_use_cases_it_answered_and_what_ended(store: Store) -> None:
     def end(tx: Transaction, node: str) -> WithEffects[None]:
-        one = Counter([("n", node, "SUCCESS")])
-        return WithEffects(None, Effects(final=one, ended_runs=one))
+        effects = Effects()
+        effects.final["n", node, "SUCCESS"] += 1
+        effects.ended_runs["n", node, "SUCCESS"] += 1
+        return WithEffects(None, effects)
 
-    def on_commit(
-        writes: int, ended: Counter[tuple[str, str, str]], ended_runs: Counter[tuple[str, str, str]]
-    ) -> None:
+    def on_commit(writes: int, effects: Sequence[Effects]) -> None:
         trio.lowlevel.current_task()  # it is called in a Trio thread
         commits.append(writes)
-        total.update(ended)
-        runs.update(ended_runs)
+        for each in effects:
+            total.update(each.final)
+            runs.update(each.ended_runs)
 
     commits: list[int] = []
     total: Counter[tuple[str, str, str]] = Counter()

@@ -178,7 +178,6 @@ class PostgresStore(BaseStore):
         waits_for = write.effects.waits_for
         if error is None:
             commit.changes = write.changes
-            commit.add(write.effects)
             topics = write.effects.topics()
             if topics:
                 self._waiting.announce(topics)

@@ -141,7 +141,6 @@ class Committer:
             write.is_last = write.deadline is None or now >= write.deadline
             self._run(write)
             if isinstance(write.result, outcome.Value):
-                commit.add(write.effects)
                 topics.update(write.effects.topics())
             (waiting if write.waits else commit.writes).append(write)
 
