@@ -200,15 +200,13 @@ class Changes:
 
         The run is locked, and what ``apply`` has still to write does not end it.
         """
-        if run in self._reopened:
-            return
-        self._reopened.add(run)
         row = self.tx.one(
             f"SELECT graph, created_at, finished_at, {_RUN_STATUS}, {IDLE} FROM runs WHERE id = ?", (run,)
         )
         since, now = row["finished_at"], self.tx.now_ms
         if since is None:
             return
+        self._reopened.add(run)
         took_ms = since - row["created_at"] - row["idle"]
         key = (row["graph"], RUN, row["status"], bucket_of(took_ms), minute_of(since))
         self.effects.tally[key] -= 1
