@@ -55,7 +55,7 @@ class Hits:
         states: Those with this id.
         graphs, nodes: Names that contain it.
         texts: Further runs in which it occurs: one page of a search; not searched if the text is an id.
-        matches: By the number of a state in ``texts``, where the text occurs in it.
+        matches: By the id of a run in ``texts``, where the text occurs in it.
     """
 
     runs: list[RunSummary]
@@ -63,7 +63,7 @@ class Hits:
     graphs: list[str]
     nodes: list[str]
     texts: Page[FoundRun] = field(default_factory=Page)
-    matches: dict[int, Match] = field(default_factory=dict)
+    matches: dict[str, Match] = field(default_factory=dict)
 
 
 def find(view: View, namespace: str, text: str) -> Hits:
@@ -89,12 +89,12 @@ def find(view: View, namespace: str, text: str) -> Hits:
     )
 
 
-def matches_in(view: View, runs: Sequence[FoundRun], text: str) -> dict[int, Match]:
-    """Return where a text occurs in the states with it, by their numbers."""
+def matches_in(view: View, runs: Sequence[FoundRun], text: str) -> dict[str, Match]:
+    """Return where a text occurs in the states with it, by the ids of their runs."""
     seqs = [found.state for found in runs if found.state is not None]
     rows = read_states(view, seqs, error=MAX_READ)
     return {
-        row["seq"]: Match(state=state, **_where(row, text))
+        state.run_id: Match(state=state, **_where(row, text))
         for row, state in zip(rows, show_states(view, seqs), strict=True)
     }
 

@@ -143,18 +143,14 @@ class Dashboard:
             is_whole = fragment_names is None
             names = all_namespaces(view) if is_whole else []
             if names and page_request.namespace not in names:
-                return {}, names, view.now_ms, False
+                raise NotFound(
+                    f"there is no namespace {page_request.namespace}: none of its runtimes has started yet,"
+                    " and none of its graphs is stored"
+                )
             flashes = is_whole and has_flashes(view, session)
             return page.load(view, page_request, parts), names, view.now_ms, flashes
 
         data, namespaces, now, are_flashes = await self._service.store.read_with_deadline(load)
-        if not data:
-            return guard.html(
-                render_whole(
-                    request, "no_namespace.html", namespace=page_request.namespace, names=namespaces
-                ),
-                404,
-            )
         if to := data["page"].get("leads_to"):
             return guard.redirect(to)
         common: Data = {

@@ -150,10 +150,12 @@ def link(namespace: str, *parts: str, **query: object) -> str:
 def navigation_at(view: View, path: str) -> Data:
     """Return the variables of the layout of a page without data: the namespace of ``path``, or the first."""
     _, first, *rest = path.split("/")
-    namespace = rest[0] if first == "ns" and rest and rest[0] else first_namespace(view) or "default"
+    names = all_namespaces(view)
+    is_known = first == "ns" and rest and (rest[0] in names if names else rest[0])
+    namespace = rest[0] if is_known else first_namespace(view) or "default"
     return {
         "namespace": namespace,
-        "namespaces": all_namespaces(view),
+        "namespaces": names,
         "link": partial(link, namespace),
         "flashes": (),
         "folder": "",

@@ -82,8 +82,9 @@ async def test_an_empty_namespace_is_404(site: Site, path: str) -> None:
     await failed_run(site.api)
     ok(await site.api.elsewhere("<b>").register([declare("N")]))
     html = await site.browser.page(f"/ns/no<b>dy{path}", 404)
-    assert 'There is no namespace <span class="wrap">no&lt;b&gt;dy</span>' in html
-    assert 'There are: <a href="/ns/%3Cb%3E">&lt;b&gt;</a>, <a href="/ns/shop">shop</a>.' in html
+    assert "There is no namespace no&lt;b&gt;dy: " in html
+    assert 'Namespaces: <a href="/ns/%3Cb%3E">&lt;b&gt;</a>, <a href="/ns/shop">shop</a>' in html
+    assert '<a href="/ns/shop/runs">runs</a>' in html, "of one that there is"
     await site.api.elsewhere("no<b>dy").register([declare("N")])
     await site.browser.page(f"/ns/no<b>dy{path}", 404 if "orders" in path else 200)
 

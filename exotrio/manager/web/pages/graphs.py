@@ -65,7 +65,6 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
     template = view.template(graph["template"])
     problems = from_json(graph["validation_errors"])
     notes = {problem.node: problem.text for problem in map(Problem.read, reversed(problems))}
-    store = template.body.store_config
 
     def href(place: Place) -> str | None:
         # A node of another namespace has no page in this one.
@@ -78,7 +77,6 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
         "problems": problems,
         "picture": draw_graph(boxes, title=f"Graph {graph['name']}"),
         "policy": template.body.retry_policy,
-        "store": [*((key, None) for key in store.required_keys), *store.default_values.items()],
         "secrets": secret_names(view, graph),
         "crons": _crons(next_firings(view, graph), template, view.now_ms),
         "paused_at": graph["paused_at"],

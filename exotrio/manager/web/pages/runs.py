@@ -50,12 +50,9 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
                 text=text,
                 before=query.get("before", ""),
             )
-        matches = matches_in(view, page.rows, text) if text else {}
         data["list"] = {
             "runs": [found.run for found in page.rows],
-            "matches": {
-                found.run.run_id: match for found in page.rows if (match := matches.get(found.state or 0))
-            },
+            "matches": matches_in(view, page.rows, text) if text else {},
             "searched": page.searched,
             "next": page.next and request.link("runs", **filters, before=page.next),
             "back": request.link("runs", **filters) if query.get("before") else None,
