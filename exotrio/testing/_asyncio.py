@@ -206,7 +206,7 @@ class TrioHostedLoop(AsyncioLoop):
         loop = self._hosted
         begun = set[asyncio.Task[Any]]()
         cancelled = set[asyncio.Task[Any]]()
-        while tasks := asyncio.all_tasks(loop):
+        while (tasks := asyncio.all_tasks(loop)) or loop.awake.is_set():
             # A task that is cancelled before its first step would leave coroutines that nothing awaits.
             for task in (tasks & begun) - cancelled:
                 task.cancel()
@@ -214,4 +214,7 @@ class TrioHostedLoop(AsyncioLoop):
             begun |= tasks
             if tasks - cancelled:
                 loop.awake.set()
+            await self._step()
+        generators = loop.create_task(loop.shutdown_asyncgens())
+        while not generators.done():
             await self._step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import anyio
@@ -22,6 +23,7 @@ class World:
     """What outlives a runtime. The lock is bound to one asyncio loop."""
 
     log: list[str] = field(default_factory=list)
+    left: AsyncGenerator[int, None] | None = None
     locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = field(default_factory=dict)
 
     @property
@@ -222,7 +224,15 @@ async def test_a_node_on_asyncio_that_ignores_its_cancellation_is_named(autojump
 class Lingers(AsyncioNode):
     async def execute(self) -> None:
         self.left = asyncio.create_task(self.linger())
-        await asyncio.sleep(0)
+        world.left = self.generate()
+        await anext(world.left)
+
+    async def generate(self) -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            world.log.append("closed")
 
     async def linger(self) -> None:
         try:
@@ -232,7 +242,9 @@ class Lingers(AsyncioNode):
             world.log.append("cleaned up")
 
 
-async def test_tasks_that_a_node_left_in_the_loop_end_with_the_runtime(autojump_clock: MockClock) -> None:
+async def test_what_a_node_left_in_the_loop_ends_with_the_runtime(
+    autojump_clock: MockClock,
+) -> None:
     logs = await seen(Lingers, Fault.ANSWER_LOST)
     assert len(logs.runs) == 3
-    assert all(run.world.log == ["cleaned up"] for run in logs.runs)
+    assert all(run.world.log == ["cleaned up", "closed"] for run in logs.runs)
