@@ -268,6 +268,8 @@ def further_of(view: View, run: Row) -> dict[int, int]:
 
 def missing_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> list[str]:
     """Return what the result of a run lacks because states failed, as ``Run.missing``."""
+    if not run["errored"]:
+        return []
     further = further_of(view, run)
     return missing_of(
         (
