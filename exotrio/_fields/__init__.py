@@ -5,5 +5,6 @@
 - ``declared``: which values an input accepts, by the JSON schema that it is registered with;
 - ``fit``: whether the texts of one type are texts of another.
 
-Rule: no message contains the value of a field, which may be secret.
+Rule: no message contains the value of a field, which may be secret. Only to who sent it, before a run starts,
+its beginning is shown: ``declared.quoted`` masks the secrets that are known.
 """

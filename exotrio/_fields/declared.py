@@ -211,10 +211,11 @@ class _Reader:
         items, properties, others = (
             schema.get(key) for key in ("items", "properties", "additionalProperties")
         )
-        if annotation is list and items and "uniqueItems" not in schema:
-            return list.__class_getitem__(
-                self._part(items, within) if in_model else self.read(items, within).annotation
-            )
+        if annotation is list and items:
+            # A set is read by pydantic, too.
+            in_json = in_model or "uniqueItems" in schema
+            inner = self._part(items, within) if in_json else self.read(items, within).annotation
+            return list.__class_getitem__(inner)
         if annotation is dict and properties and len(properties) <= self._left:
             required = schema.get("required", ())
             fields: dict[str, Any] = {

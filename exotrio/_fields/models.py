@@ -204,7 +204,7 @@ def texts_of(what: str, values: Values | None, model: type[BaseModel] | None = N
             elif name in fields:
                 texts[name] = field_text(fields[name], value)
             elif value is None:
-                raise ValueError('is None: leave it out, or write "null" if None is one of its values')
+                raise ValueError('it is None: leave it out, or write "null" if None is one of its values')
             else:
                 texts[name] = plain_text(value)
         except ValueError as error:

@@ -29,6 +29,10 @@ class Place(Protocol):
     def inputs(self) -> Mapping[str, Any]: ...
 
 
+InputsByKey = Mapping[str, Sequence[tuple[Place, str]]]
+"""Store key to the inputs, as (place, name), that are this key and nothing else."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValueCheck:
     """The check of the values of runs of one graph.
@@ -36,14 +40,14 @@ class ValueCheck:
     Attributes:
         graph: Its name.
         root: Its first node.
-        inputs_by_key: Store key to the inputs, as (place, name), that are this key and nothing else.
+        inputs_by_key: Its inputs that are a key of the store.
         typed_inputs: Returns the registered inputs of a place that do not accept every text.
         quote: Returns a value as messages show it.
     """
 
     graph: str
     root: Place
-    inputs_by_key: Mapping[str, Sequence[tuple[Place, str]]]
+    inputs_by_key: InputsByKey
     typed_inputs: Callable[[Place], Mapping[str, Declared]]
     quote: Callable[[str], str] = quoted
 
@@ -89,6 +93,18 @@ def check_of(
     root = next((node for node in nodes if node.identifier not in followers and node.unites is None), None)
     if root is None:
         return None
+    known = {node: typed_inputs(schema.get("properties")) for node, schema in schemas.items()}
+    return ValueCheck(
+        graph=graph,
+        root=root,
+        inputs_by_key=inputs_by_key(nodes),
+        typed_inputs=lambda place: known.get((place.namespace, place.node_name), {}),
+        quote=quote,
+    )
+
+
+def inputs_by_key(nodes: Sequence[GraphNodeModel]) -> InputsByKey:
+    """Return the inputs of a graph that are a key of the store and nothing else."""
     by_key: dict[str, list[tuple[Place, str]]] = {}
     for node in nodes:
         for name, text in node.inputs.items():
@@ -96,11 +112,4 @@ def check_of(
                 pieces = parse_placeholders(text) if isinstance(text, str) else ()
                 if len(pieces) == 1 and isinstance(pieces[0], StoreRef):
                     by_key.setdefault(pieces[0].key, []).append((node, name))
-    known = {node: typed_inputs(schema.get("properties")) for node, schema in schemas.items()}
-    return ValueCheck(
-        graph=graph,
-        root=root,
-        inputs_by_key=by_key,
-        typed_inputs=lambda place: known.get((place.namespace, place.node_name), {}),
-        quote=quote,
-    )
+    return by_key

@@ -222,7 +222,7 @@ async def test_lines_that_are_not_runs_are_named(bad: Any) -> None:
             await client.trigger_many("graph", {"p": "x"})  # type: ignore[dict-item]
         with pytest.raises(ConfigurationError, match=r"runs\[0\] cannot be sent as JSON"):
             await client.trigger_many("graph", [{"p": "\ud800"}])
-        with pytest.raises(ConfigurationError, match='p: is None: leave it out, or write "null"'):
+        with pytest.raises(ConfigurationError, match='p: it is None: leave it out, or write "null"'):
             await client.trigger("graph", {"p": None})
         assert await total(manager) == 0
 

@@ -95,7 +95,9 @@ EXACT: dict[Any, str] = {
 LOOSE: dict[Any, tuple[str, str]] = {
     Decimal: ("a number", "[]"),
     list[Item]: ("a JSON array", "{}"),
-    set[int]: ("a JSON array", "{}"),
+    set[int]: ("a JSON array", '["a"]'),
+    frozenset[Size]: ("a JSON array", '["m"]'),
+    list[set[date]]: ("a JSON array", '[["2026-01-31", "soon"]]'),
     Annotated[set[int], Field(max_length=1)]: ("a JSON array", "{}"),
     dict[str, int]: ("a JSON object", '{"a": "x"}'),
     Item: ("a JSON object", '{"name": 5}'),

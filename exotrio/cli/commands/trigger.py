@@ -57,6 +57,9 @@ def command(
     If GRAPH already has a run with the same --run-key, none is started, and the id of that run is printed,
     with a message on standard error. It is an error if that run has other inputs or another store.
 
+    Values that do not fit the types that the runtimes registered are refused before a run starts (exit code
+    2).
+
     Give private values in a file or on standard input: other users can read arguments.
 
     With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C ends this command, not the run.

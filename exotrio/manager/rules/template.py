@@ -23,6 +23,7 @@ from exotrio._util.words import shortened
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NAME, UnitesStrategyEnum
 from exotrio.graph.placeholders import OutputRef, Piece, PlaceholderError, StoreRef, parse_placeholders
+from exotrio.graph.values import InputsByKey, inputs_by_key
 from exotrio.manager.rules.edges import Shape
 from exotrio.manager.rules.problems import Problem, refuse
 
@@ -150,14 +151,9 @@ class Template:
         return {target: tuple(unites) for target, unites in uniters.items()}
 
     @cached_property
-    def inputs_by_key(self) -> dict[str, list[tuple[Place, str]]]:
-        """Store key to the inputs, as (place, name), that are this key and nothing else."""
-        inputs: dict[str, list[tuple[Place, str]]] = {}
-        for place in self.places:
-            for name, pieces in place.inputs.items():
-                if len(pieces) == 1 and isinstance(pieces[0], StoreRef):
-                    inputs.setdefault(pieces[0].key, []).append((place, name))
-        return inputs
+    def inputs_by_key(self) -> InputsByKey:
+        """Store key to the inputs that are this key and nothing else."""
+        return inputs_by_key(self.body.nodes)
 
     @cached_property
     def aggregated(self) -> dict[int, frozenset[int]]:
