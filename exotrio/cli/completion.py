@@ -66,10 +66,12 @@ def names(kind: Kind) -> Complete:
             db = str(DATABASE)
         if db is None or is_database_url(db):
             return []
-        found = names_in(Path(db), kind, incomplete, ctx.params.get("namespace") or settings.namespace or "")
+        entries = names_in(
+            Path(db), kind, incomplete, ctx.params.get("namespace") or settings.namespace or ""
+        )
         # The shell inserts a name as it is, and others may have chosen it: it must not become a command.
         return [
-            CompletionItem(name, help=about or None) for name, about in found if shlex.quote(name) == name
+            CompletionItem(name, help=about or None) for name, about in entries if shlex.quote(name) == name
         ]
 
     return complete

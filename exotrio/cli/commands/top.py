@@ -31,7 +31,7 @@ def command(interval: float, once: bool, connection: Connection) -> None:
     \b
     DUE      waiting states that may run now; OLDEST: how long the first of them has been due
     BUFFERED states that runtimes have claimed and not begun; RUNNING: those whose execute runs
-    ENDED/H  attempts that ended in the last hour, FAILED of them; P50 and P95: about how long they ran
+    ENDED/H  attempts that ended in the last hour, FAILED of them; P50, P95: about how long they ran
     OFFERED  live runtimes that have the node
     BUSY     workers of a runtime that run a state; FREE: its other ones
 

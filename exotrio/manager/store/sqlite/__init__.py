@@ -7,6 +7,7 @@
 ``readers``     queries in threads, on separate connections
 ``database``    opening a file, checking its version, and owning it by a lock
 ``copy``        a consistent copy of a file that is in use, for backups
+``names``       names in a file that any process may have open, for the completion of a shell
 ==============  ===================================================================================
 
 Rules: one process owns a file (a lock file next to it). One connection writes, in one thread: the store's
