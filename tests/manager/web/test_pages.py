@@ -175,8 +175,8 @@ async def test_a_mistyped_address_is_a_page_with_links_for_a_browser_only(site: 
         assert answer.status_code == 404
         for name in ("", "/runs", "/graphs", "/nodes"):
             assert f'href="/ns/shop{name}"' in answer.text.partition("<main")[2], path
-    stranger = await site.anonymous.get("/nope", headers={"accept": "text/html"})
-    assert stranger.headers["location"] == "/sign-in?to=%2Fnope"
+    anonymous = await site.anonymous.get("/nope", headers={"accept": "text/html"})
+    assert anonymous.headers["location"] == "/sign-in?to=%2Fnope"
     for path, accept in (("/nope", "*/*"), ("/v0/nope", "text/html")):
         answer = await site.browser.get(path, headers={"accept": accept})
         assert (answer.status_code, answer.headers["content-type"]) == (401, "application/json")
