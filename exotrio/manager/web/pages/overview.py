@@ -12,15 +12,14 @@ from exotrio.manager.queries.load import (
     count_held,
     failing,
     fails_since,
-    failures,
     graphs_of,
     nodes_of,
+    performance,
 )
 from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs, read_run
 from exotrio.manager.queries.runtimes import live_v0_runtimes
 from exotrio.manager.queries.trends import trend
-from exotrio.manager.store import tallies
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
@@ -70,17 +69,16 @@ def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
     since = view.now_ms - DAY_MS
     unretried = failing(view, nodes, since)
     for node_id, name in nodes.items():
-        statuses, _ = tallies.of_node(view, node_id, HOUR)
-        attempts, failed = failures(statuses), unretried.get(node_id, 0)
-        if attempts or failed:
+        recent, failed = performance(view, node_id, HOUR), unretried.get(node_id, 0)
+        if recent["failed"] or failed:
             rows.append(
                 {
                     "name": name,
                     "failed": failed,
                     "first": fails_since(view, node_id, since) if failed else None,
                     "last": next(iter(last_failures(view, node_id, 1)), None) if failed else None,
-                    "attempts": attempts,
-                    "ended": statuses.total(),
+                    "attempts": recent["failed"],
+                    "ended": recent["ended"],
                 }
             )
     return sorted(rows, key=lambda node: (-node["failed"], -node["attempts"]))
