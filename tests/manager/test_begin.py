@@ -380,6 +380,14 @@ async def test_the_begin_that_an_older_state_manager_left_of_an_earlier_claim_do
     assert (await history_of(manager.api, state)).ran == 1
 
 
+async def test_a_claim_in_the_millisecond_of_an_earlier_one_has_its_own_begin(manager: Manager) -> None:
+    await Flow.start(manager.api, place("a"))
+    state = await claim_one(manager.api)
+    ok(await manager.api.heartbeat("w", states=[item_for(state, running=True, buffered_ms=0)]))
+    ok(await manager.api.release(states=[item_for(state)]))
+    assert (await history_of(manager.api, await claim_one(manager.api))).begun_at is None
+
+
 async def test_states_that_wait_and_are_cancelled_never_ran(manager: Manager, clock: SettableClock) -> None:
     flow = await Flow.start(manager.api, place("a"), runs=1)
     state = await claim_one(manager.api)
