@@ -15,6 +15,9 @@ from exotrio._util.words import listed, shortened, suggestion
 from exotrio.graph.declaration import MAX_NAME, GraphNodeModel
 from exotrio.graph.placeholders import PlaceholderError, StoreRef, parse_placeholders
 
+MAX_PROBLEM = 500
+"""Characters that say what is wrong with a value, which may be long lists of choices or of mistakes."""
+
 
 class Place(Protocol):
     """A node of a graph."""
@@ -69,7 +72,7 @@ class ValueCheck:
         """Return what is wrong with the text of an input; None if it fits, or if its type is not known."""
         values = self.typed_inputs(place).get(name)
         problem = None if values is None else values.problem(text)
-        return problem and f"input {name!r} of {self._name_of(place)} {problem}"
+        return problem and f"input {name!r} of {self._name_of(place)} {shortened(problem, MAX_PROBLEM)}"
 
     def _name_of(self, place: Place) -> str:
         return f"{place.identifier!r} in graph {self.graph!r}"

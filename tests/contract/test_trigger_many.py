@@ -266,3 +266,13 @@ async def test_what_the_graph_gives_is_checked_too_and_a_run_that_exists_is_not(
 async def test_v0_accepts_values_that_do_not_fit(api: Api) -> None:
     flow = await deploy_typed(api)
     ok(await api.trigger(flow.graph, inputs={"count": "abc", "cuont": "5"}, store={"due": "soon"}))
+
+
+async def test_a_refusal_is_short_however_many_values_an_input_accepts(api: Api) -> None:
+    many = {"type": "string", "contentSchema": {"enum": [f"choice {number}" for number in range(1_000)]}}
+    ok(await api.register([declare(node_name("a"), {"p": many})]))
+    flow = await Flow.put(api, "graph", api.body([place("a", inputs={"p": "choice 1"})]))
+    detail = refused(await api.native_trigger(flow.graph, **run(inputs={"p": "choice 1000"})), 400)
+    assert "must be one of choice 0, choice 1, " in detail
+    assert detail.endswith("...; it is 'choice 1000'")
+    assert len(detail) < 700

@@ -16,11 +16,12 @@ from exotrio._fields.declared import ANY_TEXT, Declared
 from exotrio._util.redaction import redactor_of
 from exotrio._wire.vocabulary import check_key
 from exotrio.graph.placeholders import Piece, StoreRef
+from exotrio.graph.values import Place
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import find_run, started_with
 from exotrio.manager.queries.graphs import Field, input_fields
 from exotrio.manager.rules.errors import NotFound
-from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import open_secrets
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -153,12 +154,7 @@ class StartForm:
 
         def declared_key(key: str) -> Field:
             """Return the declaration of all inputs that are this key, if they accept the same values."""
-            fields = [
-                declared(place, name)
-                for place in template.places
-                for name, pieces in place.inputs.items()
-                if pieces == (StoreRef(key),)
-            ]
+            fields = [declared(place, name) for place, name in template.inputs_by_key.get(key, ())]
             is_one = fields and all(each.values == fields[0].values for each in fields)
             return replace(fields[0], name=key) if is_one else Field(key)
 
