@@ -43,6 +43,13 @@ def test_the_figures_of_a_namespace_are_shown() -> None:
     assert text.index("Digest ") < text.index("Scan "), "what has something to do comes first"
 
 
+def test_the_chart_of_attempts_is_next_to_their_number_or_left_out() -> None:
+    wide = next(line for line in shown(overview(), width=120).splitlines() if "last hour" in line)
+    assert re.search(r"1 failed \(8\.3 %\) +█▂   5 runs ended   3 failed$", wide)
+    narrow = next(line for line in shown(overview(), width=85).splitlines() if "last hour" in line)
+    assert narrow.endswith("1 failed (8.3 %)   5 runs ended   3 failed")
+
+
 def test_unusual_nodes_and_runtimes_are_highlighted() -> None:
     text = shown(
         overview(

@@ -132,18 +132,19 @@ def _lately(screen: Screen, width: int) -> Text:
         line.append("   now ")
         line.append(f"{screen.rate:,.{0 if screen.rate >= 10 else 1}f}", style="bold")
         line.append("/s")
+    runs = Text()
     if overview.run_throughput is not None:
         runs_ended, runs_failed = sum(overview.run_throughput.ended), sum(overview.run_throughput.failed)
-        line.append("   ")
-        line += _figures(
+        runs = Text("   ") + _figures(
             (f"{runs_ended:,}", "run ended" if runs_ended == 1 else "runs ended", ""),
             (f"{runs_failed:,}", "failed", "red" * bool(runs_failed)),
         )
-    minutes = lately.ended[-max(0, min(MINUTES, width - line.cell_len - 3)) :]
-    if len(minutes) >= MIN_MINUTES and any(minutes):
+    room = min(MINUTES, width - line.cell_len - runs.cell_len - 3)
+    # Next to the attempts, which it shows by minute.
+    if room >= MIN_MINUTES and any(minutes := lately.ended[-room:]):
         line.append("   ")
         line.append(_sparks(minutes), style="green")
-    return line
+    return line + runs
 
 
 def _figures(*figures: tuple[str, str, str]) -> Text:
