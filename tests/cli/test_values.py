@@ -18,7 +18,7 @@ from exotrio.cli.graphs.json_lines import read_json
 @click.command()
 @options.run_values
 @options.secrets
-def show(inputs: dict[str, str], store: dict[str, str], run_key: str | None, secrets: dict[str, str]) -> None:
+def show(inputs: dict[str, str], store: dict[str, str], secrets: dict[str, str]) -> None:
     click.echo(json.dumps([inputs, store, secrets]))
 
 
