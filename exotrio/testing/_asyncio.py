@@ -12,7 +12,6 @@ import heapq
 import inspect
 import math
 import selectors
-import types
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
@@ -23,7 +22,7 @@ import trio
 
 from exotrio._execution.asyncio_thread import AsyncioLoop
 from exotrio._execution.threads import StuckNodes
-from exotrio.testing._visits import Visit
+from exotrio.testing._visits import Visit, run_unless_held
 
 Ts = TypeVarTuple("Ts")
 
@@ -86,37 +85,25 @@ def _task(loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> Any:
 
 async def _wrapped(coroutine: Coroutine[Any, Any, Any], visit: Visit) -> Any:
     """Run a coroutine of a task of a node, but do not resume it while it is held."""
-    return await _run_unless_held(coroutine, visit)
-
-
-@types.coroutine
-def _run_unless_held(coroutine: Coroutine[Any, Any, Any], visit: Visit) -> Generator[Any, Any, Any]:
     task = asyncio.current_task()
     assert task is not None, "a coroutine runs in a task"
-    resume: Callable[[], Any] = partial(coroutine.send, None)
-    while True:
-        try:
-            future = resume()
-        except StopIteration as end:
-            return end.value
-        visit.awaits(coroutine, "asyncio", cancelled=task.cancelling() > 0)
-        resume = partial(coroutine.send, None)
-        try:
-            yield future
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as error:
-            resume = partial(coroutine.throw, error)
+
+    def passing() -> Generator[Any, Any, BaseException | None]:
+        cancellation = None
         while visit.hold.active or visit.process.hold.active:
             lifted = asyncio.get_running_loop().create_future()
             hold = visit.hold if visit.hold.active else visit.process.hold
             hold.on_lift(partial(_lift, lifted))
             try:
                 yield from lifted
-            except asyncio.CancelledError as cancellation:
-                # It came to a task that is held: the code sees it once it continues.
-                resume = partial(coroutine.throw, cancellation)
+            except asyncio.CancelledError as error:
+                cancellation = error  # the code sees it once it continues
+        return cancellation
+
+    def on_await() -> None:
+        visit.awaits(coroutine, "asyncio", cancelled=task.cancelling() > 0)
+
+    return await run_unless_held(coroutine, on_await, passing)
 
 
 def _lift(lifted: asyncio.Future[None]) -> None:

@@ -269,31 +269,49 @@ class TaskTracker(trio.abc.Instrument):
 
 
 async def _wrapped(coroutine: Coroutine, tracked: TrackedTask) -> Any:
-    return await _run_unless_held(coroutine, tracked)  # Trio needs a coroutine of an async def
+    def on_await() -> None:
+        if tracked.visit is not None:
+            cancelled = trio.current_effective_deadline() == -math.inf
+            tracked.visit.awaits(coroutine, "trio", cancelled=cancelled)
+
+    def passing() -> Generator[Any, Any, None]:
+        # The visit first: the task that lifts its hold may belong to the process.
+        if tracked.visit is not None and not tracked.visit.is_on_asyncio:
+            yield from tracked.visit.hold.passing()
+        yield from tracked.hold.passing()
+
+    return await run_unless_held(coroutine, on_await, passing)  # Trio needs a coroutine of an async def
 
 
 @types.coroutine
-def _run_unless_held(coroutine: Coroutine, tracked: TrackedTask) -> Generator[Any, Any, Any]:
-    """Run a coroutine, but do not resume it while its process, or its visit, is held."""
+def run_unless_held(
+    coroutine: Coroutine,
+    on_await: Callable[[], None],
+    passing: Callable[[], Generator[Any, Any, BaseException | None]],
+) -> Generator[Any, Any, Any]:
+    """Run a coroutine of a task, but do not resume it while it is held.
+
+    Args:
+        coroutine: On Trio or asyncio.
+        on_await: Called each time it yields to the loop.
+        passing: Returns once it is not held, with a cancellation that came meanwhile, if any.
+    """
     resume: Callable[[], Any] = partial(coroutine.send, None)
     while True:
         try:
             trap = resume()
         except StopIteration as end:
             return end.value
-        visit = tracked.visit
-        if visit is not None:
-            visit.awaits(coroutine, "trio", cancelled=trio.current_effective_deadline() == -math.inf)
+        on_await()
         try:
             answer = yield trap
         except GeneratorExit:
             coroutine.close()
             raise
-        except BaseException as error:  # Trio does not know the trap, which is one of another library
+        except BaseException as error:  # a cancellation on asyncio; on Trio, it does not know the trap
             resume = partial(coroutine.throw, error)
         else:
             resume = partial(coroutine.send, answer)
-        # The visit first: the task that lifts its hold may belong to the process.
-        if visit is not None and not visit.is_on_asyncio:
-            yield from visit.hold.passing()
-        yield from tracked.hold.passing()
+        cancellation = yield from passing()
+        if cancellation is not None:
+            resume = partial(coroutine.throw, cancellation)
