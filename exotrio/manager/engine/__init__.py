@@ -11,7 +11,7 @@
 ``reported_texts``  errors and log lines that runtimes report: masked, bounded and stored
 ``states``          the statuses of states, and reading states
 ``changes``         ``Changes``: new states and transitions, with every counter that follows
-``unites``          when a united node runs
+``unites``          when a united node runs, and when it runs again
 ``inputs``          the inputs of a new state, built from placeholders
 ``retries``         retries by hand
 ``leases``          how long claims hold
