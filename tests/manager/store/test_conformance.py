@@ -17,6 +17,7 @@ import trio.testing
 
 from exotrio import DatabaseError
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store import tallies
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
@@ -536,6 +537,20 @@ async def test_states_that_ended_are_counted_by_node_and_minute_at_the_latest_wh
             return  # it ends with its store
     async with open_store(db) as store:
         assert await store.read(totals) == {(7, "SUCCESS", 3): 20, (7, "ERRORED", 0): 10}
+
+
+async def test_a_run_may_be_uncounted_before_another_manager_has_counted_it(store: Store) -> None:
+    await store.write(put_graph)
+    now = await store.read(lambda view: view.now_ms)
+    key = (1, tallies.RUN, "ERRORED", 3, tallies.minute_of(now))
+
+    def ended(view: View) -> int:
+        slots = tallies.in_slots(view, 15, 96, graphs=[1], runs=True).values()
+        return sum(statuses.total() for statuses, _ in slots)
+
+    for count, shown in ((-1, 0), (2, 1), (-1, 0), (0, 0), (1, 1)):
+        await store.write(tallies.write, Counter({key: count}), now)
+        assert await store.read(ended) == shown
 
 
 async def test_a_store_says_that_it_can_be_written(store: Store) -> None:
