@@ -32,7 +32,7 @@ _Strategy = UnitesStrategyEnum | Literal["ALL_SUCCESS", "ALL_DONE"]
 
 
 class _Parts(TypedDict, total=False):
-    secrets: dict[str, str]
+    secrets: Mapping[str, str]
     retry_policy: RetryPolicyModel
     store_config: StoreConfigModel
     triggers: list[CronTrigger]

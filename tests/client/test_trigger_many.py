@@ -259,7 +259,7 @@ async def test_progress_is_shown_as_runs_are_started() -> None:
 
 async def test_a_v0_server_gets_one_request_for_each_run(autojump_clock: MockClock) -> None:
     started = Started(native=False)
-    ids = await started.client.trigger_many("g", [{"p": str(number)} for number in range(20)])
+    ids = await started.client.trigger_many("g", [{"p": number} for number in range(20)])
     assert len(set(ids)) == 20
     assert {run["inputs"]["p"] for run in started.sent} == {str(number) for number in range(20)}
     assert started.max_at_once == MAX_SINGLE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any, assert_type
@@ -30,7 +30,8 @@ class Silent(BaseNode):
     async def execute(self) -> None: ...
 
 
-graph = Graph("g", namespace="shop")
+secrets: Mapping[str, str] = {}
+graph = Graph("g", namespace="shop", secrets=secrets)
 report = graph.add(Report, period=date(2026, 9, 1))
 silent = graph.add(Silent, after=report)
 notify = graph.add("Notify", namespace="theirs", after=report)
@@ -39,6 +40,7 @@ typed = Report.Inputs(period=date(2026, 9, 1))
 
 
 async def trigger(manager: StateManager) -> None:
+    await manager.upsert_graph("g", [], secrets)
     await manager.trigger("g", {"period": date(2026, 9, 1)})
     await manager.trigger("g", texts, store={"minimum": Decimal(5), "all": True})
     await manager.trigger("g", typed)

@@ -43,6 +43,8 @@ class RunValues:
             typed_inputs=self._typed_inputs,
             quote=self._quoted,
         )
+        self._is_typed = bool(self._typed_inputs(template.root))
+        self._keys = template.inputs_by_key.keys()
         self._of_graph = [
             name
             for name, pieces in template.root.inputs.items()
@@ -57,6 +59,8 @@ class RunValues:
             store: The store of the trigger.
             inputs: The inputs of the root, made of these two and of the graph.
         """
+        if not self._is_typed and given.keys() <= inputs.keys() and self._keys.isdisjoint(store):
+            return  # at once, since a list may have a thousand such runs
         of_graph = (
             f"{problem}; the graph gives {self._quoted(inputs[name])}"
             for name in self._of_graph
