@@ -259,8 +259,8 @@ def users_traceback(error: BaseException) -> str:
     leaf = first_leaf(error.__cause__ or error)
     lines = traceback.format_list(_users_frames(leaf))
     if isinstance(leaf, SyntaxError):
-        # The line with the error is not in a frame.
-        lines += traceback.TracebackException.from_exception(leaf).format_exception_only()
+        # The line with the error is not in a frame. Without the message, which the error has.
+        lines += list(traceback.TracebackException.from_exception(leaf).format_exception_only())[:-1]
     return "".join(lines).rstrip("\n")
 
 

@@ -16,7 +16,9 @@ from exotrio.cli.dev import watcher
 from exotrio.cli.dev.child import Child
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import INTERRUPTED
+from exotrio.cli.load import load, users_traceback
 from exotrio.cli.runtime_process import Order
+from exotrio.errors import ExotrioError
 from tests.support.processes import TEST_TIMEOUT
 
 
@@ -206,3 +208,13 @@ async def test_a_ctrl_c_at_the_very_start_of_a_process_prints_no_traceback(
         assert child.code == INTERRUPTED
         await child.aclose()
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_message_of_a_syntax_error_is_shown_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unclosed.py").write_text("x = (\n")
+    with pytest.raises(ExotrioError, match="'\\(' was never closed") as caught:
+        load("unclosed.py")
+    shown = users_traceback(caught.value)
+    assert "    x = (\n" in shown
+    assert "never closed" not in shown
