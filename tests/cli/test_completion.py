@@ -60,7 +60,8 @@ def test_commands_options_and_their_values_are_offered(bare: Cli) -> None:
     assert offered(bare, "exotrio --completion ") == ["bash", "zsh", "fish"]
     assert offered(bare, "exotrio trigger g --run") == ["--run-key"]
     assert [each.upper() for each in offered(bare, "exotrio runs ls --status f")] == ["FAILED"]
-    assert offered(bare, "exotrio run ev") == ["file,ev"]
+    for command in ("run", "dev", "worker", "rehearse", "graph check", "graph apply"):
+        assert offered(bare, f"exotrio {command} ev") == ["file,ev"]
     for option in ("--inputs-file", "--db", "--key-file", "--each"):
         assert offered(bare, f"exotrio trigger g {option} ") == ["file,"]
 

@@ -12,7 +12,7 @@ from exotrio.cli.terminal.logs import configure_logs
 
 
 @click.command(name="rehearse")
-@click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
+@options.target
 @click.option("--times", metavar="N", type=click.IntRange(1), default=50, show_default=True, help="Runs.")
 @click.option("--graph", metavar="NAME", help="The Graph to run, if the code has several.")
 @options.run_values

@@ -11,7 +11,7 @@ from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.runs.each import RunsOfFile
 from exotrio.cli.runs.remote import follow, is_new, start_run
-from exotrio.cli.terminal.output import print_json, print_message, print_text
+from exotrio.cli.terminal.output import print_message
 from exotrio.client import StateManager
 
 
@@ -90,13 +90,11 @@ def command(
     async def start(manager: StateManager) -> str:
         reply = await start_run(manager, graph, inputs, store, start_delay=start_delay, key=run_key)
         run_id: str = reply["run_id"]
-        if connection.form == "table":
-            print_text(run_id)
-        elif following:
+        if following and connection.form == "json":
             print_message(f"run {run_id} of graph {graph!r}")
         else:
             shown = {"run_id": run_id, "graph": graph, "status": reply["status"], "created": is_new(reply)}
-            print_json(shown)
+            connection.print(shown, [run_id])
         if connection.is_alone and not following:
             print_message(connection.how_to_execute(run_id))
         return run_id
