@@ -78,7 +78,7 @@ def find(view: View, namespace: str, text: str) -> Hits:
         for names in (graphs_of, nodes_of)
     )
     texts = find_runs(view, namespace, text=text)
-    further = [found for found in texts.rows if found.run.run_id not in run_ids]
+    further = [hit for hit in texts.rows if hit.run.run_id not in run_ids]
     return Hits(
         runs=runs,
         states=states,
@@ -91,7 +91,7 @@ def find(view: View, namespace: str, text: str) -> Hits:
 
 def matches_in(view: View, runs: Sequence[FoundRun], text: str) -> dict[str, Match]:
     """Return where a text occurs in the states with it, by the ids of their runs."""
-    seqs = [found.state for found in runs if found.state is not None]
+    seqs = [hit.state for hit in runs if hit.state is not None]
     rows = read_states(view, seqs, error=MAX_READ)
     return {
         state.run_id: Match(state=state, **_where(row, text))

@@ -53,7 +53,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "runs" in parts:
         page = find_runs(view, request.namespace, graph=name, limit=RUNS_SHOWN)
         data["runs"] = {
-            "runs": [found.run for found in page.rows],
+            "runs": [hit.run for hit in page.rows],
             "searched": page.searched,
             "of_graph": name,
         }

@@ -51,7 +51,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
                 before=query.get("before", ""),
             )
         data["list"] = {
-            "runs": [found.run for found in page.rows],
+            "runs": [hit.run for hit in page.rows],
             "matches": matches_in(view, page.rows, text) if text else {},
             "searched": page.searched,
             "next": page.next and request.link("runs", **filters, before=page.next),

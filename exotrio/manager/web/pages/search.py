@@ -22,7 +22,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 def _only(hits: Hits, request: PageRequest) -> str | None:
     links = [
         *(request.link("runs", run.run_id) for run in hits.runs),
-        *(request.link("runs", found.run.run_id) for found in hits.texts.rows),
+        *(request.link("runs", hit.run.run_id) for hit in hits.texts.rows),
         *(request.link("states", state.id) for state in hits.states),
         *(request.link("graphs", name) for name in hits.graphs),
         *(request.link("nodes", name) for name in hits.nodes),
