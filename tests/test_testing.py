@@ -156,7 +156,7 @@ async def test_a_graph_that_cannot_be_run_is_refused_with_the_reasons(autojump_c
         await run_graph(graph("other"), NODES)
     with pytest.raises(ConfigurationError, match="dict"):
         await run_graph(graph(), [dict], store={"word": "Hello"})  # type: ignore[list-item]
-    with pytest.raises(RequestRefused, match="no input 'nmaes'; did you mean 'names'"):
+    with pytest.raises(RequestRefused, match="no input 'nmaes'; it has: names; did you mean 'names'"):
         await run_graph(graph(), NODES, inputs={"nmaes": "Ada"}, store={"word": "Hello"})
 
 
