@@ -85,11 +85,11 @@ async def check_list(calls: Calls, graph_name: str, runs: Sequence[NewRun | Valu
     for index, (inputs, store) in enumerate(_texts_of_each(runs)):
         if index % 1_000 == 0:
             await anyio.lowlevel.checkpoint()
-        found = list(check.problems(inputs, store))
+        wrong = list(check.problems(inputs, store))
         if missing := [key for key in graph.store_config.required_keys if key not in store]:
-            found.append(f"the store lacks required keys: {', '.join(missing)}")
-        if found:
-            problems.append(f"runs[{index}]: {'; '.join(found)}")
+            wrong.append(f"the store lacks required keys: {', '.join(missing)}")
+        if wrong:
+            problems.append(f"runs[{index}]: {'; '.join(wrong)}")
             if len(problems) == MAX_NAMED:
                 break
     if problems:

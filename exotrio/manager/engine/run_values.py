@@ -51,22 +51,25 @@ class RunValues:
             if len(pieces) != 1 or not isinstance(pieces[0], StoreRef)
         ]
 
-    def check(self, given: Mapping[str, str], store: Mapping[str, str], inputs: Mapping[str, str]) -> None:
+    def check(
+        self, overrides: Mapping[str, str], store: Mapping[str, str], inputs: Mapping[str, str]
+    ) -> None:
         """Raise InvalidRequest if values do not fit.
 
         Args:
-            given: The inputs of the trigger.
+            overrides: The inputs of the trigger.
             store: The store of the trigger.
             inputs: The inputs of the root, made of these two and of the graph.
         """
-        if not self._is_typed and given.keys() <= inputs.keys() and self._keys.isdisjoint(store):
+        if not self._is_typed and overrides.keys() <= inputs.keys() and self._keys.isdisjoint(store):
             return  # at once, since a list may have a thousand such runs
         of_graph = (
             f"{problem}; the graph gives {self._quoted(inputs[name])}"
             for name in self._of_graph
-            if name not in given and (problem := self._check.problem(self._check.root, name, inputs[name]))
+            if name not in overrides
+            and (problem := self._check.problem(self._check.root, name, inputs[name]))
         )
-        if problems := list(islice(chain(self._check.problems(given, store), of_graph), MAX_NAMED)):
+        if problems := list(islice(chain(self._check.problems(overrides, store), of_graph), MAX_NAMED)):
             raise InvalidRequest("; ".join(problems))
 
     def _typed_inputs(self, place: Place) -> Mapping[str, Declared]:
