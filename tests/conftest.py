@@ -26,7 +26,7 @@ SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index tha
 
 # How fast the machine is, is not tested. ``--hypothesis-profile=long`` searches deeper.
 both = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("short", both, max_examples=24)
+settings.register_profile("short", both, max_examples=15)
 settings.register_profile("long", both, max_examples=3000)
 settings.load_profile("short")
 

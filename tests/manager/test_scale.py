@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,9 +18,9 @@ from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager, open_manager
-from tests.support.postgres import database
+from tests.support.postgres import Database, empty_database
 from tests.support.query_plans import (
-    HISTORY,
+    add_history,
     indexes_by_number,
     planned,
     refuses_scans,
@@ -166,32 +166,36 @@ async def test_no_statement_of_any_use_case_or_query_scans_a_table_that_grows(ma
     assert all("runs_by_key" in plan[0] for plan in by_key), "not those of the namespace, by time"
 
 
-async def test_no_statement_scans_a_table_that_grows_on_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
-    # So that the state manager's own sweep does not follow the one below, which is of another time.
-    monkeypatch.setattr(leases.Terms, "sweep_interval", 60.0)
-    with database() as fresh:
+@pytest.fixture(scope="module")
+def on_postgres() -> Iterator[tuple[Database, set[str]]]:
+    """Give a database with a history, and the statements of every kind of step."""
+
+    async def use() -> None:
+        async with open_manager(database.url) as manager:
+            await everything_once(manager)
+
+    with pytest.MonkeyPatch.context() as patch, empty_database() as database:
+        # So that the state manager's own sweep does not follow the one below, which is of another time.
+        patch.setattr(leases.Terms, "sweep_interval", 60.0)
         with watched_on_postgres() as statements:
-            async with open_manager(fresh.url) as manager:
-                await everything_once(manager)
-        scans = scans_on_postgres(fresh, statements)
-    assert len(statements) > 100, "hardly anything was watched"
+            trio.run(use)
+        add_history(database)
+        yield database, statements
+
+
+def test_no_statement_scans_a_table_that_grows_on_postgresql(on_postgres: tuple[Database, set[str]]) -> None:
+    scans = scans_on_postgres(*on_postgres)
+    assert len(on_postgres[1]) > 100, "hardly anything was watched"
     # What retention does now and then: PostgreSQL may find it cheaper to read an index of runs than to look
     # for each template there.
     assert all(sql.startswith("DELETE FROM templates ") for sql in scans), scans
 
 
-async def test_states_named_by_number_are_found_by_it_on_postgresql_though_nothing_waited_at_the_last_analyze(
-    monkeypatch: pytest.MonkeyPatch,
+def test_states_named_by_number_are_found_by_it_on_postgresql_though_nothing_waited_at_the_last_analyze(
+    on_postgres: tuple[Database, set[str]],
 ) -> None:
     """Plans are kept. One over an index of waiting or held states reads all of them once there are many."""
-    monkeypatch.setattr(leases.Terms, "sweep_interval", 60.0)
-    with database() as fresh:
-        with watched_on_postgres() as statements:
-            async with open_manager(fresh.url) as manager:
-                await everything_once(manager)
-        for statement in HISTORY.split(";"):
-            fresh.execute(statement)
-        scans = indexes_by_number(fresh, statements)
+    scans = indexes_by_number(*on_postgres)
     assert len([sql for sql in scans if sql.startswith("UPDATE")]) > 10, "hardly anything was watched"
     assert {sql: indexes for sql, indexes in scans.items() if indexes != {"states_pkey"}} == {}
 

@@ -17,6 +17,9 @@ from exotrio._runtime.server_errors import MAX_SERVER_ERRORS, ItemFailures, Serv
 from tests.support.doubles import Call, NativeServer, V0Server, reply, running
 from tests.support.stock import GATEWAY_FAILS, Fate, State, Stock, StockTransport
 
+MAX_DOCUMENT = 64 * 1024
+"""Bytes that the database can store here; MongoDB takes 16 MiB, of which each attempt would take a second."""
+
 began: Counter[str] = Counter()
 """How often each piece of work was begun, by its number."""
 
@@ -35,7 +38,7 @@ class Large(BaseNode):
         text: str
 
     async def execute(self) -> Any:
-        return self.Outputs(text="x" * 17 * 1024 * 1024)
+        return self.Outputs(text="x" * (MAX_DOCUMENT + 1))
 
 
 class Prunes(BaseNode):
@@ -49,8 +52,9 @@ class Says(BaseNode):
 
 
 @pytest.fixture
-def stock() -> Stock:
+def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
     began.clear()
+    monkeypatch.setattr("tests.support.stock.MAX_DOCUMENT", MAX_DOCUMENT)
     stock = Stock()
     stock.proxy_answer = GATEWAY_FAILS
     return stock

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -107,6 +107,11 @@ class Database:
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement as superuser, with %s for parameters, and return its rows."""
         return self.server.execute(statement, parameters, database=self.name)
+
+    def execute_all(self, statements: Iterable[str]) -> list[list[tuple[Any, ...]]]:
+        """Run statements as superuser, one after the other in one session, and return the rows of each."""
+        with self.server.connected(self.name) as connection:
+            return [connection.execute(statement.encode()).fetchall() for statement in statements]
 
     def sessions(self) -> list[int]:
         """Return the process ids of its sessions."""
@@ -213,7 +218,7 @@ class Server:
     @contextmanager
     def _left_by_a_test(self, database: Database) -> Iterator[psycopg.Connection]:
         """End the sessions of a database and what was set for it, and connect to it as superuser."""
-        with self._connected(database.name) as connection:
+        with self.connected(database.name) as connection:
             connection.execute(f"ALTER DATABASE {database.name} RESET ALL".encode())
             connection.execute(END_OTHERS)
             yield connection
@@ -224,7 +229,8 @@ class Server:
         self._empty.append(database)
 
     @contextmanager
-    def _connected(self, database: str) -> Iterator[psycopg.Connection]:
+    def connected(self, database: str) -> Iterator[psycopg.Connection]:
+        """Give a session of the superuser."""
         where = f"host={self.folder} port={self.port} user=postgres dbname={database}"
         with psycopg.connect(where, autocommit=True) as connection:
             yield connection
@@ -233,7 +239,7 @@ class Server:
         self, statement: str, parameters: Sequence[Any] = (), *, database: str = "postgres"
     ) -> list[tuple[Any, ...]]:
         """Run one statement as superuser, with %s for parameters, and return its rows."""
-        with self._connected(database) as connection:
+        with self.connected(database) as connection:
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 

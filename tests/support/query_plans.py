@@ -74,27 +74,28 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
 GROWING = re.compile(
     "states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs|idle_times"
 )
+_PLANNED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
 PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
 """Indexes that most rows of their table are not in."""
 HISTORY = """
 INSERT INTO runs (id, run_id, namespace, graph, template, created_at, finished_at, success)
 SELECT 1000 + n, 'past-' || n, 'namespace-' || n % 20, 1, 1, 1600000000000 + n, 1600000000000 + n, 10
-FROM generate_series(1, 100000) AS n;
+FROM generate_series(1, 20000) AS n;
 INSERT INTO states (seq, run, place, node_id, status, inputs, enqueue_after, created_at, updated_at,
 claimed_at, finished_at)
-SELECT 1000 + n, 1001 + n * 2 % 100000, n % 3, 1 + n % 3, 'SUCCESS', '{}', 0, 0, 0, 0, n
-FROM generate_series(1, 50000) AS n;
-INSERT INTO counts (run, place, success) SELECT 1000 + n, 0, 10 FROM generate_series(1, 100000) AS n;
-INSERT INTO store (run, key, value) SELECT 1000 + n, 'k', 'v' FROM generate_series(1, 100000) AS n;
+SELECT 1000 + n, 1001 + n * 2 % 20000, n % 3, 1 + n % 3, 'SUCCESS', '{}', 0, 0, 0, 0, n
+FROM generate_series(1, 10000) AS n;
+INSERT INTO counts (run, place, success) SELECT 1000 + n, 0, 10 FROM generate_series(1, 20000) AS n;
+INSERT INTO store (run, key, value) SELECT 1000 + n, 'k', 'v' FROM generate_series(1, 20000) AS n;
 INSERT INTO events (id, state, at, kind) SELECT 1000 + n, 1000 + n, n, 'requeued'
-FROM generate_series(1, 30000) AS n;
-INSERT INTO logs (state, lines) SELECT 1000 + n, '[]' FROM generate_series(1, 30000) AS n;
-INSERT INTO trends SELECT 1 + n % 3, 1, n, n % 100, 'SUCCESS', n % 10, 1 FROM generate_series(1, 10000) AS n;
-INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 30000) AS n;
+FROM generate_series(1, 6000) AS n;
+INSERT INTO logs (state, lines) SELECT 1000 + n, '[]' FROM generate_series(1, 6000) AS n;
+INSERT INTO trends SELECT 1 + n % 3, 1, n, n % 100, 'SUCCESS', n % 10, 1 FROM generate_series(1, 5000) AS n;
+INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 6000) AS n;
 INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0, '', n
-FROM generate_series(1, 30000) AS n;
-INSERT INTO idle_times (run, since, until) SELECT 1000 + n, n, n + 1 FROM generate_series(1, 30000) AS n;
-INSERT INTO claims (id, at) SELECT 'past-' || n, n FROM generate_series(1, 30000) AS n;
+FROM generate_series(1, 6000) AS n;
+INSERT INTO idle_times (run, since, until) SELECT 1000 + n, n, n + 1 FROM generate_series(1, 6000) AS n;
+INSERT INTO claims (id, at) SELECT 'past-' || n, n FROM generate_series(1, 6000) AS n;
 VACUUM ANALYZE
 """
 
@@ -117,17 +118,23 @@ def watched_on_postgres() -> Iterator[set[str]]:
         yield seen
 
 
-def scans_on_postgres(database: Database, statements: Iterable[str]) -> dict[str, list[str]]:
-    """Return the statements that read a table that grows from one end to the other, next to a history, and
-    what they read. They are planned for any parameters."""
+def add_history(database: Database) -> None:
+    """Let a database be one in which many runs have ended."""
     for statement in HISTORY.split(";"):
         database.execute(statement)
+
+
+def scans_on_postgres(database: Database, statements: Iterable[str]) -> dict[str, list[str]]:
+    """Return the statements that read a table that grows from one end to the other, and what they read.
+
+    They are planned for any parameters.
+    """
+    planned = [sql for sql in sorted(statements) if sql.startswith(_PLANNED)]
+    explanations = database.execute_all(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}" for sql in planned)
     plans = {}
-    for sql in sorted(statements):
-        if sql.startswith(("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")):
-            ((explained,),) = database.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}")
-            if slow := list(_scans(explained[0]["Plan"])):
-                plans[sql] = slow
+    for sql, ((explained,),) in zip(planned, explanations, strict=True):
+        if slow := list(_scans(explained[0]["Plan"])):
+            plans[sql] = slow
     return plans
 
 
