@@ -260,14 +260,22 @@ async def triggering_again(manager: Manager, count: int) -> Act:
         retrying_a_run,
     ],
 )
-@pytest.mark.parametrize("engine", ["memory", "postgres"])
-async def test_many_states_take_no_more_statements_than_one(
-    engine: str, prepare: Prepare, tmp_path: Path
-) -> None:
+async def test_many_states_take_no_more_statements_than_one(prepare: Prepare, tmp_path: Path) -> None:
+    await check_statements("memory", prepare, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prepare", [triggering, claiming, losing_a_manager, the_end_of_each_run, retrying_a_run]
+)
+async def test_many_states_take_no_more_statements_on_postgresql(prepare: Prepare, tmp_path: Path) -> None:
+    await check_statements("postgres", prepare, tmp_path)
+
+
+async def check_statements(engine: str, prepare: Prepare, folder: Path) -> None:
     ran = {}
     for count in (1, 16):
         with ExitStack() as stack:
-            async with open_manager(new_database(engine, tmp_path, stack)) as manager:
+            async with open_manager(new_database(engine, folder, stack)) as manager:
                 act = await prepare(manager, count)
                 with noted(manager.service.store) as statements:
                     ok(await act())
