@@ -100,7 +100,8 @@ def _both(api: ASGIApp, dashboard: Dashboard, api_folders: Collection[str]) -> A
             return True
         # A person who mistypes an address gets a page with links, and not JSON about a missing key.
         is_browser = scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
-        return is_browser and scope["path"].split("/")[1] not in api_folders
+        start, _, rest = scope["path"].partition("/")  # of the path "*" that is all of it
+        return is_browser and not start and rest.partition("/")[0] not in api_folders
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         await (dashboard if is_page(scope) else api)(scope, receive, send)

@@ -11,6 +11,8 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
+import trio
+from starlette.types import Message
 
 from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.web.page import PageRequest
@@ -177,6 +179,15 @@ async def test_a_mistyped_address_is_a_page_with_links_for_a_browser_only(site: 
             assert f'href="/ns/shop{name}"' in answer.text.partition("<main")[2], path
     anonymous = await site.anonymous.get("/nope", headers={"accept": "text/html"})
     assert anonymous.headers["location"] == "/sign-in?to=%2Fnope"
+    messages: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        messages.append(message)
+
+    headers = [(b"host", b"localhost"), (b"accept", b"text/html")]
+    scope = {"type": "http", "method": "GET", "path": "*", "query_string": b"", "headers": headers}
+    await site.app(scope, trio.sleep_forever, keep)
+    assert messages[0]["status"] == 401
     for path, accept in (("/nope", "*/*"), ("/v0/nope", "text/html")):
         answer = await site.browser.get(path, headers={"accept": accept})
         assert (answer.status_code, answer.headers["content-type"]) == (401, "application/json")
