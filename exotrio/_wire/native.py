@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._wire.body import Body, DelayMs, Moment
+from exotrio._util.times import format_duration
+from exotrio._wire.body import Body, DelayMs, Moment, Seconds
 from exotrio._wire.v0 import (
     AnyStatus,
     ErroredRequest,
@@ -420,11 +421,45 @@ def missing_of(
     return missing
 
 
-class Run(RunSummary):
+class StateTimes(Body):
+    """How long a state waited and ran, in seconds; so far, if it has not ended.
+
+    Fields:
+        waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed, from
+            the end of the delay.
+        buffered: From its claim until ``execute`` of its node began.
+        ran: Of ``execute``. This and ``buffered`` are None if ``execute`` did not begin, or its runtime did
+            not report that: a claim through v0 tells nothing, and a state that runs is reported by the next
+            heartbeat.
+        held: From its claim to its outcome; None if it is not claimed.
+    """
+
+    waited: Seconds | None = Field(default=None, alias="waited_ms")
+    buffered: Seconds | None = Field(default=None, alias="buffered_ms")
+    ran: Seconds | None = Field(default=None, alias="ran_ms")
+    held: Seconds | None = Field(default=None, alias="held_ms")
+
+
+def times_text(
+    waited: float, buffered: float | None, ran: float | None, held: float | None, *, ended: bool
+) -> str:
+    """Return the times of a state in words, as pages and commands show them."""
+    parts = [("waited", waited)]
+    if buffered is not None and ran is not None:
+        parts += [("buffered", buffered), ("ran" if ended else "running for", ran)]
+    elif held is not None:
+        parts.append(("from claim to outcome" if ended else "claimed for", held))
+    return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
+
+
+class Run(RunSummary, StateTimes):
     """One run with its counts per place, in the order of the graph's nodes.
 
     Fields:
         missing: What its result lacks because states failed, a text for each node; empty if none did.
+
+    Its times are the averages of its executions. They are None while it goes on, from v0, if a begin was not
+    reported, and if it has more than 20,000 states.
     """
 
     nodes: list[NodeCounts]

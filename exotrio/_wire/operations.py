@@ -4,10 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
-from exotrio._util.times import format_duration
 from exotrio._util.words import listed, plural
 from exotrio._wire.body import Body, Moment, Seconds
-from exotrio._wire.native import LogLine, Uuid
+from exotrio._wire.native import LogLine, StateTimes, Uuid
 from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
@@ -61,37 +60,6 @@ class StatesQuery(PageQuery):
     identifier: str | None = None
     status: list[StateStatus] = Field(default_factory=list)
     outputs: bool = False
-
-
-class StateTimes(Body):
-    """How long a state waited and ran, in seconds; so far, if it has not ended.
-
-    Fields:
-        waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed, from
-            the end of the delay.
-        buffered: From its claim until ``execute`` of its node began.
-        ran: Of ``execute``. This and ``buffered`` are None if ``execute`` did not begin, or its runtime did
-            not report that: a claim through v0 tells nothing, and a state that runs is reported by the next
-            heartbeat.
-        held: From its claim to its outcome; None if it is not claimed.
-    """
-
-    waited: Seconds | None = Field(default=None, alias="waited_ms")
-    buffered: Seconds | None = Field(default=None, alias="buffered_ms")
-    ran: Seconds | None = Field(default=None, alias="ran_ms")
-    held: Seconds | None = Field(default=None, alias="held_ms")
-
-
-def times_text(
-    waited: float, buffered: float | None, ran: float | None, held: float | None, *, ended: bool
-) -> str:
-    """Return the times of a state in words, as pages and commands show them."""
-    parts = [("waited", waited)]
-    if buffered is not None and ran is not None:
-        parts += [("buffered", buffered), ("ran" if ended else "running for", ran)]
-    elif held is not None:
-        parts.append(("from claim to outcome" if ended else "claimed for", held))
-    return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
 
 
 class StateSummary(StateNode, StateTimes):

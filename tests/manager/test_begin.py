@@ -93,7 +93,10 @@ async def test_one_worker_runs_six_nodes_of_ten_seconds_for_ten_seconds_each(
         working(transport) as work,
     ):
         with recording() as spans:
-            await work.manager.wait(work.run_id, poll_interval=5)
+            run = await work.manager.wait(work.run_id, poll_interval=5)
+        assert rounded(run.waited, run.buffered, run.ran, run.held) == (0.0, 21.4, 8.6, 30.0), (
+            "of seven executions"
+        )
         attributes = [dict(span.attributes or {}) for span in spans.of("execute Sleeps")]
         assert [each["exotrio.waited_ms"] for each in attributes] == [0] * 6
         assert [each["exotrio.buffered_ms"] for each in attributes] == [near(10_000 * n) for n in range(6)]

@@ -64,9 +64,10 @@ def command(
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues the
     run is printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
 
-    JSON: run_id, graph, key, status, seconds (its duration), nodes (counts by status), missing (what the
-    result lacks since states failed), outputs (up to 20 of the last nodes: identifier, outputs),
-    outputs_left (how many more there are), errors (up to 20: identifier, state_id, error), errors_left.
+    JSON: run_id, graph, key, status, seconds (its duration), waited, buffered and ran (averages of its states
+    in seconds, or null), nodes (counts by status), missing (what the result lacks since states failed),
+    outputs (up to 20 of the last nodes: identifier, outputs), outputs_left (how many more there are), errors
+    (up to 20: identifier, state_id, error), errors_left.
     """
     if resume and (graph_name or inputs or store or run_key):
         what = "--graph, --run-key, -i, --inputs-file or --store"

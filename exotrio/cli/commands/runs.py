@@ -10,6 +10,7 @@ import click
 
 from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import plural
+from exotrio._wire.native import times_text
 from exotrio._wire.vocabulary import ERRORED
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
@@ -72,11 +73,12 @@ def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, duration_ms (null
-    until it ended; without idle_ms, for which it had ended and waited to be retried), success_count,
-    pending_count, errored_count, retried_count, total_count, nodes (identifier, node_name, counts by status;
-    paused_at if states wait for a paused node; not_reached: why the node has no state; further: how many of
-    its SUCCESS states are further outputs of one execution), missing (what the result lacks since states
-    failed), failed (the newest failed states: id, identifier, status, error).
+    until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms, buffered_ms,
+    ran_ms and held_ms (averages of its states, or null), success_count, pending_count, errored_count,
+    retried_count, total_count, nodes (identifier, node_name, counts by status; paused_at if states wait
+    for a paused node; not_reached: why the node has no state; further: how many of its SUCCESS states are
+    further outputs of one execution), missing (what the result lacks since states failed), failed (the
+    newest failed states: id, identifier, status, error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
@@ -171,6 +173,8 @@ def _as_lines(run: Run) -> Iterator[str]:
     by_key = f" with the key {run.key!r}" if run.key else ""
     yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([run.status.value, *times])}"
     yield from table(("place", "node", *used), rows)
+    if run.waited is not None:
+        yield f"on average a state {times_text(run.waited, run.buffered, run.ran, run.held, ended=True)}"
     if run.missing:
         yield f"its result is partial: {'; '.join(run.missing)}"
     for node in run.nodes:

@@ -7,12 +7,15 @@ from typing import Any
 from exotrio._util.error_message import lines_beyond_message
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
+from exotrio._wire.native import times_text
 from exotrio._wire.vocabulary import FAILED
 from exotrio.cli.terminal.output import error_message, pairs, print_as
 from exotrio.client import Run, StateManager, StateStatus
 
 MAX_SHOWN = 20
 """States whose outputs or errors are printed; others are only counted."""
+MIN_TIMED = 1.0
+"""Seconds that a run took from which on it is printed how its states spent them."""
 MAX_TRACEBACK = 30
 """Lines of a traceback that are printed."""
 
@@ -40,6 +43,9 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
         "key": run.key,
         "status": run.status.value,
         "seconds": round(seconds, 3),
+        "waited": run.waited,
+        "buffered": run.buffered,
+        "ran": run.ran,
         "nodes": {node.identifier: node.counts for node in run.nodes},
         "missing": run.missing,
         "outputs": outputs,
@@ -58,6 +64,9 @@ def _as_lines(run: Run, body: dict[str, Any]) -> list[str]:
     states = plural(run.total_count, "state")
     by_key = f", key {run.key}" if run.key else ""
     lines = [f"{run.status.value}: {states} in {body['seconds']:.1f} s (run {run.run_id}{by_key})"]
+    if run.waited is not None and body["seconds"] >= MIN_TIMED:
+        times = times_text(run.waited, run.buffered, run.ran, run.held, ended=True)
+        lines.append(f"on average a state {times}")
     if body["outputs"] and run.missing:
         lines.append(f"this result is partial: {'; '.join(run.missing)}")
     for end in body["outputs"]:

@@ -36,6 +36,8 @@ from exotrio.manager.store.view import View
 PAGE_SIZE = 50
 MAX_SEARCHED = 20_000
 MAX_STATES_READ = 50_000
+MAX_TIMED = 20_000
+"""Maximum of states of a run for the averages of their times."""
 READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
 NATIVE_FIELDS = {"finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"}
@@ -344,7 +346,24 @@ def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
         }
         for place in view.template(run["template"]).places
     ]
-    return {**summarize_run(run), "nodes": nodes, "missing": missing_in(view, run, counts)}
+    missing = missing_in(view, run, counts)
+    return {**summarize_run(run), **_average_times(view, run), "nodes": nodes, "missing": missing}
+
+
+def _average_times(view: View, run: Row) -> dict[str, Any]:
+    """Return the average times of the executions of a run that ended, as ``Run`` has them."""
+    if run["pending"] or run_size(run) > MAX_TIMED:
+        return {}
+    waits = "CASE WHEN enqueue_after > created_at THEN enqueue_after ELSE created_at END"
+    row = view.one(
+        f"SELECT sum(claimed_at - {waits}) AS waited, sum(begun_at - claimed_at) AS buffered,"
+        " sum(ran_ms) AS ran, sum(finished_at - claimed_at) AS held, count(*) AS number,"
+        " count(ran_ms) AS reported FROM states WHERE run = ? AND claimed_at IS NOT NULL",
+        (run["id"],),
+    )
+    if row["reported"] < row["number"] or not row["number"]:
+        return {}
+    return {f"{name}_ms": round(row[name] / row["number"]) for name in ("waited", "buffered", "ran", "held")}
 
 
 def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[dict[str, Any] | None]:
