@@ -43,7 +43,7 @@ def number_at(now_ms: int) -> int:
     return max(0, now_ms - _BEGIN_MS) * _PER_MS
 
 
-VERSION = 3
+VERSION = 4
 OLDEST = 2
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
@@ -178,7 +178,7 @@ CREATE TABLE states (
     size INTEGER NOT NULL DEFAULT 0,     -- of the inputs, in bytes
     trace TEXT,                          -- W3C trace contexts (rules.lineage), if runtimes trace
     failed_since INTEGER,                -- when the first of the attempts that it replaces failed
-    -- When its execute began, and how long it took, as its last holder reported. Managers of version 2 leave
+    -- When its execute began, and how long it took, as its last holder reported. Earlier managers leave
     -- the times of an earlier claim here.
     begun_at INTEGER,
     ran_ms INTEGER
@@ -372,22 +372,8 @@ CREATE TABLE trends (
 CREATE INDEX trends_by_graph ON trends (graph, width, slot);
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
 """,
-    # One table for all schedules in place of two; what ended is counted in trends only; united nodes that run
-    # again; idle times of runs; since when a state fails; further outputs, counted; when execute begins.
-    # Managers of version 2 run united nodes again, too, but do not know which state the new one replaces.
+    # One table for all schedules in place of two; what ended is counted in trends only.
     2: """
-ALTER TABLE unite_counters ADD COLUMN replaced INTEGER;
-CREATE TABLE idle_times (
-    run INTEGER NOT NULL,
-    since INTEGER NOT NULL,
-    until INTEGER NOT NULL,
-    PRIMARY KEY (run, since)
-) WITHOUT ROWID;
-ALTER TABLE states ADD COLUMN failed_since INTEGER;
-ALTER TABLE counts ADD COLUMN further INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE states ADD COLUMN begun_at INTEGER;
-ALTER TABLE states ADD COLUMN ran_ms INTEGER;
-ALTER TABLE workers ADD COLUMN slots INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE cron_triggers (
     graph INTEGER NOT NULL,
     expression TEXT NOT NULL,
@@ -407,6 +393,23 @@ INSERT INTO trends SELECT node_id, width, minute / width, 0, status, bucket, sum
     GROUP BY node_id, width, minute / width, status, bucket;
 DROP TABLE tallies;
 """,
+    # United nodes that run again; idle times of runs; since when a state fails; further outputs, counted;
+    # when execute begins. Earlier managers run united nodes again, too, but do not know which state the new
+    # one replaces.
+    3: """
+ALTER TABLE unite_counters ADD COLUMN replaced INTEGER;
+CREATE TABLE idle_times (
+    run INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    PRIMARY KEY (run, since)
+) WITHOUT ROWID;
+ALTER TABLE states ADD COLUMN failed_since INTEGER;
+ALTER TABLE counts ADD COLUMN further INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE states ADD COLUMN begun_at INTEGER;
+ALTER TABLE states ADD COLUMN ran_ms INTEGER;
+ALTER TABLE workers ADD COLUMN slots INTEGER NOT NULL DEFAULT 0;
+""",
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
 
@@ -424,5 +427,5 @@ CREATE VIEW schedules AS SELECT * FROM cron_triggers WHERE expression NOT LIKE '
 CREATE VIEW zoned_schedules AS SELECT * FROM cron_triggers WHERE expression LIKE 'CRON_TZ=%';
 """
 }
-"""By version, the tables and views that its state managers need on PostgreSQL while those of the next version
-run, too. Remove it a version later."""
+"""By version, the tables and views that its state managers need on PostgreSQL while those of later versions
+run, too. Remove it with the step that raises ``OLDEST`` above it."""
