@@ -104,7 +104,7 @@ def test_what_cannot_be_rehearsed_is_said(bare: Cli) -> None:
     )
     bare.write("locked.py", LOCKED)
     fails(bare("rehearse", "locked.py", "-i", "nothing=1"), 2, "has no input 'nothing'")
-    fails(bare("rehearse", "locked.py", "--graph", "lockd"), 2, "no graph 'lockd'", "'locked'")
+    fails(bare("rehearse", "locked.py", "--graph", "lockd"), 3, "no Graph 'lockd'", "did you mean 'locked'?")
 
 
 def test_a_plan_depends_only_on_the_seed_and_the_number() -> None:
