@@ -187,7 +187,8 @@ class RunSummary(Body):
         """Return its duration, or how many seconds it has taken so far; None from v0."""
         if self.created_at is None:
             return None
-        return ((self.finished_at or now) - self.created_at).total_seconds() - self.idle
+        seconds = ((self.finished_at or now) - self.created_at).total_seconds() - self.idle
+        return max(0.0, seconds)  # the clock may have been set back
 
 
 class RunList(Body):

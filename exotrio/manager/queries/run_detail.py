@@ -140,7 +140,7 @@ class _Working:
         left_out = self._before[index]
         if index:
             left_out -= max(0, self._idle[index - 1][1] - moment)
-        return moment - self._began - left_out
+        return max(0, moment - self._began - left_out)
 
     def breaks(self) -> list[tuple[int, int]]:
         return [(self.at(since), until - since) for since, until in self._idle]

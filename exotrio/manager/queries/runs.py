@@ -71,7 +71,9 @@ def summarize_run(run: Row) -> dict[str, Any]:
         "cancelled_at": None if run["cancelled_at"] is None else timestamp(run["cancelled_at"]),
         "key": run["key"],
         "idle_ms": run["idle"],
-        "duration_ms": run["finished_at"] and run["finished_at"] - run["created_at"] - run["idle"],
+        "duration_ms": run["finished_at"]
+        # The clock may have been set back.
+        and max(0, run["finished_at"] - run["created_at"] - run["idle"]),
     }
 
 

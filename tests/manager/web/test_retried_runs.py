@@ -70,6 +70,27 @@ async def test_the_time_until_the_retry_is_no_part_of_its_duration(
     assert "running for 11.5 s" in await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
 
 
+async def test_no_time_is_below_zero_after_the_clock_was_set_back(
+    site: Site, clock: SettableClock, flow: Flow
+) -> None:
+    ok(await site.api.retry_run(flow.run_id))
+    clock.advance(-HOUR)
+    await flow.run("second")
+    shown = ok(await site.api.native("GET", f"run/{flow.run_id}"))
+    assert (shown["status"], shown["duration_ms"], Run.model_validate(shown).duration) == ("SUCCESS", 0, 0)
+
+    def moments(view: View) -> list[int]:
+        spans = spans_of(view, view.one("SELECT * FROM runs")).spans
+        return [
+            at
+            for span in spans
+            for at in (span.at.waits, span.at.claimed, span.at.finished)
+            if at is not None
+        ]
+
+    assert min(await site.service.store.read(moments)) >= 0
+
+
 async def test_its_first_failure_is_the_one_before_the_retry(
     site: Site, clock: SettableClock, flow: Flow
 ) -> None:
