@@ -185,6 +185,54 @@ async def test_one_below_that_still_waits_for_its_group_does_not_run_with_what_w
     assert (await flow.run_summary())["status"] == "SUCCESS"
 
 
+CROSSED = (
+    place("s", "t", "m"),
+    place("t", "a"),
+    place("a", "v", "x"),
+    place("m", "o"),
+    place("o", "x", unites="s", strategy="ALL_DONE"),
+    place("x"),
+    place("v", "u", unites="t", strategy="ALL_DONE", inputs={"p": "${{x.outputs.v}}"}),
+    place("u", unites="s", strategy="ALL_DONE", inputs={"p": "${{v.outputs.v}}"}),
+)
+"""x is of the groups of v, but not of those of u, since x follows o, too. o and u unite the same state."""
+
+
+async def test_what_unites_the_output_of_one_that_runs_again_does_so_too(api: Api) -> None:
+    flow = await Flow.start(api, *CROSSED, retry_policy=NO_RETRY)
+    for identifier in ("s", "t", "m", "a"):
+        await flow.run(identifier)
+    failed = await flow.fail("x", times=1)
+    assert await listed(flow, "v", {"v": "without x"}) == []
+    await flow.run("o")
+    await flow.run("x")
+    assert await listed(flow, "u") == ["without x"]
+    assert sorted(ok(await api.history(failed))["runs_again"]) == ["o", "u", "v"]
+    reply = ok(await api.retry_run(flow.run_id))
+    assert reply["runs_again"] == {"o": 1, "x": 1, "v": 1, "u": 1}
+    await flow.none_ready("o", "v", "u")
+    await flow.run("x")
+    await flow.none_ready("o", "u")
+    assert await listed(flow, "v", {"v": "with x"}) == ["x"]
+    await flow.run("o")
+    await flow.run("x")
+    assert await listed(flow, "u") == ["with x"]
+    await flow.none_ready("o", "v", "u", "x")
+    assert (await flow.run_summary())["status"] == "SUCCESS"
+
+
+async def test_one_waits_for_the_groups_of_those_whose_output_it_unites(api: Api) -> None:
+    flow = await Flow.start(api, *CROSSED, retry_policy=NO_RETRY)
+    for identifier in ("s", "t", "m", "a"):
+        await flow.run(identifier)
+    await flow.none_ready("o", "u", "v")
+    await flow.run("x")
+    await flow.run("v")
+    await flow.run("o")
+    await flow.run("x")
+    assert await listed(flow, "u") == ["v"]
+
+
 async def test_one_that_was_retried_itself_runs_again_with_its_automatic_retries(api: Api) -> None:
     flow, failed = await one_failed(api, ended=False)
     ok(await api.manual_retry(await flow.fail("u", times=1)))

@@ -1,4 +1,4 @@
-"""How many states a retry may replace, and the counters after it."""
+"""How many states a retry may replace, the counters after it, and the times of what it replaces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 
 from exotrio.manager.engine import unites
 from tests.contract.flow import OK, fanned
-from tests.support.helpers import ok, refused
+from tests.contract.native import claim_one, report
+from tests.support.helpers import SettableClock, node_name, ok, refused
 from tests.support.manager import open_manager, recount
 
 
@@ -30,3 +31,22 @@ async def test_a_retry_that_replaces_too_many_states_is_refused_and_changes_noth
         monkeypatch.setattr(unites, "MAX_REPLACED", 4)
         assert ok(await api.retry_run(flow.run_id))["runs_again"] == {"u": 2, "z": 2}
         await manager.service.store.read(recount)
+
+
+async def test_one_that_is_replaced_while_it_waits_was_not_held_until_then() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        api = manager.api
+        flow, branches = await fanned(api, "ALL_DONE", size=2)
+        ok(await api.errored(branches[0]))
+        ok(await api.executed(branches[1], OK))
+        requeued = await claim_one(api, limits={node_name("u"): 1})
+        clock.advance(1_000)
+        item = {"state_id": requeued["state_id"], "token": requeued["lease"]["token"]}
+        await report(api, {**item, "outcome": "requeued", "delay_ms": 2_000})
+        clock.advance(5_000)
+        ok(await api.retry_run(flow.run_id))
+        shown = ok(await api.history(requeued["state_id"]))
+        assert (shown["waited_ms"], shown["held_ms"], shown["ran_ms"]) == (3_000, None, None)
+        (event,) = shown["events"]
+        assert (event["kind"], event["worker"]) == (unites.REPLACED, None), "no runtime held it"

@@ -80,6 +80,14 @@ class Plan:
                 region -= {other.identifier} | self.descendants(other.identifier)
         return region
 
+    def waits_for(self, united: Place) -> set[str]:
+        """The identifiers of which no state may be pending: also what united nodes of the region wait for."""
+        found = self.region(united)
+        for name in sorted(found):
+            if self[name].unites is not None:
+                found |= self.waits_for(self[name])
+        return found
+
     def topological(self) -> list[str]:
         order: list[str] = []
         while len(order) < len(self.places):
@@ -245,18 +253,41 @@ class Model:
         return state.unbuilt and state.status == "ERRORED"
 
     def out_of_date(self, states: list[State]) -> set[State]:
-        """Return the united states whose groups have one of these states, with all below them."""
+        """Return the united states whose groups have one of these states, or may get one of another such
+        united node, with all below them."""
         found: set[State] = set()
-        for state in states:
-            for target in state.parents.values():
+        open_groups: set[tuple[State, str]] = set()
+        waiting = [(state.identifier, state.parents) for state in states]
+        while waiting:
+            identifier, parents = waiting.pop()
+            for target in parents.values():
                 for united in self.plan.places:
-                    if united.unites != target.identifier or state not in self._group(target, united):
+                    group = target, united.identifier
+                    if united.unites != target.identifier or group in open_groups:
                         continue
-                    for other in self.states:
-                        reach = self._reach(other)
-                        if reach.get(target.identifier) is target and united.identifier in reach:
-                            found.add(other)
+                    if identifier in self.plan.region(united):
+                        open_groups.add(group)
+                        waiting.append((united.identifier, self._reach(target)))
+        for target, name in open_groups:
+            for other in self.states:
+                reach = self._reach(other)
+                if reach.get(target.identifier) is target and name in reach:
+                    found.add(other)
         return {state for state in found if state.status != "RETRY_CREATED"}
+
+    def stale(self) -> list[State]:
+        """Return the united states that were given other lists than their groups have now."""
+        found = []
+        for state in self.states:
+            place = self.plan[state.identifier]
+            target = state.parents.get(place.unites or "")
+            if target is None or state.unbuilt or state.status == "RETRY_CREATED":
+                continue
+            now = self._inputs(place, dict(state.parents), target)
+            lists = {name: value for name, value in now.items() if isinstance(value, Aggregate)}
+            if any(value != state.inputs.get(name, value) for name, value in lists.items()):
+                found.append(state)
+        return found
 
     def _again(self, state: State, inputs: dict[State, Inputs]) -> State:
         again = self._copy(state, self.now_ms)
@@ -353,8 +384,11 @@ class Model:
     def _ready(self, target: State, united: Place) -> bool:
         group = list(self._group(target, united))
         statuses = {state.status for state in group}
-        if statuses & PENDING:
-            return False
+        waits_for = self.plan.waits_for(united)
+        for state in self.states:
+            below = state.parents.get(target.identifier) is target
+            if below and state.identifier in waits_for and state.status in PENDING:
+                return False
         if united.strategy == "ALL_DONE":
             return True
         before = self.plan.predecessors(united.identifier)

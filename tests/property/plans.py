@@ -109,6 +109,16 @@ FAMILIAR: dict[str, list[tuple[str, str, str, str]]] = {
         ("n5", "", "", ""),
         ("n6", "n3", "", ""),
     ],
+    "a member that waits for the inner of two unites only": [
+        ("n0", "n1 n2", "", ""),
+        ("n1", "n3", "", ""),
+        ("n3", "n4 n5", "", ""),
+        ("n2", "n6", "", ""),
+        ("n6", "n5", "n0", "n4"),
+        ("n5", "", "", ""),
+        ("n4", "n7", "n1", "n5"),
+        ("n7", "", "n0", "n4"),
+    ],
     "a united target": [
         ("n0", "n1", "", ""),
         ("n1", "n2", "", ""),

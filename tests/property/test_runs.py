@@ -143,4 +143,5 @@ async def play(db: str, plan: Plan, data: st.DataObject) -> None:
         await driver.finish()
         await twin.compare(thoroughly=True)
         assert not {state.status for state in twin.model.states} & PENDING
+        assert not twin.model.stale()
         await manager.service.store.read(recount)

@@ -175,7 +175,9 @@ def _retry(
     retried = [state for state in states if state.seq not in refused | reruns.replaced]
     to_lock = sorted({*(state.seq for state in retried), *reruns.replaced, *reruns.first.values()})
     locked = tx.execute(
-        "SELECT seq, place, status, groups, parent, united, worker, claimed_at, retry_of FROM states"
+        # One that waits or ended has the worker of its last claim.
+        "SELECT seq, place, status, groups, parent, united, claimed_at, retry_of,"
+        " CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
         f" WHERE {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}",
         (tx.items(to_lock),),
     ).fetchall()

@@ -131,9 +131,9 @@ def _is_complete(unite: Unite, counters: Sequence[Row]) -> bool:
     failed = 0
     reached = False
     for _, place, pending, broken, succeeded, _ in counters:
+        if pending and place in unite.waits_for:
+            return False
         if place in unite.region:
-            if pending:
-                return False
             failed += broken
             reached = reached or (succeeded > 0 and place in unite.predecessors)
     return unite.strategy is not UnitesStrategyEnum.ALL_SUCCESS or (reached and not failed)
@@ -194,14 +194,19 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
 
 def ran_before(view: View, template: Template, states: Iterable[tuple[int, str]]) -> list[Row]:
     """Return the first state (seq, target state, place, path of the target state) of each united node that
-    ran although a state of its group, given as (place, groups), may be retried."""
-    groups = {
-        (target_state, unite.place)
-        for place, chain in states
-        for target_state, target in split_groups(chain)
-        for unite in template.uniters[target]
-        if place in unite.region
-    }
+    ran although a state of its group, given as (place, groups), may be retried; or although another such
+    united node is one of its group."""
+    groups: set[tuple[int, int]] = set()
+    waiting = list(states)
+    while waiting:
+        place, chain = waiting.pop()
+        above = ""
+        for target_state, target in split_groups(chain):
+            above = extend_groups(above, target_state, target)
+            for unite in template.uniters[target]:
+                if place in unite.region and (target_state, unite.place) not in groups:
+                    groups.add((target_state, unite.place))
+                    waiting.append((unite.place, above))
     if not groups:
         return []
     rows = view.execute(
@@ -259,8 +264,10 @@ class Reruns:
         tx = changes.tx
         numbers = tx.items([state["seq"] for state in states])
         tx.execute(
+            # A waiting state has the time of its last claim, under which it did not end.
             "UPDATE states SET status = 'RETRY_CREATED', updated_at = ?,"
-            f" finished_at = COALESCE(finished_at, ?) WHERE {tx.any_of('seq')}",
+            " finished_at = COALESCE(finished_at, ?),"
+            f" claimed_at = CASE WHEN status <> 'CREATED' THEN claimed_at END WHERE {tx.any_of('seq')}",
             (tx.now_ms, tx.now_ms, numbers),
         )
         first = tx.items(sorted(self.first.values()))

@@ -9,7 +9,8 @@ Pure: no database, no clock. Theory of operation:
   name only these.
 * The **group** of a united node U and a state t is every state with t in its chain whose place is
   in U's **region**: what lies below T, without U and what follows it, and without the other
-  nodes that unite T (and what follows them) unless they precede U.
+  nodes that unite T (and what follows them) unless they precede U. U also waits for what may still
+  bring about a state of that group: for the groups of united nodes in the region.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Unite:
     Attributes:
         place: The united node; ``target`` is the place it unites.
         region: Places whose states belong to its groups.
+        waits_for: Places of which no state may be pending: its region, and what the united nodes of that
+            wait for, as these may still be created.
         predecessors: Places with an edge to it; a SUCCESS there is a member that reached it.
         aggregated: Places of the region it reads outputs of, as a list over the group.
         rank: Decide groups in this order: inner ones first, since firing one may keep an
@@ -74,6 +77,7 @@ class Unite:
     target: int
     strategy: UnitesStrategyEnum
     region: frozenset[int]
+    waits_for: frozenset[int]
     predecessors: tuple[int, ...]
     aggregated: frozenset[int]
     rank: tuple[int, int]
@@ -126,24 +130,30 @@ class Template:
     def _compile_unites(self, shape: Shape) -> dict[int, tuple[Unite, ...]]:
         """Map each target's index to what unites it, in the order of deciding."""
         uniters: dict[int, list[Unite]] = {}
+        regions = {
+            shape.index[name]: frozenset(shape.index[member] for member in shape.region(name))
+            for name, node in shape.nodes.items()
+            if node.unites
+        }
         for order, identifier in enumerate(shape.order):
             node = shape.nodes[identifier]
             if node.unites is None:
                 continue
-            region = shape.region(identifier)
             place = self[identifier]
+            region = regions[place.index]
             target = self[node.unites.identifier]
             uniters.setdefault(target.index, []).append(
                 Unite(
                     place=place.index,
                     target=target.index,
                     strategy=node.unites.strategy,
-                    region=frozenset(shape.index[member] for member in region),
+                    region=region,
+                    waits_for=_waits_for(place.index, regions),
                     predecessors=tuple(shape.index[name] for name in shape.predecessors[identifier]),
                     aggregated=frozenset(
                         shape.index[piece.identifier]
                         for piece in _pieces(place.inputs)
-                        if isinstance(piece, OutputRef) and piece.identifier in region
+                        if isinstance(piece, OutputRef) and shape.index[piece.identifier] in region
                     ),
                     rank=(-len(target.ancestors), order),
                 )
@@ -162,6 +172,18 @@ class Template:
             target: frozenset(index for unite in unites for index in unite.aggregated)
             for target, unites in self.uniters.items()
         }
+
+
+def _waits_for(united: int, regions: Mapping[int, frozenset[int]]) -> frozenset[int]:
+    """Return the region of a united node, with those of the united nodes in it, and so on."""
+    found: frozenset[int] = frozenset()
+    waiting = {united}
+    while waiting:
+        region = regions[waiting.pop()]
+        if not region <= found:
+            waiting |= regions.keys() & (region - found)
+            found |= region
+    return found
 
 
 def _pieces(inputs: Mapping[str, tuple[Piece, ...]]) -> Iterator[Piece]:
