@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import signal
 import sys
 import time
@@ -44,6 +45,8 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a pipe may be read meanwhile
     options = _parser().parse_args()
+    if options.journal:
+        os.dup2(2, 1)  # standard output is for the report, and has nothing that nodes or their programs print
     command = ParentCommand(options.socket, "the command that started it")
     configure_logs(verbose=max(0, options.verbose - 1), quiet=options.verbose == 0)
     if options.tasks and not options.verbose:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
+from exotrio.cli.dev.announcer import FirstRun
+from exotrio.cli.rehearsal.session import Session
 from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Result, Trial, unsteady_fields
 from exotrio.client import RunStatus
 from exotrio.monitoring import StateBegan, StateEnded
@@ -19,6 +25,7 @@ LOCKED = """
 import os, uuid
 from pathlib import Path
 import trio
+import trio.testing
 from pydantic import BaseModel
 from exotrio import BaseNode, Graph, RetryPolicyModel, Runtime
 
@@ -57,6 +64,24 @@ split = graph.add(Split)
 graph.add(Work, n=split.n)
 runtime = Runtime(namespace="n", name="r", nodes=[Split, Work], workers=1)
 """
+GREETING = """
+from pydantic import BaseModel
+from exotrio import BaseNode, Graph, Runtime
+
+
+class Greet(BaseNode):
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        print("printed by a node")
+        return self.Outputs(text="hello")
+
+
+graph = Graph("greeting", namespace="n")
+graph.add(Greet)
+runtime = Runtime(namespace="n", name="r", nodes=[Greet])
+"""
 SEED = "6617"  # with it, each fault comes while Work runs
 
 
@@ -94,6 +119,47 @@ def test_ctrl_c_ends_a_rehearsal_and_leaves_no_process(tmp_path: Path) -> None:
         end = rehearsal.stop(signal.SIGINT, code=130)
         assert end.err.splitlines()[-1] == "interrupted; nothing is kept"
         until_gone(*map(int, children))
+
+
+def test_a_third_ctrl_c_leaves_no_folder_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    session = Session(
+        target="none.py",
+        first_run=FirstRun(None, {}, {}),
+        times=1,
+        only=None,
+        seed=1,
+        form="table",
+        arguments=[],
+        verbose=0,
+    )
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.main)
+            await trio.testing.wait_all_tasks_blocked()
+            assert os.listdir(tmp_path)
+            session.exiting()
+            assert os.listdir(tmp_path) == []
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_what_nodes_print_is_not_in_the_report(tmp_path: Path) -> None:
+    (tmp_path / "greeting.py").write_text(GREETING, "utf-8")
+    with exotrio("rehearse", "greeting.py", "--times", "1", "-o", "json", cwd=tmp_path) as rehearsal:
+        end = rehearsal.wait(code=0)
+    assert json.loads(end.out)["graph"] == "greeting"
+    assert "printed by a node" in end.err
+
+
+def test_without_a_temporary_folder_an_error_says_what_to_do(
+    bare: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(Path("missing").absolute()))
+    bare.write("greeting.py", GREETING)
+    fails(bare("rehearse", "greeting.py"), 2, "no temporary folder can be made", "TMPDIR")
 
 
 def test_what_cannot_be_rehearsed_is_said(bare: Cli) -> None:
@@ -160,3 +226,14 @@ def test_work_is_repeated_where_an_execution_was_cut_and_the_state_ran_again() -
     trial.count(first, second)
     assert (trial.cut, trial.repeated, trial.seconds_repeated) == (1, 1, 3.0)
     assert trial.ran_again == {"Work": 1}
+
+
+def test_an_execution_whose_outcome_arrived_after_its_process_was_killed_was_not_cut() -> None:
+    first, second = Journal(), Journal()
+    first.add(10.0, StateBegan("Work", "s1", "work"))  # its outcome is in the outbox
+    first.add(10.0, StateBegan("Work", "s2", "work"))
+    first.add(11.0, StateEnded("Work", "cancelled", 1.0, "s2"))
+    first.stopped(13.0)
+    trial = Trial(plan=Plan.of(1, 3), at=3.0)
+    trial.count(first, second)
+    assert (trial.cut, trial.repeated, trial.seconds_repeated) == (1, 0, 0.0)

@@ -49,7 +49,8 @@ class Report:
         if self.unsteady:
             yield f"not compared, since they differ from run to run anyway: {shown_fields(self.unsteady)}"
         if not self.broken:
-            yield f"all {plural(len(self.trials), 'run')} ended as without a fault"
+            runs = "the run" if len(self.trials) == 1 else f"all {len(self.trials)} runs"
+            yield f"{runs} ended as without a fault"
             return
         yield f"{plural(len(self.broken), 'run')} of {len(self.trials)} broke:"
         yield from table(

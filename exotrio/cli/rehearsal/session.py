@@ -19,7 +19,7 @@ from exotrio.cli.rehearsal.report import Report
 from exotrio.cli.rehearsal.trial import Plan, Result, Trial, unsteady_fields
 from exotrio.cli.terminal.output import print_as, print_message
 from exotrio.client import RunStatus
-from exotrio.errors import ExotrioError
+from exotrio.errors import ConfigurationError, ExotrioError
 
 LANES = 4
 MAX_SEED = 1_000_000
@@ -48,6 +48,7 @@ class Session:
     _lanes: list[Lane] = field(default_factory=list, init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
     _trials: list[Trial] = field(default_factory=list, init=False)
+    _folder: TemporaryDirectory[str] | None = field(default=None, init=False)
 
     def stop(self, grace: float | None, why: str) -> None:
         """Called at a first signal with None, at a second one with 0."""
@@ -57,13 +58,22 @@ class Session:
         """Called from the signal handler just before this process exits: no process may outlive it."""
         for lane in self._lanes:
             lane.kill()
+        if self._folder is not None:
+            self._folder.cleanup()
         return "nodes are cut off"
 
     async def main(self) -> int:
         """Make all trials and print the report; return the exit code."""
         report: Report | None = None
         try:
-            with bare_errors(), TemporaryDirectory(prefix="exotrio-rehearse-") as folder, self._scope:
+            self._folder = TemporaryDirectory(prefix="exotrio-rehearse-", ignore_cleanup_errors=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"no temporary folder can be made: {error.strerror}",
+                fix="name a folder that can be written by the variable TMPDIR",
+            ) from error
+        try:
+            with bare_errors(), self._folder as folder, self._scope:
                 report = await self._rehearse(Path(folder))
         except FileFailed as error:
             print_message(f"error: {error.what}")

@@ -20,8 +20,10 @@ MAX_SHOWN = 60
 MAX_PAUSE = 0.5
 """Seconds between two SIGTERM."""
 REQUEUED = "requeued"
-CUT = frozenset({"cancelled", "lost_leases", "dropped", "unknown", "abandoned", "kept"})
-"""Outcomes of executions whose work did not count, or perhaps did not."""
+CUT = frozenset({"cancelled", "lost_leases", "dropped"})
+"""Outcomes of executions whose work did not count."""
+UNSURE = frozenset({None, "unknown", "abandoned", "kept"})
+"""Those whose work counted if the outcome arrived, perhaps by an outbox. Otherwise the state ran again."""
 
 
 class Fault(StrEnum):
@@ -147,14 +149,14 @@ class Trial:
         """Add what the journals say of the process that got the signals, and of the one that took over."""
         executions = [*first.executions, *second.executions]
         times = Counter(each.state_id for each in executions)
+        last = {each.state_id: each for each in executions}
         for each in first.executions:
-            if each.outcome is not None and each.outcome not in CUT:
-                continue
-            self.cut += 1
-            if times[each.state_id] > 1:
-                self.seconds_repeated += each.ended - each.began
+            ran_again = last[each.state_id] is not each
+            if each.outcome in CUT or (each.outcome in UNSURE and ran_again):
+                self.cut += 1
+                self.seconds_repeated += each.ended - each.began if ran_again else 0.0
         requeued = Counter(each.state_id for each in executions if each.outcome == REQUEUED)
-        for each in {each.state_id: each for each in executions}.values():
+        for each in last.values():
             if (more := times[each.state_id] - requeued[each.state_id] - 1) > 0:
                 self.repeated += 1
                 self.ran_again[each.node] += more
