@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, ForwardRef, Literal, Protocol, TypeVar, get_args, get_origin
 from uuid import UUID
 
-from pydantic import AliasChoices, BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError
 
@@ -40,7 +40,7 @@ Model = TypeVar("Model", bound=BaseModel, covariant=True)
 Values = BaseModel | Mapping[str, object]
 """Values by name: an instance of the model that has them as fields; or a dict, also with texts of values."""
 
-_ANY = TypeAdapter[object](object)
+_ANY = TypeAdapter[object](object, config=ConfigDict(ser_json_inf_nan="constants"))  # NaN is not null
 _KEYS = (str, int, UUID, date, datetime)
 _ALLOWED = (
     "str, int, float, bool, Decimal, UUID, date, datetime, time, timedelta, an Enum or a Literal; "

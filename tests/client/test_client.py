@@ -62,6 +62,17 @@ async def test_trigger_on_v0_sends_what_the_stock_sdk_sends_and_returns_the_repl
     assert (body.inputs, body.store, body.start_delay) == ({"a": "b"}, {"c": "d"}, 250)
 
 
+async def test_values_that_are_not_finite_are_sent_as_such_and_not_as_null() -> None:
+    server = Server().on("POST trigger", answer(200, RUN))
+    infinite, rates = float("inf"), [1.5, float("nan")]
+    await server.client.trigger("g", {"limit": infinite, "rates": rates}, {"least": -infinite})
+    body = TriggerRequest.model_validate_json(server.double.requests[-1].content)
+    assert (body.inputs, body.store) == (
+        {"limit": "Infinity", "rates": '[1.5,"NaN"]'},
+        {"least": "-Infinity"},
+    )
+
+
 async def test_trigger_on_v0_is_repeated_while_it_provably_was_not_sent(autojump_clock: MockClock) -> None:
     server = Server().on("POST trigger", httpx.ConnectError("no"), httpx.ConnectError("no"), answer(200, RUN))
     assert await server.client.trigger("g") == RUN
