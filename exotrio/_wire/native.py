@@ -427,10 +427,10 @@ class StateTimes(Body):
     Fields:
         waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed, from
             the end of the delay.
-        buffered: From its claim until ``execute`` of its node began.
-        ran: Of ``execute``. This and ``buffered`` are None if ``execute`` did not begin, or its runtime did
-            not report that: a claim through v0 tells nothing, and a state that runs is reported by the next
-            heartbeat.
+        buffered: From its claim until ``execute`` of its node began; of a state that ``Overview.buffered``
+            counts, from its claim until now.
+        ran: Of ``execute``. Both are None if that did not begin, or its runtime did not report it: a claim
+            through v0 tells nothing, and a state that runs is reported by the next heartbeat.
         held: From its claim to its outcome; None if it is not claimed.
     """
 
@@ -447,6 +447,8 @@ def times_text(
     parts = [("waited", waited)]
     if buffered is not None and ran is not None:
         parts += [("buffered", buffered), ("ran" if ended else "running for", ran)]
+    elif buffered is not None:
+        parts.append(("buffered for", buffered))
     elif held is not None:
         parts.append(("from claim to outcome" if ended else "claimed for", held))
     return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)

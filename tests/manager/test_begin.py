@@ -131,8 +131,7 @@ async def test_while_one_worker_works_one_state_runs_and_the_others_are_buffered
         assert (runtime.busy, runtime.buffered, runtime.holds) == (1, 3, 4)
         running, *others = [each for each in await work.states() if each.status is StateStatus.QUEUED]
         assert rounded(running.buffered, running.ran) == (20.0, 5.0)
-        assert [(other.buffered, other.ran) for other in others] == [(None, None)] * 3
-        assert [rounded(other.held) for other in others] == [(25.0,)] * 3
+        assert [rounded(other.buffered, other.ran, other.held) for other in others] == [(25, None, 25)] * 3
 
 
 async def test_each_attempt_and_each_execution_of_a_requeued_state_has_its_own_begin(
@@ -418,9 +417,16 @@ async def test_pages_show_which_claimed_states_run_and_which_are_buffered(clock:
             listed = await site.browser.fragments(f"{run}?status={chosen}", "states")
             assert listed.count('<tr data-key="') == count
             assert f'<span class="chip c-{chosen}">{chosen}</span>' in listed
+            assert listed.count("2.0 s since its claim") == (count if chosen == "running" else 0)
+            assert listed.count('<td data-label="Buffered" class="num">2.0 s</td>') == (
+                count if chosen == "buffered" else 0
+            )
         for state, shown in zip(held, ("running", "buffered", "buffered"), strict=True):
             page = await site.browser.page(f"/ns/shop/states/{state['state_id']}")
             assert f'<span class="chip c-{shown}">{shown}</span>' in page
+            assert f"{'claimed' if shown == 'running' else 'buffered'} for 2.0 s" in page
+        bars = await site.browser.fragments(run, "timeline")
+        assert (bars.count('class="s-running unreported"'), bars.count('class="buffered"')) == (1, 2)
         overview = text_of(await site.browser.page("/ns/shop"))
         assert "and 2 buffered: claimed by a runtime, not begun" in overview
         nodes = await site.browser.page("/ns/shop/nodes")

@@ -186,7 +186,7 @@ def _row(state: StateSummary) -> tuple[str, ...]:
     created = iso_time(state.created_at) if state.created_at else ""
     error = error_message(state.error) if state.error else ""
     ran = "" if state.ran is None else format_duration(state.ran)
-    if state.ran is None and state.held is not None:
+    if state.buffered is None and state.held is not None:
         ran = f"{format_duration(state.held)} from claim"
     times = ("" if each is None else format_duration(each) for each in (state.waited, state.buffered))
     return (

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from exotrio.manager.engine.states import ENDED, ERRORED
-from exotrio.manager.queries.load import FAILED
+from exotrio.manager.queries.load import FAILED, buffered_among
 from exotrio.manager.queries.paging import end_of
 from exotrio.manager.queries.runs import counts_of, further_of, run_size
 from exotrio.manager.queries.states import MAX_SEARCHED, Times, read_rows, times
@@ -118,11 +118,9 @@ class Spans:
 
     @property
     def has_unreported(self) -> bool:
-        """Whether the begin of one that ended was not reported, as through v0."""
+        """Whether the begin of one that runs or ended was not reported, as through v0."""
         at = (span.at for span in self.spans)
-        return any(
-            each.finished is not None and each.claimed is not None and each.begun is None for each in at
-        )
+        return any(each.claimed is not None and each.begun is None and not each.is_buffered for each in at)
 
 
 class _Working:
@@ -157,13 +155,15 @@ def spans_of(view: View, run: Row) -> Spans:
     # The number is hashed, since every second state of a fan-out may be of the same place. The first and last
     # states are never left out: they may be the only ones of their places.
     first, last = _ends(view, run["id"])
-    for row in view.execute(
+    rows = view.execute(
         "SELECT seq, place, status, enqueue_after, created_at, claimed_at, begun_at, ran_ms, finished_at"
         " FROM states WHERE run = ? AND ((((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0"
         " OR seq <= ? OR seq >= ?) ORDER BY seq",
         (run["id"], each, first, last),
-    ):
-        at = times(row)
+    ).fetchall()
+    buffered = buffered_among(view, {row["seq"]: row["status"] for row in rows})
+    for row in rows:
+        at = times(row, buffered)
         latest = max(latest, at.finished or 0)
         spans.append(
             Span(

@@ -13,6 +13,7 @@ from exotrio._wire.operations import StateAttempt, StateEvent, StateHistory, Sta
 from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, find_state, get_state
+from exotrio.manager.queries.load import buffered_among
 from exotrio.manager.queries.runs import run_again
 from exotrio.manager.queries.states import spent_fields, times
 from exotrio.manager.rules.errors import NotFound
@@ -48,7 +49,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
     return StateHistory(
         **_detail(view, state),
-        **spent_fields(state, view.now_ms),
+        **spent_fields(state, view.now_ms, buffered_among(view, {state["seq"]: state["status"]})),
         data=None if state["data"] is None else from_json(state["data"]),
         retry_count=state["retry_count"],
         deliveries=state["deliveries"],

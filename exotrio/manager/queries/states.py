@@ -7,8 +7,8 @@ however few of them match.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -69,6 +69,7 @@ class Times:
         begun: When ``execute`` began; None if it did not, or that was not reported.
         ended: When ``execute`` was over; None if it is not, or that was not reported.
         finished: When it ended.
+        is_buffered: Whether it is claimed and waits in the buffer of its runtime.
     """
 
     waits: int
@@ -76,12 +77,15 @@ class Times:
     begun: int | None
     ended: int | None
     finished: int | None
+    is_buffered: bool = False
 
     def mapped(self, function: Callable[[int], int]) -> Times:
         """Return what a function makes of each of them."""
         others = (self.claimed, self.begun, self.ended, self.finished)
         claimed, begun, ended, finished = (None if at is None else function(at) for at in others)
-        return Times(waits=function(self.waits), claimed=claimed, begun=begun, ended=ended, finished=finished)
+        return replace(
+            self, waits=function(self.waits), claimed=claimed, begun=begun, ended=ended, finished=finished
+        )
 
     def spent(self, now: int) -> Spent:
         """Return how long the state waited and ran until it ended, or until now."""
@@ -90,7 +94,7 @@ class Times:
             return Spent(waited=max(0, until - self.waits))
         waited, held = self.claimed - self.waits, max(0, until - self.claimed)
         if self.begun is None:
-            return Spent(waited=waited, held=held)
+            return Spent(waited=waited, buffered=held if self.is_buffered else None, held=held)
         ran = max(0, (until if self.ended is None else self.ended) - self.begun)
         return Spent(waited=waited, buffered=self.begun - self.claimed, ran=ran, held=held)
 
@@ -124,8 +128,8 @@ def was_cancelled(status: str, error: str | None) -> bool:
     return status == ERRORED and error == "cancelled"
 
 
-def times(state: Row) -> Times:
-    """Return when a state waited, was held and ran."""
+def times(state: Row, buffered: Collection[int] = ()) -> Times:
+    """Return when a state waited, was held and ran; ``buffered`` has what ``buffered_among`` returned."""
     claimed = None if state["status"] == CREATED else state["claimed_at"]
     finished, begun = state["finished_at"], state["begun_at"]
     # A state manager of an earlier version claimed it again, and left what was reported before.
@@ -141,12 +145,13 @@ def times(state: Row) -> Times:
         begun=begun,
         ended=None if begun is None else ended,
         finished=finished,
+        is_buffered=state["seq"] in buffered,
     )
 
 
-def spent_fields(state: Row, now_ms: int) -> dict[str, Any]:
+def spent_fields(state: Row, now_ms: int, buffered: Collection[int]) -> dict[str, Any]:
     """Return the times of a state in the wire format of ``StateTimes``."""
-    return {f"{name}_ms": ms for name, ms in asdict(times(state).spent(now_ms)).items()}
+    return {f"{name}_ms": ms for name, ms in asdict(times(state, buffered).spent(now_ms)).items()}
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
@@ -190,7 +195,8 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
     sizes = accumulate(row["size"] for row in rows[: query.limit])
     page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
     following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
-    states = [_summary(view, row) for row in page]
+    buffered = buffered_among(view, {row["seq"]: row["status"] for row in page})
+    states = [_summary(view, row, buffered) for row in page]
     if query.outputs:
         seqs = [row["seq"] for row in page]
         for state, row in zip(states, read_rows(view, seqs, "outputs"), strict=True):
@@ -320,8 +326,8 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
     buffered = buffered_among(view, {row["seq"]: row["status"] for row in rows})
     for row in rows:
         fields = {
-            **_summary(view, row),
-            "spent": times(row).spent(view.now_ms),
+            **_summary(view, row, buffered),
+            "spent": times(row, buffered).spent(view.now_ms),
             "stage": BUFFERED if row["seq"] in buffered else row["status"],
             "begin_of_inputs": row["inputs"],
             "begin_of_outputs": row["outputs"],
@@ -347,7 +353,7 @@ def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...
     ).fetchall()
 
 
-def _summary(view: View, row: Row) -> dict[str, Any]:
+def _summary(view: View, row: Row, buffered: Collection[int]) -> dict[str, Any]:
     """Return a row with ``LINE_OF_ERROR`` in the wire format of ``StateSummary``."""
     return {
         "id": view.state_id(row["seq"]),
@@ -361,5 +367,5 @@ def _summary(view: View, row: Row) -> dict[str, Any]:
         "created_at": timestamp(row["created_at"]),
         "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
         "worker": row["worker"],
-        **spent_fields(row, view.now_ms),
+        **spent_fields(row, view.now_ms, buffered),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 
 from markupsafe import Markup
@@ -140,7 +140,7 @@ def _pick_states(
         for row in rows:
             with_values = values and texts.spent < MAX_TEXT
             bare += values and not with_values
-            state = _shown(view, row, texts, values=with_values)
+            state = _shown(view, row, buffered, texts, values=with_values)
             states.append({**state, "stage": BUFFERED if row["seq"] in buffered else row["status"]})
         if totals[place.index]:
             groups.append({"place": place, "total": totals[place.index], "states": states})
@@ -156,8 +156,8 @@ def _pick_states(
     }
 
 
-def _shown(view: View, row: Row, texts: ShownTexts, *, values: bool) -> Data:
-    at = times(row)
+def _shown(view: View, row: Row, buffered: Collection[int], texts: ShownTexts, *, values: bool) -> Data:
+    at = times(row, buffered)
     state_id, cancelled = view.state_id(row["seq"]), was_cancelled(row["status"], row["error"])
     error = "" if cancelled else row["error"] or ""
     inputs: str = row["inputs"]

@@ -217,9 +217,18 @@ def test_a_state_whose_begin_was_not_reported_is_pale_from_claim_to_outcome() ->
     drawn = timeline([("a", 1)], [span(0, at=at)], until=10)
     assert 'class="s-success unreported" x="20.00%" width="60.00%"' in drawn
     assert "waited 2 ms, from claim to outcome 6 ms" in drawn
-    claimed = timeline([("a", 1)], [span(0, at=replace(at, finished=None), status="QUEUED")], until=10)
-    assert 'class="buffered" x="20.00%" width="80.00%"' in claimed
-    assert "s-running" not in claimed
+    at = replace(at, finished=None)
+    claimed = timeline([("a", 1)], [span(0, at=at, status="QUEUED")], until=10)
+    assert 'class="s-running unreported" x="20.00%" width="80.00%"' in claimed
+    assert "waited 2 ms, claimed for 8 ms" in claimed
+
+
+def test_a_state_that_is_claimed_and_not_begun_is_buffered() -> None:
+    at = Times(waits=0, claimed=2, begun=None, ended=None, finished=None, is_buffered=True)
+    drawn = timeline([("a", 1)], [span(0, at=at, status="QUEUED")], until=10)
+    assert 'class="buffered" x="20.00%" width="80.00%"' in drawn
+    assert "s-running" not in drawn
+    assert "waited 2 ms, buffered for 8 ms" in drawn
 
 
 def test_a_lane_of_many_states_shows_how_many_were_buffered() -> None:

@@ -26,10 +26,10 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "state" not in parts:
         return {"page": page}
     cancelled = was_cancelled(state.status, state.error)
-    took = times(row).spent(view.now_ms)
-    text = spent_text(took, ended=state.finished_at is not None)
     numbers = {attempt.id: view.seq(attempt.id) or 0 for attempt in state.attempts}
     buffered = buffered_among(view, {numbers[attempt.id]: attempt.status for attempt in state.attempts})
+    took = times(row, buffered).spent(view.now_ms)
+    text = spent_text(took, ended=state.finished_at is not None)
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")

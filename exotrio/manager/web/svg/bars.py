@@ -30,7 +30,7 @@ def summary(counts: Mapping[str, int]) -> str:
 def split(spent: Spent, kind: str, label: str) -> Markup:
     """Return a bar of the times of one state that was claimed; ``kind`` is the class of its status."""
     parts: dict[str, int | None] = {"waiting": spent.waited, "buffered": spent.buffered, kind: spent.ran}
-    if spent.ran is None:
+    if spent.buffered is None:
         parts = {"waiting": spent.waited, f"{kind} unreported": spent.held}
     return _bar({name: ms for name, ms in parts.items() if ms}, label)
 

@@ -1,7 +1,7 @@
 """The timeline of a run: a lane for each node of its graph, with waiting, buffered and running apart. Pure.
 
 In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, higher in the buffer of a runtime,
-thick while it runs. If its begin was not reported, it is pale from its claim to its outcome. In a larger
+thick while it runs. If its begin is not reported, it is pale from its claim to its outcome. In a larger
 run a lane shows how many waited, were buffered and ran at a time. Times are shares of the width, so that the
 picture is as wide as its page and its text stays legible.
 
@@ -187,7 +187,7 @@ def _phases(span: Span, until: int) -> Iterator[tuple[str, int, int]]:
     if at.claimed is None:
         return
     if at.begun is None:
-        yield "buffered" if at.finished is None else "unreported", claimed, finished
+        yield "buffered" if at.is_buffered else "unreported", claimed, finished
         return
     begun = min(max(at.begun, claimed), finished)
     yield "buffered", claimed, begun
