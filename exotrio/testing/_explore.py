@@ -33,6 +33,10 @@ MAX_SHOWN = 10
 """Failures in a message."""
 MAX_LINE = 200
 """Characters of the error of one of them."""
+FIRST_SECOND = 2**20
+"""Where Trio's clock is when the first run begins, 12 days. Sums of times are rounded alike from here to
+twice that, and finely enough for the timers of asyncio: what is due at the same moment in one run is so in
+all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,8 @@ async def explore(
     minutes in a second.
 
     All random numbers of ``random`` and the order in which Trio runs its tasks depend on ``seed`` alone, so
-    that each point keeps its number.
+    that each point keeps its number. For the same reason each run begins at a whole second of Trio's clock,
+    and the first one twelve days after the clock's begin: ``timeout`` limits it, not ``trio.fail_after``.
 
     Args:
         graph: The graph. All its nodes are in one namespace.
@@ -199,12 +204,13 @@ async def explore(
     Cancellation:
         Ends the run, as ``run_graph`` does. Killed code is cancelled, too.
     """
-    _check_usable(nodes)
+    clock = _usable_clock(nodes)
     # Here, since it imports the state manager, which run_node does not need.
     from exotrio.testing._case import Scenario
 
     scenario = Scenario(graph=graph, namespace=namespace_of(graph), nodes=nodes, inputs=inputs, store=store)
-    runs = _Runs(scenario=scenario, check=check, setup=setup, seed=seed)
+    runs = _Runs(scenario=scenario, check=check, setup=setup, seed=seed, clock=clock)
+    _begin_second(clock)
     begin = trio.current_time()
     usual, failure = await runs.make(None, timeout)
     timeout += 2 * (trio.current_time() - begin)  # with a fault some of it is done twice
@@ -256,12 +262,14 @@ class _Runs(Generic[T]):
     check: Callable[[CrashRun[T]], object]
     setup: Callable[[], T] | None
     seed: int
+    clock: MockClock
 
     async def make(self, point: Point | None, timeout: float) -> tuple[Case, Failure | None]:
         """Make a run with a fault, or without; return how the check failed, if it did."""
         from exotrio.testing._case import Case  # as above
 
         case = Case(self.scenario, point)
+        _begin_second(self.clock)
         with _reproducible(self.seed):
             # Without a setup, T is the type of None.
             world = cast("T", None) if self.setup is None else self.setup()
@@ -297,7 +305,7 @@ class _Runs(Generic[T]):
         return None
 
 
-def _check_usable(nodes: Sequence[type[BaseNode]]) -> None:
+def _usable_clock(nodes: Sequence[type[BaseNode]]) -> MockClock:
     clock = trio.lowlevel.current_clock()
     if not isinstance(clock, MockClock) or clock.autojump_threshold == math.inf:
         raise ConfigurationError(
@@ -306,6 +314,13 @@ def _check_usable(nodes: Sequence[type[BaseNode]]) -> None:
         )
     if problems := node_problems(nodes):
         raise ConfigurationError("the classes cannot be used as nodes", problems)
+    return clock
+
+
+def _begin_second(clock: MockClock) -> None:
+    """Advance the clock to a whole second at which a run may begin."""
+    now = clock.current_time()
+    clock.jump(max(math.ceil(now), FIRST_SECOND) - now)
 
 
 def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
@@ -324,7 +339,7 @@ def _check_same(first: Sequence[Place], second: Sequence[Place]) -> None:
     """Raise ConfigurationError if two runs without a fault reached different places."""
     for one, other in zip_longest(first, second):
         if one != other:
-            once, again = (f"{each.node} {each}" if each else "the end" for each in (one, other))
+            once, again = (f"{each.execution_name} {each}" if each else "the end" for each in (one, other))
             raise ConfigurationError(
                 f"the nodes do not do the same each time: first came {once}, the second time {again}",
                 fix="let setup create everything again, and nothing depend on the time, or on os.urandom",

@@ -67,6 +67,11 @@ class Place:
     nth: int = 0
     line: str = field(default="", compare=False)
 
+    @property
+    def execution_name(self) -> str:
+        """``charge``, or ``execution 2 of charge``."""
+        return self.node if self.execution == 1 else f"execution {self.execution} of {self.node}"
+
     def __str__(self) -> str:
         return self.moment.value if not self.nth else f"{self.moment.value} {self.nth} ({self.line})"
 
@@ -86,11 +91,10 @@ class Point:
     place: Place
 
     def __str__(self) -> str:
-        place = self.place
-        who = place.node if place.execution == 1 else f"execution {place.execution} of {place.node}"
+        who = self.place.execution_name
         if self.fault is Fault.ANSWER_LOST:
             return f"the answer to the report of {who} was lost"
-        return f"{who} {_SENTENCES[self.fault]} {place}"
+        return f"{who} {_SENTENCES[self.fault]} {self.place}"
 
 
 @dataclass(frozen=True, slots=True)

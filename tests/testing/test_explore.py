@@ -320,6 +320,33 @@ async def test_the_same_seed_gives_the_same_points(
     assert numbers == sorted(numbers)
 
 
+class Sleeps(BaseNode):
+    """Sleeps for each of these seconds."""
+
+    class Inputs(BaseModel):
+        seconds: list[float]
+
+    async def execute(self) -> None:
+        for each in self.inputs.seconds:
+            await trio.sleep(each)
+
+
+class Plan(BaseNode):
+    class Outputs(BaseModel):
+        seconds: list[float]
+
+    async def execute(self) -> list[Outputs]:
+        return [self.Outputs(seconds=each) for each in ([0.1] * 5, [0.5], [0.2, 0.3], [0.3, 0.2])]
+
+
+async def test_nodes_that_wake_at_the_same_moment_do_so_in_each_run(autojump_clock: MockClock) -> None:
+    sleeps = Graph("sleeps", namespace="ns")
+    sleeps.add(Sleeps, seconds=sleeps.add(Plan).seconds)
+    result = await explore(sleeps, [Plan, Sleeps], check=bool, faults=[Fault.ANSWER_LOST])
+    assert not result.missed
+    assert len(result.tried) == 5
+
+
 async def test_it_ends_after_the_maximum_of_failures(autojump_clock: MockClock) -> None:
     def check(run: CrashRun[None]) -> None:
         assert run.point is None
