@@ -1,8 +1,9 @@
 """Describes and checks the values that an input accepts, as far as its registration says which these are.
 
-An input is registered as a plain string, as the stock state manager requires. A typed field also has the
-JSON schema of its values in ``contentSchema``, a keyword of JSON Schema that others ignore. From it a type is
-built again, and a text is read by the codec of that type, as the node does.
+An input is registered as a plain string, as the stock state manager requires. A field with a type or limits
+also has the JSON schema of its values in ``contentSchema``, a keyword of JSON Schema that others ignore. From
+it a type is built again, and a text is read by the codec of that type, as the node does. Without it, as from
+the stock SDK, limits are only shown: the node may change a text before it compares it with them.
 
 What the node accepts is never refused: a part that is not understood accepts anything, and a field whose
 schema says less than its validators (``lenient_fields``) is registered without its limits.
@@ -146,9 +147,11 @@ def declared(schema: object) -> Declared:
 
 
 def typed_inputs(properties: object) -> dict[str, Declared]:
-    """Return those inputs of a registered node that do not accept every text."""
+    """Return those inputs of a registered node that can be checked and do not accept every text."""
     inputs = properties.items() if isinstance(properties, Mapping) else ()
-    values = {name: declared(schema) for name, schema in inputs}
+    values = {
+        name: declared(schema) for name, schema in inputs if isinstance(schema, Mapping) and VALUES in schema
+    }
     return {name: each for name, each in values.items() if each != ANY_TEXT}
 
 

@@ -119,9 +119,13 @@ class Fields:
         schema = self._model.model_json_schema()
         schema.pop("$defs", None)  # only the typed fields refer to them
         lenient = lenient_fields(self._model)
-        for name in lenient - self._codecs.keys():
-            for limit in ("minLength", "maxLength", "pattern"):
-                schema["properties"][_registered(name, self._model.model_fields[name])].pop(limit, None)
+        for name in self._model.model_fields.keys() - self._codecs.keys():
+            text = schema["properties"][_registered(name, self._model.model_fields[name])]
+            limits = {limit: text[limit] for limit in ("minLength", "maxLength", "pattern") if limit in text}
+            if limits and name not in lenient:
+                text[VALUES] = {"type": "string", **limits}
+            for limit in limits if name in lenient else ():
+                del text[limit]
         for name in self._codecs:
             typed = schema["properties"][name]
             plain = {"title": typed.get("title", name), "type": "string"}

@@ -33,7 +33,10 @@ GRAPH = {
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     options = ["--v0-only"] if request.param == "v0" else []
     with server(tmp_path_factory.mktemp(request.param), *options) as running:
-        inputs = {"p": {"type": "string"}, "q": {"type": "string", "maxLength": 9}}
+        inputs = {
+            "p": {"type": "string"},
+            "q": {"type": "string", "contentSchema": {"maxLength": 9, "type": "string"}},
+        }
         body = {"runtime_name": "r", "nodes": [declare("A", inputs=inputs)]}
         running.ask("PUT", "/v0/namespace/n/nodes/", body)
         running.ask("PUT", "/v0/namespace/n/graph/g", GRAPH)

@@ -198,10 +198,17 @@ TYPED = {
             },
         },
     },
-    "code": {"type": "string", "maxLength": 3},
+    "code": {"type": "string", "maxLength": 3, "contentSchema": {"type": "string", "maxLength": 3}},
     "odd": {"type": "string", "contentSchema": {"type": "graph", "minimum": 1}},
+    "sdk": {"type": "string", "maxLength": 3},
 }
-FITTING = {"count": "5", "items": '[{"price": 1.5}]', "code": "abc", "odd": "anything"}
+FITTING = {
+    "count": "5",
+    "items": '[{"price": 1.5}]',
+    "code": "abc",
+    "odd": "anything",
+    "sdk": " abc ",  # the node may strip it
+}
 MISFITS = [
     ({"count": "abc"}, "input 'count' of 'a' in graph {} must be a whole number, at least 1; it is 'abc'"),
     ({"count": "0"}, "must be a whole number, at least 1; it is '0'"),
@@ -212,7 +219,7 @@ MISFITS = [
     ),
     ({"items": '[{"price": 1}, {"name": "x"}]'}, "must be a JSON array: element 1: price: Field required"),
     ({"code": "abcd"}, "input 'code' of 'a' in graph {} must be a text, length at most 3; it is 'abcd'"),
-    ({"cuont": "5"}, "'a' in graph {} has no input 'cuont'; it has: count, items, code, odd; did"),
+    ({"cuont": "5"}, "'a' in graph {} has no input 'cuont'; it has: count, items, code, odd, sdk; did"),
     ({"count": "x" * 5_000}, "it is '" + "x" * 57 + "...' (5,000 characters)"),
     ({"count": "top secret 5"}, "; it is '*** 5'"),
 ]

@@ -9,10 +9,18 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    create_model,
+    field_validator,
+)
 
 from exotrio import FieldsInvalid, from_text
-from exotrio._fields.declared import declared
+from exotrio._fields.declared import declared, typed_inputs
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.checks import declare
 
@@ -192,8 +200,16 @@ def test_a_field_that_accepts_more_than_its_schema_says_is_left_to_the_node() ->
     texts = {"name": "  a", "weights": '["5 kg"]', "trimmed": '[{"name": "  a"}]'}
     assert [declared(fields[name]).problem(text) for name, text in texts.items()] == [None] * 3
     refused = {"code": "  a", "count": "0"}
-    assert None not in [declared(fields[name]).problem(text) for name, text in refused.items()]
+    checked = typed_inputs(fields)
+    assert None not in [checked[name].problem(text) for name, text in refused.items()]
     from_text(Lenient.Inputs, {**texts, "code": "a", "count": "1"})
+
+
+def test_limits_of_a_text_are_checked_only_for_nodes_that_say_so() -> None:
+    class OfSdk(BaseModel):
+        code: Annotated[str, StringConstraints(strip_whitespace=True, max_length=2)]
+
+    assert typed_inputs(OfSdk.model_json_schema()["properties"]) == {}
 
 
 def test_a_schema_that_is_large_or_without_an_end_is_read_in_no_time() -> None:
