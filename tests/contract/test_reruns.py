@@ -11,7 +11,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import OK, Flow, fanned
 from tests.contract.native import claim, claim_one, executed_item, report
-from tests.support.helpers import NO_RETRY, node_name, ok, place, refused
+from tests.support.helpers import NO_RETRY, declare, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server keeps the old result")
 U, Z = node_name("u"), node_name("z")
@@ -276,3 +276,15 @@ async def test_further_outputs_are_told_from_executions_also_when_they_are_repla
     await flow.run("c")
     await listed(flow, "u", OK, OK)
     assert await further() == 1
+
+
+async def test_a_further_output_is_one_too_after_what_follows_it_is_created_by_a_retry(api: Api) -> None:
+    flow = await Flow.start(
+        api, place("b", "c"), place("c", inputs={"p": "${{b.outputs.v}}"}), retry_policy=NO_RETRY
+    )
+    await flow.run("b", {"w": "lacks v"}, {"w": "lacks v"}, OK)
+    ok(await api.register([declare(node_name("c"), [], ["v"])]))
+    ok(await api.retry_run(flow.run_id))
+    node, _ = ok(await api.native_run(flow.run_id))["nodes"]
+    assert node["counts"] == {"SUCCESS": 3, "RETRY_CREATED": 2}
+    assert node["further"] == 2, "it ran once"

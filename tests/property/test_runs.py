@@ -12,7 +12,7 @@ from tests.property.plans import FIELD, familiar_plans, plans
 from tests.property.twin import Twin
 from tests.support import postgres
 from tests.support.helpers import SettableClock
-from tests.support.manager import open_manager, recount
+from tests.support.manager import open_manager, recount, recount_ended_runs, tallied
 
 STEPS = 30
 MAX_STATES = 45
@@ -145,3 +145,6 @@ async def play(db: str, plan: Plan, data: st.DataObject) -> None:
         assert not {state.status for state in twin.model.states} & PENDING
         assert not twin.model.stale()
         await manager.service.store.read(recount)
+        if db == ":memory:":
+            await tallied(manager.service, clock)
+            await manager.service.store.read(recount_ended_runs)

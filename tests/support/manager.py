@@ -22,6 +22,7 @@ from exotrio.manager.queries.state_detail import chain
 from exotrio.manager.security.access import local
 from exotrio.manager.service import WaitingClaims
 from exotrio.manager.store.clock import wall_clock
+from exotrio.manager.store.tallies import RUN, WIDTHS, bucket_of
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -215,10 +216,16 @@ def recount(view: View) -> None:
             if place.target and status == "SUCCESS" and state["place"] in template.aggregated[place.index]:
                 members[above["seq"], state["place"], state["path"]] = state["seq"]
     assert _table(view, "counts", ("run", "place"), ("pending", *COUNTS.values())) == counts
+
+    def was_claimed(state: dict[str, Any]) -> bool:
+        """Whether the state ran, or the attempt whose outputs it has."""
+        earlier = by_seq.get(state["retry_of"])
+        return state["claimed_at"] is not None or (earlier is not None and was_claimed(earlier))
+
     further = Counter(
         (state["run"], state["place"], "further")
         for state in states
-        if state["status"] == "SUCCESS" and state["claimed_at"] is None and state["retry_of"] is None
+        if state["status"] == "SUCCESS" and not was_claimed(state)
     )
     # Those of earlier versions were not counted.
     assert _table(view, "counts", ("run", "place"), ("further",)) <= further
@@ -239,6 +246,31 @@ def recount(view: View) -> None:
         if state["united"] == 1 and not state["retry_count"] and state["manual_fanout_id"] is None
     )
     assert all(times == 1 for times in first.values()), "a united node ran twice for one group"
+
+
+def recount_ended_runs(view: View) -> None:
+    """Check that trends count each run that ended once, with its status and the time that it took."""
+    ended: Counter[tuple[str, int]] = Counter()
+    for run in view.execute("SELECT * FROM runs WHERE pending = 0").fetchall():
+        idle = sum(
+            until - since
+            for since, until in view.execute(
+                "SELECT since, until FROM idle_times WHERE run = ?", (run["id"],)
+            )
+        )
+        status = "ERRORED" if run["errored"] else "SUCCESS"
+        took_ms = run["finished_at"] - run["created_at"] - idle
+        ended["CANCELLED" if run["cancelled_at"] else status, bucket_of(took_ms)] += 1
+    for width in WIDTHS:
+        counted: Counter[tuple[str, int]] = Counter()
+        for status, bucket, count in view.execute(
+            "SELECT status, bucket, sum(count) FROM trends WHERE node_id = ? AND width = ?"
+            " GROUP BY slot, status, bucket HAVING sum(count) <> 0",
+            (RUN, width),
+        ):
+            assert count > 0
+            counted[status, bucket] += count
+        assert counted == ended, f"in slots of {width} minutes"
 
 
 COUNTS = {

@@ -31,7 +31,7 @@ from exotrio.manager.engine.states import (
     State,
     size_of,
 )
-from exotrio.manager.rules.lineage import split_groups
+from exotrio.manager.rules.lineage import is_further, split_groups
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.tallies import RUN, Key, bucket_of, minute_of
@@ -121,8 +121,7 @@ class Changes:
         self.transition(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
             self.add_member(run, seq, state.place, state.groups, state.path)
-            # One that is neither run nor retried is a further output of another state.
-            self.add_further(run, state.place, int(state.retry_of is None))
+            self.add_further(run, state.place, int(is_further(state.path)))
         return seq
 
     def insert_first(self, run: RunScope, state: NewState) -> None:

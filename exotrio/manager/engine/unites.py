@@ -45,6 +45,7 @@ from exotrio.manager.rules.lineage import (
     child_path,
     extend_groups,
     is_below,
+    is_further,
     linked,
     outermost,
     parent_in,
@@ -277,7 +278,7 @@ class Reruns:
             changes.transition(run, place, groups, status, RETRY_CREATED, count)
         changes.close_groups(self.replaced)
         for state in states:
-            if state["status"] == SUCCESS and state["claimed_at"] is None and state["retry_of"] is None:
+            if state["status"] == SUCCESS and is_further(state["path"]):
                 changes.add_further(run, state["place"], -1)
         targets = {target_state for _, groups, _ in alike for target_state, _ in split_groups(groups)}
         tx.execute(

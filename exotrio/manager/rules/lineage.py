@@ -38,6 +38,18 @@ def output_path(path: bytes, index: int) -> bytes:
     return path + bytes((len(digits),)) + digits
 
 
+def is_further(path: bytes) -> bool:
+    """Whether a path is that of a further output: its last step is an output, and not the first one."""
+    at = length = 0
+    while at < len(path):
+        length = path[at]
+        at += 1 + length  # of the output
+        if at < len(path):
+            at += 2  # of the place
+            length = 0
+    return length > 0
+
+
 def child_path(path: bytes, place: int) -> bytes:
     """Return the path of the child at ``place`` of a state with this path."""
     return path + place.to_bytes(2, "big")
