@@ -39,6 +39,8 @@ from exotrio._wire.vocabulary import (
 )
 from exotrio.graph import PartByPart
 
+MAX_WORKERS = 2**31 - 1
+"""Of one runtime: a larger number is a mistake, and the database could not store every one."""
 MAX_FIELDS = 1_000
 """Maximum number of characters that a heartbeat sends of the inputs and outputs of one node."""
 
@@ -321,7 +323,7 @@ class HeartbeatRequest(Body):
     buffered: Annotated[int, Field(ge=0)] = 0
     reporting: Annotated[int, Field(ge=0)] = 0
     states: Annotated[list[HeartbeatState], Field(max_length=MAX_BATCH)] = Field(default_factory=list)
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
     shows_tasks: bool = False
     tasks: Annotated[str, Field(max_length=MAX_TASK_TREE)] | None = None
     nodes: Annotated[

@@ -120,6 +120,7 @@ async def test_a_task_tree_is_sent_after_a_request_for_it(api: Api) -> None:
     assert shown.age_ms >= 0
     refused(await api.elsewhere().worker("GET", "w", "tasks"), 404)
     refused(await api.heartbeat("w", tasks="x" * (64 * 1024 + 1)), 422)
+    refused(await api.heartbeat("w", workers=2**63), 422)
 
 
 async def test_a_heartbeat_requests_the_registration_of_nodes_that_the_database_lacks(api: Api) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, ReQueueAfterSignal, Runtime, StateManager
-from exotrio.client import Overview, StateHistory, StateStatus, StateSummary
+from exotrio.client import Overview, Run, StateHistory, StateStatus, StateSummary
 from exotrio.manager import embedded
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -306,6 +306,24 @@ async def test_times_that_cannot_be_are_limited_or_left_out_and_no_outcome_is_re
     assert await report(manager.api, executed_item(state) | reported) == ["ok"]
     history = await history_of(manager.api, state)
     assert (history.buffered, history.ran, history.held) == (*shown, 10)
+
+
+async def test_a_clock_that_is_set_back_moves_the_times_of_claimed_states(
+    manager: Manager, clock: SettableClock
+) -> None:
+    flow = await Flow.start(manager.api, place("a"), runs=1)
+    clock.advance(2 * SECOND)
+    state = await claim_one(manager.api)
+    clock.advance(SECOND)
+    ok(await manager.api.heartbeat("w", states=[item_for(state, running=True, buffered_ms=500)]))
+    clock.advance(-3_600 * SECOND)
+    ok(await manager.api.heartbeat("w", states=[item_for(state, running=True, buffered_ms=500)]))
+    clock.advance(SECOND)
+    history = await history_of(manager.api, state)
+    assert (history.waited, history.buffered, history.ran) == (2, 0.5, 1.5)
+    assert await report(manager.api, executed_item(state) | {"buffered_ms": 500, "ran_ms": 700}) == ["ok"]
+    run = Run.model_validate(ok(await manager.api.native_run(flow.run_id)))
+    assert (run.waited, run.buffered, run.ran, run.held) == (2, 0.5, 0.7, 2)
 
 
 async def test_v0_and_older_runtimes_show_the_time_from_claim_to_outcome(clock: SettableClock) -> None:

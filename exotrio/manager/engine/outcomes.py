@@ -271,8 +271,9 @@ def _times(state: State, item: OutcomeItem, now: int) -> tuple[int | None, int |
     """
     if item.buffered_ms is None or item.ran_ms is None or state.claimed_at is None:
         return None, None
-    begun_at = min(state.claimed_at + item.buffered_ms, now)
-    return begun_at, min(item.ran_ms, now - begun_at)
+    held_ms = max(0, now - state.claimed_at)  # a clock may have been set back
+    buffered_ms = min(item.buffered_ms, held_ms)
+    return state.claimed_at + buffered_ms, min(item.ran_ms, held_ms - buffered_ms)
 
 
 def need_to_follow(run: RunScope, state: State) -> Need:

@@ -356,10 +356,13 @@ def _average_times(view: View, run: Row) -> dict[str, Any]:
     """Return the average times of the executions of a run that ended, as ``Run`` has them."""
     if run["pending"] or run_size(run) > MAX_TIMED:
         return {}
-    waits = "CASE WHEN enqueue_after > created_at THEN enqueue_after ELSE created_at END"
+    # Where the clock was set back, it is 0.
     row = view.one(
-        f"SELECT sum(claimed_at - {waits}) AS waited, sum(begun_at - claimed_at) AS buffered,"
-        " sum(ran_ms) AS ran, sum(finished_at - claimed_at) AS held, count(*) AS number,"
+        "SELECT sum(CASE WHEN created_at > claimed_at OR enqueue_after > claimed_at THEN 0"
+        " WHEN enqueue_after > created_at THEN claimed_at - enqueue_after"
+        " ELSE claimed_at - created_at END) AS waited, sum(begun_at - claimed_at) AS buffered,"
+        " sum(ran_ms) AS ran, sum(CASE WHEN finished_at > claimed_at THEN finished_at - claimed_at"
+        " ELSE 0 END) AS held, count(*) AS number,"
         " count(ran_ms) AS reported FROM states WHERE run = ? AND claimed_at IS NOT NULL",
         (run["id"],),
     )

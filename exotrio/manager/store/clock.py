@@ -128,16 +128,17 @@ class WatchedClock:
             self._stored = self._to_be_stored
 
 
+_MOVED = ", ".join(
+    f"{column} = {column} - ?" for column in ("created_at", "enqueue_after", "claimed_at", "begun_at")
+)
+
+
 def set_back(connection: Executor, now: int, by: int) -> None:
-    """Move the times of waiting states: the clock was set back by so many ms, to ``now``."""
+    """Move the times of states that have not ended: the clock was set back by so many ms, to ``now``."""
     # Held states, too: one that is released waits in its old order.
     # One status after the other: each has an index; for both together SQLite would scan all states.
     for status in ("CREATED", "QUEUED"):
-        connection.execute(
-            "UPDATE states SET enqueue_after = enqueue_after - ?, created_at = created_at - ?"
-            f" WHERE status = '{status}'",
-            (by, by),
-        )
+        connection.execute(f"UPDATE states SET {_MOVED} WHERE status = '{status}'", (by,) * 4)
     if steps := _steps_ahead(connection):
         # Each stays as far from now as before; this step back undoes the newest of them.
         moved, left = [], by
@@ -190,11 +191,8 @@ def move_new_states(tx: Transaction) -> None:
         f" ORDER BY seq{tx.for_update('states')}",
         (newest - MAX_IN_FLIGHT, tx.now_ms + by // 2),
     ).fetchall()
-    tx.execute(
-        "UPDATE states SET enqueue_after = enqueue_after - ?, created_at = created_at - ?"
-        f" WHERE {tx.any_of('seq')}",
-        (by, by, tx.items([state["seq"] for state in made])),
-    )
+    seqs = tx.items([state["seq"] for state in made])
+    tx.execute(f"UPDATE states SET {_MOVED} WHERE {tx.any_of('seq')}", (*[by] * 4, seqs))
 
 
 def _last_set_back(connection: Executor) -> tuple[int, int, int]:
