@@ -121,7 +121,7 @@ class Changes:
         self.transition(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
             self.add_member(run, seq, state.place, state.groups, state.path)
-            self.add_further(run, state.place, int(is_further(state.path)))
+            self._counts[run.id, state.place][_FURTHER] += is_further(state.path)
         return seq
 
     def insert_first(self, run: RunScope, state: NewState) -> None:
@@ -228,10 +228,6 @@ class Changes:
         """Count a status in which states stay, for the metrics."""
         node = template.places[place]
         self.effects.final[node.namespace, node.node_name, status] += states
-
-    def add_further(self, run: RunScope, place: int, states: int) -> None:
-        """Count successes that are further outputs of other states."""
-        self._counts[run.id, place][_FURTHER] += states
 
     def close_groups(self, targets: Collection[int]) -> None:
         """Let the groups of these states complete no united node: they are replaced with all below them."""

@@ -277,9 +277,15 @@ class Reruns:
         for (place, groups, status), count in alike.items():
             changes.transition(run, place, groups, status, RETRY_CREATED, count)
         changes.close_groups(self.replaced)
-        for state in states:
-            if state["status"] == SUCCESS and is_further(state["path"]):
-                changes.add_further(run, state["place"], -1)
+        further = Counter(
+            state["place"] for state in states if state["status"] == SUCCESS and is_further(state["path"])
+        )
+        # Managers of version 2 did not count them.
+        tx.executemany(
+            "UPDATE counts SET further = CASE WHEN further > ? THEN further - ? ELSE 0 END"
+            " WHERE run = ? AND place = ?",
+            [(count, count, run.id, place) for place, count in sorted(further.items())],
+        )
         targets = {target_state for _, groups, _ in alike for target_state, _ in split_groups(groups)}
         tx.execute(
             f"DELETE FROM unite_members WHERE {tx.any_of('target_state')} AND {tx.any_of('state')}",
