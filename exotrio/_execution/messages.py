@@ -73,7 +73,14 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of the current job. ``reusable``: the process is as it was before."""
+    """The end of the current job.
+
+    Attributes:
+        result: What the node ended with.
+        reusable: The process is as it was before.
+        ran: Seconds since ``Began``; None without one.
+    """
 
     result: Outcome | Failure
     reusable: bool
+    ran: float | None

@@ -92,14 +92,15 @@ class Worker(ParentProcess):
             # In a copy of this thread's context: what a node sets there ends with it.
             with captured(enabled=running.output is not None):
                 result = contextvars.copy_context().run(self._run, running)
+            ran = None if running.began_at is None else time.monotonic() - running.began_at
             self._running = None
             running.send_last_news()
             try:
-                self.send(Ended(result, self._reusable))
+                self.send(Ended(result, self._reusable, ran))
             except Exception as error:  # pickling may raise anything
                 text = f"what {running.job.target.name} ended with cannot leave its process: "
                 text = running.redactor.redact(f"{text}{type(error).__name__}: {error}")
-                self.send(Ended(Failure(Errored(text)), self._reusable))
+                self.send(Ended(Failure(Errored(text)), self._reusable, ran))
 
     # -- in the listening thread
 
@@ -139,6 +140,7 @@ class Worker(ParentProcess):
             self._settings = _ProcessSettings()
         assert self._settings is not None
         self.send(Began())
+        running.began_at = time.monotonic()
         try:
             instance = instance_of(node, job.inputs, job.secrets, running.view, running)
             if isinstance(instance, Errored):
@@ -195,6 +197,7 @@ class _Running(ProgressView):
     def __init__(self, job: Job, worker: Worker) -> None:
         super().__init__()
         self.job = job
+        self.began_at: float | None = None
         self.view = StopView()
         self.view.reason = Stopping.DRAINING if job.draining else Stopping.NO
         self.redactor = redactor_of(job.secrets.values())

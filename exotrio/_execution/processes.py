@@ -146,6 +146,9 @@ class WorkerProcess(ChildProcess):
                         execution.begin(node.timeout)
                         execution.begun_at = trio.current_time()
                     self._handle(message, execution)
+                if message.ran is not None:
+                    # A busy loop read ``Began`` late.
+                    execution.begun_at = min(execution.begun_at, trio.current_time() - message.ran)
                 self.reusable = message.reusable
                 return message.result
         except EOFError:

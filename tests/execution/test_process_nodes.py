@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -409,6 +410,18 @@ async def test_a_node_may_run_for_longer_than_its_process_may_take_to_start(mock
         await trio.testing.wait_all_tasks_blocked()
         execution.drain()
     assert ended == [Executed([{"text": "draining"}])]
+
+
+async def test_a_node_ran_for_as_long_as_it_did_though_its_runtime_was_busy_when_it_began() -> None:
+    class BeginsLate(Execution):
+        def begin(self, timeout: float | None) -> None:
+            time.sleep(0.1)
+            super().begin(timeout)
+
+    execution = BeginsLate(execution_of("Sleeps").claim)
+    async with bench(nodes.Sleeps) as there:
+        await there.run("Sleeps", execution)
+    assert execution.ended_at - execution.begun_at >= 0.05
 
 
 async def test_a_process_that_cannot_be_started_is_an_error_of_the_state(monkeypatch: Any) -> None:

@@ -54,6 +54,11 @@ class Traced(InProcess):
         return self.Outputs(text=f"{context.trace_id:032x} {context.span_id:016x}")
 
 
+class Sleeps(InProcess):
+    def execute(self) -> None:
+        time.sleep(0.05)
+
+
 class Gated(InProcess):
     """Runs until there is a file."""
 
