@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from exotrio.manager.engine import unites
-from tests.contract.flow import OK, fanned
+from tests.contract.flow import OK, Flow, fanned
 from tests.contract.native import claim_one, report
-from tests.support.helpers import SettableClock, node_name, ok, refused
+from tests.support.helpers import SettableClock, node_name, ok, place, refused
 from tests.support.manager import open_manager, recount
 
 
@@ -65,3 +67,21 @@ async def test_further_outputs_that_an_earlier_manager_did_not_count_are_not_sub
         await flow.run("u", OK, OK)
         nodes = ok(await api.native_run(flow.run_id))["nodes"]
         assert {node["identifier"]: node["further"] for node in nodes}["u"] == 1
+
+
+async def test_a_repeated_reply_has_no_automatic_retries_of_the_same_moment() -> None:
+    clock = SettableClock()
+    policy = {"max_retries": 1, "strategy": "FIXED", "backoff_factor": 1}
+    async with open_manager(clock=clock) as manager:
+        api = manager.api
+        flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=policy)
+        await flow.run("a", OK, OK)
+        one, other = await flow.take("b", 2)
+        ok(await api.errored(one["state_id"]))
+        clock.advance(1)
+        await flow.fail("b", times=1)
+        ok(await api.errored(other["state_id"]))
+        request_id = str(uuid4())
+        reply = ok(await api.retry_run(flow.run_id, request_id))
+        assert reply["runs_again"] == {}
+        assert ok(await api.retry_run(flow.run_id, request_id)) == reply

@@ -32,7 +32,7 @@ from exotrio.manager.engine.states import (
     read_states,
     read_texts,
 )
-from exotrio.manager.engine.unites import Reruns, commit_changes, united_states
+from exotrio.manager.engine.unites import REPLACED, Reruns, commit_changes, united_states
 from exotrio.manager.rules.errors import Conflict, NotFound
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -131,13 +131,13 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
         )
         for row in rows
     ]
-    # All of it happened at one time.
+    # All of it happened at one time, at which others may have been retried automatically.
     replaced = view.execute(
-        "SELECT seq, place FROM states WHERE run = ? AND status = 'RETRY_CREATED' AND updated_at = ?",
-        (run.id, rows[0]["created_at"]),
+        "SELECT place FROM states WHERE run = ? AND status = 'RETRY_CREATED' AND updated_at = ?"
+        " AND EXISTS (SELECT 1 FROM events WHERE state = seq AND kind = ?)",
+        (run.id, rows[0]["created_at"], REPLACED),
     )
-    known = {row["retry_of"] for row in rows}
-    places = Counter(place for seq, place in replaced if seq not in known)
+    places = Counter(row["place"] for row in replaced)
     return RunRetry(retried=retried, refused=[], runs_again=_by_identifier(run, places))
 
 
