@@ -24,14 +24,20 @@ MAX_READ = 1_000
 """Failed states of one node that are read: their values may be large."""
 MAX_HELD = 20_000
 """Maximum of states that are read."""
-HELD = (
-    "(SELECT states.seq, run, place, node_id, worker, claimed_at, nodes.namespace, CASE WHEN worker IS NULL"
-    " OR begun = 1 OR row_number() OVER (PARTITION BY nodes.namespace, worker"
-    " ORDER BY begun DESC, claimed_at, enqueue_after, states.seq) <= slots THEN 1 ELSE 0 END AS running"
-    " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = node_id"
-    " LEFT JOIN workers ON workers.namespace = nodes.namespace AND worker_id = worker"
-    " WHERE status = 'QUEUED') AS held"
-)
+
+
+def _held(condition: str) -> str:
+    return (
+        "(SELECT states.seq, run, place, node_id, worker, claimed_at, nodes.namespace,"
+        " CASE WHEN worker IS NULL OR begun = 1 OR row_number() OVER (PARTITION BY nodes.namespace, worker"
+        " ORDER BY begun DESC, claimed_at, enqueue_after, states.seq) <= slots THEN 1 ELSE 0 END AS running"
+        " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = node_id"
+        " LEFT JOIN workers ON workers.namespace = nodes.namespace AND worker_id = worker"
+        f" WHERE status = 'QUEUED' AND {condition}) AS held"
+    )
+
+
+HELD = _held("TRUE")
 """The states that are claimed, as a table, and which of them are ``running``.
 
 A heartbeat says which states its runtime has begun. Until the next one, those that it claimed first count as
@@ -104,8 +110,17 @@ def buffered_among(view: View, statuses: Mapping[int, str]) -> set[int]:
     claimed = [seq for seq, status in statuses.items() if status == QUEUED]
     if not claimed:
         return set()
+    workers = [
+        row["worker"]
+        for row in view.execute(
+            f"SELECT DISTINCT worker FROM states WHERE {view.any_of('seq')} AND worker IS NOT NULL",
+            (view.items(claimed),),
+        )
+    ]
+    # To number the states of all other runtimes, too, would take 100 ms if many are held.
     rows = view.execute(
-        f"SELECT seq FROM {HELD} WHERE {view.any_of('seq')} AND running = 0", (view.items(claimed),)
+        f"SELECT seq FROM {_held(view.any_of('worker'))} WHERE {view.any_of('seq')} AND running = 0",
+        (view.items(workers), view.items(claimed)),
     )
     return {row["seq"] for row in rows}
 
