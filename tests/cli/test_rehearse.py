@@ -13,7 +13,9 @@ import pytest
 import trio
 import trio.testing
 
+from exotrio._shared import deadlines
 from exotrio.cli.dev.announcer import FirstRun
+from exotrio.cli.rehearsal import lane
 from exotrio.cli.rehearsal.session import Session
 from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Result, Trial, unsteady_fields
 from exotrio.client import RunStatus
@@ -119,6 +121,51 @@ def test_ctrl_c_ends_a_rehearsal_and_leaves_no_process(tmp_path: Path) -> None:
         end = rehearsal.stop(signal.SIGINT, code=130)
         assert end.err.splitlines()[-1] == "interrupted; nothing is kept"
         until_gone(*map(int, children))
+
+
+HANGING = """
+import time
+from pathlib import Path
+from exotrio import BaseNode, Graph, Runtime
+
+
+class Work(BaseNode):
+    async def execute(self):
+        if Path(__file__).with_name("hang").exists():
+            time.sleep(1_000)
+
+
+graph = Graph("hanging", namespace="n")
+graph.add(Work)
+runtime = Runtime(namespace="n", name="r", nodes=[Work])
+"""
+
+
+def test_a_node_that_hangs_breaks_its_own_run_and_not_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "LEASE_TTL", 0.5)
+    target, hang = tmp_path / "hanging.py", tmp_path / "hang"
+    target.write_text(HANGING, "utf-8")
+    killed = Plan(number=1, fault=Fault.KILL, moment=0.5, pause=0.0)
+    stopped = Plan(number=2, fault=Fault.TERM, moment=0.5, pause=0.0)
+
+    async def main() -> None:
+        tried = lane.Lane(
+            number=1, target=str(target), first_run=FirstRun(None, {}, {}), folder=tmp_path, verbose=0
+        )
+        async with tried.opened():
+            tried.usual = Result(status=RunStatus.SUCCESS, outputs={"work": [{}]}, seconds=0.2)
+            hang.touch()
+            with monkeypatch.context() as patch:
+                patch.setattr(lane, "MARGIN", 0.5)
+                patch.setattr(deadlines, "max_exit", lambda grace: 0.0)
+                (problem,) = (await tried.make(killed)).problems
+            assert problem.startswith("the run did not end in ")
+            hang.unlink()
+            assert (await tried.make(stopped)).problems == []
+
+    trio.run(main)
 
 
 def test_a_third_ctrl_c_leaves_no_folder_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

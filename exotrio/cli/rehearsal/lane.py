@@ -190,6 +190,8 @@ class Lane:
         if result is None:
             trial.problems.append(f"the run did not end in {limit:.0f} s")
             await self._manager.cancel(run_id)
+            second.kill()  # in the next trial, what its nodes still do would seem to be the effect of a fault
+            await second.followed.wait()
         else:
             trial.compare(self.usual, result, self.unsteady)
         trial.count(first.journal, second.journal)
