@@ -86,7 +86,7 @@ def says(end: Ended, code: int, *parts: str) -> None:
 def nothing_in(namespace: str) -> tuple[str, ...]:
     """Return the last line of a report without problems, up to its number of notes."""
     examined = f"\nexamined the settings, the state manager and namespace {namespace}"
-    return (f"{examined}: nothing needs attention, ",)
+    return (f"{examined}: nothing urgent, ",)
 
 
 def source(report: dict[str, Any], name: str) -> tuple[str | None, str]:

@@ -125,7 +125,7 @@ def test_failed_states_are_information() -> None:
     one(
         overview_findings(overview(nodes=[], errored=1), TTL),
         "1 state failed",
-        "was not retried",
+        "failed for good",
         attention=False,
     )
 

@@ -219,10 +219,10 @@ def test_doctor_examines_the_database_of_the_folder_and_counts_its_notes(cli: Cl
         report = cli.json("doctor", *options)
         assert report["examined"] == ["the settings", "the state manager", "namespace n"]
         notes = [finding["what"] for finding in report["findings"]]
-        assert "1 state failed within 24 h and was not retried" in notes
+        assert "1 state failed for good within 24 h" in notes
         last = cli("doctor", *options, code=0).out.splitlines()[-1]
         assert last == (
-            "examined the settings, the state manager and namespace n: nothing needs attention,"
+            "examined the settings, the state manager and namespace n: nothing urgent,"
             f" {len(notes)} note{'' if len(notes) == 1 else 's'}"
         )
     cli("run", "other.py", code=0)

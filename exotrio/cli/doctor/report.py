@@ -135,7 +135,7 @@ def _findings(report: Report) -> Iterator[str]:
     only = "" if f"namespace {report.namespace}" in report.examined else "only "
     *others, last = map(one_line, report.examined)
     examined = f"{', '.join(others)} and {last}" if others else last
-    yield f"examined {only}{examined}: {needs if count else 'nothing needs attention'}, {notes}"
+    yield f"examined {only}{examined}: {needs if count else 'nothing urgent'}, {notes}"
 
 
 def _ms(seconds: float) -> str:

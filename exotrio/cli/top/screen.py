@@ -256,8 +256,8 @@ def _node(node: NodeLoad) -> tuple[Text, ...]:
         _count(node.running, "blue"),
         _count(node.ended),
         _count(node.failed, "red"),
-        Text("" if node.p50 is None else format_duration(node.p50)),
-        Text("" if node.p95 is None else format_duration(node.p95)),
+        Text("" if node.p50 is None else f"~{format_duration(node.p50)}"),
+        Text("" if node.p95 is None else f"~{format_duration(node.p95)}"),
         offers,
     )
 

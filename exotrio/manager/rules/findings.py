@@ -90,8 +90,7 @@ def overview_findings(overview: wire.Overview, lease_ttl: float) -> list[Finding
     candidates += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
     findings = [finding for finding in candidates if finding is not None]
     if failed := overview.errored:
-        were = "was" if failed == 1 else "were"
-        what = f"{plural(failed, 'state')} failed within 24 h and {were} not retried"
+        what = f"{plural(failed, 'state')} failed for good within 24 h"
         fix = "`runs ls --status FAILED` lists their runs; see `runs show RUN` and `runs retry RUN`"
         findings.append(info(what, fix, _FAILED_RUNS))
     return findings
