@@ -99,17 +99,17 @@ class _Reasons:
         text = f"unites {self._name(unite.target)}"
         if self._is_cancelled:
             return f"{text}, and the run was cancelled"
-        (still, where), (broken, there) = (self._among(unite, each) for each in (PENDING, ERRORED))
+        still, where = self._among(unite.waits_for, PENDING)
+        broken, there = self._among(unite.region, ERRORED)
         if still and not _is_blocked(unite, self._counts):
             return f"{text}, and {still:,} of its group did not end yet ({where})"
         if broken:
             return f"{text} if all of its group succeed, of which {broken:,} failed ({there})"
         return f"{text}, and nothing reached it: {'; '.join(map(self._fate, unite.predecessors))}"
 
-    def _among(self, unite: Unite, statuses: Iterable[str]) -> tuple[int, str]:
-        """Return how many states of a group have these statuses, and of which places."""
-        region = sorted(unite.region)
-        numbers = {self._name(index): _number(self._counts, index, statuses) for index in region}
+    def _among(self, places: Iterable[int], statuses: Iterable[str]) -> tuple[int, str]:
+        """Return how many states of these places have these statuses, and of which places."""
+        numbers = {self._name(index): _number(self._counts, index, statuses) for index in sorted(places)}
         return sum(numbers.values()), listed([name for name, number in numbers.items() if number], MAX_NAMED)
 
     def _fate(self, index: int) -> str:

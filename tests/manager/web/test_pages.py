@@ -760,3 +760,22 @@ async def test_the_timeline_of_a_large_run_shows_its_first_and_last_states(site:
     assert "one state in 2 is drawn" in timeline
     begin = timeline.partition(">begin<")[2].partition(">fan<")[0]
     assert begin.count("<title>") == 1
+
+
+async def test_a_united_node_that_has_no_state_yet_says_what_it_waits_for(site: Site) -> None:
+    """Also for x, which is of the group of v only: v may still become a member of the group of u."""
+    flow = await Flow.start(
+        site.api,
+        place("s", "t", "m"),
+        place("t", "a"),
+        place("a", "v", "x"),
+        place("m", "o"),
+        place("o", "x", unites="s"),
+        place("x"),
+        place("v", "u", unites="t"),
+        place("u", unites="s"),
+    )
+    for identifier in ("s", "m", "t", "a"):
+        await flow.run(identifier)
+    page = text_of(await site.browser.page(f"/ns/shop/runs/{flow.run_id}?node=u"))
+    assert "unites s, and 1 of its group did not end yet (x)" in page
