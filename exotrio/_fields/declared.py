@@ -11,6 +11,7 @@ schema says less than its validators (``lenient_fields``) is registered without 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -271,7 +272,7 @@ def _whole(limit: Any) -> Any:
 _CHANGING = {"function-before", "function-wrap", "function-plain"}
 _LENIENT = {
     *("strip_whitespace", "to_lower", "to_upper", "str_strip_whitespace", "str_to_lower", "str_to_upper"),
-    *("coerce_numbers_to_str", "validate_by_name", "missing"),
+    *("coerce_numbers_to_str", "validate_by_name", "missing", "regex_engine"),
 }
 """Options of pydantic-core with which more is accepted than the JSON schema says."""
 
@@ -302,6 +303,8 @@ def lenient_fields(model: type[BaseModel]) -> frozenset[str]:
 def _is_lenient(schema: Any) -> bool:
     if isinstance(schema, Mapping):
         if schema.get("type") in _CHANGING or any(schema.get(name) for name in _LENIENT):
+            return True
+        if isinstance(schema.get("pattern"), re.Pattern):  # the JSON schema has none of its flags
             return True
         return any(_is_lenient(each) for key, each in schema.items() if key not in _NOT_SCHEMAS)
     return isinstance(schema, list) and any(map(_is_lenient, schema))

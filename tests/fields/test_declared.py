@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -186,6 +187,7 @@ class Lenient(BaseNode):
         weights: list[Weight]
         trimmed: list[Trimmed]
         count: Annotated[int, Field(ge=1)]
+        state: Annotated[str, Field(pattern=re.compile("^(done|open)$", re.IGNORECASE))]
 
         @field_validator("name", mode="before")
         @classmethod
@@ -197,8 +199,8 @@ class Lenient(BaseNode):
 
 def test_a_field_that_accepts_more_than_its_schema_says_is_left_to_the_node() -> None:
     fields = declare(Lenient).inputs_schema["properties"]
-    texts = {"name": "  a", "weights": '["5 kg"]', "trimmed": '[{"name": "  a"}]'}
-    assert [declared(fields[name]).problem(text) for name, text in texts.items()] == [None] * 3
+    texts = {"name": "  a", "weights": '["5 kg"]', "trimmed": '[{"name": "  a"}]', "state": "Done"}
+    assert [declared(fields[name]).problem(text) for name, text in texts.items()] == [None] * 4
     refused = {"code": "  a", "count": "0"}
     checked = typed_inputs(fields)
     assert None not in [checked[name].problem(text) for name, text in refused.items()]
