@@ -141,12 +141,15 @@ def test_only_the_result_of_a_file_or_module_goes_to_standard_output(folder: Pat
     assert text.err.endswith("echo 1/1\n")
     assert run_id in text.out
 
-    loud = ended("run", "echo.py", "-vv", "-o", "json", cwd=folder)
+    printing = APP.replace("return self", "print('a line'); return self")
+    (folder / "printing.py").write_text(printing, "utf-8")
+    loud = ended("run", "printing.py", "-vv", "-o", "json", cwd=folder)
     result = json.loads(loud.out)
     assert result["status"] == "SUCCESS"
     assert result["nodes"] == {"echo": {"SUCCESS": 1}}
     assert result["outputs"] == [{"identifier": "echo", "outputs": {"text": "hello"}}]
     assert "exotrio.runtime" in loud.err
+    assert "a line\n" in loud.err
 
 
 def test_a_closed_output_pipe_is_not_an_error(folder: Path) -> None:

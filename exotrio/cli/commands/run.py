@@ -56,7 +56,8 @@ def command(
     The state manager is embedded and keeps everything in its database; if
     EXOSPHERE_STATE_MANAGER_URI is set and --db is not given, that state manager is used. Only states of
     this run are executed; over v0, which cannot select the states of a run, states of other runs are too.
-    Progress goes to standard error, the result to standard output.
+    Progress goes to standard error, the result to standard output; what nodes print goes to standard error,
+    too, if the result is JSON.
 
     If the graph already has a run with the same --run-key, that run is continued, or its result is printed.
     It is an error if that run has other inputs or another store.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -178,6 +179,7 @@ class LocalRun:
     async def _follow(self, client: StateManager) -> int:
         following = trio.CancelScope()
         run: Run | None = None
+        results = sys.stdout
 
         async def work(task_status: trio.TaskStatus[Runtime]) -> None:
             try:
@@ -186,23 +188,25 @@ class LocalRun:
                 # A drained runtime executes nothing more of the run.
                 following.cancel()
 
-        async with trio.open_nursery() as nursery:
-            await nursery.start(work)
-            if self._run_id is not None:
-                with self.progress, following:
-                    async with trio.open_nursery() as refreshing:
-                        refreshing.start_soon(self._refresh)
-                        run = await client.wait(
-                            self._run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self.progress.show
-                        )
-                        refreshing.cancel_scope.cancel()
-                self.runtime.stop(why="the end of the run")
-                if run is not None:
-                    # Before the drain, in which nodes of other runs may still finish (through v0).
-                    await print_result(client, run, self.output, self.progress.elapsed)
-                    if self._embedded and self.private and self.db != MEMORY and self.output == "table":
-                        db = ["--db", self.db] if self.db else []
-                        self.progress.print_message(f"see it again with: {command_line(['ui', *db])}")
+        with redirect_stdout(sys.stderr if self.output == "json" else results):  # here nodes print
+            async with trio.open_nursery() as nursery:
+                await nursery.start(work)
+                if self._run_id is not None:
+                    with self.progress, following:
+                        async with trio.open_nursery() as refreshing:
+                            refreshing.start_soon(self._refresh)
+                            run = await client.wait(
+                                self._run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self.progress.show
+                            )
+                            refreshing.cancel_scope.cancel()
+                    self.runtime.stop(why="the end of the run")
+                    if run is not None:
+                        # Before the drain, in which nodes of other runs may still finish (through v0).
+                        with redirect_stdout(results):
+                            await print_result(client, run, self.output, self.progress.elapsed)
+                        if self._embedded and self.private and self.db != MEMORY and self.output == "table":
+                            db = ["--db", self.db] if self.db else []
+                            self.progress.print_message(f"see it again with: {command_line(['ui', *db])}")
         if run is None:
             self.progress.print_message(self._how_to_continue(self._what_is_kept()))
             return INTERRUPTED
