@@ -246,9 +246,11 @@ class Reruns:
         self.replaced.update(
             seq
             for seq, path in view.execute(
-                "SELECT seq, path FROM states WHERE run = ? AND status <> 'RETRY_CREATED'"
+                # What follows a state has a higher number. SQLite reads large outputs to find the path behind
+                # them, so those of all states before are left out.
+                "SELECT seq, path FROM states WHERE run = ? AND seq >= ? AND status <> 'RETRY_CREATED'"
                 " AND path >= ? AND path < ?",
-                (run.id, tops[0], tops[-1] + b"\xff"),
+                (run.id, min(self.first.values()), tops[0], tops[-1] + b"\xff"),
             )
             if is_below(path, tops)
         )
