@@ -118,8 +118,8 @@ class Spans:
 
     @property
     def has_unreported(self) -> bool:
-        """Whether the begin of one that runs or ended was not reported, as through v0."""
-        at = (span.at for span in self.spans)
+        """Whether one that ended, or that runs if they are few, has no begin, as through v0."""
+        at = (span.at for span in self.spans if span.at.finished is not None or not self.many)
         return any(each.claimed is not None and each.begun is None and not each.is_buffered for each in at)
 
 

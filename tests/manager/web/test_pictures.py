@@ -231,6 +231,15 @@ def test_a_state_that_is_claimed_and_not_begun_is_buffered() -> None:
     assert "waited 2 ms, buffered for 8 ms" in drawn
 
 
+@pytest.mark.parametrize(("number", "has_unreported"), [(3, True), (MAX_BARS + 1, False)])
+def test_what_runs_and_is_not_reported_yet_is_explained_where_it_is_pale(
+    number: int, has_unreported: bool
+) -> None:
+    at = Times(waits=0, claimed=2, begun=None, ended=None, finished=None)
+    spans = [span(0, at=at, status="QUEUED")] * number
+    assert Spans([], spans, 1, 10).has_unreported == has_unreported
+
+
 def test_a_lane_of_many_states_shows_how_many_were_buffered() -> None:
     at = Times(waits=0, claimed=0, begun=5_000, ended=10_000, finished=10_000)
     drawn = timeline([("a", 1_000)], [span(0, at=at)] * 1_000, until=10_000)
