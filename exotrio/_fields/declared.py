@@ -272,7 +272,7 @@ def _whole(limit: Any) -> Any:
 _CHANGING = {"function-before", "function-wrap", "function-plain"}
 _LENIENT = {
     *("strip_whitespace", "to_lower", "to_upper", "str_strip_whitespace", "str_to_lower", "str_to_upper"),
-    *("coerce_numbers_to_str", "validate_by_name", "missing", "regex_engine"),
+    *("coerce_numbers_to_str", "validate_by_name", "regex_engine"),
 }
 """Options of pydantic-core with which more is accepted than the JSON schema says."""
 
@@ -306,8 +306,15 @@ def _is_lenient(schema: Any) -> bool:
             return True
         if isinstance(schema.get("pattern"), re.Pattern):  # the JSON schema has none of its flags
             return True
+        if schema.get("type") == "enum" and _accepts_more(schema["cls"]):
+            return True
         return any(_is_lenient(each) for key, each in schema.items() if key not in _NOT_SCHEMAS)
     return isinstance(schema, list) and any(map(_is_lenient, schema))
+
+
+def _accepts_more(cls: type) -> bool:
+    """Whether an Enum has a ``_missing_`` of the user's, which may accept any value."""
+    return any("_missing_" in vars(each) for each in cls.__mro__ if each.__module__ != "enum")
 
 
 _NOT_SCHEMAS = {"serialization", "metadata", "default", "expected", "members"}
