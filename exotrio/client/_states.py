@@ -85,6 +85,7 @@ class StateCalls(RunCalls):
     async def outputs(self, run: Run | str, node: NodeOfRun) -> list[Any]:
         """Return the outputs of one node of a run's graph: those of each state that succeeded, oldest first.
 
+        An attempt that was made after another one failed is a later state.
         There may be more while the run goes on; ``wait`` waits for its end. Through v0 there is a request for
         each state.
 

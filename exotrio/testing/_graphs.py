@@ -86,7 +86,9 @@ class GraphRun:
     def outputs(self, node: type) -> list[Any]: ...
 
     def outputs(self, node: NodeOfRun) -> list[Any]:
-        """Return the outputs of each state of one of the graph's nodes that succeeded.
+        """Return the outputs of each state of one of the graph's nodes that succeeded, oldest first.
+
+        An attempt that was made after another one failed is a later state.
 
         Args:
             node: As for ``of``.

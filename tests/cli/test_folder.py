@@ -204,7 +204,9 @@ def test_the_namespace_of_the_newest_run_is_used_if_there_are_several(cli: Cli) 
     assert end.err == "namespace other, that of the newest run; -n or EXOSPHERE_NAMESPACE names another: n\n"
     assert "1 run in namespace n\n" in cli("runs", "ls", "-n", "n").out
     assert cli("run", "nodes.py").code == 0
-    assert "2 runs in namespace n\n" in cli("runs", "ls").out
+    runs = cli("runs", "ls").out
+    assert "2 runs in namespace n\n" in runs
+    assert "status   success  failed  open" in runs
 
 
 def test_a_run_prints_the_error_of_a_failed_state_once(cli: Cli) -> None:
