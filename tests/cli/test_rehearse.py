@@ -284,3 +284,6 @@ def test_an_execution_whose_outcome_arrived_after_its_process_was_killed_was_not
     trial = Trial(plan=Plan.of(1, 3), at=3.0)
     trial.count(first, second)
     assert (trial.cut, trial.repeated, trial.seconds_repeated) == (1, 0, 0.0)
+    stuck = Trial(plan=Plan.of(1, 3), at=3.0)
+    stuck.count(first, second, run_ended=False)
+    assert stuck.cut == 2

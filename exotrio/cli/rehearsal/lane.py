@@ -194,7 +194,7 @@ class Lane:
             await second.followed.wait()
         else:
             trial.compare(self.usual, result, self.unsteady)
-        trial.count(first.journal, second.journal)
+        trial.count(first.journal, second.journal, run_ended=result is not None)
         return trial
 
     async def _end(self, process: Process, trial: Trial) -> None:

@@ -23,7 +23,8 @@ REQUEUED = "requeued"
 CUT = frozenset({"cancelled", "lost_leases", "dropped"})
 """Outcomes of executions whose work did not count."""
 UNSURE = frozenset({None, "unknown", "abandoned", "kept"})
-"""Those whose work counted if the outcome arrived, perhaps by an outbox. Otherwise the state ran again."""
+"""Those whose work counted if the outcome arrived, perhaps by an outbox. Otherwise the state ran again,
+or the run did not end."""
 
 
 class Fault(StrEnum):
@@ -145,14 +146,14 @@ class Trial:
     seconds_repeated: float = 0.0
     ran_again: Counter[str] = field(default_factory=Counter)
 
-    def count(self, first: Journal, second: Journal) -> None:
+    def count(self, first: Journal, second: Journal, *, run_ended: bool = True) -> None:
         """Add what the journals say of the process that got the signals, and of the one that took over."""
         executions = [*first.executions, *second.executions]
         times = Counter(each.state_id for each in executions)
         last = {each.state_id: each for each in executions}
         for each in first.executions:
             ran_again = last[each.state_id] is not each
-            if each.outcome in CUT or (each.outcome in UNSURE and ran_again):
+            if each.outcome in CUT or (each.outcome in UNSURE and (ran_again or not run_ended)):
                 self.cut += 1
                 self.seconds_repeated += each.ended - each.began if ran_again else 0.0
         requeued = Counter(each.state_id for each in executions if each.outcome == REQUEUED)
