@@ -58,7 +58,7 @@ class NewRun:
                 "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
             )
         once = {"run_id": str(self.run_id or uuid4())} if self.key is None else {"key": self.key}
-        inputs, store = texts_of("inputs", self.inputs), texts_of("store", self.store)
+        inputs, store = texts_of("inputs", self.inputs), texts_of("store values", self.store)
         return {"start_delay": self.start_delay, "inputs": inputs, "store": store, **once}
 
 
@@ -100,7 +100,7 @@ def _texts_of_each(runs: Sequence[NewRun | Values]) -> Iterator[tuple[dict[str, 
     for index, item in enumerate(runs):
         run = run_of(index, item)
         try:
-            yield texts_of("inputs", run.inputs), texts_of("store", run.store)
+            yield texts_of("inputs", run.inputs), texts_of("store values", run.store)
         except ConfigurationError as error:
             raise named(index, error) from None
 

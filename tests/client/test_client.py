@@ -71,6 +71,8 @@ async def test_values_that_are_not_finite_are_sent_as_such_and_not_as_null() -> 
         {"limit": "Infinity", "rates": '[1.5,"NaN"]'},
         {"least": "-Infinity"},
     )
+    with pytest.raises(ConfigurationError, match="the store values have no form as text"):
+        await server.client.trigger("g", store={"least": None})
 
 
 async def test_trigger_on_v0_is_repeated_while_it_provably_was_not_sent(autojump_clock: MockClock) -> None:
