@@ -4,7 +4,7 @@ A chart cannot read a million states, so each is counted when it ends. Use cases
 writes the counts with a commit, at most one each second, into the table ``trends``: by node and
 graph, in slots of several widths, each kept as long as charts show slots of that width (``WIDTHS``).
 
-Durations are counted in four buckets for each doubling, so a quantile is right to about a tenth.
+Durations are counted in four buckets for each doubling, so a quantile is right to about an eighth.
 """
 
 from __future__ import annotations
