@@ -16,7 +16,8 @@ from exotrio.manager import serve
 from exotrio.manager.web import live
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.helpers import eventually, open_client, place
+from tests.contract.native import claim_one, item_for
+from tests.support.helpers import eventually, node_name, ok, open_client, place
 from tests.support.web import KEY, NAMESPACE
 
 LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -108,6 +109,16 @@ async def test_changed_fragments_are_sent_as_events(office: Office) -> None:
         received: set[str] = set()
         while not {"summary", "graph", "timeline", "states"} <= received:
             received |= await page.changed() or set()
+
+
+async def test_the_picture_of_a_graph_follows_heartbeats(office: Office) -> None:
+    flow = await Flow.start(office.api, place("work"))
+    state = await claim_one(office.api, limits={node_name("work"): 1}, worker_id="w", announces=True)
+    async with office.listening(f"/ns/{NAMESPACE}/runs/{flow.run_id}") as page:
+        await page.changed()
+        ok(await office.api.heartbeat("w", workers=1, states=[item_for(state, running=True, buffered_ms=0)]))
+        while "graph" not in (await page.changed() or set()):
+            pass
 
 
 async def test_an_open_stream_ends_at_once_when_the_server_stops(office: Office) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import partial
 
 from exotrio.manager.engine.runs import find_run
-from exotrio.manager.engine.states import CREATED, SUCCESS
+from exotrio.manager.engine.states import CREATED, QUEUED, SUCCESS
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run_detail import MAX_SPANS, events_of, spans_of
@@ -235,6 +235,8 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
         "result": ([each.get(SUCCESS) for each in state[0].values()], failed, run["finished_at"]),
         "graph": (
             state,
+            # Heartbeats tell which of the claimed states run.
+            moment if any(each.get(QUEUED) for each in state[0].values()) else None,
             _not_offered(view, request, view.template(run["template"])) if run["pending"] else None,
             paused_places(view, run, state[0]),
         ),
