@@ -182,7 +182,9 @@ async def about_state(name: str, call: Awaitable[T]) -> T:
         return await call
     except NotFound as error:
         hint = "see `states ls` for what there is"
-        if "-" in name:
+        if _LAST_DIGITS.fullmatch(name):
+            hint = f"give all digits after the zeros within its id, as in pages; {hint}"
+        elif "-" in name:
             hint = "an id with dashes is a run's: see `runs show`"
         raise NotFound(f"there is no state {name!r}", where=error.where, fix=hint) from error
 

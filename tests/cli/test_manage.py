@@ -145,6 +145,7 @@ def test_values_come_from_files_and_pipes(cli: Cli) -> None:
         ("states ls --place work", 2, "--place needs --run or --graph"),
         ("states ls --run 00000000", 6, "there is no run '00000000'"),
         ("states retry 000000000000000000000000", 6, "there is no state '000000000000000000000000'"),
+        ("states retry beef", 6, "give all digits after the zeros within its id"),
         ("nodes list", 2, "No such command 'list'"),
     ],
 )  # fmt: skip
