@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from exotrio import Graph, GraphInvalid, GraphNodeModel, UnitesModel
@@ -30,7 +30,11 @@ def built(plan: Plan, explicit: bool) -> Graph:
     added: dict[str, AddedNode[Any]] = {}
     # A node on a side branch may be referred to as well; what comes first is added first.
     first = {name: {*before[name], *referred_to(plan[name])} for name in before}
-    for name in TopologicalSorter(first).static_order():
+    try:
+        order = [*TopologicalSorter(first).static_order()]
+    except CycleError:
+        reject()  # Two united nodes read each other's members: only a declaration by hand can say that.
+    for name in order:
         place = plan[name]
         referred = referred_to(place)
         inputs: dict[str, object] = {
