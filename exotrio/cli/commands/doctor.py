@@ -51,9 +51,9 @@ def command(
 
     It prints every setting with its source, versions, each step of the connection to the state manager, what
     kind that is, its clock, and problems in it: states that no runtime takes, claims without a lease, silent
-    runtimes, invalid graphs, a full disk. It changes nothing, and prints no key. What needs attention begins
-    with "!"; notes, such as the number of failed states, begin with "-". The last line says what was
-    examined.
+    runtimes, invalid graphs, a full disk. It prints no key, and changes nothing, but for one thing: a
+    database that no process has open gets the tables of this version. What needs attention begins with "!";
+    notes, such as the number of failed states, begin with "-". The last line says what was examined.
 
     Exits 0 if nothing needs attention, even if there are notes, and 1 if something does; 2 if a setting is
     missing or wrong, 4 if the state manager cannot be reached or another kind of server answers, 5 if it
