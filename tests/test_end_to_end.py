@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from exotrio import StateManager
-from exotrio._wire.native import Run
+from exotrio._wire.runs import Run
 from tests.support.gated import APP, BATCH, ITEMS, NAMESPACE, RESULT, WORKERS, Log, graph, until
 from tests.support.helpers import sql
 from tests.support.processes import KEY, Ended, Process, Processes, Server, as_printed, ended, printed_command

@@ -2,9 +2,10 @@
 both sides agree by construction.
 
 - ``vocabulary``: paths, headers, limits and statuses
-- ``body``: the base of the models, with the types of times and durations
+- ``body``: the base of the models, with the types of ids, times and durations
 - ``v0``, ``graphs``: bodies of the stock state manager's API
-- ``native``: bodies of native routes for runtimes: claims, outcomes, heartbeats, runs
+- ``native``: bodies of native routes for runtimes: claims, outcomes, heartbeats
+- ``runs``: bodies of native routes about runs: their start, their counts, their times
 - ``operations``: bodies of native routes for operators: lists, the history of a state, retries of a run
 - ``overview``: bodies that show what happens in a namespace, its runtimes and the state manager
 

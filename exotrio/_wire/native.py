@@ -1,39 +1,24 @@
-"""Bodies of native routes for runtimes: claims, outcomes, heartbeats, runs."""
+"""Bodies of native routes for runtimes: claims, outcomes, heartbeats."""
 
-import re
-from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
-    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    computed_field,
 )
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._util.times import format_duration
-from exotrio._wire.body import Body, DelayMs, Moment, Seconds
-from exotrio._wire.v0 import (
-    AnyStatus,
-    ErroredRequest,
-    ExecutedRequest,
-    PruneRequest,
-    RunSummary,
-    TriggerRequest,
-)
+from exotrio._wire.body import Body, DelayMs, Moment, TraceContext, Uuid
+from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest
 from exotrio._wire.vocabulary import (
-    FAILED,
     MAX_BATCH,
     MAX_LOG_LINES,
     MAX_TASK_TREE,
     MAX_WAIT_MS,
-    RETRIED,
     HeartbeatResult,
     ItemResult,
 )
@@ -44,21 +29,7 @@ MAX_WORKERS = 2**31 - 1
 MAX_FIELDS = 1_000
 """Maximum number of characters that a heartbeat sends of the inputs and outputs of one node."""
 
-_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def _uuid(text: str) -> str:
-    if _UUID.fullmatch(text):
-        return text  # as most clients write it; UUID() takes five times as long
-    from uuid import UUID
-
-    return str(UUID(text))
-
-
-Uuid = Annotated[str, AfterValidator(_uuid)]
 Id = Annotated[str, Field(min_length=1, max_length=256)]
-TraceContext = Annotated[str, Field(pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
-"""A ``traceparent`` of W3C's Trace Context."""
 
 
 class Discovery(Body):
@@ -355,124 +326,3 @@ class HeartbeatReply(Body):
     items: list[HeartbeatStateReply]
     ttl_ms: Annotated[int, Field(ge=1)] | None = None
     commands: list[str] = Field(default_factory=list)
-
-
-def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
-    if "key" in info.data and (run_id is None) == (info.data["key"] is None):
-        raise ValueError("give a run_id or a key, and not both")
-    return run_id
-
-
-class NativeTriggerRequest(TriggerRequest):
-    """As v0, but with a run id or a key, chosen by the client: each makes the request repeatable.
-    ``trace`` is the context of the trigger, if it is traced.
-
-    Also one entry of ``POST .../graph/{graph}/runs``, whose body is ``{"runs": [...]}`` with at most
-    ``MAX_BATCH`` of them: all start, or none.
-    """
-
-    run_id: Annotated[Uuid | None, AfterValidator(_id_or_key), Field(validate_default=True)] = None
-    trace: TraceContext | None = None
-
-
-class TriggerManyReply(Body):
-    """Reply to a list of runs, in its order: ``created`` is False for those that existed already."""
-
-    run_ids: list[str]
-    created: list[bool]
-
-
-class RunQuery(Body):
-    """Query of a run: how long to wait for its end."""
-
-    wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
-
-
-class NodeCounts(Body):
-    """The numbers of states of one place of a graph, by status.
-
-    Fields:
-        paused_at: Since when its node is paused, if states wait for that; None from v0.
-        not_reached: Why it has no state, and gets none unless what failed is retried; None otherwise.
-        further: How many of the SUCCESS states did not run: a node that ran once and returned six outputs has
-            six states, of which five are further ones. 0 from v0.
-    """
-
-    identifier: str
-    node_name: str
-    counts: dict[AnyStatus, int]
-    paused_at: Moment | None = None
-    not_reached: str | None = None
-    further: int = 0
-
-
-def missing_of(
-    nodes: Iterable[tuple[str, Mapping[str, int], int]], *, is_cancelled: bool = False
-) -> list[str]:
-    """Return what the result of a run lacks: ``1 of 6 measure failed``.
-
-    Args:
-        nodes: Identifier, counts by status, and ``NodeCounts.further``.
-    """
-    missing = []
-    for identifier, counts, further in nodes:
-        if failed := sum(counts.get(status, 0) for status in FAILED):
-            total = sum(counts.values()) - sum(counts.get(status, 0) for status in RETRIED) - further
-            how = "failed or ended when the run was cancelled" if is_cancelled else "failed"
-            missing.append(f"{failed:,} of {total:,} {identifier} {how}")
-    return missing
-
-
-class StateTimes(Body):
-    """How long a state waited and ran, in seconds; so far, if it has not ended.
-
-    Fields:
-        waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed, from
-            the end of the delay.
-        buffered: From its claim until ``execute`` of its node began; of a state that ``Overview.buffered``
-            counts, from its claim until now.
-        ran: Of ``execute``. Both are None if that did not begin, or its runtime did not report it: a claim
-            through v0 tells nothing, and a state that runs is reported by the next heartbeat.
-        held: From its claim to its outcome; None if it is not claimed.
-    """
-
-    waited: Seconds | None = Field(default=None, alias="waited_ms")
-    buffered: Seconds | None = Field(default=None, alias="buffered_ms")
-    ran: Seconds | None = Field(default=None, alias="ran_ms")
-    held: Seconds | None = Field(default=None, alias="held_ms")
-
-
-def times_text(
-    waited: float, buffered: float | None, ran: float | None, held: float | None, *, ended: bool
-) -> str:
-    """Return the times of a state in words, as pages and commands show them."""
-    parts = [("waited", waited)]
-    if buffered is not None and ran is not None:
-        parts += [("buffered", buffered), ("ran" if ended else "running for", ran)]
-    elif buffered is not None:
-        parts.append(("buffered for", buffered))
-    elif held is not None:
-        parts.append(("from claim to outcome" if ended else "claimed for", held))
-    return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
-
-
-class Run(RunSummary, StateTimes):
-    """One run with its counts per place, in the order of the graph's nodes.
-
-    Fields:
-        missing: What its result lacks because states failed, a text for each node; empty if none did.
-
-    Its times are the averages of its executions. They are None while it goes on, from v0, if a begin was not
-    reported, and if it has more than 20,000 states.
-    """
-
-    nodes: list[NodeCounts]
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def missing(self) -> list[str]:
-        """What its result lacks because states failed, a text for each node; empty if none did."""
-        return missing_of(
-            ((node.identifier, node.counts, node.further) for node in self.nodes),
-            is_cancelled=self.cancelled_at is not None,
-        )

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field
 
 from exotrio._util.words import listed, plural
-from exotrio._wire.body import Body, Moment, Seconds
-from exotrio._wire.native import LogLine, StateTimes, Uuid
+from exotrio._wire.body import Body, Moment, Seconds, Uuid
+from exotrio._wire.native import LogLine
+from exotrio._wire.runs import StateTimes
 from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 

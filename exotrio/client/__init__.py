@@ -16,8 +16,6 @@ provably not sent.
 
 from exotrio._wire.graphs import GraphInfo as GraphInfo
 from exotrio._wire.native import LogLine as LogLine
-from exotrio._wire.native import NodeCounts as NodeCounts
-from exotrio._wire.native import Run as Run
 from exotrio._wire.operations import DeletedGraph as DeletedGraph
 from exotrio._wire.operations import RefusedState as RefusedState
 from exotrio._wire.operations import RetriedState as RetriedState
@@ -47,6 +45,8 @@ from exotrio._wire.overview import RuntimeList as RuntimeList
 from exotrio._wire.overview import TableState as TableState
 from exotrio._wire.overview import Throughput as Throughput
 from exotrio._wire.overview import V0Runtime as V0Runtime
+from exotrio._wire.runs import NodeCounts as NodeCounts
+from exotrio._wire.runs import Run as Run
 from exotrio._wire.v0 import RegisteredNode as RegisteredNode
 from exotrio._wire.v0 import RunGraph as RunGraph
 from exotrio._wire.v0 import RunList as RunList

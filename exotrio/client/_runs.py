@@ -11,9 +11,9 @@ import anyio
 
 from exotrio._http.client import REQUEST_TIMEOUT
 from exotrio._http.event_loop import event_loop
-from exotrio._wire.native import NodeCounts, Run, RunQuery
 from exotrio._wire.operations import RunPage, RunsQuery
 from exotrio._wire.overview import EXPORT_TYPE, ExportQuery
+from exotrio._wire.runs import NodeCounts, Run, RunQuery
 from exotrio._wire.v0 import RunGraph, RunList
 from exotrio._wire.vocabulary import (
     FAILED,

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from exotrio._fields.models import HasOutputs, M
 from exotrio._util.error_message import message_line
-from exotrio._wire.native import Run
 from exotrio._wire.operations import (
     MAX_PAGE,
     RefusedState,
@@ -21,6 +20,7 @@ from exotrio._wire.operations import (
     StatesQuery,
     StateSummary,
 )
+from exotrio._wire.runs import Run
 from exotrio._wire.v0 import ManualRetryRequest, StateDetail, StateRetry
 from exotrio._wire.vocabulary import FAILED, StateStatus, is_state_id
 from exotrio.client._calls import checked_query

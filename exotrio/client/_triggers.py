@@ -22,7 +22,7 @@ from exotrio._http.response import Answer, problems_in
 from exotrio._util.json import NotJson, encode
 from exotrio._util.tracing import Span, producing
 from exotrio._util.words import plural
-from exotrio._wire.native import TriggerManyReply
+from exotrio._wire.runs import TriggerManyReply
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
 from exotrio.client._calls import Calls

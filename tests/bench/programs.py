@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from exotrio import StateManager
-from exotrio._wire.native import Run
+from exotrio._wire.runs import Run
 from tests.bench.figures import Plan, Sample
 from tests.bench.places import ROOT, Where, apart, cpu_seconds, python, until
 from tests.bench.work import FAN, NAMESPACE

@@ -18,7 +18,7 @@ import trio
 
 from exotrio import StateManager
 from exotrio._runtime.outbox_store import read_totals
-from exotrio._wire.native import Run
+from exotrio._wire.runs import Run
 from tests.support.gated import APP, ITEMS, NAMESPACE, RESULT, WORKERS, Log, graph, until
 from tests.support.processes import (
     EXOTRIO,

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio._wire.graphs import GraphBody
-from exotrio._wire.native import NativeTriggerRequest, Run
+from exotrio._wire.runs import NativeTriggerRequest, Run
 from exotrio._wire.v0 import TriggerRequest
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.client._state_manager import StateManager

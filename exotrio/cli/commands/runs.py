@@ -10,7 +10,7 @@ import click
 
 from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import plural
-from exotrio._wire.native import times_text
+from exotrio._wire.runs import times_text
 from exotrio._wire.vocabulary import ERRORED
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection

@@ -10,7 +10,7 @@ import click
 
 from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import listed, plural
-from exotrio._wire.native import times_text
+from exotrio._wire.runs import times_text
 from exotrio.cli import lookup, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands

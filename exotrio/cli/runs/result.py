@@ -7,7 +7,7 @@ from typing import Any
 from exotrio._util.error_message import lines_beyond_message
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
-from exotrio._wire.native import times_text
+from exotrio._wire.runs import times_text
 from exotrio._wire.vocabulary import FAILED
 from exotrio.cli.terminal.output import error_message, pairs, print_as
 from exotrio.client import Run, StateManager, StateStatus

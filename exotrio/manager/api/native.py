@@ -17,6 +17,7 @@ from exotrio._httpd import is_crowded, stopping_event
 from exotrio._util.words import readable_errors
 from exotrio._wire import native, operations
 from exotrio._wire.graphs import GraphPage, GraphsQuery
+from exotrio._wire.runs import NativeTriggerRequest, Run, RunQuery, TriggerManyReply
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
@@ -46,6 +47,7 @@ from exotrio.manager.engine.runs import NewRun
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
+from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
 from exotrio.manager.rules.errors import EntriesRefused
 from exotrio.manager.security.access import LOCAL
@@ -187,7 +189,7 @@ class Native:
 
     @ApiRoute("POST", NS + "/graph/{graph}/trigger", "Start a run, once for an id or a key", TriggerReply)
     async def trigger(
-        self, request: Request, namespace: str, graph: str, body: native.NativeTriggerRequest
+        self, request: Request, namespace: str, graph: str, body: NativeTriggerRequest
     ) -> Response:
         started = await self._store.write(
             runs_engine.trigger, namespace, graph, _new_run(body), self._service.cipher
@@ -199,11 +201,11 @@ class Native:
         "POST",
         NS + "/graph/{graph}/runs",
         "Start many runs",
-        native.TriggerManyReply,
-        body=dict[str, list[native.NativeTriggerRequest]],
+        TriggerManyReply,
+        body=dict[str, list[NativeTriggerRequest]],
     )
     async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
-        parse = partial(parse_entries, name="runs", model=native.NativeTriggerRequest)
+        parse = partial(parse_entries, name="runs", model=NativeTriggerRequest)
         entries = await body_reader(request).parse(request, parse)
         runs = [_new_run(entry) for entry in entries]
         try:
@@ -215,23 +217,23 @@ class Native:
         ids, created = [run.run_id for run in started], [run.created for run in started]
         return reply({"run_ids": ids, "created": created})
 
-    @ApiRoute("GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", native.Run)
-    async def run(self, request: Request, namespace: str, run_id: str, query: native.RunQuery) -> Response:
+    @ApiRoute("GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", Run)
+    async def run(self, request: Request, namespace: str, run_id: str, query: RunQuery) -> Response:
         max_wait = _max_wait(request, query.wait_ms)
         run = None
         if max_wait > 0:
-            show = run_queries.show_run_once_ended
+            show = show_run_once_ended
             run = await _while_connected(
                 request,
                 max_wait + CLAIM_LIMIT,
                 lambda: self._store.write_once_ready(max_wait, show, namespace, run_id),
             )
-        return reply(run or await self._store.read(run_queries.show_run, namespace, run_id))
+        return reply(run or await self._store.read(show_run, namespace, run_id))
 
-    @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", native.Run)
+    @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", Run)
     async def cancel(self, request: Request, namespace: str, run_id: str) -> Response:
         await self._store.write(runs_engine.cancel, namespace, run_id)
-        return reply(await self._store.read(run_queries.show_run, namespace, run_id))
+        return reply(await self._store.read(show_run, namespace, run_id))
 
     @ApiRoute("POST", NS + "/run/{run_id}/retry", "Retry the failed states of a run", operations.RunRetry)
     async def retry(
@@ -264,7 +266,7 @@ class Native:
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
 
-def _new_run(entry: native.NativeTriggerRequest) -> NewRun:
+def _new_run(entry: NativeTriggerRequest) -> NewRun:
     return NewRun(
         inputs=entry.inputs,
         store=entry.store,

@@ -23,6 +23,7 @@ from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries.paging import Page
+from exotrio.manager.queries.run import show_run_graph
 from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.security.access import LOCAL
@@ -234,7 +235,7 @@ class V0:
 
     @ApiRoute("GET", NS + "/states/run/{run_id}/graph", "Show the states of a run", v0.RunGraph)
     async def run_graph(self, request: Request, namespace: str, run_id: str) -> Response:
-        return reply(await self._store.read_with_deadline(run_queries.show_run_graph, namespace, run_id))
+        return reply(await self._store.read_with_deadline(show_run_graph, namespace, run_id))
 
     @ApiRoute("GET", NS + "/graph/{graph}/run/{run_id}/node/{state_id}", "Show a state", v0.StateDetail)
     async def state(

@@ -1,8 +1,9 @@
 """Use cases that read: plain functions of a ``View``, each an answer to one question.
 
 ================ ==================================================================================
-``runs``         runs in lists, found by a search, and one with its counts or its states
-``run_detail``   what the page and the report of one run show
+``runs``         runs in lists, found by a search
+``run``          one run with its counts, or its states as a graph, for both APIs
+``run_detail``   what the page and the export of one run show
 ``states``       states in lists: of a namespace, or of one run, those that failed first
 ``state_detail`` one state with its history, for both APIs and for pages
 ``search``       runs, states, graphs and nodes that fit a text

@@ -18,7 +18,8 @@ from pydantic_core import from_json
 from exotrio.manager.engine.states import ENDED, ERRORED
 from exotrio.manager.queries.load import FAILED, buffered_among
 from exotrio.manager.queries.paging import end_of
-from exotrio.manager.queries.runs import counts_of, further_of, run_size
+from exotrio.manager.queries.run import counts_of, further_of
+from exotrio.manager.queries.runs import run_size
 from exotrio.manager.queries.states import MAX_SEARCHED, Times, read_rows, times
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row

@@ -1,4 +1,4 @@
-"""Runs in lists, found by a search, and one with its counts or its states.
+"""Runs in lists, found by a search.
 
 A search reads the runs from the newest on. It stops at a full page, after ``MAX_SEARCHED`` runs, or after the
 texts of ``MAX_STATES_READ`` states; the page shows this and links to the rest.
@@ -6,8 +6,7 @@ texts of ``MAX_STATES_READ`` states; the page shows this and links to the rest.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,29 +14,19 @@ from typing import Any
 from pydantic_core import to_json
 
 from exotrio._util.times import moment_ms, timestamp
-from exotrio._wire.native import missing_of
 from exotrio._wire.operations import MAX_PAGE, RunsQuery
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.engine.runs import RUNS, find_run
-from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
-from exotrio.manager.engine.unites import ran_before
-from exotrio.manager.queries.load import BUFFERED, FAILED, count_buffered, paused_nodes
+from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import InvalidQuery
-from exotrio.manager.rules.template import Template
-from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.effects import Effects, WithEffects
-from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 PAGE_SIZE = 50
 MAX_SEARCHED = 20_000
 MAX_STATES_READ = 50_000
-MAX_TIMED = 20_000
-"""Maximum of states of a run for the averages of their times."""
 READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
 NATIVE_FIELDS = {"finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"}
@@ -244,175 +233,3 @@ def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list
         RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
         (namespace, limit, offset),
     ).fetchall()
-
-
-def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
-    """Return the number of states of a run by place and status. The cost grows with its places and its held
-    states only."""
-    counts: dict[int, dict[str, int]] = {}
-    for place, queued, pending, *ended in view.execute(
-        "WITH held AS (SELECT place, count(*) AS number FROM states INDEXED BY states_held"
-        " WHERE status = 'QUEUED' AND run = ? GROUP BY place)"
-        " SELECT counts.place, coalesce(number, 0), pending, success, errored, next_created_error,"
-        " retry_created, pruned FROM counts LEFT JOIN held ON held.place = counts.place WHERE run = ?"
-        " ORDER BY counts.place",
-        (run, run),
-    ):
-        # No state is stored as EXECUTED: the step from QUEUED to the end is one transaction.
-        numbers = dict(zip(STATUSES, (pending - queued, queued, 0, *ended), strict=True))
-        counts[place] = {status: number for status, number in numbers.items() if number}
-    return counts
-
-
-def further_of(view: View, run: Row) -> dict[int, int]:
-    """Return how many states of a run are further outputs of others, by place, where there are any."""
-    rows = view.execute("SELECT place, further FROM counts WHERE run = ? AND further > 0", (run["id"],))
-    return {row["place"]: row["further"] for row in rows}
-
-
-def missing_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> list[str]:
-    """Return what the result of a run lacks because states failed, as ``Run.missing``."""
-    if not run["errored"]:
-        return []
-    further = further_of(view, run)
-    return missing_of(
-        (
-            (place.identifier, counts.get(place.index, {}), further.get(place.index, 0))
-            for place in view.template(run["template"]).places
-        ),
-        is_cancelled=run["cancelled_at"] is not None,
-    )
-
-
-def stages_of(view: View, run: int, counts: Mapping[int, dict[str, int]]) -> dict[int, dict[str, int]]:
-    """Return what ``counts_of`` returned, with states that wait in buffers as ``BUFFERED``."""
-    has_claimed = any(QUEUED in each for each in counts.values())
-    buffered = count_buffered(view, run) if has_claimed else {}
-    return {
-        place: each | {QUEUED: each[QUEUED] - buffered[place], BUFFERED: buffered[place]}
-        if place in buffered
-        else each
-        for place, each in counts.items()
-    }
-
-
-def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, int]:
-    """Return the places of a run where states wait for a paused node, and since when, in Unix ms."""
-    if not any(CREATED in each for each in counts.values()):
-        return {}
-    paused = paused_nodes(view)
-    return {
-        place.index: paused[place.namespace, place.node_name]
-        for place in view.template(run["template"]).places
-        if CREATED in counts.get(place.index, {}) and (place.namespace, place.node_name) in paused
-    }
-
-
-def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, Unreached]:
-    """Return why places of a run have no states."""
-    return why_unreached(view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None)
-
-
-def run_again(view: View, template: Template, states: Iterable[tuple[int, str]]) -> list[str]:
-    """Return the united nodes that run again if these states, given as (place, groups), are retried."""
-    ran = {row["place"] for row in ran_before(view, template, states)}
-    return [template.places[place].identifier for place in sorted(ran)]
-
-
-def run_again_with_failed(view: View, run: Row) -> list[str]:
-    """Return the united nodes that run again if the failed states of a run are retried."""
-    template = view.template(run["template"])
-    if not run["errored"] or run["cancelled_at"] is not None or not template.uniters:
-        return []
-    failed = view.execute(
-        f"SELECT DISTINCT place, groups FROM states WHERE run = ? AND {FAILED}", (run["id"],)
-    )
-    return run_again(view, template, [(row["place"], row["groups"]) for row in failed])
-
-
-def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
-    """Return one run with its counts per place, in the order of the template, in the wire format of
-    ``Run``."""
-    run = find_run(view, namespace, run_id)
-    counts = counts_of(view, run["id"])
-    paused, further = paused_places(view, run, counts), further_of(view, run)
-    unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
-    nodes = [
-        {
-            "identifier": place.identifier,
-            "node_name": place.node_name,
-            "counts": counts.get(place.index, {}),
-            "not_reached": unreached.get(place.index),
-            "paused_at": timestamp(paused[place.index]) if place.index in paused else None,
-            "further": further.get(place.index, 0),
-        }
-        for place in view.template(run["template"]).places
-    ]
-    missing = missing_in(view, run, counts)
-    return {**summarize_run(run), **_average_times(view, run), "nodes": nodes, "missing": missing}
-
-
-def _average_times(view: View, run: Row) -> dict[str, Any]:
-    """Return the average times of the executions of a run that ended, as ``Run`` has them."""
-    if run["pending"] or run_size(run) > MAX_TIMED:
-        return {}
-    # Where the clock was set back, it is 0.
-    row = view.one(
-        "SELECT sum(CASE WHEN created_at > claimed_at OR enqueue_after > claimed_at THEN 0"
-        " WHEN enqueue_after > created_at THEN claimed_at - enqueue_after"
-        " ELSE claimed_at - created_at END) AS waited, sum(begun_at - claimed_at) AS buffered,"
-        " sum(ran_ms) AS ran, sum(CASE WHEN finished_at > claimed_at THEN finished_at - claimed_at"
-        " ELSE 0 END) AS held, count(*) AS number,"
-        " count(ran_ms) AS reported FROM states WHERE run = ? AND claimed_at IS NOT NULL",
-        (run["id"],),
-    )
-    if row["reported"] < row["number"] or not row["number"]:
-        return {}
-    return {f"{name}_ms": round(row[name] / row["number"]) for name in ("waited", "buffered", "ran", "held")}
-
-
-def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[dict[str, Any] | None]:
-    """Return a run as ``show_run`` does, or None while it has not ended."""
-    run = show_run(tx, namespace, run_id)
-    effects = Effects(waits_for={run_id: math.inf})
-    return WithEffects(None if run["status"] == RunStatus.PENDING else run, effects)
-
-
-def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
-    """Return the states of a run and the edges between them, as the dashboard draws them.
-
-    An unknown run is an empty one. Each state has an edge from its direct parent only.
-    """
-    summary = dict.fromkeys(STATUSES, 0)
-    nodes: list[dict[str, Any]] = []
-    parents: dict[str, str | None] = {}
-    graph_name = ""
-    for row in view.execute(
-        "SELECT seq, place, status, error, parent, runs.template, nodes.name, graphs.name AS graph_name"
-        " FROM runs JOIN states ON states.run = runs.id JOIN nodes ON nodes.id = states.node_id"
-        " JOIN graphs ON graphs.id = runs.graph WHERE run_id = ? AND nodes.namespace = ? ORDER BY seq",
-        (run_id, namespace),
-    ):
-        graph_name = row["graph_name"]
-        state_id = view.state_id(row["seq"])
-        parents[state_id] = None if row["parent"] is None else view.state_id(row["parent"])
-        summary[row["status"]] += 1
-        nodes.append(
-            {
-                "id": state_id,
-                "node_name": row["name"],
-                "identifier": view.template(row["template"]).places[row["place"]].identifier,
-                "status": row["status"],
-                "error": row["error"],
-            }
-        )
-    edges = [{"source": parent, "target": child} for child, parent in parents.items() if parent in parents]
-    return {
-        "root_states": [node for node in nodes if parents[node["id"]] is None],
-        "graph_name": graph_name,
-        "nodes": nodes,
-        "edges": edges,
-        "node_count": len(nodes),
-        "edge_count": len(edges),
-        "execution_summary": summary,
-    }

@@ -14,7 +14,7 @@ from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, find_state, get_state
 from exotrio.manager.queries.load import buffered_among
-from exotrio.manager.queries.runs import run_again
+from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.states import spent_fields, times
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row

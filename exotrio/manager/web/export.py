@@ -16,13 +16,14 @@ from markupsafe import Markup
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.queries.load import BUFFERED, buffered_among
+from exotrio.manager.queries.run import counts_of, further_of, stages_of, unreached_in
 from exotrio.manager.queries.run_detail import (
     choose_states,
     events_of,
     read_states,
     spans_of,
 )
-from exotrio.manager.queries.runs import counts_of, further_of, read_run, stages_of, unreached_in
+from exotrio.manager.queries.runs import read_run
 from exotrio.manager.queries.state_detail import logs_of
 from exotrio.manager.queries.states import MAX_SEARCHED, times, was_cancelled
 from exotrio.manager.rules.template import Place

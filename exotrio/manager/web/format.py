@@ -8,7 +8,7 @@ from datetime import datetime
 from pydantic_core import from_json, to_json
 
 from exotrio._util.times import format_coarse, from_unix_ms, iso_time, moment_ms, timestamp
-from exotrio._wire.native import times_text
+from exotrio._wire.runs import times_text
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.queries.load import BUFFERED

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from exotrio.manager.engine.states import SUCCESS
+from exotrio.manager.queries.run import missing_in
 from exotrio.manager.queries.run_detail import first_state, last_successes, read_states, store_of
-from exotrio.manager.queries.runs import missing_in
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View

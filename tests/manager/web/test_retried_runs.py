@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from exotrio._wire.native import Run
 from exotrio._wire.overview import Overview
+from exotrio._wire.runs import Run
 from exotrio.cli.top.screen import Screen, screen_lines
 from exotrio.manager.queries.run_detail import spans_of
 from exotrio.manager.store.view import View

@@ -9,17 +9,16 @@ from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, SUCCESS
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
-from exotrio.manager.queries.run_detail import MAX_SPANS, events_of, spans_of
-from exotrio.manager.queries.runs import (
+from exotrio.manager.queries.run import (
     counts_of,
     further_of,
     paused_places,
-    read_run,
     run_again_with_failed,
-    run_size,
     stages_of,
     unreached_in,
 )
+from exotrio.manager.queries.run_detail import MAX_SPANS, events_of, spans_of
+from exotrio.manager.queries.runs import read_run, run_size
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run

@@ -1,0 +1,132 @@
+"""Bodies of native routes about runs: their start, their counts and what their results lack, their times."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationInfo, computed_field
+
+from exotrio._util.times import format_duration
+from exotrio._wire.body import Body, Moment, Seconds, TraceContext, Uuid
+from exotrio._wire.v0 import AnyStatus, RunSummary, TriggerRequest
+from exotrio._wire.vocabulary import FAILED, MAX_WAIT_MS, RETRIED
+
+
+def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
+    if "key" in info.data and (run_id is None) == (info.data["key"] is None):
+        raise ValueError("give a run_id or a key, and not both")
+    return run_id
+
+
+class NativeTriggerRequest(TriggerRequest):
+    """As v0, but with a run id or a key, chosen by the client: each makes the request repeatable.
+    ``trace`` is the context of the trigger, if it is traced.
+
+    Also one entry of ``POST .../graph/{graph}/runs``, whose body is ``{"runs": [...]}`` with at most
+    ``MAX_BATCH`` of them: all start, or none.
+    """
+
+    run_id: Annotated[Uuid | None, AfterValidator(_id_or_key), Field(validate_default=True)] = None
+    trace: TraceContext | None = None
+
+
+class TriggerManyReply(Body):
+    """Reply to a list of runs, in its order: ``created`` is False for those that existed already."""
+
+    run_ids: list[str]
+    created: list[bool]
+
+
+class RunQuery(Body):
+    """Query of a run: how long to wait for its end."""
+
+    wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
+
+
+class NodeCounts(Body):
+    """The numbers of states of one place of a graph, by status.
+
+    Fields:
+        paused_at: Since when its node is paused, if states wait for that; None from v0.
+        not_reached: Why it has no state, and gets none unless what failed is retried; None otherwise.
+        further: How many of the SUCCESS states did not run: a node that ran once and returned six outputs has
+            six states, of which five are further ones. 0 from v0.
+    """
+
+    identifier: str
+    node_name: str
+    counts: dict[AnyStatus, int]
+    paused_at: Moment | None = None
+    not_reached: str | None = None
+    further: int = 0
+
+
+def missing_of(
+    nodes: Iterable[tuple[str, Mapping[str, int], int]], *, is_cancelled: bool = False
+) -> list[str]:
+    """Return what the result of a run lacks: ``1 of 6 measure failed``.
+
+    Args:
+        nodes: Identifier, counts by status, and ``NodeCounts.further``.
+    """
+    missing = []
+    for identifier, counts, further in nodes:
+        if failed := sum(counts.get(status, 0) for status in FAILED):
+            total = sum(counts.values()) - sum(counts.get(status, 0) for status in RETRIED) - further
+            how = "failed or ended when the run was cancelled" if is_cancelled else "failed"
+            missing.append(f"{failed:,} of {total:,} {identifier} {how}")
+    return missing
+
+
+class StateTimes(Body):
+    """How long a state waited and ran, in seconds; so far, if it has not ended.
+
+    Fields:
+        waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed, from
+            the end of the delay.
+        buffered: From its claim until ``execute`` of its node began; of a state that ``Overview.buffered``
+            counts, from its claim until now.
+        ran: Of ``execute``. Both are None if that did not begin, or its runtime did not report it: a claim
+            through v0 tells nothing, and a state that runs is reported by the next heartbeat.
+        held: From its claim to its outcome; None if it is not claimed.
+    """
+
+    waited: Seconds | None = Field(default=None, alias="waited_ms")
+    buffered: Seconds | None = Field(default=None, alias="buffered_ms")
+    ran: Seconds | None = Field(default=None, alias="ran_ms")
+    held: Seconds | None = Field(default=None, alias="held_ms")
+
+
+def times_text(
+    waited: float, buffered: float | None, ran: float | None, held: float | None, *, ended: bool
+) -> str:
+    """Return the times of a state in words, as pages and commands show them."""
+    parts = [("waited", waited)]
+    if buffered is not None and ran is not None:
+        parts += [("buffered", buffered), ("ran" if ended else "running for", ran)]
+    elif buffered is not None:
+        parts.append(("buffered for", buffered))
+    elif held is not None:
+        parts.append(("from claim to outcome" if ended else "claimed for", held))
+    return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
+
+
+class Run(RunSummary, StateTimes):
+    """One run with its counts per place, in the order of the graph's nodes.
+
+    Fields:
+        missing: What its result lacks because states failed, a text for each node; empty if none did.
+
+    Its times are the averages of its executions. They are None while it goes on, from v0, if a begin was not
+    reported, and if it has more than 20,000 states.
+    """
+
+    nodes: list[NodeCounts]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def missing(self) -> list[str]:
+        """What its result lacks because states failed, a text for each node; empty if none did."""
+        return missing_of(
+            ((node.identifier, node.counts, node.further) for node in self.nodes),
+            is_cancelled=self.cancelled_at is not None,
+        )
