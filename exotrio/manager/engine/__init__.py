@@ -7,7 +7,8 @@
 ``pausing``         pause nodes, whose states are then not claimed, and schedules, which then trigger nothing
 ``claims``          claim states, also in the use case that records outcomes
 ``releases``        release claimed states
-``outcomes``        record outcomes: what each does to a state, which states follow, and when it is retried
+``outcomes``        record outcomes: what each does to a state, and when it is retried
+``following``       the states that follow a finished one
 ``reported_texts``  errors and log lines that runtimes report: masked, bounded and stored
 ``states``          the statuses of states, and reading states
 ``changes``         ``Changes``: new states and transitions, with every counter that follows

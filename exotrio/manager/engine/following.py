@@ -1,0 +1,77 @@
+"""The states that follow a finished state, one for each of the next nodes of the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import to_json
+
+from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for
+from exotrio.manager.engine.states import CREATED, NewState, RunScope, State
+from exotrio.manager.rules.lineage import child_path, extend_groups
+
+MAX_FOLLOWING = 16
+"""Limit of the inputs of all states that follow one outcome, as a multiple of the limit of one state. A
+fan-out could otherwise give each sibling the same large value, all in one transaction."""
+
+
+def need_to_follow(run: RunScope, state: State) -> Need:
+    """Return what ``Follow`` reads to create the next states of a state."""
+    place = run.template.places[state.place]
+    following = tuple(run.template.places[index] for index in place.next)
+    return Need(run=run, above=state.parent, places=following, known=(place.identifier,))
+
+
+class Follow:
+    """Creates the next states, except united ones, of one state and its siblings, which share a chain.
+
+    ``shared`` has been read for the needs that ``need_to_follow`` returns.
+    """
+
+    def __init__(self, changes: Changes, run: RunScope, state: State, shared: Shared) -> None:
+        self._changes = changes
+        self._run = run
+        self._groups = state.groups
+        self._trace = state.parent_trace
+        self._place = run.template.places[state.place]
+        self._sources = Sources(changes.tx, run, state.parent, shared)
+        self._left = MAX_FOLLOWING * changes.tx.max_inputs
+
+    def create(self, seq: int, output: dict[str, Any], path: bytes) -> str | None:
+        """Create all states that follow one output of the finished state ``seq``, or none and return why.
+
+        ``path`` is that of the state, which includes the output's index.
+        """
+        tx = self._changes.tx
+        children: list[NewState] = []
+        groups = extend_groups(self._groups, seq, self._place.index) if self._place.target else self._groups
+        for index in self._place.next:
+            place = self._run.template.places[index]
+            node = tx.registered(place.namespace, place.node_name)
+            assert node is not None, "a run starts only with registered nodes, which are never removed"
+            try:
+                inputs = build_for(node, place, self._sources, self._place.identifier, output)
+            except InputsError as problem:
+                return f"cannot create the next state: {problem}"
+            text = to_json(inputs)
+            self._left -= len(text)
+            if self._left < 0:
+                limit = f"{MAX_FOLLOWING * tx.max_inputs} bytes"
+                return f"cannot create the next state: all that follow one outcome take more than {limit}"
+            children.append(
+                NewState(
+                    place=index,
+                    node_id=node.id,
+                    status=CREATED,
+                    inputs=text.decode(),
+                    parent=seq,
+                    groups=groups,
+                    path=child_path(path, index),
+                    enqueue_after=tx.now_ms,
+                    trace=self._trace,
+                )
+            )
+        for child in children:
+            self._changes.insert(self._run, child)
+        return None
