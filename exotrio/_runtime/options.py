@@ -110,6 +110,23 @@ class Options:
             raise ConfigurationError("the runtime has no state manager", problems)
         return endpoint
 
+    def adjust(self, *, process: int | None, shutdown_grace: float | None, outbox: str | None) -> None:
+        """See ``Runtime.adjust``."""
+        if shutdown_grace is not None:
+            self.shutdown_grace = shutdown_grace
+        if outbox is not None and self.outbox is not None:
+            self.outbox = Path(outbox)
+        if process is None:
+            return
+        if self.transport is not None:
+            raise ConfigurationError(
+                "several processes cannot share the state manager that is in this one",
+                where="argument transport of Runtime",
+                fix="run it with: python -m exotrio server, and name it in state_manager_uri",
+            )
+        if self.outbox is not None:
+            self.outbox = outbox_of(self.outbox, process)
+
 
 def outbox_of(path: Path, process: int) -> Path:
     """Return the outbox of one of several processes whose Runtime names ``path``; the first one has that."""

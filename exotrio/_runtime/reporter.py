@@ -63,9 +63,6 @@ class Reporter:
     _failed: dict[HeldClaim, ItemFailures] = field(default_factory=lambda: defaultdict(ItemFailures))
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
     _server_errors: ServerErrors = field(default_factory=ServerErrors)
-    _probing: trio.Lock = field(default_factory=trio.Lock)
-    _last_probe: tuple[int, Settlement] = (0, Settlement(Fate.SETTLED))
-    """When the last probe began, and its result."""
     in_flight: int = field(default=0, init=False)
     sent_at: float = field(default=-math.inf, init=False)
     took: float = field(default=0.0, init=False)
@@ -377,26 +374,8 @@ class Reporter:
             with trio.move_on_after(delay):
                 # The flush is the last chance: it does not wait for a Retry-After.
                 await no_backoff.wait()
-        failure = await self._failure_of_all(self._failed[held])
+        failure = await self._server_errors.failure_of_all(self._failed[held], self.link.probe)
         if failure is None:
             self.add(held)
         else:
             self._repeat_later(held, failure)
-
-    async def _failure_of_all(self, item: ItemFailures) -> Settlement | None:
-        """Return why nothing can be delivered now; None if something can, or if no probe is needed."""
-        called_at = self._server_errors.begin()
-        async with self._probing:
-            if not self._server_errors.needs_probe(item):
-                return None
-            began, result = self._last_probe
-            # Race: tasks that fail together wait for the lock; a probe that began since this call serves them
-            # all.
-            if began < called_at:
-                began = self._server_errors.begin()
-                result = await self.link.probe()
-                self._last_probe = began, result
-            if result.fate is not Fate.SETTLED:
-                return result
-            self._server_errors.passed(began)
-            return None

@@ -24,7 +24,7 @@ from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
 from exotrio._runtime.held_claim import Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, Summary, advance
-from exotrio._runtime.options import Options, outbox_of, seconds_problems
+from exotrio._runtime.options import Options, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import Vitals, running_of
@@ -354,21 +354,7 @@ class Runtime:
             LifecycleError: the runtime was started before.
         """
         self._refuse_if_started("cannot be changed")
-        o = self._options
-        if shutdown_grace is not None:
-            o.shutdown_grace = shutdown_grace
-        if outbox is not None and o.outbox is not None:
-            o.outbox = Path(outbox)
-        if process is None:
-            return
-        if o.transport is not None:
-            raise ConfigurationError(
-                "several processes cannot share the state manager that is in this one",
-                where="argument transport of Runtime",
-                fix="run it with: python -m exotrio server, and name it in state_manager_uri",
-            )
-        if o.outbox is not None:
-            o.outbox = outbox_of(o.outbox, process)
+        self._options.adjust(process=process, shutdown_grace=shutdown_grace, outbox=outbox)
 
     # -- inside the loop
 

@@ -1,4 +1,4 @@
-"""Distinguishes an item with which the state manager fails from an outage: rule 6 of ``_runtime``. Pure.
+"""Distinguishes an item with which the state manager fails from an outage: rule 6 of ``_runtime``.
 
 An answer 500 of the state manager may be about one outcome (it is too large for the database behind it), or
 about everything (that database is away). It is about the outcome if something else gets through meanwhile::
@@ -7,13 +7,17 @@ about everything (that database is away). It is about the outcome if something e
     others            began, ended        probe passed              something else began and ended
 
 A request that was already on its way at the first 500 does not count: it may have arrived before an outage
-began. If nothing else is to be delivered, the reporter sends a probe (``Link.probe``) before the item's next
-attempt.
+began. If nothing else is to be delivered, a probe (``Link.probe``) is sent before the item's next attempt.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from exotrio._link.port import Fate, Settlement
 
 MAX_SERVER_ERRORS = 8
 """Server errors after which an item counts as rejected. Fewer could be chance, behind a load balancer where
@@ -47,6 +51,9 @@ class ServerErrors:
     _moment: int = 0
     _passed: int = 0
     """When the last delivery or probe that got through began."""
+    _probing: trio.Lock = field(default_factory=trio.Lock)
+    _last_probe: tuple[int, Settlement] = (0, Settlement(Fate.SETTLED))
+    """When the last probe began, and its result."""
 
     def begin(self) -> int:
         """Return the moment at which a delivery or a probe begins: a number that only grows."""
@@ -73,3 +80,23 @@ class ServerErrors:
     def needs_probe(self, item: ItemFailures) -> bool:
         """Whether the next server error of the item would prove nothing: nothing else got through since."""
         return item.server_errors > 0 and self._passed < item.failed_at
+
+    async def failure_of_all(
+        self, item: ItemFailures, probe: Callable[[], Awaitable[Settlement]]
+    ) -> Settlement | None:
+        """Return why nothing can be delivered now; None if something can, or if no probe is needed."""
+        called_at = self.begin()
+        async with self._probing:
+            if not self.needs_probe(item):
+                return None
+            began, result = self._last_probe
+            # Race: tasks that fail together wait for the lock; a probe that began since this call serves them
+            # all.
+            if began < called_at:
+                began = self.begin()
+                result = await probe()
+                self._last_probe = began, result
+            if result.fate is not Fate.SETTLED:
+                return result
+            self.passed(began)
+            return None
