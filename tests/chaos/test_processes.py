@@ -1,10 +1,11 @@
-"""Real processes under every fault: a state manager on a file and two workers.
+"""Real processes under every fault: a state manager on a file, or three on one PostgreSQL, and two workers.
 
 ``python -m tests.chaos`` is the long form.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,33 @@ async def test_a_restored_backup_stores_no_outcome_for_another_state(tmp_path: P
 async def test_nothing_is_repeated_when_only_stop_signals_are_sent(tmp_path: Path) -> None:
     faults: dict[str, int] = {Fault.TERM: 2, Fault.HUP: 1}
     plan = Plan(runs=4, faults=faults, processes=2, gap=0.7, lease_ttl=3.0, long=3.6, blocking=False)
+    await survive(plan, tmp_path)
+
+
+async def test_nothing_is_lost_with_three_state_managers(tmp_path: Path) -> None:
+    faults: dict[str, int] = {
+        Fault.SERVER_KILL: 1,
+        Fault.ZOMBIE: 1,
+        Fault.SUSPENDED: 1,
+        Fault.DATABASE_CRASH: 1,
+        Fault.DATABASE_HUNG: 1,
+        Fault.SESSION_END: 3,
+        Fault.COMMIT_CUT: 3,
+        Fault.SCHEDULE_DUE: 4,
+        Fault.CLOCK: 1,
+        Fault.PAUSE: 1,
+        **dict.fromkeys(KINDS, 1),
+    }
+    await survive(replace(EVERY_FAULT, faults=faults, managers=3), tmp_path)
+
+
+@pytest.mark.long_form
+async def test_a_failover_loses_only_what_the_standby_had_not_received(tmp_path: Path) -> None:
+    faults: dict[str, int] = {
+        Fault.FAILOVER: 2,
+        Fault.SYNC_FAILOVER: 1,
+        Fault.WORKER_KILL: 1,
+        Fault.SERVER_KILL: 1,
+    }
+    plan = replace(EVERY_FAULT, faults=faults, managers=3, gap=6.0, outbox=False)
     await survive(plan, tmp_path)

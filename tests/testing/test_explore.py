@@ -2,88 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode, ConfigurationError, Graph, GraphNodeModel, RequestRefused
+from exotrio import BaseNode, ConfigurationError, Graph, RequestRefused
 from exotrio._execution import loop_watch
 from exotrio.testing import CheckFailed, CrashRun, Exploration, Fault, Moment, RunStatus, explore
 from exotrio.testing._case import MOMENT
-
-
-@dataclass
-class World:
-    """What outlives a runtime."""
-
-    log: list[str] = field(default_factory=list)
-    begun: trio.Event = field(default_factory=trio.Event)
-
-    def say(self, what: str) -> None:
-        self.log.append(what)
-
-
-world = World()
-
-
-def fresh() -> World:
-    global world
-    world = World()
-    return world
+from tests.support.explored import Logs, World, fresh, graph, say, seen, world
 
 
 class Work(BaseNode):
     """Waits once, and says whatever happens to it."""
 
+    library: ClassVar[ModuleType] = trio
+
     async def execute(self) -> None:
-        world.say("begin")
-        world.begun.set()
+        say("begin")
+        world().begun.set()
         try:
-            await trio.sleep(0.1)
-            world.say("on")
+            await self.library.sleep(0.1)
+            say("on")
         except BaseException as error:
-            world.say(type(error).__name__)
+            say(type(error).__name__)
             raise
         finally:
-            world.say("finally")
-        world.say("end")
+            say("finally")
+        say("end")
 
 
-def graph(node: type[BaseNode] = Work) -> Graph:
-    return Graph("g", [GraphNodeModel(node_name=node.__name__, namespace="ns", identifier="work")])
+class WorkOnAsyncio(Work):
+    runs_in = "asyncio"
+    library: ClassVar[ModuleType] = asyncio
 
 
+on_both_loops = pytest.mark.parametrize("node", [Work, WorkOnAsyncio])
 WHOLE = ["begin", "on", "finally", "end"]
 
 
-@dataclass
-class Logs:
-    """A check that never fails, and keeps what it saw."""
-
-    by_point: dict[str, list[str]] = field(default_factory=dict)
-    runs: list[CrashRun[World]] = field(default_factory=list)
-
-    def __call__(self, run: CrashRun[World]) -> None:
-        self.by_point[str(run.point).partition(" (")[0]] = list(run.world.log)
-        self.runs.append(run)
-
-
-async def seen(node: type[BaseNode] = Work, *faults: Fault) -> Logs:
-    logs = Logs()
-    await explore(graph(node), [node], setup=fresh, check=logs, faults=faults or tuple(Fault))
-    return logs
-
-
+@on_both_loops
 async def test_each_fault_at_each_moment_does_what_the_table_says(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    node: type[Work], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logs = await seen()
+    logs = await seen(node)
+    cancelled = "Cancelled" if node is Work else "CancelledError"
     # Of three kills and a suspension. What was killed logs nothing of its end.
     assert caplog.text.count("1 lease ended without an outcome") == 4
     assert caplog.text.count("the answer was lost") == 1
@@ -93,7 +64,7 @@ async def test_each_fault_at_each_moment_does_what_the_table_says(
         "work was killed before it began": WHOLE,
         "work was stopped before it began": WHOLE,
         "work was killed at its await 1": ["begin", *WHOLE],
-        "work was stopped at its await 1": ["begin", "Cancelled", "finally", *WHOLE],
+        "work was stopped at its await 1": ["begin", cancelled, "finally", *WHOLE],
         # When it goes on its sleep is over. It learns that its lease is lost when it has ended.
         "work lost its lease at its await 1": ["begin", *WHOLE, "on", "finally", "end"],
         "work was killed after it ended, before its report": WHOLE * 2,
@@ -103,23 +74,27 @@ async def test_each_fault_at_each_moment_does_what_the_table_says(
     assert all(run.status is RunStatus.SUCCESS for run in logs.runs)
     assert [run.begun["work"] for run in logs.runs if run.point is None] == [1, 1]
     assert sum(run.begun["work"] for run in logs.runs) == 2 + 2 * 1 + 3 * 2 + 2 + 1 + 1
+    at = [str(run.point) for run in logs.runs if run.point and run.point.place.moment is Moment.AWAIT]
+    assert all(" await 1 (test_explore.py:" in point and "in execute)" in point for point in at)
 
 
+@on_both_loops
 async def test_killed_code_is_cancelled_after_the_check_and_before_the_next_setup(
-    autojump_clock: MockClock,
+    node: type[Work], autojump_clock: MockClock
 ) -> None:
     logs: list[list[str]] = []
 
     def setup() -> World:
-        assert world.log.count("begin") == world.log.count("finally")
+        assert world().log.count("begin") == world().log.count("finally")
         logs.append(fresh().log)
-        return world
+        return world()
 
     def check(run: CrashRun[World]) -> None:
-        run.world.say("checked")
+        say("checked")
 
-    await explore(graph(), [Work], setup=setup, check=check, faults=[Fault.KILLED])
-    assert logs[3] == ["begin", *WHOLE, "checked", "on", "finally", "end"]
+    await explore(graph(node), [node], setup=setup, check=check, faults=[Fault.KILLED])
+    end = ["on", "finally", "end"] if node is Work else ["CancelledError", "finally"]
+    assert logs[3] == ["begin", *WHOLE, "checked", *end]
     assert logs[4] == [*WHOLE, *WHOLE, "checked"]
 
 
@@ -130,16 +105,16 @@ class Several(BaseNode):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.child, "one", 0.1, False)
             nursery.start_soon(self.child, "two", 0.3, True)
-        world.say("end")
+        say("end")
 
     async def child(self, name: str, pause: float, shield: bool) -> None:
         try:
             with trio.CancelScope(shield=shield):
                 await trio.sleep(pause)
                 await trio.sleep(pause)
-            world.say(name)
+            say(name)
         finally:
-            world.say(f"{name} is over")
+            say(f"{name} is over")
 
 
 async def test_tasks_that_a_node_started_have_points_and_are_killed_with_it(
@@ -157,14 +132,21 @@ async def test_tasks_that_a_node_started_have_points_and_are_killed_with_it(
     assert stopped == ["one is over", "two", "two is over", *whole]
 
 
-class Polite(BaseNode):
+class Polite(Work):
     async def execute(self) -> None:
-        await trio.sleep(0.1)
-        world.say(self.stopping.value or "goes on")
+        await self.library.sleep(0.1)
+        say(self.stopping.value or "goes on")
 
 
-async def test_a_drain_is_tried_at_nodes_that_read_stopping(autojump_clock: MockClock) -> None:
-    drained = (await seen(Polite, Fault.DRAINED)).by_point
+class PoliteOnAsyncio(WorkOnAsyncio):
+    execute = Polite.execute
+
+
+@pytest.mark.parametrize("node", [Polite, PoliteOnAsyncio])
+async def test_a_drain_is_tried_at_nodes_that_read_stopping(
+    node: type[Work], autojump_clock: MockClock
+) -> None:
+    drained = (await seen(node, Fault.DRAINED)).by_point
     assert drained == {
         "None": ["goes on"],
         "work was asked to stop at its await 1": ["draining"],
@@ -174,7 +156,7 @@ async def test_a_drain_is_tried_at_nodes_that_read_stopping(autojump_clock: Mock
 
 class Plain(BaseNode):
     def execute(self) -> None:
-        world.say("plain")
+        say("plain")
 
 
 async def test_a_plain_node_runs_on_the_loop_and_is_killed_before_and_after_it(
@@ -197,7 +179,7 @@ async def test_every_failure_is_named_with_its_node_its_point_and_its_number(
     autojump_clock: MockClock,
 ) -> None:
     with pytest.raises(CheckFailed) as caught:
-        await explore(graph(), [Work], setup=fresh, check=ran_once)
+        await explore(graph(Work), [Work], setup=fresh, check=ran_once)
     head, lease, end = str(caught.value).splitlines()
     assert head == "2 faults broke the check; tried 8 of 8 points; replay one with only=NUMBER:"
     assert lease.startswith("  5: work lost its lease at its await 1 (test_explore.py:")
@@ -218,7 +200,7 @@ async def test_one_point_is_replayed_by_its_number_and_raises_what_the_check_rai
             pytest.fail("it broke")  # which raises no Exception
 
     with pytest.raises(pytest.fail.Exception, match="it broke") as caught:
-        await explore(graph(), [Work], setup=fresh, check=check, only=6)
+        await explore(graph(Work), [Work], setup=fresh, check=check, only=6)
     assert [str(run.point) for run in logs.runs] == [
         "None",
         "work was killed after it ended, before its report",
@@ -226,18 +208,18 @@ async def test_one_point_is_replayed_by_its_number_and_raises_what_the_check_rai
     (note,) = caught.value.__notes__
     assert note.startswith("explore: point 6: work was killed after it ended")
     with pytest.raises(ConfigurationError, match="no point 9: they are numbered from 1 to 8"):
-        await explore(graph(), [Work], setup=fresh, check=Logs(), only=9)
+        await explore(graph(Work), [Work], setup=fresh, check=Logs(), only=9)
 
 
 class Forever(BaseNode):
     """Waits for a lock that is not released when it is killed."""
 
     async def execute(self) -> None:
-        while "locked" in world.log:  # noqa: ASYNC110  (as one does that asks a database)
+        while "locked" in world().log:  # noqa: ASYNC110  (as one does that asks a database)
             await trio.sleep(10)
-        world.say("locked")
+        say("locked")
         await trio.sleep(0.1)
-        world.log.remove("locked")
+        world().log.remove("locked")
 
 
 async def test_a_run_that_does_not_end_is_a_failure_that_says_what_waits(autojump_clock: MockClock) -> None:
@@ -259,10 +241,10 @@ class Stubborn(BaseNode):
     """Does not let itself be cancelled."""
 
     async def execute(self) -> None:
-        while "done" not in world.log:
+        while "done" not in world().log:
             with suppress(BaseException):
                 await trio.sleep(0.1)
-                world.say("done")
+                say("done")
 
 
 async def test_a_node_that_ignores_cancellation_is_named(autojump_clock: MockClock) -> None:
@@ -361,24 +343,24 @@ async def test_it_ends_after_the_maximum_of_failures(autojump_clock: MockClock) 
 
 async def test_it_refuses_a_real_clock() -> None:
     with pytest.raises(ConfigurationError, match="autojump_clock"):
-        await explore(graph(), [Work], check=ran_once)
+        await explore(graph(Work), [Work], check=ran_once)
 
 
 async def test_it_refuses_a_clock_that_does_not_jump(mock_clock: MockClock) -> None:
     with pytest.raises(ConfigurationError, match="autojump_clock"):
-        await explore(graph(), [Work], check=ran_once)
+        await explore(graph(Work), [Work], check=ran_once)
 
 
 async def test_it_refuses_what_cannot_be_run(autojump_clock: MockClock) -> None:
     with pytest.raises(ConfigurationError, match="dict"):
-        await explore(graph(), [dict], check=ran_once)  # type: ignore[list-item]
+        await explore(graph(Work), [dict], check=ran_once)  # type: ignore[list-item]
     with pytest.raises(RequestRefused, match="no input 'speed'; it has: none"):
-        await explore(graph(), [Work], check=ran_once, inputs={"speed": "high"})
+        await explore(graph(Work), [Work], check=ran_once, inputs={"speed": "high"})
 
     async def fresh_later() -> None: ...
 
     with pytest.raises(ConfigurationError, match="setup is an async def"):
-        await explore(graph(), [Work], check=ran_once, setup=fresh_later)  # type: ignore[misc]
+        await explore(graph(Work), [Work], check=ran_once, setup=fresh_later)  # type: ignore[misc]
 
 
 async def test_a_check_that_fails_without_a_fault_is_reported(autojump_clock: MockClock) -> None:
@@ -388,13 +370,13 @@ async def test_a_check_that_fails_without_a_fault_is_reported(autojump_clock: Mo
     with pytest.raises(
         CheckFailed, match="fails even without a fault:\n  without any fault: ValueError: always"
     ):
-        await explore(graph(), [Work], setup=fresh, check=check)
+        await explore(graph(Work), [Work], setup=fresh, check=check)
 
 
 async def test_state_that_setup_keeps_is_noticed(autojump_clock: MockClock) -> None:
     fresh()
     with pytest.raises(CheckFailed, match="not the second time: setup must make all fresh"):
-        await explore(graph(), [Work], setup=lambda: world, check=ran_once)
+        await explore(graph(Work), [Work], setup=world, check=ran_once)
     fresh()
     with pytest.raises(
         ConfigurationError, match=r"first came work at its await 1 .*, the second time work after"
@@ -406,9 +388,9 @@ class Once(BaseNode):
     """Does its work only if it is not done."""
 
     async def execute(self) -> None:
-        if not world.log:
+        if not world().log:
             await trio.sleep(0.1)
-        world.say("done")
+        say("done")
 
 
 @pytest.mark.parametrize(
@@ -418,7 +400,7 @@ async def test_an_exploration_can_be_cancelled_while_its_node_is_held(
     fault: Fault, number: int, autojump_clock: MockClock
 ) -> None:
     async def cancel_when_struck() -> None:
-        await world.begun.wait()
+        await world().begun.wait()
         await trio.sleep(MOMENT / 2)
         scope.cancel()
 
@@ -431,6 +413,6 @@ async def test_an_exploration_can_be_cancelled_while_its_node_is_held(
     made: list[World] = []
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
-            await explore(graph(), [Work], setup=setup, check=Logs(), faults=[fault], only=number)
+            await explore(graph(Work), [Work], setup=setup, check=Logs(), faults=[fault], only=number)
     assert scope.cancelled_caught
     assert made[-1].log == ["begin", "Cancelled", "finally"]
