@@ -28,7 +28,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.cli.exit_codes import INTERRUPTED, exit_code
 from exotrio.cli.file_process import Failed, Loaded, MoreFiles
 from exotrio.cli.load import Loaded as Module
-from exotrio.cli.load import TargetMissing, load, users_files, users_traceback
+from exotrio.cli.load import TargetMissing, load_in_child, users_files, users_traceback
 from exotrio.cli.parent_command import ParentCommand
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import flush_streams, prepare_streams
@@ -54,7 +54,7 @@ def main() -> int:
         logging.getLogger("exotrio.worker").setLevel(logging.INFO)
     try:
         command.follow_orders()
-        module = load(options.target)
+        module = load_in_child(options.target)
         runtime = module.runtime()
         endpoint, _ = resolve_endpoint(None, None)
         if options.tasks:

@@ -67,6 +67,8 @@ graph.add(Work, n=split.n)
 runtime = Runtime(namespace="n", name="r", nodes=[Split, Work], workers=1)
 """
 GREETING = """
+import gc
+
 from pydantic import BaseModel
 from exotrio import BaseNode, Graph, Runtime
 
@@ -76,7 +78,7 @@ class Greet(BaseNode):
         text: str
 
     async def execute(self):
-        print("printed by a node")
+        print(f"printed by a node, with {gc.get_freeze_count()} objects frozen")
         return self.Outputs(text="hello")
 
 
@@ -198,7 +200,9 @@ def test_what_nodes_print_is_not_in_the_report(tmp_path: Path) -> None:
     with exotrio("rehearse", "greeting.py", "--times", "1", "-o", "json", cwd=tmp_path) as rehearsal:
         end = rehearsal.wait(code=0)
     assert json.loads(end.out)["graph"] == "greeting"
-    assert "printed by a node" in end.err
+    printed = re.search(r"printed by a node, with (\d+) objects frozen", end.err)
+    assert printed
+    assert int(printed[1]) > 10_000, "what is imported is not searched for garbage"
 
 
 def test_without_a_temporary_folder_an_error_says_what_to_do(

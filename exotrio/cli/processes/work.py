@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from exotrio.cli.load import load
+from exotrio.cli.load import load_in_child
 from exotrio.cli.parent_command import ParentCommand
 from exotrio.cli.processes.child import Loaded, Report, Tasks
 from exotrio.monitoring import Health, RuntimeMetrics
@@ -54,7 +54,7 @@ def work(
 
     parent = ParentCommand(descriptor, "the parent process", answer)
     parent.follow_orders()
-    runtime = load(target).runtime()
+    runtime = load_in_child(target).runtime()
     runtime.adjust(process=number, shutdown_grace=grace)
     if tasks:
         runtime.show_tasks()
