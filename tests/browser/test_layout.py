@@ -46,6 +46,23 @@ OUT_OF_SHAPE = """() => {
         const bars = [...list.querySelectorAll(".bar")].map((each) => Math.round(right(each)));
         if (new Set(bars).size > 1) found.push(`bars end at ${[...new Set(bars)]}`);
     }
+    const charts = [...document.querySelectorAll(".trends .chart")]
+        .map((each) => each.getBoundingClientRect());
+    if (charts.length && charts[0].left !== charts[1].left && charts[0].top !== charts[1].top) {
+        found.push("charts side by side begin at different heights");
+    }
+    const top = (each) => {
+        const range = document.createRange();
+        range.selectNodeContents(each);
+        return range.getBoundingClientRect().top;
+    };
+    for (const list of innerWidth >= 864 ? document.querySelectorAll("table.list") : []) {
+        const rows = [...list.querySelectorAll("tr")].filter((row) => row.querySelector("td > .chip"));
+        const drops = rows.map((row) => top(row.querySelector(".chip")) - top(row.querySelector("th *")));
+        if (rows.length && Math.max(...drops) - Math.min(...drops) > 1) {
+            found.push(`words of statuses are off the lines of their rows: ${drops}`);
+        }
+    }
     const left = (each) => Math.round(each.getBoundingClientRect().left);
     const edges = (row) => [...document.querySelectorAll(`${row} > *`)].map(left);
     const lines = new Set(edges(".tiles"));

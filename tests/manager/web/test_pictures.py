@@ -365,6 +365,16 @@ def test_the_chart_of_any_span_is_labelled_at_round_times(
     assert f"{named}: median 100 ms, slowest 5.0 s" in drawn
 
 
+def test_the_times_below_all_charts_are_on_one_line_under_their_axis() -> None:
+    slots = {"first_ms": 1_700_000_040_000, "width_ms": 60_000}
+    without, failed = draw_counts([9] * 60, [0] * 60, **slots), draw_counts([9] * 60, [3] * 60, **slots)
+    times = draw_times([9.0] * 60, [90.0] * 60, **slots)
+    labels = [re.findall(r'class="tick" x="[^"]*" y="(\d+)"', each)[-1] for each in (without, failed, times)]
+    assert len(set(labels)) == 1
+    axes = [float(re.findall(r'class="axis"[^>]* y1="([\d.]+)"', each)[0]) for each in (without, times)]
+    assert all(0 < int(labels[0]) - axis < 16 for axis in axes), "right below, unless bars are between them"
+
+
 # -- colours
 
 # How people without one kind of cones see a colour: Machado, Oliveira, Fernandes 2009, of linear RGB.
@@ -416,6 +426,29 @@ def test_colours_of_statuses_differ_for_colour_blind_people(theme: str, sight: s
     for one, other in combinations(KINDS, 2):
         assert math.dist(seen(one), seen(other)) > 16, f"{one} and {other}"
     assert math.dist(seen("success"), seen("errored")) > 25
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_and_the_edges_of_fields_have_the_contrast_that_wcag_asks_for(theme: str) -> None:
+    colours = themes()[theme]
+
+    def contrast(one: str, other: str) -> float:
+        lights = [
+            0.2126 * red + 0.7152 * green + 0.0722 * blue
+            for red, green, blue in (linear(colours[name]) for name in (one, other))
+        ]
+        return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+    grounds = ("ground", "card", "hover", "code")
+    texts = ["ink", "quiet", "accent", *(f"{kind}-ink" for kind in (*KINDS, "buffered"))]
+    weak = [f"{text} on {ground}" for text in texts for ground in grounds if contrast(text, ground) < 4.5]
+    weak += [
+        text
+        for text, ground in (("accent-ink", "accent"), ("danger-ink", "errored"))
+        if contrast(text, ground) < 4.5
+    ]
+    weak += [f"field on {ground}" for ground in ("ground", "card") if contrast("field", ground) < 3]
+    assert weak == []
 
 
 # -- formats

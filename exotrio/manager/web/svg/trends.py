@@ -11,10 +11,10 @@ from exotrio._util.times import format_duration
 from exotrio.manager.web.format import day, minute
 from exotrio.manager.web.svg.elements import element, join, rect, share
 
-HEAD, UP, DOWN, FOOT = 14, 92, 22, 16
-"""Heights in pixels, from the top: the scale, bars of ended states, bars of failed ones, the times."""
-COUNTS_HEIGHT = HEAD + UP + DOWN + FOOT
-TIMES_HEIGHT = HEAD + UP + FOOT
+HEAD, PLOT, DOWN, FOOT = 14, 114, 22, 16
+"""Heights in pixels, from the top: the scale, the bars, of these the bars of failed attempts, the times."""
+HEIGHT = HEAD + PLOT + FOOT
+"""Of every chart, so that the times of two that are side by side are on one line."""
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 LABEL_ROOM = 0.92
 """Part of the width after which no label begins: it would not fit into the picture."""
@@ -29,10 +29,11 @@ def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, w
     """
     good = [total - bad for total, bad in zip(ended, failed, strict=True)]
     highest, worst = max([1, *good]), max([0, *failed])
-    axis = HEAD + UP
+    up_to = PLOT - (DOWN if worst else 0)
+    axis = HEAD + up_to
     slot = "a minute" if width_ms == MINUTE_MS else f"in {format_duration(width_ms / 1000)}"
     scale = f"peak: {highest:,} {slot}" if any(good) else "" if any(ended) else "no attempts ended"
-    parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
+    parts = _frame(scale, axis, len(ended), first_ms, width_ms)
     if worst:
         text = f"peak: {worst:,} failed {slot}"
         parts.append(element("text", text, class_="tick bad", x="100%", y=10, text_anchor="end"))
@@ -40,19 +41,18 @@ def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, w
         if not total:
             continue
         at = first_ms + index * width_ms
-        up = max(2.0, UP * good[index] / highest) if good[index] else 0.0
+        up = max(2.0, up_to * good[index] / highest) if good[index] else 0.0
         drawn = [
             element("title", f"{_when(at, width_ms)} UTC: {total:,} ended, {bad:,} of them failed"),
             # The title shows wherever the pointer is within the slot.
-            _bar("whole", index, len(ended), HEAD, UP + DOWN),
+            _bar("whole", index, len(ended), HEAD, PLOT),
             _bar("s-success", index, len(ended), axis - up, up),
         ]
         if bad:
             down = max(3.0, (DOWN - 2) * bad / worst)
             drawn.append(_bar("s-errored", index, len(ended), axis + 1.0, down))
         parts.append(element("g", *drawn))
-    parts += _labels(len(ended), first_ms, width_ms, COUNTS_HEIGHT)
-    return _chart("Attempts that ended well, and those that failed, over time", parts, COUNTS_HEIGHT)
+    return _chart("Attempts that ended well, and those that failed, over time", parts)
 
 
 def draw_times(
@@ -62,15 +62,15 @@ def draw_times(
 
     Durations are in ms; slots as for ``draw_counts``.
     """
-    axis = HEAD + UP
+    axis = HEAD + PLOT
     known = [max(1.0, ms) for ms in (*medians, *slowest) if ms is not None]
     low, high = min(known, default=1.0) / 2, max(known, default=1.0)
 
     def height(ms: float) -> float:
-        return max(2.0, UP * log(max(1.0, ms) / low) / log(max(high / low, 2.0)))
+        return max(2.0, PLOT * log(max(1.0, ms) / low) / log(max(high / low, 2.0)))
 
     scale = f"slowest: about {format_duration(high / 1000)}" if known else "nothing ended"
-    parts = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
+    parts = _frame(scale, axis, len(medians), first_ms, width_ms)
     for index, (median, slow) in enumerate(zip(medians, slowest, strict=True)):
         if median is None or slow is None:
             continue
@@ -81,22 +81,27 @@ def draw_times(
             element(
                 "g",
                 element("title", f"{_when(at, width_ms)} UTC: median {texts[0]}, slowest {texts[1]}"),
-                _bar("whole", index, len(medians), HEAD, UP),
+                _bar("whole", index, len(medians), HEAD, PLOT),
                 _bar("slowest", index, len(medians), top, max(1.0, middle - top)),
                 _bar("median", index, len(medians), middle - 1.5, 3),
             )
         )
-    parts += _labels(len(medians), first_ms, width_ms, TIMES_HEIGHT)
-    return _chart("Median and slowest over time, on a logarithmic scale", parts, TIMES_HEIGHT)
+    return _chart("Median and slowest over time, on a logarithmic scale", parts)
 
 
-def _chart(title: str, parts: list[Markup], height: int) -> Markup:
+def _chart(title: str, parts: list[Markup]) -> Markup:
     drawn = (element("title", title), join(parts))
-    return element("svg", *drawn, class_="chart", width="100%", height=height, role="img")
+    return element("svg", *drawn, class_="chart", width="100%", height=HEIGHT, role="img")
 
 
-def _labels(count: int, first_ms: int, width_ms: int, height: int) -> Iterator[Markup]:
-    """Yield about 8 labels with round times, to be shown below a chart of any span."""
+def _frame(scale: str, axis: int, count: int, first_ms: int, width_ms: int) -> list[Markup]:
+    """Return what a chart of any span has besides its bars: ``scale``, the axis, and times below it."""
+    lines = [_line("grid", HEAD), _line("axis", axis), element("text", scale, class_="tick", y=10)]
+    return [*_times(count, first_ms, width_ms), *lines]
+
+
+def _times(count: int, first_ms: int, width_ms: int) -> Iterator[Markup]:
+    """Yield about 8 round times, each next to a line where it is."""
     span = count * width_ms
     step = next(step for step in (15, 240, 1_440) if span <= 8 * step * MINUTE_MS) * MINUTE_MS
     zone = " UTC"  # after the first one
@@ -105,7 +110,9 @@ def _labels(count: int, first_ms: int, width_ms: int, height: int) -> Iterator[M
         if at % step == 0 and index / count < LABEL_ROOM:
             text = (minute(at) if step < DAY_MS else day(at)) + zone
             zone = ""
-            yield element("text", text, class_="tick", x=share(index / count), y=height - 3)
+            x = share(index / count)
+            yield element("line", class_="grid", x1=x, x2=x, y1=HEAD, y2=HEIGHT)
+            yield element("text", text, class_="tick", x=x, y=HEIGHT - 3, dx=3)
 
 
 def _when(at: int, width_ms: int) -> str:
