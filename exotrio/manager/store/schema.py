@@ -43,7 +43,7 @@ def number_at(now_ms: int) -> int:
     return max(0, now_ms - _BEGIN_MS) * _PER_MS
 
 
-VERSION = 4
+VERSION = 5
 OLDEST = 2
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
@@ -286,9 +286,24 @@ CREATE TABLE workers (
     drain_asked INTEGER NOT NULL DEFAULT 0,
     tasks_asked INTEGER NOT NULL DEFAULT 0,
     slots INTEGER NOT NULL DEFAULT 0,    -- maximum of states that it runs at once; 0: not known
+    beat_at INTEGER,                     -- wall time of its last heartbeat
+    lease_until INTEGER,                 -- when it counts as vanished; NULL: its end is recorded, or never
+    manager TEXT,                        -- the state manager inside whose process it is, if so
     UNIQUE (namespace, worker_id)
 );
 CREATE INDEX workers_by_time ON workers (seen_at);
+CREATE INDEX workers_by_lease ON workers (lease_until) WHERE lease_until IS NOT NULL;
+
+-- How runtimes ended (engine.stops). Not by a clock of leases.
+CREATE TABLE stops (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
+    ended_at INTEGER NOT NULL,
+    receipt TEXT NOT NULL,               -- as JSON
+    UNIQUE (namespace, worker_id)
+);
+CREATE INDEX stops_by_time ON stops (ended_at);
 
 -- Which nodes were claimed through v0 lately. v0 names no runtime.
 CREATE TABLE v0_runtimes (
@@ -409,6 +424,22 @@ ALTER TABLE counts ADD COLUMN further INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE states ADD COLUMN begun_at INTEGER;
 ALTER TABLE states ADD COLUMN ran_ms INTEGER;
 ALTER TABLE workers ADD COLUMN slots INTEGER NOT NULL DEFAULT 0;
+""",
+    # Receipts of stops. Earlier managers write none.
+    4: """
+ALTER TABLE workers ADD COLUMN beat_at INTEGER;
+ALTER TABLE workers ADD COLUMN lease_until INTEGER;
+ALTER TABLE workers ADD COLUMN manager TEXT;
+CREATE INDEX workers_by_lease ON workers (lease_until) WHERE lease_until IS NOT NULL;
+CREATE TABLE stops (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
+    ended_at INTEGER NOT NULL,
+    receipt TEXT NOT NULL,
+    UNIQUE (namespace, worker_id)
+);
+CREATE INDEX stops_by_time ON stops (ended_at);
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
