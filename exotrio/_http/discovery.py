@@ -26,26 +26,26 @@ class _NodesReply(Body):
     nodes: list[Any]
 
 
-async def discover(http: HttpClient, namespace: str) -> str | None:
-    """Return the version of a state manager's native API; None if it has none.
+async def discover(http: HttpClient, namespace: str) -> Discovery | None:
+    """Return what a state manager says of its native API; None if it has none.
 
-    This exotrio can use ``NATIVE_VERSION``. Any other server is used through v0: it has to list the nodes of
-    the namespace.
+    This exotrio can use version ``NATIVE_VERSION``. Any other server is used through v0: it has to list the
+    nodes of the namespace.
 
     Raises:
         InvalidResponse: what answers is not a state manager, at least not now.
         ManagerUnavailable, KeyRefused: as ``HttpClient.ask`` says.
     """
-    version = await native_version(http)
-    if version != NATIVE_VERSION:
+    native = await discover_native(http)
+    if native is None or native.version != NATIVE_VERSION:
         await require_v0(http, namespace)
-    return version
+    return native
 
 
-async def native_version(http: HttpClient) -> str | None:
-    """Return the version in the answer of the native root; None after a 404 in JSON."""
+async def discover_native(http: HttpClient) -> Discovery | None:
+    """Return the answer of the native root; None after a 404 in JSON."""
     try:
-        return (await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)).version
+        return await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)
     except NotFound:
         return None
     except RequestRefused as error:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, invalid_response
 from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, settlements_of
-from exotrio._link.outcomes import added_fields, name_and_fields, trace_field
+from exotrio._link.outcomes import added_fields, ended_fields, name_and_fields
 from exotrio._link.port import (
     Claim,
     Exchanged,
@@ -29,20 +29,21 @@ from exotrio._link.port import (
     Settlement,
 )
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
-from exotrio._nodes.outcome import Outcome, Released, Report
+from exotrio._nodes.outcome import CheckpointText, Outcome, Released, Report
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
     HeartbeatReply,
     HeartbeatRequest,
     HeartbeatState,
+    HeartbeatStateReply,
     ItemsReply,
     NativeClaimRequest,
     NativeState,
     PiggybackedClaim,
     ReleaseRequest,
 )
-from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, HeartbeatResult, from_ms, native_path, to_ms
+from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, from_ms, native_path, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio")
@@ -148,7 +149,7 @@ class NativeLink:
         self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
     ) -> HeartbeatAnswer:
         """Renew leases, as ``Link.heartbeat`` says."""
-        results: list[HeartbeatResult] = []
+        items: list[HeartbeatStateReply] = []
         ttls: list[int] = []
         commands: set[str] = set()
         for start in range(0, max(len(states), 1), MAX_BATCH):
@@ -161,10 +162,15 @@ class NativeLink:
             if [item.state_id for item in reply.items] != [state.state_id for state in batch]:
                 what = "the answer to a heartbeat is not about the same states"
                 raise invalid_response(what, answer.request_line, status=answer.status)
-            results += [item.result for item in reply.items]
+            items += reply.items
             ttls += [] if reply.ttl_ms is None else [reply.ttl_ms]
             commands.update(reply.commands)
-        return HeartbeatAnswer(tuple(results), from_ms(min(ttls)) if ttls else None, frozenset(commands))
+        return HeartbeatAnswer(
+            tuple(item.result for item in items),
+            from_ms(min(ttls)) if ttls else None,
+            frozenset(commands),
+            tuple(item.checkpoint for item in items),
+        )
 
     def _path(self, route: str) -> str:
         return native_path(self._namespace, route)
@@ -310,7 +316,7 @@ class NativeLink:
 
     async def _release(self, items: Mapping[int, tuple[Claim, Released]]) -> dict[int, Settlement]:
         encoded = [
-            BatchItem(index, claim.state_id, encode(_held(claim) | trace_field(released)))
+            BatchItem(index, claim.state_id, encode(_held(claim) | ended_fields(released)))
             for index, (claim, released) in items.items()
         ]
         return await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
@@ -341,7 +347,7 @@ def _held(claim: Claim) -> dict[str, Any]:
 
 
 def _claim(state: NativeState, delay: float) -> Claim:
-    ttl_ms = state.lease.ttl_ms
+    ttl_ms, stored = state.lease.ttl_ms, state.checkpoint
     return Claim(
         state.state_id,
         state.node_name,
@@ -359,4 +365,5 @@ def _claim(state: NativeState, delay: float) -> Claim:
         lease=None if ttl_ms is None else from_ms(ttl_ms) + delay,
         waited=None if state.waited_ms is None else from_ms(state.waited_ms),
         trace=state.trace,
+        checkpoint=None if stored is None else CheckpointText(stored.number, stored.value),
     )

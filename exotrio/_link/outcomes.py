@@ -6,10 +6,10 @@ Each has a name, and one field that holds its value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Report, Requeued
+from exotrio._nodes.outcome import CheckpointText, Errored, Executed, Outcome, Pruned, Report, Requeued
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import sendable
 from exotrio._wire.vocabulary import from_ms, to_ms
@@ -39,11 +39,11 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
 def added_fields(outcome: Outcome) -> dict[str, Any]:
     """Return the fields that only the native API and the outbox have, unless they are the default.
 
-    They say that an error is not to be retried, and hold the trace context, the output and the times of the
-    execution.
+    They say that an error is not to be retried, and hold the trace context, the checkpoint, the output and
+    the times of the execution.
     Older state managers, and older readers of the outbox, ignore them.
     """
-    added: dict[str, Any] = trace_field(outcome)
+    added = ended_fields(outcome)
     if outcome.logs:
         added["logs"] = outcome.logs
     # Durations, and not times: the clocks of two machines differ.
@@ -54,9 +54,10 @@ def added_fields(outcome: Outcome) -> dict[str, Any]:
     return added
 
 
-def trace_field(report: Report) -> dict[str, str]:
-    """Return the field with the trace context of an execution that ended; empty if it was not traced."""
-    return {} if report.trace is None else {"trace": report.trace}
+def ended_fields(report: Report) -> dict[str, Any]:
+    """Return the fields of every end of an execution: its trace context and checkpoint, if it has them."""
+    fields = {} if report.trace is None else {"trace": report.trace}
+    return fields if report.checkpoint is None else fields | {"checkpoint": asdict(report.checkpoint)}
 
 
 def outcome_of(
@@ -68,10 +69,12 @@ def outcome_of(
     logs: Sequence[Mapping[str, str | None]] = (),
     buffered_ms: int | None = None,
     ran_ms: int | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Return the outcome that has this name, value and ``added_fields``; raise KeyError if there is none."""
     buffered, ran = (None if ms is None else from_ms(ms) for ms in (buffered_ms, ran_ms))
-    outcome = _OUTCOMES[name](value, logs=logs, trace=trace, buffered=buffered, ran=ran)
+    saved = None if checkpoint is None else CheckpointText(**checkpoint)
+    outcome = _OUTCOMES[name](value, logs=logs, trace=trace, buffered=buffered, ran=ran, checkpoint=saved)
     return outcome if retry or not isinstance(outcome, Errored) else replace(outcome, retry=False)
 
 

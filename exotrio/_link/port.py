@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from exotrio._nodes.outcome import Outcome, Report
+from exotrio._nodes.outcome import CheckpointText, Outcome, Report
 from exotrio._wire.vocabulary import HeartbeatResult
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Claim:
             does not say.
         waited: Seconds for which it waited to be claimed; None if the state manager does not say.
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
+        checkpoint: The one that is stored for it; None if there is none, and on v0.
     """
 
     state_id: str
@@ -53,6 +54,7 @@ class Claim:
     timeout: float | None = None
     waited: float | None = None
     trace: str | None = None
+    checkpoint: CheckpointText | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +126,14 @@ class HeartbeatAnswer:
         results: One per state of the heartbeat, in order.
         ttl: Seconds the renewed leases last from when the heartbeat was sent; None: without a limit.
         commands: Commands to this runtime, as ``_wire.native.HeartbeatReply`` has them.
+        checkpoints: The number of the stored checkpoint of each state, in order. None if the heartbeat had no
+            checkpoint of it, if it is no longer held, and from a state manager that stores none.
     """
 
     results: tuple[HeartbeatResult, ...]
     ttl: float | None
     commands: frozenset[str]
+    checkpoints: tuple[int | None, ...] = ()
 
 
 class ClaimLost(Exception):
@@ -153,6 +158,10 @@ class Link(Protocol):
 
         It may change when the server is replaced.
         """
+
+    @property
+    def stores_checkpoints(self) -> bool:
+        """Whether the state manager stores checkpoints, as far as it is known. It may change, too."""
 
     @property
     def lost_claims(self) -> int:

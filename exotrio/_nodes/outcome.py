@@ -63,6 +63,14 @@ class NoRetry(Exception):
 NoRetry.__module__ = "exotrio"
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointText:
+    """A value that a node set as its checkpoint, as ``_wire.native.Checkpoint`` has it."""
+
+    number: int
+    value: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ended:
     """What every end of an execution has.
@@ -72,12 +80,14 @@ class _Ended:
         trace: The trace context of the execution; None if it was not traced.
         buffered: Seconds from the claim until ``execute`` began; None if it did not, or is not known.
         ran: Seconds that ``execute`` took; None likewise.
+        checkpoint: The newest one that it set, if the state manager may not have it yet.
     """
 
     logs: Sequence[Mapping[str, str | None]] = field(default=(), repr=False)
     trace: str | None = field(default=None, repr=False)
     buffered: float | None = field(default=None, repr=False, compare=False)
     ran: float | None = field(default=None, repr=False, compare=False)
+    checkpoint: CheckpointText | None = field(default=None, repr=False)
 
     def outputs_of(self, node: type[HasOutputs[M]]) -> list[M]:
         """Return what the node returned, each as an ``Outputs`` of its class.

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -10,12 +11,14 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic_core import from_json
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, TraceContext, Uuid
 from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
+    MAX_CHECKPOINT,
     MAX_LOG_LINES,
     MAX_TASK_TREE,
     MAX_WAIT_MS,
@@ -98,6 +101,26 @@ class Lease(Body):
     alone: bool = False
 
 
+def _checkpoint_text(text: str) -> str:
+    if (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_CHECKPOINT:
+        raise ValueError(f"has {size:,} bytes; at most {MAX_CHECKPOINT:,} are allowed")
+    from_json(text)  # raises ValueError if it is not JSON, which the database could not store in every case
+    return text
+
+
+class Checkpoint(Body):
+    """The newest value that the node of a state set as its checkpoint.
+
+    Fields:
+        number: Counts the values that were set, over all executions of the state and its earlier attempts: an
+            execution continues from the number in its claim.
+        value: JSON text.
+    """
+
+    number: Annotated[int, Field(ge=1, lt=2**53)]
+    value: Annotated[str, AfterValidator(_checkpoint_text)]
+
+
 class NativeState(Body):
     """A claimed state.
 
@@ -106,6 +129,7 @@ class NativeState(Body):
         waited_ms: How long it waited for this claim, as ``waited`` of ``StateTimes``.
         trace: W3C trace contexts, if the run is traced: the parent of its execution, and after spaces
             those of executions to link to.
+        checkpoint: The one that is stored for it, if any.
     """
 
     state_id: str
@@ -119,6 +143,7 @@ class NativeState(Body):
     lease: Lease
     waited_ms: Annotated[int, Field(ge=0)] | None = None
     trace: str | None = None
+    checkpoint: Checkpoint | None = None
 
 
 class HeldState(Body):
@@ -129,9 +154,16 @@ class HeldState(Body):
 
 
 class EndedState(HeldState):
-    """A held state whose execution ended. ``trace``: of that execution, if it was traced."""
+    """A held state whose execution ended.
+
+    Fields:
+        trace: Of that execution, if it was traced.
+        checkpoint: Stored with what ends the execution, if it is newer than the stored one. An outcome that
+            is executed or pruned erases the stored one instead.
+    """
 
     trace: TraceContext | None = None
+    checkpoint: Checkpoint | None = None
 
 
 class LogLine(Body):
@@ -260,12 +292,14 @@ class HeartbeatProgress(Body):
 class HeartbeatState(HeldState):
     """A held state in a heartbeat: a worker has it (``running``), or it waits for one.
 
-    ``buffered_ms`` is as in ``ReportedState``; None before ``execute`` began.
+    ``buffered_ms`` is as in ``ReportedState``; None before ``execute`` began. ``checkpoint`` is stored if it
+    is newer than the stored one.
     """
 
     running: bool = False
     buffered_ms: TookMs = None
     progress: HeartbeatProgress | None = None
+    checkpoint: Checkpoint | None = None
 
 
 class HeartbeatRequest(Body):
@@ -309,8 +343,11 @@ class HeartbeatRequest(Body):
 
 
 class HeartbeatStateReply(Body):
+    """``checkpoint``: the number of the stored one, if the heartbeat had one and the state is held."""
+
     state_id: str
     result: HeartbeatResult
+    checkpoint: int | None = None
 
 
 class HeartbeatReply(Body):

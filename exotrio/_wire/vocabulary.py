@@ -30,6 +30,10 @@ MAX_LOG_LINES = 256
 """Maximum number of kept lines that one execution logged and printed; a runtime sends fewer."""
 MAX_LOG_BYTES = 32 * 1024
 """Maximum number of bytes of their texts."""
+MAX_CHECKPOINT = 64 * 1024
+"""Maximum number of bytes of a checkpoint, as text."""
+CHECKPOINTS = "checkpoints"
+"""The capability of a state manager that stores checkpoints."""
 MAX_KEY = 256
 """Maximum number of characters of the key of a run."""
 

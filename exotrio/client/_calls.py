@@ -148,8 +148,8 @@ class Calls:
     async def is_native(self) -> bool:
         """Return whether the server is ours: whether it speaks the native API."""
         if self._native is None:
-            version = await self.repeat(lambda: discover(self.http, self.namespace))
-            self._native = version == NATIVE_VERSION
+            native = await self.repeat(lambda: discover(self.http, self.namespace))
+            self._native = native is not None and native.version == NATIVE_VERSION
         return self._native
 
 

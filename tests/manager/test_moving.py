@@ -92,9 +92,9 @@ def in_postgres(database: Database, table: str) -> list[tuple[Any, ...]]:
 def test_each_table_is_moved_or_belongs_to_processes() -> None:
     # A new table has to be decided upon; and so does a new time on the clock of leases.
     moved = (
-        *("claims", "counts", "cron_triggers", "discarded", "events", "graphs", "idle_times", "logs", "meta"),
-        *("nodes", "runs", "secrets", "states", "stops", "store", "templates", "trends", "unite_counters"),
-        "unite_members",
+        *("checkpoints", "claims", "counts", "cron_triggers", "discarded", "events", "graphs", "idle_times"),
+        *("logs", "meta", "nodes", "runs", "secrets", "states", "stops", "store", "templates", "trends"),
+        *("unite_counters", "unite_members"),
     )
     assert tuple(MOVED) == moved
 

@@ -181,7 +181,8 @@ CREATE TABLE states (
     -- When its execute began, and how long it took, as its last holder reported. Earlier managers leave
     -- the times of an earlier claim here.
     begun_at INTEGER,
-    ran_ms INTEGER
+    ran_ms INTEGER,
+    checkpoint_size INTEGER              -- of the value in its row of checkpoints, bytes; NULL: it has none
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
@@ -246,6 +247,15 @@ CREATE TABLE events (
     worker TEXT                          -- runtime that held it, if any
 );
 CREATE INDEX events_by_state ON events (state, id);
+
+-- The last stored checkpoint of each state that has one (engine.checkpoints).
+CREATE TABLE checkpoints (
+    state INTEGER PRIMARY KEY,
+    token TEXT NOT NULL,                 -- lease token under which it was stored
+    number INTEGER NOT NULL,             -- as in _wire.native.Checkpoint
+    value TEXT NOT NULL,                 -- JSON
+    at INTEGER NOT NULL
+);
 
 -- What the last execution of a state with any output logged and printed, as JSON (engine.reported_texts).
 CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
@@ -425,7 +435,8 @@ ALTER TABLE states ADD COLUMN begun_at INTEGER;
 ALTER TABLE states ADD COLUMN ran_ms INTEGER;
 ALTER TABLE workers ADD COLUMN slots INTEGER NOT NULL DEFAULT 0;
 """,
-    # Receipts of stops. Earlier managers write none.
+    # Receipts of stops; checkpoints. Earlier managers write no receipts. They neither return nor erase
+    # checkpoints, and do not move them to the next attempt.
     4: """
 ALTER TABLE workers ADD COLUMN beat_at INTEGER;
 ALTER TABLE workers ADD COLUMN lease_until INTEGER;
@@ -440,6 +451,14 @@ CREATE TABLE stops (
     UNIQUE (namespace, worker_id)
 );
 CREATE INDEX stops_by_time ON stops (ended_at);
+ALTER TABLE states ADD COLUMN checkpoint_size INTEGER;
+CREATE TABLE checkpoints (
+    state INTEGER PRIMARY KEY,
+    token TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    value TEXT NOT NULL,
+    at INTEGER NOT NULL
+);
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
