@@ -11,10 +11,11 @@ from exotrio.manager.rules.errors import Conflict, Refused
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.guard import Form, field
 from exotrio.manager.web.page import FormRejected, PageRequest
+from exotrio.manager.web.pages.runs import filters_of, matching
 from exotrio.manager.web.start_form import sent_form
 
-MAX_AT_ONCE = 100
-"""Runs that one form may retry or cancel."""
+MAX_AT_ONCE = 1_000
+"""Runs that one form retries or cancels."""
 
 Done = tuple[str, str]
 """The message for the next page, which says what was done, and the address of that page."""
@@ -34,18 +35,26 @@ async def retry_run(request: PageRequest, form: Form) -> Done:
 
 
 async def change_runs(request: PageRequest, form: Form) -> Done:
-    """Retry or cancel those of the ticked runs for which it is possible."""
-    verb = field(form, "do")
-    back = request.link("runs", **{name: field(form, name) for name in ("graph", "status", "since", "text")})
-    chosen = list(dict.fromkeys(form.get("run", [])))
+    """Retry or cancel those of the ticked runs for which it is possible, or of all that match the filters."""
+    filters = filters_of({name: texts[-1] for name, texts in form.items()})
+    verb, back = field(form, "do"), request.link("runs", **filters)
     if verb not in ("retry", "cancel"):
         return ("Nothing changed: choose what to do with the ticked runs, retry or cancel.", back)
+    chosen = dict.fromkeys(form.get("run", []))
     if not chosen:
         return ("No run was ticked, so nothing changed.", back)
-    if len(chosen) > MAX_AT_ONCE:
-        return (f"Nothing changed: at most {MAX_AT_ONCE} runs at once, and {len(chosen)} are ticked.", back)
+    before: str | None = "" if "others" in form else None
+    while before is not None and len(chosen) <= MAX_AT_ONCE:
+        page = await request.service.store.read_with_deadline(matching, request, filters, before)
+        # Of those that were not ticked, only those that the verb can change.
+        chosen |= {
+            run.run_id: None
+            for run in (found.run for found in page.rows)
+            if (run.pending_count if verb == "cancel" else run.errored_count) and run.cancelled_at is None
+        }
+        before = page.next
     done, refused = 0, []
-    for run_id in chosen:
+    for run_id in list(chosen)[:MAX_AT_ONCE]:
         try:
             if verb == "cancel":
                 await request.service.store.write(runs.cancel, request.namespace, run_id)
@@ -58,6 +67,8 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
     flash = f"{plural(done, 'run')} {'cancelled' if verb == 'cancel' else 'retried'}."
     if refused:
         flash += f" {len(refused):,} could not be: {refused[0]}."
+    if len(chosen) > MAX_AT_ONCE:
+        flash += f" This was done for {MAX_AT_ONCE:,} runs; do it again for the others."
     return (flash, back)
 
 

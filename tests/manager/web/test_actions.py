@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import pytest
 
+from exotrio.manager.queries.runs import PAGE_SIZE
+from exotrio.manager.web import actions
 from tests.contract.api import Api
 from tests.contract.flow import OK, Flow, fanned
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, declare, node_name, ok, place, refused
@@ -78,13 +80,31 @@ async def test_ticked_runs_are_changed_if_possible(site: Site) -> None:
     chosen = {"run": [failed.run_id, *waiting], "do": "cancel", "graph": "", "status": "running"}
     html = text_of(await site.browser.do("/ns/shop/runs/change", chosen))
     assert "2 runs cancelled. 1 could not be: the run" in html
-    assert "<option selected>running</option>" in html, "the filters stay"
+    assert '<option value="running" selected>' in html, "the filters stay"
     flash = await site.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
     assert "1 run retried." in flash
     assert "No run was ticked" in await site.browser.do("/ns/shop/runs/change", {"do": "retry"})
     assert "choose what to do" in await site.browser.do("/ns/shop/runs/change", {"do": "delete"})
-    many = await site.browser.do("/ns/shop/runs/change", {"do": "retry", "run": [str(n) for n in range(101)]})
-    assert "Nothing changed: at most 100 runs at once, and 101 are ticked." in many
+
+
+async def test_all_runs_that_match_the_filters_are_changed_together(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (failed, _), (other, _) = await failed_run(site.api), await failed_run(site.api)
+    flow = await Flow.deploy(site.api, place("work"))
+    waiting = [await flow.trigger() for _ in range(PAGE_SIZE + 2)]
+    monkeypatch.setattr(actions, "MAX_AT_ONCE", PAGE_SIZE + 1)
+    listed = await site.browser.page("/ns/shop/runs?graph=graph")
+    assert 'name="others"' in listed
+    form = {"run": [waiting[-1]], "others": "on", "do": "cancel", "graph": flow.graph}
+    first = await site.browser.do("/ns/shop/runs/change", form)
+    assert "51 runs cancelled. This was done for 51 runs; do it again for the others." in first
+    again = await site.browser.do("/ns/shop/runs/change", {**form, "run": waiting[0]})
+    assert "1 run cancelled.<" in again
+    assert {ok(await site.api.native_run(each.run_id))["status"] for each in (failed, other)} == {"FAILED"}
+    form = {"run": failed.run_id, "others": "on", "do": "retry"}
+    flash = await site.browser.do("/ns/shop/runs/change", form)
+    assert "2 runs retried.<" in flash, "cancelled runs match, but cannot be retried"
 
 
 async def test_a_run_is_started_from_the_form_of_its_graph(site: Site) -> None:

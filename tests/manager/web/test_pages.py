@@ -301,8 +301,24 @@ async def test_the_overview_shows_failing_nodes_since_when_and_where_to_retry(
     assert f'href="/ns/shop/states/{last}">gateway timed out' in second
     assert '1 <span class="quiet">of 1 failed' in second, "the other one was two hours ago"
     assert "all failures were retried" in flaky
-    runs = await site.browser.page(text_of(re.findall(r'href="([^"]*)">runs to retry', second)[0]))
-    assert len(re.findall(r'name="run" value=', runs)) == 2
+    link = text_of(re.findall(r'href="([^"]*)">runs to retry', second)[0])
+    assert len(re.findall(A_RUN, await site.browser.page(link))) == 2
+
+
+async def test_the_overview_leads_to_runs_with_errored_states_also_while_they_run(
+    site: Site, clock: SettableClock
+) -> None:
+    places = place("first", "slow", "bad"), place("slow"), place("bad")
+    flow = await Flow.deploy(site.api, *places, retry_policy=NO_RETRY)
+    for _ in range(2):
+        await flow.trigger()
+        await flow.run("first")
+        await flow.fail("bad", times=1)
+        clock.advance(3_600_000)
+    await Flow.start(site.api, place("fine"), graph="fine")
+    tile = text_of(await site.browser.fragments("/ns/shop", "now"))
+    link = re.findall(r'href="([^"]*)">runs with errored states', tile)[0]
+    assert len(re.findall(A_RUN, await site.browser.page(link))) == 2
 
 
 async def test_buffered_states_are_not_shown_as_running(site: Site) -> None:

@@ -36,5 +36,5 @@ async def test_the_system_page_shows_managers_database_and_what_doctor_finds(eng
         ok(await site.api.errored(state["state_id"]))
         html = await site.browser.fragments(path, "system")
         assert "1 state failed for good within 24 h" in html
-        assert '<a href="/ns/shop/runs?status=failed&amp;since=24h">failed runs</a>' in html
+        assert '<a href="/ns/shop/runs?status=errored">runs with errored states</a>' in html
         assert "<code>runs " not in html, "a link replaces the commands"
