@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import trio
 
@@ -58,6 +58,27 @@ class Admission:
         self._limiter.release()
 
 
+class InsideAnswer(Protocol):
+    """What an ``InsideTransport`` answers."""
+
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def content(self) -> bytes: ...
+
+
+@runtime_checkable
+class InsideTransport(Protocol):
+    """A transport to a state manager in this process that also answers without messages of HTTP."""
+
+    async def answer(
+        self, method: str, target: str, headers: Mapping[str, str], content: bytes | None
+    ) -> InsideAnswer:
+        """Return the answer to a request with these headers, whose names are in lower case."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """The connections of one event loop.
@@ -66,12 +87,14 @@ class Pool:
         transport: Sends requests.
         limiter: Admits as many exchanges at once as the pool has connections for. httpcore loses connections
             for good when requests are cancelled while more than ``max_connections`` are queued in it.
+        inside: The same transport, if it leads into this process and answers without HTTP.
         closer: Closes the connections when it is closed, which the event loop does at its end. It refers to
             no other object here, so that a client is collected as garbage before its connections are.
     """
 
     transport: httpx.AsyncBaseTransport
     limiter: Admission
+    inside: InsideTransport | None = None
     closer: AsyncGeneratorType[None] | None = None
 
 
@@ -85,9 +108,11 @@ class Connections:
         # The owner of a transport closes it: other clients may use it.
         self._embedded: Pool | None = None
         if endpoint.transport is not None:
+            transport = endpoint.transport
             self._embedded = Pool(
-                transport=endpoint.transport,
+                transport=transport,
                 limiter=Admission(trio.CapacityLimiter(tasks)),
+                inside=transport if isinstance(transport, InsideTransport) else None,
             )
 
     async def pool(self) -> Pool:

@@ -26,6 +26,8 @@ from exotrio.errors import (
 if TYPE_CHECKING:
     import httpx
 
+    from exotrio._http.connections import InsideAnswer
+
 M = TypeVar("M", bound=BaseModel)
 
 MAX_DETAIL = 2_000
@@ -79,7 +81,12 @@ class Answer:
 
 
 def parse_response(
-    response: httpx.Response, content: bytes, *, at: str, request_line: str, accept: Collection[int] = ()
+    response: httpx.Response | InsideAnswer,
+    content: bytes,
+    *,
+    at: str,
+    request_line: str,
+    accept: Collection[int] = (),
 ) -> Answer:
     """Return the answer in a response, or raise an error as ``HttpClient.ask`` says.
 

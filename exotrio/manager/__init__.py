@@ -15,6 +15,7 @@ socket. ``serve`` listens on a port. Both run the ASGI application of ``create_a
 ``web``         the dashboard
 ``api``         the HTTP API: v0, native, probes, metrics
 ``app``         ``create_app``: API and dashboard as one ASGI application
+``inside``      the transport to that API for clients in the same process
 ``serving``     ``embedded``, ``serve``
 ``moving``      a database with runs in flight, from SQLite to PostgreSQL
 ==============  ===================================================================================

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
@@ -33,6 +34,34 @@ if TYPE_CHECKING:
 
 BUSIEST = ("/claim", "/outcomes", "/states/enqueue", "/executed")
 """Ends of the routes that runtimes call for each batch or state."""
+MAX_BODY = 16 * 1024 * 1024
+
+
+def create_api(
+    service: Service,
+    *,
+    max_body: int = MAX_BODY,
+    native: bool = True,
+    metrics: ManagerMetrics | None = None,
+    open_metrics: bool = False,
+    dashboard: Dashboard | None = None,
+) -> Starlette:
+    """Return the API of a state manager, without a check of who calls it: arguments as in ``create_app``."""
+    table = routes_of(V0(service)) + operation_routes(service.store, metrics, open_metrics=open_metrics)
+    if native:
+        table += [*routes_of(Native(service)), *routes_of(Inspection(service)), *routes_of(Backups(service))]
+        table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
+    table += routes_of(Descriptions(service, table, guide=dashboard is not None))
+    routes = starlette_routes(table)
+    # Starlette tries one route after the other: when the route of claims was last, finding it took 17 us of
+    # the 122 us of an empty claim.
+    routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
+    api = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+    # Both slash forms have routes; a redirect would lose the body of a PUT.
+    api.router.redirect_slashes = False
+    api.state.bodies = BodyReader(service, max_body)
+    api.state.open_paths = [route.path for route in table if route.is_open]
+    return api
 
 
 def create_app(
@@ -40,7 +69,7 @@ def create_app(
     *,
     key: str,
     allowed_hosts: Collection[str] | None = None,
-    max_body: int = 16 * 1024 * 1024,
+    max_body: int = MAX_BODY,
     native: bool = True,
     cors_origins: Collection[str] = (),
     metrics: ManagerMetrics | None = None,
@@ -61,20 +90,16 @@ def create_app(
         open_metrics: Serve them without the key. Defaults to False.
         dashboard: From ``exotrio.manager.web``. Defaults to none.
     """
-    table = routes_of(V0(service)) + operation_routes(service.store, metrics, open_metrics=open_metrics)
-    if native:
-        table += [*routes_of(Native(service)), *routes_of(Inspection(service)), *routes_of(Backups(service))]
-        table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
-    table += routes_of(Descriptions(service, table, guide=dashboard is not None))
-    routes = starlette_routes(table)
-    # Starlette tries one route after the other: when the route of claims was last, finding it took 17 us of
-    # the 122 us of an empty claim.
-    routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
-    app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
-    # Both slash forms have routes; a redirect would lose the body of a PUT.
-    app.router.redirect_slashes = False
-    app.state.bodies = BodyReader(service, max_body)
-    api: ASGIApp = KeyRequired(app, key=key, open_paths=[route.path for route in table if route.is_open])
+    inner = create_api(
+        service,
+        max_body=max_body,
+        native=native,
+        metrics=metrics,
+        open_metrics=open_metrics,
+        dashboard=dashboard,
+    )
+    routes = [route for route in inner.routes if isinstance(route, Route)]
+    api: ASGIApp = KeyRequired(inner, key=key, open_paths=inner.state.open_paths)
     if cors_origins:
         # Outside of the check of the key: a browser sends its preflight without one. Only for the API: pages
         # of other origins must not read the dashboard, to which a browser sends its cookie. Starlette adds
@@ -90,7 +115,7 @@ def create_app(
     if metrics is not None:
         api = metrics.timed(api, routes)
     if dashboard is not None:
-        api = _both(api, dashboard, {route.path.split("/")[1] for route in table})
+        api = _both(api, dashboard, {route.path.split("/")[1] for route in routes})
     return CheckedHost(api, allowed_hosts)
 
 

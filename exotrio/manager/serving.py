@@ -35,13 +35,13 @@ from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.operations import operation_routes
 from exotrio.manager.api.routing import starlette_routes
-from exotrio.manager.app import create_app
+from exotrio.manager.app import create_api, create_app
 from exotrio.manager.background import in_background
 from exotrio.manager.database import choose_database, place_of_keys
 from exotrio.manager.engine import workers
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.rules.findings import database_url_findings, python_findings
-from exotrio.manager.security.access import CheckedHost, KeyRequired, local
+from exotrio.manager.security.access import CheckedHost, KeyRequired
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
 from exotrio.manager.store.clock import Clock, wall_clock
@@ -97,7 +97,7 @@ async def embedded(
         Inside the block nothing is different. At its end the last writes are committed, shielded
         for at most ``grace`` seconds.
     """
-    from exotrio._util.slim_httpx import httpx  # here, since `serve` needs no client
+    from exotrio.manager.inside import InsideTransport  # here, since `serve` needs no client
 
     _require_seconds(keep=keep, grace=grace, lease_ttl=lease_ttl)
     terms = Terms(lease_ttl_ms=to_ms(lease_ttl))
@@ -106,9 +106,7 @@ async def embedded(
     async with open_service(
         db, clock=clock, terms=terms, keep_ms=keep_ms, schedules=schedules, grace=grace
     ) as service:
-        # No key is required inside the process; a random one would only take time.
-        app = local(create_app(service, key="in process"))
-        yield httpx.ASGITransport(app, raise_app_exceptions=False)
+        yield InsideTransport(create_api(service))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +150,7 @@ async def embedded_and_served(
         ConfigurationError: the port cannot be used, or the key.
         PortBusy: other processes listen on all of them.
     """
-    from exotrio._util.slim_httpx import httpx  # here, as above
+    from exotrio.manager.inside import InsideTransport  # here, as above
     from exotrio.manager.web import Dashboard  # here, since only who serves the dashboard loads templates
 
     settings = settings or read_settings()
@@ -163,7 +161,7 @@ async def embedded_and_served(
         app = create_app(service, key=key.text, allowed_hosts=loopback_names(HOST), dashboard=dashboard)
         listeners = await _listen(ports)
         (url,) = urls(listeners)
-        inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
+        inside = InsideTransport(create_api(service, dashboard=dashboard))
         async with in_background(partial(serve_http, app, listeners, stopping=trio.Event())):
             _announce(service, url)
             yield Served(transport=inside, url=url, key=key, _service=service, _dashboard=dashboard)

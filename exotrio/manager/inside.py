@@ -1,0 +1,116 @@
+"""The way to a state manager for clients in the same process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Match, Route
+from starlette.types import Message
+
+from exotrio._util.slim_httpx import httpx
+from exotrio.manager.api.json import EXCEPTION_HANDLERS, on_error
+from exotrio.manager.security.access import LOCAL, local
+
+logger = logging.getLogger("exotrio.manager.http")
+
+_EXPECTED = tuple(kind for kind in EXCEPTION_HANDLERS if kind is not Exception)
+
+
+@dataclass(frozen=True, slots=True)
+class InsideAnswer:
+    """An answer as ``httpx.Response`` has it, with its whole content."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes = field(repr=False)
+
+
+class InsideTransport(httpx.ASGITransport):
+    """A transport for httpx, and a shorter way for the clients of exotrio, which use ``answer``.
+
+    An endpoint takes the same bodies and gives the same replies on both ways. The messages of HTTP, and the
+    layers of ASGI that only check what comes from outside, took a third of the processor time of a hop.
+
+    Args:
+        api: From ``create_api``.
+    """
+
+    def __init__(self, api: Starlette) -> None:
+        super().__init__(local(api), raise_app_exceptions=False)
+        self._api = api
+        # Runtimes and clients call few paths again and again; those of runs, once or twice.
+        self._find = lru_cache(maxsize=64)(self._find_uncached)
+
+    async def answer(
+        self, method: str, target: str, headers: Mapping[str, str], content: bytes | None
+    ) -> InsideAnswer:
+        """Return what the API answers to a request.
+
+        Args:
+            target: The encoded path, and the query after ``?`` if there is one.
+            headers: Their names in lower case.
+
+        Cancellation:
+            Of the endpoint. What a claim took is released then, as the store does it.
+        """
+        path, _, query = target.partition("?")
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "app": self._api,
+            LOCAL: True,
+        }
+        request = Request(scope, _receive_of(content or b""))
+        try:
+            route, scope["path_params"] = self._find(method, path)
+            response = await route.endpoint(request)
+        except _EXPECTED as error:
+            response = await on_error(request, error)
+        except Exception as error:
+            logger.exception("%s %s failed", method, path)
+            response = await on_error(request, error)
+        if isinstance(response, StreamingResponse):
+            parts = [
+                part.encode() if isinstance(part, str) else bytes(part)
+                async for part in response.body_iterator
+            ]
+            return InsideAnswer(response.status_code, response.headers, b"".join(parts))
+        return InsideAnswer(response.status_code, response.headers, bytes(response.body))
+
+    def _find_uncached(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:
+        scope = {"type": "http", "method": method, "path": unquote(path), "root_path": ""}
+        status = 404
+        for route in self._api.routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL and isinstance(route, Route):
+                return route, found["path_params"]
+            if match is Match.PARTIAL:
+                status = 405  # another method
+        raise HTTPException(status)
+
+
+def _receive_of(content: bytes) -> Any:
+    sent = False
+
+    async def receive() -> Message:
+        nonlocal sent
+        if sent:
+            await trio.sleep_forever()  # the client does not disconnect: it cancels
+        sent = True
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    return receive

@@ -1,0 +1,127 @@
+"""A client inside the process of a state manager gets the same answers as one that sends it HTTP messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from exotrio._http.client import HttpClient
+from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
+from exotrio._wire.vocabulary import LEASE_HEADER
+from exotrio.errors import ManagerUnavailable
+from exotrio.manager import embedded
+from exotrio.manager.queries import graphs
+
+NODE = {"name": "Read", "inputs_schema": {}, "outputs_schema": {}, "secrets": ["token"]}
+GRAPH = {
+    "secrets": {"token": "s3cret"},
+    "nodes": [
+        {"identifier": "read", "node_name": "Read", "namespace": "é x", "inputs": {}, "next_nodes": []}
+    ],
+}
+PATH = "/v0/namespace/%C3%A9%20x"
+NATIVE = "/exotrio/v1/namespace/%C3%A9%20x"
+ANY_STATUS = range(400, 600)
+
+
+@asynccontextmanager
+async def both_ways() -> AsyncIterator[tuple[HttpClient, httpx.AsyncClient]]:
+    """Open one state manager, a client of exotrio for it, and one of httpx, which sends HTTP messages."""
+    async with (
+        embedded(":memory:") as transport,
+        httpx.AsyncClient(transport=transport, base_url=EMBEDDED_URI) as outside,
+    ):
+        yield HttpClient(Endpoint(EMBEDDED_URI, None, transport)), outside
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        pytest.param("GET", "/v0/namespaces", None, 200, id="no parameters"),
+        pytest.param("GET", f"{PATH}/nodes/", None, 200, id="encoded name, slash at the end"),
+        pytest.param("GET", f"{PATH}/graphs", None, 200, id="stream"),
+        pytest.param("GET", f"{NATIVE}/runs?limit=1&status=FAILED", None, 200, id="query"),
+        pytest.param("GET", f"{NATIVE}/runs?limit=many", None, 422, id="wrong query"),
+        pytest.param("GET", f"{NATIVE}/run/7", None, 404, id="refused by a use case"),
+        pytest.param("POST", f"{NATIVE}/claim", {"limit": "x"}, 422, id="wrong body"),
+        pytest.param("POST", f"{NATIVE}/claim", None, 422, id="no body"),
+        pytest.param("POST", f"{NATIVE}/release", b"{", 422, id="not JSON"),
+        pytest.param("GET", "/v0/namespace/a%0Ab/nodes", None, 422, id="wrong name"),
+        pytest.param("GET", "/v1/nothing", None, 404, id="no such path"),
+        pytest.param("PATCH", "/v0/namespaces", None, 405, id="no such method"),
+    ],
+)
+async def test_both_ways_give_the_same_answer(
+    method: str, path: str, body: dict[str, object] | bytes | None, status: int
+) -> None:
+    async with both_ways() as (inside, outside):
+        content = json.dumps(body).encode() if isinstance(body, dict) else body
+        expected = await outside.request(method, path, content=content)
+        answer = await inside.ask(method, path, body=body, accept=ANY_STATUS)
+    assert expected.status_code == answer.status == status
+    if status not in {404, 405} or "detail" in expected.text:
+        assert answer.body == expected.json()
+
+
+async def test_a_header_reaches_the_endpoint() -> None:
+    async with both_ways() as (inside, _):
+        await inside.ask("PUT", f"{PATH}/nodes", body={"runtime_name": "r", "nodes": [NODE]})
+        await inside.ask("PUT", f"{PATH}/graph/g", body=GRAPH)
+        await inside.ask("POST", f"{PATH}/graph/g/trigger", body={"inputs": {}, "store": {}})
+        claim = {"worker_id": "w", "limits": {"Read": 1}, "limit": 1, "claim_id": "c"}
+        (state,) = (await inside.ask("POST", f"{NATIVE}/claim", body=claim)).body["states"]
+        path = f"{PATH}/state/{state['state_id']}/secrets"
+        held = {LEASE_HEADER: state["lease"]["token"]}
+        assert (await inside.ask("GET", path, headers=held)).body == {"secrets": {"token": "s3cret"}}
+        assert (await inside.ask("GET", path, accept=ANY_STATUS)).status in {403, 404}
+
+
+async def test_a_defect_is_logged_and_answered_without_details(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("canary")
+
+    monkeypatch.setattr(graphs, "list_nodes", fail)
+    async with both_ways() as (inside, _):
+        answer = await inside.ask("GET", f"{PATH}/nodes", accept=ANY_STATUS)
+    assert (answer.status, answer.body["success"]) == (500, False)
+    assert "canary" not in str(answer.body)
+    assert "canary" in caplog.text
+
+
+async def test_an_endpoint_that_takes_too_long_is_ended_and_the_claim_of_it_with_it(
+    autojump_clock: MockClock,
+) -> None:
+    claim = {"worker_id": "w", "limits": {"Read": 1}, "limit": 1, "claim_id": "c", "wait_ms": 15_000}
+    async with both_ways() as (inside, _):
+        await inside.ask("PUT", f"{PATH}/nodes", body={"runtime_name": "r", "nodes": [NODE]})
+        await inside.ask("PUT", f"{PATH}/graph/g", body=GRAPH)
+        with pytest.raises(ManagerUnavailable, match="did not answer within 5 s") as raised:
+            await inside.ask("POST", f"{NATIVE}/claim", body=claim, timeout=5)
+        assert raised.value.sent
+        await inside.ask("POST", f"{PATH}/graph/g/trigger", body={"inputs": {}, "store": {}})
+        # What waited no longer takes the state.
+        later = await inside.ask("POST", f"{NATIVE}/claim", body={**claim, "claim_id": "d"})
+        assert len(later.body["states"]) == 1
+
+
+async def test_a_request_that_waits_for_another_one_has_no_effect(autojump_clock: MockClock) -> None:
+    async with embedded(":memory:") as transport:
+        inside = HttpClient(Endpoint(EMBEDDED_URI, None, transport), tasks=1)
+        claim = {"worker_id": "w", "limits": {"Read": 1}, "limit": 1, "claim_id": "c", "wait_ms": 15_000}
+        await inside.ask("PUT", f"{PATH}/nodes", body={"runtime_name": "r", "nodes": [NODE]})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(inside.ask, "POST", f"{NATIVE}/claim", body=claim))
+            await wait_all_tasks_blocked()
+            with pytest.raises(ManagerUnavailable) as raised:
+                await inside.ask("GET", "/v0/namespaces", timeout=5)
+            assert not raised.value.sent
+            nursery.cancel_scope.cancel()
