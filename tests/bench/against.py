@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.bench.figures import Comparison
 from tests.bench.places import ROOT
+from tests.support.environments import make_environment
 
 
 @dataclass
@@ -44,10 +45,7 @@ def checked_out(revision: str, folder: Path) -> Iterator[Tree]:
     tree, environment = folder / "tree", folder / "environment"
     _run("git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", tree, revision)
     try:
-        _run(sys.executable, "-m", "venv", environment)
-        python = environment / "bin" / "python"
-        _run(python, "-m", "pip", "install", "--quiet", "--editable", f"{tree}[test]")
-        yield Tree(tree, python)
+        yield Tree(tree, Path(make_environment(environment, "--editable", f"{tree}[test]")))
     finally:
         _run("git", "-C", ROOT, "worktree", "remove", "--force", tree)
 

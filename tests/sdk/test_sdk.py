@@ -26,6 +26,7 @@ from tests.contract.target import Target, serving
 from tests.sdk.behaviour import LINES, behaviour
 from tests.sdk.surface import surface
 from tests.support.doubles import running
+from tests.support.environments import CannotInstall, make_environment
 from tests.support.helpers import eventually
 
 pytestmark = pytest.mark.sdk
@@ -48,13 +49,10 @@ def stock_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     newer = _newer_python()
     if newer is None:
         pytest.skip("the stock SDK needs Python >= 3.12, which this machine lacks")
-    python = tmp_path_factory.mktemp("sdk") / "bin" / "python"
-    subprocess.run([newer, "-m", "venv", python.parents[1]], check=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", STOCK]
-    installed = subprocess.run(command, capture_output=True, text=True)
-    if installed.returncode:
-        pytest.skip(f"{STOCK} cannot be installed: {' '.join(installed.stderr.split())[-300:]}")
-    return str(python)
+    try:
+        return make_environment(tmp_path_factory.mktemp("sdk"), STOCK, python=newer)
+    except CannotInstall as error:
+        pytest.skip(str(error))
 
 
 def _newer_python() -> str | None:
