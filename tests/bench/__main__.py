@@ -1,4 +1,4 @@
-"""Benchmarks: ``python -m tests.bench [NAME ...] [--runs N] [-o json] [--sdk-python PYTHON]
+"""Benchmarks: ``python -m tests.bench [NAME ...] [--runs N] [-o json] [--sdk-python PYTHON] [--peers]
 [--against REV]``.
 
 Each figure is the median of several rounds with its range; what is compared is measured in the same
@@ -23,6 +23,7 @@ from tests.bench import (
     programs,
     starting,
     stock,
+    stop,
     throughput,
 )
 from tests.bench.against import compare
@@ -45,8 +46,9 @@ CASES: dict[str, Case] = {
     "worker": programs.worker,
     "processes": computing.processes,
     "stock": stock.stock,
+    "stop": stop.stop,
 }
-ONCE = {"history"}
+ONCE = {"history", "stop"}
 """Cases that take all their samples at once, since what they need takes long to make."""
 
 
@@ -65,6 +67,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=Plan.runs, help="rounds")
     parser.add_argument("--states", type=int, default=Plan.states, help="size of the fan-outs for throughput")
     parser.add_argument("--sdk-python", help="Python of an environment with exospherehost")
+    parser.add_argument("--seconds", type=float, default=Plan.work_seconds, help="work of a node in stop")
+    parser.add_argument(
+        "--peers", action="store_true", help="in stop also measure other systems, which pip installs for it"
+    )
     parser.add_argument("--against", metavar="REV", help="compare with another commit of this repository")
     parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
     options = parser.parse_args()
@@ -76,7 +82,12 @@ def main() -> None:
             print(comparison_table(compare(options.against, arguments, options.runs, Path(folder))))
             return
         plan = Plan(
-            folder=Path(folder), runs=options.runs, states=options.states, sdk_python=options.sdk_python
+            folder=Path(folder),
+            runs=options.runs,
+            states=options.states,
+            work_seconds=options.seconds,
+            sdk_python=options.sdk_python,
+            peers=options.peers,
         )
         figures = gather(measure(plan, options.names or list(CASES)))
     print(as_json(figures) if options.output == "json" else as_table(figures))

@@ -47,7 +47,10 @@ class Plan:
         seconds: How long idle CPU is counted.
         poll_interval: Of runtimes on v0. The default is the runtime's.
         stock_runs: One-node runs through the stock SDK.
+        stops: Workers that are stopped.
+        work_seconds: How long each of them has to work.
         sdk_python: Python of an environment with ``exospherehost``, or None.
+        peers: Whether ``stop`` measures other systems, too.
     """
 
     folder: Path
@@ -63,7 +66,10 @@ class Plan:
     seconds: float = 10.0
     poll_interval: float = 1.0
     stock_runs: int = 500
+    stops: int = 10
+    work_seconds: float = 60.0
     sdk_python: str | None = None
+    peers: bool = False
 
 
 @dataclass(frozen=True)

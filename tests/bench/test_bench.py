@@ -10,14 +10,14 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import computing, latency, postgres, programs, starting, stock, throughput
+from tests.bench import computing, latency, postgres, programs, starting, stock, stop, throughput
 from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
 
 SLOW = {"postgres", "processes"}
-SERVED: tuple[ModuleType, ...] = (computing, latency, postgres, programs, starting, stock, throughput)
+SERVED: tuple[ModuleType, ...] = (computing, latency, postgres, programs, starting, stock, stop, throughput)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,8 @@ def test_each_case_gives_figures(
         seconds=0.01,
         poll_interval=0.01,
         stock_runs=5,
+        stops=1,
+        work_seconds=0.3,
     )
     figures = gather(measure(tiny, [name]))
     assert figures
