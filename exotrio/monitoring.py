@@ -168,6 +168,12 @@ class RuntimeMetrics:
                 ["node"],
                 buckets=STATE_BUCKETS,
             )
+            self._waited = histogram(
+                "exotrio_state_waited_seconds",
+                "Until the claim of a state, from when it could be claimed; not known through v0.",
+                ["node"],
+                buckets=STATE_BUCKETS,
+            )
             self._polls = counter("exotrio_polls_total", "Claims, by their result.", ["result"])
             self._requests = histogram(
                 "exotrio_manager_request_duration_seconds",
@@ -201,11 +207,13 @@ class RuntimeMetrics:
 
     def _observe(self, event: Event) -> None:
         match event:
-            case StateEnded(node, outcome, duration, _, buffered):
+            case StateEnded(node, outcome, duration, _, buffered, waited):
                 self._states.labels(node, outcome).inc()
                 if duration is not None and buffered is not None:
                     self._durations.labels(node).observe(duration)
                     self._buffered.labels(node).observe(buffered)
+                    if waited is not None:
+                        self._waited.labels(node).observe(waited)
                 if outcome in ("released", "cancelled"):
                     self._released.inc()
             case Polled(result):

@@ -211,8 +211,9 @@ class Ledger:
             self._left_behind.append(held.claim.state_id)
         if self.events:
             claim, ran = held.claim, held.ran(trio.current_time())
-            ended = StateEnded(claim.node_name, ending.value, ran, claim.state_id, held.buffered)
-            self.events.emit(ended)
+            self.events.emit(
+                StateEnded(claim.node_name, ending.value, ran, claim.state_id, held.buffered, claim.waited)
+            )
         self.notify()
 
     # -- reading

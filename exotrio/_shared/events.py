@@ -40,6 +40,7 @@ class StateEnded:
         duration: Seconds that ``execute`` of its node took; None if that did not begin.
         state_id: Its id.
         buffered: Seconds from its claim until ``execute`` began; None likewise.
+        waited: Seconds for which it waited to be claimed; None if the state manager does not say.
     """
 
     node: str
@@ -47,6 +48,7 @@ class StateEnded:
     duration: float | None
     state_id: str
     buffered: float | None = None
+    waited: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,3 +89,15 @@ def format_coarse(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit}"
     return f"{whole} s"
+
+
+def format_quantile(seconds: float | None, percent: int, count: int, *, is_bound: bool = False) -> str:
+    """Return a percentile of ``count`` durations, such as ``~1.6 s``; a dash for None.
+
+    It is ``≤1.6 s`` with ``is_bound``: of some, only a longer time was measured. Of too few to tell the
+    percentile from the maximum, it is ``max ~1.6 s of 3``.
+    """
+    if seconds is None:
+        return "—"
+    text = f"{'≤' if is_bound else '~'}{format_duration(seconds)}"
+    return f"max {text} of {count}" if percent > 50 and count * (100 - percent) < 100 else text

@@ -146,8 +146,12 @@ class NodeLoad(Body):
             claimed through v0, all.
         buffered: States that runtimes claimed and have not begun.
         ended, failed: Attempts of the last hour.
-        p50, p95: Median and 95th percentile of the seconds of their ``execute``; None without any. Where that
-            is not reported, as through v0, those from claim to outcome.
+        unreported: Those of them whose runtime did not report when ``execute`` began, as through v0.
+        waited_p95, buffered_p95: 95th percentile of the seconds until their claim, and from there until
+            ``execute``; None without any, and from an older server.
+        p50, p95: Median and 95th percentile of the seconds of ``execute``; None without any. Of those that
+            are ``unreported``, the seconds from claim to outcome count, so that these are upper bounds. With
+            less than 20 attempts, the 95th percentile is the maximum.
         offered_by: Names of the live runtimes that claim its states.
     """
 
@@ -159,6 +163,9 @@ class NodeLoad(Body):
     buffered: int = 0
     ended: int
     failed: int
+    unreported: int = 0
+    waited_p95: Seconds | None = Field(None, alias="waited_p95_ms")
+    buffered_p95: Seconds | None = Field(None, alias="buffered_p95_ms")
     p50: Seconds | None = Field(alias="p50_ms")
     p95: Seconds | None = Field(alias="p95_ms")
     offered_by: list[str]

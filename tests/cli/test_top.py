@@ -32,16 +32,19 @@ def shown(overview: Overview, width: int = 100, height: int | None = None, **mor
 
 def test_the_figures_of_a_namespace_are_shown() -> None:
     nodes = [
-        node("Scan", ended=12, p50_ms=960, p95_ms=1_152),
+        node("Scan", ended=200, waited_p95_ms=4_000, p50_ms=960, p95_ms=1_152),
+        node("Legacy", ended=12, unreported=4, waited_p95_ms=50, p50_ms=960, p95_ms=1_152),
         node("Digest", waiting=1_200, eligible=700, running=3, buffered=7),
     ]
-    text = shown(overview(buffered=7, nodes=nodes), rate=3.25)
+    text = shown(overview(buffered=7, nodes=nodes), 140, rate=3.25)
     now = "3 running   7 buffered   1,200 waiting   1 errored within 24 h   oldest due for 1 min 1 s (Digest)"
     assert now in text
     lately = "12 attempts ended in the last hour   1 failed (8.3 %)   now 3.2/s   5 runs ended   3 failed"
-    assert lately in text
+    assert lately in shown(overview(), rate=3.25)
     assert re.search(r"^Digest +1,200 +700 +0 s +7 +3 ", text, re.MULTILINE)
-    assert re.search(r"^Scan +12 +~960 ms +~1\.2 s +1$", text, re.MULTILINE), "they are approximate"
+    assert re.search(r"^Scan +200 +~4\.0 s +~960 ms +~1\.2 s +1$", text, re.MULTILINE), "they are approximate"
+    few = r"^Legacy +12 +max ~50 ms of 12 +≤960 ms +max ≤1\.2 s of 12 +1$"
+    assert re.search(few, text, re.MULTILINE), "upper bounds, of too few to tell a percentile"
     assert re.search(r"^Greeter +w-1 +running +3/4 +1 +1 +2 s$", text, re.MULTILINE)
     assert re.search(r"^00000001 +g +running +█+░+ +41/100 +1 +1 min ago +1 min 30 s$", text, re.MULTILINE)
     assert text.index("Digest ") < text.index("Scan "), "what has something to do comes first"

@@ -19,6 +19,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, Graph, ReQueueAfterSignal, Runtime, StateManager
 from exotrio.client import Overview, Run, StateHistory, StateStatus, StateSummary
 from exotrio.manager import embedded
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
@@ -113,6 +114,8 @@ async def test_one_worker_runs_six_nodes_of_ten_seconds_for_ten_seconds_each(
         overview = await work.manager.overview()
         (node,) = [node for node in overview.nodes if node.name == "Sleeps"]
         assert node.p95 == pytest.approx(10.0, rel=0.15), "and not 60 s"
+        assert node.buffered_p95 == pytest.approx(50.0, rel=0.15)
+        assert (node.waited_p95, node.ended, node.unreported) == (0.0, 6, 0)
 
 
 async def test_while_one_worker_works_one_state_runs_and_the_others_are_buffered(
@@ -340,9 +343,44 @@ async def test_v0_and_older_runtimes_show_the_time_from_claim_to_outcome(clock: 
         run = text_of(await site.browser.page(f"/ns/shop/runs/{flow.run_id}"))
         assert "4.0 s from claim to outcome" in run
         assert "pale: from claim to outcome" in run
-        assert "from claim to outcome" in text_of(await site.browser.page("/ns/shop/nodes"))
-        shown = Overview.model_validate(ok(await site.api.overview()))
-        assert shown.nodes[0].p95 == pytest.approx(4.0, rel=0.15)
+        nodes = text_of(await site.browser.page("/ns/shop/nodes"))
+        assert "max ≤3.8 s of 1" in nodes
+        assert "After ≤ they are upper bounds" in nodes
+        (shown,) = Overview.model_validate(ok(await site.api.overview())).nodes
+        assert (shown.ended, shown.unreported, shown.buffered_p95) == (1, 1, None)
+        assert shown.p95 == pytest.approx(4.0, rel=0.15)
+
+
+async def test_how_long_states_waited_is_counted_next_to_what_ended(clock: SettableClock) -> None:
+    def rows(view: View) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in view.execute("SELECT node_id, count FROM trends WHERE width = 1")]
+
+    async with open_site(clock=clock) as site:
+        await Flow.start(site.api, place("a"), runs=20)
+        clock.advance(8 * SECOND)
+        for state in await claim(site.api, {A: 20}, limit=20):
+            assert await report(site.api, executed_item(state) | {"buffered_ms": 0, "ran_ms": 0}) == ["ok"]
+        await Flow.start(site.api, place("a"), runs=1)
+        clock.advance(SECOND)
+        state = await claim_one(site.api)
+        clock.advance(60 * SECOND)
+        assert await report(site.api, executed_item(state) | {"buffered_ms": 2_000, "ran_ms": 500}) == ["ok"]
+        await tallied(site.service, clock)
+        (node,) = Overview.model_validate(ok(await site.api.overview())).nodes
+        assert (node.ended, node.unreported) == (21, 0)
+        assert node.waited_p95 == pytest.approx(8.0, rel=0.15)
+        assert node.buffered_p95 == node.p95 == 0.0
+        page = text_of(await site.browser.page("/ns/shop/nodes/Node_a"))
+        assert "States waited for a runtime: median about <strong>7.7 s</strong>" in page
+        assert "upper bounds" not in page
+        ended = await site.service.store.read(rows)
+        assert sum(count for node_id, count in ended if node_id) == 21, "which older managers count, too"
+        clock.advance(4 * 3_600 * SECOND)
+        await Flow.start(site.api, place("a"), runs=1)
+        await report(site.api, executed_item(await claim_one(site.api)))
+        await tallied(site.service, clock)
+        sql = "SELECT count(*) AS n FROM waiting_trends WHERE width = 1"
+        assert (await site.service.store.read(lambda view: view.one(sql)["n"])) == 1, "older ones are deleted"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -314,8 +314,8 @@ async def test_ended_states_are_counted_by_the_present_clock_after_it_was_set_ba
 
         def counted(view: View) -> tuple[int, int]:
             node_id = view.execute("SELECT id FROM nodes").fetchone()[0]
-            statuses, buckets = tallies.of_node(view, node_id, 60)
-            return statuses.total(), buckets.total()
+            counts = tallies.of_node(view, node_id, 60)
+            return counts.statuses.total(), counts.took.total()
 
         assert await manager.service.store.read(counted) == (1, 1)
 

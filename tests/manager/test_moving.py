@@ -94,7 +94,7 @@ def test_each_table_is_moved_or_belongs_to_processes() -> None:
     moved = (
         *("checkpoints", "claims", "counts", "cron_triggers", "discarded", "events", "graphs", "idle_times"),
         *("logs", "meta", "nodes", "runs", "secrets", "states", "stops", "store", "templates", "trends"),
-        *("unite_counters", "unite_members"),
+        *("unite_counters", "unite_members", "waiting_trends"),
     )
     assert tuple(MOVED) == moved
 

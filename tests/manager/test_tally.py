@@ -41,7 +41,7 @@ async def counted(manager: Manager, clock: SettableClock) -> dict[str, int]:
     def read(view: View) -> dict[str, int]:
         node_ids = [row[0] for row in view.execute("SELECT id FROM nodes")]
         slots = tallies.in_slots(view, 120, 84, nodes=node_ids).values()
-        return {status: n for status in STATUSES if (n := sum(counts[status] for counts, _ in slots))}
+        return {status: n for status in STATUSES if (n := sum(counts.statuses[status] for counts in slots))}
 
     return await manager.service.store.read(read)
 

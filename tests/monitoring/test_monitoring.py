@@ -176,6 +176,7 @@ async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
     assert end['exotrio_states_total{node="Sleeps",outcome="completed"}'] == rt.summary.completed == 2
     assert end["exotrio_released_total"] == rt.summary.released + rt.summary.cancelled == 3
     assert end['exotrio_state_duration_seconds_sum{node="Sleeps"}'] >= 20
+    assert end['exotrio_state_waited_seconds_sum{node="Sleeps"}'] == 4 * 0.25, "of those that ran"
     assert end['exotrio_manager_request_duration_seconds_count{code="503",op="outcomes"}'] >= 1
     assert end['exotrio_polls_total{result="states"}'] >= 1
 
@@ -191,6 +192,7 @@ async def test_the_names_and_labels_of_metrics_are_stable(autojump_clock: MockCl
         "exotrio_states_total": {"node", "outcome"},
         "exotrio_state_duration_seconds": {"node"},
         "exotrio_state_buffered_seconds": {"node"},
+        "exotrio_state_waited_seconds": {"node"},
         "exotrio_workers": set(),
         "exotrio_workers_busy": set(),
         "exotrio_buffered_states": set(),

@@ -283,6 +283,7 @@ class NativeServer(V0Server):
             "run_id": state.run_id,
             "inputs": state.inputs,
             "created_at": "",
+            "waited_ms": 250,
             "lease": lease,
         }
 

@@ -72,7 +72,7 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
 # -- PostgreSQL
 
 GROWING = re.compile(
-    "states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs|idle_times"
+    "states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs|idle_times|waiting_trends"
 )
 _PLANNED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
 PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
@@ -91,6 +91,7 @@ INSERT INTO events (id, state, at, kind) SELECT 1000 + n, 1000 + n, n, 'requeued
 FROM generate_series(1, 6000) AS n;
 INSERT INTO logs (state, lines) SELECT 1000 + n, '[]' FROM generate_series(1, 6000) AS n;
 INSERT INTO trends SELECT 1 + n % 3, 1, n, n % 100, 'SUCCESS', n % 10, 1 FROM generate_series(1, 5000) AS n;
+INSERT INTO waiting_trends SELECT 1 + n % 3, 1, n, 'waited', n % 10, 1 FROM generate_series(1, 5000) AS n;
 INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 6000) AS n;
 INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0, '', n
 FROM generate_series(1, 6000) AS n;

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exotrio._util.times import format_coarse, format_duration
+from exotrio._util.times import format_coarse, format_duration, format_quantile
 from exotrio._util.words import one_line, percent
 from exotrio.client import NodeLoad, Overview, RunStatus, RunSummary, RuntimeInfo
 
@@ -221,8 +221,9 @@ def node_lines(overview: Overview, width: int) -> list[Text]:
         Column("RUNNING"),
         Column("ENDED/H", missing=5),
         Column("FAILED", missing=1),
-        Column("P50", missing=7),
-        Column("P95", missing=6),
+        Column("WAITED P95", missing=6),
+        Column("RAN P50", missing=8),
+        Column("RAN P95", missing=7),
         Column("OFFERED", missing=2),
     )
     rows = [_node(node) for node in sorted(overview.nodes, key=_urgency)]
@@ -256,10 +257,15 @@ def _node(node: NodeLoad) -> tuple[Text, ...]:
         _count(node.running, "blue"),
         _count(node.ended),
         _count(node.failed, "red"),
-        Text("" if node.p50 is None else f"~{format_duration(node.p50)}"),
-        Text("" if node.p95 is None else f"~{format_duration(node.p95)}"),
+        _quantile(node, node.waited_p95, 95),
+        _quantile(node, node.p50, 50, is_bound=node.unreported > 0),
+        _quantile(node, node.p95, 95, is_bound=node.unreported > 0),
         offers,
     )
+
+
+def _quantile(node: NodeLoad, seconds: float | None, percent: int, *, is_bound: bool = False) -> Text:
+    return Text("" if seconds is None else format_quantile(seconds, percent, node.ended, is_bound=is_bound))
 
 
 def runtime_lines(overview: Overview, width: int) -> list[Text]:

@@ -34,7 +34,7 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.rules.lineage import is_further, split_groups
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.effects import Effects
-from exotrio.manager.store.tallies import RUN, Key, bucket_of, minute_of
+from exotrio.manager.store.tallies import ANY_GRAPH, BUFFERED, RUN, WAITED, Key, bucket_of, minute_of
 from exotrio.manager.store.transaction import Transaction
 
 _COUNTS = ("pending", "success", "errored", "next_created_error", "retry_created", "pruned", "further")
@@ -190,9 +190,15 @@ class Changes:
         """Add something exceptional to a state's history."""
         self._events.append((seq, self.tx.now_ms, kind))
 
-    def tally(self, graph: int, node_id: int, status: str, took_ms: int) -> None:
-        """Count a status that the node of a state caused, with the time that it took."""
-        self.effects.tally[graph, node_id, status, bucket_of(took_ms), minute_of(self.tx.now_ms)] += 1
+    def tally(
+        self, graph: int, node_id: int, status: str, *, waited_ms: int, buffered_ms: int | None, took_ms: int
+    ) -> None:
+        """Count a status that the node of a state caused, with the times that it waited and took."""
+        tally, minute = self.effects.tally, minute_of(self.tx.now_ms)
+        tally[graph, node_id, status, bucket_of(took_ms), minute] += 1
+        tally[ANY_GRAPH, node_id, WAITED, bucket_of(waited_ms), minute] += 1
+        if buffered_ms is not None:
+            tally[ANY_GRAPH, node_id, BUFFERED, bucket_of(buffered_ms), minute] += 1
 
     def reopen(self, run: int) -> None:
         """Let a run that had ended go on: it has been idle since, and counts again when it ends again.

@@ -238,8 +238,8 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> WithEffects[int]:
     tx.lock_runs_of(seqs)
     # Read again: an outcome or a heartbeat may have come before the lock.
     states = tx.execute(
-        "SELECT seq, run, place, node_id, status, groups, worker, claimed_at, begun, begun_at, deliveries,"
-        " runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
+        "SELECT seq, run, place, node_id, status, groups, worker, enqueue_after, claimed_at, begun,"
+        " begun_at, deliveries, runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
         f" WHERE {numbered(tx, QUEUED)} AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs), *chain.from_iterable(parameters for _, parameters in causes)),
@@ -271,8 +271,17 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> Effects:
         rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms, tx.now_ms))
         run = RunScope(state["run"], tx.template(state["template"]))
         changes.transition(run, state["place"], state["groups"], state["status"], ERRORED)
-        took_ms = tx.now_ms - (state["begun_at"] or state["claimed_at"] or tx.now_ms)
-        changes.tally(state["graph"], state["node_id"], ERRORED, took_ms)
+        claimed_at, begun_at = state["claimed_at"], state["begun_at"]
+        if begun_at is not None and begun_at < claimed_at:
+            begun_at = None  # of an earlier claim: a state manager of an earlier version leaves it
+        changes.tally(
+            state["graph"],
+            state["node_id"],
+            ERRORED,
+            waited_ms=claimed_at - state["enqueue_after"],
+            buffered_ms=None if begun_at is None else begun_at - claimed_at,
+            took_ms=tx.now_ms - (begun_at or claimed_at),
+        )
     columns = ("status", "error", "deliveries", "updated_at", "finished_at")
     tx.update("states", ("seq", "status"), columns, rows)
     add_events(tx, "poison", states)

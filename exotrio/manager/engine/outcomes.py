@@ -253,9 +253,16 @@ def _finish(
     )
     changes.transition(run, state.place, state.groups, state.status, status)
     changes.add_execution(state)
-    # Without a report, what is known: the time from the claim to the outcome.
-    took_ms = now - (state.claimed_at or now) if ran_ms is None else ran_ms
-    changes.tally(state.graph, state.node_id, status, took_ms)
+    claimed_at = state.claimed_at or now
+    changes.tally(
+        state.graph,
+        state.node_id,
+        status,
+        waited_ms=claimed_at - state.enqueue_after,
+        buffered_ms=None if begun_at is None else begun_at - claimed_at,
+        # Without a report, what is known: the time from the claim to the outcome.
+        took_ms=now - claimed_at if ran_ms is None else ran_ms,
+    )
     # The batch may contain the same state again.
     state.status, state.data, state.error = status, data, error
 

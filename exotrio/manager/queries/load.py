@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, QUEUED, RETRY_CREATED
 from exotrio.manager.queries.paging import Where
@@ -228,16 +227,41 @@ def failures(statuses: Counter[str]) -> int:
     return sum(statuses[status] for status in FAILURES)
 
 
-def performance(view: View, node_id: int, minutes: int) -> dict[str, Any]:
-    """Return how many states of a node ended in the last minutes, how many failed, and how long they took."""
-    statuses, buckets = tallies.of_node(view, node_id, minutes)
-    return {
-        "ended": statuses.total(),
-        "failed": failures(statuses),
-        "p50": tallies.quantile(buckets, 0.5),
-        "p95": tallies.quantile(buckets, 0.95),
-        "p99": tallies.quantile(buckets, 0.99),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performance:
+    """The attempts of a node that ended in some time. Durations are in ms, and None without any.
+
+    Attributes:
+        ended, failed: How many.
+        unreported: Of how many it is not known when ``execute`` began, as of those that were claimed through
+            v0. For these, the time from claim to outcome is in ``ran``.
+        waited, buffered, ran: Share in percent to the time that so many did not exceed.
+    """
+
+    ended: int
+    failed: int
+    unreported: int
+    waited: Mapping[int, float | None]
+    buffered: Mapping[int, float | None]
+    ran: Mapping[int, float | None]
+
+
+def performance(view: View, node_id: int, minutes: int) -> Performance:
+    """Return how many attempts of a node ended in the last minutes, and how long they waited and took."""
+    counts = tallies.of_node(view, node_id, minutes)
+    ended = counts.statuses.total()
+
+    def quantiles(buckets: Counter[int]) -> dict[int, float | None]:
+        return {percent: tallies.quantile(buckets, percent / 100) for percent in (50, 95, 99)}
+
+    return Performance(
+        ended=ended,
+        failed=failures(counts.statuses),
+        unreported=max(0, ended - counts.buffered.total()),
+        waited=quantiles(counts.waited),
+        buffered=quantiles(counts.buffered),
+        ran=quantiles(counts.took),
+    )
 
 
 def nodes_of(view: View, namespace: str) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from exotrio.manager.queries.load import failures
@@ -22,18 +22,36 @@ class Trend:
     Attributes:
         first_ms: When the first slot began, in Unix time; each lasts ``width_ms``.
         ended, failed: How many.
-        medians, slowest: How long they took; None where none ended.
-        median, longest: The same for the whole span.
+        took: How long they took.
+        waited: How long they had waited to be claimed; nothing for runs and for graphs.
     """
 
     first_ms: int
     width_ms: int
     ended: list[int]
     failed: list[int]
+    took: Times
+    waited: Times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Some durations in each slot of a span, and in the whole span, in ms. None where there are none."""
+
     medians: list[float | None]
     slowest: list[float | None]
     median: float | None
     longest: float | None
+
+    @staticmethod
+    def of(slots: Sequence[Counter[int]], together: Counter[int]) -> Times:
+        """Return what the buckets of the slots, and of the whole span, hold."""
+        return Times(
+            medians=[tallies.quantile(buckets, 0.5) for buckets in slots],
+            slowest=[tallies.quantile(buckets, 1.0) for buckets in slots],
+            median=tallies.quantile(together, 0.5),
+            longest=tallies.quantile(together, 1.0),
+        )
 
 
 def trend(
@@ -51,16 +69,12 @@ def trend(
     width, slots = SPANS[span]
     by_slot = tallies.in_slots(view, width, slots, nodes=nodes, graphs=graphs, runs=runs)
     each = list(by_slot.values())
-    together: Counter[int] = Counter()
-    for _, buckets in each:
-        together.update(buckets)
+    total = tallies.Counts.sum(each)
     return Trend(
         first_ms=min(by_slot) * width * tallies.MINUTE_MS,
         width_ms=width * tallies.MINUTE_MS,
-        ended=[statuses.total() for statuses, _ in each],
-        failed=[failures(statuses) for statuses, _ in each],
-        medians=[tallies.quantile(buckets, 0.5) for _, buckets in each],
-        slowest=[tallies.quantile(buckets, 1.0) for _, buckets in each],
-        median=tallies.quantile(together, 0.5),
-        longest=tallies.quantile(together, 1.0),
+        ended=[counts.statuses.total() for counts in each],
+        failed=[failures(counts.statuses) for counts in each],
+        took=Times.of([counts.took for counts in each], total.took),
+        waited=Times.of([counts.waited for counts in each], total.waited),
     )

@@ -251,7 +251,7 @@ class BaseStore:
         """Put a write of what was counted, unless one is under way."""
         if self._tally and self._tally_write is None:
             counted, self._tally, self._tallied_at = self._tally, Counter(), self._now_ms()
-            write = self._new_write(lambda tx: tallies.write(tx, counted, tx.now_ms))
+            write = self._new_write(lambda tx: tallies.write(tx, counted))
             self._tally_write = write, counted
             self._put(write)
 

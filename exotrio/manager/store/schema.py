@@ -274,6 +274,18 @@ CREATE TABLE trends (
 ) WITHOUT ROWID;
 CREATE INDEX trends_by_graph ON trends (graph, width, slot);
 
+-- How long those states of a node waited before, in the same slots and buckets. Not in trends, where earlier
+-- managers would count each row as states that ended.
+CREATE TABLE waiting_trends (
+    node_id INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    stage TEXT NOT NULL,                 -- waited: until the claim; buffered: from there until execute
+    bucket INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (node_id, width, slot, stage, bucket)
+) WITHOUT ROWID;
+
 -- Native claims of the last minutes, on the clock of leases. One that took states, or was voided, takes no
 -- more.
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
@@ -435,8 +447,9 @@ ALTER TABLE states ADD COLUMN begun_at INTEGER;
 ALTER TABLE states ADD COLUMN ran_ms INTEGER;
 ALTER TABLE workers ADD COLUMN slots INTEGER NOT NULL DEFAULT 0;
 """,
-    # Receipts of stops; checkpoints. Earlier managers write no receipts. They neither return nor erase
-    # checkpoints, and do not move them to the next attempt.
+    # Receipts of stops; checkpoints; how long states waited. Earlier managers write no receipts, and do not
+    # count how long states waited. They neither return nor erase checkpoints, and do not move them to the
+    # next attempt.
     4: """
 ALTER TABLE workers ADD COLUMN beat_at INTEGER;
 ALTER TABLE workers ADD COLUMN lease_until INTEGER;
@@ -459,6 +472,15 @@ CREATE TABLE checkpoints (
     value TEXT NOT NULL,
     at INTEGER NOT NULL
 );
+CREATE TABLE waiting_trends (
+    node_id INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    stage TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (node_id, width, slot, stage, bucket)
+) WITHOUT ROWID;
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""

@@ -3,6 +3,7 @@
 A chart cannot read a million states, so each is counted when it ends. Use cases count in memory; the store
 writes the counts with a commit, at most one each second, into the table ``trends``: by node and
 graph, in slots of several widths, each kept as long as charts show slots of that width (``WIDTHS``).
+How long states waited before is counted with them, by node, in the table ``waiting_trends``.
 
 Durations are counted in four buckets for each doubling, so a quantile is right to about an eighth.
 """
@@ -11,20 +12,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 MINUTE_MS = 60_000
 
 WIDTHS = {1: 2 * 60, 15: 25 * 60, 120: 8 * 24 * 60}
-"""The widths of slots in ``trends``, in minutes, each with the minutes for which such slots are kept."""
+"""The widths of slots, in minutes, each with the minutes for which such slots are kept."""
 
 Key = tuple[int, int, str, int, int]
-"""Graph, node id, status, bucket and minute of a state that ended; of a run with ``RUN`` for the node."""
-RUN = 0
-"""Instead of a node id, which is never 0."""
+"""Graph, node id, status, bucket and minute of a state that ended; of a run with ``RUN`` for the node. How
+long that state waited is counted under ``ANY_GRAPH``, with ``WAITED`` or ``BUFFERED`` for the status."""
+RUN = ANY_GRAPH = 0
+"""Instead of a node id, or of the number of a graph, which are never 0."""
+WAITED, BUFFERED = "waited", "buffered"
+"""The time of a state until its claim, and from there until ``execute``, as in ``StateTimes``."""
 
 
 def bucket_of(ms: int) -> int:
@@ -60,52 +64,69 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
     raise AssertionError("unreachable: no share is more than the whole")
 
 
-def write(connection: Connection | Transaction, counted: Mapping[Key, int], now_ms: int) -> None:
+def write(tx: Transaction, counted: Mapping[Key, int]) -> None:
     """Add counts to the slots of their minutes, and delete those of the same nodes that are too old.
 
     A count may be negative: a run that is retried no longer counts as ended, where it did. Another state
     manager may not have written that yet, so the sum may be negative for a while.
     """
-    minute = minute_of(now_ms)
-    connection.executemany(
+    # Sorted, so that all state managers lock rows in the same order.
+    rows = sorted(
+        (graph, node_id, width, ended // width, status, bucket, count)
+        for (graph, node_id, status, bucket, ended), count in counted.items()
+        for width in WIDTHS
+        if count
+    )
+    tx.executemany(
         # Nothing for a graph that was deleted meanwhile: SQLite gives its number to another one.
         "INSERT INTO trends SELECT ?, ?, ?, id, ?, ?, ? FROM graphs WHERE id = ?"
         " ON CONFLICT (node_id, width, slot, graph, status, bucket)"
         " DO UPDATE SET count = trends.count + excluded.count",
-        # Sorted, so that all state managers lock rows in the same order.
-        sorted(
-            (node_id, width, ended // width, status, bucket, count, graph)
-            for (graph, node_id, status, bucket, ended), count in counted.items()
-            for width in WIDTHS
-            if count
-        ),
+        sorted((*row, graph) for graph, *row in rows if graph != ANY_GRAPH),
     )
-    connection.executemany(
-        "DELETE FROM trends WHERE node_id = ? AND width = ? AND slot < ?",
-        [
-            (node_id, width, (minute - kept) // width)
-            for node_id in sorted({node_id for _, node_id, *_ in counted})
-            for width, kept in WIDTHS.items()
-        ],
+    tx.insert(
+        "waiting_trends",
+        ("node_id", "width", "slot", "stage", "bucket", "count"),
+        [tuple(row) for graph, *row in rows if graph == ANY_GRAPH],
+        "(node_id, width, slot, stage, bucket) DO UPDATE SET count = waiting_trends.count + excluded.count",
     )
+    minute, node_ids = minute_of(tx.now_ms), sorted({node_id for _, node_id, *_ in counted})
+    for table in ("trends", "waiting_trends"):
+        for width, kept in WIDTHS.items():
+            tx.execute(
+                f"DELETE FROM {table} WHERE {tx.any_of('node_id')} AND width = ? AND slot < ?",
+                (tx.items(node_ids), width, (minute - kept) // width),
+            )
 
 
-def of_node(view: View, node_id: int, minutes: int) -> tuple[Counter[str], Counter[int]]:
-    """Return how many states of a node ended in the last ``minutes``, by status and by bucket.
+@dataclass(slots=True)
+class Counts:
+    """How many ended with which status, and how long they took and had waited, by bucket."""
 
-    They are counted in the narrowest slots that are kept for so long, the present one included.
+    statuses: Counter[str] = field(default_factory=Counter)
+    took: Counter[int] = field(default_factory=Counter)
+    waited: Counter[int] = field(default_factory=Counter)
+    buffered: Counter[int] = field(default_factory=Counter)
+
+    @staticmethod
+    def sum(each: Iterable[Counts]) -> Counts:
+        """Return all of these together."""
+        total = Counts()
+        for counts in each:
+            total.statuses.update(counts.statuses)
+            total.took.update(counts.took)
+            total.waited.update(counts.waited)
+            total.buffered.update(counts.buffered)
+        return total
+
+
+def of_node(view: View, node_id: int, minutes: int) -> Counts:
+    """Return what ended of a node in the last ``minutes``.
+
+    It is counted in the narrowest slots that are kept for so long, the present one included.
     """
     width = next(width for width, kept in WIDTHS.items() if minutes <= kept)
-    statuses: Counter[str] = Counter()
-    buckets: Counter[int] = Counter()
-    for by_status, by_bucket in in_slots(view, width, minutes // width, nodes=[node_id]).values():
-        statuses.update(by_status)
-        buckets.update(by_bucket)
-    return statuses, buckets
-
-
-Slots = dict[int, tuple[Counter[str], Counter[int]]]
-"""For each slot, the earliest first: how many ended by status, and by bucket."""
+    return Counts.sum(in_slots(view, width, minutes // width, nodes=[node_id]).values())
 
 
 def in_slots(
@@ -116,19 +137,20 @@ def in_slots(
     nodes: Iterable[int] | None = None,
     graphs: Iterable[int] | None = None,
     runs: bool = False,
-) -> Slots:
-    """Return what ended in each of the last slots, the present one included.
+) -> dict[int, Counts]:
+    """Return what ended in each of the last slots, the present one included; the earliest first.
 
     It reads at most slots x statuses x buckets rows for each node or graph.
 
     Args:
         width: One of ``WIDTHS``, in minutes.
-        nodes: Only states of these nodes.
+        nodes: Only states of these nodes. How long states waited is known by node only.
         graphs: Only states or runs of these graphs.
         runs: Count runs instead of states.
     """
     first = minute_of(view.now_ms) // width - slots + 1
     conditions, parameters = ["width = ?", "slot >= ?", "slot < ?"], [width, first, first + slots]
+    of_width = list(parameters)
     if runs:
         conditions.append(f"node_id = {RUN}")
     elif nodes is None:
@@ -138,13 +160,22 @@ def in_slots(
         if numbers is not None:
             conditions.append(view.any_of(column))
             parameters.append(view.items(list(numbers)))
-    counts: Slots = {slot: (Counter(), Counter()) for slot in range(first, first + slots)}
-    for row in view.execute(
+    sql = (
         "SELECT slot, status, bucket, CAST(sum(count) AS BIGINT) AS count FROM trends"
-        f" WHERE {' AND '.join(conditions)} GROUP BY slot, status, bucket HAVING sum(count) > 0",
-        tuple(parameters),
-    ):
-        statuses, buckets = counts[row["slot"]]
-        statuses[row["status"]] += row["count"]
-        buckets[row["bucket"]] += row["count"]
-    return counts
+        f" WHERE {' AND '.join(conditions)} GROUP BY slot, status, bucket HAVING sum(count) > 0"
+    )
+    if nodes is not None:
+        sql += (
+            " UNION ALL SELECT slot, stage, bucket, CAST(sum(count) AS BIGINT) FROM waiting_trends WHERE"
+            f" width = ? AND slot >= ? AND slot < ? AND {view.any_of('node_id')} GROUP BY slot, stage, bucket"
+        )
+        parameters += [*of_width, view.items(list(nodes))]
+    by_slot = {slot: Counts() for slot in range(first, first + slots)}
+    for slot, status, bucket, count in view.execute(sql, tuple(parameters)):
+        counts = by_slot[slot]
+        if status in (WAITED, BUFFERED):
+            (counts.waited if status == WAITED else counts.buffered)[bucket] += count
+        else:
+            counts.statuses[status] += count
+            counts.took[bucket] += count
+    return by_slot

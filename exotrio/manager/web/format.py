@@ -7,11 +7,18 @@ from datetime import datetime
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.times import format_coarse, from_unix_ms, iso_time, moment_ms, timestamp
+from exotrio._util.times import (
+    format_coarse,
+    format_quantile,
+    from_unix_ms,
+    iso_time,
+    moment_ms,
+    timestamp,
+)
 from exotrio._wire.runs import times_text
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
-from exotrio.manager.queries.load import BUFFERED
+from exotrio.manager.queries.load import BUFFERED, Performance
 from exotrio.manager.queries.states import Spent
 
 MAX_VALUE = 20_000
@@ -77,6 +84,14 @@ def spent_text(spent: Spent, *, ended: bool) -> str:
     """Return how long a state waited and ran, in words."""
     others = (None if ms is None else ms / 1000 for ms in (spent.buffered, spent.ran, spent.held))
     return times_text(spent.waited / 1000, *others, ended=ended)
+
+
+def quantile(recent: Performance, name: str, percent: int) -> str:
+    """Return a percentile of how long states of a node ``waited``, were ``buffered`` or ``ran``."""
+    ms = getattr(recent, name)[percent]
+    is_bound = name == "ran" and recent.unreported > 0
+    count = recent.ended - recent.unreported if name == "buffered" else recent.ended
+    return format_quantile(None if ms is None else ms / 1000, percent, count, is_bound=is_bound)
 
 
 def ago(then: int | datetime | None, now_ms: int) -> str:

@@ -546,10 +546,10 @@ async def test_a_run_may_be_uncounted_before_another_manager_has_counted_it(stor
 
     def ended(view: View) -> int:
         slots = tallies.in_slots(view, 15, 96, graphs=[1], runs=True).values()
-        return sum(statuses.total() for statuses, _ in slots)
+        return sum(counts.statuses.total() for counts in slots)
 
     for count, shown in ((-1, 0), (2, 1), (-1, 0), (0, 0), (1, 1)):
-        await store.write(tallies.write, Counter({key: count}), now)
+        await store.write(tallies.write, Counter({key: count}))
         assert await store.read(ended) == shown
 
 

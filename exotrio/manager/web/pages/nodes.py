@@ -30,7 +30,7 @@ def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[
                     "name": name,
                     "offered": offers.get(name, ()),
                     "backlog": backlogs[name],
-                    **performance(view, node_id, HOUR),
+                    "hour": performance(view, node_id, HOUR),
                 }
                 for node_id, name in nodes_of(view, request.namespace).items()
             ]

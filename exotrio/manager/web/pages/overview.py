@@ -70,15 +70,15 @@ def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
     unretried = failing(view, nodes, since)
     for node_id, name in nodes.items():
         recent, failed = performance(view, node_id, HOUR), unretried.get(node_id, 0)
-        if recent["failed"] or failed:
+        if recent.failed or failed:
             rows.append(
                 {
                     "name": name,
                     "failed": failed,
                     "first": fails_since(view, node_id, since) if failed else None,
                     "last": next(iter(last_failures(view, node_id, 1)), None) if failed else None,
-                    "attempts": recent["failed"],
-                    "ended": recent["ended"],
+                    "attempts": recent.failed,
+                    "ended": recent.ended,
                 }
             )
     return sorted(rows, key=lambda node: (-node["failed"], -node["attempts"]))

@@ -19,7 +19,8 @@ def span_of(request: PageRequest) -> Data:
 
 
 def show_trend(states: Trend, *, runs: Trend | None = None) -> Data:
-    """Return the charts of states and of how long runs took; without ``runs``, how long states took."""
+    """Return the charts of states, of how long they waited, and of how long runs took; without ``runs``, how
+    long states took."""
     timed = states if runs is None else runs
     slots = {"first_ms": states.first_ms, "width_ms": states.width_ms}
     return {
@@ -29,7 +30,8 @@ def show_trend(states: Trend, *, runs: Trend | None = None) -> Data:
         "of_runs": runs is not None,
         "timed": sum(timed.ended),
         "timed_failed": sum(timed.failed),
-        "median": timed.median,
-        "slowest": timed.longest,
-        "times": draw_times(timed.medians, timed.slowest, **slots),
+        "took": timed.took,
+        "times": draw_times(timed.took.medians, timed.took.slowest, **slots),
+        "waited": states.waited,
+        "waits": draw_times(states.waited.medians, states.waited.slowest, **slots),
     }
