@@ -56,6 +56,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "cli": (
         *("exotrio", "graph", "client", "monitoring", "manager"),
         *("_children", "_execution", "_fields", "_http", "_httpd", "_nodes", "_runtime", "_wire"),
+        "testing",
     ),
 }
 COMMANDS_ON_DATABASES = (
@@ -80,7 +81,9 @@ PRIVATE_IN_CLI = {
     # Log lines and progress show the state in whose execution they were written.
     "_runtime.held_claim": ("cli.terminal.json_logs",),
     "_execution": ("cli.terminal",),
-    "_nodes": ("cli.graphs.check", "cli.load", "cli.runs.local"),
+    "_nodes": ("cli.file_process_main", "cli.graphs.check", "cli.load", "cli.runs.local"),
+    # Rehearsals compare runs, and versions of the code, as ``explore`` does.
+    "testing": ("cli.rehearsal",),
     # The rules of the state manager are applied without one.
     "manager.rules": ("cli.doctor", "cli.graphs"),
     "graph.placeholders": ("cli.graphs",),

@@ -313,6 +313,17 @@ def test_a_deploy_of_the_words_is_rehearsed(tmp_path: Path) -> None:
     assert printed.splitlines()[-1] == expected[-1]
 
 
+def test_the_breaking_change_of_the_words_is_found_as_printed(tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(WORDS.code, "utf-8")
+    split, measure, rest = re.split(r"(?=class Measure|graph = )", WORDS.code)
+    measure = measure.replace("word: str", "text: str").replace("inputs.word", "inputs.text")
+    (tmp_path / "words.py").write_text(split + measure + rest.replace("word=split", "text=split"), "utf-8")
+    command = block(GUIDE, "rehearse old.py").code.splitlines()[-1].replace("4", "1")
+    code, printed = shell(command, tmp_path)
+    assert code == 1, printed
+    assert block(GUIDE, "breaking changes:").code in printed
+
+
 def test_the_words_are_run_on_several_machines(tmp_path: Path) -> None:
     for each in (WORDS, block(GUIDE, 'async with StateManager("tutorial") as manager')):
         save(each, tmp_path)

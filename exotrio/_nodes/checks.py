@@ -53,12 +53,18 @@ def declare(node: type[BaseNode]) -> NodeDeclaration:
     # Here, since importing the bodies takes 10 ms, which a file that only declares nodes does not need.
     from exotrio._wire.v0 import NodeDeclaration
 
+    models = models_of(node)
     return NodeDeclaration(
         name=node.__name__,
-        inputs_schema=_schema(node.Inputs),
-        outputs_schema=_schema(node.Outputs),
+        inputs_schema=models["Inputs"],
+        outputs_schema=models["Outputs"],
         secrets=list(node.Secrets.model_fields),
     )
+
+
+def models_of(node: type[BaseNode]) -> dict[str, dict[str, Any]]:
+    """Return the JSON schemas of the models of a checked node class, except ``Secrets``."""
+    return {"Inputs": _schema(node.Inputs), "Outputs": _schema(node.Outputs)}
 
 
 def returns_list(node: type[BaseNode]) -> bool:

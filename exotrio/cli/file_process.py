@@ -21,7 +21,8 @@ class Loaded:
     runtime: str
     worker_id: str
     """The id of the Runtime at the state manager."""
-    nodes: list[str]
+    nodes: dict[str, dict[str, Any]]
+    """Name of each node class to the JSON schemas of its models (``testing._breaking.Models``)."""
     graphs: dict[str, dict[str, Any]]
     """The user's graphs by their names, as an upsert sends them, secrets included."""
     files: list[str]

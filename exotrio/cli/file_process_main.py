@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from exotrio import Runtime
 from exotrio._http.endpoint import ambient_endpoint, resolve_endpoint
+from exotrio._nodes.checks import models_of
 from exotrio._shared.events import Event, StateBegan, StateEnded
 from exotrio._util.exceptions import first_leaf
 from exotrio._wire.graphs import GraphBody
@@ -111,7 +112,7 @@ def _loaded(module: Module, runtime: Runtime) -> Loaded:
         namespace=str.__str__(runtime.namespace),
         runtime=str.__str__(runtime.name),
         worker_id=runtime.worker_id,
-        nodes=[node.__name__ for node in runtime.nodes],
+        nodes={node.__name__: models_of(node) for node in runtime.nodes},
         graphs={graph.name: GraphBody.of(graph).model_dump(mode="json") for graph in module.all_of(Graph)},
         files=users_files(),
         grace=float(runtime.shutdown_grace),

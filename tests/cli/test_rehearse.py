@@ -13,13 +13,13 @@ import pytest
 import trio
 import trio.testing
 
-from exotrio._shared import deadlines
 from exotrio.cli.dev.announcer import FirstRun
 from exotrio.cli.rehearsal import lane
 from exotrio.cli.rehearsal.session import Session
-from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Result, Trial, unsteady_fields
+from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Trial
 from exotrio.client import RunStatus
 from exotrio.monitoring import StateBegan, StateEnded
+from exotrio.testing._comparison import Ending, Usual
 from tests.support.commands import Cli, fails
 from tests.support.processes import exotrio, until_gone
 
@@ -65,6 +65,41 @@ graph = Graph("locked", namespace="n", retry_policy=RetryPolicyModel(max_retries
 split = graph.add(Split)
 graph.add(Work, n=split.n)
 runtime = Runtime(namespace="n", name="r", nodes=[Split, Work], workers=1)
+"""
+STEPS = """
+import trio
+from pydantic import BaseModel
+from exotrio import BaseNode, Graph, Runtime
+
+
+class Begin(BaseNode):
+    class Inputs(BaseModel):
+        name: str
+
+    class Outputs(BaseModel):
+        text: str
+        by: str
+
+    async def execute(self):
+        return self.Outputs(text=f"hello {self.inputs.name}", by="old")
+
+
+class Work(BaseNode):
+    class Inputs(BaseModel):
+        text: str
+
+    class Outputs(BaseModel):
+        label: str
+
+    async def execute(self):
+        await trio.sleep(1)
+        return self.Outputs(label=f"old {self.inputs.text}")
+
+
+graph = Graph("steps", namespace="n")
+begin = graph.add(Begin, name="Ada")
+work = graph.add(Work, text=begin.text)
+runtime = Runtime(namespace="n", name="r", nodes=[Begin, Work])
 """
 GREETING = """
 import gc
@@ -114,6 +149,47 @@ def test_a_lock_that_outlives_a_killed_process_is_found_and_the_trial_can_be_mad
     assert f"rehearse locked.py --seed {SEED} --only 3" in again.out
 
 
+def test_an_update_is_rehearsed_and_the_versions_of_the_outputs_are_told_apart(bare: Cli) -> None:
+    bare.write("old.py", STEPS)
+    bare.write("new.py", STEPS.replace("old", "new"))
+    arguments = ["rehearse", "old.py", "--successor", "new.py", "--times", "3", "--seed", SEED]
+    report = json.loads(bare(*arguments, "-o", "json").out)
+    assert report["changed_outputs"] == ["begin.by", "work.label"]
+    assert report["breaking_changes"] == []
+    versions = {each["signal"]: each["version"] for each in report["trials"]}
+    # Work ends within the grace, is cancelled, or is killed: then the new code runs it again.
+    assert versions == {"SIGTERM": "old", "SIGTERM twice": "mixed", "SIGKILL": "mixed"}
+
+
+def test_an_update_that_breaks_runs_in_progress_is_found_and_named(bare: Cli) -> None:
+    bare.write("old.py", STEPS.replace("sleep(1)", "sleep(0.3)"))
+    bare.write(
+        "new.py",
+        STEPS.replace("sleep(1)", "sleep(0.3)")
+        .replace("name: str", "first: str")
+        .replace("inputs.name", "inputs.first")
+        .replace('name="Ada"', 'first="Ada"'),
+    )
+    arguments = ["rehearse", "old.py", "--successor", "new.py", "--times", "1", "--seed", SEED]
+    end = bare(*arguments, "-i", "name=Bob", code=1)
+    assert "not compared with the new code, whose graph takes other values" in end.err
+    assert (
+        "  Begin.Inputs.first (old code: name: a text; new code: a text): runs of the old code have no"
+        in end.out
+    )
+
+    bare.write(
+        "new.py",
+        STEPS.replace("sleep(1)", "sleep(0)").replace("class Work", "class Do").replace("Work", "Do"),
+    )
+    end = bare(*arguments, code=1)
+    assert "now 0 runs" in end.err  # they would wait for Work
+    assert "  Work: the new code has no such class, so states of 'work' wait without a limit" in end.out
+
+    bare.write("new.py", STEPS.replace('namespace="n"', 'namespace="m"'))
+    fails(bare(*arguments), 2, "namespace 'm'", "'n'")
+
+
 def test_ctrl_c_ends_a_rehearsal_and_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "locked.py").write_text(LOCKED, "utf-8")
     with exotrio("rehearse", "locked.py", cwd=tmp_path) as rehearsal:
@@ -154,17 +230,25 @@ def test_a_node_that_hangs_breaks_its_own_run_and_not_the_next_one(
 
     async def main() -> None:
         tried = lane.Lane(
-            number=1, target=str(target), first_run=FirstRun(None, {}, {}), folder=tmp_path, verbose=0
+            number=1,
+            target=str(target),
+            successor=str(target),
+            first_run=FirstRun(None, {}, {}),
+            arguments=[],
+            folder=tmp_path,
+            verbose=0,
+            usual=Usual(ending=Ending(status=RunStatus.SUCCESS, outputs={"work": [{}]})),
+            seconds=0.2,
         )
         async with tried.opened():
-            tried.usual = Result(status=RunStatus.SUCCESS, outputs={"work": [{}]}, seconds=0.2)
             hang.touch()
+            max_exit, tried.max_exit = tried.max_exit, 0.0
             with monkeypatch.context() as patch:
                 patch.setattr(lane, "MARGIN", 0.5)
-                patch.setattr(deadlines, "max_exit", lambda grace: 0.0)
                 (problem,) = (await tried.make(killed)).problems
             assert problem.startswith("the run did not end in ")
             hang.unlink()
+            tried.max_exit = max_exit
             assert (await tried.make(stopped)).problems == []
 
     trio.run(main)
@@ -174,6 +258,7 @@ def test_a_third_ctrl_c_leaves_no_folder_either(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     session = Session(
         target="none.py",
+        successor=None,
         first_run=FirstRun(None, {}, {}),
         times=1,
         only=None,
@@ -228,37 +313,6 @@ def test_a_plan_depends_only_on_the_seed_and_the_number() -> None:
     assert Plan.of(7, 2) == Plan.of(7, 2)
     assert Plan.of(7, 2).fault is Fault.TERM_TWICE
     assert len({Plan.of(seed, 2).moment for seed in range(50)}) == 50
-
-
-def result(status: RunStatus = RunStatus.SUCCESS, **outputs: list[dict[str, str]]) -> Result:
-    return Result(status=status, outputs=outputs, seconds=1.0)
-
-
-@pytest.mark.parametrize(
-    ("came", "problem"),
-    [
-        (result(a=[{"n": "2", "id": "9"}, {"n": "1", "id": "8"}]), None),
-        (result(RunStatus.FAILED, a=[]), "the run ended as FAILED"),
-        (result(a=[{"n": "1", "id": "9"}]), "a has 1 outputs instead of 2"),
-        (result(a=[{"n": "1", "id": "9"}, {"n": "1", "id": "8"}]), "a.n is '1' instead of '2'"),
-        (result(), "a has 0 outputs instead of 2"),
-    ],
-)
-def test_a_run_has_to_end_like_the_one_without_a_fault(came: Result, problem: str | None) -> None:
-    usual = result(a=[{"n": "1", "id": "5"}, {"n": "2", "id": "6"}])
-    other = result(a=[{"n": "2", "id": "7"}, {"n": "1", "id": "8"}])
-    unsteady = unsteady_fields(usual, other)
-    assert unsteady == {("a", "id")}
-    trial = Trial(plan=Plan.of(1, 1), at=0.0)
-    trial.compare(usual, came, unsteady)
-    assert trial.problems[:1] == ([] if problem is None else [problem])
-
-
-def test_fields_that_belong_together_are_compared_together() -> None:
-    usual = result(a=[{"n": "1", "m": "1"}, {"n": "2", "m": "2"}])
-    trial = Trial(plan=Plan.of(1, 1), at=0.0)
-    trial.compare(usual, result(a=[{"n": "1", "m": "2"}, {"n": "2", "m": "1"}]), frozenset())
-    assert trial.problems == ["an output of a is {'m': '2', 'n': '1'} instead of {'m': '1', 'n': '1'}"]
 
 
 def test_work_is_repeated_where_an_execution_was_cut_and_the_state_ran_again() -> None:

@@ -6,13 +6,19 @@ import logging
 
 import click
 
-from exotrio.cli import options
+from exotrio.cli import completion, options
 from exotrio.cli.program import run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs
 
 
 @click.command(name="rehearse")
 @options.target
+@click.option(
+    "--successor",
+    metavar="FILE_OR_MODULE[:ATTR]",
+    help="New code that takes over, as in a deploy.",
+    shell_complete=completion.files,
+)
 @click.option("--times", metavar="N", type=click.IntRange(1), default=50, show_default=True, help="Runs.")
 @click.option("--graph", metavar="NAME", help="The Graph to run, if the code has several.")
 @options.run_values
@@ -24,6 +30,7 @@ from exotrio.cli.terminal.logs import configure_logs
 @click.option("-v", "--verbose", count=True, help="Show the logs of the processes.")
 def command(
     target: str,
+    successor: str | None,
     times: int,
     graph: str | None,
     inputs: dict[str, str],
@@ -41,12 +48,18 @@ def command(
     new process after it. Each run has to end like the undisturbed one, with the same outputs; each process
     has to end in time after SIGTERM.
 
+    With --successor, the new process runs other code, which continues what the code of FILE_OR_MODULE has
+    begun. Each run has to end like an undisturbed one of the old code or of the new code; runs whose outputs
+    come from both are counted. Fields of the new code that do not fit what runs in progress have are named.
+
     The report says how long processes took to end, what was cut off, which work was repeated, and which nodes
     ran again after a fault, so that their effects may have happened twice. Exits 1 if anything broke, with
     the command that makes that run again.
 
     JSON: graph, seed, seconds (of the undisturbed run), max_exit_seconds, not_compared, and trials: number,
     signal, at, exit_seconds, cut, states_repeated, seconds_repeated, ran_again (node to number), problems.
+    With --successor also: changed_outputs, breaking_changes (node, field, old, new, what, fix, certain), and
+    in trials version (old, new, mixed, or null if something broke).
     """
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     if not verbose:
@@ -59,6 +72,7 @@ def command(
     values += [("--store", f"{name}={value}") for name, value in store.items()]
     session = Session(
         target=target,
+        successor=successor,
         first_run=FirstRun(graph, inputs, store),
         times=times,
         only=only,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -20,13 +20,16 @@ from exotrio.cli.dev.announcer import FirstRun
 from exotrio.cli.exit_codes import FAILED
 from exotrio.cli.file_process import FileProcess, Loaded
 from exotrio.cli.graphs.draft import Draft
-from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Result, Trial
-from exotrio.cli.terminal.output import error_message
+from exotrio.cli.program import command_line
+from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Trial
+from exotrio.cli.terminal.output import error_message, print_message
 from exotrio.client import Run, RunStatus, StateManager
-from exotrio.errors import ExotrioError
+from exotrio.errors import ConfigurationError, ExotrioError
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.serving import Served, embedded_and_served
 from exotrio.monitoring import StateBegan, StateEnded
+from exotrio.testing._breaking import BreakingChange, breaking_changes
+from exotrio.testing._comparison import Ending, Fields, Usual, differing_fields
 
 LEASE_TTL = 3.0
 """Seconds. Short, since trials with SIGKILL and SIGSTOP wait for it; a node that holds the interpreter's lock
@@ -56,14 +59,22 @@ class Process(FileProcess):
     """A process that runs the Runtime, and its journal.
 
     Attributes:
+        target: The file or module that it runs.
         followed: It has ended, and its last messages are in the journal.
     """
 
     def __init__(self, target: str, served: Served, outbox: Path, verbose: int) -> None:
+        self.target = target
         self.journal = Journal()
         self.followed = trio.Event()
         options = ["--journal", "--outbox", str(outbox), *["-v"] * verbose]
         super().__init__(target, uri=served.url, key=served.key.text, options=options)
+
+    @property
+    def module(self) -> Loaded:
+        """What it loaded; once it was started."""
+        assert self.loaded is not None, "it has registered its nodes"
+        return self.loaded
 
     async def handle(self, message: object) -> None:
         match message:
@@ -89,23 +100,31 @@ class Lane:
     """Makes trials, one after another. Enter ``opened`` first.
 
     Attributes:
+        successor: The file or module of the process that takes over; ``target``, unless an update is
+            rehearsed.
         first_run: The graph and its values.
+        arguments: Those of the command that name them.
         folder: For the database and outboxes.
-        usual: The run without a fault, with which trials are compared.
-        unsteady: Fields of outputs that differ from run to run anyway (``trial.unsteady_fields``).
+        usual: How a run ends without a fault.
+        seconds: How long it takes.
+        graph: The name of the graph.
+        max_exit: Seconds that a process of ``target`` may take to end after SIGTERM.
     """
 
     number: int
     target: str
+    successor: str
     first_run: FirstRun
+    arguments: Sequence[str]
     folder: Path
     verbose: int
-    usual: Result | None = None
-    unsteady: frozenset[tuple[str, str]] = frozenset()
+    usual: Usual | None = None
+    seconds: float = 0.0
+    graph: str = field(init=False)
+    max_exit: float = field(init=False)
     _served: Served = field(init=False)
     _processes: trio.Nursery = field(init=False)
     _manager: StateManager = field(init=False)
-    _graph: str = field(init=False)
     _process: Process | None = field(default=None, init=False)
     """The one that runs the next trial, if it has not ended."""
     _running: set[Process] = field(default_factory=set, init=False)
@@ -129,73 +148,133 @@ class Lane:
             embedded_and_served(db, terms=terms, schedules=False, settings=Settings()) as self._served,
             trio.open_nursery() as self._processes,
         ):
-            self._process = await self._start()
-            loaded = self._process.loaded
-            assert loaded is not None, "it has registered its nodes"
-            self._graph = self.first_run.graph_of(loaded)
-            async with StateManager(loaded.namespace, transport=self._served.transport) as self._manager:
-                await self._declare(loaded)
+            process = await self._start(self.target)
+            self.graph = self.first_run.graph_of(process.module)
+            self.max_exit = deadlines.max_exit(process.grace)
+            async with StateManager(
+                process.module.namespace, transport=self._served.transport
+            ) as self._manager:
+                await self._declare(process)
+                self._process = process
                 yield
             self._processes.cancel_scope.cancel()
 
-    async def _declare(self, loaded: Loaded) -> None:
-        body = GraphBody.model_validate(loaded.graphs[self._graph])
-        await Draft(self.target, self._graph, body).declare(self._manager, VALIDATION)
-
-    @property
-    def graph(self) -> str:
-        """The name of the graph."""
-        return self._graph
-
-    @property
-    def max_exit(self) -> float:
-        """Seconds that a process may take to end after SIGTERM."""
-        assert self._process is not None
-        return deadlines.max_exit(self._process.grace)
+    async def _declare(self, process: Process) -> None:
+        """Create or replace the graph as the code of a process declares it."""
+        body = GraphBody.model_validate(process.module.graphs[self.graph])
+        await Draft(process.target, self.graph, body).declare(self._manager, VALIDATION)
 
     def kill(self) -> None:
         """Kill its processes. From a signal handler."""
         for process in self._running:
             process.kill()
 
-    async def run_once(self) -> Result:
-        """Run the graph without a fault."""
-        assert self._process is not None
-        run_id, began = await self._trigger()
-        result = await self._result(run_id, began, MAX_USUAL)
-        if result is None:
-            raise ExotrioError(
-                f"a run of graph {self._graph!r} without any fault did not end in {MAX_USUAL:g} s",
-                fix="rehearse a smaller one: give it less to do with -i",
+    async def run_usual(self) -> tuple[Usual, float, list[BreakingChange]]:
+        """Run the graph without a fault, twice with each code.
+
+        Returns:
+            How it ends, how long it takes, and what the successor breaks.
+
+        Raises:
+            ExotrioError: a run did not end, or failed.
+            FileFailed, GraphInvalid, ConfigurationError: as for ``opened``, of the successor.
+        """
+        old = await self._first()
+        ending, unsteady, seconds = await self._run_twice(old)
+        if self.successor == self.target:
+            return Usual(ending=ending, unsteady=unsteady), seconds, []
+        await self._leave(old)
+        new = await self._start(self.successor)
+        if new.module.namespace != old.module.namespace:
+            raise ConfigurationError(
+                f"the Runtime of {new.target} has namespace {new.module.namespace!r},"
+                f" and that of {old.target} {old.module.namespace!r}",
+                fix="give both the same: a runtime gets no states of another namespace",
             )
-        return result
+        nodes = GraphBody.model_validate(old.module.graphs[self.graph]).nodes
+        changes = breaking_changes(nodes, old.module.nodes, new.module.nodes)
+        try:
+            replace(self.first_run, graph=self.graph).graph_of(new.module)
+        except ConfigurationError as error:
+            print_message(f"not compared with the new code, whose graph takes other values: {error.what}")
+            later, also_unsteady = None, Fields()
+        else:
+            await self._declare(new)
+            later, also_unsteady, _ = await self._run_twice(new)
+        await self._leave(new)
+        return Usual(ending=ending, successor=later, unsteady=unsteady | also_unsteady), seconds, changes
+
+    async def _run_twice(self, process: Process) -> tuple[Ending, Fields, float]:
+        """Run the graph without a fault; return how it ends, what differs from run to run, and how long it
+        takes."""
+        endings, times = [], []
+        for _ in range(2):
+            run_id, began = await self._trigger()
+            ending = await self._ending(run_id, began, MAX_USUAL)
+            if ending is None:
+                raise ExotrioError(
+                    f"a run of graph {self.graph!r} of {process.target} without any fault did not end in"
+                    f" {MAX_USUAL:g} s",
+                    fix="rehearse a smaller one: give it less to do with -i",
+                )
+            if ending.status is not RunStatus.SUCCESS:
+                raise ExotrioError(
+                    f"without any fault, a run of graph {self.graph!r} of {process.target} ends as"
+                    f" {ending.status.value}",
+                    where=ending.error,
+                    fix="see why with: " + command_line(["run", process.target, *self.arguments]),
+                )
+            endings.append(ending)
+            times.append(trio.current_time() - began)
+        return endings[0], differing_fields(*endings), min(times)
 
     async def make(self, plan: Plan) -> Trial:
         """Make a trial."""
         assert self.usual is not None
-        first = self._process if self._process and not self._process.ended.is_set() else await self._start()
+        first = await self._first()
         first.journal = Journal()
         run_id, began = await self._trigger()
-        await trio.sleep_until(began + plan.moment * self.usual.seconds)
+        await trio.sleep_until(began + plan.moment * self.seconds)
         trial = Trial(plan=plan, at=trio.current_time() - began)
         if plan.fault is Fault.STOP:
             second = await self._suspend(first, trial, run_id)
         else:
             await self._end(first, trial)
-            second = await self._start()
+            second = await self._take_over()
         self._process = second
-        grace = deadlines.max_exit(first.grace)
-        limit = 2 * self.usual.seconds + grace + LEASE_TTL + MARGIN
-        result = await self._result(run_id, began, limit)
-        if result is None:
+        limit = 2 * self.seconds + self.max_exit + LEASE_TTL + MARGIN
+        ending = await self._ending(run_id, began, limit)
+        if ending is None:
             trial.problems.append(f"the run did not end in {limit:.0f} s")
             await self._manager.cancel(run_id)
-            second.kill()  # in the next trial, what its nodes still do would seem to be the effect of a fault
-            await second.followed.wait()
         else:
-            trial.compare(self.usual, result, self.unsteady)
-        trial.count(first.journal, second.journal, run_ended=result is not None)
+            trial.version, problems = self.usual.compare(ending)
+            trial.problems += problems
+        if ending is None or self.successor != self.target:
+            # In the next trial, what its nodes still do would seem to be the effect of a fault.
+            await self._leave(second)
+        trial.count(first.journal, second.journal, run_ended=ending is not None)
         return trial
+
+    async def _first(self) -> Process:
+        """Return the process that runs the next trial, with its graph declared."""
+        if self._process is None or self._process.ended.is_set():
+            self._process = await self._start(self.target)
+            if self.successor != self.target:
+                await self._declare(self._process)
+        return self._process
+
+    async def _take_over(self) -> Process:
+        """Start the process that takes over; as in a deploy, its graph replaces the one before."""
+        process = await self._start(self.successor)
+        if self.successor != self.target:
+            await self._declare(process)
+        return process
+
+    async def _leave(self, process: Process) -> None:
+        """Kill a process that is not needed any more."""
+        process.kill()
+        await process.followed.wait()
 
     async def _end(self, process: Process, trial: Trial) -> None:
         """End a process by the signals of the plan, and wait for its end."""
@@ -234,7 +313,7 @@ class Lane:
         stopped = time.monotonic()
         try:
             self._outboxes += 1
-            second = await self._start()
+            second = await self._take_over()
             with trio.move_on_after(MAX_TAKEOVER):
                 await self._manager.wait(run_id)
             await trio.sleep(max(0.0, MIN_SUSPENDED - (time.monotonic() - stopped)))
@@ -244,10 +323,10 @@ class Lane:
         process.journal.stopped(stopped)
         return second
 
-    async def _start(self) -> Process:
+    async def _start(self, target: str) -> Process:
         """Start a process, and wait until its nodes are registered."""
         outbox = self.folder / f"outbox-{self.number}-{self._outboxes}"
-        process = Process(self.target, self._served, outbox, self.verbose)
+        process = Process(target, self._served, outbox, self.verbose)
 
         async def follow() -> None:
             self._running.add(process)
@@ -275,20 +354,19 @@ class Lane:
 
     async def _trigger(self) -> tuple[str, float]:
         reply = await self._manager.trigger(
-            self._graph, inputs=dict(self.first_run.inputs), store=dict(self.first_run.store)
+            self.graph, inputs=dict(self.first_run.inputs), store=dict(self.first_run.store)
         )
         return reply["run_id"], trio.current_time()
 
-    async def _result(self, run_id: str, began: float, limit: float) -> Result | None:
+    async def _ending(self, run_id: str, began: float, limit: float) -> Ending | None:
         """Wait for the end of a run; None if it does not end until ``limit`` seconds after its begin."""
         try:
             run = await self._manager.wait(run_id, timeout=max(0.0, began + limit - trio.current_time()))
         except trio.TooSlowError:
             return None
-        seconds = trio.current_time() - began
         places = [node.identifier for node in run.nodes]
         outputs = {place: await self._manager.outputs(run, place) for place in places}
-        return Result(status=run.status, outputs=outputs, seconds=seconds, error=await self._error(run))
+        return Ending(status=run.status, outputs=outputs, error=await self._error(run))
 
     async def _error(self, run: Run) -> str:
         if run.status is RunStatus.SUCCESS:

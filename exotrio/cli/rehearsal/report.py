@@ -5,12 +5,16 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from exotrio._util.words import listed, plural
-from exotrio.cli.rehearsal.trial import Fault, Result, Trial, shown_fields
+from exotrio.cli.rehearsal.trial import Fault, Trial
 from exotrio.cli.terminal.output import table
+from exotrio.testing._breaking import BreakingChange
+from exotrio.testing._comparison import Usual, Version, shown_fields
+
+_OUTPUTS_OF = {Version.OLD: "old code", Version.NEW: "new code", Version.MIXED: "both"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +22,9 @@ class Report:
     """The result of a rehearsal.
 
     Attributes:
-        usual: The run without a fault.
-        unsteady: Fields of outputs that were not compared.
+        usual: How runs end without a fault.
+        seconds: How long they take.
+        changes: What the successor breaks; None without one.
         trials: By number.
         bound: Seconds that a process may take to end after SIGTERM.
         replay: The command that makes one trial again; its number has to be added.
@@ -27,8 +32,9 @@ class Report:
 
     graph: str
     seed: int
-    usual: Result
-    unsteady: frozenset[tuple[str, str]]
+    usual: Usual
+    seconds: float
+    changes: Sequence[BreakingChange] | None
     trials: Sequence[Trial]
     bound: float
     replay: str
@@ -38,40 +44,57 @@ class Report:
         """The trials in which something broke."""
         return [trial for trial in self.trials if trial.problems]
 
+    @property
+    def failed(self) -> bool:
+        """Whether something broke, or a change of the successor breaks every run."""
+        return bool(self.broken) or any(change.certain for change in self.changes or ())
+
     def lines(self) -> Iterator[str]:
         """Yield the report for people."""
-        yield from table(
-            ("signal", "runs", "as undisturbed", "exit", "cut", "repeated"), map(self._row, self._faults())
-        )
+        if self.trials:
+            headings = ("signal", "runs", "as undisturbed", "exit", "cut", "repeated")
+            yield from table(headings, map(self._row, self._faults()))
         if ran_again := self._ran_again():
             again = [f"{node} {'once' if n == 1 else f'{n} times'}" for node, n in ran_again.most_common()]
             yield f"ran again after a fault: {listed(again)}"
-        if self.unsteady:
-            yield f"not compared, since they differ from run to run anyway: {shown_fields(self.unsteady)}"
-        if not self.broken:
+        if self.usual.unsteady:
+            fields = shown_fields(self.usual.unsteady)
+            yield f"not compared, since they differ from run to run anyway: {fields}"
+        yield from self._lines_of_update()
+        if self.broken:
+            yield f"{plural(len(self.broken), 'run')} of {len(self.trials)} broke:"
+            yield from table(
+                ("number", "signal", "after", "what broke"),
+                (
+                    (str(trial.plan.number), trial.plan.fault, f"{trial.at:.2f} s", problem)
+                    for trial in self.broken
+                    for problem in trial.problems
+                ),
+            )
+            yield "make one of them again with:"
+            yield f"  {self.replay} --only {self.broken[0].plan.number}"
+        elif self.trials:
             runs = "the run" if len(self.trials) == 1 else f"all {len(self.trials)} runs"
             yield f"{runs} ended as without a fault"
-            return
-        yield f"{plural(len(self.broken), 'run')} of {len(self.trials)} broke:"
-        yield from table(
-            ("number", "signal", "after", "what broke"),
-            (
-                (str(trial.plan.number), trial.plan.fault, f"{trial.at:.2f} s", problem)
-                for trial in self.broken
-                for problem in trial.problems
-            ),
-        )
-        yield "make one of them again with:"
-        yield f"  {self.replay} --only {self.broken[0].plan.number}"
+
+    def _lines_of_update(self) -> Iterator[str]:
+        if self.usual.changed:
+            yield f"outputs that the new code changes: {shown_fields(self.usual.changed)}"
+            versions = Counter(trial.version for trial in self.trials)
+            counts = [f"{versions[version]} {shown}" for version, shown in _OUTPUTS_OF.items()]
+            yield f"runs that ended with outputs of the {listed(counts)}"
+        if self.changes:
+            yield "breaking changes:"
+            yield from (f"  {change}" for change in self.changes)
 
     def body(self) -> dict[str, Any]:
         """Return the report for programs."""
-        return {
+        body: dict[str, Any] = {
             "graph": self.graph,
             "seed": self.seed,
-            "seconds": round(self.usual.seconds, 3),
+            "seconds": round(self.seconds, 3),
             "max_exit_seconds": self.bound,
-            "not_compared": sorted(f"{place}.{name}" for place, name in self.unsteady),
+            "not_compared": sorted(f"{place}.{name}" for place, name in self.usual.unsteady),
             "trials": [
                 {
                     "number": trial.plan.number,
@@ -83,10 +106,15 @@ class Report:
                     "seconds_repeated": round(trial.seconds_repeated, 3),
                     "ran_again": dict(trial.ran_again),
                     "problems": trial.problems,
+                    **({} if self.changes is None else {"version": trial.version}),
                 }
                 for trial in self.trials
             ],
         }
+        if self.changes is not None:
+            body["changed_outputs"] = sorted(f"{place}.{name}" for place, name in self.usual.changed)
+            body["breaking_changes"] = [asdict(change) for change in self.changes]
+        return body
 
     def _faults(self) -> Iterator[tuple[Fault, list[Trial]]]:
         for fault in Fault:

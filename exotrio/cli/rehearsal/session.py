@@ -16,10 +16,9 @@ from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli.program import command_line
 from exotrio.cli.rehearsal.lane import FileFailed, Lane
 from exotrio.cli.rehearsal.report import Report
-from exotrio.cli.rehearsal.trial import Plan, Result, Trial, unsteady_fields
+from exotrio.cli.rehearsal.trial import Plan, Trial
 from exotrio.cli.terminal.output import print_as, print_message
-from exotrio.client import RunStatus
-from exotrio.errors import ConfigurationError, ExotrioError
+from exotrio.errors import ConfigurationError
 
 LANES = 4
 MAX_SEED = 1_000_000
@@ -30,6 +29,7 @@ class Session:
     """One call of ``rehearse``.
 
     Attributes:
+        successor: The code that takes over; None for that of ``target``.
         times: Number of trials.
         only: The number of the only trial to make; None for all.
         seed: None: a new one.
@@ -38,6 +38,7 @@ class Session:
     """
 
     target: str
+    successor: str | None
     first_run: FirstRun
     times: int
     only: int | None
@@ -82,7 +83,7 @@ class Session:
             print_message("interrupted; nothing is kept")
             return INTERRUPTED
         print_as(self.form, report.body(), report.lines())
-        return FAILED if report.broken else SUCCESS
+        return FAILED if report.failed else SUCCESS
 
     async def _rehearse(self, folder: Path) -> Report:
         seed = random.randrange(MAX_SEED) if self.seed is None else self.seed
@@ -90,10 +91,13 @@ class Session:
         plans = [Plan.of(seed, number) for number in numbers]
         async with AsyncExitStack() as stack:
             first = await self._open_lane(1, folder, stack)
-            usual, unsteady = await self._usual(first)
+            first.usual, first.seconds, changes = await first.run_usual()
+            if any(not change.field for change in changes):
+                plans = []  # runs would wait for the nodes that are missing
+            then = ", after which the new code takes over" if self.successor else ""
             print_message(
-                f"without a fault: {usual.status.value} in {usual.seconds:.1f} s; now"
-                f" {plural(len(plans), 'run')} with a signal at a random moment (seed {seed})"
+                f"without a fault: {first.usual.ending.status.value} in {first.seconds:.1f} s; now"
+                f" {plural(len(plans), 'run')} with a signal at a random moment{then} (seed {seed})"
             )
             send, receive = trio.open_memory_channel[Plan](len(plans))
             async with send:
@@ -102,23 +106,26 @@ class Session:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._work, first, receive)
                 for number in range(2, min(LANES, len(plans)) + 1):
-                    nursery.start_soon(self._open_and_work, number, folder, usual, unsteady, receive)
-            bound = first.max_exit
+                    nursery.start_soon(self._open_and_work, number, folder, first, receive)
+        successor = ["--successor", self.successor] if self.successor else []
         return Report(
             graph=first.graph,
             seed=seed,
-            usual=usual,
-            unsteady=unsteady,
+            usual=first.usual,
+            seconds=first.seconds,
+            changes=changes if self.successor else None,
             trials=sorted(self._trials, key=lambda trial: trial.plan.number),
-            bound=bound,
-            replay=command_line(["rehearse", self.target, *self.arguments, "--seed", str(seed)]),
+            bound=first.max_exit,
+            replay=command_line(["rehearse", self.target, *successor, *self.arguments, "--seed", str(seed)]),
         )
 
     async def _open_lane(self, number: int, folder: Path, stack: AsyncExitStack) -> Lane:
         lane = Lane(
             number=number,
             target=self.target,
+            successor=self.successor or self.target,
             first_run=self.first_run,
+            arguments=self.arguments,
             folder=folder,
             verbose=self.verbose,
         )
@@ -126,31 +133,12 @@ class Session:
         await stack.enter_async_context(lane.opened())
         return lane
 
-    async def _usual(self, lane: Lane) -> tuple[Result, frozenset[tuple[str, str]]]:
-        """Run the graph twice without a fault; return the faster result, and what differs between them."""
-        results = [await lane.run_once(), await lane.run_once()]
-        usual, other = sorted(results, key=lambda result: result.seconds)
-        for result in results:
-            if result.status is not RunStatus.SUCCESS:
-                raise ExotrioError(
-                    f"without any fault, a run of graph {lane.graph!r} ends as {result.status.value}",
-                    where=result.error,
-                    fix="see why with: " + command_line(["run", self.target, *self.arguments]),
-                )
-        lane.usual, lane.unsteady = usual, unsteady_fields(usual, other)
-        return usual, lane.unsteady
-
     async def _open_and_work(
-        self,
-        number: int,
-        folder: Path,
-        usual: Result,
-        unsteady: frozenset[tuple[str, str]],
-        plans: trio.MemoryReceiveChannel[Plan],
+        self, number: int, folder: Path, first: Lane, plans: trio.MemoryReceiveChannel[Plan]
     ) -> None:
         async with AsyncExitStack() as stack:
             lane = await self._open_lane(number, folder, stack)
-            lane.usual, lane.unsteady = usual, unsteady
+            lane.usual, lane.seconds = first.usual, first.seconds
             await self._work(lane, plans)
 
     async def _work(self, lane: Lane, plans: trio.MemoryReceiveChannel[Plan]) -> None:

@@ -1,0 +1,251 @@
+"""What new code breaks in runs that old code began: the models of both versions are compared. Pure.
+
+A run keeps the graph that it began with. So the new code gets the inputs that the old graph names, and has to
+return the outputs that the old graph reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exotrio._fields.declared import VALUES, Declared, declared
+from exotrio._fields.fit import fits
+from exotrio.graph import GraphNodeModel
+from exotrio.graph.placeholders import OutputRef, parse_placeholders
+
+Models = Mapping[str, Mapping[str, Any]]
+"""The JSON schemas of a node class: of its ``Inputs`` and ``Outputs``, by these names."""
+MAX_REFERENCES = 10
+"""References that are followed to one schema."""
+_UNTIL = "until the runs of the old code have ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakingChange:
+    """A change of a node class that breaks runs which the old code began.
+
+    Attributes:
+        node: Name of the class.
+        field: Such as ``Inputs.word``; empty if the new code lacks the class.
+        old: The values that the old code has there; None if it has no such field.
+        new: The values that the new code accepts there; None if it has no such field.
+        what: What is wrong.
+        fix: What to do.
+        certain: Whether all values break, and not only some.
+    """
+
+    node: str
+    field: str
+    old: str | None
+    new: str | None
+    what: str
+    fix: str
+    certain: bool = True
+
+    def __str__(self) -> str:
+        name = self.node
+        if self.field:
+            old, new = self.old or "no such field", self.new or "no such field"
+            name = f"{name}.{self.field} (old code: {old}; new code: {new})"
+        return f"{name}: {self.what}; {self.fix}"
+
+
+def breaking_changes(
+    nodes: Iterable[GraphNodeModel], old: Mapping[str, Models], new: Mapping[str, Models]
+) -> list[BreakingChange]:
+    """Return the changes that break runs of a graph of the old code, each once.
+
+    Args:
+        nodes: The nodes of that graph.
+        old: Name of each node class of the old code to its models.
+        new: The same of the new code.
+    """
+    places = {place.identifier: place for place in nodes}
+    changes: dict[tuple[str, str], BreakingChange] = {}
+    for place in places.values():
+        for change in _of_place(place, places, old, new):
+            changes.setdefault((change.node, change.field), change)
+    return list(changes.values())
+
+
+def _of_place(
+    place: GraphNodeModel,
+    places: Mapping[str, GraphNodeModel],
+    old: Mapping[str, Models],
+    new: Mapping[str, Models],
+) -> Iterator[BreakingChange]:
+    node = place.node_name
+    if node not in new:
+        yield BreakingChange(
+            node=node,
+            field="",
+            old=node,
+            new=None,
+            what=f"the new code has no such class, so states of {place.identifier!r} wait without a limit",
+            fix=f"keep it {_UNTIL}",
+        )
+        return
+    before, after = _fields(old.get(node, {}).get("Inputs")), _fields(new[node].get("Inputs"))
+    for name, schema in after.items():
+        if name not in place.inputs:
+            if name in new[node]["Inputs"].get("required", ()):
+                gone = [each for each in place.inputs if each not in after]
+                yield _new_input(node, name, schema, gone, before)
+            continue
+        yield from _changed(node, f"Inputs.{name}", before.get(name, {}), schema)
+        for reference in parse_placeholders(place.inputs[name]):
+            if isinstance(reference, OutputRef):
+                yield from _lost_output(place, name, places[reference.identifier], reference.field, old, new)
+
+
+def _new_input(
+    node: str, name: str, schema: Mapping[str, Any], gone: list[str], before: Mapping[str, Any]
+) -> BreakingChange:
+    """Return the change for an input that runs of the old code lack; only those have the ``gone`` ones."""
+    what = f"runs of the old code have no {name!r}, and it has no default"
+    fix = f"give it a default {_UNTIL}"
+    if len(gone) == 1:
+        what += f", while {gone[0]!r} is not read any more"
+        if declared(schema).annotation is str:
+            what += ": it seems to be renamed"
+            alias = f'validation_alias=AliasChoices("{name}", "{gone[0]}")'
+            fix = f'{_UNTIL}, read both: {name}: str = Field("", {alias})'
+        else:
+            fix += f", or keep the name {gone[0]!r}"
+    return BreakingChange(
+        node=node,
+        field=f"Inputs.{name}",
+        old=f"{gone[0]}: {_form(before.get(gone[0], {}))}" if len(gone) == 1 else None,
+        new=_form(schema),
+        what=what,
+        fix=fix,
+    )
+
+
+def _lost_output(
+    place: GraphNodeModel,
+    name: str,
+    source: GraphNodeModel,
+    field: str,
+    old: Mapping[str, Models],
+    new: Mapping[str, Models],
+) -> Iterator[BreakingChange]:
+    node = source.node_name
+    if node in new and field not in _fields(new[node].get("Outputs")):
+        yield BreakingChange(
+            node=node,
+            field=f"Outputs.{field}",
+            old=_form(_fields(old.get(node, {}).get("Outputs")).get(field, {})),
+            new=None,
+            what=f"in runs of the old code, input {name!r} of {place.identifier!r} reads it",
+            fix=f"return it, too, {_UNTIL}",
+        )
+
+
+def _changed(
+    node: str, field: str, old: Any, new: Any, *, in_json: bool = False, within: frozenset[str] = frozenset()
+) -> Iterator[BreakingChange]:
+    """Yield where values of one schema may not be values of another, also within models and lists."""
+    old, new = _Part.of(old), _Part.of(new)
+    if not new.names.isdisjoint(within):
+        return  # a model that has itself as a part
+    within |= new.names
+    if old.optional <= new.optional:
+        if old.items is not None and new.items is not None:
+            yield from _changed(node, f"{field}[]", old.items, new.items, in_json=True, within=within)
+            return
+        if old.fields and new.fields:
+            for name, schema in new.fields.items():
+                inner = f"{field}.{name}"
+                if name in old.fields:
+                    before = old.fields[name]
+                    yield from _changed(node, inner, before, schema, in_json=True, within=within)
+                elif name in new.schema.get("required", ()):
+                    what = "values of the old code lack it, and it has no default"
+                    fix = f"give it a default {_UNTIL}"
+                    yield BreakingChange(
+                        node=node, field=inner, old=None, new=_form(schema), what=what, fix=fix
+                    )
+            return
+    before, after = old.values, new.values
+    if not fits(before.annotation, after.annotation, in_json=in_json) or _is_narrower(before, after):
+        yield BreakingChange(
+            node=node,
+            field=field,
+            old=_form_of(before),
+            new=_form_of(after),
+            what="not every value of the old code is accepted",
+            fix=f"accept both {_UNTIL}",
+            certain=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A schema of values, or of a part of them, without the references to its definitions.
+
+    Attributes:
+        optional: Whether ``null`` is accepted, too.
+        names: Of the definitions that it refers to.
+        items: Of a list, the schema of its elements.
+        fields: Of a model, the schemas of its fields.
+        values: What is accepted.
+    """
+
+    schema: Mapping[str, Any]
+    optional: bool
+    names: frozenset[str]
+    items: Any
+    fields: Mapping[str, Any]
+    values: Declared
+
+    @classmethod
+    def of(cls, schema: Any) -> _Part:
+        schema = schema.get(VALUES, schema)
+        definitions = {"$defs": schema.get("$defs", {})}
+        values, optional, names = declared(schema), False, set[str]()
+        for _ in range(MAX_REFERENCES):  # definitions may refer to each other in a circle
+            if "$ref" in schema:
+                names.add(schema["$ref"].rpartition("/")[2])
+                schema = definitions["$defs"].get(schema["$ref"].rpartition("/")[2], {})
+            elif "anyOf" in schema:
+                others = [each for each in schema["anyOf"] if each != {"type": "null"}]
+                optional |= len(others) < len(schema["anyOf"])
+                schema = others[0] if len(others) == 1 else {}
+        items = schema.get("items")
+        return cls(
+            schema,
+            optional,
+            frozenset(names),
+            {**items, **definitions} if isinstance(items, Mapping) else None,
+            {name: {**each, **definitions} for name, each in schema.get("properties", {}).items()},
+            values,
+        )
+
+
+def _is_narrower(old: Declared, new: Declared) -> bool:
+    """Whether a limit was added, or admits less than before."""
+    for name, limit in new.limits.items():
+        before = old.limits.get(name)
+        if before is None or (
+            before != limit
+            and not (name.startswith("min") and limit < before)
+            and not (name.startswith("max") and limit > before)
+        ):
+            return True
+    return False
+
+
+def _fields(schema: Any) -> Mapping[str, Any]:
+    properties: Mapping[str, Any] = (schema or {}).get("properties", {})
+    return properties
+
+
+def _form(schema: Mapping[str, Any]) -> str:
+    return _form_of(declared(schema))
+
+
+def _form_of(values: Declared) -> str:
+    return values.description or "a text"

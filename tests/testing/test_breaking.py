@@ -1,0 +1,160 @@
+"""What new code breaks in runs that old code began: found by its models, and named."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field, create_model
+
+from exotrio import BaseNode, Graph
+from exotrio._nodes.checks import models_of
+from exotrio.testing._breaking import Models, breaking_changes
+
+
+def node(
+    name: str, inputs: dict[str, Any] | None = None, outputs: dict[str, Any] | None = None
+) -> type[BaseNode]:
+    """Return a node class with these fields: a type, or a type and a default."""
+
+    def model(of: str, fields: dict[str, Any] | None) -> type[BaseModel]:
+        given = {
+            key: each if isinstance(each, tuple) else (each, ...) for key, each in (fields or {}).items()
+        }
+        return create_model(of, **given)  # type: ignore[call-overload]
+
+    async def execute(self: BaseNode) -> None: ...
+
+    body = {"Inputs": model("Inputs", inputs), "Outputs": model("Outputs", outputs), "execute": execute}
+    return type(name, (BaseNode,), body)
+
+
+def changes(old: list[type[BaseNode]], new: list[type[BaseNode]]) -> list[str]:
+    """Return the changes that break runs of a graph in which each old node has the outputs of the one before
+    it."""
+    graph = Graph("g", namespace="ns")
+    before: Any = None
+    for each in old:
+        given: dict[str, Any] = {
+            name: getattr(before, name) if before else "1" for name in each.Inputs.model_fields
+        }
+        if not given and before:
+            given["after"] = before
+        before = graph.add(each, **given)
+    models: list[dict[str, Models]] = [{cls.__name__: models_of(cls) for cls in code} for code in (old, new)]
+    found = breaking_changes(graph.nodes, *models)
+    return [f"{'' if each.certain else 'perhaps '}{each}" for each in found]
+
+
+SPLIT = node("Split", outputs={"n": int})
+WORK = node("Work", {"n": int})
+UNTIL = "until the runs of the old code have ended"
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        ([SPLIT, WORK], []),
+        (
+            [SPLIT],
+            [
+                "Work: the new code has no such class, so states of 'work' wait without a limit;"
+                f" keep it {UNTIL}"
+            ],
+        ),
+        (
+            [SPLIT, node("Work", {"number": int})],
+            [
+                "Work.Inputs.number (old code: n: a whole number; new code: a whole number): runs of the old"
+                " code have no 'number', and it has no default, while 'n' is not read any more; give it"
+                f" a default {UNTIL}, or keep the name 'n'"
+            ],
+        ),
+        (
+            [SPLIT, node("Work", {"n": int, "unit": str})],
+            [
+                "Work.Inputs.unit (old code: no such field; new code: a text): runs of the old code have no"
+                f" 'unit', and it has no default; give it a default {UNTIL}"
+            ],
+        ),
+        ([SPLIT, node("Work", {"n": int, "unit": (str, "m")})], []),
+        (
+            [node("Split", outputs={"m": int}), WORK],
+            [
+                "Split.Outputs.n (old code: a whole number; new code: no such field): in runs of the old"
+                f" code, input 'n' of 'work' reads it; return it, too, {UNTIL}"
+            ],
+        ),
+        # What the new node does not read may be missing.
+        ([node("Split"), node("Work")], []),
+        ([SPLIT, node("Work", {"n": float})], []),
+        (
+            [SPLIT, node("Work", {"n": date})],
+            [
+                "perhaps Work.Inputs.n (old code: a whole number; new code: a date such as 2026-01-31): not"
+                f" every value of the old code is accepted; accept both {UNTIL}"
+            ],
+        ),
+        (
+            [SPLIT, node("Work", {"n": Annotated[int, Field(ge=1)]})],
+            [
+                "perhaps Work.Inputs.n (old code: a whole number; new code: a whole number, at least 1): not"
+                f" every value of the old code is accepted; accept both {UNTIL}"
+            ],
+        ),
+    ],
+)
+def test_each_change_that_breaks_runs_in_progress_is_named(
+    new: list[type[BaseNode]], expected: list[str]
+) -> None:
+    assert changes([SPLIT, WORK], new) == expected
+
+
+class Item(BaseModel):
+    name: str
+    size: Literal["s", "m", "l"] = "s"
+
+
+class Item2(BaseModel):
+    title: str
+    size: Literal["s", "m"] = "s"
+
+
+class Tree(BaseModel):
+    children: list[Tree] = []
+    label: str | None = None
+
+
+class Tree2(BaseModel):
+    children: list[Tree2] = []
+    label: str
+
+
+def names(found: list[str]) -> list[str]:
+    return [each.partition(" (")[0] for each in found]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (Item, Item2, ["Work.Inputs.x.title", "perhaps Work.Inputs.x.size"]),
+        (list[Item], list[Item2], ["Work.Inputs.x[].title", "perhaps Work.Inputs.x[].size"]),
+        (list[int], list[float], []),
+        (list[int], list[date], ["perhaps Work.Inputs.x[]"]),
+        (int | None, int, ["perhaps Work.Inputs.x"]),
+        (int, int | None, []),
+        (Item | None, Item, ["perhaps Work.Inputs.x"]),
+        (Annotated[int, Field(ge=1, le=5)], Annotated[int, Field(ge=0, le=6)], []),
+        (Annotated[int, Field(ge=1, le=5)], Annotated[int, Field(ge=1, le=4)], ["perhaps Work.Inputs.x"]),
+        (str, date, []),  # whether a text is a date depends on the text
+        (Tree, Tree2, ["perhaps Work.Inputs.x.label"]),
+    ],
+    ids=str,
+)
+def test_changes_within_models_and_lists_are_named(old: Any, new: Any, expected: list[str]) -> None:
+    found = changes(
+        [node("Split", outputs={"x": old}), node("Work", {"x": old})],
+        [node("Split", outputs={"x": old}), node("Work", {"x": new})],
+    )
+    assert names(found) == expected
