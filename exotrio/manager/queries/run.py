@@ -87,6 +87,16 @@ def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]])
     }
 
 
+def first_due(view: View, run: Row, namespace: str, node: str) -> int:
+    """Return when the first state of a node that waits in a run is due, in Unix ms; 0 if none waits."""
+    row = view.one(
+        "SELECT coalesce(min(enqueue_after), 0) AS due FROM states WHERE status = 'CREATED' AND run = ?"
+        " AND node_id = (SELECT id FROM nodes WHERE namespace = ? AND name = ?)",
+        (run["id"], namespace, node),
+    )
+    return int(row["due"])
+
+
 def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, Unreached]:
     """Return why places of a run have no states."""
     return why_unreached(view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None)

@@ -157,7 +157,7 @@ async def test_pages_show_that_a_node_is_paused(site: Site) -> None:
     (state,) = await flow.states("work")
     waiting = {
         f"/ns/shop/runs/{flow.run_id}": (f"{node}</a> is paused since <time", "its node is paused"),
-        f"/ns/shop/states/{state['id']}": (f"waits: node {node} is paused since <time",),
+        f"/ns/shop/states/{state['id']}": (f"{node}</a> is paused since <time",),
         f"/ns/shop/nodes/{node}": ("its states are not claimed", f"/ns/shop/nodes/{node}/resume"),
         "/ns/shop/nodes": ("paused</span>",),
         "/ns/shop": (f'paused: <a href="/ns/shop/nodes/{node}">', "(1 waits)"),

@@ -685,6 +685,45 @@ async def test_states_without_a_runtime_are_marked_on_every_page(site: Site) -> 
         assert "no runtime offers" not in await site.browser.fragments(path, fragment), path
 
 
+async def test_a_run_and_its_states_say_what_they_wait_for(site: Site, clock: SettableClock) -> None:
+    flow = await Flow.start(
+        site.api, place("work"), retry_policy={"max_retries": 1, "backoff_factor": 90_000}
+    )
+    run, said = f"/ns/shop/runs/{flow.run_id}", []
+
+    def words_of(html: str) -> str:
+        return re.sub("<[^>]*>", "", text_of(html)).strip()
+
+    async def look() -> None:
+        shown = await site.browser.fragments(run, "summary")
+        said.append(words_of((re.findall(r">(waits[^\n]*)", shown) or [""])[0]))
+        waits = (await flow.states("work"))[-1]["id"]
+        assert said[-1] in words_of(await site.browser.page(f"/ns/shop/states/{waits}"))
+
+    await look()
+    ok(await site.api.heartbeat("w-1", runtime="r", phase="running", workers=2))
+    ok(await site.api.native_claim({"Node_work": 0}, worker_id="w-1"))
+    await look()
+    await Flow.start(site.api, place("busy"), graph="busy", runs=2)
+    busy = ok(await site.api.native_claim({"Node_busy": 2}, limit=2, worker_id="w-1"))["states"]
+    states = [item_for(state, running=True) for state in busy]
+    ok(await site.api.native_claim({"Node_work": 0}, worker_id="w-1"))
+    ok(await site.api.heartbeat("w-1", runtime="r", phase="running", workers=2, states=states))
+    await look()
+    ok(await site.api.heartbeat("w-1", runtime="r", phase="draining", workers=2, states=states))
+    await look()
+    (state,) = ok(await site.api.native_claim({"Node_work": 1}, worker_id="w-2"))["states"]
+    await report(site.api, item_for(state, outcome="errored", error="it broke"))
+    await look()
+    assert said == [
+        "waits: no runtime offers Node_work; start one that has it",
+        "",
+        "waits for a free worker: all 2 that can run Node_work are busy",
+        "waits: all runtimes that offer Node_work drain",
+        "waits: Node_work is due in 1 min",
+    ]
+
+
 async def test_a_cancelled_state_does_not_look_like_an_error(site: Site, clock: SettableClock) -> None:
     flow = await fan_out(site, 30, retry_policy=NO_RETRY)
     (leaf,) = ok(await site.api.claim(["Node_leaf"], 1))["states"]

@@ -11,6 +11,7 @@ from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run import (
     counts_of,
+    first_due,
     further_of,
     paused_places,
     run_again_with_failed,
@@ -26,11 +27,12 @@ from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
-from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, link
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 from exotrio.manager.web.texts import ShownTexts
+from exotrio.manager.web.waiting import Reason, Waiting
 
 MAX_COMPARED = 2_000
 """Failed states that the page compares: more would take too long for a page that refreshes itself."""
@@ -53,15 +55,23 @@ class _Run:
         self.to_state = partial(request.link, "states")
 
     def summary(self) -> Data:
-        paused = {}
-        for index, since in paused_places(self.view, self.run, self.counts).items():
-            place = self.template.places[index]
-            # By node, which may occur several times in the graph.
-            paused[place.node_name] = since, link(place.namespace, "nodes", place.node_name)
         return {
-            "paused": [(name, *shown) for name, shown in paused.items()],
+            "reasons": self._reasons(),
             "runs_again": run_again_with_failed(self.view, self.run),
         }
+
+    def _reasons(self) -> list[Reason]:
+        """Return why states of the run wait, by node, which may occur several times in the graph."""
+        paused, waiting = paused_places(self.view, self.run, self.counts), Waiting(self.view, self.request)
+        reasons = {}
+        for place in self.template.places:
+            node = place.namespace, place.node_name
+            if CREATED in self.counts.get(place.index, {}) and node not in reasons:
+                due = first_due(self.view, self.run, *node)
+                reasons[node] = waiting.reason(*node, paused_at=paused.get(place.index), due=due)
+                if len(reasons) == MAX_REASONS:
+                    break
+        return [reason for reason in reasons.values() if reason]
 
     def faults(self) -> Data:
         # Errors are stored with the secrets of the graph masked already.

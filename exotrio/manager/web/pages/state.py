@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from exotrio._util.times import moment_ms
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, get_state
 from exotrio.manager.queries.load import BUFFERED, buffered_among
 from exotrio.manager.queries.runtimes import progress_of
@@ -14,6 +15,7 @@ from exotrio.manager.web.faults import same_failures
 from exotrio.manager.web.format import spent_text, status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.svg.bars import split
+from exotrio.manager.web.waiting import Waiting
 
 MAX_EVENTS = 200
 MAX_ANCESTORS = 200
@@ -34,7 +36,11 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
     same = [each for each in same if each["id"] != state.id]
-    is_due = state.status == CREATED and row["enqueue_after"] <= view.now_ms
+    reason = None
+    if state.status == CREATED:
+        paused_at = None if state.paused_at is None else moment_ms(state.paused_at)
+        node = row["namespace"], state.node_name
+        reason = Waiting(view, request).reason(*node, paused_at=paused_at, due=row["enqueue_after"])
     return {
         "page": page,
         "state": {
@@ -45,12 +51,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
                 attempt.id: BUFFERED if numbers[attempt.id] in buffered else attempt.status
                 for attempt in state.attempts
             },
-            "due": row["enqueue_after"] if state.status == CREATED else None,
+            "reason": reason,
             "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
-            # Unknown for nodes of other namespaces.
-            "not_offered": is_due
-            and row["namespace"] == request.namespace
-            and state.node_name not in request.offers(view),
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
             "local": row["manager"] is not None,
             "retryable": state.status in RETRYABLE and row["cancelled_at"] is None,
