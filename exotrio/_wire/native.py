@@ -273,11 +273,17 @@ class ItemsReply(Body):
     items: list[ItemReply]
 
 
+class ReleasedState(EndedState):
+    """A held state that is given back. ``handed_over``: its node gave it back, by ``HandOver``."""
+
+    handed_over: bool = False
+
+
 class ReleaseRequest(Body):
     """Release states: either ``states``, or all that are held under ``claim_id``. That also voids the id: a
     claim that arrives later takes nothing."""
 
-    states: Annotated[list[EndedState], Field(max_length=MAX_BATCH)] | None = None
+    states: Annotated[list[ReleasedState], Field(max_length=MAX_BATCH)] | None = None
     claim_id: Id | None = None
     delay_ms: DelayMs = 0
 

@@ -123,7 +123,7 @@ class StateEvent(Body):
     """An event of a state, other than its last claim and its end.
 
     Fields:
-        kind: ``released``, ``lease lost``, ``lease regained``, ``poison``, ``cancelled``,
+        kind: ``released``, ``handed over``, ``lease lost``, ``lease regained``, ``poison``, ``cancelled``,
             ``retried by hand``.
         worker: Id of the process that held it then, if any.
     """
@@ -159,6 +159,20 @@ class StateHolder(Body):
     ttl: Seconds | None = Field(alias="ttl_ms")
 
 
+class StateCheckpoint(Body):
+    """The last stored checkpoint of a state.
+
+    Fields:
+        number: Counts the values that its node set, over all executions.
+        value: Its fields, as text.
+        stored_at: When it was stored.
+    """
+
+    number: int
+    value: Any
+    stored_at: Moment
+
+
 class StateHistory(StateDetail, StateTimes):
     """One state in full, with its history.
 
@@ -174,6 +188,7 @@ class StateHistory(StateDetail, StateTimes):
         paused_at: Since when its node is paused, if it waits for that.
         attempts: This state and all others that are attempts at the same work, oldest first.
         logs: Captured lines of its last execution that logged or printed something.
+        checkpoint: The one with which it would continue, if there is one.
         runs_again: If it ended badly: identifiers of the united nodes that ran without it. They run again,
             with all that follows them, when it is retried.
     """
@@ -192,6 +207,7 @@ class StateHistory(StateDetail, StateTimes):
     events: list[StateEvent]
     attempts: list[StateAttempt]
     logs: list[LogLine] = Field(default_factory=list)
+    checkpoint: StateCheckpoint | None = None
     runs_again: list[str] = Field(default_factory=list)
 
 
@@ -199,9 +215,13 @@ class StateHistory(StateDetail, StateTimes):
 
 
 class RetryRunRequest(Body):
-    """Retry all failed states of a run. The same ``request_id`` again retries nothing more."""
+    """Retry all failed states of a run. The same ``request_id`` again retries nothing more.
+
+    Each continues from its checkpoint, unless they are to run ``from_beginning``.
+    """
 
     request_id: Uuid
+    from_beginning: bool = False
 
 
 class RetriedState(Body):

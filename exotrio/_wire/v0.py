@@ -132,7 +132,10 @@ class RequeueRequest(Body):
 
 
 class ManualRetryRequest(Body):
+    """``from_beginning``: without the checkpoint of the state. Only our state manager stores checkpoints."""
+
     fanout_id: str = Field(max_length=256)
+    from_beginning: bool = False
 
 
 class StateRetry(Body):

@@ -145,9 +145,9 @@ class Api:
             "POST", f"state/{state_id}/re-enqueue-after", json={"enqueue_after": enqueue_after}
         )
 
-    async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> httpx.Response:
-        fanout_id = str(uuid4()) if fanout_id is None else fanout_id
-        return await self.v0("POST", f"state/{state_id}/manual-retry", json={"fanout_id": fanout_id})
+    async def manual_retry(self, state_id: str, fanout_id: str | None = None, **more: Any) -> httpx.Response:
+        body = {"fanout_id": str(uuid4()) if fanout_id is None else fanout_id, **more}
+        return await self.v0("POST", f"state/{state_id}/manual-retry", json=body)
 
     async def secrets(self, state_id: str, token: str | None = None) -> httpx.Response:
         headers = {} if token is None else {LEASE_HEADER: token}
@@ -197,8 +197,8 @@ class Api:
         params = {} if wait_ms is None else {"wait_ms": str(wait_ms)}
         return await self.native("GET", f"run/{run_id}", params=params)
 
-    async def retry_run(self, run_id: str, request_id: str | None = None) -> httpx.Response:
-        body = {"request_id": request_id or str(uuid4())}
+    async def retry_run(self, run_id: str, request_id: str | None = None, **more: Any) -> httpx.Response:
+        body = {"request_id": request_id or str(uuid4()), **more}
         return await self.native("POST", f"run/{run_id}/retry", json=body)
 
     async def history(self, state_id: str) -> httpx.Response:

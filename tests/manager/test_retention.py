@@ -186,7 +186,7 @@ async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockCl
 
 async def test_a_large_run_is_deleted_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 10)
-    monkeypatch.setattr(retention, "LOGS", 2)
+    monkeypatch.setattr(retention, "TEXTS", 2)
     monkeypatch.setattr(retention, "MAX_BATCH", 0.0)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:

@@ -20,6 +20,7 @@ from exotrio._wire.graphs import GraphPage, GraphsQuery
 from exotrio._wire.runs import NativeTriggerRequest, Run, RunQuery, TriggerManyReply
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import (
+    CHECKPOINTS,
     MAX_BATCH,
     MAX_OUTPUTS,
     NATIVE_ROOT,
@@ -55,7 +56,7 @@ from exotrio.manager.service import Service
 
 T = TypeVar("T")
 
-CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
+CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat", CHECKPOINTS)
 
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"
@@ -239,7 +240,10 @@ class Native:
     async def retry(
         self, request: Request, namespace: str, run_id: str, body: operations.RetryRunRequest
     ) -> Response:
-        return reply(await self._store.write(retries.retry_run, namespace, run_id, body.request_id))
+        retried = await self._store.write(
+            retries.retry_run, namespace, run_id, body.request_id, from_beginning=body.from_beginning
+        )
+        return reply(retried)
 
     @ApiRoute("GET", NS + "/runs", "Search runs", operations.RunPage)
     async def runs(self, request: Request, namespace: str, query: operations.RunsQuery) -> Response:

@@ -208,7 +208,9 @@ class V0:
     async def manual_retry(
         self, request: Request, namespace: str, state_id: str, body: v0.ManualRetryRequest
     ) -> Response:
-        done = await self._store.write(retries.retry_by_hand, namespace, state_id, body.fanout_id)
+        done = await self._store.write(
+            retries.retry_by_hand, namespace, state_id, body.fanout_id, from_beginning=body.from_beginning
+        )
         return reply({"id": done.retried[0].new_state_id, "status": StateStatus.CREATED})
 
     @ApiRoute(

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable
 from functools import cache
 
 from exotrio._wire.vocabulary import PENDING
+from exotrio.manager.engine.checkpoints import CheckpointChanges
 from exotrio.manager.engine.states import (
     CREATED,
     ENDED,
@@ -112,6 +113,7 @@ class Changes:
         self._touched: dict[int, tuple[RunScope, int]] = {}
         self._reopened: set[int] = set()
         self._executions: defaultdict[int, list[str]] = defaultdict(list)
+        self.checkpoints = CheckpointChanges()
         self.effects = Effects()
         self._ended_runs = _EndedRuns(tx, self.effects)
 
@@ -251,6 +253,7 @@ class Changes:
         self._insert_rows()
         for columns, rows in self._updates.items():
             tx.update("states", ("seq", "status", "token"), columns, sorted(rows))
+        self.checkpoints.apply(tx)
         tx.insert("events", ("state", "at", "kind"), self._events)
         tx.insert(
             "unite_members",

@@ -22,6 +22,7 @@ from pydantic_core import from_json
 from exotrio._util.times import timestamp
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
+from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.states import CREATED, numbered
@@ -32,8 +33,8 @@ from exotrio.manager.store.heads import START, Position, position
 from exotrio.manager.store.transaction import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
-"""Maximum of the inputs of one claim, unless it is a single state: a slow connection must transfer them
-within the time of a request, and within a fraction of their leases."""
+"""Maximum of the inputs and checkpoints of one claim, unless it is a single state: a slow connection must
+transfer them within the time of a request, and within a fraction of their leases."""
 UNKNOWN_RUN = -1
 """Instead of the number of a run that was not triggered yet."""
 NODES_PER_STATEMENT = 100
@@ -261,8 +262,9 @@ def _first(
     # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
     # Whether the node is paused (engine.pausing) is read once, and not for each state.
     one = (
-        "SELECT * FROM (SELECT seq, node_id, enqueue_after, size FROM states WHERE status = 'CREATED'"
-        f" AND node_id = ?{of_run}{condition} AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
+        "SELECT * FROM (SELECT seq, node_id, enqueue_after, size + coalesce(checkpoint_size, 0) AS size"
+        f" FROM states WHERE status = 'CREATED' AND node_id = ?{of_run}{condition}"
+        " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
         f" ORDER BY enqueue_after, seq LIMIT ?{locked}) AS waiting"
     )
     nodes = list(parameters.items())
@@ -275,7 +277,7 @@ def _first(
 
 
 def _fitting(due: Sequence[Row]) -> list[int]:
-    """Return the numbers of the first states whose inputs have ``MAX_CLAIM_BYTES`` together; at least one."""
+    """Return the numbers of the first states that have ``MAX_CLAIM_BYTES`` together; at least one."""
     sizes = accumulate(state["size"] for state in due)
     return [
         state["seq"]
@@ -301,7 +303,7 @@ def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claime
 
 _REPLIED = (
     "seq, run, place, inputs, created_at, enqueue_after, claimed_at, token, lease_until, retry_count,"
-    " deliveries, suspect, trace"
+    " deliveries, suspect, trace, checkpoint_size"
 )
 
 
@@ -311,10 +313,15 @@ def _replies(
     """Return the replies for the holder of states, in the order of ``seqs``."""
     by_seq = {state["seq"]: state for state in rows}
     runs = tx.run_facts({state["run"] for state in rows})
-    return [_claim_reply(tx, claimer, by_seq[seq], runs[by_seq[seq]["run"]]) for seq in seqs]
+    stored = read_checkpoints(
+        tx, [seq for seq, state in by_seq.items() if state["checkpoint_size"] is not None]
+    )
+    return [_claim_reply(tx, claimer, by_seq[seq], runs[by_seq[seq]["run"]], stored.get(seq)) for seq in seqs]
 
 
-def _claim_reply(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> ClaimedState:
+def _claim_reply(
+    tx: Transaction, claimer: Claimer, state: Row, run: RunFacts, checkpoint: Row | None
+) -> ClaimedState:
     until = state["lease_until"]
     place = tx.template(run.template).places[state["place"]]
     limits = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
@@ -332,6 +339,11 @@ def _claim_reply(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -
             "run_id": run.run_id,
             "waited_ms": max(0, state["claimed_at"] - max(state["created_at"], state["enqueue_after"])),
             **limits,
+            **(
+                {}
+                if checkpoint is None
+                else {"checkpoint": {key: checkpoint[key] for key in ("number", "value")}}
+            ),
             "lease": {
                 "token": state["token"],
                 "ttl_ms": None if until is None else max(0, until - claimer.now),

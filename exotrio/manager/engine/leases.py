@@ -27,6 +27,7 @@ from itertools import chain
 from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult, from_ms
 from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.checkpoints import save_checkpoints
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -84,7 +85,7 @@ def renew(
     """Give the lease of each state a new term from ``now`` (clock of leases, ms), if it is still held.
 
     With ``in_process``, the states are held by a runtime inside a state manager and have no deadline. Then
-    only states that change are locked, which are those that began to run.
+    only states that change are locked, which are those that began to run or have a new checkpoint.
     """
     seqs = {beat.state_id: tx.seq(beat.state_id) for beat in beats}
     numbers = [seq for seq in seqs.values() if seq is not None]
@@ -112,6 +113,14 @@ def renew(
         if state is not None and state["seq"] in held and _begins(beat, state)
     }
     _renew(tx, list(held.values()), begun_at, now + terms.lease_ttl_ms)
+    stored = save_checkpoints(
+        tx,
+        [
+            (state["seq"], beat.token, beat.checkpoint)
+            for beat, state in zip(beats, states, strict=True)
+            if beat.checkpoint is not None and state is not None and state["seq"] in held
+        ],
+    )
     cancelled = _cancelled(
         tx, {state["run"] for state in states if state is not None and not _is_held(state)}
     )
@@ -124,7 +133,8 @@ def renew(
         else:
             is_cancelled = state["status"] == RETRY_CREATED or state["run"] in cancelled
             result = HeartbeatResult.CANCELLED if is_cancelled else HeartbeatResult.LOST
-        replies.append(HeartbeatStateReply(state_id=beat.state_id, result=result))
+        number = None if state is None else stored.get(state["seq"])
+        replies.append(HeartbeatStateReply(state_id=beat.state_id, result=result, checkpoint=number))
     return replies
 
 
@@ -151,9 +161,9 @@ def _is_held(state: Row) -> bool:
 
 
 def _is_written(beat: HeartbeatState, state: Row) -> bool:
-    """Whether a heartbeat changes a state: it has a deadline, or its node began to run."""
-    changes = _begins(beat, state) or state["manager"] is None or state["status"] == CREATED
-    return _is_held(state) and changes
+    """Whether a heartbeat changes a state: it has a deadline, or its node began, or has a checkpoint."""
+    is_leased = state["manager"] is None or state["status"] == CREATED
+    return _is_held(state) and (is_leased or _begins(beat, state) or beat.checkpoint is not None)
 
 
 def _begins(beat: HeartbeatState, state: Row) -> bool:

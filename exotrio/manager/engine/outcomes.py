@@ -135,6 +135,10 @@ def _record_one(
         )
     run = state.scope(changes.tx)
     state.execution = item.trace
+    if isinstance(item, ExecutedItem | PrunedItem):
+        changes.checkpoints.erase(state)
+    elif token is not None and item.checkpoint is not None:
+        changes.checkpoints.save(state, token, item.checkpoint)
     match item:
         case ExecutedItem():
             return _executed(changes, run, state, shared, item)
@@ -290,7 +294,7 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
         copy.retry_count = retry
         copy.manual_fanout_id = state.manual_fanout_id
         copy.failed_since = state.failed_since or tx.now_ms
-        changes.insert(run, copy)
+        changes.checkpoints.move(state, changes.insert(run, copy))
     _finish(changes, run, state, item, status, error=item.error)
     return Recorded(
         result=ItemResult.OK,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from exotrio._wire.native import EndedState, ItemReply
+from exotrio._wire.native import ItemReply, ReleasedState
 from exotrio._wire.vocabulary import ItemResult
+from exotrio.manager.engine.checkpoints import Saved, save_checkpoints
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
 from exotrio.manager.rules.lineage import linked
 from exotrio.manager.store.driver import Row
@@ -16,6 +17,8 @@ CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request arrives much sooner."""
 
 _TO_RELEASE = "SELECT seq, run, node_id, status, token, worker, claimed_at, trace FROM states"
+_HELD = (ItemResult.OK, ItemResult.DUPLICATE)
+"""Results for the holder of the last token. For a duplicate, its lease ended or it repeats a request."""
 _OF_NODES = "JOIN nodes ON nodes.id = node_id WHERE"
 
 
@@ -35,7 +38,7 @@ def used_at(tx: Transaction, claim_id: str) -> int | None:
 
 
 def release(
-    tx: Transaction, namespace: str, states: Sequence[EndedState], delay_ms: int = 0
+    tx: Transaction, namespace: str, states: Sequence[ReleasedState], delay_ms: int = 0
 ) -> WithEffects[list[ItemReply]]:
     """Make held states claimable again, as if they had not been claimed."""
     seqs = {held.state_id: tx.seq(held.state_id) for held in states}
@@ -49,6 +52,8 @@ def release(
     }
     released: dict[int, Row] = {}
     traces: list[tuple[int, str | None]] = []
+    checkpoints: list[Saved] = []
+    handed_over: set[int] = set()
     replies = []
     for held in states:
         seq = seqs[held.state_id]
@@ -61,14 +66,19 @@ def release(
             result = ItemResult.DUPLICATE
         elif state["status"] == QUEUED:
             released[state["seq"]] = state
+            if held.handed_over:
+                handed_over.add(state["seq"])
             if held.trace is not None:
                 traces.append((state["seq"], linked(state["trace"], [held.trace])))
             result = ItemResult.OK
         else:
             result = ItemResult.STALE
+        if state is not None and held.checkpoint is not None and result in _HELD:
+            checkpoints.append((state["seq"], held.token, held.checkpoint))
         replies.append(ItemReply(state_id=held.state_id, result=result))
-    effects = _release(tx, list(released.values()), delay_ms)
+    effects = _release(tx, list(released.values()), delay_ms, handed_over)
     tx.update("states", ("seq",), ("trace",), sorted(traces))
+    save_checkpoints(tx, checkpoints)
     return WithEffects(replies, effects)
 
 
@@ -107,7 +117,9 @@ def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> With
     return WithEffects(None, _release(tx, held, 0))
 
 
-def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> Effects:
+def _release(
+    tx: Transaction, states: Sequence[Row], delay_ms: int, handed_over: Collection[int] = ()
+) -> Effects:
     effects = Effects()
     if not states:
         return effects
@@ -117,7 +129,8 @@ def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> Effects:
         f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {numbered(tx, QUEUED)}",
         (*due, tx.items([state["seq"] for state in states])),
     )
-    add_events(tx, "released", states)
+    add_events(tx, "released", [state for state in states if state["seq"] not in handed_over])
+    add_events(tx, "handed over", [state for state in states if state["seq"] in handed_over])
     for state in states:
         effects.reopen(state["run"], state["node_id"])
     return effects

@@ -2,10 +2,10 @@
 
 A run is deleted in two steps. Its own row is deleted first, in one transaction that adds the run to
 ``discarded``: from then on neither the run nor a state of it is found. What belonged to it (states, counts,
-unite_counters, unite_members, events, logs, store, idle_times) is deleted later, in transactions that are
-limited in time and delete many small runs or a part of a large one: a large run deleted at once would delay
-every claim. If the process is killed meanwhile, the next one goes on. Numbers are not used again, so a new
-run never finds rows of an old one.
+unite_counters, unite_members, events, logs, checkpoints, store, idle_times) is deleted later, in transactions
+that are limited in time and delete many small runs or a part of a large one: a large run deleted at once
+would delay every claim. If the process is killed meanwhile, the next one goes on. Numbers are not used again,
+so a new run never finds rows of an old one.
 
 The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small as its
 content.
@@ -25,8 +25,8 @@ RUNS = 100
 """Maximum of runs in one step."""
 PART = 10
 """States deleted by one statement: each may hold megabytes."""
-LOGS = 100
-"""Maximum of logs that one step deletes: each has up to 32 KiB of text."""
+TEXTS = 100
+"""Maximum of logs, and of checkpoints, that one step deletes: each has up to 64 KiB of text."""
 MAX_BATCH = 0.01
 """Seconds after which a transaction begins no further step, or part of one."""
 
@@ -102,17 +102,18 @@ def _clear_dependents(tx: Transaction, states: Sequence[int]) -> bool:
         f" FROM unite_members WHERE {tx.any_of('target_state')} LIMIT ?)",
         (items, BATCH),
     ).rowcount
-    events = tx.execute(
-        f"DELETE FROM events WHERE id IN (SELECT id FROM events WHERE {tx.any_of('state')} LIMIT ?)",
-        (items, BATCH),
-    ).rowcount
-    logs = tx.execute(
-        f"DELETE FROM logs WHERE state IN (SELECT state FROM logs WHERE {tx.any_of('state')} LIMIT ?)",
-        (items, LOGS),
-    ).rowcount
+    is_all = members < BATCH
+    for table, key, limit in (
+        ("events", "id", BATCH),
+        ("logs", "state", TEXTS),
+        ("checkpoints", "state", TEXTS),
+    ):
+        which = f"SELECT {key} FROM {table} WHERE {tx.any_of('state')} LIMIT ?"
+        deleted = tx.execute(f"DELETE FROM {table} WHERE {key} IN ({which})", (items, limit)).rowcount
+        is_all = is_all and deleted < limit
     # At most one for each place of the graph.
     tx.execute(f"DELETE FROM unite_counters WHERE {tx.any_of('target_state')}", (items,))
-    return members < BATCH and events < BATCH and logs < LOGS
+    return is_all
 
 
 def drop_templates(tx: Transaction) -> int:

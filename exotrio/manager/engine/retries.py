@@ -50,11 +50,14 @@ _NOT_RETRIED = {
 """Why a state in one of these statuses is not retried."""
 
 
-def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> WithEffects[RunRetry]:
+def retry_by_hand(
+    tx: Transaction, namespace: str, state_id: str, fanout_id: str, *, from_beginning: bool = False
+) -> WithEffects[RunRetry]:
     """Replace a state that ended badly by a new one; the reply has that one.
 
-    A state whose next states could not be created is not run again: they are created from its outputs. A
-    united state that could not be built is built again.
+    The new one continues from the checkpoint of the old one, unless it is to run ``from_beginning``. A state
+    whose next states could not be created is not run again: they are created from its outputs. A united state
+    that could not be built is built again.
     """
     seq = tx.seq(state_id)
     state = None
@@ -75,23 +78,29 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
         )
     if state.cancelled_at is not None:
         raise Conflict("the run of this state was cancelled; trigger the graph again")
-    reply, effects = _retry(tx, state.scope(tx), [state], {state.seq: fanout_id})
+    reply, effects = _retry(
+        tx, state.scope(tx), [state], {state.seq: fanout_id}, from_beginning=from_beginning
+    )
     if reply.refused:
         raise Conflict(f"its inputs still cannot be built: {reply.refused[0].reason}")
     return WithEffects(reply, effects)
 
 
-def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> WithEffects[RunRetry]:
+def retry_anywhere(
+    tx: Transaction, state_id: str, fanout_id: str, *, from_beginning: bool = False
+) -> WithEffects[RunRetry]:
     """Retry a state as ``retry_by_hand`` does, whatever the namespace of its node is."""
     row = tx.row(
         "SELECT namespace FROM states JOIN nodes ON nodes.id = node_id WHERE seq = ?", (tx.seq(state_id),)
     )
     if row is None:
         raise NotFound(f"there is no state {state_id!r}")
-    return retry_by_hand(tx, row["namespace"], state_id, fanout_id)
+    return retry_by_hand(tx, row["namespace"], state_id, fanout_id, from_beginning=from_beginning)
 
 
-def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> WithEffects[RunRetry]:
+def retry_run(
+    tx: Transaction, namespace: str, run_id: str, request_id: str, *, from_beginning: bool = False
+) -> WithEffects[RunRetry]:
     """Retry every failed state of a run, each as ``retry_by_hand`` does, except those that are replaced.
 
     A repeated request with the same ``request_id`` retries nothing more.
@@ -108,7 +117,8 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
         return WithEffects(earlier, NO_EFFECTS)
     if not failed:
         raise Conflict(f"the run {run_id} has no failed states")
-    return _retry(tx, run, failed, {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed})
+    fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
+    return _retry(tx, run, failed, fanout_ids, from_beginning=from_beginning)
 
 
 def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | None:
@@ -157,7 +167,12 @@ def _is_unbuilt(state: State) -> bool:
 
 
 def _retry(
-    tx: Transaction, run: RunScope, states: Sequence[State], fanout_ids: Mapping[int, str]
+    tx: Transaction,
+    run: RunScope,
+    states: Sequence[State],
+    fanout_ids: Mapping[int, str],
+    *,
+    from_beginning: bool,
 ) -> WithEffects[RunRetry]:
     """Replace states of a run, which is locked, by new attempts.
 
@@ -186,7 +201,7 @@ def _retry(
     changes = Changes(tx)
     reruns.replace(changes, run, replaced)
     reply = RunRetry(
-        retried=_replace(changes, run, retried, rebuilt, fanout_ids),
+        retried=_replace(changes, run, retried, rebuilt, fanout_ids, from_beginning=from_beginning),
         refused=refusals,
         runs_again=_by_identifier(run, Counter(state["place"] for state in replaced)),
     )
@@ -202,6 +217,8 @@ def _replace(
     states: Sequence[State],
     rebuilt: Mapping[int, NewState],
     fanout_ids: Mapping[int, str],
+    *,
+    from_beginning: bool,
 ) -> list[RetriedState]:
     """Replace states of a run by new attempts: those in ``rebuilt``, or copies."""
     tx = changes.tx
@@ -222,6 +239,10 @@ def _replace(
         new.retry_of = state.seq
         new.failed_since = None if state.status == PRUNED else state.failed_since or state.finished_at
         changes.insert(run, new, seq=seq)
+        if state.status == ERRORED and not from_beginning:
+            changes.checkpoints.move(state, seq)
+        else:
+            changes.checkpoints.erase(state)
         changes.update(state, status=RETRY_CREATED, updated_at=tx.now_ms)
         changes.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
         changes.add_event(state.seq, "retried by hand")

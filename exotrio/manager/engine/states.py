@@ -87,6 +87,7 @@ class State:
     trace: str | None
     finished_at: int | None
     failed_since: int | None
+    checkpoint_size: int | None
     template: int
     graph: int
     cancelled_at: int | None
@@ -109,8 +110,8 @@ class State:
 _STATE = (
     "SELECT states.seq, run, place, node_id, status, error, data, parent, united, groups, path,"
     " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace,"
-    " states.finished_at, failed_since, runs.template, runs.graph, runs.cancelled_at, runs.pending,"
-    " runs.finished_at"
+    " states.finished_at, failed_since, checkpoint_size, runs.template, runs.graph, runs.cancelled_at,"
+    " runs.pending, runs.finished_at"
     " FROM states CROSS JOIN runs ON runs.id = states.run"
     # In this order, so that SQLite does not go from all nodes of a namespace to all of their states.
     " CROSS JOIN nodes ON nodes.id = states.node_id"

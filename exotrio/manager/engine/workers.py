@@ -7,9 +7,10 @@ runtime. Times are on the clock of leases. ``queries.runtimes`` reads the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
+from pydantic.main import IncEx
 from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import HeartbeatRequest, HeartbeatStateReply
@@ -28,7 +29,12 @@ MAX_TRIMMED = 1_000
 CLAIM_KEPT_FOR_MS = 10_000
 """Within this time another claim for the same nodes is not stored."""
 COMMANDS = ("drain", "tasks")
-_NOT_KEPT = {"tasks", "registered", "registered_ms"}
+_NOT_KEPT: Mapping[str, IncEx | bool] = {
+    "tasks": True,
+    "registered": True,
+    "registered_ms": True,
+    "states": {"__all__": {"checkpoint"}},
+}
 
 
 def heartbeat(

@@ -9,10 +9,11 @@ from pydantic_core import from_json
 
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.native import LogLine
-from exotrio._wire.operations import StateAttempt, StateEvent, StateHistory, StateHolder
+from exotrio._wire.operations import StateAttempt, StateCheckpoint, StateEvent, StateHistory, StateHolder
 from exotrio._wire.v0 import StateDetail
+from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.runs import RUNS
-from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, find_state, get_state
+from exotrio.manager.engine.states import CREATED, PRUNED, QUEUED, RETRYABLE, SUCCESS, find_state, get_state
 from exotrio.manager.queries.load import buffered_among
 from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.states import spent_fields, times
@@ -69,6 +70,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         ],
         attempts=_attempts_of(view, state),
         logs=logs_of(view, state["seq"]),
+        checkpoint=_checkpoint_of(view, state),
         runs_again=run_again(view, view.template(state["template"]), [(state["place"], state["groups"])])
         if state["status"] in RETRYABLE and state["cancelled_at"] is None
         else [],
@@ -110,6 +112,16 @@ def logs_of(view: View, seq: int) -> list[LogLine]:
     """Return what the last execution of a state with any output logged and printed."""
     row = view.row("SELECT lines FROM logs WHERE state = ?", (seq,))
     return [] if row is None else [LogLine.model_validate(line) for line in from_json(row["lines"])]
+
+
+def _checkpoint_of(view: View, state: Row) -> StateCheckpoint | None:
+    # A state manager of an earlier version leaves it when it records a success.
+    if state["checkpoint_size"] is None or state["status"] in (SUCCESS, PRUNED):
+        return None
+    row = read_checkpoints(view, [state["seq"]])[state["seq"]]
+    return StateCheckpoint(
+        number=row["number"], value=from_json(row["value"]), stored_at=from_unix_ms(row["at"])
+    )
 
 
 def _paused_since(view: View, state: Row) -> int | None:

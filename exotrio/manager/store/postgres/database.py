@@ -32,7 +32,9 @@ _SETTINGS = {
     # less space and 3 % less of the write-ahead log than without, in the same time.
     "states": "fillfactor = 85",
     # Rows that come and go are cleared away before they are a fifth of the table.
-    **dict.fromkeys(("claims", "trends", "waiting_trends", "cron_triggers", "meta", "unite_members"), ""),
+    **dict.fromkeys(
+        ("checkpoints", "claims", "trends", "waiting_trends", "cron_triggers", "meta", "unite_members"), ""
+    ),
 }
 _AUTOVACUUM = (
     "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,"
