@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from exotrio.errors import DatabaseError
-from exotrio.manager.store import schema
+from exotrio.manager.store import migrations, schema
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.postgres import database as on_postgres
 from exotrio.manager.store.sqlite import database
@@ -28,7 +28,7 @@ from tests.support.helpers import node_name, ok
 from tests.support.manager import ENGINES, open_manager, recount
 
 VERSION_1 = Path(__file__).with_name("version_1.sql").read_text()
-VERSION_2 = f"""{VERSION_1} {schema.MIGRATIONS[1]}
+VERSION_2 = f"""{VERSION_1} {migrations.MIGRATIONS[1]}
 INSERT INTO zoned_schedules VALUES (1, 'CRON_TZ=Asia/Kolkata 0 3 * * *', 1700017200001);
 INSERT INTO trends VALUES (1, 1, 28333333, 1, 'SUCCESS', 2, 2), (1, 15, 1888888, 1, 'SUCCESS', 2, 2);
 """
@@ -65,7 +65,7 @@ async def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert version(path) == schema.VERSION
     monkeypatch.setattr(database, "VERSION", schema.VERSION + 2)
     for step, sql in STEPS.items():
-        monkeypatch.setitem(schema.MIGRATIONS, schema.VERSION - 1 + step, sql)
+        monkeypatch.setitem(migrations.MIGRATIONS, schema.VERSION - 1 + step, sql)
     return path
 
 
@@ -79,7 +79,7 @@ async def test_a_step_that_breaks_off_leaves_the_file_at_the_version_before(
     first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setitem(schema.MIGRATIONS, schema.VERSION + 1, STEPS[2] + "SELECT * FROM no_such_table;")
+        broken.setitem(migrations.MIGRATIONS, schema.VERSION + 1, STEPS[2] + "SELECT * FROM no_such_table;")
         with pytest.raises(DatabaseError, match="no_such_table"):
             await opened(first)
     assert version(first) == schema.VERSION + 1

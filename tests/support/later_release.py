@@ -5,7 +5,7 @@ Its tables have more columns, of the kind that statements written before do not 
 
 from __future__ import annotations
 
-from exotrio.manager.store import schema
+from exotrio.manager.store import migrations, schema
 
 EXPAND = (
     "ALTER TABLE states ADD COLUMN later INTEGER NOT NULL DEFAULT 0;"
@@ -18,7 +18,7 @@ EXPAND = (
 
 def become_later() -> None:
     """Change this process, before anything has taken over what ``schema`` says."""
-    schema.MIGRATIONS[schema.VERSION] = EXPAND
+    migrations.MIGRATIONS[schema.VERSION] = EXPAND
     schema.VERSION += 1
 
 

@@ -8,7 +8,9 @@
 ``catalog``     templates and registered nodes, kept parsed
 ``readers``     queries in threads
 ``driver``      what an engine's driver and its dialect of SQL have to offer, as protocols
-``schema``      the tables, their version, and migrations
+``schema``      the tables and their version
+``migrations``  how older tables come to it, and how to change a table
+``numbers``     the numbers of new rows
 ``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set
 ``tallies``     counts of states and runs that ended, by node, graph, time, status and duration

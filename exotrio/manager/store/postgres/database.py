@@ -10,11 +10,13 @@ from psycopg import errors
 from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.driver import put_meta
+from exotrio.manager.store.migrations import FOR_OLDER, MIGRATIONS
+from exotrio.manager.store.numbers import GAP, number_at
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection, Mark
 from exotrio.manager.store.postgres.server import MIN_VERSION, Server
 from exotrio.manager.store.postgres.translation import translate_schema
-from exotrio.manager.store.schema import FOR_OLDER, GAP, MIGRATIONS, OLDEST, SCHEMA, VERSION, number_at
+from exotrio.manager.store.schema import OLDEST, SCHEMA, VERSION
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 _LOCK = 0x65786F31  # "exo1"

@@ -18,8 +18,9 @@ from pathlib import Path
 from exotrio._shared.database_files import check_companions, lock_of, make_folder, open_own
 from exotrio._shared.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
+from exotrio.manager.store.migrations import MIGRATIONS
 from exotrio.manager.store.port import Replaced
-from exotrio.manager.store.schema import MIGRATIONS, SCHEMA, VERSION
+from exotrio.manager.store.schema import SCHEMA, VERSION
 
 MEMORY = ":memory:"
 APPLICATION_ID = 0x65786F31  # "exo1"
