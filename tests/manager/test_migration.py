@@ -87,22 +87,6 @@ async def test_a_step_that_breaks_off_leaves_the_file_at_the_version_before(
     assert rows(first) == [("first", "second")]
 
 
-async def test_a_file_from_before_the_first_release_is_refused_and_the_error_says_how_to_go_on(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "state.db"
-    await opened(path)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA application_id = {database.UNRELEASED_ID}")
-        connection.execute("PRAGMA user_version = 5")
-    before = path.read_bytes()
-    with pytest.raises(DatabaseError, match="before the first release") as caught:
-        await opened(path)
-    assert "move it away" in str(caught.value)
-    assert "--db FILE" in str(caught.value)
-    assert path.read_bytes() == before
-
-
 # -- from versions that were released
 
 

@@ -26,8 +26,6 @@ MEMORY = ":memory:"
 APPLICATION_ID = 0x65786F31  # "exo1"
 MOVED = ".moved"
 """What is added to the name of a file when it is moved to PostgreSQL."""
-UNRELEASED_ID = 0x65786F74
-"""What exotrio wrote into its files before its first release. Their tables cannot be converted."""
 
 
 class Ownership:
@@ -218,12 +216,6 @@ def _prepare_schema(connection: sqlite3.Connection, where: str) -> None:
             f"BEGIN IMMEDIATE; {SCHEMA}"
             f"INSERT INTO meta VALUES ('stamp', '{stamp}');"
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
-        )
-    elif application == UNRELEASED_ID:
-        raise DatabaseError(
-            f"{where} was written by an exotrio from before the first release, whose tables are different",
-            fix="move it away (with its -wal file, if there is one) to begin a new one, or choose another"
-            " file with --db FILE; only the exotrio that wrote it can read it",
         )
     elif application != APPLICATION_ID:
         raise DatabaseError(f"{where} was not made by exotrio", fix="choose another file with --db FILE")
