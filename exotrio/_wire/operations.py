@@ -134,13 +134,20 @@ class StateEvent(Body):
 
 
 class StateAttempt(Body):
-    """One attempt at the work of a state, which is a state itself; ``by_hand``: an operator requested it."""
+    """One attempt at the work of a state, which is a state itself; ``by_hand``: an operator requested it.
+
+    Fields:
+        worker: The runtime that claimed it; None if none did, or through v0, and from an older server.
+        error: The line of its error that says what was raised; None from an older server, too.
+    """
 
     id: str
     status: StateStatus
     retry_count: int
     by_hand: bool
     created_at: Moment
+    worker: str | None = None
+    error: str | None = None
 
 
 class StateHolder(Body):

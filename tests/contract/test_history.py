@@ -70,7 +70,7 @@ async def test_a_requeued_state_is_shown_as_requeued(api: Api) -> None:
 async def test_every_attempt_shows_the_whole_chain(api: Api) -> None:
     flow = await Flow.start(api, place("a"), retry_policy=FAST_RETRY | {"max_retries": 1})
     ids = [await flow.one("a")]
-    ok(await api.errored(ids[0]))
+    ok(await api.errored(ids[0], "it broke"))
     ids.append(await flow.fail("a", times=1))
     ids.append(ok(await api.manual_retry(ids[1]))["id"])
     ok(await api.errored(await flow.one("a")))
@@ -83,6 +83,8 @@ async def test_every_attempt_shows_the_whole_chain(api: Api) -> None:
         (ids[2], "RETRY_CREATED", 0, True),
         (ids[3], "SUCCESS", 1, False),
     ]
+    errors = [attempt["error"] for attempt in chains[0]]
+    assert errors == ["it broke", "failed on purpose", "failed on purpose", None]
     kinds = [event["kind"] for event in ok(await api.history(ids[1]))["events"]]
     assert kinds == ["retried by hand"]
 

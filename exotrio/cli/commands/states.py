@@ -273,7 +273,9 @@ def _history(state: StateHistory) -> list[str]:
             how = "by hand" if attempt.by_hand else how
             this = "  <- this one" if attempt.id == state.id else ""
             created = iso_time(attempt.created_at)
-            lines.append(f"  {attempt.id} {attempt.status.value}, {how}, {created}{this}")
+            by = f" by {attempt.worker}" if attempt.worker else ""
+            error = f": {error_message(attempt.error)}" if attempt.error else ""
+            lines.append(f"  {attempt.id} {attempt.status.value}, {how}, {created}{by}{error}{this}")
     if state.events:
         lines.append("events:")
         for event in state.events:

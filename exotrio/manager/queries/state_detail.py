@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from exotrio._util.error_message import message_line
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.native import LogLine
 from exotrio._wire.operations import StateAttempt, StateCheckpoint, StateEvent, StateHistory, StateHolder
@@ -16,7 +17,7 @@ from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, PRUNED, QUEUED, RETRYABLE, SUCCESS, find_state, get_state
 from exotrio.manager.queries.load import buffered_among
 from exotrio.manager.queries.run import run_again
-from exotrio.manager.queries.states import spent_fields, times
+from exotrio.manager.queries.states import LINE_OF_ERROR, spent_fields, times
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -154,6 +155,8 @@ def _attempts_of(view: View, state: Row) -> list[StateAttempt]:
             # What a retry by hand brings about: a new attempt, or that of a united node after it.
             by_hand=attempt["retry_of"] is not None and attempt["retry_count"] == 0,
             created_at=from_unix_ms(attempt["created_at"]),
+            worker=attempt["worker"],
+            error=attempt["error"] and message_line(attempt["error"]),
         )
         for attempt in [*reversed(before), state, *after]
     ]
@@ -165,7 +168,8 @@ def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterato
         row = None
         if seq is not None:
             row = view.row(
-                f"SELECT seq, retry_of, status, retry_count, created_at FROM states WHERE {condition}",
+                f"SELECT seq, retry_of, status, retry_count, created_at, worker, {LINE_OF_ERROR} FROM states"
+                f" WHERE {condition}",
                 (seq,),
             )
         if row is None:

@@ -519,6 +519,7 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases(site: 
     html = await site.browser.page(path)
     attempts = re.findall(r'href="/ns/shop/states/([0-9a-f]{24})"', html)
     assert len(set(attempts)) == 1
+    assert '<span class="second"><span class="bad">first</span> · contract-worker</span>' in html
     assert "retry 1" in html
     assert "first" in await site.browser.page(f"/ns/shop/states/{attempts[0]}")
     assert flow.run_id in html
