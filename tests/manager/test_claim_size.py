@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from exotrio._wire.vocabulary import MAX_CHECKPOINT
 from exotrio.manager.engine.claims import MAX_CLAIM_BYTES
 from tests.contract.flow import Flow
-from tests.contract.native import A, claim
+from tests.contract.native import A, claim, item_for
 from tests.support.helpers import declare, ok, place
 from tests.support.manager import Manager, recount
 
@@ -39,6 +40,17 @@ async def test_a_claim_of_large_states_is_limited_and_the_next_ones_return_the_o
     await manager.service.store.read(recount)
     assert [len(states) for states in taken] == [3, 3, 2, 0]
     assert len({state["state_id"] for states in taken for state in states}) == 8
+
+
+async def test_checkpoints_count_as_much_as_inputs(manager: Manager) -> None:
+    await waiting(manager, *[1] * 40)
+    value = '"' + "x" * (MAX_CHECKPOINT - 2) + '"'
+    states = [
+        item_for(state, checkpoint={"number": 1, "value": value})
+        for state in await take(manager, native=True)
+    ]
+    ok(await manager.api.release(states=states))
+    assert [len(await take(manager, native=True)) for _ in range(3)] == [31, 9, 0]
 
 
 @both

@@ -16,15 +16,17 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import PRINTED, A, claim, executed_item, item_for, report
-from tests.support.helpers import eventually, ok, place
+from tests.support.helpers import eventually, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager
 from tests.support.postgres import Database
 
 OF_GRAPHS = ("graphs", "templates", "secrets", "cron_triggers")
 OF_RUNS = (
     *("runs", "states", "counts", "unite_counters", "unite_members", "events", "logs", "store"),
+    "checkpoints",
     "discarded",
 )
+U = node_name("u")
 PLACES = (place("a", "b"), place("b", "u"), place("u", unites="a", inputs={"p": "${{b.outputs.v}}"}))
 DAILY = [
     {"type": "CRON", "value": {"expression": "@daily", "timezone": zone}} for zone in ("UTC", "Asia/Kolkata")
@@ -56,8 +58,11 @@ async def with_runs(manager: Manager, count: int) -> Flow:
             ok(await manager.api.release(states=[item_for(held)]))
             (held,) = await claim(manager.api, {A: 1})
             assert await report(manager.api, executed_item(held) | {"logs": [PRINTED]}) == ["ok"]
-            for identifier in ("b", "u"):
-                await flow.run(identifier)
+            await flow.run("b")
+            (held,) = await claim(manager.api, {U: 1})
+            failed = {"outcome": "errored", "error": "x", "retry": False}
+            checkpoint = {"checkpoint": {"number": 1, "value": "1"}}
+            assert await report(manager.api, item_for(held, **failed, **checkpoint)) == ["ok"]
     return flow
 
 

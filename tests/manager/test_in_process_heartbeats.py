@@ -38,9 +38,9 @@ async def held() -> AsyncIterator[Held]:
             yield Held(manager, await claim_one(manager.api), other, used)
 
 
-async def beat(api: Api, state: dict[str, Any], *, running: bool) -> str:
+async def beat(api: Api, state: dict[str, Any], *, running: bool, **fields: Any) -> str:
     """Return what a heartbeat about a state learns of it."""
-    (item,) = ok(await api.heartbeat("w", states=[item_for(state, running=running)]))["items"]
+    (item,) = ok(await api.heartbeat("w", states=[item_for(state, running=running, **fields)]))["items"]
     result: str = item["result"]
     return result
 
@@ -71,3 +71,28 @@ async def test_a_heartbeat_in_process_does_not_mark_the_claim_of_another_runtime
         await until(held.database.blocked)
         held.other.commit()
     assert not await held.manager.service.store.read(has_begun)
+
+
+async def test_a_heartbeat_in_process_stores_no_checkpoint_of_the_claim_of_another_runtime(
+    held: Held,
+) -> None:
+    def stored(view: View) -> list[int]:
+        return [row["number"] for row in view.execute("SELECT number FROM checkpoints")]
+
+    def checkpoint(number: int) -> dict[str, Any]:
+        return {"checkpoint": {"number": number, "value": "1"}}
+
+    store = held.manager.service.store
+    assert await beat(held.manager.api, held.state, running=True, **checkpoint(1)) == "ok"
+    assert await beat(held.manager.api, held.state, running=True, **checkpoint(2)) == "ok"
+    assert await store.read(stored) == [2]
+    held.other.execute("UPDATE states SET token = 'another'")
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def check_late_heartbeat() -> None:
+            assert await beat(held.manager.api, held.state, running=True, **checkpoint(3)) == "lost"
+
+        await until(held.database.blocked)
+        held.other.commit()
+    assert await store.read(stored) == [2]

@@ -112,6 +112,28 @@ async def test_a_lease_that_is_not_renewed_ends_and_the_state_can_be_claimed_aga
     assert lease["token"] != first["lease"]["token"]
 
 
+@pytest.mark.parametrize("late", [None, "release", "heartbeat", "outcome"])
+async def test_a_checkpoint_outlives_the_lease_and_its_holder_may_store_one_until_another_claims_the_state(
+    autojump_clock: MockClock, api: Api, late: str | None
+) -> None:
+    await Flow.start(api, place("a"))
+    first = await claim_one(api)
+    ok(await api.heartbeat(states=[item_for(first, checkpoint={"number": 1, "value": "1"})]))
+    await trio.sleep(TTL + SWEEP)
+    item = item_for(first, checkpoint={"number": 2, "value": "2"})
+    if late == "release":
+        ok(await api.release(states=[item]))
+    elif late == "heartbeat":
+        assert ok(await api.heartbeat(states=[item]))["items"][0]["checkpoint"] == 2
+        await trio.sleep(TTL + SWEEP)
+    elif late == "outcome":
+        assert await report(api, {**item, "outcome": "requeued", "delay_ms": 1}) == ["ok"]
+        await trio.sleep(1)
+    second = await claim_one(api)
+    assert second["checkpoint"] == {"number": 2, "value": "2"} if late else {"number": 1, "value": "1"}
+    assert ok(await api.heartbeat(states=[item]))["items"][0]["result"] == "lost"
+
+
 async def test_the_end_of_a_lease_wakes_a_long_poll(autojump_clock: MockClock, api: Api) -> None:
     await Flow.start(api, A, B)
     first = await claim_one(api)

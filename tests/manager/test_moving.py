@@ -18,7 +18,7 @@ from exotrio.manager.store.postgres.moving import OF_PROCESSES, ON_LEASE_CLOCK
 from exotrio.manager.store.postgres.translation import tables
 from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
-from tests.contract.native import PRINTED, B, claim, executed_item, report
+from tests.contract.native import PRINTED, B, claim, executed_item, item_for, report
 from tests.support import postgres
 from tests.support.commands import Cli, fails
 from tests.support.helpers import NO_RETRY, node_name, ok, place
@@ -67,6 +67,8 @@ async def fill(file: Path) -> dict[str, Any]:
         )
         await flow.run("a", {"v": "1"}, {"v": "2 \N{SNOWMAN}"}, {"v": "a NUL: \0"})
         leased = ok(await remote.native_claim({node_name("b"): 1}, claim_id=CLAIM))
+        held = item_for(leased["states"][0], checkpoint={"number": 1, "value": '{"row": "1"}'})
+        ok(await remote.heartbeat(states=[held]))
         old = await Flow.start(remote, place("v0"), graph="old")
         by_v0 = await old.one("v0")
         failing = await Flow.start(remote, place("x"), graph="failing", retry_policy=NO_RETRY)

@@ -21,6 +21,7 @@ from tests.support.helpers import (
     NO_RETRY,
     SettableClock,
     eventually,
+    node_name,
     ok,
     open_client,
     place,
@@ -33,8 +34,10 @@ MINUTE = 60.0
 MINUTE_MS = 60_000
 OF_RUNS = (
     *("runs", "states", "counts", "unite_counters", "unite_members", "events", "logs", "store"),
+    "checkpoints",
     *("idle_times", "discarded"),
 )
+U = node_name("u")
 PLACES = (
     place("t", "b"),
     place("b", "u"),
@@ -48,7 +51,8 @@ def rows(view: View) -> Counter[str]:
 
 
 async def finish(api: Api, width: int = 3, depth: int = 1) -> Flow:
-    """Run a graph with two fan-outs, a united node, an event, logs and a store to its end."""
+    """Run a graph with two fan-outs, a united node that fails, an event, logs, a store and checkpoints to its
+    end."""
     flow = await Flow.deploy(api, *PLACES)
     await flow.trigger(store={"key": "value"})
     await flow.run("t", *({"v": str(index)} for index in range(width)))
@@ -57,9 +61,10 @@ async def finish(api: Api, width: int = 3, depth: int = 1) -> Flow:
     outputs = [{"v": str(index)} for index in range(depth)]
     for state in await claim(api, {B: width}):
         assert await report(api, executed_item(state, *outputs) | {"logs": [PRINTED]}) == ["ok"]
-    for state in await flow.take("u", width):
-        ok(await api.executed(state["state_id"]))
-    assert (await flow.run_summary())["status"] == "SUCCESS"
+    failed = {"outcome": "errored", "error": "x", "retry": False, "checkpoint": {"number": 1, "value": "1"}}
+    for state in await claim(api, {U: width}):
+        assert await report(api, item_for(state, **failed)) == ["ok"]
+    assert (await flow.run_summary())["status"] == "FAILED"
     return flow
 
 
@@ -159,7 +164,7 @@ async def test_without_a_limit_nothing_is_ever_deleted(autojump_clock: MockClock
     async with open_manager(clock=virtual_ms) as manager:
         flow = await finish(manager.api)
         await trio.sleep(100 * MINUTE)
-        assert (await flow.run_summary())["status"] == "SUCCESS"
+        assert (await flow.run_summary())["status"] == "FAILED"
 
 
 async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockClock) -> None:
@@ -199,7 +204,7 @@ async def test_a_large_run_is_deleted_in_small_steps(monkeypatch: pytest.MonkeyP
         steps = 0
         while await store.write(clear):
             now = await store.read(rows)
-            assert left["logs"] - now["logs"] <= 2
+            assert all(left[table] - now[table] <= 2 for table in ("logs", "checkpoints"))
             assert all(
                 left[table] - now[table] <= 10
                 for table in ("states", "unite_members", "unite_counters", "events")

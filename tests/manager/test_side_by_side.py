@@ -18,13 +18,14 @@ import trio
 
 from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.native import (
-    EndedState,
+    Checkpoint,
     ErroredItem,
     ExecutedItem,
     HeartbeatRequest,
     HeartbeatState,
     OutcomeItem,
     PrunedItem,
+    ReleasedState,
     RequeuedItem,
 )
 from exotrio._wire.v0 import RegisterRequest
@@ -160,7 +161,12 @@ class Crowd:
         self.held += [(each.v0["state_id"], each.native["lease"]["token"]) for each in taken.states]
 
     def item(self, random: Random, state_id: str, token: str) -> OutcomeItem:
-        held: dict[str, Any] = {"state_id": state_id, "token": token, "trace": self.trace(random)}
+        held: dict[str, Any] = {
+            "state_id": state_id,
+            "token": token,
+            "trace": self.trace(random),
+            "checkpoint": self.checkpoint(random),
+        }
         match random.choices(("executed", "errored", "pruned", "requeued"), (10, 6, 1, 1))[0]:
             case "executed":
                 # Without v the states that follow c cannot be built.
@@ -176,6 +182,11 @@ class Crowd:
     def trace(self, random: Random) -> str | None:
         return random.choice((None, f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"))
 
+    def checkpoint(self, random: Random) -> Checkpoint | None:
+        if random.random() < 0.3:
+            return None
+        return Checkpoint(number=random.randint(1, 9), value=str(random.random()))
+
     async def report(self, random: Random) -> None:
         items = [self.item(random, *held) for held in self.tokens(random)]
         await self.write(random, outcomes.record_batch, NAMESPACE, items)
@@ -188,7 +199,12 @@ class Crowd:
 
     async def beat(self, random: Random) -> None:
         states = [
-            HeartbeatState(state_id=state_id, token=token, running=random.random() < 0.5)
+            HeartbeatState(
+                state_id=state_id,
+                token=token,
+                running=random.random() < 0.5,
+                checkpoint=self.checkpoint(random),
+            )
             for state_id, token in self.tokens(random)
         ]
         beat = HeartbeatRequest(worker_id=random.choice(WORKERS), states=states)
@@ -196,7 +212,12 @@ class Crowd:
 
     async def release(self, random: Random) -> None:
         states = [
-            EndedState(state_id=state_id, token=token, trace=self.trace(random))
+            ReleasedState(
+                state_id=state_id,
+                token=token,
+                trace=self.trace(random),
+                checkpoint=self.checkpoint(random),
+            )
             for state_id, token in self.tokens(random)
         ]
         await self.write(random, releases.release, NAMESPACE, states, random.choice((0, 1)))
@@ -218,7 +239,8 @@ class Crowd:
     async def retry_run(self, random: Random) -> None:
         for run in self.runs:
             with suppress(Refused):
-                await self.write(random, retries.retry_run, NAMESPACE, run, str(random.randrange(100)))
+                request_id, again = str(random.randrange(100)), random.random() < 0.5
+                await self.write(random, retries.retry_run, NAMESPACE, run, request_id, from_beginning=again)
 
     async def retry_state(self, random: Random) -> None:
         for state_id, _ in self.some_held(random):

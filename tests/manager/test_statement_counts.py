@@ -182,6 +182,49 @@ async def releasing_a_claim(manager: Manager, count: int) -> Act:
     return lambda: manager.remote.release(claim_id="c")
 
 
+CHECKPOINT = {"checkpoint": {"number": 1, "value": "1"}}
+
+
+async def with_checkpoints(manager: Manager, states: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Store a checkpoint of each state, and return them with a newer one."""
+    ok(await manager.remote.heartbeat(states=[{**each, **CHECKPOINT} for each in states]))
+    return [{**each, "checkpoint": {"number": 2, "value": "2"}} for each in states]
+
+
+async def renewing_with_checkpoints(manager: Manager, count: int) -> Act:
+    states = await with_checkpoints(manager, await held(manager, count))
+    return lambda: manager.remote.heartbeat(states=states)
+
+
+async def releasing_with_checkpoints(manager: Manager, count: int) -> Act:
+    states = await with_checkpoints(manager, await held(manager, count))
+    return lambda: manager.remote.release(states=states)
+
+
+async def claiming_with_checkpoints(manager: Manager, count: int) -> Act:
+    ok(await (await releasing_with_checkpoints(manager, count))())
+    return claims_all(manager)
+
+
+async def executing_with_checkpoints(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    batch = await with_checkpoints(manager, await items(manager, "b", count))
+    return lambda: manager.api.outcomes(*[{**item, **executed(OUTPUT)} for item in batch])
+
+
+async def failing_with_checkpoints(manager: Manager, count: int) -> Act:
+    await siblings(manager, count, FAST_RETRY)
+    batch = await with_checkpoints(manager, await items(manager, "b", count))
+    return lambda: manager.api.outcomes(*[{**item, "outcome": "errored", "error": "no"} for item in batch])
+
+
+async def retrying_with_checkpoints(manager: Manager, count: int) -> Act:
+    flow = await siblings(manager, count)
+    batch = await items(manager, "b", count, outcome="errored", error="no", **CHECKPOINT)
+    ok(await manager.api.outcomes(*batch))
+    return lambda: manager.api.retry_run(flow.run_id)
+
+
 async def expiring(manager: Manager, count: int) -> Act:
     if count:
         await held(manager, count)
@@ -231,6 +274,16 @@ async def triggering_again(manager: Manager, count: int) -> Act:
     return lambda: manager.api.trigger_many("graph", *runs)
 
 
+WITH_CHECKPOINTS = (
+    renewing_with_checkpoints,
+    releasing_with_checkpoints,
+    claiming_with_checkpoints,
+    executing_with_checkpoints,
+    failing_with_checkpoints,
+    retrying_with_checkpoints,
+)
+
+
 @pytest.mark.parametrize(
     "prepare",
     [
@@ -258,6 +311,7 @@ async def triggering_again(manager: Manager, count: int) -> Act:
         reporting("requeueing", outcome="requeued", delay_ms=1),
         repeating_outcomes,
         retrying_a_run,
+        *WITH_CHECKPOINTS,
     ],
 )
 async def test_many_states_take_no_more_statements_than_one(prepare: Prepare, tmp_path: Path) -> None:
@@ -265,7 +319,8 @@ async def test_many_states_take_no_more_statements_than_one(prepare: Prepare, tm
 
 
 @pytest.mark.parametrize(
-    "prepare", [triggering, claiming, losing_a_manager, the_end_of_each_run, retrying_a_run]
+    "prepare",
+    [triggering, claiming, losing_a_manager, the_end_of_each_run, retrying_a_run, failing_with_checkpoints],
 )
 async def test_many_states_take_no_more_statements_on_postgresql(prepare: Prepare, tmp_path: Path) -> None:
     await check_statements("postgres", prepare, tmp_path)
@@ -318,6 +373,28 @@ async def test_an_outcome_updates_the_row_of_its_run_once(manager: Manager) -> N
     with noted(manager.service.store) as statements:
         await report(manager, "a", 1, **executed(OUTPUT))
     assert len([sql for sql in statements if sql.startswith("UPDATE runs ")]) == 1
+
+
+async def test_states_without_a_checkpoint_cost_no_statement(manager: Manager) -> None:
+    flow = await Flow.start(manager.api, place("a"), retry_policy=FAST_RETRY, runs=4)
+    with noted(manager.service.store) as statements:
+        done, failed, pruned, back = await items(manager, "a", 4)
+        ok(
+            await manager.api.heartbeat(
+                states=[{**each, "running": True} for each in (done, failed, pruned, back)]
+            )
+        )
+        error = {"outcome": "errored", "error": "no"}
+        batch = [
+            {**done, **executed(OUTPUT)},
+            {**failed, **error},
+            {**pruned, "outcome": "pruned", "data": {}},
+        ]
+        ok(await manager.api.outcomes(*batch))
+        ok(await manager.api.release(states=[back]))
+    assert len(statements) > 10
+    assert [sql for sql in statements if " checkpoints" in sql or "SET checkpoint_size" in sql] == []
+    assert flow.run_id
 
 
 async def test_many_states_are_inserted_in_parts_each_of_which_is_made_in_a_moment(manager: Manager) -> None:

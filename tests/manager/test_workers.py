@@ -46,6 +46,15 @@ async def test_a_command_given_at_one_state_manager_reaches_a_runtime_at_another
         assert (shown.phase, shown.asked_to_drain) == ("draining", False)
 
 
+async def test_the_last_heartbeat_of_a_runtime_is_kept_without_its_checkpoints(manager: Manager) -> None:
+    checkpoint = {"number": 1, "value": '"large"'}
+    state = {"state_id": "f" * 24, "token": "t", "progress": {"text": "kept"}, "checkpoint": checkpoint}
+    ok(await manager.api.heartbeat("w", states=[state]))
+    kept = await manager.service.store.read(lambda view: str(view.one("SELECT beat FROM workers")["beat"]))
+    assert "kept" in kept
+    assert "large" not in kept
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_runtime_offers_all_nodes_that_it_claims_at_several_state_managers(engine: str) -> None:
     async with open_two(engine) as (manager, second):

@@ -237,6 +237,9 @@ def recount(view: View) -> None:
         (row["target_state"], row["place"], row["path"]): row["state"]
         for row in view.execute("SELECT * FROM unite_members")
     } == (members)
+    sizes = {row["state"]: len(row["value"].encode()) for row in view.execute("SELECT * FROM checkpoints")}
+    assert {seq: size for seq, state in by_seq.items() if (size := state["checkpoint_size"])} == sizes
+    assert not {by_seq[seq]["status"] for seq in sizes} & {"SUCCESS", "NEXT_CREATED_ERROR", "PRUNED"}
     for number, run in runs.items():
         pending = totals[number, "pending"]
         assert (run["finished_at"] is None) == (pending > 0), f"{pending} pending, finished_at {run}"

@@ -73,6 +73,7 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
 
 GROWING = re.compile(
     "states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs|idle_times|waiting_trends"
+    "|checkpoints"
 )
 _PLANNED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
 PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
@@ -90,6 +91,8 @@ INSERT INTO store (run, key, value) SELECT 1000 + n, 'k', 'v' FROM generate_seri
 INSERT INTO events (id, state, at, kind) SELECT 1000 + n, 1000 + n, n, 'requeued'
 FROM generate_series(1, 6000) AS n;
 INSERT INTO logs (state, lines) SELECT 1000 + n, '[]' FROM generate_series(1, 6000) AS n;
+INSERT INTO checkpoints (state, token, number, value, at) SELECT 1000 + n, '', 1, '1', n
+FROM generate_series(1, 6000) AS n;
 INSERT INTO trends SELECT 1 + n % 3, 1, n, n % 100, 'SUCCESS', n % 10, 1 FROM generate_series(1, 5000) AS n;
 INSERT INTO waiting_trends SELECT 1 + n % 3, 1, n, 'waited', n % 10, 1 FROM generate_series(1, 5000) AS n;
 INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 6000) AS n;

@@ -1,7 +1,7 @@
 """Checkpoints: the last value that the node of a state set, for its next execution.
 
 A state has at most one row in ``checkpoints``, and ``checkpoint_size`` in its own row says whether it has, so
-a state without one costs no statement. Whoever changes a checkpoint has locked the state.
+a state without one costs no statement. A use case that changes a checkpoint has locked the state.
 
 Callers check that a value comes from the holder of the state's last token. Its values have numbers: one that
 arrives late, since a proxy delayed a heartbeat, is not stored. Numbers are compared only under one token: a

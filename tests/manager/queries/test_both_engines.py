@@ -234,7 +234,7 @@ async def test_every_query_answers_the_same_on_both_engines(tmp_path: Path) -> N
             expected = await recording.sqlite.read(answer, query)
             assert await recording.postgres.read(noted, query) == expected, query
     left = {f"{module}.{name}" for module, name, code in all_queries() if code not in ran}
-    assert left == {"runs.show_run_once_ended"}, "it is a use case, and shows a run as show_run does"
+    assert left == {"run.show_run_once_ended"}, "it is a use case, and shows a run as show_run does"
 
 
 def all_queries() -> Iterator[tuple[str, str, CodeType]]:
