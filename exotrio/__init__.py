@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from exotrio._fields.models import to_text as to_text
     from exotrio._nodes.base import BaseNode as BaseNode
     from exotrio._nodes.base import Stopping as Stopping
+    from exotrio._nodes.outcome import HandOver as HandOver
     from exotrio._nodes.outcome import NoRetry as NoRetry
     from exotrio._nodes.outcome import PruneSignal as PruneSignal
     from exotrio._nodes.outcome import ReQueueAfterSignal as ReQueueAfterSignal
@@ -75,15 +76,15 @@ else:
     _HOMES = {
         "_fields.models": "from_text to_text",
         "_nodes.base": "BaseNode Stopping",
-        "_nodes.outcome": "NoRetry PruneSignal ReQueueAfterSignal",
+        "_nodes.outcome": "HandOver NoRetry PruneSignal ReQueueAfterSignal",
         "_runtime.lifecycle": "Phase Summary",
         "_runtime.runtime": "Runtime",
         "_version": "VERSION __version__",
         "client._state_manager": "StateManager",
         "errors": (
-            "ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError FieldsInvalid"
-            " GraphInvalid InvalidResponse KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound"
-            " PortBusy ProblemsError RequestRefused"
+            "CheckpointNotSaved ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError"
+            " FieldsInvalid GraphInvalid InvalidResponse KeyRefused LifecycleError ManagerError"
+            " ManagerUnavailable NotFound PortBusy ProblemsError RequestRefused"
         ),
         "graph": (
             "CronTrigger Graph GraphNodeModel RetryPolicyModel RetryStrategyEnum StoreConfigModel UnitesModel"

@@ -7,6 +7,7 @@
     ├── LifecycleError           a call that does not fit the runtime's phase (started twice, ...)
     ├── GraphInvalid             a graph broke validation rules; .problems names each
     ├── FieldsInvalid            values do not fit the typed fields of a node; .problems names each
+    ├── CheckpointNotSaved       a node was told to end while it waited for its checkpoint to be stored
     ├── DatabaseError            the state manager cannot use its database
     │   ├── DatabaseBusy         another process owns it
     │   └── DatabaseTooNew       a newer exotrio wrote it
@@ -27,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "CheckpointNotSaved",
     "ConfigurationError",
     "DatabaseBusy",
     "DatabaseError",
@@ -102,6 +104,10 @@ class GraphInvalid(ProblemsError):
 
 class FieldsInvalid(ProblemsError):
     """Values do not fit the fields of a model. ``problems`` names field and kind of value, never a value."""
+
+
+class CheckpointNotSaved(ExotrioError):
+    """A node was told to end while it waited for its checkpoint to be stored. It may be stored or not."""
 
 
 class DatabaseError(ExotrioError):

@@ -184,7 +184,9 @@ class RuntimeMetrics:
             self._lost = counter(
                 "exotrio_leases_lost_total", "States the state manager gave to another runtime."
             )
-            self._released = counter("exotrio_released_total", "States released, unstarted or cancelled.")
+            self._released = counter(
+                "exotrio_released_total", "States released: unstarted, handed over or cancelled."
+            )
         except ValueError as error:
             raise ConfigurationError(
                 "these metrics cannot be registered",
@@ -214,7 +216,7 @@ class RuntimeMetrics:
                     self._buffered.labels(node).observe(buffered)
                     if waited is not None:
                         self._waited.labels(node).observe(waited)
-                if outcome in ("released", "cancelled"):
+                if outcome in ("released", "handed_over", "cancelled"):
                     self._released.inc()
             case Polled(result):
                 self._polls.labels(result).inc()

@@ -18,8 +18,9 @@ import exotrio.errors
 import exotrio.monitoring
 
 NAMES = """
-BaseNode ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew ExotrioError
-FieldsInvalid Graph GraphInvalid GraphNodeModel InvalidResponse KeyRefused LifecycleError ManagerError
+BaseNode CheckpointNotSaved ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew
+ExotrioError FieldsInvalid Graph GraphInvalid GraphNodeModel HandOver InvalidResponse KeyRefused
+LifecycleError ManagerError
 ManagerUnavailable NoRetry NotFound Phase PortBusy
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION

@@ -20,13 +20,17 @@ from trio.testing import MockClock
 
 import exotrio
 from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, RequestRefused, RetryPolicyModel, Stopping
+from exotrio._execution.executor import Executor
+from exotrio._execution.handle import Execution
+from exotrio._link.port import Claim
+from exotrio._nodes.outcome import CheckpointText
 from exotrio._shared.settings import VARIABLES
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli import cli
 from exotrio.manager.rules.template import Template
-from exotrio.testing import CheckFailed, Errored, Executed, Requeued, run_graph, run_node
+from exotrio.testing import CheckFailed, Errored, Executed, HandedOver, Requeued, run_graph, run_node
 from tests.bench.__main__ import CASES
 from tests.support.facts import named_tests
 from tests.support.helpers import declare
@@ -379,9 +383,10 @@ FROM = """
 import os
 from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated
 from pydantic import BaseModel, Field
-from exotrio import BaseNode, Graph, NoRetry, ReQueueAfterSignal, RetryPolicyModel
+from exotrio import BaseNode, Graph, HandOver, NoRetry, ReQueueAfterSignal, RetryPolicyModel
 """
 PRICED = """
     async def execute(self):
@@ -412,7 +417,48 @@ async def test_the_node_in_steps_is_run_again_if_it_has_to_stop(monkeypatch: pyt
     assert await run_node(convert, {"pages": "3"}) == Executed([{"done": "3"}])
     assert converted == [0, 1, 2]
     monkeypatch.setattr(convert, "stopping", Stopping.DRAINING)
-    assert await run_node(convert, {"pages": "3"}) == Requeued(1.0)
+    assert await run_node(convert, {"pages": "3"}) == HandedOver()
+
+
+async def test_the_long_node_continues_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[str] = []
+    names = {"insert": lambda row, text: rows.append(text)}
+    node = execute(block(GUIDE, "class Import("), names, before=FROM)["Import"]
+    (tmp_path / "rows").write_text("a\nb\nc", "utf-8")
+    inputs = {"file": str(tmp_path / "rows")}
+    assert await run_node(node, inputs) == Executed([{"rows": "3"}])
+    monkeypatch.setattr(node, "stopping", Stopping.DRAINING)
+    executor = Executor(nodes={"Import": node}, fetch_secrets=no_secrets)
+    claim = Claim("s", "Import", "import", inputs, checkpoint=CheckpointText(1, '{"row":"1"}'))
+    execution = Execution(claim)
+    assert await executor.run(execution) == HandedOver()
+    assert rows == ["a", "b", "c", "b"]
+    assert execution.checkpoint is not None
+    assert execution.checkpoint.last == CheckpointText(2, '{"row":"2"}')
+
+
+async def no_secrets(claim: Claim) -> dict[str, str]:
+    return {}
+
+
+async def test_the_node_that_pays_never_pays_twice() -> None:
+    paid: list[str] = []
+
+    async def pay(invoice: str) -> None:
+        paid.append(invoice)
+        raise ConnectionError
+
+    node = execute(block(GUIDE, "class PayAll("), {"pay": pay}, before=FROM)["PayAll"]
+    executor = Executor(nodes={"PayAll": node}, fetch_secrets=no_secrets)
+    checkpoint = None
+    for _ in range(3):
+        execution = Execution(Claim("s", "PayAll", "pay", {"invoices": '["1","2"]'}, checkpoint=checkpoint))
+        await executor.run(execution)
+        assert execution.checkpoint is not None
+        checkpoint = execution.checkpoint.last
+    assert paid == ["1", "2"]
 
 
 async def test_the_node_with_a_secret_gets_it_and_its_graph_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,9 @@ class LocalBackend(ExecutionBackend):
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         execution.begin(node.timeout)
         inputs, secrets = execution.claim.inputs, execution.secrets
-        instance = instance_of(node, inputs, secrets, execution.view, execution.progress)
+        instance = instance_of(
+            node, inputs, secrets, execution.view, execution.progress, execution.checkpoint
+        )
         if isinstance(instance, Errored):
             execution.begun_at = trio.current_time()  # it took no time
             return instance

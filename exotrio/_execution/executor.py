@@ -21,13 +21,14 @@ from exotrio._execution.output import output_context
 from exotrio._execution.processes import ProcessBackend
 from exotrio._execution.results import failure_of, invalid_values
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER
-from exotrio._nodes.base import BaseNode, RunsIn, runs_in_of
-from exotrio._nodes.outcome import Errored, Released, Report
+from exotrio._nodes.base import BaseNode, RunsIn, checkpoint_class_of, runs_in_of
+from exotrio._nodes.checkpoint import CheckpointView
+from exotrio._nodes.outcome import Errored, HandedOver, Released, Report
 from exotrio._util.backoff import Backoff
 from exotrio._util.error_message import message_line
 from exotrio._util.exceptions import leaves
 from exotrio._util.redaction import redactor_of
-from exotrio.errors import ManagerError, ManagerUnavailable
+from exotrio.errors import CheckpointNotSaved, ManagerError, ManagerUnavailable
 
 if TYPE_CHECKING:
     from exotrio._link.port import Claim
@@ -45,6 +46,8 @@ class Executor:
     Args:
         workers: Tasks that run nodes: how many nodes may be stuck grows with them.
         changed: Called in the Trio loop when what ``accepts`` returns may have changed.
+        stores_checkpoints: Returns whether the state manager stores checkpoints; called from any thread.
+        send_checkpoints: Called from any thread to have checkpoints stored at once.
         owns_signals: True if a KeyboardInterrupt can only come from node code; otherwise Trio may
             raise the application's Ctrl-C inside a node, and it has to pass.
     """
@@ -56,9 +59,14 @@ class Executor:
         fetch_secrets: Callable[[Claim], Awaitable[Mapping[str, str]]],
         workers: int = 1,
         changed: Callable[[], None] = lambda: None,
+        stores_checkpoints: Callable[[], bool] = lambda: False,
+        send_checkpoints: Callable[[], object] = lambda: None,
         owns_signals: bool = False,
     ) -> None:
         self._nodes = nodes
+        self._have_checkpoints = {node for node in nodes.values() if checkpoint_class_of(node) is not None}
+        self._stores_checkpoints = stores_checkpoints
+        self._send_checkpoints = send_checkpoints
         self._fetch_secrets = fetch_secrets
         self._owns_signals = owns_signals
         max_stuck = MAX_STUCK_PER_WORKER * workers
@@ -135,6 +143,8 @@ class Executor:
             log.warning("releasing state %s: %s", claim.state_id, why)
             execution.error = None
             return
+        if node in self._have_checkpoints or claim.checkpoint is not None:
+            execution.checkpoint = self._checkpoint_of(claim)
         task.begin(execution)
         try:
             with execution.scope:
@@ -171,6 +181,14 @@ class Executor:
             report = replace(report, logs=logs, trace=execution.trace)
         return report
 
+    def _checkpoint_of(self, claim: Claim) -> CheckpointView:
+        return CheckpointView(
+            claim.checkpoint,
+            now=trio.lowlevel.current_clock().current_time,
+            is_stored=lambda: claim.token is not None and self._stores_checkpoints(),
+            send=self._send_checkpoints,
+        )
+
     async def _fetch_secrets_of(self, node: type[BaseNode], execution: Execution) -> bool:
         """Fetch the secrets that the node needs, which are masked from now on.
 
@@ -199,7 +217,9 @@ class Executor:
         claim, redactor = execution.claim, execution.progress.redactor
         outcome = failure_of(self._nodes[claim.node_name], error, redactor)
         if execution.cancelled:
-            if isinstance(outcome, Errored):
+            if isinstance(outcome, HandedOver):
+                return outcome
+            if isinstance(outcome, Errored) and not isinstance(error, CheckpointNotSaved):
                 log.warning(
                     "state %s: %s raised while it was cancelled: %s",
                     claim.state_id,
@@ -209,7 +229,7 @@ class Executor:
             return RELEASED
         if execution.timed_out:
             errored = outcome
-            if not isinstance(errored, Errored):  # a signal came too late
+            if not isinstance(errored, Errored):  # a signal came too late: it would make the timeout endless
                 errored = Errored(error_text(error, redactor))
             return self._timed_out(execution, errored.error, retry=errored.retry)
         return outcome

@@ -17,8 +17,10 @@ import trio
 from exotrio._execution.output import Output
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, Stopping, StopView
+from exotrio._nodes.checkpoint import CheckpointView
 from exotrio._nodes.outcome import Released, Report
 from exotrio._nodes.progress import ProgressView
+from exotrio._shared import deadlines
 from exotrio._util.tracing import Span
 
 RELEASED = Released()
@@ -34,14 +36,16 @@ class Execution:
         report: What the node returned, as an outcome. ``Executor.report_of`` returns what is to be reported.
         error: What the node raised; None once it ended without an error. Until then it is the error for a
             node that gives its Trio task away.
-        view: What the node sees of why it should stop.
+        view: What the node sees of why and when it should stop.
+        checkpoint: Its checkpoint; None if its class has none.
         began: Node code was entered: a release from then on counts as cancelled.
         begun_at: When ``execute`` of the node was called, on Trio's clock; infinite before. In a process,
             when that had loaded the class.
         ended_at: When it was over; infinite before.
         elsewhere: Node code runs in another thread or process, where no Ctrl-C can arrive.
         timeout: Seconds that the node may take: of its class or the graph, whichever is less.
-        on_drain: Called when the node is told to drain, by a backend that has to pass that on.
+        on_drain: Called when the node is told to drain, or how long it may, by a backend that has to pass
+            that on.
         output: What it logs and prints, if that is captured.
     """
 
@@ -52,6 +56,7 @@ class Execution:
         self.report: Report = RELEASED
         self.error: BaseException | None = RuntimeError("the node gave its Trio task away")
         self.view = StopView()
+        self.checkpoint: CheckpointView | None = None
         self.progress = ProgressView()
         self.output = Output(self.progress) if captures else None
         self.scope = anyio.CancelScope()  # nodes run through anyio
@@ -62,9 +67,10 @@ class Execution:
         self.on_drain: Callable[[], None] | None = None
         self._in_thread = False
 
-    def drain(self) -> None:
-        """Tell the node that the runtime stops."""
-        if not self.view.reason:
+    def drain(self, ends_at: float) -> None:
+        """Tell the node that the runtime stops, and when the grace is over, on Trio's clock."""
+        if not self.cancelled:
+            self._limit(ends_at)
             self.view.reason = Stopping.DRAINING
             if self.on_drain is not None:
                 self.on_drain()
@@ -75,7 +81,7 @@ class Execution:
         limits = [limit for limit in (timeout, self.claim.timeout) if limit is not None]
         if limits and not self.cancelled:
             self.timeout = min(limits)
-            self.view.now = trio.lowlevel.current_clock().current_time
+            self._limit(self.view.ends_at)
             self.view.deadline = self.scope.deadline = trio.current_time() + self.timeout
 
     def execute_of(self, instance: BaseNode) -> Callable[[], object]:
@@ -101,6 +107,7 @@ class Execution:
             return  # by the scope's own deadline
         self.view.deadline = self.scope.deadline = math.inf
         if not self.cancelled:
+            self._limit(trio.current_time() + deadlines.CLEAN_UP)
             self.view.reason = why
         if not self._in_thread:
             self.scope.cancel()
@@ -109,6 +116,11 @@ class Execution:
         """Stop waiting for it: a node in a thread is stuck."""
         self.cancel()
         self.scope.cancel()
+
+    def _limit(self, ends_at: float) -> None:
+        # Only now: looking the clock up takes time, and most states never have a limit.
+        self.view.now = trio.lowlevel.current_clock().current_time
+        self.view.ends_at = ends_at
 
     @property
     def trace(self) -> str | None:

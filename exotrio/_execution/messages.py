@@ -10,7 +10,7 @@ from typing import Any
 from exotrio._execution.output import Line
 from exotrio._execution.results import Failure
 from exotrio._nodes.importing import Target
-from exotrio._nodes.outcome import Outcome
+from exotrio._nodes.outcome import CheckpointText, Outcome
 from exotrio._nodes.progress import Progress
 
 CONNECTION_LOST = 76
@@ -28,22 +28,41 @@ class Setup:
     levels: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The runtime stops: the current node should finish within this time."""
+
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A node to run. ``draining``: the runtime is stopping already. ``captures``: its output is kept."""
+    """A node to run.
+
+    Attributes:
+        timeout: Seconds that it may take, by the graph.
+        drain: The runtime is stopping already.
+        captures: Its output is kept.
+        checkpoint: The one that is stored.
+    """
 
     number: int
     target: Target
     inputs: Mapping[str, object]
     secrets: Mapping[str, str]
     trace: str | None
-    draining: bool
     captures: bool
+    timeout: float | None = None
+    drain: Drain | None = None
+    checkpoint: CheckpointText | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
-    """The runtime stops: the current node should finish."""
+class Stored:
+    """The checkpoint of this number of a job is stored, or cannot be."""
+
+    job: int
+    number: int
 
 
 # -- from a worker process
@@ -64,11 +83,20 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """The progress of a job, and all lines that are kept of its output; None if these have not changed."""
+    """The progress of a job, all lines that are kept of its output, and its newest checkpoint; None if these
+    have not changed."""
 
     job: int
     progress: Progress | None
     lines: Sequence[Line] | None
+    checkpoint: CheckpointText | None
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """The node of a job waits until the checkpoint that was sent last is stored."""
+
+    job: int
 
 
 @dataclass(frozen=True, slots=True)

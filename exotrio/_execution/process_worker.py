@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,7 @@ from exotrio._execution.capture import captured
 from exotrio._execution.error_text import error_text
 from exotrio._execution.messages import (
     CONNECTION_LOST,
+    Awaited,
     Began,
     Drain,
     Ended,
@@ -41,14 +43,16 @@ from exotrio._execution.messages import (
     Logged,
     News,
     Setup,
+    Stored,
 )
 from exotrio._execution.output import Output, output_context
 from exotrio._execution.results import Failure, failure_of, instance_of, returned
 from exotrio._http.endpoint import ambient_endpoint
-from exotrio._nodes.base import BaseNode, Stopping, StopView
+from exotrio._nodes.base import BaseNode, Stopping, StopView, checkpoint_class_of
+from exotrio._nodes.checkpoint import CheckpointView
 from exotrio._nodes.importing import GUARD, MAIN, NotImportable, Target, be_worker_process, load
-from exotrio._nodes.outcome import Errored, Outcome
-from exotrio._nodes.progress import ProgressView
+from exotrio._nodes.outcome import CheckpointText, Errored, Outcome
+from exotrio._nodes.progress import Progress, ProgressView
 from exotrio._util import tracing
 from exotrio._util.exceptions import single_leaf
 from exotrio._util.redaction import Redactor, redactor_of
@@ -111,7 +115,9 @@ class Worker(ParentProcess):
                 case None if running is not None:
                     running.send_news()
                 case Drain() if running is not None:
-                    running.view.reason = Stopping.DRAINING
+                    running.drain(message)
+                case Stored(job, number) if running is not None and job == running.job.number:
+                    running.checkpoint.confirm(number)
                 case Setup():
                     sys.argv[:] = message.argv
                     for name, level in message.levels.items():
@@ -140,9 +146,11 @@ class Worker(ParentProcess):
             self._settings = _ProcessSettings()
         assert self._settings is not None
         self.send(Began())
-        running.began_at = time.monotonic()
+        running.begin(node.timeout)
+        has_checkpoint = job.checkpoint is not None or checkpoint_class_of(node) is not None
+        checkpoint = running.checkpoint if has_checkpoint else None
         try:
-            instance = instance_of(node, job.inputs, job.secrets, running.view, running)
+            instance = instance_of(node, job.inputs, job.secrets, running.view, running, checkpoint)
             if isinstance(instance, Errored):
                 return instance
             if running.output is not None:
@@ -191,37 +199,78 @@ def _load(target: Target, redactor: Redactor) -> type[BaseNode] | Failure:
         return Failure(Errored(text))
 
 
+class _Checkpoint(CheckpointView):
+    """A checkpoint that is sent to the runtime, which has it stored."""
+
+    __slots__ = ("_send_soon",)
+
+    def __init__(
+        self, stored: CheckpointText | None, send_soon: Callable[[], None], send: Callable[[], None]
+    ) -> None:
+        super().__init__(stored, is_stored=lambda: True, send=send)  # the runtime knows whether it is
+        self._send_soon = send_soon
+
+    def take(self, value: CheckpointText) -> None:
+        super().take(value)
+        self._send_soon()
+
+
 class _Running(ProgressView):
-    """A job, its progress and its output: both are sent from time to time, and at the end."""
+    """A job, its progress, output and checkpoint: all are sent from time to time, and at the end."""
 
     def __init__(self, job: Job, worker: Worker) -> None:
         super().__init__()
         self.job = job
         self.began_at: float | None = None
         self.view = StopView()
-        self.view.reason = Stopping.DRAINING if job.draining else Stopping.NO
+        self.view.now = time.monotonic
+        if job.drain is not None:
+            self.drain(job.drain)
+        self.checkpoint = _Checkpoint(job.checkpoint, self.send_soon, self._await_checkpoint)
         self.redactor = redactor_of(job.secrets.values())
         self.output = Output(self) if job.captures else None
         self._worker = worker
         # Reentrant: in the thread that holds it, a signal handler of the node may report progress.
         self._sending = threading.RLock()
-        self._sent: object = None
+        self._sent: Progress | None = None
+        self._sent_checkpoint = job.checkpoint
         self._next = 0.0
+
+    def begin(self, timeout: float | None) -> None:
+        """Record that the node begins, which has this ``timeout``."""
+        self.began_at = time.monotonic()
+        limits = [limit for limit in (timeout, self.job.timeout) if limit is not None]
+        self.view.ends_at = min([self.view.ends_at, *(self.began_at + limit for limit in limits)])
+
+    def drain(self, message: Drain) -> None:
+        """Tell the node that the runtime stops."""
+        self.view.ends_at = min(self.view.ends_at, time.monotonic() + message.seconds)
+        self.view.reason = Stopping.DRAINING
 
     def say(self, fraction: object, text: object) -> None:
         super().say(fraction, text)
-        # At once if possible: the node may go on to hold the interpreter's lock.
+        self.send_soon()
+
+    def send_soon(self) -> None:
+        """Send what has changed, at once if possible: the node may go on to hold the interpreter's lock."""
         if time.monotonic() >= self._next:
             self.send_news()
 
     def send_news(self) -> None:
-        """Send its progress, and what it logged and printed, if these have changed."""
+        """Send its progress, what it logged and printed, and its checkpoint, if these have changed."""
         with self._sending:  # older news must not follow newer ones
-            progress = self.last if self.last is not self._sent else None
+            last, value = self.last, self.checkpoint.last
+            progress = last if last is not self._sent else None
+            checkpoint = value if value is not self._sent_checkpoint else None
             lines = None if self.output is None else self.output.news()
-            if progress is not None or lines is not None:
-                self._sent, self._next = self.last, time.monotonic() + NEWS_INTERVAL
-                self._worker.send(News(self.job.number, progress, lines))
+            if progress is not None or lines is not None or checkpoint is not None:
+                self._sent, self._sent_checkpoint = last, value
+                self._next = time.monotonic() + NEWS_INTERVAL
+                self._worker.send(News(self.job.number, progress, lines, checkpoint))
+
+    def _await_checkpoint(self) -> None:
+        self.send_news()
+        self._worker.send(Awaited(self.job.number))
 
     def send_last_news(self) -> None:
         """Take no more output, and send what was not sent yet."""

@@ -30,6 +30,7 @@ from exotrio._execution.backends import ExecutionBackend
 from exotrio._execution.handle import Execution
 from exotrio._execution.messages import (
     CONNECTION_LOST,
+    Awaited,
     Began,
     Drain,
     Ended,
@@ -37,6 +38,7 @@ from exotrio._execution.messages import (
     Logged,
     News,
     Setup,
+    Stored,
 )
 from exotrio._execution.results import Failure
 from exotrio._nodes.base import BaseNode
@@ -44,6 +46,7 @@ from exotrio._nodes.importing import GUARD, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._shared import deadlines
 from exotrio._shared.deadlines import join_at_exit
+from exotrio._util.crossing import call_in_loop
 
 BEGIN = """import json, sys
 sys.path[:] = json.loads(sys.argv[2])
@@ -122,24 +125,31 @@ class WorkerProcess(ChildProcess):
             Not safe: then ``end`` it.
         """
         self._jobs += 1
+        checkpoint = execution.checkpoint
+
+        def drain() -> Drain:
+            return Drain(execution.view.seconds_left)
+
         job = Job(
             number=self._jobs,
             target=target_of(node),
             inputs=dict(execution.claim.inputs),
             secrets=dict(execution.secrets),
             trace=execution.trace,
-            draining=execution.draining,
+            timeout=execution.claim.timeout,
+            drain=drain() if execution.draining else None,
             captures=execution.output is not None,
+            checkpoint=None if checkpoint is None else checkpoint.last,
         )
         try:
             with trio.move_on_after(MAX_START) as starting:
                 if job.number == 1:
                     await self.send(_setup())
                 await self.send(job)
-                execution.on_drain = drain = partial(self.send_now, Drain())
-                # The runtime may have begun to drain while the job was sent.
-                if execution.draining and not job.draining:
-                    drain()
+                execution.on_drain = lambda: self.send_now(drain())
+                # The runtime may have begun to drain, or to hurry, while the job was sent.
+                if execution.draining:
+                    execution.on_drain()
                 while not isinstance(message := await self.receive(), Ended):
                     if isinstance(message, Began):
                         starting.deadline = math.inf
@@ -188,11 +198,19 @@ class WorkerProcess(ChildProcess):
                     _log(record)
                 else:  # of a thread that a node left, perhaps an earlier one
                     contextvars.Context().run(_log, record)
-            case News(job, progress, lines) if job == self._jobs:
+            case News(job, progress, lines, value) if job == self._jobs:
                 if progress is not None:
                     execution.progress.say(progress.fraction, progress.text)
                 if lines is not None and execution.output is not None:
                     execution.output.take(lines)
+                if value is not None and execution.checkpoint is not None:
+                    execution.checkpoint.take(value)
+            case Awaited(job) if job == self._jobs and execution.checkpoint is not None:
+                if (last := execution.checkpoint.last) is not None:
+                    stored = Stored(job, last.number)
+                    token = trio.lowlevel.current_trio_token()
+                    wake = partial(call_in_loop, token, self.send_now, stored)  # another thread calls it
+                    execution.checkpoint.when_stored(last.number, wake)
 
 
 def _setup() -> Setup:

@@ -9,14 +9,18 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._execution.error_text import bounded, error_text
 from exotrio._fields.models import fields_of
-from exotrio._nodes.base import BaseNode, StopView, runs_in_of
+from exotrio._nodes.base import BaseNode, StopView, checkpoint_class_of, runs_in_of
+from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
 from exotrio._nodes.outcome import (
     Errored,
     Executed,
+    HandedOver,
+    HandOver,
     NoRetry,
     Outcome,
     Pruned,
     PruneSignal,
+    Report,
     ReQueueAfterSignal,
     Requeued,
     Signal,
@@ -36,7 +40,7 @@ _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yie
 class Failure(Exception):
     """A node raised in another process, where its traceback is."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Report) -> None:
         super().__init__(outcome)
         self.outcome = outcome
 
@@ -47,6 +51,7 @@ def instance_of(
     secrets: Mapping[str, str],
     view: StopView,
     progress: ProgressView,
+    checkpoint: CheckpointView | None,
 ) -> BaseNode | Errored:
     """Return the instance of ``node`` to execute; an error if these texts do not fit its models."""
     instance = node()
@@ -68,10 +73,22 @@ def instance_of(
         text = "\n  ".join([head, *readable_errors(error)])
         # Retried: each attempt reads the secrets again, and they can be corrected meanwhile.
         return Errored(bounded(progress.redactor.redact(text)))
+    if checkpoint is not None:
+        model = checkpoint_class_of(node)
+        try:
+            if model is None:
+                raise FieldsInvalid("", ["the node has no such class"])
+            instance._checkpoint = NodeCheckpoint(node.__name__, model, checkpoint)
+        except FieldsInvalid as error:
+            head = f"the stored checkpoint does not fit {node.__name__}.Checkpoint:"
+            fix = "deploy code that reads it, or retry the state from the beginning"
+            text = "\n  ".join([head, *error.problems])
+            # Retried: another runtime may have code that reads it, as during an update.
+            return Errored(bounded(progress.redactor.redact(f"{text}\n{fix}")))
     return instance
 
 
-def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -> Outcome:
+def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -> Report:
     """Return the outcome of ``node``, which raised ``error``: an error, or what a signal asks for."""
     if type(error) is Failure:
         return error.outcome
@@ -138,9 +155,11 @@ def invalid_values(head: str, problems: Iterable[str], why: str, redactor: Redac
     return Errored(bounded(redactor.redact(f"{text}\n{_not_retried(why)}")), retry=False)
 
 
-def signalled(signal: Signal) -> Outcome:
-    """Return the outcome that a node requested by a signal."""
+def signalled(signal: Signal) -> Report:
+    """Return what a node requested by a signal."""
     match signal:
+        case HandOver():
+            return HandedOver()
         case PruneSignal():
             data = dict(signal.data)
             try:
@@ -153,7 +172,8 @@ def signalled(signal: Signal) -> Outcome:
             if not 0 < delay <= from_ms(MAX_DELAY_MS):
                 return Errored(f"ReQueueAfterSignal: needs a delay above 0, up to 10 years: {signal.delay}")
             return Requeued(delay)
-    raise TypeError(f"{type(signal).__name__} is neither a PruneSignal nor a ReQueueAfterSignal") from signal
+    known = "PruneSignal, ReQueueAfterSignal or HandOver"
+    raise TypeError(f"{type(signal).__name__} is not a {known}") from signal
 
 
 def returned(node: type[BaseNode], value: object) -> Outcome:

@@ -7,7 +7,7 @@ import re
 from exotrio._execution.handle import Execution
 from exotrio._link.outcomes import name_and_value
 from exotrio._link.port import Claim
-from exotrio._nodes.outcome import Errored, Released, Report
+from exotrio._nodes.outcome import Errored, HandedOver, Released, Report
 from exotrio._util import tracing
 from exotrio._util.error_message import message_line
 from exotrio._util.tracing import Span, Value
@@ -31,9 +31,11 @@ def end_execution(span: Span, report: Report, execution: Execution, buffered: fl
 
     ``buffered``: seconds from its claim until ``execute`` began, if it did.
     """
-    attributes: dict[str, Value] = {
-        "exotrio.outcome": "released" if isinstance(report, Released) else name_and_value(report)[0]
-    }
+    if isinstance(report, Released):
+        outcome = "handed over" if isinstance(report, HandedOver) else "released"
+    else:
+        outcome = name_and_value(report)[0]
+    attributes: dict[str, Value] = {"exotrio.outcome": outcome}
     ran = execution.ended_at - execution.begun_at if buffered is not None else None
     for name, seconds in (("waited", execution.claim.waited), ("buffered", buffered), ("ran", ran)):
         if seconds is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, ove
 
 from pydantic import BaseModel
 
+from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
 from exotrio._nodes.progress import ProgressView, checked_progress
 
 
@@ -42,14 +43,15 @@ class StopView:
     Attributes:
         reason: What the runtime set.
         deadline: When the node's timeout is over, on the clock of ``now``.
-        now: Returns the time, in any thread.
+        ends_at: When the grace is over or, once the node was cancelled, the time for its clean-up.
+        now: Returns the time, in any thread. It is set before one of these times.
     """
 
-    __slots__ = ("deadline", "now", "reason")
+    __slots__ = ("deadline", "ends_at", "now", "reason")
 
     def __init__(self) -> None:
         self.reason = Stopping.NO
-        self.deadline = math.inf
+        self.deadline = self.ends_at = math.inf
         self.now: Callable[[], float] = float
 
     @property
@@ -59,6 +61,17 @@ class StopView:
             return Stopping.TIMED_OUT
         return self.reason
 
+    @property
+    def why_ending(self) -> Stopping:
+        """Why the node was told to end, and not only that it should soon; false if it was not."""
+        why = self.why
+        return Stopping.NO if why is Stopping.DRAINING else why
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the node is cancelled or, once it was, until the time for its clean-up is over."""
+        return max(0.0, min(self.deadline, self.ends_at) - self.now())
+
 
 _NEVER = StopView()
 
@@ -66,6 +79,7 @@ _NEVER = StopView()
 RunsIn = Literal["trio", "thread", "asyncio", "process"]
 """Where ``execute`` runs."""
 
+M = TypeVar("M", bound=BaseModel)
 Model = TypeVar("Model", bound=BaseModel, covariant=True)
 
 
@@ -112,6 +126,33 @@ class _SecretsOfTheClass:
         raise NotImplementedError
 
 
+class _HasCheckpoint(Protocol[Model]):
+    @property
+    def Checkpoint(self) -> type[Model]: ...
+
+
+class _HasDefaultCheckpoint(Protocol[Model]):
+    @property
+    def Checkpoint(self) -> Callable[[], Model]: ...
+
+
+class _CheckpointOfTheClass:
+    """``self.checkpoint`` is an instance of the class's own ``Checkpoint``. If that has a field without a
+    default, it is None until one was set."""
+
+    @overload
+    def __get__(self, node: None, owner: object) -> _CheckpointOfTheClass: ...
+    @overload
+    def __get__(self, node: _HasDefaultCheckpoint[Model], owner: object) -> Model: ...
+    @overload
+    def __get__(self, node: _HasCheckpoint[Model], owner: object) -> Model | None: ...
+    def __get__(self, node: Any, owner: object) -> Any:
+        return self if node is None else _checkpoint_of(node).read()
+
+    def __set__(self, node: _HasCheckpoint[M], value: M) -> None:
+        _checkpoint_of(node).set(value)
+
+
 class BaseNode(ABC):
     """Base of every node class: name the fields, write ``execute``.
 
@@ -122,9 +163,9 @@ class BaseNode(ABC):
 
     ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio; a plain ``def execute(self)``
     runs in a thread, unless ``runs_in`` says otherwise. Each returns one ``Outputs``, a list of them (a
-    fan-out: the next nodes run once for each), or None; or raises ``PruneSignal`` or ``ReQueueAfterSignal``.
-    Any other exception is the error of the state, which is retried as the graph's policy says, unless it is a
-    ``NoRetry``.
+    fan-out: the next nodes run once for each), or None; or raises ``PruneSignal``, ``ReQueueAfterSignal`` or
+    ``HandOver``. Any other exception is the error of the state, which is retried as the graph's policy says,
+    unless it is a ``NoRetry``.
 
     Attributes:
         runs_in: Class attribute: where ``execute`` runs. None, the default: ``"trio"`` for an ``async def``,
@@ -149,6 +190,13 @@ class BaseNode(ABC):
             their subclasses, alone or in a group: ``no_retry = (ValueError,)``. Defaults to none.
         inputs: The state's ``Inputs``.
         secrets: The node's ``Secrets``.
+        checkpoint: The newest ``Checkpoint`` that was set for the state, by this execution or one before it.
+            At first it is ``Checkpoint()``, or None if a field of it has no default. The class is a pydantic
+            model with fields as those of ``Inputs``; a node that defines none has no checkpoint. Assign a new
+            value whenever a part of the work is done, in any thread: that takes 0.01 ms and never waits. Only
+            the newest counts: it is stored every 5 s, and together with whatever ends the execution but
+            a result or ``PruneSignal``, which erase it. Assigning raises TypeError for another class, and
+            ValueError for more than 64 KiB of text.
     """
 
     if TYPE_CHECKING:
@@ -176,8 +224,10 @@ class BaseNode(ABC):
     timeout: ClassVar[float | None] = None
     concurrency: ClassVar[int | None] = None
     no_retry: ClassVar[tuple[type[BaseException], ...]] = ()
+    checkpoint: _CheckpointOfTheClass = _CheckpointOfTheClass()
 
     _stop_view: StopView = _NEVER
+    _checkpoint: NodeCheckpoint | None = None
     _progress_view: ProgressView | None = None
 
     @abstractmethod
@@ -195,6 +245,47 @@ class BaseNode(ABC):
         steps should read this between them.
         """
         return self._stop_view.why
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until this execution is cancelled; infinity while nothing limits it.
+
+        Its timeout limits it; once the runtime was asked to stop, the end of the grace does, too, which a
+        second signal makes earlier. After it was cancelled, this is the time that is left to clean up.
+        """
+        return self._stop_view.seconds_left
+
+    async def save_checkpoint(self: _HasCheckpoint[M], value: M) -> None:
+        """Set ``checkpoint``, and wait until the state manager has it on disk. For an ``async def``.
+
+        While the state manager is away, it waits. One that stores no checkpoints (it speaks only v0, or is of
+        an earlier version) is not waited for.
+
+        Args:
+            value: The new value.
+
+        Raises:
+            TypeError, ValueError: as for an assignment.
+
+        Cancellation:
+            The value is set; it may be stored or not. The next execution gets what is stored.
+        """
+        await _checkpoint_of(self).save(value)
+
+    def save_checkpoint_sync(self: _HasCheckpoint[M], value: M) -> None:
+        """As ``save_checkpoint``, for a plain ``def`` and for threads: it blocks the thread.
+
+        Args:
+            value: The new value.
+
+        Raises:
+            CheckpointNotSaved: the node was told to end (``stopping`` is neither false nor ``DRAINING``)
+                before the value was stored. It is set all the same, and may be stored or not.
+            LifecycleError: an event loop runs in this thread.
+            TypeError, ValueError: as for an assignment.
+        """
+        node: Any = self
+        _checkpoint_of(node).save_sync(value, lambda: node._stop_view.why_ending)
 
     def progress(self, fraction: float | None, text: str = "") -> None:
         """Report the progress of this execution, for operators: ``self.progress(0.4, "12 of 30 pages")``.
@@ -219,3 +310,19 @@ class BaseNode(ABC):
 def runs_in_of(node: type[BaseNode]) -> RunsIn:
     """Return ``runs_in`` of a node, or what applies if it is None."""
     return node.runs_in or ("trio" if inspect.iscoroutinefunction(node.execute) else "thread")
+
+
+def checkpoint_class_of(node: type[BaseNode]) -> type[BaseModel] | None:
+    """Return the ``Checkpoint`` of a node class; None if it has none."""
+    return getattr(node, "Checkpoint", None)
+
+
+def _checkpoint_of(node: Any) -> NodeCheckpoint:
+    checkpoint: NodeCheckpoint | None = node._checkpoint
+    if checkpoint is None:  # outside of a runtime, or without a class
+        name, model = type(node).__name__, checkpoint_class_of(type(node))
+        if model is None:
+            what = f"{name} has no checkpoint: define class Checkpoint(BaseModel) in it"
+            raise AttributeError(what, name="checkpoint", obj=node)
+        checkpoint = node._checkpoint = NodeCheckpoint(name, model, CheckpointView())
+    return checkpoint

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from exotrio._fields.codecs import name_of
 from exotrio._fields.models import Fields, field_problems, fields_of
-from exotrio._nodes.base import BaseNode, RunsIn
+from exotrio._nodes.base import BaseNode, RunsIn, checkpoint_class_of
 from exotrio._nodes.importing import NotImportable, target_of
 from exotrio._util.words import shortened
 from exotrio.graph import check_name
@@ -102,7 +102,10 @@ def _class_problems(node: type[BaseNode]) -> list[str]:
     problems += _place_problems(node)
     problems += _limit_problems(node)
     problems += _no_retry_problems(node)
-    for part in ("Inputs", "Outputs", "Secrets"):
+    parts = ["Inputs", "Outputs", "Secrets"]
+    if checkpoint_class_of(node) is not None:
+        parts.append("Checkpoint")
+    for part in parts:
         problems += _model_problems(f"{node.__name__}.{part}", getattr(node, part, None))
     return problems
 

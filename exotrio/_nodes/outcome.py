@@ -18,7 +18,7 @@ _FOR_THE_RUNTIME = "do not catch it: it has to reach the runtime"
 
 
 class Signal(Exception):
-    """Base of the signals; nodes raise the two below."""
+    """Base of the signals; nodes raise the three below."""
 
 
 class PruneSignal(Signal):
@@ -48,6 +48,16 @@ class ReQueueAfterSignal(Signal):
             raise ValueError(f"ReQueueAfterSignal needs a delay above zero, not {delay!r}")
         self.delay = delay
         super().__init__(f"re-enqueue signal with delay {delay}; {_FOR_THE_RUNTIME}")
+
+
+class HandOver(Signal):
+    """Give the state back now: any runtime with room runs it next, and continues from its checkpoint.
+
+    No retry is used up, and nothing is delayed. A runtime that stops does not take the state again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(f"hand over signal; {_FOR_THE_RUNTIME}")
 
 
 class NoRetry(Exception):
@@ -144,6 +154,11 @@ class Requeued(_Ended):
 class Released(_Ended):
     """There is no outcome: the state was not begun, or was cancelled. It can run again at once, and no
     attempt is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver(Released):
+    """The node gave its state back, by ``HandOver``."""
 
 
 Outcome = Executed | Errored | Pruned | Requeued

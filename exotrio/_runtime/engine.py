@@ -104,6 +104,8 @@ class Engine:
             fetch_secrets=link.secrets,
             workers=o.workers,
             changed=ledger.notify,
+            stores_checkpoints=lambda: link.stores_checkpoints,
+            send_checkpoints=ledger.heartbeat_due.set,
             owns_signals=self.owns_signals,
         )
         finished_in, finished = trio.open_memory_channel[HeldClaim](o.batch_size)
@@ -126,6 +128,7 @@ class Engine:
                         self.enter(Phase.RUNNING)
                     started()
                     if registered:
+                        self._warn_of_lost_checkpoints(link)
                         self._start_heartbeat(around, link)
                         await self._work(link, executor, reporter, finished, replayed)
                 finally:
@@ -236,6 +239,17 @@ class Engine:
         nodes = ", ".join(o.nodes)
         log.info("%s is registered in %s at %s with %s", o.name, o.namespace, self.endpoint.shown, nodes)
         return True
+
+    def _warn_of_lost_checkpoints(self, link: Link) -> None:
+        names = self.options.with_checkpoints
+        if names and not link.stores_checkpoints:
+            log.warning(
+                "checkpoints of %s are not stored: the state manager at %s %s; each execution begins without "
+                "one, and save_checkpoint does not wait",
+                ", ".join(names),
+                self.endpoint.shown,
+                "is of an earlier version" if link.is_native else "speaks v0 only",
+            )
 
     def _open_link(self, kind: LinkKind, workers: int) -> AutoLink:
         # Here, since it imports httpx: a program that only imports exotrio need not wait for that.

@@ -20,6 +20,10 @@ leaves time for some that fail: those are repeated soon. A heartbeat is sent at 
 changes, and when a state is begun whose last runtimes died while they ran it: its node begins once that
 is answered. The last heartbeat says that the runtime has stopped, so that it is not
 waited for.
+
+Heartbeats also bring the newest checkpoints to the state manager: every ``CHECKPOINT_INTERVAL`` those that it
+does not have yet, and at once one that its node waits for. A checkpoint counts as stored once an answer says
+so; that is recorded in the thread, since a node in another one may wait for it.
 """
 
 from __future__ import annotations
@@ -33,11 +37,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 
 import trio
 
 from exotrio._link.port import Claim, HeartbeatAnswer, Link
 from exotrio._nodes.base import Stopping
+from exotrio._nodes.outcome import CheckpointText
 from exotrio._runtime.heartbeat_thread import HeartbeatThread
 from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
@@ -47,7 +53,7 @@ from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._shared import deadlines
 from exotrio._util.backoff import Backoff, Outage
-from exotrio._wire.native import MAX_FIELDS, HeartbeatProgress, HeartbeatRequest, HeartbeatState
+from exotrio._wire.native import MAX_FIELDS, Checkpoint, HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.vocabulary import HeartbeatResult, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 
@@ -66,6 +72,11 @@ MAX_LAG_TTLS = 10
 MIN_MAX_LAG = 600.0
 """... and seconds, where leases are short: a node may block the loop for minutes."""
 LAG_CHECK_INTERVAL = 1.0
+CHECKPOINT_INTERVAL = 5.0
+"""Seconds between two heartbeats that bring new checkpoints, unless a node waits for one."""
+MAX_CHECKPOINT_BYTES = 256 * 1024
+"""Maximum size of the checkpoints in one heartbeat, so that no proxy refuses it and with it the leases. The
+others come with the next one, at once."""
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -197,6 +208,10 @@ class HeartbeatSender:
     _hung: bool = field(default=False, init=False)
     _last_ttl: float | None = field(default=None, init=False)
     _task_tree: str | None = field(default=None, init=False)
+    _checkpoints_due: float = field(default=-math.inf, init=False)
+    """When all new checkpoints are sent again, on the clock of this loop."""
+    _left_out: bool = field(default=False, init=False)
+    """The last heartbeat had no room for all of them."""
     _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"), init=False)
 
     async def run(self) -> None:
@@ -210,7 +225,7 @@ class HeartbeatSender:
             while not self._ending:
                 pause = LAG_CHECK_INTERVAL if self._loop_hangs() else await self._send()
                 with trio.move_on_after(pause):
-                    await self.ledger.heartbeat_due.wait()
+                    await self._until_due()
             if self._answered and self.runtime_link.is_native:
                 stopped = HeartbeatRequest(
                     worker_id=self.options.worker_id,
@@ -226,6 +241,17 @@ class HeartbeatSender:
         self._ending = True
         self._scope.deadline = trio.current_time() + (deadlines.LAST_HEARTBEAT if self._answered else 0.0)
         self.ledger.heartbeat_due.set()
+
+    async def _until_due(self) -> None:
+        """Wait until a heartbeat is to be sent at once, or brings new checkpoints."""
+        while self.options.with_checkpoints:
+            with trio.move_on_at(self._checkpoints_due):
+                await self.ledger.heartbeat_due.wait()
+                return
+            if any(each.unconfirmed for held in self.ledger.leased() if (each := held.checkpoint)):
+                return
+            self._checkpoints_due = trio.current_time() + CHECKPOINT_INTERVAL
+        await self.ledger.heartbeat_due.wait()
 
     @property
     def _ttl(self) -> float:
@@ -261,7 +287,8 @@ class HeartbeatSender:
         request = self._request(Counter(stage for _, _, stage in leased))
         request.tasks, self._task_tree = self._task_tree, None
         renewed = [(held, claim, stage is Stage.RUNNING) for held, claim, stage in leased]
-        states = [_state(held, claim, runs) for held, claim, runs in renewed]
+        checkpoints = self._checkpoints(renewed)
+        states = [_state(held, claim, runs, checkpoints.get(held)) for held, claim, runs in renewed]
         sent = self.clock()
         timeout = min(max(interval, MIN_TIMEOUT), MAX_TIMEOUT)
         try:
@@ -279,12 +306,40 @@ class HeartbeatSender:
         if answer is not None:
             self._answered = True
             self._last_ttl = answer.ttl
+        stored = () if answer is None else answer.checkpoints
+        if self._left_out and any(stored):
+            self._checkpoints_due = -math.inf
+        for (held, _, _), number in zip_longest(renewed, stored):
+            if (checkpoint := held.checkpoint) is not None:
+                checkpoint.confirm(number or 0)
         self.deliver(renewed, answer, lambda: self.clock() - sent)
         shows_tasks = answer is not None and "tasks" in answer.commands and request.tasks is None
         if shows_tasks and self.tasks is not None:
             self._task_tree = await self.tasks.take()
             return 0.0  # at once: an operator waits for it
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
+
+    def _checkpoints(self, renewed: Renewed) -> dict[HeldClaim, CheckpointText]:
+        """Return the checkpoints that this heartbeat brings."""
+        due = trio.current_time() >= self._checkpoints_due
+        views = [(held, each) for held, _, _ in renewed if (each := held.checkpoint)]
+        self._left_out = False
+        if not views or not self.runtime_link.stores_checkpoints:
+            return {}
+        if due:
+            self._checkpoints_due = trio.current_time() + CHECKPOINT_INTERVAL
+        chosen: dict[HeldClaim, CheckpointText] = {}
+        room = MAX_CHECKPOINT_BYTES
+        for held, view in sorted(views, key=lambda each: not each[1].is_awaited):
+            newest = view.unconfirmed
+            if newest is None or not (due or view.is_awaited):
+                continue
+            room -= len(newest.value.encode())
+            if room < 0:
+                break
+            chosen[held] = newest
+        self._left_out = room < 0
+        return chosen
 
     def _request(self, stages: Counter[Stage]) -> HeartbeatRequest:
         return HeartbeatRequest(
@@ -302,7 +357,7 @@ class HeartbeatSender:
         )
 
 
-def _state(held: HeldClaim, claim: Claim, runs: bool) -> HeartbeatState:
+def _state(held: HeldClaim, claim: Claim, runs: bool, checkpoint: CheckpointText | None) -> HeartbeatState:
     last = held.progress if runs else None
     buffered = held.buffered if runs else None
     return HeartbeatState(
@@ -311,4 +366,7 @@ def _state(held: HeldClaim, claim: Claim, runs: bool) -> HeartbeatState:
         running=runs,
         buffered_ms=None if buffered is None else to_ms(buffered),
         progress=None if last is None else HeartbeatProgress(fraction=last.fraction, text=last.text),
+        checkpoint=None
+        if checkpoint is None
+        else Checkpoint(number=checkpoint.number, value=checkpoint.value),
     )

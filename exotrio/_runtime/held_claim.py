@@ -15,7 +15,17 @@ import trio
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Released, Report, Requeued
+from exotrio._nodes.checkpoint import CheckpointView
+from exotrio._nodes.outcome import (
+    Errored,
+    Executed,
+    HandedOver,
+    Outcome,
+    Pruned,
+    Released,
+    Report,
+    Requeued,
+)
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Ending
 from exotrio._util.error_message import message_line
@@ -25,6 +35,7 @@ DELIVERED: dict[type[Report], Ending] = {
     Errored: Ending.ERRORED,
     Pruned: Ending.PRUNED,
     Requeued: Ending.REQUEUED,
+    HandedOver: Ending.HANDED_OVER,
 }
 
 
@@ -117,8 +128,8 @@ class HeldClaim:
     @property
     def delivered_ending(self) -> Ending:
         """How it ends if its outcome or its release is delivered."""
-        if self.report is not None and not self.is_release:
-            return DELIVERED[type(self.report)]
+        if self.report is not None and (ending := DELIVERED.get(type(self.report))) is not None:
+            return ending
         ran = self.execution is not None and self.execution.began
         return Ending.CANCELLED if ran else Ending.RELEASED
 
@@ -137,6 +148,23 @@ class HeldClaim:
         if execution is None or execution.begun_at == math.inf:
             return None
         return max(0.0, min(execution.ended_at, now) - execution.begun_at)
+
+    @property
+    def checkpoint(self) -> CheckpointView | None:
+        """Its checkpoint, if its node has one and was begun. From any thread."""
+        return None if self.execution is None else self.execution.checkpoint
+
+    def seconds_at_risk(self, now: float) -> float:
+        """Return the seconds of work that are repeated if its execution ends without an outcome.
+
+        That is since ``execute`` began, or since the newest checkpoint: it is stored with the release. An
+        execution that has ended has worked until then, so ``now`` may be any later time.
+        """
+        ran, checkpoint = self.ran(now) or 0.0, self.checkpoint
+        if checkpoint is None or not checkpoint.is_stored:
+            return ran
+        assert self.execution is not None
+        return max(0.0, min(ran, min(self.execution.ended_at, now) - checkpoint.set_at))
 
     @property
     def progress(self) -> Progress | None:

@@ -15,7 +15,7 @@ import trio
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Outcome, Released, Report
+from exotrio._nodes.outcome import Errored, HandedOver, Outcome, Released, Report, Requeued
 from exotrio._runtime.held_claim import DELIVERED, HeldClaim, Stage
 from exotrio._runtime.lifecycle import Ending, Summary
 from exotrio._shared.events import Events, LeaseLost, StateEnded
@@ -109,6 +109,7 @@ class Ledger:
             held.announced = False
             # If its execution was cancelled for the old lease, it is released under the new one.
             held.forfeited = Stopping.NO
+            self._end_if_outdated(held)
         held.claimed_at = trio.current_time()
         held.lease_until = math.inf
         late = known is not None and claim.announce
@@ -121,6 +122,18 @@ class Ledger:
         if late:
             self.heartbeat_due.set()
         return held if is_new else None
+
+    def _end_if_outdated(self, held: HeldClaim) -> None:
+        """End its execution if another runtime may have worked on it, and stored a checkpoint, meanwhile."""
+        execution, stored = held.execution, held.claim.checkpoint
+        if execution is None or execution.checkpoint is None or stored is None:
+            return
+        if stored.number != execution.checkpoint.confirmed:
+            log.warning("%s is cancelled: another runtime had it, and stored a newer checkpoint", held)
+            execution.checkpoint = (
+                None  # under the new token, an older one of this execution would replace it
+            )
+            execution.cancel(Stopping.LEASE_LOST)
 
     def holds(self, claim: Claim) -> bool:
         """Whether the state of ``claim`` is held here already, so that ``add`` would return None."""
@@ -163,10 +176,10 @@ class Ledger:
         if held.claim.announce:
             self.heartbeat_due.set()
 
-    def release(self, held: HeldClaim) -> bool:
+    def release(self, held: HeldClaim, *, handed_over: bool = False) -> bool:
         """Record that it is to be released. Return whether that is to be delivered."""
         trace = None if held.execution is None else held.execution.trace
-        return self.finish(held, Released(trace=trace))
+        return self.finish(held, HandedOver(trace=trace) if handed_over else Released(trace=trace))
 
     def finish(self, held: HeldClaim, report: Report) -> bool:
         """Record the report of a state. Return whether that is to be delivered.
@@ -185,6 +198,8 @@ class Ledger:
             return False
         if isinstance(report, Outcome):
             report = replace(report, buffered=held.buffered, ran=held.ran(trio.current_time()))
+        if held.checkpoint is not None and isinstance(report, Errored | Requeued | Released):
+            report = replace(report, checkpoint=held.checkpoint.unconfirmed)
         held.report = report
         self._move(held, Stage.DONE)
         return True

@@ -59,6 +59,7 @@ class Ending(Enum):
     REQUEUED = "requeued"
     ERRORED = "errored"
     RELEASED = "released"
+    HANDED_OVER = "handed_over"
     CANCELLED = "cancelled"
     DROPPED = "dropped"
     LOST_LEASES = "lost_leases"
@@ -85,6 +86,7 @@ class Summary:
         requeued: Sent back by ``ReQueueAfterSignal``, delivered.
         errored: Errors delivered.
         released: Released without having been run.
+        handed_over: Given back by their nodes, by ``HandOver``.
         cancelled: Cancelled while running, then released.
         dropped: Finished, but no longer claimed by this runtime when that was reported.
         lost_leases: Given to another runtime before they were finished here.
@@ -101,6 +103,7 @@ class Summary:
     requeued: int = 0
     errored: int = 0
     released: int = 0
+    handed_over: int = 0
     cancelled: int = 0
     dropped: int = 0
     lost_leases: int = 0
@@ -118,6 +121,6 @@ class Summary:
 
     def __str__(self) -> str:
         always = ("completed", "errored", "released", "cancelled", "unknown", "abandoned")
-        more = ("pruned", "requeued", "dropped", "lost_leases", "run_cancelled", "kept", "lost_claims")
-        shown = [name for name in (*always, *more) if name in always or getattr(self, name)]
+        more = ("handed_over", "pruned", "requeued", "dropped", "lost_leases", "run_cancelled", "kept")
+        shown = [name for name in (*always, *more, "lost_claims") if name in always or getattr(self, name)]
         return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from exotrio._http.endpoint import Endpoint, argument_problems, resolve_endpoint, version_problems
 from exotrio._link.port import LinkKind
-from exotrio._nodes.base import BaseNode
+from exotrio._nodes.base import BaseNode, checkpoint_class_of
 from exotrio._nodes.checks import declare, node_problems
 from exotrio.errors import ConfigurationError
 from exotrio.graph import MAX_NAME, check_name
@@ -98,6 +98,11 @@ class Options:
         # Absolute, or a program that changes its directory would start with another file.
         self.outbox = None if outbox_file is None else Path(os.path.abspath(outbox_file))
         self.worker_id = f"{self.name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}"
+
+    @property
+    def with_checkpoints(self) -> list[str]:
+        """The names of the nodes that have checkpoints."""
+        return [name for name, node in self.nodes.items() if checkpoint_class_of(node) is not None]
 
     def resolve_endpoint(self) -> Endpoint:
         """Return the state manager of the arguments, completed by the settings.

@@ -285,7 +285,6 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
 
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
-    added = {
-        name: entry[name] for name in ("retry", "trace", "logs", "buffered_ms", "ran_ms") if name in entry
-    }
+    names = ("retry", "trace", "logs", "buffered_ms", "ran_ms", "checkpoint")
+    added = {name: entry[name] for name in names if name in entry}
     return Claim(inputs={}, **entry["claim"]), outcome_of(entry["outcome"], entry["value"], **added)

@@ -90,9 +90,9 @@ class Reporter:
         except trio.BrokenResourceError:
             pass  # the dispatcher has failed: the shutdown writes off what the ledger holds
 
-    def release(self, held: HeldClaim) -> None:
+    def release(self, held: HeldClaim, *, handed_over: bool = False) -> None:
         """Release a state, unless its lease was lost, its run was cancelled, or it is done."""
-        if self.ledger.release(held):
+        if self.ledger.release(held, handed_over=handed_over):
             self.add(held)
 
     def failures(self, held: HeldClaim) -> int:

@@ -64,13 +64,12 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> 
         ledger.count(Stage.DONE),
         max(0.0, stop.draining.deadline - trio.current_time()),
     )
-    for _, execution in _running(ledger):
-        execution.drain()
     _release_buffered(ledger, reporter)
     with stop.draining:
         if math.isfinite(stop.draining.deadline):
             link.settle_by(stop.draining.deadline + deadlines.CLEAN_UP + deadlines.FLUSH)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell_nodes, stop, ledger)
             nursery.start_soon(_log_waiting, ledger)
             # For outcomes, too: a server that restarts meanwhile has the rest of the grace to come back.
             await ledger.until(lambda: ledger.empty)
@@ -106,10 +105,21 @@ def waiting_for(ledger: Ledger) -> str:
     running = ledger.all(Stage.RUNNING)
     if running:
         named = [f"{held}{held.running_for}" for held in sorted(running, key=lambda held: held.taken_at)]
-        return f"waiting for {plural(len(running), 'node')}: {listed(named, MAX_NAMED, '; ')}"
+        at_risk = sum(held.seconds_at_risk(trio.current_time()) for held in running)
+        number = f"{plural(len(running), 'node')}, {at_risk:.0f} s of work at risk"
+        return f"waiting for {number}: {listed(named, MAX_NAMED, '; ')}"
     if left := ledger.count(Stage.DONE):
         return f"waiting for {left} deliveries"
     return "waiting for a claim in flight" if ledger.claiming else ""
+
+
+async def _tell_nodes(stop: Stop, ledger: Ledger) -> None:
+    """Tell running nodes how long they may run, again when that changes. Never returns unless cancelled."""
+    while True:
+        moved = stop.moved
+        for _, execution in _running(ledger):
+            execution.drain(stop.draining.deadline)
+        await moved.wait()
 
 
 async def _log_waiting(ledger: Ledger) -> None:

@@ -29,6 +29,7 @@ class Stop:
         arrived: Set with the first request: nothing new is begun.
         skip_drain: There is no time to drain.
         draining: Cancelled at the end of the drain, whose deadline each request can only move forward.
+        moved: Set when that deadline is moved, and replaced.
         polling: Cancelled at the end of the drain, and with it a claim in flight.
         flushing: Set when the flush begins.
         flush_end: When it ends, on Trio's clock; inf before it begins.
@@ -42,6 +43,7 @@ class Stop:
         self.arrived = trio.Event()
         self.skip_drain = False
         self.draining = trio.CancelScope()
+        self.moved = trio.Event()
         self.polling = trio.CancelScope()
         self.flushing = trio.Event()
         self.flush_end = math.inf
@@ -133,7 +135,10 @@ class Stop:
         deadline = trio.current_time() + grace
         if self.requested and deadline < self.draining.deadline:
             self.shortened_by = why
-        self.draining.deadline = min(self.draining.deadline, deadline)
+        if deadline < self.draining.deadline:
+            self.draining.deadline = deadline
+            self.moved.set()
+            self.moved = trio.Event()
         if not self.requested:
             self.why = why
             self.arrived.set()

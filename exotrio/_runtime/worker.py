@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import trio
 
@@ -14,7 +15,7 @@ from exotrio._execution.handle import RELEASED, Execution, execution_context
 from exotrio._execution.node_task import NodeTask
 from exotrio._execution.spans import begin_execution, end_execution
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Outcome, Released, Report
+from exotrio._nodes.outcome import HandedOver, Outcome, Released, Report
 from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.stop import Stop
@@ -51,6 +52,12 @@ async def _next(claimed: trio.MemoryReceiveChannel[HeldClaim], *, at_once: bool)
     return await claimed.receive()
 
 
+class Release(Protocol):
+    """Releases a state."""
+
+    def __call__(self, held: HeldClaim, *, handed_over: bool = False) -> None: ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Workers:
     """Runs states, for all workers of a runtime.
@@ -65,7 +72,7 @@ class Workers:
     namespace: str
     captures: bool
     deliver: Callable[[HeldClaim], Awaitable[None]]
-    release: Callable[[HeldClaim], None]
+    release: Release
     turn: float
     executor: Executor
     ledger: Ledger
@@ -160,7 +167,7 @@ class Workers:
             if execution.span is not None:
                 end_execution(execution.span, report, execution, held.buffered)
         if isinstance(report, Released):
-            self.release(held)
+            self.release(held, handed_over=isinstance(report, HandedOver))
         else:
             await self._pass_on(held, report)
         execution_context.set(None)

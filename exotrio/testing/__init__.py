@@ -26,7 +26,7 @@
 
 from __future__ import annotations
 
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._nodes.outcome import Errored, Executed, HandedOver, Outcome, Pruned, Requeued
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.testing._explore import CheckFailed, Exploration, Failure, explore
 from exotrio.testing._graphs import GraphRun, TestedState, run_graph
@@ -42,6 +42,7 @@ __all__ = [
     "Failure",
     "Fault",
     "GraphRun",
+    "HandedOver",
     "Moment",
     "Outcome",
     "Place",

@@ -11,7 +11,7 @@ from exotrio._fields.models import Values, texts_of
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.checks import node_problems
-from exotrio._nodes.outcome import Outcome
+from exotrio._nodes.outcome import HandedOver, Outcome
 from exotrio.errors import ConfigurationError
 
 
@@ -20,7 +20,7 @@ async def run_node(
     inputs: Values | None = None,
     *,
     secrets: Mapping[str, str] | None = None,
-) -> Outcome:
+) -> Outcome | HandedOver:
     """Run one node as a runtime would, and return what would be reported.
 
     Args:
@@ -29,7 +29,8 @@ async def run_node(
         secrets: Its secrets. Defaults to none.
 
     Returns:
-        ``Executed``, ``Errored`` with the text of the error (secrets masked), ``Pruned`` or ``Requeued``.
+        ``Executed``, ``Errored`` with the text of the error (secrets masked), ``Pruned``, ``Requeued`` or
+        ``HandedOver``.
         What the node raises is not raised here. ``outputs_of(node)`` of it returns the outputs as ``Outputs``
         of the class, and raises if there are none; ``Executed.outputs`` has them as the texts that would be
         reported.
@@ -51,5 +52,5 @@ async def run_node(
     claim = Claim(state_id="test", node_name=node.__name__, identifier=node.__name__, inputs=texts)
     async with aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor:
         report = await executor.run(Execution(claim))
-    assert isinstance(report, Outcome), "only a runtime that stops releases a state"
+    assert isinstance(report, Outcome | HandedOver), "only a runtime that stops releases a state"
     return report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -231,7 +232,7 @@ async def test_progress_is_sent_from_time_to_time_and_the_last_one_always() -> N
     async with bench(nodes.Reports) as there, trio.open_nursery() as nursery:
         nursery.start_soon(there.run, "Reports", execution)
         await eventually(lambda: _progress(execution, "step 10000"), within=20)
-        execution.drain()
+        execution.drain(math.inf)
     assert len(reports) < 200
 
 
@@ -254,7 +255,6 @@ def test_a_signal_handler_of_a_node_reports_progress_while_the_last_one_is_sent(
         inputs={},
         secrets={},
         trace=None,
-        draining=False,
         captures=True,
     )
     running_job = process_worker._Running(job, Worker())  # type: ignore[arg-type]
@@ -408,7 +408,7 @@ async def test_a_node_may_run_for_longer_than_its_process_may_take_to_start(mock
         await pids(execution)  # it is running
         mock_clock.jump(processes.MAX_START + 1)
         await trio.testing.wait_all_tasks_blocked()
-        execution.drain()
+        execution.drain(math.inf)
     assert ended == [Executed([{"text": "draining"}])]
 
 

@@ -178,7 +178,6 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
         inputs={},
         secrets={},
         trace=None,
-        draining=False,
         captures=False,
     )
     with ours:

@@ -52,6 +52,7 @@ class State:
     alone: bool = False
     run_id: str = "r"
     attempt: int = 1
+    checkpoint: dict[str, Any] | None = None
 
 
 def reply(status: int, body: Any = None, **headers: str) -> httpx.Response:
@@ -200,9 +201,11 @@ class NativeServer(V0Server):
         cancelled: Ids of states whose run heartbeats are told to be cancelled.
         commands: Told with every heartbeat.
         ttl: Of the leases, in seconds. They never end by themselves.
+        discovery: ``EARLIER`` makes it ignore checkpoints, as one of an earlier version does.
     """
 
-    discovery = reply(200, {"version": "1", "capabilities": ["leases", "batch", "long_poll", "heartbeat"]})
+    EARLIER = reply(200, {"version": "1", "capabilities": ["leases", "batch", "long_poll", "heartbeat"]})
+    discovery = reply(200, {"version": "1", "capabilities": ["leases", "checkpoints"]})
 
     def __init__(self, **counts: int) -> None:
         super().__init__(**counts)
@@ -222,7 +225,7 @@ class NativeServer(V0Server):
                 states = await self._claim({**call.claim, "wait_ms": 0}) if call.claim else []
                 return reply(200, {"items": items, "states": [self._native(state) for state in states]})
             case "heartbeat":
-                items = [self._beat(item["state_id"]) for item in call.body["states"]]
+                items = [self._beat(item) for item in call.body["states"]]
                 ttl_ms = round(self.ttl * 1000)
                 return reply(200, {"items": items, "ttl_ms": ttl_ms, "commands": self.commands})
             case "release":
@@ -235,9 +238,20 @@ class NativeServer(V0Server):
                 return reply(200, {"items": items})
         return await super().serve(call)
 
-    def _beat(self, state_id: str) -> dict[str, str]:
+    def _beat(self, item: Any) -> dict[str, Any]:
+        state_id = item["state_id"]
         result = "lost" if state_id in self.lost else "cancelled" if state_id in self.cancelled else "ok"
-        return {"state_id": state_id, "result": result}
+        number = self._store(item) if result == "ok" and item.get("checkpoint") else None
+        return {"state_id": state_id, "result": result, "checkpoint": number}
+
+    def _store(self, item: Any) -> int | None:
+        """Store the checkpoint of an item, if it has a newer one; return the number of the stored one."""
+        state, newer = self.states[item["state_id"]], item.get("checkpoint")
+        if self.discovery is self.EARLIER:
+            return None
+        if newer and newer["number"] > (state.checkpoint or {"number": 0})["number"]:
+            state.checkpoint = newer
+        return None if state.checkpoint is None else int(state.checkpoint["number"])
 
     async def _claim(self, body: Any) -> list[State]:
         claim_id = body["claim_id"]
@@ -261,6 +275,9 @@ class NativeServer(V0Server):
         current = item["token"] == _token(state)
         if current and state.status == "QUEUED":
             state.status, state.result = status, item.get("outputs")
+            self._store(item)
+            if status in ("EXECUTED", "PRUNED"):
+                state.checkpoint = None
             result = "ok"
         else:
             result = "duplicate" if current and state.status == status else "stale"
@@ -285,6 +302,7 @@ class NativeServer(V0Server):
             "created_at": "",
             "waited_ms": 250,
             "lease": lease,
+            "checkpoint": state.checkpoint,
         }
 
 

@@ -10,7 +10,7 @@ from typing import assert_type
 from pydantic import BaseModel
 
 import exotrio
-from exotrio import BaseNode
+from exotrio import BaseNode, HandOver
 
 print(exotrio.Runtme)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -52,6 +52,37 @@ class GreetMore(Greet):
         assert_type(self.inputs.times, int)
         assert_type(self.secrets.token, str)
         return self.Outputs(text=self.inputs.name * self.inputs.times)
+
+
+class Pages(BaseNode):
+    class Checkpoint(BaseModel):
+        page: int = 0
+
+    async def execute(self) -> None:
+        assert_type(self.checkpoint, Pages.Checkpoint)
+        assert_type(self.checkpoint.page, int)
+        assert_type(self.seconds_left, float)
+        self.checkpoint = self.Checkpoint(page=self.checkpoint.page + 1)
+        await self.save_checkpoint(self.Checkpoint(page=2))
+        await self.save_checkpoint(Rows.Checkpoint(row=2))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        raise HandOver()
+
+
+class Rows(BaseNode):
+    class Checkpoint(BaseModel):
+        row: int
+
+    def execute(self) -> None:
+        assert_type(self.checkpoint, Rows.Checkpoint | None)
+        print(self.checkpoint.row)  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+        start = 0 if self.checkpoint is None else self.checkpoint.row
+        self.checkpoint = self.Checkpoint(row=start + 1)
+        self.save_checkpoint_sync(self.Checkpoint(row=start + 2))
+
+
+class WithoutCheckpoint(BaseNode):
+    def execute(self) -> None:
+        print(self.checkpoint)  # type: ignore[call-overload]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def set_up() -> None:
