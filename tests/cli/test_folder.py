@@ -206,7 +206,7 @@ def test_the_namespace_of_the_newest_run_is_used_if_there_are_several(cli: Cli) 
     assert cli("run", "nodes.py").code == 0
     runs = cli("runs", "ls").out
     assert "2 runs in namespace n\n" in runs
-    assert "status   success  failed  open" in runs
+    assert "status   success  errored  open" in runs
 
 
 def test_a_run_prints_the_error_of_a_failed_state_once(cli: Cli) -> None:

@@ -58,7 +58,7 @@ def ls(
     count = plural(len(runs), "run" if is_all else "matching run")
     keys = any(run.key for run in runs)
     connection.print_list(
-        ("run", "graph", "status", "success", "failed", "open", "created", "took", *["key"] * keys),
+        ("run", "graph", "status", "success", "errored", "open", "created", "took", *["key"] * keys),
         [(*_row(run), *[run.key or ""] * keys) for run in runs],
         f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""),
         runs=[run.model_dump(mode="json") for run in runs],

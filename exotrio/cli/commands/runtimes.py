@@ -64,7 +64,7 @@ def ls(connection: Connection) -> None:
         for each in runtimes.v0
     ]
     connection.print_list(
-        ("runtime", "worker", "phase", "busy", "free", "buffered", "reporting", "held", "heard", "nodes"),
+        ("runtime", "worker", "phase", "busy", "free", "buffered", "reporting", "held", "last seen", "nodes"),
         [_row(runtime) for runtime in runtimes.workers],
         *v0,
         f"{plural(len(runtimes.workers), 'runtime')} in namespace {connection.namespace}",

@@ -185,7 +185,7 @@ def last_failures(view: View, node_id: int, limit: int) -> list[dict[str, Any]]:
     ``text`` is the whole error, and ``error`` the line in it that says what was raised.
     """
     rows = view.execute(
-        f"SELECT seq, run, finished_at, error FROM states WHERE node_id = ? AND {FAILED}"
+        f"SELECT seq, run, finished_at, worker, error FROM states WHERE node_id = ? AND {FAILED}"
         " ORDER BY finished_at DESC, seq DESC LIMIT ?",
         (node_id, limit),
     )
@@ -194,6 +194,7 @@ def last_failures(view: View, node_id: int, limit: int) -> list[dict[str, Any]]:
             "id": view.state_id(row["seq"]),
             "run": row["run"],
             "at": row["finished_at"],
+            "worker": row["worker"],
             "error": message_line(row["error"]),
             "text": row["error"],
         }

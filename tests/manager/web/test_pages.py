@@ -520,6 +520,11 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases(site: 
     attempts = re.findall(r'href="/ns/shop/states/([0-9a-f]{24})"', html)
     assert len(set(attempts)) == 1
     assert '<span class="second"><span class="bad">first</span> · contract-worker</span>' in html
+    await Flow.start(site.api, place("other"), graph="other", retry_policy=NO_RETRY)
+    last = await claim_one(site.api, limits={"Node_other": 1}, worker_id="w-2")
+    await report(site.api, item_for(last, outcome="errored", error="second"))
+    failures = await site.browser.fragments("/ns/shop/nodes/Node_other", "failures")
+    assert '<span class="second">w-2</span>' in failures, "which runtime it was"
     assert "retry 1" in html
     assert "first" in await site.browser.page(f"/ns/shop/states/{attempts[0]}")
     assert flow.run_id in html
@@ -620,7 +625,9 @@ async def test_nodes_show_how_long_they_take_and_how_often_they_fail(
 
 def numbers_of(html: str) -> list[str]:
     """Return what a runtime holds and what of it is busy, buffered and reporting."""
-    cells = re.findall(r'data-label="(?:Held|Busy|Buffered|Reporting)" class="num">(.*?)</td>', html)
+    cells = re.findall(
+        r'data-label="(?:Held|Busy|Buffered|Reporting)" class="num(?: zero)?">(.*?)</td>', html
+    )
     return [re.sub(r"<[^>]*>", "", cell) for cell in cells]
 
 
@@ -652,6 +659,9 @@ async def test_a_runtime_shows_what_it_runs(site: Site) -> None:
     assert "12 of 30" in html
     assert 'class="name">running ' in html
     assert "Last poll" in html
+    overview = re.sub("<[^>]*>", "", await site.browser.page("/ns/shop"))
+    assert "1 of 4 workers are busy" in overview
+    assert flow.run_id in await site.browser.page("/ns/shop/runs?status=running")
     assert state["state_id"] in await site.browser.page("/ns/shop/runtimes?worker=w-1")
     assert state["state_id"] not in await site.browser.page("/ns/shop/runtimes?worker=w-2")
     for path in (f"/ns/shop/runs/{flow.run_id}", f"/ns/shop/states/{state['state_id']}"):

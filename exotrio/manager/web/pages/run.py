@@ -182,7 +182,11 @@ class _Run:
             "all": here(node=node),
             "any_node": here(status=status),
             "orders": [
-                (name or "failed first", name == order, here(node=node, status=status, sort=name))
+                (
+                    {"": "failed first", "node": "place"}.get(name, name),
+                    name == order,
+                    here(node=node, status=status, sort=name),
+                )
                 for name in ORDERS
                 if not (node and name == "node")
             ],
