@@ -104,7 +104,8 @@ class Lease(Body):
 def _checkpoint_text(text: str) -> str:
     if (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_CHECKPOINT:
         raise ValueError(f"has {size:,} bytes; at most {MAX_CHECKPOINT:,} are allowed")
-    from_json(text)  # raises ValueError if it is not JSON, which the database could not store in every case
+    if not isinstance(from_json(text), dict):
+        raise ValueError("is not a JSON object")
     return text
 
 
@@ -114,7 +115,7 @@ class Checkpoint(Body):
     Fields:
         number: Counts the values that were set, over all executions of the state and its earlier attempts: an
             execution continues from the number in its claim.
-        value: JSON text.
+        value: JSON text, of an object.
     """
 
     number: Annotated[int, Field(ge=1, lt=2**53)]

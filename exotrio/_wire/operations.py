@@ -171,13 +171,15 @@ class StateCheckpoint(Body):
 
     Fields:
         number: Counts the values that its node set, over all executions.
-        value: Its fields, as text.
+        value: Its fields.
         stored_at: When it was stored.
+        age: Seconds since then.
     """
 
     number: int
-    value: Any
+    value: dict[str, Any]
     stored_at: Moment
+    age: Seconds = Field(alias="age_ms")
 
 
 class StateHistory(StateDetail, StateTimes):
@@ -232,11 +234,15 @@ class RetryRunRequest(Body):
 
 
 class RetriedState(Body):
-    """A failed state, the new state that replaces it, and the status of the new one."""
+    """A failed state, the new state that replaces it, and the status of the new one.
+
+    ``from_checkpoint``: the new one continues from the checkpoint of the failed one.
+    """
 
     state_id: str
     new_state_id: str
     status: StateStatus
+    from_checkpoint: bool = False
 
 
 class RefusedState(Body):
@@ -261,6 +267,8 @@ class RunRetry(Body):
     def text(self, where: str = "") -> str:
         """Return what will run, as a sentence without a full stop; ``where`` follows the number of states."""
         text = f"{plural(len(self.retried), 'state')}{where} will run again"
+        if from_checkpoint := sum(state.from_checkpoint for state in self.retried):
+            text += f" ({from_checkpoint:,} from a checkpoint)"
         if self.runs_again:
             replaced = plural(sum(self.runs_again.values()), "state")
             text += f"; then, with the new values: {listed(self.runs_again)} ({replaced} replaced)"

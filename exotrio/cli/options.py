@@ -30,6 +30,9 @@ target = click.argument("target", metavar="FILE_OR_MODULE[:ATTR]", shell_complet
 graph = click.argument("graph", shell_complete=completion.names("graph"))
 node = click.argument("node", shell_complete=completion.names("node"))
 run = click.argument("run_id", metavar="RUN", shell_complete=completion.names("run"))
+from_beginning = click.option(
+    "--from-beginning", is_flag=True, help="Do not continue from a checkpoint; it is erased."
+)
 output = click.option(
     "-o",
     "--output",

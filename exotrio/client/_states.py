@@ -21,7 +21,7 @@ from exotrio._wire.operations import (
     StateSummary,
 )
 from exotrio._wire.runs import Run
-from exotrio._wire.v0 import ManualRetryRequest, StateDetail, StateRetry
+from exotrio._wire.v0 import StateDetail, StateRetry
 from exotrio._wire.vocabulary import FAILED, StateStatus, is_state_id
 from exotrio.client._calls import checked_query
 from exotrio.client._runs import RunCalls
@@ -154,7 +154,9 @@ class StateCalls(RunCalls):
             "use state() with its graph and run",
         )
 
-    async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> StateRetry:
+    async def manual_retry(
+        self, state_id: str, fanout_id: str | None = None, *, from_beginning: bool = False
+    ) -> StateRetry:
         """Run a state that failed or was pruned once more, as a new state.
 
         At our server, nodes that united it, and ran without it, run again with all that follows them:
@@ -164,6 +166,8 @@ class StateCalls(RunCalls):
             state_id: The state.
             fanout_id: Makes the request unique: with the same id it is refused the second time.
                 Defaults to a new UUID.
+            from_beginning: Do not continue from the state's checkpoint, if it has one
+                (``history(state_id).checkpoint``); it is erased. Defaults to False.
 
         Returns:
             The new state's id and status.
@@ -176,18 +180,24 @@ class StateCalls(RunCalls):
             The retry may have been created all the same.
         """
         path = self._calls.v0("state", state_id, "manual-retry")
-        request = ManualRetryRequest(fanout_id=str(uuid4()) if fanout_id is None else fanout_id)
+        request: dict[str, object] = {"fanout_id": str(uuid4()) if fanout_id is None else fanout_id}
+        if from_beginning:  # a server that does not know it stores no checkpoints
+            request["from_beginning"] = True
         with _not_found_if_malformed(state_id):
             return await self._calls.repeat(
                 lambda: self._calls.http.fetch(StateRetry, "POST", path, body=request), sent=False
             )
 
-    async def retry_run(self, run_id: str) -> RunRetry:
+    async def retry_run(self, run_id: str, *, from_beginning: bool = False) -> RunRetry:
         """Retry every failed state of a run (ERRORED, NEXT_CREATED_ERROR), each as ``manual_retry`` does.
 
         Our server retries all of them in one step, and no state twice, even if the request has to be
         repeated. Nodes that united one of them, and ran without it, run again with all that follows them. At
         any other server the states are retried one after the other, and nothing else runs again.
+
+        Args:
+            run_id: The run.
+            from_beginning: Continue no state from its checkpoint; those are erased. Defaults to False.
 
         Returns:
             The states that were retried, each with its new state; those that were refused (for example a
@@ -200,7 +210,7 @@ class StateCalls(RunCalls):
             States may have been retried all the same.
         """
         # Chosen once, so that repeating the request retries nothing twice.
-        request = RetryRunRequest(request_id=str(uuid4()))
+        request = RetryRunRequest(request_id=str(uuid4()), from_beginning=from_beginning)
         path = self._calls.native("run", run_id, "retry")
         return await self._calls.prefer_native(
             lambda: self._calls.fetch(RunRetry, "POST", path, body=request),

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.contract.native import item_for
 from tests.support.commands import NODES, Cli, fails, with_worker
+from tests.support.helpers import NO_RETRY, declare
 from tests.support.processes import Server, exotrio
 
 
@@ -324,6 +326,53 @@ def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -
         assert re.search(attempt, shown.out)
         assert f"\n  {new.out.strip()} RETRY_CREATED, by hand, " in shown.out
         assert " retried by hand\n" in shown.out
+
+
+def failed_with_checkpoint(place: Place) -> tuple[str, str]:
+    """Let a state fail that has a checkpoint; return its run and its id."""
+    send = place.running.ask
+    declared = declare("Import", [], ["rows"])
+    send("PUT", "/v0/namespace/n/nodes/", {"runtime_name": "r", "nodes": [declared]})
+    node = {"node_name": "Import", "namespace": "n", "identifier": "import", "inputs": {}}
+    graph = {"nodes": [node], "secrets": {}, "retry_policy": NO_RETRY}
+    send("PUT", "/v0/namespace/n/graph/import", graph)
+    run_id: str = send("POST", "/v0/namespace/n/graph/import/trigger", {})["run_id"]
+    claim = {"worker_id": "w", "limits": {"Import": 1}, "limit": 1, "claim_id": run_id, "run_id": run_id}
+    (state,) = send("POST", "/exotrio/v1/namespace/n/claim", claim)["states"]
+    checkpoint = {"number": 7, "value": '{"file": "a.csv", "row": "120"}'}
+    errored = {"outcome": "errored", "error": "ValueError: no", "checkpoint": checkpoint}
+    send("POST", "/exotrio/v1/namespace/n/outcomes", [item_for(state, **errored)])
+    return run_id, str(state["state_id"])
+
+
+@only_native
+def test_a_checkpoint_is_shown_and_a_retry_continues_from_it_unless_told_otherwise(
+    cli: Cli, place: Place
+) -> None:
+    _, state_id = failed_with_checkpoint(place)
+    shown = cli("states", "show", state_id, code=0)
+    assert re.search(r"\ncheckpoint, stored .+ ago:\n  file = a.csv\n  row = 120\n", shown.out)
+    checkpoint = cli.json("states", "show", state_id)["checkpoint"]
+    assert (checkpoint["number"], checkpoint["value"]["row"]) == (7, "120")
+    retried = cli("states", "retry", state_id, code=0)
+    assert re.search("it continues from its checkpoint, stored .+ ago", retried.err)
+    new = cli.json("states", "show", retried.out.strip())
+    assert new["checkpoint"]["value"] == checkpoint["value"]
+    assert cli.json("states", "show", state_id)["checkpoint"] is None
+    assert "checkpoint" not in cli("states", "show", state_id).out
+
+    _, state_id = failed_with_checkpoint(place)
+    retried = cli("states", "retry", state_id, "--from-beginning", code=0)
+    assert retried.err == ""
+    assert cli.json("states", "show", retried.out.strip())["checkpoint"] is None
+
+    run_id, _ = failed_with_checkpoint(place)
+    assert (
+        cli("runs", "retry", run_id).out == f"1 state of run {run_id} will run again (1 from a checkpoint)\n"
+    )
+    run_id, _ = failed_with_checkpoint(place)
+    (new,) = cli.json("runs", "retry", run_id, "--from-beginning")["retried"]
+    assert new["from_checkpoint"] is False
 
 
 # -- nodes

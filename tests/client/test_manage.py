@@ -88,6 +88,18 @@ async def test_on_v0_each_failed_state_is_retried_by_itself() -> None:
     assert first["fanout_id"] != second["fanout_id"], "one id counts once for all states of a node"
 
 
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_retry_from_the_beginning_says_so_and_no_other_does(native: bool) -> None:
+    reply = {"id": "n2", "status": "CREATED"}
+    server = Server(native=native).on("POST manual-retry", answer(200, reply), answer(200, reply))
+    await server.client.manual_retry("s", "one")
+    await server.client.manual_retry("s", "two", from_beginning=True)
+    assert server.double.bodies("manual-retry") == [
+        {"fanout_id": "one"},
+        {"fanout_id": "two", "from_beginning": True},
+    ]
+
+
 async def test_on_v0_a_run_without_failed_states_is_refused_as_ours_refuses_it() -> None:
     server = Server().on("GET graph", run_graph(node("s1", "SUCCESS")))
     with pytest.raises(RequestRefused, match="no failed states") as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -208,7 +209,10 @@ async def test_a_retry_by_hand_continues_or_starts_from_the_beginning(
     if what == "state":
         ok(await api.manual_retry(state["state_id"], **choice))
     else:
-        ok(await api.retry_run(flow.run_id, **choice))
+        request_id = str(uuid4())
+        for _ in range(2):
+            (retried,) = ok(await api.retry_run(flow.run_id, request_id, **choice))["retried"]
+            assert retried["from_checkpoint"] is not from_beginning
     again = await claim_one(api)
     assert stored_in(again) == (None if from_beginning else (4, 40))
     assert (await history(api, state))["checkpoint"] is None
@@ -240,16 +244,20 @@ async def test_each_state_has_its_own(api: Api) -> None:
 LIMIT = 64 * 1024
 
 
+def text_of(row: str) -> str:
+    return f'{{"row": "{row}"}}'
+
+
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ('"' + "x" * (LIMIT - 1) + '"', "65,537 bytes; at most 65,536"),
-        ('"' + "\N{SNOWMAN}" * (LIMIT // 3) + '"', "at most 65,536"),
+        (text_of("x" * (LIMIT - 10)), "65,537 bytes; at most 65,536"),
+        (text_of("\N{SNOWMAN}" * (LIMIT // 3)), "at most 65,536"),
         ("{", "EOF"),
-        ('"\0"', "control character"),
-        ("", "EOF"),
+        (text_of("\0"), "control character"),
+        ("[]", "is not a JSON object"),
     ],
-    ids=["too long", "too long in UTF-8", "not JSON", "NUL", "empty"],
+    ids=["too long", "too long in UTF-8", "not JSON", "NUL", "a list"],
 )
 async def test_a_value_that_cannot_be_stored_is_refused_and_says_why(
     api: Api, value: str, problem: str
@@ -262,7 +270,7 @@ async def test_a_value_that_cannot_be_stored_is_refused_and_says_why(
     (reply,) = ok(await api.outcomes({**item, "outcome": "errored", "error": "x"}))["items"]
     assert reply["result"] == "invalid"
     assert problem in reply["detail"]
-    largest = {"number": 1, "value": '"' + "x" * (LIMIT - 2) + '"'}
+    largest = {"number": 1, "value": text_of("x" * (LIMIT - 11))}
     assert await beats(api, state, largest) == [("ok", 1)]
     assert (await released(api, state))["checkpoint"] == largest
 

@@ -44,7 +44,7 @@ async def test_a_claim_of_large_states_is_limited_and_the_next_ones_return_the_o
 
 async def test_checkpoints_count_as_much_as_inputs(manager: Manager) -> None:
     await waiting(manager, *[1] * 40)
-    value = '"' + "x" * (MAX_CHECKPOINT - 2) + '"'
+    value = '{"row": "' + "x" * (MAX_CHECKPOINT - 11) + '"}'
     states = [
         item_for(state, checkpoint={"number": 1, "value": value})
         for state in await take(manager, native=True)

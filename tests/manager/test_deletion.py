@@ -61,7 +61,7 @@ async def with_runs(manager: Manager, count: int) -> Flow:
             await flow.run("b")
             (held,) = await claim(manager.api, {U: 1})
             failed = {"outcome": "errored", "error": "x", "retry": False}
-            checkpoint = {"checkpoint": {"number": 1, "value": "1"}}
+            checkpoint = {"checkpoint": {"number": 1, "value": '{"row": "1"}'}}
             assert await report(manager.api, item_for(held, **failed, **checkpoint)) == ["ok"]
     return flow
 

@@ -80,7 +80,7 @@ async def test_a_heartbeat_in_process_stores_no_checkpoint_of_the_claim_of_anoth
         return [row["number"] for row in view.execute("SELECT number FROM checkpoints")]
 
     def checkpoint(number: int) -> dict[str, Any]:
-        return {"checkpoint": {"number": number, "value": "1"}}
+        return {"checkpoint": {"number": number, "value": '{"row": "1"}'}}
 
     store = held.manager.service.store
     assert await beat(held.manager.api, held.state, running=True, **checkpoint(1)) == "ok"

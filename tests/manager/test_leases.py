@@ -118,9 +118,9 @@ async def test_a_checkpoint_outlives_the_lease_and_its_holder_may_store_one_unti
 ) -> None:
     await Flow.start(api, place("a"))
     first = await claim_one(api)
-    ok(await api.heartbeat(states=[item_for(first, checkpoint={"number": 1, "value": "1"})]))
+    ok(await api.heartbeat(states=[item_for(first, checkpoint={"number": 1, "value": '{"row": "1"}'})]))
     await trio.sleep(TTL + SWEEP)
-    item = item_for(first, checkpoint={"number": 2, "value": "2"})
+    item = item_for(first, checkpoint={"number": 2, "value": '{"row": "2"}'})
     if late == "release":
         ok(await api.release(states=[item]))
     elif late == "heartbeat":
@@ -130,7 +130,11 @@ async def test_a_checkpoint_outlives_the_lease_and_its_holder_may_store_one_unti
         assert await report(api, {**item, "outcome": "requeued", "delay_ms": 1}) == ["ok"]
         await trio.sleep(1)
     second = await claim_one(api)
-    assert second["checkpoint"] == {"number": 2, "value": "2"} if late else {"number": 1, "value": "1"}
+    assert (
+        second["checkpoint"] == {"number": 2, "value": '{"row": "2"}'}
+        if late
+        else {"number": 1, "value": '{"row": "1"}'}
+    )
     assert ok(await api.heartbeat(states=[item]))["items"][0]["result"] == "lost"
 
 

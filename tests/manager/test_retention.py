@@ -61,7 +61,12 @@ async def finish(api: Api, width: int = 3, depth: int = 1) -> Flow:
     outputs = [{"v": str(index)} for index in range(depth)]
     for state in await claim(api, {B: width}):
         assert await report(api, executed_item(state, *outputs) | {"logs": [PRINTED]}) == ["ok"]
-    failed = {"outcome": "errored", "error": "x", "retry": False, "checkpoint": {"number": 1, "value": "1"}}
+    failed = {
+        "outcome": "errored",
+        "error": "x",
+        "retry": False,
+        "checkpoint": {"number": 1, "value": '{"row": "1"}'},
+    }
     for state in await claim(api, {U: width}):
         assert await report(api, item_for(state, **failed)) == ["ok"]
     assert (await flow.run_summary())["status"] == "FAILED"

@@ -16,7 +16,8 @@ from exotrio.manager.engine import leases, managers, retention, schedules
 from exotrio.manager.queries.graphs import find_node, last_failures
 from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
+from tests.contract.native import claim_one, item_for, report
+from tests.support.helpers import FAST_RETRY, NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import Database, empty_database
 from tests.support.query_plans import (
@@ -87,7 +88,7 @@ async def everything_once(manager: Manager) -> None:
 async def leases_that_end(manager: Manager) -> None:
     """Let the lease of a state end that its runtime regains; then let the state end as poison."""
     (state,) = ok(await manager.remote.native_claim({node_name("t"): 1}))["states"]
-    item = {"state_id": state["state_id"], "token": state["lease"]["token"], "running": True}
+    item = {**item_for(state), "running": True, "checkpoint": {"number": 1, "value": "{}"}}
     for poison_limit in (5, 1):
         ok(await manager.remote.heartbeat("w", states=[item]))
         terms = leases.Terms(poison_limit=poison_limit)
@@ -99,6 +100,12 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
     """Look into runs and states in every way, retry a run, and delete one."""
     api, store = manager.api, manager.service.store
     joined = place("x"), place("j", unites="w", strategy="ALL_DONE", inputs={"p": "${{x.outputs.v}}"})
+    saved = await Flow.start(api, place("s"), graph="saved", retry_policy=FAST_RETRY)
+    for outcome in ({"outcome": "errored", "error": "x"}, {"outcome": "executed", "outputs": []}):
+        state = await claim_one(api, limits={node_name("s"): 1}, wait_ms=5_000)
+        checkpoint = {"checkpoint": {"number": 1, "value": "{}"}}
+        assert await report(api, item_for(state, **outcome, **checkpoint)) == ["ok"]
+    assert (await saved.run_summary())["status"] == "SUCCESS"
     only = await Flow.start(
         api, place("w", "x", "y"), place("y", "j"), *joined, graph="only", retry_policy=NO_RETRY
     )

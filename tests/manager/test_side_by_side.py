@@ -185,7 +185,7 @@ class Crowd:
     def checkpoint(self, random: Random) -> Checkpoint | None:
         if random.random() < 0.3:
             return None
-        return Checkpoint(number=random.randint(1, 9), value=str(random.random()))
+        return Checkpoint(number=random.randint(1, 9), value=f'{{"row": {random.random()}}}')
 
     async def report(self, random: Random) -> None:
         items = [self.item(random, *held) for held in self.tokens(random)]

@@ -182,13 +182,13 @@ async def releasing_a_claim(manager: Manager, count: int) -> Act:
     return lambda: manager.remote.release(claim_id="c")
 
 
-CHECKPOINT = {"checkpoint": {"number": 1, "value": "1"}}
+CHECKPOINT = {"checkpoint": {"number": 1, "value": '{"row": "1"}'}}
 
 
 async def with_checkpoints(manager: Manager, states: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Store a checkpoint of each state, and return them with a newer one."""
     ok(await manager.remote.heartbeat(states=[{**each, **CHECKPOINT} for each in states]))
-    return [{**each, "checkpoint": {"number": 2, "value": "2"}} for each in states]
+    return [{**each, "checkpoint": {"number": 2, "value": '{"row": "2"}'}} for each in states]
 
 
 async def renewing_with_checkpoints(manager: Manager, count: int) -> Act:

@@ -47,7 +47,7 @@ async def test_a_command_given_at_one_state_manager_reaches_a_runtime_at_another
 
 
 async def test_the_last_heartbeat_of_a_runtime_is_kept_without_its_checkpoints(manager: Manager) -> None:
-    checkpoint = {"number": 1, "value": '"large"'}
+    checkpoint = {"number": 1, "value": '{"row": "large"}'}
     state = {"state_id": "f" * 24, "token": "t", "progress": {"text": "kept"}, "checkpoint": checkpoint}
     ok(await manager.api.heartbeat("w", states=[state]))
     kept = await manager.service.store.read(lambda view: str(view.one("SELECT beat FROM workers")["beat"]))

@@ -134,21 +134,22 @@ def cancel(run_id: str, connection: Connection) -> None:
 
 @command.command(name="retry")
 @options.run
+@options.from_beginning
 @connection
-def retry(run_id: str, connection: Connection) -> int:
+def retry(run_id: str, from_beginning: bool, connection: Connection) -> int:
     """Retry every failed state of a run.
 
-    Nodes that united what failed, and ran without it, run again with all that follows them; the command
-    names them. Exits 0 if all failed states were retried, and 1 if some were refused; each is named with the
-    reason.
+    A state that has a checkpoint continues from it, unless --from-beginning is given. Nodes that united what
+    failed, and ran without it, run again with all that follows them; the command names them. Exits 0 if all
+    failed states were retried, and 1 if some were refused; each is named with the reason.
 
-    JSON: run_id, retried (state_id, new_state_id, status), refused (state_id, reason) and runs_again (the
-    number of states that are replaced with them, by identifier).
+    JSON: run_id, retried (state_id, new_state_id, status, from_checkpoint), refused (state_id, reason) and
+    runs_again (the number of states that are replaced with them, by identifier).
     """
 
     async def ask(manager: StateManager) -> tuple[str, RunRetry]:
         run = await find_run(manager, run_id)
-        return run.run_id, await manager.retry_run(run.run_id)
+        return run.run_id, await manager.retry_run(run.run_id, from_beginning=from_beginning)
 
     whole_id, reply = connection.ask(ask)
     lines = [reply.text(f" of run {whole_id}")]

@@ -142,25 +142,37 @@ def show(state_id: str, run_id: str | None, connection: Connection) -> None:
     metavar="ID",
     help="Requests with the same id retry the state only once.  [default: a new id]",
 )
+@options.from_beginning
 @connection
-def retry(state_id: str, fanout_id: str | None, connection: Connection) -> None:
+def retry(state_id: str, fanout_id: str | None, from_beginning: bool, connection: Connection) -> None:
     """Run a failed or pruned state once more, as a new state, and print its id.
 
-    Nodes that united it, and ran without it, run again with all that follows them: a message names them.
+    If it has a checkpoint, it continues from it, unless --from-beginning is given. Nodes that united it, and
+    ran without it, run again with all that follows them. Messages say both.
 
-    JSON: state_id, new_state_id, status, runs_again (those nodes; not known through v0).
+    JSON: state_id, new_state_id, status, from_checkpoint, runs_again (those nodes; not known through v0).
     """
 
-    async def ask(manager: StateManager) -> tuple[str, list[str], StateRetry]:
+    async def ask(manager: StateManager) -> tuple[str, StateHistory | None, StateRetry]:
         whole_id = await lookup.whole_state_id(manager, state_id)
         failed = await lookup.if_native(lookup.about_state(state_id, manager.history(whole_id)))
-        new = await lookup.about_state(state_id, manager.manual_retry(whole_id, fanout_id))
-        return whole_id, failed.runs_again if failed else [], new
+        retried = manager.manual_retry(whole_id, fanout_id, from_beginning=from_beginning)
+        return whole_id, failed, await lookup.about_state(state_id, retried)
 
-    whole_id, again, new = connection.ask(ask)
+    whole_id, failed, new = connection.ask(ask)
+    again = failed.runs_again if failed else []
+    checkpoint = failed.checkpoint if failed and not from_beginning else None
+    if checkpoint:
+        print_message(f"it continues from its checkpoint, stored {format_duration(checkpoint.age)} ago")
     if again:
         print_message(f"then {listed(again)} and what follows run again with the new values")
-    body = {"state_id": whole_id, "new_state_id": new.id, "status": new.status.value, "runs_again": again}
+    body = {
+        "state_id": whole_id,
+        "new_state_id": new.id,
+        "status": new.status.value,
+        "from_checkpoint": checkpoint is not None,
+        "runs_again": again,
+    }
     connection.print(body, [new.id])
 
 
@@ -214,6 +226,8 @@ def _as_lines(state: StateDetail) -> list[str]:
     lines += _times(state)
     lines += _values("inputs", state.inputs)
     lines += _values("outputs", state.outputs)
+    if isinstance(state, StateHistory) and (checkpoint := state.checkpoint):
+        lines += _values(f"checkpoint, stored {format_duration(checkpoint.age)} ago", checkpoint.value)
     if state.error:
         lines += ["error:", *(f"  {line}" for line in state.error.split("\n"))]
     if isinstance(state, StateHistory) and state.logs:

@@ -126,8 +126,9 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
     rows = [
         row
         for row in view.execute(
-            "SELECT seq, retry_of, status, manual_fanout_id, created_at FROM states WHERE run = ?"
-            " AND retry_count = 0 AND manual_fanout_id IS NOT NULL AND retry_of IS NOT NULL ORDER BY seq",
+            "SELECT seq, retry_of, status, manual_fanout_id, created_at, checkpoint_size FROM states"
+            " WHERE run = ? AND retry_count = 0 AND manual_fanout_id IS NOT NULL AND retry_of IS NOT NULL"
+            " ORDER BY seq",
             (run.id,),
         )
         if row["manual_fanout_id"] == _fanout_id(view, request_id, row["retry_of"])
@@ -139,6 +140,7 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
             state_id=view.state_id(row["retry_of"]),
             new_state_id=view.state_id(row["seq"]),
             status=row["status"],
+            from_checkpoint=row["checkpoint_size"] is not None,
         )
         for row in rows
     ]
@@ -239,7 +241,8 @@ def _replace(
         new.retry_of = state.seq
         new.failed_since = None if state.status == PRUNED else state.failed_since or state.finished_at
         changes.insert(run, new, seq=seq)
-        if state.status == ERRORED and not from_beginning:
+        continues = state.status == ERRORED and state.checkpoint_size is not None and not from_beginning
+        if continues:
             changes.checkpoints.move(state, seq)
         else:
             changes.checkpoints.erase(state)
@@ -247,8 +250,14 @@ def _replace(
         changes.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
         changes.add_event(state.seq, "retried by hand")
         state_id, new_state_id = tx.state_id(state.seq), tx.state_id(seq)
-        status = StateStatus(new.status)
-        retried.append(RetriedState(state_id=state_id, new_state_id=new_state_id, status=status))
+        retried.append(
+            RetriedState(
+                state_id=state_id,
+                new_state_id=new_state_id,
+                status=StateStatus(new.status),
+                from_checkpoint=continues,
+            )
+        )
     return retried
 
 

@@ -121,7 +121,10 @@ def _checkpoint_of(view: View, state: Row) -> StateCheckpoint | None:
         return None
     row = read_checkpoints(view, [state["seq"]])[state["seq"]]
     return StateCheckpoint(
-        number=row["number"], value=from_json(row["value"]), stored_at=from_unix_ms(row["at"])
+        number=row["number"],
+        value=from_json(row["value"]),
+        stored_at=from_unix_ms(row["at"]),
+        age_ms=max(0, view.now_ms - row["at"]),
     )
 
 
