@@ -8,7 +8,7 @@ every group, after every transition.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 PENDING = {"CREATED", "QUEUED", "EXECUTED"}
 FAILED = {"ERRORED", "NEXT_CREATED_ERROR"}
@@ -114,6 +114,15 @@ class Aggregate:
 Inputs = dict[str, "str | Aggregate"]
 
 
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """A value that a node set. Those of a later claim are newer; of one claim, those of a higher number."""
+
+    claim: int
+    number: int
+    value: str = field(compare=False)
+
+
 @dataclass(eq=False)
 class State:
     """One execution of a node; equal to nothing but itself."""
@@ -127,6 +136,8 @@ class State:
     retry_count: int = 0
     index: int = 0
     unbuilt: bool = False
+    claims: int = 0
+    checkpoint: Checkpoint | None = None
 
     def chain(self) -> tuple[str, ...]:
         return (*self.parents, self.identifier)
@@ -136,7 +147,12 @@ class State:
 
     def __repr__(self) -> str:
         steps = (f"{name}[{parent.index}]" for name, parent in self.parents.items())
-        return f"<{' '.join((*steps, self.identifier))} {self.status} {self.inputs} -> {self.outputs}>"
+        values = f"{self.inputs} -> {self.outputs} {self.checkpoint or ''}"
+        return f"<{' '.join((*steps, self.identifier))} {self.status} {values}>"
+
+
+Retried = tuple[list[tuple[State, State]], list[State], list[State]]
+"""(old, new) of the states that were retried by hand; those that could not be; what is replaced with them."""
 
 
 class Unbuildable(Exception):
@@ -173,10 +189,21 @@ class Model:
         due = [state for state in self.waiting() if state.due_ms <= self.now_ms]
         for state in due:
             state.status = "QUEUED"
+            state.claims += 1
         return due
+
+    def saved(self, state: State, number: int, value: str) -> None:
+        """Record a checkpoint of the present holder, unless there is a newer one."""
+        new = Checkpoint(state.claims, number, value)
+        if state.checkpoint is None or new > state.checkpoint:
+            state.checkpoint = new
+
+    def released(self, state: State) -> None:
+        state.status = "CREATED"
 
     def executed(self, state: State, outputs: list[Outputs]) -> None:
         state.outputs = outputs[0] if outputs else {}
+        state.checkpoint = None
         batch = [state]
         for index, output in enumerate(outputs[1:], start=1):
             sibling = State(
@@ -193,6 +220,7 @@ class Model:
         if state.retry_count < self.plan.max_retries:
             retry = self._copy(state, self.now_ms + self.plan.backoff_ms)
             retry.retry_count = state.retry_count + 1
+            self._move_checkpoint(state, retry)
             state.status = "RETRY_CREATED"
         else:
             state.status = "ERRORED"
@@ -201,6 +229,7 @@ class Model:
 
     def pruned(self, state: State) -> None:
         state.status = "PRUNED"
+        state.checkpoint = None
         self._settle()
 
     def requeued(self, state: State, delay_ms: int) -> None:
@@ -209,21 +238,22 @@ class Model:
 
     # -- what an operator does
 
-    def retried(self, state: State) -> State:
+    def retried(self, state: State, from_beginning: bool = False) -> State:
         """Retry by hand; return the state that takes the place of ``state``."""
         if state.status not in {*FAILED, "PRUNED"}:
             raise Refused
-        retried, refused, _ = self._retry([state])
+        retried, refused, _ = self._retry([state], from_beginning)
         if refused:
             raise Refused
         return retried[0][1]
 
-    def retried_run(self) -> tuple[list[tuple[State, State]], list[State], list[State]]:
-        """Retry every failed state; return (old, new) of those that could be, those that could not, and
-        what is replaced with them."""
-        return self._retry([state for state in self.states if state.status in FAILED])
+    def retried_run(
+        self, from_beginning: bool = False
+    ) -> tuple[list[tuple[State, State]], list[State], list[State]]:
+        """Retry every failed state."""
+        return self._retry([state for state in self.states if state.status in FAILED], from_beginning)
 
-    def _retry(self, states: list[State]) -> tuple[list[tuple[State, State]], list[State], list[State]]:
+    def _retry(self, states: list[State], from_beginning: bool) -> Retried:
         replaced = self.out_of_date([state for state in states if not self._is_unbuilt(state)])
         inputs: dict[State, Inputs] = {}
         refused: list[State] = []
@@ -243,8 +273,11 @@ class Model:
         retried = [
             (state, self._again(state, inputs)) for state in states if state not in {*replaced, *refused}
         ]
-        for state, _ in retried:
+        for state, again in retried:
             state.status = "RETRY_CREATED"
+            self._move_checkpoint(state, again)
+            if from_beginning:
+                again.checkpoint = None
         self._settle()
         return retried, refused, list(replaced)
 
@@ -320,6 +353,12 @@ class Model:
         copy = State(state.identifier, state.parents, state.inputs, due_ms)
         self.states.append(copy)
         return copy
+
+    @staticmethod
+    def _move_checkpoint(state: State, again: State) -> None:
+        if state.checkpoint is not None:
+            # Older than any that is set from now on.
+            again.checkpoint, state.checkpoint = replace(state.checkpoint, claim=0), None
 
     def _follow(self, state: State) -> None:
         """Create the next states of ``state``, all or none."""

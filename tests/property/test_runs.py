@@ -28,6 +28,10 @@ MOVES = [
     "errored",
     "pruned",
     "requeued",
+    "released",
+    "saved",
+    "saved",
+    "saved by a former holder",
     "retry",
     "retry run",
     "forget",
@@ -54,7 +58,7 @@ class Driver:
     async def step(self) -> bool:
         """Take one step; return False when nothing is left to do."""
         twin, model = self.twin, self.twin.model
-        await twin.claim()
+        await twin.claim(natively=self.data.draw(st.integers(0, 3), label="claim") > 0)
         queued = twin.queued()
         if not queued and model.waiting():
             twin.advance(min(state.due_ms for state in model.waiting()) - model.now_ms)
@@ -67,9 +71,9 @@ class Driver:
             # Few states ended badly, and few of those were left out by a united node that ran.
             bad = [state for state in model.states if state.status in {*FAILED, "PRUNED"}]
             left_out = [state for state in bad if model.out_of_date([state])]
-            await twin.retried(self.pick(left_out or bad or model.states))
+            await twin.retried(self.pick(left_out or bad or model.states), self.draw_bool("from beginning"))
         elif move == "retry run":
-            await twin.retried_run()
+            await twin.retried_run(self.draw_bool("from beginning"))
         elif move == "forget":
             await twin.forget_inputs(self.pick_place(model.plan))
         elif move == "pause":
@@ -82,6 +86,13 @@ class Driver:
             await self.report(move, self.pick(queued))
         return True
 
+    def draw_bool(self, label: str) -> bool:
+        return self.data.draw(st.booleans(), label=label)
+
+    def checkpoint(self) -> tuple[int, str]:
+        """Return a number, which may be older than one before, and a value that is like no other."""
+        return self.data.draw(st.integers(1, 5), label="number"), f"c{next(self.serial)}"
+
     def pick(self, states: list[State]) -> State:
         return states[self.data.draw(st.integers(0, len(states) - 1), label="which")]
 
@@ -90,19 +101,31 @@ class Driver:
 
     async def report(self, move: str, state: State) -> None:
         twin = self.twin
+        *former, token = twin.tokens[state]
+        saves = self.checkpoint() if token and self.draw_bool("with a checkpoint") else None
         if move == "errored":
-            await twin.errored(state)
+            await twin.errored(state, saves)
         elif move == "pruned":
-            await twin.pruned(state)
+            await twin.pruned(state, saves)
         elif move == "requeued":
-            await twin.requeued(state, self.data.draw(st.sampled_from([1, 700, 5000]), label="delay"))
+            delay = self.data.draw(st.sampled_from([1, 700, 5000]), label="delay")
+            await twin.requeued(state, delay, saves)
+        elif move == "saved by a former holder":
+            for old in filter(None, former):
+                await twin.saved(state, old, *self.checkpoint())
+        elif move in {"saved", "released"} and not token:
+            pass  # v0 has neither
+        elif move == "saved":
+            await twin.saved(state, token, *self.checkpoint())
+        elif move == "released":
+            await twin.released(state, saves)
         elif move == "none":
-            await twin.executed(state, [])
+            await twin.executed(state, [], saves)
         else:
             small = move in {"one", "bad"} or len(twin.model.states) > MAX_STATES
             size = 1 if small else self.data.draw(st.integers(2, 3), label="fan-out")
             good = [move in {"one", "fan-out"} or (move == "mixed" and number != 1) for number in range(size)]
-            await twin.executed(state, [self.output(each) for each in good])
+            await twin.executed(state, [self.output(each) for each in good], saves)
 
     async def finish(self) -> None:
         """Let everything that is left succeed, what is paused too."""

@@ -15,6 +15,8 @@ GRAPH = "graph"
 TRIGGER = f"graph/{GRAPH}/trigger"
 KEY = "order 1"
 """Of the run: however often it is triggered, it is this one."""
+Saves = tuple[int, str] | None
+"""Number and value of the checkpoint that goes with the end of an execution."""
 
 
 class Twin:
@@ -26,6 +28,8 @@ class Twin:
         self.model = Model(plan, clock.now_ms)
         self.run_id = run_id
         self.ids: dict[State, str] = {}
+        self.tokens: dict[State, list[str]] = {}
+        """Of the native claims of each state; the last one is empty if a v0 claim has it."""
         self.nodes = [node_name(place.identifier) for place in plan.places]
 
     @classmethod
@@ -42,39 +46,102 @@ class Twin:
 
     # -- steps
 
-    async def claim(self) -> None:
+    async def claim(self, natively: bool = True) -> None:
         """Claim everything that is due."""
-        expected = self.model.claim()
-        states = ok(await self.api.claim(self.nodes, 500))["states"]
-        assert Counter(s["state_id"] for s in states) == Counter(self.ids[s] for s in expected)
+        expected = {self.ids[state]: state for state in self.model.claim()}
+        if natively:
+            reply = ok(await self.api.native_claim(dict.fromkeys(self.nodes, 500), limit=500))
+        else:
+            reply = ok(await self.api.claim(self.nodes, 500))
+        assert Counter(claimed["state_id"] for claimed in reply["states"]) == Counter(expected.keys())
+        for claimed in reply["states"]:
+            state = expected[claimed["state_id"]]
+            self.tokens.setdefault(state, []).append(claimed["lease"]["token"] if natively else "")
+            checkpoint = claimed.get("checkpoint")
+            if natively or checkpoint is not None:
+                assert _same_checkpoint(state, checkpoint), f"{state} was claimed with {checkpoint}"
 
     def queued(self) -> list[State]:
         return [state for state in self.model.states if state.status == "QUEUED"]
 
-    async def executed(self, state: State, outputs: list[Outputs]) -> None:
+    async def saved(self, state: State, token: str, number: int, value: str) -> None:
+        """Save a checkpoint of the state's present holder, or of a former one, which has lost it."""
+        held = {"state_id": self.ids[state], "token": token, "checkpoint": _checkpoint(number, value)}
+        (reply,) = ok(await self.api.heartbeat(states=[held]))["items"]
+        if token == self.tokens[state][-1]:
+            self.model.saved(state, number, value)
+            assert state.checkpoint is not None
+            assert (reply["result"], reply["checkpoint"]) == ("ok", state.checkpoint.number)
+        else:
+            assert reply["result"] == "lost"
+        await self._check(state)
+
+    async def released(self, state: State, saves: Saves = None) -> None:
+        held = self._held(state, saves)
+        self.model.released(state)
+        (reply,) = ok(await self.api.release(states=[held]))["items"]
+        assert reply["result"] == "ok"
+        await self._check(state)
+        await self.compare()
+
+    async def executed(self, state: State, outputs: list[Outputs], saves: Saves = None) -> None:
+        held = self._held(state, saves)
         self.model.executed(state, outputs)
-        ok(await self.api.executed(self.ids[state], *outputs))
+        if held is not None:
+            await self._report(held, outcome="executed", outputs=outputs)
+        else:
+            ok(await self.api.executed(self.ids[state], *outputs))
         await self.compare()
 
-    async def errored(self, state: State) -> None:
+    async def errored(self, state: State, saves: Saves = None) -> None:
+        held = self._held(state, saves)
         retried = self.model.errored(state)
-        assert ok(await self.api.errored(self.ids[state]))["retry_created"] is retried
+        if held is not None:
+            await self._report(held, outcome="errored", error="failed on purpose")
+        else:
+            assert ok(await self.api.errored(self.ids[state]))["retry_created"] is retried
         await self.compare()
 
-    async def pruned(self, state: State) -> None:
+    async def pruned(self, state: State, saves: Saves = None) -> None:
+        held = self._held(state, saves)
         self.model.pruned(state)
-        ok(await self.api.prune(self.ids[state], {"why": "drawn"}))
+        if held is not None:
+            await self._report(held, outcome="pruned", data={"why": "drawn"})
+        else:
+            ok(await self.api.prune(self.ids[state], {"why": "drawn"}))
         await self.compare()
 
-    async def requeued(self, state: State, delay_ms: int) -> None:
+    async def requeued(self, state: State, delay_ms: int, saves: Saves = None) -> None:
+        held = self._held(state, saves)
         self.model.requeued(state, delay_ms)
-        assert ok(await self.api.requeue(self.ids[state], delay_ms))["enqueue_after"] == state.due_ms
+        if held is not None:
+            await self._report(held, outcome="requeued", delay_ms=delay_ms)
+        else:
+            assert ok(await self.api.requeue(self.ids[state], delay_ms))["enqueue_after"] == state.due_ms
         await self.compare()
 
-    async def retried(self, state: State) -> None:
-        response = await self.api.manual_retry(self.ids[state])
+    def _held(self, state: State, saves: Saves) -> dict[str, Any] | None:
+        """Save a checkpoint in the model, and return the fields that name the state and have it.
+
+        None if the state was claimed by v0.
+        """
+        token = self.tokens[state][-1]
+        if not token:
+            return None
+        held = {"state_id": self.ids[state], "token": token}
+        if saves is None:
+            return held
+        self.model.saved(state, *saves)
+        return {**held, "checkpoint": _checkpoint(*saves)}
+
+    async def _report(self, held: dict[str, Any], **outcome: Any) -> None:
+        (reply,) = ok(await self.api.outcomes({**held, **outcome}))["items"]
+        assert reply["result"] == "ok"
+
+    async def retried(self, state: State, from_beginning: bool = False) -> None:
+        response = await self.api.manual_retry(self.ids[state], from_beginning=from_beginning)
         try:
-            again = self.model.retried(state)
+            again = self.model.retried(state, from_beginning)
         except Refused:
             assert response.status_code == 409, f"{state}: {response.text}"
         else:
@@ -83,9 +150,9 @@ class Twin:
             await self._check(again)
         await self.compare()
 
-    async def retried_run(self) -> None:
-        response = await self.api.retry_run(self.run_id)
-        retried, refused, replaced = self.model.retried_run()
+    async def retried_run(self, from_beginning: bool = False) -> None:
+        response = await self.api.retry_run(self.run_id, from_beginning=from_beginning)
+        retried, refused, replaced = self.model.retried_run(from_beginning)
         if not retried and not refused:
             assert response.status_code == 409, response.text
         else:
@@ -173,6 +240,8 @@ class Twin:
     async def _check(self, state: State) -> None:
         detail = await self._detail(self.ids[state])
         assert self._same(state, detail), f"the server has {detail}\nthe model {state}"
+        checkpoint = ok(await self.api.history(self.ids[state]))["checkpoint"]
+        assert _same_checkpoint(state, checkpoint), f"the server has {checkpoint}\nthe model {state}"
 
     def _same(self, state: State, detail: dict[str, Any]) -> bool:
         parents = [(name, self.ids.get(parent)) for name, parent in state.parents.items()]
@@ -187,6 +256,17 @@ class Twin:
     async def _detail(self, state_id: str) -> dict[str, Any]:
         detail: dict[str, Any] = ok(await self.api.state(GRAPH, self.run_id, state_id))
         return detail
+
+
+def _checkpoint(number: int, value: str) -> dict[str, Any]:
+    return {"number": number, "value": json.dumps({"v": value})}
+
+
+def _same_checkpoint(state: State, shown: dict[str, Any] | None) -> bool:
+    if shown is None or state.checkpoint is None:
+        return shown is None and state.checkpoint is None
+    value = json.loads(shown["value"]) if isinstance(shown["value"], str) else shown["value"]
+    return (shown["number"], value) == (state.checkpoint.number, {"v": state.checkpoint.value})
 
 
 def _same_inputs(state: State, inputs: dict[str, Any]) -> bool:
