@@ -1,4 +1,4 @@
-"""What a stop costs long work: in exotrio and, with ``--peers``, in other systems.
+"""What a stop costs long work: in exotrio with and without checkpoints and, with ``--peers``, elsewhere.
 
 The work takes a minute, in steps of 0.1 s. A worker does it; at a random moment it gets SIGTERM, and when it
 has ended, another one goes on. This happens ten times, all at once, since the steps only sleep; every system
@@ -22,7 +22,7 @@ import trio
 from exotrio import BaseNode, Graph, StateManager
 from tests.bench.figures import Plan, Sample
 from tests.bench.places import ROOT, Where, apart, environment_of, fresh
-from tests.bench.stop_exotrio import WithoutCheckpoints
+from tests.bench.stop_exotrio import WithCheckpoints, WithoutCheckpoints
 from tests.bench.stop_work import JOURNAL, STEP, STEPS, Journal
 from tests.support.environments import make_environment
 from tests.support.postgres import database
@@ -72,9 +72,9 @@ class Stop:
 def stop(plan: Plan) -> Iterator[Sample]:
     """Seconds to exit, seconds of work repeated, executions cut, and seconds lost in all."""
     with apart(plan.folder) as where:
-        for name, node in (("exotrio without checkpoints", WithoutCheckpoints),):
-            jobs = [_of_exotrio(node, where, f"{node.__name__}-{number}") for number in range(plan.stops)]
-            yield from _measure(plan, name, jobs)
+        for name, node in (("with", WithCheckpoints), ("without", WithoutCheckpoints)):
+            jobs = [_of_exotrio(node, where, f"{name}-{number}") for number in range(plan.stops)]
+            yield from _measure(plan, f"exotrio {name} checkpoints", jobs)
     if not plan.peers:
         return
     for packages, job in ((DBOS, _of_dbos), (PROCRASTINATE, _of_procrastinate)):

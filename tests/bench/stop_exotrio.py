@@ -1,13 +1,30 @@
-"""The long work as a node of exotrio: ``python -m exotrio worker tests.bench.stop_exotrio``."""
+"""The long work as nodes of exotrio: ``python -m exotrio worker tests.bench.stop_exotrio``."""
 
 from __future__ import annotations
 
 import os
 
 import trio
+from pydantic import BaseModel
 
-from exotrio import BaseNode, Runtime
+from exotrio import BaseNode, HandOver, Runtime
 from tests.bench.stop_work import STEP, Execution
+
+
+class WithCheckpoints(BaseNode):
+    class Checkpoint(BaseModel):
+        steps: int = 0
+
+    async def execute(self) -> None:
+        execution = Execution()
+        for number in range(self.checkpoint.steps, execution.steps):
+            execution.begin_step(number)
+            await trio.sleep(STEP)
+            self.checkpoint = self.Checkpoint(steps=number + 1)
+            if self.stopping and number + 1 < execution.steps:
+                execution.hand_over()
+                raise HandOver()
+        execution.finish()
 
 
 class WithoutCheckpoints(BaseNode):
@@ -19,5 +36,5 @@ class WithoutCheckpoints(BaseNode):
         execution.finish()
 
 
-NODES = (WithoutCheckpoints,)
+NODES = (WithCheckpoints, WithoutCheckpoints)
 runtime = Runtime(os.environ.get("STOP_NAMESPACE", "stop"), "worker", list(NODES))

@@ -1,4 +1,4 @@
-"""The long work of the case ``stop``, the same for every system: steps of 0.1 s, entered in a journal.
+"""The long work of the case ``stop``, the same in each system: steps of 0.1 s, entered in a journal.
 
 The journal is the harness's, not the system's: it says what really was done. Nothing but the standard library
 is used here, since each system runs in its own environment.

@@ -69,11 +69,15 @@ def test_each_case_gives_figures(
         poll_interval=0.01,
         stock_runs=5,
         stops=1,
-        work_seconds=0.3,
+        work_seconds=0.4,
     )
     figures = gather(measure(tiny, [name]))
     assert figures
     assert all(figure.median >= 0 for figure in figures)
+    if name == "stop":
+        medians = {figure.samples[0].name: figure.median for figure in figures}
+        assert medians["work repeated, exotrio with checkpoints"] == 0
+        assert medians["executions cut by 1 stops, exotrio with checkpoints"] == 0
 
 
 def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_the_same_round() -> None:
