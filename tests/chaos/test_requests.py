@@ -1,16 +1,18 @@
-"""Each request of a runtime fails in each way: the run ends as if nothing had happened.
+"""Requests of a runtime fail in each way: the run ends as if nothing had happened, a stop ends in time.
 
-A real state manager in memory and two real runtimes, under virtual time. The transport between them fails
-once, at one request. ``pytest -m chaos tests/chaos/test_requests.py`` takes every combination.
+A real state manager in memory and real runtimes, under virtual time. The transport between them fails once,
+at one request, or often. ``pytest -m chaos tests/chaos/test_requests.py`` takes every combination.
 """
 
 from __future__ import annotations
 
 import itertools
+import random
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -21,11 +23,22 @@ import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode, Graph, GraphInvalid, ReQueueAfterSignal, RetryPolicyModel, Runtime, StateManager
+from exotrio import (
+    BaseNode,
+    Graph,
+    GraphInvalid,
+    Phase,
+    ReQueueAfterSignal,
+    RetryPolicyModel,
+    Runtime,
+    StateManager,
+)
 from exotrio._shared.settings import Settings
 from exotrio.client import RunStatus
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
+from exotrio.manager.service import Service
+from exotrio.manager.store.view import View
 from tests.support.helpers import virtual_ms
 from tests.support.manager import recount
 
@@ -165,57 +178,110 @@ _leaf = GRAPH.add(Leaf, key=_split.key)
 GRAPH.add(Join, keys=_leaf.every.key, unites=_root)
 
 
+class Works(BaseNode):
+    """Takes its time, and some time to clean up."""
+
+    class Inputs(BaseModel):
+        seconds: str
+
+    async def execute(self) -> None:
+        try:
+            await trio.sleep(float(self.inputs.seconds))
+        finally:
+            with trio.move_on_after(min(float(self.inputs.seconds) / 10, 7), shield=True):
+                await trio.sleep_forever()
+
+
+WORK = Graph("work", namespace=NAMESPACE)
+WORK.add(Works, seconds="0")
+
+
 # -- the network
 
 
-class Wire(httpx.AsyncBaseTransport):
-    """Carries requests to the state manager; the case's fault happens to one of them.
+Faults = Callable[[str, str], Awaitable[Fault | None]]
+"""Called before and after the state manager handles a request, with its route and ``before`` or ``after``."""
 
-    The state manager handles each in a task of its nursery: a client that gives up does not stop it.
-    """
 
-    def __init__(self, server: httpx.AsyncBaseTransport, case: Case, nursery: trio.Nursery) -> None:
-        self.runtimes: dict[str, tuple[Runtime, trio.CancelScope]] = {}
+class Once:
+    """The fault of a case, at one request."""
+
+    def __init__(self, case: Case) -> None:
         self.has_struck = False
-        self._server = server
         self._case = case
-        self._nursery = nursery
         self._visits = 0
 
-    async def carry(self, name: str, request: httpx.Request) -> httpx.Response:
-        await request.aread()
-        _, scope = self.runtimes[name]
-        route = request.url.path.strip("/").rpartition("/")[2].replace("v1", "discovery")
-        fault = self._fault(route)
-        if fault is not None and self._case.when == "before":
-            return await self._strike(fault, name) or await self._handle(request, scope)
-        response = await self._handle(request, scope)
-        if fault is not None:
-            return await self._strike(fault, name) or response
-        return response
-
-    def _fault(self, route: str) -> Fault | None:
-        if route != self._case.route or self.has_struck:
+    async def __call__(self, route: str, when: str) -> Fault | None:
+        if route != self._case.route or when != self._case.when or self.has_struck:
             return None
         self._visits += 1
         self.has_struck = self._visits == NTH.get(route, 1)
         return self._case.fault if self.has_struck else None
 
-    async def _handle(self, request: httpx.Request, scope: trio.CancelScope) -> httpx.Response:
+
+class Often:
+    """Any request takes a moment, and as many as ``badness`` says fail."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.badness = 0.0
+        self._rng = rng
+
+    async def __call__(self, route: str, when: str) -> Fault | None:
+        await trio.sleep(self._rng.expovariate(20))
+        if self._rng.random() >= (self.badness if when == "before" else self.badness / 2):
+            return None
+        faults = BEFORE if when == "before" else AFTER
+        return self._rng.choice([fault for fault in faults if fault not in (F.STOP, F.KILL)])
+
+
+@dataclass(eq=False)
+class World:
+    """A state manager, a client of it, and the runtimes that work for it."""
+
+    service: Service
+    server: httpx.AsyncBaseTransport
+    manager: StateManager
+    nursery: trio.Nursery
+    faults: Faults
+    wires: list[Wire] = field(default_factory=list)
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """A runtime, and its way to the state manager, with faults. It has to run in ``scope``.
+
+    The state manager handles each request in a task of its nursery: a client that gives up does not stop it.
+    """
+
+    def __init__(self, world: World, name: str, *nodes: type[BaseNode], **options: Any) -> None:
+        self.runtime = Runtime(NAMESPACE, name, nodes, key=KEY, transport=self, **options)
+        self.scope = trio.CancelScope()
+        self._world = world
+        world.wires.append(self)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        route = request.url.path.strip("/").rpartition("/")[2].replace("v1", "discovery")
+        if (fault := await self._world.faults(route, "before")) is not None:
+            return await self._strike(fault) or await self._handle(request)
+        response = await self._handle(request)
+        if (fault := await self._world.faults(route, "after")) is not None:
+            return await self._strike(fault) or response
+        return response
+
+    async def _handle(self, request: httpx.Request) -> httpx.Response:
         """Send a request to the state manager and return its answer, unless the runtime was killed."""
         answer, receive = trio.open_memory_channel[httpx.Response](1)
 
         async def handle() -> None:
-            answer.send_nowait(await self._server.handle_async_request(request))
+            answer.send_nowait(await self._world.server.handle_async_request(request))
 
-        self._nursery.start_soon(handle)
+        self._world.nursery.start_soon(handle)
         response = await receive.receive()
-        if scope.cancel_called:
+        if self.scope.cancel_called:
             await trio.sleep_forever()
         return response
 
-    async def _strike(self, fault: Fault, name: str) -> httpx.Response | None:
-        runtime, scope = self.runtimes[name]
+    async def _strike(self, fault: Fault) -> httpx.Response | None:
         match fault:
             case F.REFUSED:
                 raise httpx.ConnectError("refused")
@@ -232,74 +298,108 @@ class Wire(httpx.AsyncBaseTransport):
             case F.HTTP_503:
                 return httpx.Response(503, json={"detail": "chaos"}, headers={"retry-after": "2"})
             case F.STOP:
-                runtime.stop(0)
+                self.runtime.stop(0)
             case F.KILL:
-                scope.cancel()
+                self.scope.cancel()
                 await trio.sleep_forever()
         return None
 
 
-class Connection(httpx.AsyncBaseTransport):
-    """The way of one runtime to the state manager."""
-
-    def __init__(self, wire: Wire, name: str) -> None:
-        self._wire = wire
-        self._name = name
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._wire.carry(self._name, request)
+# -- the tests
 
 
-# -- the test
-
-
-@pytest.mark.parametrize("case", list(cases()))
-async def test_a_run_ends_as_planned_although_a_request_fails(case: Case, autojump_clock: MockClock) -> None:
-    executions.clear()
-    over = trio.Event()
+@asynccontextmanager
+async def made(api: str, faults: Faults) -> AsyncIterator[World]:
     async with (
         open_service(
             ":memory:", clock=virtual_ms, monotonic=virtual_ms, terms=TERMS, settings=SETTINGS
         ) as service,
         trio.open_nursery() as nursery,
     ):
-        app = create_app(service, key=KEY, native=case.api == "native")
+        app = create_app(service, key=KEY, native=api == "native")
         server = httpx.ASGITransport(app, raise_app_exceptions=False)
-        wire = Wire(server, case, nursery)
-        manager = StateManager(NAMESPACE, "http://manager", KEY, transport=server)
-        async with manager, trio.open_nursery() as slots:
-            for slot in ("a", "b"):
-                slots.start_soon(_keep_running, slot, wire, over)
-            with trio.fail_after(MAX_RUN):
-                run = await _run_graph(manager)
-                over.set()
-                for runtime, _ in wire.runtimes.values():
-                    runtime.stop(30.0)
-        assert wire.has_struck or case.route == "release"
+        async with StateManager(NAMESPACE, "http://manager", KEY, transport=server) as manager:
+            yield World(service, server, manager, nursery, faults)
         await service.store.read(recount)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("case", list(cases()))
+async def test_a_run_ends_as_planned_although_a_request_fails(case: Case, autojump_clock: MockClock) -> None:
+    executions.clear()
+    over = trio.Event()
+    once = Once(case)
+    async with made(case.api, once) as world, trio.open_nursery() as slots:
+        for slot in ("a", "b"):
+            slots.start_soon(_keep_running, slot, world, over)
+        with trio.fail_after(MAX_RUN):
+            run = await _run_graph(world.manager)
+            over.set()
+            for wire in world.wires:
+                wire.runtime.stop(30.0)
+    assert once.has_struck or case.route == "release"
     assert run.status is RunStatus.SUCCESS
     for key, planned in PLANNED.items():
         assert planned <= executions[key] <= planned + case.may_repeat, executions
 
 
-async def _keep_running(slot: str, wire: Wire, over: trio.Event) -> None:
+@pytest.mark.parametrize("way", ["stop", "stop twice", "cancel"])
+@pytest.mark.parametrize("api", ROUTES)
+@pytest.mark.parametrize("badness", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long_form) for n in range(1, 7))])
+async def test_a_stop_ends_in_time_and_every_state_ends_is_free_again_or_is_named(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, way: str, api: str, badness: float, seed: int
+) -> None:
+    rng = random.Random(seed)
+    often = Often(rng)
+    workers, batch_size = rng.randint(1, 5), rng.randint(1, 12)
+    async with made(api, often) as world:
+        runtime = Wire(world, "a", Works, workers=workers, batch_size=batch_size).runtime
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(runtime.run)
+                await world.manager.upsert_graph(WORK)
+                for _ in range(30):
+                    seconds = rng.expovariate(1 / rng.choice([0.1, 3, 30]))
+                    await world.manager.trigger(WORK.name, inputs={"seconds": str(seconds)})
+                often.badness = badness
+                await trio.sleep(rng.expovariate(1 / 5))
+                began = trio.current_time()
+                if way == "cancel":
+                    scope.cancel()
+                else:
+                    runtime.stop()
+                    if way == "stop twice":
+                        await trio.sleep(rng.random() * 5)
+                        runtime.stop(0)
+                        began = trio.current_time()
+        assert trio.current_time() - began <= (28.6 if way == "stop" else 8.6)
+        assert runtime.phase is Phase.STOPPED
+        ids = await world.service.store.read(_ids_by_status)
+    summary: Any = runtime.summary
+    unnamed = ids["QUEUED"] - set(summary.left_behind)
+    # A claim that could not even be given up is logged as such; its leases run out.
+    assert len(unnamed) <= summary.lost_claims or "leases have to expire" in caplog.text
+    assert not ids["ERRORED"]
+    if badness == 0:
+        assert not ids["QUEUED"]
+        assert summary.exit_code == 0
+        assert summary.completed == len(ids["SUCCESS"])
+
+
+def _ids_by_status(view: View) -> defaultdict[str, set[str]]:
+    ids = defaultdict[str, set[str]](set)
+    for state in view.execute("SELECT seq, status FROM states"):
+        ids[state["status"]].add(view.state_id(state["seq"]))
+    return ids
+
+
+async def _keep_running(slot: str, world: World, over: trio.Event) -> None:
     """Run one runtime after the other until the run is over."""
     for life in itertools.count(1):
-        name = f"{slot}{life}"
-        runtime = Runtime(
-            NAMESPACE,
-            name,
-            NODES,
-            key=KEY,
-            workers=2,
-            batch_size=2,
-            poll_interval=0.5,
-            transport=Connection(wire, name),
-        )
-        with trio.CancelScope() as scope:
-            wire.runtimes[name] = (runtime, scope)
-            await runtime.run()
+        wire = Wire(world, f"{slot}{life}", *NODES, workers=2, batch_size=2, poll_interval=0.5)
+        with wire.scope:
+            await wire.runtime.run()
         if over.is_set():
             return
         await trio.sleep(0.5)
